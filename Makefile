@@ -1,0 +1,67 @@
+# Needs Python 3.11+, pip and make. Each step leaves a stamp in .venv, so a second run starts at once.
+# Settings pass through: CARRYOVER_PORT=9000 make serve
+# The CPU wheel of torch where PyPI would bring CUDA: TORCH_INDEX=https://download.pytorch.org/whl/cpu make serve
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+TORCH_INDEX ?=
+PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --constraint constraints.txt
+PINS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test lint format types imports bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+serve: $(VENV)/.runtime ## install what the service needs and start it on port 8000
+	@exec $(VENV)/bin/carryover serve
+
+test: $(VENV)/.test ## install what the tests need and run them all (ARGS="-k reset" narrows)
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## ruff: rules and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+format: $(VENV)/.dev ## ruff: mend what can be mended
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+types: $(VENV)/.dev ## mypy, strict
+	@$(PY) -m mypy
+
+imports: $(VENV)/.test ## imports run in one direction only
+	@$(PY) -m pytest tests/test_imports.py
+
+bench: $(VENV)/.test ## measure beside other designs, write docs/benchmarks.md
+	@$(PY) -m benchmarks $(ARGS)
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# Debian splits ensurepip from python3: without it the system's own pip fills the new environment.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Carryover needs Python 3.11 or newer: PYTHON=python3.11 make ...")'
+	@rm -rf $(VENV)
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; \
+		then $(PYTHON) -m venv $(VENV); \
+		else $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(PY) install pip; fi
+	@touch $@
+
+# The build tool goes in first and isolation is off: nothing is fetched that the pins do not name.
+$(VENV)/.runtime: $(VENV)/.made $(PINS)
+	$(PIP_INSTALL) setuptools
+	$(PIP_INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	$(PIP_INSTALL) --no-build-isolation --editable '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
