@@ -1,0 +1,1 @@
+"""What exists before serving: the network, its artifact, its data and its training. Never imports app."""
