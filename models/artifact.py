@@ -31,8 +31,10 @@ FORMAT_VERSION = 1
 # In the order of writing: without model.json there is no artifact.
 FILES = ("weights.safetensors", "model.json")
 FIELDS = frozenset(
-    ["format", "version", "name", "inputs", "targets", "hidden_size", "num_layers", "predicts"]
-    + ["scaling", "target_scaling", "metrics", "fingerprint"]
+    (
+        *("format", "version", "name", "inputs", "targets", "hidden_size", "num_layers", "predicts"),
+        *("scaling", "target_scaling", "metrics", "fingerprint"),
+    )
 )
 
 
