@@ -39,8 +39,8 @@ def import_checkpoint(
         What `torch.save(model.state_dict(), path)` wrote; read with `weights_only=True`, so that nothing
         in it runs. The shape is read off the weights.
     columns, units, targets
-        Names of inputs and outputs. Without names the columns are `value`, or `x0, x1, ...`; as many outputs as
-        inputs are taken to be the inputs' next values, otherwise they are `y0, y1, ...`.
+        Names of inputs and outputs. Without names the columns are `value`, or `x0, x1, ...`; as many outputs
+        as inputs are taken to be the inputs' next values, otherwise they are `y0, y1, ...`.
     mean, std
         The scaling that the network was trained with, one number for each input; none: the data's own units.
         Outputs that are not inputs are left as the network gives them.
@@ -71,7 +71,7 @@ def import_checkpoint(
         raise BadArtifact(f"{path}: {error}") from error
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
+def _state_dict(path: Path) -> dict[str, Any]:
     _check_size(path)
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -98,14 +98,14 @@ def _check_size(path: Path) -> None:
         raise BadArtifact(f"holds {size} bytes, more than any network here may have")
 
 
-def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unprefixed(state: dict[str, Any]) -> dict[str, Any]:
     for prefix in PREFIXES:
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
-def _weights(state: dict[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
+def _weights(state: dict[str, Any]) -> dict[str, npt.NDArray[np.float32]]:
     # Shapes first: a tensor of stride zero is small in the file and as large as it likes once copied.
     for key, value in state.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
@@ -123,7 +123,7 @@ def _expected(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     for key in ("lstm.weight_ih_l0", "fc.weight"):
         if key not in state or state[key].ndim != 2:
             raise BadArtifact(
-                f"lacks a matrix {key}: the class needs self.lstm = nn.LSTM, self.fc = nn.Linear"
+                f"lacks a matrix {key}: the class must have an nn.LSTM lstm and an nn.Linear fc"
             )
     output_size, hidden_size = state["fc.weight"].shape
     input_size = state["lstm.weight_ih_l0"].shape[1]
@@ -147,8 +147,7 @@ def _targets(count: int, columns: list[str], names: Sequence[str] | None) -> tup
 
 
 def _target_scaling(scaling: Scaling, inputs: Sequence[Column], targets: Sequence[str]) -> Scaling:
-    means = {
-        column.name: (mean, std) for column, mean, std in zip(inputs, scaling.mean, scaling.std, strict=False)
-    }
-    pairs = np.array([means.get(target, (0.0, 1.0)) for target in targets])
+    numbers = zip(scaling.mean, scaling.std, strict=True)
+    known = dict(zip((column.name for column in inputs), numbers, strict=False))
+    pairs = np.array([known.get(target, (0.0, 1.0)) for target in targets])
     return Scaling(pairs[:, 0], pairs[:, 1])
