@@ -1,0 +1,222 @@
+"""Settings: read once from a mapping, refused by name when unknown, checked whatever they come from.
+
+Each field carries its own reader, bounds and one-line description, so `carryover serve --help`, the
+README's table and the tests all read the same source.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from app.errors import ConfigError
+
+PREFIX = "CARRYOVER_"
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "zoo"
+
+T = TypeVar("T")
+
+
+def whole_number(text: str) -> int:
+    """A whole number; underscores may group its digits."""
+    return int(text)
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def true_or_false(text: str) -> bool:
+    """One of 1, true, yes, on; 0, false, no, off."""
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
+    try:
+        return words[text.lower()]
+    except KeyError:
+        raise ValueError(text) from None
+
+
+def folders(text: str) -> tuple[Path, ...]:
+    """Folders, parted as in PATH."""
+    return tuple(Path(part).expanduser() for part in text.split(os.pathsep) if part)
+
+
+def setting(
+    default: T,
+    about: str,
+    read: Callable[[str], T],
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+    shown: str | None = None,
+) -> T:
+    """A field of `Settings`: its reader, inclusive bounds, and what people are told of it."""
+    metadata = {
+        "about": about,
+        "read": read,
+        "least": least,
+        "most": most,
+        "choices": choices,
+        "shown": shown,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that a server can be told at start.
+
+    Raises
+    ------
+    ConfigError
+        At construction, when a value is out of its bounds or two values contradict each other.
+    """
+
+    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 is every interface", str)
+    port: int = setting(8000, "port to listen on; 0 takes a free one", whole_number, least=0, most=65_535)
+    models: tuple[Path, ...] = setting(
+        (SHIPPED,), "artifacts, or folders of artifacts, parted as in PATH", folders, shown="the shipped zoo"
+    )
+    default_model: str | None = setting(
+        None, "model of a session that names none", str, shown="the first that is loaded"
+    )
+    device: str = setting("cpu", "where the network runs", str, choices=("cpu", "cuda"))
+    max_sessions: int = setting(1_000_000, "sessions kept, resident or not", whole_number, least=1)
+    resident_sessions: int = setting(100_000, "sessions whose carry stays in the slab", whole_number, least=1)
+    wave_sessions: int = setting(1024, "sessions that one tick advances at most", whole_number, least=1)
+    queue_jobs: int = setting(
+        10_000, "jobs that may wait; above it 503 with Retry-After", whole_number, least=1
+    )
+    chunk_observations: int = setting(
+        10_000, "observations in one chunk; above it 413", whole_number, least=1
+    )
+    body_bytes: int = setting(8 * 2**20, "bytes in one request body; above it 413", whole_number, least=1024)
+    idle_ttl_seconds: float = setting(
+        86_400.0, "a session idle for this long expires; 0 is never", number, least=0
+    )
+    tombstones: int = setting(
+        100_000, "gone sessions whose last position is remembered", whole_number, least=0
+    )
+    tombstone_ttl_seconds: float = setting(
+        604_800.0, "a gone session is remembered for this long; 0 is until pushed out", number, least=0
+    )
+    recent_chunks: int = setting(
+        8, "answers remembered a session, so that a retry is replayed", whole_number, least=1
+    )
+    recent_bytes: int = setting(
+        4096, "bytes of remembered answers a session; the last answer always stays", whole_number, least=0
+    )
+    hot_route: bool = setting(
+        True, "answer chunks ahead of the router: the same answers, sooner", true_or_false
+    )
+    keep_alive_seconds: int = setting(
+        75, "an idle connection is closed after this long", whole_number, least=1
+    )
+    access_log: bool = setting(False, "log a line a request", true_or_false)
+    log_level: str = setting(
+        "info", "least severe lines logged", str, choices=("debug", "info", "warning", "error", "critical")
+    )
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            _check(one, getattr(self, one.name))
+        if self.resident_sessions < self.wave_sessions:
+            raise ConfigError(
+                f"resident_sessions ({self.resident_sessions}) must be at least wave_sessions "
+                f"({self.wave_sessions}): a slab smaller than a wave makes healthy sessions look unknown"
+            )
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str]) -> Settings:
+        """Settings from the `CARRYOVER_*` names of `environment`; other names are none of ours.
+
+        Raises
+        ------
+        ConfigError
+            Naming every unknown setting, or the one whose value cannot be read.
+        """
+        known = {variable(one.name): one for one in fields(cls)}
+        given = {name: text for name, text in environment.items() if name.startswith(PREFIX)}
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise ConfigError("; ".join(_unknown(name, known) for name in unknown))
+        return cls(**{known[name].name: _read(known[name], text.strip()) for name, text in given.items()})
+
+
+@dataclass(frozen=True)
+class Described:
+    """One setting as people are told of it."""
+
+    name: str
+    variable: str
+    default: str
+    about: str
+
+
+def described() -> Iterator[Described]:
+    """Every setting, in the order of the fields."""
+    for one in fields(Settings):
+        about = one.metadata["about"]
+        if one.metadata["choices"]:
+            about = f"{about}: {' or '.join(one.metadata['choices'])}"
+        yield Described(one.name, variable(one.name), one.metadata["shown"] or _shown(one.default), about)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def _read(one: Field[Any], text: str) -> Any:
+    if not text:
+        raise ConfigError(f"{variable(one.name)} is empty: give it a value or unset it")
+    try:
+        return one.metadata["read"](text)
+    except ValueError:
+        expected = _EXPECTED[one.metadata["read"]]
+        raise ConfigError(f"{variable(one.name)}={text!r:.80} is not {expected}") from None
+
+
+_EXPECTED = {whole_number: "a whole number", number: "a number", true_or_false: "true or false"}
+
+
+def _check(one: Field[Any], value: Any) -> None:
+    told, name = one.metadata, f"{one.name} ({variable(one.name)})"
+    if told["least"] is not None and not value >= told["least"]:
+        raise ConfigError(f"{name} must be at least {told['least']}, not {value}")
+    if told["most"] is not None and not value <= told["most"]:
+        raise ConfigError(f"{name} must be at most {told['most']}, not {value}")
+    if told["choices"] and value not in told["choices"]:
+        raise ConfigError(f"{name} must be {' or '.join(told['choices'])}, not {value!r:.80}")
+    if value in ("", ()):
+        raise ConfigError(f"{name} must not be empty")
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    # Compared without the prefix: all that they share would make any two names look near.
+    near = get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], n=1)
+    return f"unknown setting {name}" + (f" (did you mean {PREFIX}{near[0]}?)" if near else "")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)

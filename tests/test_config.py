@@ -1,0 +1,102 @@
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from app.config import SHIPPED, Settings, described, variable
+from app.errors import ConfigError
+
+
+def test_defaults_listen_on_loopback_and_serve_the_shipped_zoo():
+    settings = Settings.from_env({})
+    assert settings == Settings()
+    assert (settings.host, settings.port, settings.models) == ("127.0.0.1", 8000, (SHIPPED,))
+
+
+def test_every_kind_of_value_is_read_from_the_environment():
+    settings = Settings.from_env(
+        {
+            "CARRYOVER_PORT": " 9000 ",
+            "CARRYOVER_MAX_SESSIONS": "2_000",
+            "CARRYOVER_IDLE_TTL_SECONDS": "0.5",
+            "CARRYOVER_HOT_ROUTE": "Off",
+            "CARRYOVER_MODELS": "/srv/pumps:/srv/fans",
+            "CARRYOVER_DEFAULT_MODEL": "pump",
+            "CARRYOVER_DEVICE": "cuda",
+        }
+    )
+    assert (settings.port, settings.max_sessions, settings.idle_ttl_seconds) == (9000, 2000, 0.5)
+    assert (settings.hot_route, settings.default_model, settings.device) == (False, "pump", "cuda")
+    assert settings.models == (Path("/srv/pumps"), Path("/srv/fans"))
+
+
+def test_names_without_the_prefix_are_none_of_ours():
+    assert Settings.from_env({"PATH": "/bin", "PORT": "1", "carryover_port": "2"}) == Settings()
+
+
+def test_a_misspelt_setting_is_refused_by_name_with_the_nearest():
+    with pytest.raises(
+        ConfigError, match=r"unknown setting CARRYOVER_PROT \(did you mean CARRYOVER_PORT\?\)"
+    ):
+        Settings.from_env({"CARRYOVER_PROT": "9000"})
+
+
+def test_every_unknown_setting_is_named_at_once():
+    with pytest.raises(ConfigError, match=r"CARRYOVER_MODLES.*CARRYOVER_MODELS.*CARRYOVER_XYZZY$"):
+        Settings.from_env({"CARRYOVER_XYZZY": "1", "CARRYOVER_MODLES": "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("CARRYOVER_PORT", "http", "CARRYOVER_PORT='http' is not a whole number"),
+        ("CARRYOVER_PORT", "8000.5", "is not a whole number"),
+        ("CARRYOVER_PORT", "", "CARRYOVER_PORT is empty"),
+        ("CARRYOVER_PORT", "70000", r"port \(CARRYOVER_PORT\) must be at most 65535, not 70000"),
+        ("CARRYOVER_PORT", "-1", "must be at least 0, not -1"),
+        ("CARRYOVER_IDLE_TTL_SECONDS", "nan", "is not a number"),
+        ("CARRYOVER_IDLE_TTL_SECONDS", "inf", "is not a number"),
+        ("CARRYOVER_IDLE_TTL_SECONDS", "-1", "must be at least 0"),
+        ("CARRYOVER_HOT_ROUTE", "maybe", "is not true or false"),
+        ("CARRYOVER_DEVICE", "tpu", "must be cpu or cuda, not 'tpu'"),
+        ("CARRYOVER_LOG_LEVEL", "loud", "must be debug or info"),
+        ("CARRYOVER_MODELS", ":", "must not be empty"),
+        ("CARRYOVER_MAX_SESSIONS", "0", "must be at least 1"),
+        ("CARRYOVER_RECENT_CHUNKS", "0", "must be at least 1"),
+    ],
+)
+def test_a_bad_value_is_refused_and_says_what_was_expected(name, text, told):
+    with pytest.raises(ConfigError, match=told):
+        Settings.from_env({name: text})
+
+
+def test_a_slab_smaller_than_a_wave_is_refused_at_start():
+    with pytest.raises(ConfigError, match=r"resident_sessions \(8\) .* wave_sessions \(9\)"):
+        Settings(resident_sessions=8, wave_sessions=9)
+    assert Settings(resident_sessions=9, wave_sessions=9).wave_sessions == 9
+
+
+def test_bounds_hold_for_settings_made_in_code_too():
+    with pytest.raises(ConfigError, match="queue_jobs"):
+        Settings(queue_jobs=0)
+    with pytest.raises(ConfigError, match="idle_ttl_seconds"):
+        Settings(idle_ttl_seconds=float("nan"))
+
+
+def test_settings_are_a_value():
+    with pytest.raises(FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_every_setting_says_its_variable_default_and_purpose():
+    told = list(described())
+    assert [one.name for one in told] == [one.name for one in fields(Settings)]
+    assert all(one.variable == variable(one.name) and one.default and one.about for one in told)
+    assert len({one.about for one in told}) == len(told)
+    assert {one.name: one.default for one in told}["idle_ttl_seconds"] == "86400"
+
+
+def test_a_default_as_described_reads_back_as_itself():
+    for one in described():
+        if one.name not in ("models", "default_model"):
+            assert Settings.from_env({one.variable: one.default}) == Settings()
