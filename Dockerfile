@@ -1,0 +1,34 @@
+# docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 .   brings CUDA in place of the CPU wheel
+
+FROM python:3.11-slim AS build
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/carryover/bin:$PATH
+WORKDIR /src
+RUN python -m venv /opt/carryover
+# What we depend on is a layer of its own: a change of our code does not fetch torch again.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > needs.txt \
+    && pip install --extra-index-url "$TORCH_INDEX" --constraint constraints.txt setuptools --requirement needs.txt
+COPY LICENSE ./
+COPY models models
+COPY app app
+RUN pip install --no-build-isolation --no-deps . \
+    && ln -s "$(cd / && python -c 'import models; print(*models.__path__)')/zoo" /opt/carryover/zoo
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --no-create-home carryover && install -d -o carryover /artifacts
+COPY --from=build /opt/carryover /opt/carryover
+ENV PATH=/opt/carryover/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    CARRYOVER_HOST=0.0.0.0 \
+    CARRYOVER_MODELS=/opt/carryover/zoo:/artifacts
+USER carryover
+WORKDIR /artifacts
+VOLUME /artifacts
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD ["python", "-c", \
+    "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ.get('CARRYOVER_PORT', 8000)}/health/ready\", timeout=2)"]
+ENTRYPOINT ["carryover"]
+CMD ["serve"]
