@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DIRECTION: tuple[tuple[str, ...], ...] = (
     ("models.*",),
     ("app", "app.errors", "app.config"),
-    ("app.slab", "app.store", "app.stores.*", "app.wire", "app.digest", "app.recent"),
+    ("app.rows", "app.slab", "app.store", "app.stores.*", "app.wire", "app.digest", "app.recent"),
     ("app.jobs",),
-    ("app.admission", "app.engine"),
+    ("app.admission", "app.wave", "app.engine"),
     ("app.hot", "app.api.*"),
     ("app.main",),
     ("app.cli",),
