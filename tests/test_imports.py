@@ -16,7 +16,7 @@ DIRECTION: tuple[tuple[str, ...], ...] = (
     ("app", "app.errors", "app.config"),
     ("app.rows", "app.slab", "app.store", "app.stores.*", "app.wire", "app.digest", "app.recent"),
     ("app.jobs",),
-    ("app.admission", "app.wave", "app.engine"),
+    ("app.admission", "app.wave", "app.steps", "app.sessions", "app.engine"),
     ("app.hot", "app.api.*"),
     ("app.main",),
     ("app.cli",),
