@@ -105,6 +105,10 @@ class Settings:
     queue_jobs: int = setting(
         10_000, "jobs that may wait; above it 503 with Retry-After", whole_number, least=1
     )
+    queue_bytes: int = setting(
+        256 * 2**20, "bytes of observations that may wait; above it 503", whole_number, least=1024
+    )
+    forecast_steps: int = setting(10_000, "steps in one forecast; above it 422", whole_number, least=1)
     chunk_observations: int = setting(
         10_000, "observations in one chunk; above it 413", whole_number, least=1
     )

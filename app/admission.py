@@ -1,0 +1,70 @@
+"""Exactly once: may this chunk be applied, was it already, or is it out of step? (DESIGN section 5)
+
+Pure rules over one session. Where a whole wave is in step, as it nearly always is, the engine sees so
+with one comparison of arrays and never comes here.
+"""
+
+from __future__ import annotations
+
+from app import recent
+from app.errors import OutOfStep, SessionGone, UnknownSession
+from app.rows import Answer, Rows, scalar
+from app.store import Tombstone
+
+
+def check_epoch(session: str, actual: int, claimed: int | None) -> None:
+    """Refuse a client that speaks to another incarnation of this id."""
+    if claimed is not None and claimed != actual:
+        raise OutOfStep(
+            f"session {session!r} is not the one that this epoch belongs to: it was made anew since",
+            epoch=token(actual),
+        )
+
+
+def check_at(session: str, position: int, at: int | None) -> None:
+    """Refuse a command made for another position."""
+    if at is not None and at != position:
+        raise OutOfStep(f"session {session!r} is at {position}, the request is for {at}", position=position)
+
+
+def answered_before(rows: Rows, i: int, session: str, at: int, length: int, digest: int) -> tuple[int, Answer]:
+    """The stored answer of a chunk that was applied already, and the position behind it.
+
+    Raises
+    ------
+    OutOfStep : it is not one of the session's remembered chunks
+    """
+    position = scalar(rows.headers, "position", i)
+    place = recent.find(rows, i, at, length)
+    if place is None:
+        raise OutOfStep(f"session {session!r} is at {position}, the chunk starts at {at}", position=position)
+    if recent.digest(rows, i, place) != digest:
+        raise OutOfStep(
+            f"session {session!r} is at {position}: another chunk than this one was applied at {at}",
+            position=position,
+        )
+    return at + length, recent.answer(rows, i, place)
+
+
+def absent(session: str, tombstone: Tombstone | None) -> SessionGone | UnknownSession:
+    """Why there is no such session."""
+    if tombstone is None:
+        return UnknownSession(f"there is no session {session!r}")
+    return SessionGone(
+        f"session {session!r} was {tombstone.why} at position {tombstone.position}",
+        position=tombstone.position,
+        reason=tombstone.why,
+    )
+
+
+def token(epoch: int) -> str:
+    """An epoch as clients see it: 16 hexadecimal digits."""
+    return f"{epoch:016x}"
+
+
+def epoch_of(text: str) -> int:
+    """The epoch that `token` wrote; one that it cannot have written matches no session."""
+    try:
+        return int(text, 16) if len(text) == 16 else 0
+    except ValueError:
+        return 0

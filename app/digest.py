@@ -1,0 +1,44 @@
+"""A 64-bit digest of every chunk of a wave at once, to tell a retry from another chunk at the same place.
+
+Each number's bits are mixed with its place in the chunk by SplitMix64 (Steele, Lea and Flood, 2014) and
+the results added up: two chunks that differ agree by chance once in 2**64. It guards against mistakes,
+not against a client that wants to deceive itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+FIRST = np.uint64(0xBF58476D1CE4E5B9)
+SECOND = np.uint64(0x94D049BB133111EB)
+S27, S30, S31 = np.uint64(27), np.uint64(30), np.uint64(31)
+
+
+def digests(
+    observations: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], horizon: int = 0
+) -> npt.NDArray[np.uint64]:
+    """Digest of each chunk.
+
+    Parameters
+    ----------
+    observations : [total, inputs], the chunks laid one after the other
+    lengths : [batch], each at least 1
+    horizon : the steps of forecast asked for beside it; another horizon is another request
+
+    Returns
+    -------
+    [batch] of uint64
+    """
+    width = observations.shape[1]
+    numbers = lengths * width
+    starts = np.cumsum(numbers) - numbers
+    place = np.arange(observations.size, dtype=np.uint64)
+    if len(lengths) > 1:
+        place -= np.repeat(starts, numbers).astype(np.uint64)
+    mixed = np.ascontiguousarray(observations).view(np.uint32).ravel() + (place + np.uint64(1 + horizon)) * GOLDEN
+    mixed = (mixed ^ (mixed >> S30)) * FIRST
+    mixed = (mixed ^ (mixed >> S27)) * SECOND
+    mixed ^= mixed >> S31
+    return np.add.reduceat(mixed, starts)

@@ -1,0 +1,317 @@
+"""The engine: one owner of all state, and its tick (DESIGN section 4).
+
+    collect -> admit -> step -> commit -> publish -> reply
+
+It runs on the event loop, and only a store that waits for a disk or a network is called from a thread.
+There is no batching window: whatever arrived while the last tick ran is the next wave. A session is in
+a wave once, so queue order is session order. A chunk too long for one wave is carried through several,
+its session set aside, its half-way carry with the job: what is resident is always a whole chunk's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from app import admission
+from app.config import Settings
+from app.errors import CarryoverError, NothingObserved, Overloaded, SessionExists, StepFailed, Stopping
+from app.jobs import Advance, Create, Delete, Expire, Forecast, Fork, Inspect, Job, Outcome, Progress, Reset
+from app.recent import forget
+from app.rows import scalar
+from app.sessions import Sessions
+from app.slab import Slab
+from app.steps import Stepper, cannot_forecast
+from app.store import Store
+from app.wave import Late, Wave, touch
+from models.forecaster import Forecaster
+
+log = logging.getLogger("carryover.engine")
+
+SWEEP_SECONDS = 1.0
+SWEEP_ROWS = 65_536  # looked at for expiry in one sweep of one slab: about a third of a millisecond
+
+
+class Engine:
+    """Owner of the slabs, the networks and the store.
+
+    Parameters
+    ----------
+    forecasters : the models, one a name; the first is the default unless settings name one
+    store : where sessions rest that are not resident
+    settings : the limits
+    clock : seconds since 1970
+    """
+
+    def __init__(
+        self,
+        forecasters: Sequence[Forecaster],
+        store: Store,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.sessions = Sessions(forecasters, store, settings, self._call_store)
+        self.settings = settings
+        self.clock = clock
+        self.stopping = False
+        self._queue: deque[Job] = deque()
+        self._waiting_bytes = 0
+        self._under_way: list[Job] = []  # with progress; their sessions are set aside
+        self._awake = asyncio.Event()
+        self._stepper = Stepper(settings.recent_bytes)
+        self._thread = ThreadPoolExecutor(1, "carryover-store") if store.blocks else None
+        self._swept: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to tick on the running event loop."""
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._run(), name="engine")
+        self._sweeper = loop.create_task(self._sweep(), name="engine-sweep")
+
+    async def stop(self) -> None:
+        """Finish what was accepted, refuse what comes, close the store."""
+        self.stopping = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._awake.set()
+        if self._task is not None:
+            await self._task
+        await self._call_store(self.sessions.store.close)
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; its `reply` is called exactly once.
+
+        Raises
+        ------
+        Stopping, Overloaded : it was not queued, and `reply` is not called
+        """
+        if self.stopping:
+            raise Stopping("the server is stopping")
+        if len(self._queue) >= self.settings.queue_jobs:
+            raise Overloaded(f"{self.settings.queue_jobs} jobs are waiting already")
+        if self._waiting_bytes > self.settings.queue_bytes:
+            raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
+        self._waiting_bytes += job.nbytes
+        self._queue.append(job)
+        self._awake.set()
+
+    async def ask(self, job: Job) -> Any:
+        """Queue a job and wait for its answer.
+
+        Raises
+        ------
+        CarryoverError : what the job was refused with
+        """
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        job.reply = lambda outcome: None if answered.done() else answered.set_result(outcome)
+        self.submit(job)
+        outcome = await answered
+        if isinstance(outcome, CarryoverError):
+            raise outcome
+        return outcome
+
+    async def _run(self) -> None:
+        while not (self.stopping and not self._queue and not self._under_way):
+            await self._awake.wait()
+            self._awake.clear()
+            while self._queue or self._under_way:
+                await self._tick()
+                await asyncio.sleep(0)  # what arrived meanwhile is read now: it is the next wave
+
+    async def _tick(self) -> None:
+        wave = Wave(self.clock())
+        jobs = self._collect()
+        touched = [session for job in jobs for session in job.sessions]
+        try:
+            await self.sessions.bring_in(touched, wave)
+            self._admit(jobs, touched, wave)
+            self._stepper.step(wave)
+            await self.sessions.commit(wave)
+            self.sessions.publish(wave)
+        except Exception as error:
+            self._fail(jobs, wave, error)
+        self.sessions.abandon(wave)
+        self._under_way = wave.under_way
+        self._reply(wave)
+
+    def _collect(self) -> list[Job]:
+        """The next wave: whatever waits, in order, up to the bound, each session once."""
+        jobs = self._under_way
+        taken = {session for job in jobs for session in job.sessions}
+        later: list[Job] = []
+        most = self.settings.wave_sessions
+        queue = self._queue
+        while queue and len(taken) < most and len(later) < most:
+            job = queue.popleft()
+            sessions = job.sessions
+            if taken.isdisjoint(sessions):
+                jobs.append(job)
+                self._waiting_bytes -= job.nbytes
+            else:
+                later.append(job)
+            taken.update(sessions)
+        queue.extendleft(reversed(later))
+        return jobs
+
+    def _admit(self, jobs: Sequence[Job], touched: Sequence[str], wave: Wave) -> None:
+        """Let in what can be done and refuse the impossible, job by job."""
+        late: list[Job] = []
+        for job in jobs:
+            try:
+                self._admit_one(job, len(jobs), touched, wave)
+            except CarryoverError as error:
+                wave.refuse(job, error)
+            except Late:
+                late.append(job)
+        for group in wave.chunks.values():
+            late += self._stepper.admit(group, wave)
+        for job in late:  # asked again behind the burial of its session
+            self._queue.extendleft((job, Expire(job.sessions)))
+            self._waiting_bytes += job.nbytes
+
+    def _admit_one(self, job: Job, jobs: int, touched: Sequence[str], wave: Wave) -> None:
+        match job:
+            case Advance():
+                slab, row = self._place(job, touched, wave)
+                self._stepper.add(job, slab, row, wave, jobs)
+            case Forecast():
+                self._admit_forecast(job, wave)
+            case Create():
+                self._admit_create(job, touched, wave)
+            case Inspect():
+                slab, row = self.sessions.here(job.session, wave)
+                view = self.sessions.view(job.session, slab, slab.read(np.array([row])))
+                wave.settled.append((job, view))
+            case Reset():
+                self._admit_reset(job, wave)
+            case Fork():
+                self._admit_fork(job, touched, wave)
+            case Delete():
+                slab, row = self.sessions.here(job.session, wave, job.at, job.epoch)
+                self.sessions.bury(job.session, slab, row, "deleted", wave)
+                wave.moved.append((job, None))
+            case Expire():
+                self._admit_expire(job, wave)
+
+    def _place(self, job: Advance, touched: Sequence[str], wave: Wave) -> tuple[Slab, int]:
+        """Where the session of a chunk is. One that is not there is created, unless the client counts on it."""
+        found = self.sessions.find(job.session)
+        if found is None:
+            if job.at or job.epoch is not None:
+                raise admission.absent(job.session, wave.tombstones.get(job.session))
+            slab = self.sessions.slab_of(job.model)
+            return slab, self.sessions.born(job.session, slab, None, wave, touched)
+        name = found[0].forecaster.artifact.name
+        if job.model is not None and job.model != name:
+            raise SessionExists(f"session {job.session!r} runs model {name!r}, not {job.model!r}")
+        return found
+
+    def _admit_forecast(self, job: Forecast, wave: Wave) -> None:
+        slab, row = self.sessions.here(job.session, wave) if job.progress is None else self._still(job)
+        if job.progress is None:
+            if slab.forecaster.missing:
+                raise cannot_forecast(slab.forecaster)
+            if slab.headers["since_reset"][row] == 0:
+                raise NothingObserved(
+                    f"session {job.session!r} has observed nothing since it was created or reset"
+                )
+            carry = slab.carries[row].copy()
+            job.progress = Progress(carry, rolling=carry)
+        wave.rolling.append((slab, row, job))
+
+    def _still(self, job: Forecast) -> tuple[Slab, int]:
+        found = self.sessions.find(job.session)
+        if found is None:
+            raise StepFailed(f"session {job.session!r} left in the middle of its forecast")
+        return found
+
+    def _admit_create(self, job: Create, touched: Sequence[str], wave: Wave) -> None:
+        if self.sessions.find(job.session) is not None:
+            self.sessions.here(job.session, wave)
+            raise SessionExists(f"session {job.session!r} exists")
+        slab = self.sessions.slab_of(job.model)
+        rows = np.array([self.sessions.born(job.session, slab, job.ttl_seconds, wave, touched)])
+        after = slab.read(rows)
+        wave.stage(slab, (job.session,), rows, after)
+        wave.moved.append((job, self.sessions.view(job.session, slab, after)))
+
+    def _admit_reset(self, job: Reset, wave: Wave) -> None:
+        slab, row = self.sessions.here(job.session, wave, job.at, job.epoch)
+        rows = np.array([row])
+        after = slab.read(rows)
+        after.carries[:] = 0.0
+        after.headers["since_reset"] = 0
+        touch(after.headers, wave.now)
+        forget(after)
+        wave.stage(slab, (job.session,), rows, after)
+        wave.moved.append((job, self.sessions.view(job.session, slab, after)))
+
+    def _admit_fork(self, job: Fork, touched: Sequence[str], wave: Wave) -> None:
+        slab, row = self.sessions.here(job.session, wave, job.at, job.epoch)
+        if self.sessions.find(job.into) is not None:
+            self.sessions.here(job.into, wave)
+            raise SessionExists(f"session {job.into!r} exists")
+        ttl_seconds = scalar(slab.headers, "ttl", row)
+        rows = np.array([self.sessions.born(job.into, slab, ttl_seconds, wave, touched)])
+        after = slab.read(rows)
+        for name in ("position", "since_reset"):
+            after.headers[name] = slab.headers[name][row]
+        after.carries[0] = slab.carries[row]
+        wave.stage(slab, (job.into,), rows, after)
+        wave.moved.append((job, self.sessions.view(job.into, slab, after)))
+
+    def _admit_expire(self, job: Expire, wave: Wave) -> None:
+        for session in job.sessions:
+            found = self.sessions.find(session)
+            if found is not None and found[0].headers["deadline"][found[1]] < wave.now:
+                self.sessions.bury(session, *found, "expired", wave)
+        wave.moved.append((job, None))
+
+    def _reply(self, wave: Wave) -> None:
+        for job, outcome in wave.moved + wave.settled:
+            try:
+                job.reply(outcome)
+            except Exception:
+                log.exception("a reply could not be given; the others go on")
+
+    def _fail(self, jobs: Sequence[Job], wave: Wave, error: Exception) -> None:
+        """The tick failed as a whole: nothing moves, and every client may retry."""
+        log.error("tick failed: %s", error, exc_info=not isinstance(error, CarryoverError))
+        refusal = error if isinstance(error, CarryoverError) else StepFailed(f"the tick failed: {error}")
+        wave.fail(refusal)
+        answered = {id(job) for job, _ in wave.settled} | {id(job) for job in self._queue}
+        wave.under_way.clear()
+        wave.settled += [(job, refusal) for job in jobs if id(job) not in answered]
+
+    async def _sweep(self) -> None:
+        """Bury what has idled too long, a slice at a time, for as long as the engine runs."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = self.clock()
+            late: list[str] = []
+            if not self._queue:
+                late += await self._call_store(self.sessions.store.expired, now, 1000)
+            for fingerprint, slab in self.sessions.slabs.items():
+                start = self._swept.get(fingerprint, 0)
+                names, self._swept[fingerprint] = slab.expired(now, start, SWEEP_ROWS)
+                late += names
+            most = self.settings.wave_sessions
+            self._queue.extend(Expire(late[i : i + most]) for i in range(0, len(late), most))
+            self._awake.set()
+
+    async def _call_store(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the store: at once, or from its thread when it may wait."""
+        if self._thread is None:
+            return function(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

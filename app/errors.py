@@ -1,0 +1,106 @@
+"""Everything that can be refused, and why. The core raises these; only `api/problems.py` knows their status.
+
+CarryoverError
+├── ConfigError              the service cannot start like this
+├── Malformed                not JSON at all, or not the layout that was declared
+├── Unprocessable            well formed and wrong: shape, a non-number, an infinity, an empty chunk
+├── TooLarge                 over a limit of the service
+├── UnknownModel
+├── UnknownSession           never seen, as far as the service remembers
+├── SessionGone              it was here: expired or deleted, with its last position
+├── SessionExists            a create, fork or import onto a session that is there
+├── OutOfStep                `at` or `epoch` is not where the session is
+├── CannotForecast           the targets do not cover the inputs
+├── NothingObserved          a forecast before the first observation
+├── StepFailed               the network raised, or left the finite numbers; the session did not move
+└── Unavailable              not now: try again after a while
+    ├── Overloaded           too much is waiting
+    ├── TooManySessions
+    ├── Stopping             the server is draining
+    └── StoreFailed          the store refused a commit or a read; nothing moved
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CarryoverError(Exception):
+    """Root of the tree. `extra` holds what a program wants to read beside the sentence."""
+
+    title: ClassVar[str] = "Error"
+
+    def __init__(self, detail: str, **extra: object) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra
+
+
+class ConfigError(CarryoverError):
+    title = "Bad configuration"
+
+
+class Malformed(CarryoverError):
+    title = "Malformed request"
+
+
+class Unprocessable(CarryoverError):
+    title = "Unprocessable observations"
+
+
+class TooLarge(CarryoverError):
+    title = "Too large"
+
+
+class UnknownModel(CarryoverError):
+    title = "Unknown model"
+
+
+class UnknownSession(CarryoverError):
+    title = "Unknown session"
+
+
+class SessionGone(CarryoverError):
+    title = "Session gone"
+
+
+class SessionExists(CarryoverError):
+    title = "Session exists"
+
+
+class OutOfStep(CarryoverError):
+    title = "Out of step"
+
+
+class CannotForecast(CarryoverError):
+    title = "Cannot forecast"
+
+
+class NothingObserved(CarryoverError):
+    title = "Nothing observed"
+
+
+class StepFailed(CarryoverError):
+    title = "Step failed"
+
+
+class Unavailable(CarryoverError):
+    title = "Unavailable"
+    retry_after_seconds: ClassVar[int] = 1
+
+
+class Overloaded(Unavailable):
+    title = "Overloaded"
+
+
+class TooManySessions(Unavailable):
+    title = "Too many sessions"
+    retry_after_seconds = 60
+
+
+class Stopping(Unavailable):
+    title = "Stopping"
+
+
+class StoreFailed(Unavailable):
+    title = "Store failed"

@@ -1,0 +1,180 @@
+"""The engine's vocabulary: what may be asked of it, and what it answers.
+
+A job names its sessions, and is answered exactly once, by a call of its `reply` with an answer or an
+error. Jobs know nothing of HTTP; `api/` makes them of requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.errors import CarryoverError
+from app.rows import Answer, Floats
+
+Reply = Callable[[Any], None]
+
+
+def unheard(_: Any) -> None:
+    """The reply of a job whose client has gone."""
+
+
+class _OneSession:
+    """A job that touches one session."""
+
+    __slots__ = ()
+    session: str
+
+    @property
+    def sessions(self) -> Sequence[str]:
+        return (self.session,)
+
+    @property
+    def nbytes(self) -> int:
+        """Of observations that wait with it."""
+        return 0
+
+
+@dataclass(slots=True)
+class Progress:
+    """A chunk too long for one wave, or one whose forecast still rolls. Nothing of it is published yet."""
+
+    carry: Floats  # [carry_size], after `done` observations
+    digest: int = 0  # of the whole chunk
+    done: int = 0
+    predictions: list[Floats] = field(default_factory=list)
+    rolling: Floats | None = None  # [carry_size], the copy that the forecast moves on
+    forecast: list[Floats] = field(default_factory=list)
+    rolled: int = 0
+
+
+@dataclass(slots=True)
+class Advance(_OneSession):
+    """Move one session on by a chunk. Answered by `Advanced`.
+
+    observations : [steps, inputs] of finite float32
+    at : the position the client believes the session to be at
+    epoch : the incarnation the client believes it talks to
+    horizon : steps of forecast to add
+    """
+
+    session: str
+    observations: Floats
+    at: int | None = None
+    epoch: int | None = None
+    horizon: int = 0
+    model: str | None = None
+    reply: Reply = unheard
+    progress: Progress | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.observations.nbytes
+
+
+@dataclass(slots=True)
+class Forecast(_OneSession):
+    """Roll out on a copy. Answered by `Advanced` with no predictions; nothing moves."""
+
+    session: str
+    steps: int
+    reply: Reply = unheard
+    progress: Progress | None = None
+
+
+@dataclass(slots=True)
+class Create(_OneSession):
+    """A new session. Answered by `SessionView`."""
+
+    session: str
+    model: str | None = None
+    ttl_seconds: float | None = None
+    reply: Reply = unheard
+
+
+@dataclass(slots=True)
+class Inspect(_OneSession):
+    """What a session looks like. Answered by `SessionView`."""
+
+    session: str
+    reply: Reply = unheard
+
+
+@dataclass(slots=True)
+class Reset(_OneSession):
+    """Zero the carry and leave the position. Answered by `SessionView`."""
+
+    session: str
+    at: int | None = None
+    epoch: int | None = None
+    reply: Reply = unheard
+
+
+@dataclass(slots=True)
+class Fork(_OneSession):
+    """A new session `into` with a copy of the carry. Answered by the new one's `SessionView`."""
+
+    session: str
+    into: str
+    at: int | None = None
+    epoch: int | None = None
+    reply: Reply = unheard
+
+    @property
+    def sessions(self) -> Sequence[str]:
+        return (self.session, self.into)
+
+
+@dataclass(slots=True)
+class Delete(_OneSession):
+    """Forget a session, leaving a tombstone. Answered by None."""
+
+    session: str
+    at: int | None = None
+    epoch: int | None = None
+    reply: Reply = unheard
+
+
+@dataclass(slots=True)
+class Expire:
+    """Bury those of these sessions whose time has come. Asked by the engine itself; answered by None."""
+
+    sessions: Sequence[str]
+    reply: Reply = unheard
+    nbytes = 0
+
+
+Job = Advance | Forecast | Create | Inspect | Reset | Fork | Delete | Expire
+
+
+@dataclass(slots=True)
+class Advanced:
+    """A chunk applied, or answered again; or a forecast."""
+
+    session: str
+    model: str
+    position: int
+    epoch: int
+    replayed: bool
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A session as people see it."""
+
+    session: str
+    model: str
+    fingerprint: str
+    position: int
+    epoch: int
+    since_reset: int
+    last_prediction: Floats | None  # [outputs]
+    created: float
+    seen: float
+    expires: float | None
+    ttl_seconds: float | None
+
+
+Outcome = Advanced | SessionView | CarryoverError | None

@@ -1,0 +1,87 @@
+"""The answers of a session's last few chunks, so that a retry is answered again and never applied again."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from app.rows import Answer, Rows
+
+
+def find(rows: Rows, i: int, at: int, length: int) -> int | None:
+    """Which remembered chunk of session `i` began at `at` and had this length, if any: 0 is the newest."""
+    header = rows.headers[i]
+    end = int(header["position"])
+    for place, steps in enumerate(header["steps"].tolist()):
+        if steps == 0 or end <= at:
+            return None
+        if end - steps == at:
+            return place if steps == length else None
+        end -= steps
+    return None
+
+
+def digest(rows: Rows, i: int, place: int) -> int:
+    return int(rows.headers["digest"][i, place])
+
+
+def answer(rows: Rows, i: int, place: int) -> Answer:
+    """The stored answer of session `i` at this place."""
+    long = rows.long.get(i, ())
+    kept = long[place] if place < len(long) else None
+    return kept if kept is not None else {"predictions": rows.headers["answer"][i, place][None]}
+
+
+def remember(
+    rows: Rows,
+    lengths: npt.NDArray[np.int64],
+    digests: npt.NDArray[np.uint64],
+    last: npt.NDArray[np.float32],
+    long: dict[int, Answer],
+    most_bytes: int,
+) -> None:
+    """Put the newest answer of every session in front, in place.
+
+    Parameters
+    ----------
+    rows : the sessions; their headers are written to
+    lengths, digests : [batch], of the chunks just applied
+    last : [batch, outputs], the prediction after each chunk: the whole answer where it had one step
+    long : by index, the answers that are more than that
+    most_bytes : older long answers of a session are forgotten beyond this; the newest is always kept
+    """
+    headers = rows.headers
+    for name, newest in (("steps", lengths), ("digest", digests), ("answer", last)):
+        column = headers[name]
+        column[:, 1:] = column[:, :-1].copy()
+        column[:, 0] = newest
+    if not long and not rows.long:
+        return
+    for i in long.keys() | rows.long.keys():
+        _remember_long(rows, i, long.get(i), most_bytes)
+
+
+def forget(rows: Rows) -> None:
+    """Forget every answer: after a reset no chunk from before it may be taken for a retry."""
+    rows.headers["steps"] = 0
+    rows.headers["has_long"] = 0
+    rows.long.clear()
+
+
+def _remember_long(rows: Rows, i: int, newest: Answer | None, most_bytes: int) -> None:
+    most_chunks = rows.headers["steps"].shape[1]
+    answers = (newest, *rows.long.get(i, ()))[:most_chunks]
+    total = 0
+    for place, kept in enumerate(answers):
+        total += sum(array.nbytes for array in kept.values()) if kept else 0
+        if place and kept and total > most_bytes:
+            rows.headers["steps"][i, place:] = 0
+            answers = answers[:place]
+            break
+    while answers and answers[-1] is None:
+        answers = answers[:-1]
+    rows.headers["has_long"][i] = len(answers)
+    if answers:
+        rows.long[i] = answers
+    else:
+        rows.long.pop(i, None)

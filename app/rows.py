@@ -1,0 +1,146 @@
+"""What a session is, as columns: many sessions of one model are one `Rows`, a value.
+
+A session is a header (position, times, epoch, and the answers of its last few chunks) and a carry. Both
+have a fixed size, so that a wave's sessions are read, moved on and written back by a handful of array
+operations whatever their number. Only an answer longer than one prediction is kept as an object beside
+them, in `long`.
+
+The answers are newest first: `steps[i, 0]` is the length of the last chunk, and the chunk before it ended
+where it began. A length of 0 ends the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from app.errors import StoreFailed
+
+Floats = npt.NDArray[np.float32]
+Headers = npt.NDArray[np.void]
+Answer = dict[str, Floats]  # "predictions" [steps, outputs] and whatever else was asked for
+LongAnswers = tuple[Answer | None, ...]  # newest first; None where the header holds the answer
+
+
+def header_type(recent_chunks: int, outputs: int) -> np.dtype[np.void]:
+    """The header of one session of a model with so many outputs."""
+    return np.dtype(
+        [
+            ("position", "<i8"),
+            ("since_reset", "<i8"),
+            ("epoch", "<u8"),
+            ("created", "<f8"),  # seconds since 1970
+            ("seen", "<f8"),
+            ("deadline", "<f8"),  # when it expires; infinity: never
+            ("ttl", "<f4"),  # seconds of idleness; infinity: never
+            ("has_long", "<u4"),
+            ("digest", "<u8", (recent_chunks,)),
+            ("steps", "<u4", (recent_chunks,)),
+            ("answer", "<f4", (recent_chunks, outputs)),
+        ]
+    )
+
+
+@dataclass(slots=True)
+class Rows:
+    """Columns of `n` sessions of one model, detached from where they are kept.
+
+    headers : [n] of `header_type`; carries : [n, carry_size]; long : by index, only where there are any.
+    """
+
+    headers: Headers
+    carries: Floats
+    long: dict[int, LongAnswers] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.headers)
+
+    def only(self, which: npt.NDArray[np.int64]) -> Rows:
+        """The sessions at these indices, in this order."""
+        long = {new: self.long[int(old)] for new, old in enumerate(which) if int(old) in self.long} if self.long else {}
+        return Rows(self.headers[which], self.carries[which], long)
+
+
+class _Body(msgspec.Struct, array_like=True):
+    recent: int
+    outputs: int
+    headers: bytes
+    carry: bytes
+    long: list[dict[str, tuple[list[int], bytes]] | None]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Body).decode
+
+
+def pack(rows: Rows) -> list[bytes]:
+    """One self-contained record for each session, little-endian."""
+    recent, outputs = rows.headers.dtype["answer"].shape
+    return [
+        _encode(
+            _Body(recent, outputs, header.tobytes(), carry.tobytes(), [_packed(a) for a in rows.long.get(i, ())])
+        )
+        for i, (header, carry) in enumerate(zip(rows.headers, rows.carries, strict=True))
+    ]
+
+
+def unpack(records: Sequence[bytes], recent_chunks: int, outputs: int, carry_size: int) -> Rows:
+    """The sessions that `pack` made, for a slab of this layout.
+
+    A record written under another `recent_chunks` keeps as many of its newest answers as fit.
+
+    Raises
+    ------
+    StoreFailed : a record that is damaged or belongs to another model
+    """
+    rows = Rows(
+        np.zeros(len(records), header_type(recent_chunks, outputs)), np.empty((len(records), carry_size), np.float32)
+    )
+    for i, record in enumerate(records):
+        try:
+            body = _decode(record)
+            header = np.frombuffer(body.headers, header_type(body.recent, body.outputs), 1)
+            carry = np.frombuffer(body.carry, "<f4", carry_size)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise StoreFailed(f"a stored session cannot be read: {error}") from error
+        if body.outputs != outputs or len(body.carry) != 4 * carry_size:
+            raise StoreFailed("a stored session has the shape of another model")
+        _copy_header(header, rows.headers[i : i + 1])
+        rows.carries[i] = carry
+        if body.long:
+            rows.long[i] = tuple(_unpacked(answer) for answer in body.long[:recent_chunks])
+    return rows
+
+
+def _copy_header(old: Headers, new: Headers) -> None:
+    if old.dtype == new.dtype:
+        new[:] = old
+        return
+    for name in old.dtype.names or ():
+        if old.dtype[name].shape:
+            fits = min(old[name].shape[1], new[name].shape[1])
+            new[name][:, :fits] = old[name][:, :fits]
+        else:
+            new[name] = old[name]
+
+
+def _packed(answer: Answer | None) -> dict[str, tuple[list[int], bytes]] | None:
+    if answer is None:
+        return None
+    return {name: (list(array.shape), np.ascontiguousarray(array).tobytes()) for name, array in answer.items()}
+
+
+def _unpacked(answer: dict[str, tuple[list[int], bytes]] | None) -> Answer | None:
+    if answer is None:
+        return None
+    return {name: np.frombuffer(data, "<f4").reshape(shape) for name, (shape, data) in answer.items()}
+
+
+def scalar(headers: Headers, name: str, i: int = 0) -> Any:
+    """One field of one header as a Python number."""
+    return headers[name][i].item()

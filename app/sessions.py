@@ -1,0 +1,260 @@
+"""Every session there is: which slab and row it has, and what comes in from the store or leaves for it.
+
+Reading here is free; every change is either one that no client can see (a session that moves between
+slab and store) or is first staged in a `Wave`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from app import admission
+from app.config import Settings
+from app.errors import StoreFailed, TooManySessions, UnknownModel
+from app.jobs import SessionView
+from app.rows import Rows, pack, scalar, unpack
+from app.slab import Slab
+from app.store import Record, Store, Tombstone
+from app.wave import Late, Wave, touch
+from models.forecaster import Forecaster
+
+NEVER = float("inf")
+
+CallStore = Callable[..., Awaitable[Any]]
+
+
+class Sessions:
+    """The slabs, one a model, over the store.
+
+    Parameters
+    ----------
+    forecasters : the models, one a name; the first is the default unless settings name one
+    store : where sessions rest that are not resident
+    call : how to call the store: at once, or from a thread
+
+    Raises
+    ------
+    UnknownModel : the default is not among them
+    """
+
+    def __init__(
+        self, forecasters: Sequence[Forecaster], store: Store, settings: Settings, call: CallStore
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.slabs: dict[str, Slab] = {}  # by fingerprint
+        self.current: dict[str, Slab] = {}  # by model name
+        self._call = call
+        for forecaster in forecasters:
+            slab = Slab(forecaster, settings.resident_sessions, settings.recent_chunks)
+            self.slabs[forecaster.artifact.fingerprint] = slab
+            self.current[forecaster.artifact.name] = slab
+        self.default_model = settings.default_model or next(iter(self.current))
+        self.slab_of(self.default_model)
+
+    def __len__(self) -> int:
+        return len(self.store) if self.store.writes_through else len(self.store) + self.resident
+
+    @property
+    def resident(self) -> int:
+        return sum(map(len, self.slabs.values()))
+
+    def slab_of(self, model: str | None) -> Slab:
+        """The slab that new sessions of this model go to.
+
+        Raises
+        ------
+        UnknownModel
+        """
+        name = model if model is not None else self.default_model
+        try:
+            return self.current[name]
+        except KeyError:
+            known = sorted(self.current)
+            raise UnknownModel(
+                f"there is no model {name!r}; there are: {', '.join(known)}", models=known
+            ) from None
+
+    def find(self, session: str) -> tuple[Slab, int] | None:
+        """Slab and row of a resident session."""
+        for slab in self.slabs.values():
+            row = slab.index.get(session)
+            if row is not None:
+                return slab, row
+        return None
+
+    def here(
+        self, session: str, wave: Wave, at: int | None = None, epoch: int | None = None
+    ) -> tuple[Slab, int]:
+        """Slab and row of a session that must be there, in step with the client.
+
+        Raises
+        ------
+        UnknownSession, SessionGone, OutOfStep
+        Late : it has expired and must be buried first
+        """
+        found = self.find(session)
+        if found is None:
+            raise admission.absent(session, wave.tombstones.get(session))
+        slab, row = found
+        if slab.headers["deadline"][row] < wave.now:
+            raise Late
+        admission.check_epoch(session, scalar(slab.headers, "epoch", row), epoch)
+        admission.check_at(session, scalar(slab.headers, "position", row), at)
+        return slab, row
+
+    async def bring_in(self, sessions: Iterable[str], wave: Wave) -> None:
+        """Give every session of the wave that rests in the store a row, and fetch the tombstones of the gone."""
+        sessions = list(sessions)
+        absent = [session for session in sessions if self.find(session) is None]
+        if not absent:
+            return
+        records, wave.tombstones = await self._call(self.store.load, absent)
+        by_model: dict[str, list[Record]] = {}
+        for record in records:
+            by_model.setdefault(record.fingerprint, []).append(record)
+        for fingerprint, some in by_model.items():
+            self._restore(self._slab_by(fingerprint), some, sessions)
+
+    def make_room(self, slab: Slab, count: int, staying: Iterable[str]) -> None:
+        """See to free rows. Who has to leave goes to the store, and is none of those who stay."""
+        if slab.room >= count:
+            return
+        rows = [row for session in staying if (row := slab.index.get(session)) is not None]
+        slab.pin(rows)
+        leaving = slab.least_used(count - slab.room + slab.capacity // 256)
+        slab.release(rows)
+        if not self.store.writes_through:
+            self.store.commit(records(slab, leaving, slab.read(slab.rows_of(leaving))), [])
+        for session in leaving:
+            slab.remove(session)
+
+    def born(
+        self, session: str, slab: Slab, ttl_seconds: float | None, wave: Wave, staying: Iterable[str]
+    ) -> int:
+        """A row for a new session, to be published with the wave.
+
+        Raises
+        ------
+        TooManySessions
+        """
+        if len(self) + len(wave.born) >= self.settings.max_sessions:
+            raise TooManySessions(f"there are {self.settings.max_sessions} sessions already")
+        self.make_room(slab, 1, staying)
+        row = slab.take()
+        header = slab.headers[row : row + 1]
+        header["epoch"] = secrets.randbits(64) or 1
+        header["created"] = wave.now
+        header["ttl"] = ttl_seconds if ttl_seconds is not None else (self.settings.idle_ttl_seconds or NEVER)
+        touch(header, wave.now)
+        wave.born[session] = (slab, row)
+        return row
+
+    def bury(
+        self, session: str, slab: Slab, row: int, why: Literal["expired", "deleted"], wave: Wave
+    ) -> None:
+        position = scalar(slab.headers, "position", row)
+        wave.buried.append((slab, Tombstone(session, position, why, wave.now)))
+
+    async def commit(self, wave: Wave) -> None:
+        """Tell the store of the wave: the only point of no return.
+
+        Raises
+        ------
+        StoreFailed : nothing was kept
+        """
+        tombstones = [tombstone for _, tombstone in wave.buried]
+        kept: list[Record] = []
+        if self.store.writes_through:
+            for staged in wave.staged:
+                kept += records(staged.slab, staged.sessions, staged.after)
+        if kept or tombstones:
+            await self._call(self.store.commit, kept, tombstones)
+
+    def publish(self, wave: Wave) -> None:
+        """Make the wave resident. Called only when its commit has succeeded; nothing in here can fail."""
+        for staged in wave.staged:
+            staged.slab.write(staged.rows, staged.after)
+            if wave.born:
+                for session in staged.sessions:
+                    if session in wave.born:
+                        slab, row = wave.born.pop(session)
+                        slab.publish(session, row)
+        for slab, tombstone in wave.buried:
+            slab.remove(tombstone.session)
+
+    def abandon(self, wave: Wave) -> None:
+        """Give back the rows of sessions that were not born after all."""
+        for slab, row in wave.born.values():
+            slab.give_back(row)
+        wave.born.clear()
+
+    def view(self, session: str, slab: Slab, rows: Rows) -> SessionView:
+        """The session at the front of `rows` as people see it."""
+        header = dict(zip(rows.headers.dtype.names or (), rows.headers[0].tolist(), strict=True))
+        artifact = slab.forecaster.artifact
+        return SessionView(
+            session=session,
+            model=artifact.name,
+            fingerprint=artifact.fingerprint,
+            position=header["position"],
+            epoch=header["epoch"],
+            since_reset=header["since_reset"],
+            last_prediction=slab.forecaster.latest(rows.carries)[0] if header["since_reset"] else None,
+            created=header["created"],
+            seen=header["seen"],
+            expires=header["deadline"] if header["deadline"] != NEVER else None,
+            ttl_seconds=header["ttl"] if header["ttl"] != NEVER else None,
+        )
+
+    async def names(self, after: str, limit: int, model: str | None = None) -> list[tuple[str, str]]:
+        """(id, model) of up to `limit` sessions whose ids sort behind `after`, in order."""
+        found: list[tuple[str, str]] = []
+        while len(found) < limit:
+            page = await self._page(after, limit)
+            found += [(session, name) for session, name in page if model is None or name == model]
+            if len(page) < limit:
+                break
+            after = page[-1][0]
+        return found[:limit]
+
+    async def _page(self, after: str, limit: int) -> list[tuple[str, str]]:
+        stored = await self._call(self.store.names, after, limit)
+        found = [(session, self._slab_by(print_).forecaster.artifact.name) for session, print_ in stored]
+        if not self.store.writes_through:
+            for slab in self.slabs.values():
+                resident = zip(slab.names.irange(after, inclusive=(False, True)), range(limit), strict=False)
+                found += [(session, slab.forecaster.artifact.name) for session, _ in resident]
+        return sorted(found)[:limit]
+
+    def _restore(self, slab: Slab, some: Sequence[Record], staying: Iterable[str]) -> None:
+        self.make_room(slab, len(some), staying)
+        forecaster = slab.forecaster
+        bodies = [record.body for record in some]
+        values = unpack(bodies, slab.recent_chunks, forecaster.output_size, forecaster.carry_size)
+        rows = np.array([slab.take() for _ in some])
+        slab.write(rows, values)
+        for record, row in zip(some, rows.tolist(), strict=True):
+            slab.publish(record.session, row)
+
+    def _slab_by(self, fingerprint: str) -> Slab:
+        try:
+            return self.slabs[fingerprint]
+        except KeyError:
+            raise StoreFailed(
+                f"a stored session belongs to model {fingerprint[:12]}, which is not loaded"
+            ) from None
+
+
+def records(slab: Slab, sessions: Sequence[str], rows: Rows) -> list[Record]:
+    """What the store keeps of these sessions."""
+    fingerprint = slab.forecaster.artifact.fingerprint
+    deadlines = rows.headers["deadline"].tolist()
+    return [
+        Record(session, fingerprint, deadline, body)
+        for session, deadline, body in zip(sessions, deadlines, pack(rows), strict=True)
+    ]

@@ -1,0 +1,197 @@
+"""Request and response shapes: bytes in, jobs out; answers in, bytes out. No state and no arithmetic.
+
+A chunk is decoded by `msgspec`, which is strict about types and knows no NaN; whatever it or NumPy
+refuses is looked at a second time, slowly, to name the row and the column.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from app.admission import epoch_of, token
+from app.errors import Malformed, TooLarge, Unprocessable
+from app.jobs import Advance, Advanced, SessionView
+from app.rows import Floats
+
+SESSION_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}", re.ASCII)
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class ChunkBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /sessions/{id}/observations`."""
+
+    observations: list[float | list[float]]
+    at: int | None = None
+    epoch: str | None = None
+    horizon: int | None = None
+    model: str | None = None
+
+
+_decode_chunk = msgspec.json.Decoder(ChunkBody).decode
+
+
+def session_id(text: str) -> str:
+    """A valid session id, as it is.
+
+    Raises
+    ------
+    Unprocessable
+    """
+    if SESSION_ID.fullmatch(text) is None:
+        raise Unprocessable(f"{text[:140]!r} is no session id: 1 to 128 characters of A-Z a-z 0-9 . _ : -")
+    return text
+
+
+def chunk(session: str, body: bytes, most_observations: int, most_steps: int) -> tuple[Advance, bool]:
+    """The job that a chunk's body asks for, and whether its predictions are answered flat.
+
+    Raises
+    ------
+    Malformed : not JSON, or not an object of these fields
+    Unprocessable : a wrong shape, a non-number, an infinity, an empty chunk; names the row and column
+    TooLarge : more observations than the limit
+    """
+    try:
+        told = _decode_chunk(body)
+    except msgspec.DecodeError as error:
+        raise _complaint(body, error) from None
+    if len(told.observations) > most_observations:
+        raise TooLarge(
+            f"a chunk has at most {most_observations} observations, this one has {len(told.observations)}",
+            limit=most_observations,
+        )
+    if told.at is not None and told.at < 0:
+        raise Unprocessable(f"at must be 0 or more, not {told.at}", field="at")
+    horizon = told.horizon or 0
+    if not 0 <= horizon <= most_steps:
+        raise Unprocessable(f"horizon must be 0 to {most_steps}, not {horizon}", field="horizon")
+    observations, flat = observed(told.observations)
+    epoch = epoch_of(told.epoch) if told.epoch is not None else None
+    return Advance(session_id(session), observations, told.at, epoch, horizon, told.model), flat
+
+
+def observed(rows: list[float | list[float]]) -> tuple[Floats, bool]:
+    """A chunk as [steps, inputs] of finite float32, and whether it came as a flat list.
+
+    Raises
+    ------
+    Unprocessable : naming the row and the column
+    """
+    if not rows:
+        raise Unprocessable("the chunk is empty: it needs at least one observation")
+    try:
+        exact = np.array(rows, np.float64)
+    except ValueError:
+        raise _ragged(rows) from None
+    if exact.size == 0:
+        raise Unprocessable("row 0 is empty: an observation needs at least one number", row=0)
+    # Written so that a NaN, too, is refused: no comparison with it holds.
+    if not (np.abs(exact).max() <= LARGEST):
+        raise _not_a_float32(exact)
+    flat = exact.ndim == 1
+    return (exact[:, None] if flat else exact).astype(np.float32), flat
+
+
+def advanced(answer: Advanced, flat: bool) -> bytes:
+    """The answer to a chunk or a forecast."""
+    told: dict[str, Any] = {
+        "session": answer.session,
+        "model": answer.model,
+        "position": answer.position,
+        "epoch": token(answer.epoch),
+    }
+    if "predictions" in answer.answer:
+        told["replayed"] = answer.replayed
+    for name, numbers in answer.answer.items():
+        told[name] = numbers.ravel() if flat and numbers.shape[1] == 1 else numbers
+    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def viewed(view: SessionView) -> dict[str, Any]:
+    """A session as `GET /sessions/{id}` shows it."""
+    return {
+        "session": view.session,
+        "model": view.model,
+        "fingerprint": view.fingerprint,
+        "position": view.position,
+        "epoch": token(view.epoch),
+        "observations_since_reset": view.since_reset,
+        "last_prediction": None if view.last_prediction is None else shortest(view.last_prediction),
+        "created": rfc3339(view.created),
+        "updated": rfc3339(view.seen),
+        "expires": None if view.expires is None else rfc3339(view.expires),
+        "ttl_seconds": view.ttl_seconds,
+    }
+
+
+def shortest(numbers: Floats) -> list[float]:
+    """Float32 numbers as the shortest decimals that stand for them."""
+    told: list[float] = orjson.loads(orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY))
+    return told
+
+
+def rfc3339(seconds: float) -> str:
+    """A time since 1970 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _complaint(body: bytes, error: msgspec.DecodeError) -> Malformed | Unprocessable:
+    """What is wrong with a body that did not decode, and where."""
+    if isinstance(error, msgspec.ValidationError):
+        return _wrong_value(str(error))
+    try:
+        told = json.loads(body)  # takes NaN and Infinity, which JSON does not know and people send
+    except (ValueError, RecursionError):
+        return Malformed(f"the body is not JSON: {error}")
+    rows = told.get("observations") if isinstance(told, dict) else None
+    for row, numbers in enumerate(rows if isinstance(rows, list) else ()):
+        for column, number in enumerate(numbers if isinstance(numbers, list) else [numbers]):
+            if isinstance(number, float) and not math.isfinite(number):
+                return _bad_number(row, column, f"is {number}, which is not a finite number")
+    return Malformed(f"the body is not JSON: {error}")
+
+
+def _wrong_value(told: str) -> Malformed | Unprocessable:
+    """Translate msgspec's `Expected x, got y - at $.observations[2][0]`."""
+    what, _, path = told.partition(" - at ")
+    place = re.match(r"`?\$\.(\w+)(?:\[(\d+)\])?(?:\[(\d+)\])?", path)
+    if place is None:
+        return Unprocessable(what)
+    field, row, column = place.groups()
+    if row is None:
+        return Unprocessable(f"{field}: {what}", field=field)
+    if field != "observations":
+        return Unprocessable(f"{field}[{row}]: {what}", field=field)
+    return _bad_number(int(row), int(column or 0), f"is not a number: {what[0].lower()}{what[1:]}")
+
+
+def _ragged(rows: list[float | list[float]]) -> Unprocessable:
+    """The first row that is not like row 0."""
+    wanted = _width(rows[0])
+    for row, numbers in enumerate(rows):
+        if _width(numbers) != wanted:
+            told = f"row {row} has {_width(numbers) or 'a bare number'}, row 0 has {wanted or 'a bare number'}"
+            return Unprocessable(f"every observation must have as many numbers as the first: {told}", row=row)
+    return Unprocessable("the observations are not rows of numbers")
+
+
+def _width(row: float | list[float]) -> int | None:
+    return len(row) if isinstance(row, list) else None
+
+
+def _not_a_float32(exact: np.ndarray[Any, np.dtype[np.float64]]) -> Unprocessable:
+    rows = exact[:, None] if exact.ndim == 1 else exact
+    row, column = (int(place) for place in np.argwhere(~(np.abs(rows) <= LARGEST))[0])
+    return _bad_number(row, column, f"is {rows[row, column]}, which is not a finite float32")
+
+
+def _bad_number(row: int, column: int, why: str) -> Unprocessable:
+    return Unprocessable(f"row {row}, column {column} {why}", row=row, column=column)
