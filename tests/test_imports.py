@@ -14,7 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent
 DIRECTION: tuple[tuple[str, ...], ...] = (
     ("models.*",),
     ("app", "app.errors", "app.config"),
-    ("app.rows", "app.slab", "app.store", "app.stores.*", "app.wire", "app.digest", "app.recent"),
+    (
+        "app.rows",
+        "app.slab",
+        "app.store",
+        "app.stores.*",
+        "app.shapes",
+        "app.wire",
+        "app.digest",
+        "app.recent",
+    ),
     ("app.jobs",),
     ("app.admission", "app.wave", "app.steps", "app.sessions", "app.engine"),
     ("app.hot", "app.api.*"),
