@@ -75,7 +75,7 @@ def test_arrows_that_run_forward_are_let_pass(tmp_path):
 
 def complaints(root: Path) -> list[str]:
     found = [f"{name} is in no tier of DIRECTION: add it" for name in sources(root) if tier(name) is None]
-    for name, imported in arrows(root):
+    for name, imported in sorted(set(arrows(root))):
         here, there = tier(name), tier(imported)
         if here is not None and there is not None and there > here:
             found.append(f"{name} imports {imported}, which comes after it")
