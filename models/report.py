@@ -1,0 +1,129 @@
+"""What a finished training leaves behind: artifact, metrics.json, figure.png."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.artifact import Artifact, save
+from models.data import Dataset, Split
+from models.figures import draw_training
+from models.network import StatefulLSTM
+from models.rollout import FreeRun, free_run, one_step, root_mean_square
+from models.scaling import Floats, Scaling
+from models.train import Training
+
+WARMUP, STEPS = 50, 200
+
+
+def finish(training: Training, name: str, source: str, seconds: float, folder: Path) -> Artifact:
+    """Measure the trained network, then write everything into the folder."""
+    network, dataset = training.trained(), training.dataset
+    run = last_free_run(network, dataset)
+    metrics = measure(network, dataset, run) | {
+        "data": {"source": source, "split": asdict(dataset.split)},
+        "recipe": training.recipe.told(),
+        "epochs": len(training.history),
+    }
+    artifact = to_artifact(network, dataset, name, training, metrics)
+    save(artifact, folder)
+    history = {"history": [vars(epoch) for epoch in training.history], "seconds": round(seconds, 1)}
+    told = {"fingerprint": artifact.fingerprint, **metrics, **history, "torch": torch.__version__}
+    (folder / "metrics.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    draw(network, dataset, run, name, folder / "figure.png")
+    return artifact
+
+
+def to_artifact(
+    network: StatefulLSTM, dataset: Dataset, name: str, training: Training, metrics: dict[str, Any]
+) -> Artifact:
+    """A trained network with all that is needed to serve it."""
+    return Artifact(
+        name=name,
+        inputs=dataset.columns,
+        targets=dataset.targets,
+        hidden_size=training.recipe.hidden_size,
+        num_layers=training.recipe.num_layers,
+        scaling=dataset.scaling,
+        target_scaling=dataset.target_scaling,
+        weights={key: weight.numpy() for key, weight in network.state_dict().items()},
+        predicts=training.recipe.predicts,
+        metrics=metrics,
+    )
+
+
+def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dict[str, Any]:
+    """One-step error beside persistence, and the error of the free run.
+
+    MSE is over scaled columns; an RMSE by column is in the column's own unit.
+    """
+    part, rows = measured_part(dataset.split)
+    truth = dataset.truth[rows.start : rows.stop]
+    errors = one_step(network, dataset, rows) - truth
+    persistence = float((dataset.truth[rows.start - 1 : rows.stop - 1] - truth).square().mean())
+    mse = float(errors.square().mean())
+    metrics: dict[str, Any] = {
+        "one_step": {
+            "part": part,
+            "mse_scaled": mse,
+            "persistence_mse_scaled": persistence,
+            "skill": 1 - mse / persistence if persistence else None,
+            "rmse": by_target(dataset, errors),
+        }
+    }
+    if run is not None:
+        told = {"warmup": run.warmup, "steps": run.steps, "first_row": run.rows.start - 1}
+        metrics["free_run"] = told | {"rmse": by_target(dataset, run.errors())}
+    return metrics
+
+
+def measured_part(split: Split) -> tuple[str, range]:
+    """The part least known to the network: test, else validation, else training."""
+    if split.test:
+        return "test", split.test_rows
+    if split.validation:
+        return "validation", split.validation_rows
+    return "train", range(1, split.train)
+
+
+def last_free_run(network: StatefulLSTM, dataset: Dataset) -> FreeRun | None:
+    """50 observations and 200 unobserved steps at the end of the split, fewer in a short series.
+
+    None for a network that does not predict all its inputs.
+    """
+    end = dataset.split.test_rows.stop
+    if dataset.missing or end < 4:
+        return None
+    warmup = min(WARMUP, end // 2)
+    steps = min(STEPS, end - warmup)
+    return free_run(network, dataset, end - warmup - steps, warmup, steps)
+
+
+def by_target(dataset: Dataset, errors: Tensor) -> dict[str, float]:
+    """RMSE of [rows, targets], in each target's own unit."""
+    spread = dataset.target_scaling.std
+    return {name: root_mean_square(errors[:, i]) * float(spread[i]) for i, name in enumerate(dataset.targets)}
+
+
+def draw(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None, name: str, path: Path) -> None:
+    """The figure of a training: over the rows of the free run, or the last 250."""
+    end = dataset.split.test_rows.stop
+    rows = run.rows if run is not None else range(max(1, end - WARMUP - STEPS), end)
+    scaling = dataset.target_scaling
+    draw_training(
+        path,
+        f"{name}: one step ahead and free-running",
+        dataset.targets,
+        rows,
+        truth=_units(scaling, dataset.truth[rows.start : rows.stop]),
+        one_step=_units(scaling, one_step(network, dataset, rows)),
+        free=None if run is None else _units(scaling, run.predictions),
+        warmup=0 if run is None else run.warmup,
+    )
+
+
+def _units(scaling: Scaling, values: Tensor) -> Floats:
+    return scaling.unscale(values.double().numpy())
