@@ -27,7 +27,9 @@ def check_at(session: str, position: int, at: int | None) -> None:
         raise OutOfStep(f"session {session!r} is at {position}, the request is for {at}", position=position)
 
 
-def answered_before(rows: Rows, i: int, session: str, at: int, length: int, digest: int) -> tuple[int, Answer]:
+def answered_before(
+    rows: Rows, i: int, session: str, at: int, length: int, digest: int
+) -> tuple[int, Answer]:
     """The stored answer of a chunk that was applied already, and the position behind it.
 
     Raises

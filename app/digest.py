@@ -37,7 +37,9 @@ def digests(
     place = np.arange(observations.size, dtype=np.uint64)
     if len(lengths) > 1:
         place -= np.repeat(starts, numbers).astype(np.uint64)
-    mixed = np.ascontiguousarray(observations).view(np.uint32).ravel() + (place + np.uint64(1 + horizon)) * GOLDEN
+    mixed = (
+        np.ascontiguousarray(observations).view(np.uint32).ravel() + (place + np.uint64(1 + horizon)) * GOLDEN
+    )
     mixed = (mixed ^ (mixed >> S30)) * FIRST
     mixed = (mixed ^ (mixed >> S27)) * SECOND
     mixed ^= mixed >> S31

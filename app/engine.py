@@ -121,6 +121,14 @@ class Engine:
             raise outcome
         return outcome
 
+    async def names(self, after: str, limit: int, model: str | None = None) -> list[tuple[str, str]]:
+        """(id, model) of up to `limit` sessions whose ids sort behind `after`, in order."""
+        return await self.sessions.names(after, limit, model)
+
+    def unready(self) -> list[str]:
+        """Why no requests should be sent here; empty when they may."""
+        return ["stopping"] if self.stopping else []
+
     async def _run(self) -> None:
         while not (self.stopping and not self._queue and not self._under_way):
             await self._awake.wait()

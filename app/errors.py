@@ -45,7 +45,7 @@ class Malformed(CarryoverError):
 
 
 class Unprocessable(CarryoverError):
-    title = "Unprocessable observations"
+    title = "Unprocessable"
 
 
 class TooLarge(CarryoverError):

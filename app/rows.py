@@ -37,7 +37,7 @@ def header_type(recent_chunks: int, outputs: int) -> np.dtype[np.void]:
             ("created", "<f8"),  # seconds since 1970
             ("seen", "<f8"),
             ("deadline", "<f8"),  # when it expires; infinity: never
-            ("ttl", "<f4"),  # seconds of idleness; infinity: never
+            ("ttl", "<f8"),  # seconds of idleness; infinity: never
             ("has_long", "<u4"),
             ("digest", "<u8", (recent_chunks,)),
             ("steps", "<u4", (recent_chunks,)),
@@ -62,7 +62,11 @@ class Rows:
 
     def only(self, which: npt.NDArray[np.int64]) -> Rows:
         """The sessions at these indices, in this order."""
-        long = {new: self.long[int(old)] for new, old in enumerate(which) if int(old) in self.long} if self.long else {}
+        long = (
+            {new: self.long[int(old)] for new, old in enumerate(which) if int(old) in self.long}
+            if self.long
+            else {}
+        )
         return Rows(self.headers[which], self.carries[which], long)
 
 
@@ -83,7 +87,9 @@ def pack(rows: Rows) -> list[bytes]:
     recent, outputs = rows.headers.dtype["answer"].shape
     return [
         _encode(
-            _Body(recent, outputs, header.tobytes(), carry.tobytes(), [_packed(a) for a in rows.long.get(i, ())])
+            _Body(
+                recent, outputs, header.tobytes(), carry.tobytes(), [_packed(a) for a in rows.long.get(i, ())]
+            )
         )
         for i, (header, carry) in enumerate(zip(rows.headers, rows.carries, strict=True))
     ]
@@ -99,7 +105,8 @@ def unpack(records: Sequence[bytes], recent_chunks: int, outputs: int, carry_siz
     StoreFailed : a record that is damaged or belongs to another model
     """
     rows = Rows(
-        np.zeros(len(records), header_type(recent_chunks, outputs)), np.empty((len(records), carry_size), np.float32)
+        np.zeros(len(records), header_type(recent_chunks, outputs)),
+        np.empty((len(records), carry_size), np.float32),
     )
     for i, record in enumerate(records):
         try:
@@ -132,7 +139,9 @@ def _copy_header(old: Headers, new: Headers) -> None:
 def _packed(answer: Answer | None) -> dict[str, tuple[list[int], bytes]] | None:
     if answer is None:
         return None
-    return {name: (list(array.shape), np.ascontiguousarray(array).tobytes()) for name, array in answer.items()}
+    return {
+        name: (list(array.shape), np.ascontiguousarray(array).tobytes()) for name, array in answer.items()
+    }
 
 
 def _unpacked(answer: dict[str, tuple[list[int], bytes]] | None) -> Answer | None:

@@ -221,9 +221,7 @@ class Stepper:
         else:
             self._stage_long(slab, row, job, wave)
 
-    def _roll(
-        self, slab: Slab, rolling: Sequence[tuple[Slab, int, Advance | Forecast]], wave: Wave
-    ) -> None:
+    def _roll(self, slab: Slab, rolling: Sequence[tuple[Slab, int, Advance | Forecast]], wave: Wave) -> None:
         """Move every forecast on by the same slice."""
         if not rolling:
             return
@@ -307,7 +305,11 @@ def cannot_forecast(forecaster: Forecaster) -> CannotForecast:
 
 
 def _one_by_one(
-    forecaster: Forecaster, observations: Floats, lengths: npt.NDArray[np.int64], carries: Floats, first: Exception
+    forecaster: Forecaster,
+    observations: Floats,
+    lengths: npt.NDArray[np.int64],
+    carries: Floats,
+    first: Exception,
 ) -> tuple[Floats, Floats, dict[int, StepFailed]]:
     predictions = np.zeros((len(observations), forecaster.output_size), np.float32)
     moved = carries.copy()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,8 @@ from app.jobs import Advance, Advanced, SessionView
 from app.rows import Floats
 
 SESSION_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}", re.ASCII)
+FURTHEST = 2**63 - 1  # no position is beyond it
+SMALL_BODY = 65_536
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -50,7 +53,16 @@ def session_id(text: str) -> str:
     return text
 
 
-def chunk(session: str, body: bytes, most_observations: int, most_steps: int) -> tuple[Advance, bool]:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may ask for."""
+
+    observations: int  # in one chunk
+    steps: int  # in one forecast
+    inputs: int  # of the widest model
+
+
+def chunk(session: str, body: bytes, limits: Limits) -> tuple[Advance, bool]:
     """The job that a chunk's body asks for, and whether its predictions are answered flat.
 
     Raises
@@ -59,20 +71,20 @@ def chunk(session: str, body: bytes, most_observations: int, most_steps: int) ->
     Unprocessable : a wrong shape, a non-number, an infinity, an empty chunk; names the row and column
     TooLarge : more observations than the limit
     """
+    # A body of a million numbers is refused before it is parsed: parsing it would hold everybody up.
+    if len(body) > SMALL_BODY and body.count(b",") > limits.observations * limits.inputs + 16:
+        raise _too_many(limits, "more")
     try:
         told = _decode_chunk(body)
     except msgspec.DecodeError as error:
         raise _complaint(body, error) from None
-    if len(told.observations) > most_observations:
-        raise TooLarge(
-            f"a chunk has at most {most_observations} observations, this one has {len(told.observations)}",
-            limit=most_observations,
-        )
-    if told.at is not None and told.at < 0:
-        raise Unprocessable(f"at must be 0 or more, not {told.at}", field="at")
+    if len(told.observations) > limits.observations:
+        raise _too_many(limits, str(len(told.observations)))
+    if told.at is not None and not 0 <= told.at <= FURTHEST:
+        raise Unprocessable(f"at must be 0 to {FURTHEST}, not {told.at}", field="at")
     horizon = told.horizon or 0
-    if not 0 <= horizon <= most_steps:
-        raise Unprocessable(f"horizon must be 0 to {most_steps}, not {horizon}", field="horizon")
+    if not 0 <= horizon <= limits.steps:
+        raise Unprocessable(f"horizon must be 0 to {limits.steps}, not {horizon}", field="horizon")
     observations, flat = observed(told.observations)
     epoch = epoch_of(told.epoch) if told.epoch is not None else None
     return Advance(session_id(session), observations, told.at, epoch, horizon, told.model), flat
@@ -134,13 +146,26 @@ def viewed(view: SessionView) -> dict[str, Any]:
 
 def shortest(numbers: Floats) -> list[float]:
     """Float32 numbers as the shortest decimals that stand for them."""
-    told: list[float] = orjson.loads(orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY))
+    told: list[float] = orjson.loads(
+        orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)
+    )
     return told
 
 
 def rfc3339(seconds: float) -> str:
     """A time since 1970 in UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def too_far(steps: int, most: int) -> Unprocessable:
+    return Unprocessable(f"steps must be 1 to {most}, not {steps}", field="steps", limit=most)
+
+
+def _too_many(limits: Limits, count: str) -> TooLarge:
+    return TooLarge(
+        f"a chunk has at most {limits.observations} observations, this one has {count}",
+        limit=limits.observations,
+    )
 
 
 def _complaint(body: bytes, error: msgspec.DecodeError) -> Malformed | Unprocessable:
@@ -178,7 +203,9 @@ def _ragged(rows: list[float | list[float]]) -> Unprocessable:
     wanted = _width(rows[0])
     for row, numbers in enumerate(rows):
         if _width(numbers) != wanted:
-            told = f"row {row} has {_width(numbers) or 'a bare number'}, row 0 has {wanted or 'a bare number'}"
+            told = (
+                f"row {row} has {_width(numbers) or 'a bare number'}, row 0 has {wanted or 'a bare number'}"
+            )
             return Unprocessable(f"every observation must have as many numbers as the first: {told}", row=row)
     return Unprocessable("the observations are not rows of numbers")
 

@@ -1,0 +1,27 @@
+"""`/health`: is the process alive, and may it be sent requests?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from app.engine import Engine
+from app.shapes import Health
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health/live", response_model=Health)
+async def live() -> dict[str, Any]:
+    """The event loop turns."""
+    return {"status": "ok"}
+
+
+@router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
+async def ready(request: Request, response: Response) -> dict[str, Any]:
+    """Whether to send requests here, and if not, why."""
+    engine: Engine = request.app.state.engine
+    reasons = engine.unready()
+    response.status_code = 503 if reasons else 200
+    return {"status": "not ready" if reasons else "ok", "reasons": reasons}

@@ -1,0 +1,47 @@
+"""`/models`: what is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from app.api.problems import documented as problems
+from app.engine import Engine
+from app.shapes import Model, ModelList
+from app.slab import Slab
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/models", response_model=ModelList)
+async def models(request: Request) -> dict[str, Any]:
+    """Every model that is loaded."""
+    engine: Engine = request.app.state.engine
+    return {"models": [_told(engine, slab) for slab in engine.sessions.current.values()]}
+
+
+@router.get("/models/{name}", response_model=Model, responses=problems(404))
+async def model(request: Request, name: str) -> dict[str, Any]:
+    """Shapes, units, metrics and fingerprint of one model."""
+    engine: Engine = request.app.state.engine
+    return _told(engine, engine.sessions.slab_of(name))
+
+
+def _told(engine: Engine, slab: Slab) -> dict[str, Any]:
+    forecaster = slab.forecaster
+    artifact = forecaster.artifact
+    return {
+        "name": artifact.name,
+        "default": artifact.name == engine.sessions.default_model,
+        "fingerprint": artifact.fingerprint,
+        "inputs": [{"name": column.name, "unit": column.unit} for column in artifact.inputs],
+        "targets": list(artifact.targets),
+        "hidden_size": artifact.hidden_size,
+        "num_layers": artifact.num_layers,
+        "predicts": artifact.predicts,
+        "can_forecast": not forecaster.missing,
+        "carry_bytes": 4 * forecaster.carry_size,
+        "metrics": artifact.metrics,
+        "sessions_resident": len(slab),
+    }

@@ -1,0 +1,158 @@
+"""`/sessions`: create, list, look, advance, reset, fork, forecast, delete."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app import wire
+from app.admission import epoch_of
+from app.api.body import documented as body
+from app.api.body import read
+from app.api.problems import documented as problems
+from app.engine import Engine
+from app.jobs import Create, Delete, Forecast, Fork, Inspect, Reset
+from app.shapes import (
+    Chunk,
+    ForecastAnswer,
+    ForkInto,
+    InStep,
+    NewSession,
+    Predictions,
+    Session,
+    SessionPage,
+)
+
+router = APIRouter(tags=["sessions"])
+
+JSON = "application/json"
+
+
+@router.post(
+    "/sessions",
+    status_code=201,
+    response_model=Session,
+    responses=problems(400, 404, 409, 413, 422, 503),
+    openapi_extra=body(NewSession),
+)
+async def create(request: Request, response: Response) -> dict[str, Any]:
+    """Create a session. Its `Location` is answered; a first chunk creates one, too."""
+    told = await read(request, NewSession)
+    job = Create(told.id or _random_id(), told.model, told.ttl_seconds)
+    return _located(response, await _engine(request).ask(job))
+
+
+@router.get("/sessions", response_model=SessionPage, responses=problems(404, 422, 503))
+async def page(
+    request: Request,
+    after: Annotated[str, Query(max_length=128, description="`next` of the page before")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    model: Annotated[str | None, Query(description="only sessions of this model")] = None,
+) -> dict[str, Any]:
+    """List sessions in the order of their ids."""
+    engine = _engine(request)
+    if model is not None:
+        engine.sessions.slab_of(model)
+    names = await engine.names(after, limit, model)
+    return {
+        "sessions": [{"session": session, "model": name} for session, name in names],
+        "next": names[-1][0] if len(names) == limit else None,
+        "total": len(engine.sessions),
+    }
+
+
+@router.get("/sessions/{id}", response_model=Session, responses=problems(404, 410, 422, 503))
+async def inspect(request: Request, id: str) -> dict[str, Any]:
+    """Model, position, last prediction and times of a session."""
+    return wire.viewed(await _engine(request).ask(Inspect(wire.session_id(id))))
+
+
+@router.delete(
+    "/sessions/{id}", status_code=204, response_class=Response, responses=problems(404, 409, 410, 422, 503)
+)
+async def delete(
+    request: Request,
+    id: str,
+    at: Annotated[int | None, Query(ge=0, le=wire.FURTHEST)] = None,
+    epoch: str | None = None,
+) -> Response:
+    """Forget a session; what remains is a tombstone with its last position."""
+    await _engine(request).ask(Delete(wire.session_id(id), at, _epoch(epoch)))
+    return Response(status_code=204)
+
+
+@router.post(
+    "/sessions/{id}/observations",
+    response_model=Predictions,
+    responses=problems(400, 404, 409, 410, 413, 422, 500, 503),
+    openapi_extra=body(Chunk, required=True),
+)
+async def observe(request: Request, id: str) -> Response:
+    """Advance a session by a chunk, and answer the prediction of what follows each observation."""
+    job, flat = wire.chunk(id, await request.body(), request.app.state.limits)
+    return Response(wire.advanced(await _engine(request).ask(job), flat), media_type=JSON)
+
+
+@router.post(
+    "/sessions/{id}/reset",
+    response_model=Session,
+    responses=problems(400, 404, 409, 410, 413, 422, 503),
+    openapi_extra=body(InStep),
+)
+async def reset(request: Request, id: str) -> dict[str, Any]:
+    """Zero the carry. The position stays, so that a chunk delayed from before can never be applied after."""
+    told = await read(request, InStep)
+    return wire.viewed(await _engine(request).ask(Reset(wire.session_id(id), told.at, _epoch(told.epoch))))
+
+
+@router.post(
+    "/sessions/{id}/fork",
+    status_code=201,
+    response_model=Session,
+    responses=problems(400, 404, 409, 410, 413, 422, 503),
+    openapi_extra=body(ForkInto),
+)
+async def fork(request: Request, response: Response, id: str) -> dict[str, Any]:
+    """A new session with a copy of the carry; from here on the two go their own ways."""
+    told = await read(request, ForkInto)
+    job = Fork(wire.session_id(id), told.id or _random_id(), told.at, _epoch(told.epoch))
+    return _located(response, await _engine(request).ask(job))
+
+
+@router.get(
+    "/sessions/{id}/forecast",
+    response_model=ForecastAnswer,
+    responses=problems(404, 409, 410, 422, 500, 503),
+)
+async def forecast(
+    request: Request,
+    id: str,
+    steps: Annotated[int, Query(ge=1, description="how far to roll out")],
+    flat: Annotated[bool, Query(description="answer a model of one feature as a flat list")] = False,
+) -> Response:
+    """Roll out on a copy of the carry, feeding predictions back in; the session does not move."""
+    most = request.app.state.limits.steps
+    if steps > most:
+        raise wire.too_far(steps, most)
+    answer = await _engine(request).ask(Forecast(wire.session_id(id), steps))
+    return Response(wire.advanced(answer, flat), media_type=JSON)
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def _located(response: Response, view: Any) -> dict[str, Any]:
+    response.headers["location"] = f"/sessions/{view.session}"
+    return wire.viewed(view)
+
+
+def _epoch(text: str | None) -> int | None:
+    return None if text is None else epoch_of(text)
+
+
+def _random_id() -> str:
+    return secrets.token_hex(12)

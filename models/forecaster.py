@@ -1,0 +1,188 @@
+"""A trained artifact made ready to serve: scaling, network and the layout of what a session carries.
+
+`advance` moves many sessions on by chunks of mixed lengths in one pass; `roll_out` feeds predictions
+back in. Both take carries and return new ones: nothing is remembered here between calls.
+
+A carry is one row of float32: `(h, c)` as [2, layers, hidden], then the last prediction, scaled, which
+is the first value of any forecast. A row of zeros is a session that has observed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
+from models.trained import Artifact
+from models.cells import Cells
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+# Chunks up to this long go through `Cells`, longer ones through `torch.nn.LSTM`: the two cost the same
+# near 12 steps at batch 1 and near 16 at batch 64 (benchmarks/kernels.py).
+SHORT_CHUNK = 12
+
+
+class CannotForecast(ValueError):
+    """The targets do not cover the inputs, so a prediction cannot be fed back."""
+
+    def __init__(self, missing: tuple[str, ...]) -> None:
+        super().__init__(
+            f"the model does not predict its input {', '.join(missing)}: a forecast needs every input predicted"
+        )
+        self.missing = missing
+
+
+class Forecaster:
+    """One artifact, loaded.
+
+    Parameters
+    ----------
+    artifact : Artifact
+    device : "cpu" or "cuda"; on "cpu" short chunks are stepped by NumPy
+    """
+
+    def __init__(self, artifact: Artifact, device: str = "cpu") -> None:
+        self.artifact = artifact
+        self.device = torch.device(device)
+        network = artifact.network().eval()
+        self.change_of = list(network.change_of) if network.change_of is not None else None
+        self.cells = Cells(network) if self.device.type == "cpu" else None
+        self.network = network.to(self.device)
+        self.input_size = artifact.input_size
+        self.output_size = artifact.output_size
+        self.layers, self.hidden = artifact.num_layers, artifact.hidden_size
+        self.carry_size = 2 * self.layers * self.hidden + self.output_size
+        names = [column.name for column in artifact.inputs]
+        self.missing = tuple(name for name in names if name not in artifact.targets)
+        self.fed_back = [artifact.targets.index(name) for name in names if name in artifact.targets]
+        self._in_mean, self._in_std = _pair(artifact.scaling.mean, artifact.scaling.std)
+        self._out_mean, self._out_std = _pair(artifact.target_scaling.mean, artifact.target_scaling.std)
+
+    def advance(self, observations: Floats, lengths: Ints, carries: Floats) -> tuple[Floats, Floats]:
+        """Move every session on by its chunk.
+
+        Parameters
+        ----------
+        observations : [total, inputs], the data's own units; the chunks laid one after the other
+        lengths : [batch], observations in each chunk, each at least 1, `total` together
+        carries : [batch, carry_size]; not written to
+
+        Returns
+        -------
+        predictions : [total, outputs], of what follows each observation, in the data's own units
+        carries : [batch, carry_size], a new array
+        """
+        scaled = (observations - self._in_mean) / self._in_std
+        longest = int(lengths.max())
+        if self.cells is not None and longest <= SHORT_CHUNK:
+            outputs, moved = self._by_cells(self.cells, scaled, lengths, longest, carries)
+        else:
+            outputs, moved = self._by_network(scaled, lengths, longest, carries)
+        last = np.cumsum(lengths) - 1
+        moved[:, -self.output_size :] = outputs[last]
+        return self._unscaled(outputs), moved
+
+    def roll_out(self, carries: Floats, steps: int) -> tuple[Floats, Floats]:
+        """Feed predictions back in, free running.
+
+        Parameters
+        ----------
+        carries : [batch, carry_size] of sessions that have observed something; not written to
+        steps : how many predictions, at least 1
+
+        Returns
+        -------
+        forecast : [batch, steps, outputs], the data's own units; the first is the last prediction
+        carries : [batch, carry_size]; rolling these out again goes on where this one stopped
+
+        Raises
+        ------
+        CannotForecast : when the targets do not cover the inputs
+        """
+        if self.missing:
+            raise CannotForecast(self.missing)
+        forecast = np.empty((len(carries), steps, self.output_size), np.float32)
+        one_each = np.ones(len(carries), np.int64)
+        for step in range(steps):
+            latest = carries[:, -self.output_size :]
+            forecast[:, step] = latest
+            if self.cells is not None:
+                outputs, carries = self._by_cells(self.cells, latest[:, self.fed_back], one_each, 1, carries)
+            else:
+                outputs, carries = self._by_network(latest[:, self.fed_back], one_each, 1, carries)
+            carries[:, -self.output_size :] = outputs
+        return self._unscaled(forecast), carries
+
+    def latest(self, carries: Floats) -> Floats:
+        """The last prediction that each carry holds: [batch, outputs], the data's own units."""
+        return self._unscaled(carries[:, -self.output_size :])
+
+    def _by_cells(
+        self, cells: Cells, scaled: Floats, lengths: Ints, longest: int, carries: Floats
+    ) -> tuple[Floats, Floats]:
+        if longest == 1:
+            moved = carries.copy()
+            hidden, cell = self._split(moved)
+            return self._levels(cells.step(scaled, hidden, cell), scaled), moved
+        order = np.argsort(-lengths, kind="stable")
+        moved = carries[order]
+        hidden, cell = self._split(moved)
+        outputs = np.empty((len(scaled), self.output_size), np.float32)
+        for at in _time_major(lengths, order, longest):
+            now = len(at)
+            outputs[at] = cells.step(scaled[at], hidden[:now], cell[:now])
+        back = np.empty_like(moved)
+        back[order] = moved
+        return self._levels(outputs, scaled), back
+
+    def _by_network(
+        self, scaled: Floats, lengths: Ints, longest: int, carries: Floats
+    ) -> tuple[Floats, Floats]:
+        """The same with `torch.nn.LSTM` on a packed sequence: never a padded row near the carry."""
+        order = np.argsort(-lengths, kind="stable")
+        steps = list(_time_major(lengths, order, longest))
+        at = np.concatenate(steps)
+        sizes = torch.tensor([len(step) for step in steps])
+        hidden, cell = self._split(carries[order])
+        with torch.inference_mode():
+            packed = PackedSequence(torch.from_numpy(scaled[at]).to(self.device), sizes)
+            state = (self._layers_first(hidden), self._layers_first(cell))
+            features, (h, c) = self.network.lstm(packed, state)
+            flat = self.network.fc(features.data).cpu().numpy()
+        outputs = np.empty_like(flat)
+        outputs[at] = flat
+        moved = np.empty_like(carries)
+        both = torch.stack([h, c]).permute(2, 0, 1, 3).flatten(1).cpu().numpy()  # [batch, 2 layers hidden]
+        moved[order, : -self.output_size] = both
+        return self._levels(outputs, scaled), moved
+
+    def _split(self, carries: Floats) -> tuple[Floats, Floats]:
+        """Views of `(h, c)` in packed rows, each [batch, layers, hidden]."""
+        both = carries[:, : -self.output_size].reshape(-1, 2, self.layers, self.hidden)
+        return both[:, 0], both[:, 1]
+
+    def _layers_first(self, rows: Floats) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(rows.transpose(1, 0, 2))).to(self.device)
+
+    def _levels(self, outputs: Floats, scaled: Floats) -> Floats:
+        return outputs if self.change_of is None else outputs + scaled[:, self.change_of]
+
+    def _unscaled(self, outputs: Floats) -> Floats:
+        return outputs * self._out_std + self._out_mean
+
+
+def _time_major(lengths: Ints, order: Ints, longest: int) -> Iterator[Ints]:
+    """For each step, where the packed observations of the chunks that are that long lie, longest first."""
+    starts = (np.cumsum(lengths) - lengths)[order]
+    descending = -lengths[order]
+    for step in range(longest):
+        yield starts[: np.searchsorted(descending, -step, side="left")] + step
+
+
+def _pair(mean: npt.ArrayLike, std: npt.ArrayLike) -> tuple[Floats, Floats]:
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
