@@ -19,8 +19,9 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from models.errors import BadArtifact
 from models.network import weight_shapes
-from models.scaling import BadArtifact, Column, Scaling
+from models.scaling import Column, Scaling
 from models.trained import Artifact, Predicts, check_bounds
 
 __all__ = ["Artifact", "BadArtifact", "Column", "Predicts", "Scaling", "load", "save"]

@@ -10,14 +10,11 @@ from typing import Any
 import torch
 
 from models.data import Dataset
+from models.errors import BadCheckpoint
 from models.train import Training
 
 FORMAT = "carryover-training"
 FORMAT_VERSION = 1
-
-
-class BadCheckpoint(ValueError):
-    """The checkpoint is damaged, or of another training; the message says which."""
 
 
 def save_checkpoint(training: Training, path: Path) -> None:

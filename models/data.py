@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from models.artifact import Column, Scaling
+from models.errors import BadData
 from models.readers import read_series
 from models.scaling import Floats
-from models.series import TIME_FEATURES, BadData, Series
+from models.series import TIME_FEATURES, Series
 
 DEFAULT_SPLIT = (0.7, 0.15, 0.15)
 

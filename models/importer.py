@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.artifact import Artifact, BadArtifact, Column, Scaling
+from models.artifact import Artifact, Column, Scaling
+from models.errors import BadArtifact
 from models.network import weight_shapes
 from models.trained import MAX_WEIGHT_BYTES, Predicts, check_bounds
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.errors import BadData
 from models.scaling import Floats
-from models.series import BadData, Series, Times
+from models.series import Series, Times
 
 Cells = npt.NDArray[Any]
 Table = dict[str, Cells]

@@ -4,13 +4,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from models.artifact import Predicts
+from models.errors import BadRecipe
+from models.trained import Predicts
 
 Schedule = Literal["constant", "cosine"]
-
-
-class BadRecipe(ValueError):
-    """The recipe cannot be followed; the message names the setting."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from models.data import Dataset
+from models.errors import BadData
 from models.network import Carry, StatefulLSTM
-from models.series import BadData
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.errors import BadArtifact
+
 Floats = npt.NDArray[np.float64]
-
-
-class BadArtifact(ValueError):
-    """The artifact cannot be trusted; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from models.errors import BadData
 from models.scaling import Floats
 
 Times = npt.NDArray[np.datetime64]
@@ -13,10 +14,6 @@ Times = npt.NDArray[np.datetime64]
 # Rows per cycle as a fraction of it, so that 23:00 and 00:00 are neighbours on the circle.
 CYCLES = {"hour": 24.0, "weekday": 7.0, "yearday": 365.25}
 TIME_FEATURES = tuple(f"{cycle}_{wave}" for cycle in CYCLES for wave in ("sin", "cos"))
-
-
-class BadData(ValueError):
-    """The data cannot be used; the message names the file, and row and column where there is one."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,15 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from models.data import Dataset, training_streams
+from models.errors import Diverged
 from models.network import Carry, StatefulLSTM, detached
 from models.recipe import Recipe
 from models.rollout import check_runs_freely, closed_loop_error, one_step, run_freely
 
 Weights = dict[str, Tensor]
-
-
-class Diverged(ArithmeticError):
-    """The loss is no longer a number; a smaller learning rate may help."""
 
 
 @dataclass(frozen=True)

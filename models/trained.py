@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.errors import BadArtifact
 from models.network import StatefulLSTM, network_from, weight_shapes
-from models.scaling import BadArtifact, Column, Scaling
+from models.scaling import Column, Scaling
 
 Predicts = Literal["level", "change"]
 
