@@ -7,6 +7,7 @@ with one comparison of arrays and never comes here.
 from __future__ import annotations
 
 from app import recent
+from app.answers import token
 from app.errors import OutOfStep, SessionGone, UnknownSession
 from app.rows import Answer, Rows, scalar
 from app.store import Tombstone
@@ -57,16 +58,3 @@ def absent(session: str, tombstone: Tombstone | None) -> SessionGone | UnknownSe
         position=tombstone.position,
         reason=tombstone.why,
     )
-
-
-def token(epoch: int) -> str:
-    """An epoch as clients see it: 16 hexadecimal digits."""
-    return f"{epoch:016x}"
-
-
-def epoch_of(text: str) -> int:
-    """The epoch that `token` wrote; one that it cannot have written matches no session."""
-    try:
-        return int(text, 16) if len(text) == 16 else 0
-    except ValueError:
-        return 0

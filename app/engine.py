@@ -147,7 +147,7 @@ class Engine:
             self._stepper.step(wave)
             await self.sessions.commit(wave)
             self.sessions.publish(wave)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever it was, every client of the wave is answered)
             self._fail(jobs, wave, error)
         self.sessions.abandon(wave)
         self._under_way = wave.under_way
@@ -213,7 +213,7 @@ class Engine:
                 self._admit_expire(job, wave)
 
     def _place(self, job: Advance, touched: Sequence[str], wave: Wave) -> tuple[Slab, int]:
-        """Where the session of a chunk is. One that is not there is created, unless the client counts on it."""
+        """Where the session of a chunk is. It is created when absent, unless the client counts on it."""
         found = self.sessions.find(job.session)
         if found is None:
             if job.at or job.epoch is not None:

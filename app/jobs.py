@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.answers import Advanced, SessionView
 from app.errors import CarryoverError
-from app.rows import Answer, Floats
+from app.rows import Floats
 
 Reply = Callable[[Any], None]
 
@@ -146,35 +147,6 @@ class Expire:
 
 
 Job = Advance | Forecast | Create | Inspect | Reset | Fork | Delete | Expire
-
-
-@dataclass(slots=True)
-class Advanced:
-    """A chunk applied, or answered again; or a forecast."""
-
-    session: str
-    model: str
-    position: int
-    epoch: int
-    replayed: bool
-    answer: Answer
-
-
-@dataclass(frozen=True, slots=True)
-class SessionView:
-    """A session as people see it."""
-
-    session: str
-    model: str
-    fingerprint: str
-    position: int
-    epoch: int
-    since_reset: int
-    last_prediction: Floats | None  # [outputs]
-    created: float
-    seen: float
-    expires: float | None
-    ttl_seconds: float | None
 
 
 Outcome = Advanced | SessionView | CarryoverError | None

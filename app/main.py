@@ -18,8 +18,8 @@ from app.errors import ConfigError
 from app.store import MemoryStore, Store
 from app.wire import Limits
 from models.artifact import load
+from models.errors import BadArtifact
 from models.forecaster import Forecaster
-from models.scaling import BadArtifact
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -97,6 +97,7 @@ def artifact_folders(paths: Sequence[Path]) -> list[Path]:
 
 
 def open_store(settings: Settings) -> Store:
+    """The store that the settings name."""
     return MemoryStore(settings.tombstones, settings.tombstone_ttl_seconds or float("inf"))
 
 

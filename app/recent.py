@@ -22,6 +22,7 @@ def find(rows: Rows, i: int, at: int, length: int) -> int | None:
 
 
 def digest(rows: Rows, i: int, place: int) -> int:
+    """The digest of a remembered chunk of session `i`."""
     return int(rows.headers["digest"][i, place])
 
 

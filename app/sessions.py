@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from app import admission
+from app.answers import SessionView
 from app.config import Settings
 from app.errors import StoreFailed, TooManySessions, UnknownModel
-from app.jobs import SessionView
 from app.rows import Rows, pack, scalar, unpack
 from app.slab import Slab
 from app.store import Record, Store, Tombstone
@@ -108,7 +108,7 @@ class Sessions:
         return slab, row
 
     async def bring_in(self, sessions: Iterable[str], wave: Wave) -> None:
-        """Give every session of the wave that rests in the store a row, and fetch the tombstones of the gone."""
+        """Give every session of the wave that rests in the store a row; fetch the tombstones of the gone."""
         sessions = list(sessions)
         absent = [session for session in sessions if self.find(session) is None]
         if not absent:

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from app import admission
+from app.answers import Advanced
 from app.digest import digests
 from app.errors import CannotForecast, CarryoverError, OutOfStep, StepFailed, Unprocessable
-from app.jobs import Advance, Advanced, Forecast, Progress
+from app.jobs import Advance, Forecast, Progress
 from app.rows import Answer, Floats, Rows, scalar
 from app.slab import Slab
 from app.wave import Chunks, Late, Wave, moved_on
@@ -157,9 +158,9 @@ class Stepper:
         errors: dict[int, StepFailed] = {}
         try:
             predictions, moved = forecaster.advance(observations, lengths, carries)
-        except Exception as error:
+        except Exception:
             log.exception("a step of %d sessions raised; each is tried alone", len(lengths))
-            predictions, moved, errors = _one_by_one(forecaster, observations, lengths, carries, error)
+            predictions, moved, errors = _one_by_one(forecaster, observations, lengths, carries)
         self._time(forecaster, time.perf_counter() - began, len(observations))
         # One sum is not finite exactly where a number in it is not, short of an overflow, which is checked.
         if not (np.isfinite(moved.sum()) and np.isfinite(predictions.sum())):
@@ -179,9 +180,9 @@ class Stepper:
         errors: dict[int, StepFailed],
         wave: Wave,
     ) -> None:
-        for i in errors:
+        for i, error in errors.items():
             if i < len(group.jobs):
-                wave.refuse(group.jobs[i], errors[i])
+                wave.refuse(group.jobs[i], error)
         ends = starts + group.lengths
         parts = [predictions[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         last = predictions[ends - 1]
@@ -227,7 +228,7 @@ class Stepper:
             return
         carries = np.stack([job.progress.rolling for _, _, job in rolling if job.progress])  # type: ignore[misc]
         left = [_horizon(job) - job.progress.rolled for _, _, job in rolling if job.progress]
-        steps = min(min(left), self._slice(slab, len(rolling)))
+        steps = min(*left, self._slice(slab, len(rolling)))
         try:
             forecast, moved = slab.forecaster.roll_out(carries, steps)
         except Exception as error:
@@ -297,6 +298,7 @@ class Stepper:
 
 
 def cannot_forecast(forecaster: Forecaster) -> CannotForecast:
+    """The refusal of a forecast whose inputs nobody predicts."""
     missing = ", ".join(forecaster.missing)
     return CannotForecast(
         f"the model does not predict its input {missing}, which a forecast would have to feed back",
@@ -309,7 +311,6 @@ def _one_by_one(
     observations: Floats,
     lengths: npt.NDArray[np.int64],
     carries: Floats,
-    first: Exception,
 ) -> tuple[Floats, Floats, dict[int, StepFailed]]:
     predictions = np.zeros((len(observations), forecaster.output_size), np.float32)
     moved = carries.copy()
@@ -321,8 +322,8 @@ def _one_by_one(
             predictions[start:stop], moved[i : i + 1] = forecaster.advance(
                 observations[start:stop], lengths[i : i + 1], carries[i : i + 1]
             )
-        except Exception as error:
-            errors[i] = StepFailed(f"the network failed: {error or first}; the session did not move")
+        except Exception as error:  # noqa: BLE001  (whatever it was, it is this session's alone)
+            errors[i] = StepFailed(f"the network failed: {error}; the session did not move")
         start = stop
     return predictions, moved, errors
 

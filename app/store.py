@@ -46,7 +46,7 @@ class Store(Protocol):
     """Whether calls may wait for a device: the engine then makes them from a thread."""
 
     def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> None:
-        """Keep all of this or, raising `StoreFailed`, none of it. A tombstone removes its session's record."""
+        """Keep all of this or, raising `StoreFailed`, none. A tombstone removes its session's record."""
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone]]:
         """Those of these sessions that are here, and what remains of those that are gone.

@@ -1,4 +1,4 @@
-"""Request and response shapes: bytes in, jobs out; answers in, bytes out. No state and no arithmetic.
+"""Request and response shapes of the data: bytes in, values out; answers in, bytes out. No state.
 
 A chunk is decoded by `msgspec`, which is strict about types and knows no NaN; whatever it or NumPy
 refuses is looked at a second time, slowly, to name the row and the column.
@@ -17,9 +17,8 @@ import msgspec
 import numpy as np
 import orjson
 
-from app.admission import epoch_of, token
+from app.answers import Advanced, SessionView, epoch_of, token
 from app.errors import Malformed, TooLarge, Unprocessable
-from app.jobs import Advance, Advanced, SessionView
 from app.rows import Floats
 
 SESSION_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}", re.ASCII)
@@ -62,8 +61,24 @@ class Limits:
     inputs: int  # of the widest model
 
 
-def chunk(session: str, body: bytes, limits: Limits) -> tuple[Advance, bool]:
-    """The job that a chunk's body asks for, and whether its predictions are answered flat.
+@dataclass(slots=True)
+class Chunk:
+    """A chunk as it came, checked.
+
+    observations : [steps, inputs] of finite float32
+    flat : it came as a flat list, and is answered as one
+    """
+
+    observations: Floats
+    flat: bool
+    at: int | None
+    epoch: int | None
+    horizon: int
+    model: str | None
+
+
+def chunk(body: bytes, limits: Limits) -> Chunk:
+    """The chunk in a body of `POST /sessions/{id}/observations`.
 
     Raises
     ------
@@ -87,7 +102,7 @@ def chunk(session: str, body: bytes, limits: Limits) -> tuple[Advance, bool]:
         raise Unprocessable(f"horizon must be 0 to {limits.steps}, not {horizon}", field="horizon")
     observations, flat = observed(told.observations)
     epoch = epoch_of(told.epoch) if told.epoch is not None else None
-    return Advance(session_id(session), observations, told.at, epoch, horizon, told.model), flat
+    return Chunk(observations, flat, told.at, epoch, horizon, told.model)
 
 
 def observed(rows: list[float | list[float]]) -> tuple[Floats, bool]:
@@ -158,6 +173,7 @@ def rfc3339(seconds: float) -> str:
 
 
 def too_far(steps: int, most: int) -> Unprocessable:
+    """The refusal of a forecast over the limit."""
     return Unprocessable(f"steps must be 1 to {most}, not {steps}", field="steps", limit=most)
 
 

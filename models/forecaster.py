@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from models.trained import Artifact
 from models.cells import Cells
+from models.trained import Artifact
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ class CannotForecast(ValueError):
 
     def __init__(self, missing: tuple[str, ...]) -> None:
         super().__init__(
-            f"the model does not predict its input {', '.join(missing)}: a forecast needs every input predicted"
+            f"the model does not predict its input {', '.join(missing)}; a forecast needs them all"
         )
         self.missing = missing
 

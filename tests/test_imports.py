@@ -14,21 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 DIRECTION: tuple[tuple[str, ...], ...] = (
     ("models.*",),
     ("app", "app.errors", "app.config"),
-    (
-        "app.rows",
-        "app.slab",
-        "app.store",
-        "app.stores.*",
-        "app.shapes",
-        "app.wire",
-        "app.digest",
-        "app.recent",
-    ),
+    ("app.rows", "app.answers", "app.shapes", "app.recent", "app.digest"),
+    ("app.slab", "app.store", "app.stores.*", "app.wire"),
     ("app.jobs",),
-    ("app.admission", "app.wave", "app.steps", "app.sessions", "app.engine"),
+    ("app.admission", "app.wave", "app.steps", "app.sessions"),
+    ("app.engine",),
     ("app.hot", "app.api.*"),
     ("app.main",),
-    ("app.cli",),
+    ("app.cli", "app.cli.*"),
 )
 
 

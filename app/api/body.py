@@ -88,6 +88,7 @@ class BodyTooLarge(HTTPException):
 
 
 def too_large(most: int) -> TooLarge:
+    """The refusal of a body over the limit."""
     return TooLarge(f"a body has at most {most} bytes", limit=most)
 
 

@@ -72,6 +72,7 @@ def install(app: FastAPI) -> None:
 
 
 def answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    """A problem as a response."""
     return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
 
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from app import wire
-from app.admission import epoch_of
+from app.answers import epoch_of
 from app.api.body import documented as body
 from app.api.body import read
 from app.api.problems import documented as problems
 from app.engine import Engine
-from app.jobs import Create, Delete, Forecast, Fork, Inspect, Reset
+from app.jobs import Advance, Create, Delete, Forecast, Fork, Inspect, Reset
 from app.shapes import (
     Chunk,
     ForecastAnswer,
@@ -91,8 +91,9 @@ async def delete(
 )
 async def observe(request: Request, id: str) -> Response:
     """Advance a session by a chunk, and answer the prediction of what follows each observation."""
-    job, flat = wire.chunk(id, await request.body(), request.app.state.limits)
-    return Response(wire.advanced(await _engine(request).ask(job), flat), media_type=JSON)
+    told = wire.chunk(await request.body(), request.app.state.limits)
+    job = Advance(wire.session_id(id), told.observations, told.at, told.epoch, told.horizon, told.model)
+    return Response(wire.advanced(await _engine(request).ask(job), told.flat), media_type=JSON)
 
 
 @router.post(
