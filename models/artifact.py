@@ -47,12 +47,11 @@ def save(artifact: Artifact, folder: Path) -> None:
 
     Raises
     ------
-    FileExistsError
+    BadArtifact
         If the folder holds something that is not an artifact.
     """
+    check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists() and not (folder / "model.json").exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty and holds no artifact")
     beside = folder if folder.exists() else folder.parent
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=beside))
     try:
@@ -67,6 +66,14 @@ def save(artifact: Artifact, folder: Path) -> None:
                 (fresh / file).replace(folder / file)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse to write an artifact among files that have nothing to do with one."""
+    if folder.exists() and not folder.is_dir():
+        raise BadArtifact(f"{folder} is no folder")
+    if folder.exists() and not (folder / "model.json").exists() and any(folder.iterdir()):
+        raise BadArtifact(f"{folder} is not empty and holds no artifact; choose another folder")
 
 
 def load(folder: Path) -> Artifact:

@@ -24,7 +24,7 @@ DEFAULT_SPLIT = (0.7, 0.15, 0.15)
 
 def sine(points: int = 1000, *, step: float = 100 / 999) -> Series:
     """The built-in series: `sin(linspace(0, 100, 1000))`, or more points of the same wave."""
-    return Series("the built-in sine", ("value",), np.sin(step * np.arange(points))[:, None])
+    return Series("sine", ("value",), np.sin(step * np.arange(points))[:, None])
 
 
 def open_series(

@@ -2,7 +2,7 @@
 
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def import_checkpoint(
     name: str,
     *,
     columns: Sequence[str] | None = None,
-    units: Sequence[str] | None = None,
+    units: Mapping[str, str] | None = None,
     targets: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -53,7 +53,7 @@ def import_checkpoint(
     """
     try:
         weights = _weights(_state_dict(path))
-        inputs = _columns(weights["lstm.weight_ih_l0"].shape[1], columns, units)
+        inputs = _columns(weights["lstm.weight_ih_l0"].shape[1], columns, units or {})
         names = _targets(weights["fc.weight"].shape[0], [column.name for column in inputs], targets)
         zeros, ones = [0.0] * len(inputs), [1.0] * len(inputs)
         scaling = Scaling(np.array(zeros if mean is None else mean), np.array(ones if std is None else std))
@@ -133,11 +133,14 @@ def _expected(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return weight_shapes(input_size, hidden_size, layers, output_size)
 
 
-def _columns(count: int, names: Sequence[str] | None, units: Sequence[str] | None) -> tuple[Column, ...]:
+def _columns(count: int, names: Sequence[str] | None, units: Mapping[str, str]) -> tuple[Column, ...]:
     names = names or (["value"] if count == 1 else [f"x{i}" for i in range(count)])
-    if len(names) != count or (units and len(units) != count):
-        raise BadArtifact(f"has {count} inputs, not {len(names if len(names) != count else units or ())}")
-    return tuple(Column(name, unit or None) for name, unit in zip(names, units or [""] * count, strict=True))
+    if len(names) != count:
+        raise BadArtifact(f"has {count} inputs, not {len(names)}")
+    for name in units:
+        if name not in names:
+            raise BadArtifact(f"has no input {name!r} to give a unit to; its inputs are {', '.join(names)}")
+    return tuple(Column(name, units.get(name)) for name in names)
 
 
 def _targets(count: int, columns: list[str], names: Sequence[str] | None) -> tuple[str, ...]:

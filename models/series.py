@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,11 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def name(self) -> str:
+        """The source without its folders: what an artifact remembers of it."""
+        return Path(self.source).name
 
     def pick(self, names: Sequence[str]) -> Floats:
         """The columns of these names, [rows, names].

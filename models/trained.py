@@ -110,11 +110,14 @@ class Artifact:
         return network_from(tensors, self.num_layers, self.change_of)
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that cannot stand in an address."""
+    if not NAME.fullmatch(name):
+        raise BadArtifact(f"name {name[:99]!r} must be 1 to 128 of A-Z a-z 0-9 . _ - (no . - first)")
+
+
 def _check_labels(artifact: Artifact) -> None:
-    if not NAME.fullmatch(artifact.name):
-        raise BadArtifact(
-            f"name {artifact.name[:99]!r} must be 1 to 128 of A-Z a-z 0-9 . _ - (no . or - first)"
-        )
+    check_name(artifact.name)
     for what, names in (("inputs", artifact.columns), ("targets", artifact.targets)):
         if not 1 <= len(names) <= MAX_COLUMNS:
             raise BadArtifact(f"{what} must name 1 to {MAX_COLUMNS} columns, not {len(names)}")

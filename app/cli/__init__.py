@@ -1,0 +1,73 @@
+"""`carryover`: one entry point, one file a command.
+
+Heavy modules are imported inside the commands, so that `carryover --help` is quick.
+
+    exit status 0    done
+                1    it failed: a training diverged, a file could not be written, a server could not start
+                2    it was not begun: bad usage, settings or input
+              130    interrupted
+"""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from app.cli.artifacts import import_, models
+from app.cli.evaluate import evaluate
+from app.cli.train import train
+
+app = typer.Typer(
+    name="carryover",
+    help="Train stateful LSTMs and serve them: each session's carry is kept from chunk to chunk.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command(short_help="Data in, trained artifact out.")(train)
+app.command(short_help="Streaming backtest beside baselines.")(evaluate)
+app.command("import", short_help="PyTorch checkpoint in, artifact out.")(import_)
+app.command(short_help="List artifacts, or show one.")(models)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and tell its exit status; what goes wrong is one line on stderr."""
+    try:
+        status = app(list(arguments), prog_name="carryover", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return _told("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        return 1
+    except Exception as error:
+        expected = _expected(error)
+        if expected is None:
+            raise
+        return _told(*expected)
+    return status if isinstance(status, int) else 0
+
+
+def _expected(error: Exception) -> tuple[str, int] | None:
+    from app.errors import CarryoverError, ConfigError
+    from models.errors import BadInput, ModelsError
+
+    if isinstance(error, typer.TyperException):
+        return f"{error.format_message()} (see --help)", 2
+    if isinstance(error, BadInput | ConfigError):
+        return str(error), 2
+    if isinstance(error, ModelsError | CarryoverError):
+        return str(error), 1
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error), 1
+    return None
+
+
+def _told(sentence: str, status: int) -> int:
+    print(f"carryover: {' '.join(sentence.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,161 @@
+"""`carryover import` and `carryover models`: artifacts made from checkpoints, and told about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli import options
+
+if TYPE_CHECKING:
+    from models.artifact import Artifact
+
+
+class Predicts(StrEnum):
+    """What the network gives."""
+
+    level = "level"
+    change = "change"
+
+
+def import_(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="What torch.save(model.state_dict(), path) wrote.", show_default=False),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for the artifact; an artifact there is replaced.", show_default=False
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name it is served under. [default: the folder's]")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Names of the inputs. [default: value, or x0,x1,...]"),
+    ] = None,
+    units: Annotated[str | None, typer.Option(metavar="NAME=UNIT,...", help="Units of columns.")] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Names of the outputs. [default: the inputs, if as many]"),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,...", help="What was subtracted from each input. [default: zeros]"),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,...", help="What each input was divided by then. [default: ones]"),
+    ] = None,
+    predicts: Annotated[
+        Predicts, typer.Option(help="What the last layer gives: the next level, or the change to it.")
+    ] = Predicts.level,
+) -> None:
+    """Make an artifact of a PyTorch checkpoint: a class with `self.lstm` (nn.LSTM) and `self.fc` (nn.Linear).
+
+    The checkpoint is read with weights_only=True: nothing in it is run.
+
+    For example: carryover import net.pt --out artifacts/net --columns flow --mean 4.1 --std 0.7
+    """
+    from models.artifact import save
+    from models.importer import import_checkpoint
+
+    artifact = import_checkpoint(
+        checkpoint,
+        options.artifact_name(name, out),
+        columns=options.names(columns) or None,
+        units=options.units(units),
+        targets=options.names(targets) or None,
+        mean=options.numbers(mean, "--mean"),
+        std=options.numbers(std, "--std"),
+        predicts=predicts.value,
+    )
+    save(artifact, out)
+    print(f"{out}: {_shape(artifact)}, fingerprint {artifact.fingerprint[:12]}")
+    print(f"serve it: CARRYOVER_MODELS={out} carryover serve")
+
+
+def models(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="An artifact, or a folder of artifacts. [default: the shipped ones]", show_default=False
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the artifacts in a folder, or show one; a damaged one is named, with what is wrong.
+
+    For example: carryover models artifacts/pump
+    """
+    from app.config import SHIPPED
+    from models.artifact import load
+    from models.errors import BadArtifact
+
+    folder = folder or SHIPPED
+    found = (
+        [folder]
+        if (folder / "model.json").exists()
+        else sorted(p.parent for p in folder.glob("*/model.json"))
+    )
+    if not found:
+        raise BadArtifact(f"there is no artifact in {folder}; train one: carryover train --out {folder}/name")
+    loaded = [load(path) for path in found]
+    if as_json:
+        told = [_described(artifact, path) for artifact, path in zip(loaded, found, strict=True)]
+        print(json.dumps(told[0] if found == [folder] else told, indent=2))
+    elif found == [folder]:
+        _show(loaded[0])
+    else:
+        _list(loaded)
+
+
+def _beneath(folder: Path) -> Iterator[Path]:
+    return (description.parent for description in folder.glob("*/model.json"))
+
+
+def _described(artifact: Artifact, folder: Path) -> dict[str, Any]:
+    return {
+        "name": artifact.name,
+        "folder": str(folder),
+        "fingerprint": artifact.fingerprint,
+        "inputs": [{"name": column.name, "unit": column.unit} for column in artifact.inputs],
+        "targets": list(artifact.targets),
+        "hidden_size": artifact.hidden_size,
+        "num_layers": artifact.num_layers,
+        "predicts": artifact.predicts,
+        "metrics": dict(artifact.metrics),
+    }
+
+
+def _shape(artifact: Artifact) -> str:
+    hidden = f"{artifact.hidden_size} x {artifact.num_layers}"
+    return f"LSTM {artifact.input_size} -> {hidden} -> {artifact.output_size}"
+
+
+def _show(artifact: Artifact) -> None:
+    lines = {
+        "name": artifact.name,
+        "network": f"{_shape(artifact)}, predicts the {artifact.predicts}",
+        "inputs": ", ".join(f"{c.name} [{c.unit}]" if c.unit else c.name for c in artifact.inputs),
+        "targets": ", ".join(artifact.targets),
+        "fingerprint": artifact.fingerprint,
+    } | {key.replace("_", " "): json.dumps(value) for key, value in artifact.metrics.items()}
+    width = max(map(len, lines))
+    for key, value in lines.items():
+        print(f"{key:{width}}  {value}")
+
+
+def _list(artifacts: list[Artifact]) -> None:
+    rows = [
+        (artifact.name, _shape(artifact), ", ".join(artifact.targets), artifact.fingerprint[:12])
+        for artifact in artifacts
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

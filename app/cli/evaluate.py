@@ -1,0 +1,145 @@
+"""`carryover evaluate`: a streaming backtest of an artifact beside baselines, in a table and a figure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import astuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli import options
+
+if TYPE_CHECKING:
+    from models.artifact import Artifact
+    from models.data import Split
+    from models.evaluate import Backtest, Score
+    from models.series import Series
+
+DRAWN_ROWS = 400
+
+
+def evaluate(
+    artifact: Annotated[Path, typer.Argument(help="Folder of the artifact.", show_default=False)],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="The .csv, .parquet or .npz file to stream, or the built-in `sine`. "
+            "[default: `sine`, if it was trained on that]",
+            show_default=False,
+        ),
+    ] = None,
+    split: options.Split = None,
+    chunk: Annotated[int, typer.Option(min=1, help="Observations to a chunk.")] = 50,
+    season: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows to a season. [default: found in the training part, if there is one]"),
+    ] = None,
+    time_column: options.TimeColumn = None,
+    figure: Annotated[Path, typer.Option(help="Where to draw the figure.")] = Path("evaluation.png"),
+    no_figure: Annotated[bool, typer.Option("--no-figure", help="Draw none.")] = False,
+    by_target: Annotated[
+        bool, typer.Option("--by-target", help="A table for each target, in its own unit.")
+    ] = False,
+    threads: options.Threads = 1,
+    as_json: options.Json = False,
+) -> None:
+    """Stream the test part through a trained network, its carry kept, beside simple baselines.
+
+    Without --split it is the test part of the training, if this is the file that it was trained on.
+
+    For example: carryover evaluate artifacts/pump readings.csv
+    """
+    import torch
+
+    from models.artifact import load
+    from models.evaluate import backtest
+
+    torch.set_num_threads(threads)
+    model = load(artifact)
+    series = _series(model, data, time_column)
+    result = backtest(model, series, _split(model, series, split), chunk=chunk, season=season)
+    if not no_figure:
+        _draw(result, figure)
+    if as_json:
+        print(json.dumps(result.told(), indent=2))
+        return
+    _print_tables(result, by_target)
+    if not no_figure:
+        print(f"see {figure}")
+
+
+def _series(model: Artifact, data: str | None, time_column: str | None) -> Series:
+    from models.data import open_series
+    from models.errors import BadData
+    from models.series import TIME_FEATURES
+
+    trained_on = _trained_on(model)
+    data = data or ("sine" if trained_on == "sine" else None)
+    if data is None:
+        raise BadData(f"say which file to stream; the model was trained on {trained_on or 'an unknown one'}")
+    features = tuple(name for name in model.columns if name in TIME_FEATURES)
+    columns = tuple(name for name in model.columns if name not in TIME_FEATURES)
+    return open_series(data, columns, model.targets, time_column, features)
+
+
+def _trained_on(model: Artifact) -> str | None:
+    source = model.metrics.get("data")
+    return source.get("source") if isinstance(source, dict) else None
+
+
+def _split(model: Artifact, series: Series, given: str | None) -> Split:
+    from models.data import DEFAULT_SPLIT, split_rows
+
+    parts = options.numbers(given, "--split")
+    if parts is None and _trained_on(model) == series.name:
+        told = model.metrics["data"].get("split", {})
+        parts = tuple(told[part] for part in ("train", "validation", "test")) if told.get("test") else None
+    return split_rows(len(series), parts or DEFAULT_SPLIT)
+
+
+def _draw(result: Backtest, path: Path) -> None:
+    from models.evaluate import NETWORK, RESET
+    from models.figures import draw_backtest
+
+    last = slice(-DRAWN_ROWS, None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_backtest(
+        path,
+        f"{result.artifact.name}: one step ahead, in chunks of {result.chunk}",
+        result.artifact.targets,
+        result.rows[last],
+        result.truth[last],
+        {name: result.predictions[name][last] for name in (NETWORK, RESET)},
+    )
+
+
+def _print_tables(result: Backtest, by_target: bool) -> None:
+    rows = f"rows {result.rows.start} to {result.rows.stop - 1}, chunks of {result.chunk}"
+    season = f"season {result.season}" if result.season else "no season found"
+    _print_table(f"{result.artifact.name}, {rows}, {season}; scaled units", result.scores)
+    if by_target:
+        units = {column.name: column.unit for column in result.artifact.inputs}
+        for target, scores in result.by_target.items():
+            _print_table(f"{target} [{units.get(target) or 'its own unit'}]", scores)
+
+
+def _print_table(title: str, scores: Mapping[str, Score]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for heading in ("MSE", "MAE", "RMSE", "MASE", "skill"):
+        table.add_column(heading, justify="right")
+    for method, score in scores.items():
+        table.add_row(method, *(_figure(value) for value in astuple(score)))
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,65 @@
+"""How a training shows itself: a bar with loss and speed, or a line an epoch."""
+
+import math
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from models.train import Epoch, Training
+
+
+class Silence:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to close."""
+
+    def show(self, epoch: Epoch) -> None:
+        """After each epoch."""
+
+
+class EpochLines(Silence):
+    """One loss line an epoch, on stdout."""
+
+    def show(self, epoch: Epoch) -> None:
+        """After each epoch."""
+        print(f"epoch {epoch.number:3d}  loss {epoch.loss:.6g}", flush=True)
+
+
+class ProgressBar(Silence):
+    """Epochs done, loss, validation error and speed, on stderr."""
+
+    def __init__(self, training: Training) -> None:
+        self.steps = math.prod(training.truth.shape[:2])
+        self.progress = Progress(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=16),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+        )
+        self.task = self.progress.add_task("", total=training.recipe.epochs, completed=len(training.history))
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def show(self, epoch: Epoch) -> None:
+        """After each epoch."""
+        told = f"loss {epoch.loss:.2e}"
+        if epoch.validation is not None:
+            told += f"  validation {epoch.validation:.2e}"
+        speed = self.progress.tasks[0].speed or 0.0
+        self.progress.update(self.task, advance=1, description=f"{told}  {speed * self.steps:,.0f} steps/s")
