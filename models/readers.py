@@ -144,7 +144,7 @@ def _is_number(cell: Any) -> bool:
 
 
 def _numbers(cells: Cells, path: Path, name: str) -> Floats:
-    if cells.dtype.kind == "M":
+    if _look_like_times(cells):
         raise BadData(f"{path}, column {name!r} holds times; leave it out, or name it: --time-column {name}")
     try:
         return cells.astype(np.float64)
