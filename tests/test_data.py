@@ -177,8 +177,8 @@ def test_parquet_is_read_with_its_times_left_out(tmp_path):
     parquet.write_table(arrow.table({"a": [1, None, 3]}), path)
     with pytest.raises(BadData, match="row 2, column 'a'"):
         open_series(path)
-    parquet.write_table(arrow.table({"a": ["1", None]}), path)
-    with pytest.raises(BadData, match="row 2, column 'a': an empty cell"):
+    parquet.write_table(arrow.table({"a": ["1", "two"]}), path)
+    with pytest.raises(BadData, match="row 2, column 'a': 'two'"):
         open_series(path)
 
 
@@ -207,12 +207,9 @@ def test_time_features_agree_with_the_calendar(moment):
     times = np.array([moment], dtype="datetime64[us]")
     day = (moment - moment.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds() / 86_400
     year = moment.timetuple().tm_yday - 1 + day
-    for cycle, turns in (
-        ("hour", day),
-        ("weekday", (moment.weekday() + day) / 7),
-        ("yearday", year / 365.25),
-    ):
-        assert time_feature(f"{cycle}_sin", times)[0] == pytest.approx(np.sin(2 * np.pi * turns), abs=1e-9)
+    turns = {"hour": day, "weekday": (moment.weekday() + day) / 7, "yearday": year / 365.25}
+    for cycle, gone in turns.items():
+        assert time_feature(f"{cycle}_sin", times)[0] == pytest.approx(np.sin(2 * np.pi * gone), abs=1e-9)
 
 
 def test_times_with_an_offset_are_put_in_utc(tmp_path):
