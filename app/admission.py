@@ -10,7 +10,7 @@ from app import recent
 from app.answers import token
 from app.errors import OutOfStep, SessionGone, UnknownSession
 from app.rows import Answer, Rows, scalar
-from app.store import Tombstone
+from app.stores import Tombstone
 
 
 def check_epoch(session: str, actual: int, claimed: int | None) -> None:

@@ -29,7 +29,7 @@ from app.rows import scalar
 from app.sessions import Sessions
 from app.slab import Slab
 from app.steps import Stepper, cannot_forecast
-from app.store import Store
+from app.stores import Store
 from app.wave import Late, Wave, touch
 from models.forecaster import Forecaster
 

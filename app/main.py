@@ -15,7 +15,8 @@ from app.api.body import BodyLimit
 from app.config import Settings
 from app.engine import Engine
 from app.errors import ConfigError
-from app.store import MemoryStore, Store
+from app.stores import Store
+from app.stores.memory import MemoryStore
 from app.wire import Limits
 from models.artifact import load
 from models.errors import BadArtifact

@@ -18,7 +18,7 @@ from app.config import Settings
 from app.errors import StoreFailed, TooManySessions, UnknownModel
 from app.rows import Rows, pack, scalar, unpack
 from app.slab import Slab
-from app.store import Record, Store, Tombstone
+from app.stores import Record, Store, Tombstone
 from app.wave import Late, Wave, touch
 from models.forecaster import Forecaster
 

@@ -18,7 +18,7 @@ from app.errors import CarryoverError
 from app.jobs import Advance, Forecast, Job, Outcome
 from app.rows import Answer, Floats, Rows
 from app.slab import Slab
-from app.store import Tombstone
+from app.stores import Tombstone
 
 Ints = npt.NDArray[np.int64]
 

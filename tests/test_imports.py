@@ -15,11 +15,11 @@ DIRECTION: tuple[tuple[str, ...], ...] = (
     ("models.*",),
     ("app", "app.errors", "app.config"),
     ("app.rows", "app.answers", "app.shapes", "app.recent", "app.digest"),
-    ("app.slab", "app.store", "app.stores.*", "app.wire"),
+    ("app.slab", "app.stores.*", "app.wire", "app.frames"),
     ("app.jobs",),
     ("app.admission", "app.wave", "app.steps", "app.sessions"),
     ("app.engine",),
-    ("app.hot", "app.api.*"),
+    ("app.hot", "app.sockets", "app.api.*"),
     ("app.main",),
     ("app.cli", "app.cli.*"),
 )

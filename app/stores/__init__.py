@@ -1,0 +1,61 @@
+"""Where committed sessions live, and what remains of those that are gone.
+
+A store is told of a wave in one `commit`: all of it is kept or none. A store that `writes_through` is
+told of every change, because it must survive the process; `memory.MemoryStore` is told only of sessions that
+leave the slab, because the slab is in the same memory and would otherwise be kept twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A session at rest. `body` is what `app.rows.pack` made of it."""
+
+    session: str
+    fingerprint: str
+    deadline: float
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What is remembered of a session that is gone."""
+
+    session: str
+    position: int
+    why: Literal["expired", "deleted"]
+    buried: float  # seconds since 1970
+
+
+class Store(Protocol):
+    """What the engine needs of a store. Calls come one at a time, in the order of the ticks."""
+
+    writes_through: bool
+    """Whether every change is committed, or only what leaves the slab."""
+    blocks: bool
+    """Whether calls may wait for a device: the engine then makes them from a thread."""
+
+    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> None:
+        """Keep all of this or, raising `StoreFailed`, none. A tombstone removes its session's record."""
+
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone]]:
+        """Those of these sessions that are here, and what remains of those that are gone.
+
+        A store that does not write through hands its records over and keeps them no longer.
+        """
+
+    def names(self, after: str, limit: int) -> list[tuple[str, str]]:
+        """(id, fingerprint) of up to `limit` sessions whose ids sort behind `after`, in order."""
+
+    def expired(self, now: float, limit: int) -> list[str]:
+        """Up to `limit` sessions whose deadline has passed."""
+
+    def __len__(self) -> int:
+        """How many sessions are kept here."""
+
+    def close(self) -> None: ...
