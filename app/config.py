@@ -128,6 +128,9 @@ class Settings:
     recent_bytes: int = setting(
         4096, "bytes of remembered answers a session; the last answer always stays", whole_number, least=0
     )
+    socket_messages: int = setting(
+        64, "messages of one socket that may wait for an answer", whole_number, least=1
+    )
     hot_route: bool = setting(
         True, "answer chunks ahead of the router: the same answers, sooner", true_or_false
     )

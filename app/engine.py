@@ -23,7 +23,20 @@ import numpy as np
 from app import admission
 from app.config import Settings
 from app.errors import CarryoverError, NothingObserved, Overloaded, SessionExists, StepFailed, Stopping
-from app.jobs import Advance, Create, Delete, Expire, Forecast, Fork, Inspect, Job, Outcome, Progress, Reset
+from app.jobs import (
+    Advance,
+    Create,
+    Delete,
+    Expire,
+    Forecast,
+    Fork,
+    Inspect,
+    Job,
+    Outcome,
+    Progress,
+    Refuse,
+    Reset,
+)
 from app.recent import forget
 from app.rows import scalar
 from app.sessions import Sessions
@@ -209,6 +222,8 @@ class Engine:
                 slab, row = self.sessions.here(job.session, wave, job.at, job.epoch)
                 self.sessions.bury(job.session, slab, row, "deleted", wave)
                 wave.moved.append((job, None))
+            case Refuse():
+                raise job.error
             case Expire():
                 self._admit_expire(job, wave)
 

@@ -138,6 +138,15 @@ class Delete(_OneSession):
 
 
 @dataclass(slots=True)
+class Refuse(_OneSession):
+    """Answer with this error when the session's turn comes: refusals, too, keep the order of a stream."""
+
+    session: str
+    error: CarryoverError
+    reply: Reply = unheard
+
+
+@dataclass(slots=True)
 class Expire:
     """Bury those of these sessions whose time has come. Asked by the engine itself; answered by None."""
 
@@ -146,7 +155,7 @@ class Expire:
     nbytes = 0
 
 
-Job = Advance | Forecast | Create | Inspect | Reset | Fork | Delete | Expire
+Job = Advance | Forecast | Create | Inspect | Reset | Fork | Delete | Refuse | Expire
 
 
 Outcome = Advanced | SessionView | CarryoverError | None

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import torch
+import uvicorn
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
@@ -15,12 +16,16 @@ from app.api.body import BodyLimit
 from app.config import Settings
 from app.engine import Engine
 from app.errors import ConfigError
+from app.hot import HotProtocol
+from app.sockets import upgrades
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.wire import Limits
 from models.artifact import load
 from models.errors import BadArtifact
 from models.forecaster import Forecaster
+
+GRACE_SECONDS = 30  # for what was accepted, once the server is told to stop
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -54,6 +59,32 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (sessions, models, health):
         app.include_router(module.router)
     return app
+
+
+def server(settings: Settings) -> uvicorn.Server:
+    """The HTTP server of the service, ready to run.
+
+    Raises
+    ------
+    ConfigError : as `create_app`
+    """
+    app = create_app(settings)
+    hot = HotProtocol.bound(app.state.engine, app.state.limits, settings.body_bytes)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=hot if settings.hot_route else "httptools",
+        ws=upgrades(  # type: ignore[arg-type]
+            app.state.engine, app.state.limits, settings.socket_messages, settings.body_bytes
+        ),
+        access_log=settings.access_log,
+        log_level=settings.log_level,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        server_header=False,
+    )
+    return uvicorn.Server(config)
 
 
 def load_models(settings: Settings) -> list[Forecaster]:

@@ -86,23 +86,86 @@ def chunk(body: bytes, limits: Limits) -> Chunk:
     Unprocessable : a wrong shape, a non-number, an infinity, an empty chunk; names the row and column
     TooLarge : more observations than the limit
     """
-    # A body of a million numbers is refused before it is parsed: parsing it would hold everybody up.
-    if len(body) > SMALL_BODY and body.count(b",") > limits.observations * limits.inputs + 16:
-        raise _too_many(limits, "more")
+    check_size(body, limits)
     try:
         told = _decode_chunk(body)
     except msgspec.DecodeError as error:
-        raise _complaint(body, error) from None
-    if len(told.observations) > limits.observations:
-        raise _too_many(limits, str(len(told.observations)))
-    if told.at is not None and not 0 <= told.at <= FURTHEST:
-        raise Unprocessable(f"at must be 0 to {FURTHEST}, not {told.at}", field="at")
-    horizon = told.horizon or 0
+        raise complaint(body, error) from None
+    epoch = None if told.epoch is None else epoch_of(told.epoch)
+    return checked(told.observations, checked_at(told.at), epoch, told.horizon, told.model, limits)
+
+
+def checked(
+    rows: list[float | list[float]],
+    at: int | None,
+    epoch: int | None,
+    horizon: int | None,
+    model: str | None,
+    limits: Limits,
+) -> Chunk:
+    """A chunk of decoded fields.
+
+    Raises
+    ------
+    Unprocessable, TooLarge : as `chunk`
+    """
+    if len(rows) > limits.observations:
+        raise _too_many(limits, str(len(rows)))
+    observations, flat = observed(rows)
+    return Chunk(observations, flat, at, epoch, checked_horizon(horizon or 0, limits), model)
+
+
+def check_size(body: bytes, limits: Limits) -> None:
+    """Refuse a body of a million numbers before it is parsed: parsing it would hold everybody up.
+
+    Raises
+    ------
+    TooLarge
+    """
+    if len(body) > SMALL_BODY and body.count(b",") > limits.observations * limits.inputs + 16:
+        raise _too_many(limits, "more")
+
+
+def check_finite(observations: Floats, limits: Limits) -> None:
+    """Refuse a chunk of raw float32, [steps, inputs], that is empty, too long or not finite.
+
+    Raises
+    ------
+    Unprocessable : naming the row and the column
+    TooLarge
+    """
+    if not len(observations):
+        raise Unprocessable("the chunk is empty: it needs at least one observation")
+    if len(observations) > limits.observations:
+        raise _too_many(limits, str(len(observations)))
+    finite = np.isfinite(observations)
+    if not finite.all():
+        row, column = (int(place) for place in np.argwhere(~finite)[0])
+        raise _bad_number(row, column, f"is {observations[row, column]}, which is not a finite number")
+
+
+def checked_at(at: int | None) -> int | None:
+    """A position that a session could be at.
+
+    Raises
+    ------
+    Unprocessable
+    """
+    if at is not None and not 0 <= at <= FURTHEST:
+        raise Unprocessable(f"at must be 0 to {FURTHEST}, not {at}", field="at")
+    return at
+
+
+def checked_horizon(horizon: int, limits: Limits) -> int:
+    """A forecast's length within the limit; 0 is none.
+
+    Raises
+    ------
+    Unprocessable
+    """
     if not 0 <= horizon <= limits.steps:
         raise Unprocessable(f"horizon must be 0 to {limits.steps}, not {horizon}", field="horizon")
-    observations, flat = observed(told.observations)
-    epoch = epoch_of(told.epoch) if told.epoch is not None else None
-    return Chunk(observations, flat, told.at, epoch, horizon, told.model)
+    return horizon
 
 
 def observed(rows: list[float | list[float]]) -> tuple[Floats, bool]:
@@ -184,7 +247,7 @@ def _too_many(limits: Limits, count: str) -> TooLarge:
     )
 
 
-def _complaint(body: bytes, error: msgspec.DecodeError) -> Malformed | Unprocessable:
+def complaint(body: bytes, error: msgspec.DecodeError) -> Malformed | Unprocessable:
     """What is wrong with a body that did not decode, and where."""
     if isinstance(error, msgspec.ValidationError):
         return _wrong_value(str(error))
