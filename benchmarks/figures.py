@@ -1,0 +1,120 @@
+"""The figures that are promised, each a ratio of two rows of one run, and what was measured of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from statistics import median
+from typing import Literal
+
+from benchmarks.measure import Sample, Scenario
+
+Medians = Mapping[Scenario, Sample]
+Quantity = Literal["requests", "session_steps", "p50_us", "p99_us"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A ratio: `quantity` of `ours` over that of `beside`; bounded above where it is a time, else below.
+
+    Parameters
+    ----------
+    must, aim
+        The bounds; None when the ratio is only told.
+    """
+
+    title: str
+    ours: Scenario
+    beside: Scenario
+    quantity: Quantity
+    must: float | None = None
+    aim: float | None = None
+
+    @property
+    def is_time(self) -> bool:
+        """Whether smaller is better."""
+        return self.quantity.endswith("_us")
+
+    def measured(self, medians: Medians) -> float | None:
+        """Return the ratio; None when either row was not part of the run."""
+        if self.ours not in medians or self.beside not in medians:
+            return None
+        above, below = (getattr(medians[row], self.quantity) for row in (self.ours, self.beside))
+        ratio: float = above / below
+        return ratio
+
+    def reaches(self, bound: float | None, ratio: float) -> bool:
+        """Tell whether a measured ratio is on the right side of a bound."""
+        return bound is None or (ratio <= bound if self.is_time else ratio >= bound)
+
+
+def promised_figures() -> list[Figure]:
+    """Return the figures in the order of the report; the last ones have no bound."""
+
+    def ours(connections: int, steps: int = 1, way: str = "http") -> Scenario:
+        return Scenario("ours", way, connections, steps)
+
+    def peer(name: str, connections: int, steps: int = 1) -> Scenario:
+        return Scenario(name, "http", connections, steps)
+
+    one_by_one = ours(64)
+    figures = [
+        Figure(
+            "64 connections, 1 step, over idiomatic FastAPI", ours(64), peer("fastapi", 64), "requests", 8, 20
+        ),
+        Figure(
+            "64 connections, 50 steps, over the same",
+            ours(64, 50),
+            peer("fastapi", 64, 50),
+            "requests",
+            6,
+            10,
+        ),
+    ]
+    for name in ("mosec", "mosec, tuned", "triton"):
+        bounds = (None, None) if name == "triton" else (2.0, 4.0)
+        for connections in (64, 256):
+            title = f"{connections} connections, 1 step, over {name}"
+            figures.append(Figure(title, ours(connections), peer(name, connections), "requests", *bounds))
+    figures += [
+        Figure("1 connection, 1 step, p50 beside FastAPI", ours(1), peer("fastapi", 1), "p50_us", 0.5, 0.25),
+        Figure(
+            "64 connections, 1 step, p99 beside FastAPI", ours(64), peer("fastapi", 64), "p99_us", 0.5, 0.2
+        ),
+    ]
+    for connections in (1, 4):
+        for form, must, aim in (("json", 20, 40), ("binary", 30, 60)):
+            title = (
+                f"bulk {form}, 1,000 sessions x 1 step, {connections} connection{'s' * (connections > 1)}, "
+            )
+            title += "session-steps/s over 64 connections one by one"
+            bulk = ours(connections, way=f"bulk-{form}")
+            figures.append(Figure(title, bulk, one_by_one, "session_steps", must, aim))
+    for way, title in (("socket-json", "JSON"), ("socket-binary", "binary")):
+        title = f"WebSocket, {title}, 64 sockets, 1 step, over HTTP with the hot route"
+        figures.append(Figure(title, ours(64, way=way), one_by_one, "requests", 1.3, 2))
+    for way, title in (("shared-json", "JSON"), ("shared-binary", "binary")):
+        title = f"one WebSocket, {title}, 64 sessions in flight, over the same"
+        figures.append(Figure(title, ours(1, way=way), one_by_one, "requests"))
+    for connections in (1, 64, 256):
+        plain = peer("ours, plain route", connections)
+        figures.append(
+            Figure(f"hot route over plain route, {connections} x 1", ours(connections), plain, "requests")
+        )
+    return figures
+
+
+def medians_of(samples: Mapping[Scenario, Sequence[Sample]]) -> dict[Scenario, Sample]:
+    """Return the median of each measured quantity over the rounds of each scenario."""
+    return {scenario: _median(rounds) for scenario, rounds in samples.items() if rounds}
+
+
+def spread(rounds: Sequence[Sample]) -> float:
+    """Return how far the rounds' rates lie apart: their range over their median."""
+    rates = [sample.requests for sample in rounds]
+    return (max(rates) - min(rates)) / median(rates)
+
+
+def _median(rounds: Sequence[Sample]) -> Sample:
+    names = [item.name for item in fields(Sample)]
+    return Sample(**{name: median(getattr(sample, name) for sample in rounds) for name in names})

@@ -1,0 +1,1 @@
+"""Triton's sequence batcher, from the server binary that `nvidia-pytriton` carries."""

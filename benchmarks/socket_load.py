@@ -1,0 +1,164 @@
+"""A closed-loop generator for what wrk cannot send: WebSocket messages, and bulk requests of many sessions.
+
+It runs in a process of its own, ``python -m benchmarks.socket_load PLAN``, on the generator's core. Messages
+are made before the clock starts, and sockets are read straight from epoll: a client library would be the
+bottleneck.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from benchmarks.frames import BadFrame, http_answers, masked_frame, upgrade_request, websocket_answers
+from benchmarks.load import BadRun, Load, percentile
+
+RECEIVE_BYTES = 1 << 18
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """What one connection sends, in a cycle; for a WebSocket the messages are payloads, `path` its route."""
+
+    path: str
+    messages: list[bytes]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A run.
+
+    Parameters
+    ----------
+    window
+        Messages in flight on each connection.
+    must, must_not
+        Bytes that every answer has to contain, and may not contain, to count as one.
+    """
+
+    host: str
+    port: int
+    protocol: Literal["http", "text", "binary"]
+    conversations: list[Conversation]
+    seconds: float
+    window: int = 1
+    must: bytes = b""
+    must_not: bytes = b"\x00never\x00"
+
+
+def run_plan(plan: Plan, core: int, folder: Path) -> Load:
+    """Run the generator in its own process.
+
+    Raises
+    ------
+    BadRun
+        When it failed, or when any answer was not what the plan demands.
+    """
+    path = folder / "plan.msgpack"
+    path.write_bytes(msgspec.msgpack.encode(plan))
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.socket_load", str(path)]
+    finished = subprocess.run(
+        command, capture_output=True, text=True, timeout=plan.seconds + 120, check=False
+    )
+    if finished.returncode:
+        raise BadRun((finished.stderr.strip().splitlines() or ["the generator failed"])[-1])
+    return Load(**json.loads(finished.stdout))
+
+
+class Caller:
+    """One connection of the closed loop."""
+
+    def __init__(self, plan: Plan, conversation: Conversation) -> None:
+        self.plan = plan
+        websocket = plan.protocol != "http"
+        self.messages = [
+            masked_frame(message, plan.protocol == "text") if websocket else message
+            for message in conversation.messages
+        ]
+        self.split = websocket_answers if websocket else http_answers
+        self.socket = socket.create_connection((plan.host, plan.port), timeout=30.0)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if websocket:
+            _upgrade(self.socket, conversation.path)
+        self.turn = 0
+        self.rest = b""
+        self.sent: deque[float] = deque()
+
+    def send(self, count: int, now: float) -> None:
+        """Send the next messages of the cycle, in one write."""
+        batch = []
+        for _ in range(count):
+            batch.append(self.messages[self.turn])
+            self.turn = (self.turn + 1) % len(self.messages)
+            self.sent.append(now)
+        self.socket.sendall(b"".join(batch) if count > 1 else batch[0])
+
+    def receive(self, latencies: list[float]) -> int:
+        """Take what has arrived, judge it, note its latencies, and return how many answers it was."""
+        data = self.socket.recv(RECEIVE_BYTES)
+        if not data:
+            raise BadRun("the server closed a connection in mid-run")
+        answers, self.rest = self.split(self.rest + data if self.rest else data)
+        now = time.perf_counter()
+        plan = self.plan
+        for answer in answers:
+            if plan.must not in answer or plan.must_not in answer:
+                raise BadRun(f"not the answer asked for: {answer[:300]!r}")
+            latencies.append(now - self.sent.popleft())
+        return len(answers)
+
+
+def generate(plan: Plan) -> Load:
+    """Run the closed loop in this process and return what it found."""
+    callers = [Caller(plan, conversation) for conversation in plan.conversations]
+    poller = select.epoll()
+    by_descriptor = {caller.socket.fileno(): caller for caller in callers}
+    latencies: list[float] = []
+    busy = time.process_time()
+    start = time.perf_counter()
+    for descriptor, caller in by_descriptor.items():
+        poller.register(descriptor, select.EPOLLIN)
+        caller.send(plan.window, start)
+    deadline = start + plan.seconds
+    while (now := time.perf_counter()) < deadline:
+        for descriptor, _ in poller.poll(deadline - now):
+            caller = by_descriptor[descriptor]
+            answered = caller.receive(latencies)
+            if answered:
+                caller.send(answered, time.perf_counter())
+    seconds = time.perf_counter() - start
+    share = (time.process_time() - busy) / seconds
+    p50, p99 = (percentile(latencies, part) * 1e6 for part in (0.50, 0.99))
+    return Load(len(latencies), seconds, p50, p99, share)
+
+
+def _upgrade(connection: socket.socket, path: str) -> None:
+    connection.sendall(upgrade_request(path))
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        part = connection.recv(4096)
+        if not part:
+            raise BadRun(f"the server closed the connection at the handshake: {answer!r}")
+        answer += part
+    if not answer.startswith(b"HTTP/1.1 101"):
+        raise BadRun(f"no WebSocket at {path}: {answer[:300]!r}")
+
+
+def main() -> None:
+    plan = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
+    try:
+        load = generate(plan)
+    except (BadRun, BadFrame, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(json.dumps({name: getattr(load, name) for name in load.__dataclass_fields__}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The ways into Carryover that carry many sessions: bulk requests and sockets, as plans for the generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from benchmarks.binary_layout import BINARY, encode_bulk, encode_message
+from benchmarks.dialects import HOST, column, post
+from benchmarks.socket_load import Conversation, Plan
+from benchmarks.streams import CYCLE, Stream
+
+TURNS = (*range(1, CYCLE), 0)
+"""The opening request has sent turn 0 already."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How many sessions share a connection, and how many messages are in flight on it."""
+
+    sessions: int = 1
+    window: int = 1
+
+
+WAYS = {
+    "http": Way(),
+    "bulk-json": Way(sessions=1000),
+    "bulk-binary": Way(sessions=1000),
+    "socket-json": Way(),
+    "socket-binary": Way(),
+    "shared-json": Way(sessions=64, window=64),
+    "shared-binary": Way(sessions=64, window=64),
+}
+
+
+def chunks_per_request(way: str) -> int:
+    """Return how many sessions' chunks one request of this way carries."""
+    return WAYS[way].sessions if way.startswith("bulk") else 1
+
+
+def plan_of(way: str, port: int, streams: list[Stream], seconds: float) -> Plan:
+    """Return the generator's plan; the streams are dealt out to connections in order."""
+    share = WAYS[way].sessions
+    groups = [streams[start : start + share] for start in range(0, len(streams), share)]
+    kind, form = way.split("-")
+    converse = {"bulk": _bulk, "socket": _socket, "shared": _shared}[kind]
+    conversations = [converse(group, form) for group in groups]
+    protocol = "http" if kind == "bulk" else "text" if form == "json" else "binary"
+    must, must_not = (b'"predictions"', b'"title"') if form == "json" else (b"", b'"title"')
+    return Plan(HOST, port, protocol, conversations, seconds, WAYS[way].window, must, must_not)  # type: ignore[arg-type]
+
+
+def _bulk(streams: list[Stream], form: str) -> Conversation:
+    sessions = [stream.session for stream in streams]
+    messages = []
+    for turn in TURNS:
+        chunks = [stream.chunk(turn) for stream in streams]
+        if form == "json":
+            rows = [column(chunk) if len(chunk) > 1 else column(chunk)[0] for chunk in chunks]
+            columns = {"sessions": sessions, "observations": rows}
+            messages.append(post("/observations", msgspec.json.encode(columns)))
+        else:
+            messages.append(post("/observations", encode_bulk(sessions, chunks), BINARY))
+    return Conversation("/observations", messages)
+
+
+def _socket(streams: list[Stream], form: str) -> Conversation:
+    (stream,) = streams
+    messages = [_message(None, stream.chunk(turn), form) for turn in TURNS]
+    return Conversation(f"/sessions/{stream.session}/stream", messages)
+
+
+def _shared(streams: list[Stream], form: str) -> Conversation:
+    messages = [_message(stream.session, stream.chunk(turn), form) for turn in TURNS for stream in streams]
+    return Conversation("/stream", messages)
+
+
+def _message(session: str | None, chunk: np.ndarray, form: str) -> bytes:
+    if form == "binary":
+        return encode_message(session, chunk)
+    named = {} if session is None else {"session": session}
+    return msgspec.json.encode(named | {"observations": column(chunk)})
