@@ -171,16 +171,22 @@ def find_season(past: Floats) -> int | None:
     int | None
         Rows, or None for a series that never turns or where no lag reaches a correlation of 0.3.
     """
-    values = np.diff(past[:, 0])  # of the changes: a trend looks like itself at every lag
+    rows, values = np.arange(len(past)), past[:, 0]
+    if len(values) < 7:
+        return None
+    # Changes first: slow drift looks like itself at every lag. Under noise only the levels tell.
+    levels = values - np.polyval(np.polyfit(rows, values, 1), rows)
+    return _first_peak(np.diff(values)) or _first_peak(levels)
+
+
+def _first_peak(values: Floats) -> int | None:
     lags = len(values) // 3
-    if lags < 2 or not values.any():
+    if np.ptp(values) <= 1e-9 * np.abs(values).max():
         return None
     spectrum = np.abs(np.fft.rfft(values, 2 * len(values))) ** 2  # padded: a lag must not wrap around
     correlation = np.fft.irfft(spectrum)[:lags] / np.arange(len(values), len(values) - lags, -1)
     below = np.flatnonzero(correlation < 0)
-    if not len(below):
-        return None
-    best = correlation[below[0] :].max()
+    best = correlation[below[0] :].max() if len(below) else 0.0
     if best < 0.3 * correlation[0]:
         return None
     # The first peak near the highest: two seasons match about as well as one.

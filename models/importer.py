@@ -79,7 +79,8 @@ def _state_dict(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise BadArtifact(f"holds more than weights, and is not run to find out what; {HINT}") from error
     except Exception as error:
-        raise BadArtifact(f"is damaged or not a checkpoint: {str(error).splitlines()[0][:160]}") from error
+        told = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise BadArtifact(f"is damaged or not a checkpoint: {told}") from error
     for key in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

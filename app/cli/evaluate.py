@@ -131,8 +131,9 @@ def _print_table(title: str, scores: Mapping[str, Score]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     for heading in ("MSE", "MAE", "RMSE", "MASE", "skill"):
         table.add_column(heading, justify="right")
