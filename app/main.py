@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import signal
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import orjson
 import torch
 import uvicorn
 from fastapi import FastAPI
@@ -61,7 +65,34 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def server(settings: Settings) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """uvicorn's server, which says where it listens and spares the collector what will never be garbage."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; then freeze what was loaded, because walking it at each collection is most of p99."""
+        await super().startup(sockets)
+        if self.should_exit:
+            return
+        gc.collect()
+        gc.freeze()
+        print(f"Carryover listens on {self.address}. Try:\n\n  {self._example()}\n", flush=True)
+
+    @property
+    def address(self) -> str:
+        """Where clients find it: the first socket's own port, so that port 0 can be asked for."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        return f"http://{host}:{port}"
+
+    def _example(self) -> str:
+        forecaster = self.config.app.state.engine.sessions.slab_of(None).forecaster  # type: ignore[union-attr]
+        scaling = forecaster.artifact.scaling
+        rows = [[float(f"{number:.3g}") for number in scaling.mean + part * scaling.std] for part in (0, 0.1)]
+        body = orjson.dumps({"observations": rows}).decode()
+        return f"curl {self.address}/sessions/demo/observations -d '{body}'"
+
+
+def server(settings: Settings) -> Server:
     """The HTTP server of the service, ready to run.
 
     Raises
@@ -70,21 +101,38 @@ def server(settings: Settings) -> uvicorn.Server:
     """
     app = create_app(settings)
     hot = HotProtocol.bound(app.state.engine, app.state.limits, settings.body_bytes)
+    sockets = upgrades(app.state.engine, app.state.limits, settings.socket_messages, settings.body_bytes)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         http=hot if settings.hot_route else "httptools",
-        ws=upgrades(  # type: ignore[arg-type]
-            app.state.engine, app.state.limits, settings.socket_messages, settings.body_bytes
-        ),
+        ws=sockets,  # type: ignore[arg-type]
         access_log=settings.access_log,
         log_level=settings.log_level,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=GRACE_SECONDS,
         server_header=False,
     )
-    return uvicorn.Server(config)
+    return Server(config)
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, and finish what was accepted. Returns the exit status.
+
+    Raises
+    ------
+    ConfigError : as `create_app`
+    """
+    serving = server(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again once it has stopped; a stop that was asked for is a success.
+        signal.signal(number, lambda *_: None)
+    try:
+        serving.run()
+    except SystemExit:  # uvicorn could not listen, and has said why
+        return 1
+    return 0 if serving.started else 1
 
 
 def load_models(settings: Settings) -> list[Forecaster]:

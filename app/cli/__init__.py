@@ -15,6 +15,7 @@ import typer
 
 from app.cli.artifacts import import_, models
 from app.cli.evaluate import evaluate
+from app.cli.serve import EPILOG, serve
 from app.cli.train import train
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.command(short_help="Serve artifacts over HTTP and sockets.", epilog=EPILOG)(serve)
 app.command(short_help="Data in, trained artifact out.")(train)
 app.command(short_help="Streaming backtest beside baselines.")(evaluate)
 app.command("import", short_help="PyTorch checkpoint in, artifact out.")(import_)

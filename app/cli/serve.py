@@ -1,0 +1,41 @@
+"""`carryover serve`: the server, until it is told to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.config import Settings, described
+
+
+def _settings_table() -> str:
+    """Every setting with its default, for `--help`."""
+    width = max(len(one.variable) for one in described())
+    lines = [f"{one.variable:{width}}  {one.about} [{one.default}]" for one in described()]
+    return "\b\nEvery setting is an environment variable; an option above wins over it:\n\n\b\n" + "\n".join(
+        lines
+    )
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default=False)] = None,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(help="An artifact or a folder of artifacts; may be repeated.", show_default=False),
+    ] = None,
+) -> int:
+    """Serve trained models until SIGTERM or Ctrl-C; what was accepted is answered first."""
+    settings = Settings.from_env(os.environ)
+    given: dict[str, Any] = {"host": host, "port": port, "models": tuple(models) if models else None}
+    settings = dataclasses.replace(settings, **{name: v for name, v in given.items() if v is not None})
+    from app.main import run
+
+    return run(settings)
+
+
+EPILOG = _settings_table()
