@@ -87,7 +87,7 @@ def text(data: bytes, path_session: str | None, limits: wire.Limits) -> Message:
     wire.check_size(data, limits)
     try:
         told = _decode(data)
-    except msgspec.DecodeError as error:
+    except wire.UNDECODABLE as error:
         raise wire.complaint(data, error) from None
     session = _session(told.session, path_session)
     at, epoch = wire.checked_at(told.at), None if told.epoch is None else epoch_of(told.epoch)
@@ -160,6 +160,16 @@ def hello(session: str | None, position: int | None, epoch: int | None, in_fligh
     if session is not None:
         told |= {"session": session, "position": position, "epoch": None if epoch is None else token(epoch)}
     return orjson.dumps(told)
+
+
+def framed(data: bytes, *, text: bool) -> bytes:
+    """A whole, unmasked frame, as a server sends it (RFC 6455, section 5.2)."""
+    kind, size = (0x81 if text else 0x82), len(data)
+    if size < 126:
+        return b"%c%c%b" % (kind, size, data)
+    if size < 65_536:
+        return struct.pack("!BBH", kind, 126, size) + data
+    return struct.pack("!BBQ", kind, 127, size) + data
 
 
 def _session(told: str | None, path_session: str | None) -> str:

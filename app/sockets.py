@@ -48,6 +48,8 @@ log_frames.setLevel(logging.WARNING)  # picows tells of every connection
 
 PATH = re.compile(r"/sessions/([^/]+)/stream|/stream")
 DATA = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION)
+HELD_FRAMES = 16  # answers written together at most, while more of the same socket are under way
+HELD_SECONDS = 0.002  # that the first of them waits at most
 PING_SECONDS = 20.0
 HANDSHAKE_SECONDS = 5.0
 
@@ -81,6 +83,7 @@ class Conversation(WSListener):
         self.closing = False
         self._parts: list[bytes] = []
         self._kind = WSMsgType.TEXT
+        self._held: list[bytes] = []  # frames to be written together
         self._write_paused = False
         self._transport: WSTransport | None = None
 
@@ -91,7 +94,7 @@ class Conversation(WSListener):
         self._transport = transport
         self.connections.add(self)
         if self.session is None:
-            transport.send(WSMsgType.TEXT, frames.hello(None, None, None, self.in_flight))
+            self._send(frames.hello(None, None, None, self.in_flight))
             return
         self._submit(Inspect(self.session, self._greet))
 
@@ -149,7 +152,7 @@ class Conversation(WSListener):
             job: Job = self._job(message)
         except CarryoverError as error:
             if self.session is None:
-                self._send(WSMsgType.TEXT, _problem(error, None))  # nobody's turn can be waited for
+                self._send(_problem(error, None))  # nobody's turn can be waited for
                 return
             message = Message(self.session, None, None, None)
             job = Refuse(self.session, error, partial(self._answer, message))
@@ -173,12 +176,11 @@ class Conversation(WSListener):
 
     def _answer(self, message: Message, outcome: Any) -> None:
         if isinstance(outcome, Advanced):
-            kind = WSMsgType.BINARY if message.binary else WSMsgType.TEXT
-            self._send(kind, frames.answered(outcome, message))
+            self._send(frames.answered(outcome, message), text=not message.binary)
         elif isinstance(outcome, SessionView):
-            self._send(WSMsgType.TEXT, frames.tagged(orjson.dumps(wire.viewed(outcome)), message.tag))
+            self._send(frames.tagged(orjson.dumps(wire.viewed(outcome)), message.tag))
         else:
-            self._send(WSMsgType.TEXT, _problem(outcome, message))
+            self._send(_problem(outcome, message))
         self._ended()
 
     def _greet(self, outcome: Any) -> None:
@@ -186,12 +188,21 @@ class Conversation(WSListener):
         position = epoch = None
         if isinstance(outcome, SessionView):
             position, epoch = outcome.position, outcome.epoch
-        self._send(WSMsgType.TEXT, frames.hello(self.session, position, epoch, self.in_flight))
+        self._send(frames.hello(self.session, position, epoch, self.in_flight))
         self._ended()
 
-    def _send(self, kind: WSMsgType, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.send(kind, data)
+    def _send(self, data: bytes, *, text: bool = True) -> None:
+        """Send, together with what else this socket is owed at once: a write costs more than an answer."""
+        self._held.append(frames.framed(data, text=text))
+        if self.waiting <= 1 or len(self._held) >= HELD_FRAMES:
+            self._flush()
+        elif len(self._held) == 1:
+            asyncio.get_running_loop().call_later(HELD_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        if held and self._transport is not None:
+            self._transport.underlying_transport.write(b"".join(held))
 
     def _began(self) -> None:
         self.waiting += 1
@@ -220,6 +231,7 @@ class Conversation(WSListener):
 
     def _close(self, code: WSCloseCode, why: str) -> None:
         self.closing = True
+        self._flush()
         if self._transport is not None:
             self._transport.send_close(code, why.encode())
             self._transport.disconnect()

@@ -25,6 +25,7 @@ SESSION_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}", re.ASCII)
 FURTHEST = 2**63 - 1  # no position is beyond it
 SMALL_BODY = 65_536
 LARGEST = float(np.finfo(np.float32).max)
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError)  # the latter for a text that is not UTF-8
 
 
 class ChunkBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -89,7 +90,7 @@ def chunk(body: bytes, limits: Limits) -> Chunk:
     check_size(body, limits)
     try:
         told = _decode_chunk(body)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise complaint(body, error) from None
     epoch = None if told.epoch is None else epoch_of(told.epoch)
     return checked(told.observations, checked_at(told.at), epoch, told.horizon, told.model, limits)
@@ -177,6 +178,12 @@ def observed(rows: list[float | list[float]]) -> tuple[Floats, bool]:
     """
     if not rows:
         raise Unprocessable("the chunk is empty: it needs at least one observation")
+    if len(rows) == 1:  # what streams mostly send: a few comparisons are sooner than a few array operations
+        first = rows[0]
+        flat = not isinstance(first, list)
+        numbers = first if isinstance(first, list) else rows
+        if numbers and min(numbers) >= -LARGEST and max(numbers) <= LARGEST:  # type: ignore[operator, type-var]
+            return np.array([numbers], np.float32), flat
     try:
         exact = np.array(rows, np.float64)
     except ValueError:
@@ -247,7 +254,7 @@ def _too_many(limits: Limits, count: str) -> TooLarge:
     )
 
 
-def complaint(body: bytes, error: msgspec.DecodeError) -> Malformed | Unprocessable:
+def complaint(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> Malformed | Unprocessable:
     """What is wrong with a body that did not decode, and where."""
     if isinstance(error, msgspec.ValidationError):
         return _wrong_value(str(error))
