@@ -82,4 +82,4 @@ def _finish(figure: Figure, panels: list[Axes], path: Path) -> None:
     panels[-1].set_xlabel("row")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     # Without the program's name in it, the same figure is the same file.
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -30,11 +30,21 @@ def finish(training: Training, name: str, source: str, seconds: float, folder: P
     }
     artifact = to_artifact(network, dataset, name, training, metrics)
     save(artifact, folder)
-    history = {"history": [vars(epoch) for epoch in training.history], "seconds": round(seconds, 1)}
-    told = {"fingerprint": artifact.fingerprint, **metrics, **history, "torch": torch.__version__}
-    (folder / "metrics.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    told = {"fingerprint": artifact.fingerprint, **metrics}
+    told |= {"seconds": round(seconds, 1), "torch": torch.__version__, "history": history(training)}
+    (folder / "metrics.json").write_text(json.dumps(told, allow_nan=False) + "\n", encoding="utf-8")
     draw(network, dataset, run, name, folder / "figure.png")
     return artifact
+
+
+def history(training: Training) -> dict[str, list[float | None]]:
+    """One list for each number that an epoch tells, to six digits."""
+    names = ("loss", "closed_loop", "validation", "learning_rate")
+    return {name: [_short(getattr(epoch, name)) for epoch in training.history] for name in names}
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
 
 
 def to_artifact(

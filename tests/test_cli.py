@@ -16,6 +16,7 @@ from models.checkpoint import save_checkpoint
 
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("train", "evaluate", "import", "models")
 QUICK = ("--epochs", "3", "--hidden", "4", "--patience", "0")
 
@@ -56,7 +57,9 @@ def test_every_command_explains_itself_and_each_option(command, capsys):
 
 def test_help_comes_without_waiting_for_torch():
     program = "import sys; from app.cli import run; run(['--help']); print(int('torch' in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "0"
     assert all(command in done.stdout for command in COMMANDS)
 

@@ -77,7 +77,7 @@ def import_(
     )
     save(artifact, out)
     print(f"{out}: {_shape(artifact)}, fingerprint {artifact.fingerprint[:12]}")
-    print(f"serve it: CARRYOVER_MODELS={out} carryover serve")
+    print(f"serve it: carryover serve --models {out}")
 
 
 def models(

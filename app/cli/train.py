@@ -271,4 +271,4 @@ def _finish(training: Training, name: str, source: str, seconds: float, out: Pat
     if free:
         told = ", ".join(f"{target} {rmse:.3g}" for target, rmse in free["rmse"].items())
         print(f"free-running {free['steps']} steps after {free['warmup']} observations, RMSE: {told}")
-    print(f"see {out / 'figure.png'}; serve it: CARRYOVER_MODELS={out} carryover serve")
+    print(f"see {out / 'figure.png'}; serve it: carryover serve --models {out}")
