@@ -120,6 +120,18 @@ def test_evaluate_tests_on_the_part_that_training_did_not_see(trained, capsys):
     assert json.loads(capsys.readouterr().out)["first_row"] == 100
 
 
+def test_evaluating_on_rows_that_were_learnt_from_says_so(trained, tmp_path, capsys):
+    evaluate = ["--no-figure", "--json"]
+    assert run(["evaluate", str(trained), *evaluate, "--split", "100,0,50"]) == 0
+    assert "note: the model learnt from the rows before 700" in capsys.readouterr().err
+    out = tmp_path / "untested"
+    assert run(["train", "--out", str(out), "--split", "0.9,0.1,0", *QUICK]) == 0
+    capsys.readouterr()
+    assert run(["evaluate", str(out), *evaluate]) == 0
+    captured = capsys.readouterr()
+    assert (json.loads(captured.out)["first_row"], captured.err) == (900, "")
+
+
 def test_json_is_one_document_and_nothing_else(trained, tmp_path, capsys):
     assert run(["models", str(trained), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "wave"

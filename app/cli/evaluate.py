@@ -49,7 +49,8 @@ def evaluate(
 ) -> None:
     """Stream the test part through a trained network, its carry kept, beside simple baselines.
 
-    Without --split it is the test part of the training, if this is the file that it was trained on.
+    Without --split it is the test part of the training, if this is the file that it was
+    trained on; rows that it learnt from are tested on only with a note.
 
     For example: carryover evaluate artifacts/pump readings.csv
     """
@@ -94,11 +95,27 @@ def _trained_on(model: Artifact) -> str | None:
 def _split(model: Artifact, series: Series, given: str | None) -> Split:
     from models.data import DEFAULT_SPLIT, split_rows
 
-    parts = options.numbers(given, "--split")
-    if parts is None and _trained_on(model) == series.name:
-        told = model.metrics["data"].get("split", {})
-        parts = tuple(told[part] for part in ("train", "validation", "test")) if told.get("test") else None
-    return split_rows(len(series), parts or DEFAULT_SPLIT)
+    parts, trained = options.numbers(given, "--split"), _trained_split(model, series)
+    if parts is None and trained is not None and trained.test + trained.validation:
+        # Without a test part the next best is what only chose the epoch.
+        rest = (trained.validation, trained.test) if trained.test else (0, trained.validation)
+        return split_rows(len(series), (trained.train, *rest))
+    split = split_rows(len(series), parts or DEFAULT_SPLIT)
+    if trained is not None and split.test_rows.start < trained.train:
+        print(
+            f"note: the model learnt from the rows before {trained.train} of {series.name}", file=sys.stderr
+        )
+    return split
+
+
+def _trained_split(model: Artifact, series: Series) -> Split | None:
+    """The rows it was trained on, if they were of this file; metrics are labels, so they are read warily."""
+    from models.data import Split
+
+    if _trained_on(model) != series.name or not isinstance(model.metrics["data"].get("split"), dict):
+        return None
+    told = [model.metrics["data"]["split"].get(part) for part in ("train", "validation", "test")]
+    return Split(*told) if all(type(rows) is int and rows >= 0 for rows in told) else None
 
 
 def _draw(result: Backtest, path: Path) -> None:
