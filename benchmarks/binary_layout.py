@@ -1,14 +1,20 @@
-"""Carryover's binary forms, as its README lays them out byte by byte: little-endian throughout."""
+"""Carryover's binary forms, as its documentation lays them out byte by byte: little-endian throughout."""
 
 # ruff: noqa: ARG001 - the arguments of what is not laid out yet
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
-from benchmarks.reference import Array
+import numpy as np
+
+from benchmarks.streams import Array
 
 BINARY = "application/octet-stream"
+MESSAGE = struct.Struct("<BBHIqQ")
+"""Length of the session's name, flag, numbers in a row, count, position, epoch."""
+NO_POSITION, NO_EPOCH, NO_HORIZON = -1, 0, 0
 
 
 class NotLaidOut(NotImplementedError):
@@ -26,10 +32,19 @@ def decode_bulk(body: bytes) -> list[Array]:
 
 
 def encode_message(session: str | None, chunk: Array) -> bytes:
-    """Return the binary frame for a socket; the session is named on a shared one only."""
-    raise NotLaidOut("the socket message's binary layout")
+    """Return the binary frame of a chunk [steps]; the session is named on a shared socket only."""
+    name = (session or "").encode()
+    head = MESSAGE.pack(len(name), 0, 1, NO_HORIZON, NO_POSITION, NO_EPOCH)
+    return head + name + _padding(len(name)) + chunk.astype("<f4").tobytes()
 
 
-def decode_message(payload: bytes) -> Array:
-    """Return the predictions [steps] from the answer to `encode_message`."""
-    raise NotLaidOut("the socket answer's binary layout")
+def decode_message(payload: bytes) -> tuple[str, Array]:
+    """Return the session that an answer names, empty when none, and its predictions [steps]."""
+    length, _, _, count, _, _ = MESSAGE.unpack_from(payload)
+    name = payload[MESSAGE.size : MESSAGE.size + length].decode()
+    start = MESSAGE.size + length + len(_padding(length))
+    return name, np.frombuffer(payload, "<f4", count, start).astype(np.float64)
+
+
+def _padding(length: int) -> bytes:
+    return bytes(-length % 4)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 import numpy as np
 
-from benchmarks.reference import Array
+from benchmarks.streams import Array
 
 HOST = "127.0.0.1"
 JSON = "application/json"

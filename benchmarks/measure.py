@@ -16,11 +16,11 @@ from benchmarks.connection import Connection
 from benchmarks.dialects import Answer, Dialect, Place
 from benchmarks.load import BadRun, Load
 from benchmarks.processes import core_seconds, cpu_seconds, resident_bytes
-from benchmarks.reference import TOLERANCE, Array, Reference
+from benchmarks.reference import TOLERANCE, Reference
 from benchmarks.servers import Running
 from benchmarks.socket_load import run_plan
-from benchmarks.streams import Stream
-from benchmarks.ways import TURNS, WAYS, chunks_per_request, plan_of
+from benchmarks.streams import Array, Stream
+from benchmarks.ways import TURNS, WAYS, chunks_per_request, first_predictions, plan_of
 from benchmarks.wrk import run_wrk
 
 SAMPLED_SESSIONS = 4
@@ -85,10 +85,11 @@ def measure(scenario: Scenario, running: Running, bench: Bench, run: str) -> Sam
     with Connection(running.port) as connection:
         for stream in streams:
             judge.open(stream, connection)
-        before, core_before = cpu_seconds(running.process.pid), core_seconds(bench.server_core)
-        load = _drive(scenario, running, bench, streams)
-        spent = cpu_seconds(running.process.pid) - before
-        others = core_seconds(bench.server_core) - core_before - spent
+        pid, core = running.process.pid, bench.server_core
+        start, before, core_before = time.monotonic(), cpu_seconds(pid), core_seconds(core)
+        load = _drive(scenario, running, bench, streams, judge)
+        spent = cpu_seconds(pid) - before
+        others = (core_seconds(core) - core_before - spent) / (time.monotonic() - start)
         resident = resident_bytes(running.process.pid)
         _await_idle(running.process.pid)
         judge.close(streams, connection)
@@ -96,10 +97,12 @@ def measure(scenario: Scenario, running: Running, bench: Bench, run: str) -> Sam
     return _sample(scenario, load, spent, resident, others)
 
 
-def _drive(scenario: Scenario, running: Running, bench: Bench, streams: list[Stream]) -> Load:
+def _drive(scenario: Scenario, running: Running, bench: Bench, streams: list[Stream], judge: Judge) -> Load:
     if scenario.way != "http":
         plan = plan_of(scenario.way, running.port, streams, bench.seconds)
-        return run_plan(plan, bench.generator_core, bench.folder)
+        outcome = run_plan(plan, bench.generator_core, bench.folder)
+        judge.first_answers(first_predictions(scenario.way, outcome.first, streams), streams)
+        return outcome.load
     dialect = running.server.dialect
     requests = {
         stream.session: [dialect.request(stream.session, stream.chunk(turn), "middle") for turn in TURNS]
@@ -130,7 +133,7 @@ def _sample(scenario: Scenario, load: Load, cpu: float, resident: int, others: f
         cpu_us=cpu * 1e6 / load.requests,
         resident_mb=resident / 1e6,
         generator_share=load.generator_share,
-        others_share=max(0.0, others) / load.seconds,
+        others_share=max(0.0, others),
     )
 
 
@@ -158,6 +161,14 @@ class Judge:
             self.chunks += before // stream.steps - 1
             if number % every == 0:
                 self._compare(stream, answer, np.concatenate((stream.consumed(before), stream.chunk(0))))
+
+    def first_answers(self, answers: dict[str, Array], streams: list[Stream]) -> None:
+        """Compare what was answered to each session's first chunk of the run, in the run's own form."""
+        if len(answers) != len(streams):
+            raise BadRun(f"{len(answers)} of {len(streams)} sessions were answered")
+        for stream in streams[:: max(1, len(streams) // SAMPLED_SESSIONS)]:
+            answer = Answer(answers[stream.session], 2 * stream.steps)
+            self._compare(stream, answer, stream.consumed(2 * stream.steps))
 
     def account(self, counted: int, in_flight: int) -> None:
         """Check that the server consumed every chunk counted by the generator, and no more than were sent."""

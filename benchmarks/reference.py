@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from benchmarks.streams import Array
 from models.artifact import Artifact, save
 from models.scaling import Column, Scaling
-
-Array = NDArray[np.float64]
 
 HIDDEN = 64
 TOLERANCE = 1e-4

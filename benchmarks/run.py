@@ -9,6 +9,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     _check_machine(options)
     os.sched_setaffinity(0, {options.generator_core})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # the servers are stopped on the way out
     left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name, ExitStack() as stack:
         folder = Path(name)

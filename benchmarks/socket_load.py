@@ -1,13 +1,12 @@
 """A closed-loop generator for what wrk cannot send: WebSocket messages, and bulk requests of many sessions.
 
-It runs in a process of its own, ``python -m benchmarks.socket_load PLAN``, on the generator's core. Messages
-are made before the clock starts, and sockets are read straight from epoll: a client library would be the
-bottleneck.
+It runs in a process of its own, ``python -m benchmarks.socket_load PLAN OUTCOME``, on the generator's core.
+Messages are made before the clock starts, and sockets are read straight from epoll: a client library would be
+the bottleneck.
 """
 
 from __future__ import annotations
 
-import json
 import select
 import socket
 import subprocess
@@ -53,7 +52,14 @@ class Plan(msgspec.Struct, frozen=True):
     must_not: bytes = b"\x00never\x00"
 
 
-def run_plan(plan: Plan, core: int, folder: Path) -> Load:
+class Outcome(msgspec.Struct, frozen=True):
+    """What a run found, and the first answers on each connection, a window full of them, to be judged."""
+
+    load: Load
+    first: list[list[bytes]]
+
+
+def run_plan(plan: Plan, core: int, folder: Path) -> Outcome:
     """Run the generator in its own process.
 
     Raises
@@ -61,15 +67,24 @@ def run_plan(plan: Plan, core: int, folder: Path) -> Load:
     BadRun
         When it failed, or when any answer was not what the plan demands.
     """
-    path = folder / "plan.msgpack"
+    path, answers = folder / "plan.msgpack", folder / "outcome.msgpack"
     path.write_bytes(msgspec.msgpack.encode(plan))
-    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.socket_load", str(path)]
+    command = [
+        "taskset",
+        "-c",
+        str(core),
+        sys.executable,
+        "-m",
+        "benchmarks.socket_load",
+        str(path),
+        str(answers),
+    ]
     finished = subprocess.run(
         command, capture_output=True, text=True, timeout=plan.seconds + 120, check=False
     )
     if finished.returncode:
         raise BadRun((finished.stderr.strip().splitlines() or ["the generator failed"])[-1])
-    return Load(**json.loads(finished.stdout))
+    return msgspec.msgpack.decode(answers.read_bytes(), type=Outcome)
 
 
 class Caller:
@@ -85,10 +100,9 @@ class Caller:
         self.split = websocket_answers if websocket else http_answers
         self.socket = socket.create_connection((plan.host, plan.port), timeout=30.0)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if websocket:
-            _upgrade(self.socket, conversation.path)
         self.turn = 0
-        self.rest = b""
+        self.rest = _upgrade(self.socket, conversation.path) if websocket else b""
+        self.first: list[bytes] = []
         self.sent: deque[float] = deque()
 
     def send(self, count: int, now: float) -> None:
@@ -108,6 +122,8 @@ class Caller:
         answers, self.rest = self.split(self.rest + data if self.rest else data)
         now = time.perf_counter()
         plan = self.plan
+        if len(self.first) < plan.window:
+            self.first += answers[: plan.window - len(self.first)]
         for answer in answers:
             if plan.must not in answer or plan.must_not in answer:
                 raise BadRun(f"not the answer asked for: {answer[:300]!r}")
@@ -115,8 +131,8 @@ class Caller:
         return len(answers)
 
 
-def generate(plan: Plan) -> Load:
-    """Run the closed loop in this process and return what it found."""
+def generate(plan: Plan) -> Outcome:
+    """Run the closed loop in this process."""
     callers = [Caller(plan, conversation) for conversation in plan.conversations]
     poller = select.epoll()
     by_descriptor = {caller.socket.fileno(): caller for caller in callers}
@@ -136,28 +152,37 @@ def generate(plan: Plan) -> Load:
     seconds = time.perf_counter() - start
     share = (time.process_time() - busy) / seconds
     p50, p99 = (percentile(latencies, part) * 1e6 for part in (0.50, 0.99))
-    return Load(len(latencies), seconds, p50, p99, share)
+    return Outcome(Load(len(latencies), seconds, p50, p99, share), [caller.first for caller in callers])
 
 
-def _upgrade(connection: socket.socket, path: str) -> None:
+def _upgrade(connection: socket.socket, path: str) -> bytes:
+    """Open a WebSocket, wait for the service's greeting, which is no answer; return what came behind it."""
     connection.sendall(upgrade_request(path))
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        part = connection.recv(4096)
-        if not part:
-            raise BadRun(f"the server closed the connection at the handshake: {answer!r}")
-        answer += part
-    if not answer.startswith(b"HTTP/1.1 101"):
-        raise BadRun(f"no WebSocket at {path}: {answer[:300]!r}")
+    head, rest = b"", b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += _more(connection, 1)
+    if not head.startswith(b"HTTP/1.1 101"):
+        raise BadRun(f"no WebSocket at {path}: {head!r}")
+    greetings: list[bytes] = []
+    while not greetings:
+        greetings, rest = websocket_answers(rest + _more(connection, 4096))
+    return rest
+
+
+def _more(connection: socket.socket, count: int) -> bytes:
+    data = connection.recv(count)
+    if not data:
+        raise BadRun("the server closed the connection at the handshake")
+    return data
 
 
 def main() -> None:
     plan = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
     try:
-        load = generate(plan)
+        outcome = generate(plan)
     except (BadRun, BadFrame, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print(json.dumps({name: getattr(load, name) for name in load.__dataclass_fields__}))
+    Path(sys.argv[2]).write_bytes(msgspec.msgpack.encode(outcome))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.reference import Array
+Array = NDArray[np.float64]
 
 CYCLE = 8
 """Chunks in a session's cycle: few enough to be made beforehand, enough to tell one from another."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
-from benchmarks.binary_layout import BINARY, encode_bulk, encode_message
-from benchmarks.dialects import HOST, column, post
+from benchmarks.binary_layout import BINARY, decode_bulk, decode_message, encode_bulk, encode_message
+from benchmarks.dialects import HOST, column, post, predictions_of
 from benchmarks.socket_load import Conversation, Plan
-from benchmarks.streams import CYCLE, Stream
+from benchmarks.streams import CYCLE, Array, Stream
 
 TURNS = (*range(1, CYCLE), 0)
 """The opening request has sent turn 0 already."""
@@ -52,6 +51,31 @@ def plan_of(way: str, port: int, streams: list[Stream], seconds: float) -> Plan:
     return Plan(HOST, port, protocol, conversations, seconds, WAYS[way].window, must, must_not)  # type: ignore[arg-type]
 
 
+def first_predictions(way: str, answers: list[list[bytes]], streams: list[Stream]) -> dict[str, Array]:
+    """Return the predictions [steps] in the first answer for each session of a run."""
+    share = WAYS[way].sessions
+    found: dict[str, Array] = {}
+    for place, payloads in enumerate(answers):
+        owners = [stream.session for stream in streams[place * share : (place + 1) * share]]
+        for payload in payloads:
+            for session, predictions in _decoded(way, payload, owners):
+                found.setdefault(session, predictions)
+    return found
+
+
+def _decoded(way: str, payload: bytes, owners: list[str]) -> list[tuple[str, Array]]:
+    if way == "bulk-binary":
+        return list(zip(owners, decode_bulk(payload), strict=True))
+    if way == "bulk-json":
+        rows = msgspec.json.decode(payload)["predictions"]
+        return [(session, predictions_of(row)) for session, row in zip(owners, rows, strict=True)]
+    if way.endswith("binary"):
+        session, predictions = decode_message(payload)
+        return [(session or owners[0], predictions)]
+    answer = msgspec.json.decode(payload)
+    return [(answer["session"], predictions_of(answer["predictions"]))]
+
+
 def _bulk(streams: list[Stream], form: str) -> Conversation:
     sessions = [stream.session for stream in streams]
     messages = []
@@ -77,7 +101,7 @@ def _shared(streams: list[Stream], form: str) -> Conversation:
     return Conversation("/stream", messages)
 
 
-def _message(session: str | None, chunk: np.ndarray, form: str) -> bytes:
+def _message(session: str | None, chunk: Array, form: str) -> bytes:
     if form == "binary":
         return encode_message(session, chunk)
     named = {} if session is None else {"session": session}

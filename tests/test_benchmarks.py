@@ -11,6 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from app import frames
+from app.answers import Advanced
+from app.wire import Limits
+from benchmarks.binary_layout import decode_message, encode_message
 from benchmarks.dialects import SessionInBody, SessionInPath, Triton
 from benchmarks.figures import Figure, medians_of, promised_figures, spread
 from benchmarks.frames import BadFrame, http_answers, masked_frame, websocket_answers
@@ -21,7 +25,7 @@ from benchmarks.reference import Reference, write_artifact, write_seeded_weights
 from benchmarks.report import Conditions, figures_table, markdown
 from benchmarks.socket_load import Conversation, Plan
 from benchmarks.streams import CYCLE, Stream
-from benchmarks.ways import WAYS, plan_of
+from benchmarks.ways import WAYS, first_predictions, plan_of
 from benchmarks.wrk import encode_plan, parse_wrk
 from models.artifact import load
 
@@ -245,3 +249,24 @@ def test_a_row_bound_by_the_generator_is_marked():
     full = replace(SAMPLE, generator_share=0.99)
     conditions = Conditions("bench", "2026-01-01", [], 3, 2, {}, 0.0)
     assert "| 100 * |" in markdown({OURS: [full]}, {OURS: full}, [], conditions)
+
+
+@pytest.mark.parametrize("session", [None, "pump-7"])
+def test_a_binary_message_is_what_the_service_reads_and_its_answer_what_it_writes(session):
+    chunk = Stream("a", 3).chunk(0)
+    path_session = "pump-7" if session is None else None
+    limits = Limits(observations=100, steps=100, inputs=1)
+    message = frames.binary(encode_message(session, chunk), path_session, limits)
+    assert message.session == "pump-7"
+    assert message.chunk is not None
+    assert np.allclose(message.chunk.observations[:, 0], chunk)
+    outcome = Advanced("pump-7", "sine", 3, 1, False, {"predictions": message.chunk.observations})
+    name, predictions = decode_message(frames.answered(outcome, message))
+    assert name == (session or "")
+    assert np.allclose(predictions, chunk)
+
+
+def test_the_first_answers_of_a_run_are_found_by_session():
+    answers = [[b'{"session":"b","predictions":[[2.0]]}', b'{"session":"a","predictions":[[1.0]]}']]
+    found = first_predictions("shared-json", answers, [Stream("a", 1), Stream("b", 1)])
+    assert {name: value.tolist() for name, value in found.items()} == {"b": [2.0], "a": [1.0]}
