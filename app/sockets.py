@@ -81,6 +81,7 @@ class Conversation(WSListener):
         self.connections = connections  # uvicorn's: at shutdown it waits for those in it
         self.waiting = 0
         self.closing = False
+        self._position: int | None = None  # that the client was told last
         self._parts: list[bytes] = []
         self._kind = WSMsgType.TEXT
         self._held: list[bytes] = []  # frames to be written together
@@ -176,6 +177,7 @@ class Conversation(WSListener):
 
     def _answer(self, message: Message, outcome: Any) -> None:
         if isinstance(outcome, Advanced):
+            self._position = outcome.position
             self._send(frames.answered(outcome, message), text=not message.binary)
         elif isinstance(outcome, SessionView):
             self._send(frames.tagged(orjson.dumps(wire.viewed(outcome)), message.tag))
@@ -188,6 +190,7 @@ class Conversation(WSListener):
         position = epoch = None
         if isinstance(outcome, SessionView):
             position, epoch = outcome.position, outcome.epoch
+            self._position = position
         self._send(frames.hello(self.session, position, epoch, self.in_flight))
         self._ended()
 
@@ -226,8 +229,11 @@ class Conversation(WSListener):
             transport.pause_reading()
 
     def _leave_if_done(self) -> None:
-        if not self.waiting:
-            self._close(WSCloseCode.GOING_AWAY, "the server is stopping")
+        if self.waiting:
+            return
+        told = {"detail": "the server is stopping"}
+        where = {} if self.session is None else {"position": self._position}
+        self._close(WSCloseCode.GOING_AWAY, orjson.dumps(told | where).decode())
 
     def _close(self, code: WSCloseCode, why: str) -> None:
         self.closing = True
