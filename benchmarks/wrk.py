@@ -17,9 +17,15 @@ ERRORS = ("bad", "connect", "read", "write", "status", "timeout")
 
 
 def run_wrk(
-    port: int, requests: Mapping[str, Sequence[bytes]], pattern: str, seconds: int, core: int, folder: Path
+    port: int,
+    requests: Mapping[str, Sequence[bytes]],
+    pattern: str,
+    seconds: int,
+    core: int,
+    folder: Path,
+    connections: int | None = None,
 ) -> Load:
-    """Send each session's requests in a cycle, one in flight a session, a connection for each session.
+    """Send each session's requests in a cycle, one in flight a session.
 
     Parameters
     ----------
@@ -27,6 +33,8 @@ def run_wrk(
         By session, as many for each, whole HTTP requests.
     pattern
         The Lua pattern that finds the session in an answer's body; empty when it is not there.
+    connections
+        One for each session, unless there are to be fewer.
 
     Raises
     ------
@@ -35,7 +43,16 @@ def run_wrk(
     """
     plan = folder / "requests.wrk"
     plan.write_bytes(encode_plan(requests))
-    command = ["taskset", "-c", str(core), "wrk", "--threads", "1", "--connections", str(len(requests))]
+    command = [
+        "taskset",
+        "-c",
+        str(core),
+        "wrk",
+        "--threads",
+        "1",
+        "--connections",
+        str(connections or len(requests)),
+    ]
     command += ["--duration", f"{seconds}s", "--timeout", "10s", "--script", str(SCRIPT)]
     command += [f"http://{HOST}:{port}/", "--", str(plan), pattern]
     before = _children_cpu_seconds()

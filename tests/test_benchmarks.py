@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from dataclasses import replace
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from app import frames
 from app.answers import Advanced
+from app.config import Settings
 from app.wire import Limits
 from benchmarks.binary_layout import decode_message, encode_message
 from benchmarks.dialects import SessionInBody, SessionInPath, Triton
@@ -20,9 +22,12 @@ from benchmarks.figures import Figure, medians_of, promised_figures, spread
 from benchmarks.frames import BadFrame, http_answers, masked_frame, websocket_answers
 from benchmarks.load import BadRun, percentile
 from benchmarks.measure import Judge, Sample, Scenario
+from benchmarks.memory import Crowd
 from benchmarks.processes import parse_stat_cpu
 from benchmarks.reference import Reference, write_artifact, write_seeded_weights
 from benchmarks.report import Conditions, figures_table, markdown
+from benchmarks.run import scenarios_of
+from benchmarks.servers import known_servers
 from benchmarks.socket_load import Conversation, Plan
 from benchmarks.streams import CYCLE, Stream
 from benchmarks.ways import WAYS, first_predictions, plan_of
@@ -270,3 +275,29 @@ def test_the_first_answers_of_a_run_are_found_by_session():
     answers = [[b'{"session":"b","predictions":[[2.0]]}', b'{"session":"a","predictions":[[1.0]]}']]
     found = first_predictions("shared-json", answers, [Stream("a", 1), Stream("b", 1)])
     assert {name: value.tolist() for name, value in found.items()} == {"b": [2.0], "a": [1.0]}
+
+
+@pytest.mark.parametrize("crowd", [Crowd(1_000, 1_000), Crowd(1_000_000, 1_000_000), Crowd(200_000, 20_000)])
+def test_our_servers_are_started_with_settings_that_exist(crowd):
+    ours = [server for server in known_servers() if server.name.startswith("ours")]
+    hot = []
+    for server in ours:
+        environment = {name: value.replace("{port}", "8000") for name, value in server.environment.items()}
+        settings = Settings.from_env(environment | crowd.settings())
+        assert settings.max_sessions > crowd.sessions
+        assert settings.resident_sessions > crowd.resident
+        hot.append(settings.hot_route)
+    assert hot == [False, True]
+
+
+def test_every_promised_figure_is_a_row_of_the_matrix():
+    options = argparse.Namespace(quick=False, only=None)
+    rows = {row for server in known_servers() for row in scenarios_of(server, options)}
+    for figure in promised_figures():
+        assert {figure.ours, figure.beside} <= rows, figure.title
+
+
+def test_options_narrow_the_matrix():
+    (ours,) = (server for server in known_servers() if server.name == "ours")
+    quick = list(scenarios_of(ours, argparse.Namespace(quick=True, only=["http"])))
+    assert quick == [Scenario("ours", "http", 1, 1), Scenario("ours", "http", 64, 1)]
