@@ -1,0 +1,166 @@
+"""A service in this process, by any way in and over any store; the clock is turned by hand."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from app import main
+from app.config import Settings
+from app.stores import Store
+from app.stores.memory import MemoryStore
+from models.artifact import Artifact, save
+from tests import zoo
+from tests.faults import WritesThrough
+from tests.ways import WAYS, AsgiRoute, HotRoute, Way
+
+torch.set_num_threads(1)
+
+Start = Callable[..., AbstractAsyncContextManager[Way]]
+
+
+class Clock:
+    """Seconds since 1970, passing only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def memory_store(settings: Settings, folder: Path, clock: Clock) -> Store:
+    return MemoryStore(settings.tombstones, settings.tombstone_ttl_seconds or float("inf"), clock)
+
+
+def through_store(settings: Settings, folder: Path, clock: Clock) -> Store:
+    return WritesThrough(settings.tombstones, settings.tombstone_ttl_seconds or float("inf"), clock)
+
+
+# To add a store: how to open one. Every promise is then tested over it.
+STORES: dict[str, Callable[[Settings, Path, Clock], Store]] = {
+    "memory": memory_store,
+    "through": through_store,
+}
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def artifacts() -> dict[str, Artifact]:
+    return zoo.artifacts()
+
+
+@pytest.fixture(scope="session")
+def zoo_folder(artifacts, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("zoo")
+    for artifact in artifacts.values():
+        save(artifact, folder / artifact.name)
+    return folder
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way.name)
+def way(request) -> type[Way]:
+    return request.param
+
+
+@pytest.fixture(params=STORES)
+def store(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def start(way, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
+    """Starts a service: `async with start(resident_sessions=4) as service`. Runs for every way and store."""
+    return starter(way, store, zoo_folder, clock, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def start_http(store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
+    """The same by one way in memory, for what is no chunk."""
+    return starter(AsgiRoute, store, zoo_folder, clock, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def start_hot(store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
+    """The same by one way over a socket, for what needs a real connection."""
+    return starter(HotRoute, store, zoo_folder, clock, tmp_path, monkeypatch)
+
+
+def starter(
+    way: type[Way], store: str, zoo_folder: Path, clock: Clock, folder: Path, monkeypatch: Any
+) -> Start:
+    monkeypatch.setattr(main, "open_store", lambda settings: STORES[store](settings, folder, clock))
+
+    def start(**changes: Any) -> AbstractAsyncContextManager[Way]:
+        defaults = {"models": (zoo_folder,), "default_model": "sine", "port": 0, "log_level": "warning"}
+        small = {"resident_sessions": 2048}  # reserved, not used: keeps the tests' own memory small
+        settings = Settings(**(defaults | small | way.settings | changes))
+        return (over_loopback if way.socket else in_memory)(way, settings, clock)
+
+    return start
+
+
+@asynccontextmanager
+async def in_memory(way: type[Way], settings: Settings, clock: Clock) -> AsyncIterator[Way]:
+    app = main.create_app(settings)
+    app.state.engine.clock = clock
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as http,
+    ):
+        service = way(app.state.engine, http, None)
+        yield service
+        await service.close()
+
+
+@asynccontextmanager
+async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> AsyncIterator[Way]:
+    """uvicorn's own server on this loop, so that a test may look into the engine while it serves."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    server = main.server(settings)
+    engine = server.config.app.state.engine  # type: ignore[union-attr]
+    engine.clock = clock
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup([listening])
+    await server.on_tick(0)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits) as http:
+        service = way(engine, http, port)
+        service.server = server
+        yield service
+        await service.close()
+    for one in server.servers:
+        one.close()
+    for connection in list(server.server_state.connections):
+        connection.shutdown()
+    await server.lifespan.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """No test depends on what another drew."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield

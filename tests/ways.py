@@ -1,0 +1,160 @@
+"""Every way into the service, behind one small set of methods, so that one test can hold them all to a promise.
+
+To add a way: a subclass of `Way` that says how a chunk is sent, and its name in `WAYS`. What is no chunk
+(create, reset, fork, ...) goes over HTTP whatever the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from app.engine import Engine
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a chunk was answered, whatever the way. `problem` is empty when it was applied or replayed."""
+
+    status: int
+    position: int | None = None
+    predictions: Floats | None = None  # [steps, outputs]
+    replayed: bool = False
+    epoch: str | None = None
+    forecast: Floats | None = None
+    problem: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> Floats:
+        """The predictions of a chunk that must have been answered."""
+        assert self.status == 200, self.problem
+        assert self.predictions is not None
+        return self.predictions
+
+
+class Way:
+    """A running service, and how this way sends chunks to it."""
+
+    name: ClassVar[str]
+    socket: ClassVar[bool] = True  # a real one, on loopback; else ASGI in memory
+    settings: ClassVar[dict[str, Any]] = {}
+    server: Any = None  # uvicorn's, where there is one
+
+    def __init__(self, engine: Engine, http: httpx.AsyncClient, port: int | None) -> None:
+        self.engine = engine
+        self.http = http
+        self.port = port
+
+    async def advance(
+        self,
+        session: str,
+        rows: Any,
+        at: int | None = None,
+        epoch: str | None = None,
+        horizon: int | None = None,
+        model: str | None = None,
+    ) -> Reply:
+        """Send one chunk and await its answer."""
+        told = {"at": at, "epoch": epoch, "horizon": horizon, "model": model}
+        body = {"observations": _plain(rows)} | {
+            key: value for key, value in told.items() if value is not None
+        }
+        response = await self.http.post(f"/sessions/{session}/observations", json=body)
+        return replied(response)
+
+    async def raw(self, session: str, body: bytes) -> Reply:
+        """Send these bytes as they are in place of a JSON chunk."""
+        return replied(await self.http.post(f"/sessions/{session}/observations", content=body))
+
+    async def session(self, session: str) -> dict[str, Any]:
+        """What GET tells of a session that is there."""
+        response = await self.http.get(f"/sessions/{session}")
+        assert response.status_code == 200, response.text
+        shown: dict[str, Any] = response.json()
+        return shown
+
+    async def stream(
+        self, session: str, rows: Floats, cuts: Sequence[int], model: str | None = None, start: int = 0
+    ) -> Floats:
+        """Send a series cut into chunks of these sizes, each `at` its place; the predictions put together."""
+        assert sum(cuts) == len(rows)
+        got, at = [], start
+        for size in cuts:
+            reply = await self.advance(session, rows[at - start : at - start + size], at, model=model)
+            got.append(reply.numbers)
+            at += size
+            assert reply.position == at
+        return np.concatenate(got)
+
+    async def close(self) -> None:
+        """Hang up."""
+
+
+class AsgiRoute(Way):
+    """The route of FastAPI, called in memory."""
+
+    name = "asgi"
+    socket = False
+
+
+class HttpRoute(Way):
+    """The route of FastAPI, over a socket."""
+
+    name = "http"
+    settings: ClassVar[dict[str, Any]] = {"hot_route": False}
+
+
+class HotRoute(Way):
+    """The same bytes, answered ahead of the router."""
+
+    name = "hot"
+    settings: ClassVar[dict[str, Any]] = {"hot_route": True}
+
+
+WAYS: tuple[type[Way], ...] = (AsgiRoute, HttpRoute, HotRoute)
+
+
+def replied(response: httpx.Response) -> Reply:
+    """A response to a chunk, its shape checked."""
+    told = response.json()
+    if response.status_code != 200:
+        check_problem(response)
+        return Reply(response.status_code, told.get("position"), problem=told)
+    assert response.headers["content-type"] == "application/json"
+    assert {"session", "model", "position", "epoch", "replayed", "predictions"} <= told.keys()
+    return Reply(
+        200,
+        told["position"],
+        _matrix(told["predictions"]),
+        told["replayed"],
+        told["epoch"],
+        _matrix(told["forecast"]) if "forecast" in told else None,
+    )
+
+
+def check_problem(response: httpx.Response) -> dict[str, Any]:
+    """The one shape of every error: RFC 9457."""
+    told: dict[str, Any] = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert told["type"].startswith("urn:carryover:")
+    assert told["status"] == response.status_code
+    assert told["title"]
+    assert isinstance(told["detail"], str)
+    assert (response.status_code == 503) == ("retry-after" in response.headers)
+    return told
+
+
+def _plain(rows: Any) -> Any:
+    return rows.tolist() if isinstance(rows, np.ndarray) else rows
+
+
+def _matrix(numbers: list[Any]) -> Floats:
+    array = np.array(numbers, np.float32)
+    return array[:, None] if array.ndim == 1 else array

@@ -1,0 +1,93 @@
+"""Artifacts with fixed random weights, and what they predict by the plainest means: torch, in one pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.network import StatefulLSTM
+from models.scaling import Column, Scaling
+from models.trained import Artifact
+
+Floats = npt.NDArray[np.float32]
+
+TOLERANCE = 1e-6  # in scaled units: batched and alone, chunked and whole agree this well, not bit for bit
+
+INPUTS = {"sine": ["value"], "pair": ["a", "b", "c"], "partial": ["a", "b"]}
+TARGETS = {"sine": ["value"], "pair": ["c", "a", "b"], "partial": ["b"]}
+
+
+def artifacts() -> dict[str, Artifact]:
+    """One shaped as the textbook's; one of changes, 3 features, 2 layers; one that cannot be fed back."""
+    return {
+        "sine": made("sine", hidden=64, layers=1, seed=0),
+        "pair": made("pair", hidden=16, layers=2, seed=1, change=True),
+        "partial": made("partial", hidden=8, layers=1, seed=2),
+    }
+
+
+def made(name: str, *, hidden: int, layers: int, seed: int, change: bool = False) -> Artifact:
+    """Weights somewhat larger than torch's own, so that what happened ten steps ago still shows."""
+    inputs, targets = INPUTS[name], TARGETS[name]
+    columns = [inputs.index(target) for target in targets]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = StatefulLSTM(len(inputs), hidden, layers, len(targets), columns if change else None)
+    weights = {key: 1.5 * value.detach().numpy() for key, value in network.state_dict().items()}
+    rng = np.random.default_rng(seed)
+    mean, std = rng.normal(size=len(inputs)), rng.uniform(0.5, 1.5, size=len(inputs))
+    return Artifact(
+        name=name,
+        inputs=tuple(Column(one) for one in inputs),
+        targets=tuple(targets),
+        hidden_size=hidden,
+        num_layers=layers,
+        scaling=Scaling(mean, std),
+        target_scaling=Scaling(mean[columns], std[columns]),
+        weights=weights,
+        predicts="change" if change else "level",
+    )
+
+
+def series(model: str, steps: int, seed: int = 0) -> Floats:
+    """[steps, inputs] of a wave with noise, its own for every seed."""
+    rng = np.random.default_rng([seed, steps])
+    width = len(INPUTS[model])
+    phase = rng.uniform(0, 6, width)
+    wave = np.sin(np.arange(steps)[:, None] * rng.uniform(0.05, 0.5, width) + phase)
+    return (wave + 0.3 * rng.normal(size=(steps, width))).astype(np.float32)
+
+
+def one_pass(artifact: Artifact, observations: Floats) -> Floats:
+    """[steps, outputs]: the whole series through the network at once, from an empty carry."""
+    return _run(artifact, observations)[0]
+
+
+def rolled_out(artifact: Artifact, observations: Floats, steps: int) -> Floats:
+    """[steps, outputs]: predictions fed back behind these observations, one at a time."""
+    last, carry = _run(artifact, observations)
+    order = [artifact.targets.index(name) for name in artifact.columns]
+    network, forecast = artifact.network(), [last[-1]]
+    with torch.inference_mode():
+        for _ in range(steps - 1):
+            fed = torch.from_numpy(_scaled(artifact, forecast[-1][None, order]))[None]
+            output, carry = network(fed, carry)
+            forecast.append(_unscaled(artifact, output[0, 0].numpy()))
+    return np.stack(forecast)
+
+
+def _run(artifact: Artifact, observations: Floats) -> tuple[Floats, tuple[torch.Tensor, torch.Tensor]]:
+    with torch.inference_mode():
+        outputs, carry = artifact.network()(torch.from_numpy(_scaled(artifact, observations))[None])
+    return _unscaled(artifact, outputs[0].numpy()), carry
+
+
+def _scaled(artifact: Artifact, observations: Floats) -> Floats:
+    scaling = artifact.scaling
+    return ((observations - scaling.mean) / scaling.std).astype(np.float32)
+
+
+def _unscaled(artifact: Artifact, outputs: Floats) -> Floats:
+    scaling = artifact.target_scaling
+    return (outputs * scaling.std + scaling.mean).astype(np.float32)
