@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from app.rows import Answer, Floats
+import msgspec
+
+from app.errors import CarryoverError
+from app.rows import Answer, Epochs, Floats, Ints
 
 
-@dataclass(slots=True)
-class Advanced:
-    """A chunk applied, or answered again; or a forecast."""
+class Advanced(msgspec.Struct, eq=False):
+    """A chunk applied, or answered again; or a forecast. A `Struct`: it costs half to make."""
 
     session: str
     model: str
@@ -17,6 +19,27 @@ class Advanced:
     epoch: int
     replayed: bool
     answer: Answer
+
+
+@dataclass(slots=True, eq=False)
+class AdvancedMany:
+    """Many chunks applied, answered again, or refused: columns in the order of the request.
+
+    positions, epochs : [n]; -1 and 0 where refused
+    steps : [n], how many predictions each chunk has; 0 where refused
+    outputs : numbers in one prediction; [n] where the sessions' models differ
+    numbers : [total], the predictions of one chunk after the other, flat
+    replayed : indexes of the chunks that had been applied already, ascending
+    errors : by index, of those that were refused
+    """
+
+    positions: Ints
+    epochs: Epochs
+    steps: Ints
+    outputs: int | Ints
+    numbers: Floats
+    replayed: list[int] = field(default_factory=list)
+    errors: dict[int, CarryoverError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,10 @@ from app.jobs import (
     Create,
     Delete,
     Expire,
+    Export,
     Forecast,
     Fork,
+    Import,
     Inspect,
     Job,
     Outcome,
@@ -41,6 +43,7 @@ from app.recent import forget
 from app.rows import scalar
 from app.sessions import Sessions
 from app.slab import Slab
+from app.statefile import rows_of, state_of
 from app.steps import Stepper, cannot_forecast
 from app.stores import Store
 from app.wave import Late, Wave, touch
@@ -222,6 +225,12 @@ class Engine:
                 slab, row = self.sessions.here(job.session, wave, job.at, job.epoch)
                 self.sessions.bury(job.session, slab, row, "deleted", wave)
                 wave.moved.append((job, None))
+            case Export():
+                slab, row = self.sessions.here(job.session, wave)
+                artifact, rows = slab.forecaster.artifact, slab.read(np.array([row]))
+                wave.settled.append((job, state_of(job.session, artifact.name, artifact.fingerprint, rows)))
+            case Import():
+                self._admit_import(job, touched, wave)
             case Refuse():
                 raise job.error
             case Expire():
@@ -293,6 +302,21 @@ class Engine:
         after.carries[0] = slab.carries[row]
         wave.stage(slab, (job.into,), rows, after)
         wave.moved.append((job, self.sessions.view(job.into, slab, after)))
+
+    def _admit_import(self, job: Import, touched: Sequence[str], wave: Wave) -> None:
+        slab = self.sessions.slab_by(job.state.fingerprint)
+        forecaster = slab.forecaster
+        after = rows_of(job.state, slab.recent_chunks, forecaster.output_size, forecaster.carry_size)
+        if self.sessions.find(job.session) is not None:
+            old, _ = self.sessions.here(job.session, wave, job.at, job.epoch)
+            wave.leaving.append((old, job.session))
+        elif job.at is not None or job.epoch is not None:
+            raise admission.absent(job.session, wave.tombstones.get(job.session))
+        row = self.sessions.born(job.session, slab, job.state.ttl_seconds, wave, touched)
+        after.headers["epoch"] = slab.headers["epoch"][row]
+        touch(after.headers, wave.now)
+        wave.stage(slab, (job.session,), np.array([row]), after)
+        wave.moved.append((job, self.sessions.view(job.session, slab, after)))
 
     def _admit_expire(self, job: Expire, wave: Wave) -> None:
         for session in job.sessions:

@@ -9,6 +9,7 @@ CarryoverError
 ├── UnknownSession           never seen, as far as the service remembers
 ├── SessionGone              it was here: expired or deleted, with its last position
 ├── SessionExists            a create, fork or import onto a session that is there
+├── OtherModel               a state or a carry of another network than the one it is meant for
 ├── OutOfStep                `at` or `epoch` is not where the session is
 ├── CannotForecast           the targets do not cover the inputs
 ├── NothingObserved          a forecast before the first observation
@@ -66,6 +67,10 @@ class SessionGone(CarryoverError):
 
 class SessionExists(CarryoverError):
     title = "Session exists"
+
+
+class OtherModel(CarryoverError):
+    title = "Other model"
 
 
 class OutOfStep(CarryoverError):

@@ -22,6 +22,8 @@ import numpy.typing as npt
 from app.errors import StoreFailed
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Epochs = npt.NDArray[np.uint64]
 Headers = npt.NDArray[np.void]
 Answer = dict[str, Floats]  # "predictions" [steps, outputs] and whatever else was asked for
 LongAnswers = tuple[Answer | None, ...]  # newest first; None where the header holds the answer

@@ -15,7 +15,7 @@ import numpy as np
 from app import admission
 from app.answers import SessionView
 from app.config import Settings
-from app.errors import StoreFailed, TooManySessions, UnknownModel
+from app.errors import OtherModel, TooManySessions, UnknownModel
 from app.rows import Rows, pack, scalar, unpack
 from app.slab import Slab
 from app.stores import Record, Store, Tombstone
@@ -79,6 +79,20 @@ class Sessions:
                 f"there is no model {name!r}; there are: {', '.join(known)}", models=known
             ) from None
 
+    def slab_by(self, fingerprint: str) -> Slab:
+        """The slab of the model that a state belongs to.
+
+        Raises
+        ------
+        OtherModel
+        """
+        try:
+            return self.slabs[fingerprint]
+        except KeyError:
+            raise OtherModel(
+                f"the state belongs to model {fingerprint[:12]}, which is not loaded", fingerprint=fingerprint
+            ) from None
+
     def find(self, session: str) -> tuple[Slab, int] | None:
         """Slab and row of a resident session."""
         for slab in self.slabs.values():
@@ -118,7 +132,7 @@ class Sessions:
         for record in records:
             by_model.setdefault(record.fingerprint, []).append(record)
         for fingerprint, some in by_model.items():
-            self._restore(self._slab_by(fingerprint), some, sessions)
+            self._restore(self.slab_by(fingerprint), some, sessions)
 
     def make_room(self, slab: Slab, count: int, staying: Iterable[str]) -> None:
         """See to free rows. Who has to leave goes to the store, and is none of those who stay."""
@@ -177,6 +191,8 @@ class Sessions:
 
     def publish(self, wave: Wave) -> None:
         """Make the wave resident. Called only when its commit has succeeded; nothing in here can fail."""
+        for slab, session in wave.leaving:
+            slab.remove(session)
         for staged in wave.staged:
             staged.slab.write(staged.rows, staged.after)
             if wave.born:
@@ -224,7 +240,7 @@ class Sessions:
 
     async def _page(self, after: str, limit: int) -> list[tuple[str, str]]:
         stored = await self._call(self.store.names, after, limit)
-        found = [(session, self._slab_by(print_).forecaster.artifact.name) for session, print_ in stored]
+        found = [(session, self.slab_by(print_).forecaster.artifact.name) for session, print_ in stored]
         if not self.store.writes_through:
             for slab in self.slabs.values():
                 resident = zip(slab.names.irange(after, inclusive=(False, True)), range(limit), strict=False)
@@ -240,14 +256,6 @@ class Sessions:
         slab.write(rows, values)
         for record, row in zip(some, rows.tolist(), strict=True):
             slab.publish(record.session, row)
-
-    def _slab_by(self, fingerprint: str) -> Slab:
-        try:
-            return self.slabs[fingerprint]
-        except KeyError:
-            raise StoreFailed(
-                f"a stored session belongs to model {fingerprint[:12]}, which is not loaded"
-            ) from None
 
 
 def records(slab: Slab, sessions: Sequence[str], rows: Rows) -> list[Record]:

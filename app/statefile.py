@@ -119,7 +119,7 @@ def encode(state: SessionState) -> bytes:
     for place, (_, _, answer) in enumerate(state.answers):
         for name, numbers in answer.items():
             tensors[f"recent.{place}.{name}"] = np.ascontiguousarray(numbers)
-    told = {name: getattr(state, name) for name in _LABELS + _WHOLE + _TIMES}
+    told = {name: getattr(state, name) for name in _TOLD}
     metadata = {"format": FORMAT, "version": VERSION} | {name: str(value) for name, value in told.items()}
     return safetensors.numpy.save(tensors, metadata | {"checksum": _checksum(metadata, tensors)})
 
@@ -139,22 +139,28 @@ def decode(data: bytes) -> SessionState:
     _check_label(metadata)
     if metadata.pop("checksum", "") != _checksum(metadata, tensors):
         raise Unprocessable("the checksum does not match the contents: the file is damaged", field="checksum")
-    whole = {name: _whole(metadata, name) for name in _WHOLE}
-    times = {name: _time(metadata, name) for name in _TIMES}
-    if whole["since_reset"] > whole["position"]:
+    position, since_reset = _whole(metadata, "position"), _whole(metadata, "since_reset")
+    if since_reset > position:
         raise Unprocessable("since_reset is beyond the position", field="since_reset")
-    if not times["ttl_seconds"] > 0:
+    ttl_seconds = _time(metadata, "ttl_seconds")
+    if not ttl_seconds > 0:
         raise Unprocessable("ttl_seconds must be positive", field="ttl_seconds")
-    carry = _tensor(tensors, "carry", np.float32, 1)
-    answers = _answers(tensors, whole["position"])
     return SessionState(
-        **{name: metadata[name] for name in _LABELS}, **whole, **times, carry=carry, answers=answers
+        session=metadata["session"],
+        model=metadata["model"],
+        fingerprint=metadata["fingerprint"],
+        position=position,
+        since_reset=since_reset,
+        created=_time(metadata, "created"),
+        updated=_time(metadata, "updated"),
+        ttl_seconds=ttl_seconds,
+        carry=_tensor(tensors, "carry", np.float32, 1),
+        answers=_answers(tensors, position),
     )
 
 
 _LABELS = ("session", "model", "fingerprint")
-_WHOLE = ("position", "since_reset")
-_TIMES = ("created", "updated", "ttl_seconds")
+_TOLD = (*_LABELS, "position", "since_reset", "created", "updated", "ttl_seconds")
 
 
 def _metadata(data: bytes) -> dict[str, str]:

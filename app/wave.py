@@ -86,6 +86,7 @@ class Wave:
     tombstones: dict[str, Tombstone] = field(default_factory=dict)  # of the wave's sessions that are gone
     staged: list[Staged] = field(default_factory=list)
     buried: list[tuple[Slab, Tombstone]] = field(default_factory=list)
+    leaving: list[tuple[Slab, str]] = field(default_factory=list)  # sessions that change their slab
     moved: list[tuple[Job, Outcome]] = field(default_factory=list)  # answers that hold once committed
     settled: list[tuple[Job, Outcome]] = field(default_factory=list)  # answers that hold anyway
 
@@ -108,6 +109,7 @@ class Wave:
         self.moved.clear()
         self.staged.clear()
         self.buried.clear()
+        self.leaving.clear()
 
 
 def moved_on(

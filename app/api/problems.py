@@ -30,6 +30,7 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.UnknownSession: 404,
     errors.SessionGone: 410,
     errors.SessionExists: 409,
+    errors.OtherModel: 409,
     errors.OutOfStep: 409,
     errors.CannotForecast: 422,
     errors.NothingObserved: 409,

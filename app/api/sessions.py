@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app import wire
+from app import statefile, wire
 from app.answers import epoch_of
 from app.api.body import documented as body
 from app.api.body import read
 from app.api.problems import documented as problems
 from app.engine import Engine
-from app.jobs import Advance, Create, Delete, Forecast, Fork, Inspect, Reset
+from app.jobs import Advance, Create, Delete, Export, Forecast, Fork, Import, Inspect, Reset
 from app.shapes import (
     Chunk,
     ForecastAnswer,
@@ -28,6 +28,7 @@ from app.shapes import (
 router = APIRouter(tags=["sessions"])
 
 JSON = "application/json"
+STATE = "application/octet-stream"
 
 
 @router.post(
@@ -139,6 +140,47 @@ async def forecast(
         raise wire.too_far(steps, most)
     answer = await _engine(request).ask(Forecast(wire.session_id(id), steps))
     return Response(wire.advanced(answer, flat), media_type=JSON)
+
+
+@router.get(
+    "/sessions/{id}/state",
+    response_class=Response,
+    responses=problems(404, 410, 422, 503)
+    | {
+        200: {
+            "description": "a safetensors file",
+            "content": {STATE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def export(request: Request, id: str) -> Response:
+    """All that the session remembers, as one safetensors file that `PUT` takes, here or elsewhere."""
+    state = await _engine(request).ask(Export(wire.session_id(id)))
+    name = {"content-disposition": f'attachment; filename="{id}.safetensors"'}
+    return Response(statefile.encode(state), media_type=STATE, headers=name)
+
+
+@router.put(
+    "/sessions/{id}/state",
+    response_model=Session,
+    responses=problems(404, 409, 410, 413, 422, 503),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {STATE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def import_(
+    request: Request,
+    id: str,
+    at: Annotated[int | None, Query(ge=0, le=wire.FURTHEST)] = None,
+    epoch: str | None = None,
+) -> dict[str, Any]:
+    """Put a session in an exported state, whether it exists or not; a new epoch is drawn."""
+    state = statefile.decode(await request.body())
+    job = Import(wire.session_id(id), state, at, _epoch(epoch))
+    return wire.viewed(await _engine(request).ask(job))
 
 
 def _engine(request: Request) -> Engine:
