@@ -20,7 +20,7 @@ DIRECTION: tuple[tuple[str, ...], ...] = (
     ("app.admission", "app.wave", "app.steps", "app.sessions"),
     ("app.engine",),
     ("app.hot", "app.sockets", "app.api.*"),
-    ("app.main",),
+    ("app.main", "app.moving"),
     ("app.cli", "app.cli.*"),
 )
 

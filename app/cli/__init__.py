@@ -16,6 +16,7 @@ import typer
 from app.cli.artifacts import import_, models
 from app.cli.evaluate import evaluate
 from app.cli.serve import EPILOG, serve
+from app.cli.sessions import sessions
 from app.cli.train import train
 
 app = typer.Typer(
@@ -32,6 +33,8 @@ app.command(short_help="Data in, trained artifact out.")(train)
 app.command(short_help="Streaming backtest beside baselines.")(evaluate)
 app.command("import", short_help="PyTorch checkpoint in, artifact out.")(import_)
 app.command(short_help="List artifacts, or show one.")(models)
+
+app.add_typer(sessions, name="sessions")
 
 
 def main() -> None:
