@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,6 +24,7 @@ from app import admission
 from app.config import Settings
 from app.errors import CarryoverError, NothingObserved, Overloaded, SessionExists, StepFailed, Stopping
 from app.jobs import (
+    Adopt,
     Advance,
     Create,
     Delete,
@@ -39,6 +40,8 @@ from app.jobs import (
     Refuse,
     Reset,
 )
+from app.parts import LONG_CHUNK, cut
+from app.places import place, place_many
 from app.recent import forget
 from app.rows import scalar
 from app.sessions import Sessions
@@ -79,6 +82,7 @@ class Engine:
         self.stopping = False
         self._queue: deque[Job] = deque()
         self._waiting_bytes = 0
+        self._waiting_more = 0  # sessions beyond the first of each job
         self._under_way: list[Job] = []  # with progress; their sessions are set aside
         self._awake = asyncio.Event()
         self._stepper = Stepper(settings.recent_bytes)
@@ -114,13 +118,22 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
-        if len(self._queue) >= self.settings.queue_jobs:
+        if len(self._queue) + self._waiting_more >= self.settings.queue_jobs:
             raise Overloaded(f"{self.settings.queue_jobs} jobs are waiting already")
         if self._waiting_bytes > self.settings.queue_bytes:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
-        self._waiting_bytes += job.nbytes
-        self._queue.append(job)
+        if type(job) is AdvanceMany:
+            for part in cut(job, self.settings.wave_sessions, self._stepper.observations):
+                self._put(part)
+        else:
+            self._put(job)
         self._awake.set()
+
+    def _put(self, job: Job) -> None:
+        self._queue.append(job)
+        self._waiting_bytes += job.nbytes
+        if type(job) is AdvanceMany:
+            self._waiting_more += len(job) - 1
 
     async def ask(self, job: Job) -> Any:
         """Queue a job and wait for its answer.
@@ -155,8 +168,7 @@ class Engine:
 
     async def _tick(self) -> None:
         wave = Wave(self.clock())
-        jobs = self._collect()
-        touched = [session for job in jobs for session in job.sessions]
+        jobs, touched = self._collect()
         try:
             await self.sessions.bring_in(touched, wave)
             self._admit(jobs, touched, wave)
@@ -169,31 +181,52 @@ class Engine:
         self._under_way = wave.under_way
         self._reply(wave)
 
-    def _collect(self) -> list[Job]:
-        """The next wave: whatever waits, in order, up to the bound, each session once."""
+    def _collect(self) -> tuple[list[Job], set[str]]:
+        """The next wave: whatever waits, in order, up to the bounds, each session once; and its sessions."""
         jobs = self._under_way
         taken = {session for job in jobs for session in job.sessions}
         later: list[Job] = []
+        waiting: set[str] = set()  # sessions of those, which nothing may overtake
         most = self.settings.wave_sessions
+        left = self._stepper.observations
         queue = self._queue
-        while queue and len(taken) < most and len(later) < most:
-            job = queue.popleft()
+        while queue and left > 0 and len(waiting) < most:
+            job = queue[0]
             sessions = job.sessions
-            if taken.isdisjoint(sessions):
+            if len(taken) + len(sessions) > most and jobs:
+                break
+            queue.popleft()
+            if taken.isdisjoint(sessions) and waiting.isdisjoint(sessions):
                 jobs.append(job)
-                self._waiting_bytes -= job.nbytes
+                taken.update(sessions)
+                left -= self._collected(job)
             else:
                 later.append(job)
-            taken.update(sessions)
+                waiting.update(sessions)
         queue.extendleft(reversed(later))
-        return jobs
+        return jobs, taken
 
-    def _admit(self, jobs: Sequence[Job], touched: Sequence[str], wave: Wave) -> None:
+    def _collected(self, job: Job) -> int:
+        """Strike a job off the account of what waits. Returns how many observations its wave steps."""
+        self._waiting_bytes -= job.nbytes
+        if type(job) is Advance:
+            return min(len(job.observations), LONG_CHUNK)
+        if type(job) is AdvanceMany:
+            self._waiting_more -= len(job) - 1
+            return len(job.observations)
+        return 1
+
+    def _admit(self, jobs: Sequence[Job], touched: Collection[str], wave: Wave) -> None:
         """Let in what can be done and refuse the impossible, job by job."""
         late: list[Job] = []
         for job in jobs:
             try:
-                self._admit_one(job, len(jobs), touched, wave)
+                if type(job) is Advance:
+                    self._stepper.add(job, *place(job, self.sessions, touched, wave), wave)
+                elif type(job) is AdvanceMany:
+                    late += self._admit_many(job, touched, wave)
+                else:
+                    self._admit_one(job, touched, wave)
             except CarryoverError as error:
                 wave.refuse(job, error)
             except Late:
@@ -201,14 +234,23 @@ class Engine:
         for group in wave.chunks.values():
             late += self._stepper.admit(group, wave)
         for job in late:  # asked again behind the burial of its session
-            self._queue.extendleft((job, Expire(job.sessions)))
+            self._queue.appendleft(job)
+            self._queue.appendleft(Expire(job.sessions))
             self._waiting_bytes += job.nbytes
+            if type(job) is AdvanceMany:
+                self._waiting_more += len(job) - 1
 
-    def _admit_one(self, job: Job, jobs: int, touched: Sequence[str], wave: Wave) -> None:
+    def _admit_many(self, job: AdvanceMany, touched: Collection[str], wave: Wave) -> list[AdvanceMany]:
+        placed, late = place_many(job, self.sessions, touched, wave)
+        for part, slab, rows in placed:
+            try:
+                self._stepper.add_many(part, slab, rows, wave)
+            except CarryoverError as error:
+                wave.refuse(part, error)
+        return late
+
+    def _admit_one(self, job: Job, touched: Collection[str], wave: Wave) -> None:
         match job:
-            case Advance():
-                slab, row = self._place(job, touched, wave)
-                self._stepper.add(job, slab, row, wave, jobs)
             case Forecast():
                 self._admit_forecast(job, wave)
             case Create():
@@ -218,7 +260,7 @@ class Engine:
                 view = self.sessions.view(job.session, slab, slab.read(np.array([row])))
                 wave.settled.append((job, view))
             case Reset():
-                self._admit_reset(job, wave)
+                self._admit_reset(job, touched, wave)
             case Fork():
                 self._admit_fork(job, touched, wave)
             case Delete():
@@ -229,25 +271,14 @@ class Engine:
                 slab, row = self.sessions.here(job.session, wave)
                 artifact, rows = slab.forecaster.artifact, slab.read(np.array([row]))
                 wave.settled.append((job, state_of(job.session, artifact.name, artifact.fingerprint, rows)))
+            case Adopt():
+                wave.settled.append((job, self.sessions.adopt(job.forecaster)))
             case Import():
                 self._admit_import(job, touched, wave)
             case Refuse():
                 raise job.error
             case Expire():
                 self._admit_expire(job, wave)
-
-    def _place(self, job: Advance, touched: Sequence[str], wave: Wave) -> tuple[Slab, int]:
-        """Where the session of a chunk is. It is created when absent, unless the client counts on it."""
-        found = self.sessions.find(job.session)
-        if found is None:
-            if job.at or job.epoch is not None:
-                raise admission.absent(job.session, wave.tombstones.get(job.session))
-            slab = self.sessions.slab_of(job.model)
-            return slab, self.sessions.born(job.session, slab, None, wave, touched)
-        name = found[0].forecaster.artifact.name
-        if job.model is not None and job.model != name:
-            raise SessionExists(f"session {job.session!r} runs model {name!r}, not {job.model!r}")
-        return found
 
     def _admit_forecast(self, job: Forecast, wave: Wave) -> None:
         slab, row = self.sessions.here(job.session, wave) if job.progress is None else self._still(job)
@@ -268,7 +299,7 @@ class Engine:
             raise StepFailed(f"session {job.session!r} left in the middle of its forecast")
         return found
 
-    def _admit_create(self, job: Create, touched: Sequence[str], wave: Wave) -> None:
+    def _admit_create(self, job: Create, touched: Collection[str], wave: Wave) -> None:
         if self.sessions.find(job.session) is not None:
             self.sessions.here(job.session, wave)
             raise SessionExists(f"session {job.session!r} exists")
@@ -278,18 +309,27 @@ class Engine:
         wave.stage(slab, (job.session,), rows, after)
         wave.moved.append((job, self.sessions.view(job.session, slab, after)))
 
-    def _admit_reset(self, job: Reset, wave: Wave) -> None:
+    def _admit_reset(self, job: Reset, touched: Collection[str], wave: Wave) -> None:
         slab, row = self.sessions.here(job.session, wave, job.at, job.epoch)
+        newest = self.sessions.current.get(slab.forecaster.artifact.name, slab)
         rows = np.array([row])
-        after = slab.read(rows)
-        after.carries[:] = 0.0
+        if newest is slab:
+            after = slab.read(rows)
+            after.carries[:] = 0.0
+        else:  # nothing of the older network's carry is needed any more: the session gets the newer network
+            before = slab.headers[row]
+            wave.leaving.append((slab, job.session))
+            rows = np.array([self.sessions.born(job.session, newest, None, wave, touched)])
+            slab, after = newest, newest.read(rows)
+            for name in ("position", "epoch", "created", "ttl"):
+                after.headers[name] = before[name]
         after.headers["since_reset"] = 0
         touch(after.headers, wave.now)
         forget(after)
         wave.stage(slab, (job.session,), rows, after)
         wave.moved.append((job, self.sessions.view(job.session, slab, after)))
 
-    def _admit_fork(self, job: Fork, touched: Sequence[str], wave: Wave) -> None:
+    def _admit_fork(self, job: Fork, touched: Collection[str], wave: Wave) -> None:
         slab, row = self.sessions.here(job.session, wave, job.at, job.epoch)
         if self.sessions.find(job.into) is not None:
             self.sessions.here(job.into, wave)
@@ -303,7 +343,7 @@ class Engine:
         wave.stage(slab, (job.into,), rows, after)
         wave.moved.append((job, self.sessions.view(job.into, slab, after)))
 
-    def _admit_import(self, job: Import, touched: Sequence[str], wave: Wave) -> None:
+    def _admit_import(self, job: Import, touched: Collection[str], wave: Wave) -> None:
         slab = self.sessions.slab_by(job.state.fingerprint)
         forecaster = slab.forecaster
         after = rows_of(job.state, slab.recent_chunks, forecaster.output_size, forecaster.carry_size)
@@ -339,7 +379,7 @@ class Engine:
         wave.fail(refusal)
         answered = {id(job) for job, _ in wave.settled} | {id(job) for job in self._queue}
         wave.under_way.clear()
-        wave.settled += [(job, refusal) for job in jobs if id(job) not in answered]
+        wave.settled += [(job, refusal) for job in wave.undivided(jobs) if id(job) not in answered]
 
     async def _sweep(self) -> None:
         """Bury what has idled too long, a slice at a time, for as long as the engine runs."""

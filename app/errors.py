@@ -6,6 +6,7 @@ CarryoverError
 ├── Unprocessable            well formed and wrong: shape, a non-number, an infinity, an empty chunk
 ├── TooLarge                 over a limit of the service
 ├── UnknownModel
+├── BadModel                 an artifact on disk that cannot be loaded; the one in memory goes on
 ├── UnknownSession           never seen, as far as the service remembers
 ├── SessionGone              it was here: expired or deleted, with its last position
 ├── SessionExists            a create, fork or import onto a session that is there
@@ -55,6 +56,10 @@ class TooLarge(CarryoverError):
 
 class UnknownModel(CarryoverError):
     title = "Unknown model"
+
+
+class BadModel(CarryoverError):
+    title = "Bad model"
 
 
 class UnknownSession(CarryoverError):

@@ -16,6 +16,7 @@ from app.answers import Advanced, AdvancedMany, SessionView
 from app.errors import CarryoverError
 from app.rows import Epochs, Floats, Ints
 from app.statefile import SessionState
+from models.forecaster import Forecaster
 
 Reply = Callable[[Any], None]
 
@@ -193,6 +194,16 @@ class Import(_OneSession):
 
 
 @dataclass(slots=True)
+class Adopt:
+    """From here on new sessions of this name get this network. Answered by whether it was another one."""
+
+    forecaster: Forecaster
+    reply: Reply = unheard
+    sessions: Sequence[str] = ()
+    nbytes: int = 0
+
+
+@dataclass(slots=True)
 class Refuse(_OneSession):
     """Answer with this error when the session's turn comes: refusals, too, keep the order of a stream."""
 
@@ -210,7 +221,21 @@ class Expire:
     nbytes = 0
 
 
-Job = Advance | AdvanceMany | Forecast | Create | Inspect | Reset | Fork | Delete | Export | Import | Refuse | Expire
+Job = (
+    Advance
+    | AdvanceMany
+    | Forecast
+    | Create
+    | Inspect
+    | Reset
+    | Fork
+    | Delete
+    | Export
+    | Import
+    | Adopt
+    | Refuse
+    | Expire
+)
 
 
-Outcome = Advanced | AdvancedMany | SessionView | SessionState | CarryoverError | None
+Outcome = Advanced | AdvancedMany | SessionView | SessionState | bool | CarryoverError | None

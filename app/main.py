@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
+import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import orjson
 import torch
@@ -19,15 +21,16 @@ from app.api import health, models, problems, sessions
 from app.api.body import BodyLimit
 from app.config import Settings
 from app.engine import Engine
-from app.errors import ConfigError
+from app.errors import CarryoverError
 from app.hot import HotProtocol
+from app.jobs import Adopt
+from app.library import Library
 from app.sockets import upgrades
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.wire import Limits
-from models.artifact import load
-from models.errors import BadArtifact
-from models.forecaster import Forecaster
+
+log = logging.getLogger("carryover")
 
 GRACE_SECONDS = 30  # for what was accepted, once the server is told to stop
 
@@ -39,7 +42,11 @@ def create_app(settings: Settings) -> FastAPI:
     ------
     ConfigError : a model cannot be loaded, or the default is none of them
     """
-    forecasters = load_models(settings)
+    # Two threads on the small products of a wave cost several times what they bring.
+    torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")
+    library = Library(settings)
+    forecasters = library.load()
     engine = Engine(forecasters, open_store(settings), settings)
 
     @asynccontextmanager
@@ -55,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.engine = engine
+    app.state.library = library
     app.state.limits = Limits(
         settings.chunk_observations, settings.forecast_steps, max(one.input_size for one in forecasters)
     )
@@ -73,6 +81,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.should_exit:
             return
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(
+            NotImplementedError, RuntimeError
+        ):  # no SIGHUP, or no main thread
+            loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
         gc.collect()
         gc.freeze()
         print(f"Carryover listens on {self.address}. Try:\n\n  {self._example()}\n", flush=True)
@@ -83,6 +96,15 @@ class Server(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         return f"http://{host}:{port}"
+
+    async def _reload(self) -> None:
+        """Every artifact as it is on disk now (SIGHUP); one that cannot be loaded changes nothing."""
+        state = self.config.app.state  # type: ignore[union-attr]
+        try:
+            for forecaster in await asyncio.to_thread(state.library.load):
+                await state.engine.ask(Adopt(forecaster))
+        except CarryoverError as error:
+            log.error("reload refused: %s", error)
 
     def _example(self) -> str:
         forecaster = self.config.app.state.engine.sessions.slab_of(None).forecaster  # type: ignore[union-attr]
@@ -133,47 +155,6 @@ def run(settings: Settings) -> int:
     except SystemExit:  # uvicorn could not listen, and has said why
         return 1
     return 0 if serving.started else 1
-
-
-def load_models(settings: Settings) -> list[Forecaster]:
-    """Every artifact that the settings name, by name; a folder without a `model.json` is one of artifacts.
-
-    Raises
-    ------
-    ConfigError
-    """
-    # Two threads on the small products of a wave cost several times what they bring.
-    torch.set_num_threads(1)
-    threadpool_limits(1, user_api="blas")
-    loaded: dict[str, Forecaster] = {}
-    for folder in artifact_folders(settings.models):
-        try:
-            artifact = load(folder)
-        except BadArtifact as error:
-            raise ConfigError(f"model {folder} cannot be loaded: {error}") from error
-        if artifact.name in loaded:
-            raise ConfigError(f"two models are named {artifact.name!r}; the second is {folder}")
-        loaded[artifact.name] = Forecaster(artifact, settings.device)
-    if not loaded:
-        raise ConfigError(f"there is no model in {', '.join(map(str, settings.models))}")
-    if settings.default_model is not None and settings.default_model not in loaded:
-        raise ConfigError(
-            f"the default model {settings.default_model!r} is none of {', '.join(sorted(loaded))}"
-        )
-    return [loaded[name] for name in sorted(loaded)]
-
-
-def artifact_folders(paths: Sequence[Path]) -> list[Path]:
-    """The artifacts at these paths, or in them."""
-    found: list[Path] = []
-    for path in paths:
-        if (path / "model.json").exists():
-            found.append(path)
-        elif path.is_dir():
-            found += sorted(child.parent for child in path.glob("*/model.json"))
-        else:
-            raise ConfigError(f"there is no folder {path}")
-    return found
 
 
 def open_store(settings: Settings) -> Store:

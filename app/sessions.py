@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import filterfalse, repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from app import admission
 from app.answers import SessionView
 from app.config import Settings
 from app.errors import OtherModel, TooManySessions, UnknownModel
-from app.rows import Rows, pack, scalar, unpack
+from app.rows import Ints, Rows, pack, scalar, unpack
 from app.slab import Slab
 from app.stores import Record, Store, Tombstone
 from app.wave import Late, Wave, touch
@@ -50,9 +51,7 @@ class Sessions:
         self.current: dict[str, Slab] = {}  # by model name
         self._call = call
         for forecaster in forecasters:
-            slab = Slab(forecaster, settings.resident_sessions, settings.recent_chunks)
-            self.slabs[forecaster.artifact.fingerprint] = slab
-            self.current[forecaster.artifact.name] = slab
+            self.adopt(forecaster)
         self.default_model = settings.default_model or next(iter(self.current))
         self.slab_of(self.default_model)
 
@@ -79,6 +78,27 @@ class Sessions:
                 f"there is no model {name!r}; there are: {', '.join(known)}", models=known
             ) from None
 
+    def adopt(self, forecaster: Forecaster) -> bool:
+        """Give new sessions this network; those under way keep theirs until they are reset.
+
+        Returns whether it is another network than the one before.
+        """
+        artifact = forecaster.artifact
+        before = self.current.get(artifact.name)
+        slab = self.slabs.get(artifact.fingerprint)
+        if slab is None:
+            slab = self.slabs[artifact.fingerprint] = self._slab(forecaster)
+        self.current[artifact.name] = slab
+        return slab is not before
+
+    def older(self, model: str) -> list[Slab]:
+        """The slabs of networks that had this name before, with sessions that still run on them."""
+        return [
+            slab
+            for slab in self.slabs.values()
+            if slab.forecaster.artifact.name == model and slab is not self.current.get(model)
+        ]
+
     def slab_by(self, fingerprint: str) -> Slab:
         """The slab of the model that a state belongs to.
 
@@ -100,6 +120,20 @@ class Sessions:
             if row is not None:
                 return slab, row
         return None
+
+    def together(self, sessions: Sequence[str], model: str | None, now: float) -> tuple[Slab, Ints] | None:
+        """Slab and rows of sessions all resident in one slab, of this model and not expired; or None."""
+        found = self.find(sessions[0])
+        if found is None:
+            return None
+        slab = found[0]
+        if model is not None and model != slab.forecaster.artifact.name:
+            return None
+        try:
+            rows = slab.rows_of(sessions)
+        except KeyError:
+            return None
+        return None if (slab.headers["deadline"][rows] < now).any() else (slab, rows)
 
     def here(
         self, session: str, wave: Wave, at: int | None = None, epoch: int | None = None
@@ -123,8 +157,9 @@ class Sessions:
 
     async def bring_in(self, sessions: Iterable[str], wave: Wave) -> None:
         """Give every session of the wave that rests in the store a row; fetch the tombstones of the gone."""
-        sessions = list(sessions)
-        absent = [session for session in sessions if self.find(session) is None]
+        sessions = absent = list(sessions)
+        for slab in self.slabs.values():
+            absent = list(filterfalse(slab.index.__contains__, absent))
         if not absent:
             return
         records, wave.tombstones = await self._call(self.store.load, absent)
@@ -156,17 +191,35 @@ class Sessions:
         ------
         TooManySessions
         """
-        if len(self) + len(wave.born) >= self.settings.max_sessions:
-            raise TooManySessions(f"there are {self.settings.max_sessions} sessions already")
-        self.make_room(slab, 1, staying)
-        row = slab.take()
-        header = slab.headers[row : row + 1]
-        header["epoch"] = secrets.randbits(64) or 1
-        header["created"] = wave.now
-        header["ttl"] = ttl_seconds if ttl_seconds is not None else (self.settings.idle_ttl_seconds or NEVER)
-        touch(header, wave.now)
-        wave.born[session] = (slab, row)
-        return row
+        return int(self.born_many((session,), slab, ttl_seconds, wave, staying)[0])
+
+    def born_many(
+        self,
+        sessions: Sequence[str],
+        slab: Slab,
+        ttl_seconds: float | None,
+        wave: Wave,
+        staying: Iterable[str],
+    ) -> Ints:
+        """Rows for new sessions, to be published with the wave.
+
+        Raises
+        ------
+        TooManySessions
+        """
+        if len(self) + len(wave.born) + len(sessions) > self.settings.max_sessions:
+            raise TooManySessions(f"the server keeps at most {self.settings.max_sessions} sessions")
+        self.make_room(slab, len(sessions), staying)
+        rows = np.array([slab.take() for _ in sessions])
+        headers = np.zeros(len(rows), slab.headers.dtype)
+        # Zero stands for no epoch where clients claim one.
+        headers["epoch"] = np.frombuffer(secrets.token_bytes(8 * len(rows)), np.uint64) | 1
+        headers["created"] = wave.now
+        headers["ttl"] = ttl_seconds if ttl_seconds is not None else (self.settings.idle_ttl_seconds or NEVER)
+        touch(headers, wave.now)
+        slab.headers[rows] = headers
+        wave.born.update(zip(sessions, zip(repeat(slab), rows.tolist()), strict=False))
+        return rows
 
     def bury(
         self, session: str, slab: Slab, row: int, why: Literal["expired", "deleted"], wave: Wave
@@ -246,6 +299,9 @@ class Sessions:
                 resident = zip(slab.names.irange(after, inclusive=(False, True)), range(limit), strict=False)
                 found += [(session, slab.forecaster.artifact.name) for session, _ in resident]
         return sorted(found)[:limit]
+
+    def _slab(self, forecaster: Forecaster) -> Slab:
+        return Slab(forecaster, self.settings.resident_sessions, self.settings.recent_chunks)
 
     def _restore(self, slab: Slab, some: Sequence[Record], staying: Iterable[str]) -> None:
         self.make_room(slab, len(some), staying)

@@ -121,6 +121,12 @@ class Model(BaseModel):
     carry_bytes: int
     metrics: dict[str, Any]
     sessions_resident: int
+    sessions_on_older: int = Field(description="Resident sessions that keep an older network until reset.")
+
+
+class Reloaded(BaseModel):
+    changed: bool = Field(description="Whether the artifact on disk is another network.")
+    model: Model
 
 
 class ModelList(BaseModel):

@@ -182,7 +182,7 @@ def observed(rows: list[float | list[float]]) -> tuple[Floats, bool]:
         first = rows[0]
         flat = not isinstance(first, list)
         numbers = first if isinstance(first, list) else rows
-        if numbers and min(numbers) >= -LARGEST and max(numbers) <= LARGEST:  # type: ignore[operator, type-var]
+        if numbers and min(numbers) >= -LARGEST and max(numbers) <= LARGEST:  # type: ignore[operator]
             return np.array([numbers], np.float32), flat
     try:
         exact = np.array(rows, np.float64)

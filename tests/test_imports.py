@@ -15,7 +15,7 @@ DIRECTION: tuple[tuple[str, ...], ...] = (
     ("models.*",),
     ("app", "app.errors", "app.config"),
     ("app.rows", "app.answers", "app.shapes", "app.recent", "app.digest"),
-    ("app.slab", "app.stores.*", "app.wire", "app.frames", "app.statefile"),
+    ("app.slab", "app.stores.*", "app.wire", "app.frames", "app.statefile", "app.library"),
     ("app.jobs",),
     ("app.admission", "app.wave", "app.steps", "app.sessions"),
     ("app.engine",),

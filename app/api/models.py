@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from app.api.problems import documented as problems
 from app.engine import Engine
-from app.shapes import Model, ModelList
+from app.jobs import Adopt
+from app.shapes import Model, ModelList, Reloaded
 from app.slab import Slab
 
 router = APIRouter(tags=["models"])
@@ -28,6 +30,16 @@ async def model(request: Request, name: str) -> dict[str, Any]:
     return _told(engine, engine.sessions.slab_of(name))
 
 
+@router.post("/models/{name}/reload", response_model=Reloaded, responses=problems(404, 422, 503))
+async def reload(request: Request, name: str) -> dict[str, Any]:
+    """Take the artifact as it is on disk now. Sessions under way keep the network they have until reset."""
+    engine: Engine = request.app.state.engine
+    engine.sessions.slab_of(name)
+    forecaster = await asyncio.to_thread(request.app.state.library.reload, name)
+    changed = await engine.ask(Adopt(forecaster))
+    return {"changed": changed, "model": _told(engine, engine.sessions.slab_of(name))}
+
+
 def _told(engine: Engine, slab: Slab) -> dict[str, Any]:
     forecaster = slab.forecaster
     artifact = forecaster.artifact
@@ -44,4 +56,5 @@ def _told(engine: Engine, slab: Slab) -> dict[str, Any]:
         "carry_bytes": 4 * forecaster.carry_size,
         "metrics": artifact.metrics,
         "sessions_resident": len(slab),
+        "sessions_on_older": sum(map(len, engine.sessions.older(artifact.name))),
     }

@@ -27,6 +27,7 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.Unprocessable: 422,
     errors.TooLarge: 413,
     errors.UnknownModel: 404,
+    errors.BadModel: 422,
     errors.UnknownSession: 404,
     errors.SessionGone: 410,
     errors.SessionExists: 409,
