@@ -143,7 +143,7 @@ def _write(
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="1 round of 1 s, 1 step, 1 and 64 connections")
     parser.add_argument(
         "--only", nargs="+", metavar="WORD", help="rows whose title contains one of these words"
