@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 # Chunks up to this long go through `Cells`, longer ones through `torch.nn.LSTM`: the two cost the same
-# near 12 steps at batch 1 and near 16 at batch 64 (benchmarks/kernels.py).
+# near 13 steps, whatever the batch (benchmarks/kernels.py).
 SHORT_CHUNK = 12
 
 
@@ -125,10 +125,15 @@ class Forecaster:
     def _by_cells(
         self, cells: Cells, scaled: Floats, lengths: Ints, longest: int, carries: Floats
     ) -> tuple[Floats, Floats]:
-        if longest == 1:
+        batch = len(lengths)
+        if longest * batch == len(scaled):  # as long as each other, as most waves are: nothing to sort
             moved = carries.copy()
             hidden, cell = self._split(moved)
-            return self._levels(cells.step(scaled, hidden, cell), scaled), moved
+            chunks = scaled.reshape(batch, longest, -1)
+            outputs = np.empty((batch, longest, self.output_size), np.float32)
+            for step in range(longest):
+                outputs[:, step] = cells.step(chunks[:, step], hidden, cell)
+            return self._levels(outputs.reshape(len(scaled), -1), scaled), moved
         order = np.argsort(-lengths, kind="stable")
         moved = carries[order]
         hidden, cell = self._split(moved)
@@ -143,23 +148,47 @@ class Forecaster:
     def _by_network(
         self, scaled: Floats, lengths: Ints, longest: int, carries: Floats
     ) -> tuple[Floats, Floats]:
-        """The same with `torch.nn.LSTM` on a packed sequence: never a padded row near the carry."""
+        """The same with `torch.nn.LSTM`, mixed lengths packed: never a padded row near the carry."""
+        batch = len(lengths)
+        hidden, cell = self._split(carries)
+        if longest * batch == len(scaled):
+            flat, moved = self._through(scaled.reshape(batch, longest, -1), hidden, cell)
+            return self._levels(flat.reshape(len(scaled), -1), scaled), moved
         order = np.argsort(-lengths, kind="stable")
         steps = list(_time_major(lengths, order, longest))
         at = np.concatenate(steps)
         sizes = torch.tensor([len(step) for step in steps])
-        hidden, cell = self._split(carries[order])
-        with torch.inference_mode():
-            packed = PackedSequence(torch.from_numpy(scaled[at]).to(self.device), sizes)
-            state = (self._layers_first(hidden), self._layers_first(cell))
-            features, (h, c) = self.network.lstm(packed, state)
-            flat = self.network.fc(features.data).cpu().numpy()
-        outputs = np.empty_like(flat)
-        outputs[at] = flat
-        moved = np.empty_like(carries)
-        both = torch.stack([h, c]).permute(2, 0, 1, 3).flatten(1).cpu().numpy()  # [batch, 2 layers hidden]
-        moved[order, : -self.output_size] = both
+        flat, sorted_ = self._through(scaled[at], hidden[order], cell[order], sizes)
+        outputs, moved = np.empty_like(flat), np.empty_like(sorted_)
+        outputs[at], moved[order] = flat, sorted_
         return self._levels(outputs, scaled), moved
+
+    def _through(
+        self, observations: Floats, hidden: Floats, cell: Floats, sizes: torch.Tensor | None = None
+    ) -> tuple[Floats, Floats]:
+        """Run the network.
+
+        Parameters
+        ----------
+        observations : [batch, steps, inputs], or [total, inputs] packed by `sizes`, the batch at each step
+        hidden, cell : [batch, layers, hidden]
+
+        Returns
+        -------
+        outputs : laid out as the observations
+        carries : [batch, carry_size]; the last prediction is not filled in
+        """
+        with torch.inference_mode():
+            given = torch.from_numpy(observations).to(self.device)
+            state = (self._layers_first(hidden), self._layers_first(cell))
+            features, (h, c) = self.network.lstm(
+                given if sizes is None else PackedSequence(given, sizes), state
+            )
+            outputs = self.network.fc(features if sizes is None else features.data)
+            both = torch.stack([h, c]).permute(2, 0, 1, 3).flatten(1)  # [batch, 2 layers hidden]
+            moved = np.empty((len(hidden), self.carry_size), np.float32)
+            moved[:, : -self.output_size] = both.cpu().numpy()
+            return outputs.cpu().numpy(), moved
 
     def _split(self, carries: Floats) -> tuple[Floats, Floats]:
         """Views of `(h, c)` in packed rows, each [batch, layers, hidden]."""
