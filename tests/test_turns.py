@@ -1,0 +1,89 @@
+"""Whatever is ready may share a wave, and every session sees its jobs in order."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.jobs import Expire
+from app.turns import Turns
+
+
+def job(*sessions: str) -> Expire:
+    return Expire(sessions)
+
+
+def test_jobs_of_different_sessions_are_taken_together_and_of_one_session_one_by_one():
+    turns = Turns()
+    first, second, other = job("a"), job("a"), job("b")
+    for one in (first, second, other):
+        turns.add(one)
+    assert turns.take(10) == [first, other]
+    assert turns.take(10) == []
+    turns.finish(first)
+    assert turns.take(10) == [second]
+
+
+def test_a_job_of_several_sessions_waits_until_it_leads_all_their_lines():
+    turns = Turns()
+    a, b, both, behind = job("a"), job("b"), job("a", "b"), job("b")
+    for one in (a, b, both, behind):
+        turns.add(one)
+    taken = turns.take(10)
+    assert taken == [a, b]
+    turns.finish(a)
+    assert turns.take(10) == []
+    turns.finish(b)
+    assert turns.take(10) == [both]
+    turns.finish(both)
+    assert turns.take(10) == [behind]
+
+
+def test_a_wave_is_bounded_by_sessions_but_never_empty():
+    turns = Turns()
+    large, small = job("a", "b", "c"), job("d")
+    turns.add(large)
+    turns.add(small)
+    assert turns.take(2) == [large]
+    assert turns.take(2) == [small]
+
+
+def test_a_job_that_could_not_be_done_yet_comes_again_before_those_behind_it():
+    turns = Turns()
+    first, second, other = job("a"), job("a"), job("b")
+    for one in (first, second, other):
+        turns.add(one)
+    turns.take(1)
+    turns.again(first)
+    assert turns.take(10) == [first, other]
+
+
+def test_a_job_that_names_a_session_twice_does_not_wait_for_itself():
+    turns = Turns()
+    before, twice = job("a"), job("a", "a")
+    turns.add(before)
+    turns.add(twice)
+    turns.finish(turns.take(9)[0])
+    assert turns.take(9) == [twice]
+    turns.finish(twice)
+    turns.add(job("a"))
+    assert len(turns.take(9)) == 1
+
+
+@given(st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=3), max_size=25), st.integers(1, 5))
+def test_every_job_is_taken_once_in_the_order_of_each_of_its_sessions_and_waves_are_disjoint(names, most):
+    turns = Turns()
+    jobs = [job(*sessions) for sessions in names]
+    for one in jobs:
+        turns.add(one)
+    assert len(turns) == sum(len(one.sessions) for one in jobs)
+    done = []
+    while wave := turns.take(most):
+        touched = [session for one in wave for session in set(one.sessions)]
+        assert len(touched) == len(set(touched))
+        for one in wave:
+            turns.finish(one)
+        done += wave
+    assert sorted(map(id, done)) == sorted(map(id, jobs))
+    for session in "abcd":
+        order = [id(one) for one in done if session in one.sessions]
+        assert order == [id(one) for one in jobs if session in one.sessions]
+    assert (len(turns), turns._lines, turns._blocked, list(turns.waiting())) == (0, {}, {}, [])
