@@ -14,6 +14,7 @@ CarryoverError
 ├── OutOfStep                `at` or `epoch` is not where the session is
 ├── CannotForecast           the targets do not cover the inputs
 ├── NothingObserved          a forecast before the first observation
+├── SessionDamaged           what the store holds of it fails its checksum; the others go on
 ├── StepFailed               the network raised, or left the finite numbers; the session did not move
 └── Unavailable              not now: try again after a while
     ├── Overloaded           too much is waiting
@@ -88,6 +89,10 @@ class CannotForecast(CarryoverError):
 
 class NothingObserved(CarryoverError):
     title = "Nothing observed"
+
+
+class SessionDamaged(CarryoverError):
+    title = "Session damaged"
 
 
 class StepFailed(CarryoverError):

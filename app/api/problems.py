@@ -35,6 +35,7 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.OutOfStep: 409,
     errors.CannotForecast: 422,
     errors.NothingObserved: 409,
+    errors.SessionDamaged: 500,
     errors.StepFailed: 500,
     errors.Overloaded: 503,
     errors.TooManySessions: 503,

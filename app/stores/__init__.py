@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from app.errors import SessionDamaged
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -18,8 +20,9 @@ class Record:
 
     session: str
     fingerprint: str
-    deadline: float
+    deadline: float  # seconds since 1970; infinity: never
     body: bytes
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,16 @@ class Store(Protocol):
     """Whether every change is committed, or only what leaves the slab."""
     blocks: bool
     """Whether calls may wait for a device: the engine then makes them from a thread."""
+    tend_seconds: float
+    """How often `tend` is called at least; 0: there is nothing to tend."""
+    due: bool
+    """Whether `tend` should be called behind this tick's replies already."""
 
     def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> None:
         """Keep all of this or, raising `StoreFailed`, none. A tombstone removes its session's record."""
 
-    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone]]:
-        """Those of these sessions that are here, and what remains of those that are gone.
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | SessionDamaged]]:
+        """Those of these sessions that are here, and why others are not.
 
         A store that does not write through hands its records over and keeps them no longer.
         """
@@ -58,4 +65,13 @@ class Store(Protocol):
     def __len__(self) -> int:
         """How many sessions are kept here."""
 
-    def close(self) -> None: ...
+    def tend(self) -> None:
+        """A bounded piece of upkeep, never a part of a commit.
+
+        Raises
+        ------
+        StoreFailed : and, for as long as it does, commits are not to be expected to succeed
+        """
+
+    def close(self) -> None:
+        """Keep what is not kept yet, and let go of the device."""

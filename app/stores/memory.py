@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sortedcontainers import SortedDict
 
+from app.errors import SessionDamaged
 from app.stores import Record, Tombstone
 
 
@@ -22,6 +23,8 @@ class MemoryStore:
 
     writes_through = False
     blocks = False
+    tend_seconds = 0.0
+    due = False
 
     def __init__(
         self, most_tombstones: int, tombstone_seconds: float, clock: Callable[[], float] = time.time
@@ -45,9 +48,10 @@ class MemoryStore:
             self._tombstones[tombstone.session] = tombstone
         self._forget_old_tombstones()
 
-    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone]]:
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | SessionDamaged]]:
         self._forget_old_tombstones()
-        records, tombstones = [], {}
+        records: list[Record] = []
+        tombstones: dict[str, Tombstone | SessionDamaged] = {}
         for session in sessions:
             if session in self._records:
                 records.append(self._records.pop(session))
@@ -70,6 +74,9 @@ class MemoryStore:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def tend(self) -> None:
+        """There is nothing to tend."""
 
     def close(self) -> None:
         """Nothing outlives the process."""

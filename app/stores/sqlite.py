@@ -1,0 +1,295 @@
+"""Sessions in one SQLite file: an answered chunk is on disk.
+
+A wave is committed as one row of a journal, with one fsync, in one call that gives up the interpreter lock
+once. `tend` folds the journal into the tables behind, a bounded piece a call, and takes the write-ahead
+log into the file. What is not folded yet is found in memory, which is read from the journal at start: so a
+start reads some megabytes, however many sessions there are.
+
+The journal's sequence is dense, so that a wave that is missing is noticed; records carry checksums, so
+that damage is refused and never served. With a period, commits are answered at once and written behind:
+a crash costs at most what was answered since the last flush, and `at` tells every client what that is.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from app.errors import ConfigError, SessionDamaged, StoreFailed
+from app.stores import Record, Tombstone, journal
+from app.stores.journal import Entry
+from app.stores.layout import opened, reason
+from app.stores.tables import Tables, damage
+from app.stores.unfolded import Unfolded, Written
+
+log = logging.getLogger("carryover.store")
+
+FOLD_BYTES = 8 * 2**20  # of journal, beyond which it is folded though commits come in
+FOLD_RECORDS, FOLD_WAVES = 512, 256  # moved by one call of `tend`: a few milliseconds
+CHECKPOINT_BYTES = 32 * 2**20  # of write-ahead log: rare enough to stay clear of p99
+PAGE_BYTES = 4096
+PATIENCE_SECONDS = 2.0  # that a period's flush may fail before chunks are refused
+
+
+class SqliteStore:
+    """A store in the file at `path`.
+
+    Parameters
+    ----------
+    most_tombstones, tombstone_seconds : the oldest are forgotten beyond either
+    period : seconds between flushes; 0: every commit is on disk when it returns
+    clock : seconds since 1970
+
+    Raises
+    ------
+    ConfigError : the file cannot be used, or must not be
+    """
+
+    writes_through = True
+    blocks = True
+
+    def __init__(
+        self,
+        path: Path,
+        most_tombstones: int,
+        tombstone_seconds: float,
+        period: float = 0.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self.tend_seconds = period or 1.0
+        self.due = False
+        self._most_tombstones = most_tombstones
+        self._tombstone_seconds = tombstone_seconds
+        self._period = period
+        self._clock = clock
+        self._database = opened(path)
+        self._inode = path.stat().st_ino
+        self._unfolded = Unfolded()
+        self._pending: dict[str, Entry] = {}  # committed, and not written before the period is over
+        self._failing_since: float | None = None
+        self._failed_bytes = 0  # of the last write that failed, until one succeeds
+        self._busy = False  # there was a commit since the last `tend`
+        self._log_bytes = _size(path.with_name(path.name + "-wal"))  # of the write-ahead log, about
+        self._lost = False  # the file is not where it was
+        try:
+            self._tables = Tables(self._database)
+            self._sequence, self._buried = self._tables.folded, self._tables.buried
+            self._count: int = self._tables.sessions
+            self._read_journal()
+        except (sqlite3.Error, msgspec.MsgspecError, TypeError, StoreFailed) as error:
+            self._database.close()
+            told = reason(error) if isinstance(error, sqlite3.Error) else str(error)
+            raise ConfigError(f"store {path} cannot be used: {told}") from error
+
+    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> None:
+        self._busy = True
+        with self._or_failed("keep a wave"):
+            entries = self._entries([*records, *tombstones])
+        if self._lost:
+            self._find_file()
+        if not self._period:
+            self._write(entries)
+        elif self._failing_since is not None and time.monotonic() - self._failing_since > PATIENCE_SECONDS:
+            raise StoreFailed(f"the store {self.path} fails to keep what it was told; nothing more is taken")
+        self._number(entries)
+        for entry in entries:
+            self._count += self._unfolded.put(entry)
+            if self._period:
+                self._pending[entry.what.session] = entry
+
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | SessionDamaged]]:
+        records: list[Record] = []
+        others: dict[str, Tombstone | SessionDamaged] = {}
+        elsewhere: list[str] = []
+        for session in sessions:
+            entry = self._unfolded.entries.get(session)
+            if entry is None:
+                elsewhere.append(session)
+            elif journal.check(entry.what) != entry.crc:
+                others[session] = damage(session)
+            elif isinstance(entry.what, Record):
+                records.append(entry.what)
+            elif self._remembered(entry.number, entry.what):
+                others[session] = entry.what
+        if elsewhere:
+            with self._or_failed("be read"):
+                found, damaged = self._tables.records(elsewhere)
+                records += found
+                others |= damaged
+                gone = [one for one in elsewhere if one not in damaged]
+                for session, (number, tombstone) in self._tables.remains(gone).items():
+                    if self._remembered(number, tombstone):
+                        others[session] = tombstone
+        return records, others
+
+    def names(self, after: str, limit: int) -> list[tuple[str, str]]:
+        unfolded = self._unfolded
+        with self._or_failed("be read"):
+            found = dict(self._tables.names(after, limit + len(unfolded.buried)))
+        for session in islice(unfolded.fresh.irange(after, inclusive=(False, True)), limit):
+            found[session] = ""
+        for session in found.keys() & unfolded.entries.keys():
+            newest = unfolded.entries[session].what
+            if isinstance(newest, Record):
+                found[session] = newest.fingerprint
+            else:
+                del found[session]
+        return sorted(found.items())[:limit]
+
+    def expired(self, now: float, limit: int) -> list[str]:
+        unfolded = self._unfolded
+        late = [session for session, deadline in unfolded.mortal.items() if deadline < now]
+        with self._or_failed("be read"):
+            resting = self._tables.expired(now, limit + len(unfolded.mortal) + len(unfolded.buried))
+        return (late + [session for session in resting if session not in unfolded.entries])[:limit]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def tend(self) -> None:
+        idle, self._busy = not self._busy, False
+        self._find_file()
+        if self._failed_bytes:
+            self._probe()
+        self._flush()
+        if self._unfolded.waves and (idle or self._unfolded.size > FOLD_BYTES):
+            self._fold()
+        if self._log_bytes > CHECKPOINT_BYTES or (idle and self._log_bytes and not self._unfolded.waves):
+            with self._or_failed("take its log in"):
+                self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._log_bytes = 0
+        self.due = self._unfolded.size > FOLD_BYTES
+
+    def close(self) -> None:
+        try:
+            self._flush()
+        finally:
+            self._database.close()
+
+    def _entries(self, news: Sequence[Record | Tombstone]) -> list[Entry]:
+        """These with their checksums, and whether the tables know their sessions."""
+        known = self._unfolded.entries
+        strange = [one.session for one in news if one.session not in known]
+        present = self._tables.present(strange) if strange else set()
+        entries = []
+        for one in news:
+            entry = known.get(one.session)
+            in_table = entry.in_table if entry is not None else one.session in present
+            entries.append(Entry(one, journal.check(one), in_table))
+        return entries
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        """One row, one transaction, one fsync."""
+        sequence = self._sequence + 1
+        heads, crc, bodies = journal.written(sequence, entries)
+        size = len(heads) + len(bodies)
+        with self._or_failed("keep a wave", size):
+            self._database.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (sequence, heads, crc, bodies))
+        self._log_bytes += size + 3 * PAGE_BYTES
+        self._wrote(sequence, entries, size)
+
+    def _wrote(self, sequence: int, entries: Sequence[Entry], size: int) -> None:
+        self._sequence = sequence
+        self._number(entries)
+        for entry in entries:
+            entry.sequence = sequence
+        sessions = [entry.what.session for entry in entries]
+        self._unfolded.wrote(Written(sequence, sessions, size, self._buried))
+        self.due = self._unfolded.size > FOLD_BYTES
+
+    def _number(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if isinstance(entry.what, Tombstone) and not entry.number:
+                self._buried += 1
+                entry.number = self._buried
+
+    def _flush(self) -> None:
+        """Write what is pending: of each session the newest."""
+        if not self._pending:
+            return
+        try:
+            self._write(list(self._pending.values()))
+        except StoreFailed:
+            self._failing_since = self._failing_since or time.monotonic()
+            raise
+        self._pending.clear()
+        self._failing_since = None
+
+    def _fold(self) -> None:
+        waves, moving = self._unfolded.oldest(FOLD_RECORDS, FOLD_WAVES)
+        last = waves[-1]
+        forget = (last.buried - self._most_tombstones, self._oldest_tombstone())
+        with self._or_failed("fold its journal"):
+            self._tables.fold(moving, last.sequence, last.buried, forget)
+        self._unfolded.folded(waves, moving)
+        self._log_bytes += (2 * len(moving) + len(waves) + 8) * PAGE_BYTES
+
+    def _read_journal(self) -> None:
+        """Take the unfolded waves into memory; a gap among them is a wave that was lost."""
+        rows = self._database.execute("SELECT sequence, heads, crc, bodies FROM journal ORDER BY sequence")
+        for sequence, heads, crc, bodies in rows:
+            if sequence != self._sequence + 1:
+                raise StoreFailed(f"wave {self._sequence + 1} of its journal is missing; restore a copy")
+            entries = journal.read(sequence, heads, crc, bodies)
+            for entry, in_table in zip(entries, self._in_table(entries), strict=True):
+                entry.in_table = in_table
+                self._count += self._unfolded.put(entry)
+                if journal.check(entry.what) != entry.crc:
+                    log.error("store %s: %s", self.path, damage(entry.what.session))
+            self._wrote(sequence, entries, len(heads) + len(bodies))
+
+    def _in_table(self, entries: Sequence[Entry]) -> list[bool]:
+        known = self._unfolded.entries
+        present = self._tables.present([e.what.session for e in entries if e.what.session not in known])
+        return [
+            known[e.what.session].in_table if e.what.session in known else e.what.session in present
+            for e in entries
+        ]
+
+    def _remembered(self, number: int, tombstone: Tombstone) -> bool:
+        """Whether it is among the newest and young enough."""
+        among = number > self._buried - self._most_tombstones
+        return among and tombstone.buried >= self._oldest_tombstone()
+
+    def _oldest_tombstone(self) -> float:
+        return max(self._clock() - self._tombstone_seconds, 0.0)
+
+    def _find_file(self) -> None:
+        try:
+            there = self.path.stat().st_ino == self._inode
+        except OSError:
+            there = False
+        self._lost = not there
+        if self._lost:
+            raise StoreFailed(f"the file {self.path} was removed or replaced under the running server")
+
+    def _probe(self) -> None:
+        """Write as much as the write that failed: from here on a commit is to be expected to succeed."""
+        with self._or_failed("keep a trial", self._failed_bytes):
+            self._database.execute("INSERT INTO probe VALUES (zeroblob(?))", (self._failed_bytes,))
+            self._database.execute("DELETE FROM probe")
+        self._failed_bytes = 0
+
+    @contextmanager
+    def _or_failed(self, what: str, size: int = PAGE_BYTES) -> Iterator[None]:
+        """Whatever SQLite raises is a `StoreFailed`, and its transaction is rolled back."""
+        try:
+            yield
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            if self._database.in_transaction:
+                self._database.rollback()
+            self._failed_bytes = max(size, self._failed_bytes)
+            told = reason(error) if isinstance(error, sqlite3.Error) else str(error)
+            raise StoreFailed(f"the store {self.path} could not {what}: {told}") from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
