@@ -9,6 +9,9 @@ import msgspec
 from app.errors import CarryoverError
 from app.rows import Answer, Epochs, Floats, Ints
 
+NOBODYS = 2
+"""An epoch that no session has: theirs are odd. Zero stands for no epoch at all."""
+
 
 class Advanced(msgspec.Struct, eq=False):
     """A chunk applied, or answered again; or a forecast. A `Struct`: it costs half to make."""
@@ -67,6 +70,7 @@ def token(epoch: int) -> str:
 def epoch_of(text: str) -> int:
     """The epoch that `token` wrote; for a text that it cannot have written, one that no session has."""
     try:
-        return int(text, 16) if len(text) == 16 else 0
+        epoch = int(text, 16)
     except ValueError:
-        return 0
+        return NOBODYS
+    return epoch if epoch and token(epoch) == text.lower() else NOBODYS

@@ -1,33 +1,34 @@
 """The step of a wave: every chunk of one model in one batched pass, and every forecast in another.
 
-Most chunks are short, and a wave of them is a handful of array operations. A chunk that would hold its
-neighbours up, or that wants a forecast behind it, moves on by a slice a wave, its half-way carry with
-the job, and is staged when it is whole.
+Most chunks are short, and a wave of them is a handful of array operations over columns. A chunk that would
+hold its neighbours up, or that wants a forecast behind it, goes the way of `app.long`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from app import admission
-from app.answers import Advanced
-from app.digest import digests
-from app.errors import CannotForecast, CarryoverError, OutOfStep, StepFailed, Unprocessable
-from app.jobs import Advance, Forecast, Progress
-from app.rows import Answer, Floats, Rows, scalar
+from app import long
+from app.answers import Advanced, AdvancedMany
+from app.chunks import Chunks, joined
+from app.errors import CannotForecast, StepFailed, Unprocessable
+from app.jobs import Advance, AdvanceMany
+from app.pace import Pace
+from app.parts import LONG_CHUNK
+from app.rows import Answer, Floats, Ints, Rows
 from app.slab import Slab
-from app.wave import Chunks, Late, Wave, moved_on
+from app.wave import Wave, moved_on
 from models.forecaster import Forecaster
 
 log = logging.getLogger("carryover.engine")
 
-WAVE_SECONDS = 0.005  # what a pass may take before long chunks are sliced; the event loop waits so long
-FIRST_GUESS = 2e-6  # seconds for one observation of one session, until a pass was timed
+Failures = dict[int, StepFailed]  # by column
 
 
 class Stepper:
@@ -40,261 +41,159 @@ class Stepper:
 
     def __init__(self, recent_bytes: int) -> None:
         self.recent_bytes = recent_bytes
-        self._seconds: dict[str, float] = {}  # by fingerprint, for one observation of one session
+        self._paces: defaultdict[Slab, Pace] = defaultdict(Pace)
 
-    def add(self, job: Advance, slab: Slab, row: int, wave: Wave, jobs: int) -> None:
+    @property
+    def observations(self) -> int:
+        """That one wave may take of the slowest model."""
+        return min((pace.observations for pace in self._paces.values()), default=Pace().observations)
+
+    def add(self, job: Advance, slab: Slab, row: int, wave: Wave) -> None:
         """Take a chunk into the wave.
 
         Raises
         ------
-        Unprocessable, CannotForecast, OutOfStep : it cannot be applied
+        Unprocessable, CannotForecast : it cannot be applied
         Late : the session has expired
         """
+        forecaster = slab.forecaster
+        steps, width = job.observations.shape
+        if width != forecaster.input_size:
+            raise wrong_width(forecaster, width)
         if job.progress is not None:
             (wave.long if job.progress.rolling is None else wave.rolling).append((slab, row, job))
-            return
-        forecaster = slab.forecaster
-        if job.observations.shape[1] != forecaster.input_size:
-            raise Unprocessable(
-                f"an observation of model {forecaster.artifact.name!r} has {forecaster.input_size} numbers "
-                f"({', '.join(column.name for column in forecaster.artifact.inputs)}), row 0 has "
-                f"{job.observations.shape[1]}",
-                row=0,
-            )
-        if job.horizon and forecaster.missing:
+        elif job.horizon and forecaster.missing:
             raise cannot_forecast(forecaster)
-        if job.horizon or len(job.observations) > self._slice(slab, jobs):
-            self._begin(job, slab, row, wave)
+        elif job.horizon or steps > LONG_CHUNK:
+            long.begin(job, slab, row, wave)
         else:
-            wave.add_chunk(slab, row, job)
+            group = wave.chunks_of(slab)
+            group.jobs.append(job)
+            group.taken.append(row)
+
+    def add_many(self, job: AdvanceMany, slab: Slab, rows: Ints, wave: Wave) -> None:
+        """Take many chunks into the wave, none of them long.
+
+        Raises
+        ------
+        Unprocessable : none of them can be applied
+        """
+        width = job.observations.shape[1]
+        if width != slab.forecaster.input_size:
+            raise wrong_width(slab.forecaster, width)
+        wave.chunks_of(slab).bulks.append((job, rows))
 
     def admit(self, group: Chunks, wave: Wave) -> list[Advance]:
         """Let the chunks that are in step through; settle the others. Returns those whose session expired."""
-        jobs = group.jobs
         group.read()
-        headers = group.before.headers
-        claimed = [-1 if job.at is None else job.at for job in jobs]
-        go = (headers["position"] == claimed) | (np.array(claimed) == -1)
+        before, digests = group.before, group.digests
+        headers = before.headers
         late = headers["deadline"] < wave.now
-        for i, job in enumerate(jobs):
-            if job.epoch is not None and job.epoch != headers["epoch"][i]:
-                go[i] = False
-        if go.all() and not late.any():
+        go = (headers["position"] == group.at) | (group.at == -1)
+        if group.epochs is not None:
+            go &= (headers["epoch"] == group.epochs) | (group.epochs == 0)
+        go &= ~late
+        if go.all():
             return []
-        for i in np.flatnonzero(~go & ~late).tolist():
-            self._settle(group.slab, jobs[i], group.before, i, int(group.digests[i]), wave)
-        group.keep(go & ~late)
-        return [jobs[i] for i in np.flatnonzero(late).tolist()]
+        expired = []
+        for i, job in group.keep(go, wave.divide).items():
+            if late[i]:
+                expired.append(job)
+            else:
+                wave.settle(group.slab, job, before, i, int(digests[i]))
+        return expired
 
     def step(self, wave: Wave) -> None:
         """One pass over the chunks of each model, then one over its forecasts; stages what is whole."""
-        slabs = {id(slab): slab for slab, _, _ in wave.long + wave.rolling}
-        slabs |= {key: group.slab for key, group in wave.chunks.items()}
-        for key, slab in slabs.items():
-            self._advance(slab, wave.chunks.get(key), [item for item in wave.long if item[0] is slab], wave)
-            self._roll(slab, [item for item in wave.rolling if item[0] is slab], wave)
-
-    def _begin(self, job: Advance, slab: Slab, row: int, wave: Wave) -> None:
-        """The first wave of a long chunk: the only one that asks whether it is in step."""
-        before = slab.read(np.array([row]))
-        if before.headers["deadline"][0] < wave.now:
-            raise Late
-        digest = int(digests(job.observations, np.array([len(job.observations)]), job.horizon)[0])
-        position = scalar(before.headers, "position")
-        mine = job.epoch is None or job.epoch == scalar(before.headers, "epoch")
-        if not mine or job.at not in (None, position):
-            self._settle(slab, job, before, 0, digest, wave)
-            return
-        job.progress = Progress(before.carries[0], digest)
-        wave.long.append((slab, row, job))
-
-    def _settle(self, slab: Slab, job: Advance, rows: Rows, i: int, digest: int, wave: Wave) -> None:
-        """Answer a chunk that is not at the session's position: again, or no."""
-        epoch = scalar(rows.headers, "epoch", i)
-        try:
-            admission.check_epoch(job.session, epoch, job.epoch)
-            if job.at is None:
-                raise OutOfStep(f"session {job.session!r} moved meanwhile")
-            position, answer = admission.answered_before(
-                rows, i, job.session, job.at, len(job.observations), digest
-            )
-        except CarryoverError as error:
-            wave.refuse(job, error)
-            return
-        wave.settled.append((job, _advanced(slab, job, position, epoch, answer, replayed=True)))
+        for slab in {*wave.chunks, *(slab for slab, _, _ in wave.long)}:
+            self._advance(slab, wave.chunks_of(slab), [item for item in wave.long if item[0] is slab], wave)
+        for slab in {slab for slab, _, _ in wave.rolling}:
+            rolling = [item for item in wave.rolling if item[0] is slab]
+            steps = self._paces[slab].steps(len(rolling))
+            long.roll(slab, rolling, steps, wave, self.recent_bytes)
 
     def _advance(
-        self, slab: Slab, group: Chunks | None, long: Sequence[tuple[Slab, int, Advance]], wave: Wave
+        self, slab: Slab, group: Chunks, slow: Sequence[tuple[Slab, int, Advance]], wave: Wave
     ) -> None:
-        plain = len(group.jobs) if group is not None else 0
-        if not plain and not long:
+        plain = len(group)
+        if not slow:
+            if plain:
+                predictions, moved, errors = self._one_pass(
+                    slab, group.observations, group.lengths, group.before.carries
+                )
+                self._stage(group, predictions, moved, errors, wave)
             return
-        size = self._slice(slab, plain + len(long))
-        slices = [job.observations[job.progress.done :][:size] for _, _, job in long if job.progress]
+        size = self._paces[slab].steps(plain + len(slow))
+        slices = [job.observations[job.progress.done :][:size] for _, _, job in slow if job.progress]
         lengths = np.array([len(part) for part in slices], np.int64)
-        observations, carries = slices, [job.progress.carry[None] for _, _, job in long if job.progress]
-        if group is not None and plain:
+        carries = np.stack([job.progress.carry for _, _, job in slow if job.progress])
+        if plain:
+            slices.insert(0, group.observations)
             lengths = np.concatenate([group.lengths, lengths])
-            observations = [group.observations, *slices]
-            carries = [group.before.carries, *carries]
-        pass_ = self._one_pass(slab, _joined(observations), lengths, _joined(carries))
-        predictions, moved, errors = pass_
-        starts = np.cumsum(lengths) - lengths
-        if group is not None and plain:
-            self._stage_plain(group, predictions, starts[:plain], moved[:plain], errors, wave)
-        for i, (_, row, job) in enumerate(long, plain):
+            carries = np.concatenate([group.before.carries, carries])
+        predictions, moved, errors = self._one_pass(slab, joined(slices), lengths, carries)
+        ends = np.cumsum(lengths)
+        if plain:
+            mine = {i: error for i, error in errors.items() if i < plain}
+            self._stage(group, predictions[: ends[plain - 1]], moved[:plain], mine, wave)
+        for i, (_, row, job) in enumerate(slow, plain):
             if i in errors:
                 wave.refuse(job, errors[i])
             else:
-                part = predictions[starts[i] : starts[i] + lengths[i]]
-                self._progressed(slab, row, job, part, moved[i], wave)
+                part = predictions[ends[i] - lengths[i] : ends[i]]
+                long.advanced(slab, row, job, part, moved[i], wave, self.recent_bytes)
 
     def _one_pass(
-        self, slab: Slab, observations: Floats, lengths: npt.NDArray[np.int64], carries: Floats
-    ) -> tuple[Floats, Floats, dict[int, StepFailed]]:
+        self, slab: Slab, observations: Floats, lengths: Ints, carries: Floats
+    ) -> tuple[Floats, Floats, Failures]:
         """The batched step, and which of its sessions failed. A pass that raises is tried one by one."""
         forecaster = slab.forecaster
         began = time.perf_counter()
-        errors: dict[int, StepFailed] = {}
+        errors: Failures = {}
         try:
             predictions, moved = forecaster.advance(observations, lengths, carries)
         except Exception:
             log.exception("a step of %d sessions raised; each is tried alone", len(lengths))
             predictions, moved, errors = _one_by_one(forecaster, observations, lengths, carries)
-        self._time(forecaster, time.perf_counter() - began, len(observations))
+        seconds = time.perf_counter() - began
+        self._paces[slab].took(seconds, int(lengths.max()), len(lengths), len(observations))
         # One sum is not finite exactly where a number in it is not, short of an overflow, which is checked.
         if not (np.isfinite(moved.sum()) and np.isfinite(predictions.sum())):
-            ends = np.cumsum(lengths)
-            for i in range(len(lengths)):
-                rows = predictions[ends[i] - lengths[i] : ends[i]]
-                if i not in errors and not (np.isfinite(moved[i]).all() and np.isfinite(rows).all()):
-                    errors[i] = StepFailed("the network left the finite numbers; the session did not move")
+            errors |= _not_finite(predictions, lengths, moved, errors)
         return predictions, moved, errors
 
-    def _stage_plain(
-        self,
-        group: Chunks,
-        predictions: Floats,
-        starts: npt.NDArray[np.int64],
-        moved: Floats,
-        errors: dict[int, StepFailed],
-        wave: Wave,
-    ) -> None:
-        for i, error in errors.items():
-            if i < len(group.jobs):
-                wave.refuse(group.jobs[i], error)
-        ends = starts + group.lengths
-        parts = [predictions[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        last = predictions[ends - 1]
+    def _stage(self, group: Chunks, predictions: Floats, moved: Floats, errors: Failures, wave: Wave) -> None:
         if errors:
-            fine = np.array([i not in errors for i in range(len(group.jobs))])
-            parts = [part for part, keep in zip(parts, fine, strict=True) if keep]
-            last, moved = last[fine], moved[fine]
-            group.keep(fine)
-        if not group.jobs:
-            return
-        long: dict[int, Answer] = {}
-        if int(group.lengths.max()) > 1:
-            # Copies: a view would keep the whole wave's predictions alive.
-            long = {i: {"predictions": part.copy()} for i, part in enumerate(parts) if len(part) > 1}
+            fine = np.ones(len(group), bool)
+            fine[list(errors)] = False
+            predictions, moved = predictions[np.repeat(fine, group.lengths)], moved[fine]
+            for i, job in group.keep(fine, wave.divide).items():
+                wave.refuse(job, errors[i])
+            if not len(group):
+                return
+        ends = np.cumsum(group.lengths)
+        several = len(predictions) > len(group)
         after = moved_on(
-            group.before, moved, group.lengths, group.digests, last, long, wave.now, self.recent_bytes
-        )
-        wave.stage(group.slab, [job.session for job in group.jobs], np.array(group.rows), after)
-        positions, epochs = after.headers["position"].tolist(), after.headers["epoch"].tolist()
-        for job, position, epoch, part in zip(group.jobs, positions, epochs, parts, strict=True):
-            wave.moved.append((job, _advanced(group.slab, job, position, epoch, {"predictions": part})))
-
-    def _progressed(
-        self, slab: Slab, row: int, job: Advance, predictions: Floats, carry: Floats, wave: Wave
-    ) -> None:
-        progress = job.progress
-        if progress is None:
-            return
-        progress.predictions.append(predictions)
-        progress.done += len(predictions)
-        progress.carry = carry.copy()
-        if progress.done < len(job.observations):
-            wave.under_way.append(job)
-        elif job.horizon:
-            progress.rolling = progress.carry
-            wave.rolling.append((slab, row, job))
-        else:
-            self._stage_long(slab, row, job, wave)
-
-    def _roll(self, slab: Slab, rolling: Sequence[tuple[Slab, int, Advance | Forecast]], wave: Wave) -> None:
-        """Move every forecast on by the same slice."""
-        if not rolling:
-            return
-        carries = np.stack([job.progress.rolling for _, _, job in rolling if job.progress])  # type: ignore[misc]
-        left = [_horizon(job) - job.progress.rolled for _, _, job in rolling if job.progress]
-        steps = min(*left, self._slice(slab, len(rolling)))
-        try:
-            forecast, moved = slab.forecaster.roll_out(carries, steps)
-        except Exception as error:
-            log.exception("a forecast of %d sessions raised", len(rolling))
-            for _, _, job in rolling:
-                wave.refuse(job, StepFailed(f"the forecast failed: {error}"))
-            return
-        for i, (_, row, job) in enumerate(rolling):
-            if not np.isfinite(forecast[i]).all():
-                wave.refuse(job, StepFailed("the forecast left the finite numbers; the session did not move"))
-            else:
-                self._rolled(slab, row, job, forecast[i], moved[i].copy(), wave)
-
-    def _rolled(
-        self, slab: Slab, row: int, job: Advance | Forecast, forecast: Floats, carry: Floats, wave: Wave
-    ) -> None:
-        progress = job.progress
-        if progress is None:
-            return
-        progress.forecast.append(forecast)
-        progress.rolled += len(forecast)
-        progress.rolling = carry
-        if progress.rolled < _horizon(job):
-            wave.under_way.append(job)
-        elif isinstance(job, Advance):
-            self._stage_long(slab, row, job, wave)
-        else:
-            header = slab.headers[row : row + 1]
-            answer = {"forecast": np.concatenate(progress.forecast)}
-            position, epoch = scalar(header, "position"), scalar(header, "epoch")
-            wave.settled.append((job, _advanced(slab, job, position, epoch, answer)))
-
-    def _stage_long(self, slab: Slab, row: int, job: Advance, wave: Wave) -> None:
-        progress = job.progress
-        if progress is None:
-            return
-        answer = {"predictions": np.concatenate(progress.predictions)}
-        if job.horizon:
-            answer["forecast"] = np.concatenate(progress.forecast)
-        rows = np.array([row])
-        after = moved_on(
-            slab.read(rows),
-            progress.carry[None],
-            np.array([len(job.observations)]),
-            np.array([progress.digest], np.uint64),
-            answer["predictions"][-1:],
-            {0: answer},
+            group.before,
+            moved,
+            group.lengths,
+            group.digests,
+            predictions[ends - 1] if several else predictions,
+            _long_answers(predictions, group.lengths, ends) if several else {},
             wave.now,
             self.recent_bytes,
         )
-        wave.stage(slab, (job.session,), rows, after)
-        position, epoch = scalar(after.headers, "position"), scalar(after.headers, "epoch")
-        wave.moved.append((job, _advanced(slab, job, position, epoch, answer)))
+        wave.stage(group.slab, group.sessions(), group.rows, after)
+        _answer(group, predictions, ends, after, wave)
 
-    def _slice(self, slab: Slab, jobs: int) -> int:
-        """Observations that each of so many chunks may move on by in one pass."""
-        seconds = self._seconds.get(slab.forecaster.artifact.fingerprint, FIRST_GUESS)
-        return max(16, int(WAVE_SECONDS / seconds / max(jobs, 1)))
 
-    def _time(self, forecaster: Forecaster, seconds: float, observations: int) -> None:
-        """A moving average, of passes that were large enough to tell."""
-        if observations < 64:
-            return
-        fingerprint = forecaster.artifact.fingerprint
-        now, before = seconds / observations, self._seconds.get(fingerprint)
-        self._seconds[fingerprint] = now if before is None else 0.9 * before + 0.1 * now
+def wrong_width(forecaster: Forecaster, width: int) -> Unprocessable:
+    """The refusal of observations of another model's width."""
+    return Unprocessable(
+        f"an observation of model {forecaster.artifact.name!r} has {forecaster.input_size} numbers "
+        f"({', '.join(column.name for column in forecaster.artifact.inputs)}), row 0 has {width}",
+        row=0,
+    )
 
 
 def cannot_forecast(forecaster: Forecaster) -> CannotForecast:
@@ -306,15 +205,53 @@ def cannot_forecast(forecaster: Forecaster) -> CannotForecast:
     )
 
 
+def _answer(group: Chunks, predictions: Floats, ends: Ints, after: Rows, wave: Wave) -> None:
+    """What the chunks of a group are answered, once they are committed."""
+    model, singles = group.slab.forecaster.artifact.name, len(group.jobs)
+    positions, epochs = after.headers["position"], after.headers["epoch"]
+    if singles:
+        # Views of one row each where no chunk has more: iterating makes them soonest.
+        own = ends[:singles].tolist()
+        parts = (
+            list(predictions[:singles, None])
+            if own[-1] == singles
+            else [predictions[start:end] for start, end in zip([0, *own], own, strict=False)]
+        )
+        told = zip(group.jobs, positions[:singles].tolist(), epochs[:singles].tolist(), parts, strict=True)
+        wave.moved += [
+            (job, Advanced(job.session, model, position, epoch, False, {"predictions": part}))
+            for job, position, epoch, part in told
+        ]
+    for job, span in group.spans():
+        numbers = predictions[ends[span.start] - group.lengths[span.start] : ends[span.stop - 1]].ravel()
+        steps, outputs = group.lengths[span], predictions.shape[1]
+        wave.moved.append((job, AdvancedMany(positions[span], epochs[span], steps, outputs, numbers)))
+
+
+def _long_answers(predictions: Floats, lengths: Ints, ends: Ints) -> dict[int, Answer]:
+    """By column, the answers of more than one prediction: copies, or they would keep the wave's alive."""
+    long = np.flatnonzero(lengths > 1)
+    runs = zip(long.tolist(), (ends - lengths)[long].tolist(), ends[long].tolist(), strict=True)
+    return {i: {"predictions": predictions[start:end].copy()} for i, start, end in runs}
+
+
+def _not_finite(predictions: Floats, lengths: Ints, moved: Floats, known: Failures) -> Failures:
+    starts = np.cumsum(lengths) - lengths
+    fine = np.isfinite(moved).all(axis=1)
+    fine &= np.logical_and.reduceat(np.isfinite(predictions).all(axis=1), starts)
+    return {
+        i: StepFailed("the network left the finite numbers; the session did not move")
+        for i in np.flatnonzero(~fine).tolist()
+        if i not in known
+    }
+
+
 def _one_by_one(
-    forecaster: Forecaster,
-    observations: Floats,
-    lengths: npt.NDArray[np.int64],
-    carries: Floats,
-) -> tuple[Floats, Floats, dict[int, StepFailed]]:
+    forecaster: Forecaster, observations: Floats, lengths: npt.NDArray[np.int64], carries: Floats
+) -> tuple[Floats, Floats, Failures]:
     predictions = np.zeros((len(observations), forecaster.output_size), np.float32)
     moved = carries.copy()
-    errors: dict[int, StepFailed] = {}
+    errors: Failures = {}
     start = 0
     for i, length in enumerate(lengths.tolist()):
         stop = start + length
@@ -326,17 +263,3 @@ def _one_by_one(
             errors[i] = StepFailed(f"the network failed: {error}; the session did not move")
         start = stop
     return predictions, moved, errors
-
-
-def _advanced(
-    slab: Slab, job: Advance | Forecast, position: int, epoch: int, answer: Answer, replayed: bool = False
-) -> Advanced:
-    return Advanced(job.session, slab.forecaster.artifact.name, position, epoch, replayed, answer)
-
-
-def _horizon(job: Advance | Forecast) -> int:
-    return job.horizon if isinstance(job, Advance) else job.steps
-
-
-def _joined(arrays: Sequence[Floats]) -> Floats:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -6,21 +6,20 @@ were.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from app import recent
-from app.digest import digests
-from app.errors import CarryoverError
+from app import admission, recent
+from app.answers import Advanced
+from app.chunks import Chunks
+from app.errors import CarryoverError, OutOfStep
 from app.jobs import Advance, Forecast, Job, Outcome
-from app.rows import Answer, Floats, Rows
+from app.rows import Answer, Floats, Ints, Rows, scalar
 from app.slab import Slab
 from app.stores import Tombstone
-
-Ints = npt.NDArray[np.int64]
 
 
 class Late(Exception):
@@ -37,68 +36,62 @@ class Staged:
     after: Rows
 
 
-class Chunks:
-    """The chunks of a wave that one slab's sessions take whole, in columns; one item a session.
-
-    observations : [total, inputs], one chunk after the other; lengths, digests : [batch]
-    before : the sessions as they stand, copied
-    """
-
-    __slots__ = ("before", "digests", "jobs", "lengths", "observations", "rows", "slab")
-
-    def __init__(self, slab: Slab) -> None:
-        self.slab = slab
-        self.jobs: list[Advance] = []
-        self.rows: list[int] = []
-        self.observations: Floats
-        self.lengths: Ints
-        self.digests: npt.NDArray[np.uint64]
-        self.before: Rows
-
-    def read(self) -> None:
-        """Fill the columns, once every job is in."""
-        chunks = [job.observations for job in self.jobs]
-        self.observations = np.concatenate(chunks)
-        self.lengths = np.array([len(chunk) for chunk in chunks])
-        self.digests = digests(self.observations, self.lengths)
-        self.before = self.slab.read(np.array(self.rows))
-
-    def keep(self, go: npt.NDArray[np.bool_]) -> None:
-        """Leave the other items out."""
-        which = np.flatnonzero(go)
-        self.jobs = [self.jobs[i] for i in which.tolist()]
-        self.rows = [self.rows[i] for i in which.tolist()]
-        self.observations = self.observations[np.repeat(go, self.lengths)]
-        self.lengths, self.digests = self.lengths[which], self.digests[which]
-        self.before = self.before.only(which)
-
-
 @dataclass(slots=True)
 class Wave:
     """One tick's work. `now` is the time that all of it happens at, in seconds since 1970."""
 
     now: float
-    chunks: dict[int, Chunks] = field(default_factory=dict)  # by id of the slab
+    chunks: dict[Slab, Chunks] = field(default_factory=dict)
     long: list[tuple[Slab, int, Advance]] = field(default_factory=list)  # with progress, still advancing
     rolling: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
     born: dict[str, tuple[Slab, int]] = field(default_factory=dict)  # rows taken, not published yet
     under_way: list[Job] = field(default_factory=list)  # go on in the next wave
-    tombstones: dict[str, Tombstone] = field(default_factory=dict)  # of the wave's sessions that are gone
+    tombstones: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)  # or why it is not here
     staged: list[Staged] = field(default_factory=list)
     buried: list[tuple[Slab, Tombstone]] = field(default_factory=list)
+    divided: dict[int, tuple[Job, Sequence[Job]]] = field(default_factory=dict)  # by id of the job
     leaving: list[tuple[Slab, str]] = field(default_factory=list)  # sessions that change their slab
     moved: list[tuple[Job, Outcome]] = field(default_factory=list)  # answers that hold once committed
     settled: list[tuple[Job, Outcome]] = field(default_factory=list)  # answers that hold anyway
 
-    def add_chunk(self, slab: Slab, row: int, job: Advance) -> None:
-        group = self.chunks.get(id(slab))
+    def chunks_of(self, slab: Slab) -> Chunks:
+        """The columns that the plain chunks of this slab's sessions go to."""
+        group = self.chunks.get(slab)
         if group is None:
-            group = self.chunks[id(slab)] = Chunks(slab)
-        group.jobs.append(job)
-        group.rows.append(row)
+            group = self.chunks[slab] = Chunks(slab)
+        return group
+
+    def divide(self, job: Job, parts: Sequence[Job]) -> None:
+        """From here on the parts are answered in place of the job."""
+        self.divided[id(job)] = (job, parts)
+
+    def undivided(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """The jobs, or what they were divided into: those whose `reply` is to be called."""
+        for job in jobs:
+            _, parts = self.divided.get(id(job), (job, None))
+            if parts is None:
+                yield job
+            else:
+                yield from self.undivided(parts)
 
     def refuse(self, job: Job, error: CarryoverError) -> None:
         self.settled.append((job, error))
+
+    def settle(self, slab: Slab, job: Advance, rows: Rows, i: int, digest: int) -> None:
+        """Answer a chunk that is not where its session is: again, or no. `rows[i]` is the session."""
+        epoch = scalar(rows.headers, "epoch", i)
+        try:
+            admission.check_epoch(job.session, epoch, job.epoch)
+            if job.at is None:
+                raise OutOfStep(f"session {job.session!r} moved meanwhile")
+            position, answer = admission.answered_before(
+                rows, i, job.session, job.at, len(job.observations), digest
+            )
+        except CarryoverError as error:
+            self.refuse(job, error)
+            return
+        model = slab.forecaster.artifact.name
+        self.settled.append((job, Advanced(job.session, model, position, epoch, True, answer)))
 
     def stage(self, slab: Slab, sessions: Sequence[str], rows: Ints, after: Rows) -> None:
         self.staged.append(Staged(slab, sessions, rows, after))

@@ -1,0 +1,129 @@
+"""The chunks of a wave that one slab's sessions take whole, in columns.
+
+What came one by one lies first, then every job of many sessions in one piece. All the work is done on
+the columns; a chunk is looked at alone only when it has to be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from app.digest import digests
+from app.jobs import Advance, AdvanceMany
+from app.parts import Parts
+from app.rows import Epochs, Floats, Ints, Rows
+from app.slab import Slab
+
+Column = TypeVar("Column", bound=np.ndarray[Any, Any])
+Divide = Callable[[AdvanceMany, Sequence[Advance | AdvanceMany]], None]
+
+
+class Chunks:
+    """Chunks of as many sessions, `batch` of them. The columns are there once `read` was called.
+
+    observations : [total, inputs], one chunk after the other; lengths, digests, rows : [batch]
+    at, epochs : [batch], what the clients claim: -1 and 0 for nothing; epochs is None when nobody does
+    before : the sessions as they stand, copied
+    """
+
+    __slots__ = (
+        "at", "before", "bulks", "digests", "epochs", "jobs", "lengths", "observations", "rows", "slab",
+        "taken",
+    )  # fmt: skip
+
+    def __init__(self, slab: Slab) -> None:
+        self.slab = slab
+        self.jobs: list[Advance] = []
+        self.taken: list[int] = []  # rows of the jobs
+        self.bulks: list[tuple[AdvanceMany, Ints]] = []  # with their rows
+        self.observations: Floats
+        self.lengths: Ints
+        self.rows: Ints
+        self.at: Ints
+        self.epochs: Epochs | None
+        self.digests: npt.NDArray[np.uint64]
+        self.before: Rows
+
+    def __len__(self) -> int:
+        return len(self.jobs) + sum(len(job) for job, _ in self.bulks)
+
+    def read(self) -> None:
+        """Fill the columns, once every job is in."""
+        singles, bulks = self.jobs, [job for job, _ in self.bulks]
+        observations = [job.observations for job in singles]
+        lengths = np.array([len(chunk) for chunk in observations], np.int64)
+        at = np.array([-1 if job.at is None else job.at for job in singles], np.int64)
+        self.observations = joined([*observations, *(job.observations for job in bulks)])
+        self.lengths = joined([lengths, *(job.lengths for job in bulks)])
+        self.rows = joined([np.array(self.taken, np.int64), *(rows for _, rows in self.bulks)])
+        self.at = joined([at, *(_claimed(job) for job in bulks)])
+        self.epochs = self._epochs()
+        self.digests = digests(self.observations, self.lengths)
+        self.before = self.slab.read(self.rows)
+
+    def spans(self) -> Iterator[tuple[AdvanceMany, slice]]:
+        """Where in the columns every job of many sessions lies."""
+        start = len(self.jobs)
+        for job, _ in self.bulks:
+            yield job, slice(start, start + len(job))
+            start += len(job)
+
+    def sessions(self) -> list[str]:
+        """The session of every column."""
+        names = [job.session for job in self.jobs]
+        for job, _ in self.bulks:
+            names += job.sessions
+        return names
+
+    def keep(self, go: npt.NDArray[np.bool_], divide: Divide) -> dict[int, Advance]:
+        """Leave the other columns out; returns their chunks by column, as jobs of one session each.
+
+        divide : told of a job that was taken to parts for it
+        """
+        jobs, taken = self.jobs, self.taken
+        left_out = {i: jobs[i] for i in range(len(jobs)) if not go[i]}
+        bulks = []
+        for (job, rows), (_, span) in zip(self.bulks, list(self.spans()), strict=True):
+            if go[span].all():
+                bulks.append((job, rows))
+                continue
+            parts = Parts(job)
+            alone = {span.start + i: parts.single(i) for i in np.flatnonzero(~go[span]).tolist()}
+            which = np.flatnonzero(go[span])
+            rest = [parts.several(which)] if len(which) else []
+            bulks += [(part, rows[which]) for part in rest]
+            divide(job, [*rest, *alone.values()])
+            left_out |= alone
+        self.jobs = [jobs[i] for i in range(len(jobs)) if go[i]]
+        self.taken = [taken[i] for i in range(len(jobs)) if go[i]]
+        self.bulks = bulks
+        self._compact(go)
+        return left_out
+
+    def _compact(self, go: npt.NDArray[np.bool_]) -> None:
+        self.observations = self.observations[np.repeat(go, self.lengths)]
+        self.lengths, self.rows, self.digests = self.lengths[go], self.rows[go], self.digests[go]
+        self.before = self.before.only(np.flatnonzero(go))
+
+    def _epochs(self) -> Epochs | None:
+        singles = [job.epoch for job in self.jobs]
+        if all(epoch is None for epoch in singles) and all(job.epochs is None for job, _ in self.bulks):
+            return None
+        told = [np.array([epoch or 0 for epoch in singles], np.uint64)]
+        for job, _ in self.bulks:
+            told.append(np.zeros(len(job), np.uint64) if job.epochs is None else job.epochs)
+        return joined(told)
+
+
+def joined(columns: Sequence[Column]) -> Column:
+    """The columns one after the other."""
+    filled = [column for column in columns if len(column)]
+    return filled[0] if len(filled) == 1 else np.concatenate(columns)  # type: ignore[return-value]
+
+
+def _claimed(job: AdvanceMany) -> Ints:
+    return np.full(len(job), -1, np.int64) if job.at is None else job.at

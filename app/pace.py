@@ -1,0 +1,32 @@
+"""How long a pass of a model takes, so that no wave holds the event loop for much longer than it should."""
+
+from __future__ import annotations
+
+WAVE_SECONDS = 0.005  # that a pass should take at most; the event loop waits so long
+SLOWLY = 0.1  # weight of the newest measurement
+NARROW, WIDE = 4, 64  # sessions; between them a pass tells neither number well
+LEAST_STEPS, LEAST_OBSERVATIONS = 16, 64
+
+
+class Pace:
+    """A pass takes about `longest * step + total * observation` seconds. Both are measured as it runs."""
+
+    def __init__(self) -> None:
+        self.step = 2e-5
+        self.observation = 1e-6
+
+    def took(self, seconds: float, longest: int, sessions: int, total: int) -> None:
+        """Learn from a pass: one observation's share from a wide one, a step's from a narrow one."""
+        if sessions >= WIDE:
+            self.observation += SLOWLY * (seconds / total - self.observation)
+        elif sessions <= NARROW and longest >= LEAST_STEPS:
+            self.step += SLOWLY * (seconds / longest - self.step)
+
+    @property
+    def observations(self) -> int:
+        """That a pass may take together."""
+        return max(LEAST_OBSERVATIONS, int(WAVE_SECONDS / self.observation))
+
+    def steps(self, sessions: int) -> int:
+        """That so many sessions may be moved on by together."""
+        return max(LEAST_STEPS, int(WAVE_SECONDS / (self.step + sessions * self.observation)))
