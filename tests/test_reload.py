@@ -1,0 +1,96 @@
+"""A model may change under live sessions: each keeps the network it has until it is reset."""
+
+from __future__ import annotations
+
+import pytest
+from numpy.testing import assert_allclose
+
+from models.artifact import save
+from tests.zoo import TOLERANCE, made, one_pass, series
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def folder(artifacts, tmp_path):
+    """A folder of our own with one model, which the test may overwrite."""
+    save(artifacts["sine"], tmp_path / "zoo" / "sine")
+    return tmp_path / "zoo"
+
+
+@pytest.fixture
+def newer():
+    return made("sine", hidden=32, layers=2, seed=9)
+
+
+async def reloaded(service):
+    response = await service.http.post("/models/sine/reload")
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def test_a_session_keeps_its_network_until_reset_and_new_ones_get_the_newer(
+    start_http, artifacts, folder, newer
+):
+    whole = series("sine", 12)
+    async with start_http(models=(folder,)) as service:
+        await service.advance("old", whole[:4])
+        save(newer, folder / "sine")
+        told = await reloaded(service)
+        assert (told["changed"], told["model"]["fingerprint"]) == (True, newer.fingerprint)
+        assert told["model"]["sessions_on_older"] == 1
+        await service.advance("new", whole)
+        got = await service.advance("old", whole[4:], 4)
+        assert_allclose(got.numbers, one_pass(artifacts["sine"], whole)[4:], atol=TOLERANCE, rtol=0)
+        before = await service.session("old")
+        after = (await service.http.post("/sessions/old/reset")).json()
+        assert (before["fingerprint"], after["fingerprint"]) == (
+            artifacts["sine"].fingerprint,
+            newer.fingerprint,
+        )
+        assert (after["position"], after["epoch"]) == (12, before["epoch"])
+        got = await service.advance("old", whole, 12)
+        assert_allclose(got.numbers, one_pass(newer, whole), atol=TOLERANCE, rtol=0)
+
+
+async def test_a_reload_of_the_same_network_changes_nothing(start_http, folder):
+    async with start_http(models=(folder,)) as service:
+        await service.advance("a", [[0.1]])
+        assert (await reloaded(service))["changed"] is False
+        assert (await service.advance("a", [[0.2]], 1)).position == 2
+
+
+async def test_a_network_that_comes_back_finds_its_sessions(start_http, artifacts, folder, newer):
+    whole = series("sine", 9)
+    async with start_http(models=(folder,)) as service:
+        await service.advance("a", whole[:3])
+        for artifact in (newer, artifacts["sine"]):
+            save(artifact, folder / "sine")
+            await reloaded(service)
+        got = await service.advance("a", whole[3:], 3)
+        assert_allclose(got.numbers, one_pass(artifacts["sine"], whole)[3:], atol=TOLERANCE, rtol=0)
+
+
+async def test_a_damaged_artifact_is_refused_by_name_and_the_network_in_memory_goes_on(start_http, folder):
+    async with start_http(models=(folder,)) as service:
+        await service.advance("a", [[0.1]])
+        (folder / "sine" / "weights.safetensors").write_bytes(b"torn")
+        response = await service.http.post("/models/sine/reload")
+        assert (response.status_code, response.json()["title"]) == (422, "Bad model")
+        assert "sine" in response.json()["detail"]
+        assert (await service.advance("a", [[0.2]], 1)).status == 200
+
+
+async def test_a_model_that_is_not_there_is_404(start_http, folder):
+    async with start_http(models=(folder,)) as service:
+        assert (await service.http.post("/models/nobody/reload")).status_code == 404
+
+
+async def test_a_state_of_an_older_network_can_be_imported_while_it_is_loaded(start_http, folder, newer):
+    async with start_http(models=(folder,)) as service:
+        await service.advance("a", [[0.1]])
+        file = (await service.http.get("/sessions/a/state")).content
+        save(newer, folder / "sine")
+        await reloaded(service)
+        response = await service.http.put("/sessions/b/state", content=file)
+        assert (response.status_code, response.json()["position"]) == (200, 1)
