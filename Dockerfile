@@ -17,7 +17,7 @@ RUN pip install --no-build-isolation --no-deps . \
     && ln -s "$(cd / && python -c 'import models; print(*models.__path__)')/zoo" /opt/carryover/zoo
 
 FROM python:3.11-slim
-RUN useradd --system --uid 10001 --no-create-home carryover && install -d -o carryover /artifacts
+RUN useradd --system --uid 10001 --no-create-home carryover && install -d -o carryover /artifacts /sessions
 COPY --from=build /opt/carryover /opt/carryover
 ENV PATH=/opt/carryover/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -26,7 +26,7 @@ ENV PATH=/opt/carryover/bin:$PATH \
     CARRYOVER_MODELS=/opt/carryover/zoo:/artifacts
 USER carryover
 WORKDIR /artifacts
-VOLUME /artifacts
+VOLUME /artifacts /sessions
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD ["python", "-c", \
     "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ.get('CARRYOVER_PORT', 8000)}/health/ready\", timeout=2)"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from app import recent
 from app.answers import token
-from app.errors import OutOfStep, SessionGone, UnknownSession
+from app.errors import CarryoverError, OutOfStep, SessionGone, UnknownSession
 from app.rows import Answer, Rows, scalar
 from app.stores import Tombstone
 
@@ -49,8 +49,10 @@ def answered_before(
     return at + length, recent.answer(rows, i, place)
 
 
-def absent(session: str, tombstone: Tombstone | None) -> SessionGone | UnknownSession:
-    """Why there is no such session."""
+def absent(session: str, tombstone: Tombstone | CarryoverError | None) -> CarryoverError:
+    """Why there is no such session here."""
+    if isinstance(tombstone, CarryoverError):
+        return tombstone
     if tombstone is None:
         return UnknownSession(f"there is no session {session!r}")
     return SessionGone(

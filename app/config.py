@@ -53,6 +53,25 @@ def true_or_false(text: str) -> bool:
         raise ValueError(text) from None
 
 
+def store_name(text: str) -> str:
+    """`memory`, or `sqlite:` and a path."""
+    if text != "memory" and not text.startswith("sqlite:"):
+        raise ValueError(text)
+    return text
+
+
+def period(text: str) -> float:
+    """Seconds, of `commit` (0), `250ms` or `2s`."""
+    if text == "commit":
+        return 0.0
+    for unit, seconds in (("ms", 1e-3), ("s", 1.0)):
+        if text.endswith(unit):
+            value = number(text.removesuffix(unit)) * seconds
+            if value > 0:
+                return value
+    raise ValueError(text)
+
+
 def folders(text: str) -> tuple[Path, ...]:
     """Folders, parted as in PATH."""
     return tuple(Path(part).expanduser() for part in text.split(os.pathsep) if part)
@@ -113,8 +132,21 @@ class Settings:
         10_000, "observations in one chunk; above it 413", whole_number, least=1
     )
     body_bytes: int = setting(8 * 2**20, "bytes in one request body; above it 413", whole_number, least=1024)
-    idle_ttl_seconds: float = setting(
-        86_400.0, "a session idle for this long expires; 0 is never", number, least=0
+    store: str = setting("memory", "where sessions rest: memory, or sqlite:PATH", store_name)
+    durability: float = setting(
+        0.0,
+        "when an answered chunk is on disk: commit (when it is answered), or a period such as 250ms",
+        period,
+        least=0,
+        most=60,
+        shown="commit",
+    )
+    idle_ttl_seconds: float | None = setting(
+        None,
+        "a session idle for this long expires; 0 is never",
+        number,
+        least=0,
+        shown="86400 in memory, 0 in a file",
     )
     tombstones: int = setting(
         100_000, "gone sessions whose last position is remembered", whole_number, least=0
@@ -145,11 +177,30 @@ class Settings:
     def __post_init__(self) -> None:
         for one in fields(self):
             _check(one, getattr(self, one.name))
+        if self.store != "memory" and self.store_path is None:
+            raise ConfigError(
+                f"store (CARRYOVER_STORE) must be memory or sqlite:PATH, not {self.store!r:.80}"
+            )
+        if self.durability and self.store_path is None:
+            raise ConfigError("a durability period needs a store on disk: name one in CARRYOVER_STORE")
         if self.resident_sessions < self.wave_sessions:
             raise ConfigError(
                 f"resident_sessions ({self.resident_sessions}) must be at least wave_sessions "
                 f"({self.wave_sessions}): a slab smaller than a wave makes healthy sessions look unknown"
             )
+
+    @property
+    def store_path(self) -> Path | None:
+        """The file that sessions are kept in, if any."""
+        kind, _, path = self.store.partition(":")
+        return Path(path).expanduser() if kind == "sqlite" and path else None
+
+    @property
+    def ttl_seconds(self) -> float:
+        """How long a session may idle unless its client says otherwise; on disk it may for ever."""
+        if self.idle_ttl_seconds is None:
+            return 86_400.0 if self.store_path is None else math.inf
+        return self.idle_ttl_seconds or math.inf
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> Settings:
@@ -202,11 +253,19 @@ def _read(one: Field[Any], text: str) -> Any:
         raise ConfigError(f"{variable(one.name)}={text!r:.80} is not {expected}") from None
 
 
-_EXPECTED = {whole_number: "a whole number", number: "a number", true_or_false: "true or false"}
+_EXPECTED = {
+    whole_number: "a whole number",
+    number: "a number",
+    true_or_false: "true or false",
+    store_name: "memory or sqlite:PATH",
+    period: "commit or a period such as 250ms",
+}
 
 
 def _check(one: Field[Any], value: Any) -> None:
     told, name = one.metadata, f"{one.name} ({variable(one.name)})"
+    if value is None:
+        return
     if told["least"] is not None and not value >= told["least"]:
         raise ConfigError(f"{name} must be at least {told['least']}, not {value}")
     if told["most"] is not None and not value <= told["most"]:

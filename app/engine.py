@@ -22,7 +22,15 @@ import numpy as np
 
 from app import admission
 from app.config import Settings
-from app.errors import CarryoverError, NothingObserved, Overloaded, SessionExists, StepFailed, Stopping
+from app.errors import (
+    CarryoverError,
+    NothingObserved,
+    Overloaded,
+    SessionExists,
+    StepFailed,
+    Stopping,
+    StoreFailed,
+)
 from app.jobs import (
     Adopt,
     Advance,
@@ -55,6 +63,7 @@ from models.forecaster import Forecaster
 log = logging.getLogger("carryover.engine")
 
 SWEEP_SECONDS = 1.0
+EXPIRED_AT_REST = 1000  # sessions in the store that one sweep buries
 SWEEP_ROWS = 65_536  # looked at for expiry in one sweep of one slab: about a third of a millisecond
 
 
@@ -89,23 +98,29 @@ class Engine:
         self._thread = ThreadPoolExecutor(1, "carryover-store") if store.blocks else None
         self._swept: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._upkeep: list[asyncio.Task[None]] = []
+        self._ailing = ""  # what the store failed with, until its upkeep succeeds
 
     def start(self) -> None:
         """Begin to tick on the running event loop."""
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._run(), name="engine")
-        self._sweeper = loop.create_task(self._sweep(), name="engine-sweep")
+        self._upkeep = [loop.create_task(self._sweep(), name="engine-sweep")]
+        if self.sessions.store.tend_seconds:
+            self._upkeep.append(loop.create_task(self._tend_regularly(), name="engine-tend"))
 
     async def stop(self) -> None:
         """Finish what was accepted, refuse what comes, close the store."""
         self.stopping = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for task in self._upkeep:
+            task.cancel()
         self._awake.set()
         if self._task is not None:
             await self._task
-        await self._call_store(self.sessions.store.close)
+        try:
+            await self._call_store(self.sessions.store.close)
+        except StoreFailed as error:
+            log.error("what was answered last is not kept: %s", error)
         if self._thread is not None:
             self._thread.shutdown()
 
@@ -156,7 +171,7 @@ class Engine:
 
     def unready(self) -> list[str]:
         """Why no requests should be sent here; empty when they may."""
-        return ["stopping"] if self.stopping else []
+        return ["stopping"] * self.stopping + [self._ailing] * bool(self._ailing)
 
     async def _run(self) -> None:
         while not (self.stopping and not self._queue and not self._under_way):
@@ -164,6 +179,8 @@ class Engine:
             self._awake.clear()
             while self._queue or self._under_way:
                 await self._tick()
+                if self.sessions.store.due:
+                    await self._tend()
                 await asyncio.sleep(0)  # what arrived meanwhile is read now: it is the next wave
 
     async def _tick(self) -> None:
@@ -375,6 +392,8 @@ class Engine:
     def _fail(self, jobs: Sequence[Job], wave: Wave, error: Exception) -> None:
         """The tick failed as a whole: nothing moves, and every client may retry."""
         log.error("tick failed: %s", error, exc_info=not isinstance(error, CarryoverError))
+        if isinstance(error, StoreFailed):
+            self._ailing = error.detail
         refusal = error if isinstance(error, CarryoverError) else StepFailed(f"the tick failed: {error}")
         wave.fail(refusal)
         answered = {id(job) for job, _ in wave.settled} | {id(job) for job in self._queue}
@@ -386,9 +405,7 @@ class Engine:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = self.clock()
-            late: list[str] = []
-            if not self._queue:
-                late += await self._call_store(self.sessions.store.expired, now, 1000)
+            late = await self._expired_at_rest(now)
             for fingerprint, slab in self.sessions.slabs.items():
                 start = self._swept.get(fingerprint, 0)
                 names, self._swept[fingerprint] = slab.expired(now, start, SWEEP_ROWS)
@@ -396,6 +413,32 @@ class Engine:
             most = self.settings.wave_sessions
             self._queue.extend(Expire(late[i : i + most]) for i in range(0, len(late), most))
             self._awake.set()
+
+    async def _expired_at_rest(self, now: float) -> list[str]:
+        try:
+            late: list[str] = await self._call_store(self.sessions.store.expired, now, EXPIRED_AT_REST)
+        except StoreFailed as error:
+            self._ailing = error.detail
+            return []
+        return late
+
+    async def _tend_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self.sessions.store.tend_seconds)
+            await self._tend()
+
+    async def _tend(self) -> None:
+        """Let the store do its upkeep, which tells whether it is well."""
+        try:
+            await self._call_store(self.sessions.store.tend)
+        except StoreFailed as error:
+            if not self._ailing:
+                log.error("the store ails: %s", error)
+            self._ailing = error.detail
+        else:
+            if self._ailing:
+                log.warning("the store is well again")
+            self._ailing = ""
 
     async def _call_store(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call the store: at once, or from its thread when it may wait."""

@@ -28,6 +28,7 @@ from app.library import Library
 from app.sockets import upgrades
 from app.stores import Store
 from app.stores.memory import MemoryStore
+from app.stores.sqlite import SqliteStore
 from app.wire import Limits
 
 log = logging.getLogger("carryover")
@@ -158,8 +159,16 @@ def run(settings: Settings) -> int:
 
 
 def open_store(settings: Settings) -> Store:
-    """The store that the settings name."""
-    return MemoryStore(settings.tombstones, settings.tombstone_ttl_seconds or float("inf"))
+    """The store that the settings name.
+
+    Raises
+    ------
+    ConfigError : its file cannot be used, or is in use
+    """
+    tombstone_seconds = settings.tombstone_ttl_seconds or float("inf")
+    if settings.store_path is None:
+        return MemoryStore(settings.tombstones, tombstone_seconds)
+    return SqliteStore(settings.store_path, settings.tombstones, tombstone_seconds, settings.durability)
 
 
 def _version() -> str:

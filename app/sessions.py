@@ -16,7 +16,7 @@ import numpy as np
 from app import admission
 from app.answers import SessionView
 from app.config import Settings
-from app.errors import OtherModel, TooManySessions, UnknownModel
+from app.errors import CarryoverError, OtherModel, StoreFailed, TooManySessions, UnknownModel
 from app.rows import Ints, Rows, pack, scalar, unpack
 from app.slab import Slab
 from app.stores import Record, Store, Tombstone
@@ -167,7 +167,10 @@ class Sessions:
         for record in records:
             by_model.setdefault(record.fingerprint, []).append(record)
         for fingerprint, some in by_model.items():
-            self._restore(self.slab_by(fingerprint), some, sessions)
+            if fingerprint in self.slabs:
+                self._restore(self.slabs[fingerprint], some, sessions)
+            else:
+                wave.tombstones |= {record.session: _not_loaded(record) for record in some}
 
     def make_room(self, slab: Slab, count: int, staying: Iterable[str]) -> None:
         """See to free rows. Who has to leave goes to the store, and is none of those who stay."""
@@ -206,7 +209,11 @@ class Sessions:
         Raises
         ------
         TooManySessions
+        SessionDamaged, StoreFailed : one of them is there, and cannot be read
         """
+        for session in sessions if wave.tombstones else ():
+            if isinstance(why := wave.tombstones.get(session), CarryoverError):
+                raise why
         if len(self) + len(wave.born) + len(sessions) > self.settings.max_sessions:
             raise TooManySessions(f"the server keeps at most {self.settings.max_sessions} sessions")
         self.make_room(slab, len(sessions), staying)
@@ -215,7 +222,7 @@ class Sessions:
         # Zero stands for no epoch where clients claim one.
         headers["epoch"] = np.frombuffer(secrets.token_bytes(8 * len(rows)), np.uint64) | 1
         headers["created"] = wave.now
-        headers["ttl"] = ttl_seconds if ttl_seconds is not None else (self.settings.idle_ttl_seconds or NEVER)
+        headers["ttl"] = ttl_seconds if ttl_seconds is not None else self.settings.ttl_seconds
         touch(headers, wave.now)
         slab.headers[rows] = headers
         wave.born.update(zip(sessions, zip(repeat(slab), rows.tolist()), strict=False))
@@ -293,12 +300,16 @@ class Sessions:
 
     async def _page(self, after: str, limit: int) -> list[tuple[str, str]]:
         stored = await self._call(self.store.names, after, limit)
-        found = [(session, self.slab_by(print_).forecaster.artifact.name) for session, print_ in stored]
+        found = [(session, self._model_by(print_)) for session, print_ in stored]
         if not self.store.writes_through:
             for slab in self.slabs.values():
                 resident = zip(slab.names.irange(after, inclusive=(False, True)), range(limit), strict=False)
                 found += [(session, slab.forecaster.artifact.name) for session, _ in resident]
         return sorted(found)[:limit]
+
+    def _model_by(self, fingerprint: str) -> str:
+        slab = self.slabs.get(fingerprint)
+        return slab.forecaster.artifact.name if slab is not None else f"not loaded: {fingerprint[:12]}"
 
     def _slab(self, forecaster: Forecaster) -> Slab:
         return Slab(forecaster, self.settings.resident_sessions, self.settings.recent_chunks)
@@ -317,8 +328,15 @@ class Sessions:
 def records(slab: Slab, sessions: Sequence[str], rows: Rows) -> list[Record]:
     """What the store keeps of these sessions."""
     fingerprint = slab.forecaster.artifact.fingerprint
-    deadlines = rows.headers["deadline"].tolist()
+    deadlines, positions = rows.headers["deadline"].tolist(), rows.headers["position"].tolist()
     return [
-        Record(session, fingerprint, deadline, body)
-        for session, deadline, body in zip(sessions, deadlines, pack(rows), strict=True)
+        Record(session, fingerprint, deadline, body, position)
+        for session, deadline, body, position in zip(sessions, deadlines, pack(rows), positions, strict=True)
     ]
+
+
+def _not_loaded(record: Record) -> StoreFailed:
+    return StoreFailed(
+        f"session {record.session!r} belongs to model {record.fingerprint[:12]}, which is not loaded",
+        fingerprint=record.fingerprint,
+    )

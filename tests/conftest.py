@@ -16,6 +16,7 @@ from app import main
 from app.config import Settings
 from app.stores import Store
 from app.stores.memory import MemoryStore
+from app.stores.sqlite import SqliteStore
 from models.artifact import Artifact, save
 from tests import zoo
 from tests.faults import WritesThrough
@@ -47,10 +48,16 @@ def through_store(settings: Settings, folder: Path, clock: Clock) -> Store:
     return WritesThrough(settings.tombstones, settings.tombstone_ttl_seconds or float("inf"), clock)
 
 
+def sqlite_store(settings: Settings, folder: Path, clock: Clock) -> Store:
+    ttl_seconds = settings.tombstone_ttl_seconds or float("inf")
+    return SqliteStore(folder / "carryover.sqlite", settings.tombstones, ttl_seconds, 0.0, clock)
+
+
 # To add a store: how to open one. Every promise is then tested over it.
 STORES: dict[str, Callable[[Settings, Path, Clock], Store]] = {
     "memory": memory_store,
     "through": through_store,
+    "sqlite": sqlite_store,
 }
 
 
