@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from app.errors import CarryoverError
 from app.rows import Answer, Epochs, Floats, Ints
 
+TOKEN = re.compile(r"(?!0{16})[0-9a-f]{16}", re.ASCII)
 NOBODYS = 2
 """An epoch that no session has: theirs are odd. Zero stands for no epoch at all."""
 
@@ -69,8 +71,4 @@ def token(epoch: int) -> str:
 
 def epoch_of(text: str) -> int:
     """The epoch that `token` wrote; for a text that it cannot have written, one that no session has."""
-    try:
-        epoch = int(text, 16)
-    except ValueError:
-        return NOBODYS
-    return epoch if epoch and token(epoch) == text.lower() else NOBODYS
+    return int(text, 16) if TOKEN.fullmatch(text) else NOBODYS

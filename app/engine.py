@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -34,6 +33,7 @@ from app.errors import (
 from app.jobs import (
     Adopt,
     Advance,
+    AdvanceMany,
     Create,
     Delete,
     Expire,
@@ -57,6 +57,7 @@ from app.slab import Slab
 from app.statefile import rows_of, state_of
 from app.steps import Stepper, cannot_forecast
 from app.stores import Store
+from app.turns import Turns
 from app.wave import Late, Wave, touch
 from models.forecaster import Forecaster
 
@@ -89,9 +90,8 @@ class Engine:
         self.settings = settings
         self.clock = clock
         self.stopping = False
-        self._queue: deque[Job] = deque()
+        self._turns = Turns()
         self._waiting_bytes = 0
-        self._waiting_more = 0  # sessions beyond the first of each job
         self._under_way: list[Job] = []  # with progress; their sessions are set aside
         self._awake = asyncio.Event()
         self._stepper = Stepper(settings.recent_bytes)
@@ -133,7 +133,7 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
-        if len(self._queue) + self._waiting_more >= self.settings.queue_jobs:
+        if len(self._turns) >= self.settings.queue_jobs:
             raise Overloaded(f"{self.settings.queue_jobs} jobs are waiting already")
         if self._waiting_bytes > self.settings.queue_bytes:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
@@ -145,10 +145,8 @@ class Engine:
         self._awake.set()
 
     def _put(self, job: Job) -> None:
-        self._queue.append(job)
+        self._turns.add(job)
         self._waiting_bytes += job.nbytes
-        if type(job) is AdvanceMany:
-            self._waiting_more += len(job) - 1
 
     async def ask(self, job: Job) -> Any:
         """Queue a job and wait for its answer.
@@ -174,10 +172,10 @@ class Engine:
         return ["stopping"] * self.stopping + [self._ailing] * bool(self._ailing)
 
     async def _run(self) -> None:
-        while not (self.stopping and not self._queue and not self._under_way):
+        while not (self.stopping and not self._turns and not self._under_way):
             await self._awake.wait()
             self._awake.clear()
-            while self._queue or self._under_way:
+            while self._turns or self._under_way:
                 await self._tick()
                 if self.sessions.store.due:
                     await self._tend()
@@ -196,42 +194,31 @@ class Engine:
             self._fail(jobs, wave, error)
         self.sessions.abandon(wave)
         self._under_way = wave.under_way
+        self._move_up(touched, wave)
         self._reply(wave)
 
-    def _collect(self) -> tuple[list[Job], set[str]]:
-        """The next wave: whatever waits, in order, up to the bounds, each session once; and its sessions."""
-        jobs = self._under_way
-        taken = {session for job in jobs for session in job.sessions}
-        later: list[Job] = []
-        waiting: set[str] = set()  # sessions of those, which nothing may overtake
-        most = self.settings.wave_sessions
-        left = self._stepper.observations
-        queue = self._queue
-        while queue and left > 0 and len(waiting) < most:
-            job = queue[0]
-            sessions = job.sessions
-            if len(taken) + len(sessions) > most and jobs:
-                break
-            queue.popleft()
-            if taken.isdisjoint(sessions) and waiting.isdisjoint(sessions):
-                jobs.append(job)
-                taken.update(sessions)
-                left -= self._collected(job)
-            else:
-                later.append(job)
-                waiting.update(sessions)
-        queue.extendleft(reversed(later))
-        return jobs, taken
+    def _move_up(self, touched: set[str], wave: Wave) -> None:
+        """Let those behind the wave's jobs lead; what was buried under a job is asked again without it."""
+        kept = {session for job in (*wave.under_way, *wave.late) for session in job.sessions}
+        self._turns.finish(touched - kept if kept else touched)
+        for job in wave.late:
+            self._turns.again(job)
+            self._waiting_bytes += job.nbytes
 
-    def _collected(self, job: Job) -> int:
-        """Strike a job off the account of what waits. Returns how many observations its wave steps."""
-        self._waiting_bytes -= job.nbytes
-        if type(job) is Advance:
-            return min(len(job.observations), LONG_CHUNK)
-        if type(job) is AdvanceMany:
-            self._waiting_more -= len(job) - 1
-            return len(job.observations)
-        return 1
+    def _collect(self) -> tuple[list[Job], set[str]]:
+        """The next wave: what goes on from the last one, and whatever is ready, up to the bounds."""
+        jobs = self._under_way
+        touched = {session for job in jobs for session in job.sessions}
+        left = self._stepper.observations
+        for job in self._turns.take(self.settings.wave_sessions - len(touched)):
+            if left <= 0 and jobs:
+                self._turns.again(job)
+                continue
+            jobs.append(job)
+            touched.update(job.sessions)
+            left -= _observations(job)
+            self._waiting_bytes -= job.nbytes
+        return jobs, touched
 
     def _admit(self, jobs: Sequence[Job], touched: Collection[str], wave: Wave) -> None:
         """Let in what can be done and refuse the impossible, job by job."""
@@ -250,12 +237,9 @@ class Engine:
                 late.append(job)
         for group in wave.chunks.values():
             late += self._stepper.admit(group, wave)
-        for job in late:  # asked again behind the burial of its session
-            self._queue.appendleft(job)
-            self._queue.appendleft(Expire(job.sessions))
-            self._waiting_bytes += job.nbytes
-            if type(job) is AdvanceMany:
-                self._waiting_more += len(job) - 1
+        for job in late:
+            self._bury_expired(job.sessions, wave)
+        wave.late = late
 
     def _admit_many(self, job: AdvanceMany, touched: Collection[str], wave: Wave) -> list[AdvanceMany]:
         placed, late = place_many(job, self.sessions, touched, wave)
@@ -266,7 +250,7 @@ class Engine:
                 wave.refuse(part, error)
         return late
 
-    def _admit_one(self, job: Job, touched: Collection[str], wave: Wave) -> None:
+    def _admit_one(self, job: Job, touched: Collection[str], wave: Wave) -> None:  # noqa: C901  (a table)
         match job:
             case Forecast():
                 self._admit_forecast(job, wave)
@@ -376,11 +360,14 @@ class Engine:
         wave.moved.append((job, self.sessions.view(job.session, slab, after)))
 
     def _admit_expire(self, job: Expire, wave: Wave) -> None:
-        for session in job.sessions:
+        self._bury_expired(job.sessions, wave)
+        wave.moved.append((job, None))
+
+    def _bury_expired(self, sessions: Sequence[str], wave: Wave) -> None:
+        for session in sessions:
             found = self.sessions.find(session)
             if found is not None and found[0].headers["deadline"][found[1]] < wave.now:
                 self.sessions.bury(session, *found, "expired", wave)
-        wave.moved.append((job, None))
 
     def _reply(self, wave: Wave) -> None:
         for job, outcome in wave.moved + wave.settled:
@@ -396,8 +383,9 @@ class Engine:
             self._ailing = error.detail
         refusal = error if isinstance(error, CarryoverError) else StepFailed(f"the tick failed: {error}")
         wave.fail(refusal)
-        answered = {id(job) for job, _ in wave.settled} | {id(job) for job in self._queue}
+        answered = {id(job) for job, _ in wave.settled}
         wave.under_way.clear()
+        wave.late = ()
         wave.settled += [(job, refusal) for job in wave.undivided(jobs) if id(job) not in answered]
 
     async def _sweep(self) -> None:
@@ -411,7 +399,8 @@ class Engine:
                 names, self._swept[fingerprint] = slab.expired(now, start, SWEEP_ROWS)
                 late += names
             most = self.settings.wave_sessions
-            self._queue.extend(Expire(late[i : i + most]) for i in range(0, len(late), most))
+            for i in range(0, len(late), most):
+                self._turns.add(Expire(late[i : i + most]))
             self._awake.set()
 
     async def _expired_at_rest(self, now: float) -> list[str]:
@@ -445,3 +434,10 @@ class Engine:
         if self._thread is None:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _observations(job: Job) -> int:
+    """That its wave steps, about."""
+    if type(job) is Advance:
+        return min(len(job.observations), LONG_CHUNK)
+    return len(job.observations) if type(job) is AdvanceMany else 1

@@ -8,7 +8,7 @@ ready may share a wave, and taking a wave costs its own length however much wait
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from app.jobs import Job
 
@@ -64,9 +64,9 @@ class Turns:
         self._waiting += len(job.sessions)
         self._ready.appendleft(job)
 
-    def finish(self, job: Job) -> None:
-        """It was answered: whoever stands behind it moves up."""
-        for line in self._left(job.sessions):
+    def finish(self, sessions: Iterable[str]) -> None:
+        """The jobs of these sessions were answered: whoever stands behind them moves up."""
+        for line in self._left(sessions):
             follower = line[0]
             still = self._blocked.get(id(follower), 1) - 1
             if still:
@@ -81,10 +81,10 @@ class Turns:
         for line in self._lines.values():
             yield from line or ()
 
-    def _left(self, sessions: Sequence[str]) -> Iterator[deque[Job]]:
+    def _left(self, sessions: Iterable[str]) -> Iterator[deque[Job]]:
         """Lines in which somebody stands behind the leader that leaves; the others are closed."""
         lines = self._lines
-        for session in dict.fromkeys(sessions) if len(sessions) > 1 else sessions:
+        for session in sessions:
             line = lines.pop(session)
             if line is None:
                 continue

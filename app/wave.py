@@ -45,6 +45,7 @@ class Wave:
     long: list[tuple[Slab, int, Advance]] = field(default_factory=list)  # with progress, still advancing
     rolling: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
     born: dict[str, tuple[Slab, int]] = field(default_factory=dict)  # rows taken, not published yet
+    late: Sequence[Job] = ()  # whose session had expired: asked again behind its burial
     under_way: list[Job] = field(default_factory=list)  # go on in the next wave
     tombstones: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)  # or why it is not here
     staged: list[Staged] = field(default_factory=list)

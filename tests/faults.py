@@ -39,6 +39,9 @@ class WritesThrough(MemoryStore):
             self._records[record.session] = record
         return records, tombstones
 
+    def expired(self, now: float, limit: int) -> list[str]:
+        return [name for name, record in self._records.items() if record.deadline < now][:limit]
+
 
 def forecaster(engine: Engine, model: str = "sine") -> Forecaster:
     return engine.sessions.current[model].forecaster
@@ -93,11 +96,11 @@ async def held(engine: Engine) -> AsyncIterator[asyncio.Event]:
 async def queued(engine: Engine, sessions: Iterable[str]) -> None:
     """Wait until every one of these has a job waiting."""
     wanted = set(sessions)
-    await until(lambda: wanted <= {session for job in engine._queue for session in job.sessions})
+    await until(lambda: wanted <= {session for job in engine._turns.waiting() for session in job.sessions})
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for a condition, not for a while."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  (the condition is of code that knows nothing of us)
             await asyncio.sleep(0)

@@ -11,6 +11,10 @@ def job(*sessions: str) -> Expire:
     return Expire(sessions)
 
 
+def finish(turns: Turns, done: Expire) -> None:
+    turns.finish(set(done.sessions))
+
+
 def test_jobs_of_different_sessions_are_taken_together_and_of_one_session_one_by_one():
     turns = Turns()
     first, second, other = job("a"), job("a"), job("b")
@@ -18,7 +22,7 @@ def test_jobs_of_different_sessions_are_taken_together_and_of_one_session_one_by
         turns.add(one)
     assert turns.take(10) == [first, other]
     assert turns.take(10) == []
-    turns.finish(first)
+    finish(turns, first)
     assert turns.take(10) == [second]
 
 
@@ -29,11 +33,11 @@ def test_a_job_of_several_sessions_waits_until_it_leads_all_their_lines():
         turns.add(one)
     taken = turns.take(10)
     assert taken == [a, b]
-    turns.finish(a)
+    finish(turns, a)
     assert turns.take(10) == []
-    turns.finish(b)
+    finish(turns, b)
     assert turns.take(10) == [both]
-    turns.finish(both)
+    finish(turns, both)
     assert turns.take(10) == [behind]
 
 
@@ -61,9 +65,9 @@ def test_a_job_that_names_a_session_twice_does_not_wait_for_itself():
     before, twice = job("a"), job("a", "a")
     turns.add(before)
     turns.add(twice)
-    turns.finish(turns.take(9)[0])
+    finish(turns, turns.take(9)[0])
     assert turns.take(9) == [twice]
-    turns.finish(twice)
+    finish(turns, twice)
     turns.add(job("a"))
     assert len(turns.take(9)) == 1
 
@@ -80,7 +84,7 @@ def test_every_job_is_taken_once_in_the_order_of_each_of_its_sessions_and_waves_
         touched = [session for one in wave for session in set(one.sessions)]
         assert len(touched) == len(set(touched))
         for one in wave:
-            turns.finish(one)
+            finish(turns, one)
         done += wave
     assert sorted(map(id, done)) == sorted(map(id, jobs))
     for session in "abcd":
