@@ -47,9 +47,10 @@ log_frames = logging.getLogger("carryover.sockets.protocol")
 log_frames.setLevel(logging.WARNING)  # picows tells of every connection
 
 PATH = re.compile(r"/sessions/([^/]+)/stream|/stream")
-DATA = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION)
+BINARY = WSMsgType.BINARY
+WHOLE = (WSMsgType.TEXT, BINARY)  # kinds of a message in one frame
 HELD_FRAMES = 16  # answers written together at most, while more of the same socket are under way
-HELD_SECONDS = 0.002  # that the first of them waits at most
+HELD_SECONDS = 0.005  # that the first of them waits at most
 PING_SECONDS = 20.0
 HANDSHAKE_SECONDS = 5.0
 
@@ -102,14 +103,14 @@ class Conversation(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """A frame has come in; fragments are put together here."""
         kind = frame.msg_type
+        if frame.fin and kind in WHOLE and not self._parts and not self.closing:
+            self._message(frame.get_payload_as_bytes(), kind == BINARY)
+            return
         if kind == WSMsgType.CLOSE:
             transport.send_close(frame.get_close_code(), frame.get_close_message())
             transport.disconnect()
             return
-        if kind not in DATA or self.closing:
-            return
-        if frame.fin and not self._parts and kind != WSMsgType.CONTINUATION:
-            self._message(frame.get_payload_as_bytes(), kind == WSMsgType.BINARY)
+        if self.closing or not (kind in WHOLE or kind == WSMsgType.CONTINUATION):
             return
         if (kind == WSMsgType.CONTINUATION) != bool(self._parts):
             self._close(WSCloseCode.PROTOCOL_ERROR, "a fragment out of place")
@@ -121,7 +122,7 @@ class Conversation(WSListener):
             self._close(WSCloseCode.MESSAGE_TOO_BIG, f"a message has at most {self.most_bytes} bytes")
         elif frame.fin:
             parts, self._parts = self._parts, []
-            self._message(b"".join(parts), self._kind == WSMsgType.BINARY)
+            self._message(b"".join(parts), self._kind == BINARY)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
         """The client has gone; what it sent is done, the answers have nowhere to go."""
@@ -147,17 +148,16 @@ class Conversation(WSListener):
     # Messages and answers.
 
     def _message(self, data: bytes, binary: bool) -> None:
-        message: Message | None = None
         try:
             message = (frames.binary if binary else frames.text)(data, self.session, self.limits)
-            job: Job = self._job(message)
         except CarryoverError as error:
             if self.session is None:
                 self._send(_problem(error, None))  # nobody's turn can be waited for
                 return
             message = Message(self.session, None, None, None)
-            job = Refuse(self.session, error, partial(self._answer, message))
-        self._submit(job)
+            self._submit(Refuse(self.session, error, partial(self._answer, message)))
+            return
+        self._submit(self._job(message))
 
     def _submit(self, job: Job) -> None:
         self._began()

@@ -62,9 +62,8 @@ class Limits:
     inputs: int  # of the widest model
 
 
-@dataclass(slots=True)
-class Chunk:
-    """A chunk as it came, checked.
+class Chunk(msgspec.Struct, eq=False):
+    """A chunk as it came, checked. A `Struct`: it costs half to make.
 
     observations : [steps, inputs] of finite float32
     flat : it came as a flat list, and is answered as one
