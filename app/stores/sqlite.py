@@ -84,7 +84,7 @@ class SqliteStore:
             self._sequence, self._buried = self._tables.folded, self._tables.buried
             self._count: int = self._tables.sessions
             self._read_journal()
-        except (sqlite3.Error, msgspec.MsgspecError, TypeError, StoreFailed) as error:
+        except (sqlite3.Error, msgspec.MsgspecError, ValueError, TypeError, StoreFailed) as error:
             self._database.close()
             told = reason(error) if isinstance(error, sqlite3.Error) else str(error)
             raise ConfigError(f"store {path} cannot be used: {told}") from error
@@ -283,7 +283,7 @@ class SqliteStore:
         """Whatever SQLite raises is a `StoreFailed`, and its transaction is rolled back."""
         try:
             yield
-        except (sqlite3.Error, msgspec.MsgspecError) as error:
+        except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
             if self._database.in_transaction:
                 self._database.rollback()
             self._failed_bytes = max(size, self._failed_bytes)

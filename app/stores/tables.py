@@ -20,6 +20,9 @@ from app.stores.journal import Entry, check, microseconds, seconds
 
 T = TypeVar("T")
 
+# Text that is not UTF-8 is a ValueError.
+UNREADABLE = (msgspec.MsgspecError, ValueError, sqlite3.DatabaseError)
+
 BATCH = 128  # rows in one statement
 FORGOTTEN = 1000  # tombstones that one fold forgets at most
 
@@ -72,14 +75,14 @@ class Tables:
         """The records of those that are here, and which of them are damaged."""
         try:
             return self._records(sessions)
-        except (msgspec.MsgspecError, sqlite3.DatabaseError) as error:
+        except UNREADABLE as error:
             if not _is_damage(error):
                 raise
         records, damaged = [], {}
         for session in sessions:  # one by one: the others go on
             try:
                 found, bad = self._records([session])
-            except (msgspec.MsgspecError, sqlite3.DatabaseError) as error:
+            except UNREADABLE as error:
                 if not _is_damage(error):
                     raise
                 damaged[session] = damage(session)
@@ -171,7 +174,7 @@ def damage(session: str) -> SessionDamaged:
     """The refusal of a session whose record cannot be trusted."""
     return SessionDamaged(
         f"what is stored of session {session!r} is damaged: its checksum does not match; restore a copy of "
-        "the store, or delete the session to begin anew"
+        "the store"
     )
 
 
