@@ -90,17 +90,25 @@ def promised_figures() -> list[Figure]:
             title += "session-steps/s over 64 connections one by one"
             bulk = ours(connections, way=f"bulk-{form}")
             figures.append(Figure(title, bulk, one_by_one, "session_steps", must, aim))
-    for way, title in (("socket-json", "JSON"), ("socket-binary", "binary")):
-        title = f"WebSocket, {title}, 64 sockets, 1 step, over HTTP with the hot route"
-        figures.append(Figure(title, ours(64, way=way), one_by_one, "requests", 1.3, 2))
-    for way, title in (("shared-json", "JSON"), ("shared-binary", "binary")):
-        title = f"one WebSocket, {title}, 64 sessions in flight, over the same"
-        figures.append(Figure(title, ours(1, way=way), one_by_one, "requests"))
+    figures += _socket_figures(ours(64))
     for connections in (1, 64, 256):
         plain = peer("ours, plain route", connections)
         figures.append(
             Figure(f"hot route over plain route, {connections} x 1", ours(connections), plain, "requests")
         )
+    return figures
+
+
+def _socket_figures(one_by_one: Scenario) -> list[Figure]:
+    figures = []
+    for kind, in_flight in (("socket", "1 message"), ("pipelined", "8 messages")):
+        for form in ("json", "binary"):
+            title = f"WebSocket, {form}, 64 sockets, 1 step, {in_flight} in flight on each, over HTTP hot"
+            way = Scenario("ours", f"{kind}-{form}", 64, 1)
+            figures.append(Figure(title, way, one_by_one, "requests", 1.3, 2))
+    for form in ("json", "binary"):
+        title = f"one WebSocket, {form}, 64 sessions in flight, over the same"
+        figures.append(Figure(title, Scenario("ours", f"shared-{form}", 1, 1), one_by_one, "requests"))
     return figures
 
 

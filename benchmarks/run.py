@@ -33,7 +33,13 @@ from benchmarks.servers import Running, Server, ServerFailed, known_servers, run
 from benchmarks.streams import Stream
 
 DOCS = Path(__file__).parent.parent / "docs"
-CONNECTIONS = {"http": (1, 64, 256), "bulk": (1, 4), "socket": (1, 64, 256), "shared": (1, 4)}
+CONNECTIONS = {
+    "http": (1, 64, 256),
+    "bulk": (1, 4),
+    "socket": (1, 64, 256),
+    "pipelined": (64,),
+    "shared": (1, 4),
+}
 STEPS = (1, 50)
 
 

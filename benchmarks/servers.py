@@ -74,6 +74,8 @@ def known_servers(ours: tuple[str, ...] = OURS) -> list[Server]:
         "bulk-binary",
         "socket-json",
         "socket-binary",
+        "pipelined-json",
+        "pipelined-binary",
         "shared-json",
         "shared-binary",
     )

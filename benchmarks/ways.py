@@ -29,6 +29,8 @@ WAYS = {
     "bulk-binary": Way(sessions=1000),
     "socket-json": Way(),
     "socket-binary": Way(),
+    "pipelined-json": Way(window=8),
+    "pipelined-binary": Way(window=8),
     "shared-json": Way(sessions=64, window=64),
     "shared-binary": Way(sessions=64, window=64),
 }
@@ -44,7 +46,7 @@ def plan_of(way: str, port: int, streams: list[Stream], seconds: float) -> Plan:
     share = WAYS[way].sessions
     groups = [streams[start : start + share] for start in range(0, len(streams), share)]
     kind, form = way.split("-")
-    converse = {"bulk": _bulk, "socket": _socket, "shared": _shared}[kind]
+    converse = {"bulk": _bulk, "socket": _socket, "pipelined": _socket, "shared": _shared}[kind]
     conversations = [converse(group, form) for group in groups]
     protocol = "http" if kind == "bulk" else "text" if form == "json" else "binary"
     must, must_not = (b'"predictions"', b'"title"') if form == "json" else (b"", b'"title"')
