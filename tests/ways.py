@@ -1,4 +1,4 @@
-"""Every way into the service, behind one small set of methods, so that one test can hold them all to a promise.
+"""Every way into the service behind one small set of methods, so that one test holds them all to a promise.
 
 To add a way: a subclass of `Way` that says how a chunk is sent, and its name in `WAYS`. What is no chunk
 (create, reset, fork, ...) goes over HTTP whatever the way.
@@ -6,6 +6,9 @@ To add a way: a subclass of `Way` that says how a chunk is sent, and its name in
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,8 +16,10 @@ from typing import Any, ClassVar
 import httpx
 import numpy as np
 import numpy.typing as npt
+from websockets.asyncio.client import ClientConnection, connect
 
 from app.engine import Engine
+from app.frames import HEADER
 
 Floats = npt.NDArray[np.float32]
 
@@ -118,7 +123,111 @@ class HotRoute(Way):
     settings: ClassVar[dict[str, Any]] = {"hot_route": True}
 
 
-WAYS: tuple[type[Way], ...] = (AsgiRoute, HttpRoute, HotRoute)
+class TextSocket(Way):
+    """A socket a session, opened with its first chunk; JSON both ways."""
+
+    name = "text"
+
+    def __init__(self, engine: Engine, http: httpx.AsyncClient, port: int | None) -> None:
+        super().__init__(engine, http, port)
+        self._lines: dict[str, asyncio.Task[_Line]] = {}
+
+    async def advance(
+        self,
+        session: str,
+        rows: Any,
+        at: int | None = None,
+        epoch: str | None = None,
+        horizon: int | None = None,
+        model: str | None = None,
+    ) -> Reply:
+        told = {"at": at, "epoch": epoch, "horizon": horizon, "model": model}
+        body = {"observations": _plain(rows)} | {
+            key: value for key, value in told.items() if value is not None
+        }
+        return await self.raw(session, json.dumps(body).encode())
+
+    async def raw(self, session: str, body: bytes) -> Reply:
+        line = await self._line(session)
+        answer = json.loads(await line.ask(body, text=True))
+        if "status" in answer:
+            _check_problem(answer)
+            return Reply(answer["status"], answer.get("position"), problem=answer)
+        return _applied(answer)
+
+    async def _line(self, session: str) -> _Line:
+        if session not in self._lines:
+            opening = _Line.open(f"ws://127.0.0.1:{self.port}/sessions/{session}/stream")
+            self._lines[session] = asyncio.ensure_future(opening)
+        return await self._lines[session]
+
+    async def close(self) -> None:
+        for line in self._lines.values():
+            (await line).reader.cancel()
+            await (await line).socket.close()
+
+
+class BinarySocket(TextSocket):
+    """The same with binary frames, where a chunk can be said in one."""
+
+    name = "binary"
+
+    async def advance(
+        self,
+        session: str,
+        rows: Any,
+        at: int | None = None,
+        epoch: str | None = None,
+        horizon: int | None = None,
+        model: str | None = None,
+    ) -> Reply:
+        if model is not None:
+            return await super().advance(session, rows, at, epoch, horizon, model)
+        observations = np.array(rows, np.float32)
+        if observations.ndim == 1:
+            observations = observations[:, None]
+        number = 0 if epoch is None else int(epoch, 16)
+        place = -1 if at is None else at
+        head = HEADER.pack(0, 0, observations.shape[1], horizon or 0, place, number)
+        answer = await (await self._line(session)).ask(head + observations.tobytes())
+        if isinstance(answer, str):
+            told = json.loads(answer)
+            _check_problem(told)
+            return Reply(told["status"], told.get("position"), problem=told)
+        _, replayed, width, steps, position, number = HEADER.unpack_from(answer)
+        numbers = np.frombuffer(answer, "<f4", offset=HEADER.size).reshape(-1, width)
+        forecast = numbers[steps:] if len(numbers) > steps else None
+        return Reply(200, position, numbers[:steps], bool(replayed), f"{number:016x}", forecast)
+
+
+class _Line:
+    """One socket, whose answers come in the order of its messages."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.asked: deque[asyncio.Future[Any]] = deque()
+        self.reader = asyncio.ensure_future(self._read())
+
+    @classmethod
+    async def open(cls, url: str) -> _Line:
+        socket = await connect(url, max_size=None, max_queue=None, compression=None, ping_interval=None)
+        await socket.recv()  # where the session is
+        return cls(socket)
+
+    async def ask(self, message: bytes, text: bool = False) -> Any:
+        answer = asyncio.get_running_loop().create_future()
+        self.asked.append(answer)
+        await self.socket.send(message, text=text)
+        return await answer
+
+    async def _read(self) -> None:
+        async for message in self.socket:
+            answer = self.asked.popleft()
+            if not answer.done():
+                answer.set_result(message)
+
+
+WAYS: tuple[type[Way], ...] = (AsgiRoute, HttpRoute, HotRoute, TextSocket, BinarySocket)
 
 
 def replied(response: httpx.Response) -> Reply:
@@ -128,7 +237,11 @@ def replied(response: httpx.Response) -> Reply:
         check_problem(response)
         return Reply(response.status_code, told.get("position"), problem=told)
     assert response.headers["content-type"] == "application/json"
-    assert {"session", "model", "position", "epoch", "replayed", "predictions"} <= told.keys()
+    assert {"session", "model"} <= told.keys()
+    return _applied(told)
+
+
+def _applied(told: dict[str, Any]) -> Reply:
     return Reply(
         200,
         told["position"],
@@ -143,12 +256,16 @@ def check_problem(response: httpx.Response) -> dict[str, Any]:
     """The one shape of every error: RFC 9457."""
     told: dict[str, Any] = response.json()
     assert response.headers["content-type"] == "application/problem+json"
-    assert told["type"].startswith("urn:carryover:")
     assert told["status"] == response.status_code
+    assert (response.status_code == 503) == ("retry-after" in response.headers)
+    _check_problem(told)
+    return told
+
+
+def _check_problem(told: dict[str, Any]) -> None:
+    assert told["type"].startswith("urn:carryover:")
     assert told["title"]
     assert isinstance(told["detail"], str)
-    assert (response.status_code == 503) == ("retry-after" in response.headers)
-    return told
 
 
 def _plain(rows: Any) -> Any:

@@ -1,0 +1,98 @@
+"""Commit is the only point of no return: a store that fails leaves every session where it was."""
+
+import asyncio
+
+import pytest
+
+from app import engine as engine_module
+from tests.faults import held, queued, until
+from tests.test_promises import equal
+from tests.ways import check_problem
+from tests.zoo import one_pass, series
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["through"], indirect=True)]
+
+
+def store_of(service):
+    return service.engine.sessions.store
+
+
+async def test_a_failed_commit_moves_nothing_and_the_retry_is_right(start, artifacts):
+    wholes = {f"s{i}": series("sine", 10, i) for i in range(5)}
+    async with start() as service:
+        for name, whole in wholes.items():
+            await service.advance(name, whole[:4], 0)
+        store_of(service).full = True
+        async with held(service.engine) as release:
+            posts = [
+                asyncio.ensure_future(service.advance(name, rows[4:7], 4)) for name, rows in wholes.items()
+            ]
+            await queued(service.engine, wholes)
+            release.set()
+            for reply in await asyncio.gather(*posts):
+                assert (reply.status, reply.problem["type"]) == (503, "urn:carryover:store-failed")
+        assert (await service.advance("new", [[0.1]], 0)).status == 503
+        store_of(service).full = False
+        assert (await service.http.get("/sessions/new")).status_code == 404
+        for name, whole in wholes.items():
+            reply = await service.advance(name, whole[4:], 4)
+            assert not reply.replayed
+            equal(reply.numbers, one_pass(artifacts["sine"], whole)[4:])
+
+
+@pytest.mark.parametrize("steps", [1, 5000])
+async def test_a_failed_commit_of_a_long_chunk_moves_nothing(start, artifacts, steps):
+    whole = series("sine", steps + 2)
+    async with start() as service:
+        await service.advance("a", whole[:2], 0)
+        store_of(service).full = True
+        assert (await service.advance("a", whole[2:], 2, horizon=3)).status == 503
+        store_of(service).full = False
+        reply = await service.advance("a", whole[2:], 2, horizon=3)
+        equal(reply.numbers, one_pass(artifacts["sine"], whole)[2:])
+
+
+async def test_a_failed_commit_undoes_reset_fork_create_and_delete(start_http, artifacts):
+    whole = series("sine", 10)
+    async with start_http() as service:
+        await service.advance("a", whole[:4], 0)
+        before = await service.session("a")
+        store_of(service).full = True
+        for response in (
+            await service.http.post("/sessions/a/reset"),
+            await service.http.post("/sessions/a/fork", json={"id": "b"}),
+            await service.http.post("/sessions", json={"id": "c"}),
+            await service.http.delete("/sessions/a"),
+        ):
+            assert check_problem(response)["status"] == 503
+        store_of(service).full = False
+        assert await service.session("a") == before
+        assert [(await service.http.get(f"/sessions/{name}")).status_code for name in "bc"] == [404, 404]
+        assert (await service.http.get("/sessions")).json()["total"] == 1
+        equal((await service.advance("a", whole[4:], 4)).numbers, one_pass(artifacts["sine"], whole)[4:])
+
+
+@pytest.mark.timeout(30)
+async def test_a_burial_that_cannot_be_kept_is_refused_and_not_tried_for_ever(start, clock):
+    async with start(idle_ttl_seconds=50) as service:
+        await service.advance("a", [[0.1]], 0)
+        clock.wait(51)
+        store_of(service).full = True
+        assert (await service.advance("a", [[0.1]], 1)).status == 503
+        store_of(service).full = False
+        assert (await service.advance("a", [[0.1]], 1)).status == 410
+
+
+async def test_the_sweep_goes_on_after_the_store_has_failed(start_http, clock, monkeypatch):
+    monkeypatch.setattr(engine_module, "SWEEP_SECONDS", 0.001)
+    async with start_http(idle_ttl_seconds=50, resident_sessions=4, wave_sessions=4) as service:
+        for i in range(12):
+            await service.advance(f"s{i}", [[0.1]], 0)
+        store_of(service).full = True
+        clock.wait(51)
+        swept = service.engine.sessions.store.expired
+        calls = []
+        service.engine.sessions.store.expired = lambda *bounds: calls.append(1) or swept(*bounds)
+        await until(lambda: len(calls) > 3)
+        store_of(service).full = False
+        await until(lambda: len(service.engine.sessions) == 0)
