@@ -122,7 +122,10 @@ class Settings:
     resident_sessions: int = setting(100_000, "sessions whose carry stays in the slab", whole_number, least=1)
     wave_sessions: int = setting(1024, "sessions that one tick advances at most", whole_number, least=1)
     queue_jobs: int = setting(
-        10_000, "jobs that may wait; above it 503 with Retry-After", whole_number, least=1
+        100_000,
+        "jobs that may wait, each session of a bulk request counting; above it 503",
+        whole_number,
+        least=1,
     )
     queue_bytes: int = setting(
         256 * 2**20, "bytes of observations that may wait; above it 503", whole_number, least=1024
@@ -131,6 +134,7 @@ class Settings:
     chunk_observations: int = setting(
         10_000, "observations in one chunk; above it 413", whole_number, least=1
     )
+    bulk_sessions: int = setting(10_000, "sessions in one bulk request; above it 413", whole_number, least=1)
     body_bytes: int = setting(8 * 2**20, "bytes in one request body; above it 413", whole_number, least=1024)
     store: str = setting("memory", "where sessions rest: memory, or sqlite:PATH", store_name)
     durability: float = setting(
@@ -160,6 +164,13 @@ class Settings:
     recent_bytes: int = setting(
         4096, "bytes of remembered answers a session; the last answer always stays", whole_number, least=0
     )
+    replay_observations: int = setting(
+        0,
+        "last observations kept a session, so that it starts warm on a reloaded model; 0 keeps its network until reset",
+        whole_number,
+        least=0,
+        most=10_000,
+    )
     socket_messages: int = setting(
         64, "messages of one socket that may wait for an answer", whole_number, least=1
     )
@@ -183,6 +194,11 @@ class Settings:
             )
         if self.durability and self.store_path is None:
             raise ConfigError("a durability period needs a store on disk: name one in CARRYOVER_STORE")
+        if self.bulk_sessions > self.queue_jobs:
+            raise ConfigError(
+                f"bulk_sessions ({self.bulk_sessions}) must be at most queue_jobs ({self.queue_jobs}): "
+                "a request that fills the queue alone would never be taken"
+            )
         if self.resident_sessions < self.wave_sessions:
             raise ConfigError(
                 f"resident_sessions ({self.resident_sessions}) must be at least wave_sessions "

@@ -4,6 +4,7 @@ CarryoverError
 ├── ConfigError              the service cannot start like this
 ├── Malformed                not JSON at all, or not the layout that was declared
 ├── Unprocessable            well formed and wrong: shape, a non-number, an infinity, an empty chunk
+├── UnsupportedType          a form of body that this server cannot read or write
 ├── TooLarge                 over a limit of the service
 ├── UnknownModel
 ├── BadModel                 an artifact on disk that cannot be loaded; the one in memory goes on
@@ -49,6 +50,10 @@ class Malformed(CarryoverError):
 
 class Unprocessable(CarryoverError):
     title = "Unprocessable"
+
+
+class UnsupportedType(CarryoverError):
+    title = "Unsupported type"
 
 
 class TooLarge(CarryoverError):

@@ -17,8 +17,9 @@ import uvicorn
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
-from app.api import health, models, problems, sessions
+from app.api import bulk, health, models, problems, sessions
 from app.api.body import BodyLimit
+from app.bulk import BulkLimits
 from app.config import Settings
 from app.engine import Engine
 from app.errors import CarryoverError
@@ -67,9 +68,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.limits = Limits(
         settings.chunk_observations, settings.forecast_steps, max(one.input_size for one in forecasters)
     )
+    app.state.bulk_limits = BulkLimits(settings.bulk_sessions, app.state.limits)
     problems.install(app)
     app.add_middleware(BodyLimit, most=settings.body_bytes)
-    for module in (sessions, models, health):
+    for module in (sessions, bulk, models, health):
         app.include_router(module.router)
     return app
 
@@ -83,9 +85,7 @@ class Server(uvicorn.Server):
         if self.should_exit:
             return
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(
-            NotImplementedError, RuntimeError
-        ):  # no SIGHUP, or no main thread
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # no SIGHUP, or no main thread
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
         gc.collect()
         gc.freeze()

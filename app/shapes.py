@@ -70,6 +70,45 @@ class Predictions(BaseModel):
     forecast: Numbers | None = None
 
 
+class ManyChunks(Body):
+    """Chunks of many sessions, a column each."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"sessions": ["pump-7", "pump-8"], "observations": [[0.0], [0.1]]}]},
+    )
+    sessions: list[SessionId] = Field(
+        description="One named twice is moved on in order, each chunk with its own answer.", min_length=1
+    )
+    observations: list[float | list[float] | list[list[float]]] = Field(
+        description="For each session a number (one observation of a model with one input), a row (one "
+        "observation) or a list of rows (a chunk); the predictions are answered just as deep."
+    )
+    at: list[int | None] | None = Field(None, description="The position you believe each session to be at.")
+    epochs: list[str | None] | None = None
+    model: str | None = Field(None, description="The model of the sessions that these chunks create.")
+
+
+class Problem(BaseModel):
+    """RFC 9457, the one shape of every error. Further members depend on the type: `position`, `row`, ..."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class ManyPredictions(BaseModel):
+    """Columns in the order of the request; null where a chunk was refused."""
+
+    positions: list[int | None]
+    epochs: list[str | None]
+    predictions: list[float | list[float] | list[list[float]] | None]
+    replayed: list[int] = Field(description="Indexes of chunks that had been applied already.")
+    errors: dict[str, Problem] = Field(description="By index, why a chunk was refused.")
+
+
 class ForecastAnswer(BaseModel):
     session: str
     model: str
@@ -136,13 +175,3 @@ class ModelList(BaseModel):
 class Health(BaseModel):
     status: str
     reasons: list[str] = []
-
-
-class Problem(BaseModel):
-    """RFC 9457, the one shape of every error. Further members depend on the type: `position`, `row`, ..."""
-
-    model_config = ConfigDict(extra="allow")
-    type: str
-    title: str
-    status: int
-    detail: str

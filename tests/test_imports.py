@@ -16,10 +16,10 @@ DIRECTION: tuple[tuple[str, ...], ...] = (
     ("app", "app.errors", "app.config"),
     ("app.rows", "app.answers", "app.shapes", "app.recent", "app.digest"),
     ("app.slab", "app.stores.*", "app.wire", "app.frames", "app.statefile", "app.library"),
-    ("app.jobs", "app.parts", "app.chunks", "app.pace"),
+    ("app.jobs", "app.turns", "app.parts", "app.chunks", "app.pace"),
     ("app.admission", "app.wave", "app.long", "app.steps", "app.sessions", "app.places"),
     ("app.engine",),
-    ("app.hot", "app.sockets", "app.api.*"),
+    ("app.hot", "app.sockets", "app.api.*", "app.bulk.*"),
     ("app.main", "app.moving"),
     ("app.cli", "app.cli.*"),
 )

@@ -25,6 +25,7 @@ MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[errors.CarryoverError], int] = {
     errors.Malformed: 400,
     errors.Unprocessable: 422,
+    errors.UnsupportedType: 415,
     errors.TooLarge: 413,
     errors.UnknownModel: 404,
     errors.BadModel: 422,
