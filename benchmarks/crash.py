@@ -1,0 +1,270 @@
+"""A server under load is killed with SIGKILL at random moments and restarted; what it answered must hold.
+
+    python -m benchmarks.crash [--kills 200] [--clients 32] [--models FOLDER] [--seed 1]
+
+Every client streams its own series with `at` and sends a chunk again until it is answered. At the end its
+predictions must equal one uninterrupted pass: no acknowledged chunk missing, none applied twice. The
+exit status tells. The store folds and checkpoints far more often here, so that kills fall there too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.artifact import load
+from models.forecaster import Forecaster
+
+Floats = npt.NDArray[np.float32]
+
+HOST = "127.0.0.1"
+ROOT = Path(__file__).resolve().parent.parent
+TOLERANCE = 1e-6  # in units of the target's standard deviation
+OBSERVATIONS = 200_000  # more than any client gets through
+SERVE = """
+import os
+from app.stores import sqlite
+from app.config import Settings
+from app.main import run
+sqlite.FOLD_BYTES, sqlite.FOLD_RECORDS, sqlite.CHECKPOINT_BYTES = 100_000, 16, 400_000
+{planted}
+raise SystemExit(run(Settings.from_env(os.environ)))
+"""
+COMMIT_AFTER_REPLY = """
+import asyncio
+from app.sessions import Sessions
+commit = Sessions.commit
+async def behind(self, wave):
+    await asyncio.sleep(0.05)
+    await commit(self, wave)
+async def later(self, wave):
+    self.late = asyncio.get_running_loop().create_task(behind(self, wave))
+Sessions.commit = later
+"""
+
+
+@dataclass
+class Report:
+    """What happened to all clients."""
+
+    kills: int = 0
+    acknowledged: int = 0  # chunks
+    observations: int = 0
+    sent_again: int = 0
+    replayed: int = 0
+    missing: int = 0  # clients told of a position before what was acknowledged
+    twice: int = 0  # clients told of a position behind what they sent
+    different: int = 0  # clients whose predictions are not those of one pass
+    worst: float = 0.0  # difference, in standard deviations
+    others: list[str] = field(default_factory=list)
+
+    @property
+    def broken(self) -> int:
+        return self.missing + self.twice + self.different + len(self.others)
+
+    def __str__(self) -> str:
+        told = (
+            f"{self.kills} kills; {self.acknowledged:,} chunks acknowledged "
+            f"({self.observations:,} observations), "
+            f"{self.sent_again:,} sent again, {self.replayed:,} of them answered from what was stored; "
+            f"{self.missing} missing, {self.twice} applied twice, {self.different} clients with other "
+            f"predictions (worst difference {self.worst:.1e})"
+        )
+        return "; ".join([told, *self.others[:3]])
+
+
+class Client:
+    """One session's stream."""
+
+    def __init__(self, name: str, port: int, seed: int, report: Report) -> None:
+        self.name, self.port, self.report = name, port, report
+        self.draw = random.Random(seed)
+        rng = np.random.default_rng(seed)
+        self.series = rng.normal(size=OBSERVATIONS).astype(np.float32).round(3)
+        self.position = 0
+        self.predictions: list[list[float]] = []
+        self.broken = False
+        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def stream(self, stop: asyncio.Event) -> None:
+        """Send chunk after chunk until told to stop; each until it is answered."""
+        while not stop.is_set() and not self.broken:
+            length = self.draw.choice((1, 1, 1, 2, 5))
+            chunk = self.series[self.position : self.position + length]
+            body = {"observations": chunk.tolist(), "at": self.position}
+            await self._until_answered(json.dumps(body).encode(), length)
+        await self._hang_up()
+
+    async def _until_answered(self, body: bytes, length: int) -> None:
+        while True:
+            try:
+                status, told = await self._send(body)
+            except (OSError, asyncio.IncompleteReadError, TimeoutError):
+                await self._hang_up()
+                self.report.sent_again += 1
+                await asyncio.sleep(0.02)
+                continue
+            if status == 503:
+                await asyncio.sleep(0.02)
+                continue
+            self._take(status, told, length)
+            return
+
+    def _take(self, status: int, told: dict[str, Any], length: int) -> None:
+        report = self.report
+        if status == 200:
+            self.position += length
+            self.predictions.append(told["predictions"])
+            report.acknowledged += 1
+            report.observations += length
+            report.replayed += told["replayed"]
+            return
+        self.broken = True
+        at = told.get("position", 0 if status == 404 else None)
+        if at is None:
+            report.others.append(f"{self.name}: {told}")
+        elif at < self.position:
+            report.missing += 1
+        else:
+            report.twice += 1
+
+    async def _send(self, body: bytes) -> tuple[int, dict[str, Any]]:
+        async with asyncio.timeout(20):
+            if self._connection is None:
+                self._connection = await asyncio.open_connection(HOST, self.port)
+            reader, writer = self._connection
+            path = f"/sessions/{self.name}/observations"
+            writer.write(
+                f"POST {path} HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+            )
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            size = int(head.split("content-length: ")[1].split("\r\n")[0])
+            return int(head.split()[1]), json.loads(await reader.readexactly(size))
+
+    async def _hang_up(self) -> None:
+        if self._connection is not None:
+            writer, self._connection = self._connection[1], None
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def judge(self, forecaster: Forecaster) -> None:
+        """Compare all that was answered with one uninterrupted pass."""
+        if not self.position:
+            return
+        observations = self.series[: self.position, None]
+        carries = np.zeros((1, forecaster.carry_size), np.float32)
+        whole, _ = forecaster.advance(observations, np.array([self.position]), carries)
+        told = np.concatenate([np.asarray(part, np.float32).ravel() for part in self.predictions])
+        worst = float(np.abs(told - whole[:, 0]).max() / forecaster.artifact.target_scaling.std[0])
+        self.report.worst = max(self.report.worst, worst)
+        self.report.different += worst > TOLERANCE
+
+
+async def crash(
+    models: Path,
+    folder: Path,
+    kills: int,
+    clients: int,
+    seed: int,
+    planted: str = "",
+    most_seconds: float = 1.0,
+) -> Report:
+    """Stream, kill, restart, and judge.
+
+    Parameters
+    ----------
+    models : an artifact of one input
+    folder : where the store is
+    planted : Python that the server runs first
+    most_seconds : from its first answer, that a server lives
+    """
+    report, draw, port, stop = Report(), random.Random(seed), _free_port(), asyncio.Event()
+    callers = [Client(f"client-{i}", port, seed * 1000 + i, report) for i in range(clients)]
+    streams = [asyncio.create_task(one.stream(stop)) for one in callers]
+    for _ in range(kills):
+        async with _server(models, folder, port, planted) as server:
+            before = report.acknowledged
+            while report.acknowledged == before and not all(one.broken for one in callers):
+                if server.returncode is not None:
+                    raise RuntimeError(f"the server ended by itself, with status {server.returncode}")
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(draw.uniform(0.0, most_seconds))
+            server.kill()
+            report.kills += 1
+    async with _server(models, folder, port, planted) as server:
+        stop.set()
+        await asyncio.gather(*streams)
+        server.terminate()
+    forecaster = Forecaster(load(models))
+    for one in callers:
+        one.judge(forecaster)
+    return report
+
+
+@asynccontextmanager
+async def _server(
+    models: Path, folder: Path, port: int, planted: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    ours = {name: text for name, text in os.environ.items() if not name.startswith("CARRYOVER_")}
+    environment = ours | {
+        "CARRYOVER_STORE": f"sqlite:{folder / 'carryover.sqlite'}",
+        "CARRYOVER_MODELS": str(models),
+        "CARRYOVER_PORT": str(port),
+        "CARRYOVER_LOG_LEVEL": "error",
+        "CARRYOVER_RESIDENT_SESSIONS": "2048",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SERVE.format(planted=planted)),
+        env=environment,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None and sys.exc_info()[0] is not None:
+            process.kill()
+        await process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument(
+        "--models", type=Path, default=Path("models/zoo/sine"), help="an artifact of one input"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    told = parser.parse_args()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        report = asyncio.run(crash(told.models, Path(folder), told.kills, told.clients, told.seed))
+    print(f"{report}; {time.perf_counter() - began:.0f} s")
+    return 1 if report.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
