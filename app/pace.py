@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 WAVE_SECONDS = 0.005  # that a pass should take at most; the event loop waits so long
-SLOWLY = 0.1  # weight of the newest measurement
+SOON, SLOWLY = 0.5, 0.02  # weights of a measurement below what was believed, and of one above
 NARROW, WIDE = 4, 64  # sessions; between them a pass tells neither number well
 LEAST_STEPS, LEAST_OBSERVATIONS = 16, 64
 
@@ -18,9 +18,9 @@ class Pace:
     def took(self, seconds: float, longest: int, sessions: int, total: int) -> None:
         """Learn from a pass: one observation's share from a wide one, a step's from a narrow one."""
         if sessions >= WIDE:
-            self.observation += SLOWLY * (seconds / total - self.observation)
+            self.observation = _learnt(self.observation, seconds / total)
         elif sessions <= NARROW and longest >= LEAST_STEPS:
-            self.step += SLOWLY * (seconds / longest - self.step)
+            self.step = _learnt(self.step, seconds / longest)
 
     @property
     def observations(self) -> int:
@@ -30,3 +30,9 @@ class Pace:
     def steps(self, sessions: int) -> int:
         """That so many sessions may be moved on by together."""
         return max(LEAST_STEPS, int(WAVE_SECONDS / (self.step + sessions * self.observation)))
+
+
+def _learnt(believed: float, measured: float) -> float:
+    """What the machine does besides makes a pass slower, never faster: a quick one is the better witness."""
+    weight = SOON if measured < believed else SLOWLY
+    return believed + weight * (min(measured, 10 * believed) - believed)

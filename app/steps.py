@@ -148,14 +148,14 @@ class Stepper:
     ) -> tuple[Floats, Floats, Failures]:
         """The batched step, and which of its sessions failed. A pass that raises is tried one by one."""
         forecaster = slab.forecaster
-        began = time.thread_time()  # not what other processes take meanwhile
+        began = time.perf_counter()
         errors: Failures = {}
         try:
             predictions, moved = forecaster.advance(observations, lengths, carries)
         except Exception:
             log.exception("a step of %d sessions raised; each is tried alone", len(lengths))
             predictions, moved, errors = _one_by_one(forecaster, observations, lengths, carries)
-        seconds = time.thread_time() - began
+        seconds = time.perf_counter() - began
         self._paces[slab].took(seconds, int(lengths.max()), len(lengths), len(observations))
         # One sum is not finite exactly where a number in it is not, short of an overflow, which is checked.
         if not (np.isfinite(moved.sum()) and np.isfinite(predictions.sum())):

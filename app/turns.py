@@ -66,8 +66,15 @@ class Turns:
 
     def finish(self, sessions: Iterable[str]) -> None:
         """The jobs of these sessions were answered: whoever stands behind them moves up."""
-        for line in self._left(sessions):
-            follower = line[0]
+        lines = self._lines
+        sessions = list(sessions)
+        left = list(map(lines.pop, sessions))
+        followed = zip(sessions, left, strict=True) if any(left) else ()
+        for session, line in followed:
+            if line is None:
+                continue
+            follower = line.popleft()
+            lines[session] = line or None
             still = self._blocked.get(id(follower), 1) - 1
             if still:
                 self._blocked[id(follower)] = still
@@ -80,14 +87,3 @@ class Turns:
         yield from self._ready
         for line in self._lines.values():
             yield from line or ()
-
-    def _left(self, sessions: Iterable[str]) -> Iterator[deque[Job]]:
-        """Lines in which somebody stands behind the leader that leaves; the others are closed."""
-        lines = self._lines
-        for session in sessions:
-            line = lines.pop(session)
-            if line is None:
-                continue
-            yield line
-            line.popleft()
-            lines[session] = line or None
