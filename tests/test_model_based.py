@@ -1,0 +1,285 @@
+"""Random lives of sessions against a plain reference of DESIGN sections 2 and 5, over both stores."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from app.config import Settings
+from app.engine import Engine
+from app.errors import CarryoverError, OutOfStep, SessionExists, SessionGone, UnknownSession
+from app.jobs import Advance, Create, Delete, Expire, Fork, Inspect, Reset
+from app.stores import Store
+from app.stores.memory import MemoryStore
+from app.stores.sqlite import SqliteStore
+from models.forecaster import Forecaster
+from tests.zoo import artifacts
+
+TTL = 100.0
+REMEMBERED = 3
+NAMES = st.sampled_from("abcde")  # more than are resident: any may be evicted at any time
+CHUNKS = st.lists(st.sampled_from([-1.0, 0.0, 0.25, 2.0]), min_size=1, max_size=3)
+FORECASTER = Forecaster(artifacts()["sine"])
+
+
+@dataclass
+class Told:
+    """A session as the reference knows it."""
+
+    epoch: int
+    position: int
+    used: float
+    since_reset: list[float] = field(default_factory=list)
+    answers: list[tuple[int, list[float], np.ndarray]] = field(default_factory=list)  # at, chunk, predictions
+
+
+class Lives(RuleBasedStateMachine):
+    """The engine, and beside it what every session should be."""
+
+    store_name = "memory"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / "0.sqlite"
+        self.now = 1_700_000_000.0
+        self.alive: dict[str, Told] = {}
+        self.gone: dict[str, int] = {}
+        self.runner = asyncio.Runner()
+        self._open()
+
+    def teardown(self) -> None:
+        self.runner.run(self.engine.stop())
+        self.runner.close()
+        shutil.rmtree(self.folder)
+
+    # What happens.
+
+    @rule(name=NAMES)
+    def create(self, name: str) -> None:
+        if self._here(name) is not None:
+            self._refused(SessionExists, Create(name))
+            return
+        view = self._ask(Create(name))
+        self._born(name, view.epoch)
+
+    @rule(name=NAMES, chunk=CHUNKS, at=st.sampled_from(["none", "right", "right", "behind", "ahead", "zero"]))
+    def chunk(self, name: str, chunk: list[float], at: str) -> None:
+        session = self._here(name)
+        position = session.position if session else 0
+        places = {"none": None, "right": position, "behind": position - 1, "ahead": position + 1, "zero": 0}
+        self._send(name, chunk, places[at] if places[at] != -1 else None, None)
+
+    @rule(name=NAMES, back=st.integers(0, REMEMBERED + 1), other=st.booleans())
+    def retry(self, name: str, back: int, other: bool) -> None:
+        session = self._here(name)
+        if session is None or back >= len(session.answers):
+            return
+        at, chunk, _ = session.answers[-1 - back]
+        self._send(name, [number + 1 for number in chunk] if other else chunk, at, session.epoch)
+
+    @rule(name=NAMES, chunk=CHUNKS)
+    def chunk_for_a_namesake(self, name: str, chunk: list[float]) -> None:
+        session = self._here(name)
+        self._send(name, chunk, session.position if session else 0, 12345)
+
+    @rule(name=NAMES, right=st.booleans())
+    def reset(self, name: str, right: bool) -> None:
+        session = self._here(name)
+        if session is None:
+            self._refused(self._absent(name), Reset(name))
+        elif not right:
+            self._refused(OutOfStep, Reset(name, at=session.position + 1))
+        else:
+            view = self._ask(Reset(name, at=session.position, epoch=session.epoch))
+            assert (view.position, view.since_reset) == (session.position, 0)
+            session.since_reset, session.answers, session.used = [], [], self.now
+
+    @rule(name=NAMES, into=NAMES)
+    def fork(self, name: str, into: str) -> None:
+        session = self._here(name)
+        if name == into:
+            return
+        if session is None:
+            self._refused(self._absent(name), Fork(name, into))
+        elif self._here(into) is not None:
+            self._refused(SessionExists, Fork(name, into))
+        else:
+            view = self._ask(Fork(name, into))
+            self._born(into, view.epoch, session.position, session.since_reset)
+
+    @rule(name=NAMES)
+    def delete(self, name: str) -> None:
+        session = self._here(name)
+        if session is None:
+            self._refused(self._absent(name), Delete(name))
+            return
+        self._ask(Delete(name))
+        self._bury(name)
+
+    @rule(name=NAMES)
+    def look(self, name: str) -> None:
+        session = self._here(name)
+        if session is None:
+            self._refused(self._absent(name), Inspect(name))
+            return
+        view = self._ask(Inspect(name))
+        told = (view.position, view.since_reset, view.epoch)
+        assert told == (session.position, len(session.since_reset), session.epoch)
+        if session.since_reset:
+            np.testing.assert_allclose(view.last_prediction, self._predicted(session, 1)[0], atol=1e-5)
+
+    @rule(seconds=st.sampled_from([1.0, 40.0, 70.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def sweep(self) -> None:
+        for some in ("abc", "de"):  # no more than a wave takes
+            self._ask(Expire(some))
+        for name in list(self.alive):
+            self._here(name)
+
+    @rule()
+    def tend(self) -> None:
+        self.engine.sessions.store.tend()
+
+    @precondition(lambda self: self.store_name == "sqlite")
+    @rule()
+    def restart(self) -> None:
+        self.runner.run(self.engine.stop())
+        self._open()
+
+    @precondition(lambda self: self.store_name == "sqlite")
+    @rule()
+    def crash(self) -> None:
+        """What is on disk now is all that a killed process leaves."""
+        left = self.path.with_name(f"{int(self.path.stem) + 1}.sqlite")
+        shutil.copy(self.path, left)
+        shutil.copy(f"{self.path}-wal", f"{left}-wal")
+        self.runner.run(self.engine.stop())
+        self.path = left
+        self._open()
+
+    @invariant()
+    def as_many_sessions(self) -> None:
+        assert len(self.engine.sessions) == len(self.alive)
+
+    # The reference.
+
+    def _send(self, name: str, chunk: list[float], at: int | None, epoch: int | None) -> None:
+        session = self._here(name)
+        job = Advance(name, np.array(chunk, np.float32)[:, None], at, epoch)
+        if session is None:
+            if at or epoch is not None:
+                self._refused(self._absent(name), job)
+                return
+            answer = self._ask(job)
+            session = self._born(name, answer.epoch)
+        elif epoch not in (None, session.epoch):
+            self._refused(OutOfStep, job)
+            return
+        elif at in (None, session.position):
+            answer = self._ask(job)
+        else:
+            before = [one for one in session.answers if one[:2] == (at, chunk)]
+            if not before:
+                error = self._refused(OutOfStep, job)
+                assert error.extra["position"] == session.position
+                return
+            answer = self._ask(job)
+            assert (answer.replayed, answer.position) == (True, at + len(chunk))
+            np.testing.assert_array_equal(answer.answer["predictions"], before[0][2])
+            return
+        session.since_reset = session.since_reset + chunk
+        predictions = answer.answer["predictions"]
+        np.testing.assert_allclose(predictions, self._predicted(session, len(chunk)), atol=1e-5)
+        session.answers = [*session.answers, (session.position, chunk, predictions)][-REMEMBERED:]
+        session.position += len(chunk)
+        session.used = self.now
+        assert (answer.replayed, answer.position, answer.epoch) == (False, session.position, session.epoch)
+
+    def _predicted(self, session: Told, last: int) -> np.ndarray:
+        """All since the reset in one pass."""
+        observations = np.array(session.since_reset, np.float32)[:, None]
+        carries = np.zeros((1, FORECASTER.carry_size), np.float32)
+        return FORECASTER.advance(observations, np.array([len(observations)]), carries)[0][-last:]
+
+    def _here(self, name: str) -> Told | None:
+        session = self.alive.get(name)
+        if session is not None and session.used + TTL < self.now:
+            # The engine buries it when it is next asked for.
+            self._refused(SessionGone, Inspect(name))
+            self._bury(name)
+            return None
+        return session
+
+    def _born(self, name: str, epoch: int, position: int = 0, since_reset: list[float] | None = None) -> Told:
+        self.gone.pop(name, None)
+        self.alive[name] = Told(epoch, position, self.now, list(since_reset or []))
+        return self.alive[name]
+
+    def _bury(self, name: str) -> None:
+        self.gone[name] = self.alive.pop(name).position
+
+    def _absent(self, name: str) -> type[CarryoverError]:
+        return SessionGone if name in self.gone else UnknownSession
+
+    # The engine.
+
+    def _open(self) -> None:
+        told = Settings(resident_sessions=3, wave_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL)
+        self.engine = Engine([FORECASTER], self._store(), told, lambda: self.now)
+
+        async def start() -> None:
+            self.engine.start()
+
+        self.runner.run(start())
+
+    def _store(self) -> Store:
+        if self.store_name == "memory":
+            return MemoryStore(100, float("inf"), lambda: self.now)
+        return SqliteStore(self.path, 100, float("inf"), 0.0, lambda: self.now)
+
+    def _ask(self, job: Any) -> Any:
+        return self.runner.run(asyncio.wait_for(self.engine.ask(job), 10))
+
+    def _refused(self, error: type[CarryoverError], job: Any) -> CarryoverError:
+        with pytest.raises(error) as raised:
+            self._ask(job)
+        if error is SessionGone and job.session in self.gone:
+            assert raised.value.extra["position"] == self.gone[job.session]
+        return raised.value
+
+
+class DurableLives(Lives):
+    store_name = "sqlite"
+
+
+@pytest.mark.parametrize("lives", [Lives, DurableLives])
+def test_no_life_of_sessions_differs_from_the_plain_reference(lives):
+    run_state_machine_as_test(
+        lives,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
