@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from app.engine import Engine
-from app.errors import StoreFailed
+from app.errors import SessionDamaged, StoreFailed
 from app.stores import Record, Tombstone
 from app.stores.memory import MemoryStore
 from models.forecaster import Forecaster
@@ -33,7 +33,7 @@ class WritesThrough(MemoryStore):
             raise StoreFailed("no space left on the device")
         super().commit(records, tombstones)
 
-    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone]]:
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | SessionDamaged]]:
         records, tombstones = super().load(sessions)
         for record in records:  # it goes on keeping what it hands out
             self._records[record.session] = record
