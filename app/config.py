@@ -166,7 +166,7 @@ class Settings:
     )
     replay_observations: int = setting(
         0,
-        "last observations kept a session, so that it starts warm on a reloaded model; 0 keeps its network until reset",
+        "last observations kept a session, to start it warm on a reloaded model; 0: it waits for a reset",
         whole_number,
         least=0,
         most=10_000,

@@ -58,6 +58,7 @@ from app.statefile import rows_of, state_of
 from app.steps import Stepper, cannot_forecast
 from app.stores import Store
 from app.turns import Turns
+from app.warming import warm_up
 from app.wave import Late, Wave, touch
 from models.forecaster import Forecaster
 
@@ -186,6 +187,8 @@ class Engine:
         jobs, touched = self._collect()
         try:
             await self.sessions.bring_in(touched, wave)
+            if len(self.sessions.slabs) > len(self.sessions.current):
+                warm_up(self.sessions, touched)
             self._admit(jobs, touched, wave)
             self._stepper.step(wave)
             await self.sessions.commit(wave)
@@ -346,8 +349,7 @@ class Engine:
 
     def _admit_import(self, job: Import, touched: Collection[str], wave: Wave) -> None:
         slab = self.sessions.slab_by(job.state.fingerprint)
-        forecaster = slab.forecaster
-        after = rows_of(job.state, slab.recent_chunks, forecaster.output_size, forecaster.carry_size)
+        after = rows_of(job.state, slab.recent_chunks, slab.forecaster)
         if self.sessions.find(job.session) is not None:
             old, _ = self.sessions.here(job.session, wave, job.at, job.epoch)
             wave.leaving.append((old, job.session))

@@ -62,7 +62,7 @@ class Library:
 
     def _loaded(self, folder: Path) -> Forecaster:
         try:
-            return Forecaster(load(folder), self.settings.device)
+            return Forecaster(load(folder), self.settings.device, self.settings.replay_observations)
         except BadArtifact as error:
             raise ConfigError(f"model {folder} cannot be loaded: {error}") from error
 

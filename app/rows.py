@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.errors import StoreFailed
+from models.forecaster import Forecaster
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -97,36 +98,38 @@ def pack(rows: Rows) -> list[bytes]:
     ]
 
 
-def unpack(records: Sequence[bytes], recent_chunks: int, outputs: int, carry_size: int) -> Rows:
+def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster) -> Rows:
     """The sessions that `pack` made, for a slab of this layout.
 
-    A record written under another `recent_chunks` keeps as many of its newest answers as fit.
+    A record written under other settings keeps as many of its newest answers and observations as fit.
 
     Raises
     ------
     StoreFailed : a record that is damaged or belongs to another model
     """
+    outputs = forecaster.output_size
     rows = Rows(
         np.zeros(len(records), header_type(recent_chunks, outputs)),
-        np.empty((len(records), carry_size), np.float32),
+        np.empty((len(records), forecaster.carry_size), np.float32),
     )
     for i, record in enumerate(records):
         try:
             body = _decode(record)
             header = np.frombuffer(body.headers, header_type(body.recent, body.outputs), 1)
-            carry = np.frombuffer(body.carry, "<f4", carry_size)
+            carry = forecaster.fitted(np.frombuffer(body.carry, "<f4"))
         except (msgspec.MsgspecError, ValueError) as error:
             raise StoreFailed(f"a stored session cannot be read: {error}") from error
-        if body.outputs != outputs or len(body.carry) != 4 * carry_size:
+        if body.outputs != outputs:
             raise StoreFailed("a stored session has the shape of another model")
-        _copy_header(header, rows.headers[i : i + 1])
+        copy_headers(header, rows.headers[i : i + 1])
         rows.carries[i] = carry
         if body.long:
             rows.long[i] = tuple(_unpacked(answer) for answer in body.long[:recent_chunks])
     return rows
 
 
-def _copy_header(old: Headers, new: Headers) -> None:
+def copy_headers(old: Headers, new: Headers) -> None:
+    """Fill headers of another layout, in place, with as much as fits; what is newest comes first."""
     if old.dtype == new.dtype:
         new[:] = old
         return

@@ -99,6 +99,10 @@ class Sessions:
             if slab.forecaster.artifact.name == model and slab is not self.current.get(model)
         ]
 
+    def outdated(self) -> list[Slab]:
+        """The slabs of networks that a newer one of the same name has replaced."""
+        return [slab for name in self.current for slab in self.older(name)]
+
     def slab_by(self, fingerprint: str) -> Slab:
         """The slab of the model that a state belongs to.
 
@@ -316,9 +320,7 @@ class Sessions:
 
     def _restore(self, slab: Slab, some: Sequence[Record], staying: Iterable[str]) -> None:
         self.make_room(slab, len(some), staying)
-        forecaster = slab.forecaster
-        bodies = [record.body for record in some]
-        values = unpack(bodies, slab.recent_chunks, forecaster.output_size, forecaster.carry_size)
+        values = unpack([record.body for record in some], slab.recent_chunks, slab.forecaster)
         rows = np.array([slab.take() for _ in some])
         slab.write(rows, values)
         for record, row in zip(some, rows.tolist(), strict=True):

@@ -7,7 +7,8 @@ outside, so nothing in it is believed until it was checked.
     __metadata__        format, version, session, model, fingerprint, position, since_reset,
                         created, updated (seconds since 1970), ttl_seconds (inf: never),
                         checksum (SHA-256 over the rest of it and every tensor: a flipped bit is noticed)
-    carry               f32 [carry_size]: (h, c) as [2, layers, hidden], then the last prediction, scaled
+    carry               f32 [carry_size]: (h, c) as [2, layers, hidden], then the last prediction, scaled,
+                        then the last observations, where the server keeps them
     recent.steps        i64 [chunks]: lengths of the last chunks, newest first
     recent.digests      u64 [chunks]
     recent.{i}.{name}   f32 [steps, outputs]: their answers: predictions, forecast
@@ -31,6 +32,7 @@ import safetensors.numpy
 from app import recent
 from app.errors import Unprocessable
 from app.rows import Answer, Floats, Rows, header_type
+from models.forecaster import Forecaster
 
 FORMAT, VERSION = "carryover-session", "1"
 MOST_CHUNKS = 4096
@@ -80,20 +82,21 @@ def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionS
     )
 
 
-def rows_of(state: SessionState, recent_chunks: int, outputs: int, carry_size: int) -> Rows:
+def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> Rows:
     """The session as a row of a slab of this layout; its epoch and deadline are the caller's to draw.
 
     Raises
     ------
     Unprocessable : it has another shape than its fingerprint's model
     """
-    if state.carry.shape != (carry_size,):
-        raise Unprocessable(
-            f"the carry has {state.carry.size} numbers, that of this model {carry_size}", field="carry"
-        )
+    outputs = forecaster.output_size
+    try:
+        carry = forecaster.fitted(state.carry)
+    except ValueError as error:
+        raise Unprocessable(str(error), field="carry") from None
     if any(answer["predictions"].shape[1] != outputs for _, _, answer in state.answers):
         raise Unprocessable(f"an answer has not {outputs} numbers a prediction", field="recent")
-    rows = Rows(np.zeros(1, header_type(recent_chunks, outputs)), state.carry[None].copy())
+    rows = Rows(np.zeros(1, header_type(recent_chunks, outputs)), carry[None].copy())
     header = rows.headers
     for name in ("position", "since_reset", "created"):
         header[name] = getattr(state, name)

@@ -25,6 +25,10 @@ class Turns:
     def __len__(self) -> int:
         return self._waiting
 
+    def __bool__(self) -> bool:
+        """Whether anything is ready: a job of no session counts for none, and waits all the same."""
+        return bool(self._ready)
+
     def add(self, job: Job) -> None:
         """Behind everything that waits for its sessions."""
         sessions = job.sessions

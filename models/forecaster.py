@@ -4,7 +4,8 @@
 back in. Both take carries and return new ones: nothing is remembered here between calls.
 
 A carry is one row of float32: `(h, c)` as [2, layers, hidden], then the last prediction, scaled, which
-is the first value of any forecast. A row of zeros is a session that has observed nothing.
+is the first value of any forecast, then, where they are kept, the last `tail` observations, newest last,
+which a newer network starts warm from. A row of zeros is a session that has observed nothing.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ class Forecaster:
     ----------
     artifact : Artifact
     device : "cpu" or "cuda"; on "cpu" short chunks are stepped by NumPy
+    tail : observations that each carry keeps
     """
 
-    def __init__(self, artifact: Artifact, device: str = "cpu") -> None:
+    def __init__(self, artifact: Artifact, device: str = "cpu", tail: int = 0) -> None:
         self.artifact = artifact
         self.device = torch.device(device)
         network = artifact.network().eval()
@@ -56,7 +58,10 @@ class Forecaster:
         self.input_size = artifact.input_size
         self.output_size = artifact.output_size
         self.layers, self.hidden = artifact.num_layers, artifact.hidden_size
-        self.carry_size = 2 * self.layers * self.hidden + self.output_size
+        self.tail = tail
+        self._state = 2 * self.layers * self.hidden
+        self._untailed = self._state + self.output_size
+        self.carry_size = self._untailed + tail * self.input_size
         names = [column.name for column in artifact.inputs]
         self.missing = tuple(name for name in names if name not in artifact.targets)
         self.fed_back = [artifact.targets.index(name) for name in names if name in artifact.targets]
@@ -84,7 +89,9 @@ class Forecaster:
         else:
             outputs, moved = self._by_network(scaled, lengths, longest, carries)
         last = np.cumsum(lengths) - 1
-        moved[:, -self.output_size :] = outputs[last]
+        moved[:, self._state : self._untailed] = outputs[last]
+        if self.tail:
+            self._keep_tails(observations, lengths, carries, moved)
         return self._unscaled(outputs), moved
 
     def roll_out(self, carries: Floats, steps: int) -> tuple[Floats, Floats]:
@@ -109,18 +116,51 @@ class Forecaster:
         forecast = np.empty((len(carries), steps, self.output_size), np.float32)
         one_each = np.ones(len(carries), np.int64)
         for step in range(steps):
-            latest = carries[:, -self.output_size :]
+            latest = carries[:, self._state : self._untailed]
             forecast[:, step] = latest
             if self.cells is not None:
                 outputs, carries = self._by_cells(self.cells, latest[:, self.fed_back], one_each, 1, carries)
             else:
                 outputs, carries = self._by_network(latest[:, self.fed_back], one_each, 1, carries)
-            carries[:, -self.output_size :] = outputs
+            carries[:, self._state : self._untailed] = outputs
         return self._unscaled(forecast), carries
 
     def latest(self, carries: Floats) -> Floats:
         """The last prediction that each carry holds: [batch, outputs], the data's own units."""
-        return self._unscaled(carries[:, -self.output_size :])
+        return self._unscaled(carries[:, self._state : self._untailed])
+
+    def tails(self, carries: Floats) -> Floats:
+        """The observations that each carry keeps: [batch, tail, inputs], newest last, own units."""
+        return carries[:, self._untailed :].reshape(len(carries), self.tail, self.input_size)
+
+    def fitted(self, carry: Floats) -> Floats:
+        """A carry that was written with another `tail`, for this one; as many observations as both can hold.
+
+        Raises
+        ------
+        ValueError : it belongs to another network
+        """
+        spare = carry.size - self._untailed
+        if carry.ndim != 1 or spare < 0 or spare % self.input_size:
+            raise ValueError(f"a carry of {carry.size} numbers is none of this network's {self._untailed}")
+        if carry.size == self.carry_size:
+            return carry
+        fitted = np.zeros(self.carry_size, np.float32)
+        fitted[: self._untailed] = carry[: self._untailed]
+        kept = min(spare, self.carry_size - self._untailed)
+        if kept:
+            fitted[-kept:] = carry[-kept:]
+        return fitted
+
+    def _keep_tails(self, observations: Floats, lengths: Ints, carries: Floats, moved: Floats) -> None:
+        """Each tail, moved on by its chunk."""
+        before, after = self.tails(carries), self.tails(moved)
+        stop = 0
+        for i, length in enumerate(lengths.tolist()):
+            stop += length
+            new = min(length, self.tail)
+            after[i, : self.tail - new] = before[i, new:]
+            after[i, self.tail - new :] = observations[stop - new : stop]
 
     def _by_cells(
         self, cells: Cells, scaled: Floats, lengths: Ints, longest: int, carries: Floats
@@ -187,12 +227,12 @@ class Forecaster:
             outputs = self.network.fc(features if sizes is None else features.data)
             both = torch.stack([h, c]).permute(2, 0, 1, 3).flatten(1)  # [batch, 2 layers hidden]
             moved = np.empty((len(hidden), self.carry_size), np.float32)
-            moved[:, : -self.output_size] = both.cpu().numpy()
+            moved[:, : self._state] = both.cpu().numpy()
             return outputs.cpu().numpy(), moved
 
     def _split(self, carries: Floats) -> tuple[Floats, Floats]:
         """Views of `(h, c)` in packed rows, each [batch, layers, hidden]."""
-        both = carries[:, : -self.output_size].reshape(-1, 2, self.layers, self.hidden)
+        both = carries[:, : self._state].reshape(-1, 2, self.layers, self.hidden)
         return both[:, 0], both[:, 1]
 
     def _layers_first(self, rows: Floats) -> torch.Tensor:

@@ -17,7 +17,7 @@ DIRECTION: tuple[tuple[str, ...], ...] = (
     ("app.rows", "app.answers", "app.shapes", "app.recent", "app.digest"),
     ("app.slab", "app.stores.*", "app.wire", "app.frames", "app.statefile", "app.library"),
     ("app.jobs", "app.turns", "app.parts", "app.chunks", "app.pace"),
-    ("app.admission", "app.wave", "app.long", "app.steps", "app.sessions", "app.places"),
+    ("app.admission", "app.wave", "app.long", "app.steps", "app.sessions", "app.warming", "app.places"),
     ("app.engine",),
     ("app.hot", "app.sockets", "app.api.*", "app.bulk.*"),
     ("app.main", "app.moving"),

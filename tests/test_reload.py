@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from numpy.testing import assert_allclose
 
@@ -94,3 +96,45 @@ async def test_a_state_of_an_older_network_can_be_imported_while_it_is_loaded(st
         await reloaded(service)
         response = await service.http.put("/sessions/b/state", content=file)
         assert (response.status_code, response.json()["position"]) == (200, 1)
+
+
+async def test_with_replay_a_session_starts_warm_on_the_newer_network_from_its_last_observations(
+    start_http, folder, newer
+):
+    whole = series("sine", 30)
+    async with start_http(models=(folder,), replay_observations=8) as service:
+        first = await service.advance("a", whole[:20], 0)
+        await service.advance("short", whole[:3], 0)
+        save(newer, folder / "sine")
+        await reloaded(service)
+        replay = await service.advance("a", whole[:20], 0)
+        assert (replay.replayed, replay.epoch) == (True, first.epoch)
+        got = await service.advance("a", whole[20:], 20)
+        assert_allclose(got.numbers, one_pass(newer, whole[12:])[8:], atol=TOLERANCE, rtol=0)
+        short = await service.advance("short", whole[3:5], 3)
+        assert_allclose(short.numbers, one_pass(newer, whole[:5])[3:], atol=TOLERANCE, rtol=0)
+        assert (await service.session("a"))["fingerprint"] == newer.fingerprint
+
+
+async def test_replay_reaches_sessions_that_were_not_resident(start_http, folder, newer):
+    wholes = {f"s{i}": series("sine", 12, i) for i in range(12)}
+    small = {"resident_sessions": 4, "wave_sessions": 4, "replay_observations": 5}
+    async with start_http(models=(folder,), **small) as service:
+        for name, whole in wholes.items():
+            await service.advance(name, whole[:9], 0)
+        save(newer, folder / "sine")
+        await reloaded(service)
+        for name, whole in wholes.items():
+            got = await service.advance(name, whole[9:], 9)
+            assert_allclose(got.numbers, one_pass(newer, whole[4:])[5:], atol=TOLERANCE, rtol=0)
+
+
+async def test_a_network_of_other_columns_starts_nobody_warm(start_http, artifacts, folder):
+    whole = series("sine", 9)
+    other = dataclasses.replace(artifacts["pair"], name="sine")
+    async with start_http(models=(folder,), replay_observations=8) as service:
+        await service.advance("a", whole[:4])
+        save(other, folder / "sine")
+        await reloaded(service)
+        got = await service.advance("a", whole[4:], 4)
+        assert_allclose(got.numbers, one_pass(artifacts["sine"], whole)[4:], atol=TOLERANCE, rtol=0)

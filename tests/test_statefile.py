@@ -16,7 +16,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from app import statefile
 from app.errors import Unprocessable
 from app.statefile import SessionState, decode, encode
-from tests.zoo import TOLERANCE, one_pass, series
+from models.forecaster import Forecaster
+from tests.zoo import TOLERANCE, artifacts, one_pass, series
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +41,7 @@ STATE = SessionState(
     ),
 )
 FILE = encode(STATE)
+FORECASTER = Forecaster(artifacts()["sine"])
 
 
 def test_what_is_written_is_read():
@@ -63,14 +65,14 @@ def test_what_is_written_is_read():
 
 
 def test_a_row_made_of_a_state_gives_the_state_again():
-    rows = statefile.rows_of(STATE, recent_chunks=8, outputs=1, carry_size=129)
+    rows = statefile.rows_of(STATE, 8, FORECASTER)
     again = statefile.state_of("pump-7", "sine", "f" * 64, rows)
     # The order of the metadata is not kept; the checksum is over all of it.
     assert statefile._metadata(encode(again))["checksum"] == statefile._metadata(FILE)["checksum"]
 
 
 def test_a_slab_that_remembers_fewer_chunks_keeps_the_newest():
-    rows = statefile.rows_of(STATE, recent_chunks=1, outputs=1, carry_size=129)
+    rows = statefile.rows_of(STATE, 1, FORECASTER)
     again = statefile.state_of("pump-7", "sine", "f" * 64, rows)
     assert [steps for steps, _, _ in again.answers] == [2]
 

@@ -72,6 +72,14 @@ def test_a_job_that_names_a_session_twice_does_not_wait_for_itself():
     assert len(turns.take(9)) == 1
 
 
+def test_a_job_of_no_session_is_ready_and_taken():
+    turns = Turns()
+    turns.add(job())
+    assert turns
+    assert len(turns.take(1)) == 1
+    assert not turns
+
+
 @given(st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=3), max_size=25), st.integers(1, 5))
 def test_every_job_is_taken_once_in_the_order_of_each_of_its_sessions_and_waves_are_disjoint(names, most):
     turns = Turns()
