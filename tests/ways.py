@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from app.engine import Engine
 from app.frames import HEADER
+from tests import binary
 
 Floats = npt.NDArray[np.float32]
 
@@ -227,7 +228,92 @@ class _Line:
                 answer.set_result(message)
 
 
-WAYS: tuple[type[Way], ...] = (AsgiRoute, HttpRoute, HotRoute, TextSocket, BinarySocket)
+class BulkJson(Way):
+    """A request of many sessions that names one, as JSON columns. It cannot ask for a forecast."""
+
+    name = "bulk-json"
+    socket = False
+
+    async def advance(
+        self,
+        session: str,
+        rows: Any,
+        at: int | None = None,
+        epoch: str | None = None,
+        horizon: int | None = None,
+        model: str | None = None,
+    ) -> Reply:
+        plain = _plain(rows)
+        if horizon or not plain or not all(isinstance(row, list) for row in plain):
+            return await super().advance(session, rows, at, epoch, horizon, model)
+        body: dict[str, Any] = {"sessions": [session], "observations": [plain], "at": [at]}
+        told = {"epochs": None if epoch is None else [epoch], "model": model}
+        body |= {key: value for key, value in told.items() if value is not None}
+        response = await self.http.post("/observations", json=body)
+        answer = response.json()
+        if response.status_code != 200:
+            check_problem(response)
+            return Reply(response.status_code, answer.get("position"), problem=answer)
+        if answer["errors"]:
+            problem = answer["errors"]["0"]
+            _check_problem(problem)
+            return Reply(problem["status"], problem.get("position"), problem=problem)
+        return Reply(
+            200,
+            answer["positions"][0],
+            _matrix(answer["predictions"][0]),
+            answer["replayed"] == [0],
+            answer["epochs"][0],
+        )
+
+
+class BulkBinary(BulkJson):
+    """The same as bytes."""
+
+    name = "bulk-binary"
+
+    async def advance(
+        self,
+        session: str,
+        rows: Any,
+        at: int | None = None,
+        epoch: str | None = None,
+        horizon: int | None = None,
+        model: str | None = None,
+    ) -> Reply:
+        plain = _plain(rows)
+        if horizon or not plain or len({len(row) if isinstance(row, list) else 0 for row in plain}) > 1:
+            return await super().advance(session, rows, at, epoch, horizon, model)
+        observations = np.array(plain, np.float32).reshape(len(plain), -1)
+        asked = binary.encode(
+            [session],
+            [observations],
+            None if at is None else [at],
+            None if epoch is None else [int(epoch, 16)],
+            model,
+        )
+        headers = {"content-type": "application/octet-stream"}
+        response = await self.http.post("/observations", content=asked, headers=headers)
+        if response.status_code != 200:
+            return Reply(response.status_code, problem=check_problem(response))
+        answer = binary.decode(response.content)
+        if answer.errors:
+            problem = answer.errors["0"]
+            _check_problem(problem)
+            return Reply(problem["status"], problem.get("position"), problem=problem)
+        (position,), (number,) = answer.positions, answer.epochs
+        return Reply(200, position, answer.predictions[0], bool(answer.replayed[0]), f"{number:016x}")
+
+
+WAYS: tuple[type[Way], ...] = (
+    AsgiRoute,
+    HttpRoute,
+    HotRoute,
+    TextSocket,
+    BinarySocket,
+    BulkJson,
+    BulkBinary,
+)
 
 
 def replied(response: httpx.Response) -> Reply:

@@ -40,15 +40,15 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     pa = needed()
     try:
         table = _table(pa, body)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         raise Malformed(f"the body is not an Arrow IPC stream: {error}") from None
     for name in ("session", "observations"):
-        if table.schema.get_all_field_indices(name) == []:
-            raise Unprocessable(f"the table has no column {name!r}", field=name)
+        if len(table.schema.get_all_field_indices(name)) != 1:
+            raise Unprocessable(f"the table must have one column {name!r}", field=name)
     check_count(table.num_rows, limits)
     try:
         columns = _columns(pa, table)
-    except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         raise Unprocessable(f"the columns are not those of a bulk request: {error}") from None
     return request(columns, limits)
 

@@ -1,0 +1,72 @@
+"""The bulk request's binary form as its documentation lays it out, written a second time, from that alone."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+HEADER = struct.Struct("<4sHHII")
+
+
+def encode(
+    sessions: Sequence[str],
+    chunks: Sequence[Floats],
+    at: Sequence[int] | None = None,
+    epochs: Sequence[int] | None = None,
+    model: str | None = None,
+) -> bytes:
+    """A request; chunks [steps, inputs]."""
+    lengths = [len(chunk) for chunk in chunks]
+    long = any(length != 1 for length in lengths)
+    flags = (at is not None) | (epochs is not None) << 1 | long << 2 | (model is not None) << 3
+    parts = [HEADER.pack(b"CYO1", flags, chunks[0].shape[1], len(sessions), 0)]
+    parts += [np.array(at, "<i8").tobytes()] if at is not None else []
+    parts += [np.array(epochs, "<u8").tobytes()] if epochs is not None else []
+    parts += [np.array(lengths, "<u4").tobytes()] if long else []
+    parts += [np.asarray(chunk, "<f4").tobytes() for chunk in chunks]
+    parts.append("\n".join([*([model] if model is not None else []), *sessions]).encode())
+    return b"".join(parts)
+
+
+@dataclass
+class Answer:
+    """An answer, column by column."""
+
+    positions: list[int]
+    epochs: list[int]
+    predictions: list[Floats]  # [steps, outputs] each
+    replayed: list[int]
+    errors: dict[str, Any]
+
+
+def decode(body: bytes) -> Answer:
+    """An answer."""
+    magic, flags, outputs, count, length = HEADER.unpack_from(body)
+    assert (magic, flags) == (b"CYO1", 0)
+    place = HEADER.size
+
+    def take(kind: str, number: int) -> npt.NDArray[Any]:
+        nonlocal place
+        column = np.frombuffer(body, kind, number, place)
+        place += column.nbytes
+        return column
+
+    positions, epochs, counts = take("<i8", count), take("<u8", count), take("<u4", count)
+    values = np.split(take("<f4", int(counts.sum())), np.cumsum(counts)[:-1])
+    replayed = take("u1", count)
+    errors = body[place:]
+    assert len(errors) == length
+    return Answer(
+        positions.tolist(),
+        epochs.tolist(),
+        [value.reshape(-1, outputs or len(value) or 1) for value in values],
+        replayed.tolist(),
+        json.loads(errors) if errors else {},
+    )
