@@ -30,27 +30,27 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from app import wire
-from app.answers import Advanced
+from app import bulk, wire
 from app.api.body import too_large
 from app.api.problems import MEDIA_TYPE, problem
 from app.engine import Engine
-from app.errors import CarryoverError, Stopping
+from app.errors import CarryoverError
 from app.jobs import Advance
 
+BULK = b"/observations"
 OBSERVATIONS = re.compile(rb"/sessions/([A-Za-z0-9._:\-]{1,128})/observations")
 PIPELINED = 32
 """Requests of one connection that may wait for an answer before it is read no further."""
 
-JSON_HEAD = b"content-type: application/json\r\ncontent-length: "
-PROBLEM_HEAD = b"content-type: " + MEDIA_TYPE.encode() + b"\r\ncontent-length: "
+JSON = b"application/json"
+PROBLEM = MEDIA_TYPE.encode()
 
 
 class HotProtocol(HttpToolsProtocol):
     """One connection. `bound` gives the class its engine and limits."""
 
     engine: ClassVar[Engine]
-    limits: ClassVar[wire.Limits]
+    limits: ClassVar[bulk.BulkLimits]
     most_bytes: ClassVar[int]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -63,7 +63,7 @@ class HotProtocol(HttpToolsProtocol):
         self._stamp = b""
 
     @classmethod
-    def bound(cls, engine: Engine, limits: wire.Limits, most_bytes: int) -> type[HotProtocol]:
+    def bound(cls, engine: Engine, limits: bulk.BulkLimits, most_bytes: int) -> type[HotProtocol]:
         """The class for a server of this engine."""
         return type(
             "BoundHotProtocol", (cls,), {"engine": engine, "limits": limits, "most_bytes": most_bytes}
@@ -103,12 +103,10 @@ class HotProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
-        session = self._hot_session()
-        if session is None:
-            self._turn = None
+        self._turn = turn = self._hot_turn()
+        if turn is None:
             self._leave_to_parent()
             return
-        self._turn = turn = _Turn(self, session)
         self._turns.append(turn)
         turn.keep_alive = self.parser.should_keep_alive()
         if len(self._turns) >= PIPELINED:
@@ -131,23 +129,17 @@ class HotProtocol(HttpToolsProtocol):
         self._turn = None
         if turn.response:
             return
+        body, turn.body = turn.body, b""
         try:
-            told = wire.chunk(turn.body, self.limits)
-            turn.flat = told.flat
-            turn.body = b""
-            self.engine.submit(
-                Advance(
-                    turn.session, told.observations, told.at, told.epoch, told.horizon, told.model, turn.reply
-                )
-            )
+            turn.ask(body)
         except CarryoverError as error:
             turn.reply(error)
 
-    def _hot_session(self) -> str | None:
-        """The session whose chunk this is, when nothing about the request needs the parent."""
+    def _hot_turn(self) -> _Turn | None:
+        """What answers this request, when nothing about it needs the parent."""
         match = OBSERVATIONS.fullmatch(self.url)
         if (
-            match is None
+            (match is None and self.url != BULK)
             or self.parser.get_method() != b"POST"
             or self.parser.get_http_version() != "1.1"
             or self.expect_100_continue
@@ -160,7 +152,12 @@ class HotProtocol(HttpToolsProtocol):
         for name, value in self.headers:
             if name == b"content-length" and int(value) > self.most_bytes:
                 return None
-        return match[1].decode("ascii")
+        if match is not None:
+            return _ChunkTurn(self, match[1].decode("ascii"))
+        return _BulkTurn(self, self._header(b"content-type"), self._header(b"accept"))
+
+    def _header(self, wanted: bytes) -> str:
+        return next((value.decode("latin-1") for name, value in self.headers if name == wanted), "")
 
     def _asgi_runs(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle  # None until the first; the parent's type denies it
@@ -250,28 +247,81 @@ class HotProtocol(HttpToolsProtocol):
 class _Turn:
     """One hot request, until its answer has left."""
 
-    __slots__ = ("body", "flat", "keep_alive", "protocol", "response", "session")
+    __slots__ = ("body", "keep_alive", "protocol", "response")
 
-    def __init__(self, protocol: HotProtocol, session: str) -> None:
+    def __init__(self, protocol: HotProtocol) -> None:
         self.protocol = protocol
-        self.session = session
         self.body = b""
-        self.flat = False
         self.keep_alive = True
         self.response = b""
 
+    def ask(self, body: bytes) -> None:
+        """Queue what the body asks for; `reply` is the engine's to call.
+
+        Raises
+        ------
+        CarryoverError : nothing was queued
+        """
+        raise NotImplementedError
+
+    def answered(self, outcome: Any) -> tuple[bytes, bytes]:
+        """Content type and body of a success."""
+        raise NotImplementedError
+
     def reply(self, outcome: Any) -> None:
         """The engine's answer. Leaves at once when those before it have left."""
-        status, head, body, more = 200, JSON_HEAD, b"", b""
-        if isinstance(outcome, Advanced):
-            body = wire.advanced(outcome, self.flat)
-        else:
-            error = outcome if isinstance(outcome, CarryoverError) else Stopping("no answer")
-            status, told, headers = problem(error)
-            head, body = PROBLEM_HEAD, orjson.dumps(told)
+        status, more = 200, b""
+        if isinstance(outcome, CarryoverError):
+            status, told, headers = problem(outcome)
+            kind, body = PROBLEM, orjson.dumps(told)
             more = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
+        else:
+            kind, body = self.answered(outcome)
         close = b"" if self.keep_alive else b"connection: close\r\n"
-        self.response = b"%b%b%b%b%b%d\r\n\r\n%b" % (
-            STATUS_LINE[status], self.protocol.stamp(), more, close, head, len(body), body,
+        self.response = b"%b%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+            STATUS_LINE[status], self.protocol.stamp(), more, close, kind, len(body), body,
         )  # fmt: skip
         self.protocol.leave()
+
+
+class _ChunkTurn(_Turn):
+    """`POST /sessions/{id}/observations`."""
+
+    __slots__ = ("flat", "session")
+
+    def __init__(self, protocol: HotProtocol, session: str) -> None:
+        super().__init__(protocol)
+        self.session = session
+        self.flat = False
+
+    def ask(self, body: bytes) -> None:
+        told = wire.chunk(body, self.protocol.limits.chunk)
+        self.flat = told.flat
+        self.protocol.engine.submit(
+            Advance(
+                self.session, told.observations, told.at, told.epoch, told.horizon, told.model, self.reply
+            )
+        )
+
+    def answered(self, outcome: Any) -> tuple[bytes, bytes]:
+        return JSON, wire.advanced(outcome, self.flat)
+
+
+class _BulkTurn(_Turn):
+    """`POST /observations`."""
+
+    __slots__ = ("accept", "content_type", "request")
+
+    def __init__(self, protocol: HotProtocol, content_type: str, accept: str) -> None:
+        super().__init__(protocol)
+        self.content_type = content_type
+        self.accept = accept
+        self.request: bulk.Request
+
+    def ask(self, body: bytes) -> None:
+        self.request = bulk.read(body, self.content_type, self.accept, self.protocol.limits)
+        self.request.submit(self.protocol.engine, self.reply)
+
+    def answered(self, outcome: Any) -> tuple[bytes, bytes]:
+        body, content_type = bulk.encode(outcome, self.request)
+        return content_type.encode(), body

@@ -123,7 +123,7 @@ def server(settings: Settings) -> Server:
     ConfigError : as `create_app`
     """
     app = create_app(settings)
-    hot = HotProtocol.bound(app.state.engine, app.state.limits, settings.body_bytes)
+    hot = HotProtocol.bound(app.state.engine, app.state.bulk_limits, settings.body_bytes)
     sockets = upgrades(app.state.engine, app.state.limits, settings.socket_messages, settings.body_bytes)
     config = uvicorn.Config(
         app,

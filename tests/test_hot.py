@@ -259,3 +259,26 @@ async def test_what_the_hot_route_is_not_sure_of_reaches_the_router(start_hot, p
     async with start_hot() as service:
         response = await service.http.post(path, content=b'{"observations": [[0.5]]}')
         assert (response.status_code, response.json()["session"]) == (200, "s")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b'{"sessions": ["a", "b"], "observations": [0.5, 0.25], "at": [0, 0]}'),
+        ("application/json", b'{"sessions": ["a", "a"], "observations": [0.5, 1e39]}'),
+        ("application/json", b'{"sessions": []}'),
+        ("application/octet-stream", b"CYO1"),
+        ("text/plain", b"{"),
+    ],
+)
+async def test_a_bulk_request_is_answered_as_the_router_answers_it(start_hot, kind, body):
+    answers = []
+    for hot_route in (True, False):
+        async with start_hot(hot_route=hot_route) as service:
+            for name in ("a", "b"):  # a durable store would know them the second time
+                await service.http.delete(f"/sessions/{name}")
+            response = await service.http.post("/observations", content=body, headers={"content-type": kind})
+            told = response.json()
+            told.pop("epochs", None)
+            answers.append((response.status_code, response.headers["content-type"], told))
+    assert answers[0] == answers[1]
