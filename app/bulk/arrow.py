@@ -101,9 +101,9 @@ def _table(pa: Any, body: bytes) -> pa.Table:
         if _is_compressed(message):
             raise Unprocessable("compressed record batches are not taken")
     table = pa.ipc.open_stream(body).read_all()
+    table.validate(full=True)  # before anything else looks at it: offsets that lie crash the process
     if table.nbytes > MOST_BYTES:
         raise TooLarge(f"a request has at most {MOST_BYTES} bytes in memory", limit=MOST_BYTES)
-    table.validate(full=True)
     return table
 
 
