@@ -21,7 +21,6 @@ from statistics import median
 
 from safetensors.torch import load_file
 
-from benchmarks.binary_layout import NotLaidOut
 from benchmarks.connection import Connection
 from benchmarks.figures import medians_of, promised_figures
 from benchmarks.load import BadRun
@@ -89,7 +88,7 @@ def run_rounds(
                 continue
             try:
                 sample = measure(scenario, started[scenario.server], bench, f"r{time.time_ns():x}")
-            except (BadRun, NotLaidOut, OSError) as error:
+            except (BadRun, OSError) as error:
                 # One wrong answer spoils the row: its other rounds were measured on a server that errs.
                 left_out[scenario.title] = f"{type(error).__name__}: {error}"
                 samples[scenario].clear()
