@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -168,6 +169,9 @@ def open_store(settings: Settings) -> Store:
     tombstone_seconds = settings.tombstone_ttl_seconds or float("inf")
     if settings.store_path is None:
         return MemoryStore(settings.tombstones, tombstone_seconds)
+    # Behind each fsync the store's thread competes with a busy event loop for the interpreter: the default of
+    # 5 ms would be the price of every commit.
+    sys.setswitchinterval(0.0005)
     return SqliteStore(settings.store_path, settings.tombstones, tombstone_seconds, settings.durability)
 
 

@@ -86,7 +86,7 @@ def upserts(path: Path) -> Commit:
 
 
 def journal(path: Path) -> Commit:
-    """One row a wave; every `FOLD_BYTES` what is newest goes to the sessions' table, and a checkpoint follows."""
+    """One row a wave; every `FOLD_BYTES` what is newest goes to the table, and a checkpoint follows."""
     database = connected(path)
     database.execute("PRAGMA wal_autocheckpoint = 0")
     database.execute("CREATE TABLE journal (sequence INTEGER PRIMARY KEY, heads BLOB, bodies BLOB)")
@@ -126,6 +126,7 @@ def connected(path: Path) -> sqlite3.Connection:
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA secure_delete = OFF")
     database.execute("CREATE TABLE sessions (id TEXT UNIQUE NOT NULL, body BLOB NOT NULL)")
     return database
 

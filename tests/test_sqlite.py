@@ -187,7 +187,7 @@ def test_no_flipped_bit_is_taken_for_a_state(open_store, path, seed):
     store.close()
     held, draw = bytearray(path.read_bytes()), random.Random(seed)
     for _ in range(12):
-        held[draw.randrange(4096, len(held))] ^= 1 << draw.randrange(8)
+        held[draw.randrange(layout.PAGE_BYTES, len(held))] ^= 1 << draw.randrange(8)
     path.write_bytes(held)
     try:
         store = open_store()

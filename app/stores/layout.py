@@ -13,6 +13,7 @@ from app.errors import ConfigError
 
 APPLICATION = 0x43727279  # "Crry", in the header of the file
 LAYOUT = 1  # raised when a table changes
+PAGE_BYTES = 8192  # a wave of 64 costs two thirds of the processor time that it does with 4096
 LOCK_SECONDS = 2.0  # that a process which is just ending is waited for
 
 TABLES = """
@@ -112,6 +113,7 @@ def _recognise(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise ConfigError(f"store {path}: its file system cannot keep a write-ahead log")

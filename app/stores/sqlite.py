@@ -25,7 +25,7 @@ import msgspec
 from app.errors import ConfigError, SessionDamaged, StoreFailed
 from app.stores import Record, Tombstone, journal
 from app.stores.journal import Entry
-from app.stores.layout import opened, reason
+from app.stores.layout import PAGE_BYTES, opened, reason
 from app.stores.tables import Tables, damage
 from app.stores.unfolded import Unfolded, Written
 
@@ -34,7 +34,6 @@ log = logging.getLogger("carryover.store")
 FOLD_BYTES = 8 * 2**20  # of journal, beyond which it is folded though commits come in
 FOLD_RECORDS, FOLD_WAVES = 512, 256  # moved by one call of `tend`: a few milliseconds
 CHECKPOINT_BYTES = 32 * 2**20  # of write-ahead log: rare enough to stay clear of p99
-PAGE_BYTES = 4096
 PATIENCE_SECONDS = 2.0  # that a period's flush may fail before chunks are refused
 
 

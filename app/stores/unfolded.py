@@ -37,6 +37,9 @@ class Unfolded:
         """The newest of its session from now on. Returns by how much the number of sessions grew."""
         session = entry.what.session
         before = self.entries.get(session)
+        if before is not None and _immortal(before) and _immortal(entry):
+            self.entries[session] = entry  # as nearly always: nothing else changes
+            return 0
         alive = entry.in_table if before is None else isinstance(before.what, Record)
         self._drop(session)
         self.entries[session] = entry
@@ -80,3 +83,7 @@ class Unfolded:
         self.fresh.discard(session)
         self.buried.discard(session)
         self.mortal.pop(session, None)
+
+
+def _immortal(entry: Entry) -> bool:
+    return isinstance(entry.what, Record) and entry.what.deadline == NEVER

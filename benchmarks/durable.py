@@ -1,0 +1,126 @@
+"""What durability costs: memory, commit and a period side by side; resident and evicted sessions.
+
+    python -m benchmarks.durable [--rounds 3] [--seconds 5] [--folder /var/tmp] [--out benchmarks/results]
+
+64 connections, 1 step, each answer checked; the rounds alternate. The store's folder must be on a real disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from safetensors.torch import load_file
+
+from benchmarks.dialects import SessionInPath
+from benchmarks.load import Load
+from benchmarks.measure import Bench, Scenario, measure
+from benchmarks.reference import Reference, write_artifact, write_seeded_weights
+from benchmarks.servers import Running, Server, known_servers, running
+from benchmarks.stores import fsync_seconds
+from benchmarks.streams import Stream
+from benchmarks.wrk import run_wrk
+
+CONNECTIONS = 64
+CROWD, RESIDENT = 10_000, 2_048
+DIALECT = SessionInPath()
+
+MODES: dict[str, dict[str, str]] = {
+    "memory": {},
+    "commit": {"CARRYOVER_STORE": "sqlite:{folder}/commit.sqlite"},
+    "250ms": {"CARRYOVER_STORE": "sqlite:{folder}/period.sqlite", "CARRYOVER_DURABILITY": "250ms"},
+}
+
+
+def main() -> None:
+    options = _options()
+    os.sched_setaffinity(0, {options.generator_core})
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as name, ExitStack() as stack:
+        folder = Path(name)
+        weights = folder / "weights.safetensors"
+        write_seeded_weights(weights)
+        write_artifact(weights, folder / "artifact")
+        servers = {
+            mode: stack.enter_context(running(_server(mode, folder), options.server_core, weights, folder))
+            for mode in MODES
+        }
+        judge = Reference(load_file(weights))
+        bench = Bench(options.server_core, options.generator_core, options.seconds, folder, judge)
+        lines = _figures(servers, bench, options)
+    page = "\n".join(lines)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "durable.md").write_text(page + "\n")
+    print(page)
+
+
+def _figures(servers: dict[str, Running], bench: Bench, options: argparse.Namespace) -> list[str]:
+    samples: dict[str, list[tuple[float, float, float]]] = {mode: [] for mode in servers}
+    evicted: dict[str, list[Load]] = {mode: [] for mode in servers}
+    syncs = []
+    for turn in range(options.rounds):
+        syncs.append(fsync_seconds(bench.folder, 200))
+        for mode, one in servers.items():
+            scenario = Scenario(one.server.name, "http", CONNECTIONS, 1)
+            sample = measure(scenario, one, bench, f"round{turn}")
+            samples[mode].append((sample.requests, sample.p50_us / 1e3, sample.p99_us / 1e3))
+            print(mode, *(f"{value:,.2f}" for value in samples[mode][-1]), flush=True)
+        for mode, one in servers.items():
+            evicted[mode].append(_crowd(one, bench, turn))
+    base = median(requests for requests, _, _ in samples["memory"])
+    p50, p99 = (1e3 * median(sync[i] for sync in syncs) for i in (0, 1))
+    lines = [
+        f"fsync behind 4 KiB on this machine: p50 {p50:.2f} ms, p99 {p99:.2f} ms. "
+        f"{CONNECTIONS} connections, 1 step, median of {options.rounds} rounds of {options.seconds} s; "
+        f"evicted: {CROWD:,} sessions drawn at random, {RESIDENT:,} resident.",
+        "",
+        "| mode | requests/s | of memory | p50 ms | p99 ms | evicted requests/s | evicted p99 ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for mode in servers:
+        requests, half, most = (median(column) for column in zip(*samples[mode], strict=True))
+        cold = median(load.requests / load.seconds for load in evicted[mode])
+        cold_p99 = median(load.p99_us for load in evicted[mode]) / 1e3
+        lines.append(
+            f"| {mode} | {requests:,.0f} | {requests / base:.2f} | {half:.2f} | {most:.2f} "
+            f"| {cold:,.0f} | {cold_p99:.2f} |"
+        )
+    return lines
+
+
+def _crowd(one: Running, bench: Bench, turn: int) -> Load:
+    """Drive sessions most of which have left the slab: each request brings its own back."""
+    names = [f"crowd-{number}" for number in range(CROWD)]
+    random.Random(turn).shuffle(names)
+    requests = {name: [DIALECT.request(name, Stream(name, 1).chunk(1), "middle")] for name in names}
+    pattern = DIALECT.session_pattern
+    return run_wrk(
+        one.port, requests, pattern, bench.seconds, bench.generator_core, bench.folder, CONNECTIONS
+    )
+
+
+def _server(mode: str, folder: Path) -> Server:
+    (ours,) = (server for server in known_servers() if server.name == "ours")
+    told = {name: value.replace("{folder}", str(folder)) for name, value in MODES[mode].items()}
+    room = {"CARRYOVER_RESIDENT_SESSIONS": str(RESIDENT)}
+    return replace(ours, name=mode, environment={**ours.environment, **room, **told})
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5, help="for each figure")
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
+    parser.add_argument("--server-core", type=int, default=0)
+    parser.add_argument("--generator-core", type=int, default=(os.cpu_count() or 2) - 1)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
