@@ -178,8 +178,10 @@ class HotProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def _refuse_body(self, turn: _Turn) -> None:
-        """The rest of the body is not waited for: the connection closes behind the answer."""
-        turn.keep_alive = False
+        """Answer at once; the rest of the body is thrown away as it comes in.
+
+        Closing would reset the connection under a client that still writes, which then never reads why.
+        """
         turn.body = b""
         turn.reply(too_large(self.most_bytes))
 

@@ -153,16 +153,18 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
     await server.startup([listening])
     await server.on_tick(0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits) as http:
-        service = way(engine, http, port)
-        service.server = server
-        yield service
-        await service.close()
-    for one in server.servers:
-        one.close()
-    for connection in list(server.server_state.connections):
-        connection.shutdown()
-    await server.lifespan.shutdown()
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits) as http:
+            service = way(engine, http, port)
+            service.server = server
+            yield service
+            await service.close()
+    finally:
+        for one in server.servers:
+            one.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        await server.lifespan.shutdown()
 
 
 @pytest.fixture(autouse=True)

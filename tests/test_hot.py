@@ -151,9 +151,12 @@ async def test_a_body_over_the_limit_is_refused_before_all_of_it_has_come(start_
                 b"POST /sessions/s/observations HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"
                 b"1000\r\n" + b" " * 4096
             )
-        status, headers, problem = await connection.answer()
-        assert (status, problem["limit"], headers["connection"]) == (413, 2048, "close")
-        assert await connection.closed()
+        status, _, problem = await connection.answer()
+        assert (status, problem["limit"]) == (413, 2048)
+        # Closed now, the connection would be reset under a client that still writes: it goes on instead.
+        connection.send(b" " * 99_999 if declared else b"\r\n1000\r\n" + b" " * 4096 + b"\r\n0\r\n\r\n")
+        connection.send(chunk("s", at=0))
+        assert (await connection.answer())[2]["position"] == 1
 
 
 async def test_a_client_that_hangs_up_disturbs_nobody_and_its_chunk_is_applied_once(start_hot):

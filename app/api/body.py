@@ -68,12 +68,13 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
     async def _refuse(self, send: Send) -> None:
+        # Not closed: that would reset the connection under a client that still writes, which then never
+        # reads why. The server throws the rest of the body away as it comes in.
         status, body, _ = problem(too_large(self.most))
         content = orjson.dumps(body)
         headers = [
             (b"content-type", MEDIA_TYPE.encode()),
             (b"content-length", str(len(content)).encode()),
-            (b"connection", b"close"),  # the rest of the body is not read
         ]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})

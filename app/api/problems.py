@@ -14,6 +14,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app import errors
 from app.shapes import Problem
@@ -72,6 +73,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.CarryoverError, _carryover)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _hung_up)
     app.add_exception_handler(Exception, _crash)
 
 
@@ -103,6 +105,11 @@ async def _http(_: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     body = _body(_slug(phrase.title().replace(" ", "")), phrase, error.status_code, str(error.detail))
     return answer(error.status_code, body, dict(error.headers or {}))
+
+
+async def _hung_up(_: Request, __: Exception) -> Response:
+    """The client went in the middle of its body: nothing to log as a crash, and nobody to answer."""
+    return Response(status_code=400)
 
 
 async def _crash(request: Request, error: Exception) -> Response:
