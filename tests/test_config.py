@@ -100,3 +100,34 @@ def test_a_default_as_described_reads_back_as_itself():
     for one in described():
         if one.name not in ("models", "default_model", "idle_ttl_seconds"):
             assert Settings.from_env({one.variable: one.default}) == Settings()
+
+
+def test_the_store_and_its_durability_are_read_from_the_environment():
+    settings = Settings.from_env(
+        {"CARRYOVER_STORE": "sqlite:/sessions/carryover.sqlite", "CARRYOVER_DURABILITY": "250ms"}
+    )
+    assert (settings.store_path, settings.durability) == (Path("/sessions/carryover.sqlite"), 0.25)
+    assert Settings().store_path is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"CARRYOVER_STORE": "redis:x"}, "is not memory or sqlite:PATH"),
+        ({"CARRYOVER_STORE": "sqlite:"}, "must be memory or sqlite:PATH"),
+        ({"CARRYOVER_STORE": "sqlite:x", "CARRYOVER_DURABILITY": "0ms"}, "is not commit or a period"),
+        ({"CARRYOVER_STORE": "sqlite:x", "CARRYOVER_DURABILITY": "soon"}, "is not commit or a period"),
+        ({"CARRYOVER_STORE": "sqlite:x", "CARRYOVER_DURABILITY": "90s"}, "must be at most 60"),
+        ({"CARRYOVER_DURABILITY": "250ms"}, "needs a store on disk"),
+    ],
+)
+def test_a_store_that_cannot_be_meant_is_refused(environment, told):
+    with pytest.raises(ConfigError, match=told):
+        Settings.from_env(environment)
+
+
+def test_sessions_idle_for_ever_on_disk_and_for_a_day_in_memory_unless_told():
+    on_disk = Settings(store="sqlite:x")
+    assert (Settings().ttl_seconds, on_disk.ttl_seconds) == (86_400.0, float("inf"))
+    assert Settings(store="sqlite:x", idle_ttl_seconds=5.0).ttl_seconds == 5.0
+    assert Settings(idle_ttl_seconds=0.0).ttl_seconds == float("inf")
