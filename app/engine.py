@@ -48,7 +48,7 @@ from app.jobs import (
     Refuse,
     Reset,
 )
-from app.parts import LONG_CHUNK, cut
+from app.parts import cut
 from app.places import place, place_many
 from app.recent import forget
 from app.rows import scalar
@@ -78,6 +78,7 @@ class Engine:
     store : where sessions rest that are not resident
     settings : the limits
     clock : seconds since 1970
+    older : networks that sessions may still run on, and no new one gets
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class Engine:
         store: Store,
         settings: Settings,
         clock: Callable[[], float] = time.time,
+        older: Sequence[Forecaster] = (),
     ) -> None:
-        self.sessions = Sessions(forecasters, store, settings, self._call_store)
+        self.sessions = Sessions(forecasters, store, settings, self._call_store, older)
         self.settings = settings
         self.clock = clock
         self.stopping = False
@@ -212,15 +214,14 @@ class Engine:
         """The next wave: what goes on from the last one, and whatever is ready, up to the bounds."""
         jobs = self._under_way
         touched = {session for job in jobs for session in job.sessions}
-        left = self._stepper.observations
-        for job in self._turns.take(self.settings.wave_sessions - len(touched)):
-            if left <= 0 and jobs:
-                self._turns.again(job)
-                continue
+        room = self.settings.wave_sessions - len(touched)
+        for job in self._turns.take(room, self._stepper.nbytes) if room > 0 else ():
             jobs.append(job)
-            touched.update(job.sessions)
-            left -= _observations(job)
             self._waiting_bytes -= job.nbytes
+            if type(job) is Advance:  # nearly every job
+                touched.add(job.session)
+            else:
+                touched.update(job.sessions)
         return jobs, touched
 
     def _admit(self, jobs: Sequence[Job], touched: Collection[str], wave: Wave) -> None:
@@ -436,10 +437,3 @@ class Engine:
         if self._thread is None:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-
-
-def _observations(job: Job) -> int:
-    """That its wave steps, about."""
-    if type(job) is Advance:
-        return min(len(job.observations), LONG_CHUNK)
-    return len(job.observations) if type(job) is AdvanceMany else 1

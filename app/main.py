@@ -50,7 +50,9 @@ def create_app(settings: Settings) -> FastAPI:
     threadpool_limits(1, user_api="blas")
     library = Library(settings)
     forecasters = library.load()
-    engine = Engine(forecasters, open_store(settings), settings)
+    store = open_store(settings)
+    library.keep(forecasters)
+    engine = Engine(forecasters, store, settings, older=library.older(forecasters))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -103,7 +105,9 @@ class Server(uvicorn.Server):
         """Every artifact as it is on disk now (SIGHUP); one that cannot be loaded changes nothing."""
         state = self.config.app.state  # type: ignore[union-attr]
         try:
-            for forecaster in await asyncio.to_thread(state.library.load):
+            forecasters = await asyncio.to_thread(state.library.load)
+            await asyncio.to_thread(state.library.keep, forecasters)
+            for forecaster in forecasters:
                 await state.engine.ask(Adopt(forecaster))
         except CarryoverError as error:
             log.error("reload refused: %s", error)

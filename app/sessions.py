@@ -35,6 +35,7 @@ class Sessions:
     ----------
     forecasters : the models, one a name; the first is the default unless settings name one
     store : where sessions rest that are not resident
+    older : networks that sessions may still run on, and no new one gets
     call : how to call the store: at once, or from a thread
 
     Raises
@@ -43,7 +44,12 @@ class Sessions:
     """
 
     def __init__(
-        self, forecasters: Sequence[Forecaster], store: Store, settings: Settings, call: CallStore
+        self,
+        forecasters: Sequence[Forecaster],
+        store: Store,
+        settings: Settings,
+        call: CallStore,
+        older: Sequence[Forecaster] = (),
     ) -> None:
         self.store = store
         self.settings = settings
@@ -52,6 +58,8 @@ class Sessions:
         self._call = call
         for forecaster in forecasters:
             self.adopt(forecaster)
+        for forecaster in older:
+            self.slabs[forecaster.artifact.fingerprint] = self._slab(forecaster)
         self.default_model = settings.default_model or next(iter(self.current))
         self.slab_of(self.default_model)
 

@@ -8,6 +8,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from models.artifact import save
+from tests.conftest import starter
+from tests.ways import AsgiRoute
 from tests.zoo import TOLERANCE, made, one_pass, series
 
 pytestmark = pytest.mark.anyio
@@ -138,3 +140,35 @@ async def test_a_network_of_other_columns_starts_nobody_warm(start_http, artifac
         await reloaded(service)
         got = await service.advance("a", whole[4:], 4)
         assert_allclose(got.numbers, one_pass(artifacts["sine"], whole)[4:], atol=TOLERANCE, rtol=0)
+
+
+async def test_a_session_keeps_its_network_through_a_restart_even_when_its_artifact_was_replaced(
+    zoo_folder, clock, tmp_path, monkeypatch, artifacts, folder, newer
+):
+    whole = series("sine", 12)
+    start = starter(AsgiRoute, "sqlite", zoo_folder, clock, tmp_path, monkeypatch)
+    durable = {"models": (folder,), "store": f"sqlite:{tmp_path}/sessions.sqlite"}
+    async with start(**durable) as service:
+        await service.advance("a", whole[:5])
+    save(newer, folder / "sine")
+    async with start(**durable) as service:
+        got = await service.advance("a", whole[5:], 5)
+        assert_allclose(got.numbers, one_pass(artifacts["sine"], whole)[5:], atol=TOLERANCE, rtol=0)
+        after = (await service.http.post("/sessions/a/reset")).json()
+        assert (after["fingerprint"], after["position"]) == (newer.fingerprint, 12)
+
+
+async def test_a_damaged_archive_keeps_nobody_from_starting(
+    zoo_folder, clock, tmp_path, monkeypatch, folder, newer, artifacts
+):
+    start = starter(AsgiRoute, "sqlite", zoo_folder, clock, tmp_path, monkeypatch)
+    durable = {"models": (folder,), "store": f"sqlite:{tmp_path}/sessions.sqlite"}
+    async with start(**durable) as service:
+        await service.advance("a", [[0.1]])
+    save(newer, folder / "sine")
+    archived = tmp_path / "sessions.sqlite.models" / artifacts["sine"].fingerprint
+    (archived / "weights.safetensors").write_bytes(b"torn")
+    async with start(**durable) as service:
+        refused = await service.advance("a", [[0.2]], 1)
+        assert (refused.status, "not loaded" in refused.problem["detail"]) == (503, True)
+        assert (await service.advance("b", [[0.2]])).status == 200
