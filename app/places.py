@@ -26,15 +26,17 @@ def place(job: Advance, sessions: Sessions, touched: Collection[str], wave: Wave
     ------
     CarryoverError : it cannot be created, or is of another model
     """
-    found = sessions.find(job.session)
-    if found is None:
-        if job.at or job.epoch is not None:
-            raise admission.absent(job.session, wave.tombstones.get(job.session))
-        slab = sessions.slab_of(job.model)
-        return slab, sessions.born(job.session, slab, None, wave, touched)
-    if job.model is not None:
-        _check_model(job.session, found[0], job.model)
-    return found
+    session = job.session
+    for slab in sessions.slabs.values():
+        row = slab.index.get(session)
+        if row is not None:
+            if job.model is not None:
+                _check_model(session, slab, job.model)
+            return slab, row
+    if job.at or job.epoch is not None:
+        raise admission.absent(session, wave.tombstones.get(session))
+    slab = sessions.slab_of(job.model)
+    return slab, sessions.born(session, slab, None, wave, touched)
 
 
 def place_many(

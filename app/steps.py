@@ -48,6 +48,11 @@ class Stepper:
         """That one wave may take of the slowest model."""
         return min((pace.observations for pace in self._paces.values()), default=Pace().observations)
 
+    @property
+    def nbytes(self) -> int:
+        """Of observations that one wave may take, about."""
+        return self.observations * min((4 * slab.forecaster.input_size for slab in self._paces), default=4)
+
     def add(self, job: Advance, slab: Slab, row: int, wave: Wave) -> None:
         """Take a chunk into the wave.
 
@@ -56,15 +61,15 @@ class Stepper:
         Unprocessable, CannotForecast : it cannot be applied
         Late : the session has expired
         """
+        observations = job.observations
         forecaster = slab.forecaster
-        steps, width = job.observations.shape
-        if width != forecaster.input_size:
-            raise wrong_width(forecaster, width)
+        if observations.shape[1] != forecaster.input_size:
+            raise wrong_width(forecaster, observations.shape[1])
         if job.progress is not None:
             (wave.long if job.progress.rolling is None else wave.rolling).append((slab, row, job))
         elif job.horizon and forecaster.missing:
             raise cannot_forecast(forecaster)
-        elif job.horizon or steps > LONG_CHUNK:
+        elif job.horizon or len(observations) > LONG_CHUNK:
             long.begin(job, slab, row, wave)
         else:
             group = wave.chunks_of(slab)

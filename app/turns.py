@@ -7,10 +7,11 @@ ready may share a wave, and taking a wave costs its own length however much wait
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from app.jobs import Job
+from app.jobs import Advance, Job
 
 
 class Turns:
@@ -51,16 +52,24 @@ class Turns:
         if blocked > 1:
             self._blocked[id(job)] = blocked
 
-    def take(self, most: int) -> list[Job]:
-        """Ready jobs, oldest first, of up to `most` sessions together; at least one, if there is one."""
+    def take(self, most: int, most_bytes: int = sys.maxsize) -> list[Job]:
+        """Ready jobs, oldest first, of up to `most` sessions together; at least one, if there is one.
+
+        The one that reaches `most_bytes` of observations is the last.
+        """
         taken: list[Job] = []
-        sessions = 0
+        left = most
         ready = self._ready
-        while ready and (not taken or sessions + len(ready[0].sessions) <= most):
-            job = ready.popleft()
-            sessions += len(job.sessions)
+        while ready and most_bytes > 0:
+            job = ready[0]
+            count = 1 if type(job) is Advance else len(job.sessions)
+            if count > left and taken:
+                break
+            ready.popleft()
             taken.append(job)
-        self._waiting -= sessions
+            left -= count
+            most_bytes -= job.nbytes
+        self._waiting -= most - left
         return taken
 
     def again(self, job: Job) -> None:

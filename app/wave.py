@@ -57,10 +57,11 @@ class Wave:
 
     def chunks_of(self, slab: Slab) -> Chunks:
         """The columns that the plain chunks of this slab's sessions go to."""
-        group = self.chunks.get(slab)
-        if group is None:
-            group = self.chunks[slab] = Chunks(slab)
-        return group
+        try:
+            return self.chunks[slab]
+        except KeyError:
+            self.chunks[slab] = group = Chunks(slab)
+            return group
 
     def divide(self, job: Job, parts: Sequence[Job]) -> None:
         """From here on the parts are answered in place of the job."""
