@@ -121,6 +121,8 @@ class Chunks:
 
 def joined(columns: Sequence[Column]) -> Column:
     """The columns one after the other."""
+    if len(columns) == 1:
+        return columns[0]
     filled = [column for column in columns if len(column)]
     return filled[0] if len(filled) == 1 else np.concatenate(columns)  # type: ignore[return-value]
 

@@ -31,16 +31,26 @@ def digests(
     -------
     [batch] of uint64
     """
-    width = observations.shape[1]
+    total, width = observations.shape
+    words = np.ascontiguousarray(observations).view(np.uint32)
+    if total == len(lengths):  # one observation each, as in most waves: the columns are the places
+        mixed = _mixed(words, np.arange(width, dtype=np.uint64), horizon)
+        return mixed[:, 0] if width == 1 else mixed.sum(axis=1)
     numbers = lengths * width
-    starts = np.cumsum(numbers) - numbers
-    place = np.arange(observations.size, dtype=np.uint64)
+    starts = numbers.cumsum() - numbers
+    place = np.arange(words.size, dtype=np.uint64)
     if len(lengths) > 1:
         place -= np.repeat(starts, numbers).astype(np.uint64)
-    mixed = (
-        np.ascontiguousarray(observations).view(np.uint32).ravel() + (place + np.uint64(1 + horizon)) * GOLDEN
-    )
-    mixed = (mixed ^ (mixed >> S30)) * FIRST
-    mixed = (mixed ^ (mixed >> S27)) * SECOND
+    return np.add.reduceat(_mixed(words.ravel(), place, horizon), starts)
+
+
+def _mixed(
+    words: npt.NDArray[np.uint32], place: npt.NDArray[np.uint64], horizon: int
+) -> npt.NDArray[np.uint64]:
+    mixed = words + (place + np.uint64(1 + horizon)) * GOLDEN
+    mixed ^= mixed >> S30
+    mixed *= FIRST
+    mixed ^= mixed >> S27
+    mixed *= SECOND
     mixed ^= mixed >> S31
-    return np.add.reduceat(mixed, starts)
+    return mixed

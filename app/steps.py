@@ -176,15 +176,16 @@ class Stepper:
                 wave.refuse(job, errors[i])
             if not len(group):
                 return
-        ends = np.cumsum(group.lengths)
-        several = len(predictions) > len(group)
+        lengths = group.lengths
+        several = len(predictions) > len(lengths)
+        ends = lengths.cumsum() if several else None
         after = moved_on(
             group.before,
             moved,
-            group.lengths,
+            lengths,
             group.digests,
-            predictions[ends - 1] if several else predictions,
-            _long_answers(predictions, group.lengths, ends) if several else {},
+            predictions if ends is None else predictions[ends - 1],
+            {} if ends is None else _long_answers(predictions, lengths, ends),
             wave.now,
             self.recent_bytes,
         )
@@ -210,26 +211,26 @@ def cannot_forecast(forecaster: Forecaster) -> CannotForecast:
     )
 
 
-def _answer(group: Chunks, predictions: Floats, ends: Ints, after: Rows, wave: Wave) -> None:
-    """What the chunks of a group are answered, once they are committed."""
+def _answer(group: Chunks, predictions: Floats, ends: Ints | None, after: Rows, wave: Wave) -> None:
+    """What the chunks of a group are answered, once they are committed. No `ends`: one prediction each."""
     model, singles = group.slab.forecaster.artifact.name, len(group.jobs)
     positions, epochs = after.headers["position"], after.headers["epoch"]
     if singles:
-        # Views of one row each where no chunk has more: iterating makes them soonest.
-        own = ends[:singles].tolist()
-        parts = (
-            list(predictions[:singles, None])
-            if own[-1] == singles
-            else [predictions[start:end] for start, end in zip([0, *own], own, strict=False)]
-        )
+        if ends is None:
+            parts = list(predictions[:singles, None])  # iterating makes the views of one row each soonest
+        else:
+            own = ends[:singles].tolist()
+            parts = [predictions[start:end] for start, end in zip([0, *own], own, strict=False)]
         told = zip(group.jobs, positions[:singles].tolist(), epochs[:singles].tolist(), parts, strict=True)
         wave.moved += [
             (job, Advanced(job.session, model, position, epoch, False, {"predictions": part}))
             for job, position, epoch, part in told
         ]
     for job, span in group.spans():
-        numbers = predictions[ends[span.start] - group.lengths[span.start] : ends[span.stop - 1]].ravel()
-        steps, outputs = group.lengths[span], predictions.shape[1]
+        steps, outputs, run = group.lengths[span], predictions.shape[1], span
+        if ends is not None:
+            run = slice(ends[span.start] - group.lengths[span.start], ends[span.stop - 1])
+        numbers = predictions[run].ravel()
         wave.moved.append((job, AdvancedMany(positions[span], epochs[span], steps, outputs, numbers)))
 
 

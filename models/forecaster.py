@@ -88,8 +88,7 @@ class Forecaster:
             outputs, moved = self._by_cells(self.cells, scaled, lengths, longest, carries)
         else:
             outputs, moved = self._by_network(scaled, lengths, longest, carries)
-        last = np.cumsum(lengths) - 1
-        moved[:, self._state : self._untailed] = outputs[last]
+        moved[:, self._state : self._untailed] = outputs if longest == 1 else outputs[lengths.cumsum() - 1]
         if self.tail:
             self._keep_tails(observations, lengths, carries, moved)
         return self._unscaled(outputs), moved
