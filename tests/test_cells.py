@@ -1,0 +1,38 @@
+"""The NumPy cells are `nn.LSTM`, one observation at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.cells import Cells
+from models.network import StatefulLSTM
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 17])
+@pytest.mark.parametrize("hidden", [1, 8, 64])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_cells_equal_the_network_for_many_shapes(inputs, hidden, layers, batch):
+    network = StatefulLSTM(inputs, hidden, layers, 2).eval()
+    generator = torch.Generator().manual_seed(7)
+    observations = torch.randn(batch, 20, inputs, generator=generator)
+    h, c = (0.5 * torch.randn(layers, batch, hidden, generator=generator) for _ in range(2))
+    with torch.inference_mode():
+        want, (last_h, last_c) = network(observations, (h, c))
+    cells, state = Cells(network), [one.transpose(0, 1).contiguous().numpy().copy() for one in (h, c)]
+    for t in range(20):
+        got = cells.step(observations[:, t].numpy(), *state)
+        np.testing.assert_allclose(got, want[:, t].numpy(), atol=1e-6)
+    for ours, theirs in zip(state, (last_h, last_c), strict=True):
+        np.testing.assert_allclose(ours, theirs.transpose(0, 1).numpy(), atol=1e-6)
+
+
+def test_cells_keep_their_weights_when_the_network_changes():
+    network = StatefulLSTM(1, 4, 1, 1).eval()
+    cells, zeros = Cells(network), np.zeros((1, 1, 4), np.float32)
+    x = np.ones((1, 1), np.float32)
+    before = cells.step(x, zeros.copy(), zeros.copy())
+    with torch.no_grad():
+        network.fc.bias += 1.0
+        network.lstm.weight_ih_l0 += 1.0
+    np.testing.assert_array_equal(cells.step(x, zeros.copy(), zeros.copy()), before)

@@ -1,0 +1,39 @@
+"""Every error of the tree has its status, and one shape."""
+
+import json
+
+from app import errors
+from app.api.problems import STATUS, problem
+
+
+def tree(error: type[errors.CarryoverError]) -> set[type[errors.CarryoverError]]:
+    return {error}.union(*(tree(child) for child in error.__subclasses__()))
+
+
+def leaves() -> list[type[errors.CarryoverError]]:
+    found = [one for one in tree(errors.CarryoverError) if one.__module__ == "app.errors"]
+    return [one for one in found if not one.__subclasses__() and one is not errors.ConfigError]
+
+
+def test_every_error_that_a_client_may_see_has_its_own_status_title_and_type():
+    assert set(leaves()) - set(STATUS) == set()
+    told = [problem(one("why"))[1] for one in leaves()]
+    assert len({one["type"] for one in told}) == len({one["title"] for one in told}) == len(told)
+
+
+def test_an_error_tells_what_a_program_wants_beside_the_sentence():
+    status, body, headers = problem(errors.OutOfStep("no", position=2**62))
+    assert json.loads(json.dumps(body)) == {
+        "type": "urn:carryover:out-of-step",
+        "title": "Out of step",
+        "status": 409,
+        "detail": "no",
+        "position": 2**62,
+    }
+    assert (status, headers) == (409, {})
+
+
+def test_whatever_passes_by_itself_says_when_to_try_again():
+    for one in leaves():
+        status, _, headers = problem(one("why"))
+        assert (status == 503) == issubclass(one, errors.Unavailable) == ("retry-after" in headers)
