@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import filterfalse, repeat
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -167,11 +167,11 @@ class Sessions:
         admission.check_at(session, scalar(slab.headers, "position", row), at)
         return slab, row
 
-    async def bring_in(self, sessions: Iterable[str], wave: Wave) -> None:
+    async def bring_in(self, sessions: set[str], wave: Wave) -> None:
         """Give every session of the wave that rests in the store a row; fetch the tombstones of the gone."""
-        sessions = absent = list(sessions)
+        absent = sessions
         for slab in self.slabs.values():
-            absent = list(filterfalse(slab.index.__contains__, absent))
+            absent = absent.difference(slab.index)  # for a dict, a look-up for each session of the wave
         if not absent:
             return
         records, wave.tombstones = await self._call(self.store.load, absent)

@@ -123,10 +123,10 @@ def errors_in(columns: AdvanceMany, limits: BulkLimits) -> dict[int, CarryoverEr
         suspects |= columns.at < -1
     lengths, most = columns.lengths, limits.chunk.observations
     suspects |= (lengths < 1) | (lengths > most)
-    finite = np.isfinite(columns.observations).all(axis=1)
+    finite = np.isfinite(columns.observations)
     if not finite.all():
         owners = np.repeat(np.arange(len(columns)), lengths)
-        suspects[owners[~finite]] = True
+        suspects[owners[~finite.all(axis=1)]] = True
     if not suspects.any():
         return {}
     starts = np.cumsum(lengths) - lengths
@@ -145,8 +145,11 @@ def plain_ids(sessions: Sequence[str]) -> bool:
     if blob.translate(None, ID_BYTES) != b"\n" * (len(sessions) - 1):
         return False
     ends = np.flatnonzero(np.frombuffer(blob + b"\n", np.uint8) == NEWLINE)
-    gaps = np.diff(ends, prepend=-1)
-    return bool(gaps.min() > 1 and gaps.max() <= LONGEST_ID + 1)
+    gaps = ends[1:] - ends[:-1]
+    first = int(ends[0]) + 1
+    return 1 < first <= LONGEST_ID + 1 and (
+        not len(gaps) or bool(gaps.min() > 1 and gaps.max() <= LONGEST_ID + 1)
+    )
 
 
 def _is_id(name: str) -> bool:
