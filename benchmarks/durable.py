@@ -1,6 +1,6 @@
 """What durability costs: memory, commit and a period side by side; resident and evicted sessions.
 
-    python -m benchmarks.durable [--rounds 3] [--seconds 5] [--folder /var/tmp] [--out benchmarks/results]
+    python -m benchmarks.durable [--rounds 3] [--seconds 5] [--folder /var/tmp] [--out docs]
 
 64 connections, 1 step, each answer checked; the rounds alternate. The store's folder must be on a real disk.
 """
@@ -118,7 +118,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--generator-core", type=int, default=(os.cpu_count() or 2) - 1)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for durable.md")
     return parser.parse_args()
 
 

@@ -31,9 +31,9 @@ from app.stores.unfolded import Unfolded, Written
 
 log = logging.getLogger("carryover.store")
 
-FOLD_BYTES = 8 * 2**20  # of journal, beyond which it is folded though commits come in
-FOLD_RECORDS, FOLD_WAVES = 512, 256  # moved by one call of `tend`: a few milliseconds
-CHECKPOINT_BYTES = 32 * 2**20  # of write-ahead log: rare enough to stay clear of p99
+FOLD_BYTES = 16 * 2**20  # of journal, beyond which it is folded though commits come in
+FOLD_RECORDS, FOLD_WAVES = 512, 512  # moved by one call of `tend`: a few milliseconds
+CHECKPOINT_BYTES = 64 * 2**20  # of write-ahead log. Both are rare enough to stay clear of p99
 PATIENCE_SECONDS = 2.0  # that a period's flush may fail before chunks are refused
 
 
