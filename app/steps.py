@@ -108,6 +108,8 @@ class Stepper:
                 wave.settle(group.slab, job, before, i, int(digests[i]))
         return expired
 
+    # What leaves the finite numbers is looked for and refused: no client may fill the log with warnings.
+    @np.errstate(over="ignore", invalid="ignore")
     def step(self, wave: Wave) -> None:
         """One pass over the chunks of each model, then one over its forecasts; stages what is whole."""
         for slab in {*wave.chunks, *(slab for slab, _, _ in wave.long)}:

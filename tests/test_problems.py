@@ -1,9 +1,13 @@
 """Every error of the tree has its status, and one shape."""
 
+import asyncio
 import json
+
+import pytest
 
 from app import errors
 from app.api.problems import STATUS, problem
+from tests.ways import HttpRoute
 
 
 def tree(error: type[errors.CarryoverError]) -> set[type[errors.CarryoverError]]:
@@ -37,3 +41,19 @@ def test_whatever_passes_by_itself_says_when_to_try_again():
     for one in leaves():
         status, _, headers = problem(one("why"))
         assert (status == 503) == issubclass(one, errors.Unavailable) == ("retry-after" in headers)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("way", [HttpRoute], indirect=True)
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+async def test_a_client_that_hangs_up_amid_its_body_is_no_crash(start, caplog):
+    async with start() as service:
+        for path in ("/sessions/a/observations", "/sessions"):
+            _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+            writer.write(f"POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhalf".encode())
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            assert (await service.advance("b", [[0.5]])).status == 200
+        assert (await service.http.get("/sessions")).json()["total"] == 1
+    assert "crashed" not in caplog.text
