@@ -22,7 +22,7 @@ from tests import binary
 from tests.conftest import STORES, Start, starter
 from tests.faults import held, until
 from tests.test_promises import equal
-from tests.ways import AsgiRoute, Way, check_problem
+from tests.ways import AsgiRoute, HotRoute, Way, check_problem
 from tests.zoo import one_pass, series
 
 pytestmark = pytest.mark.anyio
@@ -32,10 +32,10 @@ ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
 LIMITS = BulkLimits(100, wire.Limits(50, 100, 3))
 
 
-@pytest.fixture
-def start(store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
-    """One way in is enough here; every store."""
-    return starter(AsgiRoute, store, zoo_folder, clock, tmp_path, monkeypatch)
+@pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
+def start(request, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
+    """By the route of FastAPI and ahead of it; over every store."""
+    return starter(request.param, store, zoo_folder, clock, tmp_path, monkeypatch)
 
 
 async def post(service: Way, body: Any, **headers: str) -> httpx.Response:
