@@ -24,6 +24,7 @@ from app.bulk import BulkLimits
 from app.config import Settings
 from app.engine import Engine
 from app.errors import CarryoverError
+from app.heap import keep_wave_memory
 from app.hot import HotProtocol
 from app.jobs import Adopt
 from app.library import Library
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     # Two threads on the small products of a wave cost several times what they bring.
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
+    keep_wave_memory()
     library = Library(settings)
     forecasters = library.load()
     store = open_store(settings)
