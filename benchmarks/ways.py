@@ -41,6 +41,11 @@ def chunks_per_request(way: str) -> int:
     return WAYS[way].sessions if way.startswith("bulk") else 1
 
 
+def in_flight(way: str, connections: int) -> int:
+    """Return how many messages a run may have under way when its clock stops."""
+    return WAYS[way].window * connections
+
+
 def plan_of(way: str, port: int, streams: list[Stream], seconds: float) -> Plan:
     """Return the generator's plan; the streams are dealt out to connections in order."""
     share = WAYS[way].sessions
