@@ -20,8 +20,7 @@ from benchmarks.reference import TOLERANCE, Reference
 from benchmarks.servers import Running
 from benchmarks.socket_load import run_plan
 from benchmarks.streams import Array, Stream
-from benchmarks.ways import TURNS, WAYS, chunks_per_request, in_flight,
-    in_flight, first_predictions, plan_of
+from benchmarks.ways import TURNS, WAYS, chunks_per_request, first_predictions, in_flight, plan_of
 from benchmarks.wrk import run_wrk
 
 SAMPLED_SESSIONS = 4
@@ -94,7 +93,8 @@ def measure(scenario: Scenario, running: Running, bench: Bench, run: str) -> Sam
         resident = resident_bytes(running.process.pid)
         _await_idle(running.process.pid)
         judge.close(streams, connection)
-    judge.account(load.requests * chunks_per_request(scenario.way), max(sessions, in_flight(scenario.way, scenario.connections)))
+    under_way = max(sessions, in_flight(scenario.way, scenario.connections))
+    judge.account(load.requests * chunks_per_request(scenario.way), under_way)
     return _sample(scenario, load, spent, resident, others)
 
 
