@@ -13,12 +13,13 @@ from app.rows import Answer, Rows, scalar
 from app.stores import Tombstone
 
 
-def check_epoch(session: str, actual: int, claimed: int | None) -> None:
-    """Refuse a client that speaks to another incarnation of this id."""
+def check_epoch(session: str, actual: int, claimed: int | None, position: int) -> None:
+    """Refuse a client that speaks to another incarnation of this id, which is at `position`."""
     if claimed is not None and claimed != actual:
         raise OutOfStep(
             f"session {session!r} is not the one that this epoch belongs to: it was made anew since",
             epoch=token(actual),
+            position=position,
         )
 
 

@@ -163,8 +163,9 @@ class Sessions:
         slab, row = found
         if slab.headers["deadline"][row] < wave.now:
             raise Late
-        admission.check_epoch(session, scalar(slab.headers, "epoch", row), epoch)
-        admission.check_at(session, scalar(slab.headers, "position", row), at)
+        position = scalar(slab.headers, "position", row)
+        admission.check_epoch(session, scalar(slab.headers, "epoch", row), epoch, position)
+        admission.check_at(session, position, at)
         return slab, row
 
     async def bring_in(self, sessions: set[str], wave: Wave) -> None:

@@ -83,7 +83,7 @@ class Wave:
         """Answer a chunk that is not where its session is: again, or no. `rows[i]` is the session."""
         epoch = scalar(rows.headers, "epoch", i)
         try:
-            admission.check_epoch(job.session, epoch, job.epoch)
+            admission.check_epoch(job.session, epoch, job.epoch, scalar(rows.headers, "position", i))
             if job.at is None:
                 raise OutOfStep(f"session {job.session!r} moved meanwhile")
             position, answer = admission.answered_before(

@@ -11,10 +11,12 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from app.answers import Advanced, SessionView, epoch_of, token
@@ -184,8 +186,8 @@ def observed(rows: list[float | list[float]]) -> tuple[Floats, bool]:
         if numbers and min(numbers) >= -LARGEST and max(numbers) <= LARGEST:  # type: ignore[operator]
             return np.array([numbers], np.float32), flat
     try:
-        exact = np.array(rows, np.float64)
-    except ValueError:
+        exact = _matrix(rows)
+    except (ValueError, TypeError):
         raise _ragged(rows) from None
     if exact.size == 0:
         raise Unprocessable("row 0 is empty: an observation needs at least one number", row=0)
@@ -194,6 +196,23 @@ def observed(rows: list[float | list[float]]) -> tuple[Floats, bool]:
         raise _not_a_float32(exact)
     flat = exact.ndim == 1
     return (exact[:, None] if flat else exact).astype(np.float32), flat
+
+
+def _matrix(rows: list[float | list[float]]) -> npt.NDArray[np.float64]:
+    """Rows of one width as [steps, inputs], bare numbers as [steps]; laid flat first, which is sooner.
+
+    Raises
+    ------
+    ValueError, TypeError : they are neither
+    """
+    first = rows[0]
+    if not isinstance(first, list):
+        return np.array(rows, np.float64)
+    width = len(first)
+    if set(map(len, rows)) != {width}:  # type: ignore[arg-type]
+        raise ValueError("the rows differ in width")
+    flat = list(chain.from_iterable(rows))  # type: ignore[arg-type]
+    return np.array(flat, np.float64).reshape(len(rows), width)
 
 
 def advanced(answer: Advanced, flat: bool) -> bytes:
@@ -285,18 +304,16 @@ def _wrong_value(told: str) -> Malformed | Unprocessable:
 
 def _ragged(rows: list[float | list[float]]) -> Unprocessable:
     """The first row that is not like row 0."""
-    wanted = _width(rows[0])
+    wanted = _shape(rows[0])
     for row, numbers in enumerate(rows):
-        if _width(numbers) != wanted:
-            told = (
-                f"row {row} has {_width(numbers) or 'a bare number'}, row 0 has {wanted or 'a bare number'}"
-            )
+        if _shape(numbers) != wanted:
+            told = f"row {row} has {_shape(numbers)}, row 0 has {wanted}"
             return Unprocessable(f"every observation must have as many numbers as the first: {told}", row=row)
     return Unprocessable("the observations are not rows of numbers")
 
 
-def _width(row: float | list[float]) -> int | None:
-    return len(row) if isinstance(row, list) else None
+def _shape(row: float | list[float]) -> str:
+    return f"{len(row)} numbers" if isinstance(row, list) else "a bare number"
 
 
 def _not_a_float32(exact: np.ndarray[Any, np.dtype[np.float64]]) -> Unprocessable:

@@ -10,9 +10,9 @@ from tests.test_recent import apply, one_session
 
 
 def test_no_claim_is_always_in_step():
-    admission.check_epoch("a", 5, None)
+    admission.check_epoch("a", 5, None, 3)
     admission.check_at("a", 5, None)
-    admission.check_epoch("a", 5, 5)
+    admission.check_epoch("a", 5, 5, 3)
     admission.check_at("a", 5, 5)
 
 
@@ -21,8 +21,8 @@ def test_a_wrong_claim_is_refused_with_what_is_right():
         admission.check_at("a", 5, 4)
     assert refused.value.extra["position"] == 5
     with pytest.raises(OutOfStep) as refused:
-        admission.check_epoch("a", 255, 1)
-    assert refused.value.extra["epoch"] == "00000000000000ff"
+        admission.check_epoch("a", 255, 1, 3)
+    assert refused.value.extra == {"epoch": "00000000000000ff", "position": 3}
 
 
 def test_a_chunk_applied_before_is_answered_with_the_position_behind_it():

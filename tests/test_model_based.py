@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -21,10 +22,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from app import statefile
 from app.config import Settings
 from app.engine import Engine
 from app.errors import CarryoverError, OutOfStep, SessionExists, SessionGone, UnknownSession
-from app.jobs import Advance, Create, Delete, Expire, Fork, Inspect, Reset
+from app.jobs import Advance, Create, Delete, Expire, Export, Fork, Import, Inspect, Reset
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.sqlite import SqliteStore
@@ -61,6 +63,7 @@ class Lives(RuleBasedStateMachine):
         self.now = 1_700_000_000.0
         self.alive: dict[str, Told] = {}
         self.gone: dict[str, int] = {}
+        self.files: list[tuple[bytes, Told]] = []  # exported, and what they must bring back
         self.runner = asyncio.Runner()
         self._open()
 
@@ -132,6 +135,25 @@ class Lives(RuleBasedStateMachine):
             return
         self._ask(Delete(name))
         self._bury(name)
+
+    @rule(name=NAMES)
+    def export(self, name: str) -> None:
+        session = self._here(name)
+        if session is None:
+            self._refused(self._absent(name), Export(name))
+            return
+        file = statefile.encode(self._ask(Export(name)))
+        self.files.append((file, dataclasses.replace(session, answers=list(session.answers))))
+
+    @precondition(lambda self: self.files)
+    @rule(name=NAMES, which=st.integers(0, 100))
+    def import_(self, name: str, which: int) -> None:
+        file, exported = self.files[which % len(self.files)]
+        self._here(name)
+        view = self._ask(Import(name, statefile.decode(file)))
+        assert (view.position, view.since_reset) == (exported.position, len(exported.since_reset))
+        session = self._born(name, view.epoch, exported.position, exported.since_reset)
+        session.answers = list(exported.answers)
 
     @rule(name=NAMES)
     def look(self, name: str) -> None:
