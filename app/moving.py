@@ -63,7 +63,7 @@ def exported(server: httpx.Client, folder: Path) -> Iterator[str]:
     with (folder / LIST).open("a", encoding="utf-8") as out:
         for told in listed(server, done[-1] if done else ""):
             session = told["session"]
-            response = server.get(f"/sessions/{session}/state")
+            response = server.get(_state_of(session))
             if response.status_code in GONE:
                 continue
             _check(response)
@@ -90,7 +90,7 @@ def imported(server: httpx.Client, folder: Path) -> Iterator[str]:
         if session <= last:
             continue
         state = _place(folder, session).read_bytes()
-        _asked(server, "PUT", f"/sessions/{session}/state", content=state)
+        _asked(server, "PUT", _state_of(session), content=state)
         mark.write_text(session, encoding="utf-8")
         yield session
 
@@ -116,6 +116,12 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError):
         raise MoveFailed(f"{path} is no list of sessions") from None
     return told
+
+
+def _state_of(session: str) -> str:
+    """The path of a state. `.` and `..` are session ids, and steps to a URL: written out."""
+    name = session.replace(".", "%2E") if set(session) == {"."} else session
+    return f"/sessions/{name}/state"
 
 
 def _place(folder: Path, session: str) -> Path:

@@ -172,3 +172,15 @@ async def test_a_damaged_archive_keeps_nobody_from_starting(
         refused = await service.advance("a", [[0.2]], 1)
         assert (refused.status, "not loaded" in refused.problem["detail"]) == (503, True)
         assert (await service.advance("b", [[0.2]])).status == 200
+
+
+async def test_a_hang_up_signal_reloads_every_model_and_a_damaged_one_changes_nothing(
+    start_hot, folder, newer
+):
+    async with start_hot(models=(folder,)) as service:
+        save(newer, folder / "sine")
+        await service.server._reload()  # what SIGHUP calls
+        assert (await service.http.get("/models/sine")).json()["fingerprint"] == newer.fingerprint
+        (folder / "sine" / "weights.safetensors").write_bytes(b"torn")
+        await service.server._reload()
+        assert (await service.advance("a", [[0.1]])).status == 200
