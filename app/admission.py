@@ -9,6 +9,7 @@ from __future__ import annotations
 from app import recent
 from app.answers import token
 from app.errors import CarryoverError, OutOfStep, SessionGone, UnknownSession
+from app.names import shown
 from app.rows import Answer, Rows, scalar
 from app.stores import Tombstone
 
@@ -17,7 +18,7 @@ def check_epoch(session: str, actual: int, claimed: int | None, position: int) -
     """Refuse a client that speaks to another incarnation of this id, which is at `position`."""
     if claimed is not None and claimed != actual:
         raise OutOfStep(
-            f"session {session!r} is not the one that this epoch belongs to: it was made anew since",
+            f"session {shown(session)!r} is not the one that this epoch belongs to: it was made anew since",
             epoch=token(actual),
             position=position,
         )
@@ -26,7 +27,9 @@ def check_epoch(session: str, actual: int, claimed: int | None, position: int) -
 def check_at(session: str, position: int, at: int | None) -> None:
     """Refuse a command made for another position."""
     if at is not None and at != position:
-        raise OutOfStep(f"session {session!r} is at {position}, the request is for {at}", position=position)
+        raise OutOfStep(
+            f"session {shown(session)!r} is at {position}, the request is for {at}", position=position
+        )
 
 
 def answered_before(
@@ -41,10 +44,12 @@ def answered_before(
     position = scalar(rows.headers, "position", i)
     place = recent.find(rows, i, at, length)
     if place is None:
-        raise OutOfStep(f"session {session!r} is at {position}, the chunk starts at {at}", position=position)
+        raise OutOfStep(
+            f"session {shown(session)!r} is at {position}, the chunk starts at {at}", position=position
+        )
     if recent.digest(rows, i, place) != digest:
         raise OutOfStep(
-            f"session {session!r} is at {position}: another chunk than this one was applied at {at}",
+            f"session {shown(session)!r} is at {position}: another chunk than this one was applied at {at}",
             position=position,
         )
     return at + length, recent.answer(rows, i, place)
@@ -55,9 +60,9 @@ def absent(session: str, tombstone: Tombstone | CarryoverError | None) -> Carryo
     if isinstance(tombstone, CarryoverError):
         return tombstone
     if tombstone is None:
-        return UnknownSession(f"there is no session {session!r}")
+        return UnknownSession(f"there is no session {shown(session)!r}")
     return SessionGone(
-        f"session {session!r} was {tombstone.why} at position {tombstone.position}",
+        f"session {shown(session)!r} was {tombstone.why} at position {tombstone.position}",
         position=tombstone.position,
         reason=tombstone.why,
     )

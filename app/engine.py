@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from app import admission
+from app.answers import Advanced, AdvancedMany
 from app.config import Settings
 from app.errors import (
     CarryoverError,
@@ -48,6 +49,8 @@ from app.jobs import (
     Refuse,
     Reset,
 )
+from app.metrics import Metrics
+from app.names import shown
 from app.parts import cut
 from app.places import place, place_many
 from app.recent import forget
@@ -89,7 +92,8 @@ class Engine:
         clock: Callable[[], float] = time.time,
         older: Sequence[Forecaster] = (),
     ) -> None:
-        self.sessions = Sessions(forecasters, store, settings, self._call_store, older)
+        self.metrics = Metrics()
+        self.sessions = Sessions(forecasters, store, settings, self._call_store, older, self.metrics)
         self.settings = settings
         self.clock = clock
         self.stopping = False
@@ -185,22 +189,31 @@ class Engine:
                 await asyncio.sleep(0)  # what arrived meanwhile is read now: it is the next wave
 
     async def _tick(self) -> None:
+        stages = self.metrics.stages
+        stages.begin()
         wave = Wave(self.clock())
         jobs, touched = self._collect()
+        self.metrics.waves.add(len(touched))
+        stages.ended("collect")
         try:
             await self.sessions.bring_in(touched, wave)
             if len(self.sessions.slabs) > len(self.sessions.current):
                 warm_up(self.sessions, touched)
             self._admit(jobs, touched, wave)
+            stages.ended("admit")
             self._stepper.step(wave)
+            stages.ended("step")
             await self.sessions.commit(wave)
+            stages.ended("commit")
             self.sessions.publish(wave)
+            stages.ended("publish")
         except Exception as error:  # noqa: BLE001  (whatever it was, every client of the wave is answered)
             self._fail(jobs, wave, error)
         self.sessions.abandon(wave)
         self._under_way = wave.under_way
         self._move_up(touched, wave)
         self._reply(wave)
+        stages.ended("reply")
 
     def _move_up(self, touched: set[str], wave: Wave) -> None:
         """Let those behind the wave's jobs lead; what was buried under a job is asked again without it."""
@@ -292,7 +305,7 @@ class Engine:
                 raise cannot_forecast(slab.forecaster)
             if slab.headers["since_reset"][row] == 0:
                 raise NothingObserved(
-                    f"session {job.session!r} has observed nothing since it was created or reset"
+                    f"session {shown(job.session)!r} has observed nothing since it was created or reset"
                 )
             carry = slab.carries[row].copy()
             job.progress = Progress(carry, rolling=carry)
@@ -301,13 +314,13 @@ class Engine:
     def _still(self, job: Forecast) -> tuple[Slab, int]:
         found = self.sessions.find(job.session)
         if found is None:
-            raise StepFailed(f"session {job.session!r} left in the middle of its forecast")
+            raise StepFailed(f"session {shown(job.session)!r} left in the middle of its forecast")
         return found
 
     def _admit_create(self, job: Create, touched: Collection[str], wave: Wave) -> None:
         if self.sessions.find(job.session) is not None:
             self.sessions.here(job.session, wave)
-            raise SessionExists(f"session {job.session!r} exists")
+            raise SessionExists(f"session {shown(job.session)!r} exists")
         slab = self.sessions.slab_of(job.model)
         rows = np.array([self.sessions.born(job.session, slab, job.ttl_seconds, wave, touched)])
         after = slab.read(rows)
@@ -338,7 +351,7 @@ class Engine:
         slab, row = self.sessions.here(job.session, wave, job.at, job.epoch)
         if self.sessions.find(job.into) is not None:
             self.sessions.here(job.into, wave)
-            raise SessionExists(f"session {job.into!r} exists")
+            raise SessionExists(f"session {shown(job.into)!r} exists")
         ttl_seconds = scalar(slab.headers, "ttl", row)
         rows = np.array([self.sessions.born(job.into, slab, ttl_seconds, wave, touched)])
         after = slab.read(rows)
@@ -373,14 +386,31 @@ class Engine:
                 self.sessions.bury(session, *found, "expired", wave)
 
     def _reply(self, wave: Wave) -> None:
+        self._count(wave)
         for job, outcome in wave.moved + wave.settled:
             try:
                 job.reply(outcome)
             except Exception:
                 log.exception("a reply could not be given; the others go on")
 
+    def _count(self, wave: Wave) -> None:
+        """What the wave did, before its answers leave: refusals are counted where they are told."""
+        metrics = self.metrics
+        for job, outcome in wave.moved:
+            if type(job) is Advance:
+                metrics.chunks += 1
+                metrics.observations += len(job.observations)
+            elif type(outcome) is AdvancedMany:
+                metrics.chunks += len(outcome.steps)
+                metrics.observations += int(outcome.steps.sum())
+        for _, outcome in wave.settled:
+            if type(outcome) is Advanced:
+                metrics.replays += outcome.replayed
+                metrics.forecasts += not outcome.replayed
+
     def _fail(self, jobs: Sequence[Job], wave: Wave, error: Exception) -> None:
         """The tick failed as a whole: nothing moves, and every client may retry."""
+        self.metrics.failed_ticks += 1
         log.error("tick failed: %s", error, exc_info=not isinstance(error, CarryoverError))
         if isinstance(error, StoreFailed):
             self._ailing = error.detail
@@ -434,6 +464,10 @@ class Engine:
 
     async def _call_store(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call the store: at once, or from its thread when it may wait."""
-        if self._thread is None:
-            return function(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        began = time.perf_counter()
+        try:
+            if self._thread is None:
+                return function(*arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        finally:
+            self.metrics.store_took(function.__name__, time.perf_counter() - began)

@@ -10,6 +10,7 @@ import numpy as np
 from app import admission
 from app.errors import CarryoverError, SessionExists
 from app.jobs import Advance, AdvanceMany
+from app.names import shown
 from app.parts import Parts
 from app.rows import Ints, scalar
 from app.sessions import Sessions
@@ -106,4 +107,4 @@ def _sort(
 def _check_model(session: str, slab: Slab, model: str) -> None:
     name = slab.forecaster.artifact.name
     if model != name:
-        raise SessionExists(f"session {session!r} runs model {name!r}, not {model!r}")
+        raise SessionExists(f"session {shown(session)!r} runs model {name!r}, not {model!r}")

@@ -7,6 +7,7 @@ slab and store) or is first staged in a `Wave`.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from app import admission
 from app.answers import SessionView
 from app.config import Settings
 from app.errors import CarryoverError, OtherModel, StoreFailed, TooManySessions, UnknownModel
+from app.metrics import Metrics
+from app.names import shown, tenant_of
 from app.rows import Ints, Rows, pack, scalar, unpack
 from app.slab import Slab
 from app.stores import Record, Store, Tombstone
@@ -24,6 +27,7 @@ from app.wave import Late, Wave, touch
 from models.forecaster import Forecaster
 
 NEVER = float("inf")
+CENSUS_PAGE = 10_000
 
 CallStore = Callable[..., Awaitable[Any]]
 
@@ -37,6 +41,7 @@ class Sessions:
     store : where sessions rest that are not resident
     older : networks that sessions may still run on, and no new one gets
     call : how to call the store: at once, or from a thread
+    metrics : where it counts what happens
 
     Raises
     ------
@@ -50,11 +55,14 @@ class Sessions:
         settings: Settings,
         call: CallStore,
         older: Sequence[Forecaster] = (),
+        metrics: Metrics | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
         self.slabs: dict[str, Slab] = {}  # by fingerprint
         self.current: dict[str, Slab] = {}  # by model name
+        self.metrics = metrics or Metrics()
+        self.census: Counter[str] = Counter()  # sessions of each tenant
         self._call = call
         for forecaster in forecasters:
             self.adopt(forecaster)
@@ -195,6 +203,7 @@ class Sessions:
         slab.release(rows)
         if not self.store.writes_through:
             self.store.commit(records(slab, leaving, slab.read(slab.rows_of(leaving))), [])
+        self.metrics.evicted += len(leaving)
         for session in leaving:
             slab.remove(session)
 
@@ -259,13 +268,16 @@ class Sessions:
         if self.store.writes_through:
             for staged in wave.staged:
                 kept += records(staged.slab, staged.sessions, staged.after)
+        self.metrics.stored_bytes += sum(len(record.body) for record in kept)
         if kept or tombstones:
             await self._call(self.store.commit, kept, tombstones)
 
     def publish(self, wave: Wave) -> None:
         """Make the wave resident. Called only when its commit has succeeded; nothing in here can fail."""
+        self.metrics.created -= len(wave.leaving)  # who takes their place is the same session
         for slab, session in wave.leaving:
             slab.remove(session)
+            self.census[tenant_of(session)] -= 1
         for staged in wave.staged:
             staged.slab.write(staged.rows, staged.after)
             if wave.born:
@@ -273,8 +285,22 @@ class Sessions:
                     if session in wave.born:
                         slab, row = wave.born.pop(session)
                         slab.publish(session, row)
+                        self.census[tenant_of(session)] += 1
+                        self.metrics.created += 1
         for slab, tombstone in wave.buried:
             slab.remove(tombstone.session)
+            self.census[tenant_of(tombstone.session)] -= 1
+            if tombstone.why == "deleted":
+                self.metrics.deleted += 1
+            else:
+                self.metrics.expired += 1
+
+    async def take_census(self) -> None:
+        """Count the sessions of each tenant that the store has kept: once, before the first tick."""
+        after = ""
+        while names := await self._call(self.store.names, after, CENSUS_PAGE):
+            self.census.update(tenant_of(name) for name, _ in names)
+            after = names[-1][0]
 
     def abandon(self, wave: Wave) -> None:
         """Give back the rows of sessions that were not born after all."""
@@ -330,6 +356,7 @@ class Sessions:
     def _restore(self, slab: Slab, some: Sequence[Record], staying: Iterable[str]) -> None:
         self.make_room(slab, len(some), staying)
         values = unpack([record.body for record in some], slab.recent_chunks, slab.forecaster)
+        self.metrics.restored += len(some)
         rows = np.array([slab.take() for _ in some])
         slab.write(rows, values)
         for record, row in zip(some, rows.tolist(), strict=True):
@@ -348,6 +375,6 @@ def records(slab: Slab, sessions: Sequence[str], rows: Rows) -> list[Record]:
 
 def _not_loaded(record: Record) -> StoreFailed:
     return StoreFailed(
-        f"session {record.session!r} belongs to model {record.fingerprint[:12]}, which is not loaded",
+        f"session {shown(record.session)!r} belongs to model {record.fingerprint[:12]}, which is not loaded",
         fingerprint=record.fingerprint,
     )

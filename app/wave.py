@@ -17,6 +17,7 @@ from app.answers import Advanced
 from app.chunks import Chunks
 from app.errors import CarryoverError, OutOfStep
 from app.jobs import Advance, Forecast, Job, Outcome
+from app.names import shown
 from app.rows import Answer, Floats, Ints, Rows, scalar
 from app.slab import Slab
 from app.stores import Tombstone
@@ -85,7 +86,7 @@ class Wave:
         try:
             admission.check_epoch(job.session, epoch, job.epoch, scalar(rows.headers, "position", i))
             if job.at is None:
-                raise OutOfStep(f"session {job.session!r} moved meanwhile")
+                raise OutOfStep(f"session {shown(job.session)!r} moved meanwhile")
             position, answer = admission.answered_before(
                 rows, i, job.session, job.at, len(job.observations), digest
             )

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # "x.*" stands for the package x and all under it. A module that no line names fails, by name.
 DIRECTION: tuple[tuple[str, ...], ...] = (
     ("models.*",),
-    ("app", "app.errors", "app.config", "app.heap"),
+    ("app", "app.errors", "app.config", "app.heap", "app.names", "app.metrics"),
     ("app.rows", "app.answers", "app.shapes", "app.recent", "app.digest"),
     ("app.slab", "app.stores.*", "app.wire", "app.frames", "app.statefile", "app.library"),
     ("app.jobs", "app.turns", "app.parts", "app.chunks", "app.pace"),

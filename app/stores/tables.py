@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from app.errors import SessionDamaged
+from app.names import shown
 from app.stores import Record, Tombstone
 from app.stores.journal import Entry, check, microseconds, seconds
 
@@ -173,8 +174,8 @@ class Tables:
 def damage(session: str) -> SessionDamaged:
     """The refusal of a session whose record cannot be trusted."""
     return SessionDamaged(
-        f"what is stored of session {session!r} is damaged: its checksum does not match; restore a copy of "
-        "the store"
+        f"what is stored of session {shown(session)!r} is damaged: its checksum does not match; restore a "
+        "copy of the store"
     )
 
 

@@ -1,0 +1,97 @@
+"""What happened, as plain numbers. Counted where it happens; nothing here knows of Prometheus.
+
+A counter is an attribute that is added to, and a histogram a list of counts: the hot route can afford
+neither locks nor labels that are looked up. All of it belongs to the event loop's thread, but for what the
+store's calls take, which that thread measures, too, from the outside. `app.exposition` reads it on a scrape.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+from time import perf_counter
+
+STAGES = ("collect", "admit", "step", "commit", "publish", "reply")
+SECONDS = tuple(round(base * 10.0**power, 6) for power in range(-5, 2) for base in (1, 2.5, 5))[:-2]
+SIZES = tuple(float(2**power) for power in range(17))
+
+
+class Histogram:
+    """How often a value was at most each bound, in `counts[i]` for `bounds[i]`; the last is for the rest."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+
+class Stages:
+    """How long each stage of a tick takes: `begin` a tick, then say which stage has ended."""
+
+    def __init__(self) -> None:
+        self.histograms = {stage: Histogram() for stage in STAGES}
+        self._since = 0.0
+
+    def begin(self) -> None:
+        """A tick begins."""
+        self._since = perf_counter()
+
+    def ended(self, stage: str) -> None:
+        """What took from the last call to this one was this stage."""
+        now = perf_counter()
+        self.histograms[stage].add(now - self._since)
+        self._since = now
+
+
+@dataclass(slots=True)
+class Metrics:
+    """The counters of one server, all of them from its start."""
+
+    chunks: int = 0
+    observations: int = 0
+    replays: int = 0
+    forecasts: int = 0
+    created: int = 0
+    expired: int = 0
+    deleted: int = 0
+    evicted: int = 0
+    restored: int = 0
+    stored_bytes: int = 0
+    failed_ticks: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)  # by the type of the error
+    requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by route and status
+    request_seconds: dict[str, Histogram] = field(default_factory=dict)  # by route
+    sockets_opened: int = 0
+    messages: int = 0
+    waves: Histogram = field(default_factory=lambda: Histogram(SIZES))
+    stages: Stages = field(default_factory=Stages)
+    store_seconds: dict[str, Histogram] = field(default_factory=dict)  # by call
+
+    def refused(self, error: Exception) -> None:
+        """A request, a message, or a chunk of a bulk request was refused with this error."""
+        self.refusals[type(error).__name__] += 1
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """A request was answered. `route` is a template, never what a client made up."""
+        self.requests[route, status] += 1
+        try:
+            self.request_seconds[route].add(seconds)
+        except KeyError:
+            self.request_seconds[route] = histogram = Histogram()
+            histogram.add(seconds)
+
+    def store_took(self, call: str, seconds: float) -> None:
+        """A call of the store has ended."""
+        self.store_seconds.setdefault(call, Histogram()).add(seconds)
