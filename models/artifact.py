@@ -20,6 +20,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from models.errors import BadArtifact
+from models.learning import Learning, learning_from
 from models.network import weight_shapes
 from models.scaling import Column, Scaling
 from models.trained import Artifact, Predicts, check_bounds
@@ -28,7 +29,7 @@ __all__ = ["Artifact", "BadArtifact", "Column", "Predicts", "Scaling", "load", "
 
 MAX_JSON_BYTES = 2**22
 FORMAT = "carryover-artifact"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # In the order of writing: without model.json there is no artifact.
 FILES = ("weights.safetensors", "model.json")
 FIELDS = frozenset(
@@ -37,6 +38,7 @@ FIELDS = frozenset(
         *("scaling", "target_scaling", "metrics", "fingerprint"),
     )
 )
+SINCE_2 = frozenset(("learning", "future", "time_features", "interval_seconds"))
 
 
 def save(artifact: Artifact, folder: Path) -> None:
@@ -114,6 +116,10 @@ def _described(artifact: Artifact) -> dict[str, Any]:
         "predicts": artifact.predicts,
         "scaling": _listed(artifact.scaling),
         "target_scaling": _listed(artifact.target_scaling),
+        "learning": artifact.learning.told(),
+        "future": list(artifact.future),
+        "time_features": list(artifact.time_features),
+        "interval_seconds": artifact.interval_seconds,
         "metrics": dict(artifact.metrics),
         "fingerprint": artifact.fingerprint,
     }
@@ -146,10 +152,10 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise BadArtifact(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise BadArtifact(f"{path.name} does not describe a {FORMAT}")
-    if told.get("version") != FORMAT_VERSION or type(told["version"]) is not int:
+    if type(told.get("version")) is not int or not 1 <= told["version"] <= FORMAT_VERSION:
         version = str(told.get("version"))[:40]
-        raise BadArtifact(f"version {version} is unknown; this program reads version {FORMAT_VERSION}")
-    for odd in sorted(FIELDS ^ set(told)):
+        raise BadArtifact(f"version {version} is unknown; this program reads 1 to {FORMAT_VERSION}")
+    for odd in sorted((FIELDS | SINCE_2 if told["version"] > 1 else FIELDS) ^ set(told)):
         raise BadArtifact(f"{path.name} {'has an unknown field' if odd in told else 'lacks'} {odd[:80]!r}")
     return told
 
@@ -162,6 +168,7 @@ def _assembled(told: dict[str, Any], weights: Path) -> Artifact:
     inputs = tuple(_column(entry) for entry in _list(told, "inputs"))
     targets = tuple(_text(name, "targets") for name in _list(told, "targets"))
     hidden, layers = told["hidden_size"], told["num_layers"]
+    learning = learning_from(told["learning"]) if "learning" in told else Learning()
     check_bounds(hidden, layers, len(inputs), len(targets))
     if not isinstance(told["metrics"], dict):
         raise BadArtifact("metrics is not an object")
@@ -173,8 +180,14 @@ def _assembled(told: dict[str, Any], weights: Path) -> Artifact:
         num_layers=layers,
         scaling=_scaling(told["scaling"], "scaling"),
         target_scaling=_scaling(told["target_scaling"], "target_scaling"),
-        weights=_read_weights(weights, weight_shapes(len(inputs), hidden, layers, len(targets))),
+        weights=_read_weights(
+            weights, weight_shapes(len(inputs), hidden, layers, len(targets), learning.rank)
+        ),
         predicts=told["predicts"],
+        learning=learning,
+        future=_names(told, "future"),
+        time_features=_names(told, "time_features"),
+        interval_seconds=told.get("interval_seconds"),
         metrics=told["metrics"],
     )
 
@@ -183,6 +196,10 @@ def _list(told: dict[str, Any], key: str) -> list[Any]:
     if not isinstance(told[key], list):
         raise BadArtifact(f"{key} is not a list")
     return list(told[key])
+
+
+def _names(told: dict[str, Any], key: str) -> tuple[str, ...]:
+    return tuple(_text(name, key) for name in _list(told, key)) if key in told else ()
 
 
 def _text(value: Any, what: str) -> str:

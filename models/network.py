@@ -75,9 +75,9 @@ def detached(carry: Carry) -> Carry:
 
 
 def weight_shapes(
-    input_size: int, hidden_size: int, num_layers: int, output_size: int
+    input_size: int, hidden_size: int, num_layers: int, output_size: int, rank: int = 0
 ) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight that a `StatefulLSTM` of this size has."""
+    """Name and shape of every weight that a `StatefulLSTM` of this size has, and of a basis of this rank."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(num_layers):
         into = input_size if layer == 0 else hidden_size
@@ -85,6 +85,8 @@ def weight_shapes(
         shapes[f"lstm.weight_hh_l{layer}"] = (4 * hidden_size, hidden_size)
         shapes[f"lstm.bias_ih_l{layer}"] = (4 * hidden_size,)
         shapes[f"lstm.bias_hh_l{layer}"] = (4 * hidden_size,)
+    if rank:
+        shapes["readout.basis"] = (hidden_size, rank)
     return shapes | {"fc.weight": (output_size, hidden_size), "fc.bias": (output_size,)}
 
 

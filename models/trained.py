@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models import calendar
 from models.errors import BadArtifact
+from models.learning import MAX_FEATURES, Learning, features
 from models.network import StatefulLSTM, network_from, weight_shapes
 from models.scaling import Column, Scaling
 
@@ -43,7 +45,14 @@ class Artifact:
     scaling, target_scaling
         Over inputs and over targets; a target that is an input shares its column's numbers.
     weights
-        float32 arrays under the names of `StatefulLSTM`'s state_dict.
+        float32 arrays under the names of `StatefulLSTM`'s state_dict; `readout.basis` [hidden, rank] beside
+        them when `learning` asks for a rank.
+    learning
+        What its sessions learn of their own streams; then every target must be an input.
+    future
+        Inputs that are known ahead, and that a forecast is told; none of them is a target.
+    time_features, interval_seconds
+        Names in `models.calendar.PERIODS`, whose columns are the last inputs, and the step of the stream.
     metrics
         What training measured; JSON values.
 
@@ -62,12 +71,18 @@ class Artifact:
     target_scaling: Scaling
     weights: Mapping[str, npt.NDArray[np.float32]]
     predicts: Predicts = "level"
+    learning: Learning = field(default_factory=Learning)
+    future: tuple[str, ...] = ()
+    time_features: tuple[str, ...] = ()
+    interval_seconds: float | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_labels(self)
         _check_size(self)
         _check_scaling(self)
+        _check_learning(self)
+        _check_ahead(self)
         _check_weights(self)
 
     @property
@@ -89,6 +104,11 @@ class Artifact:
         return tuple(self.targets.index(name) if name in self.targets else None for name in self.columns)
 
     @property
+    def made_inputs(self) -> int:
+        """How many of the last inputs are made from timestamps."""
+        return 2 * len(self.time_features)
+
+    @property
     def change_of(self) -> tuple[int, ...] | None:
         """For each output its input column, when the network predicts changes."""
         return tuple(self.columns.index(name) for name in self.targets) if self.predicts == "change" else None
@@ -96,7 +116,10 @@ class Artifact:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over whatever decides a prediction; a carry belongs to one fingerprint."""
-        shape = [self.columns, self.targets, self.hidden_size, self.num_layers, self.predicts]
+        shape: list[Any] = [self.columns, self.targets, self.hidden_size, self.num_layers, self.predicts]
+        # What an artifact of version 1 could not say is left out where it says nothing: its name stays.
+        if self.learning.on or self.future or self.time_features:
+            shape += [self.learning.told(), self.future, self.time_features, self.interval_seconds]
         digest = hashlib.sha256(json.dumps(shape).encode())
         for scaling in (self.scaling, self.target_scaling):
             digest.update(scaling.mean.astype("<f8").tobytes() + scaling.std.astype("<f8").tobytes())
@@ -106,7 +129,8 @@ class Artifact:
 
     def network(self) -> StatefulLSTM:
         """A fresh network in eval mode, on the CPU, in float32; the caller may change it freely."""
-        tensors = {name: torch.tensor(weight) for name, weight in self.weights.items()}
+        own = {name: weight for name, weight in self.weights.items() if not name.startswith("readout.")}
+        tensors = {name: torch.tensor(weight) for name, weight in own.items()}
         return network_from(tensors, self.num_layers, self.change_of)
 
 
@@ -162,9 +186,42 @@ def _check_scaling(artifact: Artifact) -> None:
                 raise BadArtifact(f"target {name!r} is scaled otherwise than the input of that name")
 
 
+def _check_learning(artifact: Artifact) -> None:
+    learning = artifact.learning
+    unseen = [name for name in artifact.targets if name not in artifact.columns]
+    if learning.on and unseen:
+        raise BadArtifact(
+            f"nothing can be learned about {unseen[0]!r}, which is predicted and never observed"
+        )
+    if learning.rank > artifact.hidden_size:
+        raise BadArtifact(f"rank {learning.rank} is more than the {artifact.hidden_size} hidden features")
+    if (
+        learning.readout == "rls"
+        and features(learning, artifact.hidden_size, artifact.input_size) > MAX_FEATURES
+    ):
+        raise BadArtifact(f"rls is for at most {MAX_FEATURES} features: give a rank, or use gain")
+    if any(len(row) != artifact.output_size for row in learning.spread):
+        raise BadArtifact(f"spread must have {artifact.output_size} numbers for each level")
+
+
+def _check_ahead(artifact: Artifact) -> None:
+    for name in artifact.future:
+        if name not in artifact.columns or name in artifact.targets:
+            raise BadArtifact(f"{str(name)[:80]!r} is known ahead, so it must be an input and no target")
+    for name in artifact.time_features:
+        if name not in calendar.PERIODS:
+            raise BadArtifact(f"time feature {str(name)[:40]!r} is none of {', '.join(calendar.PERIODS)}")
+    made = calendar.columns(artifact.time_features)
+    if made and (artifact.columns[-len(made) :] != made or len(made) == artifact.input_size):
+        raise BadArtifact(f"the last inputs must be the time features' {', '.join(made)}, behind one other")
+    step = artifact.interval_seconds
+    if (made or step is not None) and not (type(step) in (int, float) and 0 < step < 1e10):  # type: ignore[operator]
+        raise BadArtifact("interval_seconds must be the step of the stream, above 0")
+
+
 def _check_weights(artifact: Artifact) -> None:
     size = (artifact.input_size, artifact.hidden_size, artifact.num_layers, artifact.output_size)
-    shapes = weight_shapes(*size)
+    shapes = weight_shapes(*size, artifact.learning.rank)
     for odd in sorted(set(shapes) ^ set(artifact.weights)):
         raise BadArtifact(f"weights {'lack' if odd in shapes else 'have an unknown'} {odd[:80]}")
     for name, weight in artifact.weights.items():

@@ -15,9 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.artifact import Artifact, BadArtifact, Column, Scaling, check_folder, load, save
+from models.learning import LEVELS, Learning
 from models.network import StatefulLSTM
 
 torch.set_num_threads(1)
+
+
+LEFT_OUT = object()
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
 
 @pytest.fixture
@@ -164,13 +169,19 @@ def test_weights_of_another_training_are_refused(folder, tmp_path, artifact):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"version": 2}, "version 2 is unknown"),
+        ({"version": 3}, "version 3 is unknown"),
         ({"version": "1"}, "version 1 is unknown"),
         ({"version": True}, "version True is unknown"),
-        ({"version": None}, "version None is unknown"),
+        ({"version": LEFT_OUT}, "version None is unknown"),
         ({"format": "onnx"}, "does not describe"),
         ({"adaptive": True}, "unknown field 'adaptive'"),
-        ({"scaling": None}, "lacks 'scaling'"),
+        ({"learning": LEFT_OUT}, "lacks 'learning'"),
+        ({"learning": {}}, "learning must have the fields"),
+        ({"future": ["nothing"]}, "known ahead"),
+        ({"time_features": ["hour_of_day"]}, "last inputs"),
+        ({"time_features": ["century"]}, "century"),
+        ({"interval_seconds": -1}, "interval_seconds"),
+        ({"scaling": LEFT_OUT}, "lacks 'scaling'"),
         ({"fingerprint": "0" * 64}, "fingerprint"),
         ({"fingerprint": 7}, "fingerprint"),
         ({"name": "../pump"}, "name"),
@@ -209,7 +220,7 @@ def test_weights_of_another_training_are_refused(folder, tmp_path, artifact):
 def test_a_description_that_does_not_fit_is_refused_by_name(folder, changes, told):
     path = folder / "model.json"
     fields = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in fields.items() if value is not None}))
+    path.write_text(json.dumps({key: value for key, value in fields.items() if value is not LEFT_OUT}))
     with pytest.raises(BadArtifact, match=told) as refused:
         load(folder)
     assert str(folder) in str(refused.value)
@@ -284,3 +295,47 @@ def test_a_networks_own_copy_may_change_without_changing_the_artifact(artifact):
     with torch.no_grad():
         artifact.network().fc.bias.add_(1)
     np.testing.assert_array_equal(artifact.weights["fc.bias"], before)
+
+
+def test_an_artifact_of_version_1_is_read_learns_nothing_and_keeps_its_fingerprint():
+    shipped = load(SHIPPED / "sine")
+    assert json.loads((SHIPPED / "sine" / "model.json").read_text())["version"] == 1
+    assert not shipped.learning.on
+
+
+def test_what_its_sessions_learn_is_saved_and_decides_the_fingerprint(tmp_path, artifact):
+    learning = Learning("rls", inputs=True, forgetting=0.99, levels=(0.8, 0.9), growth=(1.0, 1.5))
+    adaptive = replace(artifact, learning=learning)
+    save(adaptive, tmp_path / "adaptive")
+    loaded = load(tmp_path / "adaptive")
+    assert loaded.learning == learning
+    assert loaded.fingerprint == adaptive.fingerprint != artifact.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"readout": "magic"}, "readout"),
+        ({"forgetting": 0.4}, "forgetting"),
+        ({"forgetting": float("nan")}, "number"),
+        ({"prior": 0.0}, "prior"),
+        ({"rank": -1}, "rank"),
+        ({"rank": 9}, "rank 9"),
+        ({"levels": (0.9, 0.8)}, "ascend"),
+        ({"levels": (0.9, 1.0)}, "between 0 and 1"),
+        ({"spread": ((1.0,),)}, "spread"),
+        ({"growth": (0.5,)}, "growth"),
+        ({"levels": tuple((i + 1) / 100 for i in range(17))}, "16 levels"),
+    ],
+)
+def test_learning_that_cannot_be_is_refused_by_name(artifact, changes, told):
+    with pytest.raises(BadArtifact, match=told):
+        replace(artifact, learning=Learning(**({"readout": "rls"} | changes)))
+
+
+def test_a_session_may_choose_how_it_learns_within_what_its_artifact_knows():
+    shipped = Learning("rls", forgetting=0.99, levels=(0.9,), spread=((2.0,),))
+    assert shipped.chosen() == shipped
+    assert shipped.chosen(readout="off", forgetting=0.9).layout == ("off", False, 0, (0.9,))
+    assert shipped.chosen(intervals=False).judges is False
+    assert Learning().chosen(intervals=True).levels == LEVELS

@@ -1,0 +1,232 @@
+"""What a session learns of its own stream, batched over sessions: its part of the carry, and how it moves.
+
+Each observation meets the prediction that had been made for it. The error corrects the readout
+(`models.readout`), moves the intervals (`models.intervals`) and is judged (`models.surprise`); then the
+network steps, and its output is corrected into the next prediction. All of it lies in one stretch of float32
+of the session's carry, which `Layout` names; a session that begins holds `Learner.fresh` there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models import intervals, readout, surprise
+from models.learning import Learning, features
+from models.trained import Artifact
+
+Floats = npt.NDArray[np.float32]
+Shape = tuple[int, ...]
+
+WINDOW = 100_000  # running means fade beyond about so many observations: float32 would not move any more
+SCALE_WINDOW = 500  # of the recent size of errors
+SMALLEST = np.float32(1e-6)  # of a scale: a stream that is predicted exactly still has intervals
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What was found out about the observations of a pass, laid out as they are; the data's own units.
+
+    errors : [total, outputs], observed minus predicted; NaN where either is missing
+    scores : [total], in [0, 1); NaN where nothing was judged
+    widths : [total, levels, outputs], half-widths around the prediction behind each observation
+    """
+
+    errors: Floats
+    scores: Floats
+    widths: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """How wrong a session has been since it was made or reset (of late, once that is long), own units.
+
+    Each is [outputs], NaN where nothing was observed yet, but `covered`: [levels, outputs].
+    """
+
+    observed: Floats  # how many
+    mse: Floats
+    mae: Floats
+    persistence: Floats  # the MSE of saying what was observed last
+    covered: Floats  # share of the observations within the interval
+
+
+class Learner:
+    """The learning part of sessions of one artifact.
+
+    Parameters
+    ----------
+    artifact : with `learning` on, its targets all among its inputs
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.learning = learning = artifact.learning
+        self.levels = np.array(learning.levels, np.float32)
+        self.observes = [artifact.columns.index(name) for name in artifact.targets]
+        self._basis = artifact.weights.get("readout.basis")
+        outputs = artifact.output_size
+        self._size = features(learning, artifact.hidden_size, artifact.input_size)
+        groups, each = (outputs, 1) if learning.readout == "gain" else (1, outputs)
+        shapes: dict[str, Shape] = {"begun": ()}
+        if learning.corrects:
+            shapes |= {"forgetting": (), "prior": (), "turn": (), "features": (groups, self._size)}
+            shapes |= {"weights": (groups, each, self._size), "covariance": (groups, self._size, self._size)}
+        if learning.judges:
+            by_level = (len(learning.levels), outputs)
+            shapes |= dict.fromkeys(("known", "square", "observed", "mse", "mae", "persistence"), (outputs,))
+            shapes |= {"widths": by_level, "missed": by_level, "histogram": (surprise.BINS,)}
+        self._places: dict[str, tuple[int, Shape]] = {}
+        self.size = 0
+        for name, shape in shapes.items():
+            self._places[name] = (self.size, shape)
+            self.size += prod(shape)
+        self.fresh = self._fresh(learning)
+
+    def chosen(self, learning: Learning) -> Floats:
+        """[size], the beginning of a session that chose this forgetting and this prior."""
+        return self._fresh(learning)
+
+    def restarted(self, rows: Floats) -> Floats:
+        """[batch, size], the beginning of these sessions again: what they chose stays."""
+        again = np.repeat(self.fresh[None], len(rows), axis=0)
+        if self.learning.corrects:
+            for name in ("forgetting", "prior"):
+                self._view(again, name)[...] = self._view(rows, name)
+            self._begin_readout(again)
+        return again
+
+    def meet(self, rows: Floats, predicted: Floats, observed: Floats) -> tuple[Floats, Floats]:
+        """Learn from one observation of each session, in place.
+
+        Parameters
+        ----------
+        rows : [batch, size]
+        predicted : [batch, outputs], scaled; what was said of this observation, if the session has begun
+        observed : [batch, outputs], scaled; NaN where it was not
+
+        Returns
+        -------
+        errors : [batch, outputs], scaled; NaN where there is none
+        scores : [batch]
+        """
+        begun = self._view(rows, "begun")
+        errors = np.where(begun[:, None] > 0, observed - predicted, np.float32(np.nan))
+        if self.learning.corrects:
+            self._correct_from(rows, errors)
+        scores = (
+            self._judge(rows, errors, observed) if self.learning.judges else np.full(len(rows), np.nan, "f4")
+        )
+        begun[...] = 1.0
+        return errors, scores
+
+    def predict(self, rows: Floats, hidden: Floats, inputs: Floats, outputs: Floats) -> Floats:
+        """The network's outputs corrected; what they were made of is kept for the next observation.
+
+        Parameters
+        ----------
+        rows : [batch, size]
+        hidden : [batch, hidden], of the last layer
+        inputs : [batch, inputs], scaled, none missing
+        outputs : [batch, outputs], the network's own, scaled
+        """
+        if not self.learning.corrects:
+            return outputs
+        seen = self._view(rows, "features")
+        if self.learning.readout == "gain":
+            seen[:, :, 0] = outputs
+        else:
+            stop = 0
+            for part in (hidden if self._basis is None else hidden @ self._basis, inputs):
+                if part is not inputs or self.learning.inputs:
+                    start, stop = stop, stop + part.shape[1]
+                    seen[:, 0, start:stop] = part
+        seen[..., -1] = 1.0
+        corrections = readout.corrections(self._view(rows, "weights"), seen)
+        return outputs + corrections.reshape(outputs.shape)
+
+    def widths(self, rows: Floats) -> Floats:
+        """[batch, levels, outputs], half-widths of the intervals around the next prediction, scaled."""
+        return np.asarray(np.maximum(self._view(rows, "widths"), 0))
+
+    def errors(self, rows: Floats) -> Errors:
+        """Running means of these sessions, each [batch, ...], scaled."""
+        observed = self._view(rows, "observed")
+        with np.errstate(invalid="ignore"):
+            unknown = np.where(observed > 0, 0, np.nan).astype(np.float32)
+        told = {name: self._view(rows, name) + unknown for name in ("mse", "mae", "persistence")}
+        return Errors(observed, covered=1 - self._view(rows, "missed") + unknown[:, None], **told)
+
+    def options(self, row: Floats) -> Learning:
+        """How one session learns, [size]."""
+        if not self.learning.corrects:
+            return self.learning
+        forgetting, prior = (float(self._view(row[None], name)[0]) for name in ("forgetting", "prior"))
+        return self.learning.chosen(forgetting=round(forgetting, 7), prior=round(prior, 6))
+
+    def _correct_from(self, rows: Floats, errors: Floats) -> None:
+        weights = self._view(rows, "weights")
+        by_group = errors.reshape(weights.shape[:-1])  # [batch, groups, outputs of the group]
+        seen = ~np.isnan(by_group)
+        forgetting, prior, turn = (self._view(rows, name) for name in ("forgetting", "prior", "turn"))
+        groups = weights.shape[1]
+        readout.update(
+            weights,
+            self._view(rows, "covariance"),
+            self._view(rows, "features"),
+            np.where(seen, by_group, np.float32(0)),
+            np.asarray(seen.any(-1)),
+            np.repeat(forgetting[:, None], groups, axis=1),
+            np.repeat(prior[:, None], groups, axis=1),
+            np.repeat(turn.astype(np.int64)[:, None], groups, axis=1),
+        )
+        turn[...] = (turn + 1) % self._size
+
+    def _judge(self, rows: Floats, errors: Floats, observed: Floats) -> Floats:
+        square, count = self._view(rows, "square"), self._view(rows, "observed")
+        scale = np.sqrt(square) + SMALLEST
+        sizes = np.abs(errors)
+        scores = surprise.judge(self._view(rows, "histogram"), surprise.size_of(errors, scale))
+        missed = intervals.track(self._view(rows, "widths"), sizes, scale, self.levels)
+        known = self._view(rows, "known")
+        naive = observed - known
+        seen = ~np.isnan(errors)
+        count += seen
+        _drift(square, errors * errors, seen, np.minimum(count + 1, SCALE_WINDOW))
+        window = np.minimum(np.maximum(count, 1), WINDOW)
+        _drift(self._view(rows, "mse"), errors * errors, seen, window)
+        _drift(self._view(rows, "mae"), sizes, seen, window)
+        _drift(self._view(rows, "persistence"), naive * naive, seen, window)
+        _drift(self._view(rows, "missed"), missed, seen[:, None], window[:, None])
+        np.copyto(known, observed, where=~np.isnan(observed))
+        return scores
+
+    def _fresh(self, learning: Learning) -> Floats:
+        rows = np.zeros((1, self.size), np.float32)
+        if learning.corrects:
+            self._view(rows, "forgetting")[...] = learning.forgetting
+            self._view(rows, "prior")[...] = learning.prior
+            self._begin_readout(rows)
+        if learning.judges:
+            widths = intervals.beginning(learning, len(self.observes))
+            self._view(rows, "widths")[...] = widths
+            self._view(rows, "square")[...] = intervals.square(learning, widths)
+        return np.asarray(rows[0])
+
+    def _begin_readout(self, rows: Floats) -> None:
+        covariance = self._view(rows, "covariance")
+        prior = np.repeat(self._view(rows, "prior")[:, None], covariance.shape[1], axis=1)
+        readout.begin(self._view(rows, "weights"), covariance, prior)
+
+    def _view(self, rows: Floats, name: str) -> Any:
+        """[batch, *shape], a view: writing to it writes to the rows."""
+        start, shape = self._places[name]
+        return rows[:, start : start + prod(shape)].reshape(len(rows), *shape)
+
+
+def _drift(mean: Floats, value: Any, seen: Any, window: Any) -> None:
+    """Move a running mean on, in place, where something was observed."""
+    mean += np.where(seen, (value - mean) / window, np.float32(0))

@@ -1,0 +1,62 @@
+"""How surprising an observation was: the calibrated tail probability of its error in the session's history.
+
+The errors of all outputs, each over its own recent size, make one number z, the root of their mean square. A
+histogram over log z, whose past fades, tells how often a z as large has been: the score is 1 minus that
+share. Beyond all that was seen the histogram says nothing; there, one imagined observation with a heavy tail
+((1 + z^2 / 3)^(-3/2), about that of Student's t with 3 degrees of freedom) keeps the score below 1 and
+rising with z. This is the (smoothed) conformal p-value of Vovk, Gammerman and Shafer, Algorithmic
+Learning in a Random World (2005), chapter 2, over a fading window.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+BINS = 48
+PER_OCTAVE = 4
+LOWEST = -6.0  # log2 of the first bin's lower edge
+FADING = np.float32(1 - 1 / 2000)
+HUGE = np.float32(1e9)  # squared it is still a float32
+BELOW_ONE = np.float32(1 - 2**-24)
+
+
+def size_of(errors: Floats, scale: Floats) -> Floats:
+    """[...] from [..., outputs]: the root mean square of the errors observed, each over its scale; NaN where
+    none was."""
+    ratios = errors / scale
+    seen = ~np.isnan(ratios)
+    count = seen.sum(-1)
+    total = np.where(seen, ratios * ratios, 0).sum(-1)
+    return np.where(count > 0, np.sqrt(total / np.maximum(count, 1)), np.nan).astype(np.float32)
+
+
+def judge(histogram: Floats, size: Floats) -> Floats:
+    """The score of each session's error, which is then added to its histogram, in place.
+
+    Parameters
+    ----------
+    histogram : [..., BINS], fading counts
+    size : [...], of `size_of`; where NaN nothing is judged nor added
+
+    Returns
+    -------
+    [...] in [0, 1): 1 minus the share of errors at least as large; NaN where nothing was observed.
+    """
+    seen = ~np.isnan(size)
+    size = np.where(seen, np.minimum(size, HUGE), 0)
+    place = (np.log2(np.maximum(size, np.float32(1e-9))) - LOWEST) * PER_OCTAVE
+    inside = np.clip(place, 0, BINS - 1e-3)
+    bin_ = inside.astype(np.int64)[..., None]
+    upto = histogram.cumsum(-1)
+    here = np.take_along_axis(histogram, bin_, -1)
+    total = upto[..., -1]
+    larger = total - np.take_along_axis(upto, bin_, -1)[..., 0]
+    larger += here[..., 0] * (1 - (inside - bin_[..., 0]))  # a bin's share lies evenly over it
+    larger[place >= BINS] = 0
+    score = 1 - (np.maximum(larger, 0) + (1 + size * size / 3) ** -1.5) / (total + 1)
+    histogram *= np.where(seen, FADING, np.float32(1))[..., None]
+    np.put_along_axis(histogram, bin_, np.take_along_axis(histogram, bin_, -1) + seen[..., None], -1)
+    return np.where(seen, np.clip(score, 0, BELOW_ONE), np.nan).astype(np.float32)
