@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
@@ -18,6 +19,9 @@ from app.errors import ConfigError
 
 PREFIX = "CARRYOVER_"
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "zoo"
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ORIGIN = re.compile(r"https?://[a-z0-9.\-_\[\]:]+")
 
 T = TypeVar("T")
 
@@ -75,6 +79,20 @@ def period(text: str) -> float:
 def folders(text: str) -> tuple[Path, ...]:
     """Folders, parted as in PATH."""
     return tuple(Path(part).expanduser() for part in text.split(os.pathsep) if part)
+
+
+def file_path(text: str) -> Path:
+    """A file."""
+    return Path(text).expanduser()
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Origins (RFC 6454), parted by commas."""
+    told = tuple(part.strip().rstrip("/").lower() for part in text.split(",") if part.strip())
+    for one in told:
+        if ORIGIN.fullmatch(one) is None:
+            raise ValueError(one)
+    return told
 
 
 def setting(
@@ -180,6 +198,63 @@ class Settings:
     keep_alive_seconds: int = setting(
         75, "an idle connection is closed after this long", whole_number, least=1
     )
+    api_keys_file: Path | None = setting(
+        None,
+        "the keys that clients must have, as `carryover keys` writes them; read anew when it changes",
+        file_path,
+        shown="none: everybody may do everything",
+    )
+    insecure: bool = setting(
+        False,
+        "serve beyond this machine without keys, though anybody may then do anything",
+        true_or_false,
+    )
+    published_host: str | None = setting(
+        None,
+        "address under which others reach this server, where that is not what it listens on: in a container",
+        str,
+        shown="the host",
+    )
+    allowed_origins: tuple[str, ...] | None = setting(
+        None,
+        "other origins whose pages may call this server, parted by commas, such as https://plant.example",
+        origins,
+        shown="none",
+    )
+    tls_certificate: Path | None = setting(
+        None, "certificate chain to serve TLS with; better a proxy in front", file_path, shown="no TLS"
+    )
+    tls_key: Path | None = setting(None, "the certificate's private key", file_path, shown="none")
+    observations_per_second: float = setting(
+        0.0, "observations a second from everybody together; above it 503; 0: no limit", number, least=0
+    )
+    connections: int = setting(
+        20_000, "connections open at once; one more is closed unanswered", whole_number, least=1
+    )
+    sockets: int = setting(10_000, "sockets open at once; above it 503", whole_number, least=1)
+    request_seconds: int = setting(
+        30, "in which a request must have come in, whole; else 408", whole_number, least=1
+    )
+    key_sessions: int = setting(
+        0, "sessions of one key's tenant, unless its file says else; 0: as the server", whole_number, least=0
+    )
+    key_observations_per_second: float = setting(
+        0.0, "observations a second of one key, unless its file says else; 0: no limit", number, least=0
+    )
+    key_sockets: int = setting(1000, "sockets of one key, unless its file says else", whole_number, least=1)
+    key_in_flight: int = setting(
+        10_000,
+        "chunks and commands of one key that wait, unless its file says else",
+        whole_number,
+        least=1,
+    )
+    log_format: str = setting("text", "how a line is logged", str, choices=("text", "json"))
+    traces: str = setting(
+        "off",
+        "OpenTelemetry spans; needs the extra `traces`",
+        str,
+        choices=("off", "otlp", "console"),
+    )
     access_log: bool = setting(False, "log a line a request", true_or_false)
     log_level: str = setting(
         "info", "least severe lines logged", str, choices=("debug", "info", "warning", "error", "critical")
@@ -194,6 +269,9 @@ class Settings:
             )
         if self.durability and self.store_path is None:
             raise ConfigError("a durability period needs a store on disk: name one in CARRYOVER_STORE")
+        if (self.tls_key is None) != (self.tls_certificate is None):
+            raise ConfigError("tls_certificate and tls_key come together")
+        self._check_exposure()
         if self.bulk_sessions > self.queue_jobs:
             raise ConfigError(
                 f"bulk_sessions ({self.bulk_sessions}) must be at most queue_jobs ({self.queue_jobs}): "
@@ -204,6 +282,15 @@ class Settings:
                 f"resident_sessions ({self.resident_sessions}) must be at least wave_sessions "
                 f"({self.wave_sessions}): a slab smaller than a wave makes healthy sessions look unknown"
             )
+
+    def _check_exposure(self) -> None:
+        host = self.published_host or self.host
+        if host in LOOPBACK or host.startswith("127.") or self.api_keys_file is not None or self.insecure:
+            return
+        raise ConfigError(
+            f"without keys this server serves its own machine only, not {host}: make a key "
+            "(carryover keys add NAME), name the file in CARRYOVER_API_KEYS_FILE, or insist with --insecure"
+        )
 
     @property
     def store_path(self) -> Path | None:
@@ -275,6 +362,7 @@ _EXPECTED = {
     true_or_false: "true or false",
     store_name: "memory or sqlite:PATH",
     period: "commit or a period such as 250ms",
+    origins: "origins such as https://plant.example, parted by commas",
 }
 
 

@@ -44,10 +44,10 @@ from app.jobs import (
     Import,
     Inspect,
     Job,
-    Outcome,
     Progress,
     Refuse,
     Reset,
+    answer_to,
 )
 from app.metrics import Metrics
 from app.names import shown
@@ -162,17 +162,13 @@ class Engine:
         ------
         CarryoverError : what the job was refused with
         """
-        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        job.reply = lambda outcome: None if answered.done() else answered.set_result(outcome)
-        self.submit(job)
-        outcome = await answered
-        if isinstance(outcome, CarryoverError):
-            raise outcome
-        return outcome
+        return await answer_to(self.submit, job)
 
-    async def names(self, after: str, limit: int, model: str | None = None) -> list[tuple[str, str]]:
-        """(id, model) of up to `limit` sessions whose ids sort behind `after`, in order."""
-        return await self.sessions.names(after, limit, model)
+    async def names(
+        self, after: str, limit: int, model: str | None = None, prefix: str = ""
+    ) -> list[tuple[str, str]]:
+        """(name, model) of up to `limit` sessions behind `after` that begin with `prefix`, in order."""
+        return await self.sessions.names(after, limit, model, prefix)
 
     def unready(self) -> list[str]:
         """Why no requests should be sent here; empty when they may."""
@@ -288,7 +284,9 @@ class Engine:
             case Export():
                 slab, row = self.sessions.here(job.session, wave)
                 artifact, rows = slab.forecaster.artifact, slab.read(np.array([row]))
-                wave.settled.append((job, state_of(job.session, artifact.name, artifact.fingerprint, rows)))
+                wave.settled.append(
+                    (job, state_of(shown(job.session), artifact.name, artifact.fingerprint, rows))
+                )
             case Adopt():
                 wave.settled.append((job, self.sessions.adopt(job.forecaster)))
             case Import():
@@ -470,4 +468,4 @@ class Engine:
                 return function(*arguments)
             return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
         finally:
-            self.metrics.store_took(function.__name__, time.perf_counter() - began)
+            self.metrics.store_took(getattr(function, "__name__", "call"), time.perf_counter() - began)

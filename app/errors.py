@@ -6,6 +6,8 @@ CarryoverError
 ├── Unprocessable            well formed and wrong: shape, a non-number, an infinity, an empty chunk
 ├── UnsupportedType          a form of body that this server cannot read or write
 ├── TooLarge                 over a limit of the service
+├── Unauthorized             no key, or none of this server
+├── Forbidden                a key, and not one that may do this
 ├── UnknownModel
 ├── BadModel                 an artifact on disk that cannot be loaded; the one in memory goes on
 ├── UnknownSession           never seen, as far as the service remembers
@@ -19,6 +21,7 @@ CarryoverError
 ├── StepFailed               the network raised, or left the finite numbers; the session did not move
 └── Unavailable              not now: try again after a while
     ├── Overloaded           too much is waiting
+    ├── OverLimit            more than its key may use
     ├── TooManySessions
     ├── Stopping             the server is draining
     └── StoreFailed          the store refused a commit or a read; nothing moved
@@ -58,6 +61,14 @@ class UnsupportedType(CarryoverError):
 
 class TooLarge(CarryoverError):
     title = "Too large"
+
+
+class Unauthorized(CarryoverError):
+    title = "Unauthorized"
+
+
+class Forbidden(CarryoverError):
+    title = "Forbidden"
 
 
 class UnknownModel(CarryoverError):
@@ -106,11 +117,19 @@ class StepFailed(CarryoverError):
 
 class Unavailable(CarryoverError):
     title = "Unavailable"
-    retry_after_seconds: ClassVar[int] = 1
+    retry_after_seconds: int = 1
 
 
 class Overloaded(Unavailable):
     title = "Overloaded"
+
+
+class OverLimit(Unavailable):
+    title = "Over limit"
+
+    def __init__(self, detail: str, retry_after_seconds: int = 1, **extra: object) -> None:
+        super().__init__(detail, **extra)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class TooManySessions(Unavailable):

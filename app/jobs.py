@@ -6,6 +6,7 @@ error. Jobs know nothing of HTTP; `api/` makes them of requests.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -239,3 +240,19 @@ Job = (
 
 
 Outcome = Advanced | AdvancedMany | SessionView | SessionState | bool | CarryoverError | None
+
+
+async def answer_to(submit: Callable[[Job], None], job: Job) -> Any:
+    """Hand a job over and wait for its answer.
+
+    Raises
+    ------
+    CarryoverError : what the job was refused with
+    """
+    answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    job.reply = lambda outcome: None if answered.done() else answered.set_result(outcome)
+    submit(job)
+    outcome = await answered
+    if isinstance(outcome, CarryoverError):
+        raise outcome
+    return outcome

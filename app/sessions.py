@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import numpy as np
 from app import admission
 from app.answers import SessionView
 from app.config import Settings
-from app.errors import CarryoverError, OtherModel, StoreFailed, TooManySessions, UnknownModel
+from app.errors import CarryoverError, OtherModel, OverLimit, StoreFailed, TooManySessions, UnknownModel
 from app.metrics import Metrics
 from app.names import shown, tenant_of
 from app.rows import Ints, Rows, pack, scalar, unpack
@@ -28,6 +28,7 @@ from models.forecaster import Forecaster
 
 NEVER = float("inf")
 CENSUS_PAGE = 10_000
+SHARE_SECONDS = 60  # after which a tenant that has its share of sessions may ask again
 
 CallStore = Callable[..., Awaitable[Any]]
 
@@ -62,7 +63,10 @@ class Sessions:
         self.slabs: dict[str, Slab] = {}  # by fingerprint
         self.current: dict[str, Slab] = {}  # by model name
         self.metrics = metrics or Metrics()
-        self.census: Counter[str] = Counter()  # sessions of each tenant
+        self.census: Counter[str] = Counter()  # sessions of each tenant, those about to be born, too
+        self.shares: Mapping[
+            str, int
+        ] = {}  # the most that a tenant may have, where that is less than we have
         self._call = call
         for forecaster in forecasters:
             self.adopt(forecaster)
@@ -230,16 +234,16 @@ class Sessions:
 
         Raises
         ------
-        TooManySessions
+        TooManySessions, OverLimit
         SessionDamaged, StoreFailed : one of them is there, and cannot be read
         """
         for session in sessions if wave.tombstones else ():
             if isinstance(why := wave.tombstones.get(session), CarryoverError):
                 raise why
-        if len(self) + len(wave.born) + len(sessions) > self.settings.max_sessions:
-            raise TooManySessions(f"the server keeps at most {self.settings.max_sessions} sessions")
+        self._check_room(sessions, wave)
         self.make_room(slab, len(sessions), staying)
         rows = np.array([slab.take() for _ in sessions])
+        self.census.update(map(tenant_of, sessions))
         headers = np.zeros(len(rows), slab.headers.dtype)
         # Zero stands for no epoch where clients claim one.
         headers["epoch"] = np.frombuffer(secrets.token_bytes(8 * len(rows)), np.uint64) | 1
@@ -249,6 +253,20 @@ class Sessions:
         slab.headers[rows] = headers
         wave.born.update(zip(sessions, zip(repeat(slab), rows.tolist()), strict=False))
         return rows
+
+    def _check_room(self, sessions: Sequence[str], wave: Wave) -> None:
+        """Refuse more than the server keeps, or than the share of the one tenant whose they all are."""
+        coming = len(sessions)
+        if wave.leaving:  # who takes the place of one that is there is no one more
+            coming -= len({session for _, session in wave.leaving}.intersection(sessions))
+        if coming and len(self) + len(wave.born) + coming > self.settings.max_sessions:
+            raise TooManySessions(f"the server keeps at most {self.settings.max_sessions} sessions")
+        tenant = tenant_of(sessions[0])
+        most = self.shares.get(tenant)
+        if most is not None and coming and self.census[tenant] + coming > most:
+            raise OverLimit(
+                f"this key may have at most {most} sessions", SHARE_SECONDS, quota="sessions", limit=most
+            )
 
     def bury(
         self, session: str, slab: Slab, row: int, why: Literal["expired", "deleted"], wave: Wave
@@ -285,7 +303,6 @@ class Sessions:
                     if session in wave.born:
                         slab, row = wave.born.pop(session)
                         slab.publish(session, row)
-                        self.census[tenant_of(session)] += 1
                         self.metrics.created += 1
         for slab, tombstone in wave.buried:
             slab.remove(tombstone.session)
@@ -304,8 +321,9 @@ class Sessions:
 
     def abandon(self, wave: Wave) -> None:
         """Give back the rows of sessions that were not born after all."""
-        for slab, row in wave.born.values():
+        for session, (slab, row) in wave.born.items():
             slab.give_back(row)
+            self.census[tenant_of(session)] -= 1
         wave.born.clear()
 
     def view(self, session: str, slab: Slab, rows: Rows) -> SessionView:
@@ -326,13 +344,16 @@ class Sessions:
             ttl_seconds=header["ttl"] if header["ttl"] != NEVER else None,
         )
 
-    async def names(self, after: str, limit: int, model: str | None = None) -> list[tuple[str, str]]:
-        """(id, model) of up to `limit` sessions whose ids sort behind `after`, in order."""
+    async def names(
+        self, after: str, limit: int, model: str | None = None, prefix: str = ""
+    ) -> list[tuple[str, str]]:
+        """(name, model) of up to `limit` sessions behind `after` that begin with `prefix`, in order."""
         found: list[tuple[str, str]] = []
         while len(found) < limit:
             page = await self._page(after, limit)
-            found += [(session, name) for session, name in page if model is None or name == model]
-            if len(page) < limit:
+            mine = [(session, name) for session, name in page if session.startswith(prefix)]
+            found += [(session, name) for session, name in mine if model is None or name == model]
+            if len(page) < limit or len(mine) < len(page):
                 break
             after = page[-1][0]
         return found[:limit]

@@ -21,6 +21,7 @@ import orjson
 
 from app.answers import Advanced, SessionView, epoch_of, token
 from app.errors import Malformed, TooLarge, Unprocessable
+from app.names import shown
 from app.rows import Floats
 
 SESSION_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}", re.ASCII)
@@ -218,7 +219,7 @@ def _matrix(rows: list[float | list[float]]) -> npt.NDArray[np.float64]:
 def advanced(answer: Advanced, flat: bool) -> bytes:
     """The answer to a chunk or a forecast."""
     told: dict[str, Any] = {
-        "session": answer.session,
+        "session": shown(answer.session),
         "model": answer.model,
         "position": answer.position,
         "epoch": token(answer.epoch),
@@ -233,7 +234,7 @@ def advanced(answer: Advanced, flat: bool) -> bytes:
 def viewed(view: SessionView) -> dict[str, Any]:
     """A session as `GET /sessions/{id}` shows it."""
     return {
-        "session": view.session,
+        "session": shown(view.session),
         "model": view.model,
         "fingerprint": view.fingerprint,
         "position": view.position,

@@ -98,7 +98,7 @@ def test_every_setting_says_its_variable_default_and_purpose():
 
 def test_a_default_as_described_reads_back_as_itself():
     for one in described():
-        if one.name not in ("models", "default_model", "idle_ttl_seconds"):
+        if getattr(Settings(), one.name) is not None and one.name != "models":
             assert Settings.from_env({one.variable: one.default}) == Settings()
 
 

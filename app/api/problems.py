@@ -28,6 +28,8 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.Unprocessable: 422,
     errors.UnsupportedType: 415,
     errors.TooLarge: 413,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
     errors.UnknownModel: 404,
     errors.BadModel: 422,
     errors.UnknownSession: 404,
@@ -40,6 +42,7 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.SessionDamaged: 500,
     errors.StepFailed: 500,
     errors.Overloaded: 503,
+    errors.OverLimit: 429,
     errors.TooManySessions: 503,
     errors.Stopping: 503,
     errors.StoreFailed: 503,
@@ -53,6 +56,8 @@ def problem(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str
     headers = {}
     if isinstance(error, errors.Unavailable):
         headers["retry-after"] = str(error.retry_after_seconds)
+    if isinstance(error, errors.Unauthorized):
+        headers["www-authenticate"] = 'Bearer realm="carryover"'
     return status, body, headers
 
 

@@ -1,0 +1,304 @@
+"""Who: the engine as one caller sees it, and the door that tells who is calling.
+
+Every way in (HTTP, the hot route, bulk, sockets, /v2) holds a `Caller` in place of the engine. It is the
+only one that turns a client's session id into the engine's name, so isolation is by construction: a way in
+that forgets about tenants cannot reach another's session, because it cannot name it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from app import names
+from app.config import Settings
+from app.engine import Engine
+from app.errors import ConfigError, Forbidden, Overloaded, TooLarge, Unauthorized
+from app.jobs import (
+    Adopt,
+    Advance,
+    AdvanceMany,
+    Expire,
+    Export,
+    Forecast,
+    Fork,
+    Inspect,
+    Job,
+    Reply,
+    answer_to,
+)
+from app.keys import Key, KeyRing, Role
+from app.quotas import Bucket, Quota, over
+
+log = logging.getLogger("carryover.tenancy")
+
+BEARER = b"bearer "
+RANK: dict[Role, int] = {"monitor": 0, "read": 1, "stream": 2, "admin": 3}
+LOOKS = (Inspect, Forecast, Export)  # jobs that move nothing
+EVERY_TENANT = "*"
+
+
+class Revocable(Protocol):
+    """A connection that lasts, and ends when its key does."""
+
+    def revoked(self) -> None:
+        """Close: the key is no longer good."""
+
+
+class Caller:
+    """The engine as the clients of one key see it: their own sessions by their own ids, within their quota.
+
+    Parameters
+    ----------
+    tenant : whose sessions; `*` for an admin who lists everybody's
+    key : None where the server has no keys
+    quota : what the key may use; None where the server has no keys
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        tenant: str = "",
+        key: Key | None = None,
+        use: Use | None = None,
+    ) -> None:
+        self.engine = engine
+        self.tenant = tenant
+        self.key = key
+        self.prefix = names.prefix(tenant)
+        self.rank = RANK[key.role] if key is not None else RANK["admin"]
+        self.use = use or Use(settings, key)
+        self.most_bytes = self.use.quota.body_bytes or settings.body_bytes
+
+    def may(self, role: Role) -> None:
+        """Nothing, for a caller of this role or a higher one.
+
+        Raises
+        ------
+        Forbidden
+        """
+        if self.rank < RANK[role]:
+            have = self.key.role if self.key is not None else "admin"
+            raise Forbidden(f"this needs a key of the role {role}; this one's is {have}", role=role)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job under the engine's names; its `reply` is called exactly once.
+
+        Raises
+        ------
+        Forbidden, OverLimit, TooLarge, Stopping, Overloaded : not queued, and `reply` is not called
+        """
+        if self.key is not None:
+            self._check_role(job)
+            self._rename(job)
+        if not self.use.bounded:
+            self.engine.submit(job)
+            return
+        count = len(job.sessions)
+        self.use.check(job, count)
+        job.reply = self.use.answered(job.reply, count)
+        self.engine.submit(job)
+        self.use.in_flight += count
+
+    async def ask(self, job: Job) -> Any:
+        """Queue a job and wait for its answer.
+
+        Raises
+        ------
+        CarryoverError : what the job was refused with
+        """
+        return await answer_to(self.submit, job)
+
+    async def names(self, after: str, limit: int, model: str | None = None) -> list[tuple[str, str]]:
+        """(id, model) of up to `limit` sessions whose ids sort behind `after`, in order.
+
+        Raises
+        ------
+        Forbidden
+        """
+        self.may("read")
+        if self.tenant == EVERY_TENANT:
+            self.may("admin")
+            return await self.engine.names(after, limit, model)
+        found = await self.engine.names(self.prefix + after, limit, model, self.prefix)
+        return [(name[len(self.prefix) :], told) for name, told in found]
+
+    def __len__(self) -> int:
+        """How many sessions there are, as far as the caller may know."""
+        sessions = self.engine.sessions
+        if self.key is None or self.tenant == EVERY_TENANT:
+            return len(sessions)
+        return sessions.census[self.tenant]
+
+    def name(self, session: str) -> str:
+        """What the engine calls this session of the caller's."""
+        return self.prefix + session
+
+    def _check_role(self, job: Job) -> None:
+        self.may("read" if type(job) in LOOKS else "admin" if type(job) in (Adopt, Expire) else "stream")
+        if self.tenant == EVERY_TENANT and not isinstance(job, Adopt):
+            raise Forbidden("name one tenant: a session is one tenant's")
+
+    def _rename(self, job: Job) -> None:
+        prefix = self.prefix
+        if isinstance(job, Adopt):
+            return
+        if isinstance(job, AdvanceMany):
+            job.sessions = [prefix + session for session in job.sessions]
+            return
+        # A job with no session raises here: what cannot be named for its tenant is not passed on.
+        job.session = prefix + job.session  # type: ignore[union-attr]
+        if isinstance(job, Fork):
+            job.into = prefix + job.into
+
+
+class Use:
+    """What a key has in use; shared by all who call with it."""
+
+    def __init__(self, settings: Settings, key: Key | None = None, server: Bucket | None = None) -> None:
+        self.quota = (key.limits if key is not None else Quota()).within(settings)
+        self.whose = f"key {key.name!r}" if key is not None else "the server"
+        rate = self.quota.observations_per_second
+        self.bucket = Bucket(rate) if rate and key is not None else None
+        self.server = server
+        self.bounded = key is not None or server is not None
+        self.in_flight = 0
+        self.sockets: set[Revocable] = set()
+
+    def check(self, job: Job, count: int) -> None:
+        """Whether a job of so many sessions may be queued; its observations are taken off the second's.
+
+        Raises
+        ------
+        OverLimit, TooLarge, Overloaded
+        """
+        most = self.quota.in_flight
+        if most is not None and self.in_flight and self.in_flight + count > most:
+            raise over("in_flight", most, self.whose)
+        if isinstance(job, Advance | AdvanceMany):
+            self._take(job)
+
+    def answered(self, reply: Reply, count: int) -> Reply:
+        """The reply of a job that is in flight until then."""
+
+        def reply_and_count(outcome: Any) -> None:
+            self.in_flight -= count
+            reply(outcome)
+
+        return reply_and_count
+
+    def open(self, socket: Revocable) -> None:
+        """Count a socket in.
+
+        Raises
+        ------
+        OverLimit
+        """
+        most = self.quota.sockets
+        if most is not None and len(self.sockets) >= most:
+            raise over("sockets", most, self.whose)
+        self.sockets.add(socket)
+
+    def _take(self, job: Advance | AdvanceMany) -> None:
+        longest = len(job.observations) if isinstance(job, Advance) else int(job.lengths.max())
+        most = self.quota.chunk_observations
+        if most is not None and longest > most:
+            raise TooLarge(
+                f"a chunk of {self.whose} has at most {most} observations, this one has {longest}",
+                limit=most,
+                quota="chunk_observations",
+            )
+        if self.bucket is not None and (seconds := self.bucket.take(len(job.observations))):
+            raise over("observations_per_second", self.bucket.rate, self.whose, seconds)
+        if self.server is not None and self.server.take(len(job.observations)):
+            raise Overloaded(
+                f"the server takes at most {self.server.rate:g} observations a second",
+                quota="observations_per_second",
+                limit=self.server.rate,
+            )
+
+
+class Door:
+    """Tells who is calling.
+
+    Parameters
+    ----------
+    ring : the keys; None lets everybody in, as one tenant without a name
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, ring: KeyRing | None = None) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.ring = ring
+        rate = settings.observations_per_second
+        self._server = Bucket(rate) if rate else None
+        self._anyone = Caller(engine, settings, use=Use(settings, server=self._server))
+        self._callers: dict[Key, Caller] = {}
+        self._share()
+
+    def caller(self, authorization: bytes | None, tenant: str | None = None) -> Caller:
+        """Who comes with this `Authorization`; `tenant` is where an admin wants to be let in.
+
+        Raises
+        ------
+        Unauthorized, Forbidden
+        """
+        if self.ring is None:
+            return self._anyone
+        if authorization is None or authorization[: len(BEARER)].lower() != BEARER:
+            raise Unauthorized("send an API key: Authorization: Bearer KEY")
+        return self.holder(authorization[len(BEARER) :].strip(), tenant)
+
+    def holder(self, token: bytes, tenant: str | None = None) -> Caller:
+        """Who holds this token.
+
+        Raises
+        ------
+        Unauthorized, Forbidden
+        """
+        key = self.ring.find(token) if self.ring is not None else None
+        if key is None:
+            raise Unauthorized("this is no key of this server, or no longer one")
+        caller = self._callers.get(key)
+        if caller is None:
+            use = Use(self.settings, key, self._server)
+            caller = self._callers[key] = Caller(self.engine, self.settings, key.tenant, key, use)
+        if tenant is None or tenant == key.tenant:
+            return caller
+        if key.role != "admin":
+            raise Forbidden("only an admin's key enters another tenant", role="admin")
+        if tenant and tenant != EVERY_TENANT and names.TENANT.fullmatch(tenant) is None:
+            raise Forbidden("that is no tenant's name")
+        return Caller(self.engine, self.settings, tenant, key, caller.use)
+
+    def refresh(self) -> None:
+        """Take the keys as the file has them now; connections of keys that are gone are closed."""
+        if self.ring is None:
+            return
+        try:
+            if not self.ring.refresh():
+                return
+        except ConfigError as error:
+            log.error("the keys stay as they were: %s", error)
+            return
+        good = set(self.ring.keys())
+        for key in self._callers.keys() - good:
+            for socket in list(self._callers.pop(key).use.sockets):
+                socket.revoked()
+        self._share()
+        log.info("keys read anew: %d", len(good))
+
+    def _share(self) -> None:
+        """Tell the engine how many sessions each tenant may have: the most that one of its keys allows."""
+        shares: dict[str, int] = {}
+        for key in self.ring.keys() if self.ring is not None else ():
+            most = key.limits.within(self.settings).sessions or 0
+            shares[key.tenant] = max(shares.get(key.tenant, 0), most)
+        self.engine.sessions.shares = shares
+
+    def sockets(self) -> Iterator[Revocable]:
+        """Every socket that is open."""
+        for caller in (self._anyone, *self._callers.values()):
+            yield from caller.use.sockets
