@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.artifact import Column, Scaling
+from models import calendar
 from models.errors import BadData
 from models.readers import read_series
-from models.scaling import Floats
-from models.series import TIME_FEATURES, Series
+from models.scaling import Column, Floats, Scaling
+from models.series import Series
 
 DEFAULT_SPLIT = (0.7, 0.15, 0.15)
 
@@ -41,9 +41,6 @@ def open_series(
     BadData
         Names the file and what is wrong with it.
     """
-    for name in time_features:
-        if name not in TIME_FEATURES:
-            raise BadData(f"unknown time feature {name!r}; there are {', '.join(TIME_FEATURES)}")
     if source == "sine":
         series = sine()
         series.pick(tuple(columns or ()) + tuple(targets))
@@ -106,11 +103,15 @@ class Dataset:
     Attributes
     ----------
     columns, targets
-        Inputs and what is predicted; `known_ahead` are the inputs that time alone decides.
+        Inputs and what is predicted.
     scaling, target_scaling
         Fitted on the training part alone, or the artifact's.
     observations, truth
         float32 [rows, inputs] and [rows, outputs], scaled; the prediction from row t is of `truth[t + 1]`.
+    future
+        Inputs that are known ahead, and are no targets.
+    time_features, interval_seconds
+        Names of `models.calendar`, whose columns are the last inputs, and the step from row to row.
     """
 
     columns: tuple[Column, ...]
@@ -120,7 +121,9 @@ class Dataset:
     target_scaling: Scaling
     observations: Tensor
     truth: Tensor
-    known_ahead: frozenset[str] = frozenset()
+    future: tuple[str, ...] = ()
+    time_features: tuple[str, ...] = ()
+    interval_seconds: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -134,7 +137,8 @@ class Dataset:
     @property
     def missing(self) -> tuple[str, ...]:
         """Inputs that are neither predicted nor known ahead: with any, nothing can run freely."""
-        return tuple(name for name in self.names if name not in self.targets and name not in self.known_ahead)
+        known = (*self.future, *calendar.columns(self.time_features))
+        return tuple(name for name in self.names if name not in self.targets and name not in known)
 
 
 def prepare(
@@ -143,9 +147,19 @@ def prepare(
     targets: Sequence[str],
     split: Split,
     scaling: tuple[Scaling, Scaling] | None = None,
+    future: Sequence[str] = (),
 ) -> Dataset:
-    """Pick, scale and make tensors. Without a given scaling it is fitted on the training part alone."""
+    """Pick, scale and make tensors. Without a given scaling it is fitted on the training part alone.
+
+    Raises
+    ------
+    BadData
+        If a column is missing, or what is called known ahead is no input, or a target.
+    """
     names = [column.name for column in columns]
+    for name in future:
+        if name not in names or name in targets:
+            raise BadData(f"{name!r} is called known ahead, so it must be an input and no target")
     inputs, outputs = series.pick(names), series.pick(targets)
     if scaling is None:
         scaling = fit_scaling(inputs[: split.train]), fit_scaling(outputs[: split.train])
@@ -157,7 +171,9 @@ def prepare(
         target_scaling=scaling[1],
         observations=_tensor(scaling[0].scale(inputs), series.source, names),
         truth=_tensor(scaling[1].scale(outputs), series.source, targets),
-        known_ahead=frozenset(names) & frozenset(TIME_FEATURES),
+        future=tuple(future),
+        time_features=series.time_features,
+        interval_seconds=series.interval_seconds() if series.time_features else None,
     )
 
 

@@ -4,13 +4,15 @@
 back in. Both take carries and return new ones: nothing is remembered here between calls.
 
 A carry is one row of float32: `(h, c)` as [2, layers, hidden], then the last prediction, scaled, which
-is the first value of any forecast, then, where they are kept, the last `tail` observations, newest last,
-which a newer network starts warm from. A row of zeros is a session that has observed nothing.
+is the first value of any forecast, then what the session has learned (`models.learner`), then, where they
+are kept, the last `tail` observations, newest last, which a newer network starts warm from. `fresh` is a
+session that has observed nothing: zeros, but for what it learns with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,9 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from models.cells import Cells
+from models.intervals import growth
+from models.learner import Errors, Judged, Learner
+from models.learning import Learning
 from models.trained import Artifact
 
 Floats = npt.NDArray[np.float32]
@@ -38,6 +43,15 @@ class CannotForecast(ValueError):
         self.missing = missing
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A pass over the chunks of a batch; see `Forecaster.observe`."""
+
+    predictions: Floats
+    carries: Floats
+    judged: Judged | None
+
+
 class Forecaster:
     """One artifact, loaded.
 
@@ -46,10 +60,15 @@ class Forecaster:
     artifact : Artifact
     device : "cpu" or "cuda"; on "cpu" short chunks are stepped by NumPy
     tail : observations that each carry keeps
+    learning : what its sessions learn, where that is not what the artifact says
     """
 
-    def __init__(self, artifact: Artifact, device: str = "cpu", tail: int = 0) -> None:
+    def __init__(
+        self, artifact: Artifact, device: str = "cpu", tail: int = 0, learning: Learning | None = None
+    ) -> None:
         self.artifact = artifact
+        self.learning = artifact.learning if learning is None else learning
+        self.learner = Learner(artifact, self.learning) if self.learning.on else None
         self.device = torch.device(device)
         network = artifact.network().eval()
         self.change_of = list(network.change_of) if network.change_of is not None else None
@@ -60,11 +79,15 @@ class Forecaster:
         self.layers, self.hidden = artifact.num_layers, artifact.hidden_size
         self.tail = tail
         self._state = 2 * self.layers * self.hidden
-        self._untailed = self._state + self.output_size
+        self._predicted = self._state + self.output_size
+        self._untailed = self._predicted + (self.learner.size if self.learner else 0)
         self.carry_size = self._untailed + tail * self.input_size
         names = [column.name for column in artifact.inputs]
-        self.missing = tuple(name for name in names if name not in artifact.targets)
-        self.fed_back = [artifact.targets.index(name) for name in names if name in artifact.targets]
+        known = (*artifact.future, *names[len(names) - artifact.made_inputs :])
+        self.ahead = [names.index(name) for name in names if name in known]
+        self.missing = tuple(name for name in names if name not in artifact.targets and name not in known)
+        self._into = [i for i, output in enumerate(artifact.feedback) if output is not None]
+        self.fed_back = [output for output in artifact.feedback if output is not None]
         self._in_mean, self._in_std = _pair(artifact.scaling.mean, artifact.scaling.std)
         self._out_mean, self._out_std = _pair(artifact.target_scaling.mean, artifact.target_scaling.std)
 
@@ -88,18 +111,87 @@ class Forecaster:
             outputs, moved = self._by_cells(self.cells, scaled, lengths, longest, carries)
         else:
             outputs, moved = self._by_network(scaled, lengths, longest, carries)
-        moved[:, self._state : self._untailed] = outputs if longest == 1 else outputs[lengths.cumsum() - 1]
+        moved[:, self._state : self._predicted] = outputs if longest == 1 else outputs[lengths.cumsum() - 1]
         if self.tail:
             self._keep_tails(observations, lengths, carries, moved)
         return self._unscaled(outputs), moved
 
-    def roll_out(self, carries: Floats, steps: int) -> tuple[Floats, Floats]:
+    def observe(self, observations: Floats, lengths: Ints, carries: Floats) -> Passed:
+        """Move every session on by its chunk, step by step: each observation meets its prediction.
+
+        A number that is NaN was not observed: the session's own prediction stands in for it, and neither
+        an error nor an interval is moved by it.
+
+        Parameters
+        ----------
+        observations, lengths, carries : as in `advance`; NaN only where a target is the input
+
+        Returns
+        -------
+        predictions, carries : as of `advance`
+        judged : laid out as the observations; None when the sessions learn nothing
+        """
+        scaled = (observations - self._in_mean) / self._in_std
+        order = np.argsort(-lengths, kind="stable")
+        rows = carries[order]
+        outputs, judged = self._step_by_step(scaled, lengths, order, rows)
+        moved = np.empty_like(rows)
+        moved[order] = rows
+        if self.tail:
+            whole = np.where(np.isnan(observations), scaled * self._in_std + self._in_mean, observations)
+            self._keep_tails(whole, lengths, carries, moved)
+        return Passed(self._unscaled(outputs), moved, judged)
+
+    def _step_by_step(
+        self, scaled: Floats, lengths: Ints, order: Ints, rows: Floats
+    ) -> tuple[Floats, Judged | None]:
+        """Move `rows` on in place, the longest chunk first; what was missing in `scaled` is filled in."""
+        total, learner = len(scaled), self.learner
+        hidden, cell = self._split(rows)
+        latest, learned = rows[:, self._state : self._predicted], rows[:, self._predicted : self._untailed]
+        outputs = np.empty((total, self.output_size), np.float32)
+        judged = None if learner is None else Judged.empty(total, self.output_size, len(learner.levels))
+        for at in _time_major(lengths, order, int(lengths.max())):
+            now = len(at)
+            inputs = scaled[at]
+            if learner is not None and judged is not None:
+                met = learner.meet(learned[:now], latest[:now], inputs[:, learner.observes])
+                judged.errors[at], judged.scores[at] = met[0] * self._out_std, met[1]
+            gaps = np.isnan(inputs)
+            if gaps.any():
+                standing_in = np.where(
+                    gaps[:, self._into], latest[:now, self.fed_back], inputs[:, self._into]
+                )
+                inputs[:, self._into] = standing_in
+                scaled[at] = inputs
+            predicted = self._predict(rows[:now], inputs, hidden[:now], cell[:now], learned[:now])
+            latest[:now] = outputs[at] = predicted
+            if learner is not None and judged is not None:
+                judged.widths[at] = learner.widths(learned[:now]) * self._out_std
+        return outputs, judged
+
+    def _predict(self, rows: Floats, inputs: Floats, hidden: Floats, cell: Floats, learned: Floats) -> Floats:
+        """Step the network once, in place, and correct what it says; everything is of the same sessions."""
+        if self.cells is not None:
+            outputs = self.cells.step(inputs, hidden, cell)
+        else:
+            outputs, moved = self._through(inputs[:, None], hidden, cell)
+            outputs = outputs[:, 0]
+            rows[:, : self._state] = moved[:, : self._state]
+        outputs = self._levels(outputs, inputs)
+        return (
+            outputs if self.learner is None else self.learner.predict(learned, hidden[:, -1], inputs, outputs)
+        )
+
+    def roll_out(self, carries: Floats, steps: int, ahead: Floats | None = None) -> tuple[Floats, Floats]:
         """Feed predictions back in, free running.
 
         Parameters
         ----------
         carries : [batch, carry_size] of sessions that have observed something; not written to
         steps : how many predictions, at least 1
+        ahead : [batch, steps, inputs known ahead], own units, in the order of `self.ahead`: what those inputs
+            are when each prediction is due; needed where there are any
 
         Returns
         -------
@@ -108,25 +200,68 @@ class Forecaster:
 
         Raises
         ------
-        CannotForecast : when the targets do not cover the inputs
+        CannotForecast : when the targets and what is known ahead do not cover the inputs
         """
-        if self.missing:
-            raise CannotForecast(self.missing)
+        if self.missing or (self.ahead and ahead is None):
+            raise CannotForecast(self.missing or tuple(self.artifact.columns[i] for i in self.ahead))
         forecast = np.empty((len(carries), steps, self.output_size), np.float32)
-        one_each = np.ones(len(carries), np.int64)
+        carries = carries.copy()
+        hidden, cell = self._split(carries)
+        latest, learned = (
+            carries[:, self._state : self._predicted],
+            carries[:, self._predicted : self._untailed],
+        )
+        inputs = np.empty((len(carries), self.input_size), np.float32)
         for step in range(steps):
-            latest = carries[:, self._state : self._untailed]
             forecast[:, step] = latest
-            if self.cells is not None:
-                outputs, carries = self._by_cells(self.cells, latest[:, self.fed_back], one_each, 1, carries)
-            else:
-                outputs, carries = self._by_network(latest[:, self.fed_back], one_each, 1, carries)
-            carries[:, self._state : self._untailed] = outputs
+            inputs[:, self._into] = latest[:, self.fed_back]
+            if ahead is not None:
+                inputs[:, self.ahead] = (ahead[:, step] - self._in_mean[self.ahead]) / self._in_std[
+                    self.ahead
+                ]
+            latest[:] = self._predict(carries, inputs, hidden, cell, learned)
         return self._unscaled(forecast), carries
+
+    @property
+    def fresh(self) -> Floats:
+        """[carry_size], a session that has observed nothing."""
+        return self.beginning(self.learning)
+
+    def beginning(self, learning: Learning) -> Floats:
+        """[carry_size], a session that has observed nothing and chose this way to learn, of this layout."""
+        carry = np.zeros(self.carry_size, np.float32)
+        if self.learner is not None:
+            carry[self._predicted : self._untailed] = self.learner.beginning(learning)
+        return carry
+
+    def restarted(self, carries: Floats) -> Floats:
+        """[batch, carry_size], the same sessions when all that they observed is forgotten."""
+        again = np.zeros_like(carries)
+        if self.learner is not None:
+            learned = slice(self._predicted, self._untailed)
+            again[:, learned] = self.learner.restarted(carries[:, learned])
+        return again
 
     def latest(self, carries: Floats) -> Floats:
         """The last prediction that each carry holds: [batch, outputs], the data's own units."""
-        return self._unscaled(carries[:, self._state : self._untailed])
+        return self._unscaled(carries[:, self._state : self._predicted])
+
+    def bands(self, carries: Floats, steps: int) -> Floats:
+        """[batch, steps, levels, outputs], half-widths of the intervals of forecasts, own units."""
+        learner = self._learner()
+        widths = learner.widths(carries[:, self._predicted : self._untailed]) * self._out_std
+        return np.asarray(widths[:, None] * growth(self.learning, steps)[:, None, None])
+
+    def errors(self, carries: Floats) -> Errors:
+        """How wrong each session has been, in own units: [batch, outputs]."""
+        told = self._learner().errors(carries[:, self._predicted : self._untailed])
+        return told.times(self._out_std)
+
+    def learns(self, carry: Floats) -> Learning:
+        """How the session of this carry, [carry_size], learns."""
+        if self.learner is None:
+            return self.learning
+        return self.learner.options(carry[self._predicted : self._untailed])
 
     def tails(self, carries: Floats) -> Floats:
         """The observations that each carry keeps: [batch, tail, inputs], newest last, own units."""
@@ -150,6 +285,11 @@ class Forecaster:
         if kept:
             fitted[-kept:] = carry[-kept:]
         return fitted
+
+    def _learner(self) -> Learner:
+        if self.learner is None:
+            raise LookupError(f"the sessions of {self.artifact.name!r} learn nothing")
+        return self.learner
 
     def _keep_tails(self, observations: Floats, lengths: Ints, carries: Floats, moved: Floats) -> None:
         """Each tail, moved on by its chunk."""

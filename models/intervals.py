@@ -1,15 +1,16 @@
 """Prediction intervals whose long-run coverage holds whatever the stream does.
 
-For each output and level one number is kept, the half-width q. An error beyond it widens it, one within
-narrows it, in the proportion that the level asks for:
+For each output and level one number q is kept: the half-width of the interval over the recent size of that
+output's errors. An error beyond the interval widens it, one within narrows it, in the proportion that the
+level asks for:
 
-    q += rate * scale * ((|error| > q) - (1 - level))
+    q += rate * ((|error| > q * scale) - (1 - level))
 
-so that over T observations the coverage differs from the level by at most about (largest error) / (rate *
-scale * T), with no assumption on the stream: adaptive conformal inference (Gibbs and Candes, NeurIPS 2021)
-in its form of quantile tracking (Angelopoulos, Candes and Tibshirani, Conformal PID control for time series
-prediction, NeurIPS 2023, section 2.1). `scale` is the output's recent error, as there, so that one rate
-suits every unit.
+What is added up is the coverage itself: over T observations it differs from the level by (q_T - q_0) / (rate
+* T), and q cannot run away, because beyond the largest |error| / scale nothing is missed. No assumption on
+the stream is made: adaptive conformal inference (Gibbs and Candes, NeurIPS 2021) in its form of quantile
+tracking (Angelopoulos, Candes and Tibshirani, Conformal PID control for time series prediction, NeurIPS 2023,
+section 2.1), on errors over their scale.
 
 The intervals of a forecast are those of the next step, widened by how the errors of this model grow with the
 horizon, which its training has measured (`Learning.growth`).
@@ -29,39 +30,36 @@ Floats = npt.NDArray[np.float32]
 RATE = 0.05
 
 
-def beginning(learning: Learning, outputs: int) -> Floats:
-    """[levels, outputs], the half-widths that a session begins with, scaled."""
-    if learning.spread:
-        return np.array(learning.spread, np.float32)
-    normal = [NormalDist().inv_cdf((1 + level) / 2) for level in learning.levels]
-    return np.repeat(np.array(normal, np.float32)[:, None], outputs, axis=1)
+def beginning(learning: Learning, outputs: int) -> tuple[Floats, Floats]:
+    """What a session begins with: ratios [levels, outputs], and the squared scale of its errors [outputs].
+
+    Times the scale, the ratios are `learning.spread`; without one, those of normal errors as wide as the data.
+    """
+    normal = np.array([[NormalDist().inv_cdf((1 + level) / 2)] for level in learning.levels], np.float32)
+    if not learning.spread:
+        return np.repeat(normal, outputs, axis=1), np.ones(outputs, np.float32)
+    widths = np.array(learning.spread, np.float32)
+    square = np.square(widths / normal).mean(axis=0)
+    return widths / np.sqrt(square), square
 
 
-def square(learning: Learning, widths: Floats) -> Floats:
-    """[outputs], the mean squared error of normal errors that have these half-widths: [levels, outputs]."""
-    normal = np.array([NormalDist().inv_cdf((1 + level) / 2) for level in learning.levels], np.float32)
-    return np.asarray(np.square(widths / normal[:, None]).mean(axis=0))
-
-
-def track(widths: Floats, sizes: Floats, scale: Floats, levels: Floats) -> npt.NDArray[np.bool_]:
-    """Move the half-widths on by one error of each output, in place.
+def track(ratios: Floats, sizes: Floats, scale: Floats, levels: Floats) -> npt.NDArray[np.bool_]:
+    """Move the ratios on by one error of each output, in place.
 
     Parameters
     ----------
-    widths : [..., levels, outputs]
+    ratios : [..., levels, outputs], half-widths over the scale
     sizes : [..., outputs], the errors' absolute values; NaN where not observed
     scale : [..., outputs], above 0
     levels : [levels]
 
     Returns
     -------
-    missed : [..., levels, outputs], where the error was beyond the width; False where not observed.
+    missed : [..., levels, outputs], where the error was beyond the interval; False where not observed.
     """
-    missed = sizes[..., None, :] > np.maximum(widths, 0)
-    step = missed - (1 - levels)[:, None]
-    step *= np.where(np.isnan(sizes), 0, RATE * scale)[..., None, :]
-    widths += step
-    return missed
+    missed = sizes[..., None, :] > np.maximum(ratios, 0) * scale[..., None, :]
+    ratios += RATE * (missed - (1 - levels)[:, None]) * ~np.isnan(sizes)[..., None, :]
+    return np.asarray(missed)
 
 
 def growth(learning: Learning, steps: int) -> Floats:

@@ -23,7 +23,9 @@ Floats = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
 
 WINDOW = 100_000  # running means fade beyond about so many observations: float32 would not move any more
-SCALE_WINDOW = 500  # of the recent size of errors
+SCALE_WINDOW = 200  # of the recent size of errors that intervals are widths over
+SURPRISE_WINDOW = 500  # of the one that surprise is over
+MEANS = ("known", "square", "slow", "observed", "mse", "mae", "persistence")
 SMALLEST = np.float32(1e-6)  # of a scale: a stream that is predicted exactly still has intervals
 
 
@@ -40,6 +42,12 @@ class Judged:
     scores: Floats
     widths: Floats
 
+    @classmethod
+    def empty(cls, total: int, outputs: int, levels: int) -> Judged:
+        """To be filled in."""
+        shapes = ((total, outputs), (total,), (total, levels, outputs))
+        return cls(*(np.empty(shape, np.float32) for shape in shapes))
+
 
 @dataclass(frozen=True, slots=True)
 class Errors:
@@ -54,17 +62,24 @@ class Errors:
     persistence: Floats  # the MSE of saying what was observed last
     covered: Floats  # share of the observations within the interval
 
+    def times(self, unit: Floats) -> Errors:
+        """The same in other units: `unit` [outputs] of them are one of these."""
+        return Errors(
+            self.observed, self.mse * unit**2, self.mae * unit, self.persistence * unit**2, self.covered
+        )
+
 
 class Learner:
     """The learning part of sessions of one artifact.
 
     Parameters
     ----------
-    artifact : with `learning` on, its targets all among its inputs
+    artifact : its targets all among its inputs
+    learning : on
     """
 
-    def __init__(self, artifact: Artifact) -> None:
-        self.learning = learning = artifact.learning
+    def __init__(self, artifact: Artifact, learning: Learning) -> None:
+        self.learning = learning
         self.levels = np.array(learning.levels, np.float32)
         self.observes = [artifact.columns.index(name) for name in artifact.targets]
         self._basis = artifact.weights.get("readout.basis")
@@ -77,22 +92,32 @@ class Learner:
             shapes |= {"weights": (groups, each, self._size), "covariance": (groups, self._size, self._size)}
         if learning.judges:
             by_level = (len(learning.levels), outputs)
-            shapes |= dict.fromkeys(("known", "square", "observed", "mse", "mae", "persistence"), (outputs,))
-            shapes |= {"widths": by_level, "missed": by_level, "histogram": (surprise.BINS,)}
+            shapes |= dict.fromkeys(MEANS, (outputs,))
+            shapes |= {"ratios": by_level, "missed": by_level, "surprise": (), "histogram": (surprise.BINS,)}
         self._places: dict[str, tuple[int, Shape]] = {}
         self.size = 0
         for name, shape in shapes.items():
             self._places[name] = (self.size, shape)
             self.size += prod(shape)
-        self.fresh = self._fresh(learning)
+        self._fresh = self.beginning(learning)
 
-    def chosen(self, learning: Learning) -> Floats:
-        """[size], the beginning of a session that chose this forgetting and this prior."""
-        return self._fresh(learning)
+    def beginning(self, learning: Learning) -> Floats:
+        """[size], a session that begins, and chose this way to learn, of this layout."""
+        rows = np.zeros((1, self.size), np.float32)
+        if learning.corrects:
+            self._view(rows, "forgetting")[...] = learning.forgetting
+            self._view(rows, "prior")[...] = learning.prior
+            self._begin_readout(rows)
+        if learning.judges:
+            ratios, square = intervals.beginning(learning, len(self.observes))
+            self._view(rows, "ratios")[...] = ratios
+            self._view(rows, "square")[...] = self._view(rows, "slow")[...] = square
+            self._view(rows, "surprise")[...] = 1.0
+        return np.asarray(rows[0])
 
     def restarted(self, rows: Floats) -> Floats:
         """[batch, size], the beginning of these sessions again: what they chose stays."""
-        again = np.repeat(self.fresh[None], len(rows), axis=0)
+        again = np.repeat(self._fresh[None], len(rows), axis=0)
         if self.learning.corrects:
             for name in ("forgetting", "prior"):
                 self._view(again, name)[...] = self._view(rows, name)
@@ -150,7 +175,10 @@ class Learner:
 
     def widths(self, rows: Floats) -> Floats:
         """[batch, levels, outputs], half-widths of the intervals around the next prediction, scaled."""
-        return np.asarray(np.maximum(self._view(rows, "widths"), 0))
+        if not self.learning.judges:
+            return np.empty((len(rows), 0, len(self.observes)), np.float32)
+        scale = np.sqrt(self._view(rows, "square")) + SMALLEST
+        return np.asarray(np.maximum(self._view(rows, "ratios"), 0) * scale[:, None])
 
     def errors(self, rows: Floats) -> Errors:
         """Running means of these sessions, each [batch, ...], scaled."""
@@ -186,16 +214,19 @@ class Learner:
         turn[...] = (turn + 1) % self._size
 
     def _judge(self, rows: Floats, errors: Floats, observed: Floats) -> Floats:
-        square, count = self._view(rows, "square"), self._view(rows, "observed")
-        scale = np.sqrt(square) + SMALLEST
+        square, slow, count = (self._view(rows, name) for name in ("square", "slow", "observed"))
         sizes = np.abs(errors)
-        scores = surprise.judge(self._view(rows, "histogram"), surprise.size_of(errors, scale))
-        missed = intervals.track(self._view(rows, "widths"), sizes, scale, self.levels)
+        usual = np.sqrt(slow) + SMALLEST
+        size = surprise.smoothed(self._view(rows, "surprise"), errors, usual)
+        scores = surprise.judge(self._view(rows, "histogram"), size)
+        missed = intervals.track(self._view(rows, "ratios"), sizes, np.sqrt(square) + SMALLEST, self.levels)
         known = self._view(rows, "known")
         naive = observed - known
         seen = ~np.isnan(errors)
         count += seen
         _drift(square, errors * errors, seen, np.minimum(count + 1, SCALE_WINDOW))
+        capped = np.square(np.minimum(sizes, surprise.CAP * usual))
+        _drift(slow, capped, seen, np.minimum(count + 1, SURPRISE_WINDOW))
         window = np.minimum(np.maximum(count, 1), WINDOW)
         _drift(self._view(rows, "mse"), errors * errors, seen, window)
         _drift(self._view(rows, "mae"), sizes, seen, window)
@@ -203,18 +234,6 @@ class Learner:
         _drift(self._view(rows, "missed"), missed, seen[:, None], window[:, None])
         np.copyto(known, observed, where=~np.isnan(observed))
         return scores
-
-    def _fresh(self, learning: Learning) -> Floats:
-        rows = np.zeros((1, self.size), np.float32)
-        if learning.corrects:
-            self._view(rows, "forgetting")[...] = learning.forgetting
-            self._view(rows, "prior")[...] = learning.prior
-            self._begin_readout(rows)
-        if learning.judges:
-            widths = intervals.beginning(learning, len(self.observes))
-            self._view(rows, "widths")[...] = widths
-            self._view(rows, "square")[...] = intervals.square(learning, widths)
-        return np.asarray(rows[0])
 
     def _begin_readout(self, rows: Floats) -> None:
         covariance = self._view(rows, "covariance")

@@ -18,6 +18,8 @@ class StatefulLSTM(nn.Module):
     change_of
         The input column that each output is the next value of. When given, the network predicts the change
         from the last observation in place of the level, which suits data that drifts.
+    dropout
+        Share of the hidden features that the readout does without, in training mode alone.
 
     Raises
     ------
@@ -32,11 +34,13 @@ class StatefulLSTM(nn.Module):
         num_layers: int,
         output_size: int,
         change_of: Sequence[int] | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if change_of is not None:
             _check_columns(change_of, input_size, output_size)
         self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(hidden_size, output_size)
         self.change_of = None if change_of is None else tuple(change_of)
 
@@ -58,7 +62,7 @@ class StatefulLSTM(nn.Module):
             (h, c) after the last step, still attached to the graph.
         """
         hidden, carry = self.lstm(observations, carry)  # [batch, steps, hidden]
-        outputs: Tensor = self.fc(hidden)
+        outputs: Tensor = self.fc(self.dropout(hidden))
         if self.change_of is not None:
             outputs = outputs + observations[..., list(self.change_of)]
         return outputs, carry

@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from models import calendar
 from models.errors import BadData
 from models.scaling import Floats
 
 Times = npt.NDArray[np.datetime64]
-
-# Rows per cycle as a fraction of it, so that 23:00 and 00:00 are neighbours on the circle.
-CYCLES = {"hour": 24.0, "weekday": 7.0, "yearday": 365.25}
-TIME_FEATURES = tuple(f"{cycle}_{wave}" for cycle in CYCLES for wave in ("sin", "cos"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +26,8 @@ class Series:
         Names, and float64 [rows, columns] in the data's own units; every value is finite.
     times
         [rows] datetime64[us] in UTC, never going back; None without a time column.
+    time_features
+        Those of `models.calendar.PERIODS` whose columns are the last ones, made from the times.
 
     Raises
     ------
@@ -40,6 +39,7 @@ class Series:
     columns: tuple[str, ...]
     values: Floats
     times: Times | None = None
+    time_features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         bad = np.argwhere(~np.isfinite(self.values))
@@ -74,41 +74,51 @@ class Series:
         return self.values[:, [self.columns.index(name) for name in names]]
 
     def with_time_features(self, names: Sequence[str]) -> "Series":
-        """Add columns made from the times: `hour_sin`, `hour_cos`, `weekday_sin`, ... in UTC.
+        """Add the columns that `models.calendar` makes from the times, behind the others.
 
-        A cycle's angle is 2 pi times the part of it gone by: hours / 24, days since Monday 00:00 / 7, days
-        since 1 January 00:00 / 365.25.
+        Raises
+        ------
+        BadData
+            For an unknown name, without times, and for times that are not one step apart.
         """
+        for name in names:
+            if name not in calendar.PERIODS:
+                raise BadData(f"unknown time feature {name!r}; there are {', '.join(calendar.PERIODS)}")
         if not names:
             return self
-        if self.times is None:
-            raise BadData(f"{self.source} has no time column to make {names[0]} from; name it: --time-column")
-        features = np.stack([time_feature(name, self.times) for name in names], axis=1)
+        self.interval_seconds()
         return replace(
-            self, columns=(*self.columns, *names), values=np.concatenate([self.values, features], axis=1)
+            self,
+            columns=(*self.columns, *calendar.columns(names)),
+            values=np.concatenate([self.values, calendar.encoded(names, self.seconds())], axis=1),
+            time_features=tuple(names),
         )
 
+    def seconds(self) -> Floats:
+        """[rows], the times as seconds since 1970, UTC."""
+        if self.times is None:
+            raise BadData(f"{self.source} has no time column to read times from; name it: --time-column")
+        return self.times.astype(np.int64) / 1e6
 
-def time_feature(name: str, times: Times) -> Floats:
-    """One of `TIME_FEATURES`, [rows] in -1 to 1."""
-    cycle, wave = name.split("_")
-    angle = 2 * np.pi * _since_start(cycle, times) / CYCLES[cycle]
-    return np.sin(angle) if wave == "sin" else np.cos(angle)
+    def interval_seconds(self) -> float:
+        """The step from row to row.
 
-
-def _since_start(cycle: str, times: Times) -> Floats:
-    day = times.astype("datetime64[D]")
-    if cycle == "hour":
-        return _elapsed(times - day, "h")
-    if cycle == "yearday":
-        return _elapsed(times - times.astype("datetime64[Y]"), "D")
-    days = (day.astype(np.int64) + 3) % 7  # 1 January 1970 was a Thursday, the third day after Monday
-    return days + _elapsed(times - day, "D")
-
-
-def _elapsed(span: npt.NDArray[np.timedelta64], unit: str) -> Floats:
-    elapsed: Floats = span / np.timedelta64(1, unit)  # type: ignore[call-overload]
-    return elapsed
+        Raises
+        ------
+        BadData
+            Without times, or naming the first row that does not lie one step behind the row before it.
+        """
+        seconds = self.seconds()
+        step = float(np.median(np.diff(seconds))) if len(self) > 1 else 0.0
+        if not step > 0:
+            raise BadData(f"{self.source} has no step from row to row: most of its times are equal")
+        odd = calendar.first_irregular(seconds, step)
+        if odd is not None and self.times is not None:
+            raise BadData(
+                f"{self.source}, row {odd + 1}: {self.times[odd]} lies {seconds[odd] - seconds[odd - 1]:g} s "
+                f"behind the row before it, the others {step:g} s; time features need one step"
+            )
+        return step
 
 
 def _check_order(source: str, times: Times) -> None:

@@ -1,6 +1,8 @@
 """How surprising an observation was: the calibrated tail probability of its error in the session's history.
 
-The errors of all outputs, each over its own recent size, make one number z, the root of their mean square. A
+The errors of all outputs, each over its own recent size, make one number z, the root of their mean square;
+smoothed over some ten observations (z^2 <- 0.9 z^2 + 0.1 new), because what is wrong mostly lasts, and a lone
+spike of ten times the usual error is three times the usual z even so. A
 histogram over log z, whose past fades, tells how often a z as large has been: the score is 1 minus that
 share. Beyond all that was seen the histogram says nothing; there, one imagined observation with a heavy tail
 ((1 + z^2 / 3)^(-3/2), about that of Student's t with 3 degrees of freedom) keeps the score below 1 and
@@ -18,19 +20,32 @@ Floats = npt.NDArray[np.float32]
 BINS = 48
 PER_OCTAVE = 4
 LOWEST = -6.0  # log2 of the first bin's lower edge
-FADING = np.float32(1 - 1 / 2000)
+FADING = np.float32(1 - 1 / 5000)
+SMOOTHING = np.float32(0.9)
+CAP = np.float32(4)  # scales, at which an error enters its own scale: a burst may not hide itself
 HUGE = np.float32(1e9)  # squared it is still a float32
 BELOW_ONE = np.float32(1 - 2**-24)
 
 
-def size_of(errors: Floats, scale: Floats) -> Floats:
-    """[...] from [..., outputs]: the root mean square of the errors observed, each over its scale; NaN where
-    none was."""
-    ratios = errors / scale
-    seen = ~np.isnan(ratios)
-    count = seen.sum(-1)
-    total = np.where(seen, ratios * ratios, 0).sum(-1)
-    return np.where(count > 0, np.sqrt(total / np.maximum(count, 1)), np.nan).astype(np.float32)
+def smoothed(surprise: Floats, errors: Floats, scale: Floats) -> Floats:
+    """Take in the errors of one observation of each session, in place.
+
+    Parameters
+    ----------
+    surprise : [...], the smoothed mean square so far
+    errors : [..., outputs]; NaN where not observed
+    scale : [..., outputs], above 0
+
+    Returns
+    -------
+    [...], the root of what `surprise` is now; NaN where nothing was observed, which moves nothing.
+    """
+    seen = ~np.isnan(errors)
+    heard = seen.any(-1)
+    ratios = np.minimum(np.abs(np.where(seen, errors, 0)) / scale, HUGE)
+    mean = (ratios * ratios).sum(-1) / np.maximum(seen.sum(-1), 1)
+    surprise += np.where(heard, (1 - SMOOTHING) * (mean - surprise), np.float32(0))
+    return np.where(heard, np.sqrt(surprise), np.float32(np.nan)).astype(np.float32)
 
 
 def judge(histogram: Floats, size: Floats) -> Floats:
@@ -39,7 +54,7 @@ def judge(histogram: Floats, size: Floats) -> Floats:
     Parameters
     ----------
     histogram : [..., BINS], fading counts
-    size : [...], of `size_of`; where NaN nothing is judged nor added
+    size : [...], of `smoothed`; where NaN nothing is judged nor added
 
     Returns
     -------

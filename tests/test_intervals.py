@@ -9,28 +9,29 @@ from models.learning import Learning
 LEVELS = np.array([0.5, 0.9], np.float32)
 
 
-def tracked(errors, widths, scale):
-    return np.array([intervals.track(widths, np.abs(error), scale, LEVELS) for error in errors])
+def tracked(errors, ratios, scale):
+    return np.array([intervals.track(ratios, np.abs(error), scale, LEVELS) for error in errors])
 
 
-def test_half_widths_equal_a_plain_loop():
+def test_half_ratios_equal_a_plain_loop():
     draw = np.random.default_rng(0)
     errors = draw.normal(size=(200, 3, 2)).astype(np.float32)
     errors[50:60, 0, 1] = np.nan
     scale = draw.uniform(0.5, 2, size=(3, 2)).astype(np.float32)
-    widths = np.ones((3, 2, 2), np.float32)
-    plain = widths.astype(np.float64).copy()
-    tracked(errors, widths, scale)
+    ratios = np.ones((3, 2, 2), np.float32)
+    plain = ratios.astype(np.float64).copy()
+    tracked(errors, ratios, scale)
     for error in errors:
         for session in range(3):
             for level in range(2):
                 for output in range(2):
                     size = abs(float(error[session, output]))
                     if not np.isnan(size):
-                        beyond = size > max(plain[session, level, output], 0)
-                        step = intervals.RATE * scale[session, output]
-                        plain[session, level, output] += step * (beyond - (1 - LEVELS[level]))
-    np.testing.assert_allclose(widths, plain, rtol=1e-4, atol=1e-5)
+                        width = max(plain[session, level, output], 0) * scale[session, output]
+                        plain[session, level, output] += intervals.RATE * (
+                            (size > width) - (1 - LEVELS[level])
+                        )
+    np.testing.assert_allclose(ratios, plain, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("stream", ["normal", "heavy", "jumps", "trend", "silent"])
@@ -44,8 +45,8 @@ def test_long_run_coverage_holds_whatever_the_stream_does(stream):
         "trend": draw.normal(size=steps) * np.linspace(1, 10, steps),
         "silent": np.zeros(steps),
     }[stream].astype(np.float32)
-    widths = np.ones((1, 2, 1), np.float32)
-    missed = tracked(errors[:, None, None], widths, np.full((1, 1), 3, np.float32))
+    ratios = np.ones((1, 2, 1), np.float32)
+    missed = tracked(errors[:, None, None], ratios, np.full((1, 1), 3, np.float32))
     covered = 1 - missed.mean(axis=0)[0, :, 0]
     if stream == "silent":  # every error is within an interval that has shrunk to a point
         np.testing.assert_array_equal(covered, 1.0)
@@ -54,18 +55,19 @@ def test_long_run_coverage_holds_whatever_the_stream_does(stream):
 
 
 def test_what_was_not_observed_moves_nothing():
-    widths = np.ones((1, 2, 1), np.float32)
-    missed = intervals.track(widths, np.full((1, 1), np.nan, np.float32), np.ones((1, 1), np.float32), LEVELS)
+    ratios = np.ones((1, 2, 1), np.float32)
+    missed = intervals.track(ratios, np.full((1, 1), np.nan, np.float32), np.ones((1, 1), np.float32), LEVELS)
     assert not missed.any()
-    np.testing.assert_array_equal(widths, 1.0)
+    np.testing.assert_array_equal(ratios, 1.0)
 
 
-def test_a_session_begins_with_the_half_widths_of_normal_errors_or_those_of_its_artifact():
-    normal = intervals.beginning(Learning(levels=(0.5, 0.9)), 2)
-    np.testing.assert_allclose(normal, [[0.6745, 0.6745], [1.6449, 1.6449]], atol=1e-4)
-    np.testing.assert_allclose(intervals.square(Learning(levels=(0.5, 0.9)), normal), 1.0, rtol=1e-5)
+def test_a_session_begins_with_the_half_ratios_of_normal_errors_or_those_of_its_artifact():
+    ratios, square = intervals.beginning(Learning(levels=(0.5, 0.9)), 2)
+    np.testing.assert_allclose(ratios, [[0.6745, 0.6745], [1.6449, 1.6449]], atol=1e-4)
+    np.testing.assert_array_equal(square, 1.0)
     spread = ((0.1, 0.2), (0.3, 0.4))
-    np.testing.assert_allclose(intervals.beginning(Learning(levels=(0.5, 0.9), spread=spread), 2), spread)
+    ratios, square = intervals.beginning(Learning(levels=(0.5, 0.9), spread=spread), 2)
+    np.testing.assert_allclose(ratios * np.sqrt(square), spread, rtol=1e-6)
 
 
 def test_the_intervals_of_a_forecast_widen_as_training_measured():

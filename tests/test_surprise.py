@@ -57,7 +57,10 @@ def test_what_was_not_observed_is_not_judged():
     np.testing.assert_array_equal(histogram.sum(axis=1), [1, 0])
 
 
-def test_the_size_of_an_error_is_over_what_was_observed():
+def test_surprise_is_smoothed_over_what_was_observed():
+    surprise_of = np.array([1.0, 1.0, 2.0], np.float32)
     errors = np.array([[3.0, np.nan], [3.0, 4.0], [np.nan, np.nan]], np.float32)
-    sizes = surprise.size_of(errors, np.array([1.0, 2.0], np.float32))
-    np.testing.assert_allclose(sizes, [3.0, math.sqrt((9 + 4) / 2), np.nan], rtol=1e-6)
+    sizes = surprise.smoothed(surprise_of, errors, np.array([1.0, 2.0], np.float32))
+    squares = [0.9 + 0.1 * 9, 0.9 + 0.1 * (9 + 4) / 2]
+    np.testing.assert_allclose(sizes, [*np.sqrt(squares), np.nan], rtol=1e-6)
+    np.testing.assert_allclose(surprise_of, [*squares, 2.0], rtol=1e-6)
