@@ -13,6 +13,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
 COPY LICENSE ./
 COPY models models
 COPY app app
+COPY client client
 RUN pip install --no-build-isolation --no-deps . \
     && ln -s "$(cd / && python -c 'import models; print(*models.__path__)')/zoo" /opt/carryover/zoo
 

@@ -1,0 +1,175 @@
+"""How requests and bytes get to the server, blocking and awaited; what breaks on the way is `Unreachable`."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import anyio.abc
+import httpx
+
+from carryover import effects
+from carryover.effects import Reply
+from carryover.errors import Unreachable
+
+BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
+LOST = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
+READ_BYTES = 65_536
+
+
+class Connection:
+    """Bytes to and from the server, for a socket. `OSError` becomes `Unreachable`."""
+
+    def __init__(self, url: str, timeout: float, verify: ssl.SSLContext | None) -> None:
+        self.url = url
+        self.timeout = timeout
+        self.verify = verify
+        self._socket: socket.socket | None = None
+
+    def open(self) -> None:
+        """Connect; an older connection is closed."""
+        self.close()
+        host, port, secure = address(self.url)
+        try:
+            plain = socket.create_connection((host, port), timeout=self.timeout)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            context = self.verify or ssl.create_default_context() if secure else None
+            self._socket = context.wrap_socket(plain, server_hostname=host) if context else plain
+        except OSError as error:
+            raise unreachable(self.url, error) from error
+
+    def write(self, data: bytes) -> None:
+        """Send all of it."""
+        try:
+            self._opened().sendall(data)
+        except OSError as error:
+            raise unreachable(self.url, error) from error
+
+    def read(self) -> bytes:
+        """Wait for at least one byte."""
+        try:
+            data = self._opened().recv(READ_BYTES)
+        except OSError as error:
+            raise unreachable(self.url, error) from error
+        if not data:
+            raise Unreachable(f"{self.url} closed the connection")
+        return data
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.close()
+            self._socket = None
+
+    def _opened(self) -> socket.socket:
+        if self._socket is None:
+            raise Unreachable(f"the connection to {self.url} is closed")
+        return self._socket
+
+
+class AsyncConnection:
+    """The same, awaited; on asyncio and on trio, as httpx."""
+
+    def __init__(self, url: str, timeout: float, verify: ssl.SSLContext | None) -> None:
+        self.url = url
+        self.timeout = timeout
+        self.verify = verify
+        self._stream: anyio.abc.ByteStream | None = None
+
+    async def open(self) -> None:
+        """Connect; an older connection is closed."""
+        await self.close()
+        host, port, secure = address(self.url)
+        with _broken(self.url):
+            with anyio.fail_after(self.timeout):
+                if secure:
+                    context = self.verify or ssl.create_default_context()
+                    self._stream = await anyio.connect_tcp(
+                        host, port, ssl_context=context, tls_standard_compatible=False
+                    )
+                else:
+                    self._stream = await anyio.connect_tcp(host, port)
+
+    async def write(self, data: bytes) -> None:
+        """Send all of it."""
+        with _broken(self.url), anyio.fail_after(self.timeout):
+            await self._opened().send(data)
+
+    async def read(self) -> bytes:
+        """Wait for at least one byte."""
+        with _broken(self.url), anyio.fail_after(self.timeout):
+            return await self._opened().receive(READ_BYTES)
+
+    async def close(self) -> None:
+        """Close it, if it is open."""
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            with anyio.CancelScope(shield=True), contextlib.suppress(OSError, *LOST):
+                await anyio.aclose_forcefully(stream)
+
+    def _opened(self) -> anyio.abc.ByteStream:
+        if self._stream is None:
+            raise Unreachable(f"the connection to {self.url} is closed")
+        return self._stream
+
+
+@contextlib.contextmanager
+def _broken(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, *LOST) as error:
+        raise unreachable(url, error) from error
+
+
+def http_options(url: str, key: str | None, timeout: float, verify: ssl.SSLContext | None) -> dict[str, Any]:
+    """What an httpx client of either kind is made with.
+
+    Raises
+    ------
+    ValueError : the URL is none
+    """
+    if httpx.URL(url).scheme not in ("http", "https"):
+        raise ValueError(f"{url!r} is no http:// or https:// URL")
+    headers = {"user-agent": "carryover-client"} | ({} if key is None else {"authorization": f"Bearer {key}"})
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
+    return {
+        "base_url": url,
+        "headers": headers,
+        "timeout": timeout,
+        "limits": limits,
+        "verify": True if verify is None else verify,
+    }
+
+
+def request_options(request: effects.Request) -> dict[str, Any]:
+    """A request in httpx's words."""
+    options: dict[str, Any] = {"method": request.method, "url": request.path}
+    if request.query is not None:
+        options["params"] = request.query
+    if request.body is not None:
+        options |= {"content": request.body, "headers": {"content-type": request.kind}}
+    return options
+
+
+def reply_of(response: httpx.Response) -> Reply:
+    """A response in our words."""
+    return Reply(response.status_code, response.content, response.headers.get("retry-after"))
+
+
+def unreachable(url: str, error: Exception) -> Unreachable:
+    """A broken connection, and what to do about it."""
+    return Unreachable(
+        f"{url} cannot be reached: {str(error) or type(error).__name__}; is the server running?"
+    )
+
+
+def address(url: str) -> tuple[str, int, bool]:
+    """Host, port, and whether TLS is spoken there."""
+    told = httpx.URL(url)
+    secure = told.scheme == "https"
+    return told.host, told.port or (443 if secure else 80), secure
