@@ -170,6 +170,16 @@ class Engine:
         """(name, model) of up to `limit` sessions behind `after` that begin with `prefix`, in order."""
         return await self.sessions.names(after, limit, model, prefix)
 
+    @property
+    def waiting(self) -> int:
+        """Sessions' turns that wait in the queue."""
+        return len(self._turns)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of observations that wait in the queue."""
+        return self._waiting_bytes
+
     def unready(self) -> list[str]:
         """Why no requests should be sent here; empty when they may."""
         return ["stopping"] * self.stopping + [self._ailing] * bool(self._ailing)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -62,6 +62,9 @@ class Advance(msgspec.Struct, eq=False):
     at : the position the client believes the session to be at
     epoch : the incarnation the client believes it talks to
     horizon : steps of forecast to add
+    create : a session that is not there is created, unless the client counts on it
+    reset : the carry is zeroed first, in the same commit
+    delete : the session is forgotten afterwards, in the same commit
     """
 
     session: str
@@ -72,6 +75,9 @@ class Advance(msgspec.Struct, eq=False):
     model: str | None = None
     reply: Reply = unheard
     progress: Progress | None = None
+    create: bool = True
+    reset: bool = False
+    delete: bool = False
 
     @property
     def sessions(self) -> Sequence[str]:
@@ -205,6 +211,19 @@ class Adopt:
 
 
 @dataclass(slots=True)
+class Retire:
+    """From here on no new session gets a network of this name; those under way keep theirs until they end.
+
+    Answered by None.
+    """
+
+    model: str
+    reply: Reply = unheard
+    sessions: Sequence[str] = ()
+    nbytes: int = 0
+
+
+@dataclass(slots=True)
 class Refuse(_OneSession):
     """Answer with this error when the session's turn comes: refusals, too, keep the order of a stream."""
 
@@ -234,12 +253,20 @@ Job = (
     | Export
     | Import
     | Adopt
+    | Retire
     | Refuse
     | Expire
 )
 
 
 Outcome = Advanced | AdvancedMany | SessionView | SessionState | bool | CarryoverError | None
+
+
+class Submits(Protocol):
+    """What takes jobs: the engine, or the engine as one caller sees it."""
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; its `reply` is called exactly once."""
 
 
 async def answer_to(submit: Callable[[Job], None], job: Job) -> Any:

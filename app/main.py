@@ -18,24 +18,30 @@ import uvicorn
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
-from app.api import bulk, health, models, problems, sessions
+from app import logs
+from app.api import bulk, health, metrics, models, problems, sessions
 from app.api.body import BodyLimit
+from app.api.guard import Guard
 from app.bulk import BulkLimits
 from app.config import Settings
 from app.engine import Engine
 from app.errors import CarryoverError
+from app.exposition import Exposition
 from app.heap import keep_wave_memory
 from app.hot import HotProtocol
 from app.jobs import Adopt
+from app.keys import KeyRing
 from app.library import Library
 from app.sockets import upgrades
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.sqlite import SqliteStore
+from app.tenancy import Door
 from app.wire import Limits
 
 log = logging.getLogger("carryover")
 
+KEYS_SECONDS = 1.0  # after which a change of the keys' file is noticed at the latest
 GRACE_SECONDS = 30  # for what was accepted, once the server is told to stop
 
 
@@ -44,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises
     ------
-    ConfigError : a model cannot be loaded, or the default is none of them
+    ConfigError : a model cannot be loaded, the default is none of them, or the keys cannot be read
     """
     # Two threads on the small products of a wave cost several times what they bring.
     torch.set_num_threads(1)
@@ -56,10 +62,17 @@ def create_app(settings: Settings) -> FastAPI:
     library.keep(forecasters)
     engine = Engine(forecasters, store, settings, older=library.older(forecasters))
 
+    ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
+    door = Door(engine, settings, ring)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if ring is not None:
+            await engine.sessions.take_census()
         engine.start()
+        watching = asyncio.create_task(_watch_keys(door), name="keys")
         yield
+        watching.cancel()
         await engine.stop()
 
     app = FastAPI(
@@ -69,6 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.engine = engine
+    app.state.door = door
+    app.state.exposition = Exposition(engine, door, app.version, settings.store_path)
     app.state.library = library
     app.state.limits = Limits(
         settings.chunk_observations, settings.forecast_steps, max(one.input_size for one in forecasters)
@@ -76,7 +91,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.bulk_limits = BulkLimits(settings.bulk_sessions, app.state.limits)
     problems.install(app)
     app.add_middleware(BodyLimit, most=settings.body_bytes)
-    for module in (sessions, bulk, models, health):
+    app.add_middleware(
+        Guard,
+        door=door,
+        metrics=engine.metrics,
+        allowed=settings.allowed_origins or (),
+        logs_requests=settings.access_log,
+    )
+    for module in (sessions, bulk, models, health, metrics):
         app.include_router(module.router)
     return app
 
@@ -106,6 +128,7 @@ class Server(uvicorn.Server):
     async def _reload(self) -> None:
         """Every artifact as it is on disk now (SIGHUP); one that cannot be loaded changes nothing."""
         state = self.config.app.state  # type: ignore[union-attr]
+        state.door.refresh()
         try:
             forecasters = await asyncio.to_thread(state.library.load)
             await asyncio.to_thread(state.library.keep, forecasters)
@@ -143,6 +166,10 @@ def server(settings: Settings) -> Server:
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=GRACE_SECONDS,
         server_header=False,
+        headers=[("x-content-type-options", "nosniff")],
+        log_config=logs.configuration(settings.log_format, settings.log_level),
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
     )
     return Server(config)
 
@@ -163,6 +190,12 @@ def run(settings: Settings) -> int:
     except SystemExit:  # uvicorn could not listen, and has said why
         return 1
     return 0 if serving.started else 1
+
+
+async def _watch_keys(door: Door) -> None:
+    while True:
+        await asyncio.sleep(KEYS_SECONDS)
+        door.refresh()
 
 
 def open_store(settings: Settings) -> Store:

@@ -16,10 +16,8 @@ from app.config import Settings
 from app.engine import Engine
 from app.errors import ConfigError, Forbidden, Overloaded, TooLarge, Unauthorized
 from app.jobs import (
-    Adopt,
     Advance,
     AdvanceMany,
-    Expire,
     Export,
     Forecast,
     Fork,
@@ -137,13 +135,13 @@ class Caller:
         return self.prefix + session
 
     def _check_role(self, job: Job) -> None:
-        self.may("read" if type(job) in LOOKS else "admin" if type(job) in (Adopt, Expire) else "stream")
-        if self.tenant == EVERY_TENANT and not isinstance(job, Adopt):
+        self.may("read" if type(job) in LOOKS else "stream" if job.sessions else "admin")
+        if self.tenant == EVERY_TENANT and job.sessions:
             raise Forbidden("name one tenant: a session is one tenant's")
 
     def _rename(self, job: Job) -> None:
         prefix = self.prefix
-        if isinstance(job, Adopt):
+        if not job.sessions:  # of a model, not of a session
             return
         if isinstance(job, AdvanceMany):
             job.sessions = [prefix + session for session in job.sessions]

@@ -51,9 +51,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        most = self._most(scope)
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if int(declared) > self.most:
-            await self._refuse(send)
+        if int(declared) > most:
+            await self._refuse(send, most)
             return
         received = 0
 
@@ -61,16 +62,20 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.most:
-                raise BodyTooLarge(self.most)
+            if received > most:
+                raise BodyTooLarge(most)
             return message
 
         await self.app(scope, counted, send)
 
-    async def _refuse(self, send: Send) -> None:
+    def _most(self, scope: Scope) -> int:
+        asking = scope.get("carryover.caller")
+        return self.most if asking is None else min(self.most, asking.most_bytes)
+
+    async def _refuse(self, send: Send, most: int) -> None:
         # Not closed: that would reset the connection under a client that still writes, which then never
         # reads why. The server throws the rest of the body away as it comes in.
-        status, body, _ = problem(too_large(self.most))
+        status, body, _ = problem(too_large(most))
         content = orjson.dumps(body)
         headers = [
             (b"content-type", MEDIA_TYPE.encode()),

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from app.api.guard import caller
 from app.api.problems import documented as problems
 from app.engine import Engine
 from app.jobs import Adopt
@@ -30,10 +31,11 @@ async def model(request: Request, name: str) -> dict[str, Any]:
     return _told(engine, engine.sessions.slab_of(name))
 
 
-@router.post("/models/{name}/reload", response_model=Reloaded, responses=problems(404, 422, 503))
+@router.post("/models/{name}/reload", response_model=Reloaded, responses=problems(403, 404, 422, 503))
 async def reload(request: Request, name: str) -> dict[str, Any]:
     """Take the artifact as it is on disk now. Sessions under way keep the network they have until reset."""
     engine: Engine = request.app.state.engine
+    caller(request).may("admin")
     engine.sessions.slab_of(name)
     forecaster = await asyncio.to_thread(request.app.state.library.reload, name)
     changed = await engine.ask(Adopt(forecaster))

@@ -11,9 +11,10 @@ from app import statefile, wire
 from app.answers import epoch_of
 from app.api.body import documented as body
 from app.api.body import read
+from app.api.guard import caller
 from app.api.problems import documented as problems
-from app.engine import Engine
 from app.jobs import Advance, Create, Delete, Export, Forecast, Fork, Import, Inspect, Reset
+from app.names import shown
 from app.shapes import (
     Chunk,
     ForecastAnswer,
@@ -42,32 +43,32 @@ async def create(request: Request, response: Response) -> dict[str, Any]:
     """Create a session. Its `Location` is answered; a first chunk creates one, too."""
     told = await read(request, NewSession)
     job = Create(told.id or _random_id(), told.model, told.ttl_seconds)
-    return _located(response, await _engine(request).ask(job))
+    return _located(response, await caller(request).ask(job))
 
 
 @router.get("/sessions", response_model=SessionPage, responses=problems(404, 422, 503))
 async def page(
     request: Request,
-    after: Annotated[str, Query(max_length=128, description="`next` of the page before")] = "",
+    after: Annotated[str, Query(max_length=200, description="`next` of the page before")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     model: Annotated[str | None, Query(description="only sessions of this model")] = None,
 ) -> dict[str, Any]:
     """List sessions in the order of their ids."""
-    engine = _engine(request)
+    asking = caller(request)
     if model is not None:
-        engine.sessions.slab_of(model)
-    names = await engine.names(after, limit, model)
+        asking.engine.sessions.slab_of(model)
+    names = await asking.names(after, limit, model)
     return {
         "sessions": [{"session": session, "model": name} for session, name in names],
         "next": names[-1][0] if len(names) == limit else None,
-        "total": len(engine.sessions),
+        "total": len(asking),
     }
 
 
 @router.get("/sessions/{id}", response_model=Session, responses=problems(404, 410, 422, 503))
 async def inspect(request: Request, id: str) -> dict[str, Any]:
     """Model, position, last prediction and times of a session."""
-    return wire.viewed(await _engine(request).ask(Inspect(wire.session_id(id))))
+    return wire.viewed(await caller(request).ask(Inspect(wire.session_id(id))))
 
 
 @router.delete(
@@ -80,7 +81,7 @@ async def delete(
     epoch: str | None = None,
 ) -> Response:
     """Forget a session; what remains is a tombstone with its last position."""
-    await _engine(request).ask(Delete(wire.session_id(id), at, _epoch(epoch)))
+    await caller(request).ask(Delete(wire.session_id(id), at, _epoch(epoch)))
     return Response(status_code=204)
 
 
@@ -94,7 +95,7 @@ async def observe(request: Request, id: str) -> Response:
     """Advance a session by a chunk, and answer the prediction of what follows each observation."""
     told = wire.chunk(await request.body(), request.app.state.limits)
     job = Advance(wire.session_id(id), told.observations, told.at, told.epoch, told.horizon, told.model)
-    return Response(wire.advanced(await _engine(request).ask(job), told.flat), media_type=JSON)
+    return Response(wire.advanced(await caller(request).ask(job), told.flat), media_type=JSON)
 
 
 @router.post(
@@ -106,7 +107,7 @@ async def observe(request: Request, id: str) -> Response:
 async def reset(request: Request, id: str) -> dict[str, Any]:
     """Zero the carry. The position stays, so that a chunk delayed from before can never be applied after."""
     told = await read(request, InStep)
-    return wire.viewed(await _engine(request).ask(Reset(wire.session_id(id), told.at, _epoch(told.epoch))))
+    return wire.viewed(await caller(request).ask(Reset(wire.session_id(id), told.at, _epoch(told.epoch))))
 
 
 @router.post(
@@ -120,7 +121,7 @@ async def fork(request: Request, response: Response, id: str) -> dict[str, Any]:
     """A new session with a copy of the carry; from here on the two go their own ways."""
     told = await read(request, ForkInto)
     job = Fork(wire.session_id(id), told.id or _random_id(), told.at, _epoch(told.epoch))
-    return _located(response, await _engine(request).ask(job))
+    return _located(response, await caller(request).ask(job))
 
 
 @router.get(
@@ -138,7 +139,7 @@ async def forecast(
     most = request.app.state.limits.steps
     if steps > most:
         raise wire.too_far(steps, most)
-    answer = await _engine(request).ask(Forecast(wire.session_id(id), steps))
+    answer = await caller(request).ask(Forecast(wire.session_id(id), steps))
     return Response(wire.advanced(answer, flat), media_type=JSON)
 
 
@@ -155,7 +156,7 @@ async def forecast(
 )
 async def export(request: Request, id: str) -> Response:
     """All that the session remembers, as one safetensors file that `PUT` takes, here or elsewhere."""
-    state = await _engine(request).ask(Export(wire.session_id(id)))
+    state = await caller(request).ask(Export(wire.session_id(id)))
     name = {"content-disposition": f'attachment; filename="{id}.safetensors"'}
     return Response(statefile.encode(state), media_type=STATE, headers=name)
 
@@ -180,16 +181,11 @@ async def import_(
     """Put a session in an exported state, whether it exists or not; a new epoch is drawn."""
     state = statefile.decode(await request.body())
     job = Import(wire.session_id(id), state, at, _epoch(epoch))
-    return wire.viewed(await _engine(request).ask(job))
-
-
-def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
+    return wire.viewed(await caller(request).ask(job))
 
 
 def _located(response: Response, view: Any) -> dict[str, Any]:
-    response.headers["location"] = f"/sessions/{view.session}"
+    response.headers["location"] = f"/sessions/{shown(view.session)}"
     return wire.viewed(view)
 
 

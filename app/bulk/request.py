@@ -11,9 +11,8 @@ import numpy as np
 
 from app import wire
 from app.answers import AdvancedMany
-from app.engine import Engine
 from app.errors import CarryoverError, TooLarge, Unprocessable
-from app.jobs import AdvanceMany, Reply
+from app.jobs import AdvanceMany, Reply, Submits
 from app.parts import Gathering, Parts
 from app.rows import Epochs, Floats, Ints
 
@@ -49,7 +48,7 @@ class Request:
     depths: int | Sequence[int] = 3
     answered: str = ""
 
-    def submit(self, engine: Engine, reply: Reply) -> None:
+    def submit(self, engine: Submits, reply: Reply) -> None:
         """Queue it; `reply` is called once, with an `AdvancedMany` or with what refuses the whole."""
         if len(self.jobs) == 1 and not self.errors:
             _submit(engine, self.jobs[0][1], reply)
@@ -60,7 +59,7 @@ class Request:
         for which, job in self.jobs:
             _submit(engine, job, gathering.many(which))
 
-    async def ask(self, engine: Engine) -> AdvancedMany:
+    async def ask(self, engine: Submits) -> AdvancedMany:
         """Queue it and wait for the answer.
 
         Raises
@@ -167,7 +166,7 @@ def _why(columns: AdvanceMany, i: int, observations: Floats, limits: BulkLimits)
     return Unprocessable("the chunk cannot be applied")
 
 
-def _submit(engine: Engine, job: AdvanceMany, reply: Reply) -> None:
+def _submit(engine: Submits, job: AdvanceMany, reply: Reply) -> None:
     job.reply = reply
     try:
         engine.submit(job)

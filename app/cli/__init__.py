@@ -15,6 +15,7 @@ import typer
 
 from app.cli.artifacts import import_, models
 from app.cli.evaluate import evaluate
+from app.cli.keys import keys
 from app.cli.serve import EPILOG, serve
 from app.cli.sessions import sessions
 from app.cli.train import train
@@ -35,6 +36,7 @@ app.command("import", short_help="PyTorch checkpoint in, artifact out.")(import_
 app.command(short_help="List artifacts, or show one.")(models)
 
 app.add_typer(sessions, name="sessions")
+app.add_typer(keys, name="keys")
 
 
 def main() -> None:

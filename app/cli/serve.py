@@ -24,14 +24,20 @@ def _settings_table() -> str:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default=False)] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve beyond this machine without keys.", show_default=False)
+    ] = False,
     models: Annotated[
         list[Path] | None,
         typer.Option(help="An artifact or a folder of artifacts; may be repeated.", show_default=False),
     ] = None,
 ) -> int:
     """Serve trained models until SIGTERM or Ctrl-C; what was accepted is answered first."""
-    settings = Settings.from_env(os.environ)
-    given: dict[str, Any] = {"host": host, "port": port, "models": tuple(models) if models else None}
+    environment = dict(os.environ) | ({"CARRYOVER_INSECURE": "true"} if insecure else {})
+    if host is not None:
+        environment["CARRYOVER_HOST"] = host
+    settings = Settings.from_env(environment)
+    given: dict[str, Any] = {"port": port, "models": tuple(models) if models else None}
     settings = dataclasses.replace(settings, **{name: v for name, v in given.items() if v is not None})
     from app.main import run
 

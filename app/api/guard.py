@@ -1,0 +1,171 @@
+"""Around every request that is not hot: who asks, from which page, under which id, and what came of it.
+
+A browser sends requests on behalf of whatever page it shows. A page of another origin is answered only where
+the settings allow it, so that no web site can move the sessions of a server on its reader's own machine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from time import perf_counter
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import logs
+from app.api.problems import answer, problem
+from app.errors import CarryoverError, Forbidden
+from app.metrics import Metrics
+from app.tenancy import Caller, Door
+
+log = logging.getLogger("carryover.access")
+
+TENANT_HEADER = "carryover-tenant"
+PUBLIC = {
+    "/", "/favicon.ico", "/docs", "/redoc", "/openapi.json", "/health/live", "/health/ready",
+    "/v2", "/v2/health/live", "/v2/health/ready",
+}  # fmt: skip
+PUBLIC_FOLDERS = ("/dashboard/",)  # a page that asks for the key must itself be had without one
+SAFE = {"GET", "HEAD", "OPTIONS"}
+MONITORS = {"/metrics"}
+ALLOWED_METHODS = "GET, HEAD, POST, PUT, DELETE"
+ALLOWED_HEADERS = f"authorization, content-type, accept, x-request-id, traceparent, {TENANT_HEADER}"
+HEADERS = {
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+DOCS = {"/docs", "/redoc"}
+DOCS_POLICY = (  # FastAPI's pages of the API: a script of a CDN, and one in the page
+    "default-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; worker-src blob:; "
+    "style-src 'unsafe-inline' https://cdn.jsdelivr.net https://fonts.googleapis.com; "
+    "font-src https://fonts.gstatic.com; "
+    "img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly; "
+    "frame-ancestors 'none'"
+)
+
+
+def caller(request: Request) -> Caller:
+    """Who asks: what a route has in place of the engine."""
+    told: Caller = request.scope["carryover.caller"]
+    return told
+
+
+class Guard:
+    """ASGI middleware, the outermost of ours.
+
+    Parameters
+    ----------
+    allowed : origins, other than the server's own, whose pages may call it
+    logs_requests : a line for each
+    """
+
+    def __init__(
+        self, app: ASGIApp, door: Door, metrics: Metrics, allowed: Iterable[str], logs_requests: bool
+    ) -> None:
+        self.app = app
+        self.door = door
+        self.metrics = metrics
+        self.allowed = frozenset(allowed)
+        self.logs_requests = logs_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, told = perf_counter(), Headers(raw=scope["headers"])
+        request_id = logs.request_id(told.get("x-request-id"), told.get("traceparent"))
+        token = logs.REQUEST_ID.set(request_id)
+        status = 500  # unless something else is answered: a crash is answered further out
+
+        async def dressed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._dress(
+                    MutableHeaders(raw=message["headers"]), scope["path"], told.get("origin"), request_id
+                )
+            await send(message)
+
+        try:
+            if told.get("origin") in self.allowed and "access-control-request-method" in told:
+                await _preflight(scope, receive, dressed)
+            else:
+                await self._let_in(scope, receive, dressed, told)
+        finally:
+            self._note(scope, status, perf_counter() - began)
+            logs.REQUEST_ID.reset(token)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send, told: Headers) -> None:
+        try:
+            self._check_origin(scope["method"], told)
+            scope["carryover.caller"] = self._caller(scope["path"], told)
+        except CarryoverError as error:
+            self.metrics.refused(error)
+            await answer(*problem(error))(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _caller(self, path: str, told: Headers) -> Caller | None:
+        if path in PUBLIC or path.startswith(PUBLIC_FOLDERS):
+            return None
+        authorization = told.get("authorization")
+        found = self.door.caller(
+            None if authorization is None else authorization.encode("latin-1"), told.get(TENANT_HEADER)
+        )
+        found.may("monitor" if path in MONITORS else "read")
+        return found
+
+    def _check_origin(self, method: str, told: Headers) -> None:
+        origin = told.get("origin")
+        if (
+            origin is not None
+            and method not in SAFE
+            and not same_origin(origin, told.get("host"), self.allowed)
+        ):
+            raise Forbidden("pages of another origin may not call this server: see CARRYOVER_ALLOWED_ORIGINS")
+
+    def _dress(self, headers: MutableHeaders, path: str, origin: str | None, request_id: str) -> None:
+        headers["x-request-id"] = request_id
+        if path in DOCS:
+            headers["content-security-policy"] = DOCS_POLICY
+        for name, value in HEADERS.items():
+            headers.setdefault(name, value)
+        if origin in self.allowed and origin is not None:
+            headers["access-control-allow-origin"] = origin
+            headers["access-control-expose-headers"] = "location, retry-after, x-request-id"
+        if self.allowed:
+            headers.add_vary_header("origin")
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        self.metrics.answered(route, status, seconds)
+        if self.logs_requests:
+            self._log(scope, route, status, seconds)
+
+    def _log(self, scope: Scope, route: str, status: int, seconds: float) -> None:
+        fields: dict[str, Any] = {"method": scope["method"], "route": route, "status": status}
+        fields["ms"] = round(1000 * seconds, 3)
+        found: Caller | None = scope.get("carryover.caller")
+        if found is not None and found.key is not None:
+            fields |= {"key": found.key.name, "tenant": found.tenant}
+        log.info("request", extra=fields)
+
+
+def same_origin(origin: str | None, host: str | None, allowed: Iterable[str]) -> bool:
+    """Whether a page of this origin, or who is none, may call a server that was asked for as `host`."""
+    return origin is None or origin in allowed or origin.partition("://")[2] == host
+
+
+async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:
+    response = answer(204, {}, None)
+    response.body = b""
+    response.headers["access-control-allow-methods"] = ALLOWED_METHODS
+    response.headers["access-control-allow-headers"] = ALLOWED_HEADERS
+    response.headers["access-control-max-age"] = "600"
+    response.headers["content-length"] = "0"
+    await response(scope, receive, send)

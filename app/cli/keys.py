@@ -1,0 +1,132 @@
+"""`carryover keys`: make, list and remove the API keys of a server."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli import options
+
+if TYPE_CHECKING:
+    from app.keys import Key
+
+keys = typer.Typer(help="Make, list and remove the API keys of a server.", no_args_is_help=True)
+
+VARIABLE = "CARRYOVER_API_KEYS_FILE"
+File = Annotated[
+    Path | None,
+    typer.Option("--file", help=f"The keys' file. [default: {VARIABLE}]", show_default=False),
+]
+
+
+class Roles(StrEnum):
+    """What a key may do."""
+
+    monitor = "monitor"
+    read = "read"
+    stream = "stream"
+    admin = "admin"
+
+
+@keys.command(short_help="A new key; its token is shown once.")
+def add(
+    name: Annotated[str, typer.Argument(help="What to call it in lists and logs.", show_default=False)],
+    role: Annotated[
+        Roles,
+        typer.Option(help="monitor: /metrics; read: look; stream: all but reload models; admin."),
+    ] = Roles.stream,
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose sessions it opens; '' is those from before there were keys. [default: the name]",
+            show_default=False,
+        ),
+    ] = None,
+    sessions: Annotated[int | None, typer.Option(help="Most sessions.", show_default=False)] = None,
+    observations_per_second: Annotated[float | None, typer.Option(show_default=False)] = None,
+    body_bytes: Annotated[int | None, typer.Option(show_default=False)] = None,
+    chunk_observations: Annotated[int | None, typer.Option(show_default=False)] = None,
+    sockets: Annotated[int | None, typer.Option(show_default=False)] = None,
+    in_flight: Annotated[int | None, typer.Option(show_default=False)] = None,
+    file: File = None,
+) -> None:
+    """Make a key. Only its SHA-256 is kept: note the token, or make another.
+
+    A server that runs takes it within a second.
+
+    For example: carryover keys add pump-house --file keys.json --observations-per-second 1000
+    """
+    import msgspec
+
+    from app.keys import made, write
+    from app.quotas import Quota
+
+    limits = {
+        "sessions": sessions,
+        "observations_per_second": observations_per_second,
+        "body_bytes": body_bytes,
+        "chunk_observations": chunk_observations,
+        "sockets": sockets,
+        "in_flight": in_flight,
+    }
+    path, known = _opened(file, missing_is_empty=True)
+    if any(key.name == name for key in known):
+        raise typer.BadParameter(f"there is a key {name!r} already; remove it first, or choose another name")
+    try:
+        quota = msgspec.convert(limits, Quota)
+    except msgspec.ValidationError as error:
+        raise typer.BadParameter(str(error)) from None
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    key, token = made(name, tenant, role.value, now, quota)
+    write(path, [*known, key])
+    print(token)
+    typer.echo(f"{path}: {len(known) + 1} keys. This token is shown this once.", err=True)
+
+
+@keys.command("list", short_help="Every key, a line each.")
+def list_(file: File = None, as_json: options.Json = False) -> None:
+    """Print name, role, tenant and limits of every key. Tokens are not kept, so they are not shown."""
+    import msgspec
+
+    _, known = _opened(file)
+    for key in known:
+        limits = msgspec.to_builtins(key.limits)
+        if as_json:
+            told = {"name": key.name, "role": key.role, "tenant": key.tenant, "created": key.created}
+            print(json.dumps(told | {"limits": limits}))
+        else:
+            shown = " ".join(f"{name}={value:g}" for name, value in limits.items())
+            print(f"{key.name}  {key.role}  tenant={key.tenant or '(none)'}  {key.created}  {shown}".rstrip())
+
+
+@keys.command(short_help="A key that is no longer good.")
+def remove(
+    name: Annotated[str, typer.Argument(help="Which.", show_default=False)], file: File = None
+) -> None:
+    """Remove a key; a server that runs closes its connections within a second. Its sessions stay."""
+    from app.keys import write
+
+    path, known = _opened(file)
+    left = [key for key in known if key.name != name]
+    if len(left) == len(known):
+        raise typer.BadParameter(f"there is no key {name!r} in {path}")
+    write(path, left)
+    print(f"{path}: {len(left)} keys")
+
+
+def _opened(file: Path | None, missing_is_empty: bool = False) -> tuple[Path, list[Key]]:
+    from app.keys import read
+
+    named = os.environ.get(VARIABLE)
+    path = file or (Path(named).expanduser() if named else None)
+    if path is None:
+        raise typer.BadParameter(f"name the keys' file: --file, or {VARIABLE}")
+    if missing_is_empty and not path.exists():
+        return path, []
+    return path, read(path)
