@@ -4,9 +4,10 @@
 back in. Both take carries and return new ones: nothing is remembered here between calls.
 
 A carry is one row of float32: `(h, c)` as [2, layers, hidden], then the last prediction, scaled, which
-is the first value of any forecast, then what the session has learned (`models.learner`), then, where they
-are kept, the last `tail` observations, newest last, which a newer network starts warm from. `fresh` is a
-session that has observed nothing: zeros, but for what it learns with.
+is the first value of any forecast, then what the session has learned (`models.learner`), then, for an
+artifact with time features, the time of the last observation, then, where they are kept, the last `tail`
+observations, newest last, which a newer network starts warm from. `fresh` is a session that has observed
+nothing: zeros, but for what it learns with.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ Ints = npt.NDArray[np.int64]
 # Chunks up to this long go through `Cells`, longer ones through `torch.nn.LSTM`: the two cost the same
 # near 13 steps, whatever the batch (benchmarks/kernels.py).
 SHORT_CHUNK = 12
+KIND = "+"  # between an artifact's fingerprint and a kind of learning
+CLOCK = 3  # numbers of a time in a carry: 1 when it is known, days since 1970, seconds of the day
 
 
 class CannotForecast(ValueError):
@@ -80,7 +83,8 @@ class Forecaster:
         self.tail = tail
         self._state = 2 * self.layers * self.hidden
         self._predicted = self._state + self.output_size
-        self._untailed = self._predicted + (self.learner.size if self.learner else 0)
+        self._learned = self._predicted + (self.learner.size if self.learner else 0)
+        self._untailed = self._learned + CLOCK * bool(artifact.time_features)
         self.carry_size = self._untailed + tail * self.input_size
         names = [column.name for column in artifact.inputs]
         known = (*artifact.future, *names[len(names) - artifact.made_inputs :])
@@ -148,7 +152,7 @@ class Forecaster:
         """Move `rows` on in place, the longest chunk first; what was missing in `scaled` is filled in."""
         total, learner = len(scaled), self.learner
         hidden, cell = self._split(rows)
-        latest, learned = rows[:, self._state : self._predicted], rows[:, self._predicted : self._untailed]
+        latest, learned = rows[:, self._state : self._predicted], rows[:, self._predicted : self._learned]
         outputs = np.empty((total, self.output_size), np.float32)
         judged = None if learner is None else Judged.empty(total, self.output_size, len(learner.levels))
         for at in _time_major(lengths, order, int(lengths.max())):
@@ -209,7 +213,7 @@ class Forecaster:
         hidden, cell = self._split(carries)
         latest, learned = (
             carries[:, self._state : self._predicted],
-            carries[:, self._predicted : self._untailed],
+            carries[:, self._predicted : self._learned],
         )
         inputs = np.empty((len(carries), self.input_size), np.float32)
         for step in range(steps):
@@ -231,14 +235,14 @@ class Forecaster:
         """[carry_size], a session that has observed nothing and chose this way to learn, of this layout."""
         carry = np.zeros(self.carry_size, np.float32)
         if self.learner is not None:
-            carry[self._predicted : self._untailed] = self.learner.beginning(learning)
+            carry[self._predicted : self._learned] = self.learner.beginning(learning)
         return carry
 
     def restarted(self, carries: Floats) -> Floats:
         """[batch, carry_size], the same sessions when all that they observed is forgotten."""
         again = np.zeros_like(carries)
         if self.learner is not None:
-            learned = slice(self._predicted, self._untailed)
+            learned = slice(self._predicted, self._learned)
             again[:, learned] = self.learner.restarted(carries[:, learned])
         return again
 
@@ -249,19 +253,48 @@ class Forecaster:
     def bands(self, carries: Floats, steps: int) -> Floats:
         """[batch, steps, levels, outputs], half-widths of the intervals of forecasts, own units."""
         learner = self._learner()
-        widths = learner.widths(carries[:, self._predicted : self._untailed]) * self._out_std
+        widths = learner.widths(carries[:, self._predicted : self._learned]) * self._out_std
         return np.asarray(widths[:, None] * growth(self.learning, steps)[:, None, None])
 
     def errors(self, carries: Floats) -> Errors:
         """How wrong each session has been, in own units: [batch, outputs]."""
-        told = self._learner().errors(carries[:, self._predicted : self._untailed])
+        told = self._learner().errors(carries[:, self._predicted : self._learned])
         return told.times(self._out_std)
+
+    @property
+    def fingerprint(self) -> str:
+        """The artifact's, and the kind of learning where that is another: what a carry belongs to."""
+        kind = self.learning.kind
+        return self.artifact.fingerprint + (f"{KIND}{kind}" if kind != self.artifact.learning.kind else "")
+
+    def of_kind(self, kind: str) -> Forecaster:
+        """The same artifact for sessions that learn otherwise.
+
+        Raises
+        ------
+        BadArtifact : they cannot
+        """
+        return Forecaster(self.artifact, self.device.type, self.tail, self.artifact.learning.of_kind(kind))
+
+    def level(self, carries: Floats) -> Floats:
+        """[batch], a view: the level of the intervals that each session wants with every chunk; 0 is none."""
+        return np.asarray(self._learner().level(carries[:, self._predicted : self._learned]))
+
+    def clock(self, carry: Floats) -> float | None:
+        """When the session of this carry observed last, in seconds since 1970, if it has told."""
+        known, days, seconds = carry[self._learned : self._untailed].tolist() or (0, 0, 0)
+        return days * 86_400.0 + seconds if known else None
+
+    def set_clock(self, carry: Floats, seconds: float) -> None:
+        """The session of this carry observed last at this time, in seconds since 1970."""
+        days, rest = divmod(seconds, 86_400.0)
+        carry[self._learned : self._untailed] = 1, days, rest
 
     def learns(self, carry: Floats) -> Learning:
         """How the session of this carry, [carry_size], learns."""
         if self.learner is None:
             return self.learning
-        return self.learner.options(carry[self._predicted : self._untailed])
+        return self.learner.options(carry[self._predicted : self._learned])
 
     def tails(self, carries: Floats) -> Floats:
         """The observations that each carry keeps: [batch, tail, inputs], newest last, own units."""

@@ -33,7 +33,7 @@ RATE = 0.05
 def beginning(learning: Learning, outputs: int) -> tuple[Floats, Floats]:
     """What a session begins with: ratios [levels, outputs], and the squared scale of its errors [outputs].
 
-    Times the scale, the ratios are `learning.spread`; without one, those of normal errors as wide as the data.
+    Times the scale, the ratios are `learning.spread`; without one, those of normal errors wide as the data.
     """
     normal = np.array([[NormalDist().inv_cdf((1 + level) / 2)] for level in learning.levels], np.float32)
     if not learning.spread:

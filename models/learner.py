@@ -86,7 +86,7 @@ class Learner:
         outputs = artifact.output_size
         self._size = features(learning, artifact.hidden_size, artifact.input_size)
         groups, each = (outputs, 1) if learning.readout == "gain" else (1, outputs)
-        shapes: dict[str, Shape] = {"begun": ()}
+        shapes: dict[str, Shape] = {"begun": (), "level": ()}
         if learning.corrects:
             shapes |= {"forgetting": (), "prior": (), "turn": (), "features": (groups, self._size)}
             shapes |= {"weights": (groups, each, self._size), "covariance": (groups, self._size, self._size)}
@@ -122,7 +122,12 @@ class Learner:
             for name in ("forgetting", "prior"):
                 self._view(again, name)[...] = self._view(rows, name)
             self._begin_readout(again)
+        self._view(again, "level")[...] = self._view(rows, "level")
         return again
+
+    def level(self, rows: Floats) -> Any:
+        """[batch], a view: the level of the intervals that each session wants with every chunk; 0 is none."""
+        return self._view(rows, "level")
 
     def meet(self, rows: Floats, predicted: Floats, observed: Floats) -> tuple[Floats, Floats]:
         """Learn from one observation of each session, in place.

@@ -17,6 +17,7 @@ from models.errors import BadArtifact
 Readout = Literal["off", "gain", "rls"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
+INTERVALS = "+intervals"
 MAX_LEVELS = 16
 MAX_FEATURES = 1025  # a covariance of 4 MiB a session
 
@@ -99,9 +100,19 @@ class Learning:
         return bool(self.levels)
 
     @property
-    def layout(self) -> tuple[object, ...]:
+    def kind(self) -> str:
         """What decides how a session's row is laid out; the rest may differ from session to session."""
-        return (self.readout, self.inputs, self.rank, self.levels)
+        return self.readout + INTERVALS * self.judges
+
+    def of_kind(self, kind: str) -> Learning:
+        """This, of the kind that another session chose.
+
+        Raises
+        ------
+        BadArtifact : there is no such kind
+        """
+        readout = kind.removesuffix(INTERVALS)
+        return self.chosen(readout, intervals=kind.endswith(INTERVALS))  # type: ignore[arg-type]
 
     def chosen(
         self,

@@ -336,6 +336,8 @@ def test_learning_that_cannot_be_is_refused_by_name(artifact, changes, told):
 def test_a_session_may_choose_how_it_learns_within_what_its_artifact_knows():
     shipped = Learning("rls", forgetting=0.99, levels=(0.9,), spread=((2.0,),))
     assert shipped.chosen() == shipped
-    assert shipped.chosen(readout="off", forgetting=0.9).layout == ("off", False, 0, (0.9,))
+    assert shipped.chosen(readout="off", forgetting=0.9).kind == "off+intervals"
     assert shipped.chosen(intervals=False).judges is False
     assert Learning().chosen(intervals=True).levels == LEVELS
+    for kind in ("off", "gain", "rls", "off+intervals", "rls+intervals"):
+        assert shipped.of_kind(kind).kind == kind
