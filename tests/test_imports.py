@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # "x.*" stands for the package x and all under it. A module that no line names fails, by name.
 DIRECTION: tuple[tuple[str, ...], ...] = (
     ("models.*",),
-    ("app", "app.errors", "app.config", "app.heap", "app.names", "app.metrics", "app.quotas", "app.keys"),
+    ("app", "app.errors", "app.config", "app.heap", "app.names", "app.metrics", "app.quotas", "app.keys", "app.logs"),
     ("app.rows", "app.answers", "app.shapes", "app.recent", "app.digest"),
     ("app.slab", "app.stores.*", "app.wire", "app.frames", "app.statefile", "app.library"),
     ("app.jobs", "app.turns", "app.parts", "app.chunks", "app.pace"),
     ("app.admission", "app.wave", "app.long", "app.steps", "app.sessions", "app.warming", "app.places"),
     ("app.engine",),
-    ("app.tenancy",),
+    ("app.tenancy", "app.exposition"),
     ("app.hot", "app.sockets", "app.api.*", "app.bulk.*"),
     ("app.main", "app.moving"),
     ("app.cli", "app.cli.*"),
