@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from app import recent
 from app.digest import digests
 from app.jobs import Advance, AdvanceMany
 from app.parts import Parts
@@ -31,14 +32,15 @@ class Chunks:
     """
 
     __slots__ = (
-        "at", "before", "bulks", "digests", "epochs", "jobs", "lengths", "observations", "rows", "slab",
-        "taken",
+        "at", "before", "bounded", "bulks", "digests", "epochs", "jobs", "lengths", "observations", "rows",
+        "slab", "taken",
     )  # fmt: skip
 
     def __init__(self, slab: Slab) -> None:
         self.slab = slab
         self.jobs: list[Advance] = []
         self.taken: list[int] = []  # rows of the jobs
+        self.bounded = False  # some job resets its session first, or deletes it afterwards
         self.bulks: list[tuple[AdvanceMany, Ints]] = []  # with their rows
         self.observations: Floats
         self.lengths: Ints
@@ -71,6 +73,11 @@ class Chunks:
         for job, _ in self.bulks:
             yield job, slice(start, start + len(job))
             start += len(job)
+
+    def restart(self) -> None:
+        """Zero the sessions, as copied, whose chunks begin with a reset."""
+        which = [i for i, job in enumerate(self.jobs) if job.reset]
+        recent.restart(self.before, which)
 
     def sessions(self) -> list[str]:
         """The session of every column."""

@@ -47,13 +47,14 @@ from app.jobs import (
     Progress,
     Refuse,
     Reset,
+    Retire,
     answer_to,
 )
 from app.metrics import Metrics
 from app.names import shown
 from app.parts import cut
 from app.places import place, place_many
-from app.recent import forget
+from app.recent import restart
 from app.rows import scalar
 from app.sessions import Sessions
 from app.slab import Slab
@@ -299,6 +300,9 @@ class Engine:
                 )
             case Adopt():
                 wave.settled.append((job, self.sessions.adopt(job.forecaster)))
+            case Retire():
+                self.sessions.retire(job.model)
+                wave.settled.append((job, None))
             case Import():
                 self._admit_import(job, touched, wave)
             case Refuse():
@@ -337,21 +341,11 @@ class Engine:
 
     def _admit_reset(self, job: Reset, touched: Collection[str], wave: Wave) -> None:
         slab, row = self.sessions.here(job.session, wave, job.at, job.epoch)
-        newest = self.sessions.current.get(slab.forecaster.artifact.name, slab)
+        slab, row = self.sessions.newest(job.session, slab, row, wave, touched)
         rows = np.array([row])
-        if newest is slab:
-            after = slab.read(rows)
-            after.carries[:] = 0.0
-        else:  # nothing of the older network's carry is needed any more: the session gets the newer network
-            before = slab.headers[row]
-            wave.leaving.append((slab, job.session))
-            rows = np.array([self.sessions.born(job.session, newest, None, wave, touched)])
-            slab, after = newest, newest.read(rows)
-            for name in ("position", "epoch", "created", "ttl"):
-                after.headers[name] = before[name]
-        after.headers["since_reset"] = 0
+        after = slab.read(rows)
+        restart(after)
         touch(after.headers, wave.now)
-        forget(after)
         wave.stage(slab, (job.session,), rows, after)
         wave.moved.append((job, self.sessions.view(job.session, slab, after)))
 
@@ -374,7 +368,7 @@ class Engine:
         after = rows_of(job.state, slab.recent_chunks, slab.forecaster)
         if self.sessions.find(job.session) is not None:
             old, _ = self.sessions.here(job.session, wave, job.at, job.epoch)
-            wave.leaving.append((old, job.session))
+            wave.leaving[job.session] = old
         elif job.at is not None or job.epoch is not None:
             raise admission.absent(job.session, wave.tombstones.get(job.session))
         row = self.sessions.born(job.session, slab, job.state.ttl_seconds, wave, touched)

@@ -15,6 +15,7 @@ from app.answers import Advanced
 from app.digest import digests
 from app.errors import StepFailed
 from app.jobs import Advance, Forecast, Progress
+from app.recent import restart
 from app.rows import Floats, scalar
 from app.slab import Slab
 from app.wave import Late, Wave, moved_on
@@ -39,6 +40,8 @@ def begin(job: Advance, slab: Slab, row: int, wave: Wave) -> None:
     if not mine or job.at not in (None, scalar(before.headers, "position")):
         wave.settle(slab, job, before, 0, digest)
         return
+    if job.reset:
+        restart(before)
     job.progress = Progress(before.carries[0], digest)
     wave.long.append((slab, row, job))
 
@@ -115,8 +118,11 @@ def _stage(slab: Slab, row: int, job: Advance, wave: Wave, recent_bytes: int) ->
     if job.horizon:
         answer["forecast"] = np.concatenate(progress.forecast)
     rows = np.array([row])
+    before = slab.read(rows)
+    if job.reset:
+        restart(before)
     after = moved_on(
-        slab.read(rows),
+        before,
         progress.carry[None],
         np.array([len(job.observations)]),
         np.array([progress.digest], np.uint64),
@@ -126,6 +132,8 @@ def _stage(slab: Slab, row: int, job: Advance, wave: Wave, recent_bytes: int) ->
         recent_bytes,
     )
     wave.stage(slab, (job.session,), rows, after)
+    if job.delete:
+        wave.end(slab, job.session, after, 0)
     position, epoch = scalar(after.headers, "position"), scalar(after.headers, "epoch")
     model = slab.forecaster.artifact.name
     wave.moved.append((job, Advanced(job.session, model, position, epoch, False, answer)))

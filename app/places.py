@@ -33,11 +33,23 @@ def place(job: Advance, sessions: Sessions, touched: Collection[str], wave: Wave
         if row is not None:
             if job.model is not None:
                 _check_model(session, slab, job.model)
+            if job.reset and in_step(slab, row, job, wave):
+                return sessions.newest(session, slab, row, wave, touched)
             return slab, row
-    if job.at or job.epoch is not None:
+    if job.at or job.epoch is not None or not job.create:
         raise admission.absent(session, wave.tombstones.get(session))
     slab = sessions.slab_of(job.model)
     return slab, sessions.born(session, slab, None, wave, touched)
+
+
+def in_step(slab: Slab, row: int, job: Advance, wave: Wave) -> bool:
+    """Whether the session is there and where the client believes it to be."""
+    header = slab.headers[row]
+    return bool(
+        (job.progress is not None or header["deadline"] >= wave.now)
+        and job.at in (None, header["position"])
+        and job.epoch in (None, header["epoch"])
+    )
 
 
 def place_many(

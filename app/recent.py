@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -62,11 +64,16 @@ def remember(
         _remember_long(rows, i, long.get(i), most_bytes)
 
 
-def forget(rows: Rows) -> None:
-    """Forget every answer: after a reset no chunk from before it may be taken for a retry."""
-    rows.headers["steps"] = 0
-    rows.headers["has_long"] = 0
-    rows.long.clear()
+def restart(rows: Rows, which: Sequence[int] = (0,)) -> None:
+    """Zero these sessions' carries and leave their positions, in place.
+
+    Their answers are forgotten: after a reset no chunk from before it may be taken for a retry.
+    """
+    rows.carries[which] = 0.0
+    for name in ("since_reset", "steps", "has_long"):
+        rows.headers[name][which] = 0
+    for i in which:
+        rows.long.pop(i, None)
 
 
 def _remember_long(rows: Rows, i: int, newest: Answer | None, most_bytes: int) -> None:

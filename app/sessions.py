@@ -111,6 +111,30 @@ class Sessions:
         self.current[artifact.name] = slab
         return slab is not before
 
+    def retire(self, model: str) -> None:
+        """Give no new session a network of this name; those under way keep theirs.
+
+        Raises
+        ------
+        UnknownModel
+        """
+        self.slab_of(model)
+        del self.current[model]
+
+    def newest(
+        self, session: str, slab: Slab, row: int, wave: Wave, staying: Iterable[str]
+    ) -> tuple[Slab, int]:
+        """Slab and row of a session that starts anew: of an older network nothing is needed any more."""
+        newest = self.current.get(slab.forecaster.artifact.name, slab)
+        if newest is slab:
+            return slab, row
+        before = slab.headers[row].copy()
+        wave.leaving[session] = slab
+        row = self.born(session, newest, None, wave, staying)
+        for name in ("position", "epoch", "created", "ttl"):
+            newest.headers[name][row] = before[name]
+        return newest, row
+
     def older(self, model: str) -> list[Slab]:
         """The slabs of networks that had this name before, with sessions that still run on them."""
         return [
@@ -258,7 +282,7 @@ class Sessions:
         """Refuse more than the server keeps, or than the share of the one tenant whose they all are."""
         coming = len(sessions)
         if wave.leaving:  # who takes the place of one that is there is no one more
-            coming -= len({session for _, session in wave.leaving}.intersection(sessions))
+            coming -= len(wave.leaving.keys() & set(sessions))
         if coming and len(self) + len(wave.born) + coming > self.settings.max_sessions:
             raise TooManySessions(f"the server keeps at most {self.settings.max_sessions} sessions")
         tenant = tenant_of(sessions[0])
@@ -286,24 +310,21 @@ class Sessions:
         if self.store.writes_through:
             for staged in wave.staged:
                 kept += records(staged.slab, staged.sessions, staged.after)
+        if kept and tombstones:  # a last chunk is staged, too
+            gone = {tombstone.session for tombstone in tombstones}
+            kept = [record for record in kept if record.session not in gone]
         self.metrics.stored_bytes += sum(len(record.body) for record in kept)
         if kept or tombstones:
             await self._call(self.store.commit, kept, tombstones)
 
     def publish(self, wave: Wave) -> None:
         """Make the wave resident. Called only when its commit has succeeded; nothing in here can fail."""
-        self.metrics.created -= len(wave.leaving)  # who takes their place is the same session
-        for slab, session in wave.leaving:
-            slab.remove(session)
-            self.census[tenant_of(session)] -= 1
         for staged in wave.staged:
             staged.slab.write(staged.rows, staged.after)
             if wave.born:
                 for session in staged.sessions:
                     if session in wave.born:
-                        slab, row = wave.born.pop(session)
-                        slab.publish(session, row)
-                        self.metrics.created += 1
+                        self._publish_born(session, wave)
         for slab, tombstone in wave.buried:
             slab.remove(tombstone.session)
             self.census[tenant_of(tombstone.session)] -= 1
@@ -311,6 +332,15 @@ class Sessions:
                 self.metrics.deleted += 1
             else:
                 self.metrics.expired += 1
+
+    def _publish_born(self, session: str, wave: Wave) -> None:
+        slab, row = wave.born.pop(session)
+        if session in wave.leaving:  # who takes its place is the same session
+            wave.leaving.pop(session).remove(session)
+            self.census[tenant_of(session)] -= 1
+        else:
+            self.metrics.created += 1
+        slab.publish(session, row)
 
     async def take_census(self) -> None:
         """Count the sessions of each tenant that the store has kept: once, before the first tick."""

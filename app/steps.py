@@ -75,6 +75,8 @@ class Stepper:
             group = wave.chunks_of(slab)
             group.jobs.append(job)
             group.taken.append(row)
+            if job.reset or job.delete:
+                group.bounded = True
 
     def add_many(self, job: AdvanceMany, slab: Slab, rows: Ints, wave: Wave) -> None:
         """Take many chunks into the wave, none of them long.
@@ -98,14 +100,15 @@ class Stepper:
         if group.epochs is not None:
             go &= (headers["epoch"] == group.epochs) | (group.epochs == 0)
         go &= ~late
-        if go.all():
-            return []
         expired = []
-        for i, job in group.keep(go, wave.divide).items():
-            if late[i]:
-                expired.append(job)
-            else:
-                wave.settle(group.slab, job, before, i, int(digests[i]))
+        if not go.all():
+            for i, job in group.keep(go, wave.divide).items():
+                if late[i]:
+                    expired.append(job)
+                else:
+                    wave.settle(group.slab, job, before, i, int(digests[i]))
+        if group.bounded:
+            group.restart()
         return expired
 
     # What leaves the finite numbers is looked for and refused: no client may fill the log with warnings.
@@ -192,6 +195,10 @@ class Stepper:
             self.recent_bytes,
         )
         wave.stage(group.slab, group.sessions(), group.rows, after)
+        if group.bounded:
+            for i, job in enumerate(group.jobs):
+                if job.delete:
+                    wave.end(group.slab, job.session, after, i)
         _answer(group, predictions, ends, after, wave)
 
 

@@ -52,7 +52,7 @@ class Wave:
     staged: list[Staged] = field(default_factory=list)
     buried: list[tuple[Slab, Tombstone]] = field(default_factory=list)
     divided: dict[int, tuple[Job, Sequence[Job]]] = field(default_factory=dict)  # by id of the job
-    leaving: list[tuple[Slab, str]] = field(default_factory=list)  # sessions that change their slab
+    leaving: dict[str, Slab] = field(default_factory=dict)  # of sessions that change it: the one they were in
     moved: list[tuple[Job, Outcome]] = field(default_factory=list)  # answers that hold once committed
     settled: list[tuple[Job, Outcome]] = field(default_factory=list)  # answers that hold anyway
 
@@ -98,6 +98,11 @@ class Wave:
 
     def stage(self, slab: Slab, sessions: Sequence[str], rows: Ints, after: Rows) -> None:
         self.staged.append(Staged(slab, sessions, rows, after))
+
+    def end(self, slab: Slab, session: str, after: Rows, i: int) -> None:
+        """Forget a session behind its last chunk; `after[i]` is where that left it."""
+        position = scalar(after.headers, "position", i)
+        self.buried.append((slab, Tombstone(session, position, "deleted", self.now)))
 
     def fail(self, error: CarryoverError) -> None:
         """The commit failed: everything that would have moved is answered with this, and nothing moves."""
