@@ -24,7 +24,6 @@ from app.jobs import (
     Inspect,
     Job,
     Reply,
-    Retire,
     answer_to,
 )
 from app.keys import Key, KeyRing, Role
@@ -35,7 +34,6 @@ log = logging.getLogger("carryover.tenancy")
 BEARER = b"bearer "
 RANK: dict[Role, int] = {"monitor": 0, "read": 1, "stream": 2, "admin": 3}
 LOOKS = (Inspect, Forecast, Export)  # jobs that move nothing
-ADMINS = (Adopt, Retire, Expire)
 EVERY_TENANT = "*"
 
 
