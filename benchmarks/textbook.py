@@ -21,8 +21,8 @@ from models.data import Dataset, Split, identity_scaling, open_series, prepare, 
 from models.evaluate import NETWORK, PERSISTENCE, backtest
 from models.network import StatefulLSTM
 from models.recipe import TEXTBOOK, Recipe
-from models.report import to_artifact
 from models.rollout import free_run, one_step, root_mean_square
+from models.streaming import as_artifact
 from models.train import Training
 
 ZOO_SINE = Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine"
@@ -91,7 +91,7 @@ def etth1_figures(path: Path) -> Iterator[Figure]:
     training = Training(dataset, Recipe(predicts="change"))
     epochs = len(list(training.run()))
     seconds = time.monotonic() - begun
-    artifact = to_artifact(training.trained(), dataset, "etth1", training, {})
+    artifact = as_artifact(training.trained(), dataset, training.recipe, name="etth1")
     scores = backtest(artifact, series, ETTH1_SPLIT).scores
     yield Figure("ETTh1: one-step MSE, persistence", scores[PERSISTENCE].mse, None, True)
     yield Figure("ETTh1: one-step MSE, frozen network", scores[NETWORK].mse, None, True)

@@ -21,15 +21,17 @@ class Recipe:
         The network; see `StatefulLSTM`.
     epochs, patience
         Passes over the training part, and how many in a row may be no better before stopping (0: any).
+    judge_every
+        Epochs from one look at the validation error to the next.
     streams, piece
         Contiguous streams in parallel, and steps between two cuts of the graph (truncated back-propagation
         through time: Williams and Peng, 1990). The carry goes on from piece to piece, detached.
     shuffled
         Begin each stream at a random row, anew in each epoch, instead of laying them side by side.
     drift
-        Move each stream's targets, as inputs and as truth, by a random level of this spread and stretch them by
-        a random factor, in scaled units: what a series does once it is no longer the one learnt from
-        (scaling and jittering of series: Um et al., ICMI 2017). 0: never.
+        Move each stream's targets, as inputs and as truth, by a random level of this spread and stretch them
+        by a random factor, in scaled units: what a series does once it is no longer the one learnt from
+        (such changes of whole series: Um et al., ICMI 2017). 0: never.
     dropout, weight_decay
         Share of the hidden features that the readout does without at each step (Srivastava et al., JMLR
         2014), and decoupled decay of the weights (Loshchilov and Hutter, 2019).
@@ -52,6 +54,7 @@ class Recipe:
     predicts: Predicts = "level"
     epochs: int = 50
     patience: int = 10
+    judge_every: int = 1
     streams: int = 4
     piece: int = 50
     shuffled: bool = False
@@ -67,7 +70,7 @@ class Recipe:
     learning: Learning = field(default_factory=Learning)
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_layers", "epochs", "streams", "piece"):
+        for name in ("hidden_size", "num_layers", "epochs", "judge_every", "streams", "piece"):
             if getattr(self, name) < 1:
                 raise BadRecipe(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("patience", "closed_loop", "clip", "seed", "drift", "weight_decay"):
@@ -108,6 +111,7 @@ DRIFTING = Recipe(
     predicts="change",
     epochs=150,
     patience=40,
+    judge_every=5,
     streams=8,
     piece=24,
     shuffled=True,

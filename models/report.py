@@ -1,19 +1,22 @@
 """What a finished training leaves behind: artifact, metrics.json, figure.png."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models.artifact import Artifact, save
 from models.data import Dataset, Split
 from models.figures import draw_training
+from models.forecaster import Forecaster
 from models.network import StatefulLSTM
 from models.rollout import FreeRun, free_run, one_step, root_mean_square
 from models.scaling import Floats, Scaling
+from models.streaming import as_artifact, beginnings, follow, own_units
 from models.train import Training
 
 WARMUP, STEPS = 50, 200
@@ -23,12 +26,18 @@ def finish(training: Training, name: str, source: str, seconds: float, folder: P
     """Measure the trained network, then write everything into the folder."""
     network, dataset = training.trained(), training.dataset
     run = last_free_run(network, dataset)
-    metrics = measure(network, dataset, run) | {
-        "data": {"source": source, "split": asdict(dataset.split)},
-        "recipe": training.recipe.told(),
-        "epochs": len(training.history),
-    }
-    artifact = to_artifact(network, dataset, name, training, metrics)
+    learning = beginnings(network, dataset, training.recipe)
+    artifact = as_artifact(network, dataset, training.recipe, learning, name)
+    metrics = (
+        measure(network, dataset, run)
+        | measure_served(artifact, dataset)
+        | {
+            "data": {"source": source, "split": asdict(dataset.split)},
+            "recipe": training.recipe.told(),
+            "epochs": len(training.history),
+        }
+    )
+    artifact = replace(artifact, metrics=metrics)
     save(artifact, folder)
     told = {"fingerprint": artifact.fingerprint, **metrics}
     told |= {"seconds": round(seconds, 1), "torch": torch.__version__, "history": history(training)}
@@ -45,24 +54,6 @@ def history(training: Training) -> dict[str, list[float | None]]:
 
 def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
-
-
-def to_artifact(
-    network: StatefulLSTM, dataset: Dataset, name: str, training: Training, metrics: dict[str, Any]
-) -> Artifact:
-    """A trained network with all that is needed to serve it."""
-    return Artifact(
-        name=name,
-        inputs=dataset.columns,
-        targets=dataset.targets,
-        hidden_size=training.recipe.hidden_size,
-        num_layers=training.recipe.num_layers,
-        scaling=dataset.scaling,
-        target_scaling=dataset.target_scaling,
-        weights={key: weight.numpy() for key, weight in network.state_dict().items()},
-        predicts=training.recipe.predicts,
-        metrics=metrics,
-    )
 
 
 def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dict[str, Any]:
@@ -88,6 +79,27 @@ def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dic
         told = {"warmup": run.warmup, "steps": run.steps, "first_row": run.rows.start - 1}
         metrics["free_run"] = told | {"rmse": by_target(dataset, run.errors())}
     return metrics
+
+
+def measure_served(artifact: Artifact, dataset: Dataset) -> dict[str, Any]:
+    """The same part as a session learns along it, from row 0 on: one-step error and share of each interval.
+
+    Nothing for an artifact whose sessions do not learn.
+    """
+    if not artifact.learning.on:
+        return {}
+    part, rows = measured_part(dataset.split)
+    followed = follow(Forecaster(artifact), own_units(dataset), rows)
+    truth = dataset.target_scaling.unscale(dataset.truth[rows.start : rows.stop].double().numpy())
+    errors = np.abs(followed.predictions - truth)  # [rows, targets], own units
+    coverage = {}
+    if followed.widths is not None:
+        covered = (errors[:, None] <= followed.widths).mean(axis=(0, 2))
+        coverage = {
+            f"{level:g}": float(share) for level, share in zip(artifact.learning.levels, covered, strict=True)
+        }
+    mse = float(np.square(errors / dataset.target_scaling.std).mean())
+    return {"served": {"part": part, "mse_scaled": mse, "coverage": coverage}}
 
 
 def measured_part(split: Split) -> tuple[str, range]:

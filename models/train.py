@@ -1,6 +1,7 @@
 """Truncated back-propagation through time, the carry kept from piece to piece and detached between them.
 
-epoch:  carry = 0;  for each piece:  outputs, carry = network(piece, carry)
+epoch:  streams laid side by side, or begun anywhere and moved to other levels
+        carry = 0;  for each piece:  outputs, carry = network(piece, carry)
                                      loss (+ loss of a free run from here) -> step
                                      carry = detached(carry)
 """
@@ -18,6 +19,7 @@ from models.errors import Diverged
 from models.network import Carry, StatefulLSTM, detached
 from models.recipe import Recipe
 from models.rollout import check_runs_freely, closed_loop_error, one_step, run_freely
+from models.streaming import streaming_error
 
 Weights = dict[str, Tensor]
 
@@ -57,9 +59,11 @@ class Training:
     def __init__(self, dataset: Dataset, recipe: Recipe, device: str = "cpu") -> None:
         if recipe.closed_loop:
             check_runs_freely(dataset)
-        self.dataset, self.recipe = dataset, recipe
+        self.dataset, self.recipe, self.device = dataset, recipe, device
         self.network = first_network(dataset, recipe).to(device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
         observations, truth = training_streams(dataset, recipe.streams)
         self.observations, self.truth = observations.to(device), truth.to(device)
         self.history: list[Epoch] = []
@@ -89,9 +93,14 @@ class Training:
         rate = self.recipe.rate(len(self.history))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, closed = self._pass()
-        validation = validation_error(self.network, self.dataset, self.recipe)
-        told = Epoch(len(self.history) + 1, loss, closed, validation, rate, self._is_best(validation))
+        number = len(self.history) + 1
+        with torch.random.fork_rng(devices=[]):
+            # Of the epoch's number alone, so that one gone on with draws what it would have drawn.
+            torch.manual_seed(1_000_003 * (self.recipe.seed + 1) + number)
+            loss, closed = self._pass(*self._streams())
+        judged = number % self.recipe.judge_every == 0 or number == self.recipe.epochs
+        validation = validation_error(self.network, self.dataset, self.recipe) if judged else None
+        told = Epoch(number, loss, closed, validation, rate, self._is_best(validation))
         self.history.append(told)
         return told
 
@@ -118,27 +127,37 @@ class Training:
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.best_error, self.best_weights = state["best_error"], state["best_weights"]
 
-    def _pass(self) -> tuple[float, float | None]:
+    def _streams(self) -> tuple[Tensor, Tensor]:
+        """What this epoch learns from: [streams, steps, inputs] and [streams, steps, outputs]."""
+        observations, truth = self.observations, self.truth
+        if self.recipe.shuffled:
+            streams, steps = truth.shape[:2]
+            first = torch.randint(self.dataset.split.train - steps, (streams, 1))
+            at = first + torch.arange(steps)  # [streams, steps]
+            observations = self.dataset.observations[at].to(self.device)
+            truth = self.dataset.truth[at + 1].to(self.device)
+        return drifted(observations, truth, self.dataset, self.recipe.drift)
+
+    def _pass(self, observations: Tensor, truth: Tensor) -> tuple[float, float | None]:
         self.network.train()
         losses: list[float] = []
         closed: list[float] = []
         carry: Carry | None = None
-        for start in range(0, self.truth.shape[1], self.recipe.piece):
-            end = min(start + self.recipe.piece, self.truth.shape[1])
-            outputs, moved = self.network(self.observations[:, start:end], carry)
-            loss = nn.functional.mse_loss(outputs, self.truth[:, start:end])
+        for start in range(0, truth.shape[1], self.recipe.piece):
+            end = min(start + self.recipe.piece, truth.shape[1])
+            outputs, moved = self.network(observations[:, start:end], carry)
+            loss = nn.functional.mse_loss(outputs, truth[:, start:end])
             losses.append(self._finite(loss) * (end - start))
-            if self.recipe.closed_loop and end < self.truth.shape[1]:
-                free = self._free_loss(moved, outputs[:, -1], end)
+            if self.recipe.closed_loop and end < truth.shape[1]:
+                ahead = slice(end, end + self.recipe.closed_loop)
+                free = self._free_loss(moved, outputs[:, -1], observations[:, ahead], truth[:, ahead])
                 closed.append(self._finite(free))
                 loss = loss + free
             self._descend(loss)
             carry = detached(moved)
-        return sum(losses) / self.truth.shape[1], sum(closed) / len(closed) if closed else None
+        return sum(losses) / truth.shape[1], sum(closed) / len(closed) if closed else None
 
-    def _free_loss(self, carry: Carry, prediction: Tensor, end: int) -> Tensor:
-        truth = self.truth[:, end : end + self.recipe.closed_loop]
-        ahead = self.observations[:, end : end + self.recipe.closed_loop]
+    def _free_loss(self, carry: Carry, prediction: Tensor, ahead: Tensor, truth: Tensor) -> Tensor:
         free = run_freely(self.network, carry, prediction, self.dataset.feedback, truth.shape[1], ahead)
         return nn.functional.mse_loss(free, truth)
 
@@ -173,12 +192,37 @@ def first_network(dataset: Dataset, recipe: Recipe) -> StatefulLSTM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return StatefulLSTM(
-            len(dataset.names), recipe.hidden_size, recipe.num_layers, len(dataset.targets), change_of
+            len(dataset.names),
+            recipe.hidden_size,
+            recipe.num_layers,
+            len(dataset.targets),
+            change_of,
+            recipe.dropout,
         )
+
+
+def drifted(observations: Tensor, truth: Tensor, dataset: Dataset, spread: float) -> tuple[Tensor, Tensor]:
+    """Each stream's targets at another level and scale, where they are inputs and where they are truth.
+
+    A level is normal of this spread, a scale log-normal of 0.3 times it; both in scaled units, one for each
+    stream and target. Targets that are no inputs, and inputs that are no targets, stay.
+    """
+    if not spread:
+        return observations, truth
+    seen = [output for output, name in enumerate(dataset.targets) if name in dataset.names]
+    into = [dataset.names.index(dataset.targets[output]) for output in seen]
+    level = spread * torch.randn(len(truth), 1, len(seen)).to(truth.device)
+    scale = torch.exp(0.3 * spread * torch.randn(len(truth), 1, len(seen))).to(truth.device)
+    observations, truth = observations.clone(), truth.clone()
+    observations[..., into] = observations[..., into] * scale + level
+    truth[..., seen] = truth[..., seen] * scale + level
+    return observations, truth
 
 
 def validation_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> float | None:
     """The streaming one-step MSE over the validation part, the carry kept from row 0 on.
+
+    Under a recipe whose sessions correct their readout, with that correction at work.
 
     Under a closed-loop recipe the mean square error of free runs of that length is added: what is learnt from
     is what is judged by.
@@ -187,7 +231,11 @@ def validation_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) ->
     if not rows:
         return None
     network.eval()
-    error = float((one_step(network, dataset, rows) - dataset.truth[rows.start : rows.stop]).square().mean())
+    if recipe.learning.corrects:
+        error = streaming_error(network, dataset, recipe, rows)
+    else:
+        truth = dataset.truth[rows.start : rows.stop]
+        error = float((one_step(network, dataset, rows) - truth).square().mean())
     if recipe.closed_loop:
         error += closed_loop_error(network, dataset, rows, every=recipe.piece, steps=recipe.closed_loop)
     return error

@@ -104,9 +104,12 @@ def test_a_model_is_trained_from_a_file_evaluated_and_listed(csv, tmp_path, caps
 
 def test_time_features_are_made_in_training_and_again_in_evaluation(csv, tmp_path, capsys):
     out = tmp_path / "pump"
-    given = ["--columns", "flow", "--time-features", "hour_sin,hour_cos"]
+    given = ["--columns", "flow", "--time-features", "hour_of_day"]
     assert run(["train", str(csv), "--out", str(out), *given, *QUICK]) == 0
-    assert (load(out).columns, load(out).targets) == (("flow", "hour_sin", "hour_cos"), ("flow",))
+    assert (load(out).columns, load(out).targets) == (
+        ("flow", "hour_of_day_sin", "hour_of_day_cos"),
+        ("flow",),
+    )
     capsys.readouterr()
     assert run(["evaluate", str(out), str(csv), "--no-figure", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 30
@@ -188,7 +191,7 @@ def test_an_interrupted_training_is_gone_on_with(tmp_path, capsys, monkeypatch):
         (["train", "--learning-rate", "-1"], "learning_rate"),
         (["train", "--name", "a/b"], "name 'a/b'"),
         (["train", "none.csv"], "none.csv does not exist"),
-        (["train", "--time-features", "hour_sin"], "--time-column"),
+        (["train", "--time-features", "hour_of_day"], "--time-column"),
         (["import"], "Missing argument"),
         (["import", "none.pt", "--out", "x"], "none.pt: is no file"),
         (["import", "none.pt", "--out", "x", "--mean", "low"], "--mean"),

@@ -21,7 +21,7 @@ from models.data import (
     training_streams,
 )
 from models.errors import BadData
-from models.series import TIME_FEATURES, Series, time_feature
+from models.series import Series
 
 CSV = """date,flow,pressure
 2024-01-01 00:00:00,1.5,10
@@ -104,7 +104,7 @@ def test_unknown_columns_files_and_formats_are_named(tmp_path):
         (lambda: open_series(str(tmp_path / "none.csv")), "does not exist"),
         (lambda: open_series(str(tmp_path)), "is none of .csv, .parquet, .npz"),
         (lambda: open_series("sine", ["flow"]), "sine has no column 'flow'"),
-        (lambda: open_series("sine", time_features=["hour_sin"]), "no time column"),
+        (lambda: open_series("sine", time_features=["hour_of_day"]), "no time column"),
         (lambda: open_series(path, time_features=["hour"]), "unknown time feature 'hour'"),
     ]:
         with pytest.raises(BadData) as refused:
@@ -194,22 +194,24 @@ def test_without_pyarrow_parquet_says_what_to_install(tmp_path, monkeypatch):
         open_series(written(tmp_path, "", "x.parquet"))
 
 
-def test_time_features_close_their_circles():
-    times = np.array(["2024-01-01T00:00", "2024-01-01T06:00", "2024-01-04T12:00"], dtype="datetime64[us]")
-    np.testing.assert_allclose(time_feature("hour_sin", times), [0, 1, 0], atol=1e-12)
-    np.testing.assert_allclose(time_feature("hour_cos", times), [1, 0, -1], atol=1e-12)
-    np.testing.assert_allclose(time_feature("weekday_cos", times)[[0, 2]], [1, -1], atol=1e-12)  # a Monday
-    np.testing.assert_allclose(time_feature("yearday_sin", times)[0], 0, atol=1e-12)
+def hourly(rows: int, start: str = "2024-01-01") -> Series:
+    times = np.datetime64(start, "us") + np.arange(rows) * np.timedelta64(1, "h")
+    return Series("x.csv", ("a",), np.zeros((rows, 1)), times)
 
 
 @given(st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)))  # noqa: DTZ001
 def test_time_features_agree_with_the_calendar(moment):
-    times = np.array([moment], dtype="datetime64[us]")
+    series = hourly(2, moment.isoformat()).with_time_features(["hour_of_day", "day_of_week"])
     day = (moment - moment.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds() / 86_400
-    year = moment.timetuple().tm_yday - 1 + day
-    turns = {"hour": day, "weekday": (moment.weekday() + day) / 7, "yearday": year / 365.25}
-    for cycle, gone in turns.items():
-        assert time_feature(f"{cycle}_sin", times)[0] == pytest.approx(np.sin(2 * np.pi * gone), abs=1e-9)
+    phases = np.array([day, day, (moment.weekday() + day) / 7, (moment.weekday() + day) / 7])
+    expected = np.where([True, False, True, False], np.sin(2 * np.pi * phases), np.cos(2 * np.pi * phases))
+    np.testing.assert_allclose(series.values[0, 1:], expected, atol=1e-4)
+
+
+def test_a_year_closes_its_circle():
+    series = hourly(366 * 24, "2024-01-01").with_time_features(["day_of_year"])
+    assert np.abs(series.values[0, 1:] - series.values[-1, 1:]).max() < 0.02
+    assert np.abs(np.diff(series.values[:, 1:], axis=0)).max() < 0.01
 
 
 def test_times_with_an_offset_are_put_in_utc(tmp_path):
@@ -225,8 +227,33 @@ def test_numbers_may_be_times_when_named_so(tmp_path):
 
 
 def test_time_features_come_after_the_columns(tmp_path):
-    series = open_series(written(tmp_path, CSV), ["flow"], time_features=TIME_FEATURES)
-    assert series.columns == ("flow", *TIME_FEATURES)
+    series = open_series(written(tmp_path, CSV), ["flow"], time_features=["hour_of_day"])
+    assert series.columns == ("flow", "hour_of_day_sin", "hour_of_day_cos")
+    assert series.time_features == ("hour_of_day",)
+
+
+def test_time_features_ask_for_one_step_from_row_to_row():
+    series = hourly(9)
+    assert series.interval_seconds() == 3600
+    times = series.times.copy()  # type: ignore[union-attr]
+    times[5:] += np.timedelta64(1, "h")
+    with pytest.raises(BadData, match=r"row 6: 2024-01-01T06:00:00.000000 lies 7200 s behind .* 3600 s"):
+        Series("x.csv", ("a",), series.values, times).with_time_features(["hour_of_day"])
+    with pytest.raises(BadData, match="no step"):
+        Series("x.csv", ("a",), series.values, times[:1].repeat(9)).with_time_features(["hour_of_day"])
+
+
+def test_a_dataset_tells_what_is_known_ahead():
+    series = hourly(9).with_time_features(["hour_of_day"])
+    columns = [Column(name) for name in series.columns]
+    dataset = prepare(series, columns, ["a"], Split(5, 2, 2))
+    assert (dataset.time_features, dataset.interval_seconds, dataset.missing) == (("hour_of_day",), 3600, ())
+    plan = Series("x", ("a", "plan", "seen"), np.zeros((9, 3)))
+    columns = [Column(name) for name in plan.columns]
+    assert prepare(plan, columns, ["a"], Split(5, 2, 2), future=["plan"]).missing == ("seen",)
+    for name in ("a", "elsewhere"):
+        with pytest.raises(BadData, match=name):
+            prepare(plan, columns, ["a"], Split(5, 2, 2), future=[name])
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from models.artifact import Column, load
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.data import Dataset, Split, identity_scaling, prepare, sine, split_rows
 from models.errors import BadCheckpoint, BadData, BadRecipe, Diverged
+from models.learning import Learning
 from models.network import StatefulLSTM
-from models.recipe import TEXTBOOK, Recipe
+from models.recipe import DRIFTING, TEXTBOOK, Recipe
 from models.report import finish
 from models.rollout import closed_loop_error, free_run, one_step, root_mean_square
 from models.series import Series
-from models.train import Training, first_network, validation_error
+from models.train import Training, drifted, first_network, validation_error
 
 torch.set_num_threads(1)
 
@@ -199,11 +200,8 @@ def test_a_closed_loop_that_cannot_be_closed_is_refused():
 
 
 def test_inputs_known_ahead_are_read_while_running_freely():
-    times = np.datetime64("2024-01-01", "us") + np.arange(200) * np.timedelta64(1, "h")
-    series = Series("x", ("a",), np.random.default_rng(0).normal(size=(200, 1)), times)
-    series = series.with_time_features(["hour_sin"])
-    columns = [Column("hour_sin"), Column("a")]
-    dataset = prepare(series, columns, ["a"], Split(100, 50, 50))
+    series = Series("x", ("plan", "a"), np.random.default_rng(0).normal(size=(200, 2)))
+    dataset = prepare(series, [Column("plan"), Column("a")], ["a"], Split(100, 50, 50), future=["plan"])
     training = Training(dataset, replace(SMALL, closed_loop=5, epochs=1))
     training.epoch()
     network = training.trained()
@@ -307,3 +305,105 @@ def test_what_cannot_run_freely_is_reported_without_a_free_run(tmp_path):
     artifact = finish(training, "half", "x.csv", 0.1, tmp_path / "half")
     assert "free_run" not in artifact.metrics
     assert artifact.metrics["one_step"]["rmse"].keys() == {"a"}
+
+
+def drifting_pair(rows: int = 300) -> Dataset:
+    rng = np.random.default_rng(0)
+    wave = np.sin(np.arange(rows) / 4)[:, None] + 0.1 * rng.normal(size=(rows, 3))
+    series = Series("x", ("a", "plan", "b"), wave + np.array([0, 5, -2]))
+    columns = [Column(name) for name in series.columns]
+    return prepare(series, columns, ["b", "a"], split_rows(rows), future=["plan"])
+
+
+def test_a_drift_moves_targets_alike_as_inputs_and_as_truth_and_nothing_else():
+    dataset = drifting_pair()
+    torch.manual_seed(0)
+    observations = dataset.observations[:100].reshape(4, 25, 3)
+    truth = dataset.truth[:100].reshape(4, 25, 2)
+    moved, moved_truth = drifted(observations, truth, dataset, 1.0)
+    torch.testing.assert_close(moved[..., [2, 0]], moved_truth)
+    torch.testing.assert_close(moved[..., 1], observations[..., 1])
+    for stream in range(4):
+        scale, level = np.polyfit(truth[stream, :, 0], moved_truth[stream, :, 0], 1)
+        np.testing.assert_allclose(scale * truth[stream, :, 0] + level, moved_truth[stream, :, 0], atol=1e-4)
+        assert abs(scale - 1) > 1e-3
+    assert drifted(observations, truth, dataset, 0.0)[0] is observations
+
+
+def test_shuffled_streams_are_stretches_of_the_training_part():
+    dataset = drifting_pair()
+    training = Training(dataset, replace(SMALL, shuffled=True, streams=5))
+    torch.manual_seed(0)
+    observations, truth = training._streams()
+    pairs = {tuple(row.tolist()): i for i, row in enumerate(dataset.observations[: dataset.split.train])}
+    starts = [pairs[tuple(stream[0].tolist())] for stream in observations]
+    assert len(set(starts)) > 1
+    for start, stream, target in zip(starts, observations, truth, strict=True):
+        torch.testing.assert_close(stream, dataset.observations[start : start + len(stream)])
+        torch.testing.assert_close(target, dataset.truth[start + 1 : start + 1 + len(stream)])
+        assert start + len(stream) < dataset.split.train
+
+
+@pytest.mark.parametrize("learning", [Learning(), DRIFTING.learning])
+def test_a_training_that_draws_goes_on_as_if_never_interrupted(tmp_path, learning):
+    recipe = replace(DRIFTING, hidden_size=6, epochs=6, judge_every=2, learning=learning)
+    whole, first, second = (Training(drifting_pair(), recipe) for _ in range(3))
+    list(whole.run())
+    for _ in range(3):
+        first.epoch()
+    save_checkpoint(first, tmp_path / "x")
+    torch.rand(7)  # what others draw does not matter
+    load_checkpoint(second, tmp_path / "x")
+    list(second.run())
+    assert second.history == whole.history
+    assert same_weights(second.trained(), whole.trained())
+    judged = [epoch.validation is not None for epoch in whole.history]
+    assert judged == [False, True] * 3
+
+
+def test_the_epoch_kept_is_judged_with_the_readout_at_work():
+    recipe = replace(DRIFTING, hidden_size=6, epochs=4, judge_every=1)
+    training = Training(drifting_pair(), recipe)
+    list(training.run())
+    told = validation_error(training.trained(), training.dataset, recipe)
+    assert told == pytest.approx(min(epoch.validation for epoch in training.history), rel=1e-6)
+    frozen = validation_error(training.trained(), training.dataset, replace(recipe, learning=Learning()))
+    assert told < frozen
+
+
+def test_weight_decay_and_dropout_leave_their_mark():
+    dataset = drifting_pair()
+
+    def norm(**settings: float) -> float:
+        training = Training(dataset, replace(SMALL, schedule="constant", **settings))
+        list(training.run())
+        return sum(float(weight.square().sum()) for weight in training.network.state_dict().values())
+
+    assert norm(weight_decay=5.0) < 0.5 * norm()
+    assert norm(dropout=0.5) != norm()
+    network = first_network(dataset, replace(SMALL, dropout=0.5)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network(dataset.observations[None])[0], network(dataset.observations[None])[0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"dropout": 1.0}, "dropout"), ({"drift": -1.0}, "drift"), ({"judge_every": 0}, "judge_every")],
+)
+def test_settings_that_make_no_sense_are_named(settings, told):
+    with pytest.raises(BadRecipe, match=told):
+        Recipe(**settings)
+
+
+def test_a_finished_training_tells_what_its_sessions_will_do(tmp_path):
+    training = Training(drifting_pair(), replace(DRIFTING, hidden_size=6, epochs=5))
+    list(training.run())
+    artifact = finish(training, "pair", "x.csv", 1.0, tmp_path / "pair")
+    again = load(tmp_path / "pair")
+    assert again.fingerprint == artifact.fingerprint
+    assert (again.learning.readout, again.future, len(again.learning.spread)) == ("rls", ("plan",), 4)
+    served = again.metrics["served"]
+    assert served["mse_scaled"] < again.metrics["one_step"]["persistence_mse_scaled"]
+    assert set(served["coverage"]) == {"0.5", "0.8", "0.9", "0.95"}

@@ -76,15 +76,13 @@ def evaluate(
 def _series(model: Artifact, data: str | None, time_column: str | None) -> Series:
     from models.data import open_series
     from models.errors import BadData
-    from models.series import TIME_FEATURES
 
     trained_on = _trained_on(model)
     data = data or ("sine" if trained_on == "sine" else None)
     if data is None:
         raise BadData(f"say which file to stream; the model was trained on {trained_on or 'an unknown one'}")
-    features = tuple(name for name in model.columns if name in TIME_FEATURES)
-    columns = tuple(name for name in model.columns if name not in TIME_FEATURES)
-    return open_series(data, columns, model.targets, time_column, features)
+    columns = model.columns[: model.input_size - model.made_inputs]
+    return open_series(data, columns, model.targets, time_column, model.time_features)
 
 
 def _trained_on(model: Artifact) -> str | None:

@@ -6,11 +6,11 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli import options
+from app.cli import options, recipe_options
 
 if TYPE_CHECKING:
     from models.data import Dataset
@@ -18,36 +18,11 @@ if TYPE_CHECKING:
     from models.train import Training
 
 
-class RecipeName(StrEnum):
-    """Recipes that have a name."""
-
-    textbook = "textbook"
-
-
-class Predicts(StrEnum):
-    """What the network gives."""
-
-    level = "level"
-    change = "change"
-
-
-class Schedule(StrEnum):
-    """What becomes of the learning rate."""
-
-    constant = "constant"
-    cosine = "cosine"
-
-
 class Device(StrEnum):
     """Where to train."""
 
     cpu = "cpu"
     cuda = "cuda"
-
-
-def _of_recipe(text: str, default: str, **bounds: Any) -> Any:
-    # The default is told here and lies in the recipe, so that a named recipe can have another.
-    return typer.Option(help=f"{text} [default: {default}]", show_default=False, **bounds)
 
 
 def train(
@@ -70,61 +45,42 @@ def train(
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="Inputs made from the times, in UTC: hour_sin, hour_cos, weekday_sin, weekday_cos, "
-            "yearday_sin, yearday_cos.",
+            help="Inputs made from the times, in UTC: hour_of_day, day_of_week, day_of_year.",
+        ),
+    ] = None,
+    future: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Inputs that are known ahead (a plan, holidays): not predicted; a forecast is told them.",
         ),
     ] = None,
     split: options.Split = None,
-    recipe: Annotated[
-        RecipeName | None,
-        typer.Option(help="`textbook`: one stream, pieces of 50, 10 epochs, Adam 0.01, all rows, unscaled."),
-    ] = None,
-    hidden: Annotated[int | None, _of_recipe("Hidden units a layer.", "64", metavar="N", min=1)] = None,
-    layers: Annotated[int | None, _of_recipe("Layers.", "1", metavar="N", min=1)] = None,
-    predicts: Annotated[
-        Predicts | None,
-        _of_recipe(
-            "The next level, or its change from the last observation (for data that drifts).", "level"
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, _of_recipe("Passes over the training part, at most.", "50", metavar="N", min=1)
-    ] = None,
-    patience: Annotated[
-        int | None,
-        _of_recipe(
-            "Stop after so many epochs without a better validation error; 0: never.", "10", metavar="N", min=0
-        ),
-    ] = None,
-    streams: Annotated[
-        int | None, _of_recipe("Contiguous streams learnt in parallel.", "4", metavar="N", min=1)
-    ] = None,
-    piece: Annotated[
-        int | None, _of_recipe("Steps between two cuts of back-propagation.", "50", metavar="N", min=1)
-    ] = None,
-    closed_loop: Annotated[
-        int | None,
-        _of_recipe(
-            "Steps run freely after each piece and learnt from, for long forecasts.", "0", metavar="N", min=0
-        ),
-    ] = None,
-    learning_rate: Annotated[float | None, _of_recipe("Adam's learning rate.", "0.01", metavar="X")] = None,
-    schedule: Annotated[
-        Schedule | None, _of_recipe("`cosine` lets the learning rate fall towards zero.", "cosine")
-    ] = None,
-    clip: Annotated[
-        float | None, _of_recipe("Largest norm of a gradient; 0: any.", "1.0", metavar="X", min=0)
-    ] = None,
-    scaled: Annotated[
-        bool | None,
-        typer.Option(
-            "--scaled/--unscaled",
-            help="Scale by mean and standard deviation of the training part, or keep the data's own units. "
-            "[default: scaled]",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[int | None, _of_recipe("Seed of the first weights.", "0", metavar="N", min=0)] = None,
+    recipe: recipe_options.Named = None,
+    hidden: recipe_options.Hidden = None,
+    layers: recipe_options.Layers = None,
+    predicts: recipe_options.Predicts = None,
+    epochs: recipe_options.Epochs = None,
+    patience: recipe_options.Patience = None,
+    streams: recipe_options.Streams = None,
+    piece: recipe_options.Piece = None,
+    judge_every: recipe_options.JudgeEvery = None,
+    shuffled: recipe_options.Shuffled = None,
+    drift: recipe_options.Drift = None,
+    dropout: recipe_options.Dropout = None,
+    weight_decay: recipe_options.WeightDecay = None,
+    closed_loop: recipe_options.ClosedLoop = None,
+    learning_rate: recipe_options.LearningRate = None,
+    schedule: recipe_options.Schedule = None,
+    clip: recipe_options.Clip = None,
+    scaled: recipe_options.Scaled = None,
+    seed: recipe_options.Seed = None,
+    readout: recipe_options.Readout = None,
+    readout_inputs: recipe_options.ReadoutInputs = None,
+    rank: recipe_options.Rank = None,
+    forgetting: recipe_options.Forgetting = None,
+    prior: recipe_options.Prior = None,
+    levels: recipe_options.Levels = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="Written after each epoch, removed at the end. [default: OUT.checkpoint]"),
@@ -140,7 +96,7 @@ def train(
 
     For example: carryover train readings.csv --out artifacts/pump --columns flow,pressure
     """
-    chosen = _recipe(
+    chosen = recipe_options.chosen(
         recipe,
         hidden_size=hidden,
         num_layers=layers,
@@ -149,6 +105,11 @@ def train(
         patience=patience,
         streams=streams,
         piece=piece,
+        judge_every=judge_every,
+        shuffled=shuffled,
+        drift=drift,
+        dropout=dropout,
+        weight_decay=weight_decay,
         closed_loop=closed_loop,
         learning_rate=learning_rate,
         schedule=schedule,
@@ -156,26 +117,39 @@ def train(
         scaled=scaled,
         seed=seed,
     )
-    if split is None and recipe is RecipeName.textbook:
+    chosen = recipe_options.with_learning(
+        chosen,
+        readout=readout,
+        inputs=readout_inputs,
+        rank=rank,
+        forgetting=forgetting,
+        prior=prior,
+        levels=options.numbers(levels, "--levels"),
+    )
+    if split is None and recipe is recipe_options.RecipeName.textbook:
         split = "1,0,0"
-    wanted = options.names(columns), options.names(targets), options.names(time_features)
-    dataset = _dataset(data, *wanted, time_column, options.units(units), split, chosen.scaled)
+    dataset = _dataset(
+        data,
+        options.names(columns),
+        options.names(targets),
+        options.names(time_features),
+        options.names(future),
+        time_column,
+        options.units(units),
+        split,
+        chosen.scaled,
+    )
     _set_device(device, threads)
     _check_out(out, options.artifact_name(name, out))
     training = _training(dataset, chosen, device, checkpoint or _beside(out), resume)
-    seconds = _run(training, checkpoint or _beside(out), lines=recipe is not None, quiet=as_json)
+    seconds = _run(
+        training,
+        checkpoint or _beside(out),
+        lines=recipe is recipe_options.RecipeName.textbook,
+        quiet=as_json,
+    )
     _finish(training, options.artifact_name(name, out), data, seconds, out, as_json)
     (checkpoint or _beside(out)).unlink(missing_ok=True)
-
-
-def _recipe(named: RecipeName | None, **given: Any) -> Recipe:
-    from dataclasses import replace
-
-    from models.recipe import TEXTBOOK, Recipe
-
-    plain = {key: str(value) if isinstance(value, StrEnum) else value for key, value in given.items()}
-    told: dict[str, Any] = {key: value for key, value in plain.items() if value is not None}
-    return replace(TEXTBOOK if named else Recipe(), **told)
 
 
 def _dataset(
@@ -183,25 +157,28 @@ def _dataset(
     columns: tuple[str, ...],
     targets: tuple[str, ...],
     time_features: tuple[str, ...],
+    future: tuple[str, ...],
     time_column: str | None,
     units: dict[str, str],
     split: str | None,
     scaled: bool,
 ) -> Dataset:
+    from models import calendar
     from models.data import DEFAULT_SPLIT, identity_scaling, open_series, prepare, split_rows
     from models.errors import BadData
     from models.scaling import Column
 
     series = open_series(source, columns, targets, time_column, time_features)
-    inputs = [*columns, *time_features] if columns else list(series.columns)
-    targets = targets or tuple(name for name in inputs if name not in time_features)
+    made = calendar.columns(time_features)
+    inputs = [*columns, *made] if columns else list(series.columns)
+    targets = targets or tuple(name for name in inputs if name not in (*made, *future))
     for name in units:
         if name not in inputs:
             raise BadData(f"{name!r} has a unit but is not an input; the inputs are {', '.join(inputs)}")
     parts = options.numbers(split, "--split") or DEFAULT_SPLIT
     own_units = None if scaled else (identity_scaling(len(inputs)), identity_scaling(len(targets)))
     described = [Column(name, units.get(name)) for name in inputs]
-    return prepare(series, described, targets, split_rows(len(series), parts), own_units)
+    return prepare(series, described, targets, split_rows(len(series), parts), own_units, future)
 
 
 def _set_device(device: Device, threads: int) -> None:
@@ -261,6 +238,7 @@ def _finish(training: Training, name: str, source: str, seconds: float, out: Pat
         print((out / "metrics.json").read_text(encoding="utf-8"), end="")
         return
     one_step, free = artifact.metrics["one_step"], artifact.metrics.get("free_run")
+    served = artifact.metrics.get("served")
     print(
         f"{out}: {len(training.history)} epochs in {seconds:.1f} s, fingerprint {artifact.fingerprint[:12]}"
     )
@@ -268,6 +246,9 @@ def _finish(training: Training, name: str, source: str, seconds: float, out: Pat
         f"one step ahead, {one_step['part']} part: MSE {one_step['mse_scaled']:.3g}, "
         f"persistence {one_step['persistence_mse_scaled']:.3g} (scaled)"
     )
+    if served:
+        covered = ", ".join(f"{level}: {share:.3f}" for level, share in served["coverage"].items())
+        print(f"as its sessions learn: MSE {served['mse_scaled']:.3g}; coverage {covered or 'not kept'}")
     if free:
         told = ", ".join(f"{target} {rmse:.3g}" for target, rmse in free["rmse"].items())
         print(f"free-running {free['steps']} steps after {free['warmup']} observations, RMSE: {told}")
