@@ -5,6 +5,7 @@ CarryoverError
 ├── Malformed                not JSON at all, or not the layout that was declared
 ├── Unprocessable            well formed and wrong: shape, a non-number, an infinity, an empty chunk
 ├── UnsupportedType          a form of body that this server cannot read or write
+├── Unsupported              a part of a protocol that this server does not have
 ├── TooLarge                 over a limit of the service
 ├── Unauthorized             no key, or none of this server
 ├── Forbidden                a key, and not one that may do this
@@ -29,7 +30,13 @@ CarryoverError
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+
+def slug(error: type[Exception]) -> str:
+    """How problems, metrics and logs name a kind of error: `OutOfStep` is `out-of-step`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__).lower()
 
 
 class CarryoverError(Exception):
@@ -57,6 +64,10 @@ class Unprocessable(CarryoverError):
 
 class UnsupportedType(CarryoverError):
     title = "Unsupported type"
+
+
+class Unsupported(CarryoverError):
+    title = "Unsupported"
 
 
 class TooLarge(CarryoverError):

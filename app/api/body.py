@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import orjson
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import MEDIA_TYPE, problem
+from app.api.problems import refusal
 from app.errors import Malformed, TooLarge, Unprocessable
 from app.shapes import Body
 
@@ -54,7 +53,7 @@ class BodyLimit:
         most = self._most(scope)
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if int(declared) > most:
-            await self._refuse(send, most)
+            await self._refuse(scope, receive, send, most)
             return
         received = 0
 
@@ -72,17 +71,10 @@ class BodyLimit:
         asking = scope.get("carryover.caller")
         return self.most if asking is None else min(self.most, asking.most_bytes)
 
-    async def _refuse(self, send: Send, most: int) -> None:
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
         # Not closed: that would reset the connection under a client that still writes, which then never
         # reads why. The server throws the rest of the body away as it comes in.
-        status, body, _ = problem(too_large(most))
-        content = orjson.dumps(body)
-        headers = [
-            (b"content-type", MEDIA_TYPE.encode()),
-            (b"content-length", str(len(content)).encode()),
-        ]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        await refusal(too_large(most), scope["path"])(scope, receive, send)
 
 
 class BodyTooLarge(HTTPException):

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
-from app.api.problems import answer, problem
+from app.api.problems import answer, refusal
 from app.errors import CarryoverError, Forbidden
 from app.metrics import Metrics
 from app.tenancy import Caller, Door
@@ -97,7 +97,7 @@ class Guard:
             else:
                 await self._let_in(scope, receive, dressed, told)
         finally:
-            self._note(scope, status, perf_counter() - began)
+            self._note(scope, status, perf_counter() - began, request_id)
             logs.REQUEST_ID.reset(token)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send, told: Headers) -> None:
@@ -106,7 +106,7 @@ class Guard:
             scope["carryover.caller"] = self._caller(scope["path"], told)
         except CarryoverError as error:
             self.metrics.refused(error)
-            await answer(*problem(error))(scope, receive, send)
+            await refusal(error, scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -141,14 +141,15 @@ class Guard:
         if self.allowed:
             headers.add_vary_header("origin")
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
         self.metrics.answered(route, status, seconds)
         if self.logs_requests:
-            self._log(scope, route, status, seconds)
+            self._log(scope, route, status, seconds, request_id)
 
-    def _log(self, scope: Scope, route: str, status: int, seconds: float) -> None:
+    def _log(self, scope: Scope, route: str, status: int, seconds: float, request_id: str) -> None:
         fields: dict[str, Any] = {"method": scope["method"], "route": route, "status": status}
+        fields["request_id"] = request_id
         fields["ms"] = round(1000 * seconds, 3)
         found: Caller | None = scope.get("carryover.caller")
         if found is not None and found.key is not None:

@@ -6,7 +6,6 @@ The only place that knows which error is which status.
 from __future__ import annotations
 
 import logging
-import re
 from http import HTTPStatus
 from typing import Any
 
@@ -27,6 +26,7 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.Malformed: 400,
     errors.Unprocessable: 422,
     errors.UnsupportedType: 415,
+    errors.Unsupported: 501,
     errors.TooLarge: 413,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
@@ -52,13 +52,36 @@ STATUS: dict[type[errors.CarryoverError], int] = {
 def problem(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of an error."""
     status = STATUS.get(type(error), 500)
-    body = _body(_slug(type(error).__name__), error.title, status, error.detail) | error.extra
+    body = _body(errors.slug(type(error)), error.title, status, error.detail) | error.extra
     headers = {}
     if isinstance(error, errors.Unavailable):
         headers["retry-after"] = str(error.retry_after_seconds)
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = 'Bearer realm="carryover"'
     return status, body, headers
+
+
+def protocol_error(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, body and headers of an error under `/v2`, whose clients know few statuses and one field."""
+    status, _, headers = problem(error)
+    known = (401, 403, 404, 501, 503)
+    if isinstance(error, errors.Unavailable):
+        status = 503
+    elif status not in known or isinstance(error, errors.UnknownSession):
+        status = 400
+    return status, {"error": error.detail}, headers
+
+
+def refusal(error: errors.CarryoverError, path: str) -> Response:
+    """An error as the response to a request for this path."""
+    if not of_protocol(path):
+        return answer(*problem(error))
+    return _protocol_answer(*protocol_error(error))
+
+
+def of_protocol(path: str) -> bool:
+    """Whether the path is the Open Inference Protocol's."""
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -87,28 +110,30 @@ def answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = N
     return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
 
 
-async def _carryover(_: Request, error: Exception) -> Response:
+async def _carryover(request: Request, error: Exception) -> Response:
     if not isinstance(error, errors.CarryoverError):
         raise error
-    return answer(*problem(error))
+    return refusal(error, request.url.path)
 
 
-async def _validation(_: Request, error: Exception) -> Response:
+async def _validation(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])  # the first says query or path
-    return answer(*problem(errors.Unprocessable(f"{place}: {first['msg']}", field=place)))
+    return refusal(errors.Unprocessable(f"{place}: {first['msg']}", field=place), request.url.path)
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     cause = getattr(error, "error", None)
     if isinstance(cause, errors.CarryoverError):
-        return answer(*problem(cause))
+        return refusal(cause, request.url.path)
     phrase = HTTPStatus(error.status_code).phrase
-    body = _body(_slug(phrase.title().replace(" ", "")), phrase, error.status_code, str(error.detail))
+    if of_protocol(request.url.path):
+        return _protocol_answer(error.status_code, {"error": phrase}, dict(error.headers or {}))
+    body = _body(phrase.lower().replace(" ", "-"), phrase, error.status_code, str(error.detail))
     return answer(error.status_code, body, dict(error.headers or {}))
 
 
@@ -119,13 +144,14 @@ async def _hung_up(_: Request, __: Exception) -> Response:
 
 async def _crash(request: Request, error: Exception) -> Response:
     log.error("%s %s crashed", request.method, request.url.path, exc_info=error)
+    if of_protocol(request.url.path):
+        return _protocol_answer(500, {"error": "the server failed; its log says why"}, {})
     return answer(500, _body("internal", "Internal error", 500, "the server failed; its log says why"))
+
+
+def _protocol_answer(status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:
+    return Response(orjson.dumps(body), status, headers, "application/json")
 
 
 def _body(slug: str, title: str, status: int, detail: str) -> dict[str, Any]:
     return {"type": f"urn:carryover:{slug}", "title": title, "status": status, "detail": detail}
-
-
-def _slug(name: str) -> str:
-    """`OutOfStep` -> `out-of-step`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
