@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,9 +43,9 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
         every tenant, too; `monitor` reads /metrics and nothing else
     """
 
-    name: Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")]
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    tenant: Annotated[str, msgspec.Meta(pattern=f"^({TENANT.pattern})?$")]
+    name: Annotated[str, msgspec.Meta(pattern=rf"^{NAME.pattern}\Z")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    tenant: Annotated[str, msgspec.Meta(pattern=rf"^({TENANT.pattern})?\Z")]
     role: Role = "stream"
     created: str = ""
     limits: Quota = Quota()
@@ -93,9 +93,8 @@ class KeyRing:
             return None
         return key
 
-    def keys(self) -> list[Key]:
-        """All of them, as the file orders them."""
-        return list(self._keys.values())
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys.values())
 
 
 def made(

@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from app.errors import slug
+
 STAGES = ("collect", "admit", "step", "commit", "publish", "reply")
 SECONDS = tuple(round(base * 10.0**power, 6) for power in range(-5, 2) for base in (1, 2.5, 5))[:-2]
 SIZES = tuple(float(2**power) for power in range(17))
@@ -70,7 +72,7 @@ class Metrics:
     restored: int = 0
     stored_bytes: int = 0
     failed_ticks: int = 0
-    refusals: Counter[str] = field(default_factory=Counter)  # by the type of the error
+    refusals: Counter[str] = field(default_factory=Counter)  # by the kind of error
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by route and status
     request_seconds: dict[str, Histogram] = field(default_factory=dict)  # by route
     sockets_opened: int = 0
@@ -81,7 +83,7 @@ class Metrics:
 
     def refused(self, error: Exception) -> None:
         """A request, a message, or a chunk of a bulk request was refused with this error."""
-        self.refusals[type(error).__name__] += 1
+        self.refusals[slug(type(error))] += 1
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """A request was answered. `route` is a template, never what a client made up."""

@@ -281,7 +281,7 @@ class Door:
         except ConfigError as error:
             log.error("the keys stay as they were: %s", error)
             return
-        good = set(self.ring.keys())
+        good = set(self.ring)
         for key in self._callers.keys() - good:
             for socket in list(self._callers.pop(key).use.sockets):
                 socket.revoked()
@@ -291,7 +291,7 @@ class Door:
     def _share(self) -> None:
         """Tell the engine how many sessions each tenant may have: the most that one of its keys allows."""
         shares: dict[str, int] = {}
-        for key in self.ring.keys() if self.ring is not None else ():
+        for key in self.ring or ():
             most = key.limits.within(self.settings).sessions or 0
             shares[key.tenant] = max(shares.get(key.tenant, 0), most)
         self.engine.sessions.shares = shares

@@ -136,6 +136,7 @@ async def in_memory(way: type[Way], settings: Settings, clock: Clock) -> AsyncIt
         httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as http,
     ):
         service = way(app.state.engine, http, None)
+        service.app = app
         yield service
         await service.close()
 
@@ -157,6 +158,7 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits) as http:
             service = way(engine, http, port)
             service.server = server
+            service.app = server.config.app
             yield service
             await service.close()
     finally:

@@ -52,6 +52,7 @@ class Way:
     socket: ClassVar[bool] = True  # a real one, on loopback; else ASGI in memory
     settings: ClassVar[dict[str, Any]] = {}
     server: Any = None  # uvicorn's, where there is one
+    app: Any = None  # FastAPI's
 
     def __init__(self, engine: Engine, http: httpx.AsyncClient, port: int | None) -> None:
         self.engine = engine

@@ -33,5 +33,8 @@ async def observe_many(request: Request) -> Response:
         headers.get("accept", ""),
         request.app.state.bulk_limits,
     )
-    body, content_type = bulk.encode(await asked.ask(caller(request)), asked)
+    outcome = await asked.ask(caller(request))
+    for error in outcome.errors.values():
+        request.app.state.engine.metrics.refused(error)
+    body, content_type = bulk.encode(outcome, asked)
     return Response(body, media_type=content_type)

@@ -113,7 +113,7 @@ def answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = N
 async def _carryover(request: Request, error: Exception) -> Response:
     if not isinstance(error, errors.CarryoverError):
         raise error
-    return refusal(error, request.url.path)
+    return _refused(request, error)
 
 
 async def _validation(request: Request, error: Exception) -> Response:
@@ -121,7 +121,7 @@ async def _validation(request: Request, error: Exception) -> Response:
         raise error
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])  # the first says query or path
-    return refusal(errors.Unprocessable(f"{place}: {first['msg']}", field=place), request.url.path)
+    return _refused(request, errors.Unprocessable(f"{place}: {first['msg']}", field=place))
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -129,12 +129,17 @@ async def _http(request: Request, error: Exception) -> Response:
         raise error
     cause = getattr(error, "error", None)
     if isinstance(cause, errors.CarryoverError):
-        return refusal(cause, request.url.path)
+        return _refused(request, cause)
     phrase = HTTPStatus(error.status_code).phrase
     if of_protocol(request.url.path):
         return _protocol_answer(error.status_code, {"error": phrase}, dict(error.headers or {}))
     body = _body(phrase.lower().replace(" ", "-"), phrase, error.status_code, str(error.detail))
     return answer(error.status_code, body, dict(error.headers or {}))
+
+
+def _refused(request: Request, error: errors.CarryoverError) -> Response:
+    request.app.state.engine.metrics.refused(error)
+    return refusal(error, request.url.path)
 
 
 async def _hung_up(_: Request, __: Exception) -> Response:

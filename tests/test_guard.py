@@ -1,0 +1,142 @@
+import json
+import logging
+
+import pytest
+
+from app import logs
+from tests.locked import Keys
+
+pytestmark = pytest.mark.anyio
+
+CHUNK = {"observations": [[0.1]]}
+OTHER = "https://plant.example"
+
+
+@pytest.fixture
+def store():
+    return "memory"
+
+
+@pytest.fixture
+def keys(tmp_path):
+    told = Keys(tmp_path)
+    told.add("acme")
+    return told
+
+
+async def test_a_page_of_another_origin_moves_nothing(start_http):
+    async with start_http() as service:
+        for origin in (OTHER, "null", "http://test.evil", "http://test:81", "https://"):
+            for method, path in (
+                ("POST", "/sessions/a/observations"),
+                ("DELETE", "/sessions/a"),
+                ("POST", "/sessions"),
+            ):
+                response = await service.http.request(method, path, json=CHUNK, headers={"origin": origin})
+                assert response.status_code == 403
+                assert response.json()["type"] == "urn:carryover:forbidden"
+                assert "access-control-allow-origin" not in response.headers
+        assert (await service.http.get("/sessions")).json()["total"] == 0
+
+
+async def test_a_page_of_the_server_itself_may_call_it(start_http):
+    async with start_http() as service:
+        told = await service.http.post(
+            "/sessions/a/observations", json=CHUNK, headers={"origin": "http://test"}
+        )
+        assert told.status_code == 200
+
+
+async def test_a_page_of_an_allowed_origin_may_call_and_read(start_http):
+    async with start_http(allowed_origins=(OTHER,)) as service:
+        headers = {"origin": OTHER}
+        ask = headers | {
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization",
+        }
+        asked = await service.http.options("/sessions/a/observations", headers=ask)
+        assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, OTHER)
+        assert "POST" in asked.headers["access-control-allow-methods"]
+        assert "authorization" in asked.headers["access-control-allow-headers"]
+        told = await service.http.post("/sessions/a/observations", json=CHUNK, headers=headers)
+        assert (told.status_code, told.headers["access-control-allow-origin"]) == (200, OTHER)
+        assert "origin" in told.headers["vary"].lower()
+        other = await service.http.options("/sessions", headers=ask | {"origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+async def test_every_answer_forbids_what_a_browser_need_not_do(start_http):
+    async with start_http() as service:
+        for path in ("/sessions", "/health/live", "/none", "/metrics"):
+            headers = (await service.http.get(path)).headers
+            assert headers["content-security-policy"].startswith("default-src 'none'")
+            assert headers["x-frame-options"] == "DENY"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert headers["cache-control"] == "no-store"
+            assert "server" not in headers
+
+
+async def test_no_answer_lets_a_browser_guess_its_type(start_hot):
+    async with start_hot() as service:
+        for path in ("/sessions", "/health/live", "/none"):
+            assert (await service.http.get(path)).headers["x-content-type-options"] == "nosniff"
+        hot = await service.http.post("/sessions/a/observations", json=CHUNK)
+        assert hot.headers["x-content-type-options"] == "nosniff"
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"x-request-id": "abc-1"}, "abc-1"),
+        ({"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}, TRACE),
+        ({"x-request-id": "a b", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}, TRACE),
+        ({"x-request-id": "x" * 129}, None),
+        ({"x-request-id": "a\x00b"}, None),
+        ({"traceparent": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+async def test_a_request_id_is_passed_through_or_made(start_http, headers, expected):
+    async with start_http() as service:
+        told = (await service.http.get("/health/live", headers=headers)).headers["x-request-id"]
+        assert told == expected if expected else logs.GIVEN.fullmatch(told)
+
+
+async def test_a_request_is_logged_in_one_line_of_json_without_values_or_keys(start_http, keys, caplog):
+    async with start_http(api_keys_file=keys.path, access_log=True) as service:
+        caplog.set_level(logging.INFO, "carryover")
+        headers = keys.headers("acme", **{"x-request-id": "id-7"})
+        body = {"observations": [[0.123456]], "at": 5}
+        await service.http.post("/sessions/secret-name/observations", json=body, headers=headers)
+        await service.http.post("/sessions/secret-name/observations", content=b"{0.123456", headers=headers)
+        await service.http.get("/sessions?after=0.123456", headers={"authorization": "Bearer 0.123456"})
+    formatter = logs.JsonFormatter()
+    lines = [formatter.format(record) for record in caplog.records if record.name == "carryover.access"]
+    told = [json.loads(line) for line in lines]
+    assert [(one["method"], one["route"], one["status"]) for one in told] == [
+        ("POST", "/sessions/{id}/observations", 404),
+        ("POST", "/sessions/{id}/observations", 400),
+        ("GET", "unknown", 401),
+    ]
+    assert (told[0]["request_id"], told[0]["key"], told[0]["tenant"]) == ("id-7", "acme", "acme")
+    everything = "\n".join([*lines, caplog.text])
+    assert "0.123456" not in everything
+    assert keys.token["acme"] not in everything
+
+
+def test_an_exception_is_told_in_the_same_line():
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        record = logging.getLogger("carryover").makeRecord(
+            "carryover", logging.ERROR, __file__, 1, "it %s", ("failed",), __import__("sys").exc_info()
+        )
+    line = logs.JsonFormatter().format(record)
+    assert "\n" not in line
+    told = json.loads(line)
+    assert (told["event"], told["level"]) == ("it failed", "error")
+    assert "ValueError" in told["exception"]
+    assert "it failed" in logs.TextFormatter().format(record)
