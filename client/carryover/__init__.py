@@ -24,6 +24,7 @@ from carryover.errors import (
     NothingObserved,
     OtherModel,
     OutOfStep,
+    OverLimit,
     Overloaded,
     Problem,
     SessionDamaged,
@@ -33,7 +34,6 @@ from carryover.errors import (
     Stopping,
     StoreFailed,
     TooLarge,
-    TooManyRequests,
     TooManySessions,
     Unauthorized,
     Unavailable,
@@ -41,6 +41,7 @@ from carryover.errors import (
     UnknownSession,
     Unprocessable,
     Unreachable,
+    Unsupported,
     UnsupportedType,
 )
 from carryover.line import NoSocket
@@ -70,6 +71,7 @@ __all__ = [
     "NothingObserved",
     "OtherModel",
     "OutOfStep",
+    "OverLimit",
     "Overloaded",
     "Patience",
     "Prediction",
@@ -84,7 +86,6 @@ __all__ = [
     "StoreFailed",
     "Stream",
     "TooLarge",
-    "TooManyRequests",
     "TooManySessions",
     "Unauthorized",
     "Unavailable",
@@ -92,5 +93,6 @@ __all__ = [
     "UnknownSession",
     "Unprocessable",
     "Unreachable",
+    "Unsupported",
     "UnsupportedType",
 ]

@@ -163,9 +163,7 @@ def reply_of(response: httpx.Response) -> Reply:
 
 def unreachable(url: str, error: Exception) -> Unreachable:
     """A broken connection, and what to do about it."""
-    return Unreachable(
-        f"{url} cannot be reached: {str(error) or type(error).__name__}; is the server running?"
-    )
+    return Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}; is the server running?")
 
 
 def address(url: str) -> tuple[str, int, bool]:

@@ -7,6 +7,7 @@ CarryoverError
     ├── Malformed            not JSON at all, or not the layout that was declared
     ├── Unprocessable        well formed and wrong: shape, a non-number, an infinity; `row`, `column`, `field`
     ├── UnsupportedType      a form of body that the server cannot read or write
+    ├── Unsupported          a part of a protocol that the server does not have
     ├── TooLarge             over a limit of the service: `limit`
     ├── UnknownModel
     ├── BadModel             an artifact on the server's disk that cannot be loaded
@@ -27,7 +28,7 @@ CarryoverError
     └── Unavailable          not now; tried again before it was raised
         ├── Overloaded       too much is waiting
         ├── TooManySessions
-        ├── TooManyRequests  over a limit of this key
+        ├── OverLimit        more than this key may use
         ├── Stopping         the server is draining
         └── StoreFailed      the store refused; nothing moved
 """
@@ -51,6 +52,7 @@ __all__ = [
     "NothingObserved",
     "OtherModel",
     "OutOfStep",
+    "OverLimit",
     "Overloaded",
     "Problem",
     "SessionDamaged",
@@ -60,7 +62,6 @@ __all__ = [
     "Stopping",
     "StoreFailed",
     "TooLarge",
-    "TooManyRequests",
     "TooManySessions",
     "Unauthorized",
     "Unavailable",
@@ -68,6 +69,7 @@ __all__ = [
     "UnknownSession",
     "Unprocessable",
     "Unreachable",
+    "Unsupported",
     "UnsupportedType",
 ]
 
@@ -114,6 +116,10 @@ class Unprocessable(Problem):
 
 
 class UnsupportedType(Problem):
+    """See the tree."""
+
+
+class Unsupported(Problem):
     """See the tree."""
 
 
@@ -199,7 +205,7 @@ class TooManySessions(Unavailable):
     """See the tree."""
 
 
-class TooManyRequests(Unavailable):
+class OverLimit(Unavailable):
     """See the tree."""
 
 
@@ -270,7 +276,7 @@ _BY_STATUS: dict[int, type[Problem]] = {
     404: NotFound,
     405: MethodNotAllowed,
     413: TooLarge,
-    429: TooManyRequests,
+    429: OverLimit,
     500: Internal,
     502: Unavailable,
     503: Unavailable,
