@@ -1,10 +1,10 @@
 """Streaming backtest: the network fed chunk by chunk with its carry kept, beside baselines.
 
 Every row of the part is predicted from what came before it and from nothing else, by
-    the network     its carry kept from chunk to chunk
-    reset           the same network, its carry zeroed before each chunk
-    persistence     the value of the row before
-    seasonal naive  the value of one season before
+    the network     as one session of the service, its carry kept from chunk to chunk, all that it learns on
+    frozen          the same network when nothing is learned along the way, if anything is
+    reset           the frozen network, its carry zeroed before each chunk
+    the baselines   of models/baselines.py
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from models.artifact import Artifact
+from models.bands import Band, judged_bands, least_surprising, places
+from models.baselines import find_season, online_autoregression
 from models.data import Dataset, Split, prepare
 from models.errors import BadData
+from models.forecaster import Forecaster
 from models.network import Carry, StatefulLSTM
 from models.rollout import one_step
 from models.scaling import Floats
-from models.series import Series
+from models.series import Series, Times
+from models.streaming import Followed, follow
 
-NETWORK, RESET, PERSISTENCE, SEASONAL = (
-    "network",
-    "network, reset each chunk",
-    "persistence",
-    "seasonal naive",
-)
+NETWORK, FROZEN, RESET = "network", "network, frozen", "network, reset each chunk"
+PERSISTENCE, SEASONAL, ONLINE_AR = "persistence", "seasonal naive", "online AR"
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,30 @@ class Backtest:
     Attributes
     ----------
     rows
-        The rows that were predicted.
+        The rows that were predicted, and their times, if the series has any.
     truth, predictions
         float64 [rows, targets] in the data's own units, predictions by method.
     scores
         By method, over all targets, in scaled units.
     by_target
         By target and method, in the target's own unit.
+    bands, widths, surprise
+        How the intervals did, by level; their half-widths [rows, levels, targets] in the data's own units;
+        and how surprising each row was, [rows]. None for an artifact whose sessions judge no errors.
     season
         Rows to a season, None where none was found: then there is no seasonal naive.
     """
 
     artifact: Artifact
     rows: range
+    times: Times | None
     truth: Floats
     predictions: Mapping[str, Floats]
     scores: Mapping[str, Score]
     by_target: Mapping[str, Mapping[str, Score]]
+    bands: tuple[Band, ...]
+    widths: Floats | None
+    surprise: Floats | None
     season: int | None
     chunk: int
 
@@ -83,12 +91,24 @@ class Backtest:
             "rows": len(self.rows),
             "chunk": self.chunk,
             "season": self.season,
+            "intervals": [band.told() for band in self.bands],
+            "surprises": [
+                {"first_row": place.start, "last_row": place.stop - 1} for place in self.surprises()
+            ],
             "scaled": {method: vars(score) for method, score in self.scores.items()},
             "by_target": {
                 target: {method: vars(score) for method, score in scores.items()}
                 for target, scores in self.by_target.items()
             },
         }
+
+    def surprises(self) -> list[range]:
+        """The rows of the highest 1 % of scores, those near each other taken together; the highest first."""
+        return [] if self.surprise is None else places(self.surprise, self.rows)
+
+    def surprising(self) -> float:
+        """The least score of those 1 %; 1 where nothing was judged."""
+        return 1.0 if self.surprise is None else least_surprising(self.surprise)
 
 
 def backtest(
@@ -115,17 +135,28 @@ def backtest(
     rows = split.test_rows
     if not rows or rows.start < 1:
         raise BadData(f"{series.source}: the split leaves no rows to test on")
+    if artifact.time_features and series.interval_seconds() != artifact.interval_seconds:
+        raise BadData(
+            f"{series.source} has a row every {series.interval_seconds():g} s, the model was trained on one "
+            f"every {artifact.interval_seconds:g} s"
+        )
     scaling = (artifact.scaling, artifact.target_scaling)
-    dataset = prepare(series, artifact.inputs, artifact.targets, split, scaling)
+    dataset = prepare(series, artifact.inputs, artifact.targets, split, scaling, artifact.future)
     values = series.pick(artifact.targets)
     season = season or find_season(values[: split.train])
+    followed = _followed(artifact, series, split, chunk) if artifact.learning.on else None
     predictions = _predictions(artifact, dataset, values, rows, chunk, season)
+    if followed is not None:
+        frozen = {FROZEN: predictions.pop(NETWORK)}
+        served = followed.predictions[-len(rows) :].astype(np.float64)
+        predictions = {NETWORK: served, **frozen, **predictions}
     spread = artifact.target_scaling.std
     truth, past = values[rows.start : rows.stop], values[: split.train]
     errors = {method: predicted - truth for method, predicted in predictions.items()}
     return Backtest(
         artifact=artifact,
         rows=rows,
+        times=None if series.times is None else series.times[rows.start : rows.stop],
         truth=truth,
         predictions=predictions,
         scores=_scores({method: error / spread for method, error in errors.items()}, past / spread),
@@ -133,6 +164,9 @@ def backtest(
             target: _scores({method: error[:, [i]] for method, error in errors.items()}, past[:, [i]])
             for i, target in enumerate(artifact.targets)
         },
+        bands=() if followed is None else judged_bands(artifact, followed, values, split),
+        widths=_last(followed.widths, rows) if followed is not None else None,
+        surprise=_last(followed.scores, rows) if followed is not None else None,
         season=season,
         chunk=chunk,
     )
@@ -158,42 +192,14 @@ def stream(network: StatefulLSTM, dataset: Dataset, rows: range, chunk: int) -> 
     return torch.cat(outputs)
 
 
-def find_season(past: Floats) -> int | None:
-    """The lag of the first high autocorrelation beyond one below zero, of the first column.
-
-    Parameters
-    ----------
-    past
-        [rows, columns]; at least three seasons must fit in it.
-
-    Returns
-    -------
-    int | None
-        Rows, or None for a series that never turns or where no lag reaches a correlation of 0.3.
-    """
-    rows, values = np.arange(len(past)), past[:, 0]
-    if len(values) < 7:
-        return None
-    # Changes first: slow drift looks like itself at every lag. Under noise only the levels tell.
-    levels = values - np.polyval(np.polyfit(rows, values, 1), rows)
-    return _first_peak(np.diff(values)) or _first_peak(levels)
+def _followed(artifact: Artifact, series: Series, split: Split, chunk: int) -> Followed:
+    """One session from row 0 on; the validation part is told of too, which fixed bands are made from."""
+    rows = range(max(split.validation_rows.start, 1), split.test_rows.stop)
+    return follow(Forecaster(artifact), series.pick(artifact.columns), rows, chunk)
 
 
-def _first_peak(values: Floats) -> int | None:
-    lags = len(values) // 3
-    if np.ptp(values) <= 1e-9 * np.abs(values).max():
-        return None
-    spectrum = np.abs(np.fft.rfft(values, 2 * len(values))) ** 2  # padded: a lag must not wrap around
-    correlation = np.fft.irfft(spectrum)[:lags] / np.arange(len(values), len(values) - lags, -1)
-    below = np.flatnonzero(correlation < 0)
-    best = correlation[below[0] :].max() if len(below) else 0.0
-    if best < 0.3 * correlation[0]:
-        return None
-    # The first peak near the highest: two seasons match about as well as one.
-    peak = below[0] + int(np.argmax(correlation[below[0] :] >= 0.9 * best))
-    while peak + 1 < lags and correlation[peak + 1] > correlation[peak]:
-        peak += 1
-    return int(peak)
+def _last(values: npt.NDArray[np.float32] | None, rows: range) -> Floats | None:
+    return None if values is None else values[-len(rows) :].astype(np.float64)
 
 
 def _predictions(
@@ -205,6 +211,7 @@ def _predictions(
         NETWORK: unscale(stream(network, dataset, rows, chunk).double().numpy()),
         RESET: unscale(one_step(network, dataset, rows, reset_every=chunk).double().numpy()),
         PERSISTENCE: values[rows.start - 1 : rows.stop - 1],
+        ONLINE_AR: unscale(online_autoregression(artifact.target_scaling.scale(values), rows)),
     }
     if season is not None and season <= rows.start:
         predictions[SEASONAL] = values[rows.start - season : rows.stop - season]

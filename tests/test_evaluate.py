@@ -1,6 +1,7 @@
 """The backtest: streamed with the carry kept, against baselines worked out by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models import calendar
 from models.artifact import Artifact, Column, Scaling
-from models.data import Dataset, Split, prepare, sine, split_rows
+from models.baselines import find_season
+from models.data import Dataset, Split, identity_scaling, prepare, sine, split_rows
 from models.errors import BadData
-from models.evaluate import NETWORK, PERSISTENCE, RESET, SEASONAL, backtest, find_season, stream
-from models.figures import draw_backtest
+from models.evaluate import FROZEN, NETWORK, PERSISTENCE, RESET, SEASONAL, backtest, stream
+from models.figures import Stream, draw_backtest
+from models.forecaster import Forecaster
+from models.learning import Learning
 from models.network import StatefulLSTM
 from models.recipe import Recipe
 from models.series import Series
@@ -144,10 +149,85 @@ def test_a_series_without_a_column_of_the_model_is_refused():
 def test_a_figure_is_drawn_of_more_targets_than_panels(tmp_path):
     names = [f"t{i}" for i in range(6)]
     values = np.random.default_rng(0).normal(size=(30, 6))
-    draw_backtest(tmp_path / "x.png", "x", names, range(30), values, {"network": values})
+    draw_backtest(tmp_path / "x.png", "x", names, Stream(range(30), values, {"network": values}))
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def prepared(artifact: Artifact, series: Series) -> Dataset:
     scalings = artifact.scaling, artifact.target_scaling
     return prepare(series, artifact.inputs, artifact.targets, Split(60, 10, 20), scalings)
+
+
+def learning() -> tuple[Artifact, Series]:
+    """Untrained, with a readout and intervals that learn."""
+    artifact, series = untrained()
+    return replace(artifact, learning=Learning(readout="rls", levels=(0.5, 0.9))), series
+
+
+def test_what_a_session_learns_is_told_beside_the_frozen_network():
+    artifact, series = learning()
+    split = Split(60, 10, 20)
+    result = backtest(artifact, series, split, chunk=7)
+    frozen = backtest(replace(artifact, learning=Learning()), series, split, chunk=7)
+    np.testing.assert_allclose(result.predictions[FROZEN], frozen.predictions[NETWORK], atol=1e-5)
+    assert FROZEN not in frozen.predictions
+    assert (frozen.bands, frozen.widths, frozen.surprise, frozen.surprises()) == ((), None, None, [])
+    forecaster, carry, expected = Forecaster(artifact), None, []
+    carry = forecaster.fresh[None]
+    for row in series.values.astype(np.float32):
+        passed = forecaster.observe(row[None], np.array([1]), carry)
+        carry = passed.carries
+        expected.append(passed.predictions[0])
+    np.testing.assert_allclose(result.predictions[NETWORK], expected[69:89], rtol=1e-4, atol=1e-5)
+
+
+def test_the_bands_are_judged_beside_fixed_ones_of_the_validation_rows():
+    artifact, series = learning()
+    result = backtest(artifact, series, Split(50, 20, 20))
+    assert result.widths is not None
+    errors = np.abs(result.truth - result.predictions[NETWORK])
+    for i, band in enumerate(result.bands):
+        inside = errors <= result.widths[:, i]
+        assert band.level == (0.5, 0.9)[i]
+        assert (band.given.mean, band.given.least) == (inside.mean(), inside.mean(axis=0).min())
+        assert band.fixed is not None
+    assert result.bands[0].fixed.width < result.bands[1].fixed.width  # type: ignore[union-attr]
+    assert backtest(artifact, series, Split(70, 0, 20)).bands[0].fixed is None
+    json.dumps(result.told(), allow_nan=False)
+
+
+def test_a_figure_shows_the_band_its_misses_and_the_scores(tmp_path):
+    rng = np.random.default_rng(0)
+    times = np.datetime64("2024-01-01", "us") + np.arange(90) * np.timedelta64(1, "h")
+    values, names = rng.normal(size=(90, 2)), ("a", "b")
+    drawn = Stream(times, values, {"network": values * 0}, 0.9, values * 0 - 1, values * 0 + 1)
+    plain, scored = tmp_path / "plain.png", tmp_path / "scored.png"
+    draw_backtest(plain, "x", names, drawn)
+    surprise = rng.uniform(size=90)
+    surprise[0] = np.nan
+    draw_backtest(scored, "x", names, replace(drawn, surprise=surprise, surprising=0.99))
+    heights = [int.from_bytes(path.read_bytes()[20:24], "big") for path in (plain, scored)]
+    assert heights[0] < heights[1]
+    draw_backtest(plain, "x", ["b"], drawn.of([1]))
+    assert int.from_bytes(plain.read_bytes()[20:24], "big") < heights[0]
+
+
+def test_a_series_of_another_step_is_refused():
+    artifact, _ = untrained(3)
+    columns = (Column("a"), *map(Column, calendar.columns(("hour_of_day",))))
+    network = StatefulLSTM(3, 4, 1, 1)
+    weights = {name: weight.detach().numpy() for name, weight in network.state_dict().items()}
+    artifact = replace(
+        artifact,
+        inputs=columns,
+        targets=("a",),
+        weights=weights,
+        scaling=identity_scaling(3),
+        target_scaling=identity_scaling(1),
+        time_features=("hour_of_day",),
+        interval_seconds=3600.0,
+    )
+    times = np.datetime64("2024-01-01", "us") + np.arange(90) * np.timedelta64(30, "m")
+    series = Series("x.csv", ("a",), np.zeros((90, 1)), times).with_time_features(["hour_of_day"])
+    with pytest.raises(BadData, match="every 1800 s, the model was trained on one every 3600 s"):
+        backtest(artifact, series, Split(60, 10, 20))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +15,15 @@ from app.cli import options
 
 if TYPE_CHECKING:
     from models.artifact import Artifact
+    from models.bands import Coverage
     from models.data import Split
     from models.evaluate import Backtest, Score
+    from models.figures import Stream
     from models.series import Series
 
 DRAWN_ROWS = 400
+DRAWN_LEVEL = 0.9
+TOLD_PLACES = 5
 
 
 def evaluate(
@@ -41,6 +45,29 @@ def evaluate(
     time_column: options.TimeColumn = None,
     figure: Annotated[Path, typer.Option(help="Where to draw the figure.")] = Path("evaluation.png"),
     no_figure: Annotated[bool, typer.Option("--no-figure", help="Draw none.")] = False,
+    drawn: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help=f"Rows in the figure, the last ones. [default: {DRAWN_ROWS}]",
+            show_default=False,
+        ),
+    ] = None,
+    draw: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...", help="Targets in the figure. [default: the first four]", show_default=False
+        ),
+    ] = None,
+    level: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Level of the intervals drawn. [default: 0.9, or the nearest]",
+            show_default=False,
+        ),
+    ] = None,
     by_target: Annotated[
         bool, typer.Option("--by-target", help="A table for each target, in its own unit.")
     ] = False,
@@ -64,7 +91,7 @@ def evaluate(
     series = _series(model, data, time_column)
     result = backtest(model, series, _split(model, series, split), chunk=chunk, season=season)
     if not no_figure:
-        _draw(result, figure)
+        _draw(result, figure, drawn or DRAWN_ROWS, options.names(draw), level or DRAWN_LEVEL)
     if as_json:
         print(json.dumps(result.told(), indent=2))
         return
@@ -116,19 +143,46 @@ def _trained_split(model: Artifact, series: Series) -> Split | None:
     return Split(*told) if all(type(rows) is int and rows >= 0 for rows in told) else None
 
 
-def _draw(result: Backtest, path: Path) -> None:
-    from models.evaluate import NETWORK, RESET
+def _draw(result: Backtest, path: Path, drawn: int, names: tuple[str, ...], level: float) -> None:
+    from models.errors import BadData
     from models.figures import draw_backtest
 
-    last = slice(-DRAWN_ROWS, None)
+    targets = result.artifact.targets
+    for name in names:
+        if name not in targets:
+            raise BadData(f"{name!r} is no target of the model; it has {', '.join(targets)}")
+    stream = _stream(result, slice(-drawn, None), level)
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_backtest(
         path,
         f"{result.artifact.name}: one step ahead, in chunks of {result.chunk}",
-        result.artifact.targets,
-        result.rows[last],
-        result.truth[last],
-        {name: result.predictions[name][last] for name in (NETWORK, RESET)},
+        names or targets,
+        stream.of([targets.index(name) for name in names]) if names else stream,
+    )
+
+
+def _stream(result: Backtest, last: slice, level: float) -> Stream:
+    """What is drawn: the last rows, with the band of the level nearest to the one asked for."""
+    from models.evaluate import NETWORK, RESET
+    from models.figures import Stream
+
+    predicted = result.predictions[NETWORK][last]
+    along = result.rows[last] if result.times is None else result.times[last]
+    truth = result.truth[last]
+    if result.widths is None or result.surprise is None:
+        return Stream(along, truth, {NETWORK: predicted, RESET: result.predictions[RESET][last]})
+    levels = result.artifact.learning.levels
+    nearest = min(range(len(levels)), key=lambda i: abs(levels[i] - level))
+    half = result.widths[last, nearest]
+    return Stream(
+        along,
+        truth,
+        {NETWORK: predicted},
+        levels[nearest],
+        predicted - half,
+        predicted + half,
+        result.surprise[last],
+        result.surprising(),
     )
 
 
@@ -136,13 +190,49 @@ def _print_tables(result: Backtest, by_target: bool) -> None:
     rows = f"rows {result.rows.start} to {result.rows.stop - 1}, chunks of {result.chunk}"
     season = f"season {result.season}" if result.season else "no season found"
     _print_table(f"{result.artifact.name}, {rows}, {season}; scaled units", result.scores)
+    if result.bands:
+        _print_bands(result)
     if by_target:
         units = {column.name: column.unit for column in result.artifact.inputs}
         for target, scores in result.by_target.items():
             _print_table(f"{target} [{units.get(target) or 'its own unit'}]", scores)
 
 
+def _print_bands(result: Backtest) -> None:
+    """Intervals beside fixed bands, and where the stream was most surprising."""
+    title = "intervals; `all` over all rows, by target; `1,000` in every window; widths scaled"
+    headings = ("all", "1,000", "width", "fixed: all", "1,000", "width")
+    rows = {f"{band.level:g}": [*_covered(band.given), *_covered(band.fixed)] for band in result.bands}
+    _print_rows(title, headings, rows)
+    told = [_place(result, place) for place in result.surprises()]
+    more = f", and {len(told) - TOLD_PLACES} more" if len(told) > TOLD_PLACES else ""
+    print(f"most surprising: {', '.join(told[:TOLD_PLACES])}{more}")
+
+
+def _covered(coverage: Coverage | None) -> list[str]:
+    if coverage is None:
+        return ["-"] * 3
+    windows = (
+        "-"
+        if coverage.window_least is None or coverage.window_most is None
+        else f"{coverage.window_least:.3f} to {coverage.window_most:.3f}"
+    )
+    return [f"{coverage.least:.3f} to {coverage.most:.3f}", windows, f"{coverage.width:.4g}"]
+
+
+def _place(result: Backtest, place: range) -> str:
+    rows = f"row {place.start}" if len(place) == 1 else f"rows {place.start} to {place.stop - 1}"
+    if result.times is None:
+        return rows
+    return f"{str(result.times[place.start - result.rows.start])[:16]} ({rows})"
+
+
 def _print_table(title: str, scores: Mapping[str, Score]) -> None:
+    rows = {method: [_figure(value) for value in astuple(score)] for method, score in scores.items()}
+    _print_rows(title, ("MSE", "MAE", "RMSE", "MASE", "skill"), rows)
+
+
+def _print_rows(title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -150,10 +240,10 @@ def _print_table(title: str, scores: Mapping[str, Score]) -> None:
 
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
-    for heading in ("MSE", "MAE", "RMSE", "MASE", "skill"):
+    for heading in headings:
         table.add_column(heading, justify="right")
-    for method, score in scores.items():
-        table.add_row(method, *(_figure(value) for value in astuple(score)))
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
     Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
