@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import httptools
@@ -42,6 +43,9 @@ OBSERVATIONS = re.compile(rb"/sessions/([A-Za-z0-9._:\-]{1,128})/observations")
 PIPELINED = 32
 """Requests of one connection that may wait for an answer before it is read no further."""
 
+Route = Callable[["HotProtocol"], "Turn | None"]
+"""Makes the turn of a request whose headers have come; None leaves it to the parent."""
+
 JSON = b"application/json"
 PROBLEM = MEDIA_TYPE.encode()
 
@@ -52,22 +56,29 @@ class HotProtocol(HttpToolsProtocol):
     engine: ClassVar[Engine]
     limits: ClassVar[bulk.BulkLimits]
     most_bytes: ClassVar[int]
+    others: ClassVar[Mapping[bytes, Route]] = {}
+    """By what the address begins with: hot routes of other modules."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._turns: deque[_Turn] = deque()  # hot requests not answered yet, in order
-        self._turn: _Turn | None = None  # the one whose body is coming in
+        self._turns: deque[Turn] = deque()  # hot requests not answered yet, in order
+        self._turn: Turn | None = None  # the one whose body is coming in
         self._held: tuple[RequestResponseCycle, Any] | None = None  # an ASGI request behind them
         self._last_heard = 0.0
         self._stamped: object = None
         self._stamp = b""
 
     @classmethod
-    def bound(cls, engine: Engine, limits: bulk.BulkLimits, most_bytes: int) -> type[HotProtocol]:
+    def bound(
+        cls,
+        engine: Engine,
+        limits: bulk.BulkLimits,
+        most_bytes: int,
+        others: Mapping[bytes, Route] | None = None,
+    ) -> type[HotProtocol]:
         """The class for a server of this engine."""
-        return type(
-            "BoundHotProtocol", (cls,), {"engine": engine, "limits": limits, "most_bytes": most_bytes}
-        )
+        own = {"engine": engine, "limits": limits, "most_bytes": most_bytes, "others": others or {}}
+        return type("BoundHotProtocol", (cls,), own)
 
     # Coming in: uvicorn and the parser call these.
 
@@ -135,11 +146,11 @@ class HotProtocol(HttpToolsProtocol):
         except CarryoverError as error:
             turn.reply(error)
 
-    def _hot_turn(self) -> _Turn | None:
+    def _hot_turn(self) -> Turn | None:
         """What answers this request, when nothing about it needs the parent."""
         match = OBSERVATIONS.fullmatch(self.url)
         if (
-            (match is None and self.url != BULK)
+            (match is None and self.url != BULK and not self.url.startswith(tuple(self.others)))
             or self.parser.get_method() != b"POST"
             or self.parser.get_http_version() != "1.1"
             or self.expect_100_continue
@@ -154,9 +165,12 @@ class HotProtocol(HttpToolsProtocol):
                 return None
         if match is not None:
             return _ChunkTurn(self, match[1].decode("ascii"))
-        return _BulkTurn(self, self._header(b"content-type"), self._header(b"accept"))
+        if self.url == BULK:
+            return _BulkTurn(self, self.header(b"content-type"), self.header(b"accept"))
+        return next(make(self) for start, make in self.others.items() if self.url.startswith(start))
 
-    def _header(self, wanted: bytes) -> str:
+    def header(self, wanted: bytes) -> str:
+        """A header of the request that is coming in; empty where it has none."""
         return next((value.decode("latin-1") for name, value in self.headers if name == wanted), "")
 
     def _asgi_runs(self) -> bool:
@@ -177,7 +191,7 @@ class HotProtocol(HttpToolsProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _refuse_body(self, turn: _Turn) -> None:
+    def _refuse_body(self, turn: Turn) -> None:
         """Answer at once; the rest of the body is thrown away as it comes in.
 
         Closing would reset the connection under a client that still writes, which then never reads why.
@@ -246,7 +260,7 @@ class HotProtocol(HttpToolsProtocol):
             self._watch_idleness(self.timeout_keep_alive if busy else self.timeout_keep_alive - idle)
 
 
-class _Turn:
+class Turn:
     """One hot request, until its answer has left."""
 
     __slots__ = ("body", "keep_alive", "protocol", "response")
@@ -279,6 +293,10 @@ class _Turn:
             more = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
         else:
             kind, body = self.answered(outcome)
+        self.respond(status, kind, body, more)
+
+    def respond(self, status: int, kind: bytes, body: bytes, more: bytes = b"") -> None:
+        """Leave with these, and whole lines of more headers, once those before it have left."""
         close = b"" if self.keep_alive else b"connection: close\r\n"
         self.response = b"%b%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (
             STATUS_LINE[status], self.protocol.stamp(), more, close, kind, len(body), body,
@@ -286,7 +304,7 @@ class _Turn:
         self.protocol.leave()
 
 
-class _ChunkTurn(_Turn):
+class _ChunkTurn(Turn):
     """`POST /sessions/{id}/observations`."""
 
     __slots__ = ("flat", "session")
@@ -301,15 +319,16 @@ class _ChunkTurn(_Turn):
         self.flat = told.flat
         self.protocol.engine.submit(
             Advance(
-                self.session, told.observations, told.at, told.epoch, told.horizon, told.model, self.reply
-            )
+                self.session, told.observations, told.at, told.epoch, told.horizon, told.model, self.reply,
+                extras=told.extras,
+            )  # fmt: skip
         )
 
     def answered(self, outcome: Any) -> tuple[bytes, bytes]:
         return JSON, wire.advanced(outcome, self.flat)
 
 
-class _BulkTurn(_Turn):
+class _BulkTurn(Turn):
     """`POST /observations`."""
 
     __slots__ = ("accept", "content_type", "request")
