@@ -241,7 +241,7 @@ class Engine:
             if type(job) is Advance:  # nearly every job
                 touched.add(job.session)
             else:
-                touched.update(job.sessions)
+                touched.update(job.named if type(job) is AdvanceMany else job.sessions)
         return jobs, touched
 
     def _admit(self, jobs: Sequence[Job], touched: Collection[str], wave: Wave) -> None:

@@ -28,7 +28,7 @@ def cut(job: AdvanceMany, most_sessions: int, most_observations: int) -> Sequenc
     """
     sessions = job.sessions
     fits = len(sessions) <= most_sessions and len(job.observations) <= most_observations
-    if fits and len(set(sessions)) == len(sessions) and int(job.lengths.max()) <= LONG_CHUNK:
+    if fits and len(job.named) == len(sessions) and int(job.lengths.max()) <= LONG_CHUNK:
         return (job,)
     parts = Parts(job)
     return [parts.take(np.array(group)) for group in _groups(job, most_sessions, most_observations)]

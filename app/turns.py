@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from app.jobs import Advance, Job
+from app.jobs import Advance, AdvanceMany, Job
 
 
 class Turns:
@@ -19,7 +19,9 @@ class Turns:
 
     def __init__(self) -> None:
         self._ready: deque[Job] = deque()
-        self._lines: dict[str, deque[Job] | None] = {}  # of sessions that have a job ready or under way
+        # Sets of strings are joined and parted without a look at the strings, where a dict hashes each again.
+        self._busy: set[str] = set()  # sessions that have a job ready or under way
+        self._lines: dict[str, deque[Job]] = {}  # of those, the ones that others stand behind
         self._blocked: dict[int, int] = {}  # by id of the job: lines of several that it does not lead yet
         self._waiting = 0
 
@@ -32,25 +34,32 @@ class Turns:
 
     def add(self, job: Job) -> None:
         """Behind everything that waits for its sessions."""
-        sessions = job.sessions
-        self._waiting += len(sessions)
-        if self._lines.keys().isdisjoint(sessions):
-            self._lines.update(dict.fromkeys(sessions))
-            self._ready.append(job)
-            return
-        blocked = 0
-        for session in dict.fromkeys(sessions):
-            if session not in self._lines:
-                self._lines[session] = None
-                continue
-            blocked += 1
-            line = self._lines[session]
-            if line is None:
-                self._lines[session] = deque((job,))
+        if type(job) is Advance:  # nearly every job
+            self._waiting += 1
+            if job.session not in self._busy:
+                self._busy.add(job.session)
+                self._ready.append(job)
             else:
-                line.append(job)
-        if blocked > 1:
-            self._blocked[id(job)] = blocked
+                self._line(job.session).append(job)
+            return
+        self._waiting += len(job.sessions)
+        named = job.named if type(job) is AdvanceMany else set(job.sessions)
+        blocked = named & self._busy
+        self._busy |= named
+        for session in blocked:
+            self._line(session).append(job)
+        if not blocked:
+            self._ready.append(job)
+        elif len(blocked) > 1:
+            self._blocked[id(job)] = len(blocked)
+
+    def _line(self, session: str) -> deque[Job]:
+        """Where those wait whose session has a job already."""
+        try:
+            return self._lines[session]
+        except KeyError:
+            self._lines[session] = line = deque()
+            return line
 
     def take(self, most: int, most_bytes: int = sys.maxsize) -> list[Job]:
         """Ready jobs, oldest first, of up to `most` sessions together; at least one, if there is one.
@@ -77,17 +86,17 @@ class Turns:
         self._waiting += len(job.sessions)
         self._ready.appendleft(job)
 
-    def finish(self, sessions: Iterable[str]) -> None:
+    def finish(self, sessions: set[str]) -> None:
         """The jobs of these sessions were answered: whoever stands behind them moves up."""
         lines = self._lines
-        sessions = list(sessions)
-        left = list(map(lines.pop, sessions))
-        followed = zip(sessions, left, strict=True) if any(left) else ()
-        for session, line in followed:
-            if line is None:
-                continue
+        followed = [session for session in sessions if session in lines] if lines else ()
+        self._busy -= sessions
+        for session in followed:
+            self._busy.add(session)
+            line = lines[session]
             follower = line.popleft()
-            lines[session] = line or None
+            if not line:
+                del lines[session]
             still = self._blocked.get(id(follower), 1) - 1
             if still:
                 self._blocked[id(follower)] = still
@@ -99,4 +108,4 @@ class Turns:
         """Every job that waits, ready ones first."""
         yield from self._ready
         for line in self._lines.values():
-            yield from line or ()
+            yield from line
