@@ -1,0 +1,234 @@
+"""One request for a sequence, whatever it came by: what it asks of the engine, and what it gets.
+
+`OUTPUTS` is the table of what a model can tell. A request that names its outputs gets those, and one that
+names none gets all that its parameters ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from app import wire
+from app.answers import Advanced, epoch_of, token
+from app.errors import CarryoverError, Malformed, UnknownModel, Unprocessable
+from app.jobs import Advance, Reply
+from app.rows import Floats
+from app.v2 import wording
+from models.forecaster import Forecaster
+
+VERSION = "1"  # the protocol numbers versions; an artifact has a fingerprint, and the newest is served
+OBSERVATIONS = "observations"
+PREDICTIONS = "predictions"
+LARGEST_NUMBER = 2**64 - 1  # of a sequence
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model can tell beside nothing else: `width` numbers a step, or its name's count of outputs.
+
+    needs : the parameter without which no request gets it; empty for none
+    has : whether this model has it at all
+    """
+
+    name: str
+    needs: str
+    has: Callable[[Forecaster], bool]
+    width: Callable[[Forecaster], int] = lambda forecaster: forecaster.output_size
+
+
+OUTPUTS = (
+    Output(PREDICTIONS, "", lambda _: True),
+    Output("forecast", "horizon", lambda forecaster: not forecaster.missing),
+)
+
+
+class Parameters(msgspec.Struct):
+    """Of a request. Those of Triton that change nothing here (`priority`, `timeout`), and any other, pass."""
+
+    sequence_id: int | str = 0
+    sequence_start: bool = False
+    sequence_end: bool = False
+    binary_data_output: bool = False
+    at: int | None = None
+    epoch: str | None = None
+    horizon: int = 0
+
+
+class Inference(msgspec.Struct, eq=False):
+    """A chunk for a sequence.
+
+    observations : [steps, inputs] of finite float32
+    wanted : names of outputs, each with whether its numbers go as bytes; empty for every one there is
+    binary : whether the outputs of a request that names none go as bytes
+    """
+
+    model: str
+    observations: Floats
+    parameters: Parameters
+    id: str = ""
+    wanted: Mapping[str, bool] = {}
+    binary: bool = False
+
+    def job(self, limits: wire.Limits, reply: Reply) -> Advance:
+        """What is asked of the engine.
+
+        Raises
+        ------
+        Unprocessable : it names no sequence, or a parameter is out of its range
+        """
+        told = self.parameters
+        horizon = wire.checked_horizon(told.horizon, limits)
+        if "forecast" in self.wanted and not horizon:
+            raise wording.wrong_output("forecast", self.model, ": it needs the parameter horizon")
+        return Advance(
+            session_of(told.sequence_id, self.model),
+            self.observations,
+            wire.checked_at(told.at),
+            None if told.epoch is None else epoch_of(told.epoch),
+            horizon,
+            self.model,
+            reply,
+            create=told.sequence_start,
+            reset=told.sequence_start,
+            delete=told.sequence_end,
+        )
+
+    def outputs(self, answer: Advanced) -> list[tuple[str, Floats]]:
+        """Name and numbers, [steps, width], of what is told back, in the order that was asked for."""
+        if not self.wanted:
+            return list(answer.answer.items())
+        return [(name, answer.answer[name]) for name in self.wanted]
+
+    def refusal(self, error: CarryoverError) -> CarryoverError:
+        """The error as Triton words it."""
+        if isinstance(error, UnknownModel):
+            return wording.retired(self.model)
+        if self.parameters.sequence_start:
+            return error
+        return wording.not_started(error, self.parameters.sequence_id, self.model)
+
+
+def parameters(told: Any) -> Parameters:
+    """Parameters that came as plain values.
+
+    Raises
+    ------
+    Unprocessable : naming the one of a wrong type
+    """
+    try:
+        return msgspec.convert(told, Parameters)
+    except msgspec.ValidationError as error:
+        raise unparsable(str(error)) from None
+
+
+def session_of(sequence: int | str, model: str) -> str:
+    """The session that a sequence is: a number in decimal, a text as it is.
+
+    Raises
+    ------
+    Unprocessable : none is named, or it can be none
+    """
+    if sequence in (0, ""):
+        raise wording.no_sequence(model)
+    if isinstance(sequence, str):
+        return wire.session_id(sequence)
+    if not 0 < sequence <= LARGEST_NUMBER:
+        raise Unprocessable(f"Unable to parse 'sequence_id': {sequence} is no unsigned integer of 64 bits")
+    return str(sequence)
+
+
+def checked_outputs(wanted: Mapping[str, bool], model: str, forecaster: Forecaster) -> Mapping[str, bool]:
+    """Outputs that were asked for by name, as they are.
+
+    Raises
+    ------
+    Unprocessable : the model has none of that name
+    """
+    if wanted:
+        there = {output.name for output in OUTPUTS if output.has(forecaster)}
+        for name in wanted:
+            if name not in there:
+                raise wording.wrong_output(name, model)
+    return wanted
+
+
+def checked_input(
+    name: str, datatype: str, shape: Sequence[int], model: str, forecaster: Forecaster
+) -> tuple[int, int]:
+    """(steps, inputs) of the one input.
+
+    Raises
+    ------
+    Unprocessable : another type or shape than the model's, or more than one row for a sequence
+    """
+    if datatype != "FP32":
+        raise wording.wrong_type(name, datatype, model)
+    if len(shape) != 3 or shape[2] != forecaster.input_size:
+        raise wording.wrong_shape(name, model, (-1, -1, forecaster.input_size), shape)
+    if shape[0] != 1:
+        raise wording.not_one_row(model)
+    return shape[1], shape[2]
+
+
+def from_bytes(
+    data: bytes | memoryview, name: str, size: tuple[int, int], model: str, limits: wire.Limits
+) -> Floats:
+    """Little-endian float32 as [steps, inputs].
+
+    Raises
+    ------
+    Unprocessable : not as many bytes as the shape has; a NaN or an infinity; no step at all
+    TooLarge
+    """
+    wanted = 4 * size[0] * size[1]
+    if len(data) != wanted:
+        raise wording.wrong_bytes(name, model, wanted, len(data))
+    # A copy, because the bytes are part of a body that would stay alive with it, and aligned, too.
+    observations = np.frombuffer(data, "<f4").astype(np.float32).reshape(size)
+    wire.check_finite(observations, limits)
+    return observations
+
+
+def from_numbers(data: list[Any], size: tuple[int, int], limits: wire.Limits) -> Floats:
+    """Numbers, nested in any way that holds as many as the shape, as [steps, inputs].
+
+    Raises
+    ------
+    Unprocessable : of another count; beyond float32; no step at all
+    TooLarge
+    """
+    with np.errstate(over="ignore"):
+        try:
+            numbers = np.array(data, np.float64).astype(np.float32)
+        except (ValueError, TypeError, OverflowError):
+            raise Unprocessable("Unable to parse 'data': its lists differ in length") from None
+    if numbers.size != size[0] * size[1]:
+        raise Unprocessable("Unable to parse 'data': Shape does not match true shape of 'data' field")
+    observations = numbers.reshape(size)
+    wire.check_finite(observations, limits)
+    return observations
+
+
+def told_of(answer: Advanced) -> dict[str, str | int | bool]:
+    """Where the session is now, as parameters of the response."""
+    return {
+        "position": answer.position,
+        "epoch": token(answer.epoch),
+        "replayed": answer.replayed,
+    }
+
+
+def unparsable(complaint: str) -> Malformed:
+    """Translate msgspec's ``Expected `int`, got `str` - at `$.parameters.at` ``."""
+    what, _, path = complaint.partition(" - at ")
+    field = next(
+        (part for part in reversed(path.strip("`$").replace("[", ".[").split(".")) if part[:1].isalpha()), ""
+    )
+    return Malformed(
+        f"Unable to parse '{field}': {what}" if field else f"Unable to parse the request: {what}"
+    )

@@ -1,0 +1,95 @@
+"""`infer` on the hot route: no task, no coroutine; the engine's reply writes the answer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from app.api.problems import protocol_error
+from app.errors import CarryoverError
+from app.hot import HotProtocol, Route, Turn
+from app.v2 import answer
+from app.v2.catalog import Catalog
+from app.v2.inference import Inference
+from app.v2.request import decompressed, read
+from app.v2.statistics import Watch
+
+PREFIX = b"/v2/models/"
+INFER = re.compile(rb"/v2/models/([^/?#]+)(?:/versions/([^/?#]+))?/infer")
+LENGTH = b"inference-header-content-length"
+JSON = b"application/json"
+NO_QUERY: dict[str, str] = {}
+
+
+def route(catalog: Catalog) -> Route:
+    """The hot route for these models; a request with a query goes the long way."""
+
+    def turn(protocol: HotProtocol) -> Turn | None:
+        match = INFER.fullmatch(protocol.url)
+        if match is None:
+            return None
+        names = [unquote_to_bytes(part or b"").decode("utf-8", "replace") for part in match.groups()]
+        return _InferTurn(protocol, catalog, *names)
+
+    return turn
+
+
+class _InferTurn(Turn):
+    """`POST /v2/models/{model}[/versions/{version}]/infer`."""
+
+    __slots__ = ("accepted", "asked", "catalog", "encoding", "length", "model", "version", "watch")
+
+    def __init__(self, protocol: HotProtocol, catalog: Catalog, model: str, version: str) -> None:
+        super().__init__(protocol)
+        self.catalog = catalog
+        self.model = model
+        self.version = version
+        self.length = self.encoding = self.accepted = ""
+        for name, value in protocol.headers:
+            if name == LENGTH:
+                self.length = value.decode("latin-1")
+            elif name == b"content-encoding":
+                self.encoding = value.decode("latin-1")
+            elif name == b"accept-encoding":
+                self.accepted = value.decode("latin-1")
+        self.watch = Watch()
+        self.asked: Inference | None = None
+
+    def ask(self, body: bytes) -> None:
+        protocol = self.protocol
+        self.watch = Watch()
+        forecaster = self.catalog.spoken(self.model, self.version)
+        if self.encoding:
+            body = decompressed(body, self.encoding, protocol.most_bytes)
+        limits = protocol.limits.chunk
+        self.asked = asked = read(body, self.length, NO_QUERY, self.model, forecaster, limits)
+        job = asked.job(limits, self.reply)
+        self.watch.ask()
+        protocol.engine.submit(job)
+
+    def reply(self, outcome: Any) -> None:
+        asked = self.asked
+        if asked is None or isinstance(outcome, CarryoverError):
+            self._refuse(outcome if asked is None else asked.refusal(outcome))
+            return
+        self.watch.reply()
+        body, length = answer.encode(asked, outcome)
+        encoding = ""
+        if self.accepted and len(body) >= answer.LEAST_COMPRESSED:
+            body, encoding = answer.compressed(body, self.accepted)
+        told = answer.headers(encoding, length)
+        kind = told.pop("content-type").encode()
+        self.respond(200, kind, body, _lines(told))
+        self.catalog.count(self.model, self.watch)
+
+    def _refuse(self, error: CarryoverError) -> None:
+        status, told, headers = protocol_error(error)
+        self.respond(status, JSON, orjson.dumps(told), _lines(headers))
+        self.catalog.count(self.model, self.watch, failed=True)
+
+
+def _lines(headers: dict[str, str]) -> bytes:
+    return b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
