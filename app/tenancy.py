@@ -109,8 +109,10 @@ class Caller:
         """
         return await answer_to(self.submit, job)
 
-    async def names(self, after: str, limit: int, model: str | None = None) -> list[tuple[str, str]]:
-        """(id, model) of up to `limit` sessions whose ids sort behind `after`, in order.
+    async def names(
+        self, after: str, limit: int, model: str | None = None, prefix: str = ""
+    ) -> list[tuple[str, str]]:
+        """(id, model) of up to `limit` sessions behind `after` whose ids begin with `prefix`, in order.
 
         Raises
         ------
@@ -119,8 +121,9 @@ class Caller:
         self.may("read")
         if self.tenant == EVERY_TENANT:
             self.may("admin")
-            return await self.engine.names(after, limit, model)
-        found = await self.engine.names(self.prefix + after, limit, model, self.prefix)
+            return await self.engine.names(max(after, names.before(prefix)), limit, model, prefix)
+        after = self.prefix + max(after, names.before(prefix))
+        found = await self.engine.names(after, limit, model, self.prefix + prefix)
         return [(name[len(self.prefix) :], told) for name, told in found]
 
     def __len__(self) -> int:
