@@ -106,6 +106,7 @@ class Engine:
         self._thread = ThreadPoolExecutor(1, "carryover-store") if store.blocks else None
         self._swept: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
+        self.ticks = 0
         self._upkeep: list[asyncio.Task[None]] = []
         self._ailing = ""  # what the store failed with, until its upkeep succeeds
 
@@ -174,6 +175,11 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Sessions' turns that wait in the queue."""
+    def last_pass(self, model: str) -> float:
+        """Seconds that the newest pass of this model took; 0 for one that is not served."""
+        slab = self.sessions.current.get(model)
+        return 0.0 if slab is None else self._stepper.last_pass(slab)
+
         return len(self._turns)
 
     @property
@@ -201,6 +207,7 @@ class Engine:
         wave = Wave(self.clock())
         jobs, touched = self._collect()
         self.metrics.waves.add(len(touched))
+        self.ticks += 1
         stages.ended("collect")
         try:
             await self.sessions.bring_in(touched, wave)

@@ -37,6 +37,9 @@ from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.sqlite import SqliteStore
 from app.tenancy import Door
+from app.v2 import routes as protocol
+from app.v2 import turn
+from app.v2.catalog import Catalog
 from app.wire import Limits
 
 log = logging.getLogger("carryover")
@@ -85,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.door = door
     app.state.exposition = Exposition(engine, door, app.version, settings.store_path)
     app.state.library = library
+    app.state.catalog = Catalog(engine, library, settings, app.version)
     app.state.limits = Limits(
         settings.chunk_observations, settings.forecast_steps, max(one.input_size for one in forecasters)
     )
@@ -98,7 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
         allowed=settings.allowed_origins or (),
         logs_requests=settings.access_log,
     )
-    for module in (sessions, bulk, models, health, metrics):
+    for module in (sessions, bulk, models, health, metrics, protocol):
         app.include_router(module.router)
     return app
 
@@ -153,7 +157,8 @@ def server(settings: Settings) -> Server:
     ConfigError : as `create_app`
     """
     app = create_app(settings)
-    hot = HotProtocol.bound(app.state.engine, app.state.bulk_limits, settings.body_bytes)
+    others = {turn.PREFIX: turn.route(app.state.catalog)}
+    hot = HotProtocol.bound(app.state.engine, app.state.bulk_limits, settings.body_bytes, others)
     sockets = upgrades(app.state.engine, app.state.limits, settings.socket_messages, settings.body_bytes)
     config = uvicorn.Config(
         app,

@@ -14,9 +14,11 @@ class Pace:
     def __init__(self) -> None:
         self.step = 2e-5
         self.observation = 1e-6
+        self.last = 0.0  # seconds that the newest pass took
 
     def took(self, seconds: float, longest: int, sessions: int, total: int) -> None:
         """Learn from a pass: one observation's share from a wide one, a step's from a narrow one."""
+        self.last = seconds
         if sessions >= WIDE:
             self.observation = _learnt(self.observation, seconds / total)
         elif sessions <= NARROW and longest >= LEAST_STEPS:

@@ -45,6 +45,10 @@ class Stepper:
 
     @property
     def observations(self) -> int:
+    def last_pass(self, slab: Slab) -> float:
+        """Seconds that the newest pass of this model took."""
+        return self._paces[slab].last if slab in self._paces else 0.0
+
         """That one wave may take of the slowest model."""
         return min((pace.observations for pace in self._paces.values()), default=Pace().observations)
 
