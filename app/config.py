@@ -130,6 +130,14 @@ class Settings:
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 is every interface", str)
     port: int = setting(8000, "port to listen on; 0 takes a free one", whole_number, least=0, most=65_535)
     models: tuple[Path, ...] = setting(
+    grpc_port: int | None = setting(
+        None,
+        "port for the Open Inference Protocol over gRPC; needs the extra `grpc`; 0 takes a free one",
+        whole_number,
+        least=0,
+        most=65_535,
+        shown="no gRPC",
+    )
         (SHIPPED,), "artifacts, or folders of artifacts, parted as in PATH", folders, shown="the shipped zoo"
     )
     default_model: str | None = setting(
