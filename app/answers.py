@@ -9,6 +9,8 @@ import msgspec
 
 from app.errors import CarryoverError
 from app.rows import Answer, Epochs, Floats, Ints
+from models.learner import Errors
+from models.learning import Learning
 
 TOKEN = re.compile(r"(?!0{16})[0-9a-f]{16}", re.ASCII)
 NOBODYS = 2
@@ -36,6 +38,7 @@ class AdvancedMany:
     numbers : [total], the predictions of one chunk after the other, flat
     replayed : indexes of the chunks that had been applied already, ascending
     errors : by index, of those that were refused
+    findings : by name and index, what is told beside the predictions: lower, upper, residuals, scores, observed
     """
 
     positions: Ints
@@ -45,6 +48,7 @@ class AdvancedMany:
     numbers: Floats
     replayed: list[int] = field(default_factory=list)
     errors: dict[int, CarryoverError] = field(default_factory=dict)
+    findings: dict[str, dict[int, Floats]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class SessionView:
     session: str
     model: str
     fingerprint: str
+    learning: Learning
+    level: float | None  # of the intervals that it wants with every chunk
+    errors: Errors | None  # [1, outputs]
     position: int
     epoch: int
     since_reset: int

@@ -32,8 +32,8 @@ class Chunks:
     """
 
     __slots__ = (
-        "at", "before", "bounded", "bulks", "digests", "epochs", "jobs", "lengths", "observations", "rows",
-        "slab", "taken",
+        "at", "before", "bounded", "bulks", "digests", "epochs", "extra", "jobs", "lengths", "observations",
+        "rows", "slab", "taken",
     )  # fmt: skip
 
     def __init__(self, slab: Slab) -> None:
@@ -41,6 +41,7 @@ class Chunks:
         self.jobs: list[Advance] = []
         self.taken: list[int] = []  # rows of the jobs
         self.bounded = False  # some job resets its session first, or deletes it afterwards
+        self.extra = False  # some job has extras
         self.bulks: list[tuple[AdvanceMany, Ints]] = []  # with their rows
         self.observations: Floats
         self.lengths: Ints
@@ -65,7 +66,16 @@ class Chunks:
         self.at = joined([at, *(_claimed(job) for job in bulks)])
         self.epochs = self._epochs()
         self.digests = digests(self.observations, self.lengths)
+        if self.extra:
+            for i, job in enumerate(singles):
+                if job.digest is not None:
+                    self.digests[i] = job.digest
         self.before = self.slab.read(self.rows)
+
+    @property
+    def gaps(self) -> bool:
+        """Whether any number is missing."""
+        return self.extra and any(job.extras is not None and job.extras.gaps for job in self.jobs)
 
     def spans(self) -> Iterator[tuple[AdvanceMany, slice]]:
         """Where in the columns every job of many sessions lies."""
@@ -77,7 +87,7 @@ class Chunks:
     def restart(self) -> None:
         """Zero the sessions, as copied, whose chunks begin with a reset."""
         which = [i for i, job in enumerate(self.jobs) if job.reset]
-        recent.restart(self.before, which)
+        recent.restart(self.before, self.slab.forecaster, which)
 
     def sessions(self) -> list[str]:
         """The session of every column."""

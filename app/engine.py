@@ -52,6 +52,7 @@ from app.jobs import (
 )
 from app.metrics import Metrics
 from app.names import shown
+from app.observing import ahead, check_asked
 from app.parts import cut
 from app.places import place, place_many
 from app.recent import restart
@@ -63,6 +64,7 @@ from app.steps import Stepper, cannot_forecast
 from app.stores import Store
 from app.turns import Turns
 from app.warming import warm_up
+from app.watch import Watches
 from app.wave import Late, Wave, touch
 from models.forecaster import Forecaster
 
@@ -97,16 +99,17 @@ class Engine:
         self.sessions = Sessions(forecasters, store, settings, self._call_store, older, self.metrics)
         self.settings = settings
         self.clock = clock
+        self.watches = Watches()
         self.stopping = False
         self._turns = Turns()
         self._waiting_bytes = 0
         self._under_way: list[Job] = []  # with progress; their sessions are set aside
         self._awake = asyncio.Event()
         self._stepper = Stepper(settings.recent_bytes)
+        self.ticks = 0
         self._thread = ThreadPoolExecutor(1, "carryover-store") if store.blocks else None
         self._swept: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
-        self.ticks = 0
         self._upkeep: list[asyncio.Task[None]] = []
         self._ailing = ""  # what the store failed with, until its upkeep succeeds
 
@@ -172,14 +175,14 @@ class Engine:
         """(name, model) of up to `limit` sessions behind `after` that begin with `prefix`, in order."""
         return await self.sessions.names(after, limit, model, prefix)
 
-    @property
-    def waiting(self) -> int:
-        """Sessions' turns that wait in the queue."""
     def last_pass(self, model: str) -> float:
         """Seconds that the newest pass of this model took; 0 for one that is not served."""
         slab = self.sessions.current.get(model)
         return 0.0 if slab is None else self._stepper.last_pass(slab)
 
+    @property
+    def waiting(self) -> int:
+        """Sessions' turns that wait in the queue."""
         return len(self._turns)
 
     @property
@@ -204,10 +207,10 @@ class Engine:
     async def _tick(self) -> None:
         stages = self.metrics.stages
         stages.begin()
+        self.ticks += 1
         wave = Wave(self.clock())
         jobs, touched = self._collect()
         self.metrics.waves.add(len(touched))
-        self.ticks += 1
         stages.ended("collect")
         try:
             await self.sessions.bring_in(touched, wave)
@@ -217,9 +220,11 @@ class Engine:
             stages.ended("admit")
             self._stepper.step(wave)
             stages.ended("step")
-            await self.sessions.commit(wave)
+            await self.sessions.commit(wave, touched)
             stages.ended("commit")
             self.sessions.publish(wave)
+            if self.watches:
+                self.watches.tell(wave.moved, wave.buried)
             stages.ended("publish")
         except Exception as error:  # noqa: BLE001  (whatever it was, every client of the wave is answered)
             self._fail(jobs, wave, error)
@@ -303,7 +308,7 @@ class Engine:
                 slab, row = self.sessions.here(job.session, wave)
                 artifact, rows = slab.forecaster.artifact, slab.read(np.array([row]))
                 wave.settled.append(
-                    (job, state_of(shown(job.session), artifact.name, artifact.fingerprint, rows))
+                    (job, state_of(shown(job.session), artifact.name, slab.forecaster.fingerprint, rows))
                 )
             case Adopt():
                 wave.settled.append((job, self.sessions.adopt(job.forecaster)))
@@ -326,8 +331,11 @@ class Engine:
                 raise NothingObserved(
                     f"session {shown(job.session)!r} has observed nothing since it was created or reset"
                 )
+            if job.level is not None:
+                check_asked(job.level, slab.forecaster)
             carry = slab.carries[row].copy()
-            job.progress = Progress(carry, rolling=carry)
+            told = ahead(slab.forecaster, slab.forecaster.clock(carry), job.steps, job.future)
+            job.progress = Progress(carry, rolling=carry, ahead=told)
         wave.rolling.append((slab, row, job))
 
     def _still(self, job: Forecast) -> tuple[Slab, int]:
@@ -340,9 +348,10 @@ class Engine:
         if self.sessions.find(job.session) is not None:
             self.sessions.here(job.session, wave)
             raise SessionExists(f"session {shown(job.session)!r} exists")
-        slab = self.sessions.slab_of(job.model)
+        slab, carry = self.sessions.chosen(job.model, job.learning, job.level)
         rows = np.array([self.sessions.born(job.session, slab, job.ttl_seconds, wave, touched)])
         after = slab.read(rows)
+        after.carries[0] = carry
         wave.stage(slab, (job.session,), rows, after)
         wave.moved.append((job, self.sessions.view(job.session, slab, after)))
 
@@ -351,7 +360,7 @@ class Engine:
         slab, row = self.sessions.newest(job.session, slab, row, wave, touched)
         rows = np.array([row])
         after = slab.read(rows)
-        restart(after)
+        restart(after, slab.forecaster)
         touch(after.headers, wave.now)
         wave.stage(slab, (job.session,), rows, after)
         wave.moved.append((job, self.sessions.view(job.session, slab, after)))

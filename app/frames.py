@@ -8,7 +8,7 @@ A binary message is one chunk:
 
     offset  type     meaning
     0       u8       length of the session id; 0 on /sessions/{id}/stream
-    1       u8       0
+    1       u8       1: numbers that are NaN were not observed; else 0
     2       u16      numbers in an observation
     4       u32      horizon: steps of forecast to add
     8       i64      at; -1: none
@@ -27,7 +27,8 @@ and so is its answer:
     24      bytes    session id, then zeros to a multiple of 4
     ...     f32      predictions, then the forecast, row after row
 
-A problem is answered by a text frame, whatever the message was.
+A problem is answered by a text frame, whatever the message was. Intervals and scores are asked for, and
+answered, in text.
 """
 
 from __future__ import annotations
@@ -42,25 +43,30 @@ import orjson
 from app import wire
 from app.answers import Advanced, epoch_of, token
 from app.errors import Malformed, Unprocessable
+from app.extras import Extras
 from app.rows import Floats
 
+GAPS = 1
 HEADER = struct.Struct("<BBHIqQ")
 
 
-class Command(msgspec.Struct, forbid_unknown_fields=True):
+class Command(wire.Besides, kw_only=True):
     """A text message."""
 
-    observations: list[float | list[float]] | None = None
+    observations: wire.Rows | None = None
     session: str | None = None
     tag: msgspec.Raw = msgspec.Raw(b"")
     reset: bool = False
-    at: int | None = None
-    epoch: str | None = None
-    horizon: int | None = None
-    model: str | None = None
+
+
+class GappedCommand(Command, kw_only=True):
+    """The same where observations are missing."""
+
+    observations: wire.GappedRows | None = None  # type: ignore[assignment]
 
 
 _decode = msgspec.json.Decoder(Command).decode
+_decode_gapped = msgspec.json.Decoder(GappedCommand).decode
 
 
 class Message(msgspec.Struct, eq=False):
@@ -83,19 +89,19 @@ def text(data: bytes, path_session: str | None, limits: wire.Limits) -> Message:
     Malformed, Unprocessable, TooLarge : as a chunk over HTTP
     """
     wire.check_size(data, limits)
+    gaps = False
     try:
         told = _decode(data)
     except wire.UNDECODABLE as error:
-        raise wire.complaint(data, error) from None
+        told = wire.decoded(data, error, _decode_gapped)
+        gaps = True
     session = _session(told.session, path_session)
     at, epoch = wire.checked_at(told.at), None if told.epoch is None else epoch_of(told.epoch)
     if told.reset:
         if told.observations is not None:
             raise Unprocessable("a message is a reset or a chunk, not both", field="reset")
         return Message(session, None, at, epoch, bytes(told.tag))
-    if told.observations is None:
-        raise Unprocessable("the message has no observations", field="observations")
-    chunk = wire.checked(told.observations, at, epoch, told.horizon, told.model, limits)
+    chunk = wire.checked(told.observations, told, limits, gaps=gaps)
     return Message(session, chunk, at, epoch, bytes(told.tag), named=path_session is None)
 
 
@@ -109,7 +115,7 @@ def binary(data: bytes, path_session: str | None, limits: wire.Limits) -> Messag
     """
     if len(data) < HEADER.size:
         raise Malformed(f"a binary message has at least {HEADER.size} bytes, this one {len(data)}")
-    length, _, width, horizon, at, number = HEADER.unpack_from(data)
+    length, gaps, width, horizon, at, number = HEADER.unpack_from(data)
     start = HEADER.size + -(-length // 4) * 4
     name = data[HEADER.size : HEADER.size + length]
     if not width or len(data) < start or (len(data) - start) % (4 * width):
@@ -118,9 +124,11 @@ def binary(data: bytes, path_session: str | None, limits: wire.Limits) -> Messag
         )
     session = _session(name.decode("ascii", "replace") if length else None, path_session)
     observations: Floats = np.frombuffer(data, "<f4", offset=start).reshape(-1, width)
-    wire.check_finite(observations, limits)
+    wire.check_finite(observations, limits, gaps=gaps == GAPS)
     at_, epoch = None if at == -1 else wire.checked_at(at), number or None
     chunk = wire.Chunk(observations, False, at_, epoch, wire.checked_horizon(horizon, limits), None)
+    if gaps == GAPS and np.isnan(observations).any():
+        chunk.extras = Extras(gaps=True)
     return Message(session, chunk, at_, epoch, binary=True, named=path_session is None)
 
 

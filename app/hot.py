@@ -319,9 +319,15 @@ class _ChunkTurn(Turn):
         self.flat = told.flat
         self.protocol.engine.submit(
             Advance(
-                self.session, told.observations, told.at, told.epoch, told.horizon, told.model, self.reply,
+                self.session,
+                told.observations,
+                told.at,
+                told.epoch,
+                told.horizon,
+                told.model,
+                self.reply,
                 extras=told.extras,
-            )  # fmt: skip
+            )
         )
 
     def answered(self, outcome: Any) -> tuple[bytes, bytes]:

@@ -7,7 +7,7 @@ error. Jobs know nothing of HTTP; `api/` makes them of requests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ import msgspec
 
 from app.answers import Advanced, AdvancedMany, SessionView
 from app.errors import CarryoverError
-from app.rows import Epochs, Floats, Ints
+from app.extras import Extras
+from app.rows import Answer, Epochs, Floats, Ints
 from app.statefile import SessionState
 from models.forecaster import Forecaster
 
@@ -53,6 +54,8 @@ class Progress:
     rolling: Floats | None = None  # [carry_size], the copy that the forecast moves on
     forecast: list[Floats] = field(default_factory=list)
     rolled: int = 0
+    ahead: Floats | None = None  # [horizon, inputs known ahead], what the forecast is told
+    findings: list[Answer] = field(default_factory=list)  # of each slice, what is told beside predictions
 
 
 class Advance(msgspec.Struct, eq=False):
@@ -65,6 +68,8 @@ class Advance(msgspec.Struct, eq=False):
     create : a session that is not there is created, unless the client counts on it
     reset : the carry is zeroed first, in the same commit
     delete : the session is forgotten afterwards, in the same commit
+    extras : what it asks for, or brings along, besides
+    digest, clock : of a chunk with extras, once it has met its session: of what was sent; of its last row
     """
 
     session: str
@@ -78,6 +83,9 @@ class Advance(msgspec.Struct, eq=False):
     create: bool = True
     reset: bool = False
     delete: bool = False
+    extras: Extras | None = None
+    digest: int | None = None
+    clock: float | None = None
 
     @property
     def sessions(self) -> Sequence[str]:
@@ -96,6 +104,7 @@ class AdvanceMany:
     observations : [total, inputs] of finite float32, the chunks laid one after the other
     lengths : [n], each at least 1, `total` together
     at, epochs : [n] as in `Advance`; -1 and 0 where the client claims nothing, None where it never does
+    extras : of every chunk; with some, each goes as a job of its own
     """
 
     sessions: Sequence[str]
@@ -105,6 +114,7 @@ class AdvanceMany:
     epochs: Epochs | None = None
     model: str | None = None
     reply: Reply = unheard
+    extras: Extras | None = None
     _named: set[str] | None = None
 
     def __len__(self) -> int:
@@ -125,21 +135,33 @@ class AdvanceMany:
 
 @dataclass(slots=True)
 class Forecast(_OneSession):
-    """Roll out on a copy. Answered by `Advanced` with no predictions; nothing moves."""
+    """Roll out on a copy. Answered by `Advanced` with no predictions; nothing moves.
+
+    level : of the intervals told beside it
+    future : [steps, inputs known ahead], own units
+    """
 
     session: str
     steps: int
+    level: float | None = None
+    future: Floats | None = None
     reply: Reply = unheard
     progress: Progress | None = None
 
 
 @dataclass(slots=True)
 class Create(_OneSession):
-    """A new session. Answered by `SessionView`."""
+    """A new session. Answered by `SessionView`.
+
+    learning : what it chooses of how it learns, by the arguments of `Learning.chosen`
+    level : of the intervals that it wants with every chunk
+    """
 
     session: str
     model: str | None = None
     ttl_seconds: float | None = None
+    learning: Mapping[str, Any] = field(default_factory=dict)
+    level: float | None = None
     reply: Reply = unheard
 
 

@@ -14,11 +14,14 @@ import numpy as np
 from app.answers import Advanced
 from app.digest import digests
 from app.errors import StepFailed
+from app.findings import band, findings
 from app.jobs import Advance, Forecast, Progress
+from app.observing import ahead, clock_behind, move_clock
 from app.recent import restart
 from app.rows import Floats, scalar
 from app.slab import Slab
 from app.wave import Late, Wave, moved_on
+from models.forecaster import Passed
 
 log = logging.getLogger("carryover.engine")
 
@@ -31,28 +34,37 @@ def begin(job: Advance, slab: Slab, row: int, wave: Wave) -> None:
     Raises
     ------
     Late : the session has expired
+    Unprocessable, CannotForecast : the forecast is not told what it has to know ahead
     """
     before = slab.read(np.array([row]))
     if before.headers["deadline"][0] < wave.now:
         raise Late
-    digest = int(digests(job.observations, np.array([len(job.observations)]), job.horizon)[0])
+    digest = job.digest
+    if digest is None:
+        digest = int(digests(job.observations, np.array([len(job.observations)]), job.horizon)[0])
     mine = job.epoch is None or job.epoch == scalar(before.headers, "epoch")
     if not mine or job.at not in (None, scalar(before.headers, "position")):
         wave.settle(slab, job, before, 0, digest)
         return
     if job.reset:
-        restart(before)
+        restart(before, slab.forecaster)
     job.progress = Progress(before.carries[0], digest)
+    if job.horizon:
+        now = clock_behind(slab.forecaster, before.carries[0], job.clock, len(job.observations))
+        future = None if job.extras is None else job.extras.future
+        job.progress.ahead = ahead(slab.forecaster, now, job.horizon, future)
     wave.long.append((slab, row, job))
 
 
-def advanced(
-    slab: Slab, row: int, job: Advance, predictions: Floats, carry: Floats, wave: Wave, recent_bytes: int
-) -> None:
+def advanced(slab: Slab, row: int, job: Advance, passed: Passed, wave: Wave, recent_bytes: int) -> None:
     """A slice of a long chunk was stepped."""
     progress = job.progress
     if progress is None:
         return
+    predictions, carry = passed.predictions, passed.carries[0]
+    stepped = job.observations[progress.done :][: len(predictions)]
+    more = findings(job.extras, carry, stepped, predictions, passed.judged, slab.forecaster)
+    progress.findings.append(more)
     progress.predictions.append(predictions)
     progress.done += len(predictions)
     progress.carry = carry.copy()
@@ -70,7 +82,8 @@ def roll(slab: Slab, rolling: Sequence[Rolling], steps: int, wave: Wave, recent_
     carries = np.stack([job.progress.rolling for _, _, job in rolling if job.progress])  # type: ignore[misc]
     left = [_horizon(job) - job.progress.rolled for _, _, job in rolling if job.progress]
     try:
-        forecast, moved = slab.forecaster.roll_out(carries, min(*left, steps))
+        steps = min(*left, steps)
+        forecast, moved = slab.forecaster.roll_out(carries, steps, _ahead(rolling, steps))
     except Exception as error:
         log.exception("a forecast of %d sessions raised", len(rolling))
         for _, _, job in rolling:
@@ -81,6 +94,13 @@ def roll(slab: Slab, rolling: Sequence[Rolling], steps: int, wave: Wave, recent_
             wave.refuse(job, StepFailed("the forecast left the finite numbers; the session did not move"))
         else:
             _rolled(slab, row, job, forecast[i], moved[i].copy(), wave, recent_bytes)
+
+
+def _ahead(rolling: Sequence[Rolling], steps: int) -> Floats | None:
+    """[batch, steps, inputs known ahead] of the next slice of each, where the model has such inputs."""
+    told = [job.progress.ahead[job.progress.rolled :][:steps] for _, _, job in rolling
+            if job.progress is not None and job.progress.ahead is not None]  # fmt: skip
+    return np.stack(told) if told else None
 
 
 def _rolled(
@@ -105,6 +125,8 @@ def _rolled(
     else:
         header = slab.headers[row : row + 1]
         answer = {"forecast": np.concatenate(progress.forecast)}
+        ends = band(job.level, progress.carry, answer["forecast"], slab.forecaster)
+        answer |= zip(("lower", "upper"), ends, strict=False)
         position, epoch = scalar(header, "position"), scalar(header, "epoch")
         model = slab.forecaster.artifact.name
         wave.settled.append((job, Advanced(job.session, model, position, epoch, False, answer)))
@@ -115,12 +137,19 @@ def _stage(slab: Slab, row: int, job: Advance, wave: Wave, recent_bytes: int) ->
     if progress is None:
         return
     answer = {"predictions": np.concatenate(progress.predictions)}
+    for name in progress.findings[0]:
+        answer[name] = np.concatenate([part[name] for part in progress.findings])
     if job.horizon:
         answer["forecast"] = np.concatenate(progress.forecast)
+        level = None if job.extras is None else job.extras.level
+        ends = band(level, progress.carry, answer["forecast"], slab.forecaster)
+        answer |= zip(("forecast_lower", "forecast_upper"), ends, strict=False)
+    if slab.forecaster.artifact.time_features:
+        move_clock(slab.forecaster, progress.carry, job.clock, len(job.observations))
     rows = np.array([row])
     before = slab.read(rows)
     if job.reset:
-        restart(before)
+        restart(before, slab.forecaster)
     after = moved_on(
         before,
         progress.carry[None],

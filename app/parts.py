@@ -13,6 +13,7 @@ import numpy as np
 
 from app.answers import Advanced, AdvancedMany
 from app.errors import CarryoverError
+from app.extras import Extras
 from app.jobs import Advance, AdvanceMany, Reply
 from app.rows import Floats, Ints
 
@@ -28,6 +29,9 @@ def cut(job: AdvanceMany, most_sessions: int, most_observations: int) -> Sequenc
     """
     sessions = job.sessions
     fits = len(sessions) <= most_sessions and len(job.observations) <= most_observations
+    if job.extras is not None:
+        parts = Parts(job)
+        return [parts.single(i) for i in range(len(sessions))]
     if fits and len(job.named) == len(sessions) and int(job.lengths.max()) <= LONG_CHUNK:
         return (job,)
     parts = Parts(job)
@@ -99,7 +103,16 @@ class Parts:
             0,
             job.model,
             self._gathering.one(i),
+            extras=self._extras(start, int(job.lengths[i])),
         )
+
+    def _extras(self, start: int, length: int) -> Extras | None:
+        """Of one chunk: a gap in another is none of it."""
+        extras, observations = self._job.extras, self._job.observations
+        if extras is None or not extras.gaps:
+            return extras
+        gaps = bool(np.isnan(observations[start : start + length]).any())
+        return Extras(extras.level, extras.score, gaps) if gaps or extras.asks else None
 
 
 class Gathering:
@@ -114,6 +127,7 @@ class Gathering:
         self._outputs = np.zeros(count, np.int64)
         self._replayed: list[int] = []
         self._errors: dict[int, CarryoverError] = {}
+        self._findings: dict[str, dict[int, Floats]] = {}
         self._pieces: list[tuple[Ints, Floats]] = []  # indexes, and the numbers of their predictions
 
     def one(self, i: int) -> Reply:
@@ -134,6 +148,9 @@ class Gathering:
             self.fail((i,), outcome)
             return
         predictions = outcome.answer["predictions"]
+        for name, numbers in outcome.answer.items():
+            if name != "predictions":
+                self._findings.setdefault(name, {})[i] = numbers
         self._positions[i], self._epochs[i] = outcome.position, outcome.epoch
         self._steps[i], self._outputs[i] = predictions.shape
         self._pieces.append((np.array([i]), predictions.ravel()))
@@ -173,6 +190,7 @@ class Gathering:
             numbers,
             sorted(self._replayed),
             dict(sorted(self._errors.items())),
+            self._findings,
         )
 
 

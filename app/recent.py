@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.rows import Answer, Rows
+from models.forecaster import Forecaster
 
 
 def find(rows: Rows, i: int, at: int, length: int) -> int | None:
@@ -64,12 +65,12 @@ def remember(
         _remember_long(rows, i, long.get(i), most_bytes)
 
 
-def restart(rows: Rows, which: Sequence[int] = (0,)) -> None:
-    """Zero these sessions' carries and leave their positions, in place.
+def restart(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0,)) -> None:
+    """Begin these sessions' carries anew and leave their positions, in place.
 
     Their answers are forgotten: after a reset no chunk from before it may be taken for a retry.
     """
-    rows.carries[which] = 0.0
+    rows.carries[which] = forecaster.restarted(rows.carries[which])
     for name in ("since_reset", "steps", "has_long"):
         rows.headers[name][which] = 0
     for i in which:

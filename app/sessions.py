@@ -6,27 +6,42 @@ slab and store) or is first staged in a `Wave`.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
 
-from app import admission
+from app import admission, findings
 from app.answers import SessionView
 from app.config import Settings
-from app.errors import CarryoverError, OtherModel, OverLimit, StoreFailed, TooManySessions, UnknownModel
+from app.errors import (
+    CarryoverError,
+    OtherModel,
+    OverLimit,
+    StoreFailed,
+    TooManySessions,
+    UnknownModel,
+    Unprocessable,
+)
 from app.metrics import Metrics
 from app.names import shown, tenant_of
-from app.rows import Ints, Rows, pack, scalar, unpack
+from app.observing import check_asked
+from app.races import resting, withdraw
+from app.rows import Floats, Ints, Rows, pack, scalar, unpack
 from app.slab import Slab
-from app.stores import Record, Store, Tombstone
+from app.stores import NONE_LOST, Lost, Record, SharedStore, Store, Tombstone
 from app.wave import Late, Wave, touch
-from models.forecaster import Forecaster
+from models.errors import BadArtifact
+from models.forecaster import KIND, Forecaster
+
+log = logging.getLogger("carryover.engine")
 
 NEVER = float("inf")
+SLAB_BYTES = 2**36  # of address space: a covariance a session must not ask for more than there is
 CENSUS_PAGE = 10_000
 SHARE_SECONDS = 60  # after which a tenant that has its share of sessions may ask again
 
@@ -59,6 +74,7 @@ class Sessions:
         metrics: Metrics | None = None,
     ) -> None:
         self.store = store
+        self.shared = store if isinstance(store, SharedStore) else None
         self.settings = settings
         self.slabs: dict[str, Slab] = {}  # by fingerprint
         self.current: dict[str, Slab] = {}  # by model name
@@ -71,7 +87,7 @@ class Sessions:
         for forecaster in forecasters:
             self.adopt(forecaster)
         for forecaster in older:
-            self.slabs[forecaster.artifact.fingerprint] = self._slab(forecaster)
+            self.slabs[forecaster.fingerprint] = self._slab(forecaster)
         self.default_model = settings.default_model or next(iter(self.current))
         self.slab_of(self.default_model)
 
@@ -105,9 +121,9 @@ class Sessions:
         """
         artifact = forecaster.artifact
         before = self.current.get(artifact.name)
-        slab = self.slabs.get(artifact.fingerprint)
+        slab = self.slabs.get(forecaster.fingerprint)
         if slab is None:
-            slab = self.slabs[artifact.fingerprint] = self._slab(forecaster)
+            slab = self.slabs[forecaster.fingerprint] = self._slab(forecaster)
         self.current[artifact.name] = slab
         return slab is not before
 
@@ -125,22 +141,80 @@ class Sessions:
         self, session: str, slab: Slab, row: int, wave: Wave, staying: Iterable[str]
     ) -> tuple[Slab, int]:
         """Slab and row of a session that starts anew: of an older network nothing is needed any more."""
-        newest = self.current.get(slab.forecaster.artifact.name, slab)
+        newest = self.successor(slab)
         if newest is slab:
             return slab, row
         before = slab.headers[row].copy()
+        carries = newest.forecaster.welcomed(slab.forecaster, slab.carries[row : row + 1])
         wave.leaving[session] = slab
         row = self.born(session, newest, None, wave, staying)
         for name in ("position", "epoch", "created", "ttl"):
             newest.headers[name][row] = before[name]
+        newest.carries[row] = carries[0]
         return newest, row
+
+    def successor(self, slab: Slab) -> Slab:
+        """The slab of the newest network of this name, for sessions that learn as those of `slab` do."""
+        newest = self.current.get(slab.forecaster.artifact.name, slab)
+        kind = slab.forecaster.learning.kind
+        if newest.forecaster.artifact.fingerprint == slab.forecaster.artifact.fingerprint:
+            return slab
+        if slab.forecaster.artifact.learning.kind == kind:
+            return newest  # they never chose: the newest network's own way is theirs
+        try:
+            return self._of_kind(newest, kind)
+        except BadArtifact:  # it cannot learn so
+            return newest
+
+    def chosen(
+        self, model: str | None, learning: Mapping[str, Any], level: float | None
+    ) -> tuple[Slab, Floats]:
+        """The slab of a new session that chooses how it learns, and its carry, [carry_size].
+
+        Parameters
+        ----------
+        learning : arguments of `Learning.chosen`
+        level : of the intervals that it wants with every chunk; it keeps some, then
+
+        Raises
+        ------
+        UnknownModel
+        Unprocessable : its model cannot learn so, or keeps no intervals of that level
+        """
+        slab = self.slab_of(model)
+        try:
+            wanted = {"intervals": True} if level is not None else {}
+            chosen = slab.forecaster.artifact.learning.chosen(**{**wanted, **learning})
+            slab = self._of_kind(slab, chosen.kind)
+        except BadArtifact as error:
+            raise Unprocessable(str(error), field="learning") from None
+        if level is not None:
+            check_asked(level, slab.forecaster)
+        carry = slab.forecaster.beginning(chosen)
+        if level is not None:
+            slab.forecaster.level(carry[None])[:] = level
+        return slab, carry
+
+    def _of_kind(self, slab: Slab, kind: str) -> Slab:
+        """The slab of the same artifact's sessions that learn so.
+
+        Raises
+        ------
+        BadArtifact : they cannot
+        """
+        if slab.forecaster.learning.kind == kind:
+            return slab
+        forecaster = slab.forecaster.of_kind(kind)
+        if forecaster.fingerprint not in self.slabs:
+            self.slabs[forecaster.fingerprint] = self._slab(forecaster)
+        return self.slabs[forecaster.fingerprint]
 
     def older(self, model: str) -> list[Slab]:
         """The slabs of networks that had this name before, with sessions that still run on them."""
         return [
             slab
             for slab in self.slabs.values()
-            if slab.forecaster.artifact.name == model and slab is not self.current.get(model)
+            if slab.forecaster.artifact.name == model and self.successor(slab) is not slab
         ]
 
     def outdated(self) -> list[Slab]:
@@ -154,12 +228,22 @@ class Sessions:
         ------
         OtherModel
         """
-        try:
-            return self.slabs[fingerprint]
-        except KeyError:
+        slab = self._known(fingerprint)
+        if slab is None:
             raise OtherModel(
                 f"the state belongs to model {fingerprint[:12]}, which is not loaded", fingerprint=fingerprint
-            ) from None
+            )
+        return slab
+
+    def _known(self, fingerprint: str) -> Slab | None:
+        """The slab of what a carry belongs to, if its artifact is loaded."""
+        artifact, _, kind = fingerprint.partition(KIND)
+        if fingerprint in self.slabs or artifact not in self.slabs:
+            return self.slabs.get(fingerprint)
+        try:
+            return self._of_kind(self.slabs[artifact], kind)
+        except BadArtifact:
+            return None
 
     def find(self, session: str) -> tuple[Slab, int] | None:
         """Slab and row of a resident session."""
@@ -211,13 +295,15 @@ class Sessions:
             absent = absent.difference(slab.index)  # for a dict, a look-up for each session of the wave
         if not absent:
             return
+        wave.fetched = absent
         records, wave.tombstones = await self._call(self.store.load, absent)
         by_model: dict[str, list[Record]] = {}
         for record in records:
             by_model.setdefault(record.fingerprint, []).append(record)
         for fingerprint, some in by_model.items():
-            if fingerprint in self.slabs:
-                self._restore(self.slabs[fingerprint], some, sessions)
+            known = self._known(fingerprint)
+            if known is not None:
+                self._restore(known, some, sessions)
             else:
                 wave.tombstones |= {record.session: _not_loaded(record) for record in some}
 
@@ -231,6 +317,8 @@ class Sessions:
         slab.release(rows)
         if not self.store.writes_through:
             self.store.commit(records(slab, leaving, slab.read(slab.rows_of(leaving))), [])
+        if self.shared is not None:
+            self.shared.forget(leaving)
         self.metrics.evicted += len(leaving)
         for session in leaving:
             slab.remove(session)
@@ -298,13 +386,49 @@ class Sessions:
         position = scalar(slab.headers, "position", row)
         wave.buried.append((slab, Tombstone(session, position, why, wave.now)))
 
-    async def commit(self, wave: Wave) -> None:
+    async def commit(self, wave: Wave, touched: Collection[str]) -> None:
         """Tell the store of the wave: the only point of no return.
+
+        Where other replicas write to the store, too, a session that one of them has moved on leaves the wave.
 
         Raises
         ------
-        StoreFailed : nothing was kept
+        StoreFailed : nothing was kept, or in a store that is shared: nobody knows what was
         """
+        if self.shared is None:
+            await self._commit(wave)
+            return
+        try:
+            await self._confirm(resting(wave, touched), wave)
+            self._withdraw(await self._commit(wave), wave)
+        except StoreFailed:
+            self._drop(touched)
+            raise
+
+    async def _confirm(self, sessions: Collection[str], wave: Wave) -> None:
+        """What is answered without a commit is answered of rows that are still what the store has."""
+        doubtful = [session for session in sessions if self.find(session) is not None]
+        if doubtful and self.shared is not None:
+            self._withdraw(await self._call(self.shared.confirm, doubtful), wave)
+
+    def _withdraw(self, lost: Lost, wave: Wave) -> None:
+        if lost:
+            ahead = sum(why is None for why in lost.values())
+            log.warning("%d sessions were moved on by another replica: they are loaded again", ahead)
+            self.metrics.fenced += ahead
+            withdraw(wave, lost)
+            self._drop(lost)
+
+    def _drop(self, sessions: Collection[str]) -> None:
+        """These are not what the store has, or may not be: whoever asks next loads them."""
+        for session in sessions:
+            found = self.find(session)
+            if found is not None:
+                found[0].remove(session)
+        if self.shared is not None:
+            self.shared.forget(sessions)
+
+    async def _commit(self, wave: Wave) -> Lost:
         tombstones = [tombstone for _, tombstone in wave.buried]
         kept: list[Record] = []
         if self.store.writes_through:
@@ -314,8 +438,10 @@ class Sessions:
             gone = {tombstone.session for tombstone in tombstones}
             kept = [record for record in kept if record.session not in gone]
         self.metrics.stored_bytes += sum(len(record.body) for record in kept)
-        if kept or tombstones:
-            await self._call(self.store.commit, kept, tombstones)
+        if not kept and not tombstones:
+            return NONE_LOST
+        lost: Lost = await self._call(self.store.commit, kept, tombstones)
+        return lost
 
     def publish(self, wave: Wave) -> None:
         """Make the wave resident. Called only when its commit has succeeded; nothing in here can fail."""
@@ -355,6 +481,8 @@ class Sessions:
             slab.give_back(row)
             self.census[tenant_of(session)] -= 1
         wave.born.clear()
+        if self.shared is not None and wave.fetched:
+            self.shared.forget([session for session in wave.fetched if self.find(session) is None])
 
     def view(self, session: str, slab: Slab, rows: Rows) -> SessionView:
         """The session at the front of `rows` as people see it."""
@@ -364,6 +492,9 @@ class Sessions:
             session=session,
             model=artifact.name,
             fingerprint=artifact.fingerprint,
+            learning=slab.forecaster.learns(rows.carries[0]),
+            level=findings.chosen(rows.carries[0], slab.forecaster),
+            errors=slab.forecaster.errors(rows.carries[:1]) if slab.forecaster.learning.judges else None,
             position=header["position"],
             epoch=header["epoch"],
             since_reset=header["since_reset"],
@@ -402,7 +533,8 @@ class Sessions:
         return slab.forecaster.artifact.name if slab is not None else f"not loaded: {fingerprint[:12]}"
 
     def _slab(self, forecaster: Forecaster) -> Slab:
-        return Slab(forecaster, self.settings.resident_sessions, self.settings.recent_chunks)
+        fitting = max(2 * self.settings.wave_sessions, SLAB_BYTES // (4 * forecaster.carry_size))
+        return Slab(forecaster, min(self.settings.resident_sessions, fitting), self.settings.recent_chunks)
 
     def _restore(self, slab: Slab, some: Sequence[Record], staying: Iterable[str]) -> None:
         self.make_room(slab, len(some), staying)
@@ -416,7 +548,7 @@ class Sessions:
 
 def records(slab: Slab, sessions: Sequence[str], rows: Rows) -> list[Record]:
     """What the store keeps of these sessions."""
-    fingerprint = slab.forecaster.artifact.fingerprint
+    fingerprint = slab.forecaster.fingerprint
     deadlines, positions = rows.headers["deadline"].tolist(), rows.headers["position"].tolist()
     return [
         Record(session, fingerprint, deadline, body, position)

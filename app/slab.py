@@ -41,6 +41,7 @@ class Slab:
         # Whole headers are copied through this view: field by field NumPy takes ten times as long.
         self._whole = self.headers.view(f"V{self.headers.dtype.itemsize}")
         self.carries = np.zeros((capacity, forecaster.carry_size), np.float32)
+        self._fresh = forecaster.fresh
         self.long: dict[int, LongAnswers] = {}
         self.index: dict[str, int] = {}  # published sessions only
         self.names: SortedList[str] = SortedList()
@@ -62,10 +63,12 @@ class Slab:
         if self._free:
             row = self._free.pop()
             self.headers[row] = np.zeros((), self.headers.dtype)
-            self.carries[row] = 0.0
+            self.carries[row] = self._fresh
         else:
             row = len(self._owner)
             self._owner.append(None)
+            if self._fresh.any():  # otherwise the page stays the kernel's until the session observes
+                self.carries[row] = self._fresh
         return row
 
     def give_back(self, row: int) -> None:
@@ -91,7 +94,7 @@ class Slab:
 
     def read(self, rows: Ints) -> Rows:
         """A copy of these rows."""
-        headers = self.headers.take(rows)
+        headers = self._whole.take(rows).view(self.headers.dtype)
         long = {}
         if self.long:
             long = {i: self.long[row] for i, row in enumerate(rows.tolist()) if row in self.long}

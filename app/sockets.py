@@ -42,11 +42,13 @@ from app.engine import Engine
 from app.errors import CarryoverError, StepFailed, Unprocessable
 from app.frames import Message
 from app.jobs import Advance, Inspect, Job, Refuse, Reset
+from app.tenancy import Caller
+from app.watching import Watching
 
 log_frames = logging.getLogger("carryover.sockets.protocol")
 log_frames.setLevel(logging.WARNING)  # picows tells of every connection
 
-PATH = re.compile(r"/sessions/([^/]+)/stream|/stream")
+PATH = re.compile(r"/sessions/([^/]+)/(stream|watch)|/stream")
 BINARY = WSMsgType.BINARY
 WHOLE = (WSMsgType.TEXT, BINARY)  # kinds of a message in one frame
 HELD_FRAMES = 16  # answers written together at most, while more of the same socket are under way
@@ -172,8 +174,9 @@ class Conversation(WSListener):
         if chunk is None:
             return Reset(message.session, message.at, message.epoch, reply)
         return Advance(
-            message.session, chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model, reply
-        )
+            message.session, chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model, reply,
+            extras=chunk.extras,
+        )  # fmt: skip
 
     def _answer(self, message: Message, outcome: Any) -> None:
         if isinstance(outcome, Advanced):
@@ -288,6 +291,8 @@ def upgrades(
                 session = None if match[1] is None else wire.session_id(match[1])
             except Unprocessable as error:
                 return _refusal(*problem(error)[:2])
+            if session is not None and match[2] == "watch":
+                return Watching(session, Caller(engine, engine.settings), server_state.connections)
             return Conversation(session, engine, limits, in_flight, most_bytes, server_state.connections)
 
         return Upgrade(listener, most_bytes)

@@ -8,10 +8,11 @@ outside, so nothing in it is believed until it was checked.
                         created, updated (seconds since 1970), ttl_seconds (inf: never),
                         checksum (SHA-256 over the rest of it and every tensor: a flipped bit is noticed)
     carry               f32 [carry_size]: (h, c) as [2, layers, hidden], then the last prediction, scaled,
-                        then the last observations, where the server keeps them
+                        then what the session has learned, then the last observations, where the server
+                        keeps them; the fingerprint names the kind of learning where the session chose it
     recent.steps        i64 [chunks]: lengths of the last chunks, newest first
     recent.digests      u64 [chunks]
-    recent.{i}.{name}   f32 [steps, outputs]: their answers: predictions, forecast
+    recent.{i}.{name}   f32 [steps, ...]: their answers: predictions, forecast, intervals, scores
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ FORMAT, VERSION = "carryover-session", "1"
 MOST_CHUNKS = 4096
 FURTHEST = 2**63 - 1
 WHOLE = re.compile(r"[0-9]{1,19}", re.ASCII)
-ANSWER = re.compile(r"recent\.([0-9]{1,4})\.(predictions|forecast)", re.ASCII)
+NAMES = "predictions|lower|upper|residuals|scores|observed|forecast|forecast_lower|forecast_upper"
+MAY_BE_NAN = {"residuals", "scores"}
+ANSWER = re.compile(rf"recent\.([0-9]{{1,4}})\.({NAMES})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +213,15 @@ def _time(metadata: dict[str, str], name: str) -> float:
     return seconds
 
 
-def _tensor(tensors: dict[str, npt.NDArray[Any]], name: str, kind: Any, dimensions: int) -> npt.NDArray[Any]:
+def _tensor(
+    tensors: dict[str, npt.NDArray[Any]], name: str, kind: Any, dimensions: int, *, nan: bool = False
+) -> npt.NDArray[Any]:
     found = tensors.get(name)
     if found is None or found.dtype != kind or found.ndim != dimensions:
         raise Unprocessable(
             f"{name} is missing, or not {np.dtype(kind).name} of {dimensions} dimensions", field=name
         )
-    if kind is np.float32 and not np.isfinite(found).all():
+    if kind is np.float32 and (np.isinf(found).any() or (not nan and np.isnan(found).any())):
         raise Unprocessable(f"{name} has a number that is not finite", field=name)
     return found
 
@@ -233,7 +238,8 @@ def _answers(tensors: dict[str, npt.NDArray[Any]], position: int) -> tuple[tuple
         match = ANSWER.fullmatch(name)
         if match is None or int(match[1]) >= len(steps):
             raise Unprocessable(f"there is no place for a tensor {name[:80]!r}", field="recent")
-        answers[int(match[1])][match[2]] = _tensor(tensors, name, np.float32, 2)
+        nan = match[2] in MAY_BE_NAN
+        answers[int(match[1])][match[2]] = _tensor(tensors, name, np.float32, 2, nan=nan)
     for length, answer in zip(steps, answers, strict=True):
         if "predictions" not in answer or len(answer["predictions"]) != length:
             raise Unprocessable("a remembered chunk has not as many predictions as steps", field="recent")

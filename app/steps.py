@@ -7,24 +7,27 @@ hold its neighbours up, or that wants a forecast behind it, goes the way of `app
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from app import long
 from app.answers import Advanced, AdvancedMany
 from app.chunks import Chunks, joined
 from app.errors import CannotForecast, StepFailed, Unprocessable
+from app.findings import findings
 from app.jobs import Advance, AdvanceMany
+from app.observing import complete, move_clock
 from app.pace import Pace
 from app.parts import LONG_CHUNK
 from app.rows import Answer, Floats, Ints, Rows
 from app.slab import Slab
 from app.wave import Wave, moved_on
-from models.forecaster import Forecaster
+from models.forecaster import Forecaster, Passed
+from models.learner import Judged
 
 log = logging.getLogger("carryover.engine")
 
@@ -43,19 +46,19 @@ class Stepper:
         self.recent_bytes = recent_bytes
         self._paces: defaultdict[Slab, Pace] = defaultdict(Pace)
 
-    @property
-    def observations(self) -> int:
     def last_pass(self, slab: Slab) -> float:
         """Seconds that the newest pass of this model took."""
         return self._paces[slab].last if slab in self._paces else 0.0
 
+    @property
+    def observations(self) -> int:
         """That one wave may take of the slowest model."""
-        return min((pace.observations for pace in self._paces.values()), default=Pace().observations)
+        return min([pace.observations for pace in self._paces.values()] or [Pace().observations])
 
     @property
     def nbytes(self) -> int:
         """Of observations that one wave may take, about."""
-        return self.observations * min((4 * slab.forecaster.input_size for slab in self._paces), default=4)
+        return self.observations * min([4 * slab.forecaster.input_size for slab in self._paces] or [4])
 
     def add(self, job: Advance, slab: Slab, row: int, wave: Wave) -> None:
         """Take a chunk into the wave.
@@ -65,8 +68,10 @@ class Stepper:
         Unprocessable, CannotForecast : it cannot be applied
         Late : the session has expired
         """
-        observations = job.observations
         forecaster = slab.forecaster
+        if job.extras is not None:
+            complete(job, slab, row)
+        observations = job.observations
         if observations.shape[1] != forecaster.input_size:
             raise wrong_width(forecaster, observations.shape[1])
         if job.progress is not None:
@@ -81,6 +86,8 @@ class Stepper:
             group.taken.append(row)
             if job.reset or job.delete:
                 group.bounded = True
+            if job.extras is not None:
+                group.extra = True
 
     def add_many(self, job: AdvanceMany, slab: Slab, rows: Ints, wave: Wave) -> None:
         """Take many chunks into the wave, none of them long.
@@ -132,10 +139,9 @@ class Stepper:
         plain = len(group)
         if not slow:
             if plain:
-                predictions, moved, errors = self._one_pass(
-                    slab, group.observations, group.lengths, group.before.carries
-                )
-                self._stage(group, predictions, moved, errors, wave)
+                observations, carries = group.observations, group.before.carries
+                passed, errors = self._one_pass(slab, observations, group.lengths, carries, group.gaps)
+                self._stage(group, passed, errors, wave)
             return
         size = self._paces[slab].steps(plain + len(slow))
         slices = [job.observations[job.progress.done :][:size] for _, _, job in slow if job.progress]
@@ -145,56 +151,61 @@ class Stepper:
             slices.insert(0, group.observations)
             lengths = np.concatenate([group.lengths, lengths])
             carries = np.concatenate([group.before.carries, carries])
-        predictions, moved, errors = self._one_pass(slab, joined(slices), lengths, carries)
+        gaps = group.gaps or any(job.extras is not None and job.extras.gaps for _, _, job in slow)
+        passed, errors = self._one_pass(slab, joined(slices), lengths, carries, gaps)
         ends = np.cumsum(lengths)
         if plain:
             mine = {i: error for i, error in errors.items() if i < plain}
-            self._stage(group, predictions[: ends[plain - 1]], moved[:plain], mine, wave)
+            self._stage(group, passed.part(slice(0, ends[plain - 1]), slice(0, plain)), mine, wave)
         for i, (_, row, job) in enumerate(slow, plain):
             if i in errors:
                 wave.refuse(job, errors[i])
             else:
-                part = predictions[ends[i] - lengths[i] : ends[i]]
-                long.advanced(slab, row, job, part, moved[i], wave, self.recent_bytes)
+                part = passed.part(slice(ends[i] - lengths[i], ends[i]), slice(i, i + 1))
+                long.advanced(slab, row, job, part, wave, self.recent_bytes)
 
     def _one_pass(
-        self, slab: Slab, observations: Floats, lengths: Ints, carries: Floats
-    ) -> tuple[Floats, Floats, Failures]:
+        self, slab: Slab, observations: Floats, lengths: Ints, carries: Floats, gaps: bool
+    ) -> tuple[Passed, Failures]:
         """The batched step, and which of its sessions failed. A pass that raises is tried one by one."""
         forecaster = slab.forecaster
         began = time.perf_counter()
         errors: Failures = {}
         try:
-            predictions, moved = forecaster.advance(observations, lengths, carries)
+            passed = _passed(forecaster, observations, lengths, carries, gaps)
         except Exception:
             log.exception("a step of %d sessions raised; each is tried alone", len(lengths))
-            predictions, moved, errors = _one_by_one(forecaster, observations, lengths, carries)
+            passed, errors = _one_by_one(forecaster, observations, lengths, carries, gaps)
         seconds = time.perf_counter() - began
         self._paces[slab].took(seconds, int(lengths.max()), len(lengths), len(observations))
-        # One sum is not finite exactly where a number in it is not, short of an overflow, which is checked.
-        if not (np.isfinite(moved.sum()) and np.isfinite(predictions.sum())):
-            errors |= _not_finite(predictions, lengths, moved, errors)
-        return predictions, moved, errors
+        if not (_all_finite(passed.carries) and _all_finite(passed.predictions)):
+            errors |= _not_finite(passed.predictions, lengths, passed.carries, errors)
+        return passed, errors
 
-    def _stage(self, group: Chunks, predictions: Floats, moved: Floats, errors: Failures, wave: Wave) -> None:
+    def _stage(self, group: Chunks, passed: Passed, errors: Failures, wave: Wave) -> None:
         if errors:
             fine = np.ones(len(group), bool)
             fine[list(errors)] = False
-            predictions, moved = predictions[np.repeat(fine, group.lengths)], moved[fine]
+            passed = passed.part(np.repeat(fine, group.lengths), fine)
             for i, job in group.keep(fine, wave.divide).items():
                 wave.refuse(job, errors[i])
             if not len(group):
                 return
-        lengths = group.lengths
+        lengths, predictions = group.lengths, passed.predictions
         several = len(predictions) > len(lengths)
         ends = lengths.cumsum() if several else None
+        told: dict[int, Answer] = {}
+        if group.slab.forecaster.artifact.time_features:
+            _move_clocks(group, passed.carries)
+        if group.extra or passed.judged is not None:
+            told = _findings(group, passed)
         after = moved_on(
             group.before,
-            moved,
+            passed.carries,
             lengths,
             group.digests,
             predictions if ends is None else predictions[ends - 1],
-            {} if ends is None else _long_answers(predictions, lengths, ends),
+            _long_answers(predictions, lengths, told) if several or told else {},
             wave.now,
             self.recent_bytes,
         )
@@ -203,7 +214,7 @@ class Stepper:
             for i, job in enumerate(group.jobs):
                 if job.delete:
                     wave.end(group.slab, job.session, after, i)
-        _answer(group, predictions, ends, after, wave)
+        _answer(group, predictions, ends, after, told, wave)
 
 
 def wrong_width(forecaster: Forecaster, width: int) -> Unprocessable:
@@ -224,7 +235,14 @@ def cannot_forecast(forecaster: Forecaster) -> CannotForecast:
     )
 
 
-def _answer(group: Chunks, predictions: Floats, ends: Ints | None, after: Rows, wave: Wave) -> None:
+def _answer(
+    group: Chunks,
+    predictions: Floats,
+    ends: Ints | None,
+    after: Rows,
+    findings: dict[int, Answer],
+    wave: Wave,
+) -> None:
     """What the chunks of a group are answered, once they are committed. No `ends`: one prediction each."""
     model, singles = group.slab.forecaster.artifact.name, len(group.jobs)
     positions, epochs = after.headers["position"], after.headers["epoch"]
@@ -239,6 +257,8 @@ def _answer(group: Chunks, predictions: Floats, ends: Ints | None, after: Rows, 
             (job, Advanced(job.session, model, position, epoch, False, {"predictions": part}))
             for job, position, epoch, part in told
         ]
+        for i, more in findings.items():
+            wave.moved[i - singles][1].answer.update(more)  # type: ignore[union-attr]
     for job, span in group.spans():
         steps, outputs, run = group.lengths[span], predictions.shape[1], span
         if ends is not None:
@@ -247,11 +267,63 @@ def _answer(group: Chunks, predictions: Floats, ends: Ints | None, after: Rows, 
         wave.moved.append((job, AdvancedMany(positions[span], epochs[span], steps, outputs, numbers)))
 
 
-def _long_answers(predictions: Floats, lengths: Ints, ends: Ints) -> dict[int, Answer]:
+def _move_clocks(group: Chunks, carries: Floats) -> None:
+    """Every session that has told a time is now at that of its chunk's last row."""
+    forecaster = group.slab.forecaster
+    told = [job.clock for job in group.jobs] + [None] * (len(group) - len(group.jobs))
+    for clock, length, carry in zip(told, group.lengths.tolist(), carries, strict=True):
+        move_clock(forecaster, carry, clock, length)
+
+
+def _findings(group: Chunks, passed: Passed) -> dict[int, Answer]:
+    """By column, what is told beside the predictions, where anything is."""
+    forecaster = group.slab.forecaster
+    told: dict[int, Answer] = {}
+    asking = {i for i, job in enumerate(group.jobs) if job.extras is not None}
+    if forecaster.learning.judges:
+        asking.update(np.flatnonzero(forecaster.level(passed.carries[: len(group.jobs)])).tolist())
+    ends = group.lengths.cumsum()
+    for i in asking:
+        job = group.jobs[i]
+        run = slice(ends[i] - len(job.observations), ends[i])
+        judged = None if passed.judged is None else passed.judged.part(run)
+        more = findings(
+            job.extras,
+            passed.carries[i],
+            group.observations[run],
+            passed.predictions[run],
+            judged,
+            forecaster,
+        )
+        if more:
+            told[i] = more
+    return told
+
+
+def _long_answers(predictions: Floats, lengths: Ints, told: dict[int, Answer]) -> dict[int, Answer]:
     """By column, the answers of more than one prediction: copies, or they would keep the wave's alive."""
-    long = np.flatnonzero(lengths > 1)
-    runs = zip(long.tolist(), (ends - lengths)[long].tolist(), ends[long].tolist(), strict=True)
-    return {i: {"predictions": predictions[start:end].copy()} for i, start, end in runs}
+    ends = lengths.cumsum()
+    long = np.flatnonzero(lengths > 1).tolist()
+    starts = ends - lengths
+    return {
+        i: {"predictions": predictions[starts[i] : ends[i]].copy(), **told.get(i, {})}
+        for i in ({*long, *told} if told else long)
+    }
+
+
+def _passed(
+    forecaster: Forecaster, observations: Floats, lengths: Ints, carries: Floats, gaps: bool
+) -> Passed:
+    """One pass over all of them, step by step only where it has to be."""
+    if gaps or forecaster.learner is not None:
+        return forecaster.observe(observations, lengths, carries)
+    return Passed(*forecaster.advance(observations, lengths, carries), None)
+
+
+def _all_finite(numbers: Floats) -> bool:
+    """False if one of them is not, or for numbers near the largest. One product of BLAS, not two passes."""
+    flat = numbers.ravel()
+    return math.isfinite(np.vdot(flat, flat))
 
 
 def _not_finite(predictions: Floats, lengths: Ints, moved: Floats, known: Failures) -> Failures:
@@ -266,19 +338,23 @@ def _not_finite(predictions: Floats, lengths: Ints, moved: Floats, known: Failur
 
 
 def _one_by_one(
-    forecaster: Forecaster, observations: Floats, lengths: npt.NDArray[np.int64], carries: Floats
-) -> tuple[Floats, Floats, Failures]:
+    forecaster: Forecaster, observations: Floats, lengths: Ints, carries: Floats, gaps: bool
+) -> tuple[Passed, Failures]:
     predictions = np.zeros((len(observations), forecaster.output_size), np.float32)
+    learner = forecaster.learner
+    judged = None if learner is None else Judged.empty(*predictions.shape, len(learner.levels))
     moved = carries.copy()
     errors: Failures = {}
     start = 0
     for i, length in enumerate(lengths.tolist()):
-        stop = start + length
+        run = slice(start, start + length)
+        start += length
         try:
-            predictions[start:stop], moved[i : i + 1] = forecaster.advance(
-                observations[start:stop], lengths[i : i + 1], carries[i : i + 1]
-            )
+            one = _passed(forecaster, observations[run], lengths[i : i + 1], carries[i : i + 1], gaps)
         except Exception as error:  # noqa: BLE001  (whatever it was, it is this session's alone)
             errors[i] = StepFailed(f"the network failed: {error}; the session did not move")
-        start = stop
-    return predictions, moved, errors
+            continue
+        predictions[run], moved[i] = one.predictions, one.carries[0]
+        if judged is not None and one.judged is not None:
+            judged.put(run, one.judged)
+    return Passed(predictions, moved, judged), errors

@@ -24,10 +24,9 @@ def warm_up(sessions: Sessions, touched: Iterable[str]) -> None:
     """Move those of these sessions that are resident on an older network to the newest of its name."""
     touched = list(touched)
     for slab in sessions.outdated():
-        newest = sessions.current[slab.forecaster.artifact.name]
         mine = [session for session in touched if session in slab.index]
-        if mine and _compatible(slab, newest):
-            _move(sessions, slab, newest, mine, touched)
+        if mine and _compatible(slab, sessions.current[slab.forecaster.artifact.name]):
+            _move(sessions, slab, sessions.successor(slab), mine, touched)
 
 
 def _compatible(older: Slab, newer: Slab) -> bool:
@@ -61,7 +60,7 @@ def _replayed(older: Slab, newer: Slab, before: Rows) -> np.ndarray:
     """Carries of the newer network, [batch, carry_size], after what each session has observed last."""
     tail = older.forecaster.tail
     kept: Ints = np.minimum(before.headers["since_reset"], tail)
-    carries = np.zeros((len(before), newer.forecaster.carry_size), np.float32)
+    carries = newer.forecaster.welcomed(older.forecaster, before.carries)
     some = np.flatnonzero(kept)
     if len(some):
         tails = older.forecaster.tails(before.carries[some])

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,26 +23,63 @@ import orjson
 from app.answers import Advanced, SessionView, epoch_of, token
 from app.errors import Malformed, TooLarge, Unprocessable
 from app.names import shown
+from app.extras import Extras, Seconds
 from app.rows import Floats
+from models.learner import Errors
+
+T = TypeVar("T")
 
 SESSION_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}", re.ASCII)
 FURTHEST = 2**63 - 1  # no position is beyond it
+LATEST = 95_617_584_000.0  # seconds since 1970: the year 5000
 SMALL_BODY = 65_536
 LARGEST = float(np.finfo(np.float32).max)
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError)  # the latter for a text that is not UTF-8
 
 
-class ChunkBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /sessions/{id}/observations`."""
+Rows = list[float | list[float]]
+GappedRows = list[float | list[float | None] | None]  # null: not observed
 
-    observations: list[float | list[float]]
+
+class Besides(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a chunk may say besides its numbers, in a body or in a message."""
+
     at: int | None = None
     epoch: str | None = None
     horizon: int | None = None
     model: str | None = None
+    level: float | None = None
+    score: bool = False
+    skip: int | None = None
+    timestamps: list[float | str] | None = None
+    future: list[float | list[float]] | None = None
+
+    @property
+    def more(self) -> bool:
+        """Whether any of what is rarely said is said."""
+        return (
+            self.level is not None
+            or self.score
+            or self.skip is not None
+            or self.timestamps is not None
+            or self.future is not None
+        )
+
+
+class ChunkBody(Besides, kw_only=True):
+    """The body of `POST /sessions/{id}/observations`."""
+
+    observations: Rows | None = None
+
+
+class GappedBody(Besides, kw_only=True):
+    """The same where observations are missing."""
+
+    observations: GappedRows
 
 
 _decode_chunk = msgspec.json.Decoder(ChunkBody).decode
+_decode_gapped = msgspec.json.Decoder(GappedBody).decode
 
 
 def session_id(text: str) -> str:
@@ -78,6 +116,7 @@ class Chunk(msgspec.Struct, eq=False):
     epoch: int | None
     horizon: int
     model: str | None
+    extras: Extras | None = None
 
 
 def chunk(body: bytes, limits: Limits) -> Chunk:
@@ -93,29 +132,54 @@ def chunk(body: bytes, limits: Limits) -> Chunk:
     try:
         told = _decode_chunk(body)
     except UNDECODABLE as error:
+        gapped = decoded(body, error, _decode_gapped)
+        return checked(gapped.observations, gapped, limits, gaps=True)
+    return checked(told.observations, told, limits)
+
+
+def decoded(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError, gapped: Callable[[bytes], T]) -> T:
+    """A body that did not decode, once more with numbers that may be null.
+
+    Raises
+    ------
+    Malformed, Unprocessable : that was not all that was wrong; told as of the first try
+    """
+    try:
+        return gapped(body)
+    except UNDECODABLE:
         raise complaint(body, error) from None
-    epoch = None if told.epoch is None else epoch_of(told.epoch)
-    return checked(told.observations, checked_at(told.at), epoch, told.horizon, told.model, limits)
 
 
-def checked(
-    rows: list[float | list[float]],
-    at: int | None,
-    epoch: int | None,
-    horizon: int | None,
-    model: str | None,
-    limits: Limits,
-) -> Chunk:
+def checked(rows: Rows | GappedRows | None, besides: Besides, limits: Limits, *, gaps: bool = False) -> Chunk:
     """A chunk of decoded fields.
+
+    gaps : whether a null may be among the numbers
 
     Raises
     ------
     Unprocessable, TooLarge : as `chunk`
     """
-    if len(rows) > limits.observations:
+    extras = None
+    if rows is None:
+        observations, flat = _skipped(besides.skip, limits), False
+    elif besides.skip is not None:
+        raise Unprocessable("a chunk has observations or skips some, not both", field="skip")
+    elif len(rows) > limits.observations:
         raise _too_many(limits, str(len(rows)))
-    observations, flat = observed(rows)
-    return Chunk(observations, flat, at, epoch, checked_horizon(horizon or 0, limits), model)
+    else:
+        observations, flat = observed(rows, gaps=gaps)
+    at, epoch = checked_at(besides.at), None if besides.epoch is None else epoch_of(besides.epoch)
+    horizon = checked_horizon(besides.horizon or 0, limits)
+    gaps = rows is None or (gaps and bool(np.isnan(observations).any()))
+    if gaps or besides.more:
+        extras = Extras(
+            besides.level,
+            besides.score,
+            gaps,
+            None if besides.timestamps is None else seconds_of(besides.timestamps),
+            None if besides.future is None else observed(besides.future)[0],
+        )
+    return Chunk(observations, flat, at, epoch, horizon, besides.model, extras)
 
 
 def check_size(body: bytes, limits: Limits) -> None:
@@ -129,8 +193,10 @@ def check_size(body: bytes, limits: Limits) -> None:
         raise _too_many(limits, "more")
 
 
-def check_finite(observations: Floats, limits: Limits) -> None:
+def check_finite(observations: Floats, limits: Limits, *, gaps: bool = False) -> None:
     """Refuse a chunk of raw float32, [steps, inputs], that is empty, too long or not finite.
+
+    gaps : whether a NaN stands for what was not observed
 
     Raises
     ------
@@ -141,7 +207,7 @@ def check_finite(observations: Floats, limits: Limits) -> None:
         raise Unprocessable("the chunk is empty: it needs at least one observation")
     if len(observations) > limits.observations:
         raise _too_many(limits, str(len(observations)))
-    finite = np.isfinite(observations)
+    finite = ~np.isinf(observations) if gaps else np.isfinite(observations)
     if not finite.all():
         row, column = (int(place) for place in np.argwhere(~finite)[0])
         raise _bad_number(row, column, f"is {observations[row, column]}, which is not a finite number")
@@ -171,8 +237,43 @@ def checked_horizon(horizon: int, limits: Limits) -> int:
     return horizon
 
 
-def observed(rows: list[float | list[float]]) -> tuple[Floats, bool]:
-    """A chunk as [steps, inputs] of finite float32, and whether it came as a flat list.
+def seconds_of(timestamps: Sequence[float | str]) -> Seconds:
+    """Seconds since 1970 of times told as such, or in RFC 3339; without an offset they are UTC.
+
+    Raises
+    ------
+    Unprocessable : naming the row
+    """
+    seconds = []
+    for row, told in enumerate(timestamps):
+        try:
+            value = _epoch_seconds(told) if isinstance(told, str) else float(told)
+        except ValueError:
+            raise Unprocessable(f"timestamps[{row}] is no time in RFC 3339: {told!r:.40}", row=row) from None
+        if not abs(value) < LATEST:
+            raise Unprocessable(f"timestamps[{row}] is beyond the year 5000: {told!r:.40}", row=row)
+        seconds.append(value)
+    return np.array(seconds, np.float64)
+
+
+def _epoch_seconds(text: str) -> float:
+    time = datetime.fromisoformat(text)
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _skipped(count: int | None, limits: Limits) -> Floats:
+    """[count, 0]: observations of which nothing is known, not even how many numbers they have."""
+    if count is None:
+        raise Unprocessable("the chunk has no observations", field="observations")
+    if count < 1:
+        raise Unprocessable(f"skip must be at least 1, not {count}", field="skip")
+    if count > limits.observations:
+        raise _too_many(limits, str(count))
+    return np.empty((count, 0), np.float32)
+
+
+def observed(rows: Rows | GappedRows, *, gaps: bool = False) -> tuple[Floats, bool]:
+    """A chunk as [steps, inputs] of finite float32, NaN for null, and whether it came as a flat list.
 
     Raises
     ------
@@ -180,11 +281,13 @@ def observed(rows: list[float | list[float]]) -> tuple[Floats, bool]:
     """
     if not rows:
         raise Unprocessable("the chunk is empty: it needs at least one observation")
-    if len(rows) == 1:  # what streams mostly send: a few comparisons are sooner than a few array operations
+    if (
+        len(rows) == 1 and not gaps
+    ):  # what streams mostly send: a few comparisons are sooner than a few array operations
         first = rows[0]
         flat = not isinstance(first, list)
         numbers = first if isinstance(first, list) else rows
-        if numbers and min(numbers) >= -LARGEST and max(numbers) <= LARGEST:  # type: ignore[operator]
+        if numbers and min(numbers) >= -LARGEST and max(numbers) <= LARGEST:  # type: ignore[operator,type-var]
             return np.array([numbers], np.float32), flat
     try:
         exact = _matrix(rows)
@@ -192,14 +295,14 @@ def observed(rows: list[float | list[float]]) -> tuple[Floats, bool]:
         raise _ragged(rows) from None
     if exact.size == 0:
         raise Unprocessable("row 0 is empty: an observation needs at least one number", row=0)
-    # Written so that a NaN, too, is refused: no comparison with it holds.
-    if not (np.abs(exact).max() <= LARGEST):
+    # Neither decoder lets a NaN through: what is one here was null.
+    if (np.abs(exact) > LARGEST).any():
         raise _not_a_float32(exact)
     flat = exact.ndim == 1
     return (exact[:, None] if flat else exact).astype(np.float32), flat
 
 
-def _matrix(rows: list[float | list[float]]) -> npt.NDArray[np.float64]:
+def _matrix(rows: Rows | GappedRows) -> npt.NDArray[np.float64]:
     """Rows of one width as [steps, inputs], bare numbers as [steps]; laid flat first, which is sooner.
 
     Raises
@@ -217,7 +320,7 @@ def _matrix(rows: list[float | list[float]]) -> npt.NDArray[np.float64]:
 
 
 def advanced(answer: Advanced, flat: bool) -> bytes:
-    """The answer to a chunk or a forecast."""
+    """The answer to a chunk or a forecast; what is not a number in it is null."""
     told: dict[str, Any] = {
         "session": shown(answer.session),
         "model": answer.model,
@@ -227,8 +330,14 @@ def advanced(answer: Advanced, flat: bool) -> bytes:
     if "predictions" in answer.answer:
         told["replayed"] = answer.replayed
     for name, numbers in answer.answer.items():
-        told[name] = numbers.ravel() if flat and numbers.shape[1] == 1 else numbers
+        told[name] = written(name, numbers, flat)
     return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def written(name: str, numbers: Floats, flat: bool) -> npt.NDArray[Any]:
+    """One array of an answer as it is written: scores and flat chunks as lists, what was observed as truths."""
+    told: npt.NDArray[Any] = numbers != 0 if name == "observed" else numbers
+    return told.ravel() if name == "scores" or (flat and told.shape[1] == 1) else told
 
 
 def viewed(view: SessionView) -> dict[str, Any]:
@@ -245,6 +354,31 @@ def viewed(view: SessionView) -> dict[str, Any]:
         "updated": rfc3339(view.seen),
         "expires": None if view.expires is None else rfc3339(view.expires),
         "ttl_seconds": view.ttl_seconds,
+        "learning": None
+        if not view.learning.on
+        else {
+            "readout": view.learning.readout,
+            "forgetting": view.learning.forgetting,
+            "prior": view.learning.prior,
+            "levels": list(view.learning.levels),
+        },
+        "level": view.level,
+        "errors": None if view.errors is None else _errors(view.errors, view.learning.levels),
+    }
+
+
+def _errors(errors: Errors, levels: Sequence[float]) -> dict[str, Any]:
+    """Running errors of a session, over all outputs; null where there is none yet."""
+    if not (errors.observed > 0).any():
+        return {"observations": 0, "mse": None, "mae": None, "skill": None, "coverage": {}}
+    mse, persistence = float(np.nanmean(errors.mse)), float(np.nanmean(errors.persistence))
+    coverage = np.nanmean(errors.covered[0], axis=1).round(4).tolist()
+    return {
+        "observations": int(errors.observed.max()),
+        "mse": mse,
+        "mae": float(np.nanmean(errors.mae)),
+        "skill": 1 - mse / persistence if persistence > 0 else None,
+        "coverage": {f"{level:g}": share for level, share in zip(levels, coverage, strict=True)},
     }
 
 
@@ -303,7 +437,7 @@ def _wrong_value(told: str) -> Malformed | Unprocessable:
     return _bad_number(int(row), int(column or 0), f"is not a number: {what[0].lower()}{what[1:]}")
 
 
-def _ragged(rows: list[float | list[float]]) -> Unprocessable:
+def _ragged(rows: Rows | GappedRows) -> Unprocessable:
     """The first row that is not like row 0."""
     wanted = _shape(rows[0])
     for row, numbers in enumerate(rows):
@@ -313,13 +447,13 @@ def _ragged(rows: list[float | list[float]]) -> Unprocessable:
     return Unprocessable("the observations are not rows of numbers")
 
 
-def _shape(row: float | list[float]) -> str:
+def _shape(row: object) -> str:
     return f"{len(row)} numbers" if isinstance(row, list) else "a bare number"
 
 
 def _not_a_float32(exact: np.ndarray[Any, np.dtype[np.float64]]) -> Unprocessable:
     rows = exact[:, None] if exact.ndim == 1 else exact
-    row, column = (int(place) for place in np.argwhere(~(np.abs(rows) <= LARGEST))[0])
+    row, column = (int(place) for place in np.argwhere(np.abs(rows) > LARGEST)[0])
     return _bad_number(row, column, f"is {rows[row, column]}, which is not a finite float32")
 
 

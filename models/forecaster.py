@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,11 @@ class Passed:
     predictions: Floats
     carries: Floats
     judged: Judged | None
+
+    def part(self, observations: Any, sessions: Any) -> Passed:
+        """Of some observations, and of the sessions that they are of, each an index of NumPy's."""
+        judged = None if self.judged is None else self.judged.part(observations)
+        return Passed(self.predictions[observations], self.carries[sessions], judged)
 
 
 class Forecaster:
@@ -109,6 +115,9 @@ class Forecaster:
         predictions : [total, outputs], of what follows each observation, in the data's own units
         carries : [batch, carry_size], a new array
         """
+        if self.learner is not None:
+            passed = self.observe(observations, lengths, carries)
+            return passed.predictions, passed.carries
         scaled = (observations - self._in_mean) / self._in_std
         longest = int(lengths.max())
         if self.cells is not None and longest <= SHORT_CHUNK:
@@ -246,6 +255,25 @@ class Forecaster:
             again[:, learned] = self.learner.restarted(carries[:, learned])
         return again
 
+    def welcomed(self, older: Forecaster, carries: Floats) -> Floats:
+        """[batch, carry_size], sessions of an older network, [batch, older.carry_size], that begin anew on
+        this one: what each chose of how it learns stays, and its clock."""
+        begun = np.repeat(self.fresh[None], len(carries), axis=0)
+        for carry, before in zip(begun, carries, strict=True):
+            if self.learner is not None and older.learner is not None:
+                chose = older.learns(before)
+                carry[:] = self.beginning(
+                    self.learning.chosen(forgetting=chose.forgetting, prior=chose.prior)
+                )
+                level = older.level(before[None])
+                self.level(carry[None])[:] = np.where(
+                    np.isin(level, np.array(self.learning.levels, np.float32)), level, 0
+                )
+            seconds = older.clock(before)
+            if seconds is not None and self.artifact.time_features:
+                self.set_clock(carry, seconds)
+        return begun
+
     def latest(self, carries: Floats) -> Floats:
         """The last prediction that each carry holds: [batch, outputs], the data's own units."""
         return self._unscaled(carries[:, self._state : self._predicted])
@@ -341,6 +369,8 @@ class Forecaster:
         if longest * batch == len(scaled):  # as long as each other, as most waves are: nothing to sort
             moved = carries.copy()
             hidden, cell = self._split(moved)
+            if longest == 1:
+                return self._levels(cells.step(scaled, hidden, cell), scaled), moved
             chunks = scaled.reshape(batch, longest, -1)
             outputs = np.empty((batch, longest, self.output_size), np.float32)
             for step in range(longest):

@@ -48,6 +48,16 @@ class Judged:
         shapes = ((total, outputs), (total,), (total, levels, outputs))
         return cls(*(np.empty(shape, np.float32) for shape in shapes))
 
+    def part(self, which: Any) -> Judged:
+        """Of some observations, an index of NumPy's."""
+        return Judged(self.errors[which], self.scores[which], self.widths[which])
+
+    def put(self, which: Any, of_them: Judged) -> None:
+        """Fill in what was found out about some observations."""
+        self.errors[which], self.scores[which], self.widths[which] = (
+            of_them.errors, of_them.scores, of_them.widths
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Errors:

@@ -21,11 +21,12 @@ def encode(
     at: Sequence[int] | None = None,
     epochs: Sequence[int] | None = None,
     model: str | None = None,
+    gaps: bool = False,
 ) -> bytes:
     """A request; chunks [steps, inputs]."""
     lengths = [len(chunk) for chunk in chunks]
     long = any(length != 1 for length in lengths)
-    flags = (at is not None) | (epochs is not None) << 1 | long << 2 | (model is not None) << 3
+    flags = (at is not None) | (epochs is not None) << 1 | long << 2 | (model is not None) << 3 | gaps << 4
     parts = [HEADER.pack(b"CYO1", flags, chunks[0].shape[1], len(sessions), 0)]
     parts += [np.array(at, "<i8").tobytes()] if at is not None else []
     parts += [np.array(epochs, "<u8").tobytes()] if epochs is not None else []

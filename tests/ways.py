@@ -68,7 +68,7 @@ class Way:
         horizon: int | None = None,
         model: str | None = None,
     ) -> Reply:
-        """Send one chunk and await its answer."""
+        """Send one chunk and await its answer; what is masked in an array was not observed."""
         told = {"at": at, "epoch": epoch, "horizon": horizon, "model": model}
         body = {"observations": _plain(rows)} | {
             key: value for key, value in told.items() if value is not None
@@ -185,12 +185,13 @@ class BinarySocket(TextSocket):
     ) -> Reply:
         if model is not None:
             return await super().advance(session, rows, at, epoch, horizon, model)
-        observations = np.array(rows, np.float32)
+        observations = np.array(_plain(rows), np.float32)
         if observations.ndim == 1:
             observations = observations[:, None]
         number = 0 if epoch is None else int(epoch, 16)
         place = -1 if at is None else at
-        head = HEADER.pack(0, 0, observations.shape[1], horizon or 0, place, number)
+        gaps = isinstance(rows, np.ma.MaskedArray)
+        head = HEADER.pack(0, gaps, observations.shape[1], horizon or 0, place, number)
         answer = await (await self._line(session)).ask(head + observations.tobytes())
         if isinstance(answer, str):
             told = json.loads(answer)
@@ -292,6 +293,7 @@ class BulkBinary(BulkJson):
             None if at is None else [at],
             None if epoch is None else [int(epoch, 16)],
             model,
+            gaps=isinstance(rows, np.ma.MaskedArray),
         )
         headers = {"content-type": "application/octet-stream"}
         response = await self.http.post("/observations", content=asked, headers=headers)

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.learning import Learning
 from models.network import StatefulLSTM
 from models.scaling import Column, Scaling
 from models.trained import Artifact
 
 Floats = npt.NDArray[np.float32]
 
+LEARNING = Learning("rls", inputs=True, forgetting=0.99, levels=(0.8, 0.9), growth=(1.0, 1.4, 2.0))
 TOLERANCE = 1e-6  # in scaled units: batched and alone, chunked and whole agree this well, not bit for bit
 
-INPUTS = {"sine": ["value"], "pair": ["a", "b", "c"], "partial": ["a", "b"]}
-TARGETS = {"sine": ["value"], "pair": ["c", "a", "b"], "partial": ["b"]}
+INPUTS = {
+    "sine": ["value"],
+    "pair": ["a", "b", "c"],
+    "partial": ["a", "b"],
+    "adaptive": ["a", "b"],
+    "planned": ["a", "plan", "hour_of_day_sin", "hour_of_day_cos"],
+}
+TARGETS = {
+    "sine": ["value"],
+    "pair": ["c", "a", "b"],
+    "partial": ["b"],
+    "adaptive": ["b", "a"],
+    "planned": ["a"],
+}
 
 
 def artifacts() -> dict[str, Artifact]:
-    """One shaped as the textbook's; one of changes, 3 features, 2 layers; one that cannot be fed back."""
+    """One shaped as the textbook's; one of changes, 3 features, 2 layers; one that cannot be fed back; one
+    whose sessions learn; one with inputs that are known ahead, some of them made from timestamps."""
+    adaptive = made("adaptive", hidden=12, layers=1, seed=3, change=True)
+    planned = made("planned", hidden=8, layers=1, seed=4)
+    ahead = {"future": ("plan",), "time_features": ("hour_of_day",), "interval_seconds": 3600.0}
     return {
+        "adaptive": replace(adaptive, learning=LEARNING),
+        "planned": replace(planned, learning=LEARNING, **ahead),
         "sine": made("sine", hidden=64, layers=1, seed=0),
         "pair": made("pair", hidden=16, layers=2, seed=1, change=True),
         "partial": made("partial", hidden=8, layers=1, seed=2),

@@ -19,6 +19,7 @@ from app.answers import AdvancedMany, epoch_of, token
 from app.api.problems import problem
 from app.bulk.request import BulkLimits, Request, check_column, check_count, request
 from app.errors import Malformed, TooLarge, Unprocessable, UnsupportedType
+from app.extras import Extras
 from app.jobs import AdvanceMany
 from app.rows import Floats, Ints
 
@@ -110,7 +111,7 @@ def _table(pa: Any, body: bytes) -> pa.Table:
 def _columns(pa: Any, table: pa.Table) -> AdvanceMany:
     count = table.num_rows
     sessions = [name if isinstance(name, str) else "" for name in table["session"].to_pylist()]
-    observations, lengths = _observed(pa, table["observations"].combine_chunks())
+    observations, lengths, gaps = _observed(pa, table["observations"].combine_chunks())
     check_column("observations", len(lengths), count)
     at = epochs = None
     if "at" in table.column_names:
@@ -119,11 +120,16 @@ def _columns(pa: Any, table: pa.Table) -> AdvanceMany:
         told = table["epoch"].cast(pa.string()).to_pylist()
         epochs = np.array([0 if one is None else epoch_of(one) for one in told], np.uint64)
     model = (table.schema.metadata or {}).get(b"model")
-    return AdvanceMany(sessions, observations, lengths, at, epochs, None if model is None else model.decode())
+    columns = AdvanceMany(
+        sessions, observations, lengths, at, epochs, None if model is None else model.decode()
+    )
+    columns.extras = Extras(gaps=True) if gaps else None
+    return columns
 
 
-def _observed(pa: Any, column: Any) -> tuple[Floats, Ints]:
-    """Observations [total, inputs] and lengths [n]; a null number is not a number, a null list is empty."""
+def _observed(pa: Any, column: Any) -> tuple[Floats, Ints, bool]:
+    """Observations [total, inputs], lengths [n], and whether nulls are among the numbers: those were not
+    observed. A null list is empty."""
     if isinstance(column, pa.ChunkedArray):  # combine_chunks leaves one when there are none
         column = pa.concat_arrays(column.chunks)
     count = len(column)
@@ -140,8 +146,10 @@ def _observed(pa: Any, column: Any) -> tuple[Floats, Ints]:
         column = column.flatten()
     if not width:
         raise ValueError("an observation needs at least one number")
-    numbers = column.cast(pa.float32()).to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(numbers, np.float32).reshape(-1, width), lengths
+    column = column.cast(pa.float32())
+    gaps = column.null_count > 0 and not np.isnan(column.drop_null().to_numpy(zero_copy_only=False)).any()
+    numbers = column.to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(numbers, np.float32).reshape(-1, width), lengths, gaps
 
 
 def _is_list(pa: Any, kind: Any) -> bool:

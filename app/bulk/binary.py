@@ -4,7 +4,8 @@ A request of `n` sessions:
 
     offset      type      meaning
     0           4 bytes   "CYO1"
-    4           u16       flags: 1 `at` is there, 2 `epochs`, 4 `lengths`, 8 a model is named
+    4           u16       flags: 1 `at` is there, 2 `epochs`, 4 `lengths`, 8 a model is named,
+                          16 a number that is NaN was not observed
     6           u16       inputs: numbers in an observation
     8           u32       n
     12          u32       0
@@ -44,12 +45,13 @@ from app.answers import AdvancedMany
 from app.api.problems import problem
 from app.bulk.request import BulkLimits, Request, check_column, check_count, request
 from app.errors import CarryoverError, Malformed
+from app.extras import Extras
 from app.jobs import AdvanceMany
 
 CONTENT_TYPE = "application/octet-stream"
 HEADER = struct.Struct("<4sHHII")
 MAGIC = b"CYO1"
-AT, EPOCHS, LENGTHS, MODEL = 1, 2, 4, 8
+AT, EPOCHS, LENGTHS, MODEL, GAPS = 1, 2, 4, 8, 16
 
 
 def decode(body: bytes, limits: BulkLimits) -> Request:
@@ -63,7 +65,7 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     if len(body) < HEADER.size:
         raise Malformed(f"a bulk request begins with {HEADER.size} bytes of header, this one has {len(body)}")
     magic, flags, inputs, count, reserved = HEADER.unpack_from(body)
-    if magic != MAGIC or flags > (AT | EPOCHS | LENGTHS | MODEL) or reserved or not inputs:
+    if magic != MAGIC or flags > (AT | EPOCHS | LENGTHS | MODEL | GAPS) or reserved or not inputs:
         raise Malformed("the header is not that of a bulk request: see the layout in the documentation")
     check_count(count, limits)
     reader = _Reader(body)
@@ -77,7 +79,10 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     sessions = reader.rest().split("\n")
     model = sessions.pop(0) if flags & MODEL else None
     check_column("session ids", len(sessions), count)
-    return request(AdvanceMany(sessions, observations, lengths, at, epochs, model), limits)
+    columns = AdvanceMany(sessions, observations, lengths, at, epochs, model)
+    if flags & GAPS and np.isnan(observations).any():
+        columns.extras = Extras(gaps=True)
+    return request(columns, limits)
 
 
 def encode(answer: AdvancedMany, asked: Request) -> bytes:

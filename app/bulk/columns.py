@@ -27,10 +27,12 @@ from app.answers import AdvancedMany, epoch_of
 from app.api.problems import problem
 from app.bulk.request import BulkLimits, Request, check_column, check_count, claims, request
 from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable
+from app.extras import Extras
 from app.jobs import AdvanceMany
 from app.rows import Epochs, Floats, Ints
 
 CONTENT_TYPE = "application/json"
+NOTHING = wire.Besides()
 MOST_NUMBERS = 1_000_000  # in one request: more would take the parser a tenth of a second
 OPENING = re.compile(rb'"observations"\s*:\s*(\[(?:\s*\[){0,2})')
 
@@ -40,6 +42,8 @@ class _Columns(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     at: list[int | None] | None = None
     epochs: list[str | None] | None = None
     model: str | None = None
+    level: float | None = None
+    score: bool = False
 
 
 class _Numbers(_Columns):
@@ -60,6 +64,8 @@ class _Anything(msgspec.Struct, forbid_unknown_fields=True):
     at: list[Any] | None = None
     epochs: list[Any] | None = None
     model: str | None = None
+    level: float | None = None
+    score: bool = False
 
 
 _DECODERS = {
@@ -88,7 +94,9 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     epochs = None if told.epochs is None else [0 if one is None else epoch_of(one) for one in told.epochs]
     if arrays is None or (told.at is not None and not _are_positions(told.at)):
         return _one_by_one(_anything(body), limits)
-    return request(AdvanceMany(told.sessions, *arrays, *claims(told.at, epochs), told.model), limits, depth)
+    columns = AdvanceMany(told.sessions, *arrays, *claims(told.at, epochs), told.model)
+    columns.extras = _extras(told, columns)
+    return request(columns, limits, depth)
 
 
 def encode(answer: AdvancedMany, asked: Request) -> bytes:
@@ -99,6 +107,7 @@ def encode(answer: AdvancedMany, asked: Request) -> bytes:
         "epochs": orjson.Fragment(_tokens(answer.epochs, refused)),
         "predictions": _predictions(answer, asked.depths),
         "replayed": answer.replayed,
+        **{name: _sparse(name, columns, asked) for name, columns in answer.findings.items()},
         "errors": {str(i): problem(error)[1] for i, error in answer.errors.items()},
     }
     return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -185,8 +194,14 @@ def _one_by_one(told: _Anything, limits: BulkLimits) -> Request:
             *claims([at[i] for i in which], [epochs[i] for i in which]),
             told.model,
         )
+        job.extras = _extras(told, job)
         jobs.append((np.array(which), job))
     return Request(count, jobs, errors, [_depth(chunk) for chunk in told.observations])
+
+
+def _extras(told: _Columns | _Anything, columns: AdvanceMany) -> Extras | None:
+    gaps = isinstance(told, _Anything) and bool(np.isnan(columns.observations).any())
+    return Extras(told.level, told.score, gaps) if gaps or told.score or told.level is not None else None
 
 
 def _chunk(told: Any, limits: BulkLimits) -> Floats:
@@ -194,10 +209,10 @@ def _chunk(told: Any, limits: BulkLimits) -> Floats:
     rows = told if depth == 3 else [told] if depth == 2 else [[told]]
     for row, numbers in enumerate(rows):
         for column, number in enumerate(numbers if isinstance(numbers, list) else [numbers]):
-            if isinstance(number, bool) or not isinstance(number, int | float):
+            if isinstance(number, bool) or not isinstance(number, int | float | None):
                 raise Unprocessable(f"row {row}, column {column} is not a number", row=row, column=column)
     try:
-        return wire.checked(rows, None, None, None, None, limits.chunk).observations
+        return wire.checked(rows, NOTHING, limits.chunk, gaps=True).observations
     except OverflowError:
         raise Unprocessable("a number is too large for a float32") from None
 
@@ -248,6 +263,16 @@ def _each(answer: AdvancedMany, numbers: Floats, depths: Sequence[int]) -> list[
             continue
         some = numbers[end - count : end]
         told.append(some.reshape(-1, width) if depth == 3 else some if depth == 2 or count > 1 else some[0])
+    return told
+
+
+def _sparse(name: str, columns: dict[int, Floats], asked: Request) -> list[Any]:
+    """What is told beside the predictions of some chunks, as deep as they; null for the others."""
+    told: list[Any] = [None] * asked.count
+    for i, numbers in columns.items():
+        depth = asked.depths if isinstance(asked.depths, int) else asked.depths[i]
+        rows = wire.written(name, numbers, flat=False)
+        told[i] = rows if depth == 3 else rows[0] if depth == 2 or rows.ndim == 1 else rows[0, 0]
     return told
 
 

@@ -122,7 +122,8 @@ def errors_in(columns: AdvanceMany, limits: BulkLimits) -> dict[int, CarryoverEr
         suspects |= columns.at < -1
     lengths, most = columns.lengths, limits.chunk.observations
     suspects |= (lengths < 1) | (lengths > most)
-    finite = np.isfinite(columns.observations)
+    gaps = columns.extras is not None and columns.extras.gaps
+    finite = ~np.isinf(columns.observations) if gaps else np.isfinite(columns.observations)
     if not finite.all():
         owners = np.repeat(np.arange(len(columns)), lengths)
         suspects[owners[~finite.all(axis=1)]] = True
@@ -160,7 +161,8 @@ def _why(columns: AdvanceMany, i: int, observations: Floats, limits: BulkLimits)
         wire.session_id(columns.sessions[i])
         if columns.at is not None and columns.at[i] < -1:
             wire.checked_at(int(columns.at[i]))
-        wire.check_finite(observations, limits.chunk)
+        gaps = columns.extras is not None and columns.extras.gaps
+        wire.check_finite(observations, limits.chunk, gaps=gaps)
     except CarryoverError as error:
         return error
     return Unprocessable("the chunk cannot be applied")
