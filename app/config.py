@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from app.errors import ConfigError
 
 PREFIX = "CARRYOVER_"
+SHARED = ("redis:", "rediss:", "redis+sentinel:", "rediss+sentinel:", "redis+cluster:", "rediss+cluster:")
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -58,8 +59,8 @@ def true_or_false(text: str) -> bool:
 
 
 def store_name(text: str) -> str:
-    """`memory`, or `sqlite:` and a path."""
-    if text != "memory" and not text.startswith("sqlite:"):
+    """`memory`, `sqlite:` and a path, or the URL of a Redis."""
+    if text != "memory" and not text.startswith(("sqlite:", *SHARED)):
         raise ValueError(text)
     return text
 
@@ -129,7 +130,6 @@ class Settings:
 
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 is every interface", str)
     port: int = setting(8000, "port to listen on; 0 takes a free one", whole_number, least=0, most=65_535)
-    models: tuple[Path, ...] = setting(
     grpc_port: int | None = setting(
         None,
         "port for the Open Inference Protocol over gRPC; needs the extra `grpc`; 0 takes a free one",
@@ -138,6 +138,7 @@ class Settings:
         most=65_535,
         shown="no gRPC",
     )
+    models: tuple[Path, ...] = setting(
         (SHIPPED,), "artifacts, or folders of artifacts, parted as in PATH", folders, shown="the shipped zoo"
     )
     default_model: str | None = setting(
@@ -162,7 +163,9 @@ class Settings:
     )
     bulk_sessions: int = setting(10_000, "sessions in one bulk request; above it 413", whole_number, least=1)
     body_bytes: int = setting(8 * 2**20, "bytes in one request body; above it 413", whole_number, least=1024)
-    store: str = setting("memory", "where sessions rest: memory, or sqlite:PATH", store_name)
+    store: str = setting(
+        "memory", "where sessions rest: memory, sqlite:PATH, or redis://HOST for many replicas", store_name
+    )
     durability: float = setting(
         0.0,
         "when an answered chunk is on disk: commit (when it is answered), or a period such as 250ms",
@@ -176,7 +179,22 @@ class Settings:
         "a session idle for this long expires; 0 is never",
         number,
         least=0,
-        shown="86400 in memory, 0 in a file",
+        shown="86400, 0 in a file",
+    )
+    store_replicas: int = setting(
+        0,
+        "replicas of the store's primary that must hold a chunk before it is answered",
+        whole_number,
+        least=0,
+    )
+    store_fsync: bool = setting(
+        False, "a chunk must be in the store's append-only file on disk before it is answered", true_or_false
+    )
+    store_timeout_seconds: float = setting(
+        1.0, "how long a store on the network has for an answer", number, least=0.01, most=60
+    )
+    drain_seconds: float = setting(
+        0.0, "once told to stop, serve on for this long, not ready: balancers send elsewhere", number, least=0
     )
     tombstones: int = setting(
         100_000, "gone sessions whose last position is remembered", whole_number, least=0
@@ -271,12 +289,7 @@ class Settings:
     def __post_init__(self) -> None:
         for one in fields(self):
             _check(one, getattr(self, one.name))
-        if self.store != "memory" and self.store_path is None:
-            raise ConfigError(
-                f"store (CARRYOVER_STORE) must be memory or sqlite:PATH, not {self.store!r:.80}"
-            )
-        if self.durability and self.store_path is None:
-            raise ConfigError("a durability period needs a store on disk: name one in CARRYOVER_STORE")
+        self._check_store()
         if (self.tls_key is None) != (self.tls_certificate is None):
             raise ConfigError("tls_certificate and tls_key come together")
         self._check_exposure()
@@ -289,6 +302,20 @@ class Settings:
             raise ConfigError(
                 f"resident_sessions ({self.resident_sessions}) must be at least wave_sessions "
                 f"({self.wave_sessions}): a slab smaller than a wave makes healthy sessions look unknown"
+            )
+
+    def _check_store(self) -> None:
+        if self.store != "memory" and self.store_path is None and not self.store_is_shared:
+            raise ConfigError(
+                f"store (CARRYOVER_STORE) must be memory, sqlite:PATH or redis://HOST, not {self.store!r:.80}"
+            )
+        if self.durability and self.store_path is None:
+            raise ConfigError("a durability period needs a store on disk: name one in CARRYOVER_STORE")
+        if (self.store_replicas or self.store_fsync) and not self.store_is_shared:
+            raise ConfigError("store_replicas and store_fsync need a redis:// store in CARRYOVER_STORE")
+        if self.store_is_shared and not self.tombstone_ttl_seconds:
+            raise ConfigError(
+                "in a redis:// store a gone session is forgotten by time: tombstone_ttl_seconds"
             )
 
     def _check_exposure(self) -> None:
@@ -305,6 +332,11 @@ class Settings:
         """The file that sessions are kept in, if any."""
         kind, _, path = self.store.partition(":")
         return Path(path).expanduser() if kind == "sqlite" and path else None
+
+    @property
+    def store_is_shared(self) -> bool:
+        """Whether other replicas keep their sessions in the same store."""
+        return self.store.startswith(SHARED)
 
     @property
     def ttl_seconds(self) -> float:
@@ -368,7 +400,7 @@ _EXPECTED = {
     whole_number: "a whole number",
     number: "a number",
     true_or_false: "true or false",
-    store_name: "memory or sqlite:PATH",
+    store_name: "memory, sqlite:PATH or redis://HOST",
     period: "commit or a period such as 250ms",
     origins: "origins such as https://plant.example, parted by commas",
 }

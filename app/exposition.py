@@ -36,6 +36,7 @@ COUNTERS = {
     "deleted": "sessions deleted",
     "evicted": "sessions that left the slab for the store",
     "restored": "sessions brought back from the store",
+    "fenced": "sessions that another replica had moved on when this one wanted to",
     "failed_ticks": "ticks that failed as a whole",
     "sockets_opened": "sockets opened",
     "messages": "messages that came over sockets",

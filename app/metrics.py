@@ -70,6 +70,7 @@ class Metrics:
     deleted: int = 0
     evicted: int = 0
     restored: int = 0
+    fenced: int = 0
     stored_bytes: int = 0
     failed_ticks: int = 0
     refusals: Counter[str] = field(default_factory=Counter)  # by the kind of error

@@ -6,7 +6,7 @@ were.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,6 +48,7 @@ class Wave:
     born: dict[str, tuple[Slab, int]] = field(default_factory=dict)  # rows taken, not published yet
     late: Sequence[Job] = ()  # whose session had expired: asked again behind its burial
     under_way: list[Job] = field(default_factory=list)  # go on in the next wave
+    fetched: Collection[str] = ()  # sessions that were looked for in the store
     tombstones: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)  # or why it is not here
     staged: list[Staged] = field(default_factory=list)
     buried: list[tuple[Slab, Tombstone]] = field(default_factory=list)
@@ -135,8 +136,9 @@ def moved_on(
     now : seconds since 1970
     """
     headers = before.headers
-    headers["position"] += lengths
-    headers["since_reset"] += lengths
+    for name in ("position", "since_reset"):
+        column = headers[name]  # `headers[name] += ...` would also copy the column onto itself
+        column += lengths
     touch(headers, now)
     after = Rows(headers, carries, before.long)
     recent.remember(after, lengths, digests, last, long, recent_bytes)

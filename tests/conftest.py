@@ -16,10 +16,13 @@ from app import main
 from app.config import Settings
 from app.stores import Store
 from app.stores.memory import MemoryStore
+from app.stores.redis.store import RedisStore
+from app.stores.redis.urls import place
 from app.stores.sqlite import SqliteStore
 from models.artifact import Artifact, save
 from tests import zoo
 from tests.faults import WritesThrough
+from tests.redis_server import RedisServer
 from tests.ways import WAYS, AsgiRoute, HotRoute, Way
 
 torch.set_num_threads(1)
@@ -53,11 +56,16 @@ def sqlite_store(settings: Settings, folder: Path, clock: Clock) -> Store:
     return SqliteStore(folder / "carryover.sqlite", settings.tombstones, ttl_seconds, 0.0, clock)
 
 
+def redis_store(settings: Settings, folder: Path, clock: Clock) -> Store:
+    return RedisStore(place((folder / "redis.url").read_text()), settings.tombstone_ttl_seconds, clock=clock)
+
+
 # To add a store: how to open one.
 STORES: dict[str, Callable[[Settings, Path, Clock], Store]] = {
     "memory": memory_store,
     "through": through_store,
     "sqlite": sqlite_store,
+    "redis": redis_store,
 }
 
 
@@ -77,6 +85,21 @@ def zoo_folder(artifacts, tmp_path_factory) -> Path:
     for artifact in artifacts.values():
         save(artifact, folder / artifact.name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory) -> Iterator[RedisServer]:
+    """One server for the whole run; who uses it empties it first."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server, tmp_path) -> str:
+    """An empty server's URL, which `STORES["redis"]` reads from the test's folder."""
+    redis_server.ask("FLUSHALL")
+    (tmp_path / "redis.url").write_text(redis_server.url)
+    return str(redis_server.url)
 
 
 @pytest.fixture

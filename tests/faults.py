@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from app.engine import Engine
-from app.errors import SessionDamaged, StoreFailed
-from app.stores import Record, Tombstone
+from app.errors import CarryoverError, StoreFailed
+from app.stores import Lost, Record, Tombstone
 from app.stores.memory import MemoryStore
 from models.forecaster import Forecaster
 
@@ -28,12 +28,12 @@ class WritesThrough(MemoryStore):
         super().__init__(*arguments)
         self.full = False
 
-    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> None:
+    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> Lost:
         if self.full:
             raise StoreFailed("no space left on the device")
-        super().commit(records, tombstones)
+        return super().commit(records, tombstones)
 
-    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | SessionDamaged]]:
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         records, tombstones = super().load(sessions)
         for record in records:  # it goes on keeping what it hands out
             self._records[record.session] = record

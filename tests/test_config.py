@@ -113,8 +113,11 @@ def test_the_store_and_its_durability_are_read_from_the_environment():
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"CARRYOVER_STORE": "redis:x"}, "is not memory or sqlite:PATH"),
-        ({"CARRYOVER_STORE": "sqlite:"}, "must be memory or sqlite:PATH"),
+        ({"CARRYOVER_STORE": "postgres:x"}, "is not memory, sqlite:PATH or redis://HOST"),
+        ({"CARRYOVER_STORE_REPLICAS": "1"}, "need a redis:// store"),
+        ({"CARRYOVER_STORE": "redis://x", "CARRYOVER_TOMBSTONE_TTL_SECONDS": "0"}, "forgotten by time"),
+        ({"CARRYOVER_STORE": "redis://x", "CARRYOVER_DURABILITY": "1s"}, "needs a store on disk"),
+        ({"CARRYOVER_STORE": "sqlite:"}, "must be memory, sqlite:PATH or redis://HOST"),
         ({"CARRYOVER_STORE": "sqlite:x", "CARRYOVER_DURABILITY": "0ms"}, "is not commit or a period"),
         ({"CARRYOVER_STORE": "sqlite:x", "CARRYOVER_DURABILITY": "soon"}, "is not commit or a period"),
         ({"CARRYOVER_STORE": "sqlite:x", "CARRYOVER_DURABILITY": "90s"}, "must be at most 60"),

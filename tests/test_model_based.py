@@ -29,8 +29,11 @@ from app.errors import CarryoverError, OutOfStep, SessionExists, SessionGone, Un
 from app.jobs import Advance, Create, Delete, Expire, Export, Fork, Import, Inspect, Reset
 from app.stores import Store
 from app.stores.memory import MemoryStore
+from app.stores.redis.store import RedisStore
+from app.stores.redis.urls import place
 from app.stores.sqlite import SqliteStore
 from models.forecaster import Forecaster
+from tests.redis_server import RedisServer, needs_redis
 from tests.zoo import artifacts
 
 TTL = 100.0
@@ -68,7 +71,8 @@ class Lives(RuleBasedStateMachine):
         self._open()
 
     def teardown(self) -> None:
-        self.runner.run(self.engine.stop())
+        for engine in self.engines:
+            self.runner.run(engine.stop())
         self.runner.close()
         shutil.rmtree(self.folder)
 
@@ -182,11 +186,23 @@ class Lives(RuleBasedStateMachine):
     def tend(self) -> None:
         self.engine.sessions.store.tend()
 
-    @precondition(lambda self: self.store_name == "sqlite")
+    @precondition(lambda self: self.store_name != "memory")
     @rule()
     def restart(self) -> None:
-        self.runner.run(self.engine.stop())
+        for engine in self.engines:
+            self.runner.run(engine.stop())
         self._open()
+
+    @precondition(lambda self: self.store_name == "redis")
+    @rule(which=st.integers(0, 2))
+    def go_elsewhere(self, which: int) -> None:
+        """Another replica answers from here on, with whatever it still has resident."""
+        others = self.engines
+        while len(others) <= which:
+            self._open()
+            others.append(self.engine)
+            self.engines = others
+        self.engine = others[which]
 
     @precondition(lambda self: self.store_name == "sqlite")
     @rule()
@@ -201,7 +217,8 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def as_many_sessions(self) -> None:
-        assert len(self.engine.sessions) == len(self.alive)
+        if self.store_name != "redis":  # a replica counts what the others did only now and then
+            assert len(self.engine.sessions) == len(self.alive)
 
     # The reference.
 
@@ -268,6 +285,7 @@ class Lives(RuleBasedStateMachine):
     def _open(self) -> None:
         told = Settings(resident_sessions=3, wave_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL)
         self.engine = Engine([FORECASTER], self._store(), told, lambda: self.now)
+        self.engines = [self.engine]
 
         async def start() -> None:
             self.engine.start()
@@ -275,6 +293,8 @@ class Lives(RuleBasedStateMachine):
         self.runner.run(start())
 
     def _store(self) -> Store:
+        if self.store_name == "redis":
+            return RedisStore(place(self.url), 1e9, clock=lambda: self.now)
         if self.store_name == "memory":
             return MemoryStore(100, float("inf"), lambda: self.now)
         return SqliteStore(self.path, 100, float("inf"), 0.0, lambda: self.now)
@@ -294,8 +314,30 @@ class DurableLives(Lives):
     store_name = "sqlite"
 
 
+class SharedLives(Lives):
+    """Several replicas on one store: each keeps rows of its own, which others move on."""
+
+    store_name = "redis"
+    server: RedisServer
+
+    def __init__(self) -> None:
+        self.url = self.server.url
+        self.server.ask("FLUSHALL")
+        super().__init__()
+
+
 @pytest.mark.parametrize("lives", [Lives, DurableLives])
 def test_no_life_of_sessions_differs_from_the_plain_reference(lives):
+    live(lives)
+
+
+@needs_redis
+def test_no_life_among_replicas_differs_from_the_plain_reference(redis_server):
+    SharedLives.server = redis_server
+    live(SharedLives)
+
+
+def live(lives: type[Lives]) -> None:
     run_state_machine_as_test(
         lives,
         settings=settings(

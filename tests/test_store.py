@@ -9,7 +9,10 @@ import pytest
 
 from app.stores import Record, Store, Tombstone
 from app.stores.memory import MemoryStore
+from app.stores.redis.store import RedisStore
+from app.stores.redis.urls import place
 from app.stores.sqlite import SqliteStore
+from tests.redis_server import needs_redis
 
 PRINT = "f" * 64
 NEVER = float("inf")
@@ -179,3 +182,31 @@ class TestSqlite(StoreContract):
         again.close()
         names = [("b", PRINT), ("c", PRINT), ("d", PRINT)]
         assert told == (([record("b", 2), record("c")], {"a": tombstone}), names, ["d"], 3)
+
+
+@needs_redis
+class TestRedis(StoreContract):
+    @pytest.fixture
+    def store(self, clock, redis_url) -> Iterator[Store]:
+        store = RedisStore(place(redis_url), TOMBSTONE_SECONDS, clock=clock)
+        yield store
+        store.close()
+
+    def test_a_session_made_anew_has_no_tombstone(self, store, clock, settle):
+        """Once its maker has seen the tombstone: a store that is shared takes nothing made in ignorance."""
+        store.commit([record("a", 7)], [])
+        store.commit([], [Tombstone("a", 7, "deleted", clock.now)])
+        settle()
+        assert store.commit([record("a", 1)], []) == {"a": None}
+        store.load(["a"])
+        assert store.commit([record("a", 1)], []) == {}
+        settle()
+        assert store.load(["a"]) == ([record("a", 1)], {})
+
+    def test_tombstones_are_bounded_in_number(self, store, clock, settle):
+        """By time alone: a bound in number would need an order of burials across all servers."""
+        store.commit([record("a")], [])
+        store.commit([], [Tombstone("a", 1, "expired", clock.now)])
+        settle()
+        kept = store._servers.primaries()[0].ask("PTTL", "carryover:{a}")
+        assert 0 < kept <= 1000 * TOMBSTONE_SECONDS

@@ -7,11 +7,11 @@ leave the slab, because the slab is in the same memory and would otherwise be ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-from app.errors import SessionDamaged
+from app.errors import CarryoverError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,12 @@ class Tombstone:
     buried: float  # seconds since 1970
 
 
+Lost = Mapping[str, CarryoverError | None]
+"""Sessions that are not as the engine has them: None where another replica was ahead, or what failed."""
+
+NONE_LOST: Lost = {}
+
+
 class Store(Protocol):
     """What the engine needs of a store. Calls come one at a time, in the order of the ticks."""
 
@@ -47,10 +53,13 @@ class Store(Protocol):
     due: bool
     """Whether `tend` should be called behind this tick's replies already."""
 
-    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> None:
-        """Keep all of this or, raising `StoreFailed`, none. A tombstone removes its session's record."""
+    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> Lost:
+        """Keep all of this or, raising `StoreFailed`, none. A tombstone removes its session's record.
 
-    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | SessionDamaged]]:
+        Returns those that were not kept after all: none, where nobody else writes to the store.
+        """
+
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         """Those of these sessions that are here, and why others are not.
 
         A store that does not write through hands its records over and keeps them no longer.
@@ -75,3 +84,22 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Keep what is not kept yet, and let go of the device."""
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A store that other replicas write to as well: what is resident may be out of date.
+
+    It remembers each session's revision from `load` or `commit` on, until it is told to `forget`, and commits
+    a session only where that is still the one in the store: atomically a session, not a wave. A commit that
+    raises `StoreFailed` may have been kept in part.
+    """
+
+    fenced: int
+    """Commits refused because another replica was ahead."""
+
+    def confirm(self, sessions: Sequence[str]) -> Lost:
+        """Those of these sessions that are no more as they were loaded or committed last."""
+
+    def forget(self, sessions: Iterable[str]) -> None:
+        """These are resident no longer."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sortedcontainers import SortedDict
 
-from app.errors import SessionDamaged
-from app.stores import Record, Tombstone
+from app.errors import CarryoverError
+from app.stores import NONE_LOST, Lost, Record, Tombstone
 
 
 class MemoryStore:
@@ -36,7 +36,7 @@ class MemoryStore:
         self._deadlines: list[tuple[float, str]] = []  # a heap; entries of sessions that left are passed over
         self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
 
-    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> None:
+    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> Lost:
         for record in records:
             self._records[record.session] = record
             self._tombstones.pop(record.session, None)
@@ -47,11 +47,12 @@ class MemoryStore:
             self._tombstones.pop(tombstone.session, None)
             self._tombstones[tombstone.session] = tombstone
         self._forget_old_tombstones()
+        return NONE_LOST
 
-    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | SessionDamaged]]:
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         self._forget_old_tombstones()
         records: list[Record] = []
-        tombstones: dict[str, Tombstone | SessionDamaged] = {}
+        tombstones: dict[str, Tombstone | CarryoverError] = {}
         for session in sessions:
             if session in self._records:
                 records.append(self._records.pop(session))

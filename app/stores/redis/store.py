@@ -1,0 +1,294 @@
+"""Sessions in Redis or Valkey, shared by many replicas.
+
+A replica's slab is a cache of what is here. Each value begins with a revision, drawn at random for every
+commit; the store remembers which one each resident session was loaded or committed with, and a commit sets
+a session only where that is still the one. Whoever was slower, was cut off, or was asleep meanwhile is told
+so, and has changed nothing. Positions could not tell: two replicas reach the same one by different ways.
+
+A wave costs one round trip and no read. A session is a key of its own, so everything is atomic a session,
+and nothing is across sessions: a wave may be kept in part.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+
+from redis.exceptions import RedisError
+
+from app.errors import CarryoverError, ConfigError, SessionDamaged, StoreFailed
+from app.stores import Lost, Record, Tombstone
+from app.stores.redis import values
+from app.stores.redis.calls import Acknowledged, Answers, run
+from app.stores.redis.links import Servers, connected, every_name, names
+from app.stores.redis.scripts import COMMIT, COMPARE, COMPARE_AND_WRITE, HEADS, PROBE, VALUES, Script
+from app.stores.redis.urls import Place
+from app.stores.redis.values import NOTHING
+
+SLICE = 1000  # keys that one look for the expired passes
+LISTED_SECONDS = 60.0  # that a listing goes on with the names it began with
+PATTERN = values.key("*")
+PROBES = tuple(f"carryover:probe:{i}" for i in range(8))  # enough to be on several servers of a cluster
+
+
+class RedisStore:
+    """A store that many replicas share.
+
+    Parameters
+    ----------
+    where : one server, its Sentinels, or a cluster
+    tombstone_seconds : how long a session that is gone is remembered
+    acknowledged : who must hold a write before it counts
+    timeout : seconds that a server has for an answer
+    clock : seconds since 1970; those of all replicas should agree
+
+    Raises
+    ------
+    ConfigError : the server cannot be reached, or cannot do what is asked of it
+    """
+
+    writes_through = True
+    blocks = True
+    tend_seconds = 1.0
+    due = False
+
+    def __init__(
+        self,
+        where: Place,
+        tombstone_seconds: float,
+        acknowledged: Acknowledged | None = None,
+        timeout: float = 1.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.where = where
+        self.fenced = 0  # commits refused because another replica was ahead
+        self._tombstone_seconds = tombstone_seconds
+        self._acknowledged = acknowledged or Acknowledged()
+        self._clock = clock
+        self._revisions: dict[str, bytes] = {}  # of sessions as they were loaded or committed last
+        self._remains: dict[str, bytes] = {}  # of tombstones, until their sessions are made anew
+        self._count = 0
+        self._census = Census()
+        self._listing: tuple[str, float, list[str]] = ("", 0.0, [])  # last name told, when begun, all names
+        try:
+            self._servers: Servers = connected(where, timeout)
+            # Tombstones are counted, too, until the first census is complete.
+            self._count = sum(link.ask("DBSIZE") for link in self._servers.primaries())
+            self._check_version()
+        except RedisError as error:
+            raise ConfigError(f"store {where} cannot be used: {error}") from error
+
+    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> Lost:
+        """Keep each of these whose session is still as it was loaded or committed last.
+
+        Returns those that were not kept: None where another replica was ahead, or what failed, and then
+        nobody knows whether it was kept. What it was known by is forgotten: load it again.
+
+        Raises
+        ------
+        StoreFailed : all of them failed
+        """
+        now = self._clock()
+        news: list[Record | Tombstone] = [*records, *tombstones]
+        fresh = list(values.revisions(len(news)))
+        arguments: list[bytes] = []
+        for record, revision in zip(records, fresh, strict=False):
+            kept = values.milliseconds(record.deadline, now, self._tombstone_seconds)
+            arguments += (self._base(record.session), kept, values.of_record(record, revision))
+        remembered = values.milliseconds(now, now, self._tombstone_seconds)
+        for tombstone, revision in zip(tombstones, fresh[len(records) :], strict=True):
+            value = values.of_tombstone(tombstone, revision)
+            arguments += (self._base(tombstone.session), remembered, value)
+        lost = self._compared(COMMIT, [one.session for one in news], arguments)
+        for one, revision in zip(news, fresh, strict=True):
+            if one.session in lost:
+                self.forget((one.session,))
+            else:
+                self._committed(one, revision)
+        return lost
+
+    def confirm(self, sessions: Sequence[str]) -> Lost:
+        """Those of these sessions that are not as they were loaded or committed last; see `commit`."""
+        script = COMPARE_AND_WRITE if self._acknowledged else COMPARE
+        changed = self._compared(script, sessions, [self._base(session) for session in sessions])
+        self.forget(changed)
+        return changed
+
+    def forget(self, sessions: Iterable[str]) -> None:
+        """These are resident no longer."""
+        for session in sessions:
+            self._revisions.pop(session, None)
+            self._remains.pop(session, None)
+
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
+        wanted = list(sessions)
+        records: list[Record] = []
+        others: dict[str, Tombstone | CarryoverError] = {}
+        for session, value in self._told(VALUES, wanted, others):
+            self.forget((session,))
+            if not value:
+                continue
+            try:
+                found = values.read(session, value)
+            except values.Damaged as error:
+                others[session] = SessionDamaged(f"what the store holds of {session!r} is damaged: {error}")
+                continue
+            revision = value[: values.REVISION_BYTES]
+            if isinstance(found, Record):
+                self._revisions[session] = revision
+                records.append(found)
+            else:
+                self._remains[session] = revision
+                if found.buried >= self._clock() - self._tombstone_seconds:
+                    others[session] = found
+        return records, others
+
+    def names(self, after: str, limit: int) -> list[tuple[str, str]]:
+        """See `Store`. Redis keeps no order: a listing begins with a look at every name."""
+        found: list[tuple[str, str]] = []
+        listed = self._listed(after)
+        start = bisect_right(listed, after)
+        while len(found) < limit and start < len(listed):
+            some = listed[start : start + limit - len(found)]
+            start += len(some)
+            found += [(session, seen[0]) for session, seen in self._glances(some) if seen]
+        self._listing = (found[-1][0] if found else "", self._listing[1], listed)
+        return found
+
+    def expired(self, now: float, limit: int) -> list[str]:
+        """See `Store`. Each call looks at a slice of the keys; whoever comes to the end begins anew."""
+        late: list[str] = []
+        try:
+            some = self._census.slice(self._servers)
+        except RedisError as error:
+            raise self._failed(str(error)) from error
+        for session, seen in self._glances(some):
+            if seen:
+                self._census.living += 1
+                if seen[1] < now:
+                    late.append(session)
+        if self._census.complete():
+            self._count = self._census.start_anew()
+        return late[:limit]
+
+    def __len__(self) -> int:
+        """How many sessions there were at the last count, and what this replica has changed since."""
+        return self._count
+
+    def tend(self) -> None:
+        """Write a trial: a server that only answers may still take no commits."""
+        answers = run(self._servers, PROBE, PROBES, acknowledged=self._acknowledged)
+        if not answers.replies:
+            raise self._failed(next(iter(answers.failed.values())))
+
+    def close(self) -> None:
+        self._servers.close()
+
+    def _base(self, session: str) -> bytes:
+        return self._revisions.get(session) or self._remains.get(session, NOTHING)
+
+    def _committed(self, one: Record | Tombstone, revision: bytes) -> None:
+        before = self._revisions.pop(one.session, None)
+        self._remains.pop(one.session, None)
+        self._count += isinstance(one, Record) - (before is not None)
+        if isinstance(one, Record):
+            self._revisions[one.session] = revision
+
+    def _compared(self, script: Script, sessions: Sequence[str], arguments: Sequence[bytes]) -> Lost:
+        answers = run(self._servers, script, self._keys(sessions), arguments, self._acknowledged)
+        lost: dict[str, StoreFailed | None] = {
+            sessions[indexes[i]]: None for indexes, reply in answers.replies for i in reply
+        }
+        if script is COMMIT:
+            self.fenced += len(lost)
+        lost.update(self._failures(sessions, answers))
+        return lost
+
+    def _told(
+        self, script: Script, sessions: Sequence[str], failed: dict[str, Tombstone | CarryoverError]
+    ) -> list[tuple[str, bytes]]:
+        answers = run(self._servers, script, self._keys(sessions))
+        failed.update(self._failures(sessions, answers))
+        return [
+            (sessions[i], value)
+            for indexes, reply in answers.replies
+            for i, value in zip(indexes, reply, strict=True)
+        ]
+
+    def _failures(self, sessions: Sequence[str], answers: Answers) -> dict[str, StoreFailed]:
+        """Why some could not be asked about.
+
+        Raises
+        ------
+        StoreFailed : none of them could
+        """
+        if answers.failed and not answers.replies:
+            raise self._failed(next(iter(answers.failed.values())))
+        return {sessions[i]: self._failed(why) for i, why in answers.failed.items()}
+
+    def _glances(self, sessions: Sequence[str]) -> list[tuple[str, tuple[str, float] | None]]:
+        unread: dict[str, Tombstone | CarryoverError] = {}
+        return [(session, values.glance(head)) for session, head in self._told(HEADS, sessions, unread)]
+
+    def _listed(self, after: str) -> list[str]:
+        """Every name, in order: those of the listing that this page goes on with, or as they are now."""
+        last, begun, listed = self._listing
+        now = time.monotonic()
+        if after and after == last and now < begun + LISTED_SECONDS:
+            return listed
+        try:
+            everywhere = [every_name(link, PATTERN) for link in self._servers.primaries()]
+            listed = sorted({values.session_of(name) for some in everywhere for name in some})
+        except RedisError as error:
+            raise self._failed(str(error)) from error
+        self._listing = ("", now, listed)
+        return listed
+
+    def _keys(self, sessions: Sequence[str]) -> list[str]:
+        return [values.key(session) for session in sessions]
+
+    def _failed(self, why: str) -> StoreFailed:
+        return StoreFailed(f"the store {self.where} failed: {why}")
+
+    def _check_version(self) -> None:
+        """Say at start, not at the first commit, that a server is too old for what is asked of it."""
+        if not self._acknowledged.on_disk:
+            return
+        for link in self._servers.primaries():
+            if link.ask("COMMAND", "INFO", "WAITAOF")[0] is None:
+                raise ConfigError(f"store {self.where}: this server has no WAITAOF (Redis 7.2, Valkey 8)")
+            told = link.ask("CONFIG", "GET", "appendonly")
+            if told[1:] != [b"yes"]:
+                raise ConfigError(
+                    f"store {self.where}: to wait for its disk, the server needs appendonly yes"
+                )
+
+
+class Census:
+    """A walk over every key of every server, a slice at a time, which counts the living."""
+
+    def __init__(self) -> None:
+        self.living = 0
+        self._server = 0
+        self._cursor = 0
+        self._servers = 1
+
+    def slice(self, servers: Servers) -> list[str]:
+        """The sessions of the next keys."""
+        links = servers.primaries()
+        self._servers = len(links)
+        self._server %= self._servers
+        self._cursor, found = names(links[self._server], PATTERN, self._cursor, SLICE)
+        if not self._cursor:
+            self._server += 1
+        return [values.session_of(name) for name in found]
+
+    def complete(self) -> bool:
+        """Whether every key was passed."""
+        return self._server >= self._servers
+
+    def start_anew(self) -> int:
+        """How many lived; the next walk begins."""
+        living, self.living, self._server = self.living, 0, 0
+        return living

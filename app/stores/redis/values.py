@@ -1,0 +1,105 @@
+"""One session, one string value: a head, the fingerprint, and what `app.rows.pack` made of the session.
+
+The head begins with the revision, drawn anew for every commit, so that a script compares it by reading 8
+bytes. A session that is gone leaves a head alone, its tombstone; that, too, has a revision, so that nobody
+makes a session anew over a tombstone that he has not seen. Little-endian throughout.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import struct
+from collections.abc import Iterator
+from typing import Literal
+from zlib import crc32
+
+from app.stores import Record, Tombstone
+
+REVISION_BYTES = 8
+NOTHING = b""  # the revision of a key that is not there, as GETRANGE answers it
+PREFIX = "carryover:{"  # the session is the hash tag: in a cluster it chooses the slot
+
+LAYOUT = 1
+RECORD, EXPIRED, DELETED = 1, 2, 3
+WHY: dict[int, Literal["expired", "deleted"]] = {EXPIRED: "expired", DELETED: "deleted"}
+HEAD = struct.Struct("<8sIBBHqd")  # revision, CRC-32, layout, kind, length of the fingerprint, position, time
+GLANCE_BYTES = 256  # of a value, enough for its head and the fingerprint behind it
+
+
+class Damaged(ValueError):
+    """The value is none that this module wrote for this session."""
+
+
+def key(session: str) -> str:
+    """The key of a session."""
+    return f"{PREFIX}{session}}}"
+
+
+def session_of(name: str) -> str:
+    """The session that a key belongs to."""
+    return name[len(PREFIX) : -1]
+
+
+def revisions(count: int) -> Iterator[bytes]:
+    """Fresh random ones. Two writers that reach one position by different ways never draw the same."""
+    drawn = secrets.token_bytes(REVISION_BYTES * count)
+    return (drawn[i : i + REVISION_BYTES] for i in range(0, len(drawn), REVISION_BYTES))
+
+
+def of_record(record: Record, revision: bytes) -> bytes:
+    """The value of a session at rest."""
+    fingerprint = record.fingerprint.encode()
+    return _sealed(
+        record.session, revision, RECORD, record.position, record.deadline, fingerprint, record.body
+    )
+
+
+def of_tombstone(tombstone: Tombstone, revision: bytes) -> bytes:
+    """The value of a session that is gone."""
+    kind = EXPIRED if tombstone.why == "expired" else DELETED
+    return _sealed(tombstone.session, revision, kind, tombstone.position, tombstone.buried, b"", b"")
+
+
+def read(session: str, value: bytes) -> Record | Tombstone:
+    """What a value says of its session.
+
+    Raises
+    ------
+    Damaged : its checksum is not that of this session's value, or its layout is unknown
+    """
+    if len(value) < HEAD.size:
+        raise Damaged(f"{len(value)} bytes are no value")
+    revision, crc, layout, kind, length, position, time = HEAD.unpack_from(value)
+    if crc != _checksum(session, revision, value[REVISION_BYTES + 4 :]) or layout != LAYOUT:
+        raise Damaged("the checksum or the layout is wrong")
+    if kind == RECORD:
+        body = HEAD.size + length
+        return Record(session, value[HEAD.size : body].decode(), time, value[body:], position)
+    return Tombstone(session, position, WHY[kind], time)
+
+
+def glance(head: bytes) -> tuple[str, float] | None:
+    """(fingerprint, deadline) of a session by the head of its value; None when it is gone."""
+    if len(head) < HEAD.size:
+        return None
+    _, _, _, kind, length, _, deadline = HEAD.unpack_from(head)
+    return (head[HEAD.size : HEAD.size + length].decode(), deadline) if kind == RECORD else None
+
+
+def milliseconds(deadline: float, now: float, tombstone_seconds: float) -> bytes:
+    """How long a value is kept; b"": for ever. One that expired stays, as the memory of its session."""
+    seconds = max(deadline - now, 0.0) + tombstone_seconds
+    return b"" if math.isinf(seconds) else b"%d" % max(1, round(1000 * seconds))
+
+
+def _sealed(
+    session: str, revision: bytes, kind: int, position: int, time: float, fingerprint: bytes, body: bytes
+) -> bytes:
+    head = HEAD.pack(revision, 0, LAYOUT, kind, len(fingerprint), position, time)
+    rest = b"".join((head[REVISION_BYTES + 4 :], fingerprint, body))
+    return b"".join((revision, _checksum(session, revision, rest).to_bytes(4, "little"), rest))
+
+
+def _checksum(session: str, revision: bytes, rest: bytes) -> int:
+    return crc32(rest, crc32(revision + session.encode()))
