@@ -48,9 +48,9 @@ async def test_a_digest_that_is_not_compared(start, monkeypatch):
 async def test_sessions_published_before_the_commit(start, artifacts, monkeypatch):
     commit, publish = Sessions.commit, Sessions.publish
 
-    async def hasty(sessions, wave):
+    async def hasty(sessions, wave, touched):
         publish(sessions, wave)
-        await commit(sessions, wave)
+        await commit(sessions, wave, touched)
 
     monkeypatch.setattr(Sessions, "commit", hasty)
     monkeypatch.setattr(Sessions, "publish", lambda sessions, wave: None)
