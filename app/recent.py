@@ -70,6 +70,7 @@ def restart(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0,)) -> 
 
     Their answers are forgotten: after a reset no chunk from before it may be taken for a retry.
     """
+    which = list(which)  # a tuple would be an index of as many dimensions
     rows.carries[which] = forecaster.restarted(rows.carries[which])
     for name in ("since_reset", "steps", "has_long"):
         rows.headers[name][which] = 0

@@ -142,10 +142,12 @@ def decoded(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError, gapped
 
     Raises
     ------
-    Malformed, Unprocessable : that was not all that was wrong; told as of the first try
+    Malformed, Unprocessable : that was not all that was wrong
     """
     try:
         return gapped(body)
+    except msgspec.ValidationError as other:
+        raise complaint(body, other) from None
     except UNDECODABLE:
         raise complaint(body, error) from None
 
