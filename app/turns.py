@@ -55,11 +55,7 @@ class Turns:
 
     def _line(self, session: str) -> deque[Job]:
         """Where those wait whose session has a job already."""
-        try:
-            return self._lines[session]
-        except KeyError:
-            self._lines[session] = line = deque()
-            return line
+        return self._lines.setdefault(session, deque())
 
     def take(self, most: int, most_bytes: int = sys.maxsize) -> list[Job]:
         """Ready jobs, oldest first, of up to `most` sessions together; at least one, if there is one.
