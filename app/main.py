@@ -40,6 +40,7 @@ from app.tenancy import Door
 from app.v2 import routes as protocol
 from app.v2 import turn
 from app.v2.catalog import Catalog
+from app.v2.ports import port_of
 from app.wire import Limits
 
 log = logging.getLogger("carryover")
@@ -74,7 +75,11 @@ def create_app(settings: Settings) -> FastAPI:
             await engine.sessions.take_census()
         engine.start()
         watching = asyncio.create_task(_watch_keys(door), name="keys")
+        if grpc is not None:
+            await grpc.open()
         yield
+        if grpc is not None:
+            await grpc.close()
         watching.cancel()
         await engine.stop()
 
@@ -92,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.limits = Limits(
         settings.chunk_observations, settings.forecast_steps, max(one.input_size for one in forecasters)
     )
+    app.state.grpc = grpc = port_of(settings, app.state.catalog, door, app.state.limits)
     app.state.bulk_limits = BulkLimits(settings.bulk_sessions, app.state.limits)
     problems.install(app)
     app.add_middleware(BodyLimit, most=settings.body_bytes)
