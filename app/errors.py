@@ -33,10 +33,17 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
+LONGEST_DETAIL = 500
+
 
 def slug(error: type[Exception]) -> str:
     """How problems, metrics and logs name a kind of error: `OutOfStep` is `out-of-step`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__).lower()
+
+
+def _short(text: str) -> str:
+    """A refusal quotes what was wrong with a body, and never sends megabytes of it back."""
+    return text if len(text) <= LONGEST_DETAIL else f"{text[:LONGEST_DETAIL]}..."
 
 
 class CarryoverError(Exception):
@@ -45,9 +52,10 @@ class CarryoverError(Exception):
     title: ClassVar[str] = "Error"
 
     def __init__(self, detail: str, **extra: object) -> None:
+        detail = _short(detail)
         super().__init__(detail)
         self.detail = detail
-        self.extra = extra
+        self.extra = {name: _short(told) if isinstance(told, str) else told for name, told in extra.items()}
 
 
 class ConfigError(CarryoverError):

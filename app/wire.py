@@ -22,8 +22,8 @@ import orjson
 
 from app.answers import Advanced, SessionView, epoch_of, token
 from app.errors import Malformed, TooLarge, Unprocessable
-from app.names import shown
 from app.extras import Extras, Seconds
+from app.names import shown
 from app.rows import Floats
 from models.learner import Errors
 
@@ -34,7 +34,9 @@ FURTHEST = 2**63 - 1  # no position is beyond it
 LATEST = 95_617_584_000.0  # seconds since 1970: the year 5000
 SMALL_BODY = 65_536
 LARGEST = float(np.finfo(np.float32).max)
-UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError)  # the latter for a text that is not UTF-8
+# What decoding raises: the second for a text that is not UTF-8, the third for one of a thousand brackets.
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+Undecodable = msgspec.DecodeError | UnicodeDecodeError | RecursionError
 
 
 Rows = list[float | list[float]]
@@ -137,7 +139,7 @@ def chunk(body: bytes, limits: Limits) -> Chunk:
     return checked(told.observations, told, limits)
 
 
-def decoded(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError, gapped: Callable[[bytes], T]) -> T:
+def decoded(body: bytes, error: Undecodable, gapped: Callable[[bytes], T]) -> T:
     """A body that did not decode, once more with numbers that may be null.
 
     Raises
@@ -409,8 +411,10 @@ def _too_many(limits: Limits, count: str) -> TooLarge:
     )
 
 
-def complaint(body: bytes, error: msgspec.DecodeError | UnicodeDecodeError) -> Malformed | Unprocessable:
+def complaint(body: bytes, error: Undecodable) -> Malformed | Unprocessable:
     """What is wrong with a body that did not decode, and where."""
+    if isinstance(error, RecursionError):
+        return Malformed("the body is not JSON that anybody means: it is nested too deeply")
     if isinstance(error, msgspec.ValidationError):
         return _wrong_value(str(error))
     try:

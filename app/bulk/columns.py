@@ -87,7 +87,7 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     depth = opening[1].count(b"[") if opening else 1
     try:
         told = _DECODERS[depth](body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except wire.UNDECODABLE:
         return _one_by_one(_anything(body), limits)
     _check_columns(told, limits)
     arrays = _arrays(told.observations, depth)
@@ -159,7 +159,7 @@ def _anything(body: bytes) -> _Anything:
         return _decode_anything(body)
     except msgspec.ValidationError as error:
         raise wire.complaint(body, error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except wire.UNDECODABLE as error:
         try:
             # Takes NaN and Infinity, which JSON does not know and people send: theirs alone is refused.
             return msgspec.convert(json.loads(body), _Anything)
@@ -209,7 +209,7 @@ def _chunk(told: Any, limits: BulkLimits) -> Floats:
     rows = told if depth == 3 else [told] if depth == 2 else [[told]]
     for row, numbers in enumerate(rows):
         for column, number in enumerate(numbers if isinstance(numbers, list) else [numbers]):
-            if isinstance(number, bool) or not isinstance(number, int | float | None):
+            if isinstance(number, bool) or not isinstance(number, int | float | None) or number != number:
                 raise Unprocessable(f"row {row}, column {column} is not a number", row=row, column=column)
     try:
         return wire.checked(rows, NOTHING, limits.chunk, gaps=True).observations
