@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import FrameType
 
 import orjson
 import torch
@@ -19,11 +22,12 @@ from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
 from app import logs
-from app.api import bulk, health, metrics, models, problems, sessions
+from app.api import bulk, dashboard, health, metrics, models, problems, sessions
 from app.api.body import BodyLimit
 from app.api.guard import Guard
 from app.bulk import BulkLimits
 from app.config import Settings
+from app.dashboard import assets
 from app.engine import Engine
 from app.errors import CarryoverError, ConfigError
 from app.exposition import Exposition
@@ -93,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.door = door
     app.state.exposition = Exposition(engine, door, app.version, settings.store_path)
     app.state.library = library
+    app.state.dashboard = assets()
     app.state.catalog = Catalog(engine, library, settings, app.version)
     app.state.limits = Limits(
         settings.chunk_observations, settings.forecast_steps, max(one.input_size for one in forecasters)
@@ -108,13 +113,37 @@ def create_app(settings: Settings) -> FastAPI:
         allowed=settings.allowed_origins or (),
         logs_requests=settings.access_log,
     )
-    for module in (sessions, bulk, models, health, metrics, protocol):
+    for module in (sessions, bulk, models, health, metrics, dashboard, protocol):
         app.include_router(module.router)
     return app
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which says where it listens and spares the collector what will never be garbage."""
+    """uvicorn's server, which says where it listens and spares the collector what will never be garbage.
+
+    Parameters
+    ----------
+    drain_seconds : once told to stop, it serves on for this long, and says that it is not ready
+    """
+
+    def __init__(self, config: uvicorn.Config, drain_seconds: float = 0.0) -> None:
+        super().__init__(config)
+        self.drain_seconds = drain_seconds
+        self._leaves_at = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain, or, told a second time, stop."""
+        engine = self.config.app.state.engine  # type: ignore[union-attr]
+        if not self.drain_seconds or engine.draining:
+            super().handle_exit(sig, frame)
+            return
+        engine.draining = True
+        self._leaves_at = time.monotonic() + self.drain_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop; asked ten times a second."""
+        self.should_exit |= time.monotonic() >= self._leaves_at
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; then freeze what was loaded, because walking it at each collection is most of p99."""
@@ -182,7 +211,7 @@ def server(settings: Settings) -> Server:
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
-    return Server(config)
+    return Server(config, settings.drain_seconds)
 
 
 def run(settings: Settings) -> int:

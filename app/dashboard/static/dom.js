@@ -1,0 +1,62 @@
+// What every part of the page needs of the document. Text is only ever set as text.
+
+export const $ = (id) => document.getElementById(id);
+
+/** A new element: its properties, then what it holds. */
+export function made(tag, properties = {}, ...within) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...within);
+  return element;
+}
+
+export const number = (value) =>
+  value === null || value === undefined || Number.isNaN(value)
+    ? "–"
+    : Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3)
+      ? value.toExponential(2)
+      : value.toLocaleString("en", { maximumSignificantDigits: 5 });
+
+export const count = (value) => (value ?? 0).toLocaleString("en");
+
+/** How long ago, in words. */
+export function ago(time, now = Date.now()) {
+  const seconds = Math.max(0, (now - Date.parse(time)) / 1000);
+  if (Number.isNaN(seconds)) return "–";
+  if (seconds < 2) return "now";
+  const units = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+  const [size, unit] = units.find(([size]) => seconds >= size);
+  return `${Math.floor(seconds / size)} ${unit} ago`;
+}
+
+let hiding;
+export function toast(text) {
+  $("toast").textContent = text;
+  clearTimeout(hiding);
+  hiding = setTimeout(() => ($("toast").textContent = ""), 6000);
+}
+
+/** Asks in a dialog: resolves to the text, true where none is asked for, or null when it was declined. */
+export function ask({ title, text = "", label = null, value = "", yes = "OK", secret = false }) {
+  $("ask-title").textContent = title;
+  $("ask-text").textContent = text;
+  $("ask-label").hidden = label === null;
+  $("ask-name").textContent = label ?? "";
+  $("ask-input").type = secret ? "password" : "text";
+  $("ask-input").value = value;
+  $("ask-yes").textContent = yes;
+  const dialog = $("ask");
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    $("ask-no").onclick = () => dialog.close("");
+    dialog.querySelector("form").onsubmit = (event) => {
+      event.preventDefault();
+      dialog.close("yes");
+    };
+    dialog.onclose = () => {
+      const typed = $("ask-input").value.trim();
+      $("ask-input").value = "";
+      resolve(dialog.returnValue === "yes" ? (label === null ? true : typed) : null);
+    };
+  });
+}
