@@ -101,6 +101,7 @@ class Engine:
         self.clock = clock
         self.watches = Watches()
         self.stopping = False
+        self.draining = False  # asked to be sent no more, and serves what comes all the same
         self._turns = Turns()
         self._waiting_bytes = 0
         self._under_way: list[Job] = []  # with progress; their sessions are set aside
@@ -192,7 +193,8 @@ class Engine:
 
     def unready(self) -> list[str]:
         """Why no requests should be sent here; empty when they may."""
-        return ["stopping"] * self.stopping + [self._ailing] * bool(self._ailing)
+        leaving = self.stopping or self.draining
+        return ["stopping"] * leaving + [self._ailing] * bool(self._ailing)
 
     async def _run(self) -> None:
         while not (self.stopping and not self._turns and not self._under_way):
