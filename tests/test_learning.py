@@ -82,7 +82,7 @@ async def test_a_session_may_want_intervals_with_every_chunk(start, artifacts):
         assert np.shape(told["lower"]) == (3, 2)
         await service.http.post("/sessions/s/reset")
         assert (await service.session("s"))["level"] == 0.8
-        reply = await service.advance("s", series("adaptive", 2), 3)
+        reply = await service.advance("s", series("adaptive", 2), 3, model="adaptive")
         assert reply.numbers.shape == (2, 2)
 
 
@@ -273,11 +273,11 @@ async def test_a_session_chooses_how_it_learns(start, artifacts):
         made = await service.http.post("/sessions", json={"id": "s", "model": "adaptive", "learning": choice})
         assert made.status_code == 201, made.text
         assert made.json()["learning"] == choice | {"levels": [0.8, 0.9]}
-        got = await service.stream("s", whole, [10, 1, 39])
+        got = await service.stream("s", whole, [10, 1, 39], model="adaptive")
         np.testing.assert_allclose(got, passed.predictions, rtol=1e-4, atol=1e-4)
         shown = (await service.http.post("/sessions/s/reset")).json()
         assert shown["learning"] == choice | {"levels": [0.8, 0.9]}
-        again = await service.stream("s", whole, [50], start=50)
+        again = await service.stream("s", whole, [50], model="adaptive", start=50)
         np.testing.assert_allclose(again, passed.predictions, rtol=1e-4, atol=1e-4)
         fork = await service.http.post("/sessions/s/fork", json={"id": "t"})
         assert fork.json()["learning"] == shown["learning"]
@@ -288,7 +288,7 @@ async def test_a_session_of_a_model_that_learns_nothing_may_learn_and_one_that_l
         for model, readout in (("sine", "rls"), ("adaptive", "off")):
             body = {"id": model, "model": model, "learning": {"readout": readout, "intervals": True}}
             assert (await service.http.post("/sessions", json=body)).status_code == 201
-            await service.stream(model, series(model, 10), [4, 6])
+            await service.stream(model, series(model, 10), [4, 6], model=model)
             shown = await service.session(model)
             assert shown["learning"]["readout"] == readout
             assert shown["errors"]["observations"] == 9
@@ -371,3 +371,21 @@ async def test_a_chunk_whose_learning_leaves_the_finite_numbers_fails_alone(star
         assert well.status == 200
         assert (await service.session("ill"))["position"] == 4
         assert (await service.advance("ill", series("adaptive", 1), 4)).status == 200
+
+
+async def test_a_null_in_arrow_was_not_observed(start_http, artifacts):
+    pa = pytest.importorskip("pyarrow")
+    whole = series("sine", 3)
+    whole[1] = np.nan
+    _, passed = reference(artifacts["sine"], whole)
+    chunk = pa.array([[[float(whole[0, 0])], [None], [float(whole[2, 0])]]], pa.list_(pa.list_(pa.float32())))
+    table = pa.table({"session": ["s"], "observations": chunk})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    headers = {"content-type": "application/vnd.apache.arrow.stream"}
+    async with start_http() as service:
+        body = sink.getvalue().to_pybytes()
+        response = await service.http.post("/observations", content=body, headers=headers)
+        (row,) = pa.ipc.open_stream(response.content).read_all().to_pylist()
+        np.testing.assert_allclose(row["predictions"], passed.predictions, rtol=1e-5)
