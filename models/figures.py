@@ -15,6 +15,7 @@ from models.series import Times
 
 TRUTH, ONE_STEP, FREE, OTHER = "#9aa3ad", "#1f6fb4", "#d1495b", "#8d6a9f"
 MOST_PANELS = 4
+MANY_ROWS = 1000  # beyond them lines and dots are drawn finer
 
 
 def draw_training(
@@ -88,11 +89,12 @@ def draw_backtest(path: Path, title: str, targets: Sequence[str], stream: Stream
     """The true series, the predictions over it with their band, what the band missed; the scores below."""
     figure, panels = _panels(len(targets), title, below=stream.surprise is not None)
     below = panels.pop() if stream.surprise is not None else None
+    fine = 0.4 if len(stream.truth) > MANY_ROWS else 1.0
     for column, axes in enumerate(panels):
         along, truth = stream.along, stream.truth[:, column]
-        axes.plot(along, truth, color=TRUTH, linewidth=3, label="true", solid_capstyle="round")
+        axes.plot(along, truth, color=TRUTH, linewidth=3 * fine, label="true", solid_capstyle="round")
         for (name, values), color in zip(stream.lines.items(), (ONE_STEP, OTHER), strict=False):
-            axes.plot(along, values[:, column], color=color, linewidth=1.1, label=name)
+            axes.plot(along, values[:, column], color=color, linewidth=1.1 * fine, label=name)
         if stream.lower is not None and stream.upper is not None:
             lower, upper = stream.lower[:, column], stream.upper[:, column]
             axes.fill_between(
@@ -105,7 +107,9 @@ def draw_backtest(path: Path, title: str, targets: Sequence[str], stream: Stream
                 label=f"{stream.level:.0%} interval",
             )
             missed = (truth < lower) | (truth > upper)
-            axes.plot(np.asarray(along)[missed], truth[missed], ".", color=FREE, markersize=6, label="missed")
+            axes.plot(
+                np.asarray(along)[missed], truth[missed], ".", color=FREE, markersize=6 * fine, label="missed"
+            )
         axes.set_ylabel(targets[column])
     if below is not None and stream.surprise is not None:
         _draw_scores(below, stream.along, stream.surprise, stream.surprising)
@@ -120,7 +124,8 @@ def _draw_scores(axes: Axes, along: Sequence[int] | Times, surprise: Floats, sur
     axes.plot(np.asarray(along)[high], rarity[high], ".", color=FREE, markersize=4)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("score")
-    ticks = np.arange(0, max(2, np.nanmax(rarity, initial=0)) + 1)
+    highest = max(2, int(np.nanmax(rarity, initial=0)) + 1)
+    ticks = np.arange(0, highest + 1, 1 + highest // 6)
     axes.set_yticks(ticks, [f"{1 - 10.0**-tick:.{int(tick)}f}" for tick in ticks])
 
 
