@@ -308,6 +308,84 @@ class BulkBinary(BulkJson):
         return Reply(200, position, answer.predictions[0], bool(answer.replayed[0]), f"{number:016x}")
 
 
+class Protocol(Way):
+    """The Open Inference Protocol, numbers as bytes both ways. It creates only what it is told to start."""
+
+    name = "v2"
+    settings: ClassVar[dict[str, Any]] = {"hot_route": True}
+
+    def __init__(self, engine: Engine, http: httpx.AsyncClient, port: int | None) -> None:
+        super().__init__(engine, http, port)
+        self._models: dict[str, str] = {}
+
+    async def advance(
+        self,
+        session: str,
+        rows: Any,
+        at: int | None = None,
+        epoch: str | None = None,
+        horizon: int | None = None,
+        model: str | None = None,
+    ) -> Reply:
+        plain = _plain(rows)
+        try:
+            observations = np.array(plain, np.float32)[None]
+        except (ValueError, TypeError):  # ragged, or no numbers: it has no shape to declare
+            return await super().advance(session, rows, at, epoch, horizon, model)
+        if None in plain or not observations.size:
+            return await super().advance(session, rows, at, epoch, horizon, model)
+        name = model or self._model(session)
+        told = {"at": at, "epoch": epoch, "horizon": horizon}
+        parameters: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
+        observations = observations.reshape(1, len(plain), -1)
+        # To start a session that is at 0 changes nothing of it.
+        first = {"sequence_start": True} if at == 0 and epoch is None else {}
+        reply = await self._infer(name, session, observations, parameters | first)
+        if reply.status in (404, 410) and at is None and epoch is None:
+            reply = await self._infer(name, session, observations, parameters | {"sequence_start": True})
+        if reply.status == 200:
+            self._models[session] = name
+        return reply
+
+    def _model(self, session: str) -> str:
+        """The model of a session, which the address must name."""
+        found = self.engine.sessions.find(session)
+        own = self._models.get(session, self.engine.sessions.default_model)
+        return own if found is None else found[0].forecaster.artifact.name
+
+    async def _infer(self, model: str, session: str, observations: Floats, parameters: Any) -> Reply:
+        tensor = {"name": "observations", "datatype": "FP32", "shape": observations.shape}
+        tensor["parameters"] = {"binary_data_size": observations.nbytes}
+        parameters = {"sequence_id": session, "binary_data_output": True} | parameters
+        head = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+        response = await self.http.post(
+            f"/v2/models/{model}/infer",
+            content=head + observations.tobytes(),
+            headers={"inference-header-content-length": str(len(head))},
+        )
+        if response.status_code != 200:
+            problem = response.json()["problem"]
+            _check_problem(problem)
+            return Reply(problem["status"], problem.get("position"), problem=problem)
+        length = int(response.headers["inference-header-content-length"])
+        answer = json.loads(response.content[:length])
+        numbers, start = {}, length
+        for output in answer["outputs"]:
+            _, steps, width = output["shape"]
+            part = np.frombuffer(response.content, "<f4", steps * width, start)
+            numbers[output["name"]] = part.reshape(steps, width)
+            start += output["parameters"]["binary_data_size"]
+        told = answer["parameters"]
+        return Reply(
+            200,
+            told["position"],
+            numbers["predictions"],
+            told["replayed"],
+            told["epoch"],
+            numbers.get("forecast"),
+        )
+
+
 WAYS: tuple[type[Way], ...] = (
     AsgiRoute,
     HttpRoute,
@@ -316,6 +394,7 @@ WAYS: tuple[type[Way], ...] = (
     BinarySocket,
     BulkJson,
     BulkBinary,
+    Protocol,
 )
 
 

@@ -62,14 +62,17 @@ def problem(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str
 
 
 def protocol_error(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers of an error under `/v2`, whose clients know few statuses and one field."""
-    status, _, headers = problem(error)
+    """Status, body and headers of an error under `/v2`.
+
+    Its clients know few statuses and one field; what every other route would have answered is beside it.
+    """
+    status, told, headers = problem(error)
     known = (401, 403, 404, 501, 503)
     if isinstance(error, errors.Unavailable):
         status = 503
     elif status not in known or isinstance(error, errors.UnknownSession):
         status = 400
-    return status, {"error": error.detail}, headers
+    return status, {"error": error.detail, "problem": told}, headers
 
 
 def refusal(error: errors.CarryoverError, path: str) -> Response:

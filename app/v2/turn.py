@@ -40,6 +40,7 @@ def route(catalog: Catalog) -> Route:
 class _InferTurn(Turn):
     """`POST /v2/models/{model}[/versions/{version}]/infer`."""
 
+    route = "/v2/models/{model}/infer"
     __slots__ = ("accepted", "asked", "catalog", "encoding", "length", "model", "version", "watch")
 
     def __init__(self, protocol: HotProtocol, catalog: Catalog, model: str, version: str) -> None:
@@ -63,12 +64,12 @@ class _InferTurn(Turn):
         self.watch = Watch()
         forecaster = self.catalog.spoken(self.model, self.version)
         if self.encoding:
-            body = decompressed(body, self.encoding, protocol.most_bytes)
+            body = decompressed(body, self.encoding, self.caller.most_bytes)
         limits = protocol.limits.chunk
         self.asked = asked = read(body, self.length, NO_QUERY, self.model, forecaster, limits)
         job = asked.job(limits, self.reply)
         self.watch.ask()
-        protocol.engine.submit(job)
+        self.caller.submit(job)
 
     def reply(self, outcome: Any) -> None:
         asked = self.asked
@@ -86,6 +87,7 @@ class _InferTurn(Turn):
         self.catalog.count(self.model, self.watch)
 
     def _refuse(self, error: CarryoverError) -> None:
+        self.refused(error)
         status, told, headers = protocol_error(error)
         self.respond(status, JSON, orjson.dumps(told), _lines(headers))
         self.catalog.count(self.model, self.watch, failed=True)

@@ -29,7 +29,8 @@ def not_started(error: CarryoverError, sequence: int | str, model: str) -> Carry
         f"inference request for sequence {sequence} to model '{model}' must specify the START flag "
         "on the first request of the sequence"
     )
-    return Unprocessable(told if isinstance(error, UnknownSession) else f"{told}: {error.detail}")
+    more = f": {error.detail}" if isinstance(error, SessionGone) else ""
+    return type(error)(told + more, **error.extra)
 
 
 def no_model(model: str, version: str = "") -> UnknownModel:
