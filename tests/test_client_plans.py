@@ -269,7 +269,7 @@ class Served:
 
 def over(server: Served, key: str | None = None) -> None:
     way = streaming.Way("https://host/prefix/", key, Clock().patience(0), True)
-    run(streaming.stream(Cursor("..", "sine"), Wanted(level=0.9, score=True), 8, way), server.perform)
+    run(streaming.stream(Cursor("..", "sine"), Wanted(level=0.9, score=True), 8, True, way), server.perform)
 
 
 HELLO = b'{"session":"..","position":4,"epoch":"0000000000000001","in_flight":64}'

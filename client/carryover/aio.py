@@ -16,7 +16,7 @@ from carryover import bulk, effects, plans, streaming
 from carryover.connection import BROKEN, AsyncConnection, http_options, reply_of, request_options, unreachable
 from carryover.effects import Plan
 from carryover.errors import Unreachable
-from carryover.numbers import Chunk, checked_size, chunk_of, chunks_of, gap
+from carryover.numbers import Chunk, checked_size, chunk_of, chunks_of, gap, is_whole
 from carryover.retry import Patience
 from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo, gathered
 from carryover.window import ahead_of
@@ -178,7 +178,8 @@ class AsyncSession:
         service, size = self.service, checked_size(chunk)
         way = streaming.Way(service.url, service._key, service._patience, socket)
         wanted = Wanted(horizon, level, score)
-        plan = streaming.stream(self._cursor, wanted, ahead_of(observations, ahead), way)
+        whole, most = is_whole(observations), ahead_of(observations, ahead)
+        plan = streaming.stream(self._cursor, wanted, most, whole, way)
         return AsyncStream(_streamed(service, self._cursor, plan, observations, size))
 
     async def forecast(self, steps: int, *, level: float | None = None, future: Any = None) -> Forecast:

@@ -14,11 +14,13 @@ from carryover.errors import CarryoverError, Unavailable, Unreachable, problem
 
 try:
     from websockets.client import ClientProtocol
-    from websockets.frames import Frame, Opcode
+    from websockets.frames import Opcode
     from websockets.http11 import Response
     from websockets.uri import parse_uri
 except ImportError:  # the extra `sockets`
     ClientProtocol = None  # type: ignore[assignment, misc]
+else:
+    WHOLE = (Opcode.TEXT, Opcode.BINARY)  # the server sends each message in one frame
 
 MESSAGE_BYTES = 2**28
 LASTING = (Unavailable, errors.Unauthorized, errors.Forbidden, errors.Unprocessable)
@@ -34,36 +36,42 @@ class Line:
 
     def __init__(self, protocol: ClientProtocol) -> None:
         self._protocol = protocol
-        self._frames: list[Any] = []
+        self._events: list[Any] = []
         self.hello: dict[str, Any] = {}
 
-    def send(self, data: bytes, *, text: bool) -> Plan[None]:
-        """One message."""
+    def put(self, data: bytes, *, text: bool) -> None:
+        """Queue one message; `flush` sends what is queued in one piece."""
         (self._protocol.send_text if text else self._protocol.send_binary)(data)
-        yield Write(b"".join(self._protocol.data_to_send()))
 
-    def receive(self) -> Plan[tuple[bytes, bool]]:
-        """The next message, and whether it is text.
+    def flush(self) -> Plan[None]:
+        """Send what is queued."""
+        queued = self._protocol.data_to_send()
+        if queued:
+            yield Write(b"".join(queued))
+
+    def receive(self) -> Plan[list[tuple[bytes, bool]]]:
+        """The messages that came in, at least one, and whether each is text.
 
         Raises
         ------
         Unreachable : the server closed it, to stop or because it went away
         """
         while True:
-            for place, frame in enumerate(self._frames):
-                if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
-                    del self._frames[: place + 1]
-                    return frame.data, frame.opcode is Opcode.TEXT
-                if frame.opcode is Opcode.CLOSE:
-                    raise Unreachable(
-                        f"the server closed the socket: {self._protocol.close_reason or 'no reason'}"
-                    )
-            self._frames = yield from _events(self._protocol)
+            events, self._events = self._events, []
+            messages = [
+                (frame.data, frame.opcode is Opcode.TEXT) for frame in events if frame.opcode in WHOLE
+            ]
+            if messages:
+                return messages
+            if any(frame.opcode is Opcode.CLOSE for frame in events):
+                why = self._protocol.close_reason or "it gave no reason"
+                raise Unreachable(f"the server closed the socket: {why}")
+            self._events = yield from _events(self._protocol)
 
     def close(self) -> Plan[None]:
         """Say goodbye; nobody waits for an answer."""
         self._protocol.send_close()
-        yield Write(b"".join(self._protocol.data_to_send()))
+        yield from self.flush()
         yield CLOSE
 
 
@@ -93,9 +101,9 @@ def opened(url: str, key: str | None) -> Plan[Line]:
         events = yield from _events(protocol)
     _check(events[0], protocol)
     line = Line(protocol)
-    line._frames = events[1:]
-    data, _ = yield from line.receive()
-    line.hello = wire.read(data)
+    line._events = events[1:]
+    greeting, *_ = yield from line.receive()
+    line.hello = wire.read(greeting[0])
     return line
 
 
@@ -105,11 +113,7 @@ def _events(protocol: ClientProtocol) -> Plan[list[Any]]:
     answer = b"".join(protocol.data_to_send())
     if answer:  # to a ping, or to a close
         yield Write(answer)
-    return [
-        one
-        for one in protocol.events_received()
-        if not isinstance(one, Frame) or one.opcode is not Opcode.PING
-    ]
+    return protocol.events_received()
 
 
 def _check(response: Any, protocol: ClientProtocol) -> None:

@@ -26,7 +26,7 @@ class Chunk:
     skip : observations wholly missing, in place of rows
     """
 
-    __slots__ = ("columns", "flat", "labels", "rows", "skip")
+    __slots__ = ("_floats", "columns", "flat", "labels", "rows", "skip")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Chunk:
         self.labels = labels
         self.columns = columns
         self.skip = skip
+        self._floats: Any = None
 
     def __len__(self) -> int:
         return self.skip or len(self.rows)
@@ -53,7 +54,10 @@ class Chunk:
     def part(self, start: int, end: int) -> Chunk:
         """Some of its observations."""
         labels = None if self.labels is None else self.labels[start:end]
-        return Chunk(self.rows[start:end], self.flat, labels, self.columns)
+        part = Chunk(self.rows[start:end], self.flat, labels, self.columns)
+        if self._floats is not None:
+            part._floats = self._floats[start:end]
+        return part
 
     def text(self) -> str:
         """The rows as JSON; what is not a number is null, an observation that is missing."""
@@ -63,13 +67,12 @@ class Chunk:
 
     def floats(self) -> Any:
         """[steps, inputs] of little-endian float32, or None: only arrays without gaps go as bytes."""
-        if not self.is_array or self.skip:
-            return None
-        with np.errstate(over="ignore"):  # beyond float32 it is infinite, which the server refuses
-            floats = self.rows.astype("<f4", order="C", copy=False)
-        if np.isnan(floats).any():
-            return None
-        return floats[:, None] if self.flat else floats
+        if self._floats is None and self.is_array and not self.skip:
+            with np.errstate(over="ignore"):  # beyond float32 it is infinite, which the server refuses
+                floats = self.rows.astype("<f4", order="C", copy=False)
+            if not np.isnan(floats).any():
+                self._floats = floats[:, None] if self.flat else floats
+        return self._floats
 
 
 def chunk_of(observations: Any, inputs: Sequence[str] = (), targets: Sequence[str] = ()) -> Chunk:
@@ -137,6 +140,7 @@ def chunks_of(source: Any, size: int, inputs: Sequence[str], targets: Sequence[s
     """
     if is_whole(source):
         whole = chunk_of(source, inputs, targets)
+        whole.floats()  # made once, for all its parts
         for start in range(0, len(whole), size):
             yield whole.part(start, start + size)
         return

@@ -15,7 +15,7 @@ from carryover import bulk, effects, plans, streaming
 from carryover.connection import BROKEN, Connection, http_options, reply_of, request_options, unreachable
 from carryover.effects import Plan
 from carryover.errors import Unreachable
-from carryover.numbers import checked_size, chunk_of, chunks_of, gap
+from carryover.numbers import checked_size, chunk_of, chunks_of, gap, is_whole
 from carryover.retry import Patience
 from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo, gathered
 from carryover.window import ahead_of
@@ -223,9 +223,9 @@ class Session:
         )
         source = chunks_of(observations, checked_size(chunk), inputs, targets)
         way = streaming.Way(service.url, service._key, service._patience, socket)
-        plan = streaming.stream(
-            self._cursor, Wanted(horizon, level, score), ahead_of(observations, ahead), way
-        )
+        wanted = Wanted(horizon, level, score)
+        whole, most = is_whole(observations), ahead_of(observations, ahead)
+        plan = streaming.stream(self._cursor, wanted, most, whole, way)
         return Stream(_streamed(service, plan, source))
 
     def forecast(self, steps: int, *, level: float | None = None, future: Any = None) -> Forecast:

@@ -29,9 +29,15 @@ class Way:
     socket: bool | None = None
 
 
-def stream(cursor: Cursor, wanted: Wanted, ahead: int, way: Way) -> Plan[None]:
-    """Pull chunks until the source is empty, and emit an answer for each, in order."""
-    window = Window(cursor, wanted, ahead)
+def stream(cursor: Cursor, wanted: Wanted, ahead: int, whole: bool, way: Way) -> Plan[None]:
+    """Pull chunks until the source is empty, and emit an answer for each, in order.
+
+    Parameters
+    ----------
+    ahead : chunks in flight at most
+    whole : the source never waits
+    """
+    window = Window(cursor, wanted, ahead, whole)
     if cursor.created_with is not None:
         yield from plans.located(cursor, way.patience)
     try:
@@ -82,37 +88,66 @@ def _conversed(window: Window, connection: Line, pauses: Pauses) -> Plan[None]:
     """All that one connection carries."""
     window.learned(connection.hello)
     for sent in window.pending:
-        yield from _send(window, sent, connection)
+        _put(window, sent, connection)
     more = True
     while more or window.pending:
-        while more and window.has_room():
-            chunk: Chunk | None = yield PULL
-            more = chunk is not None
-            if chunk is not None:
-                yield from _send(window, window.push(chunk), connection)
-        if window.pending:
-            data, is_text = yield from connection.receive()
-            answer = _answered(window, data, is_text)
+        more = more and (yield from _filled(window, connection))
+        yield from connection.flush()
+        if not window.pending:
+            break
+        answers, refusal = _taken(window, (yield from connection.receive()))
+        if answers:
             pauses.progress()
-            yield Emit(window.take(answer))
+        if refusal is None and window.whole and more:
+            # What is sent now is on its way while the caller looks at the answers.
+            more = yield from _filled(window, connection)
+            yield from connection.flush()
+        for answer in answers:
+            yield Emit(answer)
+        if refusal is not None:
+            raise refusal
     yield from connection.close()
 
 
-def _send(window: Window, sent: Sent, connection: Line) -> Plan[None]:
+def _filled(window: Window, connection: Line) -> Plan[bool]:
+    """Queue chunks as long as there is room, and tell whether the source may have more."""
+    while window.has_room():
+        if not window.whole:  # it may take its time
+            yield from connection.flush()
+        chunk: Chunk | None = yield PULL
+        if chunk is None:
+            return False
+        _put(window, window.push(chunk), connection)
+    return True
+
+
+def _taken(window: Window, messages: list[tuple[bytes, bool]]) -> tuple[list[Answer], CarryoverError | None]:
+    """The answers in these messages, up to the first that is a refusal."""
+    answers: list[Answer] = []
+    try:
+        for data, is_text in messages:
+            answers.append(window.take(_answered(window, data, is_text)))
+    except CarryoverError as error:
+        return answers, error
+    return answers, None
+
+
+def _put(window: Window, sent: Sent, connection: Line) -> None:
     cursor, wanted = window.cursor, window.wanted
     # The first message names the model, which a binary one cannot: the server refuses another session's.
     named = sent.first and cursor.model is not None
     floats = sent.chunk.floats() if wanted.plain and not named else None
     if floats is not None:
-        data = frames.message(floats, sent.at, cursor.epoch, wanted.horizon)
-        yield from connection.send(data, text=False)
+        connection.put(frames.message(floats, sent.at, cursor.epoch, wanted.horizon), text=False)
         return
     model = cursor.model if named else None
     text = wire.chunk_text(sent.chunk, sent.at, cursor.epoch, model, wanted)
-    yield from connection.send(text.encode(), text=True)
+    connection.put(text.encode(), text=True)
 
 
 def _answered(window: Window, data: bytes, is_text: bool) -> Answer:
+    if not window.pending:
+        raise NotCarryover("a message that answers nothing")
     sent = window.pending[0]
     if not is_text:
         try:

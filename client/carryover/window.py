@@ -36,12 +36,14 @@ class Window:
     Parameters
     ----------
     ahead : chunks in flight at most; one, until the first answer has told what an answer weighs
+    whole : the source never waits
     """
 
-    def __init__(self, cursor: Cursor, wanted: Wanted, ahead: int) -> None:
+    def __init__(self, cursor: Cursor, wanted: Wanted, ahead: int, whole: bool = False) -> None:
         self.cursor = cursor
         self.wanted = wanted
         self.ahead = ahead
+        self.whole = whole
         self.pending: deque[Sent] = deque()
         self.most_chunks, self.most_bytes = RECENT_CHUNKS, RECENT_BYTES
         self._weight = 0.0  # bytes of answer an observation

@@ -14,6 +14,7 @@ from carryover.numbers import Chunk, like
 from carryover.values import AHEAD, STEPWISE, Answer, Forecast
 
 STATE = "application/octet-stream"
+NUMBERS = frozenset(STEPWISE + AHEAD)
 
 
 @dataclass(slots=True)
@@ -228,7 +229,7 @@ def answered(told: Mapping[str, Any], cursor: Cursor, chunk: Chunk) -> Answer:
     ------
     NotCarryover : a field is missing
     """
-    raw = {name: like(told[name], chunk) for name in STEPWISE + AHEAD if told.get(name) is not None}
+    raw = {name: like(value, chunk) for name, value in told.items() if name in NUMBERS and value is not None}
     try:
         return Answer(
             cursor.session,
