@@ -31,6 +31,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
+BLOCK_BYTES = 2**20
+
 
 def begin(weights: Floats, covariance: Floats, prior: Floats) -> None:
     """A readout that corrects nothing yet, in place.
@@ -72,6 +74,23 @@ def update(
     forgetting, prior : [...]
     turn : [...], the coordinate whose prior is kept up now, below k
     """
+    columns = (weights, covariance, features, errors, heard, forgetting, prior, turn)
+    step = max(1, BLOCK_BYTES // max(1, covariance[:1].nbytes))
+    for start in range(0, len(weights), step):
+        _update(*(column[start : start + step] for column in columns))
+
+
+def _update(
+    weights: Floats,
+    covariance: Floats,
+    features: Floats,
+    errors: Floats,
+    heard: Bools,
+    forgetting: Floats,
+    prior: Floats,
+    turn: npt.NDArray[np.int64],
+) -> None:
+    """A block of sessions, small enough for its covariances to stay in the cache from pass to pass."""
     gain = np.matmul(covariance, features[..., None])[..., 0]  # [..., k]
     scale = (features * gain).sum(-1)  # above 0, or the covariance is none any more
     lost = heard & ~(scale >= 0)
@@ -90,9 +109,10 @@ def update(
     weights -= (_at(weights, turn[..., None]) * shrink[..., None])[..., None] * column[..., None, :]
     gain *= np.sqrt(heard / scale)[..., None]
     column *= np.sqrt(shrink)[..., None]
-    covariance -= gain[..., :, None] * gain[..., None, :]
-    covariance /= keep[..., None, None]
-    covariance -= column[..., :, None] * column[..., None, :]
+    taken = gain[..., :, None] * gain[..., None, :]
+    covariance -= taken
+    covariance *= (1 / keep)[..., None, None]
+    covariance -= np.multiply(column[..., :, None], column[..., None, :], out=taken)
 
 
 def _at(vectors: Floats, turn: npt.NDArray[np.int64]) -> Floats:
