@@ -115,6 +115,50 @@ def test_time_features_are_made_in_training_and_again_in_evaluation(csv, tmp_pat
     assert json.loads(capsys.readouterr().out)["rows"] == 30
 
 
+def test_a_model_that_goes_on_learning_is_trained_and_evaluated_beside_the_frozen_one(csv, tmp_path, capsys):
+    out, figure = tmp_path / "pump", tmp_path / "x.png"
+    given = [
+        "--recipe",
+        "drifting",
+        "--time-features",
+        "hour_of_day",
+        "--forgetting",
+        "0.99",
+        "--epochs",
+        "2",
+    ]
+    assert run(["train", str(csv), "--out", str(out), *given, "--hidden", "4", "--judge-every", "1"]) == 0
+    assert "as its sessions learn: MSE" in capsys.readouterr().out
+    learning = load(out).learning
+    assert (learning.readout, learning.inputs, learning.forgetting) == ("rls", True, 0.99)
+    assert (len(learning.spread), learning.growth[0]) == (len(learning.levels), 1.0)
+    drawing = ["--figure", str(figure), "--draw", "pressure", "--drawn", "20", "--level", "0.8"]
+    assert run(["evaluate", str(out), str(csv), *drawing]) == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("network, frozen", "online AR", "intervals", "most surprising: 20"))
+    assert figure.exists()
+    assert run(["evaluate", str(out), str(csv), "--no-figure", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [band["level"] for band in told["intervals"]] == list(learning.levels)
+    assert all(0 <= place["first_row"] - told["first_row"] < told["rows"] for place in told["surprises"])
+    assert run(["evaluate", str(out), str(csv), "--draw", "flux"]) == 2
+    assert "'flux' is no target of the model; it has flow, pressure" in capsys.readouterr().err
+
+
+def test_columns_known_ahead_are_inputs_and_not_predicted(csv, tmp_path, capsys):
+    out = tmp_path / "pump"
+    given = ["--future", "pressure", "--levels", "0.9", "--readout", "gain"]
+    assert run(["train", str(csv), "--out", str(out), *given, *QUICK]) == 0
+    artifact = load(out)
+    assert (artifact.targets, artifact.future) == (("flow",), ("pressure",))
+    assert (artifact.learning.readout, artifact.learning.levels) == ("gain", (0.9,))
+    assert "free_run" in artifact.metrics
+    assert run(["train", str(csv), "--out", str(out), "--future", "flux", *QUICK]) == 2
+    assert "'flux' is called known ahead, so it must be an input" in capsys.readouterr().err
+    assert run(["train", str(csv), "--out", str(out), "--levels", "0.9,0.5", *QUICK]) == 2
+    assert "levels must ascend" in capsys.readouterr().err
+
+
 def test_evaluate_tests_on_the_part_that_training_did_not_see(trained, capsys):
     assert run(["evaluate", str(trained), "--no-figure", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
