@@ -98,7 +98,7 @@ class _Server(Collector):
             "sessions_stored": ("sessions that the store keeps", len(sessions.store)),
             "queue_jobs": ("jobs that wait", engine.waiting),
             "queue_bytes": ("bytes of observations that wait", engine.waiting_bytes),
-            "sockets": ("sockets that are open", sum(1 for _ in self._door.sockets())),
+            "sockets": ("sockets that are open", len(self._door.sockets)),
             "ready": ("1 if requests may be sent here", not engine.unready()),
         }
         for name, (about, value) in told.items():

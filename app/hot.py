@@ -22,26 +22,39 @@ One setting, `hot_route`, turns it off.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any, ClassVar
 
 import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from app import bulk, wire
+from app import bulk, logs, wire
 from app.api.body import too_large
 from app.api.problems import MEDIA_TYPE, problem
-from app.engine import Engine
-from app.errors import CarryoverError
+from app.errors import CarryoverError, Forbidden, OverLimit, Unauthorized
 from app.jobs import Advance
+from app.tenancy import Caller, Door
+
+log = logging.getLogger("carryover.access")
 
 BULK = b"/observations"
 OBSERVATIONS = re.compile(rb"/sessions/([A-Za-z0-9._:\-]{1,128})/observations")
 PIPELINED = 32
 """Requests of one connection that may wait for an answer before it is read no further."""
+
+HEAD_BYTES = 65_536
+"""Of a request that are no body: its head, and what trails behind a body in chunks."""
+CALM_SECONDS = 1.0
+"""For which a connection whose key is over its quota is read no further, at most."""
+ABORT_SECONDS = 5.0
+"""After which a connection that was closed is cut off, though its client has not read all of it."""
+TO_PARENT = frozenset((b"origin", b"carryover-tenant"))
+"""Headers of requests that the long way looks at: of a browser's page, of an admin in another's place."""
 
 Route = Callable[["HotProtocol"], "Turn | None"]
 """Makes the turn of a request whose headers have come; None leaves it to the parent."""
@@ -53,9 +66,12 @@ PROBLEM = MEDIA_TYPE.encode()
 class HotProtocol(HttpToolsProtocol):
     """One connection. `bound` gives the class its engine and limits."""
 
-    engine: ClassVar[Engine]
+    door: ClassVar[Door]
     limits: ClassVar[bulk.BulkLimits]
     most_bytes: ClassVar[int]
+    hot: ClassVar[bool] = True
+    caller: Caller  # who sends the request that is coming in
+    request_id: bytes
     others: ClassVar[Mapping[bytes, Route]] = {}
     """By what the address begins with: hot routes of other modules."""
 
@@ -65,27 +81,35 @@ class HotProtocol(HttpToolsProtocol):
         self._turn: Turn | None = None  # the one whose body is coming in
         self._held: tuple[RequestResponseCycle, Any] | None = None  # an ASGI request behind them
         self._last_heard = 0.0
+        self._began: float | None = None  # when the message began that is coming in
+        self._bytes = 0  # of it that were no body, since its body was last heard
+        self._unread_since: float | None = None  # our answers lie unread
+        self._calming = False  # its key is over a quota
         self._stamped: object = None
         self._stamp = b""
 
     @classmethod
     def bound(
         cls,
-        engine: Engine,
+        door: Door,
         limits: bulk.BulkLimits,
-        most_bytes: int,
         others: Mapping[bytes, Route] | None = None,
     ) -> type[HotProtocol]:
-        """The class for a server of this engine."""
-        own = {"engine": engine, "limits": limits, "most_bytes": most_bytes, "others": others or {}}
+        """The class for the server behind this door."""
+        own = {"door": door, "limits": limits, "others": others or {}}
+        own |= {"most_bytes": door.settings.body_bytes, "hot": door.settings.hot_route}
         return type("BoundHotProtocol", (cls,), own)
 
     # Coming in: uvicorn and the parser call these.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.door.settings.connections:
+            self.door.engine.metrics.refusals["connections"] += 1
+            transport.abort()
+            return
         self._last_heard = self.loop.time()
-        self._watch_idleness(self.timeout_keep_alive)
+        self._watch_idleness(self._patience)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._turns.clear()
@@ -97,6 +121,7 @@ class HotProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         # The parent's, less a timer cancelled and armed again for every request: see _watch_idleness.
         self._last_heard = self.loop.time()
+        self._bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -107,8 +132,12 @@ class HotProtocol(HttpToolsProtocol):
                 self.handle_websocket_upgrade()
             else:
                 self._unsupported_upgrade_warning()
+        if self._bytes > HEAD_BYTES and self._began is not None:
+            self._hang_up(431)
 
     def on_message_begin(self) -> None:
+        self._began = self._last_heard
+        self._bytes = 0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -124,15 +153,18 @@ class HotProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
+        self._bytes = 0
         turn = self._turn
         if turn is None:
             super().on_body(body)
         elif not turn.response:
             turn.body = turn.body + body if turn.body else body
-            if len(turn.body) > self.most_bytes:
+            if len(turn.body) > turn.caller.most_bytes:
                 self._refuse_body(turn)
 
     def on_message_complete(self) -> None:
+        self._began = None
+        self._bytes = 0
         turn = self._turn
         if turn is None:
             super().on_message_complete()
@@ -151,23 +183,43 @@ class HotProtocol(HttpToolsProtocol):
         match = OBSERVATIONS.fullmatch(self.url)
         if (
             (match is None and self.url != BULK and not self.url.startswith(tuple(self.others)))
+            or not self.hot
             or self.parser.get_method() != b"POST"
             or self.parser.get_http_version() != "1.1"
             or self.expect_100_continue
             or self.parser.should_upgrade()
-            or self.access_log
             or self.limit_concurrency is not None
             or self._asgi_runs()
+            or not self._is_plain()
         ):
             return None
-        for name, value in self.headers:
-            if name == b"content-length" and int(value) > self.most_bytes:
-                return None
         if match is not None:
             return _ChunkTurn(self, match[1].decode("ascii"))
         if self.url == BULK:
             return _BulkTurn(self, self.header(b"content-type"), self.header(b"accept"))
         return next(make(self) for start, make in self.others.items() if self.url.startswith(start))
+
+    def _is_plain(self) -> bool:
+        """Who asks, and whether by a request that neither its sender, its size nor its key makes special."""
+        authorization = None
+        length = 0
+        self.request_id = b""
+        for name, value in self.headers:
+            if name == b"authorization":
+                authorization = value
+            elif name == b"content-length":
+                length = int(value)
+            elif name == b"x-request-id":
+                self.request_id = value
+            elif name == b"traceparent" and not self.request_id:
+                self.request_id = value[3:35]  # the trace's id
+            elif name in TO_PARENT:
+                return False
+        try:
+            self.caller = self.door.caller(authorization)
+        except (Unauthorized, Forbidden):
+            return False
+        return length <= self.caller.most_bytes
 
     def header(self, wanted: bytes) -> str:
         """A header of the request that is coming in; empty where it has none."""
@@ -197,7 +249,7 @@ class HotProtocol(HttpToolsProtocol):
         Closing would reset the connection under a client that still writes, which then never reads why.
         """
         turn.body = b""
-        turn.reply(too_large(self.most_bytes))
+        turn.reply(too_large(turn.caller.most_bytes))
 
     # Going out.
 
@@ -235,14 +287,17 @@ class HotProtocol(HttpToolsProtocol):
         accepted[-1].keep_alive = False
 
     def resume_writing(self) -> None:
+        self._unread_since = None
         super().resume_writing()
         self._read_on()
 
     def _read_on(self) -> None:
-        if len(self._turns) < PIPELINED and self._held is None and not self.flow.write_paused:
+        waits = self._held is not None or self.flow.write_paused or self._calming
+        if len(self._turns) < PIPELINED and not waits:
             self.flow.resume_reading()
 
     def pause_writing(self) -> None:
+        self._unread_since = self.loop.time()
         super().pause_writing()
         self.flow.pause_reading()
 
@@ -251,22 +306,60 @@ class HotProtocol(HttpToolsProtocol):
     def _watch_idleness(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
+    @property
+    def _patience(self) -> float:
+        return min(self.timeout_keep_alive, self.door.settings.request_seconds)
+
     def timeout_keep_alive_handler(self) -> None:
-        idle = self.loop.time() - self._last_heard
-        busy = bool(self._turns) or self._asgi_runs()
-        if not busy and idle >= self.timeout_keep_alive:
+        now, patience = self.loop.time(), self.door.settings.request_seconds
+        if self._unread_since is not None and now - self._unread_since >= patience:
+            self.transport.abort()  # nobody reads what is owed; to close would wait for them
+        elif self._began is not None and now - self._began >= patience:
+            self._hang_up(408)
+        elif now - self._last_heard >= self.timeout_keep_alive and not self._is_busy():
             super().timeout_keep_alive_handler()
+            self.loop.call_later(ABORT_SECONDS, self.transport.abort)
         else:
-            self._watch_idleness(self.timeout_keep_alive if busy else self.timeout_keep_alive - idle)
+            self._watch_idleness(self._patience)
+
+    def _is_busy(self) -> bool:
+        return bool(self._turns) or self._asgi_runs()
+
+    def _hang_up(self, status: int) -> None:
+        """Close on a client that does not come to an end; say why, if nothing else is owed."""
+        self.door.engine.metrics.requests["unknown", status] += 1
+        if not self._asgi_runs() and all(turn is self._turn for turn in self._turns):
+            self.transport.write(STATUS_LINE[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n")
+        self._turns.clear()
+        self._turn = self._began = None
+        self.transport.close()
+        self.loop.call_later(ABORT_SECONDS, self.transport.abort)
+
+    # A key over its quota: to read on, only to refuse, would cost the others what it asks too much.
+
+    def calm(self, seconds: float) -> None:
+        """Read no further for so long."""
+        if not self._calming:
+            self._calming = True
+            self.flow.pause_reading()
+            self.loop.call_later(min(seconds, CALM_SECONDS), self._calmed)
+
+    def _calmed(self) -> None:
+        self._calming = False
+        self._read_on()
 
 
 class Turn:
     """One hot request, until its answer has left."""
 
-    __slots__ = ("body", "keep_alive", "protocol", "response")
+    __slots__ = ("began", "body", "caller", "keep_alive", "protocol", "request_id", "response")
+    route = ""  # as the OpenAPI document has it
 
     def __init__(self, protocol: HotProtocol) -> None:
         self.protocol = protocol
+        self.caller = protocol.caller
+        self.request_id = protocol.request_id
+        self.began = perf_counter()
         self.body = b""
         self.keep_alive = True
         self.response = b""
@@ -288,6 +381,7 @@ class Turn:
         """The engine's answer. Leaves at once when those before it have left."""
         status, more = 200, b""
         if isinstance(outcome, CarryoverError):
+            self.refused(outcome)
             status, told, headers = problem(outcome)
             kind, body = PROBLEM, orjson.dumps(told)
             more = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
@@ -297,17 +391,41 @@ class Turn:
 
     def respond(self, status: int, kind: bytes, body: bytes, more: bytes = b"") -> None:
         """Leave with these, and whole lines of more headers, once those before it have left."""
+        if self.request_id:
+            given = logs.request_id(self.request_id.decode("latin-1"), None)
+            more += b"x-request-id: %b\r\n" % given.encode()
+        self._note(status)
         close = b"" if self.keep_alive else b"connection: close\r\n"
         self.response = b"%b%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (
             STATUS_LINE[status], self.protocol.stamp(), more, close, kind, len(body), body,
         )  # fmt: skip
         self.protocol.leave()
 
+    def refused(self, error: CarryoverError) -> None:
+        """Count a refusal; a client that asks too often is not heard for a while."""
+        self.caller.engine.metrics.refused(error)
+        if isinstance(error, OverLimit):
+            self.protocol.calm(error.retry_after_seconds)
+
+    def _note(self, status: int) -> None:
+        seconds = perf_counter() - self.began
+        self.caller.engine.metrics.answered(self.route, status, seconds)
+        if self.protocol.door.settings.access_log:
+            self._log(status, seconds)
+
+    def _log(self, status: int, seconds: float) -> None:
+        given = self.request_id.decode("latin-1")
+        fields = {"method": "POST", "route": self.route, "status": status, "ms": round(1000 * seconds, 3)}
+        if self.caller.key is not None:
+            fields |= {"key": self.caller.key.name, "tenant": self.caller.tenant}
+        log.info("request", extra=fields | {"request_id": logs.request_id(given, None)})
+
 
 class _ChunkTurn(Turn):
     """`POST /sessions/{id}/observations`."""
 
     __slots__ = ("flat", "session")
+    route = "/sessions/{id}/observations"
 
     def __init__(self, protocol: HotProtocol, session: str) -> None:
         super().__init__(protocol)
@@ -317,7 +435,7 @@ class _ChunkTurn(Turn):
     def ask(self, body: bytes) -> None:
         told = wire.chunk(body, self.protocol.limits.chunk)
         self.flat = told.flat
-        self.protocol.engine.submit(
+        self.caller.submit(
             Advance(
                 self.session,
                 told.observations,
@@ -338,6 +456,7 @@ class _BulkTurn(Turn):
     """`POST /observations`."""
 
     __slots__ = ("accept", "content_type", "request")
+    route = "/observations"
 
     def __init__(self, protocol: HotProtocol, content_type: str, accept: str) -> None:
         super().__init__(protocol)
@@ -347,8 +466,10 @@ class _BulkTurn(Turn):
 
     def ask(self, body: bytes) -> None:
         self.request = bulk.read(body, self.content_type, self.accept, self.protocol.limits)
-        self.request.submit(self.protocol.engine, self.reply)
+        self.request.submit(self.caller, self.reply)
 
     def answered(self, outcome: Any) -> tuple[bytes, bytes]:
+        for error in outcome.errors.values():
+            self.refused(error)
         body, content_type = bulk.encode(outcome, self.request)
         return content_type.encode(), body

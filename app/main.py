@@ -193,15 +193,15 @@ def server(settings: Settings) -> Server:
     """
     app = create_app(settings)
     others = {turn.PREFIX: turn.route(app.state.catalog)}
-    hot = HotProtocol.bound(app.state.engine, app.state.bulk_limits, settings.body_bytes, others)
-    sockets = upgrades(app.state.engine, app.state.limits, settings.socket_messages, settings.body_bytes)
+    hot = HotProtocol.bound(app.state.door, app.state.bulk_limits, others)
+    sockets = upgrades(app.state.door, app.state.limits)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=hot if settings.hot_route else "httptools",
+        http=hot,
         ws=sockets,  # type: ignore[arg-type]
-        access_log=settings.access_log,
+        access_log=False,  # the guard and the hot route write their own, which names no session
         log_level=settings.log_level,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=GRACE_SECONDS,
@@ -221,6 +221,7 @@ def run(settings: Settings) -> int:
     ------
     ConfigError : as `create_app`
     """
+    _raise_open_files()
     serving = server(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has stopped; a stop that was asked for is a success.
@@ -230,6 +231,15 @@ def run(settings: Settings) -> int:
     except SystemExit:  # uvicorn could not listen, and has said why
         return 1
     return 0 if serving.started else 1
+
+
+def _raise_open_files() -> None:
+    """As many open files as this user may have: a connection is one, and the usual limit is 1,024."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _watch_keys(door: Door) -> None:

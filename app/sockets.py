@@ -37,12 +37,12 @@ from uvicorn.server import ServerState
 
 from app import frames, wire
 from app.answers import Advanced, SessionView
+from app.api.guard import TENANT_HEADER, same_origin
 from app.api.problems import MEDIA_TYPE, problem
-from app.engine import Engine
-from app.errors import CarryoverError, StepFailed, Unprocessable
+from app.errors import CarryoverError, Forbidden, OverLimit, StepFailed
 from app.frames import Message
 from app.jobs import Advance, Inspect, Job, Refuse, Reset
-from app.tenancy import Caller
+from app.tenancy import Caller, Door
 from app.watching import Watching
 
 log_frames = logging.getLogger("carryover.sockets.protocol")
@@ -55,6 +55,9 @@ HELD_FRAMES = 16  # answers written together at most, while more of the same soc
 HELD_SECONDS = 0.005  # that the first of them waits at most
 PING_SECONDS = 20.0
 HANDSHAKE_SECONDS = 5.0
+CALM_SECONDS = 1.0  # for which a socket whose key is over its quota is read no further, at most
+PROTOCOL = "carryover"
+BEARER = "carryover.bearer."  # a browser can send a key in no header of its own
 
 
 class Conversation(WSListener):
@@ -63,6 +66,7 @@ class Conversation(WSListener):
     Parameters
     ----------
     session : whose stream the path names; None on `/stream`, where each message names its own
+    caller : who speaks
     in_flight : messages that may wait for an answer before the socket is read no further
     most_bytes : of one message
     """
@@ -70,14 +74,14 @@ class Conversation(WSListener):
     def __init__(
         self,
         session: str | None,
-        engine: Engine,
+        caller: Caller,
         limits: wire.Limits,
         in_flight: int,
         most_bytes: int,
         connections: set[Any],
     ) -> None:
         self.session = session
-        self.engine = engine
+        self.caller = caller
         self.limits = limits
         self.in_flight = in_flight
         self.most_bytes = most_bytes
@@ -89,6 +93,7 @@ class Conversation(WSListener):
         self._kind = WSMsgType.TEXT
         self._held: list[bytes] = []  # frames to be written together
         self._write_paused = False
+        self._calming = False  # its key is over a quota
         self._transport: WSTransport | None = None
 
     # picows calls these.
@@ -97,6 +102,8 @@ class Conversation(WSListener):
         """Tell the client where its session is, so that it knows what to send first."""
         self._transport = transport
         self.connections.add(self)
+        self.caller.use.opened(self)
+        self.caller.engine.metrics.sockets_opened += 1
         if self.session is None:
             self._send(frames.hello(None, None, None, self.in_flight))
             return
@@ -131,6 +138,7 @@ class Conversation(WSListener):
         self.closing = True
         self._transport = None
         self.connections.discard(self)
+        self.caller.use.closed(self)
 
     def pause_writing(self) -> None:
         """The client does not read: neither do we."""
@@ -140,21 +148,26 @@ class Conversation(WSListener):
     def resume_writing(self) -> None:
         """The client reads again."""
         self._write_paused = False
-        self._read(on=self.waiting < self.in_flight)
+        self._read_on()
 
     def shutdown(self) -> None:
         """Take no more messages; close with 1001 once the answers that are owed have left (uvicorn)."""
         self.closing = True
         self._leave_if_done()
 
+    def revoked(self) -> None:
+        """Close: the key is no longer good (the door)."""
+        self._close(WSCloseCode.POLICY_VIOLATION, "the key is no longer good")
+
     # Messages and answers.
 
     def _message(self, data: bytes, binary: bool) -> None:
+        self.caller.engine.metrics.messages += 1
         try:
             message = (frames.binary if binary else frames.text)(data, self.session, self.limits)
         except CarryoverError as error:
             if self.session is None:
-                self._send(_problem(error, None))  # nobody's turn can be waited for
+                self._refuse(error, None)  # nobody's turn can be waited for
                 return
             message = Message(self.session, None, None, None)
             self._submit(Refuse(self.session, error, partial(self._answer, message)))
@@ -164,7 +177,7 @@ class Conversation(WSListener):
     def _submit(self, job: Job) -> None:
         self._began()
         try:
-            self.engine.submit(job)
+            self.caller.submit(job)
         except CarryoverError as error:
             job.reply(error)
 
@@ -185,8 +198,26 @@ class Conversation(WSListener):
         elif isinstance(outcome, SessionView):
             self._send(frames.tagged(orjson.dumps(wire.viewed(outcome)), message.tag))
         else:
-            self._send(_problem(outcome, message))
+            self._refuse(outcome, message)
         self._ended()
+
+    def _refuse(self, outcome: Any, message: Message | None) -> None:
+        error = outcome if isinstance(outcome, CarryoverError) else StepFailed("there is no answer")
+        self.caller.engine.metrics.refused(error)
+        if isinstance(error, OverLimit):
+            self._calm(error.retry_after_seconds)
+        self._send(_problem(error, message))
+
+    def _calm(self, seconds: float) -> None:
+        """Read no further for so long: to read on, only to refuse, would cost the others."""
+        if not self._calming:
+            self._calming = True
+            self._read(on=False)
+            asyncio.get_running_loop().call_later(min(seconds, CALM_SECONDS), self._calmed)
+
+    def _calmed(self) -> None:
+        self._calming = False
+        self._read_on()
 
     def _greet(self, outcome: Any) -> None:
         """The engine's answer to where the session of the path is; one that is not there is at None."""
@@ -217,10 +248,14 @@ class Conversation(WSListener):
 
     def _ended(self) -> None:
         self.waiting -= 1
-        if self.waiting == self.in_flight - 1 and not self._write_paused:
-            self._read(on=True)
+        if self.waiting == self.in_flight - 1:
+            self._read_on()
         if self.closing:
             self._leave_if_done()
+
+    def _read_on(self) -> None:
+        if self.waiting < self.in_flight and not self._write_paused and not self._calming:
+            self._read(on=True)
 
     def _read(self, *, on: bool) -> None:
         if self._transport is None:
@@ -274,10 +309,10 @@ class Upgrade(asyncio.Protocol):
             rest = rest[count:]
 
 
-def upgrades(
-    engine: Engine, limits: wire.Limits, in_flight: int, most_bytes: int
-) -> Callable[[Config, ServerState, dict[str, Any]], Upgrade]:
+def upgrades(door: Door, limits: wire.Limits) -> Callable[[Config, ServerState, dict[str, Any]], Upgrade]:
     """What uvicorn takes as its `ws` class."""
+
+    settings = door.settings
 
     def upgrade(config: Config, server_state: ServerState, app_state: dict[str, Any]) -> Upgrade:
         del config, app_state
@@ -288,30 +323,76 @@ def upgrades(
             if match is None:
                 return _not_found(path)
             try:
+                caller = _let_in(request, door)
+                caller.may("read" if match[2] == "watch" else "stream")
                 session = None if match[1] is None else wire.session_id(match[1])
-            except Unprocessable as error:
-                return _refusal(*problem(error)[:2])
+            except CarryoverError as error:
+                door.engine.metrics.refused(error)
+                return _refusal(*problem(error))
+            speaks: WSListener
             if session is not None and match[2] == "watch":
-                return Watching(session, Caller(engine, engine.settings), server_state.connections)
-            return Conversation(session, engine, limits, in_flight, most_bytes, server_state.connections)
+                speaks = Watching(session, caller, server_state.connections)
+            else:
+                speaks = Conversation(
+                    session,
+                    caller,
+                    limits,
+                    settings.socket_messages,
+                    caller.most_bytes,
+                    server_state.connections,
+                )
+            return _accepted(request, speaks)
 
-        return Upgrade(listener, most_bytes)
+        return Upgrade(listener, settings.body_bytes)
 
     return upgrade
 
 
+def _let_in(request: WSUpgradeRequest, door: Door) -> Caller:
+    """Who opens the socket.
+
+    Raises
+    ------
+    Unauthorized, Forbidden, OverLimit, Overloaded
+    """
+    headers = request.headers
+    if not same_origin(headers.get("origin"), headers.get("host"), door.settings.allowed_origins or ()):
+        raise Forbidden("pages of another origin may open no socket: see CARRYOVER_ALLOWED_ORIGINS")
+    authorization = headers.get("authorization")
+    token = next((one.removeprefix(BEARER) for one in _offered(request) if one.startswith(BEARER)), None)
+    tenant = headers.get(TENANT_HEADER)
+    if authorization is None and token is not None:
+        caller = door.holder(token.encode("latin-1", "replace"), tenant)
+    else:
+        caller = door.caller(None if authorization is None else authorization.encode("latin-1"), tenant)
+    caller.use.check_socket()
+    return caller
+
+
+def _offered(request: WSUpgradeRequest) -> list[str]:
+    return [
+        one.strip() for one in request.headers.get("sec-websocket-protocol", "").split(",") if one.strip()
+    ]
+
+
+def _accepted(request: WSUpgradeRequest, speaks: WSListener) -> WSUpgradeResponseWithListener:
+    """A browser gives up a socket that takes none of the protocols it offers; a key is not sent back."""
+    offered = _offered(request)
+    chosen = PROTOCOL if PROTOCOL in offered else next((one for one in offered if one.startswith(BEARER)), "")
+    headers = {"Sec-WebSocket-Protocol": chosen} if chosen else None
+    return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), speaks)
+
+
 def _not_found(path: str) -> WSUpgradeResponseWithListener:
     told = {"type": "urn:carryover:not-found", "title": "Not Found", "status": 404}
-    return _refusal(404, told | {"detail": f"there is no socket at {path[:200]!r}"})
+    return _refusal(404, told | {"detail": f"there is no socket at {path[:200]!r}"}, {})
 
 
-def _refusal(status: int, body: dict[str, Any]) -> WSUpgradeResponseWithListener:
-    response = WSUpgradeResponse.create_error_response(
-        HTTPStatus(status), orjson.dumps(body), {"Content-Type": MEDIA_TYPE}
-    )
+def _refusal(status: int, body: dict[str, Any], headers: dict[str, str]) -> WSUpgradeResponseWithListener:
+    told = headers | {"Content-Type": MEDIA_TYPE}
+    response = WSUpgradeResponse.create_error_response(HTTPStatus(status), orjson.dumps(body), told)
     return WSUpgradeResponseWithListener(response, None)
 
 
-def _problem(error: Any, message: Message | None) -> bytes:
-    told = error if isinstance(error, CarryoverError) else StepFailed("there is no answer")
-    return frames.refused(problem(told)[1], message)
+def _problem(error: CarryoverError, message: Message | None) -> bytes:
+    return frames.refused(problem(error)[1], message)

@@ -8,7 +8,6 @@ that forgets about tenants cannot reach another's session, because it cannot nam
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from app import names
@@ -67,7 +66,7 @@ class Caller:
         self.key = key
         self.prefix = names.prefix(tenant)
         self.rank = RANK[key.role] if key is not None else RANK["admin"]
-        self.use = use or Use(settings, key)
+        self.use = use if use is not None else Use(settings, key)
         self.most_bytes = self.use.quota.body_bytes or settings.body_bytes
 
     def may(self, role: Role) -> None:
@@ -156,10 +155,24 @@ class Caller:
 
 
 class Use:
-    """What a key has in use; shared by all who call with it."""
+    """What a key has in use; shared by all who call with it.
 
-    def __init__(self, settings: Settings, key: Key | None = None, server: Bucket | None = None) -> None:
-        self.quota = (key.limits if key is not None else Quota()).within(settings)
+    Parameters
+    ----------
+    server : what everybody's observations together are taken from
+    everybodys : the sockets that are open, whoever's they are
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        key: Key | None = None,
+        server: Bucket | None = None,
+        everybodys: set[Revocable] | None = None,
+    ) -> None:
+        self.quota = key.limits.within(settings) if key is not None else Quota()
+        self._most_sockets = settings.sockets
+        self._everybodys = everybodys if everybodys is not None else set()
         self.whose = f"key {key.name!r}" if key is not None else "the server"
         rate = self.quota.observations_per_second
         self.bucket = Bucket(rate) if rate and key is not None else None
@@ -190,17 +203,30 @@ class Use:
 
         return reply_and_count
 
-    def open(self, socket: Revocable) -> None:
-        """Count a socket in.
+    def check_socket(self) -> None:
+        """Whether one socket more may be opened.
 
         Raises
         ------
-        OverLimit
+        OverLimit, Overloaded
         """
         most = self.quota.sockets
         if most is not None and len(self.sockets) >= most:
             raise over("sockets", most, self.whose)
+        if len(self._everybodys) >= self._most_sockets:
+            raise Overloaded(
+                f"{self._most_sockets} sockets are open already", quota="sockets", limit=self._most_sockets
+            )
+
+    def opened(self, socket: Revocable) -> None:
+        """Count a socket in."""
         self.sockets.add(socket)
+        self._everybodys.add(socket)
+
+    def closed(self, socket: Revocable) -> None:
+        """Count a socket out."""
+        self.sockets.discard(socket)
+        self._everybodys.discard(socket)
 
     def _take(self, job: Advance | AdvanceMany) -> None:
         longest = len(job.observations) if isinstance(job, Advance) else int(job.lengths.max())
@@ -235,7 +261,8 @@ class Door:
         self.ring = ring
         rate = settings.observations_per_second
         self._server = Bucket(rate) if rate else None
-        self._anyone = Caller(engine, settings, use=Use(settings, server=self._server))
+        self.sockets: set[Revocable] = set()  # that are open, whoever's they are
+        self._anyone = Caller(engine, settings, use=Use(settings, None, self._server, self.sockets))
         self._callers: dict[Key, Caller] = {}
         self._share()
 
@@ -264,7 +291,7 @@ class Door:
             raise Unauthorized("this is no key of this server, or no longer one")
         caller = self._callers.get(key)
         if caller is None:
-            use = Use(self.settings, key, self._server)
+            use = Use(self.settings, key, self._server, self.sockets)
             caller = self._callers[key] = Caller(self.engine, self.settings, key.tenant, key, use)
         if tenant is None or tenant == key.tenant:
             return caller
@@ -298,8 +325,3 @@ class Door:
             most = key.limits.within(self.settings).sessions or 0
             shares[key.tenant] = max(shares.get(key.tenant, 0), most)
         self.engine.sessions.shares = shares
-
-    def sockets(self) -> Iterator[Revocable]:
-        """Every socket that is open."""
-        for caller in (self._anyone, *self._callers.values()):
-            yield from caller.use.sockets

@@ -53,6 +53,7 @@ class Watching(WSListener):
         """Tell where the session is; what happens to it after that is shown."""
         self._transport = transport
         self.connections.add(self)
+        self.caller.use.opened(self)
         # Answered behind the wave that looks: nothing lies between the answer and what is seen.
         try:
             self.caller.submit(Inspect(self.session, self._greet))
@@ -130,6 +131,7 @@ class Watching(WSListener):
     def _leave(self) -> None:
         self.caller.engine.watches.remove(self._name, self)
         self.connections.discard(self)
+        self.caller.use.closed(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
