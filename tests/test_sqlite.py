@@ -101,6 +101,8 @@ def test_the_lock_is_gone_with_its_process(open_store, path):
         ("UPDATE journal SET bodies = substr(bodies, 1, 99) WHERE sequence = 2", "wave 2 .* cut short"),
         ("DROP TABLE sessions", "no such table"),
         ("DELETE FROM carryover", "cannot be used"),
+        ("UPDATE carryover SET folded = 2", "says of its tables is damaged"),
+        ("UPDATE carryover SET folded = 'x'", "cannot be used"),
     ],
 )
 def test_a_file_that_cannot_be_trusted_is_refused_by_name_and_reason(open_store, path, statement, told):
@@ -212,6 +214,20 @@ def full_disk(path: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 4 MB, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"mounting a file system is not allowed here: {error}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
 @contextmanager
 def read_only(store: SqliteStore) -> Iterator[None]:
     store._database.execute("PRAGMA query_only = ON")
@@ -252,6 +268,30 @@ def test_a_commit_that_fails_keeps_nothing_and_the_next_one_works(open_store, fa
     found = sorted(again.load(["a", "b", "c"])[0], key=lambda one: one.session)
     assert found == [record("a", 2), record("b"), record("c")]
     assert len(again) == 3
+
+
+def test_on_a_full_file_system_nothing_kept_is_lost_and_it_goes_on_once_there_is_room(small_disk):
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(2_000_000))
+    store = SqliteStore(small_disk / "carryover.sqlite", 100, NEVER)
+    kept: dict[str, Record] = {}
+    with suppress(StoreFailed):
+        for i in range(1000):
+            store.commit([record(f"s{i}", 1, 20_000)], [])
+            kept[f"s{i}"] = record(f"s{i}", 1, 20_000)
+    with pytest.raises(StoreFailed, match=r"could not keep a wave.*full"):
+        store.commit([record("more", 1, 20_000)], [])
+    with pytest.raises(StoreFailed, match="could not keep a trial"):
+        store.tend()
+    ballast.unlink()
+    store.tend()
+    kept["late"] = record("late")
+    store.commit([kept["late"]], [])
+    store.close()
+    again = SqliteStore(small_disk / "carryover.sqlite", 100, NEVER)
+    assert {one.session: one for one in again.load(kept)[0]} == kept
+    assert len(again) == len(kept) > 10
+    again.close()
 
 
 def test_a_fold_that_fails_loses_nothing(open_store):
@@ -308,9 +348,23 @@ def test_the_journal_and_the_log_stay_bounded_under_load(open_store, path, monke
         if store.due:
             store.tend()
         most = max(most, store._unfolded.size)
+    (waves,) = store._database.execute("SELECT count(*) FROM journal").fetchone()
     assert most < 300_000
+    assert waves < 60  # of 200: the folded ones leave with the commits that follow
     assert Path(f"{path}-wal").stat().st_size < 3_000_000
+    assert path.stat().st_size < 3_000_000
     assert len(store) == 500
+
+
+def test_a_wave_that_was_folded_is_never_read_again_though_it_is_still_there(open_store, path):
+    store = open_store()
+    store.commit([record("a")], [])
+    fold(store)
+    store.commit([record("a", 2)], [])
+    fold(store)
+    store.close()
+    changed(path, "UPDATE journal SET heads = x'00', bodies = x'00'")
+    assert open_store().load(["a"])[0] == [record("a", 2)]
 
 
 def test_waves_that_were_overtaken_are_not_written_twice(open_store):

@@ -21,9 +21,10 @@ CREATE TABLE carryover (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     folded INTEGER NOT NULL,    -- sequence of the last wave that was folded into the tables
     sessions INTEGER NOT NULL,  -- rows of that table
-    buried INTEGER NOT NULL     -- number of the last tombstone up to there
+    buried INTEGER NOT NULL,    -- number of the last tombstone up to there
+    crc INTEGER NOT NULL        -- CRC-32 of "folded sessions buried"
 );
-INSERT INTO carryover VALUES (1, 0, 0, 0);
+INSERT INTO carryover VALUES (1, 0, 0, 0, 1342640443);
 CREATE TABLE journal (
     sequence INTEGER PRIMARY KEY,
     heads BLOB NOT NULL,        -- JSON: whose records these are
@@ -48,6 +49,17 @@ CREATE TABLE tombstones (
     crc INTEGER NOT NULL
 );
 CREATE TABLE probe (bytes BLOB NOT NULL);
+"""
+
+# Every wave takes out some that are folded already, in its own statement and transaction: their pages serve
+# again at once, and no call has hundreds of waves to take out. Two for one is enough to catch up.
+PRUNING = """
+CREATE TEMP TRIGGER pruning AFTER INSERT ON main.journal BEGIN
+    DELETE FROM journal WHERE sequence IN (
+        SELECT sequence FROM journal WHERE sequence <= (SELECT folded FROM carryover)
+        ORDER BY sequence LIMIT 2
+    );
+END
 """
 
 
@@ -131,3 +143,4 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         database.executescript(
             f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {LAYOUT}; {TABLES} COMMIT;"
         )
+    database.execute(PRUNING)

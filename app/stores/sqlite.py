@@ -2,8 +2,10 @@
 
 A wave is committed as one row of a journal, with one fsync, in one call that gives up the interpreter lock
 once. `tend` folds the journal into the tables behind, a bounded piece a call, and takes the write-ahead
-log into the file. What is not folded yet is found in memory, which is read from the journal at start: so a
-start reads some megabytes, however many sessions there are.
+log into the file. Folded waves leave the journal with the commits that follow, two with each, and their pages
+serve again: the log is long and rarely taken in, and few of its pages are distinct, so that this is brief.
+What is not folded yet is found in memory, which is read from the journal at start: so a start reads some
+megabytes, however many sessions there are.
 
 The journal's sequence is dense, so that a wave that is missing is noticed; records carry checksums, so
 that damage is refused and never served. With a period, commits are answered at once and written behind:
@@ -22,8 +24,8 @@ from pathlib import Path
 
 import msgspec
 
-from app.errors import ConfigError, SessionDamaged, StoreFailed
-from app.stores import Record, Tombstone, journal
+from app.errors import CarryoverError, ConfigError, StoreFailed
+from app.stores import NONE_LOST, Lost, Record, Tombstone, journal
 from app.stores.journal import Entry
 from app.stores.layout import PAGE_BYTES, opened, reason
 from app.stores.tables import Tables, damage
@@ -31,9 +33,9 @@ from app.stores.unfolded import Unfolded, Written
 
 log = logging.getLogger("carryover.store")
 
-FOLD_BYTES = 16 * 2**20  # of journal, beyond which it is folded though commits come in
-FOLD_RECORDS, FOLD_WAVES = 512, 512  # moved by one call of `tend`: a few milliseconds
-CHECKPOINT_BYTES = 64 * 2**20  # of write-ahead log. Both are rare enough to stay clear of p99
+FOLD_BYTES = 8 * 2**20  # of journal, beyond which it is folded though commits come in
+FOLD_RECORDS, FOLD_WAVES = 256, 64  # moved by one call of `tend`: a millisecond, or a few
+CHECKPOINT_BYTES = 128 * 2**20  # of write-ahead log: every few seconds at most, so clear of p99
 PATIENCE_SECONDS = 2.0  # that a period's flush may fail before chunks are refused
 
 
@@ -88,7 +90,7 @@ class SqliteStore:
             told = reason(error) if isinstance(error, sqlite3.Error) else str(error)
             raise ConfigError(f"store {path} cannot be used: {told}") from error
 
-    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> None:
+    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> Lost:
         self._busy = True
         with self._or_failed("keep a wave"):
             entries = self._entries([*records, *tombstones])
@@ -103,10 +105,11 @@ class SqliteStore:
             self._count += self._unfolded.put(entry)
             if self._period:
                 self._pending[entry.what.session] = entry
+        return NONE_LOST
 
-    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | SessionDamaged]]:
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         records: list[Record] = []
-        others: dict[str, Tombstone | SessionDamaged] = {}
+        others: dict[str, Tombstone | CarryoverError] = {}
         elsewhere: list[str] = []
         for session in sessions:
             entry = self._unfolded.entries.get(session)
@@ -233,7 +236,10 @@ class SqliteStore:
 
     def _read_journal(self) -> None:
         """Take the unfolded waves into memory; a gap among them is a wave that was lost."""
-        rows = self._database.execute("SELECT sequence, heads, crc, bodies FROM journal ORDER BY sequence")
+        rows = self._database.execute(
+            "SELECT sequence, heads, crc, bodies FROM journal WHERE sequence > ? ORDER BY sequence",
+            (self._sequence,),
+        )
         for sequence, heads, crc, bodies in rows:
             if sequence != self._sequence + 1:
                 raise StoreFailed(f"wave {self._sequence + 1} of its journal is missing; restore a copy")

@@ -11,10 +11,11 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
+from zlib import crc32
 
 import msgspec
 
-from app.errors import SessionDamaged
+from app.errors import SessionDamaged, StoreFailed
 from app.names import shown
 from app.stores import Record, Tombstone
 from app.stores.journal import Entry, check, microseconds, seconds
@@ -42,6 +43,7 @@ NAMES = """SELECT json_group_array(json_array(id, fingerprint))
 FROM (SELECT id, fingerprint FROM sessions WHERE id > ? ORDER BY id LIMIT ?)"""
 EXPIRED = """SELECT json_group_array(id)
 FROM (SELECT id FROM sessions WHERE deadline < ? ORDER BY deadline LIMIT ?)"""
+SUMMARY = "UPDATE carryover SET folded = ?, sessions = ?, buried = ?, crc = ?"
 FORGET = """DELETE FROM tombstones WHERE number <= (SELECT max(number) FROM
 (SELECT number, buried FROM tombstones ORDER BY number LIMIT ?) WHERE number <= ? OR buried < ?)"""
 
@@ -57,15 +59,22 @@ class Tables:
     Parameters
     ----------
     database : opened by `layout.opened`
+
+    Raises
+    ------
+    StoreFailed : what is said of the tables is damaged
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
         database.text_factory = bytes  # a damaged text is not even UTF-8; the decoders below tell
-        row = database.execute("SELECT folded, sessions, buried FROM carryover").fetchone()
-        self.folded: int = row[0]
-        self.sessions: int = row[1]
-        self.buried: int = row[2]
+        *told, crc = database.execute("SELECT folded, sessions, buried, crc FROM carryover").fetchone()
+        if _summary_check(*told) != crc:
+            raise StoreFailed("what it says of its tables is damaged: the checksum does not match")
+        self.folded: int
+        self.sessions: int
+        self.buried: int
+        self.folded, self.sessions, self.buried = told
         self.tombstones: int = database.execute("SELECT count(*) FROM tombstones").fetchone()[0]
 
     def present(self, sessions: Sequence[str]) -> set[str]:
@@ -116,7 +125,7 @@ class Tables:
         return _ids(self._one(EXPIRED, microseconds(now), limit))
 
     def fold(self, entries: Sequence[Entry], sequence: int, buried: int, forget: tuple[int, float]) -> None:
-        """Take these in and the journal's waves up to `sequence` out, in one transaction.
+        """Take these in, which makes an end of the journal's waves up to `sequence`, in one transaction.
 
         Parameters
         ----------
@@ -141,8 +150,7 @@ class Tables:
         if tombstones:
             tombstones -= run(FORGET, (FORGOTTEN, *forget)).rowcount
         sessions = self.sessions + born - len(gone)
-        run("UPDATE carryover SET folded = ?, sessions = ?, buried = ?", (sequence, sessions, buried))
-        run("DELETE FROM journal WHERE sequence <= ?", (sequence,))
+        run(SUMMARY, (sequence, sessions, buried, _summary_check(sequence, sessions, buried)))
         run("COMMIT")
         self.folded, self.sessions, self.buried, self.tombstones = sequence, sessions, buried, tombstones
 
@@ -177,6 +185,10 @@ def damage(session: str) -> SessionDamaged:
         f"what is stored of session {shown(session)!r} is damaged: its checksum does not match; restore a "
         "copy of the store"
     )
+
+
+def _summary_check(folded: int, sessions: int, buried: int) -> int:
+    return crc32(b"%d %d %d" % (folded, sessions, buried))
 
 
 def _is_damage(error: Exception) -> bool:
