@@ -1,7 +1,7 @@
-"""The dashboard: a page, its style and its scripts, as they lie in `static/`, and the chart of another's making.
+"""The dashboard: a page, its style and its scripts, as they lie in `static/`, and a chart of another's making.
 
-The chart is uPlot (https://github.com/leeoniya/uPlot, MIT). The package `youplot` carries its release as published
-on npm; only that one file and its style are read from there, and only if their bytes are the ones known here.
+The chart is uPlot (https://github.com/leeoniya/uPlot, MIT). The package `youplot` carries its release as
+published on npm; only that script and its style are read from there, and only if they are the bytes known here.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ def _chart() -> Iterator[Path]:
         for name, digest in CHART.items():
             path = Path(place) / "vendor" / name
             if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-                raise ConfigError(
-                    f"{path} is not uPlot as it was published: install {CHART_PACKAGE} as pinned"
-                )
+                raise ConfigError(f"{path} is not uPlot as published: install {CHART_PACKAGE} as pinned")
             yield path
         return
     raise ConfigError(f"the dashboard's chart is missing: pip install {CHART_PACKAGE}")

@@ -43,8 +43,8 @@ export class Panel {
     if (session === null) return;
     this.chart ??= new Chart($("chart"), $("surprise"));
     this.view = null;
+    this.there = false; // until the watch says so
     this.#watch(session);
-    this.#facts();
     this.#draw();
   }
 
@@ -74,11 +74,19 @@ export class Panel {
     if (told.missed) toast(`${count(told.missed)} observations went by too fast to be shown`);
     for (const event of told.events ?? []) {
       if (event.event === "chunk") this.trail.chunk(event);
-      else if (event.event !== "gone") this.trail.fan = null;
+      else this.trail.fan = null;
       if (event.event === "gone") toast(`${this.session} is ${event.why}`);
     }
-    if (told.events?.length) this.position = told.events.at(-1).position;
+    const last = told.events?.at(-1) ?? told;
+    this.#is(last.event !== "gone" && last.position !== null);
     this.#draw();
+  }
+
+  /** Whether the session exists: one that does not is not asked after. */
+  #is(there) {
+    if (there && !this.there) setTimeout(() => this.#facts());
+    if (!there) this.#told([["state", "there is no such session now"]]);
+    this.there = there;
   }
 
   #draw() {
@@ -109,13 +117,12 @@ export class Panel {
 
   async #facts() {
     const session = this.session;
-    if (session === null || document.hidden) return;
+    if (session === null || !this.there || document.hidden) return;
     try {
       const view = await call(sessionPath(session));
       if (session === this.session) this.#show(view);
     } catch (error) {
-      if (!(error instanceof Problem) || session !== this.session) return;
-      this.#told([["state", error.status === 410 ? "gone" : error.status === 404 ? "not made yet" : error.message]]);
+      if (error instanceof Problem && session === this.session) this.#told([["state", error.message]]);
     }
   }
 
@@ -208,6 +215,7 @@ export class Panel {
     const { session } = this;
     const sure = await ask({ title: `Delete ${session}?`, text: "What it carries is forgotten.", yes: "Delete" });
     if (!sure) return;
+    this.there = false;
     await call(sessionPath(session), { method: "DELETE" });
     this.gone();
     toast(`${session} is deleted`);
