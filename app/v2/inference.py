@@ -16,6 +16,7 @@ import numpy as np
 from app import wire
 from app.answers import Advanced, epoch_of, token
 from app.errors import CarryoverError, Malformed, UnknownModel, Unprocessable
+from app.extras import Extras
 from app.jobs import Advance, Reply
 from app.rows import Floats
 from app.v2 import wording
@@ -29,26 +30,50 @@ LARGEST_NUMBER = 2**64 - 1  # of a sequence
 
 @dataclass(frozen=True)
 class Output:
-    """What a model can tell beside nothing else: `width` numbers a step, or its name's count of outputs.
+    """What a model can tell.
 
-    needs : the parameter without which no request gets it; empty for none
+    needs : the parameters without which no request gets it
     has : whether this model has it at all
+    width : numbers a step
     """
 
     name: str
-    needs: str
-    has: Callable[[Forecaster], bool]
+    needs: tuple[str, ...] = ()
+    has: Callable[[Forecaster], bool] = lambda _: True
     width: Callable[[Forecaster], int] = lambda forecaster: forecaster.output_size
 
 
+def _forecasts(forecaster: Forecaster) -> bool:
+    return not forecaster.missing
+
+
+def _judges(forecaster: Forecaster) -> bool:
+    return forecaster.learning.judges
+
+
+def _does_both(forecaster: Forecaster) -> bool:
+    return _judges(forecaster) and _forecasts(forecaster)
+
+
 OUTPUTS = (
-    Output(PREDICTIONS, "", lambda _: True),
-    Output("forecast", "horizon", lambda forecaster: not forecaster.missing),
+    Output(PREDICTIONS),
+    Output("lower", ("level",), _judges),
+    Output("upper", ("level",), _judges),
+    Output("residuals", ("score",), _judges),
+    Output("scores", ("score",), _judges, lambda _: 1),
+    Output("observed", ("gaps",), _forecasts, lambda forecaster: forecaster.input_size),
+    Output("forecast", ("horizon",), _forecasts),
+    Output("forecast_lower", ("horizon", "level"), _does_both),
+    Output("forecast_upper", ("horizon", "level"), _does_both),
 )
+NEEDS = {output.name: output.needs for output in OUTPUTS}
 
 
 class Parameters(msgspec.Struct):
-    """Of a request. Those of Triton that change nothing here (`priority`, `timeout`), and any other, pass."""
+    """Of a request. Those of Triton that change nothing here (`priority`, `timeout`), and any other, pass.
+
+    gaps : a NaN among numbers that come as bytes stands for what was not observed, as null does in JSON
+    """
 
     sequence_id: int | str = 0
     sequence_start: bool = False
@@ -57,6 +82,9 @@ class Parameters(msgspec.Struct):
     at: int | None = None
     epoch: str | None = None
     horizon: int = 0
+    level: float | None = None
+    score: bool = False
+    gaps: bool = False
 
 
 class Inference(msgspec.Struct, eq=False):
@@ -83,8 +111,10 @@ class Inference(msgspec.Struct, eq=False):
         """
         told = self.parameters
         horizon = wire.checked_horizon(told.horizon, limits)
-        if "forecast" in self.wanted and not horizon:
-            raise wording.wrong_output("forecast", self.model, ": it needs the parameter horizon")
+        for name in self.wanted:
+            for parameter in NEEDS[name]:
+                if not getattr(told, parameter):
+                    raise wording.wrong_output(name, self.model, f": it needs the parameter {parameter}")
         return Advance(
             session_of(told.sequence_id, self.model),
             self.observations,
@@ -93,10 +123,17 @@ class Inference(msgspec.Struct, eq=False):
             horizon,
             self.model,
             reply,
+            extras=self._extras(),
             create=told.sequence_start,
             reset=told.sequence_start,
             delete=told.sequence_end,
         )
+
+    def _extras(self) -> Extras | None:
+        told = self.parameters
+        if told.gaps or told.score or told.level is not None:
+            return Extras(told.level, told.score, told.gaps)
+        return None
 
     def outputs(self, answer: Advanced) -> list[tuple[str, Floats]]:
         """Name and numbers, [steps, width], of what is told back, in the order that was asked for."""
@@ -176,9 +213,14 @@ def checked_input(
 
 
 def from_bytes(
-    data: bytes | memoryview, name: str, size: tuple[int, int], model: str, limits: wire.Limits
+    data: bytes | memoryview,
+    name: str,
+    size: tuple[int, int],
+    model: str,
+    limits: wire.Limits,
+    gaps: bool,
 ) -> Floats:
-    """Little-endian float32 as [steps, inputs].
+    """Little-endian float32 as [steps, inputs]; with `gaps`, NaN is what was not observed.
 
     Raises
     ------
@@ -190,12 +232,12 @@ def from_bytes(
         raise wording.wrong_bytes(name, model, wanted, len(data))
     # A copy, because the bytes are part of a body that would stay alive with it, and aligned, too.
     observations = np.frombuffer(data, "<f4").astype(np.float32).reshape(size)
-    wire.check_finite(observations, limits)
+    wire.check_finite(observations, limits, gaps=gaps)
     return observations
 
 
 def from_numbers(data: list[Any], size: tuple[int, int], limits: wire.Limits) -> Floats:
-    """Numbers, nested in any way that holds as many as the shape, as [steps, inputs].
+    """Numbers, nested in any way that holds as many as the shape, as [steps, inputs]; NaN where null.
 
     Raises
     ------
@@ -210,7 +252,7 @@ def from_numbers(data: list[Any], size: tuple[int, int], limits: wire.Limits) ->
     if numbers.size != size[0] * size[1]:
         raise Unprocessable("Unable to parse 'data': Shape does not match true shape of 'data' field")
     observations = numbers.reshape(size)
-    wire.check_finite(observations, limits)
+    wire.check_finite(observations, limits, gaps=True)  # JSON has no NaN: what is one here was null
     return observations
 
 

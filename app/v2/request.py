@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping
 
 import msgspec
+import numpy as np
 
 from app import wire
 from app.errors import Malformed, TooLarge, Unprocessable
@@ -27,7 +28,7 @@ from app.v2.inference import (
 )
 from models.forecaster import Forecaster
 
-Data = list[float | list[float | list[float]]]
+Data = list[float | list[float | list[float | None] | None] | None]
 WINDOW_BITS = {"gzip": 31, "deflate": 15}  # for zlib: which wrapping to expect
 
 
@@ -147,8 +148,10 @@ def _from_json(
         raise Malformed(f"failed to parse the request JSON buffer: {error}") from None
     binary = told.parameters.binary_data_output
     wanted = checked_outputs(_wanted(told.outputs, binary), model, forecaster)
-    observations = _observations(told.inputs, tail, model, forecaster, limits)
-    return Inference(model, observations, told.parameters, told.id, wanted, binary)
+    parameters = told.parameters
+    observations = _observations(told.inputs, tail, parameters, model, forecaster, limits)
+    parameters.gaps |= bool(np.isnan(observations).any())
+    return Inference(model, observations, parameters, told.id, wanted, binary)
 
 
 def _from_raw(
@@ -157,7 +160,6 @@ def _from_raw(
     """One input, its length telling its steps; what it is answered with goes as bytes, too."""
     width = forecaster.input_size
     size = (len(body) // (4 * width), width)
-    observations = from_bytes(body, OBSERVATIONS, size, model, limits)
     # Texts of numbers and of truths become what they are; a sequence's id stays as it was written.
     plain = {name: value for name, value in query.items() if name != "sequence_id"}
     try:
@@ -166,6 +168,7 @@ def _from_raw(
         raise unparsable(str(error)) from None
     sequence = query.get("sequence_id", "")
     parameters.sequence_id = "" if sequence.strip("0") == "" else sequence
+    observations = from_bytes(body, OBSERVATIONS, size, model, limits, parameters.gaps)
     return Inference(model, observations, parameters, binary=True)
 
 
@@ -180,7 +183,12 @@ def _wanted(outputs: list[Wanted], binary: bool) -> dict[str, bool]:
 
 
 def _observations(
-    inputs: list[Input], tail: bytes | memoryview, model: str, forecaster: Forecaster, limits: wire.Limits
+    inputs: list[Input],
+    tail: bytes | memoryview,
+    told: Parameters,
+    model: str,
+    forecaster: Forecaster,
+    limits: wire.Limits,
 ) -> Floats:
     if len(inputs) != 1 or inputs[0].name != OBSERVATIONS:
         raise wording.wrong_inputs([tensor.name for tensor in inputs], OBSERVATIONS, model)
@@ -200,4 +208,4 @@ def _observations(
         raise wording.too_few_bytes(tensor.name, model, length - len(tail))
     if length < len(tail):
         raise wording.too_many_bytes(model)
-    return from_bytes(tail, tensor.name, size, model, limits)
+    return from_bytes(tail, tensor.name, size, model, limits, told.gaps)

@@ -60,12 +60,11 @@ class _InferTurn(Turn):
         self.asked: Inference | None = None
 
     def ask(self, body: bytes) -> None:
-        protocol = self.protocol
         self.watch = Watch()
         forecaster = self.catalog.spoken(self.model, self.version)
         if self.encoding:
             body = decompressed(body, self.encoding, self.caller.most_bytes)
-        limits = protocol.limits.chunk
+        limits = self.protocol.limits.chunk
         self.asked = asked = read(body, self.length, NO_QUERY, self.model, forecaster, limits)
         job = asked.job(limits, self.reply)
         self.watch.ask()

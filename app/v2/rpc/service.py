@@ -121,7 +121,8 @@ class Service:
     async def _model_config(self, request: Any, _: Caller) -> dict[str, Any]:
         return {"config": self.catalog.config(request.name, request.version)}
 
-    async def _model_statistics(self, request: Any, _: Caller) -> dict[str, Any]:
+    async def _model_statistics(self, request: Any, caller: Caller) -> dict[str, Any]:
+        caller.may("admin")
         return self.catalog.told_statistics(request.name, request.version)
 
     async def _repository_index(self, request: Any, _: Caller) -> dict[str, Any]:

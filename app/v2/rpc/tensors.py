@@ -46,8 +46,9 @@ def read(request: Any, forecaster: Forecaster, limits: wire.Limits) -> Inference
     for output in request.outputs:
         _check_output(plain(output.parameters))
     wanted = checked_outputs({output.name: True for output in request.outputs}, model, forecaster)
-    observations = _observations(request, forecaster, limits)
-    return Inference(model, observations, parameters(told), request.id, wanted, binary=True)
+    asked = parameters(told)
+    observations = _observations(request, asked.gaps, forecaster, limits)
+    return Inference(model, observations, asked, request.id, wanted, binary=True)
 
 
 def plain(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _check_output(told: Mapping[str, Any]) -> None:
         raise wording.unsupported("shared memory")
 
 
-def _observations(request: Any, forecaster: Forecaster, limits: wire.Limits) -> Floats:
+def _observations(request: Any, gaps: bool, forecaster: Forecaster, limits: wire.Limits) -> Floats:
     model, inputs, raw = request.model_name, request.inputs, request.raw_input_contents
     if len(inputs) != 1 or inputs[0].name != OBSERVATIONS:
         raise wording.wrong_inputs([tensor.name for tensor in inputs], OBSERVATIONS, model)
@@ -93,4 +94,4 @@ def _observations(request: Any, forecaster: Forecaster, limits: wire.Limits) -> 
             f"for model '{model}'"
         )
     data = raw[0] if raw else np.array(numbers, "<f4").tobytes()
-    return from_bytes(data, tensor.name, size, model, limits)
+    return from_bytes(data, tensor.name, size, model, limits, gaps)
