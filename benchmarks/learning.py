@@ -29,6 +29,7 @@ from models.data import Split, open_series, prepare, split_rows
 from models.errors import BadData
 from models.evaluate import FROZEN, NETWORK, ONLINE_AR, PERSISTENCE, SEASONAL, Backtest, backtest
 from models.figures import Stream, draw_backtest
+from models.forecaster import Forecaster
 from models.recipe import DRIFTING
 from models.report import finish
 from models.scaling import Column
@@ -38,6 +39,7 @@ from models.train import Training
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SEEDS = (0, 1, 2)
 MISSING = 0.2
+HORIZONS = (1, 4, 12, 24, 48, 96)
 NAB_SPLIT = (0.2, 0.05, 0.75)
 TEN_DAYS = range(6840, 7080)  # of ETTh1, drawn: around its most surprising hours
 
@@ -105,6 +107,7 @@ def etth1_figures(path: Path, folder: Path) -> Iterator[Figure]:
     yield at_most("other chunks: farthest apart, relative", apart(first, whole, again), 1e-5)
     yield Figure("20 % of the values missing: MSE on the others", missing, None, True)
     yield at_most("20 % of the values missing: over the complete stream's", missing / complete, 1.25)
+    yield from forecasts(*told)
     draw(DOCS / "learning-etth1.png", *told, whole, rows=TEN_DAYS, targets=("HUFL", "OT"))
 
 
@@ -211,6 +214,24 @@ def covered(artifact: Artifact, recorded: Recorded, answers: Answers) -> Iterato
     yield Figure("fixed band: mean width, scaled", fixed.width, None, True)
     yield Figure("fixed band: least coverage of a column", fixed.least, None, True)
     yield Figure("fixed band: least in 1,000 rows", fixed.window_least or 0.0, None, True)
+
+
+def forecasts(artifact: Artifact, recorded: Recorded) -> Iterator[Figure]:
+    """Share of all columns within the intervals of forecasts that begin all along the test part; offline."""
+    forecaster, rows = Forecaster(artifact), recorded.split.test_rows
+    observations = recorded.series.values.astype(np.float32)
+    carries, inside, longest = forecaster.fresh[None], [], HORIZONS[-1]
+    level = artifact.learning.levels.index(0.9)
+    begin = 0
+    for start in range(rows.start, rows.stop - longest, longest + 1):  # at every hour of the day in turn
+        piece, due = observations[begin:start], observations[start : start + longest]
+        carries, begin = forecaster.observe(piece, np.array([len(piece)]), carries).carries, start
+        forecast = forecaster.roll_out(carries, longest, due[None][..., forecaster.ahead])[0][0]
+        half = forecaster.bands(carries, longest)[0, :, level]
+        inside.append(np.abs(due[:, : artifact.output_size] - forecast) <= half)
+    shares = np.mean(inside, axis=(0, 2))
+    for horizon in HORIZONS:
+        yield Figure(f"forecasts: coverage at 0.9, {horizon} steps", float(shares[horizon - 1]), None, True)
 
 
 def apart(artifact: Artifact, one: Answers, other: Answers) -> float:
