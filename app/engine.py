@@ -423,6 +423,8 @@ class Engine:
             elif type(outcome) is AdvancedMany:
                 metrics.chunks += len(outcome.steps)
                 metrics.observations += int(outcome.steps.sum())
+        for forecaster, judged in wave.judged:
+            metrics.judge(forecaster, judged)
         for _, outcome in wave.settled:
             if type(outcome) is Advanced:
                 metrics.replays += outcome.replayed

@@ -5,7 +5,7 @@ No label is of unbounded size: models, routes, stages, statuses and reasons are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from app.engine import Engine
-from app.metrics import Histogram, Metrics
+from app.metrics import Histogram, Metrics, Tally
 from app.tenancy import Door
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -146,7 +146,30 @@ def _models(engine: Engine) -> Iterator[Metric]:
 
     for name, slab in engine.sessions.current.items():
         add("resident", "resident sessions of the model", {"model": name}, len(slab))
+    for name, tally in engine.metrics.judged.items():
+        _judged(add, engine, name, tally)
     yield from families.values()
+
+
+def _judged(
+    add: Callable[[str, str, Mapping[str, str], float], None], engine: Engine, name: str, tally: Tally
+) -> None:
+    """Errors, skill and coverage of one model's learning sessions, since the start."""
+    slab = engine.sessions.current.get(name)
+    if slab is None:
+        return
+    told = zip(slab.forecaster.artifact.targets, tally.count, tally.squares, tally.changes, strict=True)
+    for output, count, squares, changes in told:
+        labels = {"model": name, "output": output}
+        add("predictions_judged", "predictions that met their observation", labels, count)
+        if count:
+            add("mse", "mean squared error, own units", labels, squares / count)
+        if changes:
+            add("skill", "1 - MSE over that of saying what was observed last", labels, 1 - squares / changes)
+    for level, missed in zip(tally.levels, tally.missed, strict=True):
+        if tally.leveled:
+            labels = {"model": name, "level": f"{level:g}"}
+            add("coverage", "share of observations in their interval", labels, 1 - missed / tally.leveled)
 
 
 def _histograms(name: str, about: str, label: str, told: Mapping[str, Histogram]) -> Metric:

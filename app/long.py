@@ -65,6 +65,7 @@ def advanced(slab: Slab, row: int, job: Advance, passed: Passed, wave: Wave, rec
     stepped = job.observations[progress.done :][: len(predictions)]
     more = findings(job.extras, carry, stepped, predictions, passed.judged, slab.forecaster)
     progress.findings.append(more)
+    wave.judge(slab.forecaster, passed.judged)
     progress.predictions.append(predictions)
     progress.done += len(predictions)
     progress.carry = carry.copy()

@@ -12,7 +12,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from time import perf_counter
 
+import numpy as np
+
 from app.errors import slug
+from models.forecaster import Forecaster
+from models.learner import Judged
 
 STAGES = ("collect", "admit", "step", "commit", "publish", "reply")
 SECONDS = tuple(round(base * 10.0**power, 6) for power in range(-5, 2) for base in (1, 2.5, 5))[:-2]
@@ -57,6 +61,32 @@ class Stages:
         self._since = now
 
 
+class Tally:
+    """How good the predictions of one model's learning sessions have been, added up over all of them.
+
+    count, squares, changes : [outputs], how many, their squared errors, and those of persistence
+    missed : [levels], of `leveled` observations those outside their intervals, all outputs together
+    """
+
+    def __init__(self, outputs: int, levels: tuple[float, ...]) -> None:
+        self.levels = levels
+        self.leveled = 0
+        self.count = np.zeros(outputs)
+        self.squares = np.zeros(outputs)
+        self.changes = np.zeros(outputs)
+        self.missed = np.zeros(len(levels))
+
+    def add(self, judged: Judged, levels: tuple[float, ...]) -> None:
+        """Count what a pass found out; sessions that keep other levels count for their errors alone."""
+        seen = ~np.isnan(judged.errors)
+        self.count += seen.sum(axis=0)
+        self.squares += np.square(judged.errors, where=seen, out=np.zeros_like(judged.errors)).sum(axis=0)
+        self.changes += np.square(judged.changes, where=seen, out=np.zeros_like(judged.errors)).sum(axis=0)
+        if levels == self.levels:
+            self.leveled += int(seen.sum())
+            self.missed += judged.missed.sum(axis=(0, 2))
+
+
 @dataclass(slots=True)
 class Metrics:
     """The counters of one server, all of them from its start."""
@@ -73,6 +103,7 @@ class Metrics:
     fenced: int = 0
     stored_bytes: int = 0
     failed_ticks: int = 0
+    judged: dict[str, Tally] = field(default_factory=dict)  # by model
     refusals: Counter[str] = field(default_factory=Counter)  # by the kind of error
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by route and status
     request_seconds: dict[str, Histogram] = field(default_factory=dict)  # by route
@@ -81,6 +112,13 @@ class Metrics:
     waves: Histogram = field(default_factory=lambda: Histogram(SIZES))
     stages: Stages = field(default_factory=Stages)
     store_seconds: dict[str, Histogram] = field(default_factory=dict)  # by call
+
+    def judge(self, forecaster: Forecaster, judged: Judged) -> None:
+        """What sessions of this model found out about their predictions."""
+        model, levels = forecaster.artifact.name, forecaster.learning.levels
+        if model not in self.judged:
+            self.judged[model] = Tally(forecaster.output_size, levels)
+        self.judged[model].add(judged, levels)
 
     def refused(self, error: Exception) -> None:
         """A request, a message, or a chunk of a bulk request was refused with this error."""

@@ -199,6 +199,7 @@ class Stepper:
             _move_clocks(group, passed.carries)
         if group.extra or passed.judged is not None:
             told = _findings(group, passed)
+            wave.judge(group.slab.forecaster, passed.judged)
         after = moved_on(
             group.before,
             passed.carries,

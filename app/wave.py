@@ -21,6 +21,8 @@ from app.names import shown
 from app.rows import Answer, Floats, Ints, Rows, scalar
 from app.slab import Slab
 from app.stores import Tombstone
+from models.forecaster import Forecaster
+from models.learner import Judged
 
 
 class Late(Exception):
@@ -51,6 +53,7 @@ class Wave:
     fetched: Collection[str] = ()  # sessions that were looked for in the store
     tombstones: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)  # or why it is not here
     staged: list[Staged] = field(default_factory=list)
+    judged: list[tuple[Forecaster, Judged]] = field(default_factory=list)  # of what was stepped
     buried: list[tuple[Slab, Tombstone]] = field(default_factory=list)
     divided: dict[int, tuple[Job, Sequence[Job]]] = field(default_factory=dict)  # by id of the job
     leaving: dict[str, Slab] = field(default_factory=dict)  # of sessions that change it: the one they were in
@@ -105,11 +108,17 @@ class Wave:
         position = scalar(after.headers, "position", i)
         self.buried.append((slab, Tombstone(session, position, "deleted", self.now)))
 
+    def judge(self, forecaster: Forecaster, judged: Judged | None) -> None:
+        """Sessions that keep their errors met observations; counted once the wave is published."""
+        if judged is not None and forecaster.learning.judges:
+            self.judged.append((forecaster, judged))
+
     def fail(self, error: CarryoverError) -> None:
         """The commit failed: everything that would have moved is answered with this, and nothing moves."""
         self.settled += [(job, error) for job, _ in self.moved]
         self.moved.clear()
         self.staged.clear()
+        self.judged.clear()
         self.buried.clear()
         self.leaving.clear()
 

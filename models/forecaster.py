@@ -142,7 +142,7 @@ class Forecaster:
         Returns
         -------
         predictions, carries : as of `advance`
-        judged : laid out as the observations; None when the sessions learn nothing
+        judged : laid out as the observations, own units; None when the sessions learn nothing
         """
         scaled = (observations - self._in_mean) / self._in_std
         order = np.argsort(-lengths, kind="stable")
@@ -168,8 +168,7 @@ class Forecaster:
             now = len(at)
             inputs = scaled[at]
             if learner is not None and judged is not None:
-                met = learner.meet(learned[:now], latest[:now], inputs[:, learner.observes])
-                judged.errors[at], judged.scores[at] = met[0] * self._out_std, met[1]
+                learner.meet(learned[:now], latest[:now], inputs[:, learner.observes], judged, at)
             gaps = np.isnan(inputs)
             if gaps.any():
                 standing_in = np.where(
@@ -180,8 +179,8 @@ class Forecaster:
             predicted = self._predict(rows[:now], inputs, hidden[:now], cell[:now], learned[:now])
             latest[:now] = outputs[at] = predicted
             if learner is not None and judged is not None:
-                judged.widths[at] = learner.widths(learned[:now]) * self._out_std
-        return outputs, judged
+                judged.widths[at] = learner.widths(learned[:now])
+        return outputs, None if judged is None else judged.times(self._out_std)
 
     def _predict(self, rows: Floats, inputs: Floats, hidden: Floats, cell: Floats, learned: Floats) -> Floats:
         """Step the network once, in place, and correct what it says; everything is of the same sessions."""

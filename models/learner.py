@@ -8,7 +8,7 @@ of the session's carry, which `Layout` names; a session that begins holds `Learn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
@@ -31,32 +31,40 @@ SMALLEST = np.float32(1e-6)  # of a scale: a stream that is predicted exactly st
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What was found out about the observations of a pass, laid out as they are; the data's own units.
+    """What was found out about the observations of a pass, laid out as they are.
 
     errors : [total, outputs], observed minus predicted; NaN where either is missing
     scores : [total], in [0, 1); NaN where nothing was judged
     widths : [total, levels, outputs], half-widths around the prediction behind each observation
+    changes : [total, outputs], observed minus what was observed before it: the errors of persistence
+    missed : [total, levels, outputs], 1 where the observation was outside its interval
     """
 
     errors: Floats
     scores: Floats
     widths: Floats
+    changes: Floats
+    missed: Floats
 
     @classmethod
     def empty(cls, total: int, outputs: int, levels: int) -> Judged:
         """To be filled in."""
-        shapes = ((total, outputs), (total,), (total, levels, outputs))
-        return cls(*(np.empty(shape, np.float32) for shape in shapes))
+        by_level = (total, levels, outputs)
+        shapes = ((total, outputs), (total,), by_level, (total, outputs), by_level)
+        return cls(*(np.zeros(shape, np.float32) for shape in shapes))
 
     def part(self, which: Any) -> Judged:
         """Of some observations, an index of NumPy's."""
-        return Judged(self.errors[which], self.scores[which], self.widths[which])
+        return Judged(*(getattr(self, one.name)[which] for one in fields(self)))
+
+    def times(self, unit: Floats) -> Judged:
+        """The same in other units: `unit` [outputs] of them are one of these."""
+        return Judged(self.errors * unit, self.scores, self.widths * unit, self.changes * unit, self.missed)
 
     def put(self, which: Any, of_them: Judged) -> None:
         """Fill in what was found out about some observations."""
-        self.errors[which], self.scores[which], self.widths[which] = (
-            of_them.errors, of_them.scores, of_them.widths
-        )  # fmt: skip
+        for one in fields(self):
+            getattr(self, one.name)[which] = getattr(of_them, one.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +147,7 @@ class Learner:
         """[batch], a view: the level of the intervals that each session wants with every chunk; 0 is none."""
         return self._view(rows, "level")
 
-    def meet(self, rows: Floats, predicted: Floats, observed: Floats) -> tuple[Floats, Floats]:
+    def meet(self, rows: Floats, predicted: Floats, observed: Floats, judged: Judged, at: Any) -> None:
         """Learn from one observation of each session, in place.
 
         Parameters
@@ -147,21 +155,18 @@ class Learner:
         rows : [batch, size]
         predicted : [batch, outputs], scaled; what was said of this observation, if the session has begun
         observed : [batch, outputs], scaled; NaN where it was not
-
-        Returns
-        -------
-        errors : [batch, outputs], scaled; NaN where there is none
-        scores : [batch]
+        judged, at : where to tell what was found out, scaled, and at which of its places
         """
         begun = self._view(rows, "begun")
         errors = np.where(begun[:, None] > 0, observed - predicted, np.float32(np.nan))
         if self.learning.corrects:
             self._correct_from(rows, errors)
-        scores = (
-            self._judge(rows, errors, observed) if self.learning.judges else np.full(len(rows), np.nan, "f4")
-        )
+        judged.errors[at] = errors
+        if self.learning.judges:
+            self._judge(rows, errors, observed, judged, at)
+        else:
+            judged.scores[at] = np.nan
         begun[...] = 1.0
-        return errors, scores
 
     def predict(self, rows: Floats, hidden: Floats, inputs: Floats, outputs: Floats) -> Floats:
         """The network's outputs corrected; what they were made of is kept for the next observation.
@@ -228,15 +233,17 @@ class Learner:
         )
         turn[...] = (turn + 1) % self._size
 
-    def _judge(self, rows: Floats, errors: Floats, observed: Floats) -> Floats:
+    def _judge(self, rows: Floats, errors: Floats, observed: Floats, judged: Judged, at: Any) -> None:
         square, slow, count = (self._view(rows, name) for name in ("square", "slow", "observed"))
         sizes = np.abs(errors)
         usual = np.sqrt(slow) + SMALLEST
         size = surprise.smoothed(self._view(rows, "surprise"), errors, usual)
-        scores = surprise.judge(self._view(rows, "histogram"), size)
-        missed = intervals.track(self._view(rows, "ratios"), sizes, np.sqrt(square) + SMALLEST, self.levels)
+        judged.scores[at] = surprise.judge(self._view(rows, "histogram"), size)
+        judged.missed[at] = missed = intervals.track(
+            self._view(rows, "ratios"), sizes, np.sqrt(square) + SMALLEST, self.levels
+        )
         known = self._view(rows, "known")
-        naive = observed - known
+        judged.changes[at] = naive = observed - known
         seen = ~np.isnan(errors)
         count += seen
         _drift(square, errors * errors, seen, np.minimum(count + 1, SCALE_WINDOW))
@@ -248,7 +255,6 @@ class Learner:
         _drift(self._view(rows, "persistence"), naive * naive, seen, window)
         _drift(self._view(rows, "missed"), missed, seen[:, None], window[:, None])
         np.copyto(known, observed, where=~np.isnan(observed))
-        return scores
 
     def _begin_readout(self, rows: Floats) -> None:
         covariance = self._view(rows, "covariance")

@@ -25,6 +25,8 @@ Should P lose its sign all the same, the session's P begins anew and its w stays
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -74,7 +76,7 @@ def update(
     forgetting, prior : [...]
     turn : [...], the coordinate whose prior is kept up now, below k
     """
-    columns = (weights, covariance, features, errors, heard, forgetting, prior, turn)
+    columns: tuple[Any, ...] = (weights, covariance, features, errors, heard, forgetting, prior, turn)
     step = max(1, BLOCK_BYTES // max(1, covariance[:1].nbytes))
     for start in range(0, len(weights), step):
         _update(*(column[start : start + step] for column in columns))

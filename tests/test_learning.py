@@ -389,3 +389,24 @@ async def test_a_null_in_arrow_was_not_observed(start_http, artifacts):
         response = await service.http.post("/observations", content=body, headers=headers)
         (row,) = pa.ipc.open_stream(response.content).read_all().to_pylist()
         np.testing.assert_allclose(row["predictions"], passed.predictions, rtol=1e-5)
+
+
+async def test_the_metrics_tell_how_good_each_learning_model_has_been(start_http, artifacts):
+    whole = series("adaptive", 60)
+    _, passed = reference(artifacts["adaptive"], whole)
+    async with start_http() as service:
+        await posted(service, "s", observations=whole[:40].tolist(), model="adaptive")
+        await posted(service, "s", observations=whole[40:].tolist())
+        page = (await service.http.get("/metrics")).text
+    told = {
+        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line[0] != "#"
+    }
+    wrong, naive = passed.judged.errors[1:], passed.judged.changes[1:]
+    for i, output in enumerate(artifacts["adaptive"].targets):
+        where = f'{{model="adaptive",output="{output}"}}'
+        assert told[f"carryover_model_predictions_judged{where}"] == 59
+        assert told[f"carryover_model_mse{where}"] == pytest.approx((wrong[:, i] ** 2).mean(), rel=1e-4)
+        skill = 1 - (wrong[:, i] ** 2).sum() / (naive[:, i] ** 2).sum()
+        assert told[f"carryover_model_skill{where}"] == pytest.approx(skill, rel=1e-3)
+    covered = 1 - passed.judged.missed[1:, 1].mean()
+    assert told['carryover_model_coverage{level="0.9",model="adaptive"}'] == pytest.approx(covered, rel=1e-4)

@@ -332,11 +332,13 @@ class Protocol(Way):
             observations = np.array(plain, np.float32)[None]
         except (ValueError, TypeError):  # ragged, or no numbers: it has no shape to declare
             return await super().advance(session, rows, at, epoch, horizon, model)
-        if None in plain or not observations.size:
+        gaps = isinstance(rows, np.ma.MaskedArray)
+        if (None in plain and not gaps) or not observations.size:
             return await super().advance(session, rows, at, epoch, horizon, model)
         name = model or self._model(session)
         told = {"at": at, "epoch": epoch, "horizon": horizon}
         parameters: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
+        parameters |= {"gaps": True} if gaps else {}
         observations = observations.reshape(1, len(plain), -1)
         # To start a session that is at 0 changes nothing of it.
         first = {"sequence_start": True} if at == 0 and epoch is None else {}
