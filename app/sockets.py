@@ -178,7 +178,17 @@ class Conversation(WSListener):
         self._began()
         try:
             self.caller.submit(job)
+        except OverLimit as error:
+            self._refuse_in_turn(job, error)
         except CarryoverError as error:
+            job.reply(error)
+
+    def _refuse_in_turn(self, job: Job, error: OverLimit) -> None:
+        """Answer behind what the session is still owed: a refusal, too, keeps the order of a stream."""
+        self._calm(error.retry_after_seconds)
+        try:
+            self.caller.engine.submit(Refuse(job.sessions[0], error, job.reply))
+        except CarryoverError:
             job.reply(error)
 
     def _job(self, message: Message) -> Job:
@@ -204,8 +214,6 @@ class Conversation(WSListener):
     def _refuse(self, outcome: Any, message: Message | None) -> None:
         error = outcome if isinstance(outcome, CarryoverError) else StepFailed("there is no answer")
         self.caller.engine.metrics.refused(error)
-        if isinstance(error, OverLimit):
-            self._calm(error.retry_after_seconds)
         self._send(_problem(error, message))
 
     def _calm(self, seconds: float) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from app import names
 from app.config import Settings
 from app.engine import Engine
-from app.errors import ConfigError, Forbidden, Overloaded, TooLarge, Unauthorized
+from app.errors import CarryoverError, ConfigError, Forbidden, Overloaded, TooLarge, Unauthorized
 from app.jobs import (
     Advance,
     AdvanceMany,
@@ -80,6 +80,11 @@ class Caller:
             have = self.key.role if self.key is not None else "admin"
             raise Forbidden(f"this needs a key of the role {role}; this one's is {have}", role=role)
 
+    @property
+    def sees_everybody(self) -> bool:
+        """Whether it may know what the server does as a whole, which tells one tenant about the others."""
+        return self.key is None or self.key.role in {"monitor", "admin"}
+
     def submit(self, job: Job) -> None:
         """Queue a job under the engine's names; its `reply` is called exactly once.
 
@@ -95,8 +100,13 @@ class Caller:
             return
         count = len(job.sessions)
         self.use.check(job, count)
-        job.reply = self.use.answered(job.reply, count)
-        self.engine.submit(job)
+        reply = job.reply
+        job.reply = self.use.answered(reply, count)
+        try:
+            self.engine.submit(job)
+        except CarryoverError:
+            job.reply = reply
+            raise
         self.use.in_flight += count
 
     async def ask(self, job: Job) -> Any:

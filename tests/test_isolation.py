@@ -17,7 +17,7 @@ from app import main, names, statefile
 from app.config import Settings
 from app.errors import CarryoverError
 from tests.locked import Keys, alike
-from tests.ways import AsgiRoute, Way
+from tests.ways import AsgiRoute, HotRoute, Way
 
 pytestmark = pytest.mark.anyio
 
@@ -26,6 +26,9 @@ STEPS = 37  # a position that no answer holds by chance
 
 Example = Callable[[str, bytes], dict[str, Any]]
 CHUNK = {"observations": [[0.1], [0.2]]}
+TENSOR = {
+    "inputs": [{"name": "observations", "datatype": "FP32", "shape": [1, 2, 1], "data": [0.1, 0.2]}],
+}
 
 
 def sending(body: Any = None, **query: Any) -> Example:
@@ -50,6 +53,7 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
         sending(after="theirs/their-pum"),
         sending(after="../"),
         sending(model="sine"),
+        sending(detail="true"),
     ],
     ("GET", "/sessions/{id}"): [sending()],
     ("DELETE", "/sessions/{id}"): [sending(), sending(at=STEPS), sending(at=1)],
@@ -63,6 +67,7 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
     ("POST", "/sessions/{id}/reset"): [sending(), sending({"at": STEPS})],
     ("POST", "/sessions/{id}/fork"): [sending({"id": "{id}-fork"}), sending({"id": "{id}", "at": STEPS})],
     ("GET", "/sessions/{id}/forecast"): [sending(steps=3)],
+    ("POST", "/sessions/{id}/forecast"): [sending({"steps": 3})],
     ("GET", "/sessions/{id}/state"): [sending()],
     ("PUT", "/sessions/{id}/state"): [
         lambda _, state: {"content": state, "params": {"at": STEPS}},
@@ -73,13 +78,28 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
         sending({"sessions": ["{id}", "{id}"], "observations": [0.1, 0.2], "at": [STEPS, None]}),
         sending({"sessions": ["{id}"], "observations": [0.1]}),
     ],
+    ("POST", "/v2/models/{model}/infer"): [
+        sending(TENSOR | {"parameters": {"sequence_id": "{id}"}}),
+        sending(TENSOR | {"parameters": {"sequence_id": "{id}", "sequence_start": True}}),
+        sending(TENSOR | {"parameters": {"sequence_id": "{id}", "sequence_end": True}}),
+        sending(TENSOR | {"parameters": {"sequence_id": "{id}", "at": STEPS}}),
+    ],
+    ("POST", "/v2/models/{model}/versions/{version}/infer"): [
+        sending(TENSOR | {"parameters": {"sequence_id": "{id}"}}),
+    ],
 }
 
 # Routes that know no session: what they tell is the same for everybody, or refused.
 OF_NO_SESSION = {
     ("GET", "/models"), ("GET", "/models/{name}"), ("POST", "/models/{name}/reload"),
     ("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/metrics"),
+    ("GET", "/v2"), ("GET", "/v2/health/live"), ("GET", "/v2/health/ready"), ("GET", "/v2/models/stats"),
+    *(("GET", f"/v2/models/{{model}}{version}{what}") for version in ("", "/versions/{version}")
+      for what in ("", "/config", "/ready", "/stats")),
+    ("POST", "/v2/repository/index"), ("POST", "/v2/repository/models/{model}/load"),
+    ("POST", "/v2/repository/models/{model}/unload"),
 }  # fmt: skip
+PUBLIC = {"/health/live", "/health/ready", "/v2", "/v2/health/live", "/v2/health/ready"}
 
 
 def operations() -> Iterator[tuple[str, str]]:
@@ -104,7 +124,7 @@ def keys(tmp_path) -> Keys:
     return told
 
 
-@pytest.fixture(params=[AsgiRoute], ids=lambda way: way.name)
+@pytest.fixture(params=[AsgiRoute, HotRoute], ids=lambda way: way.name)
 def way(request) -> type[Way]:
     return request.param
 
@@ -140,7 +160,9 @@ async def test_anothers_session_is_answered_like_one_that_nobody_has(start, keys
         await compare(service.http, keys, method, path, EXAMPLES[method, path][i])
 
 
-@pytest.mark.parametrize(("method", "path"), [each for each in EXAMPLES if "{id}" in each[1]], ids=str)
+@pytest.mark.parametrize(
+    ("method", "path"), [each for each in EXAMPLES if "{id}" in each[1] or "infer" in each[1]], ids=str
+)
 async def test_the_comparison_notices_a_server_that_forgets_about_tenants(
     start, keys, method, path, monkeypatch
 ):
@@ -161,7 +183,7 @@ async def compare(http: httpx.AsyncClient, keys: Keys, method: str, path: str, e
     told = []
     for session in (NOBODYS, THEIRS):
         request = example(session, state) | {"headers": keys.headers("ours")}
-        response = await http.request(method, path.replace("{id}", session), **request)
+        response = await http.request(method, addressed(path, session), **request)
         content: Any = response.content
         if content and response.headers.get("content-type", "").endswith("json"):
             content = alike(response.json(), session)
@@ -171,6 +193,12 @@ async def compare(http: httpx.AsyncClient, keys: Keys, method: str, path: str, e
     assert told[0] == told[1]
     assert told[0][0] < 500
     assert await looked_at(http, keys) == before
+
+
+def addressed(path: str, session: str) -> str:
+    for name, value in {"id": session, "name": "sine", "model": "sine", "version": "1"}.items():
+        path = path.replace(f"{{{name}}}", value)
+    return path
 
 
 async def forget_ours(http: httpx.AsyncClient, keys: Keys) -> None:
@@ -216,19 +244,20 @@ async def test_an_admin_enters_a_tenant_by_name_and_nobody_else_does(start, keys
 
 @pytest.mark.parametrize(("method", "path"), [*EXAMPLES, *sorted(OF_NO_SESSION)], ids=str)
 async def test_without_a_good_key_every_route_but_health_is_401(start, keys, method, path):
-    public = path.startswith("/health")
+    public = path in PUBLIC
     async with start(api_keys_file=keys.path) as service:
-        for header in (None, "", "Bearer", "Bearer ", "Bearer no", "Basic abc", "Bearer " + "x" * 5000):
+        for header in (None, "", "Bearer", "Bearer no", "Basic abc", "Bearer " + "x" * 5000):
             headers = {} if header is None else {"authorization": header}
-            url = path.replace("{id}", THEIRS).replace("{name}", "sine")
+            url = addressed(path, THEIRS)
             response = await service.http.request(method, url, headers=headers)
             assert (response.status_code == 401) != public, (header, response.text)
             if not public:
                 assert response.headers["www-authenticate"].startswith("Bearer")
-                assert response.headers["content-type"] == "application/problem+json"
+                assert response.headers["content-type"].endswith("json")
 
 
-CHANGES = [(method, path) for method, path in EXAMPLES if method != "GET"]
+LOOKS = {("POST", "/sessions/{id}/forecast")}  # a body, and moves nothing all the same
+CHANGES = [each for each in EXAMPLES if each[0] != "GET" and each not in LOOKS]
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES, ids=str)
@@ -239,7 +268,7 @@ async def test_a_key_to_read_changes_nothing(start, keys, method, path):
         state = await their_state(service.http, keys)
         response = await service.http.request(
             method,
-            path.replace("{id}", "mine"),
+            addressed(path, "mine"),
             headers=keys.headers("ours-to-read"),
             **example("mine", state),
         )

@@ -21,14 +21,15 @@ router = APIRouter(tags=["models"])
 async def models(request: Request) -> dict[str, Any]:
     """Every model that is loaded."""
     engine: Engine = request.app.state.engine
-    return {"models": [_told(engine, slab) for slab in engine.sessions.current.values()]}
+    counted = caller(request).sees_everybody
+    return {"models": [_told(engine, slab, counted) for slab in engine.sessions.current.values()]}
 
 
 @router.get("/models/{name}", response_model=Model, responses=problems(404))
 async def model(request: Request, name: str) -> dict[str, Any]:
     """Shapes, units, metrics and fingerprint of one model."""
     engine: Engine = request.app.state.engine
-    return _told(engine, engine.sessions.slab_of(name))
+    return _told(engine, engine.sessions.slab_of(name), caller(request).sees_everybody)
 
 
 @router.post("/models/{name}/reload", response_model=Reloaded, responses=problems(403, 404, 422, 503))
@@ -39,10 +40,10 @@ async def reload(request: Request, name: str) -> dict[str, Any]:
     engine.sessions.slab_of(name)
     forecaster = await asyncio.to_thread(request.app.state.library.reload, name)
     changed = await engine.ask(Adopt(forecaster))
-    return {"changed": changed, "model": _told(engine, engine.sessions.slab_of(name))}
+    return {"changed": changed, "model": _told(engine, engine.sessions.slab_of(name), True)}
 
 
-def _told(engine: Engine, slab: Slab) -> dict[str, Any]:
+def _told(engine: Engine, slab: Slab, counted: bool) -> dict[str, Any]:
     forecaster = slab.forecaster
     artifact = forecaster.artifact
     return {
@@ -61,6 +62,6 @@ def _told(engine: Engine, slab: Slab) -> dict[str, Any]:
         "can_forecast": not forecaster.missing,
         "carry_bytes": 4 * forecaster.carry_size,
         "metrics": artifact.metrics,
-        "sessions_resident": len(slab),
-        "sessions_on_older": sum(map(len, engine.sessions.older(artifact.name))),
+        "sessions_resident": len(slab) if counted else None,
+        "sessions_on_older": sum(map(len, engine.sessions.older(artifact.name))) if counted else None,
     }
