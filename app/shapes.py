@@ -247,8 +247,8 @@ class Model(BaseModel):
     can_forecast: bool = Field(description="Whether the targets cover the inputs.")
     carry_bytes: int
     metrics: dict[str, Any]
-    sessions_resident: int
-    sessions_on_older: int = Field(description="Resident sessions that keep an older network until reset.")
+    sessions_resident: int | None = Field(description="null for a key that may not know of other tenants'")
+    sessions_on_older: int | None = Field(description="of those, how many keep an older network until reset")
 
 
 class Reloaded(BaseModel):
