@@ -100,21 +100,33 @@ class Triton:
     """KServe v2 over HTTP, sequences numbered; the session comes back as the request's id."""
 
     session_pattern = r'"id": ?"([^"]+)"'
+    model = "sine"
 
     def request(self, session: str, observations: Array, place: Place) -> bytes:
         rows = [value for (value,) in column(observations)]
         ends = {"sequence_start": place == "first", "sequence_end": place == "last"}
-        tensor = {"name": "OBSERVATIONS", "shape": [1, len(rows), 1], "datatype": "FP32", "data": rows}
+        tensor = {"name": "observations", "shape": [1, len(rows), 1], "datatype": "FP32", "data": rows}
         body = {
             "id": session,
             "parameters": {"sequence_id": sequence_number(session)} | ends,
             "inputs": [tensor],
         }
-        return post("/v2/models/sine/infer", msgspec.json.encode(body))
+        return post(f"/v2/models/{self.model}/infer", msgspec.json.encode(body))
 
     def answer(self, body: bytes) -> Answer:
         outputs = {output["name"]: output["data"] for output in msgspec.json.decode(body)["outputs"]}
-        return Answer(predictions_of(outputs["PREDICTIONS"]), int(outputs["POSITION"][0]))
+        return Answer(predictions_of(outputs["predictions"]), int(outputs["POSITION"][0]))
+
+
+class OpenInference(Triton):
+    """The same requests to ours, which tells positions as parameters of its answers."""
+
+    model = "bench"
+
+    def answer(self, body: bytes) -> Answer:
+        told = msgspec.json.decode(body)
+        outputs = {output["name"]: output["data"] for output in told["outputs"]}
+        return Answer(predictions_of(outputs["predictions"]), told["parameters"]["position"])
 
 
 def sequence_number(session: str) -> int:

@@ -34,7 +34,7 @@ class TritonPythonModel:
         self.positions: dict[int, int] = {}
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        chunks = [_tensor(request, "OBSERVATIONS") for request in requests]  # each [1, steps, 1]
+        chunks = [_tensor(request, "observations") for request in requests]  # each [1, steps, 1]
         responses: list[Any] = [None] * len(requests)
         for length in {chunk.shape[1] for chunk in chunks}:
             places = [place for place, chunk in enumerate(chunks) if chunk.shape[1] == length]
@@ -64,7 +64,7 @@ def _tensor(request: Any, name: str) -> torch.Tensor:
 
 
 def _response(predictions: torch.Tensor, position: int) -> Any:
-    outputs = {"PREDICTIONS": predictions, "POSITION": torch.tensor([[position]], dtype=torch.int32)}
+    outputs = {"predictions": predictions, "POSITION": torch.tensor([[position]], dtype=torch.int32)}
     return triton.InferenceResponse(
         [triton.Tensor.from_dlpack(name, to_dlpack(tensor)) for name, tensor in outputs.items()]
     )
