@@ -1,4 +1,4 @@
-"""The shared store: who is behind is refused, and nothing that was answered rests on a state that is no more."""
+"""The shared store: who is behind is refused, and no answer rests on a state that is no more."""
 
 from __future__ import annotations
 

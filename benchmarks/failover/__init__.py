@@ -1,1 +1,1 @@
-"""Replicas that are killed, put to sleep, cut off and restarted under load, and a check of what clients saw."""
+"""Replicas killed, put to sleep, cut off and restarted under load; and a check of what their clients saw."""

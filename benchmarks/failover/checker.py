@@ -34,7 +34,7 @@ def read(path: Path) -> list[Event]:
 
 
 def check(events: Iterable[Event], reference: Reference, tolerance: float = TOLERANCE) -> list[str]:
-    """Everything that contradicts one total order of accepted chunks for each session; empty when nothing does."""
+    """Everything that contradicts one total order of accepted chunks for each session."""
     by_session: defaultdict[str, list[Event]] = defaultdict(list)
     for event in events:
         by_session[event["session"]].append(event)

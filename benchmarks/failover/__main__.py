@@ -1,0 +1,99 @@
+"""The whole fail-over suite, on this machine: real processes, a real balancer, a real store.
+
+    python -m benchmarks.failover [--clients 64] [--rounds 1] [--only NAME ...] [--out FOLDER]
+
+Needs redis-server and haproxy (Debian has both). Each history is left in FOLDER as JSON Lines. The status is
+1 when the checker has a complaint, or when no sleeper's late commit was refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from pathlib import Path
+
+from benchmarks.failover import scenarios
+from benchmarks.failover.deployment import Deployment
+from benchmarks.failover.scenarios import Scenario
+from benchmarks.failover.suite import Outcome, play
+
+ON_THREE: tuple[Scenario, ...] = (
+    scenarios.nothing,
+    scenarios.killed,
+    scenarios.asleep,
+    scenarios.cut_from_store,
+    scenarios.cut_from_balancer,
+    scenarios.cut_off,
+    scenarios.store_restarted,
+    scenarios.rolling_restart,
+)
+
+
+def main() -> int:
+    options = _options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    outcomes: list[Outcome] = []
+    for turn in range(options.rounds):
+        outcomes += _round(options, options.out / f"round{turn}")
+    bad = [one for one in outcomes if one.complaints]
+    unfenced = [one for one in outcomes if one.name == "asleep" and not one.fenced]
+    for one in bad:
+        print(f"{one.name}: {len(one.complaints)} complaints, the first: {one.complaints[0]}")
+    if unfenced:
+        print("a sleeper woke and none of its late commits was refused")
+    return 1 if bad or unfenced else 0
+
+
+def _round(options: argparse.Namespace, folder: Path) -> list[Outcome]:
+    folder.mkdir(parents=True, exist_ok=True)
+    print(
+        "| scenario | recovery s | acknowledged | retries | fenced | complaints |\n|---|---|---|---|---|---|"
+    )
+    outcomes = _played(options, folder, ON_THREE, replicas=3)
+    outcomes += _played(options, folder, (scenarios.scaled,), replicas=4, running=2)
+    return outcomes + _played(options, folder, (scenarios.primary_lost,), replicas=3, sentinels=True)
+
+
+def _played(
+    options: argparse.Namespace,
+    folder: Path,
+    which: tuple[Scenario, ...],
+    replicas: int,
+    running: int | None = None,
+    *,
+    sentinels: bool = False,
+) -> list[Outcome]:
+    wanted = [one for one in which if not options.only or one.__name__ in options.only]  # type: ignore[attr-defined]
+    if not wanted:
+        return []
+    outcomes = []
+    with (
+        tempfile.TemporaryDirectory(prefix="failover-") as own,
+        Deployment(Path(own), replicas, running, sentinels=sentinels) as deployment,
+    ):
+        for scenario in wanted:
+            one = asyncio.run(play(deployment, scenario, folder, options.clients, options.think))
+            print(
+                f"| {one.name} | {one.recovery_seconds:.2f} | {one.chunks} | {one.retries} | {one.fenced} "
+                f"| {len(one.complaints)} |",
+                flush=True,
+            )
+            outcomes.append(one)
+    return outcomes
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--think", type=float, default=0.1, help="seconds between an answer and the next chunk"
+    )
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--out", type=Path, default=Path("failover-histories"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,121 @@
+"""Replicas behind a balancer over one store, every line between them a network that can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from benchmarks.failover.processes import Balancer, RedisServer, Replica, wait_until
+from benchmarks.failover.proxy import Network, Proxy
+
+SETTINGS = {
+    "CARRYOVER_LOG_LEVEL": "warning",
+    "CARRYOVER_RESIDENT_SESSIONS": "1024",
+    "CARRYOVER_STORE_TIMEOUT_SECONDS": "1",
+    "CARRYOVER_DRAIN_SECONDS": "1",
+}
+
+
+class Deployment:
+    """As many replicas as are asked for, `running` of them started; the balancer knows of all.
+
+    Parameters
+    ----------
+    sentinels : the store is a primary with two replicas, and a Sentinel promotes one when it is lost
+    """
+
+    def __init__(
+        self, folder: Path, replicas: int, running: int | None = None, *, sentinels: bool = False
+    ) -> None:
+        self.folder = folder
+        self.network = Network()
+        self.stores = _stores(folder, 3 if sentinels else 1)
+        self.sentinel = _sentinel(folder, self.stores[0]) if sentinels else None
+        self.to_store: list[Proxy] = []
+        self.to_replica: list[Proxy] = []
+        self.replicas: list[Replica] = []
+        for _ in range(replicas):
+            self._add()
+        self.balancer = Balancer(folder / "balancer", [proxy.port for proxy in self.to_replica])
+        self.running = running or replicas
+
+    def __enter__(self) -> Deployment:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process, whatever state it is in."""
+        for proxy in (*self.to_store, *self.to_replica):
+            proxy.heal()
+        self.balancer.stop()
+        for one in self.replicas:
+            one.stop()
+        for server in (*self.stores, *([self.sentinel] if self.sentinel else [])):
+            server.kill()
+        self.network.close()
+
+    def _start(self) -> None:
+        for one in self.replicas[: self.running]:
+            one.start()
+        for one in self.replicas[: self.running]:
+            one.wait()
+        self.balancer.start()
+        front = Replica(self.folder, {}, self.balancer.port)
+        wait_until(front.ready, "the balancer has a replica")
+
+    def fenced(self) -> int:
+        """Commits that all replicas together were refused."""
+        return sum(one.counter("fenced") for one in self.replicas if one.process is not None)
+
+    def _add(self) -> None:
+        environment = dict(SETTINGS)
+        if self.sentinel is None:
+            self.to_store.append(self.network.proxy(self.stores[0].port))
+            environment["CARRYOVER_STORE"] = f"redis://127.0.0.1:{self.to_store[-1].port}"
+        else:
+            environment["CARRYOVER_STORE"] = f"redis+sentinel://127.0.0.1:{self.sentinel.port}/carryover"
+            environment["CARRYOVER_STORE_REPLICAS"] = "1"
+        self.replicas.append(Replica(self.folder / "replicas", environment))
+        self.to_replica.append(self.network.proxy(self.replicas[-1].port))
+
+
+def _stores(folder: Path, count: int) -> Sequence[RedisServer]:
+    durable = ("--appendonly", "yes", "--appendfsync", "always")
+    primary = RedisServer(folder / "store0", *durable).start()
+    followers = [
+        RedisServer(folder / f"store{i}", *durable, "--replicaof", f"127.0.0.1 {primary.port}").start()
+        for i in range(1, count)
+    ]
+    for one in followers:
+        # A link that is up may still be at offset 0.
+        wait_until(
+            lambda one=one: "master_link_status:up" in one.ask("INFO", "replication"), "a replica follows"
+        )
+    if followers:
+        primary.ask("SET", "carryover:first", "1")
+        wait_until(
+            lambda: all(one.ask("GET", "carryover:first").startswith("1") for one in followers),
+            "the replicas have what the primary has",
+        )
+    return [primary, *followers]
+
+
+def _sentinel(folder: Path, primary: RedisServer) -> RedisServer:
+    (folder / "sentinel").mkdir(parents=True, exist_ok=True)
+    config = folder / "sentinel" / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor carryover 127.0.0.1 {primary.port} 1\n"
+        "sentinel down-after-milliseconds carryover 500\n"
+        "sentinel failover-timeout carryover 3000\n"
+    )
+    return RedisServer(folder / "sentinel", first=(str(config), "--sentinel")).start()

@@ -1,0 +1,93 @@
+"""A network that can be cut: bytes are held back as if every packet were dropped, and come when it heals.
+
+What was sent into a cut is delivered late, as retransmission does it: the writes of a replica that was cut
+off reach the store after others have taken its sessions over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+
+class Network:
+    """An event loop of its own thread, for every proxy of a deployment."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="network", daemon=True)
+        self._thread.start()
+
+    def run(self, what: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine there, and wait for it."""
+        return asyncio.run_coroutine_threadsafe(what, self.loop).result(30)
+
+    def proxy(self, to: int) -> Proxy:
+        """A proxy to a port, listening on `port`."""
+        made: Proxy = self.run(Proxy.listening(to))
+        return made
+
+    def close(self) -> None:
+        """Stop all of it."""
+
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        self.run(end())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+
+class Proxy:
+    """From a port of its own to another one."""
+
+    def __init__(self, to: int) -> None:
+        self.to = to
+        self.port = 0
+        self._whole = asyncio.Event()
+        self._whole.set()
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def listening(cls, to: int) -> Proxy:
+        """A proxy that takes connections."""
+        proxy = cls(to)
+        server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
+        proxy.port = server.sockets[0].getsockname()[1]
+        return proxy
+
+    def cut(self) -> None:
+        """From here on nothing passes."""
+        self._loop.call_soon_threadsafe(self._whole.clear)
+
+    def heal(self) -> None:
+        """Everything passes, what was held back first."""
+        self._loop.call_soon_threadsafe(self._whole.set)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._whole.wait()
+        try:
+            there = await asyncio.open_connection("127.0.0.1", self.to)
+        except OSError:
+            writer.close()
+            return
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await asyncio.gather(self._pump(reader, there[1]), self._pump(there[0], writer))
+        for one in (writer, there[1]):
+            one.close()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await self._whole.wait()
+            writer.write(data)
+            await writer.drain()
+        await self._whole.wait()
+        if writer.can_write_eof():
+            writer.write_eof()
