@@ -148,10 +148,9 @@ def decoded(body: bytes, error: Undecodable, gapped: Callable[[bytes], T]) -> T:
     """
     try:
         return gapped(body)
-    except msgspec.ValidationError as other:
-        raise complaint(body, other) from None
-    except UNDECODABLE:
-        raise complaint(body, error) from None
+    except UNDECODABLE as other:
+        # Of a null that was the first thing to be refused, only the second try knows what else is wrong.
+        raise complaint(body, other if "`null`" in str(error) else error) from None
 
 
 def checked(rows: Rows | GappedRows | None, besides: Besides, limits: Limits, *, gaps: bool = False) -> Chunk:
