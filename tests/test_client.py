@@ -380,7 +380,7 @@ async def test_sessions_are_listed_beyond_a_page(connected, monkeypatch):
 
         assert [one["session"] for one in await call(listed)] == ["..", "a", "b", "d", "e"]
         assert (await call(lambda c: c.session("..").info())).position == 1
-        assert {one.name for one in await call(lambda c: c.models())} == {"sine", "pair", "partial"}
+        assert {one.name for one in await call(lambda c: c.models())} >= {"sine", "pair", "partial"}
 
 
 # Many sessions in one request.

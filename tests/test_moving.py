@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from carryover import Carryover
 
 from app import moving
 from app.moving import MoveFailed
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.anyio
 NAMES = [f"s{i:02}" for i in range(9)] + ["..", "a:b"]
 
 
-async def moved(service: Any, work: Callable[[httpx.Client], Any]) -> Any:
+async def moved(service: Any, work: Callable[[Carryover], Any]) -> Any:
     """What `work` gives with a client of the service, off its event loop."""
 
     def call() -> Any:
-        with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=20) as server:
+        with Carryover(f"http://127.0.0.1:{service.port}") as server:
             return work(server)
 
     return await asyncio.to_thread(call)
@@ -45,7 +45,7 @@ async def test_an_interrupted_export_goes_on_where_it_stopped(start_hot, tmp_pat
     async with start_hot() as service:
         await filled(service)
 
-        def some(server: httpx.Client) -> list[str]:
+        def some(server: Carryover) -> list[str]:
             left = moving.exported(server, tmp_path)
             return [next(left) for _ in range(4)]
 
@@ -67,7 +67,7 @@ async def test_an_import_brings_back_what_was_exported_and_goes_on_where_it_stop
         for name in before:
             await service.http.delete(f"/sessions/{name.replace('..', '%2E%2E')}")
 
-        def one(server: httpx.Client) -> str:
+        def one(server: Carryover) -> str:
             return next(moving.imported(server, tmp_path))
 
         await moved(service, one)
@@ -76,9 +76,7 @@ async def test_an_import_brings_back_what_was_exported_and_goes_on_where_it_stop
         assert await moved(service, lambda server: list(moving.imported(server, tmp_path))) == []
 
 
-async def test_a_folder_that_is_no_export_and_a_server_that_is_not_there_are_refused(tmp_path: Path):
+async def test_a_folder_that_is_no_export_is_refused(tmp_path: Path):
     (tmp_path / moving.LIST).write_text("not json\n")
     with pytest.raises(MoveFailed, match="no list of sessions"):
         moving.lines(tmp_path)
-    with httpx.Client(base_url="http://127.0.0.1:1") as server, pytest.raises(MoveFailed, match="reached"):
-        moving.total(server)

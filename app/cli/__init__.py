@@ -14,17 +14,19 @@ from collections.abc import Sequence
 import typer
 
 from app.cli.artifacts import import_, models
+from app.cli.demo import demo
 from app.cli.evaluate import evaluate
 from app.cli.keys import keys
 from app.cli.serve import EPILOG, serve
 from app.cli.sessions import sessions
+from app.cli.stream import forecast, stream
 from app.cli.train import train
 
 app = typer.Typer(
     name="carryover",
     help="Train stateful LSTMs and serve them: each session's carry is kept from chunk to chunk.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -34,6 +36,9 @@ app.command(short_help="Data in, trained artifact out.")(train)
 app.command(short_help="Streaming backtest beside baselines.")(evaluate)
 app.command("import", short_help="PyTorch checkpoint in, artifact out.")(import_)
 app.command(short_help="List artifacts, or show one.")(models)
+app.command(short_help="A file's rows into a session, predictions out.")(stream)
+app.command(short_help="What a session predicts ahead.")(forecast)
+app.command(short_help="Train, serve and stream, before your eyes.")(demo)
 
 app.add_typer(sessions, name="sessions")
 app.add_typer(keys, name="keys")
@@ -61,6 +66,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _expected(error: Exception) -> tuple[str, int] | None:
+    import carryover
+
     from app.errors import CarryoverError, ConfigError
     from models.errors import BadInput, ModelsError
 
@@ -68,7 +75,7 @@ def _expected(error: Exception) -> tuple[str, int] | None:
         return f"{error.format_message()} (see --help)", 2
     if isinstance(error, BadInput | ConfigError):
         return str(error), 2
-    if isinstance(error, ModelsError | CarryoverError):
+    if isinstance(error, ModelsError | CarryoverError | carryover.CarryoverError):
         return str(error), 1
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error), 1

@@ -1,89 +1,134 @@
-"""`carryover sessions`: list, export and import the sessions of a running server."""
+"""`carryover sessions`: list, look at, reset, fork, delete, export and import those of a running server."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli import options
+from app.cli import connect, options
+from app.cli.connect import HERE
 
 if TYPE_CHECKING:
-    import httpx
+    from carryover import SessionInfo
 
-sessions = typer.Typer(help="List, back up and move the sessions of a running server.", no_args_is_help=True)
-
-Url = Annotated[str, typer.Option("--url", help="Where the server is.")]
-HERE = "http://127.0.0.1:8000"
+sessions = typer.Typer(
+    help="Look at, back up and move the sessions of a running server.", no_args_is_help=True
+)
 
 
 @sessions.command("list", short_help="Every session, a line each.")
 def list_(
-    url: Url = HERE,
+    url: connect.Url = HERE,
+    key_file: connect.KeyFile = None,
     model: Annotated[
         str | None, typer.Option(help="Only sessions of this model.", show_default=False)
     ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Print every session, in the order of their ids; with --json a JSON document a line."""
-    from app import moving
-
-    with _server(url) as server:
-        for told in moving.listed(server, model=model):
+    with connect.service(url, key_file) as server:
+        for told in server.sessions(model):
             print(json.dumps(told) if as_json else f"{told['session']}  {told['model']}")
+
+
+@sessions.command(short_help="What the server knows of one.")
+def show(
+    session: connect.Session,
+    as_json: options.Json = False,
+    url: connect.Url = HERE,
+    key_file: connect.KeyFile = None,
+) -> None:
+    """Print a session's model, position, errors and times."""
+    with connect.service(url, key_file) as server:
+        _print(server.session(session).info(), as_json)
+
+
+@sessions.command(short_help="Zero the carry; the position stays.")
+def reset(
+    session: connect.Session,
+    as_json: options.Json = False,
+    url: connect.Url = HERE,
+    key_file: connect.KeyFile = None,
+) -> None:
+    """Let a session forget what it has seen; its position goes on."""
+    with connect.service(url, key_file) as server:
+        one = server.session(session)
+        one.refresh()
+        _print(one.reset(), as_json)
+
+
+@sessions.command(short_help="A copy that goes its own way.")
+def fork(
+    session: connect.Session,
+    into: Annotated[
+        str | None, typer.Argument(help="Id of the copy. [default: drawn at random]", show_default=False)
+    ] = None,
+    as_json: options.Json = False,
+    url: connect.Url = HERE,
+    key_file: connect.KeyFile = None,
+) -> None:
+    """Make a new session with a copy of the carry."""
+    with connect.service(url, key_file) as server:
+        one = server.session(session)
+        one.refresh()
+        _print(one.fork(into).info(), as_json)
+
+
+@sessions.command(short_help="Forget one for good.")
+def delete(session: connect.Session, url: connect.Url = HERE, key_file: connect.KeyFile = None) -> None:
+    """Delete a session; the server remembers its last position for a while."""
+    with connect.service(url, key_file) as server:
+        server.session(session).delete()
+    print(f"session {session} is deleted")
 
 
 @sessions.command(short_help="Every session into a folder.")
 def export(
     folder: Annotated[Path, typer.Argument(help="Where to; an interrupted export goes on in it.")],
-    url: Url = HERE,
+    url: connect.Url = HERE,
+    key_file: connect.KeyFile = None,
 ) -> None:
     """Write every session's state into a folder: a backup, or the first half of moving house."""
     from app import moving
 
-    with _server(url) as server:
+    with connect.service(url, key_file) as server:
         already = len(moving.lines(folder))
-        count = _shown(moving.exported(server, folder), moving.total(server) - already)
+        count = _counted(moving.exported(server, folder), max(server.count() - already, 0))
     print(f"{count} sessions exported to {folder}" + (f", {already} were there" if already else ""))
 
 
 @sessions.command("import", short_help="Every session of a folder into a server.")
 def import_(
     folder: Annotated[Path, typer.Argument(help="What `carryover sessions export` wrote.", exists=True)],
-    url: Url = HERE,
+    url: connect.Url = HERE,
+    key_file: connect.KeyFile = None,
 ) -> None:
     """Put every exported session into a running server; one that is there is replaced."""
     from app import moving
 
-    with _server(url) as server:
-        count = _shown(moving.imported(server, folder), len(moving.lines(folder)))
+    with connect.service(url, key_file) as server:
+        count = _counted(moving.imported(server, folder), len(moving.lines(folder)))
     print(f"{count} sessions imported from {folder}")
 
 
-def _server(url: str) -> httpx.Client:
-    import httpx
+def _counted(moved: Iterator[str], total: int) -> int:
+    from app.cli.rate import rated
 
-    return httpx.Client(base_url=url, timeout=30.0)
+    return sum(1 for _ in rated(moved, total, "sessions"))
 
 
-def _shown(moved: Iterator[str], total: int) -> int:
-    """Run through them with a bar on stderr: how many, how fast, how much longer."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        MofNCompleteColumn(),
-        BarColumn(bar_width=24),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-    )
-    count = 0
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("", total=max(total, 0))
-        for _ in moved:
-            count += 1
-            progress.update(bar, advance=1, description=f"{progress.tasks[bar].speed or 0:,.0f} sessions/s")
-    return count
+def _print(info: SessionInfo, as_json: bool) -> None:
+    told: dict[str, Any] = asdict(info)
+    told |= told.pop("more")
+    if as_json:
+        print(json.dumps(told, default=str))
+        return
+    width = max(map(len, told))
+    for name, value in told.items():
+        if value is not None:
+            print(f"{name.replace('_', ' '):{width}}  {value}")

@@ -200,6 +200,14 @@ class AsyncSession:
         """Take over where the server has it: after `OutOfStep`, to go on from there."""
         return await self.service._run(plans.inspect(self._cursor, self.service._patience))
 
+    def rewind(self, position: int) -> None:
+        """Go on behind `position`, the end of one of the last few chunks, as if later answers had not come.
+
+        The same observations have to follow in the same chunks: they are answered from what the server
+        remembers, and applied only from where it is. So a program that was killed loses no answer.
+        """
+        self._cursor.position = position
+
     async def reset(self) -> SessionInfo:
         """Zero the carry; the position stays."""
         return await self.service._run(plans.reset(self._cursor, self.service._patience))

@@ -133,7 +133,11 @@ def http_options(url: str, key: str | None, timeout: float, verify: ssl.SSLConte
     ------
     ValueError : the URL is none
     """
-    if httpx.URL(url).scheme not in ("http", "https"):
+    try:
+        scheme = httpx.URL(url).scheme
+    except httpx.InvalidURL:
+        scheme = ""
+    if scheme not in ("http", "https"):
         raise ValueError(f"{url!r} is no http:// or https:// URL")
     headers = {"user-agent": "carryover-client"} | ({} if key is None else {"authorization": f"Bearer {key}"})
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)

@@ -1,0 +1,38 @@
+"""How the commands that talk to a running server reach it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from carryover import Carryover
+
+HERE = "http://127.0.0.1:8000"
+Url = Annotated[str, typer.Option("--url", help="Where the server is.")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File that holds the API key's token; on a command line everybody could read it.",
+        show_default=False,
+    ),
+]
+Session = Annotated[str, typer.Argument(help="Id of the session.", show_default=False)]
+
+
+def service(url: str, key_file: Path | None, patience: float = 0.0) -> Carryover:
+    """A client of the server.
+
+    Parameters
+    ----------
+    patience : seconds of trying again before a server that does not answer is an error
+    """
+    from carryover import Carryover
+
+    key = None if key_file is None else key_file.read_text(encoding="utf-8").strip()
+    try:
+        return Carryover(url, key=key, patience=patience)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from None

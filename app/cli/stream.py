@@ -1,0 +1,178 @@
+"""`carryover stream` and `carryover forecast`: a file's rows into a session, and what it predicts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli import connect, options
+from app.cli.connect import HERE
+
+if TYPE_CHECKING:
+    from carryover import Carryover, ModelInfo, Session
+
+    from app.cli.written import Layout
+
+PATIENCE_SECONDS = 300.0
+CHUNK, CHUNKS_AHEAD = 50, 8
+
+
+class Format(StrEnum):
+    """How predictions are written."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+Level = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Add the interval of this level, such as 0.9.", show_default=False),
+]
+
+
+def stream(
+    data: Annotated[
+        Path,
+        typer.Argument(help="A .csv or .parquet file, or - for CSV on standard input.", show_default=False),
+    ],
+    session: connect.Session,
+    model: Annotated[
+        str | None, typer.Option(help="Model of a session that is not there yet.", show_default=False)
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Columns to send. [default: those that the model reads]"),
+    ] = None,
+    time_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column to write beside the predictions.", show_default=False),
+    ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Observations to a chunk. [default: 50; 1 with --follow or -]", show_default=False
+        ),
+    ] = None,
+    level: Level = None,
+    score: Annotated[bool, typer.Option("--score", help="Add how surprising each observation was.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File to write. [default: standard output]", show_default=False),
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.csv,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait for rows that are yet to be written.")
+    ] = False,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Send every row, wherever the session is.")
+    ] = False,
+    url: connect.Url = HERE,
+    key_file: connect.KeyFile = None,
+) -> None:
+    """Stream a file's rows into a session, and write the prediction of what follows each.
+
+    Row 0 of the file is the session's observation 0: after an interruption, the same command goes on where
+    the session is, or where --out ends, and the server answers again what was under way. An empty cell is a
+    missing observation. The server may restart meanwhile.
+
+    For example: carryover stream readings.csv pump-7 --time-column date --out predictions.csv
+    """
+    from app.cli import rows
+    from app.cli.rate import rated
+    from app.cli.written import Layout
+
+    source = rows.opened(data, sys.stdin, follow=follow)
+    size = chunk or (1 if follow or str(data) == "-" else CHUNK)
+    with ExitStack() as stack:
+        service = stack.enter_context(connect.service(url, key_file, PATIENCE_SECONDS))
+        one = service.session(session, model)
+        described = _model(service, one, model)
+        observation, label = rows.picked(source, options.names(columns) or described.inputs, time_column)
+        layout = Layout(
+            described.targets, time_column, level is not None, score, as_json or format_ is Format.jsonl
+        )
+        start = 0 if from_start else _resumed(one, out, layout)
+        labels: deque[Any] = deque()
+
+        def observations() -> Iterator[list[float | None]]:
+            for row in islice(source.rows, start, None):
+                labels.append(label(row))
+                yield observation(row)
+
+        file = stack.enter_context(out.open("a", encoding="utf-8")) if out else sys.stdout
+        if not start or out is None:
+            layout.begin(file)
+        sent = one.stream(
+            observations(), size, level=level, score=score, ahead=1 if source.total is None else CHUNKS_AHEAD
+        )
+        left = None if source.total is None else max(source.total - start, 0)
+        shown = out is not None or not sys.stdout.isatty()
+        for answer in rated(sent.answers(), left, "rows", len, shown=shown):
+            layout.write(file, answer, [labels.popleft() for _ in range(len(answer))])
+
+
+def forecast(
+    session: connect.Session,
+    steps: Annotated[int, typer.Option("--steps", "-n", min=1, help="How far to look ahead.")] = 20,
+    level: Level = None,
+    as_json: options.Json = False,
+    url: connect.Url = HERE,
+    key_file: connect.KeyFile = None,
+) -> None:
+    """Print what a session predicts for many steps ahead, as CSV; the session does not move.
+
+    For example: carryover forecast pump-7 --steps 200 > forecast.csv
+    """
+    from app.cli.written import csv_lines
+
+    with connect.service(url, key_file) as service:
+        told = service.session(session).forecast(steps, level=level)
+        targets = next(one.targets for one in service.models() if one.name == told.model)
+    parts = {"": told.values} | ({} if told.lower is None else {"_lower": told.lower, "_upper": told.upper})
+    columns = {
+        f"{target}{ending}": [float(str(number)) for number in part.reshape(steps, -1)[:, place]]
+        for ending, part in parts.items()
+        for place, target in enumerate(targets)
+    }
+    if as_json:
+        print(json.dumps({"session": told.session, "model": told.model, "position": told.position} | columns))
+        return
+    print(csv_lines([["step", *columns], *zip(range(1, steps + 1), *columns.values(), strict=True)]), end="")
+
+
+def _model(service: Carryover, session: Session, given: str | None) -> ModelInfo:
+    """The model of the session, or the one that it will have."""
+    from carryover import SessionGone, UnknownSession
+
+    from models.errors import BadData
+
+    name = given
+    with suppress(UnknownSession, SessionGone):
+        name = session.refresh().model
+    known = service.models()
+    found = [one for one in known if (one.default if name is None else one.name == name)]
+    if not found:
+        raise BadData(f"the server has no model {name!r}; it has {', '.join(one.name for one in known)}")
+    return found[0]
+
+
+def _resumed(session: Session, out: Path | None, layout: Layout) -> int:
+    """The row to go on with: behind the output's last one, or else where the session is."""
+    position = session.position or 0
+    written = None if out is None else layout.last_position(out)
+    start = position if written is None else written
+    if start != position:
+        session.rewind(start)
+    if start:
+        print(f"going on behind row {start}", file=sys.stderr)
+    return start

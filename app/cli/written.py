@@ -1,0 +1,109 @@
+"""Predictions on their way out: CSV or JSON Lines, whole chunks at a time: an interruption costs none."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from models.errors import BadData
+
+if TYPE_CHECKING:
+    from carryover import Answer, Prediction
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a row holds.
+
+    targets : what is predicted
+    label : name of the column that is taken over from the observations
+    level, score : whether there are intervals and scores
+    """
+
+    targets: Sequence[str]
+    label: str | None = None
+    level: bool = False
+    score: bool = False
+    as_json: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The header."""
+        ends = [f"{target}_{end}" for end in ("lower", "upper") for target in self.targets]
+        return [
+            "position",
+            *([self.label] if self.label is not None else []),
+            *self.targets,
+            *(ends if self.level else []),
+            *(["score"] if self.score else []),
+        ]
+
+    def row(self, prediction: Prediction, label: Any) -> list[Any]:
+        """The values under it."""
+        ends = [*self._numbers(prediction.lower), *self._numbers(prediction.upper)]
+        return [
+            prediction.position,
+            *([label] if self.label is not None else []),
+            *self._numbers(prediction.value),
+            *(ends if self.level else []),
+            *([prediction.score] if self.score else []),
+        ]
+
+    def _numbers(self, value: Any) -> list[Any]:
+        """As many as there are targets; None for what is no number."""
+        row = value if isinstance(value, list) else [value] * len(self.targets)
+        return [None if number is None or math.isnan(number) else number for number in row]
+
+    def text(self, rows: Iterable[Sequence[Any]]) -> str:
+        """Rows as lines."""
+        if not self.as_json:
+            return csv_lines(rows)
+        names = self.names
+        documents = [dict(zip(names, row, strict=True)) for row in rows]
+        return "".join(json.dumps(one, default=str) + "\n" for one in documents)
+
+    def write(self, out: IO[str], answer: Answer, labels: Sequence[Any]) -> None:
+        """A chunk's rows, and everything before them, to where it goes."""
+        pairs = zip(answer, labels, strict=True)
+        out.write(self.text(self.row(prediction, label) for prediction, label in pairs))
+        out.flush()
+
+    def begin(self, out: IO[str]) -> None:
+        """The header, where there is one."""
+        if not self.as_json:
+            out.write(csv_lines([self.names]))
+
+    def last_position(self, path: Path) -> int | None:
+        """The position in the last whole row of a file; a row that was cut off is taken away.
+
+        Raises
+        ------
+        BadData : it is something else
+        """
+        if not path.exists():
+            return None
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")
+        lines = whole.splitlines()
+        if not lines or (not self.as_json and lines == [csv_lines([self.names]).rstrip("\n")]):
+            return None
+        try:
+            last = json.loads(lines[-1])["position"] if self.as_json else lines[-1].partition(",")[0]
+            return int(last)
+        except (ValueError, KeyError, TypeError):
+            raise BadData(f"{path} does not end with a prediction: give another --out") from None
+
+
+def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV."""
+    held = io.StringIO()
+    csv.writer(held, lineterminator="\n").writerows(rows)
+    return held.getvalue()
