@@ -50,11 +50,11 @@ COMMIT_AFTER_REPLY = """
 import asyncio
 from app.sessions import Sessions
 commit = Sessions.commit
-async def behind(self, wave):
+async def behind(self, *told):
     await asyncio.sleep(0.05)
-    await commit(self, wave)
-async def later(self, wave):
-    self.late = asyncio.get_running_loop().create_task(behind(self, wave))
+    await commit(self, *told)
+async def later(self, *told):
+    self.late = asyncio.get_running_loop().create_task(behind(self, *told))
 Sessions.commit = later
 """
 
