@@ -19,6 +19,7 @@ READOUTS: tuple[Readout, ...] = get_args(Readout)
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 INTERVALS = "+intervals"
 MAX_LEVELS = 16
+MOST_FORGETTING = 0.9999  # float32 loses its own rounding errors no sooner (benchmarks/steps.py)
 MAX_FEATURES = 1025  # a covariance of 4 MiB a session
 
 
@@ -36,8 +37,8 @@ class Learning:
     rank
         Leading directions of the hidden features that `rls` sees, of the artifact's own basis; 0 is all.
     forgetting
-        Weight that an observation keeps at the next one, above 0.5 and at most 1: half of what was known is
-        forgotten in log(1/2) / log(forgetting) observations.
+        Weight that an observation keeps at the next one, above 0.5 and at most 0.9999: half of what was known
+        is forgotten in log(1/2) / log(forgetting) observations.
     prior
         Pull towards the trained readout, in squared units of a scaled feature; the larger, the slower.
     levels
@@ -71,7 +72,8 @@ class Learning:
             raise BadArtifact("inputs must be true or false")
         if type(self.rank) is not int or self.rank < 0:
             raise BadArtifact(f"rank must be a whole number from 0, not {str(self.rank)[:40]}")
-        _check(0.5 < _number(self.forgetting) <= 1, "forgetting must be above 0.5 and at most 1")
+        bounded = 0.5 < _number(self.forgetting) <= MOST_FORGETTING
+        _check(bounded, f"forgetting must be above 0.5 and at most {MOST_FORGETTING}")
         _check(1e-6 <= _number(self.prior) <= 1e6, "prior must be 1e-6 to 1e6")
         _check(len(self.levels) <= MAX_LEVELS, f"at most {MAX_LEVELS} levels")
         ascending = all(low < high for low, high in zip(self.levels, self.levels[1:], strict=False))

@@ -317,6 +317,7 @@ def test_what_its_sessions_learn_is_saved_and_decides_the_fingerprint(tmp_path, 
     [
         ({"readout": "magic"}, "readout"),
         ({"forgetting": 0.4}, "forgetting"),
+        ({"forgetting": 1.0}, "0.9999"),
         ({"forgetting": float("nan")}, "number"),
         ({"prior": 0.0}, "prior"),
         ({"rank": -1}, "rank"),
