@@ -42,7 +42,7 @@ class HowToLearn(Body):
         None, description="How its predictions are corrected by its own errors."
     )
     forgetting: float | None = Field(
-        None, gt=0.5, le=1, description="Weight an observation keeps at the next."
+        None, gt=0.5, le=0.9999, description="Weight an observation keeps at the next."
     )
     prior: float | None = Field(None, ge=1e-6, le=1e6, description="Pull towards the trained readout.")
     intervals: bool | None = Field(None, description="Whether it keeps intervals, scores and its errors.")
@@ -75,8 +75,8 @@ class Chunk(Body):
     )
     observations: Gapped | None = Field(
         None,
-        description="One row an observation, one number a feature, in the data's own units; null where it was "
-        "not observed. A model with one feature also takes a flat list, and answers it flat.",
+        description="One row an observation, one number a feature, in the data's own units; null where it "
+        "was not observed. A model with one feature also takes a flat list, and answers it flat.",
         min_length=1,
     )
     skip: int | None = Field(None, ge=1, description="In place of observations: so many are missing whole.")
