@@ -1,4 +1,4 @@
-"""What learning costs: the time of a wave's pass and the bytes of a session, by kind, for the shipped network.
+"""What learning costs: the time of a pass and the bytes of a session, by kind, for the shipped network.
 
     python -m benchmarks.price
 
