@@ -453,6 +453,7 @@ class Engine:
                 start = self._swept.get(fingerprint, 0)
                 names, self._swept[fingerprint] = slab.expired(now, start, SWEEP_ROWS)
                 late += names
+            late = list(dict.fromkeys(late))  # a store that writes through tells of resident ones, too
             most = self.settings.wave_sessions
             for i in range(0, len(late), most):
                 self._turns.add(Expire(late[i : i + most]))

@@ -5,6 +5,7 @@ No label is of unbounded size: models, routes, stages, statuses and reasons are 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ class _Server(Collector):
             "queue_jobs": ("jobs that wait", engine.waiting),
             "queue_bytes": ("bytes of observations that wait", engine.waiting_bytes),
             "sockets": ("sockets that are open", len(self._door.sockets)),
+            "tasks": ("tasks of the event loop", len(asyncio.all_tasks())),
             "ready": ("1 if requests may be sent here", not engine.unready()),
         }
         for name, (about, value) in told.items():

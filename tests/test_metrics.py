@@ -144,3 +144,14 @@ async def test_every_metric_is_named_in_the_way_of_prometheus(start_http):
         assert (kind == "counter") == name.endswith("_total"), name
         if kind == "histogram":
             assert name.endswith(("_seconds", "_sessions")), name
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+async def test_a_resident_session_that_a_store_tells_of_too_expires_once_and_fails_no_tick(start_http, clock):
+    async with start_http(idle_ttl_seconds=5) as service:
+        for name in ("a", "b"):
+            await service.advance(name, [[0.1]])
+        clock.wait(10)
+        await until(lambda: service.engine.metrics.expired == 2)
+        assert service.engine.metrics.failed_ticks == 0
+        assert len(service.engine.sessions) == 0
