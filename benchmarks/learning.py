@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -39,6 +38,7 @@ from models.train import Training
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SEEDS = (0, 1, 2)
 MISSING = 0.2
+TRAFFIC = ("traffic_volume", "temp", "clouds_all")
 HORIZONS = (1, 4, 12, 24, 48, 96)
 NAB_SPLIT = (0.2, 0.05, 0.75)
 TEN_DAYS = range(6840, 7080)  # of ETTh1, drawn: around its most surprising hours
@@ -53,7 +53,7 @@ class Recorded:
     observations
         [rows, columns], own units, as they are sent: NaN is a gap.
     series
-        The same with its gaps filled by what came before, and with time features: what is learnt from.
+        The same, with time features: what is learnt from.
     """
 
     observations: Array
@@ -113,15 +113,10 @@ def etth1_figures(path: Path, folder: Path) -> Iterator[Figure]:
 
 def traffic_figures(path: Path, folder: Path) -> Iterator[Figure]:
     """Hourly traffic, temperature and clouds, under the same protocol; what is missing is sent as null."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = ("traffic_volume", "temp", "clouds_all")
-    observations = np.array([[float(row[name] or "nan") for name in names] for row in rows])
-    times = np.array([row["datetime"] for row in rows], dtype="datetime64[us]")
-    series = Series(path.name, names, filled(observations), times).with_time_features(["hour_of_day"])
-    recorded = Recorded(observations, series, ETTH1_SPLIT)
+    series = open_series(str(path), TRAFFIC, time_features=["hour_of_day"], gaps=True)
+    recorded = full(series, ETTH1_SPLIT)
     artifact = learnt(recorded, folder / "second" / "traffic", SEEDS[0])
-    yield from others(backtest(artifact, series, ETTH1_SPLIT))
+    yield from others(backtest(artifact, recorded.series, ETTH1_SPLIT))
     with served(folder / "second", folder) as server:
         answers = send(server.port, "traffic", artifact, recorded)
     yield Figure("MSE over HTTP, gaps as null", mean_square(artifact, recorded, answers), None, True)
@@ -145,20 +140,13 @@ def nab_figures(path: Path, folder: Path) -> Iterator[Figure]:
 
 
 def full(series: Series, split: Split) -> Recorded:
-    """A stream without gaps."""
+    """All of a series, its gaps sent as gaps."""
     return Recorded(series.pick(made_of(series)), series, split)
 
 
 def made_of(series: Series) -> tuple[str, ...]:
     """The columns that are not made from the times."""
     return series.columns[: len(series.columns) - 2 * len(series.time_features)]
-
-
-def filled(observations: Array) -> Array:
-    """Each gap filled by what was observed last."""
-    last = np.where(np.isnan(observations), 0, np.arange(len(observations))[:, None])
-    values: Array = np.take_along_axis(observations, np.maximum.accumulate(last), axis=0)
-    return values
 
 
 def learnt(recorded: Recorded, folder: Path, seed: int) -> Artifact:
@@ -178,7 +166,7 @@ def send(port: int, session: str, artifact: Artifact, recorded: Recorded, longes
 
 
 def others(result: Backtest) -> Iterator[Figure]:
-    """What the same rows cost others, as `carryover evaluate` tells it; gaps filled."""
+    """What the same rows cost others, as `carryover evaluate` tells it."""
     for method in (FROZEN, PERSISTENCE, SEASONAL, ONLINE_AR):
         if method in result.scores:
             yield Figure(f"MSE, {method}", result.scores[method].mse, None, True)

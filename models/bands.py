@@ -73,18 +73,18 @@ def judged_bands(artifact: Artifact, followed: Followed, values: Floats, split: 
     bands = []
     for i, level in enumerate(artifact.learning.levels):
         given = coverage(sizes[test], followed.widths[test, i] / spread)
-        fixed = coverage(sizes[test], np.quantile(past, level, axis=0)[None]) if len(past) else None
+        fixed = coverage(sizes[test], np.nanquantile(past, level, axis=0)[None]) if len(past) else None
         bands.append(Band(level, given, fixed))
     return tuple(bands)
 
 
 def coverage(sizes: Floats, widths: Floats) -> Coverage:
-    """Of errors of these sizes by bands of these half-widths, [rows or 1, targets], scaled."""
-    inside = sizes <= widths
-    by_target = inside.mean(axis=0)
-    least, most = _in_windows(inside)
+    """Of errors of these sizes by bands of these half-widths, [rows or 1, targets], scaled; NaN is a gap."""
+    inside, seen = sizes <= widths, ~np.isnan(sizes)
+    by_target = inside.sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+    least, most = _in_windows(inside, seen)
     return Coverage(
-        mean=float(inside.mean()),
+        mean=float(inside.sum() / max(1, seen.sum())),
         least=float(by_target.min()),
         most=float(by_target.max()),
         window_least=least,
@@ -122,10 +122,19 @@ def least_surprising(scores: Floats, share: float = SURPRISING) -> float:
     return float(np.sort(known)[-max(1, round(share * len(known)))])
 
 
-def _in_windows(inside: Bools) -> tuple[float | None, float | None]:
-    """The least and the most share of any target in any window."""
+def _in_windows(inside: Bools, seen: Bools) -> tuple[float | None, float | None]:
+    """The least and the most share of any target in any window in which it was observed."""
     if len(inside) < WINDOW:
         return None, None
-    count = np.concatenate([np.zeros((1, inside.shape[1])), inside.cumsum(axis=0)])
-    shares = (count[WINDOW:] - count[:-WINDOW]) / WINDOW
+    within, of = (_sums(counted) for counted in (inside, seen))
+    if not of.any():
+        return None, None
+    shares = within[of > 0] / of[of > 0]
     return float(shares.min()), float(shares.max())
+
+
+def _sums(counted: Bools) -> Floats:
+    """[windows, targets], how many in each."""
+    count = np.concatenate([np.zeros((1, counted.shape[1])), counted.cumsum(axis=0)])
+    sums: Floats = count[WINDOW:] - count[:-WINDOW]
+    return sums

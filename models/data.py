@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from models import calendar
 from models.errors import BadData
 from models.readers import read_series
 from models.scaling import Column, Floats, Scaling
-from models.series import Series
+from models.series import Series, filled
 
 DEFAULT_SPLIT = (0.7, 0.15, 0.15)
 
@@ -33,8 +34,9 @@ def open_series(
     targets: Sequence[str] = (),
     time_column: str | None = None,
     time_features: Sequence[str] = (),
+    gaps: bool = False,
 ) -> Series:
-    """The built-in `sine`, or a file; time features come after the columns.
+    """The built-in `sine`, or a file, with `gaps` or without; time features come after the columns.
 
     Raises
     ------
@@ -46,7 +48,7 @@ def open_series(
         series.pick(tuple(columns or ()) + tuple(targets))
         return series.with_time_features(time_features)
     wanted = [*columns, *(name for name in targets if name not in columns)] if columns else None
-    return read_series(Path(source), wanted, time_column).with_time_features(time_features)
+    return read_series(Path(source), wanted, time_column, gaps).with_time_features(time_features)
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,9 @@ def split_rows(rows: int, parts: Sequence[float] = DEFAULT_SPLIT) -> Split:
 
 
 def fit_scaling(values: Floats) -> Scaling:
-    """Mean and standard deviation of [rows, features]; a constant column keeps its unit."""
-    spread = np.ptp(values, axis=0) > 0
-    return Scaling(values.mean(axis=0), np.where(spread, values.std(axis=0), 1.0))
+    """Mean and standard deviation of [rows, features], gaps left out; a constant column keeps its unit."""
+    spread = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
+    return Scaling(np.nanmean(values, axis=0), np.where(spread, np.nanstd(values, axis=0), 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,9 @@ class Dataset:
         Fitted on the training part alone, or the artifact's.
     observations, truth
         float32 [rows, inputs] and [rows, outputs], scaled; the prediction from row t is of `truth[t + 1]`.
+        A gap is NaN in the truth, which no error is made of; in the observations what came before fills it.
+    gaps
+        [rows, inputs], where nothing was observed; None where nothing is missing.
     future
         Inputs that are known ahead, and are no targets.
     time_features, interval_seconds
@@ -124,6 +129,7 @@ class Dataset:
     future: tuple[str, ...] = ()
     time_features: tuple[str, ...] = ()
     interval_seconds: float | None = None
+    gaps: npt.NDArray[np.bool_] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,6 +167,7 @@ def prepare(
         if name not in names or name in targets:
             raise BadData(f"{name!r} is called known ahead, so it must be an input and no target")
     inputs, outputs = series.pick(names), series.pick(targets)
+    _check_observed(series, [*names, *targets], split)
     if scaling is None:
         scaling = fit_scaling(inputs[: split.train]), fit_scaling(outputs[: split.train])
     return Dataset(
@@ -169,12 +176,20 @@ def prepare(
         split=split,
         scaling=scaling[0],
         target_scaling=scaling[1],
-        observations=_tensor(scaling[0].scale(inputs), series.source, names),
+        observations=_tensor(scaling[0].scale(filled(series.source, names, inputs)), series.source, names),
         truth=_tensor(scaling[1].scale(outputs), series.source, targets),
         future=tuple(future),
         time_features=series.time_features,
         interval_seconds=series.interval_seconds() if series.time_features else None,
+        gaps=np.isnan(inputs) if np.isnan(inputs).any() else None,
     )
+
+
+def _check_observed(series: Series, names: Sequence[str], split: Split) -> None:
+    missing = np.isnan(series.pick(names)[: split.train])
+    for column, name in enumerate(names):
+        if missing[:, column].all():
+            raise BadData(f"{series.source}: nothing was observed of {name!r} in the training part")
 
 
 def identity_scaling(count: int) -> Scaling:
@@ -208,8 +223,8 @@ def training_streams(dataset: Dataset, streams: int) -> tuple[Tensor, Tensor]:
 def _tensor(values: Floats, source: str, names: Sequence[str]) -> Tensor:
     with np.errstate(over="ignore"):
         single = values.astype(np.float32)
-    if not np.isfinite(single).all():
-        row, column = np.argwhere(~np.isfinite(single))[0]
+    if np.isinf(single).any():
+        row, column = np.argwhere(np.isinf(single))[0]
         raise BadData(
             f"{source}, row {row + 1}, column {names[column]!r}: too large, once scaled, for float32"
         )

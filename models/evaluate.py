@@ -25,7 +25,7 @@ from models.forecaster import Forecaster
 from models.network import Carry, StatefulLSTM
 from models.rollout import one_step
 from models.scaling import Floats
-from models.series import Series, Times
+from models.series import Series, Times, filled
 from models.streaming import Followed, follow
 
 NETWORK, FROZEN, RESET = "network", "network, frozen", "network, reset each chunk"
@@ -143,9 +143,10 @@ def backtest(
     scaling = (artifact.scaling, artifact.target_scaling)
     dataset = prepare(series, artifact.inputs, artifact.targets, split, scaling, artifact.future)
     values = series.pick(artifact.targets)
-    season = season or find_season(values[: split.train])
+    known = filled(series.source, artifact.targets, values)
+    season = season or find_season(known[: split.train])
     followed = _followed(artifact, series, split, chunk) if artifact.learning.on else None
-    predictions = _predictions(artifact, dataset, values, rows, chunk, season)
+    predictions = _predictions(artifact, dataset, known, rows, chunk, season)
     if followed is not None:
         frozen = {FROZEN: predictions.pop(NETWORK)}
         served = followed.predictions[-len(rows) :].astype(np.float64)
@@ -193,9 +194,17 @@ def stream(network: StatefulLSTM, dataset: Dataset, rows: range, chunk: int) -> 
 
 
 def _followed(artifact: Artifact, series: Series, split: Split, chunk: int) -> Followed:
-    """One session from row 0 on; the validation part is told of too, which fixed bands are made from."""
+    """One session from row 0 on; the validation part is told of too, which fixed bands are made from.
+
+    A gap in an input that is no target, which nothing could stand in for, is filled.
+    """
     rows = range(max(split.validation_rows.start, 1), split.test_rows.stop)
-    return follow(Forecaster(artifact), series.pick(artifact.columns), rows, chunk)
+    observations = series.pick(artifact.columns)
+    others = [i for i, name in enumerate(artifact.columns) if name not in artifact.targets]
+    if others:
+        names = [artifact.columns[i] for i in others]
+        observations[:, others] = filled(series.source, names, observations[:, others])
+    return follow(Forecaster(artifact), observations, rows, chunk)
 
 
 def _last(values: npt.NDArray[np.float32] | None, rows: range) -> Floats | None:
@@ -219,14 +228,14 @@ def _predictions(
 
 
 def _scores(errors: Mapping[str, Floats], past: Floats) -> dict[str, Score]:
-    naive = np.abs(np.diff(past, axis=0)).mean(axis=0)  # [targets]
-    persistence = float(np.square(errors[PERSISTENCE]).mean())
+    naive = np.nanmean(np.abs(np.diff(past, axis=0)), axis=0)  # [targets]
+    persistence = float(np.nanmean(np.square(errors[PERSISTENCE])))
     return {method: _score(error, naive, persistence) for method, error in errors.items()}
 
 
 def _score(error: Floats, naive: Floats, persistence: float) -> Score:
-    mse = float(np.square(error).mean())
-    by_column = np.abs(error).mean(axis=0)
+    mse = float(np.nanmean(np.square(error)))
+    by_column = np.nanmean(np.abs(error), axis=0)
     return Score(
         mse=mse,
         mae=float(by_column.mean()),

@@ -21,8 +21,15 @@ from models.series import Series, Times
 Cells = npt.NDArray[Any]
 Table = dict[str, Cells]
 
+GAPS = frozenset(("", "nan", "na", "null", "none"))  # in any case
 
-def read_series(path: Path, columns: Sequence[str] | None = None, time_column: str | None = None) -> Series:
+
+def read_series(
+    path: Path,
+    columns: Sequence[str] | None = None,
+    time_column: str | None = None,
+    gaps: bool = False,
+) -> Series:
     """Read a file.
 
     Parameters
@@ -35,6 +42,8 @@ def read_series(path: Path, columns: Sequence[str] | None = None, time_column: s
     time_column
         Its name; when absent, the first column of ISO 8601 times, if there is one. Numbers are seconds since
         1970.
+    gaps
+        Whether an empty cell (or one of `GAPS`) is a value that was not observed, or refused.
 
     Raises
     ------
@@ -56,9 +65,9 @@ def read_series(path: Path, columns: Sequence[str] | None = None, time_column: s
             raise BadData(f"{path} has no column {name!r}; it has {', '.join(table)}")
     if not names or not len(table[names[0]]):
         raise BadData(f"{path} has no {'columns of numbers' if not names else 'rows'}")
-    values = np.stack([_numbers(table[name], path, name) for name in names], axis=1)
+    values = np.stack([_numbers(table[name], path, name, gaps) for name in names], axis=1)
     times = _times(table[time_column], path, time_column) if time_column else None
-    return Series(str(path), tuple(names), values, times)
+    return Series(str(path), tuple(names), values, times, gaps=gaps)
 
 
 def _read_csv(path: Path) -> Table:
@@ -143,15 +152,22 @@ def _is_number(cell: Any) -> bool:
     return True
 
 
-def _numbers(cells: Cells, path: Path, name: str) -> Floats:
+def _is_gap(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and cell.strip().lower() in GAPS)
+
+
+def _numbers(cells: Cells, path: Path, name: str, gaps: bool = False) -> Floats:
     if _look_like_times(cells):
         raise BadData(f"{path}, column {name!r} holds times; leave it out, or name it: --time-column {name}")
+    if gaps and cells.dtype.kind == "O":
+        cells = np.array([np.nan if _is_gap(cell) else cell for cell in cells], dtype=object)
     try:
         return cells.astype(np.float64)
     except (TypeError, ValueError) as error:
         row = next((i for i, cell in enumerate(cells) if not _is_number(cell)), 0)
         told = "an empty cell" if cells[row] in ("", None) else repr(str(cells[row])[:40])
-        raise BadData(f"{path}, row {row + 1}, column {name!r}: {told} is not a number") from error
+        hint = "; --gaps takes it as not observed" if _is_gap(cells[row]) else ""
+        raise BadData(f"{path}, row {row + 1}, column {name!r}: {told} is not a number{hint}") from error
 
 
 def _look_like_times(cells: Cells) -> bool:

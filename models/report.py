@@ -64,8 +64,8 @@ def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dic
     part, rows = measured_part(dataset.split)
     truth = dataset.truth[rows.start : rows.stop]
     errors = one_step(network, dataset, rows) - truth
-    persistence = float((dataset.truth[rows.start - 1 : rows.stop - 1] - truth).square().mean())
-    mse = float(errors.square().mean())
+    persistence = float((dataset.truth[rows.start - 1 : rows.stop - 1] - truth).square().nanmean())
+    mse = float(errors.square().nanmean())
     metrics: dict[str, Any] = {
         "one_step": {
             "part": part,
@@ -94,11 +94,12 @@ def measure_served(artifact: Artifact, dataset: Dataset) -> dict[str, Any]:
     errors = np.abs(followed.predictions - truth)  # [rows, targets], own units
     coverage = {}
     if followed.widths is not None:
-        covered = (errors[:, None] <= followed.widths).mean(axis=(0, 2))
+        inside = errors[:, None] <= followed.widths
+        covered = inside.sum(axis=(0, 2)) / max(1, int((~np.isnan(errors)).sum()))
         coverage = {
             f"{level:g}": float(share) for level, share in zip(artifact.learning.levels, covered, strict=True)
         }
-    mse = float(np.square(errors / dataset.target_scaling.std).mean())
+    mse = float(np.nanmean(np.square(errors / dataset.target_scaling.std)))
     return {"served": {"part": part, "mse_scaled": mse, "coverage": coverage}}
 
 

@@ -137,7 +137,7 @@ def closed_loop_error(
             free = run_freely(network, carry, outputs[:, -1], dataset.feedback, end - start, ahead)
             errors.append((free - truth[:, start + 1 : end + 1]).square().flatten())
             outputs, carry = network(observations[:, start : start + every], carry)
-    return float(torch.cat(errors).mean()) if errors else 0.0
+    return float(torch.cat(errors).nanmean()) if errors else 0.0
 
 
 def check_runs_freely(dataset: Dataset) -> None:
@@ -147,5 +147,5 @@ def check_runs_freely(dataset: Dataset) -> None:
 
 
 def root_mean_square(errors: Tensor) -> float:
-    """RMSE of errors of any shape."""
-    return float(errors.double().square().mean().sqrt())
+    """RMSE of errors of any shape, gaps left out."""
+    return float(errors.double().square().nanmean().sqrt())

@@ -1,4 +1,4 @@
-"""A series: columns of finite numbers in the order of time, with or without the times themselves."""
+"""A series: columns of numbers in the order of time, with or without the times themselves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,8 @@ class Series:
     source
         The file, as messages name it.
     columns, values
-        Names, and float64 [rows, columns] in the data's own units; every value is finite.
+        Names, and float64 [rows, columns] in the data's own units; every value is finite, or NaN where it was
+        not observed and `gaps` says that this may be.
     times
         [rows] datetime64[us] in UTC, never going back; None without a time column.
     time_features
@@ -32,7 +33,8 @@ class Series:
     Raises
     ------
     BadData
-        For NaN and infinity, and for times that run back: rows are counted from 1, below the header.
+        For infinity, for NaN without `gaps`, and for times that run back: rows are counted from 1, below the
+        header.
     """
 
     source: str
@@ -40,9 +42,10 @@ class Series:
     values: Floats
     times: Times | None = None
     time_features: tuple[str, ...] = ()
+    gaps: bool = False
 
     def __post_init__(self) -> None:
-        bad = np.argwhere(~np.isfinite(self.values))
+        bad = np.argwhere(np.isinf(self.values) if self.gaps else ~np.isfinite(self.values))
         if len(bad):
             row, column = bad[0]
             value = self.values[row, column]
@@ -72,6 +75,16 @@ class Series:
             if name not in self.columns:
                 raise BadData(f"{self.source} has no column {name!r}; it has {', '.join(self.columns)}")
         return self.values[:, [self.columns.index(name) for name in names]]
+
+    def filled(self) -> "Series":
+        """Each gap filled by what was observed last, or by what is observed first.
+
+        Raises
+        ------
+        BadData
+            For a column in which nothing was observed.
+        """
+        return replace(self, values=filled(self.source, self.columns, self.values), gaps=False)
 
     def with_time_features(self, names: Sequence[str]) -> "Series":
         """Add the columns that `models.calendar` makes from the times, behind the others.
@@ -119,6 +132,18 @@ class Series:
                 f"behind the row before it, the others {step:g} s; time features need one step"
             )
         return step
+
+
+def filled(source: str, columns: Sequence[str], values: Floats) -> Floats:
+    """[rows, columns], as `Series.filled`."""
+    seen = ~np.isnan(values)
+    if seen.all():
+        return values
+    for column in np.flatnonzero(~seen.any(axis=0)):
+        raise BadData(f"{source}: nothing was observed in column {columns[int(column)]!r}")
+    last = np.maximum.accumulate(np.where(seen, np.arange(len(values))[:, None], -1), axis=0)
+    whole: Floats = np.take_along_axis(values, np.where(last < 0, seen.argmax(axis=0), last), axis=0)
+    return whole
 
 
 def _check_order(source: str, times: Times) -> None:

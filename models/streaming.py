@@ -135,7 +135,7 @@ def streaming_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe, row
     correcting = replace(recipe.learning, levels=(), spread=())
     forecaster = Forecaster(as_artifact(network, dataset, recipe, correcting))
     predictions = follow(forecaster, own_units(dataset), rows).predictions
-    return float(np.square(_errors(dataset, rows, predictions)).mean())
+    return float(np.nanmean(np.square(_errors(dataset, rows, predictions))))
 
 
 def beginnings(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> Learning:
@@ -150,7 +150,7 @@ def beginnings(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> Learn
     forecaster = Forecaster(as_artifact(network, dataset, recipe, learning))
     observations = own_units(dataset)
     sizes = np.abs(_errors(dataset, rows, follow(forecaster, observations, rows).predictions))
-    spread = np.maximum(np.quantile(sizes, learning.levels, axis=0), 1e-4)  # [levels, outputs]
+    spread = np.maximum(np.nanquantile(sizes, learning.levels, axis=0), 1e-4)  # [levels, outputs]
     return replace(
         learning,
         spread=tuple(tuple(float(f"{width:.5g}") for width in row) for row in spread),
@@ -159,12 +159,19 @@ def beginnings(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> Learn
 
 
 def own_units(dataset: Dataset) -> Floats:
-    """[rows, inputs], the observations as the data had them."""
-    return dataset.scaling.unscale(dataset.observations.double().numpy())
+    """[rows, inputs], the observations as the data had them: NaN where a target was not observed.
+
+    Where an input that is no target is missing, nothing could stand in for it: there, it is filled.
+    """
+    values = dataset.scaling.unscale(dataset.observations.double().numpy())
+    if dataset.gaps is not None:
+        predicted = [name in dataset.targets for name in dataset.names]
+        values[dataset.gaps & predicted] = np.nan
+    return values
 
 
 def _errors(dataset: Dataset, rows: range, predictions: Single) -> Floats:
-    """[rows, outputs], scaled."""
+    """[rows, outputs], scaled; NaN where nothing was observed."""
     truth: Floats = dataset.truth[rows.start : rows.stop].double().numpy()
     return dataset.target_scaling.scale(predictions.astype(np.float64)) - truth
 
@@ -181,7 +188,7 @@ def _growth(forecaster: Forecaster, dataset: Dataset, observations: Floats, rows
     forecast, _ = forecaster.roll_out(_carries(forecaster, observations, starts), longest, ahead)
     errors = dataset.target_scaling.scale(forecast.astype(np.float64)) - dataset.truth.double().numpy()[due]
     at = 2 ** np.arange(count) - 1
-    sizes = np.sqrt(np.square(errors[:, at]).mean(axis=0)) + 1e-9  # [horizons, outputs]
+    sizes = np.sqrt(np.nanmean(np.square(errors[:, at]), axis=0)) + 1e-9  # [horizons, outputs]
     ratios = np.exp(np.log(sizes / sizes[0]).mean(axis=1))
     return tuple(float(f"{ratio:.4g}") for ratio in np.maximum.accumulate(ratios))
 

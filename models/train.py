@@ -146,7 +146,7 @@ class Training:
         for start in range(0, truth.shape[1], self.recipe.piece):
             end = min(start + self.recipe.piece, truth.shape[1])
             outputs, moved = self.network(observations[:, start:end], carry)
-            loss = nn.functional.mse_loss(outputs, truth[:, start:end])
+            loss = mean_square(outputs, truth[:, start:end])
             losses.append(self._finite(loss) * (end - start))
             if self.recipe.closed_loop and end < truth.shape[1]:
                 ahead = slice(end, end + self.recipe.closed_loop)
@@ -159,7 +159,7 @@ class Training:
 
     def _free_loss(self, carry: Carry, prediction: Tensor, ahead: Tensor, truth: Tensor) -> Tensor:
         free = run_freely(self.network, carry, prediction, self.dataset.feedback, truth.shape[1], ahead)
-        return nn.functional.mse_loss(free, truth)
+        return mean_square(free, truth)
 
     def _descend(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -219,6 +219,15 @@ def drifted(observations: Tensor, truth: Tensor, dataset: Dataset, spread: float
     return observations, truth
 
 
+def mean_square(outputs: Tensor, truth: Tensor) -> Tensor:
+    """The loss: over all that was observed; 0 where nothing was."""
+    missing = torch.isnan(truth)
+    if not missing.any():
+        return nn.functional.mse_loss(outputs, truth)
+    errors = torch.where(missing, 0.0, outputs - truth.nan_to_num())
+    return errors.square().sum() / (~missing).sum().clamp(min=1)
+
+
 def validation_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> float | None:
     """The streaming one-step MSE over the validation part, the carry kept from row 0 on.
 
@@ -235,7 +244,7 @@ def validation_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) ->
         error = streaming_error(network, dataset, recipe, rows)
     else:
         truth = dataset.truth[rows.start : rows.stop]
-        error = float((one_step(network, dataset, rows) - truth).square().mean())
+        error = float((one_step(network, dataset, rows) - truth).square().nanmean())
     if recipe.closed_loop:
         error += closed_loop_error(network, dataset, rows, every=recipe.piece, steps=recipe.closed_loop)
     return error

@@ -145,6 +145,21 @@ def test_a_model_that_goes_on_learning_is_trained_and_evaluated_beside_the_froze
     assert "'flux' is no target of the model; it has flow, pressure" in capsys.readouterr().err
 
 
+def test_a_file_with_gaps_is_learnt_from_and_evaluated_when_told_so(csv, tmp_path, capsys):
+    lines = csv.read_text().splitlines()
+    for row in (5, 60, 180, 190):
+        cells = lines[row].split(",")
+        lines[row] = ",".join(["", *cells[1:]] if "-" not in cells[0] else [cells[0], "", *cells[2:]])
+    csv.write_text("\n".join(lines) + "\n")
+    out = tmp_path / "pump"
+    assert run(["train", str(csv), "--out", str(out), *QUICK]) == 2
+    assert "row 5, column 'flow': an empty cell is not a number; --gaps" in capsys.readouterr().err
+    assert run(["train", str(csv), "--out", str(out), "--gaps", "--levels", "0.9", *QUICK]) == 0
+    figure = tmp_path / "x.png"
+    assert run(["evaluate", str(out), str(csv), "--gaps", "--figure", str(figure)]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
 def test_columns_known_ahead_are_inputs_and_not_predicted(csv, tmp_path, capsys):
     out = tmp_path / "pump"
     given = ["--future", "pressure", "--levels", "0.9", "--readout", "gain"]

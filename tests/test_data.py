@@ -22,6 +22,7 @@ from models.data import (
 )
 from models.errors import BadData
 from models.series import Series
+from models.streaming import own_units
 
 CSV = """date,flow,pressure
 2024-01-01 00:00:00,1.5,10
@@ -339,3 +340,41 @@ def prepared(series: Series, split: Split, *, scaled: bool = True):
     columns = [Column(name) for name in series.columns]
     own = identity_scaling(len(columns)), identity_scaling(len(columns))
     return prepare(series, columns, series.columns, split, None if scaled else own)
+
+
+GAPPY = "date,flow,pressure\n2024-01-01,,10\n2024-01-02,1,NaN\n2024-01-03,null,\n2024-01-04,3,30\n"
+
+
+def test_empty_cells_are_gaps_where_they_may_be(tmp_path):
+    path = written(tmp_path, GAPPY)
+    with pytest.raises(BadData, match=r"row 1, column 'flow': an empty cell is not a number; --gaps"):
+        open_series(path)
+    series = open_series(path, gaps=True)
+    np.testing.assert_array_equal(series.values, [[np.nan, 10], [1, np.nan], [np.nan, np.nan], [3, 30]])
+    np.testing.assert_array_equal(series.filled().values, [[1, 10], [1, 10], [1, 10], [3, 30]])
+    with pytest.raises(BadData, match="inf is not finite"):
+        open_series(written(tmp_path, "a\n1\ninf\n"), gaps=True)
+    with pytest.raises(BadData, match="'soon' is not a number"):
+        open_series(written(tmp_path, "a,b\n1,2\nsoon,3\n"), gaps=True)
+
+
+def test_a_dataset_fills_what_is_seen_and_judges_by_what_was_observed(tmp_path):
+    series = open_series(written(tmp_path, GAPPY), gaps=True)
+    columns = [Column(name) for name in series.columns]
+    dataset = prepare(series, columns, ["pressure"], Split(4, 0, 0))
+    np.testing.assert_allclose(dataset.scaling.mean, [2, 20])
+    np.testing.assert_allclose(dataset.scaling.std, [1, 10])
+    np.testing.assert_allclose(dataset.observations, [[-1, -1], [-1, -1], [-1, -1], [1, 1]])
+    np.testing.assert_allclose(dataset.truth[:, 0], [-1, np.nan, np.nan, 1])
+    np.testing.assert_array_equal(dataset.gaps, np.isnan(series.values))
+    # What is sent to a session: null where its own prediction can stand in.
+    np.testing.assert_allclose(own_units(dataset), [[1, 10], [1, np.nan], [1, np.nan], [3, 30]])
+
+
+def test_a_column_of_which_nothing_was_observed_is_refused(tmp_path):
+    series = open_series(written(tmp_path, "a,b\n1,\n2,\n3,\n4,4\n"), gaps=True)
+    with pytest.raises(BadData, match="nothing was observed of 'b' in the training part"):
+        prepare(series, [Column("a"), Column("b")], ["a"], Split(3, 1, 0))
+    nothing = Series("x.csv", ("a",), np.full((3, 1), np.nan), gaps=True)
+    with pytest.raises(BadData, match="nothing was observed in column 'a'"):
+        nothing.filled()

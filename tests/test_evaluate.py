@@ -231,3 +231,24 @@ def test_a_series_of_another_step_is_refused():
     series = Series("x.csv", ("a",), np.zeros((90, 1)), times).with_time_features(["hour_of_day"])
     with pytest.raises(BadData, match="every 1800 s, the model was trained on one every 3600 s"):
         backtest(artifact, series, Split(60, 10, 20))
+
+
+def test_gaps_are_stood_in_for_and_judged_by_nobody():
+    artifact, series = learning()
+    values = series.values.copy()
+    values[np.random.default_rng(2).random(values.shape) < 0.2] = np.nan
+    gappy = Series("x.csv", series.columns, values, gaps=True)
+    result = backtest(artifact, gappy, Split(60, 10, 20), chunk=6)
+    known = gappy.filled().values
+    np.testing.assert_array_equal(result.predictions[PERSISTENCE], known[69:89])
+    for method, predicted in result.predictions.items():
+        error = (predicted - values[70:90]) / artifact.target_scaling.std
+        seen = ~np.isnan(error)
+        assert 0.6 < seen.mean() < 1
+        assert np.isfinite(predicted).all()
+        assert result.scores[method].mse == pytest.approx(np.square(error[seen]).mean())
+    inside = np.abs(result.truth - result.predictions[NETWORK])[:, None] <= result.widths
+    seen = ~np.isnan(values[70:90])
+    for i, band in enumerate(result.bands):
+        assert band.given.mean == pytest.approx(inside[:, i][seen].mean())
+    json.dumps(result.told(), allow_nan=False)

@@ -18,7 +18,7 @@ from models.recipe import DRIFTING, TEXTBOOK, Recipe
 from models.report import finish
 from models.rollout import closed_loop_error, free_run, one_step, root_mean_square
 from models.series import Series
-from models.train import Training, drifted, first_network, validation_error
+from models.train import Training, drifted, first_network, mean_square, validation_error
 
 torch.set_num_threads(1)
 
@@ -407,3 +407,35 @@ def test_a_finished_training_tells_what_its_sessions_will_do(tmp_path):
     served = again.metrics["served"]
     assert served["mse_scaled"] < again.metrics["one_step"]["persistence_mse_scaled"]
     assert set(served["coverage"]) == {"0.5", "0.8", "0.9", "0.95"}
+
+
+def gappy_pair(share: float = 0.2) -> Dataset:
+    whole = drifting_pair()
+    values = whole.scaling.unscale(whole.observations.double().numpy())
+    values[np.random.default_rng(1).random(values.shape) < share] = np.nan
+    series = Series("x", whole.names, values, gaps=True)
+    return prepare(series, whole.columns, whole.targets, whole.split, future=whole.future)
+
+
+def test_the_loss_is_over_what_was_observed():
+    outputs, truth = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[math.nan, 1.0], [1.0, math.nan]])
+    outputs.requires_grad_()
+    loss = mean_square(outputs, truth)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(((2 - 1) ** 2 + (3 - 1) ** 2) / 2)
+    assert outputs.grad is not None
+    assert outputs.grad.tolist() == [[0, 1], [2, 0]]
+    assert float(mean_square(outputs.detach(), truth * math.nan)) == 0
+
+
+@pytest.mark.parametrize("learning", [Learning(), DRIFTING.learning])
+def test_a_training_goes_through_gaps_and_tells_no_nan(tmp_path, learning):
+    recipe = replace(DRIFTING, hidden_size=6, epochs=4, judge_every=1, closed_loop=3, learning=learning)
+    training = Training(gappy_pair(), recipe)
+    told = list(training.run())
+    assert all(math.isfinite(epoch.loss) for epoch in told)
+    assert told[-1].loss < told[0].loss
+    finish(training, "pair", "x.csv", 1.0, tmp_path / "pair")  # which writes no NaN
+    again = json.loads((tmp_path / "pair" / "metrics.json").read_text())
+    assert again["one_step"]["mse_scaled"] > 0
+    assert not learning.on or 0 < again["served"]["mse_scaled"] < 10

@@ -43,6 +43,7 @@ def evaluate(
         typer.Option(min=1, help="Rows to a season. [default: found in the training part, if there is one]"),
     ] = None,
     time_column: options.TimeColumn = None,
+    gaps: options.Gaps = False,
     figure: Annotated[Path, typer.Option(help="Where to draw the figure.")] = Path("evaluation.png"),
     no_figure: Annotated[bool, typer.Option("--no-figure", help="Draw none.")] = False,
     drawn: Annotated[
@@ -88,7 +89,7 @@ def evaluate(
 
     torch.set_num_threads(threads)
     model = load(artifact)
-    series = _series(model, data, time_column)
+    series = _series(model, data, time_column, gaps)
     result = backtest(model, series, _split(model, series, split), chunk=chunk, season=season)
     if not no_figure:
         _draw(result, figure, drawn or DRAWN_ROWS, options.names(draw), level or DRAWN_LEVEL)
@@ -100,7 +101,7 @@ def evaluate(
         print(f"see {figure}")
 
 
-def _series(model: Artifact, data: str | None, time_column: str | None) -> Series:
+def _series(model: Artifact, data: str | None, time_column: str | None, gaps: bool) -> Series:
     from models.data import open_series
     from models.errors import BadData
 
@@ -109,7 +110,7 @@ def _series(model: Artifact, data: str | None, time_column: str | None) -> Serie
     if data is None:
         raise BadData(f"say which file to stream; the model was trained on {trained_on or 'an unknown one'}")
     columns = model.columns[: model.input_size - model.made_inputs]
-    return open_series(data, columns, model.targets, time_column, model.time_features)
+    return open_series(data, columns, model.targets, time_column, model.time_features, gaps)
 
 
 def _trained_on(model: Artifact) -> str | None:

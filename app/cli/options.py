@@ -16,6 +16,12 @@ TimeColumn = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Column of times, not learnt from. [default: the first one of times]"),
 ]
+Gaps = Annotated[
+    bool,
+    typer.Option(
+        "--gaps", help="Take empty cells (nan, null) as not observed: filled to learn from, never judged by."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document in place of the text.")]
 Threads = Annotated[
     int,

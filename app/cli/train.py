@@ -56,6 +56,7 @@ def train(
         ),
     ] = None,
     split: options.Split = None,
+    gaps: options.Gaps = False,
     recipe: recipe_options.Named = None,
     hidden: recipe_options.Hidden = None,
     layers: recipe_options.Layers = None,
@@ -137,6 +138,7 @@ def train(
         time_column,
         options.units(units),
         split,
+        gaps,
         chosen.scaled,
     )
     _set_device(device, threads)
@@ -161,6 +163,7 @@ def _dataset(
     time_column: str | None,
     units: dict[str, str],
     split: str | None,
+    gaps: bool,
     scaled: bool,
 ) -> Dataset:
     from models import calendar
@@ -168,7 +171,7 @@ def _dataset(
     from models.errors import BadData
     from models.scaling import Column
 
-    series = open_series(source, columns, targets, time_column, time_features)
+    series = open_series(source, columns, targets, time_column, time_features, gaps)
     made = calendar.columns(time_features)
     inputs = [*columns, *made] if columns else list(series.columns)
     targets = targets or tuple(name for name in inputs if name not in (*made, *future))
@@ -242,8 +245,9 @@ def _finish(training: Training, name: str, source: str, seconds: float, out: Pat
     print(
         f"{out}: {len(training.history)} epochs in {seconds:.1f} s, fingerprint {artifact.fingerprint[:12]}"
     )
+    frozen = " frozen" if served else ""
     print(
-        f"one step ahead, {one_step['part']} part: MSE {one_step['mse_scaled']:.3g}, "
+        f"one step ahead, {one_step['part']} part: MSE{frozen} {one_step['mse_scaled']:.3g}, "
         f"persistence {one_step['persistence_mse_scaled']:.3g} (scaled)"
     )
     if served:
