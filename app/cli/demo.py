@@ -98,9 +98,9 @@ def _values(series: str) -> list[float]:
 
     if series == SINE:
         return [math.sin(step / 10) for step in range(SINE_STEPS)]
-    source = rows.opened(_file(series), sys.stdin, follow=False)
-    observation, _ = rows.picked(source, source.names[-1:], None)
-    found = [observation(row)[0] for row in source.rows]
+    with rows.opened(_file(series), sys.stdin, follow=False) as source:
+        observation, _ = rows.picked(source, source.names[-1:], None)
+        found = [observation(row)[0] for row in source.rows]
     return [value for value in found if value is not None]
 
 

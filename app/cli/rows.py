@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -33,7 +34,8 @@ class Rows:
     total: int | None = None
 
 
-def opened(path: Path, standard_input: IO[str], *, follow: bool) -> Rows:
+@contextmanager
+def opened(path: Path, standard_input: IO[str], *, follow: bool) -> Iterator[Rows]:
     """Open a source by its name: `-` is standard input, .parquet Parquet, anything else CSV.
 
     Raises
@@ -41,15 +43,13 @@ def opened(path: Path, standard_input: IO[str], *, follow: bool) -> Rows:
     BadData : it cannot be read like that
     """
     if str(path) == "-":
-        return _csv(standard_input, None)
-    if path.suffix == ".parquet":
-        return _parquet(path)
-    file = path.open(encoding="utf-8", newline="")
-    if follow:
-        return _csv(_growing(file), None)
-    total = sum(1 for line in file if line.strip())
-    file.seek(0)
-    return _csv(file, total)
+        yield _csv(standard_input, None)
+    elif path.suffix == ".parquet":
+        with path.open("rb") as raw:
+            yield _parquet(raw)
+    else:
+        with path.open(encoding="utf-8", newline="") as file:
+            yield _csv(_growing(file), None) if follow else _csv(file, _counted(file))
 
 
 def picked(
@@ -95,12 +95,18 @@ def _csv(file: Iterator[str] | IO[str], lines: int | None) -> Rows:
     return Rows(tuple(name.strip() for name in first), rows, None if lines is None else lines - 1)
 
 
-def _parquet(path: Path) -> Rows:
+def _counted(file: IO[str]) -> int:
+    lines = sum(1 for line in file if line.strip())
+    file.seek(0)
+    return lines
+
+
+def _parquet(raw: IO[bytes]) -> Rows:
     try:
         import pyarrow.parquet as pq
     except ImportError:
         raise BadData("Parquet needs pyarrow: pip install 'carryover[arrow]'") from None
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(raw)
     names = tuple(file.schema_arrow.names)
     rows = (
         row

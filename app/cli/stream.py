@@ -91,9 +91,9 @@ def stream(
     from app.cli.rate import rated
     from app.cli.written import Layout
 
-    source = rows.opened(data, sys.stdin, follow=follow)
     size = chunk or (1 if follow or str(data) == "-" else CHUNK)
     with ExitStack() as stack:
+        source = stack.enter_context(rows.opened(data, sys.stdin, follow=follow))
         service = stack.enter_context(connect.service(url, key_file, PATIENCE_SECONDS))
         one = service.session(session, model)
         described = _model(service, one, model)
