@@ -64,7 +64,7 @@ def _played(
     *,
     sentinels: bool = False,
 ) -> list[Outcome]:
-    wanted = [one for one in which if not options.only or one.__name__ in options.only]  # type: ignore[attr-defined]
+    wanted = [one for one in which if not options.only or one.__name__ in options.only]
     if not wanted:
         return []
     outcomes = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import random
@@ -86,7 +87,7 @@ class _Client:
             seq += 1
             await asyncio.sleep(self.crowd.think_seconds * self._random.random() * 2)
         await self._final()
-        self._hang_up()
+        await self._hang_up()
 
     async def _until_done(self, seq: int, op: str, numbers: list[float]) -> None:
         body: dict[str, Any] = {"at": self.position}
@@ -123,7 +124,7 @@ class _Client:
             async with asyncio.timeout(TRY_SECONDS):
                 status, answer = await self._request(method, path, body)
         except (OSError, EOFError, TimeoutError, ValueError) as error:
-            self._hang_up()
+            await self._hang_up()
             return {"outcome": "unknown", "status": type(error).__name__}
         if status >= 500:
             return {"outcome": "unknown", "status": status}
@@ -148,13 +149,16 @@ class _Client:
         length = fields.get("content-length")
         text = await (reader.readexactly(int(length)) if length is not None else reader.read())
         if length is None or fields.get("connection") == "close":
-            self._hang_up()
+            await self._hang_up()
         return status, json.loads(text) if "json" in fields.get("content-type", "") else {}
 
-    def _hang_up(self) -> None:
+    async def _hang_up(self) -> None:
         if self._streams is not None:
-            self._streams[1].close()
+            _, writer = self._streams
             self._streams = None
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 def _flat(rows: Sequence[Any]) -> list[float]:

@@ -32,14 +32,7 @@ class Network:
 
     def close(self) -> None:
         """Stop all of it."""
-
-        async def end() -> None:
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-
-        self.run(end())
+        self.run(_end_all())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
@@ -54,13 +47,15 @@ class Proxy:
         self._whole = asyncio.Event()
         self._whole.set()
         self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
 
     @classmethod
     async def listening(cls, to: int) -> Proxy:
         """A proxy that takes connections."""
         proxy = cls(to)
-        server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
-        proxy.port = server.sockets[0].getsockname()[1]
+        listening = asyncio.Event()
+        proxy._task = asyncio.create_task(proxy._listen(listening))
+        await listening.wait()
         return proxy
 
     def cut(self) -> None:
@@ -71,17 +66,41 @@ class Proxy:
         """Everything passes, what was held back first."""
         self._loop.call_soon_threadsafe(self._whole.set)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._whole.wait()
+    async def _listen(self, listening: asyncio.Event) -> None:
+        served: set[asyncio.Task[None]] = set()
+
+        def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.create_task(self._serve(reader, writer))
+            served.add(task)
+            task.add_done_callback(served.discard)
+
+        server = await asyncio.start_server(begin, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        listening.set()
         try:
-            there = await asyncio.open_connection("127.0.0.1", self.to)
-        except OSError:
-            writer.close()
-            return
-        with contextlib.suppress(OSError, asyncio.CancelledError):
-            await asyncio.gather(self._pump(reader, there[1]), self._pump(there[0], writer))
-        for one in (writer, there[1]):
-            one.close()
+            await asyncio.Event().wait()
+        finally:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
+        with contextlib.suppress(OSError):
+            try:
+                await self._whole.wait()
+                there, back = await asyncio.open_connection("127.0.0.1", self.to)
+                writers.append(back)
+                pumps = [asyncio.create_task(self._pump(reader, back))]
+                pumps.append(asyncio.create_task(self._pump(there, writer)))
+                try:
+                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for pump in pumps:
+                        pump.cancel()
+                    await asyncio.gather(*pumps, return_exceptions=True)
+            finally:
+                for one in writers:
+                    one.close()
+                await asyncio.gather(*(one.wait_closed() for one in writers), return_exceptions=True)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
@@ -89,5 +108,10 @@ class Proxy:
             writer.write(data)
             await writer.drain()
         await self._whole.wait()
-        if writer.can_write_eof():
-            writer.write_eof()
+
+
+async def _end_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

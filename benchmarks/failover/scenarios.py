@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from benchmarks.failover.clients import Crowd
 from benchmarks.failover.deployment import Deployment
@@ -13,7 +13,13 @@ from benchmarks.failover.processes import wait_until
 
 CUT_SECONDS = 3.0  # longer than the balancer, and the sessions' take-over, need
 
-Scenario = Callable[[Deployment, Crowd], Awaitable[float]]
+
+class Scenario(Protocol):
+    """Does it, under the load of a crowd, and returns seconds."""
+
+    __name__: str
+
+    async def __call__(self, deployment: Deployment, crowd: Crowd) -> float: ...
 
 
 async def nothing(deployment: Deployment, crowd: Crowd) -> float:  # noqa: ARG001
@@ -59,17 +65,17 @@ async def cut_off(deployment: Deployment, crowd: Crowd) -> float:
 async def store_restarted(deployment: Deployment, crowd: Crowd) -> float:
     """The store is killed, and started again on its append-only file."""
     store = deployment.stores[0]
-    began = time.monotonic()
     await asyncio.to_thread(store.kill)
+    began = time.monotonic()
     await asyncio.sleep(0.5)
     await asyncio.to_thread(store.start)
-    return await crowd.all_answered_since(time.monotonic()) + time.monotonic() - began
+    return await crowd.all_answered_since(began)
 
 
 async def primary_lost(deployment: Deployment, crowd: Crowd) -> float:
     """The store's primary is killed for good; a replica that has what was acknowledged is promoted."""
-    began = time.monotonic()
     await asyncio.to_thread(deployment.stores[0].kill)
+    began = time.monotonic()
     return await crowd.all_answered_since(began)
 
 

@@ -52,7 +52,7 @@ async def play(
     deployment: Deployment, scenario: Scenario, folder: Path, clients: int, think_seconds: float = 0.02
 ) -> Outcome:
     """One scenario: load before it, through it and after it; then its history is written and checked."""
-    name = scenario.__name__  # type: ignore[attr-defined]
+    name = scenario.__name__
     before = deployment.fenced()
     crowd = Crowd(deployment.balancer.port, clients, think_seconds, prefix=f"{name}-{os.urandom(2).hex()}-")
     crowd.start()
@@ -66,4 +66,5 @@ async def play(
         history.write_text("".join(json.dumps(event) + "\n" for event in crowd.history))
     complaints = [*(str(error) for error in stopped if error), *check(read(history), Plain())]
     chunks = sum(event.get("outcome") in ("applied", "replayed") for event in crowd.history)
-    return Outcome(name, recovery, chunks, crowd.retries, deployment.fenced() - before, complaints)
+    fenced = sum(max(0, now - then) for now, then in zip(deployment.fenced(), before, strict=True))
+    return Outcome(name, recovery, chunks, crowd.retries, fenced, complaints)
