@@ -12,7 +12,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test lint format types imports bench clean
+.PHONY: help serve test lint format types imports bench soak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -39,6 +39,9 @@ imports: $(VENV)/.test ## imports run in one direction only
 
 bench: $(VENV)/.test ## measure beside other designs, write docs/benchmarks.md
 	@$(PY) -m benchmarks $(ARGS)
+
+soak: $(VENV)/.test ## mixed traffic with restarts, every answer checked (ARGS="--seconds 600")
+	@$(PY) -m benchmarks.soak $(ARGS)
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
