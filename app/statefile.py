@@ -95,6 +95,7 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     outputs = forecaster.output_size
     try:
         carry = forecaster.fitted(state.carry)
+        forecaster.check(carry)
     except ValueError as error:
         raise Unprocessable(str(error), field="carry") from None
     if any(answer["predictions"].shape[1] != outputs for _, _, answer in state.answers):

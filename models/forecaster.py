@@ -346,6 +346,16 @@ class Forecaster:
             fitted[-kept:] = carry[-kept:]
         return fitted
 
+    def check(self, carry: Floats) -> None:
+        """Refuse a carry, [carry_size], in which no session could be, however it learns.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.learner is not None:
+            self.learner.check(carry[self._predicted : self._learned])
+
     def _learner(self) -> Learner:
         if self.learner is None:
             raise LookupError(f"the sessions of {self.artifact.name!r} learn nothing")

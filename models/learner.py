@@ -215,6 +215,26 @@ class Learner:
         forgetting, prior = (float(self._view(row[None], name)[0]) for name in ("forgetting", "prior"))
         return self.learning.chosen(forgetting=round(forgetting, 7), prior=round(prior, 6))
 
+    def check(self, row: Floats) -> None:
+        """Refuse a stretch of a carry, [size], that no session of this learner could have.
+
+        Raises
+        ------
+        ValueError
+        """
+        told = {name: self._view(row[None], name)[0] for name in self._places}
+        if told["begun"] not in (0, 1) or (told["level"] and not np.isin(told["level"], self.levels)):
+            raise ValueError("the carry's level is none that the session keeps")
+        if self.learning.corrects:
+            self.options(row)
+            if (
+                told["turn"] not in range(self._size)
+                or not (np.diagonal(told["covariance"], 0, 1, 2) > 0).all()
+            ):
+                raise ValueError("the carry's covariance is none")
+        if self.learning.judges and min(told[name].min() for name in ("square", "slow", "histogram")) < 0:
+            raise ValueError("the carry's squares are below 0")
+
     def _correct_from(self, rows: Floats, errors: Floats) -> None:
         weights = self._view(rows, "weights")
         by_group = errors.reshape(weights.shape[:-1])  # [batch, groups, outputs of the group]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from app import statefile
 from models.forecaster import Forecaster
 from tests.zoo import series
 
@@ -410,3 +411,23 @@ async def test_the_metrics_tell_how_good_each_learning_model_has_been(start_http
         assert told[f"carryover_model_skill{where}"] == pytest.approx(skill, rel=1e-3)
     covered = 1 - passed.judged.missed[1:, 1].mean()
     assert told['carryover_model_coverage{level="0.9",model="adaptive"}'] == pytest.approx(covered, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoilt"),
+    [("forgetting", 0.0), ("forgetting", 1.0), ("prior", -1.0), ("turn", 1e30), ("turn", 0.5),
+     ("covariance", -1.0), ("level", 0.3), ("begun", 2.0), ("square", -1.0)],
+)  # fmt: skip
+async def test_a_state_file_with_a_learner_that_cannot_be_is_refused(start_http, artifacts, name, spoilt):
+    forecaster = Forecaster(artifacts["adaptive"])
+    begin = 2 * forecaster.hidden + forecaster.output_size + forecaster.learner._places[name][0]
+    async with start_http() as service:
+        await posted(service, "s", observations=series("adaptive", 5).tolist(), model="adaptive")
+        state = statefile.decode((await service.http.get("/sessions/s/state")).content)
+        carry = state.carry.copy()
+        carry[begin] = spoilt
+        body = statefile.encode(replace(state, carry=carry))
+        response = await service.http.put("/sessions/t/state", content=body)
+        assert response.status_code == 422, response.text
+        assert (await service.http.get("/sessions/t")).status_code == 404
+        assert (await service.session("s"))["position"] == 5
