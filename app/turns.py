@@ -3,6 +3,9 @@
 A session has one job at a time: ready or under way. What comes for it meanwhile stands in its line, and a
 job of several sessions stands in each of their lines and is ready when it leads them all. So whatever is
 ready may share a wave, and taking a wave costs its own length however much waits behind it.
+
+Tenants are served by turns, a job each: one that floods fills what the others leave of a wave, and makes
+none of them wait for more than the wave under way.
 """
 
 from __future__ import annotations
@@ -12,13 +15,14 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.jobs import Advance, AdvanceMany, Job
+from app.names import tenant_of
 
 
 class Turns:
     """The lines. `len` is how many sessions' turns wait, a job of several sessions counting for each."""
 
     def __init__(self) -> None:
-        self._ready: deque[Job] = deque()
+        self._ready: dict[str, deque[Job]] = {}  # by tenant, who is next in front
         # Sets of strings are joined and parted without a look at the strings, where a dict hashes each again.
         self._busy: set[str] = set()  # sessions that have a job ready or under way
         self._lines: dict[str, deque[Job]] = {}  # of those, the ones that others stand behind
@@ -38,7 +42,7 @@ class Turns:
             self._waiting += 1
             if job.session not in self._busy:
                 self._busy.add(job.session)
-                self._ready.append(job)
+                self._make_ready(job)
             else:
                 self._line(job.session).append(job)
             return
@@ -49,38 +53,56 @@ class Turns:
         for session in blocked:
             self._line(session).append(job)
         if not blocked:
-            self._ready.append(job)
+            self._make_ready(job)
         elif len(blocked) > 1:
             self._blocked[id(job)] = len(blocked)
+
+    def _make_ready(self, job: Job) -> None:
+        tenant = _tenant(job)
+        try:
+            self._ready[tenant].append(job)
+        except KeyError:
+            self._ready[tenant] = deque((job,))
 
     def _line(self, session: str) -> deque[Job]:
         """Where those wait whose session has a job already."""
         return self._lines.setdefault(session, deque())
 
     def take(self, most: int, most_bytes: int = sys.maxsize) -> list[Job]:
-        """Ready jobs, oldest first, of up to `most` sessions together; at least one, if there is one.
+        """Ready jobs, tenants by turns and oldest first, of up to `most` sessions together; at least one.
 
         The one that reaches `most_bytes` of observations is the last.
         """
         taken: list[Job] = []
         left = most
-        ready = self._ready
-        while ready and most_bytes > 0:
-            job = ready[0]
-            count = 1 if type(job) is Advance else len(job.sessions)
-            if count > left and taken:
-                break
-            ready.popleft()
-            taken.append(job)
-            left -= count
-            most_bytes -= job.nbytes
+        leading: dict[str, deque[Job]] = {}  # tenants whose next job did not fit: they lead the next wave
+        while self._ready and most_bytes > 0 and left > 0:
+            tenant = next(iter(self._ready))
+            jobs = self._ready.pop(tenant)
+            others = bool(self._ready)
+            while jobs and most_bytes > 0:
+                count = 1 if type(jobs[0]) is Advance else len(jobs[0].sessions)
+                if count > left and taken:
+                    leading[tenant] = jobs
+                    break
+                taken.append(job := jobs.popleft())
+                left -= count
+                most_bytes -= job.nbytes
+                if others:
+                    break
+            if jobs and tenant not in leading:
+                self._ready[tenant] = jobs
+        if leading:
+            self._ready = leading | self._ready
         self._waiting -= most - left
         return taken
 
     def again(self, job: Job) -> None:
         """Ready once more, ahead of the others: it was taken and could not be done yet."""
         self._waiting += len(job.sessions)
-        self._ready.appendleft(job)
+        tenant = _tenant(job)
+        self._ready = {tenant: self._ready.pop(tenant, deque()), **self._ready}
+        self._ready[tenant].appendleft(job)
 
     def finish(self, sessions: set[str]) -> None:
         """The jobs of these sessions were answered: whoever stands behind them moves up."""
@@ -98,10 +120,18 @@ class Turns:
                 self._blocked[id(follower)] = still
             else:
                 self._blocked.pop(id(follower), None)
-                self._ready.append(follower)
+                self._make_ready(follower)
 
     def waiting(self) -> Iterator[Job]:
         """Every job that waits, ready ones first."""
-        yield from self._ready
+        for jobs in self._ready.values():
+            yield from jobs
         for line in self._lines.values():
             yield from line
+
+
+def _tenant(job: Job) -> str:
+    """Whose job it is; one of no session is nobody's, and waits its turn like anybody's."""
+    if type(job) is Advance:
+        return tenant_of(job.session)
+    return tenant_of(job.sessions[0]) if job.sessions else ""

@@ -1,9 +1,10 @@
 """Whatever is ready may share a wave, and every session sees its jobs in order."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.jobs import Expire
+from app.jobs import Advance, AdvanceMany, Expire
 from app.turns import Turns
 
 
@@ -99,3 +100,37 @@ def test_every_job_is_taken_once_in_the_order_of_each_of_its_sessions_and_waves_
         order = [id(one) for one in done if session in one.sessions]
         assert order == [id(one) for one in jobs if session in one.sessions]
     assert (len(turns), turns._lines, turns._blocked, list(turns.waiting())) == (0, {}, {}, [])
+
+
+def chunks(tenant: str, count: int) -> list[Advance]:
+    return [Advance(f"{tenant}/{i}", np.zeros((1, 1), np.float32)) for i in range(count)]
+
+
+def test_tenants_are_served_by_turns_however_much_one_of_them_has_waiting():
+    turns = Turns()
+    flood, quiet = chunks("flood", 1000), chunks("quiet", 3)
+    for job in [*flood, *quiet]:
+        turns.add(job)
+    wave = turns.take(10)
+    assert wave == [flood[0], quiet[0], flood[1], quiet[1], flood[2], quiet[2], *flood[3:7]]
+    assert len(turns) == 993
+
+
+def test_a_job_too_large_for_what_others_left_of_a_wave_leads_the_next():
+    turns = Turns()
+    small, rows = chunks("small", 30), np.zeros((8, 1), np.float32)
+    large = AdvanceMany([f"large/{i}" for i in range(8)], rows, np.ones(8, np.int64))
+    turns.add(small[0])
+    turns.add(large)
+    for job in small[1:]:
+        turns.add(job)
+    assert turns.take(8) == small[:8]
+    assert turns.take(8) == [large]
+
+
+def test_one_tenants_order_is_the_order_of_its_coming():
+    turns = Turns()
+    jobs = chunks("a", 50)
+    for job in jobs:
+        turns.add(job)
+    assert [job for _ in range(10) for job in turns.take(5)] == jobs
