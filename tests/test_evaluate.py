@@ -19,8 +19,9 @@ from models.figures import Stream, draw_backtest
 from models.forecaster import Forecaster
 from models.learning import Learning
 from models.network import StatefulLSTM
-from models.recipe import Recipe
+from models.recipe import DRIFTING, Recipe
 from models.series import Series
+from models.streaming import as_artifact, beginnings
 from models.train import Training
 
 torch.set_num_threads(1)
@@ -252,3 +253,25 @@ def test_gaps_are_stood_in_for_and_judged_by_nobody():
     for i, band in enumerate(result.bands):
         assert band.given.mean == pytest.approx(inside[:, i][seen].mean())
     json.dumps(result.told(), allow_nan=False)
+
+
+def test_a_session_that_goes_on_learning_beats_the_frozen_network_and_fixed_bands():
+    rng, rows = np.random.default_rng(3), np.arange(1800)
+    wave = np.sin(2 * np.pi * rows / 24) * np.where(rows < 900, 1.0, 1.8)  # the swing grows after training
+    other = np.roll(wave, 6) + np.where(rows < 900, 0.0, 3.0)  # and the level jumps
+    values = np.stack([wave + np.roll(other, 1), other], axis=1) + 0.2 * rng.normal(size=(1800, 2))
+    series = Series("x.csv", ("a", "b"), values)
+    dataset = prepare(series, [Column("a"), Column("b")], ["a", "b"], split := Split(600, 200, 1000))
+    recipe = replace(DRIFTING, hidden_size=8, epochs=10, judge_every=10)
+    training = Training(dataset, recipe)
+    list(training.run())
+    network = training.trained()
+    artifact = as_artifact(network, dataset, recipe, beginnings(network, dataset, recipe))
+    result = backtest(artifact, series, split)
+    error = {method: score.mse for method, score in result.scores.items()}
+    assert error[NETWORK] < 0.9 * error[FROZEN]
+    assert error[NETWORK] < 0.8 * error[PERSISTENCE]
+    nine = next(band for band in result.bands if band.level == 0.9)
+    assert nine.fixed is not None
+    assert 0.885 < nine.given.least <= nine.given.most < 0.915
+    assert nine.fixed.least < 0.85
