@@ -154,13 +154,12 @@ class Soak:
             stream = Stream(f"s{self.dice.getrandbits(40):x}", self.dice.choice(TENANTS), self.fresh())
             mortal = self.dice.random() < 0.2
             await self.step(self.create, stream, mortal)
+            if mortal:
+                await self.step(self.abandon, stream)
+                continue
             for _ in range(self.dice.randint(1, 40)):
                 await self.step(self.dice.choices(self.actions, self.odds)[0], stream)
-                if mortal:
-                    stream.last = None  # it may be gone by now: the end shows
-                    break
-            if not mortal:
-                await self.step(self.delete, stream)
+            await self.step(self.delete, stream)
 
     @property
     def actions(self) -> list[Callable[..., Awaitable[None]]]:
@@ -201,6 +200,16 @@ class Soak:
             if not again["replayed"] or again["predictions"] != told["predictions"]:
                 raise Wrong(f"a retry was not replayed: {again}")
         self.compare(stream, rows, told["predictions"], told["position"])
+
+    async def abandon(self, stream: Stream) -> None:
+        """One chunk more, and then the session is left to expire, if it has not yet."""
+        rows = self.drawn(stream)
+        body = {"observations": rows.tolist(), "at": stream.position, "epoch": stream.epoch}
+        told = await self.request(
+            stream, "POST", f"/sessions/{stream.name}/observations", (200, 410), json=body
+        )
+        if told.status_code == 200:
+            self.compare(stream, rows, told.json()["predictions"], told.json()["position"])
 
     async def by_bulk(self, stream: Stream) -> None:
         rows = self.drawn(stream)
@@ -293,7 +302,8 @@ class Soak:
 
     def drawn(self, stream: Stream) -> np.ndarray[Any, np.dtype[np.float64]]:
         count = self.dice.choice((1, 1, 1, 2, 5, self.dice.randint(1, LONGEST)))
-        rows = np.sin(stream.phase + 0.1 * np.arange(count)).astype(np.float32).astype(np.float64)
+        rows: np.ndarray[Any, np.dtype[np.float64]] = np.sin(stream.phase + 0.1 * np.arange(count))
+        rows = rows.astype(np.float32).astype(np.float64)
         stream.phase += 0.1 * count
         return rows
 
