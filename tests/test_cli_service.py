@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from app.cli import run
+from app.cli.demo import Story, _draw
 from app.cli.rows import opened, picked
 from models.errors import BadData
 from tests.zoo import TOLERANCE, one_pass, series

@@ -413,6 +413,47 @@ async def test_in_bulk_a_bad_neighbour_fails_alone(connected):
     assert isinstance(answers["c"].predictions, np.ndarray)
 
 
+# What a model that learns has to say.
+
+
+@pytest.mark.parametrize("way", ["advance", "requests", "socket", "bulk", "bulk of one"])
+async def test_intervals_residuals_and_scores_come_with_the_predictions(connected, way):
+    whole = series("adaptive", 60)
+    whole[40, 1] = np.nan
+    async with connected() as (_, call):
+        await call(lambda c: c.session("a", "adaptive").advance(whole[:50]))
+        rows = whole[50:51] if way == "bulk of one" else whole[50:]
+        if way == "advance":
+            answer = await call(lambda c: c.session("a").advance(rows, level=0.9, score=True))
+        elif way.startswith("bulk"):
+            answer = (await call(lambda c: c.advance({"a": rows}, level=0.9, score=True)))["a"]
+        else:
+            over = way == "socket"
+            answer = await call(
+                lambda c: c.session("a").stream(rows, 4, level=0.9, score=True, socket=over).collect()
+            )
+        forecast = await call(lambda c: c.session("a").forecast(5, level=0.9))
+        info = await call(lambda c: c.session("a").info())
+    for numbers in (answer.predictions, answer.lower, answer.upper, answer.residuals):
+        assert numbers.shape == (len(rows), 2)
+    assert answer.scores.shape == (len(rows),)
+    assert (answer.lower < answer.upper).all()
+    assert (answer[-1].residual == answer.residuals[-1]).all()
+    assert np.asarray(forecast).shape == forecast.lower.shape == (5, 2)
+    assert info.errors["observations"] > 0
+    assert info.learning["readout"] == "rls"
+
+
+async def test_a_gap_is_not_observed_and_a_skip_moves_over_many(connected):
+    async with connected() as (_, call):
+        answer = await call(
+            lambda c: c.session("a", "adaptive").advance(np.array([[1, 2], [np.nan, 3], [4, 5]]), level=0.9)
+        )
+        assert answer.observed.tolist() == [[True, True], [False, True], [True, True]]
+        skipped = await call(lambda c: c.session("a").skip(7))
+        assert (skipped.position, len(skipped)) == (10, 7)
+
+
 @pytest.mark.usefixtures("lossy")
 async def test_bulk_applies_nothing_twice_when_answers_are_lost(connected):
     async with connected() as (_, call):

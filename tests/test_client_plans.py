@@ -141,7 +141,7 @@ def test_in_bulk_what_is_refused_for_the_moment_is_sent_again_alone():
         Reply(200, json.dumps(body | {"errors": {"1": later}}).encode()),
         Reply(200, json.dumps(last).encode()),
     )
-    answers = run(bulk.advance(cursors, chunks, None, Clock().patience(10)), perform)
+    answers = run(bulk.advance(cursors, chunks, None, Wanted(), Clock().patience(10)), perform)
     assert json.loads(requests[1].body)["sessions"] == ["b"]
     assert [answers[name].predictions for name in "ab"] == [[0.1], [0.2]]
 
@@ -276,14 +276,14 @@ HELLO = b'{"session":"..","position":4,"epoch":"0000000000000001","in_flight":64
 
 
 def test_the_socket_is_asked_for_with_the_key_and_told_what_is_wanted():
-    server = Served(HELLO, told(5, lower=[0.1], upper=[0.9], errors=[None], scores=[None]).body)
+    server = Served(HELLO, told(5, lower=[0.1], upper=[0.9], residuals=[None], scores=[None]).body)
     over(server, "secret")
     assert server.request.path == "/prefix/sessions/%2E%2E/stream"
     assert server.request.headers["Authorization"] == "Bearer secret"
     asked = {"observations": [0.1], "at": 4, "epoch": "0000000000000001", "model": "sine"}
     assert json.loads(server.heard[0]) == asked | {"level": 0.9, "score": True}
     (one,) = server.emitted[0]
-    assert (one.lower, one.upper, one.error, one.score) == (0.1, 0.9, None, None)
+    assert (one.lower, one.upper, one.residual, one.score) == (0.1, 0.9, None, None)
 
 
 def test_an_answer_of_another_position_is_no_answer():
@@ -323,12 +323,12 @@ def test_gaps_are_null_whatever_they_came_as():
 
 def test_a_gap_s_answer_has_nan_in_arrays_and_none_in_lists():
     body = json.loads(
-        told(3, predictions=[1, 2, 3], errors=[0.1, None, 0.2], observed=[[True], [False], [True]]).body
+        told(3, predictions=[1, 2, 3], residuals=[0.1, None, 0.2], observed=[[True], [False], [True]]).body
     )
     arrays = wire.answered(body, Cursor("a"), chunk_of(np.zeros(3)))
     lists = wire.answered(body, Cursor("a"), chunk_of([0.0, None, 0.0]))
-    np.testing.assert_array_equal(arrays.errors, np.array([0.1, np.nan, 0.2], np.float32))
-    assert (arrays.observed.dtype, lists.errors, lists.scores) == (bool, [0.1, None, 0.2], None)
+    np.testing.assert_array_equal(arrays.residuals, np.array([0.1, np.nan, 0.2], np.float32))
+    assert (arrays.observed.dtype, lists.residuals, lists.scores) == (bool, [0.1, None, 0.2], None)
 
 
 def test_a_skip_is_sent_as_one():

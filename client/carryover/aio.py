@@ -62,11 +62,18 @@ class AsyncCarryover:
         """A session by its id; see `Carryover.session`."""
         return AsyncSession(self, adopted(self._cursors, id, model, options))
 
-    async def advance(self, observations: Mapping[str, Any], model: str | None = None) -> bulk.Answers:
+    async def advance(
+        self,
+        observations: Mapping[str, Any],
+        model: str | None = None,
+        *,
+        level: float | None = None,
+        score: bool = False,
+    ) -> bulk.Answers:
         """Move many sessions on by a chunk each, in one request; see `Carryover.advance`."""
         cursors = {name: adopted(self._cursors, name, None, {}) for name in observations}
         chunks = {name: chunk_of(rows) for name, rows in observations.items()}
-        return await self._run(bulk.advance(cursors, chunks, model, self._patience))
+        return await self._run(bulk.advance(cursors, chunks, model, Wanted(0, level, score), self._patience))
 
     def sessions(self, model: str | None = None, after: str = "") -> AsyncIterator[dict[str, Any]]:
         """Every session behind `after`, in the order of their ids: `session`, `model`, ..."""

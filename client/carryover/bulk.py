@@ -11,8 +11,8 @@ from carryover.errors import CarryoverError, OutOfStep, Problem, Unavailable, re
 from carryover.numbers import Chunk
 from carryover.plans import ABSENT, asked
 from carryover.retry import Patience, Pauses
-from carryover.values import Answer
-from carryover.wire import Cursor
+from carryover.values import STEPWISE, Answer
+from carryover.wire import Cursor, Wanted
 
 NOWHERE = 2**62
 """A position that no session is at: a chunk sent there moves nothing, and the refusal tells where it is."""
@@ -45,7 +45,11 @@ class Answers(Mapping[str, Answer]):
 
 
 def advance(
-    cursors: Mapping[str, Cursor], chunks: Mapping[str, Chunk], model: str | None, patience: Patience
+    cursors: Mapping[str, Cursor],
+    chunks: Mapping[str, Chunk],
+    model: str | None,
+    wanted: Wanted,
+    patience: Patience,
 ) -> Plan[Answers]:
     """Move all of them on, each exactly once, or not at all.
 
@@ -56,7 +60,7 @@ def advance(
     left, pauses = [name for name in chunks if name not in errors], Pauses(patience)
     while left:
         told = yield from _sent(
-            [cursors[name] for name in left], [chunks[name] for name in left], model, patience
+            [cursors[name] for name in left], [chunks[name] for name in left], model, wanted, patience
         )
         later: dict[str, CarryoverError] = {}
         for name, outcome in zip(left, told, strict=True):
@@ -84,7 +88,7 @@ def _located(
     if not unknown:
         return errors
     ones = [chunks[name].part(0, 1) for name in unknown]
-    told = yield from _sent([cursors[name] for name in unknown], ones, model, patience, NOWHERE)
+    told = yield from _sent([cursors[name] for name in unknown], ones, model, Wanted(), patience, NOWHERE)
     for name, outcome in zip(unknown, told, strict=True):
         if isinstance(outcome, OutOfStep) and outcome.position is not None:
             cursors[name].position = outcome.position
@@ -96,10 +100,16 @@ def _located(
 
 
 def _sent(
-    cursors: list[Cursor], chunks: list[Chunk], model: str | None, patience: Patience, at: int | None = None
+    cursors: list[Cursor],
+    chunks: list[Chunk],
+    model: str | None,
+    wanted: Wanted,
+    patience: Patience,
+    at: int | None = None,
 ) -> Plan[list[Answer | Problem]]:
     ats = [cursor.position or 0 if at is None else at for cursor in cursors]
-    told = wire.document((yield from asked(wire.advance(cursors, chunks, ats, model), patience)))
+    request = wire.advance(cursors, chunks, ats, model, wanted)
+    told = wire.document((yield from asked(request, patience)))
     told["replayed"] = set(told["replayed"])
     return [_outcome(told, i, *pair) for i, pair in enumerate(zip(cursors, chunks, strict=True))]
 
@@ -108,13 +118,18 @@ def _outcome(told: Mapping[str, Any], i: int, cursor: Cursor, chunk: Chunk) -> A
     error = told["errors"].get(str(i))
     if error is not None:
         return refusal(error)
-    predictions = told["predictions"][i]
-    rows = predictions if _is_deep(predictions) else [predictions]
-    if chunk.flat and len(rows[0]) == 1:
-        rows = [row[0] for row in rows]
     one = {"position": told["positions"][i], "epoch": told["epochs"][i], "replayed": i in told["replayed"]}
-    return wire.answered(one | {"predictions": rows}, cursor, chunk)
+    deep = isinstance(told["predictions"][i][0], list)
+    for name in STEPWISE:
+        found = told.get(name)
+        if found is not None and found[i] is not None:
+            one[name] = _rows(found[i], deep or name == "scores", chunk.flat)
+    return wire.answered(one, cursor, chunk)
 
 
-def _is_deep(predictions: Any) -> bool:
-    return isinstance(predictions[0], list)
+def _rows(numbers: Any, deep: bool, flat: bool) -> Any:
+    """A session's entry of a column as [steps] or [steps, outputs]; a single observation's is one row."""
+    rows = numbers if deep else [numbers]
+    if isinstance(rows, list) and flat and isinstance(rows[0], list) and len(rows[0]) == 1:
+        return [row[0] for row in rows]
+    return rows if isinstance(rows, list) else [rows]

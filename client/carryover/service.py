@@ -78,7 +78,14 @@ class Carryover:
         """
         return Session(self, adopted(self._cursors, id, model, options))
 
-    def advance(self, observations: Mapping[str, Any], model: str | None = None) -> bulk.Answers:
+    def advance(
+        self,
+        observations: Mapping[str, Any],
+        model: str | None = None,
+        *,
+        level: float | None = None,
+        score: bool = False,
+    ) -> bulk.Answers:
         """Move many sessions on by a chunk each, in one request.
 
         Raises
@@ -87,7 +94,7 @@ class Carryover:
         """
         cursors = {name: adopted(self._cursors, name, None, {}) for name in observations}
         chunks = {name: chunk_of(rows) for name, rows in observations.items()}
-        return self._run(bulk.advance(cursors, chunks, model, self._patience))
+        return self._run(bulk.advance(cursors, chunks, model, Wanted(0, level, score), self._patience))
 
     def sessions(self, model: str | None = None, after: str = "") -> Iterator[dict[str, Any]]:
         """Every session behind `after`, in the order of their ids: `session`, `model`, ..."""
@@ -178,7 +185,7 @@ class Session:
             DataFrame; None and NaN are observations that are missing
         horizon : steps of forecast to add
         level : of an interval around each prediction, such as 0.9
-        score : add the errors of the predictions before, and how surprising the observations are
+        score : add the residuals of the predictions before, and how surprising the observations are
 
         Raises
         ------

@@ -9,7 +9,7 @@ from typing import Any
 
 from carryover.numbers import joined, labelled
 
-STEPWISE = ("predictions", "lower", "upper", "errors", "scores", "observed")
+STEPWISE = ("predictions", "lower", "upper", "residuals", "scores", "observed")
 AHEAD = ("forecast", "forecast_lower", "forecast_upper")
 
 
@@ -24,7 +24,7 @@ class Answer:
     replayed : the chunk had been applied already; a retry was answered from what was stored
     predictions : [steps] or [steps, outputs]; `predictions[t]` is of what follows observation t
     lower, upper : as predictions, the interval around them; None without a `level`
-    errors : as predictions, observed minus the prediction the session had made; None without `score`
+    residuals : as predictions, observed minus the prediction the session had made; None without `score`
     scores : [steps], surprise from 0 to 1; None without `score`
     observed : [steps, inputs], False where an observation was missing; None when none was
     forecast, forecast_lower, forecast_upper : [horizon] or [horizon, outputs]; None without a `horizon`
@@ -84,9 +84,9 @@ class Answer:
         return self._stepwise("upper")
 
     @property
-    def errors(self) -> Any:
+    def residuals(self) -> Any:
         """See the class."""
-        return self._stepwise("errors")
+        return self._stepwise("residuals")
 
     @property
     def scores(self) -> Any:
@@ -155,9 +155,9 @@ class Prediction:
         return self._at("upper")
 
     @property
-    def error(self) -> Any:
+    def residual(self) -> Any:
         """The observation minus what had been predicted for it; None without `score`."""
-        return self._at("errors")
+        return self._at("residuals")
 
     @property
     def score(self) -> Any:

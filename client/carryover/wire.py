@@ -149,7 +149,7 @@ def load(cursor: Cursor, state: bytes) -> Request:
 def forecast(cursor: Cursor, steps: int, level: float | None, future: Chunk | None) -> Request:
     """`GET /sessions/{id}/forecast`; with rows of the future a `POST`."""
     if future is not None:
-        rows = f'{{"steps":{steps},"future":{future.text()}'
+        rows = f'{{"steps":{steps},"flat":true,"future":{future.text()}'
         body = rows + ("}" if level is None else f',"level":{level}}}')
         return Request("POST", f"{cursor.path}/forecast", body.encode())
     query: dict[str, str | int | float] = {"steps": steps, "flat": "true"}
@@ -165,18 +165,22 @@ def page(after: str, model: str | None, limit: int) -> Request:
 
 
 def advance(
-    cursors: Sequence[Cursor], chunks: Sequence[Chunk], ats: Sequence[int], model: str | None
+    cursors: Sequence[Cursor],
+    chunks: Sequence[Chunk],
+    ats: Sequence[int],
+    model: str | None,
+    wanted: Wanted,
 ) -> Request:
     """`POST /observations`: numbers as deep as the deepest needs."""
     single = all(len(chunk) == 1 for chunk in chunks)
     told = [_rows_text(chunk) for chunk in chunks]
-    body = {
+    body: dict[str, Any] = {
         "sessions": [cursor.session for cursor in cursors],
         "at": list(ats),
         "epochs": [cursor.epoch for cursor in cursors],
     }
-    if model is not None:
-        body["model"] = model
+    more = {"model": model, "level": wanted.level, "score": wanted.score or None}
+    body |= {name: value for name, value in more.items() if value is not None}
     # A chunk of one observation is its row: the server answers as deep as it is asked.
     column = ",".join(one[1:-1] if single else one for one in told)
     return Request("POST", "/observations", f'{json.dumps(body)[:-1]},"observations":[{column}]}}'.encode())
