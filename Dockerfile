@@ -7,7 +7,8 @@ WORKDIR /src
 RUN python -m venv /opt/carryover
 # What we depend on is a layer of its own: a change of our code does not fetch torch again.
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*it['dependencies'], *it['optional-dependencies']['redis'], sep='\n')" \
         > needs.txt \
     && pip install --extra-index-url "$TORCH_INDEX" --constraint constraints.txt setuptools --requirement needs.txt
 COPY LICENSE ./

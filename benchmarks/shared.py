@@ -1,0 +1,133 @@
+"""What a shared store costs: memory and Redis side by side, the store's share of the tick, one replica and two.
+
+    python -m benchmarks.shared [--rounds 3] [--seconds 5] [--out docs]
+
+64 connections, 1 step, each answer checked; the rounds alternate. The Redis runs on loopback, beside the load
+generator on its core, with an append-only file (everysec) on the disk of --folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+import time
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from safetensors.torch import load_file
+
+from benchmarks.dialects import SessionInPath
+from benchmarks.failover.processes import RedisServer
+from benchmarks.load import Load
+from benchmarks.measure import Bench, Scenario, measure
+from benchmarks.reference import Reference, write_artifact, write_seeded_weights
+from benchmarks.servers import Running, Server, known_servers, running
+from benchmarks.streams import Stream
+from benchmarks.wrk import run_wrk
+
+CONNECTIONS = 64
+CROWD, RESIDENT = 10_000, 2_048
+DIALECT = SessionInPath()
+
+
+def main() -> None:
+    options = _options()
+    os.sched_setaffinity(0, {options.generator_core})
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as name, ExitStack() as stack:
+        folder = Path(name)
+        weights = folder / "weights.safetensors"
+        write_seeded_weights(weights)
+        write_artifact(weights, folder / "artifact")
+        store = stack.enter_context(RedisServer(folder / "redis", "--appendonly", "yes"))
+        servers = {
+            mode: stack.enter_context(running(_server(mode, url), options.server_core, weights, folder))
+            for mode, url in (("memory", None), ("redis", store.url))
+        }
+        judge = Reference(load_file(weights))
+        bench = Bench(options.server_core, options.generator_core, options.seconds, folder, judge)
+        lines = _figures(servers, bench, options.rounds)
+    page = "\n".join(lines)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "shared.md").write_text(page + "\n")
+    print(page)
+
+
+def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str]:
+    samples: dict[str, list[tuple[float, ...]]] = {mode: [] for mode in servers}
+    for turn in range(rounds):
+        for mode, one in servers.items():
+            before = _stage_seconds(one.port)
+            sample = measure(Scenario(one.server.name, "http", CONNECTIONS, 1), one, bench, f"round{turn}")
+            spent = {stage: after - before[stage] for stage, after in _stage_seconds(one.port).items()}
+            share = spent["commit"] / (sum(spent.values()) or 1.0)
+            cold = _crowd(one, bench, turn)
+            row = (
+                sample.requests, sample.p50_us / 1e3, sample.p99_us / 1e3, share,
+                cold.requests / cold.seconds, cold.p99_us / 1e3,
+            )  # fmt: skip
+            samples[mode].append(row)
+            print(mode, *(f"{value:,.2f}" for value in row), flush=True)
+    base = median(row[0] for row in samples["memory"])
+    lines = [
+        f"{CONNECTIONS} connections, 1 step, median of {rounds} rounds of {bench.seconds} s; not resident: "
+        f"{CROWD:,} sessions drawn at random, {RESIDENT:,} resident.",
+        "",
+        "| store | requests/s | of memory | p50 ms | p99 ms | commit's share of the tick "
+        "| not resident requests/s | not resident p99 ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for mode, rows in samples.items():
+        requests, half, most, share, cold_rate, cold_p99 = (median(c) for c in zip(*rows, strict=True))
+        lines.append(
+            f"| {mode} | {requests:,.0f} | {requests / base:.2f} | {half:.2f} | {most:.2f} | {share:.2f} "
+            f"| {cold_rate:,.0f} | {cold_p99:.2f} |"
+        )
+    return lines
+
+
+def _stage_seconds(port: int) -> dict[str, float]:
+    """What each stage of the tick has taken so far, by the server's own metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    found = {}
+    for line in lines:
+        if line.startswith("carryover_tick_seconds_sum"):
+            found[line.partition('stage="')[2].partition('"')[0]] = float(line.rpartition(" ")[2])
+    return found
+
+
+def _crowd(one: Running, bench: Bench, turn: int) -> Load:
+    """Drive sessions most of which have left the slab: each request brings its own back."""
+    names = [f"crowd-{time.monotonic_ns()}-{number}" for number in range(CROWD)]
+    random.Random(turn).shuffle(names)
+    requests = {name: [DIALECT.request(name, Stream(name, 1).chunk(1), "middle")] for name in names}
+    pattern = DIALECT.session_pattern
+    return run_wrk(
+        one.port, requests, pattern, bench.seconds, bench.generator_core, bench.folder, CONNECTIONS
+    )
+
+
+def _server(mode: str, url: str | None) -> Server:
+    (ours,) = (server for server in known_servers() if server.name == "ours")
+    told = {"CARRYOVER_RESIDENT_SESSIONS": str(RESIDENT)} | ({"CARRYOVER_STORE": url} if url else {})
+    return replace(ours, name=mode, environment={**ours.environment, **told})
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5, help="for each figure")
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
+    parser.add_argument("--server-core", type=int, default=0)
+    parser.add_argument("--generator-core", type=int, default=(os.cpu_count() or 2) - 1)
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for shared.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
