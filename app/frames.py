@@ -160,9 +160,9 @@ def tagged(body: bytes, tag: bytes) -> bytes:
     return b'%b,"tag":%b}' % (body[:-1], tag) if tag else body
 
 
-def hello(session: str | None, position: int | None, epoch: int | None, in_flight: int) -> bytes:
-    """The first message of a socket: where its session is, and how much may be in flight."""
-    told: dict[str, Any] = {"in_flight": in_flight}
+def hello(session: str | None, position: int | None, epoch: int | None, limits: dict[str, int]) -> bytes:
+    """The first message of a socket: where its session is, how much may be in flight, what can be replayed."""
+    told: dict[str, Any] = dict(limits)
     if session is not None:
         told |= {"session": session, "position": position, "epoch": None if epoch is None else token(epoch)}
     return orjson.dumps(told)

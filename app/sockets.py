@@ -105,7 +105,7 @@ class Conversation(WSListener):
         self.caller.use.opened(self)
         self.caller.engine.metrics.sockets_opened += 1
         if self.session is None:
-            self._send(frames.hello(None, None, None, self.in_flight))
+            self._send(frames.hello(None, None, None, self._told_limits()))
             return
         self._submit(Inspect(self.session, self._greet))
 
@@ -233,8 +233,17 @@ class Conversation(WSListener):
         if isinstance(outcome, SessionView):
             position, epoch = outcome.position, outcome.epoch
             self._position = position
-        self._send(frames.hello(self.session, position, epoch, self.in_flight))
+        self._send(frames.hello(self.session, position, epoch, self._told_limits()))
         self._ended()
+
+    def _told_limits(self) -> dict[str, int]:
+        """What a client must not go beyond, if it wants to be able to send again whatever is unanswered."""
+        settings = self.caller.engine.settings
+        return {
+            "in_flight": self.in_flight,
+            "recent_chunks": settings.recent_chunks,
+            "recent_bytes": settings.recent_bytes,
+        }
 
     def _send(self, data: bytes, *, text: bool = True) -> None:
         """Send, together with what else this socket is owed at once: a write costs more than an answer."""

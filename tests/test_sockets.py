@@ -148,7 +148,12 @@ async def test_answers_and_refusals_of_a_session_keep_the_order_of_its_messages(
 async def test_one_socket_carries_many_sessions_each_in_its_own_order(start_hot, artifacts):
     wholes = {f"s{i}": series("sine", 12, i) for i in range(9)}
     async with start_hot() as service, stream(service, None) as (socket, hello):
-        assert hello == {"in_flight": service.engine.settings.socket_messages}
+        settings = service.engine.settings
+        assert hello == {
+            "in_flight": settings.socket_messages,
+            "recent_chunks": settings.recent_chunks,
+            "recent_bytes": settings.recent_bytes,
+        }
         for at in range(0, 12, 3):
             for number, (name, whole) in enumerate(wholes.items()):
                 rows = whole[at : at + 3]
