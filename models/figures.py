@@ -74,6 +74,18 @@ class Stream:
     surprise: Floats | None = None
     surprising: float = 1.0
 
+    def within(self, levels: Sequence[float], widths: Floats, level: float = 0.9) -> "Stream":
+        """With the band of the level nearest to this one, around the first line.
+
+        Parameters
+        ----------
+        levels, widths
+            Those of the model, and the half-widths [rows, levels, targets] that it gave.
+        """
+        nearest = min(range(len(levels)), key=lambda place: abs(levels[place] - level))
+        predicted, half = next(iter(self.lines.values())), widths[:, nearest]
+        return replace(self, level=levels[nearest], lower=predicted - half, upper=predicted + half)
+
     def of(self, targets: list[int]) -> "Stream":
         """Of some targets alone."""
         return replace(

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from models.artifact import Artifact, save
+from models.bands import least_surprising
 from models.data import Dataset, Split
-from models.figures import draw_training
+from models.figures import Stream, draw_backtest, draw_training
 from models.forecaster import Forecaster
 from models.network import StatefulLSTM
 from models.rollout import FreeRun, free_run, one_step, root_mean_square
 from models.scaling import Floats, Scaling
-from models.streaming import as_artifact, beginnings, follow, own_units
+from models.streaming import Followed, as_artifact, beginnings, follow, own_units
 from models.train import Training
 
 WARMUP, STEPS = 50, 200
@@ -28,21 +29,23 @@ def finish(training: Training, name: str, source: str, seconds: float, folder: P
     run = last_free_run(network, dataset)
     learning = beginnings(network, dataset, training.recipe)
     artifact = as_artifact(network, dataset, training.recipe, learning, name)
-    metrics = (
-        measure(network, dataset, run)
-        | measure_served(artifact, dataset)
-        | {
-            "data": {"source": source, "split": asdict(dataset.split)},
-            "recipe": training.recipe.told(),
-            "epochs": len(training.history),
-        }
-    )
+    served = as_served(artifact, dataset) if learning.on else None
+    metrics = measure(network, dataset, run) | {
+        "data": {"source": source, "split": asdict(dataset.split)},
+        "recipe": training.recipe.told(),
+        "epochs": len(training.history),
+    }
+    if served is not None:
+        metrics["served"] = measure_served(artifact, dataset, served)
     artifact = replace(artifact, metrics=metrics)
     save(artifact, folder)
     told = {"fingerprint": artifact.fingerprint, **metrics}
     told |= {"seconds": round(seconds, 1), "torch": torch.__version__, "history": history(training)}
     (folder / "metrics.json").write_text(json.dumps(told, allow_nan=False) + "\n", encoding="utf-8")
-    draw(network, dataset, run, name, folder / "figure.png")
+    if served is None:
+        draw(network, dataset, run, name, folder / "figure.png")
+    else:
+        draw_served(artifact, dataset, served, folder / "figure.png")
     return artifact
 
 
@@ -81,26 +84,23 @@ def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dic
     return metrics
 
 
-def measure_served(artifact: Artifact, dataset: Dataset) -> dict[str, Any]:
-    """The same part as a session learns along it, from row 0 on: one-step error and share of each interval.
+def as_served(artifact: Artifact, dataset: Dataset) -> Followed:
+    """A session led along the series from row 0 on, told of over the part least known to the network."""
+    return follow(Forecaster(artifact), own_units(dataset), measured_part(dataset.split)[1])
 
-    Nothing for an artifact whose sessions do not learn.
-    """
-    if not artifact.learning.on:
-        return {}
-    part, rows = measured_part(dataset.split)
-    followed = follow(Forecaster(artifact), own_units(dataset), rows)
-    truth = dataset.target_scaling.unscale(dataset.truth[rows.start : rows.stop].double().numpy())
-    errors = np.abs(followed.predictions - truth)  # [rows, targets], own units
+
+def measure_served(artifact: Artifact, dataset: Dataset, served: Followed) -> dict[str, Any]:
+    """The one-step error of a session that learns, and the share of observations in each interval."""
+    truth = _units(dataset.target_scaling, dataset.truth[served.rows.start : served.rows.stop])
+    errors = np.abs(served.predictions - truth)  # [rows, targets], own units
     coverage = {}
-    if followed.widths is not None:
-        inside = errors[:, None] <= followed.widths
+    if served.widths is not None:
+        inside = errors[:, None] <= served.widths
         covered = inside.sum(axis=(0, 2)) / max(1, int((~np.isnan(errors)).sum()))
-        coverage = {
-            f"{level:g}": float(share) for level, share in zip(artifact.learning.levels, covered, strict=True)
-        }
+        levels = (f"{level:g}" for level in artifact.learning.levels)
+        coverage = {level: float(share) for level, share in zip(levels, covered, strict=True)}
     mse = float(np.nanmean(np.square(errors / dataset.target_scaling.std)))
-    return {"served": {"part": part, "mse_scaled": mse, "coverage": coverage}}
+    return {"part": measured_part(dataset.split)[0], "mse_scaled": mse, "coverage": coverage}
 
 
 def measured_part(split: Split) -> tuple[str, range]:
@@ -146,6 +146,22 @@ def draw(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None, name: str
         free=None if run is None else _units(scaling, run.predictions),
         warmup=0 if run is None else run.warmup,
     )
+
+
+def draw_served(artifact: Artifact, dataset: Dataset, served: Followed, path: Path) -> None:
+    """The figure of a training whose sessions learn: the last 250 rows, with their band and scores."""
+    last = slice(-(WARMUP + STEPS), None)
+    rows = served.rows[last]
+    stream = Stream(
+        along=rows,
+        truth=_units(dataset.target_scaling, dataset.truth[rows.start : rows.stop]),
+        lines={"one step ahead": served.predictions[last].astype(np.float64)},
+    )
+    if served.widths is not None and served.scores is not None:
+        stream = stream.within(artifact.learning.levels, served.widths[last].astype(np.float64))
+        surprising = least_surprising(served.scores.astype(np.float64))
+        stream = replace(stream, surprise=served.scores[last].astype(np.float64), surprising=surprising)
+    draw_backtest(path, f"{artifact.name}: as its sessions learn", artifact.targets, stream)
 
 
 def _units(scaling: Scaling, values: Tensor) -> Floats:

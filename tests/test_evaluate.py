@@ -275,3 +275,11 @@ def test_a_session_that_goes_on_learning_beats_the_frozen_network_and_fixed_band
     assert nine.fixed is not None
     assert 0.885 < nine.given.least <= nine.given.most < 0.915
     assert nine.fixed.least < 0.85
+
+
+def test_the_band_drawn_is_of_the_nearest_level():
+    values, widths = np.zeros((5, 2)), np.arange(30.0).reshape(5, 3, 2)
+    drawn = Stream(range(5), values, {"network": values + 1}).within((0.5, 0.8, 0.95), widths, level=0.9)
+    assert drawn.level == 0.95
+    np.testing.assert_array_equal(drawn.lower, 1 - widths[:, 2])
+    np.testing.assert_array_equal(drawn.upper, 1 + widths[:, 2])

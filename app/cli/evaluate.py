@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -167,24 +167,13 @@ def _stream(result: Backtest, last: slice, level: float) -> Stream:
     from models.evaluate import NETWORK, RESET
     from models.figures import Stream
 
-    predicted = result.predictions[NETWORK][last]
     along = result.rows[last] if result.times is None else result.times[last]
-    truth = result.truth[last]
+    names = (NETWORK,) if result.artifact.learning.on else (NETWORK, RESET)
+    stream = Stream(along, result.truth[last], {name: result.predictions[name][last] for name in names})
     if result.widths is None or result.surprise is None:
-        return Stream(along, truth, {NETWORK: predicted, RESET: result.predictions[RESET][last]})
-    levels = result.artifact.learning.levels
-    nearest = min(range(len(levels)), key=lambda i: abs(levels[i] - level))
-    half = result.widths[last, nearest]
-    return Stream(
-        along,
-        truth,
-        {NETWORK: predicted},
-        levels[nearest],
-        predicted - half,
-        predicted + half,
-        result.surprise[last],
-        result.surprising(),
-    )
+        return stream
+    stream = stream.within(result.artifact.learning.levels, result.widths[last], level)
+    return replace(stream, surprise=result.surprise[last], surprising=result.surprising())
 
 
 def _print_tables(result: Backtest, by_target: bool) -> None:
