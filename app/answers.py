@@ -38,7 +38,7 @@ class AdvancedMany:
     numbers : [total], the predictions of one chunk after the other, flat
     replayed : indexes of the chunks that had been applied already, ascending
     errors : by index, of those that were refused
-    findings : by name and index, what is told beside the predictions: lower, upper, residuals, scores, observed
+    findings : by name and index, what is told beside the predictions: lower, residuals, scores, ...
     """
 
     positions: Ints

@@ -275,7 +275,7 @@ def _skipped(count: int | None, limits: Limits) -> Floats:
     return np.empty((count, 0), np.float32)
 
 
-def observed(rows: Rows | GappedRows, *, gaps: bool = False) -> tuple[Floats, bool]:
+def observed(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floats, bool]:
     """A chunk as [steps, inputs] of finite float32, NaN for null, and whether it came as a flat list.
 
     Raises
@@ -290,7 +290,7 @@ def observed(rows: Rows | GappedRows, *, gaps: bool = False) -> tuple[Floats, bo
         first = rows[0]
         flat = not isinstance(first, list)
         numbers = first if isinstance(first, list) else rows
-        if numbers and min(numbers) >= -LARGEST and max(numbers) <= LARGEST:  # type: ignore[operator,type-var]
+        if numbers and min(numbers) >= -LARGEST and max(numbers) <= LARGEST:
             return np.array([numbers], np.float32), flat
     try:
         exact = _matrix(rows)
@@ -305,7 +305,7 @@ def observed(rows: Rows | GappedRows, *, gaps: bool = False) -> tuple[Floats, bo
     return (exact[:, None] if flat else exact).astype(np.float32), flat
 
 
-def _matrix(rows: Rows | GappedRows) -> npt.NDArray[np.float64]:
+def _matrix(rows: Sequence[Any]) -> npt.NDArray[np.float64]:
     """Rows of one width as [steps, inputs], bare numbers as [steps]; laid flat first, which is sooner.
 
     Raises
@@ -316,9 +316,9 @@ def _matrix(rows: Rows | GappedRows) -> npt.NDArray[np.float64]:
     if not isinstance(first, list):
         return np.array(rows, np.float64)
     width = len(first)
-    if set(map(len, rows)) != {width}:  # type: ignore[arg-type]
+    if set(map(len, rows)) != {width}:
         raise ValueError("the rows differ in width")
-    flat = list(chain.from_iterable(rows))  # type: ignore[arg-type]
+    flat = list(chain.from_iterable(rows))
     return np.array(flat, np.float64).reshape(len(rows), width)
 
 
@@ -338,7 +338,7 @@ def advanced(answer: Advanced, flat: bool) -> bytes:
 
 
 def written(name: str, numbers: Floats, flat: bool) -> npt.NDArray[Any]:
-    """One array of an answer as it is written: scores and flat chunks as lists, what was observed as truths."""
+    """One array of an answer as it is written: scores and flat chunks as lists, `observed` as truths."""
     told: npt.NDArray[Any] = numbers != 0 if name == "observed" else numbers
     return told.ravel() if name == "scores" or (flat and told.shape[1] == 1) else told
 
@@ -442,7 +442,7 @@ def _wrong_value(told: str) -> Malformed | Unprocessable:
     return _bad_number(int(row), int(column or 0), f"is not a number: {what[0].lower()}{what[1:]}")
 
 
-def _ragged(rows: Rows | GappedRows) -> Unprocessable:
+def _ragged(rows: Sequence[Any]) -> Unprocessable:
     """The first row that is not like row 0."""
     wanted = _shape(rows[0])
     for row, numbers in enumerate(rows):

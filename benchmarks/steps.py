@@ -20,7 +20,7 @@ from models import readout
 from models.artifact import load
 from models.forecaster import Forecaster
 
-FORGETTING = (0.98, 0.99, 0.995, 0.999, 0.9999, 1.0)
+FORGETTING = (0.98, 0.99, 0.995, 0.999, 0.9999)
 PRIOR = 1.0
 CYCLE = 50_000  # steps of features, which are gone through again and again
 RECENT = 2_000  # steps that predictions are compared over

@@ -1,7 +1,8 @@
-"""The dashboard: a page, its style and its scripts, as they lie in `static/`, and a chart of another's making.
+"""The dashboard: a page, its style and scripts, as they lie in `static/`, and a chart of another's making.
 
 The chart is uPlot (https://github.com/leeoniya/uPlot, MIT). The package `youplot` carries its release as
-published on npm; only that script and its style are read from there, and only if they are the bytes known here.
+published on npm; only that script and its style are read from there, and only if they are the bytes known
+here.
 """
 
 from __future__ import annotations
