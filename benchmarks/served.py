@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,17 +58,22 @@ def sent(
     """
     rng, at = np.random.default_rng(SEED), 0
     answers: list[dict[str, Any]] = []
-    connection = http.client.HTTPConnection(HOST, port, timeout=TIMEOUT_SECONDS)
-    while at < len(observations):
-        end = min(len(observations), at + int(rng.integers(1, longest + 1)))
-        rows = _with_nulls(observations[at:end])
-        body: dict[str, Any] = {"observations": rows, "at": at, "level": 0.9, "score": True, "model": model}
-        body |= {} if seconds is None else {"timestamps": seconds[at:end].tolist()}
-        answers.append(_post(connection, f"/sessions/{session}/observations", body))
-        at = end
-    connection.request("GET", f"/sessions/{session}")
-    view = json.loads(connection.getresponse().read())
-    connection.close()
+    with closing(http.client.HTTPConnection(HOST, port, timeout=TIMEOUT_SECONDS)) as connection:
+        while at < len(observations):
+            end = min(len(observations), at + int(rng.integers(1, longest + 1)))
+            rows = _with_nulls(observations[at:end])
+            body: dict[str, Any] = {
+                "observations": rows,
+                "at": at,
+                "level": 0.9,
+                "score": True,
+                "model": model,
+            }
+            body |= {} if seconds is None else {"timestamps": seconds[at:end].tolist()}
+            answers.append(_post(connection, f"/sessions/{session}/observations", body))
+            at = end
+        connection.request("GET", f"/sessions/{session}")
+        view = json.loads(connection.getresponse().read())
     before = {name: _gathered(answers, name) for name in ("predictions", "lower", "upper")}
     behind = {name: np.concatenate([values[:1] * np.nan, values[:-1]]) for name, values in before.items()}
     return Answers(**behind, scores=_gathered(answers, "scores")[:, 0], session=view)
