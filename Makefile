@@ -12,7 +12,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test lint format types imports bench soak clean
+.PHONY: help serve test lint format types imports bench soak lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -42,6 +42,9 @@ bench: $(VENV)/.test ## measure beside other designs, write docs/benchmarks.md
 
 soak: $(VENV)/.test ## mixed traffic with restarts, every answer checked (ARGS="--seconds 600")
 	@$(PY) -m benchmarks.soak $(ARGS)
+
+lock: $(VENV)/.dev ## pin the image's packages by hash, list their licences
+	@$(PY) deploy/lock.py
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
