@@ -38,9 +38,8 @@ export class Chart {
 
   /** Shows the columns of `Trail.window`; what the reader has zoomed into stays. */
   show(columns) {
-    const none = columns.positions.map(() => null);
-    this.#plot.setData([columns.positions, ...SERIES.map(([name]) => columns[name] ?? none)], !this.#zoomed);
-    const scored = columns.score.some((score) => score !== null);
+    this.#plot.setData([columns.positions, ...SERIES.map(([name]) => columns[name])], !this.#zoomed);
+    const scored = columns.score !== columns.none;
     if (this.#hosts[1].hidden === scored) {
       this.#hosts[1].hidden = !scored;
       this.fit();

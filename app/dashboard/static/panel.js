@@ -158,7 +158,7 @@ export class Panel {
 
   #legend() {
     const { columns } = this;
-    const any = (name) => columns[name]?.some((value) => value !== null);
+    const any = (name) => columns[name] !== columns.none;
     const names = [["observed", "observed", true], ["predicted", "predicted", true]];
     names.push(["band", `interval${this.view?.level ? ` (${this.view.level})` : ""}`, any("lower")]);
     names.push(["forecast", "forecast", any("forecast")], ["forgetful", "reset at each chunk", any("twin")]);

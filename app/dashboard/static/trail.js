@@ -43,33 +43,29 @@ export class Trail {
     this.fan = { position, forecast, lower, upper };
   }
 
-  /** The last `count` positions of one output, each column as the chart takes it. */
+  /** The last `count` positions of one output, each column as the chart takes it; `none` where there is nothing. */
   window(count, output, input, twin = null) {
     const first = this.first ?? this.fan?.position ?? 0;
     const last = Math.max(first, first + this.length - 1);
     const start = Math.max(first, last - count + 1);
-    const ahead = this.fan ? this.fan.forecast.length : 0;
-    const size = Math.max(0, Math.max(last, ahead ? this.fan.position + ahead : 0) - start + 1);
-    const positions = Array.from({ length: size }, (_, i) => start + i);
-    const from = (trail, name, at) => positions.map((p) => trail.columns[name][p - trail.first]?.[at] ?? null);
-    const fan = (rows) => this.#fanned(positions, rows, output);
+    const end = this.fan ? Math.max(last, this.fan.position + this.fan.forecast.length) : last;
+    const positions = Array.from({ length: end - start + 1 }, (_, i) => start + i);
+    const none = positions.map(() => null);
+    const cut = (rows, from, at) => (rows?.length && at >= 0 ? picked(rows, start - from, positions.length, at) : none);
+    const fan = (name) => cut(this.fan?.[name], (this.fan?.position ?? 0) + 1, output);
     return {
       positions,
-      observed: input < 0 ? positions.map(() => null) : from(this, "observed", input),
-      predicted: from(this, "predicted", output),
-      lower: from(this, "lower", output),
-      upper: from(this, "upper", output),
-      score: from(this, "score", 0),
-      twin: twin ? from(twin, "predicted", output) : null,
-      forecast: fan(this.fan?.forecast),
-      fanLower: fan(this.fan?.lower),
-      fanUpper: fan(this.fan?.upper),
+      none,
+      observed: cut(this.columns.observed, this.first, input),
+      predicted: cut(this.columns.predicted, this.first, output),
+      lower: cut(this.columns.lower, this.first, output),
+      upper: cut(this.columns.upper, this.first, output),
+      score: cut(this.columns.score, this.first, 0),
+      twin: cut(twin?.columns.predicted, twin?.first, output),
+      forecast: fan("forecast"),
+      fanLower: fan("lower"),
+      fanUpper: fan("upper"),
     };
-  }
-
-  #fanned(positions, rows, output) {
-    if (!rows) return positions.map(() => null);
-    return positions.map((p) => rows[p - this.fan.position - 1]?.[output] ?? null);
   }
 
   #put(name, position, rows) {
@@ -85,4 +81,11 @@ export class Trail {
     this.first += over;
     for (const column of Object.values(this.columns)) column.splice(0, over);
   }
+}
+
+/** One number of each of `size` rows from `start` on; null where there is no row. */
+function picked(rows, start, size, at) {
+  const column = new Array(size);
+  for (let i = 0; i < size; i++) column[i] = rows[start + i]?.[at] ?? null;
+  return column;
 }
