@@ -6,11 +6,11 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/carryover/bin:$
 WORKDIR /src
 RUN python -m venv /opt/carryover
 # What we depend on is a layer of its own: a change of our code does not fetch torch again.
-COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*it['dependencies'], *it['optional-dependencies']['redis'], sep='\n')" \
-        > needs.txt \
-    && pip install --extra-index-url "$TORCH_INDEX" --constraint constraints.txt setuptools --requirement needs.txt
+# Each file is known by its hash (`make lock`), but torch's: its wheel comes from an index of its own.
+COPY constraints.txt requirements.lock ./
+RUN pip install --require-hashes --no-deps --requirement requirements.lock \
+    && pip install --extra-index-url "$TORCH_INDEX" --constraint constraints.txt setuptools torch
+COPY pyproject.toml ./
 COPY LICENSE ./
 COPY models models
 COPY app app

@@ -1,8 +1,8 @@
 """Pin every package that the image installs by hash, and list their licences: `make lock`.
 
 Writes `requirements.lock` by uv, for every platform, at the versions of `constraints.txt`; and
-`docs/licences.md` of what the metadata of the installed packages says. torch is left out, and what it brings for CUDA: the image
-takes its wheel from an index of its own (TORCH_INDEX), whose files have other hashes than PyPI's.
+`docs/licences.md` of what the metadata of the installed packages says. torch is left out, and what it brings
+for CUDA: the image takes its wheel from an index of its own (TORCH_INDEX), with other hashes than PyPI's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ LOCK, LICENCES = ROOT / "requirements.lock", ROOT / "docs" / "licences.md"
 EXTRAS = ("arrow", "grpc", "redis", "traces")
 OF_TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)")
 ELSEWHERE = {"colorama", "async-timeout", "setuptools"}  # of Windows, of an older Python, of building
+INTRODUCTION = """\
+# Licences
+
+Carryover itself is under Apache-2.0 (LICENSE). Of what the image holds beside it, each package says of itself, as
+`make lock` found it:
+
+| package | version | licence |
+|---|---|---|
+"""
 HEAD = """\
 # Every package of the image but torch, at the versions that the tests ran with, by hash: `make lock`.
 """
@@ -49,18 +58,10 @@ def needs() -> list[str]:
 
 def compiled(left_out: set[str]) -> str:
     """What uv makes of them."""
-    command = [
-        sys.executable,
-        "-m",
-        "uv",
-        "pip",
-        "compile",
-        "-",
-        "--quiet",
-        "--generate-hashes",
-        "--universal",
-    ]
-    command += ["--no-annotate", "--no-header", "--python-version", "3.11", "--constraint", "constraints.txt"]
+    words = (
+        "pip compile - --quiet --generate-hashes --universal --no-annotate --no-header --python-version 3.11"
+    )
+    command = [sys.executable, "-m", "uv", *words.split(), "--constraint", "constraints.txt"]
     command += [part for name in sorted(left_out) for part in ("--no-emit-package", name)]
     done = subprocess.run(
         command, input="\n".join(needs()), capture_output=True, text=True, check=True, cwd=ROOT
@@ -77,11 +78,7 @@ def licences(pins: dict[str, str]) -> str:
     """A table of what each package says of its licence."""
     rows = "\n".join(f"| {name} | {version} | {licence(name)} |" for name, version in sorted(pins.items()))
     torch = f"| torch | {metadata('torch')['Version'].partition('+')[0]} | {licence('torch')} |"
-    return (
-        "# Licences\n\nCarryover itself is under Apache-2.0 (LICENSE). Of what the image holds beside it, each "
-        "package says of\nitself, as `make lock` found it:\n\n| package | version | licence |\n|---|---|---|\n"
-        f"{rows}\n{torch}\n"
-    )
+    return f"{INTRODUCTION}{rows}\n{torch}\n"
 
 
 def licence(name: str) -> str:
