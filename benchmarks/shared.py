@@ -1,4 +1,4 @@
-"""What a shared store costs: memory and Redis side by side, the store's share of the tick, one replica and two.
+"""What a shared store costs: memory and Redis side by side, and the store's share of the tick.
 
     python -m benchmarks.shared [--rounds 3] [--seconds 5] [--out docs]
 
@@ -66,9 +66,10 @@ def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str
             spent = {stage: after - before[stage] for stage, after in _stage_seconds(one.port).items()}
             share = spent["commit"] / (sum(spent.values()) or 1.0)
             cold = _crowd(one, bench, turn)
+            bulk = measure(Scenario(one.server.name, "bulk-binary", 1, 1), one, bench, f"bulk{turn}")
             row = (
-                sample.requests, sample.p50_us / 1e3, sample.p99_us / 1e3, share,
-                cold.requests / cold.seconds, cold.p99_us / 1e3,
+                sample.requests, sample.cpu_us, sample.p50_us / 1e3, sample.p99_us / 1e3, share,
+                cold.requests / cold.seconds, bulk.session_steps,
             )  # fmt: skip
             samples[mode].append(row)
             print(mode, *(f"{value:,.2f}" for value in row), flush=True)
@@ -77,15 +78,15 @@ def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str
         f"{CONNECTIONS} connections, 1 step, median of {rounds} rounds of {bench.seconds} s; not resident: "
         f"{CROWD:,} sessions drawn at random, {RESIDENT:,} resident.",
         "",
-        "| store | requests/s | of memory | p50 ms | p99 ms | commit's share of the tick "
-        "| not resident requests/s | not resident p99 ms |",
-        "|---|---|---|---|---|---|---|---|",
+        "| store | requests/s | of memory | server's CPU us a request | p50 ms | p99 ms "
+        "| commit's share of the tick | not resident requests/s | bulk steps/s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for mode, rows in samples.items():
-        requests, half, most, share, cold_rate, cold_p99 = (median(c) for c in zip(*rows, strict=True))
+        requests, cpu, half, most, share, cold_rate, bulk_rate = (median(c) for c in zip(*rows, strict=True))
         lines.append(
-            f"| {mode} | {requests:,.0f} | {requests / base:.2f} | {half:.2f} | {most:.2f} | {share:.2f} "
-            f"| {cold_rate:,.0f} | {cold_p99:.2f} |"
+            f"| {mode} | {requests:,.0f} | {requests / base:.2f} | {cpu:.1f} | {half:.2f} | {most:.2f} "
+            f"| {share:.2f} | {cold_rate:,.0f} | {bulk_rate:,.0f} |"
         )
     return lines
 

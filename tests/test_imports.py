@@ -42,7 +42,7 @@ DIRECTION: tuple[tuple[str, ...], ...] = (
     ("app.tenancy", "app.exposition"),
     ("app.hot", "app.sockets", "app.watching", "app.dashboard.*", "app.api.*", "app.bulk.*"),
     ("app.v2.*",),
-    ("app.main", "app.moving"),
+    ("app.main", "app.moving", "app.workers"),
     ("app.cli", "app.cli.*"),
 )
 

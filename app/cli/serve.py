@@ -31,6 +31,9 @@ def serve(
         list[Path] | None,
         typer.Option(help="An artifact or a folder of artifacts; may be repeated.", show_default=False),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Replicas on this machine, each on a core, over one redis:// store.", min=1)
+    ] = 1,
 ) -> int:
     """Serve trained models until SIGTERM or Ctrl-C; what was accepted is answered first."""
     environment = dict(os.environ) | ({"CARRYOVER_INSECURE": "true"} if insecure else {})
@@ -39,6 +42,12 @@ def serve(
     settings = Settings.from_env(environment)
     given: dict[str, Any] = {"port": port, "models": tuple(models) if models else None}
     settings = dataclasses.replace(settings, **{name: v for name, v in given.items() if v is not None})
+    if workers > 1:
+        from app.workers import Workers
+
+        if models:
+            environment["CARRYOVER_MODELS"] = os.pathsep.join(map(str, models))
+        return Workers(settings, workers, environment).run()
     from app.main import run
 
     return run(settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +14,9 @@ SETTINGS = {
     "CARRYOVER_STORE_TIMEOUT_SECONDS": "1",
     "CARRYOVER_DRAIN_SECONDS": "1",
 }
+
+
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 class Deployment:
@@ -64,6 +66,18 @@ class Deployment:
             server.kill()
         self.network.close()
 
+    def replace_primary(self) -> None:
+        """Wait until another store was promoted, and let a new, empty one follow that."""
+        wait_until(lambda: self._primary() not in ("", str(self.stores[0].port)), "a replica is promoted")
+        options = (*DURABLE, "--replicaof", f"127.0.0.1 {self._primary()}")
+        self.stores.append(RedisServer(self.folder / "another", *options).start())
+
+    def _primary(self) -> str:
+        if self.sentinel is None:
+            return str(self.stores[0].port)
+        words = self.sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "carryover").split()
+        return words[-1] if words[-1:] and words[-1].isdecimal() else ""
+
     def _start(self) -> None:
         for one in self.replicas[: self.running]:
             one.start()
@@ -84,16 +98,15 @@ class Deployment:
             environment["CARRYOVER_STORE"] = f"redis://127.0.0.1:{self.to_store[-1].port}"
         else:
             environment["CARRYOVER_STORE"] = f"redis+sentinel://127.0.0.1:{self.sentinel.port}/carryover"
-            environment["CARRYOVER_STORE_REPLICAS"] = "1"
+            environment["CARRYOVER_STORE_REPLICAS"] = str(len(self.stores) - 1)
         self.replicas.append(Replica(self.folder / "replicas", environment))
         self.to_replica.append(self.network.proxy(self.replicas[-1].port))
 
 
-def _stores(folder: Path, count: int) -> Sequence[RedisServer]:
-    durable = ("--appendonly", "yes", "--appendfsync", "always")
-    primary = RedisServer(folder / "store0", *durable).start()
+def _stores(folder: Path, count: int) -> list[RedisServer]:
+    primary = RedisServer(folder / "store0", *DURABLE).start()
     followers = [
-        RedisServer(folder / f"store{i}", *durable, "--replicaof", f"127.0.0.1 {primary.port}").start()
+        RedisServer(folder / f"store{i}", *DURABLE, "--replicaof", f"127.0.0.1 {primary.port}").start()
         for i in range(1, count)
     ]
     if followers:  # a link that is up may still be at offset 0: ask for what was written

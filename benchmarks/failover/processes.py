@@ -100,14 +100,14 @@ class RedisServer:
         wait_until(lambda: self.ask("PING") == "+PONG", f"redis on port {self.port} answers", seconds)
 
     def ask(self, *words: str) -> str:
-        """The first line of the reply to a command, or the second where the first is a length."""
+        """The first line of the reply to a command, or all behind it where that is a length."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
                 connection.sendall(" ".join(words).encode() + b"\r\n")
                 reply = connection.recv(65_536).decode()
         except OSError as error:
             return f"-{error}"
-        return reply.split("\r\n", 1)[1] if reply.startswith("$") else reply.split("\r\n", 1)[0]
+        return reply.split("\r\n", 1)[1] if reply[:1] in ("$", "*") else reply.split("\r\n", 1)[0]
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self.process is not None:

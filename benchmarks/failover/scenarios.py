@@ -73,9 +73,14 @@ async def store_restarted(deployment: Deployment, crowd: Crowd) -> float:
 
 
 async def primary_lost(deployment: Deployment, crowd: Crowd) -> float:
-    """The store's primary is killed for good; a replica that has what was acknowledged is promoted."""
+    """The store's primary is lost, a replica promoted; a new server takes the place that has become free.
+
+    Every replica holds what was acknowledged: a Sentinel knows their offsets only as they were a while ago,
+    and may promote the one that is behind.
+    """
     await asyncio.to_thread(deployment.stores[0].kill)
     began = time.monotonic()
+    await asyncio.to_thread(deployment.replace_primary)
     return await crowd.all_answered_since(began)
 
 
