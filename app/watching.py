@@ -54,6 +54,8 @@ class Watching(WSListener):
         self._transport = transport
         self.connections.add(self)
         self.caller.use.opened(self)
+        self.caller.engine.metrics.sockets_opened += 1
+        self.caller.use.opened(self)
         # Answered behind the wave that looks: nothing lies between the answer and what is seen.
         try:
             self.caller.submit(Inspect(self.session, self._greet))
@@ -72,6 +74,7 @@ class Watching(WSListener):
         """The watcher has gone, and costs nothing any more."""
         self._leave()
         self._transport = None
+        self.caller.use.closed(self)
 
     def pause_writing(self) -> None:
         """The watcher does not read: events wait, and the oldest give way."""

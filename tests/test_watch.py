@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 
 from app import watching
 from tests.faults import until
+from tests.locked import Keys
 
 pytestmark = pytest.mark.anyio
 
@@ -25,10 +26,13 @@ def store() -> str:
 
 
 @asynccontextmanager
-async def watch(service: Any, session: str = "s") -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+async def watch(
+    service: Any, session: str = "s", headers: dict[str, str] | None = None
+) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
     """A watching socket, and the first message that the server sent on it."""
     before = len(service.engine.watches)
-    async with websockets.connect(f"ws://127.0.0.1:{service.port}/sessions/{session}/watch") as socket:
+    url = f"ws://127.0.0.1:{service.port}/sessions/{session}/watch"
+    async with websockets.connect(url, additional_headers=headers) as socket:
         hello = json.loads(await socket.recv())
         await until(lambda: len(service.engine.watches) > before)
         yield socket, hello
@@ -135,6 +139,39 @@ async def test_a_watch_takes_no_messages_and_leaves_nothing_behind(start_hot):
             assert closed.value.rcvd.code == 1008
         await until(lambda: not service.engine.watches)
         assert len(service.engine.watches) == 0
+
+
+async def test_a_watch_shows_a_tenant_its_own_session_and_nobody_elses_of_that_id(start_hot, tmp_path):
+    keys = Keys(tmp_path)
+    for name in ("acme", "other"):
+        keys.add(name)
+    async with (
+        start_hot(api_keys_file=keys.path) as service,
+        watch(service, headers=keys.headers("acme")) as (socket, hello),
+    ):
+        assert (hello["watching"], hello["position"]) == ("s", None)
+        for name, x in (("other", 0.9), ("acme", 0.1)):
+            body, headers = {"observations": [[x]]}, keys.headers(name)
+            told = await service.http.post("/sessions/s/observations", json=body, headers=headers)
+            assert told.status_code == 200
+        (event,) = await seen(socket, 1)
+        assert_allclose(event["observations"], [[0.1]], rtol=1e-6)
+
+
+async def test_a_watch_ends_with_its_key(start_hot, tmp_path):
+    keys = Keys(tmp_path)
+    keys.add("acme", role="read")
+    keys.add("other")
+    async with start_hot(api_keys_file=keys.path) as service:
+        async with watch(service, headers=keys.headers("acme")) as (socket, _):
+            keys.remove("acme")
+            with pytest.raises(websockets.ConnectionClosedError) as closed:
+                await seen(socket, 1)
+            assert closed.value.rcvd.code == 1008
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with watch(service, headers=keys.headers("acme")):
+                pass
+        assert refused.value.response.status_code == 401
 
 
 async def test_a_page_of_sessions_can_be_had_in_detail_and_by_the_beginning_of_their_ids(start_http):
