@@ -98,7 +98,7 @@ def text(data: bytes, path_session: str | None, limits: wire.Limits) -> Message:
     session = _session(told.session, path_session)
     at, epoch = wire.checked_at(told.at), None if told.epoch is None else epoch_of(told.epoch)
     if told.reset:
-        if told.observations is not None:
+        if told.observations is not None or told.skip is not None:
             raise Unprocessable("a message is a reset or a chunk, not both", field="reset")
         return Message(session, None, at, epoch, bytes(told.tag))
     chunk = wire.checked(told.observations, told, limits, gaps=gaps)
@@ -161,7 +161,7 @@ def tagged(body: bytes, tag: bytes) -> bytes:
 
 
 def hello(session: str | None, position: int | None, epoch: int | None, limits: dict[str, int]) -> bytes:
-    """The first message of a socket: where its session is, how much may be in flight, what can be replayed."""
+    """The first message of a socket: where its session is, how much may be in flight, what is replayed."""
     told: dict[str, Any] = dict(limits)
     if session is not None:
         told |= {"session": session, "position": position, "epoch": None if epoch is None else token(epoch)}
