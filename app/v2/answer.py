@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-import numpy as np
 import orjson
 
 from app.answers import Advanced
@@ -28,7 +27,7 @@ def encode(asked: Inference, answer: Advanced) -> tuple[bytes, int | None]:
             tail.append(numbers.astype("<f4", copy=False).tobytes())
             told["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
-            told["data"] = np.ascontiguousarray(numbers).ravel()
+            told["data"] = numbers.ravel()
         outputs.append(told)
     head = {
         "model_name": answer.model,

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Mapping
 
 import msgspec
-import numpy as np
 
 from app import wire
 from app.errors import Malformed, TooLarge, Unprocessable
@@ -150,7 +149,6 @@ def _from_json(
     wanted = checked_outputs(_wanted(told.outputs, binary), model, forecaster)
     parameters = told.parameters
     observations = _observations(told.inputs, tail, parameters, model, forecaster, limits)
-    parameters.gaps |= bool(np.isnan(observations).any())
     return Inference(model, observations, parameters, told.id, wanted, binary)
 
 
@@ -201,7 +199,9 @@ def _observations(
     if length is None and tensor.data is not None:
         if len(tail):
             raise wording.too_many_bytes(model)
-        return from_numbers(tensor.data, size, limits)
+        observations, gaps = from_numbers(tensor.data, size, limits)
+        told.gaps |= gaps
+        return observations
     if length is None or tensor.data is not None:
         raise Unprocessable("an input has either 'data' or 'binary_data_size' in 'parameters'")
     if length > len(tail):

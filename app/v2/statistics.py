@@ -8,30 +8,11 @@ a wave with requests of the model in it; its batch size is how many.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import defaultdict
 from typing import Any
 
 EXACT_SIZES = 64  # of batches; larger ones are told as the next power of two, so that the answer stays short
 PARTS = ("compute_input", "compute_infer", "compute_output")
-
-
-class Duration:
-    """How many of something there were, and the nanoseconds that they took together."""
-
-    __slots__ = ("count", "ns")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.ns = 0
-
-    def add(self, ns: int) -> None:
-        """Count one."""
-        self.count += 1
-        self.ns += ns
-
-    def told(self) -> dict[str, int]:
-        """As the protocol has it."""
-        return {"count": self.count, "ns": self.ns}
 
 
 class Watch:
@@ -52,76 +33,95 @@ class Watch:
         self.replied = time.perf_counter_ns()
 
 
+class Batches:
+    """The executions of one size: how many, and the nanoseconds of reading, of the passes, of writing."""
+
+    __slots__ = ("count", "ns")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.ns = [0, 0, 0]
+
+
 class Statistics:
-    """The counters of one model, since the server started."""
+    """The counters of one model, since the server started. Plain integers: the hot route counts here."""
 
     def __init__(self) -> None:
         self.last_inference = 0  # ms since 1970
         self.executions = 0
-        self.success, self.fail, self.queue = Duration(), Duration(), Duration()
-        self.parts = {part: Duration() for part in PARTS}
-        self._batches: dict[int, dict[str, Duration]] = {}
+        self.successes = self.failures = self.failed_ns = 0
+        self.read_ns = self.queued_ns = self.inferred_ns = self.written_ns = 0
+        self._batches: defaultdict[int, Batches] = defaultdict(Batches)
         self._tick = -1  # whose batch is open
-        self._open = [0, 0, 0, 0]  # its size; ns of reading, of the pass, of writing
+        self._size = self._read = self._infer = self._written = 0  # of that batch
 
     def succeeded(self, watch: Watch, tick: int, pass_seconds: float) -> None:
         """A request was answered in this tick, whose pass through the network took so long."""
-        done = time.perf_counter_ns()
-        reading, waiting, writing = (
-            watch.asked - watch.began,
-            watch.replied - watch.asked,
-            done - watch.replied,
-        )
-        infer = min(int(1e9 * pass_seconds), waiting)
+        written = time.perf_counter_ns() - watch.replied
+        read = watch.asked - watch.began
+        waited = watch.replied - watch.asked
+        infer = min(int(1e9 * pass_seconds), waited)
         self.last_inference = time.time_ns() // 1_000_000
-        self.success.add(done - watch.began)
-        self.queue.add(waiting - infer)
-        for part, ns in zip(PARTS, (reading, infer, writing), strict=True):
-            self.parts[part].add(ns)
-        self._execute(tick, reading, infer, writing)
-
-    def failed(self, watch: Watch) -> None:
-        """A request was refused."""
-        self.fail.add(time.perf_counter_ns() - watch.began)
-
-    def told(self, model: str, version: str) -> dict[str, Any]:
-        """As the protocol has it."""
-        self._close()
-        counted = {"success": self.success, "fail": self.fail, "queue": self.queue} | self.parts
-        nothing = Duration()
-        counted |= {"cache_hit": nothing, "cache_miss": nothing}
-        return {
-            "name": model,
-            "version": version,
-            "last_inference": self.last_inference,
-            "inference_count": self.success.count,
-            "execution_count": self.executions,
-            "inference_stats": {name: duration.told() for name, duration in counted.items()},
-            "batch_stats": list(self._told_batches()),
-        }
-
-    def _told_batches(self) -> Iterator[dict[str, Any]]:
-        for size, parts in sorted(self._batches.items()):
-            yield {"batch_size": size} | {name: duration.told() for name, duration in parts.items()}
-
-    def _execute(self, tick: int, reading: int, infer: int, writing: int) -> None:
+        self.successes += 1
+        self.read_ns += read
+        self.queued_ns += waited - infer
+        self.inferred_ns += infer
+        self.written_ns += written
         if tick != self._tick:
             self._close()
             self._tick = tick
             self.executions += 1
-        size, read, _, written = self._open
-        self._open = [size + 1, read + reading, infer, written + writing]
+        self._size += 1
+        self._read += read
+        self._infer = infer
+        self._written += written
+
+    def failed(self, watch: Watch) -> None:
+        """A request was refused."""
+        self.failures += 1
+        self.failed_ns += time.perf_counter_ns() - watch.began
+
+    def told(self, model: str, version: str) -> dict[str, Any]:
+        """As the protocol has it."""
+        self._close()
+        parts = (self.read_ns, self.inferred_ns, self.written_ns)
+        stats = {
+            "success": _duration(self.successes, self.queued_ns + sum(parts)),
+            "fail": _duration(self.failures, self.failed_ns),
+            "queue": _duration(self.successes, self.queued_ns),
+            **{name: _duration(self.successes, ns) for name, ns in zip(PARTS, parts, strict=True)},
+            "cache_hit": _duration(0, 0),
+            "cache_miss": _duration(0, 0),
+        }
+        return {
+            "name": model,
+            "version": version,
+            "last_inference": self.last_inference,
+            "inference_count": self.successes,
+            "execution_count": self.executions,
+            "inference_stats": stats,
+            "batch_stats": [_told(size, batches) for size, batches in sorted(self._batches.items())],
+        }
 
     def _close(self) -> None:
-        """Count the batch that is open, of a tick that may go on: then what follows is counted beside it."""
-        size, *took = self._open
-        if not size:
+        """Count the batch that is open."""
+        if not self._size:
             return
-        parts = self._batches.setdefault(_rounded(size), {part: Duration() for part in PARTS})
-        for part, ns in zip(PARTS, took, strict=True):
-            parts[part].add(ns)
-        self._open = [0, 0, 0, 0]
-        self._tick = -1
+        batches = self._batches[_rounded(self._size)]
+        batches.count += 1
+        for i, ns in enumerate((self._read, self._infer, self._written)):
+            batches.ns[i] += ns
+        self._size = self._read = self._infer = self._written = 0
+        self._tick = -1  # what follows in the same tick is counted as another
+
+
+def _told(size: int, batches: Batches) -> dict[str, Any]:
+    parts = zip(PARTS, batches.ns, strict=True)
+    return {"batch_size": size} | {name: _duration(batches.count, ns) for name, ns in parts}
+
+
+def _duration(count: int, ns: int) -> dict[str, int]:
+    return {"count": count, "ns": ns}
 
 
 def _rounded(size: int) -> int:
