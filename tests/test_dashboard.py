@@ -258,6 +258,31 @@ def test_a_csv_without_numbers_is_refused_in_words(page, tmp_path):
 
 
 @in_browser
+@pytest.mark.parametrize(
+    ("text", "names", "values", "times"),
+    [
+        ("a,b\n1,2\n3,\n", ["a", "b"], [[1, 2], [3, None]], None),
+        ("\ufeffa;b\r\n1.5;-2e3\r\n", ["a", "b"], [[1.5, -2000]], None),
+        ("1\t2\n3\t4", ["column 1", "column 2"], [[1, 2], [3, 4]], None),
+        ('"x, ""y""",z\n"1",2', ['x, "y"', "z"], [[1, 2]], None),
+        (
+            "t,v\n1970-01-02 00:00:00,7\n1970-01-02T01:00:00+01:00,8",
+            ["t", "v"],
+            [[None, 7], [None, 8]],
+            [86400] * 2,
+        ),
+        ("t,v\n1970-01-02,7\nsoon,8", ["t", "v"], [[None, 7], [None, 8]], None),
+    ],
+)
+def test_a_csv_is_read_whatever_its_separator_its_quotes_and_its_times(page, text, names, values, times):
+    read = page.evaluate(
+        "async (text) => (await import('/dashboard/series.js')).parsed(text)",
+        text,
+    )
+    assert (read["names"], read["values"], read["times"]) == (names, values, times)
+
+
+@in_browser
 def test_thousands_of_points_are_drawn_without_stutter(page, server):
     page.goto(f"{server}/#/many")
     wait(lambda: page.inner_text("#link") == "live", page)

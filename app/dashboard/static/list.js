@@ -6,6 +6,7 @@ import { $, ago, count, made, number } from "./dom.js";
 const REFRESH_MS = 2000;
 const TYPING_MS = 250;
 const PAGES = 10; // of 100
+const NO_ID = /[^A-Za-z0-9._:-]/g;
 
 const VALUE = {
   session: (row) => row.session,
@@ -43,7 +44,7 @@ export class List {
   async refresh() {
     const asked = (this.asked = Symbol("asked")); // a later question makes this one's answer old
     try {
-      const found = await this.#load($("search").value.trim());
+      const found = await this.#load($("search").value.replace(NO_ID, ""));
       if (asked !== this.asked) return;
       const before = new Map(this.sessions.map((row) => [row.session, row.position]));
       this.sessions = found.rows;

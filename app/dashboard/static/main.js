@@ -60,9 +60,14 @@ function card(one) {
     "li", {},
     made("b", {}, one.name), one.default ? " (default)" : "",
     made("span", {}, `${inputs} → ${one.targets.join(", ")}; LSTM ${one.hidden_size} × ${one.num_layers}`),
-    made("span", {}, `${count(one.sessions_resident)} sessions in memory, ${count(one.carry_bytes)} bytes each`),
+    made("span", {}, `${held(one)}${count(one.carry_bytes)} bytes a session`),
     made("span", {}, one.fingerprint.slice(0, 12)),
   );
+}
+
+/** How many sessions it has; untold where the key may not know of other tenants'. */
+function held({ sessions_resident: resident }) {
+  return resident === null ? "" : `${count(resident)} ${resident === 1 ? "session" : "sessions"} in memory, `;
 }
 
 /** Tells of a refresh that failed, or with null that all is well. */

@@ -18,7 +18,19 @@ export function parsed(text) {
   const names = headed ? rows[0] : rows[0].map((_, i) => `column ${i + 1}`);
   const values = (headed ? rows.slice(1) : rows).map((row) => names.map((_, i) => numeric(row[i] ?? "")));
   if (!values.length) throw new Error("the file has a header and nothing below it");
-  return { names, values };
+  return { names, values, times: times(headed ? rows.slice(1) : rows) };
+}
+
+/** The inputs that have to be sent: columns made from the times come last, and are made by the server. */
+export function sent(model) {
+  return model.inputs.slice(0, model.inputs.length - 2 * model.time_features.length);
+}
+
+/** The timestamps of rows `from` to `to` for a model that wants some: the file's own, else one step after the other. */
+export function timestamps(model, table, from, to) {
+  if (!model.time_features.length) return {};
+  const step = (_, i) => (from + i) * model.interval_seconds;
+  return { timestamps: table?.times?.slice(from, to) ?? Array.from({ length: to - from }, step) };
 }
 
 /** The rows of a CSV as a model takes them: columns of its inputs' names, else the first that hold numbers. */
@@ -32,6 +44,21 @@ export function rowsFor(inputs, { names, values }) {
   if (places.length < inputs.length)
     throw new Error(`the model takes ${inputs.length} columns of numbers, the file has ${places.length}`);
   return { columns: places.map((i) => names[i]), rows: values.map((row) => places.map((i) => row[i])) };
+}
+
+/** Seconds since 1970 of the first column that holds nothing but times, read as UTC; null where none does. */
+function times(rows) {
+  for (let i = 0; i < rows[0].length; i++) {
+    const read = rows.map((row) => (numeric(row[i] ?? "") === null ? seconds(row[i] ?? "") : NaN));
+    if (!read.some(Number.isNaN)) return read;
+  }
+  return null;
+}
+
+function seconds(text) {
+  const zoned = /[zZ]$|[+-]\d\d:?\d\d$/.test(text);
+  const iso = text.trim().replace(" ", "T");
+  return Date.parse(zoned ? iso : iso.includes("T") ? `${iso}Z` : iso) / 1000; // a date alone is UTC as it is
 }
 
 function cells(line, separator) {

@@ -2,7 +2,7 @@
 
 import { call, sessionPath, socket } from "./api.js";
 import { $, count, number, toast } from "./dom.js";
-import { parsed, rowsFor, sine } from "./series.js";
+import { parsed, rowsFor, sent, sine, timestamps } from "./series.js";
 import { Trail } from "./trail.js";
 
 const LEVEL = 0.9;
@@ -52,7 +52,8 @@ export class TryIt {
 
   async #run() {
     const model = this.models($("try-model").value);
-    const rows = this.table ? rowsFor(model.inputs, this.table).rows.values() : sine(model.inputs.length);
+    const inputs = sent(model);
+    const rows = this.table ? rowsFor(inputs, this.table).rows.values() : sine(inputs.length);
     const session = `try-${Math.random().toString(36).slice(2, 8)}`;
     const run = (this.running = { stopped: false });
     this.#running(true);
@@ -74,13 +75,15 @@ export class TryIt {
     const errors = { carried: new Errors(model), forgetful: new Errors(model) };
     const size = Number($("try-chunk").value);
     const ask = (await call(sessionPath(session))).learning?.levels?.includes(LEVEL) ? { level: LEVEL, score: true } : {};
+    let done = 0;
     try {
       for (let due = performance.now(); !run.stopped; due += 1000 / Number($("try-pace").value || 1)) {
         const observations = Array.from({ length: size }, () => rows.next().value).filter(Boolean);
         if (!observations.length) break;
-        lines[1].send({ reset: true });
-        const [kept] = await Promise.all([lines[0].send({ observations, ...ask }), lines[1].last]);
-        const lost = await lines[1].send({ observations });
+        const chunk = { observations, ...timestamps(model, this.table, done, done + observations.length) };
+        done += observations.length;
+        const answers = [lines[0].send({ ...chunk, ...ask }), lines[1].send({ reset: true }), lines[1].send(chunk)];
+        const [kept, , lost] = await Promise.all(answers);
         twin.first ??= kept.position - observations.length + 1;
         twin.predictions(kept.position, lost.predictions);
         if (this.panel.session === session && this.panel.twin !== twin) this.panel.compare(twin);
@@ -154,10 +157,10 @@ class Line {
   }
 
   send(message) {
-    this.last = new Promise((resolve, reject) => this.waiting.push({ resolve, reject }));
+    const answer = new Promise((resolve, reject) => this.waiting.push({ resolve, reject }));
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
     else this.#lost();
-    return this.last;
+    return answer;
   }
 
   close() {
