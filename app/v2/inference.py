@@ -265,7 +265,7 @@ def from_numbers(data: list[Any], size: tuple[int, int], limits: wire.Limits) ->
 def _is_plain(data: list[Any]) -> bool:
     """Whether a flat list holds float32 numbers only."""
     try:
-        return min(data) >= -wire.LARGEST and max(data) <= wire.LARGEST
+        return bool(min(data) >= -wire.LARGEST and max(data) <= wire.LARGEST)
     except (TypeError, ValueError):  # nested, or null among them; or empty
         return False
 
