@@ -30,8 +30,8 @@ class Costs:
     wire_bytes : of a commit beside the value
     """
 
-    steps: float = 9_000
-    bulk_steps: float = 60_000
+    steps: float = 13_000
+    bulk_steps: float = 21_000
     writes: float = 31_000
     script_writes: float = 81_000
     write_bytes: float = 100e6  # through one shard with an append-only file
