@@ -12,7 +12,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test lint format types imports bench soak lock clean
+.PHONY: help serve test lint format types imports bench soak failover lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -39,6 +39,9 @@ imports: $(VENV)/.test ## imports run in one direction only
 
 bench: $(VENV)/.test ## measure beside other designs, write docs/benchmarks.md
 	@$(PY) -m benchmarks $(ARGS)
+
+failover: $(VENV)/.test ## replicas killed, asleep and cut off under load; needs redis-server and haproxy
+	@$(PY) -m benchmarks.failover $(ARGS)
 
 soak: $(VENV)/.test ## mixed traffic with restarts, every answer checked (ARGS="--seconds 600")
 	@$(PY) -m benchmarks.soak $(ARGS)
