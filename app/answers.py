@@ -50,6 +50,11 @@ class AdvancedMany:
     errors: dict[int, CarryoverError] = field(default_factory=dict)
     findings: dict[str, dict[int, Floats]] = field(default_factory=dict)
 
+    def found(self, i: int, more: Answer) -> None:
+        """Tell these beside the predictions of the chunk at this index."""
+        for name, numbers in more.items():
+            self.findings.setdefault(name, {})[i] = numbers
+
 
 @dataclass(frozen=True, slots=True)
 class SessionView:

@@ -35,9 +35,9 @@ class Extras(msgspec.Struct, frozen=True, eq=False):
         return self.level is not None or self.score
 
 
-def salted(digest: int, extras: Extras) -> int:
+def salted(digest: int, horizon: int, extras: Extras) -> int:
     """The digest of a chunk with these extras: a retry that asks for something else is another chunk."""
-    told = hashlib.blake2b(repr((extras.level, extras.score)).encode(), digest_size=8)
+    told = hashlib.blake2b(repr((extras.level, extras.score, horizon)).encode(), digest_size=8)
     for numbers in (extras.timestamps, extras.future):
         told.update(b"|" if numbers is None else np.ascontiguousarray(numbers).tobytes())
     return digest ^ int.from_bytes(told.digest(), "little")

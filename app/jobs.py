@@ -19,6 +19,7 @@ from app.extras import Extras
 from app.rows import Answer, Epochs, Floats, Ints
 from app.statefile import SessionState
 from models.forecaster import Forecaster
+from models.learner import Judged
 
 Reply = Callable[[Any], None]
 
@@ -56,6 +57,7 @@ class Progress:
     rolled: int = 0
     ahead: Floats | None = None  # [horizon, inputs known ahead], what the forecast is told
     findings: list[Answer] = field(default_factory=list)  # of each slice, what is told beside predictions
+    judged: list[Judged | None] = field(default_factory=list)  # of each slice
 
 
 class Advance(msgspec.Struct, eq=False):
@@ -69,7 +71,8 @@ class Advance(msgspec.Struct, eq=False):
     reset : the carry is zeroed first, in the same commit
     delete : the session is forgotten afterwards, in the same commit
     extras : what it asks for, or brings along, besides
-    digest, clock : of a chunk with extras, once it has met its session: of what was sent; of its last row
+    sent, digest, clock : of a chunk with extras, once it has met its session: its numbers as they came, of
+        which `observations` are then made; their digest; the time of its last row
     """
 
     session: str
@@ -84,6 +87,7 @@ class Advance(msgspec.Struct, eq=False):
     reset: bool = False
     delete: bool = False
     extras: Extras | None = None
+    sent: Floats | None = None
     digest: int | None = None
     clock: float | None = None
 

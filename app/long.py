@@ -65,7 +65,7 @@ def advanced(slab: Slab, row: int, job: Advance, passed: Passed, wave: Wave, rec
     stepped = job.observations[progress.done :][: len(predictions)]
     more = findings(job.extras, carry, stepped, predictions, passed.judged, slab.forecaster)
     progress.findings.append(more)
-    wave.judge(slab.forecaster, passed.judged)
+    progress.judged.append(passed.judged)
     progress.predictions.append(predictions)
     progress.done += len(predictions)
     progress.carry = carry.copy()
@@ -162,6 +162,8 @@ def _stage(slab: Slab, row: int, job: Advance, wave: Wave, recent_bytes: int) ->
         recent_bytes,
     )
     wave.stage(slab, (job.session,), rows, after)
+    for judged in progress.judged:
+        wave.judge(slab.forecaster, judged)
     if job.delete:
         wave.end(slab, job.session, after, 0)
     position, epoch = scalar(after.headers, "position"), scalar(after.headers, "epoch")

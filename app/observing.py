@@ -10,9 +10,9 @@ import numpy as np
 
 from app.digest import digests
 from app.errors import CannotForecast, Unprocessable
-from app.extras import salted
+from app.extras import Extras, salted
 from app.jobs import Advance
-from app.rows import Floats, scalar
+from app.rows import Floats
 from app.slab import Slab
 from models import calendar
 from models.forecaster import Forecaster
@@ -21,33 +21,24 @@ from models.forecaster import Forecaster
 def complete(job: Advance, slab: Slab, row: int) -> None:
     """Make the observations of `job` as wide as its model's, and check what it asks for.
 
+    Always of what was sent: a job that is asked again may meet another session than the first time.
+
     Raises
     ------
     Unprocessable : it asks for what its session does not keep; a number is missing that nothing predicts;
         timestamps that are irregular, or of no use; names the row, and the column where there is one
-    CannotForecast : the future of a forecast is not told
     """
     extras, forecaster = job.extras, slab.forecaster
-    if extras is None or job.digest is not None:
+    if extras is None:
         return
     if extras.asks:
         check_asked(extras.level, forecaster)
-    length = len(job.observations)
-    sent = digests(np.ascontiguousarray(job.observations), np.array([length]), job.horizon)
-    digest = salted(int(sent[0]) if sent.size else length, extras)
-    observations = job.observations
-    made = forecaster.artifact.made_inputs
-    if observations.shape[1] == 0:
-        observations = np.full((length, forecaster.input_size - made), np.nan, np.float32)
-    if made and (extras.timestamps is not None or job.observations.shape[1] == 0):
-        observations = np.hstack([observations, _times(job, slab, row)])
-    elif extras.timestamps is not None:
-        raise Unprocessable(
-            f"model {forecaster.artifact.name!r} makes nothing of timestamps", field="timestamps"
-        )
+    observations = job.sent = job.observations if job.sent is None else job.sent
+    sent = digests(np.ascontiguousarray(observations), np.array([len(observations)]), job.horizon)
+    job.digest, job.clock = salted(int(sent[0]), job.horizon, extras), None
+    job.observations = _widened(job, slab, row, extras)
     if extras.gaps:
-        _check_gaps(observations, forecaster)
-    job.observations, job.digest = observations, digest
+        _check_gaps(job.observations, forecaster)
 
 
 def check_asked(level: float | None, forecaster: Forecaster) -> None:
@@ -131,29 +122,47 @@ def _check_future(forecaster: Forecaster, steps: int, future: Floats | None) -> 
         )
 
 
-def _times(job: Advance, slab: Slab, row: int) -> Floats:
+def _widened(job: Advance, slab: Slab, row: int, extras: Extras) -> Floats:
+    """[steps, inputs], where what was sent allows it: a gap filled with NaN, the time features made."""
+    artifact, observations = slab.forecaster.artifact, job.observations if job.sent is None else job.sent
+    blank = observations.shape[1] == 0
+    if blank:
+        width = slab.forecaster.input_size - artifact.made_inputs
+        observations = np.full((len(observations), width), np.nan, np.float32)
+    if artifact.time_features and (blank or extras.timestamps is not None):
+        return np.hstack([observations, _times(job, slab, row, extras)])
+    if extras.timestamps is not None:
+        raise Unprocessable(f"model {artifact.name!r} makes nothing of timestamps", field="timestamps")
+    return observations
+
+
+def _times(job: Advance, slab: Slab, row: int, extras: Extras) -> Floats:
     """The columns made from the chunk's times: told, or for a gap counted on from the session's own."""
-    artifact = slab.forecaster.artifact
+    artifact, length = slab.forecaster.artifact, len(job.observations)
     step = artifact.interval_seconds or 0.0
     before = None if job.reset else slab.forecaster.clock(slab.carries[row])
-    stamps = job.extras.timestamps if job.extras is not None else None
-    if stamps is None and before is None:
-        raise Unprocessable("the session has told no timestamps, which a gap could go on from", field="skip")
-    counted = (before or 0.0) + step * np.arange(1.0, len(job.observations) + 1)
-    told = counted if stamps is None else stamps
-    if len(told) != len(job.observations):
-        raise Unprocessable(
-            f"there are {len(told)} timestamps for {len(job.observations)} observations", field="timestamps"
-        )
-    # A chunk that was applied already is answered again, not compared with what it moved on itself.
-    in_step = job.at is None or job.at == scalar(slab.headers, "position", row)
-    odd = calendar.first_irregular(told, step, before if in_step else None)
+    told = extras.timestamps
+    if told is None:
+        if before is None:
+            raise Unprocessable(
+                "the session has told no timestamps, which a gap could go on from", field="skip"
+            )
+        told = before + step * np.arange(1.0, length + 1)
+    if len(told) != length:
+        raise Unprocessable(f"there are {len(told)} timestamps for {length} observations", field="timestamps")
+    odd = calendar.first_irregular(told, step, before if _in_step(job, slab, row) else None)
     if odd is not None:
         raise Unprocessable(
             f"row {odd} is not {step:g} s behind the one before it, as the model's stream is", row=odd
         )
     job.clock = float(told[-1])
     return calendar.encoded(artifact.time_features, told)
+
+
+def _in_step(job: Advance, slab: Slab, row: int) -> bool:
+    """Whether the chunk would be applied. One that was is not compared with the clock that it moved on."""
+    header = slab.headers[row]
+    return bool(job.at in (None, header["position"]) and job.epoch in (None, header["epoch"]))
 
 
 def _check_gaps(observations: Floats, forecaster: Forecaster) -> None:

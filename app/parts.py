@@ -88,6 +88,7 @@ class Parts:
             None if job.epochs is None else job.epochs[which],
             job.model,
             self._gathering.many(which),
+            job.extras,
         )
 
     def single(self, i: int) -> Advance:
@@ -167,6 +168,8 @@ class Gathering:
         self._pieces.append((which, outcome.numbers))
         self._replayed += which[outcome.replayed].tolist()
         self._errors |= {int(which[i]): error for i, error in outcome.errors.items()}
+        for name, columns in outcome.findings.items():
+            self._findings.setdefault(name, {}).update((int(which[i]), one) for i, one in columns.items())
         self._arrived(len(which))
 
     def _arrived(self, count: int) -> None:

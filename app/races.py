@@ -77,7 +77,11 @@ def _parted(
 def _part_of(outcome: AdvancedMany, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> AdvancedMany:
     outputs = outcome.outputs if isinstance(outcome.outputs, int) else outcome.outputs[keep]
     numbers = outcome.numbers[np.repeat(keep, outcome.steps * outcome.outputs)]
-    return AdvancedMany(outcome.positions[keep], outcome.epochs[keep], outcome.steps[keep], outputs, numbers)
+    part = AdvancedMany(outcome.positions[keep], outcome.epochs[keep], outcome.steps[keep], outputs, numbers)
+    place = np.cumsum(keep) - 1
+    for name, columns in outcome.findings.items():
+        part.findings[name] = {int(place[i]): one for i, one in columns.items() if keep[i]}
+    return part
 
 
 def _without(staged: Staged, sessions: Iterable[str]) -> Staged | None:

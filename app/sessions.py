@@ -202,18 +202,23 @@ class Sessions:
         ------
         BadArtifact : they cannot
         """
-        if slab.forecaster.learning.kind == kind:
-            return slab
+        for known in self.of(slab):
+            if known.forecaster.learning.kind == kind:
+                return known
         forecaster = slab.forecaster.of_kind(kind)
-        if forecaster.fingerprint not in self.slabs:
-            self.slabs[forecaster.fingerprint] = self._slab(forecaster)
-        return self.slabs[forecaster.fingerprint]
+        self.slabs[forecaster.fingerprint] = made = self._slab(forecaster)
+        return made
+
+    def of(self, slab: Slab) -> list[Slab]:
+        """The slabs of the same artifact, one for each kind of learning, this among them."""
+        artifact = slab.forecaster.artifact.fingerprint
+        return [one for one in self.slabs.values() if one.forecaster.artifact.fingerprint == artifact]
 
     def older(self, model: str) -> list[Slab]:
         """The slabs of networks that had this name before, with sessions that still run on them."""
         return [
             slab
-            for slab in self.slabs.values()
+            for slab in list(self.slabs.values())  # its successor may be a new one
             if slab.forecaster.artifact.name == model and self.successor(slab) is not slab
         ]
 
@@ -529,7 +534,7 @@ class Sessions:
         return sorted(found)[:limit]
 
     def _model_by(self, fingerprint: str) -> str:
-        slab = self.slabs.get(fingerprint)
+        slab = self.slabs.get(fingerprint.partition(KIND)[0])
         return slab.forecaster.artifact.name if slab is not None else f"not loaded: {fingerprint[:12]}"
 
     def _slab(self, forecaster: Forecaster) -> Slab:

@@ -23,9 +23,9 @@ from app.jobs import Advance, AdvanceMany
 from app.observing import complete, move_clock
 from app.pace import Pace
 from app.parts import LONG_CHUNK
-from app.rows import Answer, Floats, Ints, Rows
+from app.rows import Answer, Floats, Ints, Rows, scalar
 from app.slab import Slab
-from app.wave import Wave, moved_on
+from app.wave import Late, Wave, moved_on
 from models.forecaster import Forecaster, Passed
 from models.learner import Judged
 
@@ -69,10 +69,12 @@ class Stepper:
         Late : the session has expired
         """
         forecaster = slab.forecaster
-        if job.extras is not None:
+        if job.extras is not None and job.progress is None:
+            _check_alive(slab, row, wave)
             complete(job, slab, row)
         observations = job.observations
         if observations.shape[1] != forecaster.input_size:
+            _check_alive(slab, row, wave)
             raise wrong_width(forecaster, observations.shape[1])
         if job.progress is not None:
             (wave.long if job.progress.rolling is None else wave.rolling).append((slab, row, job))
@@ -218,6 +220,12 @@ class Stepper:
         _answer(group, predictions, ends, after, told, wave)
 
 
+def _check_alive(slab: Slab, row: int, wave: Wave) -> None:
+    """Nothing is said of a chunk by a session that has expired: it may suit the one that takes its place."""
+    if scalar(slab.headers, "deadline", row) < wave.now:
+        raise Late
+
+
 def wrong_width(forecaster: Forecaster, width: int) -> Unprocessable:
     """The refusal of observations of another model's width."""
     return Unprocessable(
@@ -259,13 +267,18 @@ def _answer(
             for job, position, epoch, part in told
         ]
         for i, more in findings.items():
-            wave.moved[i - singles][1].answer.update(more)  # type: ignore[union-attr]
+            if i < singles:
+                wave.moved[i - singles][1].answer.update(more)  # type: ignore[union-attr]
     for job, span in group.spans():
         steps, outputs, run = group.lengths[span], predictions.shape[1], span
         if ends is not None:
             run = slice(ends[span.start] - group.lengths[span.start], ends[span.stop - 1])
         numbers = predictions[run].ravel()
-        wave.moved.append((job, AdvancedMany(positions[span], epochs[span], steps, outputs, numbers)))
+        answer = AdvancedMany(positions[span], epochs[span], steps, outputs, numbers)
+        for i, more in findings.items():
+            if span.start <= i < span.stop:
+                answer.found(i - span.start, more)
+        wave.moved.append((job, answer))
 
 
 def _move_clocks(group: Chunks, carries: Floats) -> None:
@@ -280,16 +293,16 @@ def _findings(group: Chunks, passed: Passed) -> dict[int, Answer]:
     """By column, what is told beside the predictions, where anything is."""
     forecaster = group.slab.forecaster
     told: dict[int, Answer] = {}
-    asking = {i for i, job in enumerate(group.jobs) if job.extras is not None}
+    extras = {i: job.extras for i, job in enumerate(group.jobs) if job.extras is not None}
+    asking = set(extras)
     if forecaster.learning.judges:
-        asking.update(np.flatnonzero(forecaster.level(passed.carries[: len(group.jobs)])).tolist())
+        asking.update(np.flatnonzero(forecaster.level(passed.carries)).tolist())
     ends = group.lengths.cumsum()
     for i in asking:
-        job = group.jobs[i]
-        run = slice(ends[i] - len(job.observations), ends[i])
+        run = slice(ends[i] - group.lengths[i], ends[i])
         judged = None if passed.judged is None else passed.judged.part(run)
         more = findings(
-            job.extras,
+            extras.get(i),
             passed.carries[i],
             group.observations[run],
             passed.predictions[run],

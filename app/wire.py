@@ -175,12 +175,14 @@ def checked(rows: Rows | GappedRows | None, besides: Besides, limits: Limits, *,
     horizon = checked_horizon(besides.horizon or 0, limits)
     gaps = rows is None or (gaps and bool(np.isnan(observations).any()))
     if gaps or besides.more:
+        if besides.future is not None and not horizon:
+            raise Unprocessable("future is of a forecast: it needs a horizon", field="future")
         extras = Extras(
             besides.level,
             besides.score,
             gaps,
             None if besides.timestamps is None else seconds_of(besides.timestamps),
-            None if besides.future is None else observed(besides.future)[0],
+            None if besides.future is None else future_of(besides.future),
         )
     return Chunk(observations, flat, at, epoch, horizon, besides.model, extras)
 
@@ -238,6 +240,21 @@ def checked_horizon(horizon: int, limits: Limits) -> int:
     if not 0 <= horizon <= limits.steps:
         raise Unprocessable(f"horizon must be 0 to {limits.steps}, not {horizon}", field="horizon")
     return horizon
+
+
+def future_of(rows: list[Any]) -> Floats:
+    """[steps, inputs known ahead] of what a forecast is told ahead; bare numbers are rows of one.
+
+    Raises
+    ------
+    Unprocessable : naming the row and the column
+    """
+    if not rows:
+        raise Unprocessable("future is empty: it needs a row for each step of the forecast", field="future")
+    try:
+        return observed(rows)[0]
+    except Unprocessable as error:
+        raise Unprocessable(f"future: {error.detail}", **(error.extra | {"field": "future"})) from None
 
 
 def seconds_of(timestamps: Sequence[float | str]) -> Seconds:

@@ -34,7 +34,7 @@ Ints = npt.NDArray[np.int64]
 # near 13 steps, whatever the batch (benchmarks/kernels.py).
 SHORT_CHUNK = 12
 KIND = "+"  # between an artifact's fingerprint and a kind of learning
-CLOCK = 3  # numbers of a time in a carry: 1 when it is known, days since 1970, seconds of the day
+CLOCK = 3  # numbers of a time: 1 and the part of a second (0: unknown), days since 1970, seconds of the day
 
 
 class CannotForecast(ValueError):
@@ -310,12 +310,12 @@ class Forecaster:
     def clock(self, carry: Floats) -> float | None:
         """When the session of this carry observed last, in seconds since 1970, if it has told."""
         known, days, seconds = carry[self._learned : self._untailed].tolist() or (0, 0, 0)
-        return days * 86_400.0 + seconds if known else None
+        return days * 86_400.0 + seconds + (known - 1) if known else None
 
     def set_clock(self, carry: Floats, seconds: float) -> None:
         """The session of this carry observed last at this time, in seconds since 1970."""
         days, rest = divmod(seconds, 86_400.0)
-        carry[self._learned : self._untailed] = 1, days, rest
+        carry[self._learned : self._untailed] = 1 + rest % 1, days, rest // 1
 
     def learns(self, carry: Floats) -> Learning:
         """How the session of this carry, [carry_size], learns."""

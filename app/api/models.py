@@ -62,6 +62,6 @@ def _told(engine: Engine, slab: Slab, counted: bool) -> dict[str, Any]:
         "can_forecast": not forecaster.missing,
         "carry_bytes": 4 * forecaster.carry_size,
         "metrics": artifact.metrics,
-        "sessions_resident": len(slab) if counted else None,
+        "sessions_resident": sum(map(len, engine.sessions.of(slab))) if counted else None,
         "sessions_on_older": sum(map(len, engine.sessions.older(artifact.name))) if counted else None,
     }

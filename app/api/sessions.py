@@ -180,7 +180,7 @@ async def _roll_out(request: Request, id: str, told: RollOut) -> Response:
         raise wire.too_far(told.steps, limits.steps)
     if told.future is not None and len(told.future) != told.steps:
         raise Unprocessable(f"future has {len(told.future)} rows for {told.steps} steps", field="future")
-    future = None if told.future is None else wire.observed(told.future)[0]
+    future = None if told.future is None else wire.future_of(told.future)
     answer = await caller(request).ask(Forecast(wire.session_id(id), told.steps, told.level, future))
     return Response(wire.advanced(answer, told.flat), media_type=JSON)
 
