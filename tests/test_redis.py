@@ -329,6 +329,40 @@ class TestReplicas:
         assert (await one.ask(Inspect("a"))).position == 2
         assert (await one.ask(chunk("a", [0.2], 1))).replayed
 
+    async def test_a_part_of_the_store_that_fails_harms_its_own_sessions_alone(self, replicas, monkeypatch):
+        one = replicas[0]
+        fail_for(monkeypatch, one, "s1")
+        column = np.full((3, 1), 0.1, np.float32)
+        names = ["s0", "s1", "s2"]
+        told = await one.ask(AdvanceMany(names, column, np.ones(3, np.int64), np.zeros(3, np.int64)))
+        assert told.positions.tolist() == [1, -1, 1]
+        assert isinstance(told.errors[1], StoreFailed)
+        with pytest.raises(StoreFailed):
+            await one.ask(chunk("s1", [0.1], 0))
+        monkeypatch.undo()
+        assert (await one.ask(chunk("s1", [0.1], 0))).position == 1
+
+    async def test_a_burial_that_fails_alone_is_refused_and_not_tried_for_ever(self, replicas, monkeypatch):
+        one = replicas[0]
+        now = one.clock()
+        await one.ask(Create("a", None, 100.0))
+        one.clock = lambda: now + 150
+        fail_for(monkeypatch, one, "a")
+        with pytest.raises(StoreFailed):
+            await one.ask(chunk("a", [0.1], 0))
+        monkeypatch.undo()
+        with pytest.raises(SessionGone):
+            await one.ask(chunk("a", [0.1], 1))
+
+    async def test_a_long_chunk_that_is_overtaken_elsewhere_is_decided_anew(self, replicas):
+        one, other = replicas
+        await one.ask(chunk("a", [0.1], 0))
+        await other.ask(chunk("a", [0.2], 1))
+        with pytest.raises(OutOfStep) as raised:
+            await one.ask(chunk("a", [0.3] * 3000, 1))
+        assert raised.value.extra["position"] == 2
+        assert (await one.ask(chunk("a", [0.3] * 3000, 2))).position == 3002
+
     async def test_revisions_are_remembered_of_the_resident_only(self, replicas):
         one = replicas[0]
         for i in range(20):
@@ -341,6 +375,20 @@ class TestReplicas:
                     await one.ask(Inspect(f"s{i}"))
         store = one.sessions.store
         assert (len(store._revisions), len(store._remains)) == (10, 0)
+
+
+def fail_for(monkeypatch, engine: Engine, session: str) -> None:
+    """From here on the part of the store that has this session keeps nothing."""
+    commit = engine.sessions.store.commit
+
+    def failing(records, tombstones):
+        lost = commit(
+            [one for one in records if one.session != session],
+            [one for one in tombstones if one.session != session],
+        )
+        return {**lost, session: StoreFailed("its server is gone")}
+
+    monkeypatch.setattr(engine.sessions.store, "commit", failing)
 
 
 def reference(observations):
