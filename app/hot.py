@@ -85,6 +85,8 @@ class HotProtocol(HttpToolsProtocol):
         self._bytes = 0  # of it that were no body, since its body was last heard
         self._unread_since: float | None = None  # our answers lie unread
         self._calming = False  # its key is over a quota
+        self._known: bytes | None = b""  # the key that `caller` came with
+        self._known_at = -1
         self._stamped: object = None
         self._stamp = b""
 
@@ -215,10 +217,14 @@ class HotProtocol(HttpToolsProtocol):
                 self.request_id = value[3:35]  # the trace's id
             elif name in TO_PARENT:
                 return False
-        try:
-            self.caller = self.door.caller(authorization)
-        except (Unauthorized, Forbidden):
-            return False
+        door = self.door
+        if authorization != self._known or door.changes != self._known_at:
+            try:
+                self.caller = door.caller(authorization)
+            except (Unauthorized, Forbidden):
+                return False
+            # What this connection sent before may be compared plainly with what it sends now.
+            self._known, self._known_at = authorization, door.changes
         return length <= self.caller.most_bytes
 
     def header(self, wanted: bytes) -> str:

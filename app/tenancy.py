@@ -22,7 +22,6 @@ from app.jobs import (
     Fork,
     Inspect,
     Job,
-    Reply,
     answer_to,
 )
 from app.keys import Key, KeyRing, Role
@@ -67,6 +66,7 @@ class Caller:
         self.prefix = names.prefix(tenant)
         self.rank = RANK[key.role] if key is not None else RANK["admin"]
         self.use = use if use is not None else Use(settings, key)
+        self._streams = self.rank >= RANK["stream"] and tenant != EVERY_TENANT
         self.most_bytes = self.use.quota.body_bytes or settings.body_bytes
 
     def may(self, role: Role) -> None:
@@ -92,22 +92,32 @@ class Caller:
         ------
         Forbidden, OverLimit, TooLarge, Stopping, Overloaded : not queued, and `reply` is not called
         """
-        if self.key is not None:
-            self._check_role(job)
-            self._rename(job)
-        if not self.use.bounded:
+        use = self.use
+        if not use.bounded:
             self.engine.submit(job)
             return
-        count = len(job.sessions)
-        self.use.check(job, count)
+        if type(job) is Advance and self._streams:  # nearly every job, by a few steps less
+            job.session = self.prefix + job.session
+            count = 1
+        else:
+            if self.key is not None:
+                self._check_role(job)
+                self._rename(job)
+            count = len(job.sessions)
+        use.check(job, count)
         reply = job.reply
-        job.reply = self.use.answered(reply, count)
+
+        def answered(outcome: Any) -> None:
+            use.in_flight -= count
+            reply(outcome)
+
+        job.reply = answered
         try:
             self.engine.submit(job)
         except CarryoverError:
             job.reply = reply
             raise
-        self.use.in_flight += count
+        use.in_flight += count
 
     async def ask(self, job: Job) -> Any:
         """Queue a job and wait for its answer.
@@ -181,6 +191,8 @@ class Use:
         everybodys: set[Revocable] | None = None,
     ) -> None:
         self.quota = key.limits.within(settings) if key is not None else Quota()
+        self._most_in_flight = self.quota.in_flight or settings.queue_jobs
+        self._longest_chunk = self.quota.chunk_observations or settings.chunk_observations
         self._most_sockets = settings.sockets
         self._everybodys = everybodys if everybodys is not None else set()
         self.whose = f"key {key.name!r}" if key is not None else "the server"
@@ -198,20 +210,13 @@ class Use:
         ------
         OverLimit, TooLarge, Overloaded
         """
-        most = self.quota.in_flight
-        if most is not None and self.in_flight and self.in_flight + count > most:
+        most = self._most_in_flight
+        if self.in_flight and self.in_flight + count > most:
             raise over("in_flight", most, self.whose)
-        if isinstance(job, Advance | AdvanceMany):
-            self._take(job)
-
-    def answered(self, reply: Reply, count: int) -> Reply:
-        """The reply of a job that is in flight until then."""
-
-        def reply_and_count(outcome: Any) -> None:
-            self.in_flight -= count
-            reply(outcome)
-
-        return reply_and_count
+        if type(job) is Advance:
+            self._take(len(job.observations), len(job.observations))
+        elif type(job) is AdvanceMany:
+            self._take(len(job.observations), int(job.lengths.max()))
 
     def check_socket(self) -> None:
         """Whether one socket more may be opened.
@@ -238,18 +243,17 @@ class Use:
         self.sockets.discard(socket)
         self._everybodys.discard(socket)
 
-    def _take(self, job: Advance | AdvanceMany) -> None:
-        longest = len(job.observations) if isinstance(job, Advance) else int(job.lengths.max())
-        most = self.quota.chunk_observations
-        if most is not None and longest > most:
+    def _take(self, count: int, longest: int) -> None:
+        most = self._longest_chunk
+        if longest > most:
             raise TooLarge(
                 f"a chunk of {self.whose} has at most {most} observations, this one has {longest}",
                 limit=most,
                 quota="chunk_observations",
             )
-        if self.bucket is not None and (seconds := self.bucket.take(len(job.observations))):
+        if self.bucket is not None and (seconds := self.bucket.take(count)):
             raise over("observations_per_second", self.bucket.rate, self.whose, seconds)
-        if self.server is not None and self.server.take(len(job.observations)):
+        if self.server is not None and self.server.take(count):
             raise Overloaded(
                 f"the server takes at most {self.server.rate:g} observations a second",
                 quota="observations_per_second",
@@ -274,6 +278,7 @@ class Door:
         self.sockets: set[Revocable] = set()  # that are open, whoever's they are
         self._anyone = Caller(engine, settings, use=Use(settings, None, self._server, self.sockets))
         self._callers: dict[Key, Caller] = {}
+        self.changes = 0  # of the keys: what was found out about one before then is no longer good
         self._share()
 
     def caller(self, authorization: bytes | None, tenant: str | None = None) -> Caller:
@@ -321,6 +326,7 @@ class Door:
         except ConfigError as error:
             log.error("the keys stay as they were: %s", error)
             return
+        self.changes += 1
         good = set(self.ring)
         for key in self._callers.keys() - good:
             for socket in list(self._callers.pop(key).use.sockets):

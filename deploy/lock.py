@@ -22,8 +22,8 @@ ELSEWHERE = {"colorama", "async-timeout", "setuptools"}  # of Windows, of an old
 INTRODUCTION = """\
 # Licences
 
-Carryover itself is under Apache-2.0 (LICENSE). Of what the image holds beside it, each package says of itself, as
-`make lock` found it:
+Carryover itself is under Apache-2.0 (LICENSE). Of what the image holds beside it, each package
+says of itself, as `make lock` found it:
 
 | package | version | licence |
 |---|---|---|
