@@ -45,6 +45,8 @@ def exported(server: Carryover, folder: Path) -> Iterator[str]:
                 state = server.session(session).state()
             except (UnknownSession, SessionGone):
                 continue
+            finally:
+                server.forget(session)
             path = _place(folder, session)
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(state)
@@ -68,6 +70,7 @@ def imported(server: Carryover, folder: Path) -> Iterator[str]:
         if session <= last:
             continue
         server.session(session).load(_place(folder, session))
+        server.forget(session)
         mark.write_text(session, encoding="utf-8")
         yield session
 

@@ -170,7 +170,7 @@ async def test_lost_answers_lose_nothing_and_double_nothing(connected, socket, a
 
 @pytest.mark.usefixtures("lossy")
 async def test_a_server_that_remembers_one_answer_is_sent_one_chunk_at_a_time(connected, artifacts):
-    whole = series("sine", 60)
+    whole = series("sine", 24)
     async with connected(recent_chunks=1) as (_, call):
         answer = await call(lambda c: c.session("a").stream(whole, 3, socket=True).collect())
     np.testing.assert_allclose(answer.predictions, one_pass(artifacts["sine"], whole), atol=TOLERANCE)

@@ -62,6 +62,10 @@ class AsyncCarryover:
         """A session by its id; see `Carryover.session`."""
         return AsyncSession(self, adopted(self._cursors, id, model, options))
 
+    def forget(self, id: str) -> None:
+        """Drop what this client knows of a session: that of a million of them is memory."""
+        self._cursors.pop(id, None)
+
     async def advance(
         self,
         observations: Mapping[str, Any],

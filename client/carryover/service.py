@@ -78,6 +78,10 @@ class Carryover:
         """
         return Session(self, adopted(self._cursors, id, model, options))
 
+    def forget(self, id: str) -> None:
+        """Drop what this client knows of a session: that of a million of them is memory."""
+        self._cursors.pop(id, None)
+
     def advance(
         self,
         observations: Mapping[str, Any],
