@@ -235,7 +235,7 @@ def from_bytes(
         raise wording.wrong_bytes(name, model, wanted, len(data))
     # A copy, because the bytes are part of a body that would stay alive with it, and aligned, too.
     observations = np.frombuffer(data, FLOAT32).astype(np.float32).reshape(size)
-    if len(data) > 4 * FEW or not math.isfinite(sum(observations.ravel().tolist())):
+    if not (_is_short(size, limits) and math.isfinite(sum(observations.ravel().tolist()))):
         wire.check_finite(observations, limits, gaps=gaps)
     return observations
 
@@ -248,7 +248,7 @@ def from_numbers(data: list[Any], size: tuple[int, int], limits: wire.Limits) ->
     Unprocessable : of another count; beyond float32; no step at all
     TooLarge
     """
-    if len(data) == size[0] * size[1] <= FEW and _is_plain(data):
+    if _is_short(size, limits) and len(data) == size[0] * size[1] and _is_plain(data):
         return np.array(data, np.float32).reshape(size), False
     with np.errstate(over="ignore"):
         try:
@@ -260,6 +260,10 @@ def from_numbers(data: list[Any], size: tuple[int, int], limits: wire.Limits) ->
     observations = numbers.reshape(size)
     wire.check_finite(observations, limits, gaps=True)  # JSON has no NaN: what is one here was null
     return observations, bool(np.isnan(observations).any())
+
+
+def _is_short(size: tuple[int, int], limits: wire.Limits) -> bool:
+    return 0 < size[0] <= limits.observations and size[0] * size[1] <= FEW
 
 
 def _is_plain(data: list[Any]) -> bool:
