@@ -62,6 +62,7 @@ from app.slab import Slab
 from app.statefile import rows_of, state_of
 from app.steps import Stepper, cannot_forecast
 from app.stores import Store
+from app.tracing import Tracing
 from app.turns import Turns
 from app.warming import warm_up
 from app.watch import Watches
@@ -96,6 +97,7 @@ class Engine:
         older: Sequence[Forecaster] = (),
     ) -> None:
         self.metrics = Metrics()
+        self.tracing: Tracing | None = None  # told of each wave
         self.sessions = Sessions(forecasters, store, settings, self._call_store, older, self.metrics)
         self.settings = settings
         self.clock = clock
@@ -213,6 +215,8 @@ class Engine:
         wave = Wave(self.clock())
         jobs, touched = self._collect()
         self.metrics.waves.add(len(touched))
+        if self.tracing is not None:
+            self.tracing.wave_begins(len(touched))
         stages.ended("collect")
         try:
             await self.sessions.bring_in(touched, wave)
@@ -235,6 +239,8 @@ class Engine:
         self._move_up(touched, wave)
         self._reply(wave)
         stages.ended("reply")
+        if self.tracing is not None:
+            self.tracing.wave_ends()
 
     def _move_up(self, touched: set[str], wave: Wave) -> None:
         """Let those behind the wave's jobs lead; what was buried under a job is asked again without it."""

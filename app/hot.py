@@ -39,6 +39,7 @@ from app.api.problems import MEDIA_TYPE, problem
 from app.errors import CarryoverError, Forbidden, OverLimit, Unauthorized
 from app.jobs import Advance
 from app.tenancy import Caller, Door
+from app.tracing import PARENT
 
 log = logging.getLogger("carryover.access")
 
@@ -203,7 +204,7 @@ class HotProtocol(HttpToolsProtocol):
 
     def _is_plain(self) -> bool:
         """Who asks, and whether by a request that neither its sender, its size nor its key makes special."""
-        authorization = None
+        authorization, parent = None, b""
         length = 0
         self.request_id = b""
         for name, value in self.headers:
@@ -213,10 +214,18 @@ class HotProtocol(HttpToolsProtocol):
                 length = int(value)
             elif name == b"x-request-id":
                 self.request_id = value
-            elif name == b"traceparent" and not self.request_id:
-                self.request_id = value[3:35]  # the trace's id
+            elif name == b"traceparent":
+                parent = value
             elif name in TO_PARENT:
                 return False
+        if parent and not self.request_id:
+            self.request_id = parent[3:35]  # the trace's id
+        if self.door.engine.tracing is not None:
+            PARENT.set(parent.decode("latin-1"))
+        return self._is_known(authorization) and length <= self.caller.most_bytes
+
+    def _is_known(self, authorization: bytes | None) -> bool:
+        """Whether the key is a good one; `caller` is then who has it."""
         door = self.door
         if authorization != self._known or door.changes != self._known_at:
             try:
@@ -225,7 +234,7 @@ class HotProtocol(HttpToolsProtocol):
                 return False
             # What this connection sent before may be compared plainly with what it sends now.
             self._known, self._known_at = authorization, door.changes
-        return length <= self.caller.most_bytes
+        return True
 
     def header(self, wanted: bytes) -> str:
         """A header of the request that is coming in; empty where it has none."""

@@ -41,6 +41,7 @@ from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.sqlite import SqliteStore
 from app.tenancy import Door
+from app.tracing import tracing_to
 from app.v2 import routes as protocol
 from app.v2 import turn
 from app.v2.catalog import Catalog
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     engine = Engine(forecasters, store, settings, older=library.older(forecasters))
 
     ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
+    engine.tracing = tracing_to(settings.traces, _version())
     door = Door(engine, settings, ring)
 
     @asynccontextmanager
@@ -86,6 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
             await grpc.close()
         watching.cancel()
         await engine.stop()
+        if engine.tracing is not None:
+            await asyncio.to_thread(engine.tracing.close)
 
     app = FastAPI(
         title="Carryover",

@@ -174,6 +174,23 @@ class Caller:
             job.into = prefix + job.into
 
 
+class TracedCaller(Caller):
+    """A caller whose jobs are followed by spans."""
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; its span ends with its answer, or at once where it is refused."""
+        tracing = self.engine.tracing
+        if tracing is None:
+            super().submit(job)
+            return
+        end = tracing.follow(job)
+        try:
+            super().submit(job)
+        except CarryoverError as error:
+            end(error)
+            raise
+
+
 class Use:
     """What a key has in use; shared by all who call with it.
 
@@ -276,7 +293,8 @@ class Door:
         rate = settings.observations_per_second
         self._server = Bucket(rate) if rate else None
         self.sockets: set[Revocable] = set()  # that are open, whoever's they are
-        self._anyone = Caller(engine, settings, use=Use(settings, None, self._server, self.sockets))
+        self._made = Caller if engine.tracing is None else TracedCaller
+        self._anyone = self._made(engine, settings, use=Use(settings, None, self._server, self.sockets))
         self._callers: dict[Key, Caller] = {}
         self.changes = 0  # of the keys: what was found out about one before then is no longer good
         self._share()
@@ -307,14 +325,14 @@ class Door:
         caller = self._callers.get(key)
         if caller is None:
             use = Use(self.settings, key, self._server, self.sockets)
-            caller = self._callers[key] = Caller(self.engine, self.settings, key.tenant, key, use)
+            caller = self._callers[key] = self._made(self.engine, self.settings, key.tenant, key, use)
         if tenant is None or tenant == key.tenant:
             return caller
         if key.role != "admin":
             raise Forbidden("only an admin's key enters another tenant", role="admin")
         if tenant and tenant != EVERY_TENANT and names.TENANT.fullmatch(tenant) is None:
             raise Forbidden("that is no tenant's name")
-        return Caller(self.engine, self.settings, tenant, key, caller.use)
+        return self._made(self.engine, self.settings, tenant, key, caller.use)
 
     def refresh(self) -> None:
         """Take the keys as the file has them now; connections of keys that are gone are closed."""

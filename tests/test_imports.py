@@ -26,7 +26,7 @@ DIRECTION: tuple[tuple[str, ...], ...] = (
     ),
     ("app.rows", "app.answers", "app.shapes", "app.recent", "app.digest", "app.extras"),
     ("app.slab", "app.stores.*", "app.wire", "app.frames", "app.statefile", "app.library"),
-    ("app.jobs", "app.turns", "app.parts", "app.chunks", "app.pace"),
+    ("app.jobs", "app.tracing", "app.turns", "app.parts", "app.chunks", "app.pace"),
     ("app.observing", "app.findings", "app.watch"),
     (
         "app.admission",

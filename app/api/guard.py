@@ -20,6 +20,7 @@ from app.api.problems import answer, refusal
 from app.errors import CarryoverError, Forbidden
 from app.metrics import Metrics
 from app.tenancy import Caller, Door
+from app.tracing import PARENT
 
 log = logging.getLogger("carryover.access")
 
@@ -80,6 +81,7 @@ class Guard:
         began, told = perf_counter(), Headers(raw=scope["headers"])
         request_id = logs.request_id(told.get("x-request-id"), told.get("traceparent"))
         token = logs.REQUEST_ID.set(request_id)
+        PARENT.set(told.get("traceparent", ""))
         status = 500  # unless something else is answered: a crash is answered further out
 
         async def dressed(message: Message) -> None:
