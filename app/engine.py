@@ -196,7 +196,13 @@ class Engine:
     def unready(self) -> list[str]:
         """Why no requests should be sent here; empty when they may."""
         leaving = self.stopping or self.draining
-        return ["stopping"] * leaving + [self._ailing] * bool(self._ailing)
+        told = ["stopping"] * leaving + [self._ailing] * bool(self._ailing)
+        return told + ["no model is loaded"] * (not self.sessions.current) + self.dead()
+
+    def dead(self) -> list[str]:
+        """Why this process will never answer a chunk again; empty while it lives."""
+        stopped = self._task is not None and self._task.done() and not self.stopping
+        return ["the engine has stopped"] * stopped
 
     async def _run(self) -> None:
         while not (self.stopping and not self._turns and not self._under_way):

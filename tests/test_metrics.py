@@ -155,3 +155,14 @@ async def test_a_resident_session_that_a_store_tells_of_too_expires_once_and_fai
         await until(lambda: service.engine.metrics.expired == 2)
         assert service.engine.metrics.failed_ticks == 0
         assert len(service.engine.sessions) == 0
+
+
+async def test_an_engine_that_died_is_neither_live_nor_ready_and_says_so(start_http):
+    async with start_http() as service:
+        assert (await service.http.get("/health/live")).json() == {"status": "ok", "reasons": []}
+        service.engine._task.cancel()
+        await until(lambda: service.engine._task.done())
+        for path in ("/health/live", "/health/ready"):
+            told = await service.http.get(path)
+            assert (told.status_code, told.json()["reasons"]) == (503, ["the engine has stopped"])
+        service.engine._task = None

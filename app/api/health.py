@@ -12,10 +12,13 @@ from app.shapes import Health
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health/live", response_model=Health)
-async def live() -> dict[str, Any]:
-    """The event loop turns."""
-    return {"status": "ok"}
+@router.get("/health/live", response_model=Health, responses={503: {"model": Health}})
+async def live(request: Request, response: Response) -> dict[str, Any]:
+    """The event loop turns, or there would be no answer, and the engine ticks; if not, start it anew."""
+    engine: Engine = request.app.state.engine
+    reasons = engine.dead()
+    response.status_code = 503 if reasons else 200
+    return {"status": "dead" if reasons else "ok", "reasons": reasons}
 
 
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
