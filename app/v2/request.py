@@ -19,12 +19,10 @@ from app.v2.inference import (
     OBSERVATIONS,
     Inference,
     Parameters,
-    checked_input,
     checked_outputs,
-    from_bytes,
-    from_numbers,
     unparsable,
 )
+from app.v2.numbers import checked_input, from_bytes, from_numbers
 from models.forecaster import Forecaster
 
 Data = list[float | list[float | list[float | None] | None] | None]

@@ -17,12 +17,11 @@ from app.v2.inference import (
     OBSERVATIONS,
     VERSION,
     Inference,
-    checked_input,
     checked_outputs,
-    from_bytes,
     parameters,
     told_of,
 )
+from app.v2.numbers import checked_input, from_bytes
 from app.v2.rpc.messages import message
 from models.forecaster import Forecaster
 
