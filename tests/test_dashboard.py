@@ -176,6 +176,9 @@ def test_a_forecast_is_drawn_ahead_of_the_session_which_does_not_move(page, serv
     wait(lambda: in_colour(page, "--forecast") > 50, page)
     assert "forecast" in page.inner_text("#legend")
     assert position(page) == 100
+    observe(server, "ahead", np.sin(np.arange(100, 110) / 10))
+    wait(lambda: position(page) == 110, page)
+    assert in_colour(page, "--forecast") > 50, "it stays, so that it is seen how it held"
 
 
 @in_browser

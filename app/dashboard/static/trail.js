@@ -28,8 +28,7 @@ export class Trail {
     if (lower) this.#put("lower", start + 1, lower);
     if (upper) this.#put("upper", start + 1, upper);
     if (scores) this.#put("score", start, scores.map((score) => (Array.isArray(score) ? score : [score])));
-    this.fan = null; // a forecast from where the session no longer is
-    this.#drop();
+    this.#drop(); // a forecast stays, so that it is seen how it held
   }
 
   /** Predictions of another model, or of the same one treated otherwise, laid beside. */
@@ -52,7 +51,8 @@ export class Trail {
     const positions = Array.from({ length: end - start + 1 }, (_, i) => start + i);
     const none = positions.map(() => null);
     const cut = (rows, from, at) => (rows?.length && at >= 0 ? picked(rows, start - from, positions.length, at) : none);
-    const fan = (name) => cut(this.fan?.[name], (this.fan?.position ?? 0) + 1, output);
+    const ahead = this.fan && this.fan.position + this.fan.forecast.length >= start ? this.fan : null;
+    const fan = (name) => cut(ahead?.[name], (ahead?.position ?? 0) + 1, output);
     return {
       positions,
       none,

@@ -7,6 +7,7 @@ import { Trail } from "./trail.js";
 
 const LEVEL = 0.9;
 const MOST_BYTES = 50e6;
+const TWIN_SECONDS = 600; // idle, after which one that a closed page has left behind expires
 
 export class TryIt {
   constructor({ models, panel, show }) {
@@ -59,7 +60,8 @@ export class TryIt {
     this.#running(true);
     const made = [session, `${session}-forgetful`];
     try {
-      for (const id of made) await create(id, model.name);
+      await create(made[0], model.name);
+      await create(made[1], model.name, { ttl_seconds: TWIN_SECONDS });
       this.show(session);
       await this.#stream(run, rows, model, ...made);
     } finally {
@@ -180,11 +182,11 @@ class Line {
 }
 
 /** A session with intervals where its model can keep them. */
-async function create(id, model) {
+async function create(id, model, more = {}) {
   const learning = { learning: { intervals: true }, level: LEVEL };
-  await call("sessions", { method: "POST", body: { id, model, ...learning } }).catch((error) => {
+  await call("sessions", { method: "POST", body: { id, model, ...more, ...learning } }).catch((error) => {
     if (error.status !== 422) throw error;
-    return call("sessions", { method: "POST", body: { id, model } });
+    return call("sessions", { method: "POST", body: { id, model, ...more } });
   });
 }
 
