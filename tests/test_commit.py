@@ -2,10 +2,13 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from app import engine as engine_module
+from app.statefile import decode
 from tests.faults import held, queued, until
+from tests.plain import said
 from tests.test_promises import equal
 from tests.ways import check_problem
 from tests.zoo import one_pass, series
@@ -15,6 +18,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["through"], i
 
 def store_of(service):
     return service.engine.sessions.store
+
+
+async def remembered(service):
+    return decode((await service.http.get("/sessions/s/state")).content).carry
 
 
 async def test_a_failed_commit_moves_nothing_and_the_retry_is_right(start, artifacts):
@@ -38,6 +45,30 @@ async def test_a_failed_commit_moves_nothing_and_the_retry_is_right(start, artif
             reply = await service.advance(name, whole[4:], 4)
             assert not reply.replayed
             equal(reply.numbers, one_pass(artifacts["sine"], whole)[4:])
+
+
+@pytest.mark.parametrize("steps", [1, 7, 300])
+async def test_after_a_failed_commit_nothing_was_learned_twice(start_http, artifacts, steps):
+    """A chunk in one wave and one in several: errors met by a tick that failed are met once more."""
+    whole = series("adaptive", 10 + steps)
+    whole[11:, 0] = np.nan
+    rows = [[None if np.isnan(one) else float(one) for one in row] for row in whole]
+    told = said(artifacts["adaptive"], artifacts["adaptive"].learning, rows)[10:]
+    chunk = {"observations": rows[10:], "at": 10, "level": 0.9, "score": True}
+    async with start_http() as service:
+        await service.advance("s", whole[:10], 0, model="adaptive")
+        before = await remembered(service)
+        store_of(service).full = True
+        for _ in range(2):
+            refused = await service.http.post("/sessions/s/observations", json=chunk)
+            assert refused.status_code == 503
+        store_of(service).full = False
+        np.testing.assert_array_equal(await remembered(service), before)
+        answer = (await service.http.post("/sessions/s/observations", json=chunk)).json()
+        assert not answer["replayed"]
+        np.testing.assert_allclose(answer["predictions"], [one.prediction for one in told], atol=1e-4)
+        widths = np.subtract(answer["upper"], answer["lower"]) / 2
+        np.testing.assert_allclose(widths, [one.widths[1] for one in told], atol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [1, 5000])

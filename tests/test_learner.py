@@ -8,6 +8,7 @@ import pytest
 from models.forecaster import CannotForecast, Forecaster
 from models.learner import Learner
 from models.learning import Learning
+from tests.plain import said
 from tests.zoo import series
 
 KINDS = {
@@ -230,3 +231,22 @@ def test_a_learner_of_a_plain_layout_has_no_more_than_it_needs(artifacts):
     sizes = {kind: learning(artifacts, kind).learner.size for kind in KINDS}
     assert sizes["gain"] < sizes["rls of rank 3"] + 60 < sizes["rls"]
     assert Learner(artifacts["sine"], Learning("rls")).size < 65 * 65 + 2 * 65 + 8
+
+
+@pytest.mark.parametrize(
+    "chosen", [{}, {"readout": "gain"}, {"readout": "off"}, {"forgetting": 0.9, "prior": 10.0}], ids=str
+)
+def test_a_stream_with_gaps_is_learned_as_by_the_plainest_means(artifacts, chosen):
+    """Packed into a carry, in float32 and batched, against Python and float64, one after the other."""
+    artifact = artifacts["adaptive"]
+    learning = artifact.learning.chosen(**chosen)
+    whole = series("adaptive", 150)
+    whole[np.random.default_rng(1).uniform(size=whole.shape) < 0.2] = np.nan
+    whole[0] = np.nan
+    forecaster = Forecaster(artifact, learning=learning)
+    passed = forecaster.observe(whole, np.array([150]), forecaster.fresh[None])
+    told = said(artifact, learning, [[None if one != one else float(one) for one in row] for row in whole])
+    np.testing.assert_allclose(passed.predictions, [one.prediction for one in told], atol=1e-5)
+    np.testing.assert_allclose(passed.judged.widths, [one.widths for one in told], atol=1e-5)
+    errors = np.array([one.errors for one in told], float)
+    np.testing.assert_allclose(passed.judged.errors, errors, atol=1e-5)

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,21 +27,30 @@ from app import statefile
 from app.config import Settings
 from app.engine import Engine
 from app.errors import CarryoverError, OutOfStep, SessionExists, SessionGone, UnknownSession
+from app.extras import Extras
 from app.jobs import Advance, Create, Delete, Expire, Export, Fork, Import, Inspect, Reset
+from app.rows import Answer
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
 from app.stores.redis.urls import place
 from app.stores.sqlite import SqliteStore
 from models.forecaster import Forecaster
+from models.learning import Learning
+from tests import plain
 from tests.redis_server import RedisServer, needs_redis
 from tests.zoo import artifacts
 
 TTL = 100.0
 REMEMBERED = 3
 NAMES = st.sampled_from("abcde")  # more than are resident: any may be evicted at any time
-CHUNKS = st.lists(st.sampled_from([-1.0, 0.0, 0.25, 2.0]), min_size=1, max_size=3)
-FORECASTER = Forecaster(artifacts()["sine"])
+NUMBERS = st.sampled_from([-1.0, 0.0, 0.25, 2.0])
+ROWS = st.lists(st.tuples(st.none() | NUMBERS, st.none() | NUMBERS), min_size=1, max_size=3).map(tuple)
+CHUNKS = st.runner().flatmap(lambda lives: lives.chunks)
+CHOICES = st.runner().flatmap(lambda lives: lives.choices)
+Chunk = Any  # what a life sends: see `_job`
+Choice = Mapping[str, Any]  # arguments of `Create`
+NONE: Choice = {}
 
 
 @dataclass
@@ -50,14 +60,19 @@ class Told:
     epoch: int
     position: int
     used: float
-    since_reset: list[float] = field(default_factory=list)
-    answers: list[tuple[int, list[float], np.ndarray]] = field(default_factory=list)  # at, chunk, predictions
+    choice: Choice
+    since_reset: list[Any] = field(default_factory=list)  # rows
+    answers: list[tuple[int, Chunk, Answer]] = field(default_factory=list)  # at, chunk, what was told
 
 
 class Lives(RuleBasedStateMachine):
     """The engine, and beside it what every session should be."""
 
     store_name = "memory"
+    examples = 40
+    forecaster = Forecaster(artifacts()["sine"])
+    chunks: st.SearchStrategy[Chunk] = st.lists(NUMBERS, min_size=1, max_size=3)
+    choices: st.SearchStrategy[Choice] = st.just({})
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,16 +93,16 @@ class Lives(RuleBasedStateMachine):
 
     # What happens.
 
-    @rule(name=NAMES)
-    def create(self, name: str) -> None:
+    @rule(name=NAMES, choice=CHOICES)
+    def create(self, name: str, choice: Choice) -> None:
         if self._here(name) is not None:
-            self._refused(SessionExists, Create(name))
+            self._refused(SessionExists, Create(name, **choice))
             return
-        view = self._ask(Create(name))
-        self._born(name, view.epoch)
+        view = self._ask(Create(name, **choice))
+        self._born(name, view.epoch, choice=choice)
 
     @rule(name=NAMES, chunk=CHUNKS, at=st.sampled_from(["none", "right", "right", "behind", "ahead", "zero"]))
-    def chunk(self, name: str, chunk: list[float], at: str) -> None:
+    def chunk(self, name: str, chunk: Chunk, at: str) -> None:
         session = self._here(name)
         position = session.position if session else 0
         places = {"none": None, "right": position, "behind": position - 1, "ahead": position + 1, "zero": 0}
@@ -99,10 +114,10 @@ class Lives(RuleBasedStateMachine):
         if session is None or back >= len(session.answers):
             return
         at, chunk, _ = session.answers[-1 - back]
-        self._send(name, [number + 1 for number in chunk] if other else chunk, at, session.epoch)
+        self._send(name, self._otherwise(chunk) if other else chunk, at, session.epoch)
 
     @rule(name=NAMES, chunk=CHUNKS)
-    def chunk_for_a_namesake(self, name: str, chunk: list[float]) -> None:
+    def chunk_for_a_namesake(self, name: str, chunk: Chunk) -> None:
         session = self._here(name)
         self._send(name, chunk, session.position if session else 0, 12345)
 
@@ -129,7 +144,7 @@ class Lives(RuleBasedStateMachine):
             self._refused(SessionExists, Fork(name, into))
         else:
             view = self._ask(Fork(name, into))
-            self._born(into, view.epoch, session.position, session.since_reset)
+            self._born(into, view.epoch, session.position, session.since_reset, session.choice)
 
     @rule(name=NAMES)
     def delete(self, name: str) -> None:
@@ -156,7 +171,8 @@ class Lives(RuleBasedStateMachine):
         self._here(name)
         view = self._ask(Import(name, statefile.decode(file)))
         assert (view.position, view.since_reset) == (exported.position, len(exported.since_reset))
-        session = self._born(name, view.epoch, exported.position, exported.since_reset)
+        since, choice = exported.since_reset, exported.choice
+        session = self._born(name, view.epoch, exported.position, since, choice)
         session.answers = list(exported.answers)
 
     @rule(name=NAMES)
@@ -169,7 +185,8 @@ class Lives(RuleBasedStateMachine):
         told = (view.position, view.since_reset, view.epoch)
         assert told == (session.position, len(session.since_reset), session.epoch)
         if session.since_reset:
-            np.testing.assert_allclose(view.last_prediction, self._predicted(session, 1)[0], atol=1e-5)
+            wanted = self._answer(session, 1)["predictions"][0]
+            np.testing.assert_allclose(view.last_prediction, wanted, atol=1e-5)
 
     @rule(seconds=st.sampled_from([1.0, 40.0, 70.0]))
     def wait(self, seconds: float) -> None:
@@ -222,9 +239,9 @@ class Lives(RuleBasedStateMachine):
 
     # The reference.
 
-    def _send(self, name: str, chunk: list[float], at: int | None, epoch: int | None) -> None:
+    def _send(self, name: str, chunk: Chunk, at: int | None, epoch: int | None) -> None:
         session = self._here(name)
-        job = Advance(name, np.array(chunk, np.float32)[:, None], at, epoch)
+        job, rows = self._job(name, chunk, at, epoch), self._rows(chunk)
         if session is None:
             if at or epoch is not None:
                 self._refused(self._absent(name), job)
@@ -243,22 +260,39 @@ class Lives(RuleBasedStateMachine):
                 assert error.extra["position"] == session.position
                 return
             answer = self._ask(job)
-            assert (answer.replayed, answer.position) == (True, at + len(chunk))
-            np.testing.assert_array_equal(answer.answer["predictions"], before[0][2])
+            assert (answer.replayed, answer.position) == (True, at + len(rows))
+            np.testing.assert_equal(answer.answer, before[0][2])
             return
-        session.since_reset = session.since_reset + chunk
-        predictions = answer.answer["predictions"]
-        np.testing.assert_allclose(predictions, self._predicted(session, len(chunk)), atol=1e-5)
-        session.answers = [*session.answers, (session.position, chunk, predictions)][-REMEMBERED:]
-        session.position += len(chunk)
+        session.since_reset = session.since_reset + rows
+        self._compare(answer.answer, session, chunk)
+        session.answers = [*session.answers, (session.position, chunk, answer.answer)][-REMEMBERED:]
+        session.position += len(rows)
         session.used = self.now
         assert (answer.replayed, answer.position, answer.epoch) == (False, session.position, session.epoch)
 
-    def _predicted(self, session: Told, last: int) -> np.ndarray:
+    # What a chunk is, and what it is answered by.
+
+    def _rows(self, chunk: Chunk) -> list[Any]:
+        return list(chunk)
+
+    def _job(self, name: str, chunk: Chunk, at: int | None, epoch: int | None) -> Advance:
+        return Advance(name, np.array(chunk, np.float32)[:, None], at, epoch)
+
+    def _otherwise(self, chunk: Chunk) -> Chunk:
+        return [number + 1 for number in chunk]
+
+    def _compare(self, answer: Answer, session: Told, chunk: Chunk) -> None:
+        wanted = self._answer(session, len(self._rows(chunk)))
+        assert answer.keys() == wanted.keys()
+        for name, numbers in wanted.items():
+            np.testing.assert_allclose(answer[name], numbers, atol=1e-5)
+
+    def _answer(self, session: Told, last: int) -> Answer:
         """All since the reset in one pass."""
         observations = np.array(session.since_reset, np.float32)[:, None]
-        carries = np.zeros((1, FORECASTER.carry_size), np.float32)
-        return FORECASTER.advance(observations, np.array([len(observations)]), carries)[0][-last:]
+        carries = np.zeros((1, self.forecaster.carry_size), np.float32)
+        passed = self.forecaster.advance(observations, np.array([len(observations)]), carries)
+        return {"predictions": passed[0][-last:]}
 
     def _here(self, name: str) -> Told | None:
         session = self.alive.get(name)
@@ -269,9 +303,11 @@ class Lives(RuleBasedStateMachine):
             return None
         return session
 
-    def _born(self, name: str, epoch: int, position: int = 0, since_reset: list[float] | None = None) -> Told:
+    def _born(
+        self, name: str, epoch: int, position: int = 0, since_reset: Sequence[Any] = (), choice: Choice = NONE
+    ) -> Told:
         self.gone.pop(name, None)
-        self.alive[name] = Told(epoch, position, self.now, list(since_reset or []))
+        self.alive[name] = Told(epoch, position, self.now, choice, list(since_reset))
         return self.alive[name]
 
     def _bury(self, name: str) -> None:
@@ -284,7 +320,7 @@ class Lives(RuleBasedStateMachine):
 
     def _open(self) -> None:
         told = Settings(resident_sessions=3, wave_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL)
-        self.engine = Engine([FORECASTER], self._store(), told, lambda: self.now)
+        self.engine = Engine([self.forecaster], self._store(), told, lambda: self.now)
         self.engines = [self.engine]
 
         async def start() -> None:
@@ -314,6 +350,75 @@ class DurableLives(Lives):
     store_name = "sqlite"
 
 
+class LearningLives(Lives):
+    """Sessions that learn, each as it chose to, from streams with gaps; some want intervals."""
+
+    forecaster = Forecaster(artifacts()["adaptive"])
+    chunks = st.tuples(ROWS | st.integers(1, 3), st.sampled_from([None, 0.8, 0.9]), st.booleans())
+    choices = st.sampled_from(
+        [
+            {},
+            {"level": 0.8},
+            {"learning": {"readout": "gain"}, "level": 0.9},
+            {"learning": {"readout": "off"}},
+            {"learning": {"forgetting": 0.9, "prior": 10.0}},
+        ]
+    )
+
+    def _rows(self, chunk: Chunk) -> list[Any]:
+        rows = chunk[0]
+        return [(None, None)] * rows if isinstance(rows, int) else list(rows)
+
+    def _job(self, name: str, chunk: Chunk, at: int | None, epoch: int | None) -> Advance:
+        rows, level, score = chunk
+        if isinstance(rows, int):
+            observations = np.empty((rows, 0), np.float32)
+        else:
+            observations = np.array(rows, np.float32)
+        gaps = isinstance(rows, int) or bool(np.isnan(observations).any())
+        extras = Extras(level, score, gaps) if gaps or level or score else None
+        return Advance(name, observations, at, epoch, extras=extras)
+
+    def _otherwise(self, chunk: Chunk) -> Chunk:
+        return (chunk[0], {None: 0.8, 0.8: 0.9, 0.9: None}[chunk[1]], chunk[2])
+
+    def _compare(self, answer: Answer, session: Told, chunk: Chunk) -> None:
+        rows, level, score = self._rows(chunk), chunk[1] or session.choice.get("level"), chunk[2]
+        told = self._said(session)[-len(rows) :]
+        wanted = {"predictions": [one.prediction for one in told]}
+        if level:
+            widths = np.array([one.widths[self._learning(session).levels.index(level)] for one in told])
+            wanted |= {"lower": wanted["predictions"] - widths, "upper": wanted["predictions"] + widths}
+        if score:
+            wanted["residuals"] = np.array([one.errors for one in told], float)
+            self._compare_scores(answer["scores"], wanted["residuals"])
+        if any(None in row for row in rows):
+            wanted["observed"] = np.array([[one is not None for one in row] for row in rows])
+        assert answer.keys() - {"scores"} == wanted.keys()
+        for name, numbers in wanted.items():
+            np.testing.assert_allclose(answer[name], numbers, atol=1e-4, err_msg=name)
+
+    def _compare_scores(self, scores: np.ndarray, residuals: np.ndarray) -> None:
+        """Only where there are some: `tests/test_surprise.py` knows which."""
+        judged = ~np.isnan(residuals).all(axis=1)
+        np.testing.assert_array_equal(~np.isnan(scores[:, 0]), judged)
+        assert ((scores[judged] >= 0) & (scores[judged] < 1)).all()
+
+    def _answer(self, session: Told, last: int) -> Answer:
+        return {"predictions": np.array([one.prediction for one in self._said(session)[-last:]])}
+
+    def _said(self, session: Told) -> list[plain.Said]:
+        return plain.said(self.forecaster.artifact, self._learning(session), session.since_reset)
+
+    def _learning(self, session: Told) -> Learning:
+        return self.forecaster.learning.chosen(**session.choice.get("learning", {}))
+
+
+class DurableLearningLives(LearningLives):
+    store_name = "sqlite"
+    examples = 10  # each life waits for the disk
+
+
 class SharedLives(Lives):
     """Several replicas on one store: each keeps rows of its own, which others move on."""
 
@@ -326,7 +431,7 @@ class SharedLives(Lives):
         super().__init__()
 
 
-@pytest.mark.parametrize("lives", [Lives, DurableLives])
+@pytest.mark.parametrize("lives", [Lives, DurableLives, LearningLives, DurableLearningLives])
 def test_no_life_of_sessions_differs_from_the_plain_reference(lives):
     live(lives)
 
@@ -341,7 +446,7 @@ def live(lives: type[Lives]) -> None:
     run_state_machine_as_test(
         lives,
         settings=settings(
-            max_examples=40,
+            max_examples=lives.examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -62,6 +62,31 @@ async def test_sessions_published_before_the_commit(start, artifacts, monkeypatc
         await through(start, test_commit.test_a_failed_commit_moves_nothing_and_the_retry_is_right, artifacts)
 
 
+async def test_a_step_that_learns_where_the_session_lies(start, artifacts, monkeypatch):
+    """Only a tick that fails shows it: the chunk that is sent again is learned from twice."""
+    read, observe = Slab.read, Forecaster.observe
+
+    def in_place(slab, rows):
+        values = read(slab, rows)
+        if len(rows) == 1:
+            values.carries = slab.carries[rows[0] : rows[0] + 1]
+        return values
+
+    def learning(forecaster, observations, lengths, carries):
+        passed = observe(forecaster, observations, lengths, carries)
+        carries[:] = passed.carries
+        return passed
+
+    async def promise(start, artifacts):
+        await test_commit.test_after_a_failed_commit_nothing_was_learned_twice(start, artifacts, 1)
+
+    await through(start, promise, artifacts)
+    monkeypatch.setattr(Slab, "read", in_place)
+    monkeypatch.setattr(Forecaster, "observe", learning)
+    with noticed:
+        await through(start, promise, artifacts)
+
+
 async def through(start, test, artifacts):
     """Run a test of test_commit.py, which wants a store that can fail."""
     from app import main
