@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from app.config import Settings
 from app.errors import ConfigError
 from app.workers import START, Workers
-from benchmarks.failover.processes import Replica, free_port, wait_until
+from benchmarks.failover.processes import HAPROXY, Replica, wait_until
 from tests.redis_server import needs_redis
 
 
@@ -30,36 +32,60 @@ def test_workers_need_ports_that_are_known():
         Workers(Settings(port=0, store="redis://localhost"), 2, {})
 
 
-@pytest.fixture
-def served(redis_url) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """Two workers: their first port, and the process that looks after them."""
-    port = free_port()
+@contextmanager
+def serving(url: str, **environment: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """Two workers: the port that was asked for, and the process that looks after them."""
+    port = free_ports(3)
     told = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
     parent = subprocess.Popen(
         [sys.executable, "-c", START, "serve", "--workers", "2", "--port", str(port)],
-        env=told
-        | {"CARRYOVER_STORE": redis_url, "PATH": "/nonexistent", "CARRYOVER_RESIDENT_SESSIONS": "1024"},
+        env=told | {"CARRYOVER_STORE": url, "CARRYOVER_RESIDENT_SESSIONS": "1024"} | environment,
         stdout=subprocess.PIPE,
         text=True,
     )
-    yield port, parent
-    parent.send_signal(signal.SIGTERM)
-    parent.wait(30)
-    parent.stdout.close()
+    try:
+        yield port, parent
+    finally:
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(30) == 0
+        parent.stdout.close()
 
 
 @needs_redis
-def test_a_session_goes_on_at_any_worker_and_one_that_died_comes_back(served, tmp_path):
-    first, parent = served
-    both = [Replica(tmp_path, {}, port) for port in (first, first + 1)]
-    for one in both:
-        one.wait()
-    told = [post(both[i % 2].port, {"observations": [[0.1]], "at": i}) for i in range(4)]
-    assert [answer["position"] for answer in told] == [1, 2, 3, 4]
-    victim = next(pid for pid in children(parent.pid) if cores(pid) == {min(os.sched_getaffinity(0))})
-    os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: victim not in children(parent.pid) and both[0].ready(), "the worker is back")
-    assert post(both[0].port, {"observations": [[0.1]], "at": 4})["position"] == 5
+def test_a_session_goes_on_at_any_worker_and_one_that_died_comes_back(redis_url, tmp_path):
+    with serving(redis_url, PATH="/nonexistent") as (first, parent):  # no HAProxy there
+        both = [Replica(tmp_path, {}, port) for port in (first, first + 1)]
+        for one in both:
+            one.wait()
+        told = [post(both[i % 2].port, {"observations": [[0.1]], "at": i}) for i in range(4)]
+        assert [answer["position"] for answer in told] == [1, 2, 3, 4]
+        victim = next(pid for pid in children(parent.pid) if cores(pid) == {min(os.sched_getaffinity(0))})
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in children(parent.pid) and both[0].ready(), "the worker is back")
+        assert post(both[0].port, {"observations": [[0.1]], "at": 4})["position"] == 5
+
+
+@needs_redis
+@pytest.mark.skipif(HAPROXY is None, reason="no haproxy here: apt-get install haproxy")
+def test_behind_the_balancer_they_are_one_address(redis_url, tmp_path):
+    with serving(redis_url) as (first, parent):
+        for port in range(first, first + 3):
+            Replica(tmp_path, {}, port).wait()
+        told = [post(first, {"observations": [[0.1]], "at": i}) for i in range(4)]
+        assert [answer["position"] for answer in told] == [1, 2, 3, 4]
+        assert f"HAProxy listens on http://127.0.0.1:{first}, 2 workers" in parent.stdout.readline()
+
+
+def free_ports(count: int) -> int:
+    """The first of as many free ones in a row, below those that connections are given."""
+    for first in range(20_000 + os.getpid() % 10_000, 32_000, count):
+        try:
+            for port in range(first, first + count):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return first
+    raise OSError("no free ports")
 
 
 def post(port: int, body: dict[str, Any]) -> dict[str, Any]:
