@@ -21,14 +21,13 @@ from app.errors import CarryoverError, ConfigError, SessionDamaged, StoreFailed
 from app.stores import Lost, Record, Tombstone
 from app.stores.redis import values
 from app.stores.redis.calls import Acknowledged, Answers, run
-from app.stores.redis.links import Servers, connected, every_name, names
+from app.stores.redis.census import PATTERN, Census
+from app.stores.redis.links import Servers, connected, every_name
 from app.stores.redis.scripts import COMMIT, COMPARE, COMPARE_AND_WRITE, HEADS, PROBE, VALUES, Script
 from app.stores.redis.urls import Place
 from app.stores.redis.values import NOTHING
 
-SLICE = 1000  # keys that one look for the expired passes
 LISTED_SECONDS = 60.0  # that a listing goes on with the names it began with
-PATTERN = values.key("*")
 PROBES = tuple(f"carryover:probe:{i}" for i in range(8))  # enough to be on several servers of a cluster
 
 
@@ -263,32 +262,3 @@ class RedisStore:
                 raise ConfigError(
                     f"store {self.where}: to wait for its disk, the server needs appendonly yes"
                 )
-
-
-class Census:
-    """A walk over every key of every server, a slice at a time, which counts the living."""
-
-    def __init__(self) -> None:
-        self.living = 0
-        self._server = 0
-        self._cursor = 0
-        self._servers = 1
-
-    def slice(self, servers: Servers) -> list[str]:
-        """The sessions of the next keys."""
-        links = servers.primaries()
-        self._servers = len(links)
-        self._server %= self._servers
-        self._cursor, found = names(links[self._server], PATTERN, self._cursor, SLICE)
-        if not self._cursor:
-            self._server += 1
-        return [values.session_of(name) for name in found]
-
-    def complete(self) -> bool:
-        """Whether every key was passed."""
-        return self._server >= self._servers
-
-    def start_anew(self) -> int:
-        """How many lived; the next walk begins."""
-        living, self.living, self._server = self.living, 0, 0
-        return living
