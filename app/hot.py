@@ -26,6 +26,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
+from random import uniform
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -51,7 +52,7 @@ PIPELINED = 32
 HEAD_BYTES = 65_536
 """Of a request that are no body: its head, and what trails behind a body in chunks."""
 CALM_SECONDS = 1.0
-"""For which a connection whose key is over its quota is read no further, at most."""
+"""For which a connection whose key is over its quota is read no further, about."""
 ABORT_SECONDS = 5.0
 """After which a connection that was closed is cut off, though its client has not read all of it."""
 TO_PARENT = frozenset((b"origin", b"carryover-tenant"))
@@ -357,7 +358,8 @@ class HotProtocol(HttpToolsProtocol):
         if not self._calming:
             self._calming = True
             self.flow.pause_reading()
-            self.loop.call_later(min(seconds, CALM_SECONDS), self._calmed)
+            # Not all at once: whoever is refused together would come back together.
+            self.loop.call_later(min(seconds, CALM_SECONDS) * uniform(0.5, 1.5), self._calmed)
 
     def _calmed(self) -> None:
         self._calming = False

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
+from random import uniform
 from typing import Any
 from urllib.parse import unquote
 
@@ -55,7 +56,7 @@ HELD_FRAMES = 16  # answers written together at most, while more of the same soc
 HELD_SECONDS = 0.005  # that the first of them waits at most
 PING_SECONDS = 20.0
 HANDSHAKE_SECONDS = 5.0
-CALM_SECONDS = 1.0  # for which a socket whose key is over its quota is read no further, at most
+CALM_SECONDS = 1.0  # for which a socket whose key is over its quota is read no further, about
 PROTOCOL = "carryover"
 BEARER = "carryover.bearer."  # a browser can send a key in no header of its own
 
@@ -221,7 +222,9 @@ class Conversation(WSListener):
         if not self._calming:
             self._calming = True
             self._read(on=False)
-            asyncio.get_running_loop().call_later(min(seconds, CALM_SECONDS), self._calmed)
+            asyncio.get_running_loop().call_later(
+                min(seconds, CALM_SECONDS) * uniform(0.5, 1.5), self._calmed
+            )
 
     def _calmed(self) -> None:
         self._calming = False
