@@ -194,8 +194,10 @@ def check_size(body: bytes, limits: Limits) -> None:
     ------
     TooLarge
     """
-    if len(body) > SMALL_BODY and body.count(b",") > limits.observations * limits.inputs + 16:
-        raise _too_many(limits, "more")
+    if len(body) > SMALL_BODY:
+        rows = limits.observations + limits.steps * (b'"future"' in body)
+        if body.count(b",") > rows * limits.inputs + 16:
+            raise _too_many(limits, "more")
 
 
 def check_finite(observations: Floats, limits: Limits, *, gaps: bool = False) -> None:

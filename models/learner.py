@@ -26,6 +26,7 @@ WINDOW = 100_000  # running means fade beyond about so many observations: float3
 SCALE_WINDOW = 200  # of the recent size of errors that intervals are widths over
 SURPRISE_WINDOW = 500  # of the one that surprise is over
 MEANS = ("known", "square", "slow", "observed", "mse", "mae", "persistence")
+FURTHEST = np.float32(100)  # scaled units; beyond, an observation weighs less: a spike may not undo a readout
 SMALLEST = np.float32(1e-6)  # of a scale: a stream that is predicted exactly still has intervals
 
 
@@ -232,20 +233,24 @@ class Learner:
                 or not (np.diagonal(told["covariance"], 0, 1, 2) > 0).all()
             ):
                 raise ValueError("the carry's covariance is none")
-        if self.learning.judges and min(told[name].min() for name in ("square", "slow", "histogram")) < 0:
-            raise ValueError("the carry's squares are below 0")
+        squares = ("square", "slow", "surprise", "histogram", "observed")
+        if self.learning.judges and min(told[name].min() for name in squares) < 0:
+            raise ValueError("the carry's squares and counts are below 0")
 
     def _correct_from(self, rows: Floats, errors: Floats) -> None:
         weights = self._view(rows, "weights")
         by_group = errors.reshape(weights.shape[:-1])  # [batch, groups, outputs of the group]
         seen = ~np.isnan(by_group)
+        found = np.where(seen, by_group, np.float32(0))
+        features = self._view(rows, "features")
+        weight = _weight(np.maximum(np.abs(features).max(-1), np.abs(found).max(-1)))[..., None]
         forgetting, prior, turn = (self._view(rows, name) for name in ("forgetting", "prior", "turn"))
         groups = weights.shape[1]
         readout.update(
             weights,
             self._view(rows, "covariance"),
-            self._view(rows, "features"),
-            np.where(seen, by_group, np.float32(0)),
+            features * weight,
+            found * weight,
             np.asarray(seen.any(-1)),
             np.repeat(forgetting[:, None], groups, axis=1),
             np.repeat(prior[:, None], groups, axis=1),
@@ -285,6 +290,11 @@ class Learner:
         """[batch, *shape], a view: writing to it writes to the rows."""
         start, shape = self._places[name]
         return rows[:, start : start + prod(shape)].reshape(len(rows), *shape)
+
+
+def _weight(size: Floats) -> Floats:
+    """The root of what an observation of this size weighs, as in weighted least squares; at most 1."""
+    return np.asarray(np.minimum(FURTHEST / np.maximum(size, 1), 1))
 
 
 def _drift(mean: Floats, value: Any, seen: Any, window: Any) -> None:

@@ -1,11 +1,14 @@
 """What comes along with a chunk, where sessions end, move and are named twice: exactly once all the same."""
 
+import json
 import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from app import frames, wire
+from app.errors import Unprocessable
 from models.artifact import save
 from models.forecaster import Forecaster
 from tests.test_learning import CLOSE, posted, reference
@@ -214,3 +217,35 @@ async def test_the_errors_of_a_long_chunk_are_counted_once_it_is_applied(start_h
         whole[-1] = 0.5
         assert (await service.advance("s", whole, model="adaptive")).status == 200
         assert service.engine.metrics.judged["adaptive"].count.max() == 199
+
+
+async def test_the_longest_chunk_may_tell_the_longest_future(start_http):
+    """Beside a chunk of as many numbers as there may be, it was taken for a longer one."""
+    limits = {"chunk_observations": 9_000, "forecast_steps": 300}
+    rows = [[0.125, 5.25, 0.5, 0.75]] * 9_000
+    async with start_http(**limits) as service:
+        body = {"observations": rows, "horizon": 300, "future": [[6.0]] * 300, "model": "planned"}
+        problem = await posted(service, "s", 422, **body)
+        assert "told no timestamps" in problem["detail"]
+
+
+async def test_what_is_answered_holds_no_nan_and_no_infinity(start_http):
+    """Neither where nothing was judged nor behind a number that is none of the stream's."""
+    rows = [[0.1, 0.2], [None, None], [1e12, -1e12], [None, 0.1], [0.1, 0.2]]
+    async with start_http() as service:
+        told = await service.http.post(
+            "/sessions/s/observations",
+            json={"observations": rows, "model": "adaptive", "level": 0.9, "score": True, "horizon": 3},
+        )
+        shown = await service.http.get("/sessions/s")
+        listed = await service.http.get("/models")
+    assert told.status_code == 200
+    for response in (told, shown, listed):
+        json.loads(response.content, parse_constant=pytest.fail)
+    assert told.json()["scores"][:2] == [None, None]
+
+
+@pytest.mark.parametrize("message", [{"skip": 2}, {"observations": [[0.1]]}])
+def test_a_message_that_resets_is_no_chunk(message):
+    with pytest.raises(Unprocessable, match="not both"):
+        frames.text(json.dumps({"reset": True} | message).encode(), "s", wire.Limits(10, 10, 2))

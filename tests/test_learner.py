@@ -250,3 +250,19 @@ def test_a_stream_with_gaps_is_learned_as_by_the_plainest_means(artifacts, chose
     np.testing.assert_allclose(passed.judged.widths, [one.widths for one in told], atol=1e-5)
     errors = np.array([one.errors for one in told], float)
     np.testing.assert_allclose(passed.judged.errors, errors, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rls", "gain"])
+@pytest.mark.parametrize("spike", [1e4, 1e9, 1e18])
+def test_one_number_that_is_none_of_the_streams_does_not_undo_a_readout(artifacts, kind, spike):
+    artifact = artifacts["adaptive"]
+    whole = series("adaptive", 400)
+    spiked = whole.copy()
+    spiked[20] = [spike, -spike]
+    errors = []
+    for rows in (whole, spiked):
+        forecaster = Forecaster(artifact, learning=artifact.learning.chosen(kind))
+        passed = forecaster.observe(rows, np.array([400]), forecaster.fresh[None])
+        assert np.isfinite(passed.carries).all()
+        errors.append(np.square(passed.judged.errors[-100:]).mean())
+    assert errors[1] < 4 * errors[0]
