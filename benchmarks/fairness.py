@@ -3,9 +3,9 @@
     python -m benchmarks.fairness --rounds 5
 
 A quiet tenant sends a chunk of one observation over each of 8 connections every 20 ms. A second one floods
-from 64 connections as fast as it is answered, each with 4 chunks in flight, not heeding `Retry-After`. Its key
-allows 1,000 observations a second; then, for comparison, anything. In between the quiet tenant is measured
-alone.
+from 64 connections as fast as it is answered, each with 4 chunks in flight, not heeding `Retry-After`. The
+flood's key allows 1,000 observations a second; then, for comparison, anything. In between the quiet tenant is
+measured alone.
 
 Then 64 connections stream one observation a chunk against a server with keys and metrics, and against one
 with neither, by turns. What is compared is the server's own CPU time a chunk: shared cores make a rate noisy.

@@ -364,7 +364,8 @@ class Soak:
         text = (await self.client.get("/metrics", headers=self.headers("boss"))).text
         values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         names = {
-            "RSS MiB": "process_resident_memory_bytes", "files": "process_open_fds", "tasks": "carryover_tasks",
+            "RSS MiB": "process_resident_memory_bytes", "files": "process_open_fds",
+            "tasks": "carryover_tasks",
             "sockets": "carryover_sockets", "queue": "carryover_queue_jobs", "sessions": "carryover_sessions",
         }  # fmt: skip
         told = {name: float(values[metric]) for name, metric in names.items()}

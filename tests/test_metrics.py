@@ -161,7 +161,7 @@ async def test_an_engine_that_died_is_neither_live_nor_ready_and_says_so(start_h
     async with start_http() as service:
         assert (await service.http.get("/health/live")).json() == {"status": "ok", "reasons": []}
         service.engine._task.cancel()
-        await until(lambda: service.engine._task.done())
+        await until(service.engine._task.done)
         for path in ("/health/live", "/health/ready"):
             told = await service.http.get(path)
             assert (told.status_code, told.json()["reasons"]) == (503, ["the engine has stopped"])

@@ -60,9 +60,9 @@ async def ready(models: Models) -> Response:
     return Response()
 
 
-@router.get("/models/stats", responses=errors(403))
-@router.get("/models/{model}/stats", responses=errors(403, 404))
-@router.get("/models/{model}/versions/{version}/stats", responses=errors(403, 404))
+@router.get("/models/stats", responses=errors(400, 403, 404))
+@router.get("/models/{model}/stats", responses=errors(400, 403, 404))
+@router.get("/models/{model}/versions/{version}/stats", responses=errors(400, 403, 404))
 async def stats(request: Request, models: Models, model: str = "", version: str = "") -> dict[str, Any]:
     """What came of the requests of one model, or of each: of everybody's, so not for every key."""
     caller(request).may("admin")
