@@ -3,8 +3,8 @@ draws its figures.
 
     python -m benchmarks.learning ../data --traffic traffic_hourly.csv
 
-The folder holds ETTh1.csv and nab/ (see docs/learning.md for where they come from, and for what was looked at when
-the settings were chosen). The recipe is `drifting` for every stream, chosen on rows 0 to 3,599 of ETTh1.
+The folder holds ETTh1.csv and nab/; docs/learning.md tells where they come from, and what was looked at when
+the settings were chosen. The recipe is `drifting` for every stream, chosen on rows 0 to 3,599 of ETTh1.
 """
 
 from __future__ import annotations
