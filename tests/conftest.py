@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -190,6 +191,7 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
         for connection in list(server.server_state.connections):
             connection.shutdown()
         await server.lifespan.shutdown()
+        gc.unfreeze()  # a server that starts spares the collector all there is; here it has an end
 
 
 @pytest.fixture(autouse=True)
