@@ -21,7 +21,7 @@ serve: $(VENV)/.runtime ## install what the service needs and start it on port 8
 	@exec $(VENV)/bin/carryover serve
 
 test: $(VENV)/.test ## install what the tests need and run them all (ARGS="-k reset" narrows)
-	@$(PY) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+	@$(PY) -m pytest --numprocesses=auto --dist=loadfile --max-worker-restart=0 $(ARGS)
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	@$(PY) -m ruff check .
