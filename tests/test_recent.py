@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from app import recent
 from app.rows import Rows, header_type
+from models.forecaster import Forecaster
 
 CHUNKS = 4
 
@@ -64,10 +65,13 @@ def test_bytes_are_bound_and_the_newest_always_kept():
     assert (len(rows.long[0]), recent.find(rows, 0, 40, 100)) == (1, 0)
 
 
-def test_after_a_reset_no_chunk_from_before_is_found():
-    rows = one_session()
+def test_after_a_reset_no_chunk_from_before_is_found(artifacts):
+    forecaster = Forecaster(artifacts["pair"])
+    rows = Rows(np.zeros(1, header_type(CHUNKS, 2)), np.ones((1, forecaster.carry_size), np.float32))
     apply(rows, 3, 1)
-    recent.forget(rows)
+    recent.restart(rows, forecaster)
+    assert not rows.carries.any()
+    assert rows.headers["position"] == 3
     assert recent.find(rows, 0, 0, 3) is None
     assert rows.long == {}
     apply(rows, 1, 2)
