@@ -27,7 +27,7 @@ class Chunks:
     """Chunks of as many sessions, `batch` of them. The columns are there once `read` was called.
 
     observations : [total, inputs], one chunk after the other; lengths, digests, rows : [batch]
-    at, epochs : [batch], what the clients claim: -1 and 0 for nothing; epochs is None when nobody does
+    at, epochs : [batch], what the clients claim: -1 and 0 for nothing
     before : the sessions as they stand, copied
     """
 
@@ -47,7 +47,7 @@ class Chunks:
         self.lengths: Ints
         self.rows: Ints
         self.at: Ints
-        self.epochs: Epochs | None
+        self.epochs: Epochs
         self.digests: npt.NDArray[np.uint64]
         self.before: Rows
 
@@ -64,7 +64,8 @@ class Chunks:
         self.lengths = joined([lengths, *(job.lengths for job in bulks)])
         self.rows = joined([np.array(self.taken, np.int64), *(rows for _, rows in self.bulks)])
         self.at = joined([at, *(_claimed(job) for job in bulks)])
-        self.epochs = self._epochs()
+        epochs = np.array([job.epoch or 0 for job in singles], np.uint64)
+        self.epochs = joined([epochs, *(_claimed_epochs(job) for job in bulks)])
         self.digests = digests(self.observations, self.lengths)
         if self.extra:
             for i, job in enumerate(singles):
@@ -126,15 +127,6 @@ class Chunks:
         self.lengths, self.rows, self.digests = self.lengths[go], self.rows[go], self.digests[go]
         self.before = self.before.only(np.flatnonzero(go))
 
-    def _epochs(self) -> Epochs | None:
-        singles = [job.epoch for job in self.jobs]
-        if all(epoch is None for epoch in singles) and all(job.epochs is None for job, _ in self.bulks):
-            return None
-        told = [np.array([epoch or 0 for epoch in singles], np.uint64)]
-        for job, _ in self.bulks:
-            told.append(np.zeros(len(job), np.uint64) if job.epochs is None else job.epochs)
-        return joined(told)
-
 
 def joined(columns: Sequence[Column]) -> Column:
     """The columns one after the other."""
@@ -146,3 +138,7 @@ def joined(columns: Sequence[Column]) -> Column:
 
 def _claimed(job: AdvanceMany) -> Ints:
     return np.full(len(job), -1, np.int64) if job.at is None else job.at
+
+
+def _claimed_epochs(job: AdvanceMany) -> Epochs:
+    return np.zeros(len(job), np.uint64) if job.epochs is None else job.epochs

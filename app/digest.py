@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from models.compiled import INT, column, compiled, dense
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST = np.uint64(0xBF58476D1CE4E5B9)
 SECOND = np.uint64(0x94D049BB133111EB)
 S27, S30, S31 = np.uint64(27), np.uint64(30), np.uint64(31)
-FEW = 8  # numbers of a chunk alone; so few are mixed sooner one by one: 2 us in place of 10 for one of them
-BITS = (1 << 64) - 1
 
 
 def digests(
@@ -33,39 +33,25 @@ def digests(
     -------
     [batch] of uint64
     """
-    total, width = observations.shape
-    words = np.ascontiguousarray(observations).view(np.uint32)
-    if len(lengths) == 1 and words.size <= FEW:
-        return np.array([_of_few(words.ravel().tolist(), horizon)], np.uint64)
-    if total == len(lengths):  # one observation each, as in most waves: the columns are the places
-        mixed = _mixed(words, np.arange(width, dtype=np.uint64), horizon)
-        return mixed[:, 0] if width == 1 else mixed.sum(axis=1)
-    numbers = lengths * width
-    starts = numbers.cumsum() - numbers
-    place = np.arange(words.size, dtype=np.uint64)
-    if len(lengths) > 1:
-        place -= np.repeat(starts, numbers).astype(np.uint64)
-    return np.add.reduceat(_mixed(words.ravel(), place, horizon), starts)
+    told = np.empty(len(lengths), np.uint64)
+    _digest(np.ascontiguousarray(observations).view(np.uint32), lengths, horizon, told)
+    return told
 
 
-def _mixed(
-    words: npt.NDArray[np.uint32], place: npt.NDArray[np.uint64], horizon: int
-) -> npt.NDArray[np.uint64]:
-    mixed = words + (place + np.uint64(1 + horizon)) * GOLDEN
-    mixed ^= mixed >> S30
-    mixed *= FIRST
-    mixed ^= mixed >> S27
-    mixed *= SECOND
-    mixed ^= mixed >> S31
-    return mixed
-
-
-def _of_few(words: list[int], horizon: int) -> int:
-    """`_mixed`, number by number, and added up."""
-    total = 0
-    for place, word in enumerate(words, 1 + horizon):
-        mixed = (word + place * int(GOLDEN)) & BITS
-        mixed = ((mixed ^ mixed >> 30) * int(FIRST)) & BITS
-        mixed = ((mixed ^ mixed >> 27) * int(SECOND)) & BITS
-        total += mixed ^ mixed >> 31
-    return total & BITS
+@compiled(column("uint32", 2), column("int64"), INT, dense("uint64"))
+def _digest(
+    words: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], horizon: int, told: npt.NDArray[np.uint64]
+) -> None:
+    """Every operand is of 64 bits without a sign: with one that has a sign, Numba would go on in floats."""
+    row = 0
+    for i in range(len(lengths)):
+        total, place = np.uint64(0), np.uint64(horizon)
+        for _ in range(lengths[i]):
+            for word in words[row]:
+                place += np.uint64(1)
+                mixed = np.uint64(word) + place * GOLDEN
+                mixed = (mixed ^ (mixed >> S30)) * FIRST
+                mixed = (mixed ^ (mixed >> S27)) * SECOND
+                total += mixed ^ (mixed >> S31)
+            row += 1
+        told[i] = total

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.rows import Answer, Rows
+from models.compiled import changed, column, compiled
 from models.forecaster import Forecaster
 
 
@@ -55,10 +56,7 @@ def remember(
     most_bytes : older long answers of a session are forgotten beyond this; the newest is always kept
     """
     headers = rows.headers
-    for name, newest in (("steps", lengths), ("digest", digests), ("answer", last)):
-        column = headers[name]
-        column[:, 1:] = column[:, :-1].copy()
-        column[:, 0] = newest
+    _put_in_front(headers["steps"], headers["digest"], headers["answer"], lengths, digests, last)
     if not long and not rows.long:
         return
     for i in long.keys() | rows.long.keys():
@@ -76,6 +74,32 @@ def restart(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0,)) -> 
         rows.headers[name][which] = 0
     for i in which:
         rows.long.pop(i, None)
+
+
+@compiled(
+    changed("uint32", 2), changed("uint64", 2), changed("float32", 3),
+    column("int64"), column("uint64"), column("float32", 2),
+)  # fmt: skip
+def _put_in_front(
+    steps: npt.NDArray[np.uint32],
+    digest: npt.NDArray[np.uint64],
+    answer: npt.NDArray[np.float32],
+    lengths: npt.NDArray[np.int64],
+    digests: npt.NDArray[np.uint64],
+    last: npt.NDArray[np.float32],
+) -> None:
+    """What was newest is second from now on, and what was oldest is forgotten."""
+    chunks, outputs = steps.shape[1], last.shape[1]
+    for i in range(len(lengths)):
+        for place in range(chunks - 1, 0, -1):
+            steps[i, place] = steps[i, place - 1]
+            digest[i, place] = digest[i, place - 1]
+            for output in range(outputs):
+                answer[i, place, output] = answer[i, place - 1, output]
+        steps[i, 0] = lengths[i]
+        digest[i, 0] = digests[i]
+        for output in range(outputs):
+            answer[i, 0, output] = last[i, output]
 
 
 def _remember_long(rows: Rows, i: int, newest: Answer | None, most_bytes: int) -> None:

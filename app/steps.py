@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from app import long
 from app.answers import Advanced, AdvancedMany
@@ -23,15 +24,17 @@ from app.jobs import Advance, AdvanceMany
 from app.observing import complete, move_clock
 from app.pace import Pace
 from app.parts import LONG_CHUNK
-from app.rows import Answer, Floats, Ints, Rows, scalar
+from app.rows import Answer, Epochs, Floats, Ints, Rows, scalar
 from app.slab import Slab
-from app.wave import Late, Wave, moved_on
+from app.wave import Late, Seconds, Wave, moved_on
+from models.compiled import FLOAT, column, compiled, dense
 from models.forecaster import Forecaster, Passed
 from models.learner import Judged
 
 log = logging.getLogger("carryover.engine")
 
 Failures = dict[int, StepFailed]  # by column
+Truths = npt.NDArray[np.bool_]
 
 
 class Stepper:
@@ -108,13 +111,11 @@ class Stepper:
         group.read()
         before, digests = group.before, group.digests
         headers = before.headers
-        late = headers["deadline"] < wave.now
-        go = (headers["position"] == group.at) | (group.at == -1)
-        if group.epochs is not None:
-            go &= (headers["epoch"] == group.epochs) | (group.epochs == 0)
-        go &= ~late
-        expired = []
-        if not go.all():
+        go = np.empty(len(digests), np.bool_)
+        expired: list[Advance] = []
+        columns = headers["position"], headers["epoch"], headers["deadline"]
+        if not _in_step(*columns, group.at, group.epochs, wave.now, go):
+            late = headers["deadline"] < wave.now
             for i, job in group.keep(go, wave.divide).items():
                 if late[i]:
                     expired.append(job)
@@ -218,6 +219,21 @@ class Stepper:
                 if job.delete:
                     wave.end(group.slab, job.session, after, i)
         _answer(group, predictions, ends, after, told, wave)
+
+
+@compiled(
+    column("int64"), column("uint64"), column("float64"), column("int64"), column("uint64"), FLOAT, dense("bool")
+)  # fmt: skip
+def _in_step(
+    position: Ints, epoch: Epochs, deadline: Seconds, at: Ints, epochs: Epochs, now: float, go: Truths
+) -> bool:
+    """Which chunks are where their sessions are, in `go`; whether all of them are."""
+    agreed = True
+    for i in range(len(go)):
+        here = (at[i] == -1 or at[i] == position[i]) and (epochs[i] == 0 or epochs[i] == epoch[i])
+        go[i] = here and deadline[i] >= now
+        agreed &= go[i]
+    return agreed
 
 
 def _check_alive(slab: Slab, row: int, wave: Wave) -> None:

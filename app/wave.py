@@ -21,8 +21,11 @@ from app.names import shown
 from app.rows import Answer, Floats, Ints, Rows, scalar
 from app.slab import Slab
 from app.stores import Tombstone
+from models.compiled import FLOAT, changed, column, compiled
 from models.forecaster import Forecaster
 from models.learner import Judged
+
+Seconds = npt.NDArray[np.float64]
 
 
 class Late(Exception):
@@ -145,10 +148,8 @@ def moved_on(
     now : seconds since 1970
     """
     headers = before.headers
-    for name in ("position", "since_reset"):
-        column = headers[name]  # `headers[name] += ...` would also copy the column onto itself
-        column += lengths
-    touch(headers, now)
+    counted = headers["position"], headers["since_reset"], headers["seen"], headers["deadline"]
+    _count_on(*counted, headers["ttl"], lengths, now)
     after = Rows(headers, carries, before.long)
     recent.remember(after, lengths, digests, last, long, recent_bytes)
     return after
@@ -158,3 +159,24 @@ def touch(headers: npt.NDArray[np.void], now: float) -> None:
     """The sessions were used: their time to live begins anew."""
     headers["seen"] = now
     headers["deadline"] = now + headers["ttl"]
+
+
+@compiled(
+    changed("int64"), changed("int64"), changed("float64"), changed("float64"),
+    column("float64"), column("int64"), FLOAT,
+)  # fmt: skip
+def _count_on(
+    position: Ints,
+    since_reset: Ints,
+    seen: Seconds,
+    deadline: Seconds,
+    ttl: Seconds,
+    lengths: Ints,
+    now: float,
+) -> None:
+    """`touch`, and the chunks' observations counted."""
+    for i in range(len(lengths)):
+        position[i] += lengths[i]
+        since_reset[i] += lengths[i]
+        seen[i] = now
+        deadline[i] = now + ttl[i]

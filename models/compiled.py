@@ -1,0 +1,64 @@
+"""Loops over numbers, compiled: what would be a dozen passes of NumPy over the same rows is one.
+
+Numba translates a function when its module is first imported and keeps the result on disk, beside the module
+or in `NUMBA_CACHE_DIR`, so that the next start only loads it. Where nothing can be kept there, each start
+translates anew, which takes some seconds.
+
+The types are told beforehand: a function that met other types in the middle of the service would hold every
+session up while it is translated once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba import njit, types
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+INT, FLOAT = types.int64, types.float64
+KINDS = {
+    "bool": types.boolean,
+    "uint32": types.uint32,
+    "int64": types.int64,
+    "uint64": types.uint64,
+    "float32": types.float32,
+    "float64": types.float64,
+}
+
+
+def compiled(*arguments: Any) -> Callable[[Function], Function]:
+    """A decorator: the function is compiled for arguments of these types.
+
+    It gives up the interpreter lock for nothing: a wave's loops are shorter than it takes to get it back.
+    """
+
+    def translated(function: Function) -> Function:
+        options = {"error_model": "numpy", "fastmath": {"contract"}}  # NaN and infinity stay what they are
+        try:
+            return njit(arguments, cache=True, **options)(function)
+        except RuntimeError:  # nowhere to keep it
+            return njit(arguments, **options)(function)
+
+    return translated
+
+
+def column(kind: str, dimensions: int = 1) -> Any:
+    """Type of an array that is only read: of any strides, such as a field of many headers."""
+    return types.Array(KINDS[kind], dimensions, "A", readonly=True, aligned=False)
+
+
+def changed(kind: str, dimensions: int = 1) -> Any:
+    """Type of an array that is written to, of any strides."""
+    return types.Array(KINDS[kind], dimensions, "A", aligned=False)
+
+
+def dense(kind: str, dimensions: int = 1) -> Any:
+    """Type of an array that is written to and lies in one piece, as one just made does."""
+    return types.Array(KINDS[kind], dimensions, "C")
+
+
+def read_dense(kind: str, dimensions: int = 1) -> Any:
+    """Type of an array that is only read, and lies in one piece."""
+    return types.Array(KINDS[kind], dimensions, "C", readonly=True)
