@@ -44,6 +44,11 @@ def compiled(*arguments: Any) -> Callable[[Function], Function]:
     return translated
 
 
+def inlined(function: Function) -> Function:
+    """A decorator: the function becomes a part of the compiled ones that call it."""
+    return njit(inline="always", error_model="numpy", fastmath={"contract"})(function)  # type: ignore[no-any-return]
+
+
 def column(kind: str, dimensions: int = 1) -> Any:
     """Type of an array that is only read: of any strides, such as a field of many headers."""
     return types.Array(KINDS[kind], dimensions, "A", readonly=True, aligned=False)

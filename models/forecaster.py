@@ -185,7 +185,7 @@ class Forecaster:
     def _predict(self, rows: Floats, inputs: Floats, hidden: Floats, cell: Floats, learned: Floats) -> Floats:
         """Step the network once, in place, and correct what it says; everything is of the same sessions."""
         if self.cells is not None:
-            outputs = self.cells.step(inputs, hidden, cell)
+            outputs = self.cells.step(inputs, rows)
         else:
             outputs, moved = self._through(inputs[:, None], hidden, cell)
             outputs = outputs[:, 0]
@@ -377,21 +377,18 @@ class Forecaster:
         batch = len(lengths)
         if longest * batch == len(scaled):  # as long as each other, as most waves are: nothing to sort
             moved = carries.copy()
-            hidden, cell = self._split(moved)
             if longest == 1:
-                return self._levels(cells.step(scaled, hidden, cell), scaled), moved
+                return self._levels(cells.step(scaled, moved), scaled), moved
             chunks = scaled.reshape(batch, longest, -1)
             outputs = np.empty((batch, longest, self.output_size), np.float32)
             for step in range(longest):
-                outputs[:, step] = cells.step(chunks[:, step], hidden, cell)
+                outputs[:, step] = cells.step(chunks[:, step], moved)
             return self._levels(outputs.reshape(len(scaled), -1), scaled), moved
         order = np.argsort(-lengths, kind="stable")
         moved = carries[order]
-        hidden, cell = self._split(moved)
         outputs = np.empty((len(scaled), self.output_size), np.float32)
         for at in _time_major(lengths, order, longest):
-            now = len(at)
-            outputs[at] = cells.step(scaled[at], hidden[:now], cell[:now])
+            outputs[at] = cells.step(scaled[at], moved[: len(at)])
         back = np.empty_like(moved)
         back[order] = moved
         return self._levels(outputs, scaled), back

@@ -1,4 +1,4 @@
-"""The NumPy cells are `nn.LSTM`, one observation at a time."""
+"""The folded cells are `nn.LSTM`, one observation at a time."""
 
 import numpy as np
 import pytest
@@ -19,20 +19,24 @@ def test_cells_equal_the_network_for_many_shapes(inputs, hidden, layers, batch):
     h, c = (0.5 * torch.randn(layers, batch, hidden, generator=generator) for _ in range(2))
     with torch.inference_mode():
         want, (last_h, last_c) = network(observations, (h, c))
-    cells, state = Cells(network), [one.transpose(0, 1).contiguous().numpy().copy() for one in (h, c)]
+    cells, rest = Cells(network), torch.full((batch, 3), 7.0)
+    rows = torch.cat([_by_row(h), _by_row(c), rest], 1).numpy()
     for t in range(20):
-        got = cells.step(observations[:, t].numpy(), *state)
+        got = cells.step(observations[:, t].numpy(), rows)
         np.testing.assert_allclose(got, want[:, t].numpy(), atol=1e-6)
-    for ours, theirs in zip(state, (last_h, last_c), strict=True):
-        np.testing.assert_allclose(ours, theirs.transpose(0, 1).numpy(), atol=1e-6)
+    np.testing.assert_allclose(rows, torch.cat([_by_row(last_h), _by_row(last_c), rest], 1).numpy(), atol=1e-6)
+
+
+def _by_row(state: torch.Tensor) -> torch.Tensor:
+    return state.transpose(0, 1).flatten(1)
 
 
 def test_cells_keep_their_weights_when_the_network_changes():
     network = StatefulLSTM(1, 4, 1, 1).eval()
-    cells, zeros = Cells(network), np.zeros((1, 1, 4), np.float32)
+    cells, zeros = Cells(network), np.zeros((1, 8), np.float32)
     x = np.ones((1, 1), np.float32)
-    before = cells.step(x, zeros.copy(), zeros.copy())
+    before = cells.step(x, zeros.copy())
     with torch.no_grad():
         network.fc.bias += 1.0
         network.lstm.weight_ih_l0 += 1.0
-    np.testing.assert_array_equal(cells.step(x, zeros.copy(), zeros.copy()), before)
+    np.testing.assert_array_equal(cells.step(x, zeros.copy()), before)
