@@ -225,7 +225,7 @@ class Engine:
             self.tracing.wave_begins(len(touched))
         stages.ended("collect")
         try:
-            await self.sessions.bring_in(touched, wave)
+            await self.sessions.bring_in(jobs, touched, wave)
             if len(self.sessions.slabs) > len(self.sessions.current):
                 warm_up(self.sessions, touched)
             self._admit(jobs, touched, wave)
@@ -261,7 +261,11 @@ class Engine:
         jobs = self._under_way
         touched = {session for job in jobs for session in job.sessions}
         room = self.settings.wave_sessions - len(touched)
-        for job in self._turns.take(room, self._stepper.nbytes) if room > 0 else ():
+        taken = self._turns.take(room, self._stepper.nbytes) if room > 0 else []
+        if len(taken) == 1 and not jobs and type(taken[0]) is AdvanceMany:
+            self._waiting_bytes -= taken[0].nbytes
+            return taken, taken[0].named  # as it is: a copy of a thousand takes longer than many a wave
+        for job in taken:
             jobs.append(job)
             self._waiting_bytes -= job.nbytes
             if type(job) is Advance:  # nearly every job

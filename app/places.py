@@ -59,7 +59,7 @@ def place_many(
 
     What cannot be placed is refused alone.
     """
-    together = sessions.together(job.sessions, job.model, wave.now)
+    together = wave.together.get(id(job))
     if together is not None:
         return [(job, *together)], []
     parts = Parts(job)

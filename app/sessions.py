@@ -27,6 +27,7 @@ from app.errors import (
     UnknownModel,
     Unprocessable,
 )
+from app.jobs import AdvanceMany, Job
 from app.metrics import Metrics
 from app.names import shown, tenant_of
 from app.observing import check_asked
@@ -258,8 +259,8 @@ class Sessions:
                 return slab, row
         return None
 
-    def together(self, sessions: Sequence[str], model: str | None, now: float) -> tuple[Slab, Ints] | None:
-        """Slab and rows of sessions all resident in one slab, of this model and not expired; or None."""
+    def together(self, sessions: Sequence[str], model: str | None) -> tuple[Slab, Ints] | None:
+        """Slab and rows of sessions all resident in one slab, of this model; or None."""
         found = self.find(sessions[0])
         if found is None:
             return None
@@ -267,10 +268,9 @@ class Sessions:
         if model is not None and model != slab.forecaster.artifact.name:
             return None
         try:
-            rows = slab.rows_of(sessions)
+            return slab, slab.rows_of(sessions)
         except KeyError:
             return None
-        return None if (slab.headers["deadline"][rows] < now).any() else (slab, rows)
 
     def here(
         self, session: str, wave: Wave, at: int | None = None, epoch: int | None = None
@@ -293,9 +293,13 @@ class Sessions:
         admission.check_at(session, position, at)
         return slab, row
 
-    async def bring_in(self, sessions: set[str], wave: Wave) -> None:
+    async def bring_in(self, jobs: Iterable[Job], sessions: set[str], wave: Wave) -> None:
         """Give every session of the wave that rests in the store a row; fetch the tombstones of the gone."""
         absent = sessions
+        for job in jobs:
+            if type(job) is AdvanceMany and (found := self.together(job.sessions, job.model)) is not None:
+                wave.together[id(job)] = found  # they stay, however many come in
+                absent = absent - job.named if absent is not job.named else set()
         for slab in self.slabs.values():
             absent = absent.difference(slab.index)  # for a dict, a look-up for each session of the wave
         if not absent:

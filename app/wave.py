@@ -51,6 +51,9 @@ class Wave:
     long: list[tuple[Slab, int, Advance]] = field(default_factory=list)  # with progress, still advancing
     rolling: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
     born: dict[str, tuple[Slab, int]] = field(default_factory=dict)  # rows taken, not published yet
+    together: dict[int, tuple[Slab, Ints]] = field(
+        default_factory=dict
+    )  # by id of the job: where all its are
     late: Sequence[Job] = ()  # whose session had expired: asked again behind its burial
     under_way: list[Job] = field(default_factory=list)  # go on in the next wave
     fetched: Collection[str] = ()  # sessions that were looked for in the store

@@ -17,9 +17,10 @@ from numba import njit, types
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-INT, FLOAT = types.int64, types.float64
+BOOL, INT, FLOAT = types.boolean, types.int64, types.float64
 KINDS = {
     "bool": types.boolean,
+    "uint8": types.uint8,
     "uint32": types.uint32,
     "int64": types.int64,
     "uint64": types.uint64,

@@ -17,7 +17,9 @@ single = np.float32
 HALF, ONE, TWO = single(0.5), single(1), single(2)
 LOG2_E = single(1.44269504088896341)
 LN_2_HIGH, LN_2_LOW = single(0.693359375), single(-2.12194440e-4)  # in two parts, or the remainder is inexact
-EXP = tuple(map(single, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1)))
+EXP = tuple(
+    map(single, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1))
+)
 TANH = tuple(
     map(single, (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1))
 )

@@ -24,7 +24,9 @@ def test_cells_equal_the_network_for_many_shapes(inputs, hidden, layers, batch):
     for t in range(20):
         got = cells.step(observations[:, t].numpy(), rows)
         np.testing.assert_allclose(got, want[:, t].numpy(), atol=1e-6)
-    np.testing.assert_allclose(rows, torch.cat([_by_row(last_h), _by_row(last_c), rest], 1).numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        rows, torch.cat([_by_row(last_h), _by_row(last_c), rest], 1).numpy(), atol=1e-6
+    )
 
 
 def _by_row(state: torch.Tensor) -> torch.Tensor:

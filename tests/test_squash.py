@@ -26,7 +26,12 @@ def applied(function, x):
 
 
 NUMBERS = np.concatenate(
-    [np.linspace(-12, 12, 1_000_001), np.linspace(-0.7, 0.7, 300_001), np.geomspace(1e-38, 1, 100_000), [-100, 100]]
+    [
+        np.linspace(-12, 12, 1_000_001),
+        np.linspace(-0.7, 0.7, 300_001),
+        np.geomspace(1e-38, 1, 100_000),
+        [-100, 100],
+    ]
 ).astype(np.float32)
 
 

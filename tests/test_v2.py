@@ -349,9 +349,9 @@ async def test_sequences_of_every_client_share_waves_with_every_other_way_in(ser
         sizes = []
         bring_in = service.engine.sessions.bring_in
 
-        async def noted(touched, wave):
+        async def noted(jobs, touched, wave):
             sizes.append(len(touched))
-            await bring_in(touched, wave)
+            await bring_in(jobs, touched, wave)
 
         service.engine.sessions.bring_in = noted
         chunks = [[0.5]] * 2

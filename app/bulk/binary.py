@@ -76,13 +76,16 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
         lengths = reader.take("<u4", count, "lengths").astype(np.int64)
     total = int(lengths.sum())  # 10,000 lengths of 2**32 are far from overflow
     observations = reader.take("<f4", total * inputs, "observations").reshape(total, inputs)
-    sessions = reader.rest().split("\n")
-    model = sessions.pop(0) if flags & MODEL else None
+    ids, model = reader.rest(), None
+    if flags & MODEL:
+        named, _, ids = ids.partition(b"\n")
+        model = named.decode("ascii")
+    sessions = ids.decode("ascii").split("\n")
     check_column("session ids", len(sessions), count)
     columns = AdvanceMany(sessions, observations, lengths, at, epochs, model)
     if flags & GAPS and np.isnan(observations).any():
         columns.extras = Extras(gaps=True)
-    return request(columns, limits)
+    return request(columns, limits, ids=ids)
 
 
 def encode(answer: AdvancedMany, asked: Request) -> bytes:
@@ -126,8 +129,8 @@ class _Reader:
         self._at += size
         return column
 
-    def rest(self) -> str:
-        try:
-            return str(memoryview(self._body)[self._at :], "ascii")
-        except UnicodeDecodeError:
-            raise Malformed("the session ids are not ASCII") from None
+    def rest(self) -> bytes:
+        rest = self._body[self._at :]
+        if not rest.isascii():
+            raise Malformed("the session ids are not ASCII")
+        return rest

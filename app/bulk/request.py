@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from app import wire
 from app.answers import AdvancedMany
@@ -15,10 +16,12 @@ from app.errors import CarryoverError, TooLarge, Unprocessable
 from app.jobs import AdvanceMany, Reply, Submits
 from app.parts import Gathering, Parts
 from app.rows import Epochs, Floats, Ints
+from models.compiled import BOOL, INT, column, compiled, read_dense
 
-ID_BYTES = bytes(ord(letter) for letter in map(chr, range(128)) if wire.SESSION_ID.fullmatch(letter))
+ID_LETTERS = np.array([wire.SESSION_ID.fullmatch(chr(byte)) is not None for byte in range(256)])
 LONGEST_ID = 128
 NEWLINE = ord("\n")
+NOWHERE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,16 @@ class Request:
         return outcome
 
 
-def request(columns: AdvanceMany, limits: BulkLimits, depths: int | Sequence[int] = 3) -> Request:
-    """The request of these columns. A chunk that is wrong in itself is left out, with its error."""
+def request(
+    columns: AdvanceMany, limits: BulkLimits, depths: int | Sequence[int] = 3, ids: bytes | None = None
+) -> Request:
+    """The request of these columns. A chunk that is wrong in itself is left out, with its error.
+
+    ids : the sessions' ids as bytes, parted by newlines, where they came so
+    """
     count = len(columns)
     check_count(count, limits)
-    errors = errors_in(columns, limits)
+    errors = errors_in(columns, limits, ids)
     which = np.arange(count)
     if not errors:
         return Request(count, [(which, columns)], {}, depths)
@@ -113,22 +121,28 @@ def check_column(name: str, length: int, count: int) -> None:
         raise Unprocessable(f"{name} has {length} entries for {count} sessions", field=name)
 
 
-def errors_in(columns: AdvanceMany, limits: BulkLimits) -> dict[int, CarryoverError]:
-    """By index, what is wrong with single chunks: told by array operations where nothing is."""
-    suspects = np.zeros(len(columns), bool)
-    if not plain_ids(columns.sessions):
-        suspects[[i for i, name in enumerate(columns.sessions) if not _is_id(name)]] = True
+def errors_in(
+    columns: AdvanceMany, limits: BulkLimits, ids: bytes | None = None
+) -> dict[int, CarryoverError]:
+    """By index, what is wrong with single chunks: told by two passes where nothing is.
+
+    ids : the sessions' ids as bytes, parted by newlines, where they came so
+    """
+    lengths, most = columns.lengths, limits.chunk.observations
+    at = NOWHERE if columns.at is None else columns.at
+    gaps = columns.extras is not None and columns.extras.gaps
+    named = (
+        plain_ids(columns.sessions) if ids is None else _are_ids(np.frombuffer(ids, np.uint8), len(columns))
+    )
+    if named and _sound(columns.observations, lengths, at, most, gaps):
+        return {}
+    suspects = np.array([not _is_id(name) for name in columns.sessions])
+    suspects |= (lengths < 1) | (lengths > most)
     if columns.at is not None:
         suspects |= columns.at < -1
-    lengths, most = columns.lengths, limits.chunk.observations
-    suspects |= (lengths < 1) | (lengths > most)
-    gaps = columns.extras is not None and columns.extras.gaps
     finite = ~np.isinf(columns.observations) if gaps else np.isfinite(columns.observations)
-    if not finite.all():
-        owners = np.repeat(np.arange(len(columns)), lengths)
-        suspects[owners[~finite.all(axis=1)]] = True
-    if not suspects.any():
-        return {}
+    owners = np.repeat(np.arange(len(columns)), lengths)
+    suspects[owners[~finite.all(axis=1)]] = True
     starts = np.cumsum(lengths) - lengths
     return {
         i: _why(columns, i, columns.observations[starts[i] : starts[i] + lengths[i]], limits)
@@ -137,19 +151,40 @@ def errors_in(columns: AdvanceMany, limits: BulkLimits) -> dict[int, CarryoverEr
 
 
 def plain_ids(sessions: Sequence[str]) -> bool:
-    """Whether all of these are session ids; a few passes over their bytes, however many they are."""
+    """Whether all of these are session ids; a pass over their bytes, however many they are."""
     joined = "\n".join(sessions)
-    if not joined.isascii() or joined.count("\n") != len(sessions) - 1:
-        return False
-    blob = joined.encode()
-    if blob.translate(None, ID_BYTES) != b"\n" * (len(sessions) - 1):
-        return False
-    ends = np.flatnonzero(np.frombuffer(blob + b"\n", np.uint8) == NEWLINE)
-    gaps = ends[1:] - ends[:-1]
-    first = int(ends[0]) + 1
-    return 1 < first <= LONGEST_ID + 1 and (
-        not len(gaps) or bool(gaps.min() > 1 and gaps.max() <= LONGEST_ID + 1)
-    )
+    return joined.isascii() and _are_ids(np.frombuffer(joined.encode(), np.uint8), len(sessions))
+
+
+@compiled(read_dense("uint8"), INT)
+def _are_ids(text: npt.NDArray[np.uint8], count: int) -> bool:
+    """Whether this is so many session ids, parted by newlines."""
+    length = 0
+    for letter in text:
+        if letter == NEWLINE:
+            count -= 1
+            if not 1 <= length <= LONGEST_ID:
+                return False
+            length = 0
+        elif ID_LETTERS[letter]:
+            length += 1
+        else:
+            return False
+    return count == 1 and 1 <= length <= LONGEST_ID
+
+
+@compiled(column("float32", 2), column("int64"), column("int64"), INT, BOOL)
+def _sound(observations: Floats, lengths: Ints, at: Ints, most: int, gaps: bool) -> bool:
+    """Whether nothing is wrong with any chunk but, perhaps, the name of its session."""
+    sound = True
+    for length in lengths:
+        sound &= 1 <= length <= most
+    for position in at:
+        sound &= position >= -1
+    for row in observations:
+        for number in row:
+            sound &= np.isfinite(number) or (gaps and np.isnan(number))
+    return sound
 
 
 def _is_id(name: str) -> bool:
