@@ -26,6 +26,7 @@ from tests.faults import WritesThrough
 from tests.redis_server import RedisServer
 from tests.ways import WAYS, AsgiRoute, HotRoute, Way
 
+pytest_plugins = ("tests.hung",)
 torch.set_num_threads(1)
 
 Start = Callable[..., AbstractAsyncContextManager[Way]]
