@@ -20,8 +20,9 @@ help: ## list the targets
 serve: $(VENV)/.runtime ## install what the service needs and start it on port 8000
 	@exec $(VENV)/bin/carryover serve
 
+# Dozens of servers are started: what one has compiled is kept for the next, whatever the environment says.
 test: $(VENV)/.test ## install what the tests need and run them all (ARGS="-k reset" narrows)
-	@$(PY) -m pytest --numprocesses=auto --dist=loadfile --max-worker-restart=0 $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --numprocesses=auto --dist=loadfile --max-worker-restart=0 $(ARGS)
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	@$(PY) -m ruff check .

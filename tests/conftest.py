@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from app import main
 from app.config import Settings
+from app.heap import spare_the_loaded
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
@@ -26,7 +28,10 @@ from tests.faults import WritesThrough
 from tests.redis_server import RedisServer
 from tests.ways import WAYS, AsgiRoute, HotRoute, Way
 
+pytest_plugins = ("tests.hung",)
 torch.set_num_threads(1)
+if find_spec("sniffio") is None:  # httpcore looks for it on every path with every request: found out once
+    sys.modules["sniffio"] = None
 
 Start = Callable[..., AbstractAsyncContextManager[Way]]
 
@@ -68,6 +73,11 @@ STORES: dict[str, Callable[[Settings, Path, Clock], Store]] = {
     "sqlite": sqlite_store,
     "redis": redis_store,
 }
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of services start and end from here on: none of them is to walk all the modules again."""
+    spare_the_loaded()
 
 
 @pytest.fixture
@@ -140,6 +150,7 @@ def starter(
     way: type[Way], store: str, zoo_folder: Path, clock: Clock, folder: Path, monkeypatch: Any
 ) -> Start:
     monkeypatch.setattr(main, "open_store", lambda settings: STORES[store](settings, folder, clock))
+    monkeypatch.setattr(main, "spare_the_loaded", lambda: None)  # once a process, not once a test
 
     def start(**changes: Any) -> AbstractAsyncContextManager[Way]:
         defaults = {"models": (zoo_folder,), "default_model": "sine", "port": 0, "log_level": "warning"}
@@ -179,7 +190,12 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
     await server.on_tick(0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits) as http:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            timeout=30,
+            limits=limits,
+            verify=False,  # nothing here speaks TLS, and to read the authorities takes 20 ms
+        ) as http:
             service = way(engine, http, port)
             service.server = server
             service.app = server.config.app
@@ -191,7 +207,6 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
         for connection in list(server.server_state.connections):
             connection.shutdown()
         await server.lifespan.shutdown()
-        gc.unfreeze()  # a server that starts spares the collector all there is; here it has an end
 
 
 @pytest.fixture(autouse=True)

@@ -44,24 +44,29 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("sent", SLOW.values(), ids=SLOW)
-async def test_a_request_that_does_not_come_to_an_end_is_hung_up_on_in_time(start_hot, sent):
+async def test_a_request_that_does_not_come_to_an_end_is_hung_up_on_in_time(start_hot):
     async with start_hot(request_seconds=1) as service:
-        reader, writer = await connected(service)
-        writer.write(sent)
-
-        async def drip():
-            while True:
-                await asyncio.sleep(0.1)
-                writer.write(b"1")
-
-        dripping = asyncio.create_task(drip())
-        try:
-            told = await asyncio.wait_for(reader.read(), 5)
-        finally:
-            dripping.cancel()
-        assert told == b"" or told.startswith((b"HTTP/1.1 408", b"HTTP/1.1 400"))
+        answers = await asyncio.gather(*(dripped(service, sent) for sent in SLOW.values()))
+        for what, told in zip(SLOW, answers, strict=True):
+            assert told == b"" or told.startswith((b"HTTP/1.1 408", b"HTTP/1.1 400")), what
         assert await fine(service)
+
+
+async def dripped(service, sent: bytes) -> bytes:
+    """What was answered before the connection was closed, while a byte came every now and then."""
+    reader, writer = await connected(service)
+    writer.write(sent)
+
+    async def drip():
+        while True:
+            await asyncio.sleep(0.1)
+            writer.write(b"1")
+
+    dripping = asyncio.create_task(drip())
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    finally:
+        dripping.cancel()
         writer.close()
 
 
@@ -155,24 +160,31 @@ INJECTED = [
 ]
 
 
-@pytest.mark.parametrize("sent", INJECTED, ids=range(len(INJECTED)))
-async def test_what_is_no_request_harms_nobody(start_hot, sent):
+async def test_what_is_no_request_harms_nobody(start_hot):
+    """All at once, because each is given the time in which a request must come to its end."""
     async with start_hot(request_seconds=1) as service:
-        reader, writer = await connected(service)
-        writer.write(sent)
-        told = b""
-        try:
-            while part := await asyncio.wait_for(reader.read(65_536), 1.5):
-                told += part
-        except (TimeoutError, ConnectionError):
-            pass
-        head = told.partition(b"\r\n\r\n")[0].lower()
-        assert b"set-cookie" not in head
-        assert b"\nx:" not in head
-        assert b"root:" not in told
-        assert b" 500 " not in told.partition(b"\r\n")[0]
+        answers = await asyncio.gather(*(answered(service, sent) for sent in INJECTED))
+        for sent, told in zip(INJECTED, answers, strict=True):
+            head = told.partition(b"\r\n\r\n")[0].lower()
+            assert b"set-cookie" not in head, sent
+            assert b"\nx:" not in head, sent
+            assert b"root:" not in told, sent
+            assert b" 500 " not in told.partition(b"\r\n")[0], sent
         assert await fine(service)
-        writer.close()
+
+
+async def answered(service, sent: bytes) -> bytes:
+    """All that these bytes are answered, until the connection is closed or nothing more comes."""
+    reader, writer = await connected(service)
+    writer.write(sent)
+    told = b""
+    try:
+        while part := await asyncio.wait_for(reader.read(65_536), 1.5):
+            told += part
+    except (TimeoutError, ConnectionError):
+        pass
+    writer.close()
+    return told
 
 
 BOMBS = {

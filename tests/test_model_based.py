@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -450,5 +450,8 @@ def live(lives: type[Lives]) -> None:
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
+            print_blob=True,
+            # To shorten a failing life takes minutes, and looks like a hung test: it is told as it is found.
+            phases=(Phase.explicit, Phase.reuse, Phase.generate),
         ),
     )

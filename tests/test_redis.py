@@ -87,6 +87,13 @@ class TestCompareAndSet:
         assert one.commit([], [Tombstone("a", 1, "expired", 1e9)]) == {"a": None}
         assert one.load(["a"])[0] == [record("a", 2)]
 
+    def test_who_deletes_what_others_created_since_the_count_counts_no_less_than_none(self, stores):
+        one, other = stores
+        one.commit([record("a")], [])
+        other.load(["a"])
+        assert other.commit([], [Tombstone("a", 1, "deleted", 1e9)]) == {}
+        assert len(other) == 0
+
     def test_a_session_is_confirmed_only_as_it_was_seen_last(self, stores):
         one, other = stores
         one.commit([record("a"), record("b")], [])

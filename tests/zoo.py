@@ -16,6 +16,7 @@ from models.trained import Artifact
 Floats = npt.NDArray[np.float32]
 
 LEARNING = Learning("rls", inputs=True, forgetting=0.99, levels=(0.8, 0.9), growth=(1.0, 1.4, 2.0))
+NETWORKS: dict[str, StatefulLSTM] = {}  # by fingerprint
 TOLERANCE = 1e-6  # in scaled units: batched and alone, chunked and whole agree this well, not bit for bit
 
 INPUTS = {
@@ -90,7 +91,7 @@ def rolled_out(artifact: Artifact, observations: Floats, steps: int) -> Floats:
     """[steps, outputs]: predictions fed back behind these observations, one at a time."""
     last, carry = _run(artifact, observations)
     order = [artifact.targets.index(name) for name in artifact.columns]
-    network, forecast = artifact.network(), [last[-1]]
+    network, forecast = _network(artifact), [last[-1]]
     with torch.inference_mode():
         for _ in range(steps - 1):
             fed = torch.from_numpy(_scaled(artifact, forecast[-1][None, order]))[None]
@@ -101,8 +102,15 @@ def rolled_out(artifact: Artifact, observations: Floats, steps: int) -> Floats:
 
 def _run(artifact: Artifact, observations: Floats) -> tuple[Floats, tuple[torch.Tensor, torch.Tensor]]:
     with torch.inference_mode():
-        outputs, carry = artifact.network()(torch.from_numpy(_scaled(artifact, observations))[None])
+        outputs, carry = _network(artifact)(torch.from_numpy(_scaled(artifact, observations))[None])
     return _unscaled(artifact, outputs[0].numpy()), carry
+
+
+def _network(artifact: Artifact) -> StatefulLSTM:
+    """Made once for all who ask what it predicts."""
+    if artifact.fingerprint not in NETWORKS:
+        NETWORKS[artifact.fingerprint] = artifact.network()
+    return NETWORKS[artifact.fingerprint]
 
 
 def _scaled(artifact: Artifact, observations: Floats) -> Floats:

@@ -172,8 +172,11 @@ class RedisStore:
         return late[:limit]
 
     def __len__(self) -> int:
-        """How many sessions there were at the last count, and what this replica has changed since."""
-        return self._count
+        """How many sessions there were at the last count, and what this replica has changed since.
+
+        Never below none: who deletes what another has created since the count takes off what was never added.
+        """
+        return max(self._count, 0)
 
     def tend(self) -> None:
         """Write a trial: a server that only answers may still take no commits."""
