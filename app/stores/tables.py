@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TypeVar
 from zlib import crc32
 
@@ -18,7 +18,7 @@ import msgspec
 from app.errors import SessionDamaged, StoreFailed
 from app.names import shown
 from app.stores import Record, Tombstone
-from app.stores.journal import Entry, check, microseconds, seconds
+from app.stores.journal import Grave, Place, Sealed, check, microseconds, seconds
 
 T = TypeVar("T")
 
@@ -124,29 +124,38 @@ class Tables:
         """Up to `limit` sessions whose deadline has passed."""
         return _ids(self._one(EXPIRED, microseconds(now), limit))
 
-    def fold(self, entries: Sequence[Entry], sequence: int, buried: int, forget: tuple[int, float]) -> None:
+    def fold(
+        self,
+        records: Sequence[Place],
+        graves: Sequence[Grave],
+        strange: Collection[str],
+        sequence: int,
+        buried: int,
+        forget: tuple[int, float],
+    ) -> None:
         """Take these in, which makes an end of the journal's waves up to `sequence`, in one transaction.
 
         Parameters
         ----------
+        strange : sessions that have no row here
         buried : number of the last tombstone up to there
         forget : tombstones up to this number, or buried before this time
         """
-        records = [entry for entry in entries if isinstance(entry.what, Record)]
-        buried_now = [entry for entry in entries if isinstance(entry.what, Tombstone)]
-        known = json.dumps([entry.what.session for entry in entries])
-        gone = [entry.what.session for entry in buried_now if entry.in_table]
-        born = sum(not entry.in_table for entry in records)
+        alive = [one.block.sessions[i] for one, i in records]
+        dead = [grave.tombstone.session for grave in graves]
+        gone = [session for session in dead if session not in strange]
+        born = sum(session in strange for session in alive)
         run = self._database.execute
         run("BEGIN IMMEDIATE")
-        self._insert(UPSERT, 6, [_record_row(entry) for entry in records])
+        self._insert(UPSERT, 6, [_record_row(*place) for place in records])
         if gone:
             run(f"DELETE FROM sessions WHERE id IN {THESE}", (json.dumps(gone),))
         tombstones = self.tombstones
         if tombstones:
+            known = json.dumps(alive + dead)
             tombstones -= run(f"DELETE FROM tombstones WHERE id IN {THESE}", (known,)).rowcount
-        self._insert(BURY, 6, [_tombstone_row(entry) for entry in buried_now])
-        tombstones += len(buried_now)
+        self._insert(BURY, 6, [_grave_row(grave) for grave in graves])
+        tombstones += len(graves)
         if tombstones:
             tombstones -= run(FORGET, (FORGOTTEN, *forget)).rowcount
         sessions = self.sessions + born - len(gone)
@@ -196,20 +205,21 @@ def _is_damage(error: Exception) -> bool:
     return bool(name.startswith(("SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_MISMATCH")))
 
 
-def _record_row(entry: Entry) -> tuple[object, ...]:
-    record = entry.what
-    if not isinstance(record, Record):
-        return ()
-    deadline = microseconds(record.deadline)
-    return record.session, record.fingerprint, record.position, deadline, entry.crc, record.body
+def _record_row(one: Sealed, i: int) -> tuple[object, ...]:
+    block = one.block
+    return (
+        block.sessions[i],
+        block.fingerprint,
+        block.positions[i],
+        one.deadlines[i],
+        one.crcs[i],
+        block.bodies[i],
+    )
 
 
-def _tombstone_row(entry: Entry) -> tuple[object, ...]:
-    tombstone = entry.what
-    if not isinstance(tombstone, Tombstone):
-        return ()
-    session, position = tombstone.session, tombstone.position
-    return entry.number, session, position, tombstone.why, microseconds(tombstone.buried), entry.crc
+def _grave_row(grave: Grave) -> tuple[object, ...]:
+    dead = grave.tombstone
+    return grave.number, dead.session, dead.position, dead.why, microseconds(dead.buried), grave.crc
 
 
 def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
