@@ -1,11 +1,12 @@
 """Sessions in one SQLite file: an answered chunk is on disk.
 
 A wave is committed as one row of a journal, with one fsync, in one call that gives up the interpreter lock
-once. `tend` folds the journal into the tables behind, a bounded piece a call, and takes the write-ahead
-log into the file. Folded waves leave the journal with the commits that follow, two with each, and their pages
-serve again: the log is long and rarely taken in, and few of its pages are distinct, so that this is brief.
-What is not folded yet is found in memory, which is read from the journal at start: so a start reads some
-megabytes, however many sessions there are.
+once. `tend` folds the journal into the tables behind, a small piece a call, and takes the write-ahead log
+into the file. A fold waits for no disk: it says nothing that the journal does not, and the next commit's
+fsync, of the same log, covers it. Folded waves leave the journal with it, and their pages serve again: the
+log is long and rarely taken in, and few of its pages are distinct, so that this is brief. What is not folded
+yet is found in memory, which is read from the journal at start: so a start reads some megabytes, however
+many sessions there are.
 
 The journal's sequence is dense, so that a wave that is missing is noticed; records carry checksums, so
 that damage is refused and never served. With a period, commits are answered at once and written behind:
@@ -26,7 +27,7 @@ import msgspec
 
 from app.errors import CarryoverError, ConfigError, StoreFailed
 from app.stores import NONE_LOST, Block, Lost, Record, Tombstone, journal
-from app.stores.journal import Grave, Place, Sealed
+from app.stores.journal import Grave, Place, Sealed, microseconds
 from app.stores.layout import PAGE_BYTES, opened, reason
 from app.stores.tables import Tables, damage
 from app.stores.unfolded import Unfolded, Written, place_each
@@ -34,7 +35,8 @@ from app.stores.unfolded import Unfolded, Written, place_each
 log = logging.getLogger("carryover.store")
 
 FOLD_BYTES = 8 * 2**20  # of journal, beyond which it is folded though commits come in
-FOLD_RECORDS, FOLD_WAVES = 256, 64  # moved by one call of `tend`: a millisecond, or a few
+FOLD_RECORDS, FOLD_WAVES = 64, 8  # moved at once: a fraction of a millisecond, or one
+IDLE_FOLDS = 4  # by one call of `tend` while no commits come in
 CHECKPOINT_BYTES = 128 * 2**20  # of write-ahead log: every few seconds at most, so clear of p99
 PATIENCE_SECONDS = 2.0  # that a period's flush may fail before chunks are refused
 
@@ -82,6 +84,7 @@ class SqliteStore:
         self._busy = False  # there was a commit since the last `tend`
         self._log_bytes = _size(path.with_name(path.name + "-wal"))  # of the write-ahead log, about
         self._lost = False  # the file is not where it was
+        self._durable = False  # whether a transaction is known to be on the disk when it ends
         try:
             self._tables = Tables(self._database)
             self._sequence, self._buried = self._tables.folded, self._tables.buried
@@ -171,8 +174,9 @@ class SqliteStore:
         if self._failed_bytes:
             self._probe()
         self._flush()
-        if self._unfolded.waves and (idle or self._unfolded.size > FOLD_BYTES):
-            self._fold()
+        for _ in range(IDLE_FOLDS if idle else 1):
+            if self._unfolded.waves and (idle or self._unfolded.size > FOLD_BYTES):
+                self._fold()
         if self._log_bytes > CHECKPOINT_BYTES or (idle and self._log_bytes and not self._unfolded.waves):
             with self._or_failed("take its log in"):
                 self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -198,6 +202,7 @@ class SqliteStore:
         heads, crc, bodies = journal.written(sequence, blocks, graves)
         size = len(heads) + len(bodies)
         with self._or_failed("keep a wave", size):
+            self._await_disk(True)
             self._database.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (sequence, heads, crc, bodies))
         self._log_bytes += size + 3 * PAGE_BYTES
         self._wrote(sequence, blocks, graves, size)
@@ -245,11 +250,19 @@ class SqliteStore:
         unfolded = self._unfolded
         waves, records, graves = unfolded.oldest(FOLD_RECORDS, FOLD_WAVES)
         last = waves[-1]
-        forget = (last.buried - self._most_tombstones, self._oldest_tombstone())
+        forget = (last.buried - self._most_tombstones, microseconds(self._oldest_tombstone()))
         with self._or_failed("fold its journal"):
+            self._await_disk(False)
             self._tables.fold(records, graves, unfolded.strange, last.sequence, last.buried, forget)
         unfolded.folded(waves, records, graves)
         self._log_bytes += (2 * (len(records) + len(graves)) + len(waves) + 8) * PAGE_BYTES
+
+    def _await_disk(self, wanted: bool) -> None:
+        """Whether transactions from here on are on the disk when they end. What fails is asked again."""
+        if wanted != self._durable:
+            self._durable = False
+            self._database.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+            self._durable = wanted
 
     def _read_journal(self) -> None:
         """Take the unfolded waves into memory; a gap among them is a wave that was lost."""
@@ -286,6 +299,7 @@ class SqliteStore:
     def _probe(self) -> None:
         """Write as much as the write that failed: from here on a commit is to be expected to succeed."""
         with self._or_failed("keep a trial", self._failed_bytes):
+            self._await_disk(True)
             self._database.execute("INSERT INTO probe VALUES (zeroblob(?))", (self._failed_bytes,))
             self._database.execute("DELETE FROM probe")
         self._failed_bytes = 0
