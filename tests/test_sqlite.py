@@ -359,6 +359,41 @@ def test_the_journal_and_the_log_stay_bounded_under_load(open_store, path, monke
     assert len(store) == 500
 
 
+def test_a_fold_waits_for_no_disk_and_every_commit_does(open_store, monkeypatch):
+    store = open_store()
+
+    def waits() -> bool:
+        return store._database.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+    store.commit(blocks([record("a"), record("b")]), [])
+    assert waits()
+    fold(store)
+    assert not waits()
+    store.commit(blocks([record("a", 2)]), [])
+    assert waits()
+
+    def failing(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(store._tables, "fold", failing)
+    with pytest.raises(StoreFailed):
+        fold(store)
+    assert not waits()
+    store.commit(blocks([record("a", 3)]), [])
+    assert waits()
+
+
+def test_tombstones_leave_the_file_with_their_time(path):
+    now = 1e9
+    store = SqliteStore(path, 100, 60.0, clock=lambda: now)
+    for session in ("a", "b"):
+        store.commit([], [Tombstone(session, 1, "deleted", now)])
+        fold(store)
+        now += 61
+    assert store._database.execute("SELECT id FROM tombstones").fetchall() == [(b"b",)]
+    store.close()
+
+
 def test_a_wave_that_was_folded_is_never_read_again_though_it_is_still_there(open_store, path):
     store = open_store()
     store.commit(blocks([record("a")]), [])
