@@ -11,8 +11,10 @@ where it began. A length of 0 ends the list.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -86,16 +88,43 @@ _decode = msgspec.msgpack.Decoder(_Body).decode
 
 
 def pack(rows: Rows) -> list[bytes]:
-    """One self-contained record for each session, little-endian."""
-    recent, outputs = rows.headers.dtype["answer"].shape
-    return [
-        _encode(
-            _Body(
-                recent, outputs, header.tobytes(), carry.tobytes(), [_packed(a) for a in rows.long.get(i, ())]
-            )
-        )
-        for i, (header, carry) in enumerate(zip(rows.headers, rows.carries, strict=True))
-    ]
+    """One self-contained record for each session, little-endian.
+
+    All records without a long answer are alike but for their header and carry, so that those are copied as
+    columns into as many copies of one record.
+    """
+    form, header, carry = _form(rows.headers.dtype, rows.carries.shape[1])
+    table = np.empty((len(rows), len(form)), np.uint8)
+    table[:] = form
+    table[:, header] = _bytes(rows.headers)
+    table[:, carry] = _bytes(rows.carries)
+    packed, size = table.tobytes(), len(form)
+    records = [packed[start : start + size] for start in range(0, len(packed), size)]
+    for i, answers in rows.long.items():
+        records[i] = _encode(_body(rows.headers[i], rows.carries[i], answers))
+    return records
+
+
+@lru_cache(maxsize=64)
+def _form(header_type: np.dtype[np.void], carry_size: int) -> tuple[npt.NDArray[np.uint8], slice, slice]:
+    """A record of zeros without a long answer, and where its header and its carry lie."""
+    empty = _body(np.zeros((), header_type), np.zeros(carry_size, np.float32), ())
+    form = _encode(empty)
+    end = len(form) - 1  # behind the carry, no long answers take one byte
+    carry = slice(end - len(empty.carry), end)
+    end = end - len(_encode(empty.carry))
+    header = slice(end - len(empty.headers), end)
+    return np.frombuffer(form, np.uint8), header, carry
+
+
+def _bytes(column: Headers | Floats) -> npt.NDArray[np.uint8]:
+    size = column.dtype.itemsize * math.prod(column.shape[1:])
+    return np.ascontiguousarray(column).view(np.uint8).reshape(len(column), size)
+
+
+def _body(header: Any, carry: Floats, long: LongAnswers) -> _Body:
+    recent, outputs = header.dtype["answer"].shape
+    return _Body(recent, outputs, header.tobytes(), carry.tobytes(), [_packed(answer) for answer in long])
 
 
 def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster) -> Rows:

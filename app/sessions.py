@@ -34,7 +34,7 @@ from app.observing import check_asked
 from app.races import resting, withdraw
 from app.rows import Floats, Ints, Rows, pack, scalar, unpack
 from app.slab import Slab
-from app.stores import NONE_LOST, Lost, Record, SharedStore, Store, Tombstone
+from app.stores import NONE_LOST, Block, Lost, Record, SharedStore, Store, Tombstone
 from app.wave import Late, Wave, touch
 from models.errors import BadArtifact
 from models.forecaster import KIND, Forecaster
@@ -325,7 +325,7 @@ class Sessions:
         leaving = slab.least_used(count - slab.room + slab.capacity // 256)
         slab.release(rows)
         if not self.store.writes_through:
-            self.store.commit(records(slab, leaving, slab.read(slab.rows_of(leaving))), [])
+            self.store.commit([block(slab, leaving, slab.read(slab.rows_of(leaving)))], [])
         if self.shared is not None:
             self.shared.forget(leaving)
         self.metrics.evicted += len(leaving)
@@ -439,16 +439,15 @@ class Sessions:
 
     async def _commit(self, wave: Wave) -> Lost:
         tombstones = [tombstone for _, tombstone in wave.buried]
-        kept: list[Record] = []
+        kept: list[Block] = []
         if self.store.writes_through:
-            for staged in wave.staged:
-                kept += records(staged.slab, staged.sessions, staged.after)
+            kept = [block(staged.slab, staged.sessions, staged.after) for staged in wave.staged]
         if kept and tombstones:  # a last chunk is staged, too
             gone = {tombstone.session for tombstone in tombstones}
-            kept = [record for record in kept if record.session not in gone]
-        self.metrics.stored_bytes += sum(len(record.body) for record in kept)
+            kept = [rest for one in kept if (rest := one.without(gone))]
         if not kept and not tombstones:
             return NONE_LOST
+        self.metrics.stored_bytes += sum(sum(map(len, one.bodies)) for one in kept)
         lost: Lost = await self._call(self.store.commit, kept, tombstones)
         return lost
 
@@ -555,14 +554,10 @@ class Sessions:
             slab.publish(record.session, row)
 
 
-def records(slab: Slab, sessions: Sequence[str], rows: Rows) -> list[Record]:
+def block(slab: Slab, sessions: Sequence[str], rows: Rows) -> Block:
     """What the store keeps of these sessions."""
-    fingerprint = slab.forecaster.fingerprint
-    deadlines, positions = rows.headers["deadline"].tolist(), rows.headers["position"].tolist()
-    return [
-        Record(session, fingerprint, deadline, body, position)
-        for session, deadline, body, position in zip(sessions, deadlines, pack(rows), positions, strict=True)
-    ]
+    positions, deadlines = rows.headers["position"].tolist(), rows.headers["deadline"].tolist()
+    return Block(slab.forecaster.fingerprint, sessions, positions, deadlines, pack(rows))
 
 
 def _not_loaded(record: Record) -> StoreFailed:

@@ -13,7 +13,6 @@ import os
 import random
 import tempfile
 import time
-import urllib.request
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from benchmarks.measure import Bench, Scenario, measure
 from benchmarks.reference import Reference, write_artifact, write_seeded_weights
 from benchmarks.servers import Running, Server, known_servers, running
 from benchmarks.streams import Stream
+from benchmarks.ticks import ticks
 from benchmarks.wrk import run_wrk
 
 CONNECTIONS = 64
@@ -61,10 +61,9 @@ def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str
     samples: dict[str, list[tuple[float, ...]]] = {mode: [] for mode in servers}
     for turn in range(rounds):
         for mode, one in servers.items():
-            before = _stage_seconds(one.port)
+            before = ticks(one.port)
             sample = measure(Scenario(one.server.name, "http", CONNECTIONS, 1), one, bench, f"round{turn}")
-            spent = {stage: after - before[stage] for stage, after in _stage_seconds(one.port).items()}
-            share = spent["commit"] / (sum(spent.values()) or 1.0)
+            share = ticks(one.port).since(before).share("commit")
             cold = _crowd(one, bench, turn)
             bulk = measure(Scenario(one.server.name, "bulk-binary", 1, 1), one, bench, f"bulk{turn}")
             row = (
@@ -89,17 +88,6 @@ def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str
             f"| {share:.2f} | {cold_rate:,.0f} | {bulk_rate:,.0f} |"
         )
     return lines
-
-
-def _stage_seconds(port: int) -> dict[str, float]:
-    """What each stage of the tick has taken so far, by the server's own metrics."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    found = {}
-    for line in lines:
-        if line.startswith("carryover_tick_seconds_sum"):
-            found[line.partition('stage="')[2].partition('"')[0]] = float(line.rpartition(" ")[2])
-    return found
 
 
 def _crowd(one: Running, bench: Bench, turn: int) -> Load:

@@ -11,7 +11,7 @@ import numpy as np
 
 from app.engine import Engine
 from app.errors import CarryoverError, StoreFailed
-from app.stores import Lost, Record, Tombstone
+from app.stores import Block, Lost, Record, Tombstone
 from app.stores.memory import MemoryStore
 from models.forecaster import Forecaster
 
@@ -28,10 +28,10 @@ class WritesThrough(MemoryStore):
         super().__init__(*arguments)
         self.full = False
 
-    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> Lost:
+    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Lost:
         if self.full:
             raise StoreFailed("no space left on the device")
-        return super().commit(records, tombstones)
+        return super().commit(blocks, tombstones)
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         records, tombstones = super().load(sessions)

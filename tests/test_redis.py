@@ -21,6 +21,7 @@ from app.stores.redis.store import RedisStore
 from app.stores.redis.urls import place
 from benchmarks.failover.checker import check
 from models.forecaster import Forecaster
+from tests.records import blocks
 from tests.redis_server import RedisServer, free_port, needs_redis
 from tests.zoo import artifacts
 
@@ -50,40 +51,40 @@ class TestCompareAndSet:
 
     def test_who_has_not_seen_the_newest_is_refused_and_changes_nothing(self, stores):
         one, other = stores
-        one.commit([record("a", 1), record("b", 1)], [])
+        one.commit(blocks([record("a", 1), record("b", 1)]), [])
         other.load(["a"])
-        other.commit([record("a", 2)], [])
-        assert one.commit([record("a", 3), record("b", 2)], []) == {"a": None}
+        other.commit(blocks([record("a", 2)]), [])
+        assert one.commit(blocks([record("a", 3), record("b", 2)]), []) == {"a": None}
         assert sorted(one.load(["a", "b"])[0], key=lambda it: it.session) == [record("a", 2), record("b", 2)]
         assert (one.fenced, other.fenced) == (1, 0)
 
     def test_the_same_position_by_another_way_is_refused(self, stores):
         one, other = stores
-        one.commit([record("a", 5)], [])
+        one.commit(blocks([record("a", 5)]), [])
         other.load(["a"])
-        other.commit([record("a", 5)], [])
-        assert one.commit([record("a", 6)], []) == {"a": None}
+        other.commit(blocks([record("a", 5)]), [])
+        assert one.commit(blocks([record("a", 6)]), []) == {"a": None}
 
     def test_after_loading_again_the_slower_one_may_go_on(self, stores):
         one, other = stores
-        one.commit([record("a", 1)], [])
+        one.commit(blocks([record("a", 1)]), [])
         other.load(["a"])
-        other.commit([record("a", 2)], [])
-        one.commit([record("a", 2)], [])
+        other.commit(blocks([record("a", 2)]), [])
+        one.commit(blocks([record("a", 2)]), [])
         one.load(["a"])
-        assert one.commit([record("a", 3)], []) == {}
+        assert one.commit(blocks([record("a", 3)]), []) == {}
 
     def test_of_two_that_create_a_session_one_is_first(self, stores):
         one, other = stores
         assert (one.load(["a"]), other.load(["a"])) == (([], {}), ([], {}))
-        assert other.commit([record("a")], []) == {}
-        assert one.commit([record("a")], []) == {"a": None}
+        assert other.commit(blocks([record("a")]), []) == {}
+        assert one.commit(blocks([record("a")]), []) == {"a": None}
 
     def test_a_burial_by_who_is_behind_is_refused(self, stores):
         one, other = stores
-        one.commit([record("a", 1)], [])
+        one.commit(blocks([record("a", 1)]), [])
         other.load(["a"])
-        other.commit([record("a", 2)], [])
+        other.commit(blocks([record("a", 2)]), [])
         assert one.commit([], [Tombstone("a", 1, "expired", 1e9)]) == {"a": None}
         assert one.load(["a"])[0] == [record("a", 2)]
 
@@ -96,10 +97,10 @@ class TestCompareAndSet:
 
     def test_a_session_is_confirmed_only_as_it_was_seen_last(self, stores):
         one, other = stores
-        one.commit([record("a"), record("b")], [])
+        one.commit(blocks([record("a"), record("b")]), [])
         other.load(["a", "b"])
         assert other.confirm(["a", "b"]) == {}
-        one.commit([record("a", 2)], [])
+        one.commit(blocks([record("a", 2)]), [])
         assert other.confirm(["a", "b"]) == {"a": None}
 
     def test_a_commit_whose_answer_was_lost_is_recognised_when_sent_again(self, stores, monkeypatch):
@@ -116,20 +117,20 @@ class TestCompareAndSet:
             return replies
 
         monkeypatch.setattr(link, "receive", losing)
-        assert one.commit([record("a", 1)], []) == {}
+        assert one.commit(blocks([record("a", 1)]), []) == {}
         assert lost
-        assert one.commit([record("a", 2)], []) == {}
+        assert one.commit(blocks([record("a", 2)]), []) == {}
 
     def test_scripts_that_the_server_forgot_are_told_again(self, stores, redis_server):
-        stores[0].commit([record("a")], [])
+        stores[0].commit(blocks([record("a")]), [])
         redis_server.ask("SCRIPT", "FLUSH")
-        assert stores[0].commit([record("a", 2)], []) == {}
+        assert stores[0].commit(blocks([record("a", 2)]), []) == {}
 
     def test_a_wave_is_one_round_trip_and_no_read(self, stores, redis_server):
         one = stores[0]
-        one.commit([record(f"s{i}") for i in range(64)], [])
+        one.commit(blocks([record(f"s{i}") for i in range(64)]), [])
         redis_server.ask("CONFIG", "RESETSTAT")
-        one.commit([record(f"s{i}", 2) for i in range(64)], [])
+        one.commit(blocks([record(f"s{i}", 2) for i in range(64)]), [])
         told = redis_server.ask("INFO", "commandstats")
         assert "cmdstat_evalsha:calls=1," in told
         assert "cmdstat_get:" not in told
@@ -138,20 +139,20 @@ class TestCompareAndSet:
 class TestValues:
     def test_a_value_that_was_changed_is_damage_and_is_told(self, stores, redis_server):
         one = stores[0]
-        one.commit([record("a"), record("b")], [])
+        one.commit(blocks([record("a"), record("b")]), [])
         redis_server.ask("SETRANGE", values.key("a"), "100", "x")
         records, others = one.load(["a", "b"])
         assert [it.session for it in records] == ["b"]
         assert isinstance(others["a"], SessionDamaged)
 
     def test_a_value_copied_under_another_name_is_damage(self, stores, redis_server):
-        stores[0].commit([record("a")], [])
+        stores[0].commit(blocks([record("a")]), [])
         redis_server.ask("COPY", values.key("a"), values.key("b"))
         assert isinstance(stores[0].load(["b"])[1]["b"], SessionDamaged)
 
     def test_the_store_forgets_a_session_by_itself_once_nobody_needs_it(self, stores):
         now = stores[0]._clock()
-        stores[0].commit([record("a", deadline=now + 50), record("b")], [])
+        stores[0].commit(blocks([record("a", deadline=now + 50), record("b")]), [])
         link = stores[0]._servers.primaries()[0]
         assert 1_040_000 < link.ask("PTTL", values.key("a")) <= 1_050_000
         assert link.ask("PTTL", values.key("b")) == -1
@@ -170,7 +171,7 @@ class TestTrouble:
     def test_a_commit_that_no_replica_has_is_no_answer(self, redis_url):
         store = RedisStore(place(redis_url), 1000.0, Acknowledged(1, False, 50))
         with pytest.raises(StoreFailed, match="0 of 1 replicas"):
-            store.commit([record("a")], [])
+            store.commit(blocks([record("a")]), [])
         with pytest.raises(StoreFailed):
             store.tend()
         store.close()
@@ -184,12 +185,12 @@ class TestTrouble:
     def test_a_server_that_sleeps_costs_its_patience_once(self, tmp_path):
         with RedisServer(tmp_path / "own") as server:
             store = RedisStore(place(server.url), 1000.0, timeout=0.3)
-            store.commit([record("a")], [])
+            store.commit(blocks([record("a")]), [])
             server.kill(signal.SIGSTOP)
             began = time.monotonic()
             for _ in range(5):
                 with pytest.raises(StoreFailed):
-                    store.commit([record("a", 2)], [])
+                    store.commit(blocks([record("a", 2)]), [])
             took = time.monotonic() - began
             server.kill(signal.SIGCONT)
             assert took < 0.9
@@ -198,7 +199,7 @@ class TestTrouble:
     def test_a_server_that_was_restarted_is_found_again(self, tmp_path):
         server = RedisServer(tmp_path / "own", "--appendonly", "yes", "--appendfsync", "always").start()
         store = RedisStore(place(server.url), 1000.0)
-        store.commit([record("a")], [])
+        store.commit(blocks([record("a")]), [])
         server.kill()
         with pytest.raises(StoreFailed):
             store.tend()
@@ -325,8 +326,8 @@ class TestReplicas:
         await one.ask(chunk("a", [0.1], 0))
         commit = one.sessions.store.commit
 
-        def kept_and_lost(records, tombstones):
-            commit(records, tombstones)
+        def kept_and_lost(blocks, tombstones):
+            commit(blocks, tombstones)
             raise StoreFailed("the answer was lost")
 
         monkeypatch.setattr(one.sessions.store, "commit", kept_and_lost)
@@ -388,9 +389,9 @@ def fail_for(monkeypatch, engine: Engine, session: str) -> None:
     """From here on the part of the store that has this session keeps nothing."""
     commit = engine.sessions.store.commit
 
-    def failing(records, tombstones):
+    def failing(blocks, tombstones):
         lost = commit(
-            [one for one in records if one.session != session],
+            [one.without({session}) for one in blocks],
             [one for one in tombstones if one.session != session],
         )
         return {**lost, session: StoreFailed("its server is gone")}
@@ -449,7 +450,9 @@ class TestPlanted:
             "if found == base then", f"if base == '' or {positions} == base then"
         )
         plant(monkeypatch, source.encode())
-        monkeypatch.setattr(RedisStore, "_base", lambda store, session: before(store).get(session, b""))
+        monkeypatch.setattr(
+            RedisStore, "_bases", lambda store, sessions: [before(store).get(one, b"") for one in sessions]
+        )
         remember_positions(monkeypatch)
         complaints = await self.story(replicas)
         assert any("off what an uninterrupted run answers" in complaint for complaint in complaints)
@@ -471,17 +474,19 @@ def before(store: RedisStore) -> dict[str, bytes]:
 def remember_positions(monkeypatch) -> None:
     """What a store would know that compares positions."""
     POSITIONS.clear()
-    load, committed = RedisStore.load, RedisStore._committed
+    load, commit = RedisStore.load, RedisStore.commit
 
     def loading(store, sessions):
         records, others = load(store, sessions)
         before(store).update({it.session: it.position.to_bytes(8, "little") for it in records})
         return records, others
 
-    def committing(store, one, revision):
-        before(store)[one.session] = one.position.to_bytes(8, "little")
-        committed(store, one, revision)
+    def committing(store, blocks, tombstones):
+        lost = commit(store, blocks, tombstones)
+        kept = [it for block in blocks for it in block.records() if it.session not in lost]
+        before(store).update({it.session: it.position.to_bytes(8, "little") for it in kept})
+        return lost
 
     monkeypatch.setattr(RedisStore, "load", loading)
-    monkeypatch.setattr(RedisStore, "_committed", committing)
+    monkeypatch.setattr(RedisStore, "commit", committing)
     monkeypatch.setattr(RedisStore, "confirm", lambda store, sessions: {})

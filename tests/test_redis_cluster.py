@@ -16,6 +16,7 @@ from app.stores.redis.store import RedisStore
 from app.stores.redis.urls import place
 from benchmarks.failover.processes import wait_until
 from tests import test_store
+from tests.records import blocks
 from tests.redis_server import RedisServer, free_port, needs_redis
 from tests.test_store import TOMBSTONE_SECONDS, record
 
@@ -69,14 +70,15 @@ class TestContract(test_store.TestRedis):
 
     def test_the_expired_are_found_and_no_others(self, store, clock, settle):
         store.commit(
-            [record("a", deadline=clock.now + 5), record("b"), record("c", deadline=clock.now + 9)], []
+            blocks([record("a", deadline=clock.now + 5), record("b"), record("c", deadline=clock.now + 9)]),
+            [],
         )
         settle()
         assert [store.expired(clock.now + 4, 10) for _ in SHARES] == [[], [], []]
         assert sorted(store.expired(clock.now + 6, 10) for _ in SHARES) == [[], [], ["a"]]
 
     def test_no_more_of_the_expired_are_found_than_asked_for(self, store, clock, settle):
-        store.commit([record(name, deadline=clock.now - 1) for name in "abc"], [])
+        store.commit(blocks([record(name, deadline=clock.now - 1) for name in "abc"]), [])
         settle()
         assert all(len(store.expired(clock.now, 1)) <= 1 for _ in SHARES)
 
@@ -85,15 +87,15 @@ class TestContract(test_store.TestRedis):
         pytest.skip("tested on one server")
 
     def test_a_session_that_was_used_again_has_not_expired(self, store, clock, settle):
-        store.commit([record("a", 1, deadline=clock.now + 1)], [])
+        store.commit(blocks([record("a", 1, deadline=clock.now + 1)]), [])
         settle()
         store.load(["a"])
-        store.commit([record("a", 2, deadline=clock.now + 9)], [])
+        store.commit(blocks([record("a", 2, deadline=clock.now + 9)]), [])
         assert [store.expired(clock.now + 2, 10) for _ in SHARES] == [[], [], []]
 
 
 def test_every_server_has_its_share(store, servers):
-    store.commit([record(name) for name in NAMES], [])
+    store.commit(blocks([record(name) for name in NAMES]), [])
     sizes = [int(one.ask("DBSIZE").removeprefix(":")) for one in servers]
     assert sum(sizes) == len(NAMES)
     assert min(sizes) > 5
@@ -101,17 +103,17 @@ def test_every_server_has_its_share(store, servers):
 
 def test_who_is_behind_is_refused_here_too(store, url):
     other = RedisStore(place(url), 1000.0)
-    store.commit([record(name) for name in NAMES], [])
+    store.commit(blocks([record(name) for name in NAMES]), [])
     other.load(NAMES)
-    other.commit([record(name, 2) for name in NAMES[:30]], [])
-    assert store.commit([record(name, 3) for name in NAMES], []) == dict.fromkeys(NAMES[:30])
+    other.commit(blocks([record(name, 2) for name in NAMES[:30]]), [])
+    assert store.commit(blocks([record(name, 3) for name in NAMES]), []) == dict.fromkeys(NAMES[:30])
     other.close()
 
 
 def test_a_slot_that_moved_is_followed(store, servers):
     name, slot, owner, heir = move(servers)
     try:
-        assert store.commit([record(name)], []) == {}
+        assert store.commit(blocks([record(name)]), []) == {}
         assert store.load([name])[0] == [record(name)]
         assert heir.ask("EXISTS", values.key(name)) == ":1"
     finally:
@@ -125,7 +127,7 @@ def test_a_slot_that_is_just_moving_is_asked_for_where_it_goes(store, servers):
     heir.ask("CLUSTER", "SETSLOT", str(slot), "IMPORTING", identity(owner))
     owner.ask("CLUSTER", "SETSLOT", str(slot), "MIGRATING", identity(heir))
     try:
-        assert store.commit([record(name)], []) == {}
+        assert store.commit(blocks([record(name)]), []) == {}
         assert owner.ask("DBSIZE") == ":0"
         assert store.load([name])[0] == [record(name)]
     finally:
@@ -134,14 +136,16 @@ def test_a_slot_that_is_just_moving_is_asked_for_where_it_goes(store, servers):
 
 
 def test_a_server_that_is_lost_harms_its_own_sessions_alone_and_once(store, servers):
-    store.commit([record(name) for name in NAMES], [])
+    store.commit(blocks([record(name) for name in NAMES]), [])
     servers[2].kill(signal.SIGSTOP)
     try:
         began = time.monotonic()
         outcomes = []
         for position in (2, 3, 4):
             kept = [name for name in NAMES if not outcomes or name not in outcomes[0]]
-            outcomes.append(store.commit([Record(n, "f" * 64, 1e12, b"x", position) for n in kept], []))
+            outcomes.append(
+                store.commit(blocks([Record(n, "f" * 64, 1e12, b"x", position) for n in kept]), [])
+            )
         took = time.monotonic() - began
     finally:
         servers[2].kill(signal.SIGCONT)

@@ -15,6 +15,7 @@ from app.stores.redis.calls import Acknowledged
 from app.stores.redis.store import RedisStore
 from app.stores.redis.urls import SCHEMES, Place, place
 from benchmarks.failover.processes import wait_until
+from tests.records import blocks
 from tests.redis_server import RedisServer, free_port, needs_redis
 from tests.test_store import record
 
@@ -88,7 +89,7 @@ def test_the_sentinels_say_which_server_it_is(tmp_path):
             url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
             wait_until(lambda: "status=ok" in sentinel.ask("INFO", "sentinel"), "the Sentinel knows it")
             store = RedisStore(place(url), 1000.0)
-            store.commit([record("a")], [])
+            store.commit(blocks([record("a")]), [])
             assert server.ask("EXISTS", "carryover:{a}") == ":1"
             assert store.load(["a"])[0] == [record("a")]
             store.close()
@@ -106,7 +107,7 @@ def test_it_speaks_tls_and_trusts_only_whom_it_should(tmp_path):
     tls = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
     with RedisServer(tmp_path / "store", *tls, "--tls-auth-clients", "no"):
         store = RedisStore(place(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}"), 1000.0)
-        store.commit([record("a")], [])
+        store.commit(blocks([record("a")]), [])
         assert store.load(["a"])[0] == [record("a")]
         store.close()
         with pytest.raises(ConfigError, match="certificate verify failed"):

@@ -42,6 +42,15 @@ def test_what_was_packed_is_unpacked(forecaster):
         np.testing.assert_array_equal(again.long[1][1][name], array)
 
 
+def test_a_record_says_the_same_whoever_was_packed_with_it(forecaster):
+    """Those without long answers are copies of one form, the others are written one by one."""
+    rows = some(forecaster)
+    alone = [pack(rows.only(np.array([i])))[0] for i in range(3)]
+    assert pack(rows) == alone
+    emptied = Rows(rows.headers, rows.carries, dict.fromkeys(range(3), ()))  # all one by one
+    assert pack(emptied) == pack(Rows(rows.headers, rows.carries))
+
+
 @pytest.mark.parametrize("chunks", [1, 2, 9])
 def test_another_number_of_remembered_answers_keeps_the_newest_that_fit(forecaster, chunks):
     rows = some(forecaster)

@@ -19,6 +19,7 @@ from app.stores import Record, Tombstone, layout
 from app.stores import sqlite as module
 from app.stores.sqlite import SqliteStore
 from tests.faults import until
+from tests.records import blocks
 
 NEVER = float("inf")
 PRINT = "f" * 64
@@ -66,7 +67,7 @@ def changed(path: Path, *statements: str) -> None:
 
 
 def test_a_second_process_on_the_same_file_is_refused(open_store, path):
-    open_store().commit([record("a")], [])
+    open_store().commit(blocks([record("a")]), [])
     script = (
         "import sys; from pathlib import Path; from app.stores import layout; layout.LOCK_SECONDS = 0.1\n"
         "from app.errors import ConfigError; from app.stores.sqlite import SqliteStore\n"
@@ -80,10 +81,10 @@ def test_a_second_process_on_the_same_file_is_refused(open_store, path):
 
 def test_the_lock_is_gone_with_its_process(open_store, path):
     script = (
-        "import os, signal, sys; from pathlib import Path; from app.stores import Record\n"
+        "import os, signal, sys; from pathlib import Path; from app.stores import Block\n"
         "from app.stores.sqlite import SqliteStore\n"
         "store = SqliteStore(Path(sys.argv[1]), 9, 9.0)\n"
-        "store.commit([Record('a', 'f' * 64, float('inf'), b'kept', 3)], [])\n"
+        "store.commit([Block('f' * 64, ['a'], [3], [float('inf')], [b'kept'])], [])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", script, path], check=False)
@@ -108,7 +109,7 @@ def test_the_lock_is_gone_with_its_process(open_store, path):
 def test_a_file_that_cannot_be_trusted_is_refused_by_name_and_reason(open_store, path, statement, told):
     store = open_store()
     for position in (1, 2, 3):
-        store.commit([record("a", position)], [])
+        store.commit(blocks([record("a", position)]), [])
     store.close()
     changed(path, statement)
     with pytest.raises(ConfigError, match=f"{path}.*{told}"):
@@ -139,7 +140,7 @@ def test_a_place_that_cannot_hold_a_file_is_refused(tmp_path, place):
 
 def test_a_file_cut_short_is_refused(open_store, path):
     store = open_store()
-    store.commit([record(f"s{i}") for i in range(200)], [])
+    store.commit(blocks([record(f"s{i}") for i in range(200)]), [])
     fold(store)
     store.close()
     os.truncate(path, path.stat().st_size // 2)
@@ -161,7 +162,7 @@ def test_a_read_only_file_is_refused(open_store, path):
 @pytest.mark.parametrize("where", ["journal", "table"])
 def test_a_damaged_session_is_refused_alone(open_store, path, where):
     store = open_store()
-    store.commit([record(name) for name in "abc"], [])
+    store.commit(blocks([record(name) for name in "abc"]), [])
     if where == "table":
         fold(store)
     store.close()
@@ -183,9 +184,9 @@ def test_no_flipped_bit_is_taken_for_a_state(open_store, path, seed):
     """Twelve bits a file: every session that is served is right, however much else is refused."""
     store = open_store()
     right = {f"s{i:03}": record(f"s{i:03}", i + 1) for i in range(100)}
-    store.commit(list(right.values()), [])
+    store.commit(blocks(list(right.values())), [])
     fold(store)
-    store.commit(list(right.values())[:20], [])
+    store.commit(blocks(list(right.values())[:20]), [])
     store.close()
     held, draw = bytearray(path.read_bytes()), random.Random(seed)
     for _ in range(12):
@@ -253,16 +254,18 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_commit_that_fails_keeps_nothing_and_the_next_one_works(open_store, fault):
     store = open_store()
-    store.commit([record("a"), record("b")], [])
+    store.commit(blocks([record("a"), record("b")]), [])
     with FAULTS[fault](store):
         for _ in range(2):
             with pytest.raises(StoreFailed, match=r"could not keep a wave"):
-                store.commit([record("a", 2, 50_000), record("c")], [Tombstone("b", 1, "deleted", 1.0)])
+                store.commit(
+                    blocks([record("a", 2, 50_000), record("c")]), [Tombstone("b", 1, "deleted", 1.0)]
+                )
             with pytest.raises(StoreFailed, match="could not keep a trial"):
                 store.tend()
         assert sorted(one.session for one in store.load(["a", "b", "c"])[0]) == ["a", "b"]
     store.tend()  # well again
-    store.commit([record("a", 2), record("c")], [])
+    store.commit(blocks([record("a", 2), record("c")]), [])
     store.close()
     again = open_store()
     found = sorted(again.load(["a", "b", "c"])[0], key=lambda one: one.session)
@@ -277,16 +280,16 @@ def test_on_a_full_file_system_nothing_kept_is_lost_and_it_goes_on_once_there_is
     kept: dict[str, Record] = {}
     with suppress(StoreFailed):
         for i in range(1000):
-            store.commit([record(f"s{i}", 1, 20_000)], [])
+            store.commit(blocks([record(f"s{i}", 1, 20_000)]), [])
             kept[f"s{i}"] = record(f"s{i}", 1, 20_000)
     with pytest.raises(StoreFailed, match=r"could not keep a wave.*full"):
-        store.commit([record("more", 1, 20_000)], [])
+        store.commit(blocks([record("more", 1, 20_000)]), [])
     with pytest.raises(StoreFailed, match="could not keep a trial"):
         store.tend()
     ballast.unlink()
     store.tend()
     kept["late"] = record("late")
-    store.commit([kept["late"]], [])
+    store.commit(blocks([kept["late"]]), [])
     store.close()
     again = SqliteStore(small_disk / "carryover.sqlite", 100, NEVER)
     assert {one.session: one for one in again.load(kept)[0]} == kept
@@ -296,7 +299,7 @@ def test_on_a_full_file_system_nothing_kept_is_lost_and_it_goes_on_once_there_is
 
 def test_a_fold_that_fails_loses_nothing(open_store):
     store = open_store()
-    store.commit([record(f"s{i}") for i in range(300)], [])
+    store.commit(blocks([record(f"s{i}") for i in range(300)]), [])
     store.tend()
     with read_only(store), pytest.raises(StoreFailed, match="fold"):
         store.tend()
@@ -308,28 +311,28 @@ def test_a_fold_that_fails_loses_nothing(open_store):
 
 def test_a_file_removed_under_a_running_server_is_noticed(open_store, path):
     store = open_store()
-    store.commit([record("a")], [])
+    store.commit(blocks([record("a")]), [])
     moved = path.rename(path.with_suffix(".away"))
-    for call in (store.tend, lambda: store.commit([record("a", 2)], [])):
+    for call in (store.tend, lambda: store.commit(blocks([record("a", 2)]), [])):
         with pytest.raises(StoreFailed, match="removed or replaced"):
             call()
     moved.rename(path)
     store.tend()
-    store.commit([record("a", 2)], [])
+    store.commit(blocks([record("a", 2)]), [])
 
 
 def test_a_flush_that_fails_is_told_and_after_a_while_nothing_more_is_taken(open_store, monkeypatch):
     store = open_store(0.25)
-    store.commit([record("a")], [])
+    store.commit(blocks([record("a")]), [])
     with read_only(store):
         with pytest.raises(StoreFailed):
             store.tend()
-        store.commit([record("a", 2)], [])  # it may pass
+        store.commit(blocks([record("a", 2)]), [])  # it may pass
         monkeypatch.setattr(module, "PATIENCE_SECONDS", -1.0)
         with pytest.raises(StoreFailed, match="nothing more is taken"):
-            store.commit([record("a", 3)], [])
+            store.commit(blocks([record("a", 3)]), [])
     store.tend()
-    store.commit([record("a", 3)], [])
+    store.commit(blocks([record("a", 3)]), [])
     store.close()
     assert open_store().load(["a"])[0] == [record("a", 3)]
 
@@ -344,7 +347,7 @@ def test_the_journal_and_the_log_stay_bounded_under_load(open_store, path, monke
     store = open_store()
     most = 0
     for wave in range(200):
-        store.commit([record(f"s{(wave * 7 + i) % 500}", wave) for i in range(16)], [])
+        store.commit(blocks([record(f"s{(wave * 7 + i) % 500}", wave) for i in range(16)]), [])
         if store.due:
             store.tend()
         most = max(most, store._unfolded.size)
@@ -356,11 +359,46 @@ def test_the_journal_and_the_log_stay_bounded_under_load(open_store, path, monke
     assert len(store) == 500
 
 
+def test_a_fold_waits_for_no_disk_and_every_commit_does(open_store, monkeypatch):
+    store = open_store()
+
+    def waits() -> bool:
+        return store._database.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+    store.commit(blocks([record("a"), record("b")]), [])
+    assert waits()
+    fold(store)
+    assert not waits()
+    store.commit(blocks([record("a", 2)]), [])
+    assert waits()
+
+    def failing(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(store._tables, "fold", failing)
+    with pytest.raises(StoreFailed):
+        fold(store)
+    assert not waits()
+    store.commit(blocks([record("a", 3)]), [])
+    assert waits()
+
+
+def test_tombstones_leave_the_file_with_their_time(path):
+    now = 1e9
+    store = SqliteStore(path, 100, 60.0, clock=lambda: now)
+    for session in ("a", "b"):
+        store.commit([], [Tombstone(session, 1, "deleted", now)])
+        fold(store)
+        now += 61
+    assert store._database.execute("SELECT id FROM tombstones").fetchall() == [(b"b",)]
+    store.close()
+
+
 def test_a_wave_that_was_folded_is_never_read_again_though_it_is_still_there(open_store, path):
     store = open_store()
-    store.commit([record("a")], [])
+    store.commit(blocks([record("a")]), [])
     fold(store)
-    store.commit([record("a", 2)], [])
+    store.commit(blocks([record("a", 2)]), [])
     fold(store)
     store.close()
     changed(path, "UPDATE journal SET heads = x'00', bodies = x'00'")
@@ -370,19 +408,19 @@ def test_a_wave_that_was_folded_is_never_read_again_though_it_is_still_there(ope
 def test_waves_that_were_overtaken_are_not_written_twice(open_store):
     store = open_store()
     for position in range(1, 100):
-        store.commit([record("a", position)], [])
-    waves, moving = store._unfolded.oldest(10, 50)
-    assert (len(waves), moving) == (50, [])
+        store.commit(blocks([record("a", position)]), [])
+    waves, records, graves = store._unfolded.oldest(10, 50)
+    assert (len(waves), records, graves) == (50, [], [])
 
 
 def test_many_sessions_on_disk_are_not_loaded_at_start(open_store):
     store = open_store()
     for start in range(0, 3000, 500):
-        store.commit([record(f"s{i}") for i in range(start, start + 500)], [])
+        store.commit(blocks([record(f"s{i}") for i in range(start, start + 500)]), [])
         fold(store)
     store.close()
     again = open_store()
-    assert (len(again), len(again._unfolded.entries)) == (3000, 0)
+    assert (len(again), len(again._unfolded.alive)) == (3000, 0)
 
 
 # Under the engine.
@@ -410,9 +448,10 @@ async def test_a_store_that_fails_turns_readiness_red_and_back_by_itself(start_h
 async def test_sessions_that_cannot_be_served_are_refused_and_the_others_go_on(start_http, store):
     async with start_http() as service:
         kept = service.engine.sessions.store
-        kept.commit([record("theirs", 3)], [])
-        kept.commit([record("broken", 3)], [])
-        kept._unfolded.entries["broken"].crc ^= 1
+        kept.commit(blocks([record("theirs", 3)]), [])
+        kept.commit(blocks([record("broken", 3)]), [])
+        block, i = kept._unfolded.alive["broken"]
+        block.crcs[i] ^= 1
         for at in (None, 0, 3):
             theirs = await service.advance("theirs", [[0.5]], at)
             broken = await service.advance("broken", [[0.5]], at)

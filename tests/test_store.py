@@ -12,6 +12,7 @@ from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
 from app.stores.redis.urls import place
 from app.stores.sqlite import SqliteStore
+from tests.records import blocks
 from tests.redis_server import needs_redis
 
 PRINT = "f" * 64
@@ -51,26 +52,26 @@ class StoreContract:
 
     def test_what_is_committed_is_loaded(self, store, settle):
         records = [record("a"), record("b", deadline=2e9 + 0.125), record("c", fingerprint="0" * 64)]
-        store.commit(records, [])
+        store.commit(blocks(records), [])
         settle()
         assert sorted(store.load(["c", "a", "b"])[0], key=lambda one: one.session) == records
 
     def test_the_newest_of_a_session_is_loaded(self, store, settle):
-        store.commit([record("a", 1)], [])
+        store.commit(blocks([record("a", 1)]), [])
         settle()
-        store.commit([record("a", 2)], [])
-        store.commit([record("a", 3)], [])
+        store.commit(blocks([record("a", 2)]), [])
+        store.commit(blocks([record("a", 3)]), [])
         settle()
         assert store.load(["a"])[0] == [record("a", 3)]
 
     def test_a_session_that_was_never_there_is_neither_here_nor_gone(self, store, settle):
-        store.commit([record("a")], [])
+        store.commit(blocks([record("a")]), [])
         settle()
         assert store.load(["b", "a b"]) == ([], {})
         assert store.load([]) == ([], {})
 
     def test_a_tombstone_removes_the_record_and_is_remembered(self, store, clock, settle):
-        store.commit([record("a", 7), record("b")], [])
+        store.commit(blocks([record("a", 7), record("b")]), [])
         settle()
         tombstone = Tombstone("a", 7, "deleted", clock.now + 0.25)
         store.commit([], [tombstone])
@@ -78,22 +79,22 @@ class StoreContract:
         assert store.load(["a", "b"]) == ([record("b")], {"a": tombstone})
 
     def test_a_session_made_anew_has_no_tombstone(self, store, clock, settle):
-        store.commit([record("a", 7)], [])
+        store.commit(blocks([record("a", 7)]), [])
         store.commit([], [Tombstone("a", 7, "deleted", clock.now)])
         settle()
-        store.commit([record("a", 1)], [])
+        store.commit(blocks([record("a", 1)]), [])
         settle()
         assert store.load(["a"]) == ([record("a", 1)], {})
 
     def test_tombstones_are_bounded_in_number(self, store, clock, settle):
         for i in range(MOST_TOMBSTONES + 2):
-            store.commit([record(f"s{i}")], [])
+            store.commit(blocks([record(f"s{i}")]), [])
             store.commit([], [Tombstone(f"s{i}", i, "expired", clock.now)])
         settle()
         assert sorted(store.load([f"s{i}" for i in range(5)])[1]) == ["s2", "s3", "s4"]
 
     def test_tombstones_are_forgotten_with_age(self, store, clock, settle):
-        store.commit([record("a")], [])
+        store.commit(blocks([record("a")]), [])
         store.commit([], [Tombstone("a", 1, "expired", clock.now)])
         clock.now += TOMBSTONE_SECONDS - 1
         settle()
@@ -103,10 +104,11 @@ class StoreContract:
         assert store.load(["a"]) == ([], {})
 
     def test_names_come_in_order_and_in_pages(self, store, clock, settle):
-        store.commit([record(name) for name in ("b", "d", "a")], [])
+        store.commit(blocks([record(name) for name in ("b", "d", "a")]), [])
         settle()
         store.commit(
-            [record("c", fingerprint="0" * 64), record("e")], [Tombstone("a", 1, "deleted", clock.now)]
+            blocks([record("c", fingerprint="0" * 64), record("e")]),
+            [Tombstone("a", 1, "deleted", clock.now)],
         )
         settle()
         assert store.names("", 3) == [("b", PRINT), ("c", "0" * 64), ("d", PRINT)]
@@ -115,30 +117,31 @@ class StoreContract:
 
     def test_the_expired_are_found_and_no_others(self, store, clock, settle):
         store.commit(
-            [record("a", deadline=clock.now + 5), record("b"), record("c", deadline=clock.now + 9)], []
+            blocks([record("a", deadline=clock.now + 5), record("b"), record("c", deadline=clock.now + 9)]),
+            [],
         )
         settle()
         assert store.expired(clock.now + 4, 10) == []
         assert store.expired(clock.now + 6, 10) == ["a"]
 
     def test_no_more_of_the_expired_are_found_than_asked_for(self, store, clock, settle):
-        store.commit([record(name, deadline=clock.now - 1) for name in "abc"], [])
+        store.commit(blocks([record(name, deadline=clock.now - 1) for name in "abc"]), [])
         settle()
         assert len(store.expired(clock.now, 2)) == 2
 
     def test_a_session_that_was_used_again_has_not_expired(self, store, clock, settle):
-        store.commit([record("a", 1, deadline=clock.now + 1)], [])
+        store.commit(blocks([record("a", 1, deadline=clock.now + 1)]), [])
         settle()
         store.load(["a"])
-        store.commit([record("a", 2, deadline=clock.now + 9)], [])
+        store.commit(blocks([record("a", 2, deadline=clock.now + 9)]), [])
         assert store.expired(clock.now + 2, 10) == []
         settle()
         assert store.expired(clock.now + 2, 10) == []
 
     def test_its_length_is_the_number_of_sessions(self, store, clock, settle):
-        store.commit([record("a"), record("b")], [])
+        store.commit(blocks([record("a"), record("b")]), [])
         settle()
-        store.commit([record("b", 2), record("c")], [])
+        store.commit(blocks([record("b", 2), record("c")]), [])
         assert len(store) == 3
         settle()
         store.commit([], [Tombstone("a", 1, "deleted", clock.now)])
@@ -152,7 +155,7 @@ class TestMemory(StoreContract):
         return MemoryStore(MOST_TOMBSTONES, TOMBSTONE_SECONDS, clock)
 
     def test_what_is_loaded_is_handed_over(self, store):
-        store.commit([record("a")], [])
+        store.commit(blocks([record("a")]), [])
         store.load(["a"])
         assert (len(store), store.load(["a"])) == (0, ([], {}))
 
@@ -172,10 +175,10 @@ class TestSqlite(StoreContract):
     @pytest.mark.parametrize("tends", [0, 1, 4])
     def test_all_of_it_is_there_after_a_restart(self, store, clock, tmp_path, period, tends):
         tombstone = Tombstone("a", 1, "expired", clock.now)
-        store.commit([record("a"), record("b"), record("d", deadline=5.0)], [])
+        store.commit(blocks([record("a"), record("b"), record("d", deadline=5.0)]), [])
         for _ in range(tends):
             store.tend()
-        store.commit([record("b", 2), record("c")], [tombstone])
+        store.commit(blocks([record("b", 2), record("c")]), [tombstone])
         store.close()
         again = SqliteStore(store.path, MOST_TOMBSTONES, TOMBSTONE_SECONDS, period, clock)
         told = again.load(["a", "b", "c"]), again.names("", 9), again.expired(9.0, 9), len(again)
@@ -194,18 +197,18 @@ class TestRedis(StoreContract):
 
     def test_a_session_made_anew_has_no_tombstone(self, store, clock, settle):
         """Once its maker has seen the tombstone: a store that is shared takes nothing made in ignorance."""
-        store.commit([record("a", 7)], [])
+        store.commit(blocks([record("a", 7)]), [])
         store.commit([], [Tombstone("a", 7, "deleted", clock.now)])
         settle()
-        assert store.commit([record("a", 1)], []) == {"a": None}
+        assert store.commit(blocks([record("a", 1)]), []) == {"a": None}
         store.load(["a"])
-        assert store.commit([record("a", 1)], []) == {}
+        assert store.commit(blocks([record("a", 1)]), []) == {}
         settle()
         assert store.load(["a"]) == ([record("a", 1)], {})
 
     def test_tombstones_are_bounded_in_number(self, store, clock, settle):
         """By time alone: a bound in number would need an order of burials across all servers."""
-        store.commit([record("a")], [])
+        store.commit(blocks([record("a")]), [])
         store.commit([], [Tombstone("a", 1, "expired", clock.now)])
         settle()
         kept = store._servers.primaries()[0].ask("PTTL", "carryover:{a}")

@@ -7,7 +7,7 @@ leave the slab, because the slab is in the same memory and would otherwise be ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -23,6 +23,36 @@ class Record:
     deadline: float  # seconds since 1970; infinity: never
     body: bytes
     position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Sessions of one model at rest, in columns: a commit costs some objects, not some a session."""
+
+    fingerprint: str
+    sessions: Sequence[str]
+    positions: Sequence[int]
+    deadlines: Sequence[float]
+    bodies: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.sessions)
+
+    def record(self, i: int) -> Record:
+        """One of them by itself."""
+        return Record(
+            self.sessions[i], self.fingerprint, self.deadlines[i], self.bodies[i], self.positions[i]
+        )
+
+    def records(self) -> Iterator[Record]:
+        """Each of them by itself."""
+        return map(self.record, range(len(self)))
+
+    def without(self, sessions: Collection[str]) -> Block:
+        """The others."""
+        kept = [i for i, session in enumerate(self.sessions) if session not in sessions]
+        columns = (self.sessions, self.positions, self.deadlines, self.bodies)
+        return Block(self.fingerprint, *([column[i] for i in kept] for column in columns))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +83,9 @@ class Store(Protocol):
     due: bool
     """Whether `tend` should be called behind this tick's replies already."""
 
-    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> Lost:
+    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Lost:
         """Keep all of this or, raising `StoreFailed`, none. A tombstone removes its session's record.
+        No session is in it twice.
 
         Returns those that were not kept after all: none, where nobody else writes to the store.
         """

@@ -7,28 +7,40 @@ for a state, and no session's record for another's. A wave's CRC32 covers its se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal
 from zlib import crc32
 
 import msgspec
 
 from app.errors import StoreFailed
-from app.stores import Record, Tombstone
+from app.stores import Block, Record, Tombstone
 
 NEVER = float("inf")
 
 
-@dataclass(slots=True)
-class Entry:
-    """The newest that was committed of one session, until it is folded into the tables."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Sealed:
+    """A block as the file keeps it: its deadlines in microseconds, and a CRC32 for each record."""
 
-    what: Record | Tombstone
+    block: Block
+    deadlines: Sequence[int | None]
+    crcs: Sequence[int]
+
+
+Place = tuple[Sealed, int]
+"""One record of a sealed block."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grave:
+    """A tombstone as the file keeps it."""
+
+    tombstone: Tombstone
+    number: int  # in the order of burials
     crc: int
-    in_table: bool  # whether the table of sessions has a row of it, however old
-    sequence: int = 0  # the wave that it was written in; 0: not written yet
-    number: int = 0  # of a tombstone, in the order of burials
 
 
 class RecordHead(msgspec.Struct, array_like=True, frozen=True):
@@ -74,6 +86,24 @@ def seconds(time: int | None) -> float:
     return NEVER if time is None else time / 1e6
 
 
+def seal(block: Block) -> Sealed:
+    """The block with the CRC32 of each record."""
+    model = block.fingerprint
+    deadlines = [microseconds(deadline) for deadline in block.deadlines]
+    columns = zip(block.sessions, block.positions, deadlines, block.bodies, strict=True)
+    crcs = [
+        crc32(body, crc32(f"{session} {model} {position} {deadline} ".encode()))
+        for session, position, deadline, body in columns
+    ]
+    return Sealed(block, deadlines, crcs)
+
+
+def damaged(one: Sealed) -> list[str]:
+    """Those of its sessions whose checksum is not that of their record."""
+    checked = zip(one.block.sessions, seal(one.block).crcs, one.crcs, strict=True)
+    return [session for session, right, told in checked if right != told]
+
+
 def check(what: Record | Tombstone) -> int:
     """The CRC32 of a record or a tombstone."""
     if isinstance(what, Record):
@@ -82,28 +112,61 @@ def check(what: Record | Tombstone) -> int:
     return crc32(f"{what.session} {what.position} {what.why} {microseconds(what.buried)}".encode())
 
 
-def written(sequence: int, entries: Sequence[Entry]) -> tuple[bytes, int, bytes]:
+def gathered(places: Iterable[Place]) -> list[Sealed]:
+    """These records by themselves, a block a model."""
+    by_model: dict[str, list[Place]] = {}
+    for place in places:
+        by_model.setdefault(place[0].block.fingerprint, []).append(place)
+    return [
+        Sealed(
+            Block(
+                model,
+                [one.block.sessions[i] for one, i in some],
+                [one.block.positions[i] for one, i in some],
+                [one.block.deadlines[i] for one, i in some],
+                [one.block.bodies[i] for one, i in some],
+            ),
+            [one.deadlines[i] for one, i in some],
+            [one.crcs[i] for one, i in some],
+        )
+        for model, some in by_model.items()
+    ]
+
+
+def written(sequence: int, blocks: Sequence[Sealed], graves: Sequence[Grave]) -> tuple[bytes, int, bytes]:
     """One wave as a row: heads, their CRC32, bodies."""
-    models: dict[str, int] = {}
-    records: list[RecordHead] = []
-    tombstones: list[TombstoneHead] = []
+    records: list[tuple[object, ...]] = []
     bodies: list[bytes] = []
-    for entry in entries:
-        what = entry.what
-        if isinstance(what, Record):
-            model = models.setdefault(what.fingerprint, len(models))
-            deadline = microseconds(what.deadline)
-            head = RecordHead(what.session, model, what.position, deadline, len(what.body), entry.crc)
-            records.append(head)
-            bodies.append(what.body)
-        else:
-            tombstones.append(TombstoneHead(what.session, what.position, what.why, what.buried, entry.crc))
-    heads = _encode(Heads(list(models), records, tombstones))
+    for model, one in enumerate(blocks):
+        block = one.block
+        sizes = map(len, block.bodies)
+        records += zip(  # a `RecordHead` each
+            block.sessions, repeat(model), block.positions, one.deadlines, sizes, one.crcs, strict=False
+        )
+        bodies += block.bodies
+    buried = [
+        (
+            grave.tombstone.session,
+            grave.tombstone.position,
+            grave.tombstone.why,
+            grave.tombstone.buried,
+            grave.crc,
+        )
+        for grave in graves
+    ]
+    models = [one.block.fingerprint for one in blocks]
+    heads = _encode({"models": models, "records": records, "tombstones": buried})
     return heads, _heads_check(sequence, heads), b"".join(bodies)
 
 
-def read(sequence: int, heads: bytes, crc: int, bodies: bytes) -> list[Entry]:
-    """The entries of one row, in order. A damaged body is left for `load` to find.
+def read(
+    sequence: int, heads: bytes, crc: int, bodies: bytes, buried: int
+) -> tuple[list[Sealed], list[Grave]]:
+    """The blocks and graves of one row. A damaged body is left for `load` to find.
+
+    Parameters
+    ----------
+    buried : number of the last tombstone before
 
     Raises
     ------
@@ -114,18 +177,19 @@ def read(sequence: int, heads: bytes, crc: int, bodies: bytes) -> list[Entry]:
     told = _decode(heads)
     if sum(head.size for head in told.records) != len(bodies):
         raise StoreFailed(f"wave {sequence} of its journal is damaged: it is cut short")
-    entries: list[Entry] = []
+    places: list[Place] = []
     start = 0
     for head in told.records:
         body = bodies[start : start + head.size]
         start += head.size
-        record = Record(head.session, told.models[head.model], seconds(head.deadline), body, head.position)
-        entries.append(Entry(record, head.crc, False))
-    entries += [
-        Entry(Tombstone(head.session, head.position, head.why, head.buried), head.crc, False)
-        for head in told.tombstones
+        model, deadline = told.models[head.model], seconds(head.deadline)
+        block = Block(model, [head.session], [head.position], [deadline], [body])
+        places.append((Sealed(block, [head.deadline], [head.crc]), 0))
+    graves = [
+        Grave(Tombstone(head.session, head.position, head.why, head.buried), number, head.crc)
+        for number, head in enumerate(told.tombstones, buried + 1)
     ]
-    return entries
+    return gathered(places), graves
 
 
 def _heads_check(sequence: int, heads: bytes) -> int:

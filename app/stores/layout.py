@@ -51,17 +51,6 @@ CREATE TABLE tombstones (
 CREATE TABLE probe (bytes BLOB NOT NULL);
 """
 
-# Every wave takes out some that are folded already, in its own statement and transaction: their pages serve
-# again at once, and no call has hundreds of waves to take out. Two for one is enough to catch up.
-PRUNING = """
-CREATE TEMP TRIGGER pruning AFTER INSERT ON main.journal BEGIN
-    DELETE FROM journal WHERE sequence IN (
-        SELECT sequence FROM journal WHERE sequence <= (SELECT folded FROM carryover)
-        ORDER BY sequence LIMIT 2
-    );
-END
-"""
-
 
 def opened(path: Path) -> sqlite3.Connection:
     """The database at `path`, locked; made when there is none.
@@ -143,4 +132,3 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         database.executescript(
             f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {LAYOUT}; {TABLES} COMMIT;"
         )
-    database.execute(PRUNING)

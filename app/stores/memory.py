@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from sortedcontainers import SortedDict
 
 from app.errors import CarryoverError
-from app.stores import NONE_LOST, Lost, Record, Tombstone
+from app.stores import NONE_LOST, Block, Lost, Record, Tombstone
 
 
 class MemoryStore:
@@ -36,8 +36,8 @@ class MemoryStore:
         self._deadlines: list[tuple[float, str]] = []  # a heap; entries of sessions that left are passed over
         self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
 
-    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> Lost:
-        for record in records:
+    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Lost:
+        for record in (record for block in blocks for record in block.records()):
             self._records[record.session] = record
             self._tombstones.pop(record.session, None)
             if record.deadline != float("inf"):

@@ -1,11 +1,12 @@
 """Sessions in one SQLite file: an answered chunk is on disk.
 
 A wave is committed as one row of a journal, with one fsync, in one call that gives up the interpreter lock
-once. `tend` folds the journal into the tables behind, a bounded piece a call, and takes the write-ahead
-log into the file. Folded waves leave the journal with the commits that follow, two with each, and their pages
-serve again: the log is long and rarely taken in, and few of its pages are distinct, so that this is brief.
-What is not folded yet is found in memory, which is read from the journal at start: so a start reads some
-megabytes, however many sessions there are.
+once. `tend` folds the journal into the tables behind, a small piece a call, and takes the write-ahead log
+into the file. A fold waits for no disk: it says nothing that the journal does not, and the next commit's
+fsync, of the same log, covers it. Folded waves leave the journal with it, and their pages serve again: the
+log is long and rarely taken in, and few of its pages are distinct, so that this is brief. What is not folded
+yet is found in memory, which is read from the journal at start: so a start reads some megabytes, however
+many sessions there are.
 
 The journal's sequence is dense, so that a wave that is missing is noticed; records carry checksums, so
 that damage is refused and never served. With a period, commits are answered at once and written behind:
@@ -25,16 +26,17 @@ from pathlib import Path
 import msgspec
 
 from app.errors import CarryoverError, ConfigError, StoreFailed
-from app.stores import NONE_LOST, Lost, Record, Tombstone, journal
-from app.stores.journal import Entry
+from app.stores import NONE_LOST, Block, Lost, Record, Tombstone, journal
+from app.stores.journal import Grave, Place, Sealed, microseconds
 from app.stores.layout import PAGE_BYTES, opened, reason
 from app.stores.tables import Tables, damage
-from app.stores.unfolded import Unfolded, Written
+from app.stores.unfolded import Unfolded, Written, place_each
 
 log = logging.getLogger("carryover.store")
 
 FOLD_BYTES = 8 * 2**20  # of journal, beyond which it is folded though commits come in
-FOLD_RECORDS, FOLD_WAVES = 256, 64  # moved by one call of `tend`: a millisecond, or a few
+FOLD_RECORDS, FOLD_WAVES = 64, 8  # moved at once: a fraction of a millisecond, or one
+IDLE_FOLDS = 4  # by one call of `tend` while no commits come in
 CHECKPOINT_BYTES = 128 * 2**20  # of write-ahead log: every few seconds at most, so clear of p99
 PATIENCE_SECONDS = 2.0  # that a period's flush may fail before chunks are refused
 
@@ -74,12 +76,15 @@ class SqliteStore:
         self._database = opened(path)
         self._inode = path.stat().st_ino
         self._unfolded = Unfolded()
-        self._pending: dict[str, Entry] = {}  # committed, and not written before the period is over
+        # Committed, and not written before the period is over.
+        self._pending: dict[str, Place] = {}
+        self._pending_graves: dict[str, Grave] = {}
         self._failing_since: float | None = None
         self._failed_bytes = 0  # of the last write that failed, until one succeeds
         self._busy = False  # there was a commit since the last `tend`
         self._log_bytes = _size(path.with_name(path.name + "-wal"))  # of the write-ahead log, about
         self._lost = False  # the file is not where it was
+        self._durable = False  # whether a transaction is known to be on the disk when it ends
         try:
             self._tables = Tables(self._database)
             self._sequence, self._buried = self._tables.folded, self._tables.buried
@@ -90,21 +95,24 @@ class SqliteStore:
             told = reason(error) if isinstance(error, sqlite3.Error) else str(error)
             raise ConfigError(f"store {path} cannot be used: {told}") from error
 
-    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> Lost:
+    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Lost:
         self._busy = True
         with self._or_failed("keep a wave"):
-            entries = self._entries([*records, *tombstones])
+            sealed = [journal.seal(block) for block in blocks]
+            graves = [
+                Grave(tombstone, number, journal.check(tombstone))
+                for number, tombstone in enumerate(tombstones, self._buried + 1)
+            ]
+            strange = self._strange(sealed, graves)
         if self._lost:
             self._find_file()
         if not self._period:
-            self._write(entries)
+            self._write(sealed, graves)
         elif self._failing_since is not None and time.monotonic() - self._failing_since > PATIENCE_SECONDS:
             raise StoreFailed(f"the store {self.path} fails to keep what it was told; nothing more is taken")
-        self._number(entries)
-        for entry in entries:
-            self._count += self._unfolded.put(entry)
-            if self._period:
-                self._pending[entry.what.session] = entry
+        else:
+            self._put_off(sealed, graves)
+        self._put(sealed, graves, strange)
         return NONE_LOST
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
@@ -112,15 +120,20 @@ class SqliteStore:
         others: dict[str, Tombstone | CarryoverError] = {}
         elsewhere: list[str] = []
         for session in sessions:
-            entry = self._unfolded.entries.get(session)
-            if entry is None:
+            if (place := self._unfolded.alive.get(session)) is not None:
+                one, i = place
+                record = one.block.record(i)
+                if journal.check(record) == one.crcs[i]:
+                    records.append(record)
+                else:
+                    others[session] = damage(session)
+            elif (grave := self._unfolded.dead.get(session)) is not None:
+                if journal.check(grave.tombstone) != grave.crc:
+                    others[session] = damage(session)
+                elif self._remembered(grave.number, grave.tombstone):
+                    others[session] = grave.tombstone
+            else:
                 elsewhere.append(session)
-            elif journal.check(entry.what) != entry.crc:
-                others[session] = damage(session)
-            elif isinstance(entry.what, Record):
-                records.append(entry.what)
-            elif self._remembered(entry.number, entry.what):
-                others[session] = entry.what
         if elsewhere:
             with self._or_failed("be read"):
                 found, damaged = self._tables.records(elsewhere)
@@ -135,23 +148,22 @@ class SqliteStore:
     def names(self, after: str, limit: int) -> list[tuple[str, str]]:
         unfolded = self._unfolded
         with self._or_failed("be read"):
-            found = dict(self._tables.names(after, limit + len(unfolded.buried)))
+            found = dict(self._tables.names(after, limit + unfolded.doomed()))
         for session in islice(unfolded.fresh.irange(after, inclusive=(False, True)), limit):
             found[session] = ""
-        for session in found.keys() & unfolded.entries.keys():
-            newest = unfolded.entries[session].what
-            if isinstance(newest, Record):
-                found[session] = newest.fingerprint
-            else:
-                del found[session]
+        for session in found.keys() & unfolded.alive.keys():
+            found[session] = unfolded.alive[session][0].block.fingerprint
+        for session in found.keys() & unfolded.dead.keys():
+            del found[session]
         return sorted(found.items())[:limit]
 
     def expired(self, now: float, limit: int) -> list[str]:
         unfolded = self._unfolded
         late = [session for session, deadline in unfolded.mortal.items() if deadline < now]
         with self._or_failed("be read"):
-            resting = self._tables.expired(now, limit + len(unfolded.mortal) + len(unfolded.buried))
-        return (late + [session for session in resting if session not in unfolded.entries])[:limit]
+            resting = self._tables.expired(now, limit + len(unfolded.mortal) + unfolded.doomed())
+        newer = unfolded.alive.keys() | unfolded.dead.keys() if resting else ()
+        return (late + [session for session in resting if session not in newer])[:limit]
 
     def __len__(self) -> int:
         return self._count
@@ -162,8 +174,9 @@ class SqliteStore:
         if self._failed_bytes:
             self._probe()
         self._flush()
-        if self._unfolded.waves and (idle or self._unfolded.size > FOLD_BYTES):
-            self._fold()
+        for _ in range(IDLE_FOLDS if idle else 1):
+            if self._unfolded.waves and (idle or self._unfolded.size > FOLD_BYTES):
+                self._fold()
         if self._log_bytes > CHECKPOINT_BYTES or (idle and self._log_bytes and not self._unfolded.waves):
             with self._or_failed("take its log in"):
                 self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -176,63 +189,80 @@ class SqliteStore:
         finally:
             self._database.close()
 
-    def _entries(self, news: Sequence[Record | Tombstone]) -> list[Entry]:
-        """These with their checksums, and whether the tables know their sessions."""
-        known = self._unfolded.entries
-        strange = [one.session for one in news if one.session not in known]
-        present = self._tables.present(strange) if strange else set()
-        entries = []
-        for one in news:
-            entry = known.get(one.session)
-            in_table = entry.in_table if entry is not None else one.session in present
-            entries.append(Entry(one, journal.check(one), in_table))
-        return entries
+    def _strange(self, blocks: Sequence[Sealed], graves: Sequence[Grave]) -> set[str]:
+        """Those of these sessions that are told of for the first time: neither unfolded nor in the table."""
+        told = [session for one in blocks for session in one.block.sessions]
+        told += [grave.tombstone.session for grave in graves]
+        unknown = self._unfolded.unknown(told)
+        return unknown - self._tables.present(list(unknown)) if unknown else unknown
 
-    def _write(self, entries: Sequence[Entry]) -> None:
+    def _write(self, blocks: Sequence[Sealed], graves: Sequence[Grave]) -> None:
         """One row, one transaction, one fsync."""
         sequence = self._sequence + 1
-        heads, crc, bodies = journal.written(sequence, entries)
+        heads, crc, bodies = journal.written(sequence, blocks, graves)
         size = len(heads) + len(bodies)
         with self._or_failed("keep a wave", size):
+            self._await_disk(True)
             self._database.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (sequence, heads, crc, bodies))
         self._log_bytes += size + 3 * PAGE_BYTES
-        self._wrote(sequence, entries, size)
+        self._wrote(sequence, blocks, graves, size)
 
-    def _wrote(self, sequence: int, entries: Sequence[Entry], size: int) -> None:
+    def _wrote(self, sequence: int, blocks: Sequence[Sealed], graves: Sequence[Grave], size: int) -> None:
         self._sequence = sequence
-        self._number(entries)
-        for entry in entries:
-            entry.sequence = sequence
-        sessions = [entry.what.session for entry in entries]
-        self._unfolded.wrote(Written(sequence, sessions, size, self._buried))
+        self._buried = max([self._buried, *(grave.number for grave in graves)])
+        self._unfolded.wrote(Written(sequence, blocks, graves, size, self._buried))
         self.due = self._unfolded.size > FOLD_BYTES
 
-    def _number(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            if isinstance(entry.what, Tombstone) and not entry.number:
-                self._buried += 1
-                entry.number = self._buried
+    def _put(self, blocks: Sequence[Sealed], graves: Sequence[Grave], strange: set[str]) -> None:
+        self._unfolded.strange |= strange
+        for one in blocks:
+            self._count += self._unfolded.put(one)
+        for grave in graves:
+            self._count += self._unfolded.bury(grave)
+
+    def _put_off(self, blocks: Sequence[Sealed], graves: Sequence[Grave]) -> None:
+        """Keep these for the next flush, in place of what was kept of their sessions."""
+        for one in blocks:
+            self._pending.update(zip(one.block.sessions, place_each(one), strict=True))
+            for session in one.block.sessions if self._pending_graves else ():
+                self._pending_graves.pop(session, None)
+        for grave in graves:
+            self._buried = grave.number
+            self._pending.pop(grave.tombstone.session, None)
+            self._pending_graves[grave.tombstone.session] = grave
 
     def _flush(self) -> None:
         """Write what is pending: of each session the newest."""
-        if not self._pending:
+        if not self._pending and not self._pending_graves:
             return
+        blocks, graves = journal.gathered(self._pending.values()), list(self._pending_graves.values())
         try:
-            self._write(list(self._pending.values()))
+            self._write(blocks, graves)
         except StoreFailed:
             self._failing_since = self._failing_since or time.monotonic()
             raise
+        self._put(blocks, [], set())  # the same records, where the wave has them
         self._pending.clear()
+        self._pending_graves.clear()
         self._failing_since = None
 
     def _fold(self) -> None:
-        waves, moving = self._unfolded.oldest(FOLD_RECORDS, FOLD_WAVES)
+        unfolded = self._unfolded
+        waves, records, graves = unfolded.oldest(FOLD_RECORDS, FOLD_WAVES)
         last = waves[-1]
-        forget = (last.buried - self._most_tombstones, self._oldest_tombstone())
+        forget = (last.buried - self._most_tombstones, microseconds(self._oldest_tombstone()))
         with self._or_failed("fold its journal"):
-            self._tables.fold(moving, last.sequence, last.buried, forget)
-        self._unfolded.folded(waves, moving)
-        self._log_bytes += (2 * len(moving) + len(waves) + 8) * PAGE_BYTES
+            self._await_disk(False)
+            self._tables.fold(records, graves, unfolded.strange, last.sequence, last.buried, forget)
+        unfolded.folded(waves, records, graves)
+        self._log_bytes += (2 * (len(records) + len(graves)) + len(waves) + 8) * PAGE_BYTES
+
+    def _await_disk(self, wanted: bool) -> None:
+        """Whether transactions from here on are on the disk when they end. What fails is asked again."""
+        if wanted != self._durable:
+            self._durable = False
+            self._database.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+            self._durable = wanted
 
     def _read_journal(self) -> None:
         """Take the unfolded waves into memory; a gap among them is a wave that was lost."""
@@ -243,21 +273,11 @@ class SqliteStore:
         for sequence, heads, crc, bodies in rows:
             if sequence != self._sequence + 1:
                 raise StoreFailed(f"wave {self._sequence + 1} of its journal is missing; restore a copy")
-            entries = journal.read(sequence, heads, crc, bodies)
-            for entry, in_table in zip(entries, self._in_table(entries), strict=True):
-                entry.in_table = in_table
-                self._count += self._unfolded.put(entry)
-                if journal.check(entry.what) != entry.crc:
-                    log.error("store %s: %s", self.path, damage(entry.what.session))
-            self._wrote(sequence, entries, len(heads) + len(bodies))
-
-    def _in_table(self, entries: Sequence[Entry]) -> list[bool]:
-        known = self._unfolded.entries
-        present = self._tables.present([e.what.session for e in entries if e.what.session not in known])
-        return [
-            known[e.what.session].in_table if e.what.session in known else e.what.session in present
-            for e in entries
-        ]
+            blocks, graves = journal.read(sequence, heads, crc, bodies, self._buried)
+            self._put(blocks, graves, self._strange(blocks, graves))
+            self._wrote(sequence, blocks, graves, len(heads) + len(bodies))
+            for session in (session for one in blocks for session in journal.damaged(one)):
+                log.error("store %s: %s", self.path, damage(session))
 
     def _remembered(self, number: int, tombstone: Tombstone) -> bool:
         """Whether it is among the newest and young enough."""
@@ -279,6 +299,7 @@ class SqliteStore:
     def _probe(self) -> None:
         """Write as much as the write that failed: from here on a commit is to be expected to succeed."""
         with self._or_failed("keep a trial", self._failed_bytes):
+            self._await_disk(True)
             self._database.execute("INSERT INTO probe VALUES (zeroblob(?))", (self._failed_bytes,))
             self._database.execute("DELETE FROM probe")
         self._failed_bytes = 0

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Sequence
 from zlib import crc32
 
 import msgspec
@@ -18,20 +17,14 @@ import msgspec
 from app.errors import SessionDamaged, StoreFailed
 from app.names import shown
 from app.stores import Record, Tombstone
-from app.stores.journal import Entry, check, microseconds, seconds
-
-T = TypeVar("T")
+from app.stores.journal import Grave, Place, check, microseconds, seconds
 
 # Text that is not UTF-8 is a ValueError.
 UNREADABLE = (msgspec.MsgspecError, ValueError, sqlite3.DatabaseError)
 
-BATCH = 128  # rows in one statement
 FORGOTTEN = 1000  # tombstones that one fold forgets at most
+PRUNED = 16  # waves that leave with one fold at most: a file of an older version may have hundreds
 
-UPSERT = """INSERT INTO sessions (id, fingerprint, position, deadline, crc, body) VALUES {}
-ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, position = excluded.position,
-deadline = excluded.deadline, crc = excluded.crc, body = excluded.body"""
-BURY = "INSERT INTO tombstones (number, id, position, why, buried, crc) VALUES {}"
 THESE = "(SELECT value FROM json_each(?))"
 
 RECORDS = f"""SELECT json_group_array(json_array(id, fingerprint, position, deadline, crc, hex(body)))
@@ -43,10 +36,41 @@ NAMES = """SELECT json_group_array(json_array(id, fingerprint))
 FROM (SELECT id, fingerprint FROM sessions WHERE id > ? ORDER BY id LIMIT ?)"""
 EXPIRED = """SELECT json_group_array(id)
 FROM (SELECT id FROM sessions WHERE deadline < ? ORDER BY deadline LIMIT ?)"""
-SUMMARY = "UPDATE carryover SET folded = ?, sessions = ?, buried = ?, crc = ?"
-FORGET = """DELETE FROM tombstones WHERE number <= (SELECT max(number) FROM
-(SELECT number, buried FROM tombstones ORDER BY number LIMIT ?) WHERE number <= ? OR buried < ?)"""
 
+# One statement, though it does many things: between two of them the event loop would have the interpreter
+# for as long as it wants, and the next wave waits for the fold to end. What is told is JSON, but for the
+# bodies, which lie one after the other.
+FOLDING = f"""
+CREATE TEMP VIEW fold AS SELECT '' AS records, '' AS bodies, '' AS gone, '' AS known, '' AS graves, 0 AS most,
+    0 AS oldest, 0 AS sequence, 0 AS sessions, 0 AS buried, 0 AS crc;
+CREATE TEMP TRIGGER folding INSTEAD OF INSERT ON fold BEGIN
+    INSERT INTO sessions (id, fingerprint, position, deadline, crc, body)
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+            json_extract(value, '$[3]'), json_extract(value, '$[4]'),
+            substr(NEW.bodies, json_extract(value, '$[5]'), json_extract(value, '$[6]'))
+        FROM json_each(NEW.records) WHERE TRUE
+        ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, position = excluded.position,
+            deadline = excluded.deadline, crc = excluded.crc, body = excluded.body;
+    DELETE FROM sessions WHERE id IN (SELECT value FROM json_each(NEW.gone));
+    DELETE FROM tombstones WHERE id IN (SELECT value FROM json_each(NEW.known));
+    INSERT INTO tombstones (number, id, position, why, buried, crc)
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+            json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
+        FROM json_each(NEW.graves);
+    DELETE FROM tombstones WHERE number <= (
+        SELECT max(number) FROM (SELECT number, buried FROM tombstones ORDER BY number LIMIT {FORGOTTEN})
+        WHERE number <= NEW.most OR buried < NEW.oldest
+    );
+    UPDATE carryover SET folded = NEW.sequence, sessions = NEW.sessions, buried = NEW.buried, crc = NEW.crc;
+    DELETE FROM journal WHERE sequence IN (
+        SELECT sequence FROM journal WHERE sequence <= NEW.sequence ORDER BY sequence LIMIT {PRUNED}
+    );
+END
+"""
+FOLD = "INSERT INTO fold VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+ANY_TOMBSTONE = "SELECT EXISTS (SELECT 1 FROM tombstones)"
+
+_encode = msgspec.json.Encoder().encode
 _records = msgspec.json.Decoder(list[tuple[str, str, int, int | None, int, str]]).decode
 _tombstones = msgspec.json.Decoder(list[tuple[int, str, int, str, int, int]]).decode
 _names = msgspec.json.Decoder(list[tuple[str, str]]).decode
@@ -75,7 +99,8 @@ class Tables:
         self.sessions: int
         self.buried: int
         self.folded, self.sessions, self.buried = told
-        self.tombstones: int = database.execute("SELECT count(*) FROM tombstones").fetchone()[0]
+        database.executescript(FOLDING)
+        self.tombstones = self._has_tombstones()
 
     def present(self, sessions: Sequence[str]) -> set[str]:
         """Those of these that have a row, alive or not."""
@@ -124,35 +149,38 @@ class Tables:
         """Up to `limit` sessions whose deadline has passed."""
         return _ids(self._one(EXPIRED, microseconds(now), limit))
 
-    def fold(self, entries: Sequence[Entry], sequence: int, buried: int, forget: tuple[int, float]) -> None:
-        """Take these in, which makes an end of the journal's waves up to `sequence`, in one transaction.
+    def fold(
+        self,
+        records: Sequence[Place],
+        graves: Sequence[Grave],
+        strange: Collection[str],
+        sequence: int,
+        buried: int,
+        forget: tuple[int, int | None],
+    ) -> None:
+        """Take these in, which makes an end of the journal's waves up to `sequence`, in one statement.
 
         Parameters
         ----------
+        strange : sessions that have no row here
         buried : number of the last tombstone up to there
-        forget : tombstones up to this number, or buried before this time
+        forget : tombstones up to this number, or buried before this time, in microseconds since 1970
         """
-        records = [entry for entry in entries if isinstance(entry.what, Record)]
-        buried_now = [entry for entry in entries if isinstance(entry.what, Tombstone)]
-        known = json.dumps([entry.what.session for entry in entries])
-        gone = [entry.what.session for entry in buried_now if entry.in_table]
-        born = sum(not entry.in_table for entry in records)
-        run = self._database.execute
-        run("BEGIN IMMEDIATE")
-        self._insert(UPSERT, 6, [_record_row(entry) for entry in records])
-        if gone:
-            run(f"DELETE FROM sessions WHERE id IN {THESE}", (json.dumps(gone),))
-        tombstones = self.tombstones
-        if tombstones:
-            tombstones -= run(f"DELETE FROM tombstones WHERE id IN {THESE}", (known,)).rowcount
-        self._insert(BURY, 6, [_tombstone_row(entry) for entry in buried_now])
-        tombstones += len(buried_now)
-        if tombstones:
-            tombstones -= run(FORGET, (FORGOTTEN, *forget)).rowcount
-        sessions = self.sessions + born - len(gone)
-        run(SUMMARY, (sequence, sessions, buried, _summary_check(sequence, sessions, buried)))
-        run("COMMIT")
-        self.folded, self.sessions, self.buried, self.tombstones = sequence, sessions, buried, tombstones
+        alive = [one.block.sessions[i] for one, i in records]
+        dead = [grave.tombstone.session for grave in graves]
+        gone = [session for session in dead if session not in strange]
+        sessions = self.sessions + sum(session in strange for session in alive) - len(gone)
+        heads, bodies = _told(records)
+        known = alive + dead if self.tombstones else []
+        told = [_encode(one).decode() for one in (gone, known, list(map(_grave, graves)))]
+        summary = (sequence, sessions, buried, _summary_check(sequence, sessions, buried))
+        self._database.execute(FOLD, (heads, bodies, *told, *forget, *summary))
+        self.folded, self.sessions, self.buried = sequence, sessions, buried
+        if graves or self.tombstones:
+            self.tombstones = self._has_tombstones()
+
+    def _has_tombstones(self) -> bool:
+        return bool(self._database.execute(ANY_TOMBSTONE).fetchone()[0])
 
     def _records(self, sessions: Sequence[str]) -> tuple[list[Record], dict[str, SessionDamaged]]:
         records: list[Record] = []
@@ -166,12 +194,6 @@ class Tables:
             else:
                 damaged[session] = damage(session)
         return records, damaged
-
-    def _insert(self, statement: str, width: int, rows: Sequence[tuple[object, ...]]) -> None:
-        place = f"({', '.join('?' * width)})"
-        for part in _batches(rows):
-            values = [value for row in part for value in row]
-            self._database.execute(statement.format(", ".join([place] * len(part))), values)
 
     def _one(self, statement: str, *values: object) -> bytes:
         """The one value of the one row."""
@@ -196,22 +218,20 @@ def _is_damage(error: Exception) -> bool:
     return bool(name.startswith(("SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_MISMATCH")))
 
 
-def _record_row(entry: Entry) -> tuple[object, ...]:
-    record = entry.what
-    if not isinstance(record, Record):
-        return ()
-    deadline = microseconds(record.deadline)
-    return record.session, record.fingerprint, record.position, deadline, entry.crc, record.body
+def _told(records: Sequence[Place]) -> tuple[str, bytes]:
+    """What `FOLDING` is told of these: heads, and bodies one after the other, the first of them at 1."""
+    heads: list[tuple[object, ...]] = []
+    bodies: list[bytes] = []
+    start = 1
+    for one, i in records:
+        block, body = one.block, one.block.bodies[i]
+        named = (block.sessions[i], block.fingerprint, block.positions[i], one.deadlines[i], one.crcs[i])
+        heads.append((*named, start, len(body)))
+        bodies.append(body)
+        start += len(body)
+    return _encode(heads).decode(), b"".join(bodies)
 
 
-def _tombstone_row(entry: Entry) -> tuple[object, ...]:
-    tombstone = entry.what
-    if not isinstance(tombstone, Tombstone):
-        return ()
-    session, position = tombstone.session, tombstone.position
-    return entry.number, session, position, tombstone.why, microseconds(tombstone.buried), entry.crc
-
-
-def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(rows), BATCH):
-        yield rows[start : start + BATCH]
+def _grave(grave: Grave) -> tuple[object, ...]:
+    dead = grave.tombstone
+    return grave.number, dead.session, dead.position, dead.why, microseconds(dead.buried), grave.crc

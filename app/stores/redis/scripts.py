@@ -19,21 +19,26 @@ class Script:
 
 
 # A commit that is sent again, its first answer lost with the connection, finds its own revision: it is kept.
+# Nearly all that this takes is the way from Lua to a command, so that what is kept for ever is set by one.
 COMMIT = Script(
     f"""
-local lost = {{}}
+local lost, kept = {{}}, {{}}
 for i = 1, #KEYS do
     local base, milliseconds, value = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
     local found = redis.call('GETRANGE', KEYS[i], 0, {_LAST})
     if found == base then
         if milliseconds == '' then
-            redis.call('SET', KEYS[i], value)
+            kept[#kept + 1] = KEYS[i]
+            kept[#kept + 1] = value
         else
             redis.call('SET', KEYS[i], value, 'PX', milliseconds)
         end
     elseif found ~= string.sub(value, 1, {REVISION_BYTES}) then
         lost[#lost + 1] = i - 1
     end
+end
+if #kept > 0 then
+    redis.call('MSET', unpack(kept))
 end
 return lost
 """,

@@ -14,11 +14,12 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from redis.exceptions import RedisError
 
 from app.errors import CarryoverError, ConfigError, SessionDamaged, StoreFailed
-from app.stores import Lost, Record, Tombstone
+from app.stores import Block, Lost, Record, Tombstone
 from app.stores.redis import values
 from app.stores.redis.calls import Acknowledged, Answers, run
 from app.stores.redis.census import PATTERN, Census
@@ -27,6 +28,7 @@ from app.stores.redis.scripts import COMMIT, COMPARE, COMPARE_AND_WRITE, HEADS, 
 from app.stores.redis.urls import Place
 from app.stores.redis.values import NOTHING
 
+NEVER = float("inf")
 LISTED_SECONDS = 60.0  # that a listing goes on with the names it began with
 PROBES = tuple(f"carryover:probe:{i}" for i in range(8))  # enough to be on several servers of a cluster
 
@@ -78,7 +80,7 @@ class RedisStore:
         except RedisError as error:
             raise ConfigError(f"store {where} cannot be used: {error}") from error
 
-    def commit(self, records: Sequence[Record], tombstones: Sequence[Tombstone]) -> Lost:
+    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Lost:
         """Keep each of these whose session is still as it was loaded or committed last.
 
         Returns those that were not kept: None where another replica was ahead, or what failed, and then
@@ -88,29 +90,27 @@ class RedisStore:
         ------
         StoreFailed : all of them failed
         """
-        now = self._clock()
-        news: list[Record | Tombstone] = [*records, *tombstones]
-        fresh = list(values.revisions(len(news)))
+        alive = [session for block in blocks for session in block.sessions]
+        gone = [tombstone.session for tombstone in tombstones]
+        fresh = values.revisions(len(alive) + len(gone))
         arguments: list[bytes] = []
-        for record, revision in zip(records, fresh, strict=False):
-            kept = values.milliseconds(record.deadline, now, self._tombstone_seconds)
-            arguments += (self._base(record.session), kept, values.of_record(record, revision))
-        remembered = values.milliseconds(now, now, self._tombstone_seconds)
-        for tombstone, revision in zip(tombstones, fresh[len(records) :], strict=True):
-            value = values.of_tombstone(tombstone, revision)
-            arguments += (self._base(tombstone.session), remembered, value)
-        lost = self._compared(COMMIT, [one.session for one in news], arguments)
-        for one, revision in zip(news, fresh, strict=True):
-            if one.session in lost:
-                self.forget((one.session,))
-            else:
-                self._committed(one, revision)
+        for base, kept, value in zip(
+            self._bases(alive + gone),
+            self._lifetimes(blocks, tombstones),
+            _values(blocks, tombstones, fresh),
+            strict=True,
+        ):
+            arguments += (base, kept, value)
+        lost = self._compared(COMMIT, alive + gone, arguments)
+        if lost:
+            self.forget(lost)
+        self._committed(dict(zip(alive, fresh, strict=False)), gone, lost)
         return lost
 
     def confirm(self, sessions: Sequence[str]) -> Lost:
         """Those of these sessions that are not as they were loaded or committed last; see `commit`."""
         script = COMPARE_AND_WRITE if self._acknowledged else COMPARE
-        changed = self._compared(script, sessions, [self._base(session) for session in sessions])
+        changed = self._compared(script, sessions, self._bases(sessions))
         self.forget(changed)
         return changed
 
@@ -187,15 +187,37 @@ class RedisStore:
     def close(self) -> None:
         self._servers.close()
 
-    def _base(self, session: str) -> bytes:
-        return self._revisions.get(session) or self._remains.get(session, NOTHING)
+    def _bases(self, sessions: Sequence[str]) -> list[bytes]:
+        """What each of these is known by: the revision of its record, or of its tombstone."""
+        found = list(map(self._revisions.get, sessions))
+        if None not in found:
+            return found  # type: ignore[return-value]
+        remains = self._remains
+        return [base or remains.get(session, NOTHING) for session, base in zip(sessions, found, strict=True)]
 
-    def _committed(self, one: Record | Tombstone, revision: bytes) -> None:
-        before = self._revisions.pop(one.session, None)
-        self._remains.pop(one.session, None)
-        self._count += isinstance(one, Record) - (before is not None)
-        if isinstance(one, Record):
-            self._revisions[one.session] = revision
+    def _lifetimes(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> list[bytes]:
+        now, remembered = self._clock(), self._tombstone_seconds
+        lifetimes = [
+            b"" if deadline == NEVER else values.milliseconds(deadline, now, remembered)
+            for block in blocks
+            for deadline in block.deadlines
+        ]
+        return lifetimes + [values.milliseconds(now, now, remembered)] * len(tombstones)
+
+    def _committed(self, alive: dict[str, bytes], gone: Sequence[str], lost: Lost) -> None:
+        """These are kept, but for the lost: the revisions of the living, and who is gone."""
+        if lost:
+            alive = {session: revision for session, revision in alive.items() if session not in lost}
+            gone = [session for session in gone if session not in lost]
+        if not alive.keys() <= self._revisions.keys():
+            born = alive.keys() - self._revisions.keys()
+            self._count += len(born)
+            for session in born:
+                self._remains.pop(session, None)
+        self._revisions.update(alive)
+        self._count -= sum(self._revisions.pop(session, None) is not None for session in gone)
+        for session in gone:
+            self._remains.pop(session, None)
 
     def _compared(self, script: Script, sessions: Sequence[str], arguments: Sequence[bytes]) -> Lost:
         answers = run(self._servers, script, self._keys(sessions), arguments, self._acknowledged)
@@ -265,3 +287,14 @@ class RedisStore:
                 raise ConfigError(
                     f"store {self.where}: to wait for its disk, the server needs appendonly yes"
                 )
+
+
+def _values(blocks: Sequence[Block], tombstones: Sequence[Tombstone], fresh: Sequence[bytes]) -> list[bytes]:
+    """What each of these is kept as, under its fresh revision."""
+    revisions = iter(fresh)
+    found = [
+        value for block in blocks for value in values.of_block(block, list(islice(revisions, len(block))))
+    ]
+    return found + [
+        values.of_tombstone(one, revision) for one, revision in zip(tombstones, revisions, strict=True)
+    ]

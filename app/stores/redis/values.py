@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Literal
 from zlib import crc32
 
-from app.stores import Record, Tombstone
+from app.stores import Block, Record, Tombstone
 
 REVISION_BYTES = 8
 NOTHING = b""  # the revision of a key that is not there, as GETRANGE answers it
@@ -24,6 +24,7 @@ LAYOUT = 1
 RECORD, EXPIRED, DELETED = 1, 2, 3
 WHY: dict[int, Literal["expired", "deleted"]] = {EXPIRED: "expired", DELETED: "deleted"}
 HEAD = struct.Struct("<8sIBBHqd")  # revision, CRC-32, layout, kind, length of the fingerprint, position, time
+FRONT, REST = struct.Struct("<8sI"), struct.Struct("<BBHqd")  # the same, before and behind the checksum
 GLANCE_BYTES = 256  # of a value, enough for its head and the fingerprint behind it
 
 
@@ -41,24 +42,27 @@ def session_of(name: str) -> str:
     return name[len(PREFIX) : -1]
 
 
-def revisions(count: int) -> Iterator[bytes]:
+def revisions(count: int) -> list[bytes]:
     """Fresh random ones. Two writers that reach one position by different ways never draw the same."""
     drawn = secrets.token_bytes(REVISION_BYTES * count)
-    return (drawn[i : i + REVISION_BYTES] for i in range(0, len(drawn), REVISION_BYTES))
+    return [drawn[i : i + REVISION_BYTES] for i in range(0, len(drawn), REVISION_BYTES)]
 
 
-def of_record(record: Record, revision: bytes) -> bytes:
-    """The value of a session at rest."""
-    fingerprint = record.fingerprint.encode()
-    return _sealed(
-        record.session, revision, RECORD, record.position, record.deadline, fingerprint, record.body
-    )
+def of_block(block: Block, revisions: Sequence[bytes]) -> list[bytes]:
+    """The values of sessions at rest."""
+    fingerprint = block.fingerprint.encode()
+    size, columns = len(fingerprint), (block.sessions, block.positions, block.deadlines, block.bodies)
+    return [
+        _sealed(session, revision, REST.pack(LAYOUT, RECORD, size, position, deadline) + fingerprint, body)
+        for session, position, deadline, body, revision in zip(*columns, revisions, strict=True)
+    ]
 
 
 def of_tombstone(tombstone: Tombstone, revision: bytes) -> bytes:
     """The value of a session that is gone."""
     kind = EXPIRED if tombstone.why == "expired" else DELETED
-    return _sealed(tombstone.session, revision, kind, tombstone.position, tombstone.buried, b"", b"")
+    rest = REST.pack(LAYOUT, kind, 0, tombstone.position, tombstone.buried)
+    return _sealed(tombstone.session, revision, rest, b"")
 
 
 def read(session: str, value: bytes) -> Record | Tombstone:
@@ -71,7 +75,7 @@ def read(session: str, value: bytes) -> Record | Tombstone:
     if len(value) < HEAD.size:
         raise Damaged(f"{len(value)} bytes are no value")
     revision, crc, layout, kind, length, position, time = HEAD.unpack_from(value)
-    if crc != _checksum(session, revision, value[REVISION_BYTES + 4 :]) or layout != LAYOUT:
+    if crc != crc32(value[FRONT.size :], crc32(revision + session.encode())) or layout != LAYOUT:
         raise Damaged("the checksum or the layout is wrong")
     if kind == RECORD:
         body = HEAD.size + length
@@ -93,13 +97,6 @@ def milliseconds(deadline: float, now: float, tombstone_seconds: float) -> bytes
     return b"" if math.isinf(seconds) else b"%d" % max(1, round(1000 * seconds))
 
 
-def _sealed(
-    session: str, revision: bytes, kind: int, position: int, time: float, fingerprint: bytes, body: bytes
-) -> bytes:
-    head = HEAD.pack(revision, 0, LAYOUT, kind, len(fingerprint), position, time)
-    rest = b"".join((head[REVISION_BYTES + 4 :], fingerprint, body))
-    return b"".join((revision, _checksum(session, revision, rest).to_bytes(4, "little"), rest))
-
-
-def _checksum(session: str, revision: bytes, rest: bytes) -> int:
-    return crc32(rest, crc32(revision + session.encode()))
+def _sealed(session: str, revision: bytes, rest: bytes, body: bytes) -> bytes:
+    crc = crc32(body, crc32(rest, crc32(revision + session.encode())))
+    return b"".join((FRONT.pack(revision, crc), rest, body))
