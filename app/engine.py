@@ -50,6 +50,7 @@ from app.jobs import (
     Retire,
     answer_to,
 )
+from app.lanes import BULK, Lanes
 from app.metrics import Metrics
 from app.names import shown
 from app.observing import ahead, check_asked
@@ -104,6 +105,7 @@ class Engine:
         self.watches = Watches()
         self.stopping = False
         self.draining = False  # asked to be sent no more, and serves what comes all the same
+        self.lanes = Lanes(settings.tenant_share)
         self._turns = Turns()
         self._waiting_bytes = 0
         self._under_way: list[Job] = []  # with progress; their sessions are set aside
@@ -153,7 +155,8 @@ class Engine:
         if self._waiting_bytes > self.settings.queue_bytes:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
         if type(job) is AdvanceMany:
-            for part in cut(job, self.settings.wave_sessions, self._stepper.observations):
+            most = min(self.settings.wave_sessions, BULK * self.lanes.width)
+            for part in cut(job, most, self._stepper.observations):
                 self._put(part)
         else:
             self._put(job)
@@ -261,7 +264,8 @@ class Engine:
         jobs = self._under_way
         touched = {session for job in jobs for session in job.sessions}
         room = self.settings.wave_sessions - len(touched)
-        for job in self._turns.take(room, self._stepper.nbytes) if room > 0 else ():
+        self.lanes.look()
+        for job in self._turns.take(room, self._stepper.nbytes, self.lanes.width) if room > 0 else ():
             jobs.append(job)
             self._waiting_bytes -= job.nbytes
             if type(job) is Advance:  # nearly every job
@@ -419,11 +423,20 @@ class Engine:
 
     def _reply(self, wave: Wave) -> None:
         self._count(wave)
+        use, count = None, 0  # whose jobs these are, and how many in a row
         for job, outcome in wave.moved + wave.settled:
+            if type(job) is Advance and job.use is not None:
+                if job.use is not use:
+                    if use is not None:
+                        use.answered(count)
+                    use, count = job.use, 0
+                count += 1
             try:
                 job.reply(outcome)
             except Exception:
                 log.exception("a reply could not be given; the others go on")
+        if use is not None:
+            use.answered(count)
 
     def _count(self, wave: Wave) -> None:
         """What the wave did, before its answers leave: refusals are counted where they are told."""

@@ -51,6 +51,8 @@ PIPELINED = 32
 
 HEAD_BYTES = 65_536
 """Of a request that are no body: its head, and what trails behind a body in chunks."""
+PIECE, BODY_PIECE = 1024, 16_384
+"""Bytes parsed at once while several tenants call: a few small requests, or some of a body."""
 CALM_SECONDS = 1.0
 """For which a connection whose key is over its quota is read no further, about."""
 ABORT_SECONDS = 5.0
@@ -72,7 +74,7 @@ class HotProtocol(HttpToolsProtocol):
     limits: ClassVar[bulk.BulkLimits]
     most_bytes: ClassVar[int]
     hot: ClassVar[bool] = True
-    caller: Caller  # who sends the request that is coming in
+    caller: Caller | None = None  # who sends the request that is coming in
     request_id: bytes
     others: ClassVar[Mapping[bytes, Route]] = {}
     """By what the address begins with: hot routes of other modules."""
@@ -87,6 +89,8 @@ class HotProtocol(HttpToolsProtocol):
         self._bytes = 0  # of it that were no body, since its body was last heard
         self._unread_since: float | None = None  # our answers lie unread
         self._calming = False  # its key is over a quota
+        self._unparsed = b""  # came in beyond the tenant's share of the loop
+        self._in_line = False  # of its tenant's lane, to go on
         self._known: bytes | None = b""  # the key that `caller` came with
         self._known_at = -1
         self._stamped: object = None
@@ -119,12 +123,49 @@ class HotProtocol(HttpToolsProtocol):
         self._turns.clear()
         self._turn = None
         self._held = None
+        self._unparsed = b""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         # The parent's, less a timer cancelled and armed again for every request: see _watch_idleness.
         self._last_heard = self.loop.time()
+        if self._unparsed or self._in_line or self.door.engine.lanes.shared:
+            self._parse_in_turn(data)
+        else:
+            self._parse(data)
+
+    # Among several tenants no more of one is parsed than its lane has room for: what its connections sent
+    # beyond that stays with them, and they wait in the lane's line to be read on.
+
+    def _parse_in_turn(self, data: bytes) -> None:
+        self._unparsed += data
+        while self._unparsed and not self._waits():
+            piece = PIECE if self._began is None else BODY_PIECE
+            part, self._unparsed = self._unparsed[:piece], self._unparsed[piece:]
+            self._parse(part)
+            if self not in self.connections or self.transport.is_closing():  # or upgraded to a socket
+                self._unparsed = b""
+                return
+        if self._waits():
+            self.flow.pause_reading()
+        else:
+            self._read_on()
+
+    def _waits(self) -> bool:
+        """Whether nothing more should be parsed now; in its tenant's line if that is why."""
+        if not self._in_line and self.caller is not None and self.caller.use.lane.full:
+            self._in_line = True
+            self.caller.use.lane.wait(self)
+        return self._in_line or self._calming
+
+    def go_on(self) -> None:
+        """The tenant's lane has room again."""
+        self._in_line = False
+        if self in self.connections:
+            self._parse_in_turn(b"")
+
+    def _parse(self, data: bytes) -> None:
         self._bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -308,7 +349,8 @@ class HotProtocol(HttpToolsProtocol):
         self._read_on()
 
     def _read_on(self) -> None:
-        waits = self._held is not None or self.flow.write_paused or self._calming
+        waits = self._held is not None or self.flow.write_paused or self._calming or self._in_line
+        waits = waits or bool(self._unparsed)  # which is being parsed, or waits itself
         if len(self._turns) < PIPELINED and not waits:
             self.flow.resume_reading()
 
@@ -339,7 +381,7 @@ class HotProtocol(HttpToolsProtocol):
             self._watch_idleness(self._patience)
 
     def _is_busy(self) -> bool:
-        return bool(self._turns) or self._asgi_runs()
+        return bool(self._turns) or self._in_line or self._asgi_runs()
 
     def _hang_up(self, status: int) -> None:
         """Close on a client that does not come to an end; say why, if nothing else is owed."""
@@ -363,7 +405,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def _calmed(self) -> None:
         self._calming = False
-        self._read_on()
+        if self in self.connections:
+            self._parse_in_turn(b"")
 
 
 class Turn:
