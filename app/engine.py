@@ -35,6 +35,7 @@ from app.jobs import (
     Adopt,
     Advance,
     AdvanceMany,
+    Counts,
     Create,
     Delete,
     Expire,
@@ -265,6 +266,7 @@ class Engine:
         touched = {session for job in jobs for session in job.sessions}
         room = self.settings.wave_sessions - len(touched)
         self.lanes.look()
+        self._stepper.shared = self.lanes.shared
         for job in self._turns.take(room, self._stepper.nbytes, self.lanes.width) if room > 0 else ():
             jobs.append(job)
             self._waiting_bytes -= job.nbytes
@@ -423,7 +425,8 @@ class Engine:
 
     def _reply(self, wave: Wave) -> None:
         self._count(wave)
-        use, count = None, 0  # whose jobs these are, and how many in a row
+        use: Counts | None = None
+        count = 0  # whose jobs these are, and how many in a row
         for job, outcome in wave.moved + wave.settled:
             if type(job) is Advance and job.use is not None:
                 if job.use is not use:

@@ -39,6 +39,7 @@ from app.api.body import too_large
 from app.api.problems import MEDIA_TYPE, problem
 from app.errors import CarryoverError, Forbidden, OverLimit, Unauthorized
 from app.jobs import Advance
+from app.lanes import ROUTED, Lane
 from app.tenancy import Caller, Door
 from app.tracing import PARENT
 
@@ -74,7 +75,7 @@ class HotProtocol(HttpToolsProtocol):
     limits: ClassVar[bulk.BulkLimits]
     most_bytes: ClassVar[int]
     hot: ClassVar[bool] = True
-    caller: Caller | None = None  # who sends the request that is coming in
+    caller: Caller  # who sends the request that is coming in
     request_id: bytes
     others: ClassVar[Mapping[bytes, Route]] = {}
     """By what the address begins with: hot routes of other modules."""
@@ -89,6 +90,7 @@ class HotProtocol(HttpToolsProtocol):
         self._bytes = 0  # of it that were no body, since its body was last heard
         self._unread_since: float | None = None  # our answers lie unread
         self._calming = False  # its key is over a quota
+        self._lane: Lane | None = None  # of the tenant who sent last
         self._unparsed = b""  # came in beyond the tenant's share of the loop
         self._in_line = False  # of its tenant's lane, to go on
         self._known: bytes | None = b""  # the key that `caller` came with
@@ -154,9 +156,10 @@ class HotProtocol(HttpToolsProtocol):
 
     def _waits(self) -> bool:
         """Whether nothing more should be parsed now; in its tenant's line if that is why."""
-        if not self._in_line and self.caller is not None and self.caller.use.lane.full:
+        lane = self._lane
+        if lane is not None and lane.full and not self._in_line:
             self._in_line = True
-            self.caller.use.lane.wait(self)
+            lane.wait(self)
         return self._in_line or self._calming
 
     def go_on(self) -> None:
@@ -272,11 +275,15 @@ class HotProtocol(HttpToolsProtocol):
         if authorization != self._known or door.changes != self._known_at:
             try:
                 self.caller = door.caller(authorization)
+                self._lane = self.caller.use.lane
             except (Unauthorized, Forbidden):
                 return False
             # What this connection sent before may be compared plainly with what it sends now.
             self._known, self._known_at = authorization, door.changes
         return True
+
+    def _authorization(self) -> bytes | None:
+        return next((value for name, value in self.headers if name == b"authorization"), None)
 
     def header(self, wanted: bytes) -> str:
         """A header of the request that is coming in; empty where it has none."""
@@ -288,6 +295,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def _leave_to_parent(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
+        if self.door.ring is not None and self._is_known(self._authorization()):
+            self.caller.use.lane.pass_by(ROUTED)
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)

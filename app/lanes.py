@@ -21,6 +21,7 @@ from typing import Protocol
 ALONE_SECONDS = 1.0  # after which a tenant that was not heard is no longer thought of
 ALONE = sys.maxsize
 BULK = 16  # sessions of a bulk request that cost about what a chunk of its own does
+ROUTED = 8  # chunks that cost about what a request does which goes by the router
 
 
 class Waits(Protocol):
@@ -77,11 +78,6 @@ class Lane:
         self._called = False
 
     @property
-    def shared(self) -> bool:
-        """Whether there is anybody to be considerate of."""
-        return self._lanes.width != ALONE
-
-    @property
     def full(self) -> bool:
         """Whether no more of it should be read now."""
         return self.under_way >= self._lanes.width
@@ -97,6 +93,11 @@ class Lane:
         self.under_way -= count
         if self._line and not self._called:
             self._call()
+
+    def pass_by(self, count: int) -> None:
+        """Take the room of so many for this turn of the event loop only: by something that is no job."""
+        self.enter(count)
+        asyncio.get_running_loop().call_soon(self.leave, count)
 
     def wait(self, connection: Waits) -> None:
         """Have `go_on` called in turn. Only of a full lane, whose answers are yet to leave."""

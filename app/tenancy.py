@@ -25,8 +25,8 @@ from app.jobs import (
     Job,
     answer_to,
 )
-from app.lanes import Lane
 from app.keys import Key, KeyRing, Role
+from app.lanes import Lane
 from app.quotas import Bucket, Quota, over
 
 log = logging.getLogger("carryover.tenancy")
