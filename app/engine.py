@@ -444,13 +444,16 @@ class Engine:
     def _count(self, wave: Wave) -> None:
         """What the wave did, before its answers leave: refusals are counted where they are told."""
         metrics = self.metrics
+        chunks = observations = 0
         for job, outcome in wave.moved:
             if type(job) is Advance:
-                metrics.chunks += 1
-                metrics.observations += len(job.observations)
+                chunks += 1
+                observations += len(job.observations)
             elif type(outcome) is AdvancedMany:
-                metrics.chunks += len(outcome.steps)
-                metrics.observations += int(outcome.steps.sum())
+                chunks += len(outcome.steps)
+                observations += int(outcome.steps.sum())
+        metrics.chunks += chunks
+        metrics.observations += observations
         for forecaster, judged in wave.judged:
             metrics.judge(forecaster, judged)
         for _, outcome in wave.settled:

@@ -53,7 +53,8 @@ PIPELINED = 32
 HEAD_BYTES = 65_536
 """Of a request that are no body: its head, and what trails behind a body in chunks."""
 PIECE, BODY_PIECE = 1024, 16_384
-"""Bytes parsed at once while several tenants call: a few small requests, or some of a body."""
+"""Bytes parsed at once while several tenants call: a few small requests; or of a body that goes to the
+router, where each piece costs a copy of those before it."""
 CALM_SECONDS = 1.0
 """For which a connection whose key is over its quota is read no further, about."""
 ABORT_SECONDS = 5.0
@@ -143,7 +144,7 @@ class HotProtocol(HttpToolsProtocol):
     def _parse_in_turn(self, data: bytes) -> None:
         self._unparsed += data
         while self._unparsed and not self._waits():
-            piece = PIECE if self._began is None else BODY_PIECE
+            piece = BODY_PIECE if self._turn is None and self._asgi_runs() else PIECE
             part, self._unparsed = self._unparsed[:piece], self._unparsed[piece:]
             self._parse(part)
             if self not in self.connections or self.transport.is_closing():  # or upgraded to a socket
@@ -206,7 +207,12 @@ class HotProtocol(HttpToolsProtocol):
         if turn is None:
             super().on_body(body)
         elif not turn.response:
-            turn.body = turn.body + body if turn.body else body
+            if not turn.body:
+                turn.body = body
+            else:
+                if type(turn.body) is bytes:  # of several pieces: added to in place from here on
+                    turn.body = bytearray(turn.body)
+                turn.body += body
             if len(turn.body) > turn.caller.most_bytes:
                 self._refuse_body(turn)
 
@@ -222,7 +228,7 @@ class HotProtocol(HttpToolsProtocol):
             return
         body, turn.body = turn.body, b""
         try:
-            turn.ask(body)
+            turn.ask(bytes(body))
         except CarryoverError as error:
             turn.reply(error)
 
@@ -429,7 +435,7 @@ class Turn:
         self.caller = protocol.caller
         self.request_id = protocol.request_id
         self.began = perf_counter()
-        self.body = b""
+        self.body: bytes | bytearray = b""
         self.keep_alive = True
         self.response = b""
 

@@ -1,10 +1,10 @@
 """How much of one tenant may be under way at once while others call, too.
 
-A tick holds the event loop, and whoever calls meanwhile waits for it. Alone, a tenant may fill it: larger waves
-serve more. Beside others its lane is `share` jobs wide: a wave takes no more of it, and its connections are read
-no further while so many are under way. They wait in a line, and are read on by turns as answers leave. So what a
-flood does to others is bounded by a few hundred microseconds, however many connections it has, and however much
-it sends ahead on each.
+A tick holds the event loop, and whoever calls meanwhile waits for it. Alone, a tenant may fill it: larger
+waves serve more. Beside others its lane is `share` jobs wide: a wave takes no more of it, and its connections
+are read no further while so many are under way. They wait in a line, and are read on by turns as answers
+leave. So what a flood does to others is bounded, however many connections it has, and however much it sends
+ahead on each.
 
 All of it belongs to the event loop's thread.
 """

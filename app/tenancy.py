@@ -105,7 +105,8 @@ class Caller:
             use.check(job, 1)
             job.use = use
             self.engine.submit(job)
-            use.accepted(1)
+            use.in_flight += 1  # `accepted`, by one call less
+            use.lane.enter(1)
         else:
             self._submit_other(job, use)
 

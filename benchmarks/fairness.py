@@ -2,16 +2,16 @@
 
     python -m benchmarks.fairness --rounds 5
 
-A quiet tenant sends a chunk of one observation over each of 8 connections every 20 ms, all at once or each at a
-moment of its own. A second one floods by wrk from 64 connections, each with 4 chunks in flight, not heeding
-`Retry-After`: with a quota of 1,000 observations a second, and with none. The server has a core to itself. All
-that sends shares the other, where the quiet client goes first (SCHED_FIFO): what it measures is the server, and
-not its wait for a core. The same flood against another process of the same size, on the senders' core, is the
-control: it says how well that is achieved. The quiet tenant alone is measured before each of them.
+A quiet tenant sends a chunk of one observation over each of 8 connections every 20 ms, all at once or each
+when it likes. A second one floods by wrk from 64 connections, each with 4 chunks in flight, not heeding
+`Retry-After`: with a quota of 1,000 observations a second, and with none. The server has a core to itself.
+All that sends shares the other, where the quiet client goes first (SCHED_FIFO): what it measures is the
+server, and not its wait for a core. The same flood against another process of the same size, on the senders'
+core, is the control: it says how well that is achieved. The quiet tenant alone is measured before each.
 
-Then 64 connections stream one observation a chunk against a server with keys and metrics, and against one with
-neither, both running, by turns of a second, the order changing. What is compared is the server's own CPU time a
-chunk, and the ratio of each pair: shared cores make a rate noisy.
+Then 64 connections stream one observation a chunk against a server with keys and metrics, and against one
+with neither, both running, by turns of a second, the order changing. What is compared is the server's own
+CPU time a chunk, and the ratio of each pair: shared cores make a rate noisy.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ QUIET_CONNECTIONS, PERIOD = 8, 0.02
 FLOOD_CONNECTIONS, FLOOD_IN_FLIGHT, FLOOD_RATE = 64, 4, 1000.0
 BODY = b'{"observations":[[0.5]]}'
 FLOOD = """
-local turn, template, deep = 0, %q, %d
+local turn, template, deep = 0, %s, %d
 function request()
   local out = {}
   for i = 1, deep do
@@ -98,7 +98,7 @@ def request(session: str, token: str | None) -> bytes:
 
 
 def quiet(port: int, token: str, seconds: float, together: bool) -> float:
-    """The quiet tenant's p99, in seconds. `together`: all connections send at once, not each when it likes."""
+    """The quiet tenant's p99, in seconds. `together`: all send at once."""
     draw, period = random.Random(0), PERIOD
     told = [request(f"q{i}", token) for i in range(QUIET_CONNECTIONS)]
     taken: list[float] = []
@@ -127,7 +127,7 @@ def quiet(port: int, token: str, seconds: float, together: bool) -> float:
 def flooding(port: int, token: str, folder: Path) -> Iterator[None]:
     """As fast as it is answered, from a process of its own."""
     script = folder / "flood.lua"
-    script.write_text(FLOOD % (request("SESSION", token).decode(), FLOOD_IN_FLIGHT))
+    script.write_text(FLOOD % (json.dumps(request("SESSION", token).decode()), FLOOD_IN_FLIGHT))
     command = [
         "taskset",
         "-c",
@@ -151,7 +151,7 @@ def flooding(port: int, token: str, folder: Path) -> Iterator[None]:
 
 
 def fairness(folder: Path, rounds: int, seconds: float, together: bool) -> dict[str, list[float]]:
-    """The quiet tenant's p99 alone, beside the control, beside a flood that is bounded, and one that is not."""
+    """The quiet tenant's p99 alone, beside the control, a flood that is bounded, and one that is not."""
     tokens, keys = {}, []
     bounded = Quota(observations_per_second=FLOOD_RATE)
     for name, limits in {"quiet": Quota(), "bounded": bounded, "free": Quota()}.items():
