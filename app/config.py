@@ -148,6 +148,9 @@ class Settings:
     max_sessions: int = setting(1_000_000, "sessions kept, resident or not", whole_number, least=1)
     resident_sessions: int = setting(100_000, "sessions whose carry stays in the slab", whole_number, least=1)
     wave_sessions: int = setting(1024, "sessions that one tick advances at most", whole_number, least=1)
+    tenant_share: int = setting(
+        16, "jobs of one tenant that a tick takes while others call, too; 0: no bound", whole_number, least=0
+    )
     queue_jobs: int = setting(
         100_000,
         "jobs that may wait, each session of a bulk request counting; above it 503",

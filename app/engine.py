@@ -35,6 +35,7 @@ from app.jobs import (
     Adopt,
     Advance,
     AdvanceMany,
+    Counts,
     Create,
     Delete,
     Expire,
@@ -50,6 +51,7 @@ from app.jobs import (
     Retire,
     answer_to,
 )
+from app.lanes import BULK, Lanes
 from app.metrics import Metrics
 from app.names import shown
 from app.observing import ahead, check_asked
@@ -104,6 +106,7 @@ class Engine:
         self.watches = Watches()
         self.stopping = False
         self.draining = False  # asked to be sent no more, and serves what comes all the same
+        self.lanes = Lanes(settings.tenant_share)
         self._turns = Turns()
         self._waiting_bytes = 0
         self._under_way: list[Job] = []  # with progress; their sessions are set aside
@@ -153,7 +156,8 @@ class Engine:
         if self._waiting_bytes > self.settings.queue_bytes:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
         if type(job) is AdvanceMany:
-            for part in cut(job, self.settings.wave_sessions, self._stepper.observations):
+            most = min(self.settings.wave_sessions, BULK * self.lanes.width)
+            for part in cut(job, most, self._stepper.observations):
                 self._put(part)
         else:
             self._put(job)
@@ -261,7 +265,9 @@ class Engine:
         jobs = self._under_way
         touched = {session for job in jobs for session in job.sessions}
         room = self.settings.wave_sessions - len(touched)
-        taken = self._turns.take(room, self._stepper.nbytes) if room > 0 else []
+        self.lanes.look()
+        self._stepper.shared = self.lanes.shared
+        taken = self._turns.take(room, self._stepper.nbytes, self.lanes.width) if room > 0 else []
         if len(taken) == 1 and not jobs and type(taken[0]) is AdvanceMany:
             self._waiting_bytes -= taken[0].nbytes
             return taken, taken[0].named  # as it is: a copy of a thousand takes longer than many a wave
@@ -423,22 +429,35 @@ class Engine:
 
     def _reply(self, wave: Wave) -> None:
         self._count(wave)
+        use: Counts | None = None
+        count = 0  # whose jobs these are, and how many in a row
         for job, outcome in wave.moved + wave.settled:
+            if type(job) is Advance and job.use is not None:
+                if job.use is not use:
+                    if use is not None:
+                        use.answered(count)
+                    use, count = job.use, 0
+                count += 1
             try:
                 job.reply(outcome)
             except Exception:
                 log.exception("a reply could not be given; the others go on")
+        if use is not None:
+            use.answered(count)
 
     def _count(self, wave: Wave) -> None:
         """What the wave did, before its answers leave: refusals are counted where they are told."""
         metrics = self.metrics
+        chunks = observations = 0
         for job, outcome in wave.moved:
             if type(job) is Advance:
-                metrics.chunks += 1
-                metrics.observations += len(job.observations)
+                chunks += 1
+                observations += len(job.observations)
             elif type(outcome) is AdvancedMany:
-                metrics.chunks += len(outcome.steps)
-                metrics.observations += int(outcome.steps.sum())
+                chunks += len(outcome.steps)
+                observations += int(outcome.steps.sum())
+        metrics.chunks += chunks
+        metrics.observations += observations
         for forecaster, judged in wave.judged:
             metrics.judge(forecaster, judged)
         for _, outcome in wave.settled:

@@ -39,6 +39,7 @@ from app.api.body import too_large
 from app.api.problems import MEDIA_TYPE, problem
 from app.errors import CarryoverError, Forbidden, OverLimit, Unauthorized
 from app.jobs import Advance
+from app.lanes import ROUTED, Lane
 from app.tenancy import Caller, Door
 from app.tracing import PARENT
 
@@ -51,6 +52,9 @@ PIPELINED = 32
 
 HEAD_BYTES = 65_536
 """Of a request that are no body: its head, and what trails behind a body in chunks."""
+PIECE, BODY_PIECE = 1024, 16_384
+"""Bytes parsed at once while several tenants call: a few small requests; or of a body that goes to the
+router, where each piece costs a copy of those before it."""
 CALM_SECONDS = 1.0
 """For which a connection whose key is over its quota is read no further, about."""
 ABORT_SECONDS = 5.0
@@ -87,6 +91,9 @@ class HotProtocol(HttpToolsProtocol):
         self._bytes = 0  # of it that were no body, since its body was last heard
         self._unread_since: float | None = None  # our answers lie unread
         self._calming = False  # its key is over a quota
+        self._lane: Lane | None = None  # of the tenant who sent last
+        self._unparsed = b""  # came in beyond the tenant's share of the loop
+        self._in_line = False  # of its tenant's lane, to go on
         self._known: bytes | None = b""  # the key that `caller` came with
         self._known_at = -1
         self._stamped: object = None
@@ -119,12 +126,50 @@ class HotProtocol(HttpToolsProtocol):
         self._turns.clear()
         self._turn = None
         self._held = None
+        self._unparsed = b""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         # The parent's, less a timer cancelled and armed again for every request: see _watch_idleness.
         self._last_heard = self.loop.time()
+        if self._unparsed or self._in_line or self.door.engine.lanes.shared:
+            self._parse_in_turn(data)
+        else:
+            self._parse(data)
+
+    # Among several tenants no more of one is parsed than its lane has room for: what its connections sent
+    # beyond that stays with them, and they wait in the lane's line to be read on.
+
+    def _parse_in_turn(self, data: bytes) -> None:
+        self._unparsed += data
+        while self._unparsed and not self._waits():
+            piece = BODY_PIECE if self._turn is None and self._asgi_runs() else PIECE
+            part, self._unparsed = self._unparsed[:piece], self._unparsed[piece:]
+            self._parse(part)
+            if self not in self.connections or self.transport.is_closing():  # or upgraded to a socket
+                self._unparsed = b""
+                return
+        if self._waits():
+            self.flow.pause_reading()
+        else:
+            self._read_on()
+
+    def _waits(self) -> bool:
+        """Whether nothing more should be parsed now; in its tenant's line if that is why."""
+        lane = self._lane
+        if lane is not None and lane.full and not self._in_line:
+            self._in_line = True
+            lane.wait(self)
+        return self._in_line or self._calming
+
+    def go_on(self) -> None:
+        """The tenant's lane has room again."""
+        self._in_line = False
+        if self in self.connections:
+            self._parse_in_turn(b"")
+
+    def _parse(self, data: bytes) -> None:
         self._bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -162,7 +207,12 @@ class HotProtocol(HttpToolsProtocol):
         if turn is None:
             super().on_body(body)
         elif not turn.response:
-            turn.body = turn.body + body if turn.body else body
+            if not turn.body:
+                turn.body = body
+            else:
+                if type(turn.body) is bytes:  # of several pieces: added to in place from here on
+                    turn.body = bytearray(turn.body)
+                turn.body += body
             if len(turn.body) > turn.caller.most_bytes:
                 self._refuse_body(turn)
 
@@ -178,7 +228,7 @@ class HotProtocol(HttpToolsProtocol):
             return
         body, turn.body = turn.body, b""
         try:
-            turn.ask(body)
+            turn.ask(bytes(body))
         except CarryoverError as error:
             turn.reply(error)
 
@@ -231,11 +281,15 @@ class HotProtocol(HttpToolsProtocol):
         if authorization != self._known or door.changes != self._known_at:
             try:
                 self.caller = door.caller(authorization)
+                self._lane = self.caller.use.lane
             except (Unauthorized, Forbidden):
                 return False
             # What this connection sent before may be compared plainly with what it sends now.
             self._known, self._known_at = authorization, door.changes
         return True
+
+    def _authorization(self) -> bytes | None:
+        return next((value for name, value in self.headers if name == b"authorization"), None)
 
     def header(self, wanted: bytes) -> str:
         """A header of the request that is coming in; empty where it has none."""
@@ -247,6 +301,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def _leave_to_parent(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
+        if self.door.ring is not None and self._is_known(self._authorization()):
+            self.caller.use.lane.pass_by(ROUTED)
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
@@ -308,7 +364,8 @@ class HotProtocol(HttpToolsProtocol):
         self._read_on()
 
     def _read_on(self) -> None:
-        waits = self._held is not None or self.flow.write_paused or self._calming
+        waits = self._held is not None or self.flow.write_paused or self._calming or self._in_line
+        waits = waits or bool(self._unparsed)  # which is being parsed, or waits itself
         if len(self._turns) < PIPELINED and not waits:
             self.flow.resume_reading()
 
@@ -339,7 +396,7 @@ class HotProtocol(HttpToolsProtocol):
             self._watch_idleness(self._patience)
 
     def _is_busy(self) -> bool:
-        return bool(self._turns) or self._asgi_runs()
+        return bool(self._turns) or self._in_line or self._asgi_runs()
 
     def _hang_up(self, status: int) -> None:
         """Close on a client that does not come to an end; say why, if nothing else is owed."""
@@ -363,7 +420,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def _calmed(self) -> None:
         self._calming = False
-        self._read_on()
+        if self in self.connections:
+            self._parse_in_turn(b"")
 
 
 class Turn:
@@ -377,7 +435,7 @@ class Turn:
         self.caller = protocol.caller
         self.request_id = protocol.request_id
         self.began = perf_counter()
-        self.body = b""
+        self.body: bytes | bytearray = b""
         self.keep_alive = True
         self.response = b""
 

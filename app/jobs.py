@@ -16,12 +16,22 @@ import msgspec
 from app.answers import Advanced, AdvancedMany, SessionView
 from app.errors import CarryoverError
 from app.extras import Extras
+from app.lanes import Lane
 from app.rows import Answer, Epochs, Floats, Ints
 from app.statefile import SessionState
 from models.forecaster import Forecaster
 from models.learner import Judged
 
 Reply = Callable[[Any], None]
+
+
+class Counts(Protocol):
+    """What knows how many jobs are under way. Told of many at once: a wrapped reply a job would cost more."""
+
+    lane: Lane
+
+    def answered(self, count: int) -> None:
+        """So many of its jobs were answered."""
 
 
 def unheard(_: Any) -> None:
@@ -71,6 +81,7 @@ class Advance(msgspec.Struct, eq=False):
     reset : the carry is zeroed first, in the same commit
     delete : the session is forgotten afterwards, in the same commit
     extras : what it asks for, or brings along, besides
+    use : what counts it as under way, told once it is answered
     sent, digest, clock : of a chunk with extras, once it has met its session: its numbers as they came, of
         which `observations` are then made; their digest; the time of its last row
     """
@@ -87,6 +98,7 @@ class Advance(msgspec.Struct, eq=False):
     reset: bool = False
     delete: bool = False
     extras: Extras | None = None
+    use: Counts | None = None
     sent: Floats | None = None
     digest: int | None = None
     clock: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 WAVE_SECONDS = 0.005  # that a pass should take at most; the event loop waits so long
+SHARED_SECONDS = 0.0005  # the same while several tenants call
 SOON, SLOWLY = 0.5, 0.02  # weights of a measurement below what was believed, and of one above
 NARROW, WIDE = 4, 64  # sessions; between them a pass tells neither number well
 LEAST_STEPS, LEAST_OBSERVATIONS = 16, 64
@@ -29,9 +30,9 @@ class Pace:
         """That a pass may take together."""
         return max(LEAST_OBSERVATIONS, int(WAVE_SECONDS / self.observation))
 
-    def steps(self, sessions: int) -> int:
+    def steps(self, sessions: int, seconds: float = WAVE_SECONDS) -> int:
         """That so many sessions may be moved on by together."""
-        return max(LEAST_STEPS, int(WAVE_SECONDS / (self.step + sessions * self.observation)))
+        return max(LEAST_STEPS, int(seconds / (self.step + sessions * self.observation)))
 
 
 def _learnt(believed: float, measured: float) -> float:

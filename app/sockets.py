@@ -54,6 +54,7 @@ BINARY = WSMsgType.BINARY
 WHOLE = (WSMsgType.TEXT, BINARY)  # kinds of a message in one frame
 HELD_FRAMES = 16  # answers written together at most, while more of the same socket are under way
 HELD_SECONDS = 0.005  # that the first of them waits at most
+PIECE = 1024  # bytes parsed at once while several tenants call
 PING_SECONDS = 20.0
 HANDSHAKE_SECONDS = 5.0
 CALM_SECONDS = 1.0  # for which a socket whose key is over its quota is read no further, about
@@ -70,6 +71,7 @@ class Conversation(WSListener):
     caller : who speaks
     in_flight : messages that may wait for an answer before the socket is read no further
     most_bytes : of one message
+    parse : calls back with the frames that bytes hold
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Conversation(WSListener):
         in_flight: int,
         most_bytes: int,
         connections: set[Any],
+        parse: Callable[[bytes], None],
     ) -> None:
         self.session = session
         self.caller = caller
@@ -95,6 +98,9 @@ class Conversation(WSListener):
         self._held: list[bytes] = []  # frames to be written together
         self._write_paused = False
         self._calming = False  # its key is over a quota
+        self._in_line = False  # of its tenant's lane, to be read on
+        self._parse = parse
+        self.unparsed = b""  # came in beyond the tenant's share of the loop
         self._transport: WSTransport | None = None
 
     # picows calls these.
@@ -138,6 +144,7 @@ class Conversation(WSListener):
         """The client has gone; what it sent is done, the answers have nowhere to go."""
         self.closing = True
         self._transport = None
+        self.unparsed = b""
         self.connections.discard(self)
         self.caller.use.closed(self)
 
@@ -228,7 +235,33 @@ class Conversation(WSListener):
 
     def _calmed(self) -> None:
         self._calming = False
-        self._read_on()
+        self.heard(b"")
+
+    # Among several tenants no more of one is parsed than its lane has room for (`app.lanes`).
+
+    def heard(self, data: bytes) -> None:
+        """Parse as much as there is room for; the rest waits."""
+        self.unparsed += data
+        while self.unparsed and not self._waits():
+            part, self.unparsed = self.unparsed[:PIECE], self.unparsed[PIECE:]
+            self._parse(part)
+        if not self._waits():
+            self._read_on()
+
+    def _waits(self) -> bool:
+        """Whether nothing more should be parsed now; in its tenant's line if that is why."""
+        lane = self.caller.use.lane
+        if lane.full and not self._in_line:
+            self._in_line = True
+            lane.wait(self)
+            self._read(on=False)
+        return self._in_line or self._calming
+
+    def go_on(self) -> None:
+        """The tenant's lane has room again."""
+        self._in_line = False
+        if self._transport is not None:
+            self.heard(b"")
 
     def _greet(self, outcome: Any) -> None:
         """The engine's answer to where the session of the path is; one that is not there is at None."""
@@ -274,7 +307,8 @@ class Conversation(WSListener):
             self._leave_if_done()
 
     def _read_on(self) -> None:
-        if self.waiting < self.in_flight and not self._write_paused and not self._calming:
+        paused = self._write_paused or self._calming or self._in_line or self.unparsed
+        if self.waiting < self.in_flight and not paused:
             self._read(on=True)
 
     def _read(self, *, on: bool) -> None:
@@ -308,6 +342,7 @@ class Upgrade(asyncio.Protocol):
     """
 
     def __init__(self, listener: Callable[[WSUpgradeRequest], Any], most_bytes: int) -> None:
+        self.speaks: Conversation | None = None
         self._protocol = WSProtocol(
             None, None, False, listener, log_frames, True, HANDSHAKE_SECONDS, True,
             PING_SECONDS, PING_SECONDS, WSAutoPingStrategy.PING_WHEN_IDLE, True, most_bytes, None, 16_384,
@@ -319,6 +354,14 @@ class Upgrade(asyncio.Protocol):
         self.resume_writing = self._protocol.resume_writing  # type: ignore[method-assign]
 
     def data_received(self, data: bytes) -> None:
+        """All of it at once, or, where several tenants call, as much as there is room for."""
+        speaks = self.speaks
+        if speaks is None or not (speaks.unparsed or speaks.caller.engine.lanes.shared):
+            self.parse(data)
+            return
+        speaks.heard(data)
+
+    def parse(self, data: bytes) -> None:
         """Copy what came into picows' buffer."""
         rest = memoryview(data)
         while rest:
@@ -360,10 +403,13 @@ def upgrades(door: Door, limits: wire.Limits) -> Callable[[Config, ServerState, 
                     settings.socket_messages,
                     caller.most_bytes,
                     server_state.connections,
+                    connection.parse,
                 )
+                connection.speaks = speaks
             return _accepted(request, speaks)
 
-        return Upgrade(listener, settings.body_bytes)
+        connection = Upgrade(listener, settings.body_bytes)
+        return connection
 
     return upgrade
 

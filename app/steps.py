@@ -22,7 +22,7 @@ from app.errors import CannotForecast, StepFailed, Unprocessable
 from app.findings import findings
 from app.jobs import Advance, AdvanceMany
 from app.observing import complete, move_clock
-from app.pace import Pace
+from app.pace import LEAST_STEPS, SHARED_SECONDS, WAVE_SECONDS, Pace
 from app.parts import LONG_CHUNK
 from app.rows import Answer, Epochs, Floats, Ints, Rows, scalar
 from app.slab import Slab
@@ -48,6 +48,7 @@ class Stepper:
     def __init__(self, recent_bytes: int) -> None:
         self.recent_bytes = recent_bytes
         self._paces: defaultdict[Slab, Pace] = defaultdict(Pace)
+        self.shared = False  # whether several tenants call, and wait for each other's chunks
 
     def last_pass(self, slab: Slab) -> float:
         """Seconds that the newest pass of this model took."""
@@ -62,6 +63,10 @@ class Stepper:
     def nbytes(self) -> int:
         """Of observations that one wave may take, about."""
         return self.observations * min([4 * slab.forecaster.input_size for slab in self._paces] or [4])
+
+    @property
+    def _seconds(self) -> float:
+        return SHARED_SECONDS if self.shared else WAVE_SECONDS
 
     def add(self, job: Advance, slab: Slab, row: int, wave: Wave) -> None:
         """Take a chunk into the wave.
@@ -83,7 +88,7 @@ class Stepper:
             (wave.long if job.progress.rolling is None else wave.rolling).append((slab, row, job))
         elif job.horizon and forecaster.missing:
             raise cannot_forecast(forecaster)
-        elif job.horizon or len(observations) > LONG_CHUNK:
+        elif job.horizon or len(observations) > (LEAST_STEPS if self.shared else LONG_CHUNK):
             long.begin(job, slab, row, wave)
         else:
             group = wave.chunks_of(slab)
@@ -133,7 +138,7 @@ class Stepper:
             self._advance(slab, wave.chunks_of(slab), [item for item in wave.long if item[0] is slab], wave)
         for slab in {slab for slab, _, _ in wave.rolling}:
             rolling = [item for item in wave.rolling if item[0] is slab]
-            steps = self._paces[slab].steps(len(rolling))
+            steps = self._paces[slab].steps(len(rolling), self._seconds)
             long.roll(slab, rolling, steps, wave, self.recent_bytes)
 
     def _advance(
@@ -146,7 +151,7 @@ class Stepper:
                 passed, errors = self._one_pass(slab, observations, group.lengths, carries, group.gaps)
                 self._stage(group, passed, errors, wave)
             return
-        size = self._paces[slab].steps(plain + len(slow))
+        size = self._paces[slab].steps(plain + len(slow), self._seconds)
         slices = [job.observations[job.progress.done :][:size] for _, _, job in slow if job.progress]
         lengths = np.array([len(part) for part in slices], np.int64)
         carries = np.stack([job.progress.carry for _, _, job in slow if job.progress])

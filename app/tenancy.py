@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from app import names
 from app.config import Settings
@@ -25,6 +26,7 @@ from app.jobs import (
     answer_to,
 )
 from app.keys import Key, KeyRing, Role
+from app.lanes import Lane
 from app.quotas import Bucket, Quota, over
 
 log = logging.getLogger("carryover.tenancy")
@@ -65,7 +67,7 @@ class Caller:
         self.key = key
         self.prefix = names.prefix(tenant)
         self.rank = RANK[key.role] if key is not None else RANK["admin"]
-        self.use = use if use is not None else Use(settings, key)
+        self.use = use if use is not None else Use(settings, Lane(engine.lanes, tenant), key)
         self._streams = self.rank >= RANK["stream"] and tenant != EVERY_TENANT
         self.most_bytes = self.use.quota.body_bytes or settings.body_bytes
 
@@ -96,19 +98,28 @@ class Caller:
         if not use.bounded:
             self.engine.submit(job)
             return
-        if type(job) is Advance and self._streams:  # nearly every job, by a few steps less
-            job.session = self.prefix + job.session
-            count = 1
-        else:
-            if self.key is not None:
+        if type(job) is Advance:  # nearly every job: the engine counts it out, with others of its wave
+            if not self._streams:
                 self._check_role(job)
-                self._rename(job)
-            count = len(job.sessions)
+            job.session = self.prefix + job.session
+            use.check(job, 1)
+            job.use = use
+            self.engine.submit(job)
+            use.in_flight += 1  # `accepted`, by one call less
+            use.lane.enter(1)
+        else:
+            self._submit_other(job, use)
+
+    def _submit_other(self, job: Job, use: Use) -> None:
+        if self.key is not None:
+            self._check_role(job)
+            self._rename(job)
+        count = len(job.sessions)
         use.check(job, count)
         reply = job.reply
 
         def answered(outcome: Any) -> None:
-            use.in_flight -= count
+            use.answered(count)
             reply(outcome)
 
         job.reply = answered
@@ -117,7 +128,7 @@ class Caller:
         except CarryoverError:
             job.reply = reply
             raise
-        use.in_flight += count
+        use.accepted(count)
 
     async def ask(self, job: Job) -> Any:
         """Queue a job and wait for its answer.
@@ -196,6 +207,7 @@ class Use:
 
     Parameters
     ----------
+    lane : its tenant's
     server : what everybody's observations together are taken from
     everybodys : the sockets that are open, whoever's they are
     """
@@ -203,10 +215,12 @@ class Use:
     def __init__(
         self,
         settings: Settings,
+        lane: Lane,
         key: Key | None = None,
         server: Bucket | None = None,
         everybodys: set[Revocable] | None = None,
     ) -> None:
+        self.lane = lane
         self.quota = key.limits.within(settings) if key is not None else Quota()
         self._most_in_flight = self.quota.in_flight or settings.queue_jobs
         self._longest_chunk = self.quota.chunk_observations or settings.chunk_observations
@@ -234,6 +248,16 @@ class Use:
             self._take(len(job.observations), len(job.observations))
         elif type(job) is AdvanceMany:
             self._take(len(job.observations), int(job.lengths.max()))
+
+    def accepted(self, count: int) -> None:
+        """So many sessions' turns of it were queued."""
+        self.in_flight += count
+        self.lane.enter(count)
+
+    def answered(self, count: int) -> None:
+        """So many were answered."""
+        self.in_flight -= count
+        self.lane.leave(count)
 
     def check_socket(self) -> None:
         """Whether one socket more may be opened.
@@ -294,7 +318,8 @@ class Door:
         self._server = Bucket(rate) if rate else None
         self.sockets: set[Revocable] = set()  # that are open, whoever's they are
         self._made = Caller if engine.tracing is None else TracedCaller
-        self._anyone = self._made(engine, settings, use=Use(settings, None, self._server, self.sockets))
+        self._lanes: WeakValueDictionary[str, Lane] = WeakValueDictionary()  # by tenant; its keys share it
+        self._anyone = self._made(engine, settings, use=self._use("", None))
         self._callers: dict[Key, Caller] = {}
         self.changes = 0  # of the keys: what was found out about one before then is no longer good
         self._share()
@@ -324,7 +349,7 @@ class Door:
             raise Unauthorized("this is no key of this server, or no longer one")
         caller = self._callers.get(key)
         if caller is None:
-            use = Use(self.settings, key, self._server, self.sockets)
+            use = self._use(key.tenant, key)
             caller = self._callers[key] = self._made(self.engine, self.settings, key.tenant, key, use)
         if tenant is None or tenant == key.tenant:
             return caller
@@ -333,6 +358,12 @@ class Door:
         if tenant and tenant != EVERY_TENANT and names.TENANT.fullmatch(tenant) is None:
             raise Forbidden("that is no tenant's name")
         return self._made(self.engine, self.settings, tenant, key, caller.use)
+
+    def _use(self, tenant: str, key: Key | None) -> Use:
+        lane = self._lanes.get(tenant)
+        if lane is None:
+            lane = self._lanes[tenant] = Lane(self.engine.lanes, tenant)
+        return Use(self.settings, lane, key, self._server, self.sockets)
 
     def refresh(self) -> None:
         """Take the keys as the file has them now; connections of keys that are gone are closed."""

@@ -4,8 +4,8 @@ A session has one job at a time: ready or under way. What comes for it meanwhile
 job of several sessions stands in each of their lines and is ready when it leads them all. So whatever is
 ready may share a wave, and taking a wave costs its own length however much waits behind it.
 
-Tenants are served by turns, a job each: one that floods fills what the others leave of a wave, and makes
-none of them wait for more than the wave under way.
+Tenants are served by turns, a job each: one that floods fills what the others leave of a wave, up to its
+share where others call (`app.lanes`), and makes none of them wait for more than the wave under way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.jobs import Advance, AdvanceMany, Job
+from app.lanes import ALONE, BULK
 from app.names import tenant_of
 
 
@@ -68,19 +69,23 @@ class Turns:
         """Where those wait whose session has a job already."""
         return self._lines.setdefault(session, deque())
 
-    def take(self, most: int, most_bytes: int = sys.maxsize) -> list[Job]:
+    def take(self, most: int, most_bytes: int = sys.maxsize, share: int = ALONE) -> list[Job]:
         """Ready jobs, tenants by turns and oldest first, of up to `most` sessions together; at least one.
 
-        The one that reaches `most_bytes` of observations is the last.
+        The one that reaches `most_bytes` of observations is the last, and that which reaches its tenant's
+        `share` of a wave the last of that tenant.
         """
         taken: list[Job] = []
         left = most
+        shares: dict[str, int] = {}  # what is left of each
         leading: dict[str, deque[Job]] = {}  # tenants whose next job did not fit: they lead the next wave
+        served: dict[str, deque[Job]] = {}  # tenants that have had their share
         while self._ready and most_bytes > 0 and left > 0:
             tenant = next(iter(self._ready))
             jobs = self._ready.pop(tenant)
             others = bool(self._ready)
-            while jobs and most_bytes > 0:
+            mine = shares.get(tenant, share)
+            while jobs and most_bytes > 0 and mine > 0:
                 count = 1 if type(jobs[0]) is Advance else len(jobs[0].sessions)
                 if count > left and taken:
                     leading[tenant] = jobs
@@ -88,12 +93,14 @@ class Turns:
                 taken.append(job := jobs.popleft())
                 left -= count
                 most_bytes -= job.nbytes
+                mine -= 1 if count == 1 else -(-count // BULK)
                 if others:
                     break
+            shares[tenant] = mine
             if jobs and tenant not in leading:
-                self._ready[tenant] = jobs
-        if leading:
-            self._ready = leading | self._ready
+                (self._ready if mine > 0 else served)[tenant] = jobs
+        if leading or served:
+            self._ready = leading | self._ready | served
         self._waiting -= most - left
         return taken
 
@@ -133,5 +140,5 @@ class Turns:
 def _tenant(job: Job) -> str:
     """Whose job it is; one of no session is nobody's, and waits its turn like anybody's."""
     if type(job) is Advance:
-        return tenant_of(job.session)
+        return tenant_of(job.session) if job.use is None else job.use.lane.tenant
     return tenant_of(job.sessions[0]) if job.sessions else ""

@@ -22,6 +22,7 @@ DIRECTION: tuple[tuple[str, ...], ...] = (
         "app.metrics",
         "app.quotas",
         "app.keys",
+        "app.lanes",
         "app.logs",
     ),
     ("app.rows", "app.answers", "app.shapes", "app.recent", "app.digest", "app.extras"),

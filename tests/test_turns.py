@@ -134,3 +134,15 @@ def test_one_tenants_order_is_the_order_of_its_coming():
     for job in jobs:
         turns.add(job)
     assert [job for _ in range(10) for job in turns.take(5)] == jobs
+
+
+def test_a_tenant_has_no_more_of_a_wave_than_its_share_and_leads_none_after_it():
+    turns = Turns()
+    flood, quiet = chunks("flood", 10), chunks("quiet", 1)
+    for job in flood:
+        turns.add(job)
+    assert turns.take(100, share=4) == flood[:4]
+    turns.add(quiet[0])
+    assert turns.take(100, share=4) == [flood[4], quiet[0], *flood[5:8]]
+    assert turns.take(100, share=4) == flood[8:]
+    assert (len(turns), bool(turns)) == (0, False)
