@@ -209,14 +209,16 @@ class Engine:
         return ["the engine has stopped"] * stopped
 
     async def _run(self) -> None:
-        while not (self.stopping and not self._turns and not self._under_way):
-            await self._awake.wait()
-            self._awake.clear()
-            while self._turns or self._under_way:
-                await self._tick()
-                if self.sessions.store.due:
-                    await self._tend()
-                await asyncio.sleep(0)  # what arrived meanwhile is read now: it is the next wave
+        # What leaves the finite numbers is looked for and refused: no client may fill the log with warnings.
+        with np.errstate(over="ignore", invalid="ignore"):
+            while not (self.stopping and not self._turns and not self._under_way):
+                await self._awake.wait()
+                self._awake.clear()
+                while self._turns or self._under_way:
+                    await self._tick()
+                    if self.sessions.store.due:
+                        await self._tend()
+                    await asyncio.sleep(0)  # what arrived meanwhile is read now: it is the next wave
 
     async def _tick(self) -> None:
         stages = self.metrics.stages

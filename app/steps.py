@@ -28,7 +28,7 @@ from app.rows import Answer, Epochs, Floats, Ints, Rows, scalar
 from app.slab import Slab
 from app.wave import Late, Seconds, Wave, moved_on
 from models.compiled import FLOAT, column, compiled, dense
-from models.forecaster import Forecaster, Passed
+from models.forecaster import Forecaster, Passed, longest
 from models.learner import Judged
 
 log = logging.getLogger("carryover.engine")
@@ -130,8 +130,6 @@ class Stepper:
             group.restart()
         return expired
 
-    # What leaves the finite numbers is looked for and refused: no client may fill the log with warnings.
-    @np.errstate(over="ignore", invalid="ignore")
     def step(self, wave: Wave) -> None:
         """One pass over the chunks of each model, then one over its forecasts; stages what is whole."""
         for slab in {*wave.chunks, *(slab for slab, _, _ in wave.long)}:
@@ -185,7 +183,7 @@ class Stepper:
             log.exception("a step of %d sessions raised; each is tried alone", len(lengths))
             passed, errors = _one_by_one(forecaster, observations, lengths, carries, gaps)
         seconds = time.perf_counter() - began
-        self._paces[slab].took(seconds, int(lengths.max()), len(lengths), len(observations))
+        self._paces[slab].took(seconds, longest(lengths, observations), len(lengths), len(observations))
         if not (_all_finite(passed.carries) and _all_finite(passed.predictions)):
             errors |= _not_finite(passed.predictions, lengths, passed.carries, errors)
         return passed, errors
@@ -227,7 +225,8 @@ class Stepper:
 
 
 @compiled(
-    column("int64"), column("uint64"), column("float64"), column("int64"), column("uint64"), FLOAT, dense("bool")
+    column("int64"), column("uint64"), column("float64"), column("int64"), column("uint64"), FLOAT,
+    dense("bool"),
 )  # fmt: skip
 def _in_step(
     position: Ints, epoch: Epochs, deadline: Seconds, at: Ints, epochs: Epochs, now: float, go: Truths

@@ -115,7 +115,10 @@ class Turns:
         """The jobs of these sessions were answered: whoever stands behind them moves up."""
         lines = self._lines
         followed = [session for session in sessions if session in lines] if lines else ()
-        self._busy -= sessions
+        if len(sessions) == len(self._busy):  # they are the busy ones: nobody has to be looked up
+            self._busy = set()
+        else:
+            self._busy -= sessions
         for session in followed:
             self._busy.add(session)
             line = lines[session]

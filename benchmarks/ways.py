@@ -89,7 +89,7 @@ def _bulk(streams: list[Stream], form: str) -> Conversation:
     for turn in TURNS:
         chunks = [stream.chunk(turn) for stream in streams]
         if form == "json":
-            rows = [column(chunk) if len(chunk) > 1 else column(chunk)[0] for chunk in chunks]
+            rows = [column(chunk) if len(chunk) > 1 else float(chunk[0]) for chunk in chunks]
             columns = {"sessions": sessions, "observations": rows}
             messages.append(post("/observations", msgspec.json.encode(columns)))
         else:

@@ -4,6 +4,9 @@ Numba translates a function when its module is first imported and keeps the resu
 or in `NUMBA_CACHE_DIR`, so that the next start only loads it. Where nothing can be kept there, each start
 translates anew, which takes some seconds.
 
+A kept translation is believed for as long as its own file is the same: what a compiled function takes from
+another module must be an argument, or a change there goes unnoticed.
+
 The types are told beforehand: a function that met other types in the middle of the service would hold every
 session up while it is translated once more.
 """
@@ -11,13 +14,14 @@ session up while it is translated once more.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from numba import njit, types
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 BOOL, INT, FLOAT = types.boolean, types.int64, types.float64
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}  # NaN stays what it is
 KINDS = {
     "bool": types.boolean,
     "uint8": types.uint8,
@@ -32,22 +36,22 @@ KINDS = {
 def compiled(*arguments: Any) -> Callable[[Function], Function]:
     """A decorator: the function is compiled for arguments of these types.
 
-    It gives up the interpreter lock for nothing: a wave's loops are shorter than it takes to get it back.
+    It keeps the interpreter lock: a wave's loops are over sooner than it could be had back.
     """
 
     def translated(function: Function) -> Function:
-        options = {"error_model": "numpy", "fastmath": {"contract"}}  # NaN and infinity stay what they are
         try:
-            return njit(arguments, cache=True, **options)(function)
+            made = njit(arguments, cache=True, **OPTIONS)(function)
         except RuntimeError:  # nowhere to keep it
-            return njit(arguments, **options)(function)
+            made = njit(arguments, **OPTIONS)(function)
+        return cast(Function, made)
 
     return translated
 
 
 def inlined(function: Function) -> Function:
     """A decorator: the function becomes a part of the compiled ones that call it."""
-    return njit(inline="always", error_model="numpy", fastmath={"contract"})(function)  # type: ignore[no-any-return]
+    return cast(Function, njit(inline="always", **OPTIONS)(function))
 
 
 def column(kind: str, dimensions: int = 1) -> Any:

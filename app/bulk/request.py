@@ -53,13 +53,16 @@ class Request:
 
     def submit(self, engine: Submits, reply: Reply) -> None:
         """Queue it; `reply` is called once, with an `AdvancedMany` or with what refuses the whole."""
-        if len(self.jobs) == 1 and not self.errors:
-            _submit(engine, self.jobs[0][1], reply)
+        # The jobs are the engine's from here on. They know whom to answer, who often has the request: a circle,
+        # and megabytes that would wait for the collector.
+        jobs, self.jobs = self.jobs, []
+        if len(jobs) == 1 and not self.errors:
+            _submit(engine, jobs[0][1], reply)
             return
         gathering = Gathering(self.count, reply)
         for i, error in self.errors.items():
             gathering.fail((i,), error)
-        for which, job in self.jobs:
+        for which, job in jobs:
             _submit(engine, job, gathering.many(which))
 
     async def ask(self, engine: Submits) -> AdvancedMany:
@@ -131,9 +134,7 @@ def errors_in(
     lengths, most = columns.lengths, limits.chunk.observations
     at = NOWHERE if columns.at is None else columns.at
     gaps = columns.extras is not None and columns.extras.gaps
-    named = (
-        plain_ids(columns.sessions) if ids is None else _are_ids(np.frombuffer(ids, np.uint8), len(columns))
-    )
+    named = plain_ids(columns.sessions) if ids is None else _plain(ids, len(columns))
     if named and _sound(columns.observations, lengths, at, most, gaps):
         return {}
     suspects = np.array([not _is_id(name) for name in columns.sessions])
@@ -153,11 +154,15 @@ def errors_in(
 def plain_ids(sessions: Sequence[str]) -> bool:
     """Whether all of these are session ids; a pass over their bytes, however many they are."""
     joined = "\n".join(sessions)
-    return joined.isascii() and _are_ids(np.frombuffer(joined.encode(), np.uint8), len(sessions))
+    return joined.isascii() and _plain(joined.encode(), len(sessions))
 
 
-@compiled(read_dense("uint8"), INT)
-def _are_ids(text: npt.NDArray[np.uint8], count: int) -> bool:
+def _plain(text: bytes, count: int) -> bool:
+    return bool(_are_ids(np.frombuffer(text, np.uint8), ID_LETTERS, count))
+
+
+@compiled(read_dense("uint8"), read_dense("bool"), INT)
+def _are_ids(text: npt.NDArray[np.uint8], letters: npt.NDArray[np.bool_], count: int) -> bool:
     """Whether this is so many session ids, parted by newlines."""
     length = 0
     for letter in text:
@@ -166,7 +171,7 @@ def _are_ids(text: npt.NDArray[np.uint8], count: int) -> bool:
             if not 1 <= length <= LONGEST_ID:
                 return False
             length = 0
-        elif ID_LETTERS[letter]:
+        elif letters[letter]:
             length += 1
         else:
             return False
