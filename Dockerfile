@@ -24,6 +24,7 @@ COPY --from=build /opt/carryover /opt/carryover
 ENV PATH=/opt/carryover/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/matplotlib \
+    NUMBA_CACHE_DIR=/tmp/numba \
     CARRYOVER_HOST=0.0.0.0 \
     CARRYOVER_MODELS=/opt/carryover/zoo:/artifacts
 USER carryover

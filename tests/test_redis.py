@@ -90,7 +90,7 @@ class TestCompareAndSet:
 
     def test_who_deletes_what_others_created_since_the_count_counts_no_less_than_none(self, stores):
         one, other = stores
-        one.commit([record("a")], [])
+        one.commit(blocks([record("a")]), [])
         other.load(["a"])
         assert other.commit([], [Tombstone("a", 1, "deleted", 1e9)]) == {}
         assert len(other) == 0
