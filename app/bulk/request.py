@@ -53,8 +53,8 @@ class Request:
 
     def submit(self, engine: Submits, reply: Reply) -> None:
         """Queue it; `reply` is called once, with an `AdvancedMany` or with what refuses the whole."""
-        # The jobs are the engine's from here on. They know whom to answer, who often has the request: a circle,
-        # and megabytes that would wait for the collector.
+        # The jobs are the engine's from here on. They know whom to answer, who often has the request: a
+        # circle, and megabytes that would wait for the collector.
         jobs, self.jobs = self.jobs, []
         if len(jobs) == 1 and not self.errors:
             _submit(engine, jobs[0][1], reply)
