@@ -203,7 +203,7 @@ def compare(told: str, expected: str) -> None:
 
 
 def _without_drawn(text: str) -> str:
-    """The text less what differs from run to run, and less last digits, which another processor has others of."""
+    """The text less what differs from run to run, or, as last digits do, between processors."""
     text = re.sub(r"-?\d+\.\d{5,}", lambda number: f"{float(number[0]):.4f}", text)
     return re.sub(r'"(epoch|created|updated|expires)":"[^"]*"', r'"\1":""', text)
 
