@@ -95,6 +95,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=_version(),
         summary="Stateful recurrent models over streams: nothing is forgotten until you say reset.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load their scripts from another host; ours is in api/dashboard.py
+        redoc_url=None,
     )
     app.state.engine = engine
     app.state.door = door

@@ -26,7 +26,7 @@ log = logging.getLogger("carryover.access")
 
 TENANT_HEADER = "carryover-tenant"
 PUBLIC = {
-    "/", "/favicon.ico", "/docs", "/redoc", "/openapi.json", "/health/live", "/health/ready",
+    "/", "/favicon.ico", "/docs", "/openapi.json", "/health/live", "/health/ready",
     "/v2", "/v2/health/live", "/v2/health/ready",
 }  # fmt: skip
 PUBLIC_FOLDERS = ("/dashboard/",)  # a page that asks for the key must itself be had without one
@@ -40,14 +40,6 @@ HEADERS = {
     "x-frame-options": "DENY",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
-DOCS = {"/docs", "/redoc"}
-DOCS_POLICY = (  # FastAPI's pages of the API: a script of a CDN, and one in the page
-    "default-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; worker-src blob:; "
-    "style-src 'unsafe-inline' https://cdn.jsdelivr.net https://fonts.googleapis.com; "
-    "font-src https://fonts.gstatic.com; "
-    "img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly; "
-    "frame-ancestors 'none'"
-)
 
 
 def caller(request: Request) -> Caller:
@@ -88,9 +80,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._dress(
-                    MutableHeaders(raw=message["headers"]), scope["path"], told.get("origin"), request_id
-                )
+                self._dress(MutableHeaders(raw=message["headers"]), told.get("origin"), request_id)
             await send(message)
 
         try:
@@ -131,10 +121,8 @@ class Guard:
         ):
             raise Forbidden("pages of another origin may not call this server: see CARRYOVER_ALLOWED_ORIGINS")
 
-    def _dress(self, headers: MutableHeaders, path: str, origin: str | None, request_id: str) -> None:
+    def _dress(self, headers: MutableHeaders, origin: str | None, request_id: str) -> None:
         headers["x-request-id"] = request_id
-        if path in DOCS:
-            headers["content-security-policy"] = DOCS_POLICY
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
         if origin in self.allowed and origin is not None:
