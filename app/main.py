@@ -116,6 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
         door=door,
         metrics=engine.metrics,
         allowed=settings.allowed_origins or (),
+        hosts=settings.own_names,
         logs_requests=settings.access_log,
     )
     for module in (sessions, bulk, models, health, metrics, dashboard, protocol):

@@ -38,7 +38,7 @@ from uvicorn.server import ServerState
 
 from app import frames, wire
 from app.answers import Advanced, SessionView
-from app.api.guard import TENANT_HEADER, same_origin
+from app.api.guard import TENANT_HEADER, check_host, same_origin
 from app.api.problems import MEDIA_TYPE, problem
 from app.errors import CarryoverError, Forbidden, OverLimit, StepFailed
 from app.frames import Message
@@ -419,9 +419,10 @@ def _let_in(request: WSUpgradeRequest, door: Door) -> Caller:
 
     Raises
     ------
-    Unauthorized, Forbidden, OverLimit, Overloaded
+    Misdirected, Unauthorized, Forbidden, OverLimit, Overloaded
     """
     headers = request.headers
+    check_host(headers.get("host"), door.settings.own_names)
     if not same_origin(headers.get("origin"), headers.get("host"), door.settings.allowed_origins or ()):
         raise Forbidden("pages of another origin may open no socket: see CARRYOVER_ALLOWED_ORIGINS")
     authorization = headers.get("authorization")
