@@ -36,7 +36,7 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app import frames, wire
+from app import frames, logs, wire
 from app.answers import Advanced, SessionView
 from app.api.guard import TENANT_HEADER, check_host, same_origin
 from app.api.problems import MEDIA_TYPE, problem
@@ -46,8 +46,7 @@ from app.jobs import Advance, Inspect, Job, Refuse, Reset
 from app.tenancy import Caller, Door
 from app.watching import Watching
 
-log_frames = logging.getLogger("carryover.sockets.protocol")
-log_frames.setLevel(logging.WARNING)  # picows tells of every connection
+log_frames = logging.getLogger(logs.FRAMES)
 
 PATH = re.compile(r"/sessions/([^/]+)/(stream|watch)|/stream")
 BINARY = WSMsgType.BINARY

@@ -207,6 +207,25 @@ async def test_a_request_is_logged_in_one_line_of_json_without_values_or_keys(st
     assert keys.token["acme"] not in everything
 
 
+@pytest.fixture
+def levels_restored():
+    ours = [logging.getLogger(name) for name in ("carryover", "uvicorn", logs.FRAMES)]
+    before = [one.level for one in ours]
+    yield
+    for one, level in zip(ours, before, strict=True):
+        one.setLevel(level)
+
+
+@pytest.mark.parametrize(("level", "expected"), [("info", logging.WARNING), ("error", logging.ERROR)])
+async def test_a_socket_that_comes_and_goes_is_no_line_of_the_log(
+    start_hot, levels_restored, level, expected
+):
+    async with start_hot(log_level=level):
+        assert logging.getLogger("carryover").level == getattr(logging, level.upper())
+        one_socket = logging.getLogger(f"{logs.FRAMES}.14")  # as picows names it
+        assert one_socket.getEffectiveLevel() == expected
+
+
 def test_an_exception_is_told_in_the_same_line():
     try:
         raise ValueError("two\nlines")
