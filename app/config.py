@@ -23,6 +23,8 @@ SHIPPED = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ORIGIN = re.compile(r"https?://[a-z0-9.\-_\[\]:]+")
+HOST_NAME = re.compile(r"[a-z0-9.\-_]+")
+ANY_HOST = "*"
 
 T = TypeVar("T")
 
@@ -92,6 +94,15 @@ def origins(text: str) -> tuple[str, ...]:
     told = tuple(part.strip().rstrip("/").lower() for part in text.split(",") if part.strip())
     for one in told:
         if ORIGIN.fullmatch(one) is None:
+            raise ValueError(one)
+    return told
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Names of hosts without their ports, parted by commas; `*` is any."""
+    told = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for one in told:
+        if one != ANY_HOST and HOST_NAME.fullmatch(one) is None:
             raise ValueError(one)
     return told
 
@@ -250,6 +261,12 @@ class Settings:
         origins,
         shown="none",
     )
+    allowed_hosts: tuple[str, ...] | None = setting(
+        None,
+        "host names, parted by commas, that this server has on its own machine without keys; `*`: any",
+        host_names,
+        shown="localhost and addresses",
+    )
     tls_certificate: Path | None = setting(
         None, "certificate chain to serve TLS with; better a proxy in front", file_path, shown="no TLS"
     )
@@ -323,12 +340,25 @@ class Settings:
 
     def _check_exposure(self) -> None:
         host = self.published_host or self.host
-        if host in LOOPBACK or host.startswith("127.") or self.api_keys_file is not None or self.insecure:
+        if self._serves_its_machine or self.api_keys_file is not None or self.insecure:
             return
         raise ConfigError(
             f"without keys this server serves its own machine only, not {host}: make a key "
             "(carryover keys add NAME), name the file in CARRYOVER_API_KEYS_FILE, or insist with --insecure"
         )
+
+    @property
+    def _serves_its_machine(self) -> bool:
+        host = self.published_host or self.host
+        return host in LOOPBACK or host.startswith("127.")
+
+    @property
+    def own_names(self) -> frozenset[str] | None:
+        """What a request may call its host, beside an address; None: anything."""
+        allowed = self.allowed_hosts or ()
+        if self.api_keys_file is not None or not self._serves_its_machine or ANY_HOST in allowed:
+            return None
+        return frozenset(("localhost", *allowed))
 
     @property
     def store_path(self) -> Path | None:
@@ -405,6 +435,7 @@ _EXPECTED = {
     true_or_false: "true or false",
     store_name: "memory, sqlite:PATH or redis://HOST",
     period: "commit or a period such as 250ms",
+    host_names: "host names such as plant.example, parted by commas, or *",
     origins: "origins such as https://plant.example, parted by commas",
 }
 

@@ -9,6 +9,7 @@ CarryoverError
 ├── TooLarge                 over a limit of the service
 ├── Unauthorized             no key, or none of this server
 ├── Forbidden                a key, and not one that may do this
+├── Misdirected              meant for a host that this server is not: of a page whose name was rebound to us
 ├── UnknownModel
 ├── BadModel                 an artifact on disk that cannot be loaded; the one in memory goes on
 ├── UnknownSession           never seen, as far as the service remembers
@@ -88,6 +89,10 @@ class Unauthorized(CarryoverError):
 
 class Forbidden(CarryoverError):
     title = "Forbidden"
+
+
+class Misdirected(CarryoverError):
+    title = "Misdirected request"
 
 
 class UnknownModel(CarryoverError):

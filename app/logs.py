@@ -18,6 +18,7 @@ import orjson
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 GIVEN = re.compile(r"[A-Za-z0-9._:/+=\-]{1,128}", re.ASCII)
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*", re.ASCII)
+FRAMES = "carryover.sockets.protocol"  # picows tells of every connection, with its address: not wanted
 FIELDS = ("method", "route", "status", "ms", "key", "tenant")  # of an event, beside its sentence
 
 
@@ -64,6 +65,8 @@ def configuration(form: str, level: str) -> dict[str, Any]:
     """What `logging.config.dictConfig` and uvicorn take."""
     formatter = JsonFormatter if form == "json" else TextFormatter
     ours = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
+    # Set here: what a logger below one of these was told before is forgotten when these are configured.
+    frames = {"level": max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()])}
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -75,7 +78,7 @@ def configuration(form: str, level: str) -> dict[str, Any]:
                 "stream": "ext://sys.stderr",
             }
         },
-        "loggers": {"carryover": ours, "uvicorn": ours},
+        "loggers": {"carryover": ours, "uvicorn": ours, FRAMES: frames},
     }
 
 

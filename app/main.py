@@ -95,6 +95,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=_version(),
         summary="Stateful recurrent models over streams: nothing is forgotten until you say reset.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load their scripts from another host; ours is in api/dashboard.py
+        redoc_url=None,
     )
     app.state.engine = engine
     app.state.door = door
@@ -114,6 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
         door=door,
         metrics=engine.metrics,
         allowed=settings.allowed_origins or (),
+        hosts=settings.own_names,
         logs_requests=settings.access_log,
     )
     for module in (sessions, bulk, models, health, metrics, dashboard, protocol):

@@ -36,9 +36,9 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app import frames, wire
+from app import frames, logs, wire
 from app.answers import Advanced, SessionView
-from app.api.guard import TENANT_HEADER, same_origin
+from app.api.guard import TENANT_HEADER, check_host, same_origin
 from app.api.problems import MEDIA_TYPE, problem
 from app.errors import CarryoverError, Forbidden, OverLimit, StepFailed
 from app.frames import Message
@@ -46,8 +46,7 @@ from app.jobs import Advance, Inspect, Job, Refuse, Reset
 from app.tenancy import Caller, Door
 from app.watching import Watching
 
-log_frames = logging.getLogger("carryover.sockets.protocol")
-log_frames.setLevel(logging.WARNING)  # picows tells of every connection
+log_frames = logging.getLogger(logs.FRAMES)
 
 PATH = re.compile(r"/sessions/([^/]+)/(stream|watch)|/stream")
 BINARY = WSMsgType.BINARY
@@ -419,9 +418,10 @@ def _let_in(request: WSUpgradeRequest, door: Door) -> Caller:
 
     Raises
     ------
-    Unauthorized, Forbidden, OverLimit, Overloaded
+    Misdirected, Unauthorized, Forbidden, OverLimit, Overloaded
     """
     headers = request.headers
+    check_host(headers.get("host"), door.settings.own_names)
     if not same_origin(headers.get("origin"), headers.get("host"), door.settings.allowed_origins or ()):
         raise Forbidden("pages of another origin may open no socket: see CARRYOVER_ALLOWED_ORIGINS")
     authorization = headers.get("authorization")

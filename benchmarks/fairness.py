@@ -93,7 +93,7 @@ def serving(
 def request(session: str, token: str | None) -> bytes:
     """A chunk of one observation."""
     key = f"authorization: Bearer {token}\r\n" if token else ""
-    head = f"POST /sessions/{session}/observations HTTP/1.1\r\nhost: h\r\n{key}"
+    head = f"POST /sessions/{session}/observations HTTP/1.1\r\nhost: localhost\r\n{key}"
     return f"{head}content-length: {len(BODY)}\r\n\r\n".encode() + BODY
 
 

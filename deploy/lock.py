@@ -22,8 +22,9 @@ ELSEWHERE = {"colorama", "async-timeout", "setuptools"}  # of Windows, of an old
 INTRODUCTION = """\
 # Licences
 
-Carryover itself is under Apache-2.0 (LICENSE). Of what the image holds beside it, each package
-says of itself, as `make lock` found it:
+Carryover itself is under Apache-2.0 (LICENSE). Two packages carry JavaScript of others for the
+pages: uPlot (MIT) in youplot, Swagger UI (Apache-2.0) in fastapi-offline. Of what the image holds
+beside Carryover, each package says of itself, as `make lock` found it:
 
 | package | version | licence |
 |---|---|---|

@@ -168,7 +168,7 @@ async def in_memory(way: type[Way], settings: Settings, clock: Clock) -> AsyncIt
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as http,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http,
     ):
         service = way(app.state.engine, http, None)
         service.app = app

@@ -30,6 +30,17 @@ def test_every_kind_of_value_is_read_from_the_environment():
     assert settings.models == (Path("/srv/pumps"), Path("/srv/fans"))
 
 
+def test_only_a_server_of_its_own_machine_without_keys_cares_by_which_name_it_is_called():
+    told = {"CARRYOVER_ALLOWED_HOSTS": "Plant.example, carryover"}
+    assert Settings.from_env({}).own_names == {"localhost"}
+    assert Settings.from_env(told).own_names == {"localhost", "plant.example", "carryover"}
+    assert Settings.from_env({"CARRYOVER_ALLOWED_HOSTS": "*"}).own_names is None
+    assert Settings(host="127.0.0.2", insecure=True).own_names == {"localhost"}
+    assert Settings(host="0.0.0.0", published_host="127.0.0.1").own_names == {"localhost"}
+    assert Settings(host="0.0.0.0", insecure=True).own_names is None
+    assert Settings(api_keys_file=Path("keys.json")).own_names is None
+
+
 def test_names_without_the_prefix_are_none_of_ours():
     assert Settings.from_env({"PATH": "/bin", "PORT": "1", "carryover_port": "2"}) == Settings()
 
@@ -61,6 +72,8 @@ def test_every_unknown_setting_is_named_at_once():
         ("CARRYOVER_DEVICE", "tpu", "must be cpu or cuda, not 'tpu'"),
         ("CARRYOVER_LOG_LEVEL", "loud", "must be debug or info"),
         ("CARRYOVER_MODELS", ":", "must not be empty"),
+        ("CARRYOVER_ALLOWED_HOSTS", "http://plant", "is not host names such as plant.example"),
+        ("CARRYOVER_ALLOWED_HOSTS", ",", r"allowed_hosts .* must not be empty"),
         ("CARRYOVER_MAX_SESSIONS", "0", "must be at least 1"),
         ("CARRYOVER_RECENT_CHUNKS", "0", "must be at least 1"),
     ],

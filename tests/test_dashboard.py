@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -351,19 +353,57 @@ def test_what_has_not_changed_is_not_sent_again(server):
 
 def test_every_file_that_the_page_names_is_there():
     files = dashboard.assets()
-    texts = [file.body.decode() for name, file in files.items() if not name.startswith("uplot")]
-    named = {name for text in texts for name in re.findall(r'"(?:\./|dashboard/)([\w.]+)"', text)}
+    texts = [file.body.decode() for name, file in files.items() if not name.startswith(("uplot", "swagger"))]
+    named = {name for text in texts for name in re.findall(r'"(?:\./|dashboard/)([\w.-]+)"', text)}
     assert "trail.js" in named
     assert named - set(files) == set()
 
 
-def test_a_chart_that_is_not_as_it_was_published_is_refused(monkeypatch):
-    monkeypatch.setitem(dashboard.CHART, "uplot.min.css", "0" * 64)
-    with pytest.raises(ConfigError, match="is not uPlot as published"):
+@pytest.mark.parametrize(("part", "file"), [("CHART", "uplot.min.css"), ("API_PAGE", "swagger-ui-bundle.js")])
+def test_a_file_of_others_that_is_not_as_it_was_published_is_refused(monkeypatch, part, file):
+    carried = getattr(dashboard, part)
+    monkeypatch.setattr(dashboard, part, replace(carried, files=carried.files | {file: "0" * 64}))
+    with pytest.raises(ConfigError, match=f"{file} is not {carried.name} as published"):
         dashboard.assets()
 
 
-def test_a_chart_that_is_missing_is_told_with_what_to_install(monkeypatch):
-    monkeypatch.setattr(dashboard, "CHART_PACKAGE", "no_such_package")
-    with pytest.raises(ConfigError, match="pip install no_such_package"):
+@pytest.mark.parametrize("part", ["CHART", "API_PAGE"])
+def test_files_of_others_that_are_missing_are_told_with_what_to_install(monkeypatch, part):
+    monkeypatch.setattr(dashboard, part, replace(getattr(dashboard, part), package="no_such_package"))
+    with pytest.raises(ConfigError, match="pip install no-such-package"):
         dashboard.assets()
+
+
+def test_the_page_of_the_api_and_all_that_it_names_come_from_this_server(server):
+    with urllib.request.urlopen(f"{server}/docs", timeout=30) as answer:
+        page, policy = answer.read().decode(), answer.headers["content-security-policy"]
+    assert "//" not in page  # no address of another host, with a scheme or without
+    assert "http" not in policy
+    assert "unsafe" not in policy
+    named = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert len(named) == 4
+    for name in named:
+        with urllib.request.urlopen(f"{server}/{name}", timeout=30) as answer:
+            assert answer.headers["content-security-policy"] == policy
+            assert answer.read() == dashboard.assets()[name.removeprefix("dashboard/")].body
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{server}/redoc", timeout=30)
+
+
+@in_browser
+def test_the_page_of_the_api_lists_every_operation_and_asks_no_other_host(page, server):
+    with urllib.request.urlopen(f"{server}/openapi.json", timeout=30) as answer:
+        paths = json.load(answer)["paths"]
+    operations = {(method.upper(), path) for path, item in paths.items() for method in item}
+    page.goto(f"{server}/docs")
+    page.wait_for_selector(".opblock")
+    shown = page.eval_on_selector_all(
+        ".opblock-summary",
+        """(all) => all.map((one) => [
+            one.querySelector(".opblock-summary-method").textContent,
+            one.querySelector("[data-path]").dataset.path,
+        ])""",
+    )
+    assert {tuple(one) for one in shown} == operations
+    page.click(".opblock-summary-get")  # its parameters and answers are drawn under the same policy
+    page.wait_for_selector(".opblock.is-open .responses-table")

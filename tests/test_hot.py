@@ -53,7 +53,7 @@ async def connected(port: int) -> AsyncIterator[Connection]:
 
 
 def post(path: str, body: bytes, *more: str) -> bytes:
-    head = [f"POST {path} HTTP/1.1", "host: here", f"content-length: {len(body)}", *more, "", ""]
+    head = [f"POST {path} HTTP/1.1", "host: localhost", f"content-length: {len(body)}", *more, "", ""]
     return "\r\n".join(head).encode() + body
 
 
@@ -95,7 +95,7 @@ async def test_answers_leave_in_the_order_of_requests_even_when_a_later_one_is_r
 
 async def test_chunks_and_other_requests_on_one_connection_keep_their_order(start_hot):
     async with start_hot() as service, connected(service.port) as connection:
-        get = b"GET /sessions/s HTTP/1.1\r\nhost: here\r\n\r\n"
+        get = b"GET /sessions/s HTTP/1.1\r\nhost: localhost\r\n\r\n"
         connection.send(chunk("s") + get + chunk("s") + chunk("s") + get)
         bodies = [(await connection.answer())[2] for _ in range(5)]
         assert [body["position"] for body in bodies] == [1, 1, 2, 3, 3]
@@ -133,8 +133,8 @@ async def test_a_chunked_body_is_taken(start_hot):
         body = b'{"observations": [[0.5]]}'
         parts = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:9], body[9:])) + b"0\r\n\r\n"
         connection.send(
-            b"POST /sessions/s/observations HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n"
-            + parts
+            b"POST /sessions/s/observations HTTP/1.1\r\nhost: localhost\r\n"
+            b"transfer-encoding: chunked\r\n\r\n" + parts
         )
         assert (await connection.answer())[2]["position"] == 1
 
@@ -144,11 +144,12 @@ async def test_a_body_over_the_limit_is_refused_before_all_of_it_has_come(start_
     async with start_hot(body_bytes=2048) as service, connected(service.port) as connection:
         if declared:
             connection.send(
-                b"POST /sessions/s/observations HTTP/1.1\r\nhost: h\r\ncontent-length: 99999\r\n\r\n"
+                b"POST /sessions/s/observations HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999\r\n\r\n"
             )
         else:
             connection.send(
-                b"POST /sessions/s/observations HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"
+                b"POST /sessions/s/observations HTTP/1.1\r\nhost: localhost\r\n"
+                b"transfer-encoding: chunked\r\n\r\n"
                 b"1000\r\n" + b" " * 4096
             )
         status, _, problem = await connection.answer()

@@ -50,7 +50,9 @@ async def test_a_client_that_hangs_up_amid_its_body_is_no_crash(start, caplog):
     async with start() as service:
         for path in ("/sessions/a/observations", "/sessions"):
             _, writer = await asyncio.open_connection("127.0.0.1", service.port)
-            writer.write(f"POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhalf".encode())
+            writer.write(
+                f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\nhalf".encode()
+            )
             await writer.drain()
             writer.close()
             await writer.wait_closed()

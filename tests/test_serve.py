@@ -53,9 +53,8 @@ def posted(port: int, session: str, body: dict) -> socket.socket:
     """A connection on which this chunk was sent and no answer read yet."""
     content = json.dumps(body).encode()
     line = socket.create_connection(("127.0.0.1", port), timeout=30)
-    head = (
-        f"POST /sessions/{session}/observations HTTP/1.1\r\nhost: h\r\ncontent-length: {len(content)}\r\n\r\n"
-    )
+    head = f"POST /sessions/{session}/observations HTTP/1.1\r\nhost: localhost\r\n"
+    head += f"content-length: {len(content)}\r\n\r\n"
     line.sendall(head.encode() + content)
     return line
 

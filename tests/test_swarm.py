@@ -61,7 +61,7 @@ class Client:
         if self.line is None:
             self.line = await asyncio.open_connection("127.0.0.1", self.port)
         reader, writer = self.line
-        head = f"POST /sessions/{self.name}/observations HTTP/1.1\r\nhost: x\r\n"
+        head = f"POST /sessions/{self.name}/observations HTTP/1.1\r\nhost: localhost\r\n"
         head += f"content-length: {len(body)}\r\n\r\n"
         whole = head.encode() + body
         fate = self.rng.random()

@@ -357,7 +357,8 @@ async def test_pipelined_requests_are_answered_in_their_order(serve):
                 {"id": str(turn), **_body([[0.5]], {"sequence_id": turn + 1, "sequence_start": True})}
             )
             writer.write(
-                f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+                f"POST {INFER} HTTP/1.1\r\nhost: localhost\r\n"
+                f"content-length: {len(body)}\r\n\r\n{body}".encode()
             )
         for turn in range(20):
             head = await reader.readuntil(b"\r\n\r\n")

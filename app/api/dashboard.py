@@ -1,4 +1,7 @@
-"""`/`: the dashboard. Its files are read at start; nothing on the page comes from another host."""
+"""`/`: the dashboard; `/docs`: the page of the API.
+
+Their files are read at start; nothing on them comes from another host.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from app.dashboard import Asset
 
 router = APIRouter(include_in_schema=False)
 
-PAGE = "index.html"
+PAGE, DOCS = "index.html", "docs.html"
 HEADERS = {
     "cache-control": "no-cache",  # kept, and asked for again by its tag
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -25,9 +28,15 @@ async def page(request: Request) -> Response:
     return _sent(request, request.app.state.dashboard[PAGE])
 
 
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The page of the API."""
+    return _sent(request, request.app.state.dashboard[DOCS])
+
+
 @router.get("/dashboard/{name}")
 async def file(request: Request, name: str) -> Response:
-    """What the page loads: style, scripts, the chart."""
+    """What the pages load: styles, scripts, the chart."""
     found = request.app.state.dashboard.get(name)
     if found is None:
         raise HTTPException(404)

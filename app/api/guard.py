@@ -2,11 +2,20 @@
 
 A browser sends requests on behalf of whatever page it shows. A page of another origin is answered only where
 the settings allow it, so that no web site can move the sessions of a server on its reader's own machine.
+
+DNS rebinding makes such a page look like ours. The name of its site resolves to the site's own machine first,
+then to 127.0.0.1; to the browser both are one origin, so `Origin` equals `Host`, and a GET has no `Origin`.
+The one thing that the page cannot choose is the name in `Host`. So where nobody needs a key, on the reader's
+own machine, a request has to call us by an address, which nobody looks up, by `localhost`, or by a name of
+the settings. That is checked here and where a socket is opened. The hot route need not: it takes POST alone,
+which no browser sends without `Origin`, and it leaves what has an `Origin` to the router, and so to us.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import re
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
@@ -17,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
 from app.api.problems import answer, refusal
-from app.errors import CarryoverError, Forbidden
+from app.errors import CarryoverError, Forbidden, Misdirected
 from app.metrics import Metrics
 from app.tenancy import Caller, Door
 from app.tracing import PARENT
@@ -26,10 +35,11 @@ log = logging.getLogger("carryover.access")
 
 TENANT_HEADER = "carryover-tenant"
 PUBLIC = {
-    "/", "/favicon.ico", "/docs", "/redoc", "/openapi.json", "/health/live", "/health/ready",
+    "/", "/favicon.ico", "/docs", "/openapi.json", "/health/live", "/health/ready",
     "/v2", "/v2/health/live", "/v2/health/ready",
 }  # fmt: skip
 PUBLIC_FOLDERS = ("/dashboard/",)  # a page that asks for the key must itself be had without one
+HOST = re.compile(r"(?:\[([0-9a-f.:]+)\]|([^\[\]:]+))(?::[0-9]*)?", re.IGNORECASE)  # RFC 9110, section 7.2
 SAFE = {"GET", "HEAD", "OPTIONS"}
 MONITORS = {"/metrics"}
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, DELETE"
@@ -40,14 +50,6 @@ HEADERS = {
     "x-frame-options": "DENY",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
-DOCS = {"/docs", "/redoc"}
-DOCS_POLICY = (  # FastAPI's pages of the API: a script of a CDN, and one in the page
-    "default-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; worker-src blob:; "
-    "style-src 'unsafe-inline' https://cdn.jsdelivr.net https://fonts.googleapis.com; "
-    "font-src https://fonts.gstatic.com; "
-    "img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly; "
-    "frame-ancestors 'none'"
-)
 
 
 def caller(request: Request) -> Caller:
@@ -62,16 +64,24 @@ class Guard:
     Parameters
     ----------
     allowed : origins, other than the server's own, whose pages may call it
+    hosts : names that a request may call the server by; None: any
     logs_requests : a line for each
     """
 
     def __init__(
-        self, app: ASGIApp, door: Door, metrics: Metrics, allowed: Iterable[str], logs_requests: bool
+        self,
+        app: ASGIApp,
+        door: Door,
+        metrics: Metrics,
+        allowed: Iterable[str],
+        hosts: frozenset[str] | None,
+        logs_requests: bool,
     ) -> None:
         self.app = app
         self.door = door
         self.metrics = metrics
         self.allowed = frozenset(allowed)
+        self.hosts = hosts
         self.logs_requests = logs_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,9 +98,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._dress(
-                    MutableHeaders(raw=message["headers"]), scope["path"], told.get("origin"), request_id
-                )
+                self._dress(MutableHeaders(raw=message["headers"]), told.get("origin"), request_id)
             await send(message)
 
         try:
@@ -104,6 +112,7 @@ class Guard:
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send, told: Headers) -> None:
         try:
+            check_host(told.get("host"), self.hosts)
             self._check_origin(scope["method"], told)
             scope["carryover.caller"] = self._caller(scope["path"], told)
         except CarryoverError as error:
@@ -131,10 +140,8 @@ class Guard:
         ):
             raise Forbidden("pages of another origin may not call this server: see CARRYOVER_ALLOWED_ORIGINS")
 
-    def _dress(self, headers: MutableHeaders, path: str, origin: str | None, request_id: str) -> None:
+    def _dress(self, headers: MutableHeaders, origin: str | None, request_id: str) -> None:
         headers["x-request-id"] = request_id
-        if path in DOCS:
-            headers["content-security-policy"] = DOCS_POLICY
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
         if origin in self.allowed and origin is not None:
@@ -162,6 +169,28 @@ class Guard:
 def same_origin(origin: str | None, host: str | None, allowed: Iterable[str]) -> bool:
     """Whether a page of this origin, or who is none, may call a server that was asked for as `host`."""
     return origin is None or origin in allowed or origin.partition("://")[2] == host
+
+
+def check_host(host: str | None, names: frozenset[str] | None) -> None:
+    """Nothing, for a request that may call this server so. One without a `Host` is no browser's.
+
+    Raises
+    ------
+    Misdirected
+    """
+    if host is None or names is None:
+        return
+    told = HOST.fullmatch(host)
+    name = (told[1] or told[2]).lower() if told is not None else ""
+    if name in names:
+        return
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        raise Misdirected(
+            f"without keys this server answers to localhost and to addresses, not to {host!r:.100}: "
+            "see CARRYOVER_ALLOWED_HOSTS"
+        ) from None
 
 
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:

@@ -30,6 +30,7 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.TooLarge: 413,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
+    errors.Misdirected: 421,
     errors.UnknownModel: 404,
     errors.BadModel: 422,
     errors.UnknownSession: 404,

@@ -1,8 +1,8 @@
-"""The dashboard: a page, its style and scripts, as they lie in `static/`, and a chart of another's making.
+"""The dashboard and the page of the API: what lies in `static/`, and two parts of others' making.
 
-The chart is uPlot (https://github.com/leeoniya/uPlot, MIT). The package `youplot` carries its release as
-published on npm; only that script and its style are read from there, and only if they are the bytes known
-here.
+The chart is uPlot (https://github.com/leeoniya/uPlot, MIT), the page of the API is Swagger UI
+(https://github.com/swagger-api/swagger-ui, Apache-2.0). A Python package carries each as published on npm;
+only a script and a style are read from there, and only if they are the bytes known here.
 """
 
 from __future__ import annotations
@@ -22,11 +22,52 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-CHART_PACKAGE = "youplot"
-CHART = {  # SHA-256 of what uPlot 1.6.31 has under dist/ on npm
-    "uplot.iife.min.js": "2d27e8ad3d228164525ce213f9dc716f39b4e3aee0cc773fb3491c96cf4921a2",
-    "uplot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
-}
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Files of another project that a Python package carries in a folder, by their SHA-256."""
+
+    name: str
+    package: str
+    folder: str
+    files: dict[str, str]
+
+    def paths(self) -> Iterator[Path]:
+        """Where they lie, each as it was published.
+
+        Raises
+        ------
+        ConfigError
+        """
+        found = importlib.util.find_spec(self.package)  # its code is not run
+        if found is None or not found.submodule_search_locations:
+            raise ConfigError(f"{self.name} is missing: pip install {self.package.replace('_', '-')}")
+        for name, digest in self.files.items():
+            path = Path(found.submodule_search_locations[0]) / self.folder / name
+            if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                raise ConfigError(f"{path} is not {self.name} as published: install {self.package} as pinned")
+            yield path
+
+
+CHART = Carried(  # uplot 1.6.31 on npm
+    "uPlot",
+    "youplot",
+    "vendor",
+    {
+        "uplot.iife.min.js": "2d27e8ad3d228164525ce213f9dc716f39b4e3aee0cc773fb3491c96cf4921a2",
+        "uplot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+    },
+)
+API_PAGE = Carried(  # swagger-ui-dist 5.32.6 on npm
+    "Swagger UI",
+    "fastapi_offline",
+    "static",
+    {
+        "swagger-ui-bundle.js": "4b5a9b35a1adf37f00d39c0bae23cdb37007e2946240ef035137cc85b4d55349",
+        "swagger-ui.css": "ca238f7d7c2cf4480c1e77a9c3b9da915ab216e96ffd354e69076560c650c6de",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -45,23 +86,11 @@ class Asset:
 
 
 def assets() -> dict[str, Asset]:
-    """Every file of the dashboard by its name, the page as `index.html`.
+    """Every file by its name; the pages are `index.html` and `docs.html`.
 
     Raises
     ------
-    ConfigError : the chart's files are not there, or not what they were when they were pinned
+    ConfigError : files of another's making are not there, or not what they were when they were pinned
     """
     paths = [path for path in STATIC.iterdir() if path.suffix in MEDIA_TYPES]
-    return {path.name: Asset.read(path) for path in [*paths, *_chart()]}
-
-
-def _chart() -> Iterator[Path]:
-    found = importlib.util.find_spec(CHART_PACKAGE)  # its code is not run
-    for place in (found.submodule_search_locations or []) if found is not None else []:
-        for name, digest in CHART.items():
-            path = Path(place) / "vendor" / name
-            if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-                raise ConfigError(f"{path} is not uPlot as published: install {CHART_PACKAGE} as pinned")
-            yield path
-        return
-    raise ConfigError(f"the dashboard's chart is missing: pip install {CHART_PACKAGE}")
+    return {path.name: Asset.read(path) for path in [*paths, *CHART.paths(), *API_PAGE.paths()]}

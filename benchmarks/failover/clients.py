@@ -141,7 +141,7 @@ class _Client:
             self._streams = await asyncio.open_connection("127.0.0.1", self.crowd.port)
         reader, writer = self._streams
         content = b"" if body is None else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nhost: t\r\ncontent-length: {len(content)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(content)}\r\n\r\n"
         writer.write(head.encode() + content)
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
         status = int(lines[0].split(" ")[1])
