@@ -22,6 +22,7 @@ CarryoverError
     ├── StepFailed           the network left the finite numbers; the session did not move
     ├── Unauthorized         no key, or one that the server does not know
     ├── Forbidden            the key may not do this
+    ├── Misdirected          addressed to a host that this server, which needs no key, is not
     ├── NotFound             there is no such route: another version, or another service
     ├── MethodNotAllowed
     ├── Internal             the server failed; its log says why
@@ -47,6 +48,7 @@ __all__ = [
     "Internal",
     "Malformed",
     "MethodNotAllowed",
+    "Misdirected",
     "NotCarryover",
     "NotFound",
     "NothingObserved",
@@ -176,6 +178,10 @@ class Unauthorized(Problem):
 
 
 class Forbidden(Problem):
+    """See the tree."""
+
+
+class Misdirected(Problem):
     """See the tree."""
 
 
