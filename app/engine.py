@@ -234,6 +234,7 @@ class Engine:
             await self.sessions.bring_in(jobs, touched, wave)
             if len(self.sessions.slabs) > len(self.sessions.current):
                 warm_up(self.sessions, touched)
+                wave.together.clear()  # who starts warm has moved
             self._admit(jobs, touched, wave)
             stages.ended("admit")
             self._stepper.step(wave)

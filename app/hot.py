@@ -32,6 +32,7 @@ from typing import Any, ClassVar
 
 import httptools
 import orjson
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app import bulk, logs, wire
@@ -54,7 +55,7 @@ HEAD_BYTES = 65_536
 """Of a request that are no body: its head, and what trails behind a body in chunks."""
 PIECE, BODY_PIECE = 1024, 16_384
 """Bytes parsed at once while several tenants call: a few small requests; or of a body that goes to the
-router, where each piece costs a copy of those before it."""
+router, for which there is no lane to be looked at in between."""
 CALM_SECONDS = 1.0
 """For which a connection whose key is over its quota is read no further, about."""
 ABORT_SECONDS = 5.0
@@ -147,8 +148,9 @@ class HotProtocol(HttpToolsProtocol):
             piece = BODY_PIECE if self._turn is None and self._asgi_runs() else PIECE
             part, self._unparsed = self._unparsed[:piece], self._unparsed[piece:]
             self._parse(part)
-            if self not in self.connections or self.transport.is_closing():  # or upgraded to a socket
+            if self not in self.connections or self.transport.is_closing():
                 self._unparsed = b""
+                self._hand_over()
                 return
         if self._waits():
             self.flow.pause_reading()
@@ -168,6 +170,11 @@ class HotProtocol(HttpToolsProtocol):
         self._in_line = False
         if self in self.connections:
             self._parse_in_turn(b"")
+
+    def _hand_over(self) -> None:
+        """Whoever a connection was upgraded to reads on, though we had paused."""
+        if self not in self.connections and not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _parse(self, data: bytes) -> None:
         self._bytes += len(data)
@@ -366,8 +373,13 @@ class HotProtocol(HttpToolsProtocol):
     def _read_on(self) -> None:
         waits = self._held is not None or self.flow.write_paused or self._calming or self._in_line
         waits = waits or bool(self._unparsed)  # which is being parsed, or waits itself
+        waits = waits or bool(self.pipeline) or self._is_ahead()
         if len(self._turns) < PIPELINED and not waits:
             self.flow.resume_reading()
+
+    def _is_ahead(self) -> bool:
+        """Whether a body is far ahead of the ASGI request that reads it: the parent paused for that."""
+        return self._asgi_runs() and len(self.cycle.body) > HIGH_WATER_LIMIT
 
     def pause_writing(self) -> None:
         self._unread_since = self.loop.time()
@@ -422,6 +434,8 @@ class HotProtocol(HttpToolsProtocol):
         self._calming = False
         if self in self.connections:
             self._parse_in_turn(b"")
+        else:
+            self._hand_over()
 
 
 class Turn:

@@ -12,11 +12,14 @@ All of it belongs to the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
+
+log = logging.getLogger("carryover.tenancy")
 
 ALONE_SECONDS = 1.0  # after which a tenant that was not heard is no longer thought of
 ALONE = sys.maxsize
@@ -113,6 +116,9 @@ class Lane:
         for _ in range(min(len(self._line), self._lanes.width)):
             if self.full:
                 return
-            self._line.popleft().go_on()
+            try:
+                self._line.popleft().go_on()
+            except Exception:
+                log.exception("a connection could not be read on; those behind it go on")
         if self._line and not self.full:
             self._call()

@@ -59,7 +59,7 @@ def place_many(
 
     What cannot be placed is refused alone.
     """
-    together = wave.together.get(id(job))
+    together = wave.together.get(id(job)) or sessions.together(job, wave.now)
     if together is not None:
         return [(job, *together)], []
     parts = Parts(job)

@@ -259,18 +259,19 @@ class Sessions:
                 return slab, row
         return None
 
-    def together(self, sessions: Sequence[str], model: str | None) -> tuple[Slab, Ints] | None:
-        """Slab and rows of sessions all resident in one slab, of this model; or None."""
-        found = self.find(sessions[0])
+    def together(self, job: AdvanceMany, now: float) -> tuple[Slab, Ints] | None:
+        """Slab and rows of the job's sessions, all resident in one, of its model and not expired; or None."""
+        found = self.find(job.sessions[0])
         if found is None:
             return None
         slab = found[0]
-        if model is not None and model != slab.forecaster.artifact.name:
+        if job.model is not None and job.model != slab.forecaster.artifact.name:
             return None
         try:
-            return slab, slab.rows_of(sessions)
+            rows = slab.rows_of(job.sessions)
         except KeyError:
             return None
+        return None if slab.headers["deadline"].take(rows).min() < now else (slab, rows)
 
     def here(
         self, session: str, wave: Wave, at: int | None = None, epoch: int | None = None
@@ -297,7 +298,7 @@ class Sessions:
         """Give every session of the wave that rests in the store a row; fetch the tombstones of the gone."""
         absent = sessions
         for job in jobs:
-            if type(job) is AdvanceMany and (found := self.together(job.sessions, job.model)) is not None:
+            if type(job) is AdvanceMany and (found := self.together(job, wave.now)) is not None:
                 wave.together[id(job)] = found  # they stay, however many come in
                 absent = absent - job.named if absent is not job.named else set()
         for slab in self.slabs.values():

@@ -5,7 +5,7 @@ or in `NUMBA_CACHE_DIR`, so that the next start only loads it. Where nothing can
 translates anew, which takes some seconds.
 
 A kept translation is believed for as long as its own file is the same: what a compiled function takes from
-another module must be an argument, or a change there goes unnoticed.
+another module must be an argument, or a change there goes unnoticed, as one of `OPTIONS` would.
 
 The types are told beforehand: a function that met other types in the middle of the service would hold every
 session up while it is translated once more.
@@ -42,7 +42,7 @@ def compiled(*arguments: Any) -> Callable[[Function], Function]:
     def translated(function: Function) -> Function:
         try:
             made = njit(arguments, cache=True, **OPTIONS)(function)
-        except RuntimeError:  # nowhere to keep it
+        except Exception:  # noqa: BLE001  (nowhere to keep it, no room there, or what was kept is damaged)
             made = njit(arguments, **OPTIONS)(function)
         return cast(Function, made)
 

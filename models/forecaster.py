@@ -118,7 +118,7 @@ class Forecaster:
         if self.learner is not None:
             passed = self.observe(observations, lengths, carries)
             return passed.predictions, passed.carries
-        scaled = (observations - self._in_mean) / self._in_std
+        scaled = np.asarray((observations - self._in_mean) / self._in_std, np.float32)
         most = longest(lengths, observations)
         if self.cells is not None and most <= SHORT_CHUNK:
             outputs, moved = self._by_cells(self.cells, scaled, lengths, most, carries)
@@ -144,7 +144,7 @@ class Forecaster:
         predictions, carries : as of `advance`
         judged : laid out as the observations, own units; None when the sessions learn nothing
         """
-        scaled = (observations - self._in_mean) / self._in_std
+        scaled = np.asarray((observations - self._in_mean) / self._in_std, np.float32)
         order = np.argsort(-lengths, kind="stable")
         rows = carries[order]
         outputs, judged = self._step_by_step(scaled, lengths, order, rows)

@@ -12,7 +12,7 @@ from app.answers import Advanced
 from app.config import Settings
 from app.engine import Engine
 from app.errors import CarryoverError, OutOfStep, Stopping, UnknownModel
-from app.jobs import Advance, Create, Delete, Fork, Inspect, Reset
+from app.jobs import Advance, AdvanceMany, Create, Delete, Fork, Inspect, Reset
 from app.stores.memory import MemoryStore
 from models.forecaster import Forecaster
 from tests.conftest import Clock
@@ -181,3 +181,16 @@ def test_any_traffic_leaves_every_session_where_its_accepted_chunks_put_it(artif
         await engine.stop()
 
     asyncio.run(run())
+
+
+async def test_expired_sessions_of_another_width_are_made_anew_by_a_bulk_request(artifacts):
+    clock, models = Clock(), [Forecaster(artifacts[name]) for name in ("pair", "sine")]
+    engine = Engine(models, MemoryStore(10, 1e9, clock), Settings(idle_ttl_seconds=5.0), clock)
+    engine.start()
+    wide = models[0].input_size
+    ones = np.ones(2, np.int64)
+    await engine.ask(AdvanceMany(["x", "y"], np.zeros((2, 1), np.float32), ones, model="sine"))
+    clock.wait(100.0)
+    told = await engine.ask(AdvanceMany(["x", "y"], np.zeros((2, wide), np.float32), ones))
+    assert (told.errors, told.positions.tolist()) == ({}, [1, 1])
+    await engine.stop()

@@ -6,9 +6,10 @@ import json
 import pytest
 
 from app.lanes import ALONE, Lane, Lanes
+from benchmarks.frames import masked_frame
 from tests.faults import until
 from tests.locked import Keys
-from tests.test_hot import chunk, connected
+from tests.test_hot import chunk, connected, held
 from tests.test_isolation_sockets import opened
 
 pytestmark = pytest.mark.anyio
@@ -169,3 +170,77 @@ async def test_long_chunks_beside_others_equal_one_pass(start_hot, keys):
             await called_by_both(service, keys)
             service.engine.lanes._clock = lambda: 0.0
         assert told[0] == [pytest.approx(row, abs=1e-6) for row in told[1]]
+
+
+@pytest.mark.parametrize("why", ["in line", "calmed"])
+async def test_a_connection_that_had_to_wait_is_read_on_as_a_socket(start_hot, keys, why):
+    header = f"authorization: Bearer {keys.token['flood']}"
+    upgrade = (
+        f"GET /sessions/s/stream HTTP/1.1\r\nhost: localhost\r\n{header}\r\nupgrade: websocket\r\n"
+        "connection: upgrade\r\nsec-websocket-version: 13\r\n"
+        "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()
+    async with start_hot(api_keys_file=keys.path, tenant_share=SHARE) as service:
+        await called_by_both(service, keys)
+        watched(service)
+        lane = service.app.state.door._lanes["flood"]
+        async with connected(service.port) as connection:
+            connection.send(chunk("a", 0.5, 0, header))
+            await connection.answer()
+            (protocol,) = (one for one in service.server.server_state.connections if one._lane is lane)
+            if why == "in line":
+                lane.enter(SHARE)
+                connection.send(upgrade)
+                await until(lambda: bool(lane._line))
+                lane.leave(SHARE)
+            else:
+                protocol.calm(0.02)
+                protocol.data_received(upgrade)
+            async with asyncio.timeout(20):
+                assert b" 101 " in await connection.reader.readuntil(b"\r\n\r\n")
+                connection.send(masked_frame(b'{"observations": [[0.5]]}', True))
+                await connection.reader.readuntil(b'"predictions"')
+
+
+async def test_what_is_pipelined_behind_a_request_of_the_router_is_bounded_beside_others_too(start_hot, keys):
+    get = (
+        f"GET /sessions/a HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {keys.token['flood']}\r\n\r\n"
+    )
+    async with start_hot(api_keys_file=keys.path, tenant_share=10**6) as service:
+        await called_by_both(service, keys)
+        service.engine.lanes._clock = lambda: 0.0
+        waiting, release = held(service)
+        async with connected(service.port) as connection:
+            connection.send(get.encode())
+            await until(lambda: len(waiting) == 1)
+            lane = service.app.state.door._lanes["flood"]
+            (protocol,) = (one for one in service.server.server_state.connections if one._lane is lane)
+            for _ in range(50):
+                connection.send(get.encode() * 20)
+                await asyncio.sleep(0)
+            await until(lambda: not protocol.transport.is_reading())
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert len(protocol.pipeline) < 50
+            release()
+            assert [(await connection.answer())[0] for _ in range(1001)] == [404] * 1001
+
+
+async def test_a_connection_that_cannot_be_read_on_holds_up_nobody_behind_it(caplog):
+    _, a, b = both()
+    told = []
+
+    class Line:
+        def go_on(self):
+            told.append(self)
+            if len(told) == 1:
+                raise ValueError("broken")
+
+    a.enter(2)
+    b.enter(1)
+    for _ in range(2):
+        a.wait(Line())
+    a.leave(1)
+    await asyncio.sleep(0)
+    assert len(told) == 2
+    assert "could not be read on" in caplog.text

@@ -118,6 +118,29 @@ async def test_with_replay_a_session_starts_warm_on_the_newer_network_from_its_l
         assert (await service.session("a"))["fingerprint"] == newer.fingerprint
 
 
+async def test_with_replay_sessions_of_a_bulk_request_start_warm_and_what_is_answered_is_kept(
+    start_http, folder, newer
+):
+    wholes = {name: series("sine", 12, seed) for seed, name in enumerate("abc")}
+
+    async def observed(service, rows, at):
+        observations = [whole[rows].tolist() for whole in wholes.values()]
+        body = {"sessions": list(wholes), "observations": observations, "at": [at] * len(wholes)}
+        told = (await service.http.post("/observations", json=body)).json()
+        assert (told["errors"], told["positions"]) == ({}, [at + len(observations[0])] * len(wholes))
+        return told["predictions"]
+
+    async with start_http(models=(folder,), replay_observations=8) as service:
+        await observed(service, slice(6), 0)
+        save(newer, folder / "sine")
+        await reloaded(service)
+        got = [await observed(service, slice(6, 9), 6), await observed(service, slice(9, 12), 9)]
+        for i, (name, whole) in enumerate(wholes.items()):
+            told = [row for part in got for row in part[i]]
+            assert_allclose(told, one_pass(newer, whole)[6:], atol=TOLERANCE, rtol=0)
+            assert (await service.session(name))["position"] == 12
+
+
 async def test_replay_reaches_sessions_that_were_not_resident(start_http, folder, newer):
     wholes = {f"s{i}": series("sine", 12, i) for i in range(12)}
     small = {"resident_sessions": 4, "wave_sessions": 4, "replay_observations": 5}
