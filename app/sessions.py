@@ -271,7 +271,8 @@ class Sessions:
             rows = slab.rows_of(job.sessions)
         except KeyError:
             return None
-        return None if slab.headers["deadline"].take(rows).min() < now else (slab, rows)
+        # Indexed, not taken: `take` would first copy the column of the whole slab.
+        return None if slab.headers["deadline"][rows].min() < now else (slab, rows)
 
     def here(
         self, session: str, wave: Wave, at: int | None = None, epoch: int | None = None
