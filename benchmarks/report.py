@@ -122,15 +122,17 @@ def draw(medians: Medians, path: Path) -> None:
     if not steps:
         return
     picture = Picture(figsize=(6.2 * len(steps), 4.6), layout="tight")
+    counts = sorted({scenario.connections for scenario in medians if scenario.way == "http"})
+    colours = {count: f"C{turn}" for turn, count in enumerate(counts)}
     panels = picture.subplots(1, len(steps), sharey=True, squeeze=False)
     for panel, length in zip(panels[0], steps, strict=True):
-        _draw_panel(panel, length, medians)
+        _draw_panel(panel, length, medians, colours)
     panels[0][0].set_ylabel("requests/s")
-    panels[0][-1].legend(fontsize=8)
+    panels[0][0].legend(fontsize=8)
     picture.savefig(path, dpi=110)
 
 
-def _draw_panel(panel: Axes, steps: int, medians: Medians) -> None:
+def _draw_panel(panel: Axes, steps: int, medians: Medians, colours: Mapping[int, str]) -> None:
     rows = [scenario for scenario in medians if scenario.way == "http" and scenario.steps == steps]
     servers = list(dict.fromkeys(scenario.server for scenario in rows))
     connections = sorted({scenario.connections for scenario in rows})
@@ -143,7 +145,8 @@ def _draw_panel(panel: Axes, steps: int, medians: Medians) -> None:
             for name in servers
         ]
         places = [place + turn * width for place in range(len(servers))]
-        panel.bar(places, heights, width, label=f"{count} connection{'s' * (count > 1)}")
+        label = f"{count} connection{'s' * (count > 1)}"
+        panel.bar(places, heights, width, color=colours[count], label=label)
     panel.set_yscale("log")
     panel.set_xticks(
         [place + 0.4 - width / 2 for place in range(len(servers))], servers, rotation=30, ha="right"
