@@ -376,9 +376,11 @@ class Forecaster:
     ) -> tuple[Floats, Floats]:
         batch = len(lengths)
         if longest * batch == len(scaled):  # as long as each other, as most waves are: nothing to sort
-            moved = carries.copy()
             if longest == 1:
-                return self._levels(cells.step(scaled, moved), scaled), moved
+                moved = np.empty_like(carries)
+                moved[:, self._predicted :] = carries[:, self._predicted :]
+                return self._levels(cells.step(scaled, carries, moved), scaled), moved
+            moved = carries.copy()
             chunks = scaled.reshape(batch, longest, -1)
             outputs = np.empty((batch, longest, self.output_size), np.float32)
             for step in range(longest):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numba import njit
 
-from models.cells import Cells, sigmoid, tanh
+from models.cells import Cells, gated, sigmoid
 from models.network import StatefulLSTM
 
 
@@ -46,9 +46,9 @@ def test_cells_keep_their_weights_when_the_network_changes():
 
 
 @njit  # not kept on disk: it would not notice a change of what it calls
-def every_tanh(x, told):
+def every_gated(gate, x, told):
     for i in range(len(x)):
-        told[i] = tanh(x[i])
+        told[i] = gated(gate, x[i])
 
 
 @njit
@@ -73,9 +73,12 @@ NUMBERS = np.concatenate(
 ).astype(np.float32)
 
 
-def test_tanh_is_right_to_a_unit_in_the_last_place_even_where_it_is_tiny():
-    want = np.tanh(NUMBERS.astype(np.float64))
-    np.testing.assert_allclose(applied(every_tanh, NUMBERS), want, rtol=1.5e-7, atol=0)
+@pytest.mark.parametrize("gate", [-50.0, -3.0, -0.1, 0.0, 0.7, 12.0, 100.0])
+def test_a_gated_tanh_is_right_to_two_units_in_the_last_place_even_where_it_is_tiny(gate):
+    told = np.empty(len(NUMBERS), np.float32)
+    every_gated(np.float32(gate), NUMBERS, told)
+    want = np.tanh(NUMBERS.astype(np.float64)) / (1 + np.exp(-np.float64(np.float32(gate))))
+    np.testing.assert_allclose(told, want, rtol=3e-7, atol=1e-44)
 
 
 def test_sigmoid_is_right_to_a_unit_in_the_last_place_of_one():
@@ -84,9 +87,22 @@ def test_sigmoid_is_right_to_a_unit_in_the_last_place_of_one():
     assert (np.diff(applied(every_sigmoid, np.linspace(-90, 90, 10_001))) >= -1.2e-7).all()
 
 
-@pytest.mark.parametrize(("function", "least"), [(every_tanh, -1.0), (every_sigmoid, 0.0)])
-def test_what_is_not_finite_stays_so_or_saturates(function, least):
-    told = applied(function, [np.nan, np.inf, -np.inf, 0.0])
+def test_what_is_not_finite_stays_so_or_saturates():
+    strange = np.array([np.nan, np.inf, -np.inf, 0.0], np.float32)
+    told = applied(every_sigmoid, strange)
     assert np.isnan(told[0])
-    np.testing.assert_allclose(told[1:3], [1.0, least], atol=1e-6)
-    assert np.isfinite(told[3])
+    np.testing.assert_allclose(told[1:], [1.0, 0.0, 0.5], atol=1e-6)
+    for gate, open_by in zip(strange, told, strict=True):
+        gated_by = np.empty(len(strange), np.float32)
+        every_gated(gate, strange, gated_by)
+        np.testing.assert_allclose(gated_by, open_by * np.tanh(strange), atol=1e-6)  # NaN where that is
+
+
+def test_a_cell_that_has_counted_far_goes_on():
+    cells = Cells(network := StatefulLSTM(1, 4, 1, 1).eval())
+    rows = np.full((1, 8), 1e9, np.float32)
+    h = torch.full((1, 1, 4), 1e9)
+    with torch.inference_mode():
+        want, (last_h, last_c) = network(torch.ones(1, 1, 1), (h, h.clone()))
+    np.testing.assert_allclose(cells.step(np.ones((1, 1), np.float32), rows), want[:, 0].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(rows[0], torch.cat([last_h, last_c], 2)[0, 0].numpy(), rtol=1e-6, atol=1e-20)
