@@ -90,8 +90,10 @@ class Chunks:
         which = [i for i, job in enumerate(self.jobs) if job.reset]
         recent.restart(self.before, self.slab.forecaster, which)
 
-    def sessions(self) -> list[str]:
+    def sessions(self) -> Sequence[str]:
         """The session of every column."""
+        if len(self.bulks) == 1 and not self.jobs:
+            return self.bulks[0][0].sessions
         names = [job.session for job in self.jobs]
         for job, _ in self.bulks:
             names += job.sessions

@@ -58,6 +58,7 @@ from app.observing import ahead, check_asked
 from app.parts import cut
 from app.places import place, place_many
 from app.recent import restart
+from app.roster import Names
 from app.rows import scalar
 from app.sessions import Sessions
 from app.slab import Slab
@@ -255,7 +256,7 @@ class Engine:
         if self.tracing is not None:
             self.tracing.wave_ends()
 
-    def _move_up(self, touched: set[str], wave: Wave) -> None:
+    def _move_up(self, touched: Names, wave: Wave) -> None:
         """Let those behind the wave's jobs lead; what was buried under a job is asked again without it."""
         kept = {session for job in (*wave.under_way, *wave.late) for session in job.sessions}
         self._turns.finish(touched - kept if kept else touched)
@@ -263,7 +264,7 @@ class Engine:
             self._turns.again(job)
             self._waiting_bytes += job.nbytes
 
-    def _collect(self) -> tuple[list[Job], set[str]]:
+    def _collect(self) -> tuple[list[Job], Names]:
         """The next wave: what goes on from the last one, and whatever is ready, up to the bounds."""
         jobs = self._under_way
         touched = {session for job in jobs for session in job.sessions}
@@ -273,14 +274,15 @@ class Engine:
         taken = self._turns.take(room, self._stepper.nbytes, self.lanes.width) if room > 0 else []
         if len(taken) == 1 and not jobs and type(taken[0]) is AdvanceMany:
             self._waiting_bytes -= taken[0].nbytes
-            return taken, taken[0].named  # as it is: a copy of a thousand takes longer than many a wave
+            # As it is: a copy of a thousand takes longer than many a wave.
+            return taken, taken[0].sessions.once
         for job in taken:
             jobs.append(job)
             self._waiting_bytes -= job.nbytes
             if type(job) is Advance:  # nearly every job
                 touched.add(job.session)
             else:
-                touched.update(job.named if type(job) is AdvanceMany else job.sessions)
+                touched.update(job.sessions)
         return jobs, touched
 
     def _admit(self, jobs: Sequence[Job], touched: Collection[str], wave: Wave) -> None:

@@ -17,6 +17,7 @@ from app.answers import Advanced, AdvancedMany, SessionView
 from app.errors import CarryoverError
 from app.extras import Extras
 from app.lanes import Lane
+from app.roster import Roster
 from app.rows import Answer, Epochs, Floats, Ints
 from app.statefile import SessionState
 from models.forecaster import Forecaster
@@ -123,7 +124,7 @@ class AdvanceMany:
     extras : of every chunk; with some, each goes as a job of its own
     """
 
-    sessions: Sequence[str]
+    sessions: Roster
     observations: Floats
     lengths: Ints
     at: Ints | None = None
@@ -131,17 +132,9 @@ class AdvanceMany:
     model: str | None = None
     reply: Reply = unheard
     extras: Extras | None = None
-    _named: set[str] | None = None
 
     def __len__(self) -> int:
         return len(self.sessions)
-
-    @property
-    def named(self) -> set[str]:
-        """The sessions, each once; not to be changed. Made once: hashing a thousand texts takes 25 us."""
-        if self._named is None:
-            self._named = set(self.sessions)
-        return self._named
 
     @property
     def nbytes(self) -> int:

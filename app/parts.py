@@ -15,6 +15,7 @@ from app.answers import Advanced, AdvancedMany
 from app.errors import CarryoverError
 from app.extras import Extras
 from app.jobs import Advance, AdvanceMany, Reply
+from app.roster import Roster
 from app.rows import Floats, Ints
 
 LONG_CHUNK = 64  # observations; a longer one among many would hold them up, and goes alone
@@ -32,7 +33,7 @@ def cut(job: AdvanceMany, most_sessions: int, most_observations: int) -> Sequenc
     if job.extras is not None:
         parts = Parts(job)
         return [parts.single(i) for i in range(len(sessions))]
-    if fits and len(job.named) == len(sessions) and int(job.lengths.max()) <= LONG_CHUNK:
+    if fits and len(sessions.once) == len(sessions) and int(job.lengths.max()) <= LONG_CHUNK:
         return (job,)
     parts = Parts(job)
     return [parts.take(np.array(group)) for group in _groups(job, most_sessions, most_observations)]
@@ -81,7 +82,7 @@ class Parts:
         """The chunks at these indexes as one job, which may hold a single one."""
         job = self._job
         return AdvanceMany(
-            [job.sessions[i] for i in which.tolist()],
+            Roster([job.sessions[i] for i in which.tolist()]),
             job.observations[_spread(self._starts[which], job.lengths[which])],
             job.lengths[which],
             None if job.at is None else job.at[which],

@@ -91,15 +91,14 @@ def _put_in_front(
     """What was newest is second from now on, and what was oldest is forgotten."""
     chunks, outputs = steps.shape[1], last.shape[1]
     for i in range(len(lengths)):
-        for place in range(chunks - 1, 0, -1):
-            steps[i, place] = steps[i, place - 1]
-            digest[i, place] = digest[i, place - 1]
-            for output in range(outputs):
-                answer[i, place, output] = answer[i, place - 1, output]
-        steps[i, 0] = lengths[i]
-        digest[i, 0] = digests[i]
+        length, mark = np.uint32(lengths[i]), digests[i]
+        for place in range(chunks):
+            steps[i, place], length = length, steps[i, place]
+            digest[i, place], mark = mark, digest[i, place]
         for output in range(outputs):
-            answer[i, 0, output] = last[i, output]
+            number = last[i, output]
+            for place in range(chunks):
+                answer[i, place, output], number = number, answer[i, place, output]
 
 
 def _remember_long(rows: Rows, i: int, newest: Answer | None, most_bytes: int) -> None:

@@ -32,6 +32,7 @@ from app.metrics import Metrics
 from app.names import shown, tenant_of
 from app.observing import check_asked
 from app.races import resting, withdraw
+from app.roster import Names
 from app.rows import Floats, Ints, Rows, pack, scalar, unpack
 from app.slab import Slab
 from app.stores import NONE_LOST, Block, Lost, Record, SharedStore, Store, Tombstone
@@ -42,6 +43,7 @@ from models.forecaster import KIND, Forecaster
 log = logging.getLogger("carryover.engine")
 
 NEVER = float("inf")
+NOBODY: frozenset[str] = frozenset()
 SLAB_BYTES = 2**36  # of address space: a covariance a session must not ask for more than there is
 CENSUS_PAGE = 10_000
 SHARE_SECONDS = 60  # after which a tenant that has its share of sessions may ask again
@@ -268,7 +270,7 @@ class Sessions:
         if job.model is not None and job.model != slab.forecaster.artifact.name:
             return None
         try:
-            rows = slab.rows_of(job.sessions)
+            rows = job.sessions.rows(slab.index, slab.edition)
         except KeyError:
             return None
         # Indexed, not taken: `take` would first copy the column of the whole slab.
@@ -295,13 +297,14 @@ class Sessions:
         admission.check_at(session, position, at)
         return slab, row
 
-    async def bring_in(self, jobs: Iterable[Job], sessions: set[str], wave: Wave) -> None:
+    async def bring_in(self, jobs: Iterable[Job], sessions: Names, wave: Wave) -> None:
         """Give every session of the wave that rests in the store a row; fetch the tombstones of the gone."""
         absent = sessions
         for job in jobs:
             if type(job) is AdvanceMany and (found := self.together(job, wave.now)) is not None:
                 wave.together[id(job)] = found  # they stay, however many come in
-                absent = absent - job.named if absent is not job.named else set()
+                named = job.sessions.once
+                absent = absent - named if absent is not named else NOBODY
         for slab in self.slabs.values():
             absent = absent.difference(slab.index)  # for a dict, a look-up for each session of the wave
         if not absent:

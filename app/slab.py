@@ -18,6 +18,7 @@ from sortedcontainers import SortedList
 from app.rows import LongAnswers, Rows, header_type
 from models.forecaster import Forecaster
 
+Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 HAND_STEP = 1024  # rows that the clock's hand looks at in one array operation
@@ -38,12 +39,15 @@ class Slab:
         self.capacity = capacity
         self.recent_chunks = recent_chunks
         self.headers = np.zeros(capacity, header_type(recent_chunks, forecaster.output_size))
-        # Whole headers are copied through this view: field by field NumPy takes ten times as long.
-        self._whole = self.headers.view(f"V{self.headers.dtype.itemsize}")
         self.carries = np.zeros((capacity, forecaster.carry_size), np.float32)
+        # Rows are copied through these views: field by field NumPy takes ten times as long, number by number
+        # twice.
+        self._whole = self.headers.view(f"V{self.headers.dtype.itemsize}")
+        self._whole_carries = _as_one(self.carries)
         self._fresh = forecaster.fresh
         self.long: dict[int, LongAnswers] = {}
         self.index: dict[str, int] = {}  # published sessions only
+        self.edition = object()  # another one whenever a session leaves: until then rows once looked up hold
         self.names: SortedList[str] = SortedList()
         self._owner: list[str | None] = []  # by row; None where free or not yet published
         self._used = np.zeros(capacity, np.uint8)
@@ -89,6 +93,7 @@ class Slab:
     def remove(self, session: str) -> None:
         """Forget a session that is resident."""
         row = self.index.pop(session)
+        self.edition = object()
         self.names.remove(session)
         self.give_back(row)
 
@@ -103,7 +108,7 @@ class Slab:
     def write(self, rows: Ints, values: Rows) -> None:
         """Put values in place, and count the rows as used."""
         self._whole[rows] = values.headers.view(self._whole.dtype)
-        self.carries[rows] = values.carries
+        self._whole_carries[rows] = _as_one(values.carries)
         self._used[rows] = WARM
         if not self.long and not values.long:
             return
@@ -148,3 +153,8 @@ class Slab:
     def rows_of(self, sessions: Iterable[str]) -> Ints:
         """Rows of sessions that are resident."""
         return np.fromiter(map(self.index.__getitem__, sessions), np.int64)
+
+
+def _as_one(carries: Floats) -> npt.NDArray[np.void]:
+    """Every row as one value."""
+    return np.ascontiguousarray(carries).view(f"V{4 * carries.shape[1]}")[:, 0]

@@ -177,7 +177,7 @@ class Caller:
         if not job.sessions:  # of a model, not of a session
             return
         if isinstance(job, AdvanceMany):
-            job.sessions = [prefix + session for session in job.sessions]
+            job.sessions = job.sessions.under(prefix)
             return
         # A job with no session raises here: what cannot be named for its tenant is not passed on.
         job.session = prefix + job.session  # type: ignore[union-attr]

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from app.jobs import Advance, AdvanceMany, Job
 from app.lanes import ALONE, BULK
 from app.names import tenant_of
+from app.roster import Names
 
 
 class Turns:
@@ -48,7 +49,7 @@ class Turns:
                 self._line(job.session).append(job)
             return
         self._waiting += len(job.sessions)
-        named = job.named if type(job) is AdvanceMany else set(job.sessions)
+        named = job.sessions.once if type(job) is AdvanceMany else set(job.sessions)
         blocked = named & self._busy
         self._busy |= named
         for session in blocked:
@@ -111,7 +112,7 @@ class Turns:
         self._ready = {tenant: self._ready.pop(tenant, deque()), **self._ready}
         self._ready[tenant].appendleft(job)
 
-    def finish(self, sessions: set[str]) -> None:
+    def finish(self, sessions: Names) -> None:
         """The jobs of these sessions were answered: whoever stands behind them moves up."""
         lines = self._lines
         followed = [session for session in sessions if session in lines] if lines else ()

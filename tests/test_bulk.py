@@ -18,6 +18,7 @@ from app.bulk import BulkLimits, read
 from app.errors import Malformed, TooLarge, Unprocessable
 from app.jobs import AdvanceMany
 from app.parts import cut
+from app.roster import Roster
 from tests import binary
 from tests.conftest import STORES, Start, starter
 from tests.faults import held, until
@@ -478,7 +479,7 @@ def test_a_cut_request_holds_every_chunk_once_in_order_and_within_bounds(
 ):
     lengths = np.array([length for _, length in chunks])
     place = np.arange(lengths.sum(), dtype=np.float32)[:, None]
-    job = AdvanceMany([name for name, _ in chunks], place, lengths)
+    job = AdvanceMany(Roster(name for name, _ in chunks), place, lengths)
     parts = cut(job, most_sessions, most_observations)
     got: dict[str, list[float]] = {}
     for part in parts:

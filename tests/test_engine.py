@@ -13,6 +13,7 @@ from app.config import Settings
 from app.engine import Engine
 from app.errors import CarryoverError, OutOfStep, Stopping, UnknownModel
 from app.jobs import Advance, AdvanceMany, Create, Delete, Fork, Inspect, Reset
+from app.roster import Roster
 from app.stores.memory import MemoryStore
 from models.forecaster import Forecaster
 from tests.conftest import Clock
@@ -189,8 +190,8 @@ async def test_expired_sessions_of_another_width_are_made_anew_by_a_bulk_request
     engine.start()
     wide = models[0].input_size
     ones = np.ones(2, np.int64)
-    await engine.ask(AdvanceMany(["x", "y"], np.zeros((2, 1), np.float32), ones, model="sine"))
+    await engine.ask(AdvanceMany(Roster(["x", "y"]), np.zeros((2, 1), np.float32), ones, model="sine"))
     clock.wait(100.0)
-    told = await engine.ask(AdvanceMany(["x", "y"], np.zeros((2, wide), np.float32), ones))
+    told = await engine.ask(AdvanceMany(Roster(["x", "y"]), np.zeros((2, wide), np.float32), ones))
     assert (told.errors, told.positions.tolist()) == ({}, [1, 1])
     await engine.stop()

@@ -14,6 +14,7 @@ from app.config import Settings
 from app.engine import Engine
 from app.errors import CarryoverError, ConfigError, OutOfStep, SessionDamaged, SessionGone, StoreFailed
 from app.jobs import Advance, AdvanceMany, Create, Delete, Expire, Export, Forecast, Fork, Inspect, Reset
+from app.roster import Roster
 from app.stores import Record, SharedStore, Tombstone
 from app.stores.redis import calls, scripts, values
 from app.stores.redis.calls import Acknowledged
@@ -296,7 +297,7 @@ class TestReplicas:
 
         def bulk(at: int) -> AdvanceMany:
             column = np.full((10, 1), 0.1, np.float32)
-            return AdvanceMany(names, column, np.ones(10, np.int64), np.full(10, at))
+            return AdvanceMany(Roster(names), column, np.ones(10, np.int64), np.full(10, at))
 
         await one.ask(bulk(0))
         for name in names[:3]:
@@ -342,7 +343,7 @@ class TestReplicas:
         fail_for(monkeypatch, one, "s1")
         column = np.full((3, 1), 0.1, np.float32)
         names = ["s0", "s1", "s2"]
-        told = await one.ask(AdvanceMany(names, column, np.ones(3, np.int64), np.zeros(3, np.int64)))
+        told = await one.ask(AdvanceMany(Roster(names), column, np.ones(3, np.int64), np.zeros(3, np.int64)))
         assert told.positions.tolist() == [1, -1, 1]
         assert isinstance(told.errors[1], StoreFailed)
         with pytest.raises(StoreFailed):

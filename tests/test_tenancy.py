@@ -6,6 +6,7 @@ import pytest
 from app import jobs, names
 from app.errors import Forbidden, OverLimit
 from app.jobs import Advance, AdvanceMany, Expire
+from app.roster import Roster
 from tests.faults import until
 from tests.locked import Keys
 
@@ -29,7 +30,7 @@ def example(kind):
     observations = np.zeros((1, 1), np.float32)
     special = {
         jobs.Advance: lambda: Advance("a", observations),
-        jobs.AdvanceMany: lambda: AdvanceMany(["a", "b"], observations.repeat(2, 0), np.array([1, 1])),
+        jobs.AdvanceMany: lambda: AdvanceMany(Roster("ab"), observations.repeat(2, 0), np.array([1, 1])),
         jobs.Forecast: lambda: jobs.Forecast("a", 3),
         jobs.Fork: lambda: jobs.Fork("a", "b"),
         jobs.Import: lambda: jobs.Import("a", None),

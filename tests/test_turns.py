@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.jobs import Advance, AdvanceMany, Expire
+from app.roster import Roster
 from app.turns import Turns
 
 
@@ -119,7 +120,7 @@ def test_tenants_are_served_by_turns_however_much_one_of_them_has_waiting():
 def test_a_job_too_large_for_what_others_left_of_a_wave_leads_the_next():
     turns = Turns()
     small, rows = chunks("small", 30), np.zeros((8, 1), np.float32)
-    large = AdvanceMany([f"large/{i}" for i in range(8)], rows, np.ones(8, np.int64))
+    large = AdvanceMany(Roster(f"large/{i}" for i in range(8)), rows, np.ones(8, np.int64))
     turns.add(small[0])
     turns.add(large)
     for job in small[1:]:

@@ -21,6 +21,7 @@ from app.bulk.request import BulkLimits, Request, check_column, check_count, req
 from app.errors import Malformed, TooLarge, Unprocessable, UnsupportedType
 from app.extras import Extras
 from app.jobs import AdvanceMany
+from app.roster import Roster
 from app.rows import Floats, Ints
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _columns(pa: Any, table: pa.Table) -> AdvanceMany:
         epochs = np.array([0 if one is None else epoch_of(one) for one in told], np.uint64)
     model = (table.schema.metadata or {}).get(b"model")
     columns = AdvanceMany(
-        sessions, observations, lengths, at, epochs, None if model is None else model.decode()
+        Roster(sessions), observations, lengths, at, epochs, None if model is None else model.decode()
     )
     columns.extras = Extras(gaps=True) if gaps else None
     return columns

@@ -43,6 +43,7 @@ import orjson
 
 from app.answers import AdvancedMany
 from app.api.problems import problem
+from app.bulk.ids import roster
 from app.bulk.request import BulkLimits, Request, check_column, check_count, request
 from app.errors import CarryoverError, Malformed
 from app.extras import Extras
@@ -80,12 +81,16 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     if flags & MODEL:
         named, _, ids = ids.partition(b"\n")
         model = named.decode("ascii")
-    sessions = ids.decode("ascii").split("\n")
+    sessions = roster(ids, _parted)
     check_column("session ids", len(sessions), count)
     columns = AdvanceMany(sessions, observations, lengths, at, epochs, model)
     if flags & GAPS and np.isnan(observations).any():
         columns.extras = Extras(gaps=True)
-    return request(columns, limits, ids=ids)
+    return request(columns, limits)
+
+
+def _parted(ids: bytes) -> list[str]:
+    return ids.decode("ascii").split("\n")
 
 
 def encode(answer: AdvancedMany, asked: Request) -> bytes:

@@ -25,10 +25,12 @@ import orjson
 from app import wire
 from app.answers import AdvancedMany, epoch_of
 from app.api.problems import problem
+from app.bulk.ids import roster
 from app.bulk.request import BulkLimits, Request, check_column, check_count, claims, request
 from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable
 from app.extras import Extras
 from app.jobs import AdvanceMany
+from app.roster import Roster
 from app.rows import Epochs, Floats, Ints
 
 CONTENT_TYPE = "application/json"
@@ -38,7 +40,7 @@ OPENING = re.compile(rb'"observations"\s*:\s*(\[(?:\s*\[){0,2})')
 
 
 class _Columns(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    sessions: list[str]
+    sessions: msgspec.Raw
     at: list[int | None] | None = None
     epochs: list[str | None] | None = None
     model: str | None = None
@@ -71,6 +73,7 @@ class _Anything(msgspec.Struct, forbid_unknown_fields=True):
 _DECODERS = {
     depth: msgspec.json.Decoder(kind).decode for depth, kind in enumerate((_Numbers, _Rows, _Chunks), 1)
 }
+_decode_names = msgspec.json.Decoder(list[str]).decode
 _decode_anything = msgspec.json.Decoder(_Anything).decode
 
 
@@ -87,14 +90,15 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     depth = opening[1].count(b"[") if opening else 1
     try:
         told = _DECODERS[depth](body)
+        sessions = roster(bytes(told.sessions), _decode_names)
     except wire.UNDECODABLE:
         return _one_by_one(_anything(body), limits)
-    _check_columns(told, limits)
+    _check_columns(told, len(sessions), limits)
     arrays = _arrays(told.observations, depth)
     epochs = None if told.epochs is None else [0 if one is None else epoch_of(one) for one in told.epochs]
     if arrays is None or (told.at is not None and not _are_positions(told.at)):
         return _one_by_one(_anything(body), limits)
-    columns = AdvanceMany(told.sessions, *arrays, *claims(told.at, epochs), told.model)
+    columns = AdvanceMany(sessions, *arrays, *claims(told.at, epochs), told.model)
     columns.extras = _extras(told, columns)
     return request(columns, limits, depth)
 
@@ -113,8 +117,7 @@ def encode(answer: AdvancedMany, asked: Request) -> bytes:
     return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _check_columns(told: Any, limits: BulkLimits) -> None:
-    count = len(told.sessions)
+def _check_columns(told: Any, count: int, limits: BulkLimits) -> None:
     check_count(count, limits)
     for name in ("observations", "at", "epochs"):
         column = getattr(told, name)
@@ -169,8 +172,8 @@ def _anything(body: bytes) -> _Anything:
 
 def _one_by_one(told: _Anything, limits: BulkLimits) -> Request:
     """The request, each chunk looked at alone: jobs of one width each, and what is wrong with the rest."""
-    _check_columns(told, limits)
     count = len(told.sessions)
+    _check_columns(told, count, limits)
     errors: dict[int, CarryoverError] = {}
     chunks: dict[int, Floats] = {}
     at, epochs = [-1] * count, [0] * count
@@ -188,7 +191,7 @@ def _one_by_one(told: _Anything, limits: BulkLimits) -> Request:
         which = [i for i, chunk in chunks.items() if chunk.shape[1] == width]
         some = [chunks[i] for i in which]
         job = AdvanceMany(
-            [told.sessions[i] for i in which],
+            Roster([told.sessions[i] for i in which]),
             np.concatenate(some),
             np.array([len(chunk) for chunk in some]),
             *claims([at[i] for i in which], [epochs[i] for i in which]),

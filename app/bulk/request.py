@@ -8,19 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from app import wire
 from app.answers import AdvancedMany
+from app.bulk.ids import are_ids
 from app.errors import CarryoverError, TooLarge, Unprocessable
 from app.jobs import AdvanceMany, Reply, Submits
 from app.parts import Gathering, Parts
 from app.rows import Epochs, Floats, Ints
-from models.compiled import BOOL, INT, column, compiled, read_dense
+from models.compiled import BOOL, INT, column, compiled
 
-ID_LETTERS = np.array([wire.SESSION_ID.fullmatch(chr(byte)) is not None for byte in range(256)])
-LONGEST_ID = 128
-NEWLINE = ord("\n")
 NOWHERE = np.zeros(0, np.int64)
 
 
@@ -80,16 +77,11 @@ class Request:
         return outcome
 
 
-def request(
-    columns: AdvanceMany, limits: BulkLimits, depths: int | Sequence[int] = 3, ids: bytes | None = None
-) -> Request:
-    """The request of these columns. A chunk that is wrong in itself is left out, with its error.
-
-    ids : the sessions' ids as bytes, parted by newlines, where they came so
-    """
+def request(columns: AdvanceMany, limits: BulkLimits, depths: int | Sequence[int] = 3) -> Request:
+    """The request of these columns. A chunk that is wrong in itself is left out, with its error."""
     count = len(columns)
     check_count(count, limits)
-    errors = errors_in(columns, limits, ids)
+    errors = errors_in(columns, limits)
     which = np.arange(count)
     if not errors:
         return Request(count, [(which, columns)], {}, depths)
@@ -124,17 +116,12 @@ def check_column(name: str, length: int, count: int) -> None:
         raise Unprocessable(f"{name} has {length} entries for {count} sessions", field=name)
 
 
-def errors_in(
-    columns: AdvanceMany, limits: BulkLimits, ids: bytes | None = None
-) -> dict[int, CarryoverError]:
-    """By index, what is wrong with single chunks: told by two passes where nothing is.
-
-    ids : the sessions' ids as bytes, parted by newlines, where they came so
-    """
+def errors_in(columns: AdvanceMany, limits: BulkLimits) -> dict[int, CarryoverError]:
+    """By index, what is wrong with single chunks: told by two passes where nothing is."""
     lengths, most = columns.lengths, limits.chunk.observations
     at = NOWHERE if columns.at is None else columns.at
     gaps = columns.extras is not None and columns.extras.gaps
-    named = plain_ids(columns.sessions) if ids is None else _plain(ids, len(columns))
+    named = columns.sessions.checked or are_ids(columns.sessions)
     if named and _sound(columns.observations, lengths, at, most, gaps):
         return {}
     suspects = np.array([not _is_id(name) for name in columns.sessions])
@@ -149,33 +136,6 @@ def errors_in(
         i: _why(columns, i, columns.observations[starts[i] : starts[i] + lengths[i]], limits)
         for i in np.flatnonzero(suspects).tolist()
     }
-
-
-def plain_ids(sessions: Sequence[str]) -> bool:
-    """Whether all of these are session ids; a pass over their bytes, however many they are."""
-    joined = "\n".join(sessions)
-    return joined.isascii() and _plain(joined.encode(), len(sessions))
-
-
-def _plain(text: bytes, count: int) -> bool:
-    return bool(_are_ids(np.frombuffer(text, np.uint8), ID_LETTERS, count))
-
-
-@compiled(read_dense("uint8"), read_dense("bool"), INT)
-def _are_ids(text: npt.NDArray[np.uint8], letters: npt.NDArray[np.bool_], count: int) -> bool:
-    """Whether this is so many session ids, parted by newlines."""
-    length = 0
-    for letter in text:
-        if letter == NEWLINE:
-            count -= 1
-            if not 1 <= length <= LONGEST_ID:
-                return False
-            length = 0
-        elif letters[letter]:
-            length += 1
-        else:
-            return False
-    return count == 1 and 1 <= length <= LONGEST_ID
 
 
 @compiled(column("float32", 2), column("int64"), column("int64"), INT, BOOL)
