@@ -19,14 +19,18 @@ from app.lanes import ALONE, BULK
 from app.names import tenant_of
 from app.roster import Names
 
+ROSTERS = 8  # kept as they are; every one of them is looked through for a session
+
 
 class Turns:
     """The lines. `len` is how many sessions' turns wait, a job of several sessions counting for each."""
 
     def __init__(self) -> None:
         self._ready: dict[str, deque[Job]] = {}  # by tenant, who is next in front
-        # Sets of strings are joined and parted without a look at the strings, where a dict hashes each again.
-        self._busy: set[str] = set()  # sessions that have a job ready or under way
+        # Sessions that have a job ready or under way: those of a few rosters, as they are, and all others. To
+        # join and part sets of a thousand takes as long as a twentieth of their step.
+        self._rosters: list[Names] = []
+        self._busy: set[str] = set()
         self._lines: dict[str, deque[Job]] = {}  # of those, the ones that others stand behind
         self._blocked: dict[int, int] = {}  # by id of the job: lines of several that it does not lead yet
         self._waiting = 0
@@ -42,16 +46,19 @@ class Turns:
         """Behind everything that waits for its sessions."""
         if type(job) is Advance:  # nearly every job
             self._waiting += 1
-            if job.session not in self._busy:
+            if not self._is_busy(job.session):
                 self._busy.add(job.session)
                 self._make_ready(job)
             else:
                 self._line(job.session).append(job)
             return
         self._waiting += len(job.sessions)
-        named = job.sessions.once if type(job) is AdvanceMany else set(job.sessions)
-        blocked = named & self._busy
-        self._busy |= named
+        named: Names = job.sessions.once if type(job) is AdvanceMany else set(job.sessions)
+        blocked = (named & self._busy).union(*(named & roster for roster in self._rosters))
+        if type(job) is AdvanceMany and not blocked and len(self._rosters) < ROSTERS:
+            self._rosters.append(named)
+        else:
+            self._busy |= named
         for session in blocked:
             self._line(session).append(job)
         if not blocked:
@@ -65,6 +72,24 @@ class Turns:
             self._ready[tenant].append(job)
         except KeyError:
             self._ready[tenant] = deque((job,))
+
+    def _is_busy(self, session: str) -> bool:
+        if session in self._busy:
+            return True
+        # Nearly always there is none; asked so, none costs nothing.
+        return bool(self._rosters) and any(session in roster for roster in self._rosters)
+
+    def _part_with(self, sessions: Names) -> None:
+        """These are busy no longer."""
+        for place, roster in enumerate(self._rosters):
+            if roster is sessions:  # whoever of them is among the others, too, is there for who follows
+                del self._rosters[place]
+                return
+        if not self._rosters and len(sessions) == len(self._busy):  # they are those: nobody is looked up
+            self._busy = set()
+            return
+        self._rosters = [rest for roster in self._rosters if (rest := roster - sessions)]
+        self._busy -= sessions
 
     def _line(self, session: str) -> deque[Job]:
         """Where those wait whose session has a job already."""
@@ -116,10 +141,7 @@ class Turns:
         """The jobs of these sessions were answered: whoever stands behind them moves up."""
         lines = self._lines
         followed = [session for session in sessions if session in lines] if lines else ()
-        if len(sessions) == len(self._busy):  # they are the busy ones: nobody has to be looked up
-            self._busy = set()
-        else:
-            self._busy -= sessions
+        self._part_with(sessions)
         for session in followed:
             self._busy.add(session)
             line = lines[session]

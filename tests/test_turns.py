@@ -1,7 +1,7 @@
 """Whatever is ready may share a wave, and every session sees its jobs in order."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.jobs import Advance, AdvanceMany, Expire
@@ -82,25 +82,50 @@ def test_a_job_of_no_session_is_ready_and_taken():
     assert not turns
 
 
-@given(st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=3), max_size=25), st.integers(1, 5))
-def test_every_job_is_taken_once_in_the_order_of_each_of_its_sessions_and_waves_are_disjoint(names, most):
+NAMES = "abcdefg"
+ROSTERS = [Roster(names) for names in ("ab", "bc", "cde", "fg", "abcd", "a", "aab")]
+one_job = st.one_of(
+    st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(lambda names: job(*names)),
+    st.sampled_from(NAMES).map(lambda name: Advance(name, np.zeros((1, 1), np.float32))),
+    st.sampled_from(ROSTERS).map(
+        lambda roster: AdvanceMany(roster, np.zeros((len(roster), 1), np.float32), np.ones(len(roster)))
+    ),
+)
+taken = st.tuples(st.integers(1, 5), st.booleans())  # at most so many; finished together, or each alone
+
+
+@settings(max_examples=500)
+@given(st.lists(st.one_of(one_job, taken), max_size=40))
+def test_every_job_is_taken_once_in_the_order_of_each_of_its_sessions_and_waves_are_disjoint(moves):
     turns = Turns()
-    jobs = [job(*sessions) for sessions in names]
-    for one in jobs:
-        turns.add(one)
-    assert len(turns) == sum(len(one.sessions) for one in jobs)
-    done = []
-    while wave := turns.take(most):
-        touched = [session for one in wave for session in set(one.sessions)]
+    jobs, done = [], []
+
+    def wave(most, together):
+        jobs_of_it = turns.take(most)
+        touched = [session for one in jobs_of_it for session in set(one.sessions)]
         assert len(touched) == len(set(touched))
-        for one in wave:
-            finish(turns, one)
-        done += wave
+        if together:
+            turns.finish(set(touched))
+        else:
+            for one in jobs_of_it:
+                turns.finish(one.sessions.once if isinstance(one, AdvanceMany) else set(one.sessions))
+        done.extend(jobs_of_it)
+        return jobs_of_it
+
+    for move in moves:
+        if isinstance(move, tuple):
+            wave(*move)
+        else:
+            jobs.append(move)
+            turns.add(move)
+    while wave(5, together=False):
+        pass
     assert sorted(map(id, done)) == sorted(map(id, jobs))
-    for session in "abcd":
+    for session in NAMES:
         order = [id(one) for one in done if session in one.sessions]
         assert order == [id(one) for one in jobs if session in one.sessions]
     assert (len(turns), turns._lines, turns._blocked, list(turns.waiting())) == (0, {}, {}, [])
+    assert (turns._busy, turns._rosters) == (set(), [])
 
 
 def chunks(tenant: str, count: int) -> list[Advance]:
