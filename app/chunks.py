@@ -28,7 +28,7 @@ class Chunks:
 
     observations : [total, inputs], one chunk after the other; lengths, digests, rows : [batch]
     at, epochs : [batch], what the clients claim: -1 and 0 for nothing
-    before : the sessions as they stand, copied
+    before : the sessions as they stand; headers, and where a chunk begins with a reset carries, are copies
     """
 
     __slots__ = (
@@ -58,20 +58,23 @@ class Chunks:
         """Fill the columns, once every job is in."""
         singles, bulks = self.jobs, [job for job, _ in self.bulks]
         observations = [job.observations for job in singles]
-        lengths = np.array([len(chunk) for chunk in observations], np.int64)
-        at = np.array([-1 if job.at is None else job.at for job in singles], np.int64)
+        lengths, at, epochs, taken = [], [], [], []
+        if singles:
+            lengths = [np.array([len(chunk) for chunk in observations], np.int64)]
+            at = [np.array([-1 if job.at is None else job.at for job in singles], np.int64)]
+            epochs = [np.array([job.epoch or 0 for job in singles], np.uint64)]
+            taken = [np.array(self.taken, np.int64)]
         self.observations = joined([*observations, *(job.observations for job in bulks)])
-        self.lengths = joined([lengths, *(job.lengths for job in bulks)])
-        self.rows = joined([np.array(self.taken, np.int64), *(rows for _, rows in self.bulks)])
-        self.at = joined([at, *(_claimed(job) for job in bulks)])
-        epochs = np.array([job.epoch or 0 for job in singles], np.uint64)
-        self.epochs = joined([epochs, *(_claimed_epochs(job) for job in bulks)])
+        self.lengths = joined([*lengths, *(job.lengths for job in bulks)])
+        self.rows = joined([*taken, *(rows for _, rows in self.bulks)])
+        self.at = joined([*at, *(_claimed(job) for job in bulks)])
+        self.epochs = joined([*epochs, *(_claimed_epochs(job) for job in bulks)])
         self.digests = digests(self.observations, self.lengths)
         if self.extra:
             for i, job in enumerate(singles):
                 if job.digest is not None:
                     self.digests[i] = job.digest
-        self.before = self.slab.read(self.rows)
+        self.before = self.slab.read(self.rows) if self.bounded else self.slab.look(self.rows)
 
     @property
     def gaps(self) -> bool:

@@ -17,6 +17,7 @@ from app.extras import Extras
 from app.jobs import Advance, AdvanceMany, Reply
 from app.roster import Roster
 from app.rows import Floats, Ints
+from models.forecaster import longest
 
 LONG_CHUNK = 64  # observations; a longer one among many would hold them up, and goes alone
 
@@ -33,7 +34,7 @@ def cut(job: AdvanceMany, most_sessions: int, most_observations: int) -> Sequenc
     if job.extras is not None:
         parts = Parts(job)
         return [parts.single(i) for i in range(len(sessions))]
-    if fits and len(sessions.once) == len(sessions) and int(job.lengths.max()) <= LONG_CHUNK:
+    if fits and len(sessions.once) == len(sessions) and longest(job.lengths, job.observations) <= LONG_CHUNK:
         return (job,)
     parts = Parts(job)
     return [parts.take(np.array(group)) for group in _groups(job, most_sessions, most_observations)]

@@ -82,7 +82,7 @@ def promised_figures() -> list[Figure]:
             "64 connections, 1 step, p99 beside FastAPI", ours(64), peer("fastapi", 64), "p99_us", 0.5, 0.2
         ),
     ]
-    for connections in (1, 4):
+    for connections in (1, 2, 4):
         for form, must, aim in (("json", 20, 40), ("binary", 30, 60)):
             title = (
                 f"bulk {form}, 1,000 sessions x 1 step, {connections} connection{'s' * (connections > 1)}, "

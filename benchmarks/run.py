@@ -34,7 +34,7 @@ from benchmarks.streams import Stream
 DOCS = Path(__file__).parent.parent / "docs"
 CONNECTIONS = {
     "http": (1, 64, 256),
-    "bulk": (1, 4),
+    "bulk": (1, 2, 4),
     "socket": (1, 64, 256),
     "pipelined": (64,),
     "shared": (1, 4),

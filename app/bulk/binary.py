@@ -72,10 +72,10 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     reader = _Reader(body)
     at = reader.take("<i8", count, "at") if flags & AT else None
     epochs = reader.take("<u8", count, "epochs") if flags & EPOCHS else None
-    lengths = np.ones(count, np.int64)
+    lengths, total = np.ones(count, np.int64), count
     if flags & LENGTHS:
         lengths = reader.take("<u4", count, "lengths").astype(np.int64)
-    total = int(lengths.sum())  # 10,000 lengths of 2**32 are far from overflow
+        total = int(lengths.sum())  # 10,000 lengths of 2**32 are far from overflow
     observations = reader.take("<f4", total * inputs, "observations").reshape(total, inputs)
     ids, model = reader.rest(), None
     if flags & MODEL:
