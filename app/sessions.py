@@ -273,8 +273,7 @@ class Sessions:
             rows = job.sessions.rows(slab.index, slab.edition)
         except KeyError:
             return None
-        # Indexed, not taken: `take` would first copy the column of the whole slab.
-        return None if slab.headers["deadline"][rows].min() < now else (slab, rows)
+        return None if slab.deadline(rows) < now else (slab, rows)
 
     def here(
         self, session: str, wave: Wave, at: int | None = None, epoch: int | None = None

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sortedcontainers import SortedList
 
 from app.rows import LongAnswers, Rows, header_type
+from models.compiled import column, compiled
 from models.forecaster import Forecaster
 
 Floats = npt.NDArray[np.float32]
@@ -112,10 +113,9 @@ class Slab:
         Those of a thousand rows that lie one behind the other, as of sessions that one request created, are
         read where they are. They hold until one of the rows is written.
         """
-        first, count = int(rows[0]), len(rows)
-        if count < RUN or rows[-1] - first != count - 1 or not (rows[1:] - rows[:-1] == 1).all():
+        if len(rows) < RUN or not _in_a_row(rows):
             return self.read(rows)
-        stop = first + count
+        first, stop = int(rows[0]), int(rows[-1]) + 1
         long = {}
         if self.long:
             long = {i: self.long[row] for i, row in enumerate(range(first, stop)) if row in self.long}
@@ -167,9 +167,30 @@ class Slab:
         names = [name for row in late.tolist() if (name := self._owner[start + row]) is not None]
         return names, 0 if stop >= len(self._owner) else stop
 
+    def deadline(self, rows: Ints) -> float:
+        """When the first of these expires."""
+        return float(_least(self.headers["deadline"], rows))
+
     def rows_of(self, sessions: Iterable[str]) -> Ints:
         """Rows of sessions that are resident."""
         return np.fromiter(map(self.index.__getitem__, sessions), np.int64)
+
+
+@compiled(column("int64"))
+def _in_a_row(rows: Ints) -> bool:
+    """Whether they lie one behind the other."""
+    told = True
+    for i in range(1, len(rows)):
+        told &= rows[i] == rows[0] + i
+    return told
+
+
+@compiled(column("float64"), column("int64"))
+def _least(numbers: npt.NDArray[np.float64], rows: Ints) -> float:
+    least = np.inf
+    for row in rows:
+        least = min(least, numbers[row])
+    return least
 
 
 def _as_one(carries: Floats) -> npt.NDArray[np.void]:

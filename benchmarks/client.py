@@ -93,8 +93,9 @@ def _bare_rate(port: int, rows: Floats, options: argparse.Namespace) -> float:
     caller.send(WINDOW, start)
     sent = WINDOW
     while len(latencies) < len(messages):
-        answered = caller.receive(latencies)
-        more = min(answered, len(messages) - sent)
+        answers = caller.receive(latencies)
+        caller.judge(answers)
+        more = min(len(answers), len(messages) - sent)
         if more:
             caller.send(more, time.perf_counter())
         sent += more

@@ -114,21 +114,24 @@ class Caller:
             self.sent.append(now)
         self.socket.sendall(b"".join(batch) if count > 1 else batch[0])
 
-    def receive(self, latencies: list[float]) -> int:
-        """Take what has arrived, judge it, note its latencies, and return how many answers it was."""
+    def receive(self, latencies: list[float]) -> list[bytes]:
+        """Take the answers that have arrived, and note their latencies."""
         data = self.socket.recv(RECEIVE_BYTES)
         if not data:
             raise BadRun("the server closed a connection in mid-run")
         answers, self.rest = self.split(self.rest + data if self.rest else data)
         now = time.perf_counter()
+        latencies.extend(now - self.sent.popleft() for _ in answers)
+        return answers
+
+    def judge(self, answers: list[bytes]) -> None:
+        """Look at every answer, and keep the first."""
         plan = self.plan
         if len(self.first) < plan.window:
             self.first += answers[: plan.window - len(self.first)]
         for answer in answers:
             if plan.must not in answer or plan.must_not in answer:
                 raise BadRun(f"not the answer asked for: {answer[:300]!r}")
-            latencies.append(now - self.sent.popleft())
-        return len(answers)
 
 
 def generate(plan: Plan) -> Outcome:
@@ -146,9 +149,10 @@ def generate(plan: Plan) -> Outcome:
     while (now := time.perf_counter()) < deadline:
         for descriptor, _ in poller.poll(deadline - now):
             caller = by_descriptor[descriptor]
-            answered = caller.receive(latencies)
-            if answered:
-                caller.send(answered, time.perf_counter())
+            answers = caller.receive(latencies)
+            if answers:
+                caller.send(len(answers), time.perf_counter())
+                caller.judge(answers)  # while the server has something to do again
     seconds = time.perf_counter() - start
     share = (time.process_time() - busy) / seconds
     p50, p99 = (percentile(latencies, part) * 1e6 for part in (0.50, 0.99))

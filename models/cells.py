@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from models.compiled import INT, compiled, dense, inlined, read_dense
+from models.compiled import INT, column, compiled, dense, inlined, read_dense
 from models.network import StatefulLSTM
 
 Floats = npt.NDArray[np.float32]
@@ -66,12 +66,23 @@ class Cells:
         for layer, weights in enumerate(self.layers):
             hidden, cell = layer * size, (layers + layer) * size
             operand = np.empty((len(x), len(weights)), np.float32)
-            operand[:, : -1 - size] = x
-            operand[:, -1 - size : -1] = rows[:, hidden : hidden + size]
-            operand[:, -1] = 1
+            _lay_out(x, rows, hidden, operand)
             _move_on(operand @ weights, rows, moved, hidden, cell)
             x = moved[:, hidden : hidden + size]
         return np.asarray(x @ self.readout + self.bias)
+
+
+@compiled(column("float32", 2), read_dense("float32", 2), INT, dense("float32", 2))
+def _lay_out(x: Floats, rows: Floats, hidden: int, operand: Floats) -> None:
+    """`[x, h, 1]` of every row. A place with a sign might count from the end, and cost four times as much."""
+    inputs, start = np.uint64(x.shape[1]), np.uint64(hidden)
+    last = np.uint64(operand.shape[1] - 1)
+    for row in range(len(operand)):
+        for i in range(inputs):
+            operand[row, i] = x[row, i]
+        for i in range(last - inputs):
+            operand[row, inputs + i] = rows[row, start + i]
+        operand[row, last] = 1
 
 
 @inlined
