@@ -90,6 +90,9 @@ def promised_figures() -> list[Figure]:
             title += "session-steps/s over 64 connections one by one"
             bulk = ours(connections, way=f"bulk-{form}")
             figures.append(Figure(title, bulk, one_by_one, "session_steps", must, aim))
+    for form in ("json", "binary"):
+        title = f"bulk {form}, named in another order in every request, 2 connections, over the same"
+        figures.append(Figure(title, ours(2, way=f"mixed-{form}"), one_by_one, "session_steps"))
     figures += _socket_figures(ours(64))
     for connections in (1, 64, 256):
         plain = peer("ours, plain route", connections)

@@ -35,6 +35,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 CONNECTIONS = {
     "http": (1, 64, 256),
     "bulk": (1, 2, 4),
+    "mixed": (2,),
     "socket": (1, 64, 256),
     "pipelined": (64,),
     "shared": (1, 4),

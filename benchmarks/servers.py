@@ -72,6 +72,8 @@ def known_servers(ours: tuple[str, ...] = OURS) -> list[Server]:
         "http",
         "bulk-json",
         "bulk-binary",
+        "mixed-json",
+        "mixed-binary",
         "socket-json",
         "socket-binary",
         "pipelined-json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import msgspec
@@ -15,18 +16,25 @@ TURNS = (*range(1, CYCLE), 0)
 """The opening request has sent turn 0 already."""
 
 
+ORDERS = 16
+"""Cycles of a connection that names its sessions in another order each time: more lists than are kept."""
+
+
 @dataclass(frozen=True)
 class Way:
-    """How many sessions share a connection, and how many messages are in flight on it."""
+    """How many sessions share a connection, in one request or not, and its messages in flight."""
 
     sessions: int = 1
     window: int = 1
+    bulk: bool = False
 
 
 WAYS = {
     "http": Way(),
-    "bulk-json": Way(sessions=1000),
-    "bulk-binary": Way(sessions=1000),
+    "bulk-json": Way(sessions=1000, bulk=True),
+    "bulk-binary": Way(sessions=1000, bulk=True),
+    "mixed-json": Way(sessions=1000, bulk=True),  # named in another order in every request
+    "mixed-binary": Way(sessions=1000, bulk=True),
     "socket-json": Way(),
     "socket-binary": Way(),
     "pipelined-json": Way(window=8),
@@ -38,7 +46,7 @@ WAYS = {
 
 def chunks_per_request(way: str) -> int:
     """Return how many sessions' chunks one request of this way carries."""
-    return WAYS[way].sessions if way.startswith("bulk") else 1
+    return WAYS[way].sessions if WAYS[way].bulk else 1
 
 
 def in_flight(way: str, connections: int) -> int:
@@ -51,9 +59,11 @@ def plan_of(way: str, port: int, streams: list[Stream], seconds: float) -> Plan:
     share = WAYS[way].sessions
     groups = [streams[start : start + share] for start in range(0, len(streams), share)]
     kind, form = way.split("-")
-    converse = {"bulk": _bulk, "socket": _socket, "pipelined": _socket, "shared": _shared}[kind]
+    converse = {"bulk": _bulk, "mixed": _mixed, "socket": _socket, "pipelined": _socket, "shared": _shared}[
+        kind
+    ]
     conversations = [converse(group, form) for group in groups]
-    protocol = "http" if kind == "bulk" else "text" if form == "json" else "binary"
+    protocol = "http" if WAYS[way].bulk else "text" if form == "json" else "binary"
     must, must_not = (b'"predictions"', b'"title"') if form == "json" else (b"", b'"title"')
     return Plan(HOST, port, protocol, conversations, seconds, WAYS[way].window, must, must_not)  # type: ignore[arg-type]
 
@@ -71,9 +81,9 @@ def first_predictions(way: str, answers: list[list[bytes]], streams: list[Stream
 
 
 def _decoded(way: str, payload: bytes, owners: list[str]) -> list[tuple[str, Array]]:
-    if way == "bulk-binary":
+    if way in ("bulk-binary", "mixed-binary"):
         return list(zip(owners, decode_bulk(payload), strict=True))
-    if way == "bulk-json":
+    if WAYS[way].bulk:
         rows = msgspec.json.decode(payload)["predictions"]
         return [(session, predictions_of(row)) for session, row in zip(owners, rows, strict=True)]
     if way.endswith("binary"):
@@ -84,17 +94,23 @@ def _decoded(way: str, payload: bytes, owners: list[str]) -> list[tuple[str, Arr
 
 
 def _bulk(streams: list[Stream], form: str) -> Conversation:
+    return Conversation("/observations", [_together(streams, turn, form) for turn in TURNS])
+
+
+def _mixed(streams: list[Stream], form: str) -> Conversation:
+    orders = random.Random(1)
+    first, *turns = TURNS * ORDERS
+    mixed = [_together(orders.sample(streams, len(streams)), turn, form) for turn in turns]
+    return Conversation("/observations", [_together(streams, first, form), *mixed])  # the first is compared
+
+
+def _together(streams: list[Stream], turn: int, form: str) -> bytes:
     sessions = [stream.session for stream in streams]
-    messages = []
-    for turn in TURNS:
-        chunks = [stream.chunk(turn) for stream in streams]
-        if form == "json":
-            rows = [column(chunk) if len(chunk) > 1 else float(chunk[0]) for chunk in chunks]
-            columns = {"sessions": sessions, "observations": rows}
-            messages.append(post("/observations", msgspec.json.encode(columns)))
-        else:
-            messages.append(post("/observations", encode_bulk(sessions, chunks), BINARY))
-    return Conversation("/observations", messages)
+    chunks = [stream.chunk(turn) for stream in streams]
+    if form == "binary":
+        return post("/observations", encode_bulk(sessions, chunks), BINARY)
+    rows = [column(chunk) if len(chunk) > 1 else float(chunk[0]) for chunk in chunks]
+    return post("/observations", msgspec.json.encode({"sessions": sessions, "observations": rows}))
 
 
 def _socket(streams: list[Stream], form: str) -> Conversation:
