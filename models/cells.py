@@ -136,10 +136,11 @@ def _move_on(gates: Floats, rows: Floats, moved: Floats, hidden: int, cell: int)
         entry, forget = gates[row, :size], gates[row, size : 2 * size]
         candidate, output = gates[row, 2 * size : 3 * size], gates[row, 3 * size :]
         h, c, before = moved[row, hidden:], moved[row, cell:], rows[row, cell:]
+        # No loop reads the old rows and writes the new ones: where they are the same, it would go one by one.
         for i in range(size):
-            c[i] = sigmoid(forget[i]) * before[i] + gated(entry[i], candidate[i])
-            entry[i] = c[i]
+            entry[i] = sigmoid(forget[i]) * before[i] + gated(entry[i], candidate[i])
         for i in range(size):
+            c[i] = entry[i]
             h[i] = gated(output[i], entry[i])
 
 

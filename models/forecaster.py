@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 # Chunks up to this long go through `Cells`, longer ones through `torch.nn.LSTM`: the two cost the same
-# near 24 steps, and for a few sessions later (benchmarks/kernels.py).
+# between 30 and 50 steps (benchmarks/kernels.py).
 SHORT_CHUNK = 24
 KIND = "+"  # between an artifact's fingerprint and a kind of learning
 CLOCK = 3  # numbers of a time: 1 and the part of a second (0: unknown), days since 1970, seconds of the day
