@@ -19,6 +19,7 @@ from app.errors import Malformed, TooLarge, Unprocessable
 from app.jobs import AdvanceMany
 from app.parts import cut
 from app.roster import Roster
+from app.slab import RUN
 from tests import binary
 from tests.conftest import STORES, Start, starter
 from tests.faults import held, until
@@ -332,6 +333,85 @@ async def test_sessions_at_rest_are_brought_in(start, artifacts):
         told = await many(service, list(wholes), chunks_of(wholes, 1, 2), at=[1] * 8)
         for whole, predictions in zip(wholes.values(), told["predictions"], strict=True):
             equal(np.array(predictions, np.float32), one_pass(artifacts["sine"], whole)[1:])
+
+
+FORMS = pytest.mark.parametrize("form", ["json", "bytes"])
+
+
+async def steps(service: Way, form: str, sessions: list[str], observations: list[float]) -> Any:
+    """Positions and predictions of a step of each session."""
+    if form == "json":
+        told = await many(service, sessions, observations)
+        assert told["errors"] == {}
+        return told["positions"], told["predictions"]
+    chunks = [np.array([[one]], np.float32) for one in observations]
+    answer = binary.decode((await post(service, binary.encode(sessions, chunks), **BINARY)).content)
+    assert answer.errors == {}
+    return list(answer.positions), [one.item() for one in answer.predictions]
+
+
+@FORMS
+async def test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(start, artifacts, form):
+    names = [f"s{i}" for i in range(8)]
+    wholes = {name: series("sine", 4, seed=i) for i, name in enumerate(names)}
+
+    async def step(service, turn):
+        return await steps(service, form, names, [float(whole[turn, 0]) for whole in wholes.values()])
+
+    async with start() as service:
+        for turn in range(2):
+            assert (await step(service, turn))[0] == [turn + 1] * 8
+        assert (await service.http.delete("/sessions/s3")).is_success
+        stranger = series("sine", 2, seed=77)
+        await service.advance("stranger", stranger[:1])
+        positions, predictions = await step(service, 2)
+        assert positions == [3, 3, 3, 1, 3, 3, 3, 3]
+        assert (await step(service, 3))[0] == [4, 4, 4, 2, 4, 4, 4, 4]
+        alone = await service.advance("stranger", stranger[1:], at=1)
+    equal(alone.numbers, one_pass(artifacts["sine"], stranger)[1:])
+    for i, whole in enumerate(wholes.values()):
+        observed = whole[2:3] if i == 3 else whole[:3]
+        equal(np.array([[predictions[i]]], np.float32), one_pass(artifacts["sine"], observed)[-1:])
+
+
+@FORMS
+async def test_lists_named_by_turns_that_crowd_each_other_out_go_on_where_they_were(start, artifacts, form):
+    wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(16)}
+    names = list(wholes)
+    got: dict[str, list[float]] = {name: [] for name in names}
+    async with start(wave_sessions=8, resident_sessions=8) as service:
+        for turn in range(4):
+            for some in (names[:8], names[8:], names[4:12]):
+                told = [name for name in some if len(got[name]) <= turn]
+                if not told:
+                    continue
+                values = [float(wholes[name][len(got[name]), 0]) for name in told]
+                _, predictions = await steps(service, form, told, values)
+                for name, prediction in zip(told, predictions, strict=True):
+                    got[name].append(prediction)
+    for name, whole in wholes.items():
+        equal(np.array(got[name], np.float32)[:, None], one_pass(artifacts["sine"], whole))
+
+
+@FORMS
+async def test_sessions_that_lie_one_behind_the_other_equal_their_own_passes(start, artifacts, form):
+    names = [f"s{i}" for i in range(RUN + 10)]
+    wholes = [series("sine", 5, seed=i) for i in range(len(names))]
+
+    async def step(service, turn):
+        return (await steps(service, form, names, [float(one[turn, 0]) for one in wholes]))[1]
+
+    async with start() as service:
+        got = [await step(service, turn) for turn in range(4)]
+        assert (await service.http.post("/sessions/s5/reset")).is_success
+        got.append(await step(service, 4))
+        service.engine.sessions.slab_of("sine").carries[0] = np.nan
+        told = await many(service, names, [0.0] * len(names))
+        assert list(told["errors"]) == ["0"]
+        assert told["positions"] == [None, *[6] * (len(names) - 1)]
+    for i in (1, 4, 6, RUN + 9):
+        equal(np.array([row[i] for row in got], np.float32)[:, None], one_pass(artifacts["sine"], wholes[i]))
+    equal(np.array([[got[4][5]]], np.float32), one_pass(artifacts["sine"], wholes[5][4:]))
 
 
 async def test_a_full_queue_refuses_the_whole_with_503(start):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from app import engine as engine_module
+from app.slab import RUN
 from app.statefile import decode
 from tests.faults import held, queued, until
 from tests.plain import said
@@ -45,6 +46,29 @@ async def test_a_failed_commit_moves_nothing_and_the_retry_is_right(start, artif
             reply = await service.advance(name, whole[4:], 4)
             assert not reply.replayed
             equal(reply.numbers, one_pass(artifacts["sine"], whole)[4:])
+
+
+async def test_a_failed_commit_moves_none_of_many_that_lie_one_behind_the_other(start_http, artifacts):
+    names = [f"s{i}" for i in range(RUN)]
+    whole = series("sine", 3)
+
+    async def step(service, turn):
+        chunks = {"sessions": names, "observations": [float(whole[turn, 0])] * RUN, "at": [turn] * RUN}
+        return (await service.http.post("/observations", json=chunks)).json()
+
+    async with start_http() as service:
+        for turn in range(2):
+            await step(service, turn)
+        store_of(service).full = True
+        told = await step(service, 2)
+        assert told["status"] == 503
+        store_of(service).full = False
+        told = await step(service, 2)
+        assert told["positions"] == [3] * RUN
+        assert told["replayed"] == []
+        equal(
+            np.array([told["predictions"][::50]], np.float32).T, one_pass(artifacts["sine"], whole)[[2] * 6]
+        )
 
 
 @pytest.mark.parametrize("steps", [1, 7, 300])

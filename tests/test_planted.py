@@ -8,7 +8,7 @@ from app.engine import Engine
 from app.sessions import Sessions
 from app.slab import Slab
 from models.forecaster import Forecaster
-from tests import test_commit, test_exactly_once, test_limits, test_promises
+from tests import test_bulk, test_commit, test_exactly_once, test_limits, test_promises
 from tests.faults import WritesThrough
 from tests.ways import AsgiRoute
 
@@ -167,4 +167,19 @@ async def test_long_chunks_that_are_not_sliced(start, artifacts, monkeypatch):
     with noticed:
         await test_limits.test_a_long_chunk_is_sliced_and_a_short_neighbour_answered_long_before(
             start, artifacts
+        )
+
+
+async def test_a_list_of_sessions_that_is_looked_up_once_and_for_all(start, artifacts, monkeypatch):
+    remove = Slab.remove
+
+    def unnoticed(slab, session):
+        edition = slab.edition
+        remove(slab, session)
+        slab.edition = edition
+
+    monkeypatch.setattr(Slab, "remove", unnoticed)
+    with noticed:
+        await test_bulk.test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(
+            start, artifacts, "json"
         )
