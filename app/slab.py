@@ -119,8 +119,9 @@ class Slab:
         long = {}
         if self.long:
             long = {i: self.long[row] for i, row in enumerate(range(first, stop)) if row in self.long}
-        headers = self._whole[first:stop].copy().view(self.headers.dtype)
-        return Rows(headers, self.carries[first:stop], long)
+        carries = self.carries[first:stop]
+        carries.flags.writeable = False
+        return Rows(self._whole[first:stop].copy().view(self.headers.dtype), carries, long)
 
     def write(self, rows: Ints, values: Rows) -> None:
         """Put values in place, and count the rows as used."""

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from app import frames
 from app.answers import Advanced
+from app.bulk.ids import MOST_NAMES
 from app.config import Settings
 from app.wire import Limits
 from benchmarks.binary_layout import decode_message, encode_message
@@ -30,7 +31,7 @@ from benchmarks.run import scenarios_of
 from benchmarks.servers import known_servers
 from benchmarks.socket_load import Conversation, Plan
 from benchmarks.streams import CYCLE, Stream
-from benchmarks.ways import WAYS, first_predictions, plan_of
+from benchmarks.ways import ORDERS, WAYS, first_predictions, plan_of
 from benchmarks.wrk import encode_plan, parse_wrk
 from models.artifact import load
 
@@ -214,8 +215,22 @@ def test_a_plan_sends_every_session_every_turn(way):
     assert len(plan.conversations) == 2
     talk: Conversation = plan.conversations[0]
     share = WAYS[way].sessions
-    assert len(talk.messages) == CYCLE * (share if way.startswith("shared") else 1)
+    times = {"shared": share, "mixed": ORDERS}.get(way.partition("-")[0], 1)
+    assert len(talk.messages) == CYCLE * times
     assert plan.must == b'"predictions"'
+
+
+def test_the_lists_of_a_mixed_plan_are_more_than_a_server_keeps_and_hold_the_same_sessions():
+    streams = [Stream(f"s{number:04d}", 1) for number in range(WAYS["mixed-json"].sessions)]
+    (talk,) = plan_of("mixed-json", 8000, streams, 1.0).conversations
+    bodies = [json.loads(message.partition(b"\r\n\r\n")[2]) for message in talk.messages]
+    lists = {tuple(body["sessions"]) for body in bodies}
+    assert sum(map(len, lists)) > MOST_NAMES
+    assert {frozenset(names) for names in lists} == {frozenset(stream.session for stream in streams)}
+    first, second = bodies[0], bodies[1]
+    assert first["sessions"] == [stream.session for stream in streams]
+    told = dict(zip(second["sessions"], second["observations"], strict=True))
+    assert told == {stream.session: pytest.approx(float(stream.chunk(2)[0])) for stream in streams}
 
 
 def test_medians_and_spread_are_over_the_rounds():

@@ -25,7 +25,7 @@ DIRECTION: tuple[tuple[str, ...], ...] = (
         "app.lanes",
         "app.logs",
     ),
-    ("app.rows", "app.answers", "app.shapes", "app.recent", "app.digest", "app.extras"),
+    ("app.rows", "app.roster", "app.answers", "app.shapes", "app.recent", "app.digest", "app.extras"),
     ("app.slab", "app.stores.*", "app.wire", "app.frames", "app.statefile", "app.library"),
     ("app.jobs", "app.tracing", "app.turns", "app.parts", "app.chunks", "app.pace"),
     ("app.observing", "app.findings", "app.watch"),
