@@ -43,7 +43,7 @@ def header_type(recent_chunks: int, outputs: int) -> np.dtype[np.void]:
             ("seen", "<f8"),
             ("deadline", "<f8"),  # when it expires; infinity: never
             ("ttl", "<f8"),  # seconds of idleness; infinity: never
-            ("has_long", "<u4"),
+            ("has_long", "<u4"),  # how many answers are kept beside; 0 if and only if there are none
             ("digest", "<u8", (recent_chunks,)),
             ("steps", "<u4", (recent_chunks,)),
             ("answer", "<f4", (recent_chunks, outputs)),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sortedcontainers import SortedList
 
-from app.rows import LongAnswers, Rows, header_type
+from app.rows import Headers, LongAnswers, Rows, header_type
 from models.compiled import column, compiled
 from models.forecaster import Forecaster
 
@@ -102,10 +102,7 @@ class Slab:
     def read(self, rows: Ints) -> Rows:
         """A copy of these rows."""
         headers = self._whole.take(rows).view(self.headers.dtype)
-        long = {}
-        if self.long:
-            long = {i: self.long[row] for i, row in enumerate(rows.tolist()) if row in self.long}
-        return Rows(headers, self.carries.take(rows, axis=0), long)
+        return Rows(headers, self.carries.take(rows, axis=0), self._long_of(rows, headers))
 
     def look(self, rows: Ints) -> Rows:
         """These rows as they stand: the headers copied, the carries not to be written to.
@@ -115,26 +112,28 @@ class Slab:
         """
         if len(rows) < RUN or not _in_a_row(rows):
             return self.read(rows)
-        first, stop = int(rows[0]), int(rows[-1]) + 1
-        long = {}
-        if self.long:
-            long = {i: self.long[row] for i, row in enumerate(range(first, stop)) if row in self.long}
-        carries = self.carries[first:stop]
+        run = slice(int(rows[0]), int(rows[-1]) + 1)
+        headers = self._whole[run].copy().view(self.headers.dtype)
+        carries = self.carries[run]
         carries.flags.writeable = False
-        return Rows(self._whole[first:stop].copy().view(self.headers.dtype), carries, long)
+        return Rows(headers, carries, self._long_of(rows, headers))
+
+    def _long_of(self, rows: Ints, headers: Headers) -> dict[int, LongAnswers]:
+        """By index, the long answers of these rows; a thousand are not looked up one by one for a few."""
+        if not self.long:
+            return {}
+        return {i: self.long[int(rows[i])] for i in np.flatnonzero(headers["has_long"]).tolist()}
 
     def write(self, rows: Ints, values: Rows) -> None:
         """Put values in place, and count the rows as used."""
+        if self.long:
+            for row in rows[np.flatnonzero(self.headers["has_long"][rows])].tolist():
+                self.long.pop(row, None)
         self._whole[rows] = values.headers.view(self._whole.dtype)
         self._whole_carries[rows] = _as_one(values.carries)
         self._used[rows] = WARM
-        if not self.long and not values.long:
-            return
-        for i, row in enumerate(rows.tolist()):
-            if i in values.long:
-                self.long[row] = values.long[i]
-            else:
-                self.long.pop(row, None)
+        for i, answers in values.long.items():
+            self.long[int(rows[i])] = answers
 
     def pin(self, rows: Sequence[int] | Ints) -> None:
         """These may not leave until they are written or released."""

@@ -47,6 +47,7 @@ def test_what_is_read_is_a_copy_and_what_is_written_is_found(forecaster):
     values = slab.read(rows)
     values.headers["position"] = [3, 1]
     values.carries[:] = [[3.0], [1.0]]
+    values.headers["has_long"] = [0, 1]
     values.long = {1: ({"predictions": np.ones((2, 1), np.float32)},)}
     assert not slab.headers["position"].any()
     slab.write(rows, values)
