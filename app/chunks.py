@@ -56,25 +56,31 @@ class Chunks:
 
     def read(self) -> None:
         """Fill the columns, once every job is in."""
-        singles, bulks = self.jobs, [job for job, _ in self.bulks]
-        observations = [job.observations for job in singles]
-        lengths, at, epochs, taken = [], [], [], []
-        if singles:
-            lengths = [np.array([len(chunk) for chunk in observations], np.int64)]
-            at = [np.array([-1 if job.at is None else job.at for job in singles], np.int64)]
-            epochs = [np.array([job.epoch or 0 for job in singles], np.uint64)]
-            taken = [np.array(self.taken, np.int64)]
-        self.observations = joined([*observations, *(job.observations for job in bulks)])
-        self.lengths = joined([*lengths, *(job.lengths for job in bulks)])
-        self.rows = joined([*taken, *(rows for _, rows in self.bulks)])
-        self.at = joined([*at, *(_claimed(job) for job in bulks)])
-        self.epochs = joined([*epochs, *(_claimed_epochs(job) for job in bulks)])
+        parts = [self._alone()] if self.jobs else []
+        parts += [
+            (job.observations, job.lengths, rows, _claimed(job), _claimed_epochs(job))
+            for job, rows in self.bulks
+        ]
+        columns = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        self.observations, self.lengths, self.rows, self.at, self.epochs = columns
         self.digests = digests(self.observations, self.lengths)
         if self.extra:
-            for i, job in enumerate(singles):
+            for i, job in enumerate(self.jobs):
                 if job.digest is not None:
                     self.digests[i] = job.digest
         self.before = self.slab.read(self.rows) if self.bounded else self.slab.look(self.rows)
+
+    def _alone(self) -> tuple[Floats, Ints, Ints, Ints, Epochs]:
+        """Observations, lengths, rows, `at` and epochs of what came one by one."""
+        jobs = self.jobs
+        observations = [job.observations for job in jobs]
+        return (
+            observations[0] if len(jobs) == 1 else np.concatenate(observations),
+            np.array([len(chunk) for chunk in observations], np.int64),
+            np.array(self.taken, np.int64),
+            np.array([-1 if job.at is None else job.at for job in jobs], np.int64),
+            np.array([job.epoch or 0 for job in jobs], np.uint64),
+        )
 
     @property
     def gaps(self) -> bool:

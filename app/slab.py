@@ -45,7 +45,8 @@ class Slab:
         # Rows are copied through these views: field by field NumPy takes ten times as long, number by number
         # twice.
         self._whole = self.headers.view(f"V{self.headers.dtype.itemsize}")
-        self._whole_carries = _as_one(self.carries)
+        self._one_carry = np.dtype((np.void, self.carries.itemsize * forecaster.carry_size))
+        self._whole_carries = self._as_one(self.carries)
         self._fresh = forecaster.fresh
         self.long: dict[int, LongAnswers] = {}
         self.index: dict[str, int] = {}  # published sessions only
@@ -118,6 +119,10 @@ class Slab:
         carries.flags.writeable = False
         return Rows(headers, carries, self._long_of(rows, headers))
 
+    def _as_one(self, carries: Floats) -> npt.NDArray[np.void]:
+        """Every carry as one value."""
+        return np.ascontiguousarray(carries).view(self._one_carry)[:, 0]
+
     def _long_of(self, rows: Ints, headers: Headers) -> dict[int, LongAnswers]:
         """By index, the long answers of these rows; a thousand are not looked up one by one for a few."""
         if not self.long:
@@ -130,7 +135,7 @@ class Slab:
             for row in rows[np.flatnonzero(self.headers["has_long"][rows])].tolist():
                 self.long.pop(row, None)
         self._whole[rows] = values.headers.view(self._whole.dtype)
-        self._whole_carries[rows] = _as_one(values.carries)
+        self._whole_carries[rows] = self._as_one(values.carries)
         self._used[rows] = WARM
         for i, answers in values.long.items():
             self.long[int(rows[i])] = answers
@@ -191,8 +196,3 @@ def _least(numbers: npt.NDArray[np.float64], rows: Ints) -> float:
     for row in rows:
         least = min(least, numbers[row])
     return least
-
-
-def _as_one(carries: Floats) -> npt.NDArray[np.void]:
-    """Every row as one value."""
-    return np.ascontiguousarray(carries).view(f"V{4 * carries.shape[1]}")[:, 0]
