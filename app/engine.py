@@ -74,6 +74,8 @@ from models.forecaster import Forecaster
 
 log = logging.getLogger("carryover.engine")
 
+LINGER_SECONDS = 100e-6  # a client that waits for each answer sends its next chunk within this
+IN_VAIN, SELDOM = 3, 64  # after so many times in a row that nothing came it is tried in one tick of so many
 SWEEP_SECONDS = 1.0
 EXPIRED_AT_REST = 1000  # sessions in the store that one sweep buries
 SWEEP_ROWS = 65_536  # looked at for expiry in one sweep of one slab: about a third of a millisecond
@@ -114,6 +116,7 @@ class Engine:
         self._awake = asyncio.Event()
         self._stepper = Stepper(settings.recent_bytes)
         self.ticks = 0
+        self._in_vain = 0  # times in a row that it lingered and nothing came
         self._thread = ThreadPoolExecutor(1, "carryover-store") if store.blocks else None
         self._swept: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
@@ -220,6 +223,20 @@ class Engine:
                     if self.sessions.store.due:
                         await self._tend()
                     await asyncio.sleep(0)  # what arrived meanwhile is read now: it is the next wave
+                    if not self._turns:
+                        await self._linger()
+
+    async def _linger(self) -> None:
+        """Look out for the next wave a little longer, where waves come that soon: to be woken costs more."""
+        if self._in_vain >= IN_VAIN and self.ticks % SELDOM:
+            return
+        until = time.perf_counter() + LINGER_SECONDS
+        while time.perf_counter() < until:
+            if self._turns:
+                self._in_vain = 0
+                return
+            await asyncio.sleep(0)
+        self._in_vain += 1
 
     async def _tick(self) -> None:
         stages = self.metrics.stages

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app import engine as engine_module
 from app.answers import Advanced
 from app.config import Settings
 from app.engine import Engine
@@ -195,3 +196,24 @@ async def test_expired_sessions_of_another_width_are_made_anew_by_a_bulk_request
     told = await engine.ask(AdvanceMany(Roster(["x", "y"]), np.zeros((2, wide), np.float32), ones))
     assert (told.errors, told.positions.tolist()) == ({}, [1, 1])
     await engine.stop()
+
+
+async def test_it_lingers_for_the_next_wave_only_where_waves_come_that_soon(forecasters, monkeypatch):
+    engine, loop = engine_of(forecasters), asyncio.get_running_loop()
+    seldom, often = engine_module.SELDOM, 1
+
+    async def lingers(seconds: float, tick: int, coming: str = "") -> bool:
+        """Whether it saw the job that came meanwhile."""
+        monkeypatch.setattr(engine_module, "LINGER_SECONDS", seconds)
+        engine.ticks = tick
+        if coming:
+            loop.call_soon(engine.submit, chunk(coming, [[0.1]]))
+        await asyncio.wait_for(engine._linger(), 5.0)
+        return bool(engine._turns.take(1))
+
+    assert await lingers(60.0, often, "a")
+    for _ in range(engine_module.IN_VAIN):
+        assert not await lingers(0.0, often)
+    assert not await lingers(60.0, often)  # returns at once, though nothing comes
+    assert await lingers(60.0, seldom, "b")
+    assert await lingers(60.0, often, "c")
