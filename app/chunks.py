@@ -28,7 +28,8 @@ class Chunks:
 
     observations : [total, inputs], one chunk after the other; lengths, digests, rows : [batch]
     at, epochs : [batch], what the clients claim: -1 and 0 for nothing
-    before : the sessions as they stand; headers, and where a chunk begins with a reset carries, are copies
+    before : the sessions as they stand; the headers are copies, the carries may be the slab's own, to be read
+        until they are written
     """
 
     __slots__ = (

@@ -116,6 +116,7 @@ class Engine:
         self._awake = asyncio.Event()
         self._stepper = Stepper(settings.recent_bytes)
         self.ticks = 0
+        self._jobs = 0  # of the last wave
         self._in_vain = 0  # times in a row that it lingered and nothing came
         self._thread = ThreadPoolExecutor(1, "carryover-store") if store.blocks else None
         self._swept: dict[str, int] = {}
@@ -227,8 +228,12 @@ class Engine:
                         await self._linger()
 
     async def _linger(self) -> None:
-        """Look out for the next wave a little longer, where waves come that soon: to be woken costs more."""
-        if self._in_vain >= IN_VAIN and self.ticks % SELDOM:
+        """Look out for a client that waits for each answer: to be woken by its next chunk costs more.
+
+        Behind a wave of several there is no such look-out: it would find the first of them and not wait for
+        the others, and many small waves cost more than a large one.
+        """
+        if self._jobs > 1 or (self._in_vain >= IN_VAIN and self.ticks % SELDOM):
             return
         until = time.perf_counter() + LINGER_SECONDS
         while time.perf_counter() < until:
@@ -244,6 +249,7 @@ class Engine:
         self.ticks += 1
         wave = Wave(self.clock())
         jobs, touched = self._collect()
+        self._jobs = len(jobs)
         self.metrics.waves.add(len(touched))
         if self.tracing is not None:
             self.tracing.wave_begins(len(touched))

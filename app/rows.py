@@ -154,6 +154,7 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
         rows.carries[i] = carry
         if body.long:
             rows.long[i] = tuple(_unpacked(answer) for answer in body.long[:recent_chunks])
+        rows.headers["has_long"][i] = len(rows.long.get(i, ()))
     return rows
 
 

@@ -50,7 +50,9 @@ class Slab:
         self._fresh = forecaster.fresh
         self.long: dict[int, LongAnswers] = {}
         self.index: dict[str, int] = {}  # published sessions only
-        self.edition = object()  # another one whenever a session leaves: until then rows once looked up hold
+        # Another one whenever a session leaves. Until then rows that were looked up hold: no name is
+        # published while it has a row here.
+        self.edition = object()
         self.names: SortedList[str] = SortedList()
         self._owner: list[str | None] = []  # by row; None where free or not yet published
         self._used = np.zeros(capacity, np.uint8)
@@ -121,7 +123,7 @@ class Slab:
 
     def _as_one(self, carries: Floats) -> npt.NDArray[np.void]:
         """Every carry as one value."""
-        return np.ascontiguousarray(carries).view(self._one_carry)[:, 0]
+        return np.ascontiguousarray(carries, np.float32).view(self._one_carry)[:, 0]
 
     def _long_of(self, rows: Ints, headers: Headers) -> dict[int, LongAnswers]:
         """By index, the long answers of these rows; a thousand are not looked up one by one for a few."""

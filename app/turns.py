@@ -88,7 +88,7 @@ class Turns:
         if not self._rosters and len(sessions) == len(self._busy):  # they are those: nobody is looked up
             self._busy = set()
             return
-        self._rosters = [rest for roster in self._rosters if (rest := roster - sessions)]
+        self._rosters = [rest for roster in self._rosters if (rest := _without(roster, sessions))]
         self._busy -= sessions
 
     def _line(self, session: str) -> deque[Job]:
@@ -161,6 +161,10 @@ class Turns:
             yield from jobs
         for line in self._lines.values():
             yield from line
+
+
+def _without(roster: Names, sessions: Names) -> Names:
+    return roster if roster.isdisjoint(sessions) else roster - sessions
 
 
 def _tenant(job: Job) -> str:

@@ -143,7 +143,7 @@ def moved_on(
 
     Parameters
     ----------
-    before : [batch], a copy that is used up
+    before : [batch], whose headers are a copy that is used up
     carries : [batch, carry_size], after the step
     lengths, digests : [batch]
     last : [batch, outputs], the prediction behind each chunk

@@ -215,5 +215,8 @@ async def test_it_lingers_for_the_next_wave_only_where_waves_come_that_soon(fore
     for _ in range(engine_module.IN_VAIN):
         assert not await lingers(0.0, often)
     assert not await lingers(60.0, often)  # returns at once, though nothing comes
+    engine._jobs = 2
+    assert not await lingers(60.0, seldom)
+    engine._jobs = 1
     assert await lingers(60.0, seldom, "b")
     assert await lingers(60.0, often, "c")

@@ -1,22 +1,33 @@
 """A list of sessions that comes again is recognised, and never taken for another, or for where they were."""
 
 import json
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from app.bulk import ids
-from app.bulk.ids import roster
+from app import wire
+from app.bulk import BulkLimits, ids, read
+from app.bulk.ids import FEWEST, MOST_BYTES
+from app.errors import Unprocessable
 from app.roster import Roster
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
-    monkeypatch.setattr(ids, "ROSTERS", ids._Rosters())
+    monkeypatch.setattr(ids, "ROSTERS", ids.Rosters())
+
+
+LIMITS = BulkLimits(1000, wire.Limits(50, 100, 3))
 
 
 def parted(text: bytes) -> list[str]:
     return text.decode("ascii").split("\n")
+
+
+def roster(text: bytes, form=parted) -> Roster:
+    return ids.roster(text, form, LIMITS.sessions)
 
 
 def listed(count: int, what: str = "s") -> bytes:
@@ -24,45 +35,89 @@ def listed(count: int, what: str = "s") -> bytes:
 
 
 def test_a_list_that_comes_again_is_the_same_roster_and_is_not_parted_again():
-    first = roster(listed(100), parted)
+    first = roster(listed(100))
     assert first.checked
     assert list(first) == parted(listed(100))
-    assert roster(listed(100), lambda _: pytest.fail("parted again")) is first
+    assert ids.ROSTERS.find(listed(100), parted) is first
+    assert roster(listed(100)) is first
 
 
 def test_lists_that_differ_in_a_letter_of_their_middle_are_different():
     text = listed(100)
     other = text.replace(b"s00050", b"t00050")
-    assert roster(text, parted)[50] == "s00050"
-    assert roster(other, parted)[50] == "t00050"
-    assert roster(text, parted)[50] == "s00050"
+    assert roster(text)[50] == "s00050"
+    assert roster(other)[50] == "t00050"
+    assert roster(text)[50] == "s00050"
     assert len(ids.ROSTERS) == 1  # of those alike at both ends the newest is kept
 
 
-def test_json_and_bytes_of_the_same_sessions_are_told_apart():
-    names = parted(listed(10))
-    as_json = json.dumps(names).encode()
-    assert roster(as_json, json.loads) == roster(listed(10), parted)
-    assert len(ids.ROSTERS) == 2
-
-
-@pytest.mark.parametrize("text", [b"a\nb c", b"", b"a\n\nb", b"\n".join([b"a", b"x" * 129]), b"a/b"])
-def test_what_are_no_session_ids_is_not_kept(text):
-    assert not roster(text, parted).checked
+@pytest.mark.parametrize("bad", ["b c", "", "x" * 129, "a/b"])
+def test_what_are_no_session_ids_is_not_kept(bad):
+    assert not roster(listed(100) + b"\n" + bad.encode()).checked
     assert len(ids.ROSTERS) == 0
 
 
-def test_no_more_names_are_kept_than_the_bound_and_those_asked_for_last_stay(monkeypatch):
-    monkeypatch.setattr(ids, "MOST_NAMES", 100)
+def test_those_asked_for_last_stay_within_the_bound(monkeypatch):
+    monkeypatch.setattr(ids, "MOST_BYTES", 3 * 10_000)
     texts = [listed(30, what) for what in "abc"]
-    kept = [roster(text, parted) for text in texts]
-    assert roster(texts[0], parted) is kept[0]
-    roster(listed(30, "d"), parted)
+    kept = [roster(text) for text in texts]
+    assert roster(texts[0]) is kept[0]
+    roster(listed(30, "d"))
     assert len(ids.ROSTERS) == 3
-    assert roster(texts[0], parted) is kept[0]
-    assert roster(texts[1], parted) is not kept[1]
-    assert roster(listed(101), parted).checked
-    assert len(ids.ROSTERS) == 0
+    assert roster(texts[0]) is kept[0]
+    assert roster(texts[1]) is not kept[1]
+
+
+def test_a_list_of_too_many_or_of_few_sessions_is_not_kept_and_crowds_nobody_out():
+    kept = roster(listed(100))
+    roster(listed(LIMITS.sessions + 1))
+    roster(listed(FEWEST - 1))
+    assert len(ids.ROSTERS) == 1
+    assert roster(listed(100)) is kept
+
+
+def test_no_client_can_have_more_kept_than_the_bound_however_it_writes_its_lists():
+    names = parted(listed(FEWEST))
+    for blanks in range(100):
+        text = json.dumps(names).encode().replace(b"]", b" " * (1_000_000 + blanks) + b"]")
+        assert list(roster(text, json.loads)) == names
+    assert len(ids.ROSTERS) * 1_000_000 < MOST_BYTES
+    assert ids.ROSTERS.nbytes <= MOST_BYTES
+
+
+def test_what_the_bound_counts_is_about_what_is_taken():
+    for count, letters in [(1000, "s"), (1000, "s" * 100), (20, "s")]:
+        ids.ROSTERS = ids.Rosters()
+        tracemalloc.start()
+        for turn in range(5):
+            told = roster(listed(count, f"{letters}{turn}"))
+            told.rows(dict.fromkeys(told, 0), object())
+            told.once, told.under("a-tenant/").once
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert 0.5 * taken < ids.ROSTERS.nbytes < 3 * taken
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_a_text_means_does_not_depend_on_what_was_sent_in_another_form(order):
+    names = [f'"s{i}"' for i in range(FEWEST)]
+    as_json = f"[{','.join(names)}]".encode()
+
+    def by_bytes(count):
+        header = struct.pack("<4sHHII", b"CYO1", 0, 1, count, 0)
+        return read(header + bytes(4 * count) + as_json, "application/octet-stream", "", LIMITS)
+
+    def told_by_bytes():
+        with pytest.raises(Unprocessable):
+            by_bytes(FEWEST)
+        assert list(by_bytes(1).errors) == [0]
+
+    def told_by_json():
+        body = b'{"sessions": %b, "observations": %b}' % (as_json, json.dumps([0.0] * FEWEST).encode())
+        assert read(body, "application/json", "", LIMITS).errors == {}
+
+    for told in [told_by_bytes, told_by_json][::order] * 2:
+        told()
 
 
 def test_rows_are_looked_up_once_an_edition_and_not_to_be_changed():

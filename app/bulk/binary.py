@@ -81,7 +81,7 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     if flags & MODEL:
         named, _, ids = ids.partition(b"\n")
         model = named.decode("ascii")
-    sessions = roster(ids, _parted)
+    sessions = roster(ids, _parted, limits.sessions)
     check_column("session ids", len(sessions), count)
     columns = AdvanceMany(sessions, observations, lengths, at, epochs, model)
     if flags & GAPS and np.isnan(observations).any():

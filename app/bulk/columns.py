@@ -90,7 +90,7 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     depth = opening[1].count(b"[") if opening else 1
     try:
         told = _DECODERS[depth](body)
-        sessions = roster(bytes(told.sessions), _decode_names)
+        sessions = roster(bytes(told.sessions), _decode_names, limits.sessions)
     except wire.UNDECODABLE:
         return _one_by_one(_anything(body), limits)
     _check_columns(told, len(sessions), limits)

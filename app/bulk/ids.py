@@ -1,7 +1,7 @@
 """The session ids of a bulk request: parted, checked, and recognised when they come again.
 
-The newest rosters are kept, up to `MOST_NAMES` names together, and found by the bytes that they came in,
-which are compared whole. Only what is right is kept.
+The newest rosters are kept, up to `MOST_BYTES`, and found by the bytes and the form that they came in, which
+are compared whole: what a text means depends on nothing that was sent before. Only what is right is kept.
 """
 
 from __future__ import annotations
@@ -19,60 +19,71 @@ from models.compiled import INT, compiled, read_dense
 ID_LETTERS = np.array([wire.SESSION_ID.fullmatch(chr(byte)) is not None for byte in range(256)])
 LONGEST_ID = 128
 NEWLINE = ord("\n")
-MOST_NAMES = 100_000  # some 15 MB
-Key = tuple[int, bytes, bytes]
 ENDS = 32  # bytes of a text's beginning and end that it is looked for by
+FEWEST = 16  # names from which on a roster is worth keeping
+MOST_BYTES = 2**25  # of all that are kept: the lists of some 140,000 sessions
+ROSTER_BYTES, NAME_BYTES, LETTER_BYTES = (
+    1500,
+    200,
+    4,
+)  # what one takes, measured, a tenant's own names with it
+
+Form = Callable[[bytes], Sequence[str]]  # takes a text to its ids
+Key = tuple[Form, int, bytes, bytes]
 
 
-class _Rosters:
+class Rosters:
     """Those that are kept, the one that was asked for last at the end."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Key, tuple[bytes, Roster]] = OrderedDict()
-        self._names = 0
+        self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, text: bytes) -> Roster | None:
-        key = _key(text)
+    def find(self, text: bytes, form: Form) -> Roster | None:
+        """The roster of exactly this text in this form, if it is kept."""
+        key = _key(text, form)
         kept = self._kept.get(key)
         if kept is None or kept[0] != text:
             return None
         self._kept.move_to_end(key)
         return kept[1]
 
-    def keep(self, text: bytes, told: Roster) -> None:
-        key = _key(text)
-        _, replaced = self._kept.pop(key, (b"", ()))
+    def keep(self, text: bytes, form: Form, told: Roster) -> None:
+        """Keep one more; those that were asked for longest ago make room for it."""
+        key = _key(text, form)
+        alike = self._kept.pop(key, None)
+        if alike is not None:
+            self.nbytes -= _size(*alike)
         self._kept[key] = text, told
-        self._names += len(told) - len(replaced)
-        while self._names > MOST_NAMES:
-            _, (_, oldest) = self._kept.popitem(last=False)
-            self._names -= len(oldest)
+        self.nbytes += _size(text, told)
+        while self.nbytes > MOST_BYTES:
+            _, oldest = self._kept.popitem(last=False)
+            self.nbytes -= _size(*oldest)
 
 
-def _key(text: bytes) -> Key:
-    return len(text), text[:ENDS], text[-ENDS:]
+def _key(text: bytes, form: Form) -> Key:
+    return form, len(text), text[:ENDS], text[-ENDS:]
 
 
-ROSTERS = _Rosters()
+def _size(text: bytes, told: Roster) -> int:
+    return ROSTER_BYTES + NAME_BYTES * len(told) + LETTER_BYTES * len(text)
 
 
-def roster(text: bytes, parted: Callable[[bytes], Sequence[str]]) -> Roster:
-    """The ids in this text, of any form that says by itself which it is.
+ROSTERS = Rosters()
 
-    Parameters
-    ----------
-    parted : takes a text to its ids; called unless the text is known
-    """
-    known = ROSTERS.find(text)
+
+def roster(text: bytes, form: Form, most: int) -> Roster:
+    """The ids in this text; those of more than `most` sessions, or that are none, are not kept."""
+    known = ROSTERS.find(text, form)
     if known is not None:
         return known
-    told = Roster(parted(text))
+    told = Roster(form(text))
     told.checked = are_ids(told)
-    if told.checked:
-        ROSTERS.keep(text, told)
+    if told.checked and FEWEST <= len(told) <= most:
+        ROSTERS.keep(text, form, told)
     return told
 
 
