@@ -224,7 +224,7 @@ class Engine:
                     if self.sessions.store.due:
                         await self._tend()
                     await asyncio.sleep(0)  # what arrived meanwhile is read now: it is the next wave
-                    if not self._turns:
+                    if not self._turns and not self._under_way:
                         await self._linger()
 
     async def _linger(self) -> None:
