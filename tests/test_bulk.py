@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from app import wire
 from app.bulk import BulkLimits, read
+from app.bulk.ids import FEWEST
 from app.errors import Malformed, TooLarge, Unprocessable
 from app.jobs import AdvanceMany
 from app.parts import cut
@@ -352,7 +353,8 @@ async def steps(service: Way, form: str, sessions: list[str], observations: list
 
 @FORMS
 async def test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(start, artifacts, form):
-    names = [f"s{i}" for i in range(8)]
+    names = [f"s{i}" for i in range(FEWEST)]
+    others = [i != 3 for i in range(FEWEST)]
     wholes = {name: series("sine", 4, seed=i) for i, name in enumerate(names)}
 
     async def step(service, turn):
@@ -360,13 +362,13 @@ async def test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(st
 
     async with start() as service:
         for turn in range(2):
-            assert (await step(service, turn))[0] == [turn + 1] * 8
+            assert (await step(service, turn))[0] == [turn + 1] * FEWEST
         assert (await service.http.delete("/sessions/s3")).is_success
         stranger = series("sine", 2, seed=77)
         await service.advance("stranger", stranger[:1])
         positions, predictions = await step(service, 2)
-        assert positions == [3, 3, 3, 1, 3, 3, 3, 3]
-        assert (await step(service, 3))[0] == [4, 4, 4, 2, 4, 4, 4, 4]
+        assert positions == [1 + 2 * other for other in others]
+        assert (await step(service, 3))[0] == [2 + 2 * other for other in others]
         alone = await service.advance("stranger", stranger[1:], at=1)
     equal(alone.numbers, one_pass(artifacts["sine"], stranger)[1:])
     for i, whole in enumerate(wholes.values()):
@@ -376,12 +378,12 @@ async def test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(st
 
 @FORMS
 async def test_lists_named_by_turns_that_crowd_each_other_out_go_on_where_they_were(start, artifacts, form):
-    wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(16)}
-    names = list(wholes)
+    wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(2 * FEWEST)}
+    names, half = list(wholes), FEWEST // 2
     got: dict[str, list[float]] = {name: [] for name in names}
-    async with start(wave_sessions=8, resident_sessions=8) as service:
+    async with start(wave_sessions=FEWEST, resident_sessions=FEWEST) as service:
         for turn in range(4):
-            for some in (names[:8], names[8:], names[4:12]):
+            for some in (names[:FEWEST], names[FEWEST:], names[half:-half]):
                 told = [name for name in some if len(got[name]) <= turn]
                 if not told:
                     continue
