@@ -76,7 +76,7 @@ class Chunks:
         jobs = self.jobs
         observations = [job.observations for job in jobs]
         return (
-            observations[0] if len(jobs) == 1 else np.concatenate(observations),
+            joined(observations),
             np.array([len(chunk) for chunk in observations], np.int64),
             np.array(self.taken, np.int64),
             np.array([-1 if job.at is None else job.at for job in jobs], np.int64),
@@ -141,11 +141,8 @@ class Chunks:
 
 
 def joined(columns: Sequence[Column]) -> Column:
-    """The columns one after the other."""
-    if len(columns) == 1:
-        return columns[0]
-    filled = [column for column in columns if len(column)]
-    return filled[0] if len(filled) == 1 else np.concatenate(columns)  # type: ignore[return-value]
+    """The columns one after the other; a single one as it is."""
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)  # type: ignore[return-value]
 
 
 def _claimed(job: AdvanceMany) -> Ints:

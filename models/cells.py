@@ -34,7 +34,7 @@ WHOLE = single(3 << 22)  # added to a number it leaves the nearest integer, in t
 BITS_OF_ONE, MANTISSA = np.int32(127 << 23), np.int32(23)
 FLAT = single(18.02)  # for x beyond half of it, tanh is 1 in float32
 FAR = single(87)  # exp neither overflows nor is it denormal up to here
-GATED_FAR = single(60)  # nor do two of them multiplied, one of FLAT
+GATED_FAR = single(60)  # nor does it multiplied by that of FLAT
 
 
 class Cells:

@@ -22,11 +22,8 @@ NEWLINE = ord("\n")
 ENDS = 32  # bytes of a text's beginning and end that it is looked for by
 FEWEST = 16  # names from which on a roster is worth keeping
 MOST_BYTES = 2**25  # of all that are kept: the lists of some 140,000 sessions
-ROSTER_BYTES, NAME_BYTES, LETTER_BYTES = (
-    1500,
-    200,
-    4,
-)  # what one takes, measured, a tenant's own names with it
+# What one takes, measured, with a tenant's own names beside it.
+ROSTER_BYTES, NAME_BYTES, LETTER_BYTES = 1500, 200, 4
 
 Form = Callable[[bytes], Sequence[str]]  # takes a text to its ids
 Key = tuple[Form, int, bytes, bytes]
