@@ -41,7 +41,7 @@ SERVE = """
 import os
 from app.stores import sqlite
 from app.config import Settings
-from app.main import run
+from app.server import run
 sqlite.FOLD_BYTES, sqlite.FOLD_RECORDS, sqlite.CHECKPOINT_BYTES = 100_000, 16, 400_000
 {planted}
 raise SystemExit(run(Settings.from_env(os.environ)))

@@ -17,63 +17,9 @@ from starlette.requests import ClientDisconnect
 
 from app import errors
 from app.api.schemas import Problem
+from app.codec.problems import MEDIA_TYPE, problem, problem_body, protocol_error
 
 log = logging.getLogger("carryover.api")
-
-MEDIA_TYPE = "application/problem+json"
-
-STATUS: dict[type[errors.CarryoverError], int] = {
-    errors.Malformed: 400,
-    errors.Unprocessable: 422,
-    errors.UnsupportedType: 415,
-    errors.Unsupported: 501,
-    errors.TooLarge: 413,
-    errors.Unauthorized: 401,
-    errors.Forbidden: 403,
-    errors.Misdirected: 421,
-    errors.UnknownModel: 404,
-    errors.BadModel: 422,
-    errors.UnknownSession: 404,
-    errors.SessionGone: 410,
-    errors.SessionExists: 409,
-    errors.OtherModel: 409,
-    errors.OutOfStep: 409,
-    errors.CannotForecast: 422,
-    errors.NothingObserved: 409,
-    errors.SessionDamaged: 500,
-    errors.StepFailed: 500,
-    errors.Overloaded: 503,
-    errors.OverLimit: 429,
-    errors.TooManySessions: 503,
-    errors.Stopping: 503,
-    errors.StoreFailed: 503,
-}
-
-
-def problem(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers of an error."""
-    status = STATUS.get(type(error), 500)
-    body = _body(errors.slug(type(error)), error.title, status, error.detail) | error.extra
-    headers = {}
-    if isinstance(error, errors.Unavailable):
-        headers["retry-after"] = str(error.retry_after_seconds)
-    if isinstance(error, errors.Unauthorized):
-        headers["www-authenticate"] = 'Bearer realm="carryover"'
-    return status, body, headers
-
-
-def protocol_error(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers of an error under `/v2`.
-
-    Its clients know few statuses and one field; what every other route would have answered is beside it.
-    """
-    status, told, headers = problem(error)
-    known = (401, 403, 404, 501, 503)
-    if isinstance(error, errors.Unavailable):
-        status = 503
-    elif status not in known or isinstance(error, errors.UnknownSession):
-        status = 400
-    return status, {"error": error.detail, "problem": told}, headers
 
 
 def refusal(error: errors.CarryoverError, path: str) -> Response:
@@ -137,7 +83,7 @@ async def _http(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     if of_protocol(request.url.path):
         return _protocol_answer(error.status_code, {"error": phrase}, dict(error.headers or {}))
-    body = _body(phrase.lower().replace(" ", "-"), phrase, error.status_code, str(error.detail))
+    body = problem_body(phrase.lower().replace(" ", "-"), phrase, error.status_code, str(error.detail))
     return answer(error.status_code, body, dict(error.headers or {}))
 
 
@@ -155,12 +101,8 @@ async def _crash(request: Request, error: Exception) -> Response:
     log.error("%s %s crashed", request.method, request.url.path, exc_info=error)
     if of_protocol(request.url.path):
         return _protocol_answer(500, {"error": "the server failed; its log says why"}, {})
-    return answer(500, _body("internal", "Internal error", 500, "the server failed; its log says why"))
+    return answer(500, problem_body("internal", "Internal error", 500, "the server failed; its log says why"))
 
 
 def _protocol_answer(status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:
     return Response(orjson.dumps(body), status, headers, "application/json")
-
-
-def _body(slug: str, title: str, status: int, detail: str) -> dict[str, Any]:
-    return {"type": f"urn:carryover:{slug}", "title": title, "status": status, "detail": detail}

@@ -48,7 +48,7 @@ def serve(
         if models:
             environment["CARRYOVER_MODELS"] = os.pathsep.join(map(str, models))
         return Workers(settings, workers, environment).run()
-    from app.main import run
+    from app.server import run
 
     return run(settings)
 

@@ -40,7 +40,8 @@ import msgspec
 import numpy as np
 import orjson
 
-from app.codec import chunks
+from app.codec import answers, chunks
+from app.codec.limits import UNDECODABLE, Limits, session_id
 from app.errors import Malformed, Unprocessable
 from app.jobs.answers import Advanced, epoch_of, token
 from app.jobs.options import Extras
@@ -81,7 +82,7 @@ class Message(msgspec.Struct, eq=False):
     named: bool = False  # the message named its session, so does the answer
 
 
-def text(data: bytes, path_session: str | None, limits: chunks.Limits) -> Message:
+def text(data: bytes, path_session: str | None, limits: Limits) -> Message:
     """Decode a text message.
 
     Raises
@@ -92,7 +93,7 @@ def text(data: bytes, path_session: str | None, limits: chunks.Limits) -> Messag
     gaps = False
     try:
         told = _decode(data)
-    except chunks.UNDECODABLE as error:
+    except UNDECODABLE as error:
         told = chunks.decoded(data, error, _decode_gapped)
         gaps = True
     session = _session(told.session, path_session)
@@ -105,7 +106,7 @@ def text(data: bytes, path_session: str | None, limits: chunks.Limits) -> Messag
     return Message(session, chunk, at, epoch, bytes(told.tag), named=path_session is None)
 
 
-def binary(data: bytes, path_session: str | None, limits: chunks.Limits) -> Message:
+def binary(data: bytes, path_session: str | None, limits: Limits) -> Message:
     """Decode a binary message.
 
     Raises
@@ -136,7 +137,7 @@ def answered(outcome: Advanced, message: Message) -> bytes:
     """The answer to a chunk, in the kind of frame that it came in."""
     if not message.binary:
         flat = message.chunk is not None and message.chunk.flat
-        return tagged(chunks.advanced(outcome, flat), message.tag)
+        return tagged(answers.advanced(outcome, flat), message.tag)
     name = message.session.encode() if message.named else b""
     predictions = outcome.answer["predictions"]
     forecast = outcome.answer.get("forecast")
@@ -185,4 +186,4 @@ def _session(told: str | None, path_session: str | None) -> str:
         return path_session
     if told is None:
         raise Unprocessable("the message names no session", field="session")
-    return chunks.session_id(told)
+    return session_id(told)

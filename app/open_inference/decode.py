@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from app.codec import chunks
+from app.codec.limits import UNDECODABLE, Limits
 from app.errors import Malformed, TooLarge, Unprocessable
 from app.open_inference import triton_errors
 from app.open_inference.inference import OBSERVATIONS, Inference, Parameters, checked_outputs, unparsable
@@ -70,7 +71,7 @@ def read(
     query: Mapping[str, str],
     model: str,
     forecaster: Forecaster,
-    limits: chunks.Limits,
+    limits: Limits,
 ) -> Inference:
     """The inference that a body asks for.
 
@@ -128,14 +129,14 @@ def _from_json(
     tail: bytes | memoryview,
     model: str,
     forecaster: Forecaster,
-    limits: chunks.Limits,
+    limits: Limits,
 ) -> Inference:
     chunks.check_size(text, limits)
     try:
         told = _decode(text)
     except msgspec.ValidationError as error:
         raise unparsable(str(error)) from None
-    except chunks.UNDECODABLE as error:
+    except UNDECODABLE as error:
         raise Malformed(f"failed to parse the request JSON buffer: {error}") from None
     binary = told.parameters.binary_data_output
     wanted = checked_outputs(_wanted(told.outputs, binary), model, forecaster)
@@ -145,7 +146,7 @@ def _from_json(
 
 
 def _from_raw(
-    body: bytes, query: Mapping[str, str], model: str, forecaster: Forecaster, limits: chunks.Limits
+    body: bytes, query: Mapping[str, str], model: str, forecaster: Forecaster, limits: Limits
 ) -> Inference:
     """One input, its length telling its steps; what it is answered with goes as bytes, too."""
     width = forecaster.input_size
@@ -178,7 +179,7 @@ def _observations(
     told: Parameters,
     model: str,
     forecaster: Forecaster,
-    limits: chunks.Limits,
+    limits: Limits,
 ) -> Floats:
     if len(inputs) != 1 or inputs[0].name != OBSERVATIONS:
         raise triton_errors.wrong_inputs([tensor.name for tensor in inputs], OBSERVATIONS, model)

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from app.api.errors import protocol_error
+from app.codec.problems import protocol_error
 from app.errors import CarryoverError
 from app.open_inference import encode
 from app.open_inference.catalog import Catalog

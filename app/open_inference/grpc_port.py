@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.access.callers import Door
-from app.codec import chunks
+from app.codec.limits import Limits
 from app.config import Settings
 from app.errors import ConfigError
 from app.open_inference.catalog import Catalog
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.open_inference.grpc.server import Port
 
 
-def port_of(settings: Settings, catalog: Catalog, door: Door, limits: chunks.Limits) -> Port | None:
+def port_of(settings: Settings, catalog: Catalog, door: Door, limits: Limits) -> Port | None:
     """The port that the settings name, not yet open.
 
     Raises

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from app.codec import chunks
+from app.codec.limits import Limits, session_id
 from app.errors import CarryoverError, Malformed, UnknownModel, Unprocessable
 from app.jobs.answers import Advanced, epoch_of, token
 from app.jobs.jobs import Advance, Reply
@@ -101,7 +102,7 @@ class Inference(msgspec.Struct, eq=False):
     wanted: Mapping[str, bool] = {}
     binary: bool = False
 
-    def job(self, limits: chunks.Limits, reply: Reply) -> Advance:
+    def job(self, limits: Limits, reply: Reply) -> Advance:
         """What is asked of the engine.
 
         Raises
@@ -174,7 +175,7 @@ def session_of(sequence: int | str, model: str) -> str:
     if sequence in (0, ""):
         raise triton_errors.no_sequence(model)
     if isinstance(sequence, str):
-        return chunks.session_id(sequence)
+        return session_id(sequence)
     if not 0 < sequence <= LARGEST_NUMBER:
         raise Unprocessable(f"Unable to parse 'sequence_id': {sequence} is no unsigned integer of 64 bits")
     return str(sequence)

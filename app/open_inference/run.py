@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.access.callers import Caller
-from app.codec import chunks
+from app.codec.limits import Limits
 from app.errors import CarryoverError
 from app.jobs.answers import Advanced
 from app.jobs.jobs import Advance, unheard
@@ -11,7 +11,7 @@ from app.open_inference.inference import Inference
 from app.open_inference.statistics import Watch
 
 
-async def run(asked: Inference, caller: Caller, limits: chunks.Limits, watch: Watch) -> Advanced:
+async def run(asked: Inference, caller: Caller, limits: Limits, watch: Watch) -> Advanced:
     """Ask the engine, and wait for its answer.
 
     Raises

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from app.codec import chunks
+from app.codec.limits import LARGEST, Limits
 from app.errors import Unprocessable
 from app.open_inference import triton_errors
 from app.session.rows import Floats
@@ -41,7 +42,7 @@ def from_bytes(
     name: str,
     size: tuple[int, int],
     model: str,
-    limits: chunks.Limits,
+    limits: Limits,
     gaps: bool,
 ) -> Floats:
     """Little-endian float32 as [steps, inputs]; with `gaps`, NaN is what was not observed.
@@ -61,7 +62,7 @@ def from_bytes(
     return observations
 
 
-def from_numbers(data: list[Any], size: tuple[int, int], limits: chunks.Limits) -> tuple[Floats, bool]:
+def from_numbers(data: list[Any], size: tuple[int, int], limits: Limits) -> tuple[Floats, bool]:
     """Numbers, nested in any way that holds as many as the shape, and whether some are null.
 
     Raises
@@ -83,13 +84,13 @@ def from_numbers(data: list[Any], size: tuple[int, int], limits: chunks.Limits) 
     return observations, bool(np.isnan(observations).any())
 
 
-def _is_short(size: tuple[int, int], limits: chunks.Limits) -> bool:
+def _is_short(size: tuple[int, int], limits: Limits) -> bool:
     return 0 < size[0] <= limits.observations and size[0] * size[1] <= FEW
 
 
 def _is_plain(data: list[Any]) -> bool:
     """Whether a flat list holds float32 numbers only."""
     try:
-        return bool(min(data) >= -chunks.LARGEST and max(data) <= chunks.LARGEST)
+        return bool(min(data) >= -LARGEST and max(data) <= LARGEST)
     except (TypeError, ValueError):  # nested, or null among them; or empty
         return False

@@ -36,9 +36,8 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.access.callers import Caller, Door
-from app.api.errors import MEDIA_TYPE, problem
-from app.api.middleware.body_limit import too_large
-from app.codec import bulk, chunks
+from app.codec import answers, bulk, chunks
+from app.codec.problems import MEDIA_TYPE, problem, too_large
 from app.engine.fair_share import ROUTED, Lane
 from app.errors import CarryoverError, Forbidden, OverLimit, Unauthorized
 from app.jobs.jobs import Advance
@@ -539,7 +538,7 @@ class _ChunkTurn(Turn):
         )
 
     def answered(self, outcome: Any) -> tuple[bytes, bytes]:
-        return JSON, chunks.advanced(outcome, self.flat)
+        return JSON, answers.advanced(outcome, self.flat)
 
 
 class _BulkTurn(Turn):

@@ -37,10 +37,11 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from app.access.callers import Caller, Door
-from app.api.errors import MEDIA_TYPE, problem
-from app.api.middleware.guard import TENANT_HEADER, check_host, same_origin
-from app.codec import chunks, frames
+from app.access.origins import TENANT_HEADER, check_host, same_origin
+from app.codec import answers, frames
 from app.codec.frames import Message
+from app.codec.limits import Limits, session_id
+from app.codec.problems import MEDIA_TYPE, problem
 from app.errors import CarryoverError, Forbidden, OverLimit, StepFailed
 from app.jobs.answers import Advanced, SessionView
 from app.jobs.jobs import Advance, Inspect, Job, Refuse, Reset
@@ -78,7 +79,7 @@ class Conversation(WSListener):
         self,
         session: str | None,
         caller: Caller,
-        limits: chunks.Limits,
+        limits: Limits,
         in_flight: int,
         most_bytes: int,
         connections: set[Any],
@@ -214,7 +215,7 @@ class Conversation(WSListener):
             self._position = outcome.position
             self._send(frames.answered(outcome, message), text=not message.binary)
         elif isinstance(outcome, SessionView):
-            self._send(frames.tagged(orjson.dumps(chunks.viewed(outcome)), message.tag))
+            self._send(frames.tagged(orjson.dumps(answers.viewed(outcome)), message.tag))
         else:
             self._refuse(outcome, message)
         self._ended()
@@ -372,7 +373,7 @@ class Upgrade(asyncio.Protocol):
             rest = rest[count:]
 
 
-def upgrades(door: Door, limits: chunks.Limits) -> Callable[[Config, ServerState, dict[str, Any]], Upgrade]:
+def upgrades(door: Door, limits: Limits) -> Callable[[Config, ServerState, dict[str, Any]], Upgrade]:
     """What uvicorn takes as its `ws` class."""
 
     settings = door.settings
@@ -388,7 +389,7 @@ def upgrades(door: Door, limits: chunks.Limits) -> Callable[[Config, ServerState
             try:
                 caller = _let_in(request, door)
                 caller.may("read" if match[2] == "watch" else "stream")
-                session = None if match[1] is None else chunks.session_id(match[1])
+                session = None if match[1] is None else session_id(match[1])
             except CarryoverError as error:
                 door.engine.metrics.refused(error)
                 return _refusal(*problem(error))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from app.codec import frames
 from app.codec.bulk.session_lists import MOST_BYTES, NAME_BYTES
-from app.codec.chunks import Limits
+from app.codec.limits import Limits
 from app.config import Settings
 from app.jobs.answers import Advanced
 from benchmarks.binary_layout import decode_message, encode_message

@@ -21,7 +21,7 @@ from carryover.values import Answer
 from carryover.window import Window
 from carryover.wire import Cursor, Wanted
 
-from app.api.errors import STATUS, problem
+from app.codec.problems import STATUS, problem
 from tests.helpers.paths import ROOT
 
 
@@ -344,7 +344,7 @@ def test_any_source_is_cut_alike(source):
 
 def test_binary_messages_are_those_of_the_server():
     from app.codec import frames as served
-    from app.codec.chunks import Limits
+    from app.codec.limits import Limits
     from app.jobs.answers import Advanced
 
     rows = np.array([[0.5, 1.0], [2.0, 3.0]], np.float32)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from app.codec import chunks as wire
+from app.codec import limits
 from app.codec.bulk import BulkLimits, read
 from app.codec.bulk.session_lists import FEWEST
 from app.errors import Malformed, TooLarge, Unprocessable
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 
 BINARY = {"content-type": "application/octet-stream"}
 ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
-LIMITS = BulkLimits(100, wire.Limits(50, 100, 3))
+LIMITS = BulkLimits(100, limits.Limits(50, 100, 3))
 
 
 @pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
@@ -545,7 +545,7 @@ def check_read(body: bytes, content_type: str) -> None:
         assert len(job.observations) == job.lengths.sum()
         assert job.lengths.min() >= 1
         assert job.lengths.max() <= LIMITS.chunk.observations
-        assert all(wire.SESSION_ID.fullmatch(name) for name in job.sessions)
+        assert all(limits.SESSION_ID.fullmatch(name) for name in job.sessions)
         assert job.at is None or job.at.min() >= -1
     assert seen == set(range(asked.count))
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.codec import chunks
+from app.codec import answers, chunks, limits
 from app.errors import CarryoverError, TooLarge
 from app.jobs.answers import Advanced, epoch_of, token
 
-LIMITS = chunks.Limits(observations=100, steps=50, inputs=3)
+LIMITS = limits.Limits(observations=100, steps=50, inputs=3)
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -27,7 +27,7 @@ def test_float32_numbers_come_in_and_go_out_exactly(width, data):
     chunk = chunks.chunk(json.dumps({"observations": rows}).encode(), LIMITS)
     np.testing.assert_array_equal(chunk.observations, np.array(rows, np.float32))
     answer = Advanced("s", "m", 5, 255, False, {"predictions": chunk.observations})
-    told = json.loads(chunks.advanced(answer, flat=False))
+    told = json.loads(answers.advanced(answer, flat=False))
     np.testing.assert_array_equal(np.array(told["predictions"], np.float32), chunk.observations)
     assert (told["epoch"], told["position"]) == ("00000000000000ff", 5)
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.codec import chunks, frames
+from app.codec import frames
+from app.codec.limits import Limits
 from app.errors import Unprocessable
 from models.artifact.files import save
 from models.forecaster import Forecaster
@@ -248,4 +249,4 @@ async def test_what_is_answered_holds_no_nan_and_no_infinity(start_http):
 @pytest.mark.parametrize("message", [{"skip": 2}, {"observations": [[0.1]]}])
 def test_a_message_that_resets_is_no_chunk(message):
     with pytest.raises(Unprocessable, match="not both"):
-        frames.text(json.dumps({"reset": True} | message).encode(), "s", chunks.Limits(10, 10, 2))
+        frames.text(json.dumps({"reset": True} | message).encode(), "s", Limits(10, 10, 2))

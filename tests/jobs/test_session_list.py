@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from app.codec import chunks
+from app.codec import limits
 from app.codec.bulk import BulkLimits, read, session_lists
 from app.codec.bulk.session_lists import FEWEST, MOST_BYTES
 from app.errors import Unprocessable
@@ -19,7 +19,7 @@ def nothing_kept(monkeypatch):
     monkeypatch.setattr(session_lists, "ROSTERS", session_lists.Rosters())
 
 
-LIMITS = BulkLimits(1000, chunks.Limits(50, 100, 3))
+LIMITS = BulkLimits(1000, limits.Limits(50, 100, 3))
 
 
 def parted(text: bytes) -> list[str]:

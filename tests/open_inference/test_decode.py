@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.codec.chunks import Limits
+from app.codec.limits import Limits
 from app.errors import CarryoverError
 from app.open_inference.decode import decompressed, read
 from app.open_inference.grpc import tensors

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.access import keys
-from app.codec import bulk, chunks, frames
+from app.codec import bulk, chunks, frames, limits
 from app.errors import CarryoverError
 from app.session import state_file
 from models.artifact import files
@@ -29,7 +29,7 @@ from models.errors import ModelsError
 from tests.helpers import binary
 
 EXAMPLES = int(os.environ.get("ATTACKS", "60"))
-LIMITS = chunks.Limits(100, 100, 3)
+LIMITS = limits.Limits(100, 100, 3)
 BULK = bulk.BulkLimits(50, LIMITS)
 MOST_BYTES = 20_000_000  # that one body of a few kilobytes may make a parser use
 

@@ -7,6 +7,7 @@ from app.engine.engine import Engine
 from app.engine.residents import Sessions
 from app.session import remembered
 from app.session.slab import Slab
+from app.stores import factory
 from models.forecaster import Forecaster
 from tests.codec import test_bulk
 from tests.helpers.faults import WritesThrough
@@ -90,14 +91,13 @@ async def test_a_step_that_learns_where_the_session_lies(start, artifacts, monke
 
 async def through(start, test, artifacts):
     """Run a test of test_commit.py, which wants a store that can fail."""
-    from app import main
 
-    opened = main.open_store
+    opened = factory.open_store
     try:
-        main.open_store = lambda settings: WritesThrough(settings.tombstones, 1e9)
+        factory.open_store = lambda settings: WritesThrough(settings.tombstones, 1e9)
         await test(start, artifacts)
     finally:
-        main.open_store = opened
+        factory.open_store = opened
 
 
 async def test_an_eviction_that_forgets_the_carry(start, artifacts, monkeypatch):

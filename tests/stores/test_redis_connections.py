@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from app.config import SHARED, Settings
 from app.errors import ConfigError
-from app.main import open_store
+from app.stores.factory import open_store
 from app.stores.redis.scripting import Acknowledged
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import SCHEMES, Place, place

@@ -70,8 +70,9 @@ def changed(path: Path, *statements: str) -> None:
 def test_a_second_process_on_the_same_file_is_refused(open_store, path):
     open_store().commit(blocks([record("a")]), [])
     script = (
-        "import sys; from pathlib import Path; from app.stores import layout; layout.LOCK_SECONDS = 0.1\n"
-        "from app.errors import ConfigError; from app.stores.sqlite import SqliteStore\n"
+        "import sys; from pathlib import Path\n"
+        "from app.stores.sqlite import schema; schema.LOCK_SECONDS = 0.1\n"
+        "from app.errors import ConfigError; from app.stores.sqlite.store import SqliteStore\n"
         "try: SqliteStore(Path(sys.argv[1]), 9, 9.0)\n"
         "except ConfigError as error: print(error)"
     )
@@ -83,7 +84,7 @@ def test_a_second_process_on_the_same_file_is_refused(open_store, path):
 def test_the_lock_is_gone_with_its_process(open_store, path):
     script = (
         "import os, signal, sys; from pathlib import Path; from app.stores import Block\n"
-        "from app.stores.sqlite import SqliteStore\n"
+        "from app.stores.sqlite.store import SqliteStore\n"
         "store = SqliteStore(Path(sys.argv[1]), 9, 9.0)\n"
         "store.commit([Block('f' * 64, ['a'], [3], [float('inf')], [b'kept'])], [])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

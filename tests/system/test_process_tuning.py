@@ -6,7 +6,7 @@ import platform
 
 import pytest
 
-from app import main, process_tuning
+from app import process_tuning, server
 
 
 def test_glibc_takes_both_limits():
@@ -29,6 +29,6 @@ def test_what_was_loaded_is_never_walked_again():
 @pytest.mark.parametrize("store", ["memory"])
 async def test_a_server_spares_what_it_loaded_once_it_listens(start_hot, monkeypatch):
     spared = []
-    monkeypatch.setattr(main, "spare_the_loaded", lambda: spared.append("all"))
+    monkeypatch.setattr(server, "spare_the_loaded", lambda: spared.append("all"))
     async with start_hot():
         assert spared == ["all"]

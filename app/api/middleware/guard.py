@@ -13,9 +13,7 @@ which no browser sends without `Origin`, and it leaves what has an `Origin` to t
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import re
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
@@ -25,21 +23,20 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.callers import Caller, Door
+from app.access.origins import TENANT_HEADER, check_host, same_origin
 from app.api.errors import answer, refusal
-from app.errors import CarryoverError, Forbidden, Misdirected
+from app.errors import CarryoverError, Forbidden
 from app.observability import logs
 from app.observability.metrics import Metrics
 from app.observability.tracing import PARENT
 
 log = logging.getLogger("carryover.access")
 
-TENANT_HEADER = "carryover-tenant"
 PUBLIC = {
     "/", "/favicon.ico", "/docs", "/openapi.json", "/health/live", "/health/ready",
     "/v2", "/v2/health/live", "/v2/health/ready",
 }  # fmt: skip
 PUBLIC_FOLDERS = ("/dashboard/",)  # a page that asks for the key must itself be had without one
-HOST = re.compile(r"(?:\[([0-9a-f.:]+)\]|([^\[\]:]+))(?::[0-9]*)?", re.IGNORECASE)  # RFC 9110, section 7.2
 SAFE = {"GET", "HEAD", "OPTIONS"}
 MONITORS = {"/metrics"}
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, DELETE"
@@ -164,33 +161,6 @@ class Guard:
         if found is not None and found.key is not None:
             fields |= {"key": found.key.name, "tenant": found.tenant}
         log.info("request", extra=fields)
-
-
-def same_origin(origin: str | None, host: str | None, allowed: Iterable[str]) -> bool:
-    """Whether a page of this origin, or who is none, may call a server that was asked for as `host`."""
-    return origin is None or origin in allowed or origin.partition("://")[2] == host
-
-
-def check_host(host: str | None, names: frozenset[str] | None) -> None:
-    """Nothing, for a request that may call this server so. One without a `Host` is no browser's.
-
-    Raises
-    ------
-    Misdirected
-    """
-    if host is None or names is None:
-        return
-    told = HOST.fullmatch(host)
-    name = (told[1] or told[2]).lower() if told is not None else ""
-    if name in names:
-        return
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        raise Misdirected(
-            f"without keys this server answers to localhost and to addresses, not to {host!r:.100}: "
-            "see CARRYOVER_ALLOWED_HOSTS"
-        ) from None
 
 
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:

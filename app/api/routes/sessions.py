@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.access.callers import Caller
+from app.api.body import documented as body
+from app.api.body import read
 from app.api.errors import documented as problems
-from app.api.middleware.body_limit import documented as body
-from app.api.middleware.body_limit import read
 from app.api.middleware.guard import caller
 from app.api.schemas import (
     Chunk,
@@ -24,7 +24,8 @@ from app.api.schemas import (
     Session,
     SessionPage,
 )
-from app.codec import chunks
+from app.codec import answers, chunks, complaints
+from app.codec.limits import FURTHEST, SESSION_ID, session_id
 from app.errors import CarryoverError, Unprocessable
 from app.jobs.answers import SessionView, epoch_of
 from app.jobs.jobs import Advance, Create, Delete, Export, Forecast, Fork, Import, Inspect, Reset
@@ -34,7 +35,7 @@ from app.session.names import shown
 router = APIRouter(tags=["sessions"])
 
 # Told in the document, and checked by `wire.session_id`: one refusal, whatever the way.
-_PATTERN = {"pattern": f"^{chunks.SESSION_ID.pattern}$", "maxLength": 128}
+_PATTERN = {"pattern": f"^{SESSION_ID.pattern}$", "maxLength": 128}
 Id = Annotated[str, Path(description="the session's id", json_schema_extra=_PATTERN)]
 
 JSON = "application/json"
@@ -89,7 +90,7 @@ async def page(
 @router.get("/sessions/{id}", response_model=Session, responses=problems(404, 410, 422, 503))
 async def inspect(request: Request, id: Id) -> dict[str, Any]:
     """Model, position, last prediction and times of a session."""
-    return chunks.viewed(await caller(request).ask(Inspect(chunks.session_id(id))))
+    return answers.viewed(await caller(request).ask(Inspect(session_id(id))))
 
 
 @router.delete(
@@ -98,11 +99,11 @@ async def inspect(request: Request, id: Id) -> dict[str, Any]:
 async def delete(
     request: Request,
     id: Id,
-    at: Annotated[int | None, Query(ge=0, le=chunks.FURTHEST)] = None,
+    at: Annotated[int | None, Query(ge=0, le=FURTHEST)] = None,
     epoch: str | None = None,
 ) -> Response:
     """Forget a session; what remains is a tombstone with its last position."""
-    await caller(request).ask(Delete(chunks.session_id(id), at, _epoch(epoch)))
+    await caller(request).ask(Delete(session_id(id), at, _epoch(epoch)))
     return Response(status_code=204)
 
 
@@ -116,10 +117,10 @@ async def observe(request: Request, id: Id) -> Response:
     """Advance a session by a chunk, and answer the prediction of what follows each observation."""
     told = chunks.chunk(await request.body(), request.app.state.limits)
     job = Advance(
-        chunks.session_id(id), told.observations, told.at, told.epoch, told.horizon, told.model,
+        session_id(id), told.observations, told.at, told.epoch, told.horizon, told.model,
         extras=told.extras,
     )  # fmt: skip
-    return Response(chunks.advanced(await caller(request).ask(job), told.flat), media_type=JSON)
+    return Response(answers.advanced(await caller(request).ask(job), told.flat), media_type=JSON)
 
 
 @router.post(
@@ -131,7 +132,7 @@ async def observe(request: Request, id: Id) -> Response:
 async def reset(request: Request, id: Id) -> dict[str, Any]:
     """Zero the carry. The position stays, so that a chunk delayed from before can never be applied after."""
     told = await read(request, InStep)
-    return chunks.viewed(await caller(request).ask(Reset(chunks.session_id(id), told.at, _epoch(told.epoch))))
+    return answers.viewed(await caller(request).ask(Reset(session_id(id), told.at, _epoch(told.epoch))))
 
 
 @router.post(
@@ -144,7 +145,7 @@ async def reset(request: Request, id: Id) -> dict[str, Any]:
 async def fork(request: Request, response: Response, id: Id) -> dict[str, Any]:
     """A new session with a copy of the carry; from here on the two go their own ways."""
     told = await read(request, ForkInto)
-    job = Fork(chunks.session_id(id), told.id or _random_id(), told.at, _epoch(told.epoch))
+    job = Fork(session_id(id), told.id or _random_id(), told.at, _epoch(told.epoch))
     return _located(response, await caller(request).ask(job))
 
 
@@ -178,12 +179,12 @@ async def forecast_with(request: Request, id: str) -> Response:
 async def _roll_out(request: Request, id: str, told: RollOut) -> Response:
     limits = request.app.state.limits
     if told.steps > limits.steps:
-        raise chunks.too_far(told.steps, limits.steps)
+        raise complaints.too_far(told.steps, limits.steps)
     if told.future is not None and len(told.future) != told.steps:
         raise Unprocessable(f"future has {len(told.future)} rows for {told.steps} steps", field="future")
     future = None if told.future is None else chunks.future_of(told.future)
-    answer = await caller(request).ask(Forecast(chunks.session_id(id), told.steps, told.level, future))
-    return Response(chunks.advanced(answer, told.flat), media_type=JSON)
+    answer = await caller(request).ask(Forecast(session_id(id), told.steps, told.level, future))
+    return Response(answers.advanced(answer, told.flat), media_type=JSON)
 
 
 @router.get(
@@ -199,7 +200,7 @@ async def _roll_out(request: Request, id: str, told: RollOut) -> Response:
 )
 async def export(request: Request, id: Id) -> Response:
     """All that the session remembers, as one safetensors file that `PUT` takes, here or elsewhere."""
-    state = await caller(request).ask(Export(chunks.session_id(id)))
+    state = await caller(request).ask(Export(session_id(id)))
     name = {"content-disposition": f'attachment; filename="{id}.safetensors"'}
     return Response(state_file.encode(state), media_type=STATE, headers=name)
 
@@ -218,13 +219,13 @@ async def export(request: Request, id: Id) -> Response:
 async def import_(
     request: Request,
     id: Id,
-    at: Annotated[int | None, Query(ge=0, le=chunks.FURTHEST)] = None,
+    at: Annotated[int | None, Query(ge=0, le=FURTHEST)] = None,
     epoch: str | None = None,
 ) -> dict[str, Any]:
     """Put a session in an exported state, whether it exists or not; a new epoch is drawn."""
     state = state_file.decode(await request.body())
-    job = Import(chunks.session_id(id), state, at, _epoch(epoch))
-    return chunks.viewed(await caller(request).ask(job))
+    job = Import(session_id(id), state, at, _epoch(epoch))
+    return answers.viewed(await caller(request).ask(job))
 
 
 async def _in_detail(asking: Caller, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -234,7 +235,7 @@ async def _in_detail(asking: Caller, rows: list[dict[str, Any]]) -> list[dict[st
     )
     for row, view in zip(rows, views, strict=True):
         if isinstance(view, SessionView):
-            row |= chunks.viewed(view)
+            row |= answers.viewed(view)
         elif not isinstance(view, CarryoverError):
             raise view
     return rows
@@ -242,7 +243,7 @@ async def _in_detail(asking: Caller, rows: list[dict[str, Any]]) -> list[dict[st
 
 def _located(response: Response, view: Any) -> dict[str, Any]:
     response.headers["location"] = f"/sessions/{shown(view.session)}"
-    return chunks.viewed(view)
+    return answers.viewed(view)
 
 
 def _epoch(text: str | None) -> int | None:

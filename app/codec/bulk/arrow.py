@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from app.api.errors import problem
 from app.codec.bulk.request import BulkLimits, Request, check_column, check_count, request
+from app.codec.problems import problem
 from app.errors import Malformed, TooLarge, Unprocessable, UnsupportedType
 from app.jobs.answers import AdvancedMany, epoch_of, token
 from app.jobs.jobs import AdvanceMany

@@ -41,9 +41,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from app.api.errors import problem
 from app.codec.bulk.request import BulkLimits, Request, check_column, check_count, request
 from app.codec.bulk.session_lists import roster
+from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed
 from app.jobs.answers import AdvancedMany
 from app.jobs.jobs import AdvanceMany

@@ -22,10 +22,12 @@ import msgspec
 import numpy as np
 import orjson
 
-from app.api.errors import problem
+from app.codec import answers, complaints
 from app.codec import chunks as wire
 from app.codec.bulk.request import BulkLimits, Request, check_column, check_count, claims, request
 from app.codec.bulk.session_lists import roster
+from app.codec.limits import FURTHEST, LARGEST, SMALL_BODY, UNDECODABLE, session_id
+from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable
 from app.jobs.answers import AdvancedMany, epoch_of
 from app.jobs.jobs import AdvanceMany
@@ -84,14 +86,14 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     ------
     Malformed, Unprocessable, TooLarge : nothing of it can be done
     """
-    if len(body) > wire.SMALL_BODY and body.count(b",") > MOST_NUMBERS:
+    if len(body) > SMALL_BODY and body.count(b",") > MOST_NUMBERS:
         raise TooLarge(f"a request has at most {MOST_NUMBERS} numbers", limit=MOST_NUMBERS)
     opening = OPENING.search(body)
     depth = opening[1].count(b"[") if opening else 1
     try:
         told = _DECODERS[depth](body)
         sessions = roster(bytes(told.sessions), _decode_names, limits.sessions)
-    except wire.UNDECODABLE:
+    except UNDECODABLE:
         return _one_by_one(_anything(body), limits)
     _check_columns(told, len(sessions), limits)
     arrays = _arrays(told.observations, depth)
@@ -127,7 +129,7 @@ def _check_columns(told: Any, count: int, limits: BulkLimits) -> None:
 
 def _are_positions(at: Sequence[int | None]) -> bool:
     told = [one for one in at if one is not None]
-    return not told or (min(told) >= 0 and max(told) <= wire.FURTHEST)
+    return not told or (min(told) >= 0 and max(told) <= FURTHEST)
 
 
 def _arrays(told: list[Any], depth: int) -> tuple[Floats, Ints] | None:
@@ -146,7 +148,7 @@ def _arrays(told: list[Any], depth: int) -> tuple[Floats, Ints] | None:
         rows = list(chain.from_iterable(rows))
     exact = np.array(rows, np.float64)
     # Written so that a NaN, too, is refused: no comparison with it holds.
-    if not width or not (np.abs(exact).max() <= wire.LARGEST):
+    if not width or not (np.abs(exact).max() <= LARGEST):
         return None
     return exact.astype(np.float32).reshape(-1, width), lengths
 
@@ -161,8 +163,8 @@ def _anything(body: bytes) -> _Anything:
     try:
         return _decode_anything(body)
     except msgspec.ValidationError as error:
-        raise wire.complaint(body, error) from None
-    except wire.UNDECODABLE as error:
+        raise complaints.complaint(body, error) from None
+    except UNDECODABLE as error:
         try:
             # Takes NaN and Infinity, which JSON does not know and people send: theirs alone is refused.
             return msgspec.convert(json.loads(body), _Anything)
@@ -179,7 +181,7 @@ def _one_by_one(told: _Anything, limits: BulkLimits) -> Request:
     at, epochs = [-1] * count, [0] * count
     for i in range(count):
         try:
-            wire.session_id(_text(told.sessions[i], "a session id"))
+            session_id(_text(told.sessions[i], "a session id"))
             at[i] = -1 if told.at is None or told.at[i] is None else _position(told.at[i])
             if told.epochs is not None and told.epochs[i] is not None:
                 epochs[i] = epoch_of(_text(told.epochs[i], "an epoch"))
@@ -274,7 +276,7 @@ def _sparse(name: str, columns: dict[int, Floats], asked: Request) -> list[Any]:
     told: list[Any] = [None] * asked.count
     for i, numbers in columns.items():
         depth = asked.depths if isinstance(asked.depths, int) else asked.depths[i]
-        rows = wire.written(name, numbers, flat=False)
+        rows = answers.written(name, numbers, flat=False)
         told[i] = rows if depth == 3 else rows[0] if depth == 2 or rows.ndim == 1 else rows[0, 0]
     return told
 

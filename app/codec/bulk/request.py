@@ -11,6 +11,7 @@ import numpy as np
 
 from app.codec import chunks
 from app.codec.bulk.session_lists import are_ids
+from app.codec.limits import SESSION_ID, Limits, session_id
 from app.errors import CarryoverError, TooLarge, Unprocessable
 from app.jobs.answers import AdvancedMany
 from app.jobs.jobs import AdvanceMany, Reply, Submits
@@ -26,7 +27,7 @@ class BulkLimits:
     """What one request may ask for."""
 
     sessions: int
-    chunk: chunks.Limits
+    chunk: Limits
 
 
 @dataclass(slots=True)
@@ -153,12 +154,12 @@ def _sound(observations: Floats, lengths: Ints, at: Ints, most: int, gaps: bool)
 
 
 def _is_id(name: str) -> bool:
-    return chunks.SESSION_ID.fullmatch(name) is not None
+    return SESSION_ID.fullmatch(name) is not None
 
 
 def _why(columns: AdvanceMany, i: int, observations: Floats, limits: BulkLimits) -> CarryoverError:
     try:
-        chunks.session_id(columns.sessions[i])
+        session_id(columns.sessions[i])
         if columns.at is not None and columns.at[i] < -1:
             chunks.checked_at(int(columns.at[i]))
         gaps = columns.extras is not None and columns.extras.gaps

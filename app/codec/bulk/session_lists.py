@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from app.codec import chunks
+from app.codec import limits
 from app.jobs.session_list import Roster
 from models.compiled import INT, compiled, read_dense
 
-ID_LETTERS = np.array([chunks.SESSION_ID.fullmatch(chr(byte)) is not None for byte in range(256)])
+ID_LETTERS = np.array([limits.SESSION_ID.fullmatch(chr(byte)) is not None for byte in range(256)])
 LONGEST_ID = 128
 NEWLINE = ord("\n")
 ENDS = 32  # bytes of a text's beginning and end that it is looked for by

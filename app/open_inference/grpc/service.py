@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.json_format import ParseDict
 
 from app.access.callers import Caller, Door
-from app.codec import chunks
+from app.codec.limits import Limits
 from app.errors import (
     CarryoverError,
     Forbidden,
@@ -52,7 +52,7 @@ class Service:
     door : tells who is calling, by the metadata `authorization`
     """
 
-    def __init__(self, catalog: Catalog, door: Door, limits: chunks.Limits) -> None:
+    def __init__(self, catalog: Catalog, door: Door, limits: Limits) -> None:
         self.catalog = catalog
         self.door = door
         self.limits = limits

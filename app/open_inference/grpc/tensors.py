@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from app.codec import chunks
+from app.codec.limits import Limits
 from app.errors import Unprocessable
 from app.jobs.answers import Advanced
 from app.open_inference import triton_errors
@@ -29,7 +29,7 @@ Response = message("ModelInferResponse")
 KINDS = {bool: "bool_param", int: "int64_param", str: "string_param"}
 
 
-def read(request: Any, forecaster: Forecaster, limits: chunks.Limits) -> Inference:
+def read(request: Any, forecaster: Forecaster, limits: Limits) -> Inference:
     """The inference that a request asks for.
 
     Raises
@@ -78,7 +78,7 @@ def _check_output(told: Mapping[str, Any]) -> None:
         raise triton_errors.unsupported("shared memory")
 
 
-def _observations(request: Any, gaps: bool, forecaster: Forecaster, limits: chunks.Limits) -> Floats:
+def _observations(request: Any, gaps: bool, forecaster: Forecaster, limits: Limits) -> Floats:
     model, inputs, raw = request.model_name, request.inputs, request.raw_input_contents
     if len(inputs) != 1 or inputs[0].name != OBSERVATIONS:
         raise triton_errors.wrong_inputs([tensor.name for tensor in inputs], OBSERVATIONS, model)
