@@ -84,7 +84,7 @@ class Server(uvicorn.Server):
             log.error("reload refused: %s", error)
 
     def _example(self) -> str:
-        forecaster = self.config.app.state.engine.sessions.slab_of(None).forecaster  # type: ignore[union-attr]
+        forecaster = self.config.app.state.engine.sessions.models.slab_of(None).forecaster  # type: ignore[union-attr]
         scaling = forecaster.artifact.scaling
         rows = [[float(f"{number:.3g}") for number in scaling.mean + part * scaling.std] for part in (0, 0.1)]
         body = orjson.dumps({"observations": rows}).decode()

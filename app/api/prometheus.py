@@ -146,7 +146,7 @@ def _models(engine: Engine) -> Iterator[Metric]:
             families[name] = GaugeMetricFamily(f"carryover_model_{name}", about, labels=list(labels))
         families[name].add_metric(list(labels.values()), value)
 
-    for name, slab in engine.sessions.current.items():
+    for name, slab in engine.sessions.models.current.items():
         add("resident", "resident sessions of the model", {"model": name}, len(slab))
     for name, tally in engine.metrics.judged.items():
         _judged(add, engine, name, tally)
@@ -157,7 +157,7 @@ def _judged(
     add: Callable[[str, str, Mapping[str, str], float], None], engine: Engine, name: str, tally: Tally
 ) -> None:
     """Errors, skill and coverage of one model's learning sessions, since the start."""
-    slab = engine.sessions.current.get(name)
+    slab = engine.sessions.models.current.get(name)
     if slab is None:
         return
     told = zip(slab.forecaster.artifact.targets, tally.count, tally.squares, tally.changes, strict=True)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import numpy as np
 
 from app.engine import exactly_once
-from app.engine.residents import Sessions
+from app.engine.residents import Residents
 from app.engine.wave import Wave
 from app.errors import CarryoverError, SessionExists
 from app.jobs.jobs import Advance, AdvanceMany
@@ -20,7 +20,7 @@ from app.session.slab import Slab
 Placed = tuple[AdvanceMany, Slab, Ints]
 
 
-def place(job: Advance, sessions: Sessions, touched: Collection[str], wave: Wave) -> tuple[Slab, int]:
+def place(job: Advance, sessions: Residents, touched: Collection[str], wave: Wave) -> tuple[Slab, int]:
     """Slab and row of the session of a chunk. It is created when absent, unless the client counts on it.
 
     Raises
@@ -28,7 +28,7 @@ def place(job: Advance, sessions: Sessions, touched: Collection[str], wave: Wave
     CarryoverError : it cannot be created, or is of another model
     """
     session = job.session
-    for slab in sessions.slabs.values():
+    for slab in sessions.models.slabs.values():
         row = slab.index.get(session)
         if row is not None:
             if job.model is not None:
@@ -38,7 +38,7 @@ def place(job: Advance, sessions: Sessions, touched: Collection[str], wave: Wave
             return slab, row
     if job.at or job.epoch is not None or not job.create:
         raise exactly_once.absent(session, wave.tombstones.get(session))
-    slab = sessions.slab_of(job.model)
+    slab = sessions.models.slab_of(job.model)
     return slab, sessions.born(session, slab, None, wave, touched)
 
 
@@ -53,7 +53,7 @@ def in_step(slab: Slab, row: int, job: Advance, wave: Wave) -> bool:
 
 
 def place_many(
-    job: AdvanceMany, sessions: Sessions, touched: Collection[str], wave: Wave
+    job: AdvanceMany, sessions: Residents, touched: Collection[str], wave: Wave
 ) -> tuple[list[Placed], list[AdvanceMany]]:
     """The same for many chunks: those of each slab, in one part; and those whose sessions have expired.
 
@@ -66,7 +66,7 @@ def place_many(
     found, newborn, late, refused = _sort(job, sessions, wave)
     if newborn:
         try:
-            slab = sessions.slab_of(job.model)
+            slab = sessions.models.slab_of(job.model)
             names = [job.sessions[i] for i in newborn]
             rows = sessions.born_many(names, slab, None, wave, touched).tolist()
         except CarryoverError as error:
@@ -86,7 +86,7 @@ def place_many(
 
 
 def _sort(
-    job: AdvanceMany, sessions: Sessions, wave: Wave
+    job: AdvanceMany, sessions: Residents, wave: Wave
 ) -> tuple[defaultdict[Slab, dict[int, int]], list[int], list[int], dict[int, CarryoverError]]:
     """Indexes of the chunks: with the row by slab; to be born; whose session expired; refused."""
     found: defaultdict[Slab, dict[int, int]] = defaultdict(dict)

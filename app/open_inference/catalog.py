@@ -69,7 +69,7 @@ class Catalog:
         """
         if version not in ("", VERSION):
             raise triton_errors.no_model(model, version)
-        slab = self.engine.sessions.current.get(model)
+        slab = self.engine.sessions.models.current.get(model)
         if slab is not None:
             return slab.forecaster
         raise triton_errors.retired(model) if self._older(model) else triton_errors.no_model(model)
@@ -144,14 +144,16 @@ class Catalog:
         """
         if model:
             self.served(model, version)
-        names = [model] if model else list(self.engine.sessions.current)
+        names = [model] if model else list(self.engine.sessions.models.current)
         return {"model_stats": [self.statistics[name].told(name, VERSION) for name in names]}
 
     def index(self, ready_only: bool = False) -> list[dict[str, Any]]:
         """Every model that is, or was, served."""
-        current = self.engine.sessions.current
+        current = self.engine.sessions.models.current
         told = [_listed(name, "READY") for name in current]
-        gone = {slab.forecaster.artifact.name for slab in self.engine.sessions.slabs.values()} - set(current)
+        gone = {slab.forecaster.artifact.name for slab in self.engine.sessions.models.slabs.values()} - set(
+            current
+        )
         for name in sorted(gone) if not ready_only else ():
             running = sum(count for _, count in self._older(name))
             told.append(_listed(name, "UNLOADING" if running else "UNAVAILABLE", "unloaded"))
@@ -159,7 +161,7 @@ class Catalog:
 
     def count(self, model: str, watch: Watch, failed: bool = False) -> None:
         """Tell the statistics of a request that has been answered."""
-        if model not in self.engine.sessions.current:
+        if model not in self.engine.sessions.models.current:
             return  # a name that a client made up: it gets no counters
         if failed:
             self.statistics[model].failed(watch)
@@ -203,8 +205,8 @@ class Catalog:
     def _older(self, model: str) -> list[tuple[Forecaster, int]]:
         """Networks that had this name before, each with the sessions that run on it."""
         sessions = self.engine.sessions
-        newest = sessions.current.get(model)
-        of_name = (slab for slab in sessions.slabs.values() if slab.forecaster.artifact.name == model)
+        newest = sessions.models.current.get(model)
+        of_name = (slab for slab in sessions.models.slabs.values() if slab.forecaster.artifact.name == model)
         return [(slab.forecaster, len(slab)) for slab in of_name if slab is not newest]
 
 

@@ -291,7 +291,7 @@ async def test_what_is_wrong_with_the_whole_refuses_the_whole(start, body, statu
 async def test_a_step_that_fails_for_one_session_fails_for_it_alone(start, artifacts):
     async with start() as service:
         await many(service, ["a", "b", "c"], [0.1, 0.2, 0.3])
-        slab = service.engine.sessions.slab_of("sine")
+        slab = service.engine.sessions.models.slab_of("sine")
         slab.carries[slab.index["b"]] = np.nan
         told = await many(service, ["a", "b", "c"], [0.1, 0.2, 0.3])
         assert told["errors"]["1"]["status"] == 500
@@ -407,7 +407,7 @@ async def test_sessions_that_lie_one_behind_the_other_equal_their_own_passes(sta
         got = [await step(service, turn) for turn in range(4)]
         assert (await service.http.post("/sessions/s5/reset")).is_success
         got.append(await step(service, 4))
-        service.engine.sessions.slab_of("sine").carries[0] = np.nan
+        service.engine.sessions.models.slab_of("sine").carries[0] = np.nan
         told = await many(service, names, [0.0] * len(names))
         assert list(told["errors"]) == ["0"]
         assert told["positions"] == [None, *[6] * (len(names) - 1)]

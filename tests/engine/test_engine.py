@@ -104,7 +104,7 @@ async def test_a_tick_that_fails_anywhere_answers_everybody_and_the_next_one_is_
     want = one_pass(artifacts["sine"], whole)[3:]
     np.testing.assert_allclose(got.answer["predictions"], want, atol=TOLERANCE)
     assert len(engine.sessions) == 1
-    assert all(len(slab) + slab.room == slab.capacity for slab in engine.sessions.slabs.values())
+    assert all(len(slab) + slab.room == slab.capacity for slab in engine.sessions.models.slabs.values())
     await engine.stop()
 
 
@@ -122,9 +122,9 @@ async def test_no_row_is_lost_by_what_is_refused(forecasters):
             with pytest.raises(CarryoverError):
                 await engine.ask(job)
     assert len(engine.sessions) == 0
-    assert all(slab.room == slab.capacity for slab in engine.sessions.slabs.values())
+    assert all(slab.room == slab.capacity for slab in engine.sessions.models.slabs.values())
     with pytest.raises(UnknownModel):
-        engine.sessions.slab_of("none")
+        engine.sessions.models.slab_of("none")
     await engine.stop()
 
 

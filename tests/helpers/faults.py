@@ -44,7 +44,7 @@ class WritesThrough(MemoryStore):
 
 
 def forecaster(engine: Engine, model: str = "sine") -> Forecaster:
-    return engine.sessions.current[model].forecaster
+    return engine.sessions.models.current[model].forecaster
 
 
 def raise_on_curse(one: Forecaster) -> None:

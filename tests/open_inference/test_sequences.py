@@ -154,7 +154,7 @@ class TestNewerNetwork:
             await ask(service, "a", whole[:5])
             save(newer, folder / "sine")
             await service.http.post("/models/sine/reload")
-            raise_on_curse(service.engine.sessions.current["sine"].forecaster)
+            raise_on_curse(service.engine.sessions.models.current["sine"].forecaster)
             cursed = whole[5:].copy()
             cursed[1] = CURSED
             with pytest.raises(Exception, match="cursed"):

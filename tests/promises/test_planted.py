@@ -2,12 +2,13 @@
 
 import pytest
 
-from app.engine import engine as engine_module
+from app import main
+from app.engine import admission
+from app.engine.commit import Commit
 from app.engine.engine import Engine
-from app.engine.residents import Sessions
+from app.engine.residents import Residents
 from app.session import remembered
 from app.session.slab import Slab
-from app.stores import factory
 from models.forecaster import Forecaster
 from tests.codec import test_bulk
 from tests.helpers.faults import WritesThrough
@@ -27,7 +28,7 @@ async def test_a_reset_that_keeps_the_remembered_answers(start, monkeypatch):
         rows.carries[:] = forecaster.restarted(rows.carries)
         rows.headers["since_reset"] = 0
 
-    monkeypatch.setattr(engine_module, "restart", keeping)
+    monkeypatch.setattr(admission, "restart", keeping)
     with noticed:
         await test_exactly_once.test_a_delayed_duplicate_from_before_a_reset_is_refused(start)
 
@@ -52,14 +53,14 @@ async def test_a_digest_that_is_not_compared(start, monkeypatch):
 
 
 async def test_sessions_published_before_the_commit(start, artifacts, monkeypatch):
-    commit, publish = Sessions.commit, Sessions.publish
+    commit, publish = Commit.commit, Commit.publish
 
     async def hasty(sessions, wave, touched):
         publish(sessions, wave)
         await commit(sessions, wave, touched)
 
-    monkeypatch.setattr(Sessions, "commit", hasty)
-    monkeypatch.setattr(Sessions, "publish", lambda sessions, wave: None)
+    monkeypatch.setattr(Commit, "commit", hasty)
+    monkeypatch.setattr(Commit, "publish", lambda sessions, wave: None)
     with noticed:
         await through(start, test_commit.test_a_failed_commit_moves_nothing_and_the_retry_is_right, artifacts)
 
@@ -92,23 +93,23 @@ async def test_a_step_that_learns_where_the_session_lies(start, artifacts, monke
 async def through(start, test, artifacts):
     """Run a test of test_commit.py, which wants a store that can fail."""
 
-    opened = factory.open_store
+    opened = main.open_store
     try:
-        factory.open_store = lambda settings: WritesThrough(settings.tombstones, 1e9)
+        main.open_store = lambda settings: WritesThrough(settings.tombstones, 1e9)
         await test(start, artifacts)
     finally:
-        factory.open_store = opened
+        main.open_store = opened
 
 
 async def test_an_eviction_that_forgets_the_carry(start, artifacts, monkeypatch):
-    make_room = Sessions.make_room
+    make_room = Residents.make_room
 
     def forgetting(sessions, slab, count, staying):
         if slab.room < count:
             slab.carries[:] = 0.0
         return make_room(sessions, slab, count, staying)
 
-    monkeypatch.setattr(Sessions, "make_room", forgetting)
+    monkeypatch.setattr(Residents, "make_room", forgetting)
     with noticed:
         await test_promises.test_chunks_equal_one_pass_even_through_eviction(start, artifacts)
 

@@ -149,7 +149,7 @@ class TestTheCheckerNotices:
 
     async def test_a_service_that_loses_a_chunk_but_says_it_was_applied(self, start, artifacts, monkeypatch):
         async with start() as service:
-            one = service.engine.sessions.current["sine"].forecaster
+            one = service.engine.sessions.models.current["sine"].forecaster
             advance, calls = one.advance, []
 
             def losing(observations, lengths, carries):
@@ -163,7 +163,7 @@ class TestTheCheckerNotices:
 
     async def test_a_service_that_confuses_two_sessions_of_a_wave(self, start, artifacts, monkeypatch):
         async with start() as service:
-            one = service.engine.sessions.current["sine"].forecaster
+            one = service.engine.sessions.models.current["sine"].forecaster
             advance = one.advance
 
             def confusing(observations, lengths, carries):

@@ -76,7 +76,7 @@ async def page(
     """List sessions in the order of their ids."""
     asking = caller(request)
     if model is not None:
-        asking.engine.sessions.slab_of(model)
+        asking.engine.sessions.models.slab_of(model)
     limit = min(limit, MOST_DETAILED) if detail else limit
     names = await asking.names(after, limit, model, prefix)
     rows: list[dict[str, Any]] = [{"session": session, "model": name} for session, name in names]
