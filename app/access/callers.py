@@ -212,6 +212,7 @@ class Use:
         everybodys: set[Revocable] | None = None,
     ) -> None:
         self.lane = lane
+        self.tenant = lane.tenant
         self.quota = key.limits.within(settings) if key is not None else Quota()
         self._most_in_flight = self.quota.in_flight or settings.queue_jobs
         self._longest_chunk = self.quota.chunk_observations or settings.chunk_observations

@@ -170,5 +170,5 @@ def _without(roster: Names, sessions: Names) -> Names:
 def _tenant(job: Job) -> str:
     """Whose job it is; one of no session is nobody's, and waits its turn like anybody's."""
     if type(job) is Advance:
-        return tenant_of(job.session) if job.use is None else job.use.lane.tenant
+        return tenant_of(job.session) if job.use is None else job.use.tenant
     return tenant_of(job.sessions[0]) if job.sessions else ""

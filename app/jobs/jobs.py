@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from app.engine.fair_share import Lane
 from app.errors import CarryoverError
 from app.jobs.answers import Advanced, AdvancedMany, SessionView
 from app.jobs.options import Extras
@@ -29,7 +28,7 @@ Reply = Callable[[Any], None]
 class Counts(Protocol):
     """What knows how many jobs are under way. Told of many at once: a wrapped reply a job would cost more."""
 
-    lane: Lane
+    tenant: str
 
     def answered(self, count: int) -> None:
         """So many of its jobs were answered."""

@@ -15,7 +15,8 @@ from app.open_inference.catalog import Catalog
 from app.open_inference.decode import decompressed, read
 from app.open_inference.inference import Inference
 from app.open_inference.statistics import Watch
-from app.protocols.http import HotProtocol, Route, Turn
+from app.protocols.exchange import Connection, Turn
+from app.protocols.http import HotProtocol, Route
 
 PREFIX = b"/v2/models/"
 INFER = re.compile(rb"/v2/models/([^/?#]+)(?:/versions/([^/?#]+))?/infer")
@@ -43,7 +44,7 @@ class _InferTurn(Turn):
     route = "/v2/models/{model}/infer"
     __slots__ = ("accepted", "asked", "catalog", "encoding", "length", "model", "version", "watch")
 
-    def __init__(self, protocol: HotProtocol, catalog: Catalog, model: str, version: str) -> None:
+    def __init__(self, protocol: Connection, catalog: Catalog, model: str, version: str) -> None:
         super().__init__(protocol)
         self.catalog = catalog
         self.model = model

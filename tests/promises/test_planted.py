@@ -4,8 +4,8 @@ import pytest
 
 from app import main
 from app.engine import admission
+from app.engine.admission import Admission
 from app.engine.commit import Commit
-from app.engine.engine import Engine
 from app.engine.residents import Residents
 from app.session import remembered
 from app.session.slab import Slab
@@ -129,13 +129,13 @@ async def test_a_step_that_lets_what_is_not_finite_pass(start, artifacts, monkey
 
 
 async def test_a_fork_that_shares_its_carry_with_the_other(start, artifacts, monkeypatch):
-    admit_fork = Engine._admit_fork
+    admit_fork = Admission._admit_fork
 
-    def sharing(engine, job, touched, wave):
-        admit_fork(engine, job, touched, wave)
+    def sharing(admission, job, touched, wave):
+        admit_fork(admission, job, touched, wave)
         wave.staged[-1].after.carries[:] *= 0.9
 
-    monkeypatch.setattr(Engine, "_admit_fork", sharing)
+    monkeypatch.setattr(Admission, "_admit_fork", sharing)
     with noticed:
         await test_exactly_once.test_the_two_sides_of_a_fork_part_ways(start, artifacts)
 
@@ -149,14 +149,14 @@ async def test_a_forecast_that_moves_the_session(start, artifacts, monkeypatch):
         return forecast, moved + 1e-3
 
     monkeypatch.setattr(Forecaster, "roll_out", moving)
-    admit_forecast = Engine._admit_forecast
+    admit_forecast = Admission._admit_forecast
 
-    def uncopied(engine, job, wave):
-        admit_forecast(engine, job, wave)
+    def uncopied(admission, job, wave):
+        admit_forecast(admission, job, wave)
         slab, row, _ = wave.rolling[-1]
         slab.carries[row] += 1e-3
 
-    monkeypatch.setattr(Engine, "_admit_forecast", uncopied)
+    monkeypatch.setattr(Admission, "_admit_forecast", uncopied)
     with noticed:
         await test_exactly_once.test_a_forecast_feeds_predictions_back_and_moves_nothing(
             start, artifacts, "sine"
