@@ -11,24 +11,24 @@ import torch
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
-from app.access.callers import Door
+from app.access.callers import Authenticator
 from app.access.keys import KeyRing
 from app.api import errors
 from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.guard import Guard
-from app.api.prometheus import Exposition
+from app.api.prometheus import PrometheusExporter
 from app.api.routes import bulk, dashboard, health, metrics, models, sessions
 from app.codec.bulk import BulkLimits
 from app.codec.limits import Limits
 from app.config import Settings
-from app.dashboard import assets
+from app.dashboard import load_assets
 from app.engine.engine import Engine
-from app.model_library import Library
-from app.observability.tracing import tracing_to
+from app.model_library import ModelLibrary
+from app.observability.tracing import create_tracing
 from app.open_inference import routes as protocol
 from app.open_inference.catalog import Catalog
-from app.open_inference.grpc_port import port_of
-from app.process_tuning import keep_wave_memory
+from app.open_inference.grpc_factory import create_grpc_server
+from app.process_tuning import keep_freed_memory
 from app.stores.factory import open_store
 
 log = logging.getLogger("carryover")
@@ -46,23 +46,23 @@ def create_app(settings: Settings) -> FastAPI:
     # Two threads on the small products of a wave cost several times what they bring.
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
-    keep_wave_memory()
-    library = Library(settings)
+    keep_freed_memory()
+    library = ModelLibrary(settings)
     forecasters = library.load()
     store = open_store(settings)
-    library.keep(forecasters)
+    library.archive(forecasters)
     engine = Engine(forecasters, store, settings, older=library.older(forecasters))
 
-    ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
-    engine.tracing = tracing_to(settings.traces, _version())
-    door = Door(engine, settings, ring)
+    key_ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
+    engine.tracing = create_tracing(settings.traces, _version())
+    authenticator = Authenticator(engine, settings, key_ring)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if ring is not None:
-            await engine.sessions.take_census()
+        if key_ring is not None:
+            await engine.residents.count_sessions()
         engine.start()
-        watching = asyncio.create_task(_watch_keys(door), name="keys")
+        watching = asyncio.create_task(_watch_keys(authenticator), name="keys")
         if grpc is not None:
             await grpc.open()
         yield
@@ -82,35 +82,35 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.engine = engine
-    app.state.door = door
-    app.state.exposition = Exposition(engine, door, app.version, settings.store_path)
+    app.state.authenticator = authenticator
+    app.state.exporter = PrometheusExporter(engine, authenticator, app.version, settings.store_path)
     app.state.library = library
-    app.state.dashboard = assets()
+    app.state.dashboard = load_assets()
     app.state.catalog = Catalog(engine, library, settings, app.version)
     app.state.limits = Limits(
         settings.chunk_observations, settings.forecast_steps, max(one.input_size for one in forecasters)
     )
-    app.state.grpc = grpc = port_of(settings, app.state.catalog, door, app.state.limits)
+    app.state.grpc = grpc = create_grpc_server(settings, app.state.catalog, authenticator, app.state.limits)
     app.state.bulk_limits = BulkLimits(settings.bulk_sessions, app.state.limits)
-    errors.install(app)
-    app.add_middleware(BodyLimit, most=settings.body_bytes)
+    errors.add_exception_handlers(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.body_bytes)
     app.add_middleware(
         Guard,
-        door=door,
+        authenticator=authenticator,
         metrics=engine.metrics,
-        allowed=settings.allowed_origins or (),
-        hosts=settings.own_names,
-        logs_requests=settings.access_log,
+        allowed_origins=settings.allowed_origins or (),
+        allowed_hosts=settings.accepted_host_names,
+        log_requests=settings.access_log,
     )
     for module in (sessions, bulk, models, health, metrics, dashboard, protocol):
         app.router.routes.extend(module.router.routes)  # as they are: include_router makes each of them anew
     return app
 
 
-async def _watch_keys(door: Door) -> None:
+async def _watch_keys(authenticator: Authenticator) -> None:
     while True:
         await asyncio.sleep(KEYS_SECONDS)
-        door.refresh()
+        authenticator.refresh()
 
 
 def _version() -> str:

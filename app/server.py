@@ -19,9 +19,9 @@ from app.jobs.jobs import Adopt
 from app.main import create_app, log
 from app.observability import logs
 from app.open_inference import fast_path
-from app.process_tuning import spare_the_loaded
+from app.process_tuning import freeze_loaded_objects
 from app.protocols.http import HotProtocol
-from app.protocols.stream_socket import upgrades
+from app.protocols.stream_socket import upgrade_factory
 
 GRACE_SECONDS = 30  # for what was accepted, once the server is told to stop
 
@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         with contextlib.suppress(NotImplementedError, RuntimeError):  # no SIGHUP, or no main thread
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
-        spare_the_loaded()
+        freeze_loaded_objects()
         print(f"Carryover listens on {self.address}. Try:\n\n  {self._example()}\n", flush=True)
 
     @property
@@ -74,17 +74,17 @@ class Server(uvicorn.Server):
     async def _reload(self) -> None:
         """Every artifact as it is on disk now (SIGHUP); one that cannot be loaded changes nothing."""
         state = self.config.app.state  # type: ignore[union-attr]
-        state.door.refresh()
+        state.authenticator.refresh()
         try:
             forecasters = await asyncio.to_thread(state.library.load)
-            await asyncio.to_thread(state.library.keep, forecasters)
+            await asyncio.to_thread(state.library.archive, forecasters)
             for forecaster in forecasters:
                 await state.engine.ask(Adopt(forecaster))
         except CarryoverError as error:
             log.error("reload refused: %s", error)
 
     def _example(self) -> str:
-        forecaster = self.config.app.state.engine.sessions.models.slab_of(None).forecaster  # type: ignore[union-attr]
+        forecaster = self.config.app.state.engine.residents.models.slab_for_model(None).forecaster  # type: ignore[union-attr]
         scaling = forecaster.artifact.scaling
         rows = [[float(f"{number:.3g}") for number in scaling.mean + part * scaling.std] for part in (0, 0.1)]
         body = orjson.dumps({"observations": rows}).decode()
@@ -100,8 +100,8 @@ def server(settings: Settings) -> Server:
     """
     app = create_app(settings)
     others = {fast_path.PREFIX: fast_path.route(app.state.catalog)}
-    hot = HotProtocol.bound(app.state.door, app.state.bulk_limits, others)
-    sockets = upgrades(app.state.door, app.state.limits)
+    hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_limits, others)
+    sockets = upgrade_factory(app.state.authenticator, app.state.limits)
     config = uvicorn.Config(
         app,
         host=settings.host,

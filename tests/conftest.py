@@ -16,11 +16,11 @@ import torch
 
 from app import main, server
 from app.config import Settings
-from app.process_tuning import spare_the_loaded
+from app.process_tuning import freeze_loaded_objects
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
-from app.stores.redis.url import place
+from app.stores.redis.url import parse_url
 from app.stores.sqlite.store import SqliteStore
 from models.artifact.files import Artifact, save
 from tests.helpers import zoo
@@ -63,7 +63,9 @@ def sqlite_store(settings: Settings, folder: Path, clock: Clock) -> Store:
 
 
 def redis_store(settings: Settings, folder: Path, clock: Clock) -> Store:
-    return RedisStore(place((folder / "redis.url").read_text()), settings.tombstone_ttl_seconds, clock=clock)
+    return RedisStore(
+        parse_url((folder / "redis.url").read_text()), settings.tombstone_ttl_seconds, clock=clock
+    )
 
 
 # To add a store: how to open one.
@@ -77,7 +79,7 @@ STORES: dict[str, Callable[[Settings, Path, Clock], Store]] = {
 
 def pytest_collection_finish() -> None:
     """Thousands of services start and end from here on: none of them is to walk all the modules again."""
-    spare_the_loaded()
+    freeze_loaded_objects()
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ def starter(
     way: type[Way], store: str, zoo_folder: Path, clock: Clock, folder: Path, monkeypatch: Any
 ) -> Start:
     monkeypatch.setattr(main, "open_store", lambda settings: STORES[store](settings, folder, clock))
-    monkeypatch.setattr(server, "spare_the_loaded", lambda: None)  # once a process, not once a test
+    monkeypatch.setattr(server, "freeze_loaded_objects", lambda: None)  # once a process, not once a test
 
     def start(**changes: Any) -> AbstractAsyncContextManager[Way]:
         defaults = {"models": (zoo_folder,), "default_model": "sine", "port": 0, "log_level": "warning"}

@@ -12,7 +12,7 @@ TENANT_HEADER = "carryover-tenant"
 HOST = re.compile(r"(?:\[([0-9a-f.:]+)\]|([^\[\]:]+))(?::[0-9]*)?", re.IGNORECASE)  # RFC 9110, section 7.2
 
 
-def same_origin(origin: str | None, host: str | None, allowed: Iterable[str]) -> bool:
+def is_allowed_origin(origin: str | None, host: str | None, allowed: Iterable[str]) -> bool:
     """Whether a page of this origin, or who is none, may call a server that was asked for as `host`."""
     return origin is None or origin in allowed or origin.partition("://")[2] == host
 

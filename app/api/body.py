@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import ValidationError
 
-from app.api.schemas import Body
+from app.api.schemas import RequestBody
 from app.errors import Malformed, Unprocessable
 
-Shape = TypeVar("Shape", bound=Body)
+Shape = TypeVar("Shape", bound=RequestBody)
 
 
-async def read(request: Request, shape: type[Shape]) -> Shape:
+async def parse_body(request: Request, shape: type[Shape]) -> Shape:
     """The request's body as this shape; an empty body is an empty object.
 
     Raises
@@ -30,7 +30,7 @@ async def read(request: Request, shape: type[Shape]) -> Shape:
         raise _complaint(error) from None
 
 
-def documented(shape: type[Body], required: bool = False) -> dict[str, Any]:
+def openapi_body(shape: type[RequestBody], required: bool = False) -> dict[str, Any]:
     """What a route's `openapi_extra` says of the body that it reads as this shape."""
     schema = shape.model_json_schema()
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}

@@ -17,36 +17,36 @@ from starlette.requests import ClientDisconnect
 
 from app import errors
 from app.api.schemas import Problem
-from app.codec.problems import MEDIA_TYPE, problem, problem_body, protocol_error
+from app.codec.problems import PROBLEM_MEDIA_TYPE, open_inference_error, problem, problem_body
 
 log = logging.getLogger("carryover.api")
 
 
-def refusal(error: errors.CarryoverError, path: str) -> Response:
+def error_response(error: errors.CarryoverError, path: str) -> Response:
     """An error as the response to a request for this path."""
-    if not of_protocol(path):
-        return answer(*problem(error))
-    return _protocol_answer(*protocol_error(error))
+    if not is_open_inference_path(path):
+        return problem_response(*problem(error))
+    return _protocol_answer(*open_inference_error(error))
 
 
-def of_protocol(path: str) -> bool:
+def is_open_inference_path(path: str) -> bool:
     """Whether the path is the Open Inference Protocol's."""
     return path == "/v2" or path.startswith("/v2/")
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route's `responses` say of these statuses."""
     return {
         status: {
             "model": Problem,
             "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses
     }
 
 
-def install(app: FastAPI) -> None:
+def add_exception_handlers(app: FastAPI) -> None:
     """Answer every error of the app in this shape: ours, FastAPI's, Starlette's, and crashes."""
     app.add_exception_handler(errors.CarryoverError, _carryover)
     app.add_exception_handler(RequestValidationError, _validation)
@@ -55,9 +55,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _crash)
 
 
-def answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+def problem_response(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
     """A problem as a response."""
-    return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
+    return Response(orjson.dumps(body), status, headers, PROBLEM_MEDIA_TYPE)
 
 
 async def _carryover(request: Request, error: Exception) -> Response:
@@ -81,15 +81,15 @@ async def _http(request: Request, error: Exception) -> Response:
     if isinstance(cause, errors.CarryoverError):
         return _refused(request, cause)
     phrase = HTTPStatus(error.status_code).phrase
-    if of_protocol(request.url.path):
+    if is_open_inference_path(request.url.path):
         return _protocol_answer(error.status_code, {"error": phrase}, dict(error.headers or {}))
     body = problem_body(phrase.lower().replace(" ", "-"), phrase, error.status_code, str(error.detail))
-    return answer(error.status_code, body, dict(error.headers or {}))
+    return problem_response(error.status_code, body, dict(error.headers or {}))
 
 
 def _refused(request: Request, error: errors.CarryoverError) -> Response:
     request.app.state.engine.metrics.refused(error)
-    return refusal(error, request.url.path)
+    return error_response(error, request.url.path)
 
 
 async def _hung_up(_: Request, __: Exception) -> Response:
@@ -99,9 +99,11 @@ async def _hung_up(_: Request, __: Exception) -> Response:
 
 async def _crash(request: Request, error: Exception) -> Response:
     log.error("%s %s crashed", request.method, request.url.path, exc_info=error)
-    if of_protocol(request.url.path):
+    if is_open_inference_path(request.url.path):
         return _protocol_answer(500, {"error": "the server failed; its log says why"}, {})
-    return answer(500, problem_body("internal", "Internal error", 500, "the server failed; its log says why"))
+    return problem_response(
+        500, problem_body("internal", "Internal error", 500, "the server failed; its log says why")
+    )
 
 
 def _protocol_answer(status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:

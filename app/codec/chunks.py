@@ -15,11 +15,25 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from app.codec.complaints import bad_number, complaint, not_a_float32, ragged, too_many
-from app.codec.limits import FURTHEST, LARGEST, LATEST, SMALL_BODY, UNDECODABLE, Limits, Undecodable
+from app.codec.body_errors import (
+    decode_error,
+    float32_range_error,
+    invalid_number_error,
+    ragged_rows_error,
+    too_many_observations_error,
+)
+from app.codec.limits import (
+    DECODE_ERRORS,
+    MAX_FLOAT32,
+    MAX_POSITION,
+    MAX_TIMESTAMP,
+    SMALL_BODY_BYTES,
+    AnyDecodeError,
+    Limits,
+)
 from app.errors import Unprocessable
-from app.jobs.answers import epoch_of
-from app.jobs.options import Extras, Seconds
+from app.jobs.answers import parse_epoch
+from app.jobs.options import ChunkOptions, Seconds
 from app.session.rows import Floats
 
 T = TypeVar("T")
@@ -29,7 +43,7 @@ Rows = list[float | list[float]]
 GappedRows = list[float | list[float | None] | None]  # null: not observed
 
 
-class Besides(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class ChunkFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What a chunk may say besides its numbers, in a body or in a message."""
 
     at: int | None = None
@@ -43,7 +57,7 @@ class Besides(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     future: list[float | list[float]] | None = None
 
     @property
-    def more(self) -> bool:
+    def has_options(self) -> bool:
         """Whether any of what is rarely said is said."""
         return (
             self.level is not None
@@ -54,13 +68,13 @@ class Besides(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         )
 
 
-class ChunkBody(Besides, kw_only=True):
+class ChunkBody(ChunkFields, kw_only=True):
     """The body of `POST /sessions/{id}/observations`."""
 
     observations: Rows | None = None
 
 
-class GappedBody(Besides, kw_only=True):
+class GappedBody(ChunkFields, kw_only=True):
     """The same where observations are missing."""
 
     observations: GappedRows
@@ -83,10 +97,10 @@ class Chunk(msgspec.Struct, eq=False):
     epoch: int | None
     horizon: int
     model: str | None
-    extras: Extras | None = None
+    options: ChunkOptions | None = None
 
 
-def chunk(body: bytes, limits: Limits) -> Chunk:
+def decode_chunk(body: bytes, limits: Limits) -> Chunk:
     """The chunk in a body of `POST /sessions/{id}/observations`.
 
     Raises
@@ -98,13 +112,13 @@ def chunk(body: bytes, limits: Limits) -> Chunk:
     check_size(body, limits)
     try:
         told = _decode_chunk(body)
-    except UNDECODABLE as error:
-        gapped = decoded(body, error, _decode_gapped)
-        return checked(gapped.observations, gapped, limits, gaps=True)
-    return checked(told.observations, told, limits)
+    except DECODE_ERRORS as error:
+        gapped = decode_with_gaps(body, error, _decode_gapped)
+        return validate_chunk(gapped.observations, gapped, limits, gaps=True)
+    return validate_chunk(told.observations, told, limits)
 
 
-def decoded(body: bytes, error: Undecodable, gapped: Callable[[bytes], T]) -> T:
+def decode_with_gaps(body: bytes, error: AnyDecodeError, gapped: Callable[[bytes], T]) -> T:
     """A body that did not decode, once more with numbers that may be null.
 
     Raises
@@ -113,43 +127,45 @@ def decoded(body: bytes, error: Undecodable, gapped: Callable[[bytes], T]) -> T:
     """
     try:
         return gapped(body)
-    except UNDECODABLE as other:
+    except DECODE_ERRORS as other:
         # Of a null that was the first thing to be refused, only the second try knows what else is wrong.
-        raise complaint(body, other if "`null`" in str(error) else error) from None
+        raise decode_error(body, other if "`null`" in str(error) else error) from None
 
 
-def checked(rows: Rows | GappedRows | None, besides: Besides, limits: Limits, *, gaps: bool = False) -> Chunk:
+def validate_chunk(
+    rows: Rows | GappedRows | None, fields: ChunkFields, limits: Limits, *, gaps: bool = False
+) -> Chunk:
     """A chunk of decoded fields.
 
     gaps : whether a null may be among the numbers
 
     Raises
     ------
-    Unprocessable, TooLarge : as `chunk`
+    Unprocessable, TooLarge : as `decode_chunk`
     """
-    extras = None
+    options = None
     if rows is None:
-        observations, flat = _skipped(besides.skip, limits), False
-    elif besides.skip is not None:
+        observations, flat = _skipped(fields.skip, limits), False
+    elif fields.skip is not None:
         raise Unprocessable("a chunk has observations or skips some, not both", field="skip")
     elif len(rows) > limits.observations:
-        raise too_many(limits, str(len(rows)))
+        raise too_many_observations_error(limits, str(len(rows)))
     else:
-        observations, flat = observed(rows, gaps=gaps)
-    at, epoch = checked_at(besides.at), None if besides.epoch is None else epoch_of(besides.epoch)
-    horizon = checked_horizon(besides.horizon or 0, limits)
+        observations, flat = parse_observations(rows, gaps=gaps)
+    at, epoch = validate_position(fields.at), None if fields.epoch is None else parse_epoch(fields.epoch)
+    horizon = validate_horizon(fields.horizon or 0, limits)
     gaps = rows is None or (gaps and bool(np.isnan(observations).any()))
-    if gaps or besides.more:
-        if besides.future is not None and not horizon:
+    if gaps or fields.has_options:
+        if fields.future is not None and not horizon:
             raise Unprocessable("future is of a forecast: it needs a horizon", field="future")
-        extras = Extras(
-            besides.level,
-            besides.score,
+        options = ChunkOptions(
+            fields.level,
+            fields.score,
             gaps,
-            None if besides.timestamps is None else seconds_of(besides.timestamps),
-            None if besides.future is None else future_of(besides.future),
+            None if fields.timestamps is None else parse_timestamps(fields.timestamps),
+            None if fields.future is None else parse_future(fields.future),
         )
-    return Chunk(observations, flat, at, epoch, horizon, besides.model, extras)
+    return Chunk(observations, flat, at, epoch, horizon, fields.model, options)
 
 
 def check_size(body: bytes, limits: Limits) -> None:
@@ -159,13 +175,13 @@ def check_size(body: bytes, limits: Limits) -> None:
     ------
     TooLarge
     """
-    if len(body) > SMALL_BODY:
+    if len(body) > SMALL_BODY_BYTES:
         rows = limits.observations + limits.steps * (b'"future"' in body)
         if body.count(b",") > rows * limits.inputs + 16:
-            raise too_many(limits, "more")
+            raise too_many_observations_error(limits, "has_options")
 
 
-def check_finite(observations: Floats, limits: Limits, *, gaps: bool = False) -> None:
+def check_observations(observations: Floats, limits: Limits, *, gaps: bool = False) -> None:
     """Refuse a chunk of raw float32, [steps, inputs], that is empty, too long or not finite.
 
     gaps : whether a NaN stands for what was not observed
@@ -178,26 +194,28 @@ def check_finite(observations: Floats, limits: Limits, *, gaps: bool = False) ->
     if not len(observations):
         raise Unprocessable("the chunk is empty: it needs at least one observation")
     if len(observations) > limits.observations:
-        raise too_many(limits, str(len(observations)))
+        raise too_many_observations_error(limits, str(len(observations)))
     finite = ~np.isinf(observations) if gaps else np.isfinite(observations)
     if not finite.all():
         row, column = (int(place) for place in np.argwhere(~finite)[0])
-        raise bad_number(row, column, f"is {observations[row, column]}, which is not a finite number")
+        raise invalid_number_error(
+            row, column, f"is {observations[row, column]}, which is not a finite number"
+        )
 
 
-def checked_at(at: int | None) -> int | None:
+def validate_position(at: int | None) -> int | None:
     """A position that a session could be at.
 
     Raises
     ------
     Unprocessable
     """
-    if at is not None and not 0 <= at <= FURTHEST:
-        raise Unprocessable(f"at must be 0 to {FURTHEST}, not {at}", field="at")
+    if at is not None and not 0 <= at <= MAX_POSITION:
+        raise Unprocessable(f"at must be 0 to {MAX_POSITION}, not {at}", field="at")
     return at
 
 
-def checked_horizon(horizon: int, limits: Limits) -> int:
+def validate_horizon(horizon: int, limits: Limits) -> int:
     """A forecast's length within the limit; 0 is none.
 
     Raises
@@ -209,7 +227,7 @@ def checked_horizon(horizon: int, limits: Limits) -> int:
     return horizon
 
 
-def future_of(rows: list[Any]) -> Floats:
+def parse_future(rows: list[Any]) -> Floats:
     """[steps, inputs known ahead] of what a forecast is told ahead; bare numbers are rows of one.
 
     Raises
@@ -219,12 +237,12 @@ def future_of(rows: list[Any]) -> Floats:
     if not rows:
         raise Unprocessable("future is empty: it needs a row for each step of the forecast", field="future")
     try:
-        return observed(rows)[0]
+        return parse_observations(rows)[0]
     except Unprocessable as error:
         raise Unprocessable(f"future: {error.detail}", **(error.extra | {"field": "future"})) from None
 
 
-def seconds_of(timestamps: Sequence[float | str]) -> Seconds:
+def parse_timestamps(timestamps: Sequence[float | str]) -> Seconds:
     """Seconds since 1970 of times told as such, or in RFC 3339; without an offset they are UTC.
 
     Raises
@@ -237,7 +255,7 @@ def seconds_of(timestamps: Sequence[float | str]) -> Seconds:
             value = _epoch_seconds(told) if isinstance(told, str) else float(told)
         except ValueError:
             raise Unprocessable(f"timestamps[{row}] is no time in RFC 3339: {told!r:.40}", row=row) from None
-        if not abs(value) < LATEST:
+        if not abs(value) < MAX_TIMESTAMP:
             raise Unprocessable(f"timestamps[{row}] is beyond the year 5000: {told!r:.40}", row=row)
         seconds.append(value)
     return np.array(seconds, np.float64)
@@ -255,11 +273,11 @@ def _skipped(count: int | None, limits: Limits) -> Floats:
     if count < 1:
         raise Unprocessable(f"skip must be at least 1, not {count}", field="skip")
     if count > limits.observations:
-        raise too_many(limits, str(count))
+        raise too_many_observations_error(limits, str(count))
     return np.empty((count, 0), np.float32)
 
 
-def observed(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floats, bool]:
+def parse_observations(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floats, bool]:
     """A chunk as [steps, inputs] of finite float32, NaN for null, and whether it came as a flat list.
 
     Raises
@@ -274,17 +292,17 @@ def observed(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floats, bool]:
         first = rows[0]
         flat = not isinstance(first, list)
         numbers = first if isinstance(first, list) else rows
-        if numbers and min(numbers) >= -LARGEST and max(numbers) <= LARGEST:
+        if numbers and min(numbers) >= -MAX_FLOAT32 and max(numbers) <= MAX_FLOAT32:
             return np.array([numbers], np.float32), flat
     try:
         exact = _matrix(rows)
     except (ValueError, TypeError):
-        raise ragged(rows) from None
+        raise ragged_rows_error(rows) from None
     if exact.size == 0:
         raise Unprocessable("row 0 is empty: an observation needs at least one number", row=0)
     # Neither decoder lets a NaN through: what is one here was null.
-    if (np.abs(exact) > LARGEST).any():
-        raise not_a_float32(exact)
+    if (np.abs(exact) > MAX_FLOAT32).any():
+        raise float32_range_error(exact)
     flat = exact.ndim == 1
     return (exact[:, None] if flat else exact).astype(np.float32), flat
 

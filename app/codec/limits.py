@@ -11,16 +11,16 @@ import numpy as np
 from app.errors import Unprocessable
 
 SESSION_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}", re.ASCII)
-FURTHEST = 2**63 - 1  # no position is beyond it
-LATEST = 95_617_584_000.0  # seconds since 1970: the year 5000
-SMALL_BODY = 65_536
-LARGEST = float(np.finfo(np.float32).max)
+MAX_POSITION = 2**63 - 1  # no position is beyond it
+MAX_TIMESTAMP = 95_617_584_000.0  # seconds since 1970: the year 5000
+SMALL_BODY_BYTES = 65_536
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
 # What decoding raises: the second for a text that is not UTF-8, the third for one of a thousand brackets.
-UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-Undecodable = msgspec.DecodeError | UnicodeDecodeError | RecursionError
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+AnyDecodeError = msgspec.DecodeError | UnicodeDecodeError | RecursionError
 
 
-def session_id(text: str) -> str:
+def validate_session_id(text: str) -> str:
     """A valid session id, as it is.
 
     Raises

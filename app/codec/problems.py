@@ -8,12 +8,12 @@ from app import errors
 from app.errors import TooLarge
 
 
-def too_large(most: int) -> TooLarge:
+def body_too_large_error(max_bytes: int) -> TooLarge:
     """The refusal of a body over the limit."""
-    return TooLarge(f"a body has at most {most} bytes", limit=most)
+    return TooLarge(f"a body has at most {max_bytes} bytes", limit=max_bytes)
 
 
-MEDIA_TYPE = "application/problem+json"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[errors.CarryoverError], int] = {
     errors.Malformed: 400,
     errors.Unprocessable: 422,
@@ -54,7 +54,7 @@ def problem(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str
     return status, body, headers
 
 
-def protocol_error(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str, str]]:
+def open_inference_error(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of an error under `/v2`.
 
     Its clients know few statuses and one field; what every other route would have answered is beside it.

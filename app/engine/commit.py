@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
+from app.engine.batch import Batch
 from app.engine.residents import Residents, block
-from app.engine.wave import Wave
-from app.engine.withdraw import resting, withdraw
+from app.engine.withdraw import uncompared_sessions, withdraw
 from app.errors import StoreFailed
 from app.session.names import tenant_of
-from app.stores import NONE_LOST, Block, Lost
+from app.stores import NO_CONFLICTS, Block, Conflicts
 
 log = logging.getLogger("carryover.engine")
 
@@ -28,7 +28,7 @@ class Commit:
         self.metrics = residents.metrics
         self._call = residents.call_store
 
-    async def commit(self, wave: Wave, touched: Collection[str]) -> None:
+    async def commit(self, batch: Batch, touched: Collection[str]) -> None:
         """Tell the store of the wave: the only point of no return.
 
         Where other replicas write to the store, too, a session that one of them has moved on leaves the wave.
@@ -37,28 +37,28 @@ class Commit:
         ------
         StoreFailed : nothing was kept, or in a store that is shared: nobody knows what was
         """
-        if self.residents.shared is None:
-            await self._commit(wave)
+        if self.residents.shared_store is None:
+            await self._commit(batch)
             return
         try:
-            await self._confirm(resting(wave, touched), wave)
-            self._withdraw(await self._commit(wave), wave)
+            await self._confirm(uncompared_sessions(batch, touched), batch)
+            self._withdraw(await self._commit(batch), batch)
         except StoreFailed:
             self._drop(touched)
             raise
 
-    async def _confirm(self, sessions: Collection[str], wave: Wave) -> None:
+    async def _confirm(self, sessions: Collection[str], batch: Batch) -> None:
         """What is answered without a commit is answered of rows that are still what the store has."""
         doubtful = [session for session in sessions if self.residents.find(session) is not None]
-        if doubtful and self.residents.shared is not None:
-            self._withdraw(await self._call(self.residents.shared.confirm, doubtful), wave)
+        if doubtful and self.residents.shared_store is not None:
+            self._withdraw(await self._call(self.residents.shared_store.confirm, doubtful), batch)
 
-    def _withdraw(self, lost: Lost, wave: Wave) -> None:
+    def _withdraw(self, lost: Conflicts, batch: Batch) -> None:
         if lost:
-            ahead = sum(why is None for why in lost.values())
-            log.warning("%d sessions were moved on by another replica: they are loaded again", ahead)
-            self.metrics.fenced += ahead
-            withdraw(wave, lost)
+            future_inputs = sum(why is None for why in lost.values())
+            log.warning("%d sessions were moved on by another replica: they are loaded again", future_inputs)
+            self.metrics.fenced += future_inputs
+            withdraw(batch, lost)
             self._drop(lost)
 
     def _drop(self, sessions: Collection[str]) -> None:
@@ -67,55 +67,55 @@ class Commit:
             found = self.residents.find(session)
             if found is not None:
                 found[0].remove(session)
-        if self.residents.shared is not None:
-            self.residents.shared.forget(sessions)
+        if self.residents.shared_store is not None:
+            self.residents.shared_store.forget(sessions)
 
-    async def _commit(self, wave: Wave) -> Lost:
-        tombstones = [tombstone for _, tombstone in wave.buried]
+    async def _commit(self, batch: Batch) -> Conflicts:
+        tombstones = [tombstone for _, tombstone in batch.removed]
         kept: list[Block] = []
         if self.store.writes_through:
-            kept = [block(staged.slab, staged.sessions, staged.after) for staged in wave.staged]
+            kept = [block(staged.slab, staged.sessions, staged.after) for staged in batch.staged]
         if kept and tombstones:  # a last chunk is staged, too
             gone = {tombstone.session for tombstone in tombstones}
             kept = [rest for one in kept if (rest := one.without(gone))]
         if not kept and not tombstones:
-            return NONE_LOST
+            return NO_CONFLICTS
         self.metrics.stored_bytes += sum(sum(map(len, one.bodies)) for one in kept)
-        lost: Lost = await self._call(self.store.commit, kept, tombstones)
+        lost: Conflicts = await self._call(self.store.commit, kept, tombstones)
         return lost
 
-    def publish(self, wave: Wave) -> None:
+    def publish(self, batch: Batch) -> None:
         """Make the wave resident. Called only when its commit has succeeded; nothing in here can fail."""
-        for staged in wave.staged:
+        for staged in batch.staged:
             staged.slab.write(staged.rows, staged.after)
-            if wave.born:
+            if batch.created:
                 for session in staged.sessions:
-                    if session in wave.born:
-                        self._publish_born(session, wave)
-        for slab, tombstone in wave.buried:
+                    if session in batch.created:
+                        self._publish_born(session, batch)
+        for slab, tombstone in batch.removed:
             slab.remove(tombstone.session)
-            self.residents.census[tenant_of(tombstone.session)] -= 1
+            self.residents.sessions_per_tenant[tenant_of(tombstone.session)] -= 1
             if tombstone.why == "deleted":
                 self.metrics.deleted += 1
             else:
                 self.metrics.expired += 1
 
-    def _publish_born(self, session: str, wave: Wave) -> None:
-        slab, row = wave.born.pop(session)
-        if session in wave.leaving:  # who takes its place is the same session
-            wave.leaving.pop(session).remove(session)
-            self.residents.census[tenant_of(session)] -= 1
+    def _publish_born(self, session: str, batch: Batch) -> None:
+        slab, row = batch.created.pop(session)
+        if session in batch.previous_slabs:  # who takes its place is the same session
+            batch.previous_slabs.pop(session).remove(session)
+            self.residents.sessions_per_tenant[tenant_of(session)] -= 1
         else:
             self.metrics.created += 1
         slab.publish(session, row)
 
-    def abandon(self, wave: Wave) -> None:
+    def abandon(self, batch: Batch) -> None:
         """Give back the rows of sessions that were not born after all."""
-        for session, (slab, row) in wave.born.items():
+        for session, (slab, row) in batch.created.items():
             slab.give_back(row)
-            self.residents.census[tenant_of(session)] -= 1
-        wave.born.clear()
-        if self.residents.shared is not None and wave.fetched:
-            self.residents.shared.forget(
-                [session for session in wave.fetched if self.residents.find(session) is None]
+            self.residents.sessions_per_tenant[tenant_of(session)] -= 1
+        batch.created.clear()
+        if self.residents.shared_store is not None and batch.lookups:
+            self.residents.shared_store.forget(
+                [session for session in batch.lookups if self.residents.find(session) is None]
             )

@@ -20,22 +20,22 @@ import numpy as np
 
 from app.config import Settings
 from app.engine.admission import Admission
+from app.engine.batch import Batch
 from app.engine.commit import Commit
-from app.engine.fair_share import BULK, Lanes
+from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, FairShare
 from app.engine.model_slabs import ModelSlabs
-from app.engine.queue import Turns
+from app.engine.queue import JobQueue
 from app.engine.reply import reply
 from app.engine.residents import Residents
 from app.engine.step import Stepper
 from app.engine.store_calls import StoreCalls
 from app.engine.upkeep import Upkeep
-from app.engine.warm_start import warm_up
-from app.engine.watchers import Watches
-from app.engine.wave import Wave
+from app.engine.warm_start import warm_start_sessions
+from app.engine.watchers import Watchers
 from app.errors import CarryoverError, Overloaded, StepFailed, Stopping, StoreFailed
-from app.jobs.jobs import Advance, AdvanceMany, Job, answer_to
-from app.jobs.session_list import Names
-from app.jobs.split import cut
+from app.jobs.jobs import Advance, AdvanceMany, Job, submit_and_wait
+from app.jobs.session_list import SessionNames
+from app.jobs.split import split_job
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
 from app.stores import Store
@@ -73,18 +73,18 @@ class Engine:
         self.clock = clock
         self._call_store = StoreCalls(store, self.metrics)
         models = ModelSlabs(forecasters, settings, older)
-        self.sessions = Residents(models, store, settings, self._call_store, self.metrics)
-        self.watches = Watches()
+        self.residents = Residents(models, store, settings, self._call_store, self.metrics)
+        self.watchers = Watchers()
         self.stopping = False
         self.draining = False  # asked to be sent no more, and serves what comes all the same
-        self.lanes = Lanes(settings.tenant_share)
-        self._turns = Turns()
-        self._waiting_bytes = 0
-        self._under_way: list[Job] = []  # with progress; their sessions are set aside
+        self.fair_share = FairShare(settings.tenant_share)
+        self._queue = JobQueue()
+        self._queue_bytes = 0
+        self._unfinished: list[Job] = []  # with progress; their sessions are set aside
         self._awake = asyncio.Event()
         self._stepper = Stepper(settings.recent_bytes)
-        self._admission = Admission(self.sessions, self._stepper)
-        self._commit = Commit(self.sessions)
+        self._admission = Admission(self.residents, self._stepper)
+        self._commit = Commit(self.residents)
         self._upkeep = Upkeep(
             self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.wave_sessions
         )
@@ -106,7 +106,7 @@ class Engine:
         if self._task is not None:
             await self._task
         try:
-            await self._call_store(self.sessions.store.close)
+            await self._call_store(self.residents.store.close)
         except StoreFailed as error:
             log.error("what was answered last is not kept: %s", error)
         self._call_store.shutdown()
@@ -120,20 +120,20 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
-        if len(self._turns) >= self.settings.queue_jobs:
+        if len(self._queue) >= self.settings.queue_jobs:
             raise Overloaded(f"{self.settings.queue_jobs} jobs are waiting already")
-        if self._waiting_bytes > self.settings.queue_bytes:
+        if self._queue_bytes > self.settings.queue_bytes:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
         if type(job) is AdvanceMany:
-            most = min(self.settings.wave_sessions, BULK * self.lanes.width)
-            for part in cut(job, most, self._stepper.observations):
+            most = min(self.settings.wave_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
+            for part in split_job(job, most, self._stepper.observations):
                 self._put(part)
         else:
             self._put(job)
         self._awake.set()
 
     def _enqueue_upkeep(self, job: Job) -> None:
-        self._turns.add(job)
+        self._queue.add(job)
         self._awake.set()
 
     def now(self) -> float:
@@ -141,8 +141,8 @@ class Engine:
         return self.clock()
 
     def _put(self, job: Job) -> None:
-        self._turns.add(job)
-        self._waiting_bytes += job.nbytes
+        self._queue.add(job)
+        self._queue_bytes += job.nbytes
 
     async def ask(self, job: Job) -> Any:
         """Queue a job and wait for its answer.
@@ -151,36 +151,36 @@ class Engine:
         ------
         CarryoverError : what the job was refused with
         """
-        return await answer_to(self.submit, job)
+        return await submit_and_wait(self.submit, job)
 
     async def names(
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
         """(name, model) of up to `limit` sessions behind `after` that begin with `prefix`, in order."""
-        return await self.sessions.names(after, limit, model, prefix)
+        return await self.residents.names(after, limit, model, prefix)
 
-    def last_pass(self, model: str) -> float:
+    def last_pass_seconds(self, model: str) -> float:
         """Seconds that the newest pass of this model took; 0 for one that is not served."""
-        slab = self.sessions.models.current.get(model)
-        return 0.0 if slab is None else self._stepper.last_pass(slab)
+        slab = self.residents.models.current.get(model)
+        return 0.0 if slab is None else self._stepper.last_pass_seconds(slab)
 
     @property
-    def waiting(self) -> int:
+    def queue_length(self) -> int:
         """Sessions' turns that wait in the queue."""
-        return len(self._turns)
+        return len(self._queue)
 
     @property
-    def waiting_bytes(self) -> int:
+    def queue_bytes(self) -> int:
         """Bytes of observations that wait in the queue."""
-        return self._waiting_bytes
+        return self._queue_bytes
 
-    def unready(self) -> list[str]:
+    def readiness_problems(self) -> list[str]:
         """Why no requests should be sent here; empty when they may."""
         leaving = self.stopping or self.draining
         told = ["stopping"] * leaving + [self._upkeep.failure] * bool(self._upkeep.failure)
-        return told + ["no model is loaded"] * (not self.sessions.models.current) + self.dead()
+        return told + ["no model is loaded"] * (not self.residents.models.current) + self.liveness_problems()
 
-    def dead(self) -> list[str]:
+    def liveness_problems(self) -> list[str]:
         """Why this process will never answer a chunk again; empty while it lives."""
         stopped = self._task is not None and self._task.done() and not self.stopping
         return ["the engine has stopped"] * stopped
@@ -188,15 +188,15 @@ class Engine:
     async def _run(self) -> None:
         # What leaves the finite numbers is looked for and refused: no client may fill the log with warnings.
         with np.errstate(over="ignore", invalid="ignore"):
-            while not (self.stopping and not self._turns and not self._under_way):
+            while not (self.stopping and not self._queue and not self._unfinished):
                 await self._awake.wait()
                 self._awake.clear()
-                while self._turns or self._under_way:
+                while self._queue or self._unfinished:
                     await self._tick()
-                    if self.sessions.store.due:
+                    if self.residents.store.tend_due:
                         await self._upkeep.tend()
                     await asyncio.sleep(0)  # what arrived meanwhile is read now: it is the next wave
-                    if not self._turns and not self._under_way:
+                    if not self._queue and not self._unfinished:
                         await self._linger()
 
     async def _linger(self) -> None:
@@ -209,7 +209,7 @@ class Engine:
             return
         until = time.perf_counter() + LINGER_SECONDS
         while time.perf_counter() < until:
-            if self._turns:
+            if self._queue:
                 self._in_vain = 0
                 return
             await asyncio.sleep(0)
@@ -219,76 +219,76 @@ class Engine:
         stages = self.metrics.stages
         stages.begin()
         self.ticks += 1
-        wave = Wave(self.clock())
+        batch = Batch(self.clock())
         jobs, touched = self._collect()
         self._jobs = len(jobs)
-        self.metrics.waves.add(len(touched))
+        self.metrics.batches.add(len(touched))
         if self.tracing is not None:
-            self.tracing.wave_begins(len(touched))
-        stages.ended("collect")
+            self.tracing.begin_batch(len(touched))
+        stages.end("collect")
         try:
-            await self.sessions.bring_in(jobs, touched, wave)
-            if len(self.sessions.models.slabs) > len(self.sessions.models.current):
-                warm_up(self.sessions, touched)
-                wave.together.clear()  # who starts warm has moved
-            self._admission.admit(jobs, touched, wave)
-            stages.ended("admit")
-            self._stepper.step(wave)
-            stages.ended("step")
-            await self._commit.commit(wave, touched)
-            stages.ended("commit")
-            self._commit.publish(wave)
-            if self.watches:
-                self.watches.tell(wave.moved, wave.buried)
-            stages.ended("publish")
+            await self.residents.make_resident(jobs, touched, batch)
+            if len(self.residents.models.slabs) > len(self.residents.models.current):
+                warm_start_sessions(self.residents, touched)
+                batch.bulk_rows.clear()  # who starts warm has moved
+            self._admission.admit(jobs, touched, batch)
+            stages.end("admit")
+            self._stepper.step(batch)
+            stages.end("step")
+            await self._commit.commit(batch, touched)
+            stages.end("commit")
+            self._commit.publish(batch)
+            if self.watchers:
+                self.watchers.notify(batch.provisional_answers, batch.removed)
+            stages.end("publish")
         except Exception as error:  # noqa: BLE001  (whatever it was, every client of the wave is answered)
-            self._fail(jobs, wave, error)
-        self._commit.abandon(wave)
-        self._under_way = wave.under_way
-        self._move_up(touched, wave)
-        reply(wave, self.metrics)
-        stages.ended("reply")
+            self._fail(jobs, batch, error)
+        self._commit.abandon(batch)
+        self._unfinished = batch.unfinished
+        self._move_up(touched, batch)
+        reply(batch, self.metrics)
+        stages.end("reply")
         if self.tracing is not None:
-            self.tracing.wave_ends()
+            self.tracing.end_batch()
 
-    def _move_up(self, touched: Names, wave: Wave) -> None:
+    def _move_up(self, touched: SessionNames, batch: Batch) -> None:
         """Let those behind the wave's jobs lead; what was buried under a job is asked again without it."""
-        kept = {session for job in (*wave.under_way, *wave.late) for session in job.sessions}
-        self._turns.finish(touched - kept if kept else touched)
-        for job in wave.late:
-            self._turns.again(job)
-            self._waiting_bytes += job.nbytes
+        kept = {session for job in (*batch.unfinished, *batch.retries) for session in job.sessions}
+        self._queue.finish(touched - kept if kept else touched)
+        for job in batch.retries:
+            self._queue.requeue(job)
+            self._queue_bytes += job.nbytes
 
-    def _collect(self) -> tuple[list[Job], Names]:
+    def _collect(self) -> tuple[list[Job], SessionNames]:
         """The next wave: what goes on from the last one, and whatever is ready, up to the bounds."""
-        jobs = self._under_way
+        jobs = self._unfinished
         touched = {session for job in jobs for session in job.sessions}
         room = self.settings.wave_sessions - len(touched)
-        self.lanes.look()
-        self._stepper.shared = self.lanes.shared
-        taken = self._turns.take(room, self._stepper.nbytes, self.lanes.width) if room > 0 else []
+        self.fair_share.update_limit()
+        self._stepper.contended = self.fair_share.contended
+        taken = self._queue.take(room, self._stepper.nbytes, self.fair_share.limit) if room > 0 else []
         if len(taken) == 1 and not jobs and type(taken[0]) is AdvanceMany:
-            self._waiting_bytes -= taken[0].nbytes
+            self._queue_bytes -= taken[0].nbytes
             # As it is: a copy of a thousand takes longer than many a wave.
-            return taken, taken[0].sessions.once
+            return taken, taken[0].sessions.unique
         for job in taken:
             jobs.append(job)
-            self._waiting_bytes -= job.nbytes
+            self._queue_bytes -= job.nbytes
             if type(job) is Advance:  # nearly every job
                 touched.add(job.session)
             else:
                 touched.update(job.sessions)
         return jobs, touched
 
-    def _fail(self, jobs: Sequence[Job], wave: Wave, error: Exception) -> None:
+    def _fail(self, jobs: Sequence[Job], batch: Batch, error: Exception) -> None:
         """The tick failed as a whole: nothing moves, and every client may retry."""
         self.metrics.failed_ticks += 1
         log.error("tick failed: %s", error, exc_info=not isinstance(error, CarryoverError))
         if isinstance(error, StoreFailed):
             self._upkeep.failure = error.detail
         refusal = error if isinstance(error, CarryoverError) else StepFailed(f"the tick failed: {error}")
-        wave.fail(refusal)
-        answered = {id(job) for job, _ in wave.settled}
-        wave.under_way.clear()
-        wave.late = ()
-        wave.settled += [(job, refusal) for job in wave.undivided(jobs) if id(job) not in answered]
+        batch.fail(refusal)
+        answered = {id(job) for job, _ in batch.final_answers}
+        batch.unfinished.clear()
+        batch.retries = ()
+        batch.final_answers += [(job, refusal) for job in batch.expand(jobs) if id(job) not in answered]

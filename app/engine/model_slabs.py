@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.config import Settings
-from app.engine.inputs import check_asked
+from app.engine.inputs import check_intervals
 from app.errors import OtherModel, UnknownModel, Unprocessable
 from app.session.rows import Floats
 from app.session.slab import Slab
 from models.errors import BadArtifact
-from models.forecaster import KIND, Forecaster
+from models.forecaster import KIND_SEPARATOR, Forecaster
 
 SLAB_BYTES = 2**36  # of address space: a covariance a session must not ask for more than there is
 
@@ -40,9 +40,9 @@ class ModelSlabs:
         for forecaster in older:
             self.slabs[forecaster.fingerprint] = self._slab(forecaster)
         self.default_model = settings.default_model or next(iter(self.current))
-        self.slab_of(self.default_model)
+        self.slab_for_model(self.default_model)
 
-    def slab_of(self, model: str | None) -> Slab:
+    def slab_for_model(self, model: str | None) -> Slab:
         """The slab that new sessions of this model go to.
 
         Raises
@@ -78,7 +78,7 @@ class ModelSlabs:
         ------
         UnknownModel
         """
-        self.slab_of(model)
+        self.slab_for_model(model)
         del self.current[model]
 
     def successor(self, slab: Slab) -> Slab:
@@ -94,14 +94,14 @@ class ModelSlabs:
         except BadArtifact:  # it cannot learn so
             return newest
 
-    def chosen(
+    def slab_for_learning(
         self, model: str | None, learning: Mapping[str, Any], level: float | None
     ) -> tuple[Slab, Floats]:
         """The slab of a new session that chooses how it learns, and its carry, [carry_size].
 
         Parameters
         ----------
-        learning : arguments of `Learning.chosen`
+        learning : arguments of `Learning.with_options`
         level : of the intervals that it wants with every chunk; it keeps some, then
 
         Raises
@@ -109,16 +109,16 @@ class ModelSlabs:
         UnknownModel
         Unprocessable : its model cannot learn so, or keeps no intervals of that level
         """
-        slab = self.slab_of(model)
+        slab = self.slab_for_model(model)
         try:
             wanted = {"intervals": True} if level is not None else {}
-            chosen = slab.forecaster.artifact.learning.chosen(**{**wanted, **learning})
+            chosen = slab.forecaster.artifact.learning.with_options(**{**wanted, **learning})
             slab = self._of_kind(slab, chosen.kind)
         except BadArtifact as error:
             raise Unprocessable(str(error), field="learning") from None
         if level is not None:
-            check_asked(level, slab.forecaster)
-        carry = slab.forecaster.beginning(chosen)
+            check_intervals(level, slab.forecaster)
+        carry = slab.forecaster.initial_state(chosen)
         if level is not None:
             slab.forecaster.level(carry[None])[:] = level
         return slab, carry
@@ -130,19 +130,19 @@ class ModelSlabs:
         ------
         BadArtifact : they cannot
         """
-        for known in self.of(slab):
+        for known in self.sibling_slabs(slab):
             if known.forecaster.learning.kind == kind:
                 return known
-        forecaster = slab.forecaster.of_kind(kind)
+        forecaster = slab.forecaster.with_kind(kind)
         self.slabs[forecaster.fingerprint] = made = self._slab(forecaster)
         return made
 
-    def of(self, slab: Slab) -> list[Slab]:
+    def sibling_slabs(self, slab: Slab) -> list[Slab]:
         """The slabs of the same artifact, one for each kind of learning, this among them."""
         artifact = slab.forecaster.artifact.fingerprint
         return [one for one in self.slabs.values() if one.forecaster.artifact.fingerprint == artifact]
 
-    def older(self, model: str) -> list[Slab]:
+    def older_slabs(self, model: str) -> list[Slab]:
         """The slabs of networks that had this name before, with sessions that still run on them."""
         return [
             slab
@@ -150,11 +150,11 @@ class ModelSlabs:
             if slab.forecaster.artifact.name == model and self.successor(slab) is not slab
         ]
 
-    def outdated(self) -> list[Slab]:
+    def outdated_slabs(self) -> list[Slab]:
         """The slabs of networks that a newer one of the same name has replaced."""
-        return [slab for name in self.current for slab in self.older(name)]
+        return [slab for name in self.current for slab in self.older_slabs(name)]
 
-    def slab_by(self, fingerprint: str) -> Slab:
+    def slab_for_fingerprint(self, fingerprint: str) -> Slab:
         """The slab of the model that a state belongs to.
 
         Raises
@@ -170,7 +170,7 @@ class ModelSlabs:
 
     def known(self, fingerprint: str) -> Slab | None:
         """The slab of what a carry belongs to, if its artifact is loaded."""
-        artifact, _, kind = fingerprint.partition(KIND)
+        artifact, _, kind = fingerprint.partition(KIND_SEPARATOR)
         if fingerprint in self.slabs or artifact not in self.slabs:
             return self.slabs.get(fingerprint)
         try:
@@ -179,7 +179,7 @@ class ModelSlabs:
             return None
 
     def model_of(self, fingerprint: str) -> str:
-        slab = self.slabs.get(fingerprint.partition(KIND)[0])
+        slab = self.slabs.get(fingerprint.partition(KIND_SEPARATOR)[0])
         return slab.forecaster.artifact.name if slab is not None else f"not loaded: {fingerprint[:12]}"
 
     def _slab(self, forecaster: Forecaster) -> Slab:

@@ -28,7 +28,9 @@ class StoreCalls:
                 return function(*arguments)
             return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
         finally:
-            self._metrics.store_took(getattr(function, "__name__", "call"), time.perf_counter() - began)
+            self._metrics.record_store_call(
+                getattr(function, "__name__", "call"), time.perf_counter() - began
+            )
 
     def shutdown(self) -> None:
         """Wait for the call under way, and end the thread."""

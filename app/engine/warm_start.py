@@ -20,10 +20,10 @@ from app.session.slab import Slab
 log = logging.getLogger("carryover.engine")
 
 
-def warm_up(sessions: Residents, touched: Iterable[str]) -> None:
+def warm_start_sessions(sessions: Residents, touched: Iterable[str]) -> None:
     """Move those of these sessions that are resident on an older network to the newest of its name."""
     touched = list(touched)
-    for slab in sessions.models.outdated():
+    for slab in sessions.models.outdated_slabs():
         mine = [session for session in touched if session in slab.index]
         if mine and _compatible(slab, sessions.models.current[slab.forecaster.artifact.name]):
             _move(sessions, slab, sessions.models.successor(slab), mine, touched)
@@ -60,7 +60,7 @@ def _replayed(older: Slab, newer: Slab, before: Rows) -> np.ndarray:
     """Carries of the newer network, [batch, carry_size], after what each session has observed last."""
     tail = older.forecaster.tail
     kept: Ints = np.minimum(before.headers["since_reset"], tail)
-    carries = newer.forecaster.welcomed(older.forecaster, before.carries)
+    carries = newer.forecaster.initial_carries_from(older.forecaster, before.carries)
     some = np.flatnonzero(kept)
     if len(some):
         tails = older.forecaster.tails(before.carries[some])

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Protocol
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from app.access.callers import Caller, Door
+from app.access.callers import Authenticator, Caller
 from app.codec import answers, bulk, chunks
-from app.codec.problems import MEDIA_TYPE, problem
+from app.codec.problems import PROBLEM_MEDIA_TYPE, problem
 from app.errors import CarryoverError, OverLimit
 from app.jobs.jobs import Advance
 from app.observability import logs
@@ -19,7 +19,7 @@ from app.observability import logs
 log = logging.getLogger("carryover.access")
 
 JSON = b"application/json"
-PROBLEM = MEDIA_TYPE.encode()
+PROBLEM = PROBLEM_MEDIA_TYPE.encode()
 
 
 class Connection(Protocol):
@@ -27,36 +27,36 @@ class Connection(Protocol):
 
     caller: Caller
     request_id: bytes
-    door: ClassVar[Door]
+    authenticator: ClassVar[Authenticator]
     limits: ClassVar[bulk.BulkLimits]
     headers: list[tuple[bytes, bytes]]
 
-    def stamp(self) -> bytes:
+    def standard_headers(self) -> bytes:
         """The headers that every answer has."""
 
-    def leave(self) -> None:
+    def write_answers(self) -> None:
         """Write the answers that are next in the order of their requests."""
 
-    def calm(self, seconds: float) -> None:
+    def throttle(self, seconds: float) -> None:
         """Read no further for so long."""
 
 
-class Turn:
+class Exchange:
     """One hot request, until its answer has left."""
 
-    __slots__ = ("began", "body", "caller", "keep_alive", "protocol", "request_id", "response")
+    __slots__ = ("body", "caller", "keep_alive", "protocol", "request_id", "response", "start_time")
     route = ""  # as the OpenAPI document has it
 
     def __init__(self, protocol: Connection) -> None:
         self.protocol = protocol
         self.caller = protocol.caller
         self.request_id = protocol.request_id
-        self.began = perf_counter()
+        self.start_time = perf_counter()
         self.body: bytes | bytearray = b""
         self.keep_alive = True
         self.response = b""
 
-    def ask(self, body: bytes) -> None:
+    def submit(self, body: bytes) -> None:
         """Queue what the body asks for; `reply` is the engine's to call.
 
         Raises
@@ -65,7 +65,7 @@ class Turn:
         """
         raise NotImplementedError
 
-    def answered(self, outcome: Any) -> tuple[bytes, bytes]:
+    def encode_answer(self, outcome: Any) -> tuple[bytes, bytes]:
         """Content type and body of a success."""
         raise NotImplementedError
 
@@ -73,12 +73,12 @@ class Turn:
         """The engine's answer. Leaves at once when those before it have left."""
         status, more = 200, b""
         if isinstance(outcome, CarryoverError):
-            self.refused(outcome)
+            self.count_refusal(outcome)
             status, told, headers = problem(outcome)
             kind, body = PROBLEM, orjson.dumps(told)
             more = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
         else:
-            kind, body = self.answered(outcome)
+            kind, body = self.encode_answer(outcome)
         self.respond(status, kind, body, more)
 
     def respond(self, status: int, kind: bytes, body: bytes, more: bytes = b"") -> None:
@@ -89,20 +89,20 @@ class Turn:
         self._note(status)
         close = b"" if self.keep_alive else b"connection: close\r\n"
         self.response = b"%b%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (
-            STATUS_LINE[status], self.protocol.stamp(), more, close, kind, len(body), body,
+            STATUS_LINE[status], self.protocol.standard_headers(), more, close, kind, len(body), body,
         )  # fmt: skip
-        self.protocol.leave()
+        self.protocol.write_answers()
 
-    def refused(self, error: CarryoverError) -> None:
+    def count_refusal(self, error: CarryoverError) -> None:
         """Count a refusal; a client that asks too often is not heard for a while."""
         self.caller.engine.metrics.refused(error)
         if isinstance(error, OverLimit):
-            self.protocol.calm(error.retry_after_seconds)
+            self.protocol.throttle(error.retry_after_seconds)
 
     def _note(self, status: int) -> None:
-        seconds = perf_counter() - self.began
+        seconds = perf_counter() - self.start_time
         self.caller.engine.metrics.answered(self.route, status, seconds)
-        if self.protocol.door.settings.access_log:
+        if self.protocol.authenticator.settings.access_log:
             self._log(status, seconds)
 
     def _log(self, status: int, seconds: float) -> None:
@@ -113,7 +113,7 @@ class Turn:
         log.info("request", extra=fields | {"request_id": logs.request_id(given, None)})
 
 
-class ChunkTurn(Turn):
+class ChunkTurn(Exchange):
     """`POST /sessions/{id}/observations`."""
 
     __slots__ = ("flat", "session")
@@ -124,8 +124,8 @@ class ChunkTurn(Turn):
         self.session = session
         self.flat = False
 
-    def ask(self, body: bytes) -> None:
-        told = chunks.chunk(body, self.protocol.limits.chunk)
+    def submit(self, body: bytes) -> None:
+        told = chunks.decode_chunk(body, self.protocol.limits.chunk)
         self.flat = told.flat
         self.caller.submit(
             Advance(
@@ -136,15 +136,15 @@ class ChunkTurn(Turn):
                 told.horizon,
                 told.model,
                 self.reply,
-                extras=told.extras,
+                options=told.options,
             )
         )
 
-    def answered(self, outcome: Any) -> tuple[bytes, bytes]:
-        return JSON, answers.advanced(outcome, self.flat)
+    def encode_answer(self, outcome: Any) -> tuple[bytes, bytes]:
+        return JSON, answers.encode_chunk_answer(outcome, self.flat)
 
 
-class BulkTurn(Turn):
+class BulkTurn(Exchange):
     """`POST /observations`."""
 
     __slots__ = ("accept", "content_type", "request")
@@ -154,14 +154,14 @@ class BulkTurn(Turn):
         super().__init__(protocol)
         self.content_type = content_type
         self.accept = accept
-        self.request: bulk.Request
+        self.request: bulk.BulkRequest
 
-    def ask(self, body: bytes) -> None:
-        self.request = bulk.read(body, self.content_type, self.accept, self.protocol.limits)
+    def submit(self, body: bytes) -> None:
+        self.request = bulk.decode(body, self.content_type, self.accept, self.protocol.limits)
         self.request.submit(self.caller, self.reply)
 
-    def answered(self, outcome: Any) -> tuple[bytes, bytes]:
+    def encode_answer(self, outcome: Any) -> tuple[bytes, bytes]:
         for error in outcome.errors.values():
-            self.refused(error)
+            self.count_refusal(error)
         body, content_type = bulk.encode(outcome, self.request)
         return content_type.encode(), body

@@ -20,7 +20,7 @@ def open_store(settings: Settings) -> Store:
     """
     tombstone_seconds = settings.tombstone_ttl_seconds or float("inf")
     if settings.store_is_shared:
-        return shared_store(settings, tombstone_seconds)
+        return open_shared_store(settings, tombstone_seconds)
     if settings.store_path is None:
         return MemoryStore(settings.tombstones, tombstone_seconds)
     # Behind each fsync the store's thread competes with a busy event loop for the interpreter: the default of
@@ -29,7 +29,7 @@ def open_store(settings: Settings) -> Store:
     return SqliteStore(settings.store_path, settings.tombstones, tombstone_seconds, settings.durability)
 
 
-def shared_store(settings: Settings, tombstone_seconds: float) -> Store:
+def open_shared_store(settings: Settings, tombstone_seconds: float) -> Store:
     """The store on the network that the settings name.
 
     Raises
@@ -37,18 +37,18 @@ def shared_store(settings: Settings, tombstone_seconds: float) -> Store:
     ConfigError : its URL cannot be read, it cannot be reached, or its client is not installed
     """
     try:
-        from app.stores.redis.scripting import Acknowledged
+        from app.stores.redis.scripting import WriteConcern
         from app.stores.redis.store import RedisStore
-        from app.stores.redis.url import place
+        from app.stores.redis.url import parse_url
     except ImportError as error:
         raise ConfigError(
             f"a redis:// store needs its client: pip install 'carryover[redis]' ({error})"
         ) from error
     try:
-        where = place(settings.store)
+        url = parse_url(settings.store)
     except ValueError as error:
         raise ConfigError(f"store (CARRYOVER_STORE) cannot be read: {error}") from error
     sys.setswitchinterval(0.0005)  # as for a file, below
     timeout = settings.store_timeout_seconds
-    acknowledged = Acknowledged(settings.store_replicas, settings.store_fsync, int(900 * timeout))
-    return RedisStore(where, tombstone_seconds, acknowledged, timeout)
+    write_concern = WriteConcern(settings.store_replicas, settings.store_fsync, int(900 * timeout))
+    return RedisStore(url, tombstone_seconds, write_concern, timeout)

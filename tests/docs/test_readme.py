@@ -7,7 +7,7 @@ import pytest
 import typer
 from fastapi.routing import iter_route_contexts
 
-from app.config import Settings, described
+from app.config import Settings, describe_settings
 from tests.helpers.paths import ROOT
 
 README = ROOT / "README.md"
@@ -22,7 +22,7 @@ def lines() -> list[str]:
 def test_every_setting_is_told_with_its_default(lines):
     untold = [
         f"{one.variable} (default {one.default})"
-        for one in described()
+        for one in describe_settings()
         if not any(re.search(rf"\b{one.variable}\b", line) and one.default in line for line in lines)
     ]
     assert untold == []
@@ -30,7 +30,7 @@ def test_every_setting_is_told_with_its_default(lines):
 
 def test_no_setting_is_told_that_does_not_exist(lines):
     told = set(re.findall(r"\bCARRYOVER_[A-Z_]+\b", "\n".join(lines)))
-    assert told - {one.variable for one in described()} == set()
+    assert told - {one.variable for one in describe_settings()} == set()
 
 
 def test_every_command_is_told(lines):

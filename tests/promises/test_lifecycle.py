@@ -109,7 +109,7 @@ async def test_the_sweep_buries_what_nobody_asks_for(start_http, clock, monkeypa
             await service.advance(f"s{i}", [[0.1]], 0)
         await service.http.post("/sessions", json={"id": "stays", "ttl_seconds": 1000})
         clock.wait(51)
-        await until(lambda: len(service.engine.sessions) == 1)
+        await until(lambda: len(service.engine.residents) == 1)
         assert (await service.session("stays"))["position"] == 0
         assert (await service.http.get("/sessions/s7")).status_code == 410
 
@@ -124,7 +124,7 @@ async def test_the_sweep_gives_way_to_traffic_in_a_slab_as_small_as_a_wave(start
         for at in range(5):
             replies = await asyncio.gather(*(service.advance(name, [[0.1]], at) for name in names))
             assert [reply.position for reply in replies] == [at + 1] * 12
-        await until(lambda: len(service.engine.sessions) == 12)
+        await until(lambda: len(service.engine.residents) == 12)
 
 
 async def test_tombstones_are_bounded_in_number_and_time(start_http, clock):

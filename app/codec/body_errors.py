@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from app.codec.limits import LARGEST, Limits, Undecodable
+from app.codec.limits import MAX_FLOAT32, AnyDecodeError, Limits
 from app.errors import Malformed, TooLarge, Unprocessable
 
 
-def too_far(steps: int, most: int) -> Unprocessable:
+def too_many_steps_error(steps: int, most: int) -> Unprocessable:
     """The refusal of a forecast over the limit."""
     return Unprocessable(f"steps must be 1 to {most}, not {steps}", field="steps", limit=most)
 
 
-def too_many(limits: Limits, count: str) -> TooLarge:
+def too_many_observations_error(limits: Limits, count: str) -> TooLarge:
     """The refusal of a chunk with more observations than the limit."""
     return TooLarge(
         f"a chunk has at most {limits.observations} observations, this one has {count}",
@@ -28,7 +28,7 @@ def too_many(limits: Limits, count: str) -> TooLarge:
     )
 
 
-def complaint(body: bytes, error: Undecodable) -> Malformed | Unprocessable:
+def decode_error(body: bytes, error: AnyDecodeError) -> Malformed | Unprocessable:
     """What is wrong with a body that did not decode, and where."""
     if isinstance(error, RecursionError):
         return Malformed("the body is not JSON that anybody means: it is nested too deeply")
@@ -42,7 +42,7 @@ def complaint(body: bytes, error: Undecodable) -> Malformed | Unprocessable:
     for row, numbers in enumerate(rows if isinstance(rows, list) else ()):
         for column, number in enumerate(numbers if isinstance(numbers, list) else [numbers]):
             if isinstance(number, float) and not math.isfinite(number):
-                return bad_number(row, column, f"is {number}, which is not a finite number")
+                return invalid_number_error(row, column, f"is {number}, which is not a finite number")
     return Malformed(f"the body is not JSON: {error}")
 
 
@@ -57,10 +57,10 @@ def _wrong_value(told: str) -> Malformed | Unprocessable:
         return Unprocessable(f"{field}: {what}", field=field)
     if field != "observations":
         return Unprocessable(f"{field}[{row}]: {what}", field=field)
-    return bad_number(int(row), int(column or 0), f"is not a number: {what[0].lower()}{what[1:]}")
+    return invalid_number_error(int(row), int(column or 0), f"is not a number: {what[0].lower()}{what[1:]}")
 
 
-def ragged(rows: Sequence[Any]) -> Unprocessable:
+def ragged_rows_error(rows: Sequence[Any]) -> Unprocessable:
     """The first row that is not like row 0."""
     wanted = _shape(rows[0])
     for row, numbers in enumerate(rows):
@@ -74,13 +74,13 @@ def _shape(row: object) -> str:
     return f"{len(row)} numbers" if isinstance(row, list) else "a bare number"
 
 
-def not_a_float32(exact: np.ndarray[Any, np.dtype[np.float64]]) -> Unprocessable:
+def float32_range_error(exact: np.ndarray[Any, np.dtype[np.float64]]) -> Unprocessable:
     """The refusal of the first number that float32 cannot hold."""
     rows = exact[:, None] if exact.ndim == 1 else exact
-    row, column = (int(place) for place in np.argwhere(np.abs(rows) > LARGEST)[0])
-    return bad_number(row, column, f"is {rows[row, column]}, which is not a finite float32")
+    row, column = (int(place) for place in np.argwhere(np.abs(rows) > MAX_FLOAT32)[0])
+    return invalid_number_error(row, column, f"is {rows[row, column]}, which is not a finite float32")
 
 
-def bad_number(row: int, column: int, why: str) -> Unprocessable:
+def invalid_number_error(row: int, column: int, why: str) -> Unprocessable:
     """The refusal of one number of a chunk, by its row and column."""
     return Unprocessable(f"row {row}, column {column} {why}", row=row, column=column)
