@@ -49,7 +49,7 @@ class Batch:
 
     now: float
     chunks: dict[Slab, ChunkColumns] = field(default_factory=dict)
-    long: list[tuple[Slab, int, Advance]] = field(default_factory=list)  # with progress, still advancing
+    long_chunks: list[tuple[Slab, int, Advance]] = field(default_factory=list)  # with progress, still advancing
     forecasts: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
     created: dict[str, tuple[Slab, int]] = field(default_factory=dict)  # rows taken, not published yet
     bulk_rows: dict[int, tuple[Slab, Ints]] = field(

@@ -24,7 +24,7 @@ Split = Callable[[AdvanceMany, Sequence[Advance | AdvanceMany]], None]
 
 
 class ChunkColumns:
-    """Chunks of as many sessions, `batch` of them. The columns are there once `read` was called.
+    """Chunks of as many sessions, `batch` of them. The columns are there once `fill` was called.
 
     observations : [total, inputs], one chunk after the other; lengths, digests, rows : [batch]
     at, epochs : [batch], what the clients claim: -1 and 0 for nothing
@@ -66,7 +66,7 @@ class ChunkColumns:
     def __len__(self) -> int:
         return len(self.jobs) + sum(len(job) for job, _ in self.bulk_jobs)
 
-    def read(self) -> None:
+    def fill(self) -> None:
         """Fill the columns, once every job is in."""
         parts = [self._alone()] if self.jobs else []
         parts += [

@@ -126,7 +126,7 @@ class Engine:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
         if type(job) is AdvanceMany:
             most = min(self.settings.wave_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
-            for part in split_job(job, most, self._stepper.observations):
+            for part in split_job(job, most, self._stepper.max_observations):
                 self._put(part)
         else:
             self._put(job)
@@ -266,7 +266,7 @@ class Engine:
         room = self.settings.wave_sessions - len(touched)
         self.fair_share.update_limit()
         self._stepper.contended = self.fair_share.contended
-        taken = self._queue.take(room, self._stepper.nbytes, self.fair_share.limit) if room > 0 else []
+        taken = self._queue.take(room, self._stepper.max_nbytes, self.fair_share.limit) if room > 0 else []
         if len(taken) == 1 and not jobs and type(taken[0]) is AdvanceMany:
             self._queue_bytes -= taken[0].nbytes
             # As it is: a copy of a thousand takes longer than many a wave.

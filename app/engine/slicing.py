@@ -53,7 +53,7 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
         now = clock_after(slab.forecaster, before.carries[0], job.clock, len(job.observations))
         future = None if job.options is None else job.options.future
         job.progress.future_inputs = future_inputs(slab.forecaster, now, job.horizon, future)
-    batch.long.append((slab, row, job))
+    batch.long_chunks.append((slab, row, job))
 
 
 def finish_slice(

@@ -55,16 +55,16 @@ class Stepper:
         return self._time_budgets[slab].last_seconds if slab in self._time_budgets else 0.0
 
     @property
-    def observations(self) -> int:
+    def max_observations(self) -> int:
         """That one wave may take of the slowest model."""
         return min(
-            [budget.observations for budget in self._time_budgets.values()] or [TimeBudget().observations]
+            [budget.max_observations for budget in self._time_budgets.values()] or [TimeBudget().max_observations]
         )
 
     @property
-    def nbytes(self) -> int:
+    def max_nbytes(self) -> int:
         """Of observations that one wave may take, about."""
-        return self.observations * min([4 * slab.forecaster.input_size for slab in self._time_budgets] or [4])
+        return self.max_observations * min([4 * slab.forecaster.input_size for slab in self._time_budgets] or [4])
 
     @property
     def _seconds(self) -> float:
@@ -87,7 +87,7 @@ class Stepper:
             _check_alive(slab, row, batch)
             raise wrong_width_error(forecaster, observations.shape[1])
         if job.progress is not None:
-            (batch.long if job.progress.forecast_carry is None else batch.forecasts).append((slab, row, job))
+            (batch.long_chunks if job.progress.forecast_carry is None else batch.forecasts).append((slab, row, job))
         elif job.horizon and forecaster.missing:
             raise cannot_forecast_error(forecaster)
         elif job.horizon or len(observations) > (MIN_STEPS if self.contended else LONG_CHUNK):
@@ -115,7 +115,7 @@ class Stepper:
 
     def admit(self, group: ChunkColumns, batch: Batch) -> list[Advance]:
         """Let the chunks that are in step through; settle the others. Returns those whose session expired."""
-        group.read()
+        group.fill()
         before, digests = group.before, group.digests
         headers = before.headers
         go = np.empty(len(digests), np.bool_)
@@ -134,13 +134,13 @@ class Stepper:
 
     def step(self, batch: Batch) -> None:
         """One pass over the chunks of each model, then one over its forecasts; stages what is whole."""
-        for slab in {*batch.chunks, *(slab for slab, _, _ in batch.long)}:
+        for slab in {*batch.chunks, *(slab for slab, _, _ in batch.long_chunks)}:
             self._advance(
-                slab, batch.chunks_of(slab), [item for item in batch.long if item[0] is slab], batch
+                slab, batch.chunks_of(slab), [item for item in batch.long_chunks if item[0] is slab], batch
             )
         for slab in {slab for slab, _, _ in batch.forecasts}:
             rolling = [item for item in batch.forecasts if item[0] is slab]
-            steps = self._time_budgets[slab].steps(len(rolling), self._seconds)
+            steps = self._time_budgets[slab].max_steps(len(rolling), self._seconds)
             slicing.roll(slab, rolling, steps, batch, self.recent_bytes)
 
     def _advance(
@@ -153,7 +153,7 @@ class Stepper:
                 passed, errors = self._one_pass(slab, observations, group.lengths, carries, group.gaps)
                 self._stage(group, passed, errors, batch)
             return
-        size = self._time_budgets[slab].steps(plain + len(slow), self._seconds)
+        size = self._time_budgets[slab].max_steps(plain + len(slow), self._seconds)
         slices = [job.observations[job.progress.offset :][:size] for _, _, job in slow if job.progress]
         lengths = np.array([len(part) for part in slices], np.int64)
         carries = np.stack([job.progress.carry for _, _, job in slow if job.progress])

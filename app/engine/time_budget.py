@@ -26,11 +26,11 @@ class TimeBudget:
             self.step_seconds = _learnt(self.step_seconds, seconds / longest)
 
     @property
-    def observations(self) -> int:
+    def max_observations(self) -> int:
         """That a pass may take together."""
         return max(LEAST_OBSERVATIONS, int(BATCH_SECONDS / self.observation_seconds))
 
-    def steps(self, sessions: int, seconds: float = BATCH_SECONDS) -> int:
+    def max_steps(self, sessions: int, seconds: float = BATCH_SECONDS) -> int:
         """That so many sessions may be moved on by together."""
         return max(MIN_STEPS, int(seconds / (self.step_seconds + sessions * self.observation_seconds)))
 

@@ -84,7 +84,7 @@ def _one_of_many(session: str, job: AdvanceMany, outcome: BulkAnswer) -> Event:
     first = int(job.lengths[:i].sum())
     outputs = np.broadcast_to(outcome.outputs, len(job))
     start, width = int((outcome.steps[:i] * outputs[:i]).sum()), int(outputs[i])
-    predictions = outcome.numbers[start : start + int(outcome.steps[i]) * width].reshape(-1, width)
+    predictions = outcome.predictions[start : start + int(outcome.steps[i]) * width].reshape(-1, width)
     answer = {"predictions": predictions}
     observations = job.observations[first : first + int(job.lengths[i])]
     return _chunk(int(outcome.positions[i]), int(outcome.epochs[i]), observations, answer, reset=False)

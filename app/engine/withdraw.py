@@ -82,7 +82,7 @@ def _parted(
 
 def _part_of(outcome: BulkAnswer, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> BulkAnswer:
     outputs = outcome.outputs if isinstance(outcome.outputs, int) else outcome.outputs[keep]
-    numbers = outcome.numbers[np.repeat(keep, outcome.steps * outcome.outputs)]
+    numbers = outcome.predictions[np.repeat(keep, outcome.steps * outcome.outputs)]
     part = BulkAnswer(outcome.positions[keep], outcome.epochs[keep], outcome.steps[keep], outputs, numbers)
     place = np.cumsum(keep) - 1
     for name, columns in outcome.extra_outputs.items():

@@ -35,7 +35,7 @@ class BulkAnswer:
     positions, epochs : [n]; -1 and 0 where refused
     steps : [n], how many predictions each chunk has; 0 where refused
     outputs : numbers in one prediction; [n] where the sessions' models differ
-    numbers : [total], the predictions of one chunk after the other, flat
+    predictions : [total], of one chunk after the other, flat
     replayed : indexes of the chunks that had been applied already, ascending
     errors : by index, of those that were refused
     findings : by name and index, what is told beside the predictions: lower, residuals, scores, ...
@@ -45,7 +45,7 @@ class BulkAnswer:
     epochs: Epochs
     steps: Ints
     outputs: int | Ints
-    numbers: Floats
+    predictions: Floats
     replayed: list[int] = field(default_factory=list)
     errors: dict[int, CarryoverError] = field(default_factory=dict)
     extra_outputs: dict[str, dict[int, Floats]] = field(default_factory=dict)

@@ -175,7 +175,7 @@ class AnswerCollector:
             return
         self._positions[which], self._epochs[which] = outcome.positions, outcome.epochs
         self._steps[which], self._outputs[which] = outcome.steps, outcome.outputs
-        self._pieces.append((which, outcome.numbers))
+        self._pieces.append((which, outcome.predictions))
         self._replayed += which[outcome.replayed].tolist()
         self._errors |= {int(which[i]): error for i, error in outcome.errors.items()}
         for name, columns in outcome.extra_outputs.items():

@@ -113,7 +113,7 @@ def encode(answer: BulkAnswer, asked: BulkRequest) -> bytes:
             answer.positions.astype("<i8", copy=False).tobytes(),
             answer.epochs.astype("<u8", copy=False).tobytes(),
             counts.tobytes(),
-            answer.numbers.astype("<f4", copy=False).tobytes(),
+            answer.predictions.astype("<f4", copy=False).tobytes(),
             replayed.tobytes(),
             errors,
         )
