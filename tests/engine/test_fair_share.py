@@ -243,4 +243,4 @@ async def test_a_connection_that_cannot_be_read_on_holds_up_nobody_behind_it(cap
     a.release(1)
     await asyncio.sleep(0)
     assert len(told) == 2
-    assert "could not be read on" in caplog.text
+    assert "could not be resumed" in caplog.text
