@@ -88,6 +88,7 @@ class Engine:
             self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.wave_sessions
         )
         self.ticks = 0
+        self._last_jobs = 0  # of the last batch
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -186,19 +187,19 @@ class Engine:
                 await self._awake.wait()
                 self._awake.clear()
                 while self._queue or self._unfinished:
-                    jobs = await self._tick()
+                    await self._tick()
                     if self.residents.store.tend_due:
                         await self._upkeep.tend()
                     await asyncio.sleep(0)  # reads what arrived meanwhile: it is the next batch
                     if not self._queue and not self._unfinished:
-                        await self._linger.wait(jobs, self.ticks)
+                        await self._linger.wait(self._last_jobs, self.ticks)
 
-    async def _tick(self) -> int:
-        """Handle one batch; returns how many jobs it had."""
+    async def _tick(self) -> None:
         stages = self.metrics.stages
         stages.begin()
         self.ticks += 1
         batch = self._collect()
+        self._last_jobs = len(batch.jobs)
         self.metrics.batches.add(len(batch.touched))
         if self.tracing is not None:
             self.tracing.begin_batch(len(batch.touched))
@@ -227,7 +228,6 @@ class Engine:
         stages.end("reply")
         if self.tracing is not None:
             self.tracing.end_batch()
-        return len(batch.jobs)
 
     def _collect(self) -> Batch:
         """The next batch: jobs that go on from the last one, and those that are ready, up to the bounds."""

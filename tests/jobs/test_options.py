@@ -229,7 +229,7 @@ async def test_the_longest_chunk_may_tell_the_longest_future(start_http):
     async with start_http(**limits) as service:
         body = {"observations": rows, "horizon": 300, "future": [[6.0]] * 300, "model": "planned"}
         problem = await posted(service, "s", 422, **body)
-        assert "told no timestamps" in problem["detail"]
+        assert "no timestamps yet" in problem["detail"]
 
 
 async def test_what_is_answered_holds_no_nan_and_no_infinity(start_http):

@@ -1,4 +1,4 @@
-"""DESIGN section 5: what `at` and `epoch` promise, and what reset, fork and forecast do to it."""
+"""What `at` and `epoch` promise, and what reset, fork and forecast do to it."""
 
 import asyncio
 
@@ -14,6 +14,7 @@ from tests.promises.test_promises import equal
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.every_pair
 async def test_a_retry_is_answered_again_and_moves_nothing(start, artifacts):
     whole = series("sine", 10)
     async with start() as service:
@@ -31,6 +32,7 @@ async def test_without_at_a_chunk_is_applied_every_time(start):
         assert [(await service.advance("a", [[0.5]])).position for _ in range(3)] == [1, 2, 3]
 
 
+@pytest.mark.every_pair
 async def test_the_last_eight_chunks_are_replayed_and_older_ones_refused(start):
     whole = series("pair", 20)
     async with start() as service:
@@ -66,6 +68,7 @@ async def test_remembered_answers_are_bound_in_bytes_and_the_last_always_stays(s
             assert sum(kept) <= 1000 + 800
 
 
+@pytest.mark.every_pair
 async def test_a_retry_survives_eviction(start):
     whole = series("sine", 6)
     async with start(resident_sessions=2, wave_sessions=2) as service:

@@ -182,7 +182,7 @@ async def test_a_gap_may_be_skipped_and_is_the_same_as_rows_of_null(start_http):
         ({"observations": [[1, 1], [2, 2]], "timestamps": [0, 3500]}, 422, "row 1 is not 3600 s"),
         ({"observations": [[1, 1]], "timestamps": [0], "horizon": 2}, 422, "future of plan"),
         ({"observations": [[1, 1]], "timestamps": [0], "horizon": 2, "future": [[1]]}, 422, "2 rows of 1"),
-        ({"observations": [[1, 1, 0, 1]], "horizon": 2, "future": [[1], [2]]}, 422, "told no timestamps"),
+        ({"observations": [[1, 1, 0, 1]], "horizon": 2, "future": [[1], [2]]}, 422, "no timestamps yet"),
     ],
 )
 async def test_what_cannot_be_made_an_observation_is_refused_with_its_place(start_http, body, status, told):
