@@ -1,0 +1,25 @@
+"""Writes the pages of `docs/reference` that are made from the code: `make reference`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tools.docs import api, cli, settings
+
+REFERENCE = Path(__file__).resolve().parent.parent.parent / "docs" / "reference"
+PAGES: dict[str, Callable[[], str]] = {
+    "api.md": api.page,
+    "cli.md": cli.page,
+    "settings.md": settings.page,
+}
+
+
+def main() -> None:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (REFERENCE / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
