@@ -38,7 +38,7 @@ types: $(VENV)/.dev ## mypy, strict
 imports: $(VENV)/.test ## imports run in one direction only
 	@$(PY) -m pytest tests/test_imports.py
 
-bench: $(VENV)/.test ## measure beside other designs, write docs/benchmarks.md
+bench: $(VENV)/.test ## measure beside other designs, write docs/reference/benchmarks.md
 	@$(PY) -m benchmarks $(ARGS)
 
 failover: $(VENV)/.test ## replicas killed, asleep and cut off under load; needs redis-server and haproxy

@@ -22,6 +22,7 @@ from benchmarks.dialects import SessionInPath
 from benchmarks.load import Load
 from benchmarks.measure import Bench, Scenario, measure
 from benchmarks.reference import Reference, write_artifact, write_seeded_weights
+from benchmarks.run import PAGES
 from benchmarks.servers import Running, Server, known_servers, running
 from benchmarks.stores import fsync_seconds
 from benchmarks.streams import Stream
@@ -79,6 +80,10 @@ def _figures(servers: dict[str, Running], bench: Bench, options: argparse.Namesp
     base = median(row[0] for row in samples["memory"])
     p50, p99 = (1e3 * median(sync[i] for sync in syncs) for i in (0, 1))
     lines = [
+        "# A store on disk",
+        "",
+        "Written by `python -m benchmarks.durable`.",
+        "",
         f"fsync behind 4 KiB on this machine: p50 {p50:.2f} ms, p99 {p99:.2f} ms. "
         f"{CONNECTIONS} connections, 1 step, median of {options.rounds} rounds of {options.seconds} s; "
         f"evicted: {CROWD:,} sessions drawn at random, {RESIDENT:,} resident. The p99 aimed at is one "
@@ -125,7 +130,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--generator-core", type=int, default=(os.cpu_count() or 2) - 1)
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for durable.md")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder for durable.md")
     return parser.parse_args()
 
 

@@ -1,9 +1,9 @@
-"""What a session learns, measured on recorded streams over HTTP: prints the tables of docs/learning.md and
+"""What a session learns, measured on recorded streams over HTTP: prints the tables of docs/explanation/learning.md and
 draws its figures.
 
     python -m benchmarks.learning ../data --traffic traffic_hourly.csv
 
-The folder holds ETTh1.csv and nab/; docs/learning.md tells where they come from, and what was looked at when
+The folder holds ETTh1.csv and nab/; docs/explanation/learning.md tells where they come from, and what was looked at when
 the settings were chosen. The recipe is `drifting` for every stream, chosen on rows 0 to 3,599 of ETTh1.
 """
 
@@ -35,7 +35,7 @@ from models.scaling import Column
 from models.series import Series
 from models.train import Training
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 SEEDS = (0, 1, 2)
 MISSING = 0.2
 TRAFFIC = ("traffic_volume", "temp", "clouds_all")
@@ -108,7 +108,7 @@ def etth1_figures(path: Path, folder: Path) -> Iterator[Figure]:
     yield Figure("20 % of the values missing: MSE on the others", missing, None, True)
     yield at_most("20 % of the values missing: over the complete stream's", missing / complete, 1.25)
     yield from forecasts(*told)
-    draw(DOCS / "learning-etth1.png", *told, whole, rows=TEN_DAYS, targets=("HUFL", "OT"))
+    draw(IMAGES / "learning-etth1.png", *told, whole, rows=TEN_DAYS, targets=("HUFL", "OT"))
 
 
 def traffic_figures(path: Path, folder: Path) -> Iterator[Figure]:
@@ -136,7 +136,7 @@ def nab_figures(path: Path, folder: Path) -> Iterator[Figure]:
     found = places(answers.scores[rows.start :], rows)
     yield Figure("places of the highest 1 % of the scores", float(len(found)), None, True)
     yield from (Figure(when(series, place), float(len(place)), None, True) for place in found)
-    draw(DOCS / f"learning-{path.stem}.png", artifact, recorded, answers, rows, artifact.targets)
+    draw(IMAGES / f"learning-{path.stem}.png", artifact, recorded, answers, rows, artifact.targets)
 
 
 def full(series: Series, split: Split) -> Recorded:

@@ -29,7 +29,7 @@ from benchmarks.pipeline import send_all
 from benchmarks.processes import machine_lines, resident_bytes
 from benchmarks.reference import TOLERANCE, Reference, write_artifact, write_seeded_weights
 from benchmarks.report import table
-from benchmarks.run import DOCS
+from benchmarks.run import PAGES
 from benchmarks.servers import Running, known_servers, running
 from benchmarks.streams import Stream
 from benchmarks.wrk import run_wrk
@@ -187,7 +187,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--generator-core", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder for memory.md")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder for memory.md")
     return parser.parse_args(arguments)
 
 

@@ -117,7 +117,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="for each figure")
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="for the append-only file")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for replicas.md")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for replicas.md")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Runs the matrix, side by side and interleaved, and writes `docs/benchmarks.md` and its figure.
+"""Runs the matrix, side by side and interleaved, and writes `docs/reference/benchmarks.md` and its figure.
 
 ``python -m benchmarks.run`` (``--help`` tells the options); needs two cores, `taskset` and `wrk`.
 """
@@ -31,7 +31,7 @@ from benchmarks.report import Conditions, draw, markdown
 from benchmarks.servers import Running, Server, ServerFailed, known_servers, running
 from benchmarks.streams import Stream
 
-DOCS = Path(__file__).parent.parent / "docs"
+PAGES = Path(__file__).parent.parent / "docs" / "reference"
 CONNECTIONS = {
     "http": (1, 64, 256),
     "bulk": (1, 2, 4),
@@ -159,7 +159,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the order of the rows")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--generator-core", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder for benchmarks.md and benchmarks.png")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder for benchmarks.md and benchmarks.png")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.seconds = 1, 1

@@ -2,8 +2,8 @@
 
     python -m benchmarks.scale [--sessions 10e6 --rate 1 --state 16384]
 
-Everything follows from `Costs`, which were measured on one machine (docs/scale.md says how); change one and
-see what it moves. The hash ring is drawn and the loss of a machine is stepped through time, not estimated.
+Everything follows from `Costs`, which were measured on one machine (docs/explanation/scale.md says how); change one
+and see what it moves. The hash ring is drawn and the loss of a machine is stepped through time, not estimated.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Fleet:
     """Sessions, observations a second of each, bytes of state; `every`: commits between two whole states.
 
     With `every` above 1 a commit is the chunk alone, and a state is written every so many: not built, see
-    docs/scale.md.
+    docs/explanation/scale.md.
     """
 
     sessions: float

@@ -114,7 +114,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--generator-core", type=int, default=(os.cpu_count() or 2) - 1)
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for shared.md")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for shared.md")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
 """Pin every package that the image installs by hash, and list their licences: `make lock`.
 
 Writes `requirements.lock` by uv, for every platform, at the versions of `constraints.txt`; and
-`docs/licences.md` of what the metadata of the installed packages says. torch is left out, and what it brings
+`docs/reference/licences.md` of what the metadata of the installed packages says. torch is left out, and what it brings
 for CUDA: the image takes its wheel from an index of its own (TORCH_INDEX), with other hashes than PyPI's.
 """
 
@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, files, metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK, LICENCES = ROOT / "requirements.lock", ROOT / "docs" / "licences.md"
+LOCK, LICENCES = ROOT / "requirements.lock", ROOT / "docs" / "reference" / "licences.md"
 EXTRAS = ("arrow", "grpc", "redis", "traces")
 OF_TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)")
 ELSEWHERE = {"colorama", "async-timeout", "setuptools"}  # of Windows, of an older Python, of building
