@@ -1,10 +1,11 @@
-"""What a session learns, measured on recorded streams over HTTP: prints the tables of docs/explanation/learning.md and
-draws its figures.
+"""What a session learns, measured on recorded streams over HTTP: prints the tables of
+docs/explanation/learning.md and draws its figures.
 
     python -m benchmarks.learning ../data --traffic traffic_hourly.csv
 
-The folder holds ETTh1.csv and nab/; docs/explanation/learning.md tells where they come from, and what was looked at when
-the settings were chosen. The recipe is `drifting` for every stream, chosen on rows 0 to 3,599 of ETTh1.
+The folder holds ETTh1.csv and nab/; docs/explanation/learning.md tells where they come from, and
+what was looked at when the settings were chosen. The recipe is `drifting` for every stream, chosen on rows
+0 to 3,599 of ETTh1.
 """
 
 from __future__ import annotations
@@ -106,7 +107,11 @@ def etth1_figures(path: Path, folder: Path) -> Iterator[Figure]:
     yield from covered(*told, whole)
     yield at_most("other chunk sizes: largest relative difference", apart(first, whole, again), 1e-5)
     yield Figure("20 % of the values missing: MSE of the rest", missing, None, True)
-    yield at_most("20 % of the values missing: MSE of the rest, relative to the complete stream", missing / complete, 1.25)
+    yield at_most(
+        "20 % of the values missing: MSE of the rest, relative to the complete stream",
+        missing / complete,
+        1.25,
+    )
     yield from forecasts(*told)
     draw(IMAGES / "learning-etth1.png", *told, whole, rows=TEN_DAYS, targets=("HUFL", "OT"))
 
@@ -201,7 +206,9 @@ def covered(artifact: Artifact, recorded: Recorded, answers: Answers) -> Iterato
     yield Figure("mean interval width, scaled", given.width, None, True)
     yield Figure("fixed intervals: mean width, scaled", fixed.width, None, True)
     yield Figure("fixed intervals: lowest coverage of a column", fixed.least, None, True)
-    yield Figure("fixed intervals: lowest coverage of a column in 1,000 rows", fixed.window_least or 0.0, None, True)
+    yield Figure(
+        "fixed intervals: lowest coverage of a column in 1,000 rows", fixed.window_least or 0.0, None, True
+    )
 
 
 def forecasts(artifact: Artifact, recorded: Recorded) -> Iterator[Figure]:

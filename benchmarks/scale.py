@@ -2,8 +2,9 @@
 
     python -m benchmarks.scale [--sessions 10e6 --rate 1 --state 16384]
 
-Everything follows from `Costs`, which were measured on one machine (docs/explanation/scale.md says how); change one
-and see what it moves. The hash ring is drawn and the loss of a machine is stepped through time, not estimated.
+Everything follows from `Costs`, which were measured on one machine (docs/explanation/scale.md says how);
+change one and see what it moves. The hash ring is drawn and the loss of a machine is stepped through time,
+not estimated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the networks are worth: the figures that docs/reference/measurements.md shows, each with what it must be.
+"""What the networks are worth: the figures of docs/reference/measurements.md, each with what it must be.
 
     python -m benchmarks.textbook [--etth1 PATH] [--json]
 

@@ -1,8 +1,9 @@
 """Pin every package that the image installs by hash, and list their licences: `make lock`.
 
 Writes `requirements.lock` by uv, for every platform, at the versions of `constraints.txt`; and
-`docs/reference/licences.md` of what the metadata of the installed packages says. torch is left out, and what it brings
-for CUDA: the image takes its wheel from an index of its own (TORCH_INDEX), with other hashes than PyPI's.
+`docs/reference/licences.md` of what the metadata of the installed packages says. torch is left out, and
+what it brings for CUDA: the image takes its wheel from an index of its own (TORCH_INDEX), with other hashes
+than PyPI's.
 """
 
 from __future__ import annotations

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from tools.docs import api, cli, settings
+from tools.docs.pages import PAGES
 
 REFERENCE = Path(__file__).resolve().parent.parent.parent / "docs" / "reference"
-PAGES: dict[str, Callable[[], str]] = {
-    "api.md": api.page,
-    "cli.md": cli.page,
-    "settings.md": settings.page,
-}
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from tools.docs.markdown import table
 INTRODUCTION = """# Every call and shape
 
 This page is written by `make reference` from the OpenAPI document. A running server has that document at
-`/openapi.json`, and shows it at `/docs`. OpenAPI does not describe sockets: see [sockets](sockets.md). Every error
-is a [problem](#problem) (RFC 9457).
+`/openapi.json`, and shows it at `/docs`. OpenAPI does not describe sockets: see [sockets](sockets.md). Every
+error is a [problem](#problem) (RFC 9457).
 """
 METHODS = ("get", "post", "put", "delete", "patch", "head")
 
@@ -55,7 +55,9 @@ def call(method: str, path: str, operation: dict[str, Any]) -> str:
         schema = content.get("schema", {})
         lines.append(f"Body: {kind(schema)}, `{media}`.\n")
         lines += fields(schema)
-    answers = [answer(status, response) for status, response in sorted(operation.get("responses", {}).items())]
+    answers = [
+        answer(status, response) for status, response in sorted(operation.get("responses", {}).items())
+    ]
     return "\n".join([*lines, f"Answers: {'; '.join(answers)}.\n"])
 
 

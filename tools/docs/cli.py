@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -11,10 +12,11 @@ from tools.docs.markdown import table
 
 INTRODUCTION = """# Command line
 
-This page is written by `make reference` from the command line itself; `carryover COMMAND --help` shows the same.
+This page is written by `make reference` from the command line itself; `carryover COMMAND --help` shows
+the same.
 
-Exit status: 0 done; 1 it failed; 2 it did not begin because the usage, the settings or the input were wrong; 130
-interrupted. `carryover --install-completion` installs completion for your shell.
+Exit status: 0 done; 1 it failed; 2 it did not begin because the usage, the settings or the input were wrong;
+130 interrupted. `carryover --install-completion` installs completion for your shell.
 """
 SETTINGS = "Every [setting](settings.md) is an environment variable; an option above wins over it."
 
@@ -23,21 +25,22 @@ def page() -> str:
     """Return the page."""
     from app.cli import app
 
-    found = dict(commands(typer.main.get_command(app), "carryover"))
-    overview = [(f"[`{name}`](#{anchor(name)})", command.short_help or "") for name, command in found.items()]
+    found = list(commands(typer.main.get_command(app), "carryover"))
+    overview = [(f"[`{name}`](#{anchor(name)})", command.short_help or "") for name, command in found]
     lines = [INTRODUCTION, *table(("command", ""), overview)]
-    for name, command in found.items():
+    for name, command in found:
         lines += section(name, command)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def commands(command: TyperCommand | TyperGroup, name: str) -> Iterator[tuple[str, TyperCommand]]:
+def commands(group: Any, above: str) -> Iterator[tuple[str, TyperCommand]]:
     """Yield the full name and the command of each leaf of the tree, in the order of `--help`."""
-    if isinstance(command, TyperGroup):
-        for below in command.commands.values():
-            yield from commands(below, f"{name} {below.name}")
-    else:
-        yield name, command
+    for command in group.commands.values():
+        name = f"{above} {command.name}"
+        if isinstance(command, TyperGroup):
+            yield from commands(command, name)
+        else:
+            yield name, command
 
 
 def section(name: str, command: TyperCommand) -> Iterator[str]:

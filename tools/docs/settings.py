@@ -9,15 +9,14 @@ INTRODUCTION = """# Settings
 
 This page is written by `make reference` from `app/config.py`.
 
-Every setting is an environment variable: `CARRYOVER_PORT=9000 make serve`. A variable whose name begins with
-`CARRYOVER_` and is not in this table stops the server at start, so that a misspelt name is noticed. The server reads
-its settings once, at start. An option of [`carryover serve`](cli.md#carryover-serve) wins over its variable.
+Every setting is an environment variable: `CARRYOVER_PORT=9000 make serve`. A variable whose name begins
+with `CARRYOVER_` and is not in this table stops the server at start, so that a misspelt name is noticed. The
+server reads its settings once, at start. An option of [`carryover serve`](cli.md#carryover-serve) wins over
+its variable.
 """
 
 
 def page() -> str:
     """Return the page."""
-    rows = [
-        (f"`{setting.variable}`", f"`{setting.default}`", setting.about) for setting in described()
-    ]
+    rows = [(f"`{setting.variable}`", f"{setting.default}", setting.about) for setting in described()]
     return "\n".join([INTRODUCTION, *table(("variable", "default", "meaning"), rows)]).rstrip() + "\n"
