@@ -18,5 +18,5 @@ its variable.
 
 def page() -> str:
     """Return the page."""
-    rows = [(f"`{setting.variable}`", f"{setting.default}", setting.about) for setting in described()]
+    rows = [(f"`{setting.variable}`", setting.default, setting.about) for setting in described()]
     return "\n".join([INTRODUCTION, *table(("variable", "default", "meaning"), rows)]).rstrip() + "\n"
