@@ -106,7 +106,11 @@ def etth1_figures(path: Path, folder: Path) -> Iterator[Figure]:
     yield from covered(*told, whole)
     yield at_most("other chunk sizes: largest relative difference", apart(first, whole, again), 1e-5)
     yield Figure("20 % of the values missing: MSE of the rest", missing, None, True)
-    yield at_most("20 % of the values missing: MSE of the rest, relative to the complete stream", missing / complete, 1.25)
+    yield at_most(
+        "20 % of the values missing: MSE of the rest, relative to the complete stream",
+        missing / complete,
+        1.25,
+    )
     yield from forecasts(*told)
     draw(DOCS / "learning-etth1.png", *told, whole, rows=TEN_DAYS, targets=("HUFL", "OT"))
 
@@ -201,7 +205,9 @@ def covered(artifact: Artifact, recorded: Recorded, answers: Answers) -> Iterato
     yield Figure("mean interval width, scaled", given.width, None, True)
     yield Figure("fixed intervals: mean width, scaled", fixed.width, None, True)
     yield Figure("fixed intervals: lowest coverage of a column", fixed.least, None, True)
-    yield Figure("fixed intervals: lowest coverage of a column in 1,000 rows", fixed.window_least or 0.0, None, True)
+    yield Figure(
+        "fixed intervals: lowest coverage of a column in 1,000 rows", fixed.window_least or 0.0, None, True
+    )
 
 
 def forecasts(artifact: Artifact, recorded: Recorded) -> Iterator[Figure]:
