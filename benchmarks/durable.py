@@ -82,15 +82,17 @@ def _figures(servers: dict[str, Running], bench: Bench, options: argparse.Namesp
     lines = [
         "# Cost of durability",
         "",
-        "This page shows what it costs to keep sessions on disk. `python -m benchmarks.durable` wrote it. The modes are:",
+        "This page shows what it costs to keep sessions on disk. `python -m benchmarks.durable` wrote it. "
+        "The modes are:",
         "",
         "- `memory`: the memory store. Nothing is written to disk.",
         "- `commit`: SQLite with `CARRYOVER_DURABILITY=commit`. An answered chunk is on disk.",
         "- `250ms`: SQLite with `CARRYOVER_DURABILITY=250ms`. An answered chunk is on disk within 250 ms.",
         "",
-        f"The requests come from {CONNECTIONS} connections with 1 step per chunk. Each figure is the median of "
-        f'{options.rounds} rounds of {options.seconds} s. The columns "evicted" use {CROWD:,} sessions, drawn at '
-        f"random, of which {RESIDENT:,} are resident. Most requests there load a session from the store first.",
+        f"The requests come from {CONNECTIONS} connections with 1 step per chunk. Each figure is the median "
+        f'of {options.rounds} rounds of {options.seconds} s. The columns "evicted" use {CROWD:,} sessions, '
+        f"drawn at random, of which {RESIDENT:,} are resident. Most requests there load a session from the "
+        "store first.",
         "",
         f"An fsync after a write of 4 KiB takes {p50:.2f} ms (p50) and {p99:.2f} ms (p99) on this machine. "
         '"Target p99" is the p99 of one fsync plus the mean time of two ticks of the same mode.',

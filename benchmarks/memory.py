@@ -169,13 +169,13 @@ def _page(findings: Mapping[Crowd, Finding], options: argparse.Namespace) -> str
     )
     lines = [
         "# Memory: a million sessions",
-        "This page shows the memory that a session needs, and how requests/s change with the number of sessions. "
-        f"`python -m benchmarks.memory` wrote it on {datetime.now(UTC).strftime('%Y-%m-%d')}.",
+        "This page shows the memory that a session needs, and how requests/s change with the number of "
+        f"sessions. `python -m benchmarks.memory` wrote it on {datetime.now(UTC).strftime('%Y-%m-%d')}.",
         "\n".join(f"- {line}" for line in machine_lines()),
-        "The model is an `LSTM(1, 64)`. First, one connection creates each session by its first chunk, without "
-        "waiting for the answers (pipelined). Then 64 connections send chunks of 1 step to "
-        f"{DRIVEN:,} sessions, drawn at random from all of them. The requests/s are medians of {options.rounds} "
-        f"rounds of {options.seconds} s, interleaved.",
+        "The model is an `LSTM(1, 64)`. First, one connection creates each session by its first chunk, "
+        f"without waiting for the answers (pipelined). Then {CONNECTIONS} connections send chunks of 1 step "
+        f"to {DRIVEN:,} sessions, drawn at random from all of them. The requests/s are medians of "
+        f"{options.rounds} rounds of {options.seconds} s, interleaved.",
         table(header, rows),
     ]
     return "\n\n".join(lines) + "\n"

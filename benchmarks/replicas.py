@@ -1,11 +1,11 @@
-"""Measure one and two replicas with one Redis on two cores, and the processor time of a request in each process.
+"""Measure one and two replicas with one Redis on two cores, and each process's CPU time per request.
 
     python -m benchmarks.replicas [--rounds 3] [--seconds 5] [--out docs]
 
-64 connections, 1 step per chunk, every answer checked; the rounds are interleaved. The first replica has one core. The
-second replica, Redis (append-only file, everysec) and the load generators share the other core. So the throughput of
-two replicas does not apply to machines with more cores. The processor time per request does: the process that first
-uses its whole core limits the number of useful replicas.
+64 connections, 1 step per chunk, every answer checked; the rounds are interleaved. The first replica has
+one core. The second replica, Redis (append-only file, everysec) and the load generators share the other
+core. So the throughput of two replicas does not apply to machines with more cores. The processor time per
+request does: the process that first uses its whole core limits the number of useful replicas.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def _cpu(replicas: Sequence[Running], store: RedisServer) -> tuple[float, float,
 
 def _page(rows: dict[int, list[Row]], options: argparse.Namespace) -> list[str]:
     lines = [
-        f"{CONNECTIONS} connections, 1 step per chunk, medians of {options.rounds} rounds of {options.seconds} s. The "
-        "second replica, Redis and the load generators share one of two cores.",
+        f"{CONNECTIONS} connections, 1 step per chunk, medians of {options.rounds} rounds of "
+        f"{options.seconds} s. The second replica, Redis and the load generators share one of two cores.",
         "",
         "| replicas | requests/s | p50 ms | p99 ms | replicas' CPU us per request | Redis CPU us per request "
         "| load generators' CPU us per request |",

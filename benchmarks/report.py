@@ -16,22 +16,24 @@ from benchmarks.measure import Sample, Scenario
 COSTS = ("p50 ms", "p99 ms", "CPU us per request", "RSS MB")
 HEADER = ("server", "transport", "connections", "steps", "requests/s", "spread", "session-steps/s", *COSTS)
 TERMS = """\
-- **server**: `floor` is a bare asyncio protocol that returns the body of the request. `asgi echo` is the same as an ASGI app
-  under uvicorn. Neither runs a model, so they show the limit of the transport. `fastapi`, `mosec` and `triton` are the
-  compared services. `carryover, plain route` is Carryover with `CARRYOVER_HOT_ROUTE=0`.
-- **transport**: `http` sends one chunk per request. `bulk` sends the chunks of 1,000 sessions in one request. `mixed` is
-  `bulk` with the sessions in a new order in every request. `socket` is one WebSocket for each session with one message in
-  flight, `pipelined` has 8 messages in flight, and `shared` is one WebSocket for 64 sessions.
+- **server**: `floor` is a bare asyncio protocol that returns the body of the request. `asgi echo` is the
+  same as an ASGI app under uvicorn. Neither runs a model, so they show the limit of the transport.
+  `fastapi`, `mosec` and `triton` are the compared services. `carryover, plain route` is Carryover with
+  `CARRYOVER_HOT_ROUTE=0`.
+- **transport**: `http` sends one chunk per request. `bulk` sends the chunks of 1,000 sessions in one
+  request. `mixed` is `bulk` with the sessions in a new order in every request. `socket` is one WebSocket
+  for each session with one message in flight, `pipelined` has 8 messages in flight, and `shared` is one
+  WebSocket for 64 sessions.
 - **steps**: observations in each chunk.
 - **session-steps/s**: observations processed per second, over all sessions.
 - **spread**: the difference between the fastest and the slowest round, relative to the median.
 - **CPU us per request**: processor time of all processes of the server. **RSS MB** is their memory."""
 PROOF = (
-    "closed loop: each connection sends its next request after the answer; `http` and `socket` use one session "
-    "per connection",
+    "closed loop: each connection sends its next request after the answer; `http` and `socket` use one "
+    "session per connection",
     "network: `LSTM(1, 64)` + `Linear`",
-    "checks: every answer was a success; the positions that the server reports account for every counted answer; "
-    "in every row a sample of sessions was compared with one pass over everything they were sent",
+    "checks: every answer was a success; the positions that the server reports account for every counted "
+    "answer; in every row a sample of sessions was compared with one pass over everything they were sent",
 )
 
 
@@ -184,10 +186,12 @@ def _preface(conditions: Conditions) -> str:
 
 def _procedure(conditions: Conditions) -> list[str]:
     return [
-        f"figures: medians of {conditions.rounds} rounds of {conditions.seconds} s per row; each round runs the rows "
-        "in a new random order",
-        "cores: the server on one, the load generator on another; one process per server, one intra-op thread",
-        f"disturbance: other processes used {conditions.disturbance:.1%} of the server's core (median of all rows)",
+        f"figures: medians of {conditions.rounds} rounds of {conditions.seconds} s per row; each round runs "
+        "the rows in a new random order",
+        "cores: the server on one, the load generator on the other; one process per server; "
+        "one intra-op thread",
+        f"disturbance: other processes used {conditions.disturbance:.1%} of the server's core (median of all "
+        "rows)",
     ]
 
 

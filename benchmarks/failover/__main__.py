@@ -2,8 +2,9 @@
 
     python -m benchmarks.failover [--clients 64] [--rounds 1] [--only NAME ...] [--out FOLDER]
 
-Needs redis-server and haproxy (both are Debian packages). Writes each history to FOLDER as JSON Lines. The exit
-status is 1 if the checker finds an error, or if a stopped replica woke up and none of its late commits was refused.
+Needs redis-server and haproxy (both are Debian packages). Writes each history to FOLDER as JSON Lines. The
+exit status is 1 if the checker finds an error, or if a stopped replica woke up and none of its late commits
+was refused.
 """
 
 from __future__ import annotations
