@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    (ours,) = (server for server in known_servers() if server.name == "ours")
+    (ours,) = (server for server in known_servers() if server.name == "carryover")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(SHIPPED / "sine", folder / "artifact")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shlex
 import shutil
 import signal
 import sys
@@ -133,7 +134,7 @@ def _write(
 ) -> None:
     medians = medians_of(samples)
     conditions = Conditions(
-        command="python -m benchmarks.run " + " ".join(sys.argv[1:]),
+        command=shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         machine=machine_lines(),
         rounds=options.rounds,

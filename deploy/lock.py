@@ -23,9 +23,9 @@ ELSEWHERE = {"colorama", "async-timeout", "setuptools"}  # of Windows, of an old
 INTRODUCTION = """\
 # Licences
 
-Carryover itself is under Apache-2.0 (LICENSE). Two packages carry JavaScript of others for the
-pages: uPlot (MIT) in youplot, Swagger UI (Apache-2.0) in fastapi-offline. Of what the image holds
-beside Carryover, each package says of itself, as `make lock` found it:
+Carryover has the licence Apache-2.0 (file LICENSE). Two packages contain JavaScript libraries for the web
+pages: youplot contains uPlot (MIT), and fastapi-offline contains Swagger UI (Apache-2.0). `make lock` wrote
+this table from the metadata of the packages in the container image:
 
 | package | version | licence |
 |---|---|---|

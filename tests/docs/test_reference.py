@@ -1,4 +1,4 @@
-"""The reference is complete: the site has every setting, command and route, and its pages say what the code does."""
+"""The site has every setting, command and route, and its generated pages say what the code does."""
 
 import re
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import typer
 from fastapi.routing import iter_route_contexts
 
 from app.config import Settings, described
+from app.protocols.stream_socket import PATH
 from tests.helpers.paths import ROOT
 from tools.docs.pages import PAGES
 
@@ -67,8 +68,13 @@ def test_every_route_is_on_a_page_with_its_method(site):
 
     routes = set(routes_of(create_app(Settings())))
     assert ("POST", "/sessions/{}/observations") in routes
-    assert ("WS", "/stream") in routes
     assert sorted(route for route in routes if not is_on(route, site)) == []
+
+
+@pytest.mark.parametrize("path", ["/sessions/{}/stream", "/sessions/{}/watch", "/stream"])
+def test_every_socket_is_on_the_page_of_sockets(path):
+    assert PATH.fullmatch(path), "a socket that the server does not have"
+    assert is_on(("WS", path), (REFERENCE / "sockets.md").read_text().splitlines())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""README is short, every page is in the navigation, every picture says what it shows, every file named exists."""
+"""README is short; the site has every page, and pictures that say what they show; every file named exists."""
 
 import re
 from pathlib import Path
