@@ -61,6 +61,13 @@ def server() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+def delete_sessions(server: str) -> None:
+    """Several pages use the same names: what one has streamed is not to be found by the next."""
+    with httpx.Client(base_url=f"http://{server}") as http:
+        for session in http.get("/sessions").raise_for_status().json()["sessions"]:
+            http.delete(f"/sessions/{session['session']}").raise_for_status()
+
+
 class Reader:
     """Does what a page says, in a folder of its own."""
 
@@ -120,6 +127,7 @@ class Reader:
 def test_every_block_does_what_it_says(page, server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    delete_sessions(server)
     with contextlib.ExitStack() as stack:
         reader = Reader(tmp_path, server, stack)
         done = [reader.do(page, block) for block in blocks(page) if block.why is None and block.kind in RUN]
