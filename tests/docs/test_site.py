@@ -74,6 +74,23 @@ def test_whatever_a_page_would_load_from_another_host_is_a_problem(tmp_path, ele
     assert list(site.foreign(tmp_path)) == [f"index.html: loads {address}" for address in addresses]
 
 
+@pytest.mark.parametrize(
+    ("marked", "drawn", "left_over"),
+    [
+        (r"\(x_t\)", "<msub>", "_"),
+        (r"\[a &lt; b\]", "<mo>&#x0003C;</mo>", "lt"),
+        (r"\[\begin{aligned}a &amp;= b \\ c &amp;= d\end{aligned}\]", "<mtr>", "<mi>&"),
+    ],
+)
+def test_a_formula_becomes_mathml_with_nothing_of_its_source_left(marked, drawn, left_over):
+    pytest.importorskip("latex2mathml", reason="of the extra docs")
+    pytest.importorskip("markdown", reason="of the extra docs")
+    from tools.docs.mathml import mathml
+
+    assert drawn in mathml(marked)
+    assert left_over not in mathml(marked)
+
+
 def plant(root: Path, pages: dict[str, str], nav: str = '["index.md"]') -> None:
     (root / "docs").mkdir()
     (root / "README.md").touch()

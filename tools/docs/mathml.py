@@ -6,6 +6,7 @@ It works behind `pymdownx.arithmatex` with `generic`, which finds the formulas b
 
 from __future__ import annotations
 
+from html import unescape
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -24,8 +25,15 @@ class Formulas(Treeprocessor):
         """Replace each `\\(...\\)` and `\\[...\\]` by its `<math>` element, in place."""
         for element in root.iter():
             if element.get("class") == "arithmatex" and element.text:
-                display = DELIMITERS[element.text[:2]]
-                element.text = self.md.htmlStash.store(convert(element.text[2:-2], display=display))
+                element.text = self.md.htmlStash.store(mathml(element.text))
+
+
+def mathml(marked: str) -> str:
+    """Return the `<math>` element of a formula between its delimiters, as arithmatex leaves it."""
+    formula = unescape(marked[2:-2])  # a formula on lines of its own arrives escaped
+    # The library knows the environment by its name outside of formulas only; both are drawn alike.
+    formula = formula.replace("{aligned}", "{align*}")
+    return convert(formula, display=DELIMITERS[marked[:2]])
 
 
 class MathML(Extension):
