@@ -92,11 +92,12 @@ def _figures(servers: dict[str, Running], bench: Bench, options: argparse.Namesp
         "",
         f"The requests come from {CONNECTIONS} connections with 1 step per chunk. Each figure is the median "
         f'of {options.rounds} rounds of {options.seconds} s. The columns "evicted" use {CROWD:,} sessions, '
-        f"drawn at random, of which {RESIDENT:,} are resident. Most requests there load a session from the "
+        f"drawn at random, of which {RESIDENT:,} fit in memory. Most requests there load a session from the "
         "store first.",
         "",
         f"An fsync after a write of 4 KiB takes {p50:.2f} ms (p50) and {p99:.2f} ms (p99) on this machine. "
-        '"Target p99" is the p99 of one fsync plus the mean time of two ticks of the same mode.',
+        '"Target p99" is the p99 of one fsync plus two mean ticks of the same mode. A tick is one pass of '
+        "the engine over a batch of chunks.",
         "",
         "| mode | requests/s | relative to memory | CPU us per request | p50 ms | p99 ms | target p99 ms "
         "| evicted: requests/s | evicted: p99 ms |",
