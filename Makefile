@@ -35,8 +35,8 @@ format: $(VENV)/.dev ## ruff: mend what can be mended
 types: $(VENV)/.dev ## mypy, strict
 	@$(PY) -m mypy
 
-imports: $(VENV)/.test ## imports run in one direction only
-	@$(PY) -m pytest tests/test_imports.py
+imports: $(VENV)/.dev ## imports run in one direction only
+	@$(VENV)/bin/lint-imports
 
 docs: $(VENV)/.dev ## build the documentation into site/; a broken link or a missing page is an error
 	@$(PY) -m zensical build --strict --clean

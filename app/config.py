@@ -18,7 +18,14 @@ from typing import Any, TypeVar
 from app.errors import ConfigError
 
 PREFIX = "CARRYOVER_"
-SHARED = ("redis:", "rediss:", "redis+sentinel:", "rediss+sentinel:", "redis+cluster:", "rediss+cluster:")
+SHARED_STORE_SCHEMES = (
+    "redis:",
+    "rediss:",
+    "redis+sentinel:",
+    "rediss+sentinel:",
+    "redis+cluster:",
+    "rediss+cluster:",
+)
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -62,7 +69,7 @@ def true_or_false(text: str) -> bool:
 
 def store_name(text: str) -> str:
     """`memory`, `sqlite:` and a path, or the URL of a Redis."""
-    if text != "memory" and not text.startswith(("sqlite:", *SHARED)):
+    if text != "memory" and not text.startswith(("sqlite:", *SHARED_STORE_SCHEMES)):
         raise ValueError(text)
     return text
 
@@ -353,7 +360,7 @@ class Settings:
         return host in LOOPBACK or host.startswith("127.")
 
     @property
-    def own_names(self) -> frozenset[str] | None:
+    def accepted_host_names(self) -> frozenset[str] | None:
         """What a request may call its host, beside an address; None: anything."""
         allowed = self.allowed_hosts or ()
         if self.api_keys_file is not None or not self._serves_its_machine or ANY_HOST in allowed:
@@ -369,7 +376,7 @@ class Settings:
     @property
     def store_is_shared(self) -> bool:
         """Whether other replicas keep their sessions in the same store."""
-        return self.store.startswith(SHARED)
+        return self.store.startswith(SHARED_STORE_SCHEMES)
 
     @property
     def ttl_seconds(self) -> float:
@@ -396,7 +403,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Described:
+class SettingDescription:
     """One setting as people are told of it."""
 
     name: str
@@ -405,13 +412,15 @@ class Described:
     about: str
 
 
-def described() -> Iterator[Described]:
+def describe_settings() -> Iterator[SettingDescription]:
     """Every setting, in the order of the fields."""
     for one in fields(Settings):
         about = one.metadata["about"]
         if one.metadata["choices"]:
             about = f"{about}: {' or '.join(one.metadata['choices'])}"
-        yield Described(one.name, variable(one.name), one.metadata["shown"] or _shown(one.default), about)
+        yield SettingDescription(
+            one.name, variable(one.name), one.metadata["shown"] or _shown(one.default), about
+        )
 
 
 def variable(name: str) -> str:

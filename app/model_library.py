@@ -20,7 +20,7 @@ from models.forecaster import Forecaster
 log = logging.getLogger("carryover")
 
 
-class Library:
+class ModelLibrary:
     """Where the models come from.
 
     Parameters
@@ -67,7 +67,7 @@ class Library:
                 log.warning("%s; its sessions wait for a reset or for their model", error)
         return found
 
-    def keep(self, forecasters: Sequence[Forecaster]) -> None:
+    def archive(self, forecasters: Sequence[Forecaster]) -> None:
         """Archive these networks, where the store is durable, before a session can depend on them.
 
         Raises
@@ -97,7 +97,7 @@ class Library:
             raise BadModel(f"{error.detail}; the model that was loaded goes on") from error
         if name not in found:
             raise UnknownModel(f"no artifact on disk is named {name!r}", models=sorted(found))
-        self.keep([found[name]])
+        self.archive([found[name]])
         return found[name]
 
     def _loaded(self, folder: Path) -> Forecaster:

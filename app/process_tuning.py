@@ -16,7 +16,7 @@ YOUNG = 20_000  # objects between two collections; a wave of a thousand makes mo
 KEPT_BYTES = 32 * 2**20  # the most that glibc takes for the second
 
 
-def keep_wave_memory() -> bool:
+def keep_freed_memory() -> bool:
     """Keep up to 32 MiB of freed memory for the next wave. Returns whether this C library can be told."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -25,7 +25,7 @@ def keep_wave_memory() -> bool:
     return bool(mallopt(TRIM_THRESHOLD, KEPT_BYTES) and mallopt(MMAP_THRESHOLD, KEPT_BYTES))
 
 
-def spare_the_loaded() -> None:
+def freeze_loaded_objects() -> None:
     """Never again walk what there is now: walking all that was loaded at each collection is most of p99."""
     gc.collect()
     gc.freeze()

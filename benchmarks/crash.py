@@ -39,23 +39,23 @@ TOLERANCE = 1e-6  # in units of the target's standard deviation
 OBSERVATIONS = 200_000  # more than any client gets through
 SERVE = """
 import os
-from app.stores import sqlite
+from app.stores.sqlite import store
 from app.config import Settings
-from app.main import run
-sqlite.FOLD_BYTES, sqlite.FOLD_RECORDS, sqlite.CHECKPOINT_BYTES = 100_000, 16, 400_000
+from app.server import run
+store.FOLD_BYTES, store.CHECKPOINT_BYTES = 100_000, 400_000
 {planted}
 raise SystemExit(run(Settings.from_env(os.environ)))
 """
 COMMIT_AFTER_REPLY = """
 import asyncio
-from app.sessions import Sessions
-commit = Sessions.commit
+from app.engine.commit import Commit
+commit = Commit.commit
 async def behind(self, *told):
     await asyncio.sleep(0.05)
     await commit(self, *told)
 async def later(self, *told):
     self.late = asyncio.get_running_loop().create_task(behind(self, *told))
-Sessions.commit = later
+Commit.commit = later
 """
 
 

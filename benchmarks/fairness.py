@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from app.access.keys import made, write
+from app.access.keys import generate_key, write
 from app.access.quotas import Quota
 from benchmarks.dialects import HOST
 from benchmarks.load import percentile
@@ -155,7 +155,7 @@ def fairness(folder: Path, rounds: int, seconds: float, together: bool) -> dict[
     tokens, keys = {}, []
     bounded = Quota(observations_per_second=FLOOD_RATE)
     for name, limits in {"quiet": Quota(), "bounded": bounded, "free": Quota()}.items():
-        key, tokens[name] = made(name, limits=limits)
+        key, tokens[name] = generate_key(name, limits=limits)
         keys.append(key)
     write(folder / "keys.json", keys)
     told: dict[str, list[float]] = {"alone": []}
@@ -178,7 +178,7 @@ def fairness(folder: Path, rounds: int, seconds: float, together: bool) -> dict[
 
 def cost(folder: Path, rounds: int) -> dict[str, list[float]]:
     """The server's CPU time a chunk, in seconds, with neither keys nor metrics, and with both; by pairs."""
-    key, token = made("one")
+    key, token = generate_key("one")
     write(folder / "one.json", [key])
     told: dict[str, list[float]] = {"with neither": [], "with keys and metrics": []}
     with (

@@ -1,4 +1,4 @@
-"""Where the step changes from `Cells` to `torch.nn.LSTM`: both timed over batches and lengths.
+"""Where the step changes from `LSTMCells` to `torch.nn.LSTM`: both timed over batches and lengths.
 
 python -m benchmarks.kernels
 """

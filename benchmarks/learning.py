@@ -29,9 +29,9 @@ from models.data.scaling import Column
 from models.data.series import Series
 from models.errors import BadData
 from models.evaluation.backtest import FROZEN, NETWORK, ONLINE_AR, PERSISTENCE, SEASONAL, Backtest, backtest
-from models.evaluation.bands import coverage, least_surprising, places
-from models.evaluation.figures import Stream, draw_backtest
-from models.evaluation.report import finish
+from models.evaluation.bands import coverage, surprise_threshold, surprising_ranges
+from models.evaluation.figures import BacktestPlot, draw_backtest
+from models.evaluation.report import write_report
 from models.forecaster import Forecaster
 from models.training.recipe import DRIFTING
 from models.training.training import Training
@@ -138,7 +138,7 @@ def nab_figures(path: Path, folder: Path) -> Iterator[Figure]:
     with served(folder / path.stem, folder) as server:
         answers = send(server.port, "nab", artifact, recorded)
     rows = recorded.split.test_rows
-    found = places(answers.scores[rows.start :], rows)
+    found = surprising_ranges(answers.scores[rows.start :], rows)
     yield Figure("periods with the highest 1 % of the scores", float(len(found)), None, True)
     yield from (Figure(when(series, place), float(len(place)), None, True) for place in found)
     draw(IMAGES / f"learning-{path.stem}.png", artifact, recorded, answers, rows, artifact.targets)
@@ -160,7 +160,7 @@ def learnt(recorded: Recorded, folder: Path, seed: int) -> Artifact:
     dataset = prepare(recorded.series, columns, made_of(recorded.series), recorded.split)
     training = Training(dataset, replace(DRIFTING, seed=seed))
     list(training.run())
-    return finish(training, folder.name, recorded.series.name, 0.0, folder)
+    return write_report(training, folder.name, recorded.series.name, 0.0, folder)
 
 
 def send(port: int, session: str, artifact: Artifact, recorded: Recorded, longest: int = LONGEST) -> Answers:
@@ -215,14 +215,14 @@ def forecasts(artifact: Artifact, recorded: Recorded) -> Iterator[Figure]:
     """Share of all columns within the intervals of forecasts that begin all along the test part; offline."""
     forecaster, rows = Forecaster(artifact), recorded.split.test_rows
     observations = recorded.series.values.astype(np.float32)
-    carries, inside, longest = forecaster.fresh[None], [], HORIZONS[-1]
+    carries, inside, longest = forecaster.new_carry[None], [], HORIZONS[-1]
     level = artifact.learning.levels.index(0.9)
     begin = 0
     for start in range(rows.start, rows.stop - longest, longest + 1):  # at every hour of the day in turn
         piece, due = observations[begin:start], observations[start : start + longest]
         carries, begin = forecaster.observe(piece, np.array([len(piece)]), carries).carries, start
-        forecast = forecaster.roll_out(carries, longest, due[None][..., forecaster.ahead])[0][0]
-        half = forecaster.bands(carries, longest)[0, :, level]
+        forecast = forecaster.roll_out(carries, longest, due[None][..., forecaster.future_inputs])[0][0]
+        half = forecaster.forecast_widths(carries, longest)[0, :, level]
         inside.append(np.abs(due[:, : artifact.output_size] - forecast) <= half)
     shares = np.mean(inside, axis=(0, 2))
     for horizon in HORIZONS:
@@ -247,18 +247,18 @@ def draw(
 ) -> None:
     """What the session said of these rows."""
     at, series = slice(rows.start, rows.stop), recorded.series
-    stream = Stream(
-        along=rows if series.times is None else series.times[at],
+    stream = BacktestPlot(
+        x=rows if series.times is None else series.times[at],
         truth=recorded.observations[at],
         lines={"prediction": answers.predictions[at]},
         level=0.9,
         lower=answers.lower[at],
         upper=answers.upper[at],
         surprise=answers.scores[at],
-        surprising=least_surprising(answers.scores[recorded.split.test_rows.start :]),
+        surprise_threshold=surprise_threshold(answers.scores[recorded.split.test_rows.start :]),
     )
     title = f"{artifact.name}: one step ahead, over HTTP"
-    draw_backtest(path, title, targets, stream.of([artifact.targets.index(name) for name in targets]))
+    draw_backtest(path, title, targets, stream.pick([artifact.targets.index(name) for name in targets]))
 
 
 if __name__ == "__main__":

@@ -16,17 +16,17 @@ import numpy.typing as npt
 import torch
 from threadpoolctl import threadpool_limits
 
-from app.process_tuning import keep_wave_memory
+from app.process_tuning import keep_freed_memory
 from models.artifact.files import load
-from models.artifact.learning import LEVELS, Learning
+from models.artifact.learning import DEFAULT_LEVELS, Learning
 from models.forecaster import Forecaster
 
 KINDS = {
     "off": Learning(),
-    "intervals and scores": Learning(levels=LEVELS),
+    "intervals and scores": Learning(levels=DEFAULT_LEVELS),
     "`gain`": Learning("gain"),
     "`rls`, 65 features": Learning("rls"),
-    "`rls` and intervals": Learning("rls", levels=LEVELS),
+    "`rls` and intervals": Learning("rls", levels=DEFAULT_LEVELS),
 }
 SESSIONS = (1, 64, 1000)
 ROUNDS = 40
@@ -36,7 +36,7 @@ def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
-    keep_wave_memory()
+    keep_freed_memory()
     shipped = load(Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine")
     forecasters = {kind: Forecaster(shipped, learning=learning) for kind, learning in KINDS.items()}
     took = {sessions: _passes(forecasters, sessions) for sessions in SESSIONS}
@@ -51,7 +51,8 @@ def _passes(forecasters: dict[str, Forecaster], sessions: int) -> dict[str, floa
     """Seconds of one pass of one observation each, by kind."""
     draw = np.random.default_rng(0)
     carries: dict[str, npt.NDArray[np.float32]] = {
-        kind: np.repeat(forecaster.fresh[None], sessions, axis=0) for kind, forecaster in forecasters.items()
+        kind: np.repeat(forecaster.new_carry[None], sessions, axis=0)
+        for kind, forecaster in forecasters.items()
     }
     one_each = np.ones(sessions, np.int64)
     seconds: dict[str, list[float]] = {kind: [] for kind in forecasters}

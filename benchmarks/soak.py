@@ -36,7 +36,7 @@ import torch
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from app.access.keys import Key, made, write
+from app.access.keys import Key, generate_key, write
 from benchmarks.dialects import HOST
 from benchmarks.reference import HIDDEN, TOLERANCE, Reference, write_artifact, write_seeded_weights
 from benchmarks.servers import OURS, free_port
@@ -86,7 +86,7 @@ class Soak:
         self.tokens: dict[str, str] = {}
         self.keys: list[Key] = []
         for name, role in (*((tenant, "stream") for tenant in TENANTS), ("boss", "admin")):
-            key, self.tokens[name] = made(name, role=role)  # type: ignore[arg-type]
+            key, self.tokens[name] = generate_key(name, role=role)  # type: ignore[arg-type]
             self.keys.append(key)
         write(self.folder / "keys.json", self.keys)
         self.process: subprocess.Popen[bytes] | None = None
@@ -340,7 +340,7 @@ class Soak:
 
     async def look(self, boss: Stream) -> None:
         await self.request(boss, "POST", "/models/bench/reload", (200,))
-        extra, token = made(f"passing-{self.dice.getrandbits(30)}")
+        extra, token = generate_key(f"passing-{self.dice.getrandbits(30)}")
         write(self.folder / "keys.json", [*self.keys, extra])
         await self.request(boss, "GET", "/sessions", (200,), headers={"carryover-tenant": "*"})
         write(self.folder / "keys.json", self.keys)

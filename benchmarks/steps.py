@@ -37,19 +37,19 @@ def main() -> None:
     size, count = features.shape[1], len(FORGETTING)
     weights, covariance = (np.zeros((count, 1, wide, size), np.float32) for wide in (1, size))
     lam, prior = np.array(FORGETTING, np.float32)[:, None], np.full((count, 1), PRIOR, np.float32)
-    readout.begin(weights, covariance, prior)
+    readout.initialize(weights, covariance, prior)
     draw = np.random.default_rng(0)
     noise = np.asarray(0.1 * draw.standard_normal(CYCLE), np.float32)
     truth = np.asarray(draw.standard_normal(size))
-    heard, began = np.ones((count, 1), bool), time.perf_counter()
+    observed, began = np.ones((count, 1), bool), time.perf_counter()
     print("steps        worst RMS gap to float64 / noise   smallest eigenvalue of P   largest, of 1/prior")
     for step in range(total):
         row = features[step % CYCLE]
         target = row @ _drifted(truth, step, total) + noise[step % CYCLE]
         seen = np.repeat(row[None, None], count, axis=0)
         errors = target.astype(np.float32) - readout.corrections(weights, seen)
-        turn = np.full((count, 1), step % size)
-        readout.update(weights, covariance, seen, errors, heard, lam, prior, turn)
+        coordinate = np.full((count, 1), step % size)
+        readout.update(weights, covariance, seen, errors, observed, lam, prior, coordinate)
         if (step + 1) % (total // 10) == 0:
             _tell(step + 1, total, weights, covariance, features, noise, truth)
     print(f"{(time.perf_counter() - began) / total * 1e6:.0f} us a step of {count} sessions")
@@ -59,7 +59,7 @@ def _features() -> npt.NDArray[np.float32]:
     forecaster = Forecaster(load(Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine"))
     wave = np.sin(np.linspace(0, 0.1 * CYCLE, CYCLE)) + 0.05 * np.random.default_rng(1).standard_normal(CYCLE)
     features = np.ones((CYCLE, forecaster.hidden + 1), np.float32)
-    carry, one = forecaster.fresh[None], np.ones(1, np.int64)
+    carry, one = forecaster.new_carry[None], np.ones(1, np.int64)
     for step, value in enumerate(wave.astype(np.float32)):
         _, carry = forecaster.advance(value.reshape(1, 1), one, carry)
         features[step, :-1] = carry[0, : forecaster.hidden]

@@ -22,7 +22,7 @@ from models.evaluation.backtest import NETWORK, PERSISTENCE, backtest
 from models.nets.lstm import StatefulLSTM
 from models.training.recipe import TEXTBOOK, Recipe
 from models.training.rollout import free_run, one_step, root_mean_square
-from models.training.simulation import as_artifact
+from models.training.simulation import build_artifact
 from models.training.training import Training
 
 ZOO_SINE = Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine"
@@ -59,7 +59,7 @@ def textbook_figures() -> Iterator[Figure]:
         begun = time.monotonic()
         training = Training(dataset, replace(TEXTBOOK, seed=seed))
         loss = list(training.run())[-1].loss
-        seconds, network = time.monotonic() - begun, training.trained()
+        seconds, network = time.monotonic() - begun, training.best_network()
         carried, reset = (one_step_mse(network, dataset, every) for every in (None, TEXTBOOK.piece))
         run = free_run(network, dataset, start=0, warmup=50, steps=200)
         name = f"textbook, seed {seed}"
@@ -91,7 +91,7 @@ def etth1_figures(path: Path) -> Iterator[Figure]:
     training = Training(dataset, Recipe(predicts="change"))
     epochs = len(list(training.run()))
     seconds = time.monotonic() - begun
-    artifact = as_artifact(training.trained(), dataset, training.recipe, name="etth1")
+    artifact = build_artifact(training.best_network(), dataset, training.recipe, name="etth1")
     scores = backtest(artifact, series, ETTH1_SPLIT).scores
     yield Figure("ETTh1: one-step MSE, persistence", scores[PERSISTENCE].mse, None, True)
     yield Figure("ETTh1: one-step MSE, frozen network", scores[NETWORK].mse, None, True)

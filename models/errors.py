@@ -34,5 +34,5 @@ class BadCheckpoint(BadInput):
     """The checkpoint is damaged, or of another training; the message says which."""
 
 
-class Diverged(ModelsError, ArithmeticError):
+class TrainingDiverged(ModelsError, ArithmeticError):
     """The loss is no longer a number; a smaller learning rate may help."""

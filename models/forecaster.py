@@ -6,7 +6,7 @@ back in. Both take carries and return new ones: nothing is remembered here betwe
 A carry is one row of float32: `(h, c)` as [2, layers, hidden], then the last prediction, scaled, which
 is the first value of any forecast, then what the session has learned (`models.learner`), then, for an
 artifact with time features, the time of the last observation, then, where they are kept, the last `tail`
-observations, newest last, which a newer network starts warm from. `fresh` is a session that has observed
+observations, newest last, which a newer network starts warm from. `new_carry` is a session that has observed
 nothing: zeros, but for what it learns with.
 """
 
@@ -22,18 +22,18 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from models.adaptation.intervals import growth
-from models.adaptation.learner import Errors, Judged, Learner
+from models.adaptation.learner import ErrorStatistics, Learner, Scores
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
-from models.nets.cells import Cells
+from models.nets.cells import LSTMCells
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-# Chunks up to this long go through `Cells`, longer ones through `torch.nn.LSTM`: the two cost the same
+# Chunks up to this long go through `LSTMCells`, longer ones through `torch.nn.LSTM`: the two cost the same
 # between 30 and 50 steps (benchmarks/kernels.py).
 SHORT_CHUNK = 24
-KIND = "+"  # between an artifact's fingerprint and a kind of learning
+KIND_SEPARATOR = "+"  # between an artifact's fingerprint and a kind of learning
 CLOCK = 3  # numbers of a time: 1 and the part of a second (0: unknown), days since 1970, seconds of the day
 
 
@@ -48,17 +48,17 @@ class CannotForecast(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class StepResult:
     """A pass over the chunks of a batch; see `Forecaster.observe`."""
 
     predictions: Floats
     carries: Floats
-    judged: Judged | None
+    scores: Scores | None
 
-    def part(self, observations: Any, sessions: Any) -> Passed:
+    def pick(self, observations: Any, sessions: Any) -> StepResult:
         """Of some observations, and of the sessions that they are of, each an index of NumPy's."""
-        judged = None if self.judged is None else self.judged.part(observations)
-        return Passed(self.predictions[observations], self.carries[sessions], judged)
+        judged = None if self.scores is None else self.scores.pick(observations)
+        return StepResult(self.predictions[observations], self.carries[sessions], judged)
 
 
 class Forecaster:
@@ -77,11 +77,11 @@ class Forecaster:
     ) -> None:
         self.artifact = artifact
         self.learning = artifact.learning if learning is None else learning
-        self.learner = Learner(artifact, self.learning) if self.learning.on else None
+        self.learner = Learner(artifact, self.learning) if self.learning.enabled else None
         self.device = torch.device(device)
         network = artifact.network().eval()
         self.change_of = list(network.change_of) if network.change_of is not None else None
-        self.cells = Cells(network) if self.device.type == "cpu" else None
+        self.cells = LSTMCells(network) if self.device.type == "cpu" else None
         self.network = network.to(self.device)
         self.input_size = artifact.input_size
         self.output_size = artifact.output_size
@@ -93,8 +93,8 @@ class Forecaster:
         self._untailed = self._learned + CLOCK * bool(artifact.time_features)
         self.carry_size = self._untailed + tail * self.input_size
         names = [column.name for column in artifact.inputs]
-        known = (*artifact.future, *names[len(names) - artifact.made_inputs :])
-        self.ahead = [names.index(name) for name in names if name in known]
+        known = (*artifact.future, *names[len(names) - artifact.time_input_count :])
+        self.future_inputs = [names.index(name) for name in names if name in known]
         self.missing = tuple(name for name in names if name not in artifact.targets and name not in known)
         self._into = [i for i, output in enumerate(artifact.feedback) if output is not None]
         self.fed_back = [output for output in artifact.feedback if output is not None]
@@ -119,7 +119,7 @@ class Forecaster:
             passed = self.observe(observations, lengths, carries)
             return passed.predictions, passed.carries
         scaled = np.asarray((observations - self._in_mean) / self._in_std, np.float32)
-        most = longest(lengths, observations)
+        most = longest_chunk(lengths, observations)
         if self.cells is not None and most <= SHORT_CHUNK:
             outputs, moved = self._by_cells(self.cells, scaled, lengths, most, carries)
         else:
@@ -129,7 +129,7 @@ class Forecaster:
             self._keep_tails(observations, lengths, carries, moved)
         return self._unscaled(outputs), moved
 
-    def observe(self, observations: Floats, lengths: Ints, carries: Floats) -> Passed:
+    def observe(self, observations: Floats, lengths: Ints, carries: Floats) -> StepResult:
         """Move every session on by its chunk, step by step: each observation meets its prediction.
 
         A number that is NaN was not observed: the session's own prediction stands in for it, and neither
@@ -153,22 +153,22 @@ class Forecaster:
         if self.tail:
             whole = np.where(np.isnan(observations), scaled * self._in_std + self._in_mean, observations)
             self._keep_tails(whole, lengths, carries, moved)
-        return Passed(self._unscaled(outputs), moved, judged)
+        return StepResult(self._unscaled(outputs), moved, judged)
 
     def _step_by_step(
         self, scaled: Floats, lengths: Ints, order: Ints, rows: Floats
-    ) -> tuple[Floats, Judged | None]:
+    ) -> tuple[Floats, Scores | None]:
         """Move `rows` on in place, the longest chunk first; what was missing in `scaled` is filled in."""
         total, learner = len(scaled), self.learner
         hidden, cell = self._split(rows)
         latest, learned = rows[:, self._state : self._predicted], rows[:, self._predicted : self._learned]
         outputs = np.empty((total, self.output_size), np.float32)
-        judged = None if learner is None else Judged.empty(total, self.output_size, len(learner.levels))
+        judged = None if learner is None else Scores.empty(total, self.output_size, len(learner.levels))
         for at in _time_major(lengths, order, int(lengths.max())):
             now = len(at)
             inputs = scaled[at]
             if learner is not None and judged is not None:
-                learner.meet(learned[:now], latest[:now], inputs[:, learner.observes], judged, at)
+                learner.learn(learned[:now], latest[:now], inputs[:, learner.target_columns], judged, at)
             gaps = np.isnan(inputs)
             if gaps.any():
                 standing_in = np.where(
@@ -180,7 +180,7 @@ class Forecaster:
             latest[:now] = outputs[at] = predicted
             if learner is not None and judged is not None:
                 judged.widths[at] = learner.widths(learned[:now])
-        return outputs, None if judged is None else judged.times(self._out_std)
+        return outputs, None if judged is None else judged.rescale(self._out_std)
 
     def _predict(self, rows: Floats, inputs: Floats, hidden: Floats, cell: Floats, learned: Floats) -> Floats:
         """Step the network once, in place, and correct what it says; everything is of the same sessions."""
@@ -202,8 +202,8 @@ class Forecaster:
         ----------
         carries : [batch, carry_size] of sessions that have observed something; not written to
         steps : how many predictions, at least 1
-        ahead : [batch, steps, inputs known ahead], own units, in the order of `self.ahead`: what those inputs
-            are when each prediction is due; needed where there are any
+        ahead : [batch, steps, inputs known ahead], in the order of `self.future_inputs` and in own
+            units: their values when each prediction is due; needed where there are any
 
         Returns
         -------
@@ -214,8 +214,8 @@ class Forecaster:
         ------
         CannotForecast : when the targets and what is known ahead do not cover the inputs
         """
-        if self.missing or (self.ahead and ahead is None):
-            raise CannotForecast(self.missing or tuple(self.artifact.columns[i] for i in self.ahead))
+        if self.missing or (self.future_inputs and ahead is None):
+            raise CannotForecast(self.missing or tuple(self.artifact.columns[i] for i in self.future_inputs))
         forecast = np.empty((len(carries), steps, self.output_size), np.float32)
         carries = carries.copy()
         hidden, cell = self._split(carries)
@@ -228,41 +228,41 @@ class Forecaster:
             forecast[:, step] = latest
             inputs[:, self._into] = latest[:, self.fed_back]
             if ahead is not None:
-                inputs[:, self.ahead] = (ahead[:, step] - self._in_mean[self.ahead]) / self._in_std[
-                    self.ahead
-                ]
+                inputs[:, self.future_inputs] = (
+                    ahead[:, step] - self._in_mean[self.future_inputs]
+                ) / self._in_std[self.future_inputs]
             latest[:] = self._predict(carries, inputs, hidden, cell, learned)
         return self._unscaled(forecast), carries
 
     @property
-    def fresh(self) -> Floats:
+    def new_carry(self) -> Floats:
         """[carry_size], a session that has observed nothing."""
-        return self.beginning(self.learning)
+        return self.initial_state(self.learning)
 
-    def beginning(self, learning: Learning) -> Floats:
+    def initial_state(self, learning: Learning) -> Floats:
         """[carry_size], a session that has observed nothing and chose this way to learn, of this layout."""
         carry = np.zeros(self.carry_size, np.float32)
         if self.learner is not None:
-            carry[self._predicted : self._learned] = self.learner.beginning(learning)
+            carry[self._predicted : self._learned] = self.learner.initial_state(learning)
         return carry
 
-    def restarted(self, carries: Floats) -> Floats:
+    def reset(self, carries: Floats) -> Floats:
         """[batch, carry_size], the same sessions when all that they observed is forgotten."""
         again = np.zeros_like(carries)
         if self.learner is not None:
             learned = slice(self._predicted, self._learned)
-            again[:, learned] = self.learner.restarted(carries[:, learned])
+            again[:, learned] = self.learner.reset(carries[:, learned])
         return again
 
-    def welcomed(self, older: Forecaster, carries: Floats) -> Floats:
+    def initial_carries_from(self, older: Forecaster, carries: Floats) -> Floats:
         """[batch, carry_size], sessions of an older network, [batch, older.carry_size], that begin anew on
         this one: what each chose of how it learns stays, and its clock."""
-        begun = np.repeat(self.fresh[None], len(carries), axis=0)
+        begun = np.repeat(self.new_carry[None], len(carries), axis=0)
         for carry, before in zip(begun, carries, strict=True):
             if self.learner is not None and older.learner is not None:
-                chose = older.learns(before)
-                carry[:] = self.beginning(
-                    self.learning.chosen(forgetting=chose.forgetting, prior=chose.prior)
+                chose = older.learning_of(before)
+                carry[:] = self.initial_state(
+                    self.learning.with_options(forgetting=chose.forgetting, prior=chose.prior)
                 )
                 level = older.level(before[None])
                 self.level(carry[None])[:] = np.where(
@@ -273,35 +273,37 @@ class Forecaster:
                 self.set_clock(carry, seconds)
         return begun
 
-    def latest(self, carries: Floats) -> Floats:
+    def last_predictions(self, carries: Floats) -> Floats:
         """The last prediction that each carry holds: [batch, outputs], the data's own units."""
         return self._unscaled(carries[:, self._state : self._predicted])
 
-    def bands(self, carries: Floats, steps: int) -> Floats:
+    def forecast_widths(self, carries: Floats, steps: int) -> Floats:
         """[batch, steps, levels, outputs], half-widths of the intervals of forecasts, own units."""
         learner = self._learner()
         widths = learner.widths(carries[:, self._predicted : self._learned]) * self._out_std
         return np.asarray(widths[:, None] * growth(self.learning, steps)[:, None, None])
 
-    def errors(self, carries: Floats) -> Errors:
+    def errors(self, carries: Floats) -> ErrorStatistics:
         """How wrong each session has been, in own units: [batch, outputs]."""
         told = self._learner().errors(carries[:, self._predicted : self._learned])
-        return told.times(self._out_std)
+        return told.rescale(self._out_std)
 
     @property
     def fingerprint(self) -> str:
         """The artifact's, and the kind of learning where that is another: what a carry belongs to."""
         kind = self.learning.kind
-        return self.artifact.fingerprint + (f"{KIND}{kind}" if kind != self.artifact.learning.kind else "")
+        return self.artifact.fingerprint + (
+            f"{KIND_SEPARATOR}{kind}" if kind != self.artifact.learning.kind else ""
+        )
 
-    def of_kind(self, kind: str) -> Forecaster:
+    def with_kind(self, kind: str) -> Forecaster:
         """The same artifact for sessions that learn otherwise.
 
         Raises
         ------
         BadArtifact : they cannot
         """
-        return Forecaster(self.artifact, self.device.type, self.tail, self.artifact.learning.of_kind(kind))
+        return Forecaster(self.artifact, self.device.type, self.tail, self.artifact.learning.with_kind(kind))
 
     def level(self, carries: Floats) -> Floats:
         """[batch], a view: the level of the intervals that each session wants with every chunk; 0 is none."""
@@ -317,7 +319,7 @@ class Forecaster:
         days, rest = divmod(seconds, 86_400.0)
         carry[self._learned : self._untailed] = 1 + rest % 1, days, rest // 1
 
-    def learns(self, carry: Floats) -> Learning:
+    def learning_of(self, carry: Floats) -> Learning:
         """How the session of this carry, [carry_size], learns."""
         if self.learner is None:
             return self.learning
@@ -327,7 +329,7 @@ class Forecaster:
         """The observations that each carry keeps: [batch, tail, inputs], newest last, own units."""
         return carries[:, self._untailed :].reshape(len(carries), self.tail, self.input_size)
 
-    def fitted(self, carry: Floats) -> Floats:
+    def resize_tail(self, carry: Floats) -> Floats:
         """A carry that was written with another `tail`, for this one; as many observations as both can hold.
 
         Raises
@@ -372,40 +374,40 @@ class Forecaster:
             after[i, self.tail - new :] = observations[stop - new : stop]
 
     def _by_cells(
-        self, cells: Cells, scaled: Floats, lengths: Ints, longest: int, carries: Floats
+        self, cells: LSTMCells, scaled: Floats, lengths: Ints, longest_chunk: int, carries: Floats
     ) -> tuple[Floats, Floats]:
         batch = len(lengths)
-        if longest * batch == len(scaled):  # as long as each other, as most waves are: nothing to sort
-            if longest == 1:
+        if longest_chunk * batch == len(scaled):  # as long as each other, as most waves are: nothing to sort
+            if longest_chunk == 1:
                 moved = np.empty_like(carries)
                 moved[:, self._predicted :] = carries[:, self._predicted :]
                 return self._levels(cells.step(scaled, carries, moved), scaled), moved
             moved = carries.copy()
-            chunks = scaled.reshape(batch, longest, -1)
-            outputs = np.empty((batch, longest, self.output_size), np.float32)
-            for step in range(longest):
+            chunks = scaled.reshape(batch, longest_chunk, -1)
+            outputs = np.empty((batch, longest_chunk, self.output_size), np.float32)
+            for step in range(longest_chunk):
                 outputs[:, step] = cells.step(chunks[:, step], moved)
             return self._levels(outputs.reshape(len(scaled), -1), scaled), moved
         order = np.argsort(-lengths, kind="stable")
         moved = carries[order]
         outputs = np.empty((len(scaled), self.output_size), np.float32)
-        for at in _time_major(lengths, order, longest):
+        for at in _time_major(lengths, order, longest_chunk):
             outputs[at] = cells.step(scaled[at], moved[: len(at)])
         back = np.empty_like(moved)
         back[order] = moved
         return self._levels(outputs, scaled), back
 
     def _by_network(
-        self, scaled: Floats, lengths: Ints, longest: int, carries: Floats
+        self, scaled: Floats, lengths: Ints, longest_chunk: int, carries: Floats
     ) -> tuple[Floats, Floats]:
         """The same with `torch.nn.LSTM`, mixed lengths packed: never a padded row near the carry."""
         batch = len(lengths)
         hidden, cell = self._split(carries)
-        if longest * batch == len(scaled):
-            flat, moved = self._through(scaled.reshape(batch, longest, -1), hidden, cell)
+        if longest_chunk * batch == len(scaled):
+            flat, moved = self._through(scaled.reshape(batch, longest_chunk, -1), hidden, cell)
             return self._levels(flat.reshape(len(scaled), -1), scaled), moved
         order = np.argsort(-lengths, kind="stable")
-        steps = list(_time_major(lengths, order, longest))
+        steps = list(_time_major(lengths, order, longest_chunk))
         at = np.concatenate(steps)
         sizes = torch.tensor([len(step) for step in steps])
         flat, sorted_ = self._through(scaled[at], hidden[order], cell[order], sizes)
@@ -455,16 +457,16 @@ class Forecaster:
         return outputs * self._out_std + self._out_mean
 
 
-def longest(lengths: Ints, observations: Floats) -> int:
+def longest_chunk(lengths: Ints, observations: Floats) -> int:
     """Observations of the longest chunk; told without a look at them where there is one each."""
     return 1 if len(observations) == len(lengths) else int(lengths.max())
 
 
-def _time_major(lengths: Ints, order: Ints, longest: int) -> Iterator[Ints]:
+def _time_major(lengths: Ints, order: Ints, longest_chunk: int) -> Iterator[Ints]:
     """For each step, where the packed observations of the chunks that are that long lie, longest first."""
     starts = (np.cumsum(lengths) - lengths)[order]
     descending = -lengths[order]
-    for step in range(longest):
+    for step in range(longest_chunk):
         yield starts[: np.searchsorted(descending, -step, side="left")] + step
 
 

@@ -14,13 +14,13 @@ import httpx
 import pytest
 import torch
 
-from app import main
+from app import main, server
 from app.config import Settings
-from app.process_tuning import spare_the_loaded
+from app.process_tuning import freeze_loaded_objects
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
-from app.stores.redis.url import place
+from app.stores.redis.url import parse_url
 from app.stores.sqlite.store import SqliteStore
 from models.artifact.files import Artifact, save
 from tests.helpers import zoo
@@ -63,7 +63,9 @@ def sqlite_store(settings: Settings, folder: Path, clock: Clock) -> Store:
 
 
 def redis_store(settings: Settings, folder: Path, clock: Clock) -> Store:
-    return RedisStore(place((folder / "redis.url").read_text()), settings.tombstone_ttl_seconds, clock=clock)
+    return RedisStore(
+        parse_url((folder / "redis.url").read_text()), settings.tombstone_ttl_seconds, clock=clock
+    )
 
 
 # To add a store: how to open one.
@@ -77,7 +79,7 @@ STORES: dict[str, Callable[[Settings, Path, Clock], Store]] = {
 
 def pytest_collection_finish() -> None:
     """Thousands of services start and end from here on: none of them is to walk all the modules again."""
-    spare_the_loaded()
+    freeze_loaded_objects()
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ def starter(
     way: type[Way], store: str, zoo_folder: Path, clock: Clock, folder: Path, monkeypatch: Any
 ) -> Start:
     monkeypatch.setattr(main, "open_store", lambda settings: STORES[store](settings, folder, clock))
-    monkeypatch.setattr(main, "spare_the_loaded", lambda: None)  # once a process, not once a test
+    monkeypatch.setattr(server, "freeze_loaded_objects", lambda: None)  # once a process, not once a test
 
     def start(**changes: Any) -> AbstractAsyncContextManager[Way]:
         defaults = {"models": (zoo_folder,), "default_model": "sine", "port": 0, "log_level": "warning"}
@@ -181,13 +183,13 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
     """uvicorn's own server on this loop, so that a test may look into the engine while it serves."""
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    server = main.server(settings)
-    engine = server.config.app.state.engine  # type: ignore[union-attr]
+    serving = server.server(settings)
+    engine = serving.config.app.state.engine  # type: ignore[union-attr]
     engine.clock = clock
-    server.config.load()
-    server.lifespan = server.config.lifespan_class(server.config)
-    await server.startup([listening])
-    await server.on_tick(0)
+    serving.config.load()
+    serving.lifespan = serving.config.lifespan_class(serving.config)
+    await serving.startup([listening])
+    await serving.on_tick(0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     try:
         async with httpx.AsyncClient(
@@ -197,16 +199,16 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
             verify=False,  # nothing here speaks TLS, and to read the authorities takes 20 ms
         ) as http:
             service = way(engine, http, port)
-            service.server = server
-            service.app = server.config.app
+            service.server = serving
+            service.app = serving.config.app
             yield service
             await service.close()
     finally:
-        for one in server.servers:
-            one.close()
-        for connection in list(server.server_state.connections):
+        for listener in serving.servers:
+            listener.close()
+        for connection in list(serving.server_state.connections):
             connection.shutdown()
-        await server.lifespan.shutdown()
+        await serving.lifespan.shutdown()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import SHIPPED, Settings, described, variable
+from app.config import SHIPPED, Settings, describe_settings, variable
 from app.errors import ConfigError
 
 
@@ -32,13 +32,13 @@ def test_every_kind_of_value_is_read_from_the_environment():
 
 def test_only_a_server_of_its_own_machine_without_keys_cares_by_which_name_it_is_called():
     told = {"CARRYOVER_ALLOWED_HOSTS": "Plant.example, carryover"}
-    assert Settings.from_env({}).own_names == {"localhost"}
-    assert Settings.from_env(told).own_names == {"localhost", "plant.example", "carryover"}
-    assert Settings.from_env({"CARRYOVER_ALLOWED_HOSTS": "*"}).own_names is None
-    assert Settings(host="127.0.0.2", insecure=True).own_names == {"localhost"}
-    assert Settings(host="0.0.0.0", published_host="127.0.0.1").own_names == {"localhost"}
-    assert Settings(host="0.0.0.0", insecure=True).own_names is None
-    assert Settings(api_keys_file=Path("keys.json")).own_names is None
+    assert Settings.from_env({}).accepted_host_names == {"localhost"}
+    assert Settings.from_env(told).accepted_host_names == {"localhost", "plant.example", "carryover"}
+    assert Settings.from_env({"CARRYOVER_ALLOWED_HOSTS": "*"}).accepted_host_names is None
+    assert Settings(host="127.0.0.2", insecure=True).accepted_host_names == {"localhost"}
+    assert Settings(host="0.0.0.0", published_host="127.0.0.1").accepted_host_names == {"localhost"}
+    assert Settings(host="0.0.0.0", insecure=True).accepted_host_names is None
+    assert Settings(api_keys_file=Path("keys.json")).accepted_host_names is None
 
 
 def test_names_without_the_prefix_are_none_of_ours():
@@ -102,7 +102,7 @@ def test_settings_are_a_value():
 
 
 def test_every_setting_says_its_variable_default_and_purpose():
-    told = list(described())
+    told = list(describe_settings())
     assert [one.name for one in told] == [one.name for one in fields(Settings)]
     assert all(one.variable == variable(one.name) and one.default and one.about for one in told)
     assert len({one.about for one in told}) == len(told)
@@ -110,7 +110,7 @@ def test_every_setting_says_its_variable_default_and_purpose():
 
 
 def test_a_default_as_described_reads_back_as_itself():
-    for one in described():
+    for one in describe_settings():
         if getattr(Settings(), one.name) is not None and one.name != "models":
             assert Settings.from_env({one.variable: one.default}) == Settings()
 

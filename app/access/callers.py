@@ -12,26 +12,26 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from app.access.keys import Key, KeyRing, Role
-from app.access.quotas import Bucket, Quota, over
+from app.access.quotas import Quota, TokenBucket, quota_error
 from app.config import Settings
 from app.engine.engine import Engine
-from app.engine.fair_share import Lane
+from app.engine.fair_share import TenantShare
 from app.errors import CarryoverError, ConfigError, Forbidden, Overloaded, TooLarge, Unauthorized
-from app.jobs.jobs import Advance, AdvanceMany, Export, Forecast, Fork, Inspect, Job, answer_to
+from app.jobs.jobs import Advance, AdvanceMany, Export, Forecast, Fork, Inspect, Job, submit_and_wait
 from app.session import names
 
 log = logging.getLogger("carryover.tenancy")
 
 BEARER = b"bearer "
 RANK: dict[Role, int] = {"monitor": 0, "read": 1, "stream": 2, "admin": 3}
-LOOKS = (Inspect, Forecast, Export)  # jobs that move nothing
-EVERY_TENANT = "*"
+READ_ONLY_JOBS = (Inspect, Forecast, Export)  # jobs that move nothing
+ALL_TENANTS = "*"
 
 
 class Revocable(Protocol):
     """A connection that lasts, and ends when its key does."""
 
-    def revoked(self) -> None:
+    def revoke(self) -> None:
         """Close: the key is no longer good."""
 
 
@@ -51,18 +51,20 @@ class Caller:
         settings: Settings,
         tenant: str = "",
         key: Key | None = None,
-        use: Use | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self.engine = engine
         self.tenant = tenant
         self.key = key
         self.prefix = names.prefix(tenant)
         self.rank = RANK[key.role] if key is not None else RANK["admin"]
-        self.use = use if use is not None else Use(settings, Lane(engine.lanes, tenant), key)
-        self._streams = self.rank >= RANK["stream"] and tenant != EVERY_TENANT
-        self.most_bytes = self.use.quota.body_bytes or settings.body_bytes
+        self.usage = (
+            usage if usage is not None else Usage(settings, TenantShare(engine.fair_share, tenant), key)
+        )
+        self._streams = self.rank >= RANK["stream"] and tenant != ALL_TENANTS
+        self.max_bytes = self.usage.quota.body_bytes or settings.body_bytes
 
-    def may(self, role: Role) -> None:
+    def require_role(self, role: Role) -> None:
         """Nothing, for a caller of this role or a higher one.
 
         Raises
@@ -74,7 +76,7 @@ class Caller:
             raise Forbidden(f"this needs a key of the role {role}; this one's is {have}", role=role)
 
     @property
-    def sees_everybody(self) -> bool:
+    def sees_all_tenants(self) -> bool:
         """Whether it may know what the server does as a whole, which tells one tenant about the others."""
         return self.key is None or self.key.role in {"monitor", "admin"}
 
@@ -85,41 +87,41 @@ class Caller:
         ------
         Forbidden, OverLimit, TooLarge, Stopping, Overloaded : not queued, and `reply` is not called
         """
-        use = self.use
-        if not use.bounded:
+        usage = self.usage
+        if not usage.is_limited:
             self.engine.submit(job)
             return
         if type(job) is Advance:  # nearly every job: the engine counts it out, with others of its wave
             if not self._streams:
                 self._check_role(job)
             job.session = self.prefix + job.session
-            use.check(job, 1)
-            job.use = use
+            usage.check(job, 1)
+            job.usage = usage
             self.engine.submit(job)
-            use.in_flight += 1  # `accepted`, by one call less
-            use.lane.enter(1)
+            usage.in_flight += 1  # `acquire`, by one call less
+            usage.share.acquire(1)
         else:
-            self._submit_other(job, use)
+            self._submit_other(job, usage)
 
-    def _submit_other(self, job: Job, use: Use) -> None:
+    def _submit_other(self, job: Job, usage: Usage) -> None:
         if self.key is not None:
             self._check_role(job)
             self._rename(job)
         count = len(job.sessions)
-        use.check(job, count)
+        usage.check(job, count)
         reply = job.reply
 
-        def answered(outcome: Any) -> None:
-            use.answered(count)
+        def release(outcome: Any) -> None:
+            usage.release(count)
             reply(outcome)
 
-        job.reply = answered
+        job.reply = release
         try:
             self.engine.submit(job)
         except CarryoverError:
             job.reply = reply
             raise
-        use.accepted(count)
+        usage.acquire(count)
 
     async def ask(self, job: Job) -> Any:
         """Queue a job and wait for its answer.
@@ -128,9 +130,9 @@ class Caller:
         ------
         CarryoverError : what the job was refused with
         """
-        return await answer_to(self.submit, job)
+        return await submit_and_wait(self.submit, job)
 
-    async def names(
+    async def list_sessions(
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
         """(id, model) of up to `limit` sessions behind `after` whose ids begin with `prefix`, in order.
@@ -139,28 +141,28 @@ class Caller:
         ------
         Forbidden
         """
-        self.may("read")
-        if self.tenant == EVERY_TENANT:
-            self.may("admin")
-            return await self.engine.names(max(after, names.before(prefix)), limit, model, prefix)
-        after = self.prefix + max(after, names.before(prefix))
+        self.require_role("read")
+        if self.tenant == ALL_TENANTS:
+            self.require_role("admin")
+            return await self.engine.names(max(after, names.cursor_before(prefix)), limit, model, prefix)
+        after = self.prefix + max(after, names.cursor_before(prefix))
         found = await self.engine.names(after, limit, model, self.prefix + prefix)
         return [(name[len(self.prefix) :], told) for name, told in found]
 
     def __len__(self) -> int:
         """How many sessions there are, as far as the caller may know."""
-        sessions = self.engine.sessions
-        if self.key is None or self.tenant == EVERY_TENANT:
+        sessions = self.engine.residents
+        if self.key is None or self.tenant == ALL_TENANTS:
             return len(sessions)
-        return sessions.census[self.tenant]
+        return sessions.sessions_per_tenant[self.tenant]
 
-    def name(self, session: str) -> str:
+    def internal_name(self, session: str) -> str:
         """What the engine calls this session of the caller's."""
         return self.prefix + session
 
     def _check_role(self, job: Job) -> None:
-        self.may("read" if type(job) in LOOKS else "stream" if job.sessions else "admin")
-        if self.tenant == EVERY_TENANT and job.sessions:
+        self.require_role("read" if type(job) in READ_ONLY_JOBS else "stream" if job.sessions else "admin")
+        if self.tenant == ALL_TENANTS and job.sessions:
             raise Forbidden("name one tenant: a session is one tenant's")
 
     def _rename(self, job: Job) -> None:
@@ -168,12 +170,12 @@ class Caller:
         if not job.sessions:  # of a model, not of a session
             return
         if isinstance(job, AdvanceMany):
-            job.sessions = job.sessions.under(prefix)
+            job.sessions = job.sessions.with_prefix(prefix)
             return
         # A job with no session raises here: what cannot be named for its tenant is not passed on.
         job.session = prefix + job.session  # type: ignore[union-attr]
         if isinstance(job, Fork):
-            job.into = prefix + job.into
+            job.target = prefix + job.target
 
 
 class TracedCaller(Caller):
@@ -185,7 +187,7 @@ class TracedCaller(Caller):
         if tracing is None:
             super().submit(job)
             return
-        end = tracing.follow(job)
+        end = tracing.trace(job)
         try:
             super().submit(job)
         except CarryoverError as error:
@@ -193,7 +195,7 @@ class TracedCaller(Caller):
             raise
 
 
-class Use:
+class Usage:
     """What a key has in use; shared by all who call with it.
 
     Parameters
@@ -206,22 +208,23 @@ class Use:
     def __init__(
         self,
         settings: Settings,
-        lane: Lane,
+        share: TenantShare,
         key: Key | None = None,
-        server: Bucket | None = None,
-        everybodys: set[Revocable] | None = None,
+        server_bucket: TokenBucket | None = None,
+        all_sockets: set[Revocable] | None = None,
     ) -> None:
-        self.lane = lane
+        self.share = share
+        self.tenant = share.tenant
         self.quota = key.limits.within(settings) if key is not None else Quota()
         self._most_in_flight = self.quota.in_flight or settings.queue_jobs
         self._longest_chunk = self.quota.chunk_observations or settings.chunk_observations
         self._most_sockets = settings.sockets
-        self._everybodys = everybodys if everybodys is not None else set()
-        self.whose = f"key {key.name!r}" if key is not None else "the server"
+        self._all_sockets = all_sockets if all_sockets is not None else set()
+        self.owner = f"key {key.name!r}" if key is not None else "the server"
         rate = self.quota.observations_per_second
-        self.bucket = Bucket(rate) if rate and key is not None else None
-        self.server = server
-        self.bounded = key is not None or server is not None
+        self.bucket = TokenBucket(rate) if rate and key is not None else None
+        self.server_bucket = server_bucket
+        self.is_limited = key is not None or server_bucket is not None
         self.in_flight = 0
         self.sockets: set[Revocable] = set()
 
@@ -234,21 +237,21 @@ class Use:
         """
         most = self._most_in_flight
         if self.in_flight and self.in_flight + count > most:
-            raise over("in_flight", most, self.whose)
+            raise quota_error("in_flight", most, self.owner)
         if type(job) is Advance:
             self._take(len(job.observations), len(job.observations))
         elif type(job) is AdvanceMany:
             self._take(len(job.observations), int(job.lengths.max()))
 
-    def accepted(self, count: int) -> None:
+    def acquire(self, count: int) -> None:
         """So many sessions' turns of it were queued."""
         self.in_flight += count
-        self.lane.enter(count)
+        self.share.acquire(count)
 
-    def answered(self, count: int) -> None:
+    def release(self, count: int) -> None:
         """So many were answered."""
         self.in_flight -= count
-        self.lane.leave(count)
+        self.share.release(count)
 
     def check_socket(self) -> None:
         """Whether one socket more may be opened.
@@ -259,41 +262,41 @@ class Use:
         """
         most = self.quota.sockets
         if most is not None and len(self.sockets) >= most:
-            raise over("sockets", most, self.whose)
-        if len(self._everybodys) >= self._most_sockets:
+            raise quota_error("sockets", most, self.owner)
+        if len(self._all_sockets) >= self._most_sockets:
             raise Overloaded(
                 f"{self._most_sockets} sockets are open already", quota="sockets", limit=self._most_sockets
             )
 
-    def opened(self, socket: Revocable) -> None:
+    def add_socket(self, socket: Revocable) -> None:
         """Count a socket in."""
         self.sockets.add(socket)
-        self._everybodys.add(socket)
+        self._all_sockets.add(socket)
 
-    def closed(self, socket: Revocable) -> None:
+    def remove_socket(self, socket: Revocable) -> None:
         """Count a socket out."""
         self.sockets.discard(socket)
-        self._everybodys.discard(socket)
+        self._all_sockets.discard(socket)
 
     def _take(self, count: int, longest: int) -> None:
         most = self._longest_chunk
         if longest > most:
             raise TooLarge(
-                f"a chunk of {self.whose} has at most {most} observations, this one has {longest}",
+                f"a chunk of {self.owner} has at most {most} observations, this one has {longest}",
                 limit=most,
                 quota="chunk_observations",
             )
         if self.bucket is not None and (seconds := self.bucket.take(count)):
-            raise over("observations_per_second", self.bucket.rate, self.whose, seconds)
-        if self.server is not None and self.server.take(count):
+            raise quota_error("observations_per_second", self.bucket.rate, self.owner, seconds)
+        if self.server_bucket is not None and self.server_bucket.take(count):
             raise Overloaded(
-                f"the server takes at most {self.server.rate:g} observations a second",
+                f"the server takes at most {self.server_bucket.rate:g} observations a second",
                 quota="observations_per_second",
-                limit=self.server.rate,
+                limit=self.server_bucket.rate,
             )
 
 
-class Door:
+class Authenticator:
     """Tells who is calling.
 
     Parameters
@@ -301,83 +304,85 @@ class Door:
     ring : the keys; None lets everybody in, as one tenant without a name
     """
 
-    def __init__(self, engine: Engine, settings: Settings, ring: KeyRing | None = None) -> None:
+    def __init__(self, engine: Engine, settings: Settings, key_ring: KeyRing | None = None) -> None:
         self.engine = engine
         self.settings = settings
-        self.ring = ring
+        self.key_ring = key_ring
         rate = settings.observations_per_second
-        self._server = Bucket(rate) if rate else None
+        self._server_bucket = TokenBucket(rate) if rate else None
         self.sockets: set[Revocable] = set()  # that are open, whoever's they are
         self._made = Caller if engine.tracing is None else TracedCaller
-        self._lanes: WeakValueDictionary[str, Lane] = WeakValueDictionary()  # by tenant; its keys share it
-        self._anyone = self._made(engine, settings, use=self._use("", None))
+        self._tenant_shares: WeakValueDictionary[str, TenantShare] = (
+            WeakValueDictionary()
+        )  # by tenant; its keys share it
+        self._anyone = self._made(engine, settings, usage=self._usage("", None))
         self._callers: dict[Key, Caller] = {}
-        self.changes = 0  # of the keys: what was found out about one before then is no longer good
-        self._share()
+        self.key_version = 0  # of the keys: what was found out about one before then is no longer good
+        self._set_session_limits()
 
-    def caller(self, authorization: bytes | None, tenant: str | None = None) -> Caller:
+    def authenticate(self, authorization: bytes | None, tenant: str | None = None) -> Caller:
         """Who comes with this `Authorization`; `tenant` is where an admin wants to be let in.
 
         Raises
         ------
         Unauthorized, Forbidden
         """
-        if self.ring is None:
+        if self.key_ring is None:
             return self._anyone
         if authorization is None or authorization[: len(BEARER)].lower() != BEARER:
             raise Unauthorized("send an API key: Authorization: Bearer KEY")
-        return self.holder(authorization[len(BEARER) :].strip(), tenant)
+        return self.authenticate_token(authorization[len(BEARER) :].strip(), tenant)
 
-    def holder(self, token: bytes, tenant: str | None = None) -> Caller:
+    def authenticate_token(self, token: bytes, tenant: str | None = None) -> Caller:
         """Who holds this token.
 
         Raises
         ------
         Unauthorized, Forbidden
         """
-        key = self.ring.find(token) if self.ring is not None else None
+        key = self.key_ring.find(token) if self.key_ring is not None else None
         if key is None:
             raise Unauthorized("this is no key of this server, or no longer one")
         caller = self._callers.get(key)
         if caller is None:
-            use = self._use(key.tenant, key)
-            caller = self._callers[key] = self._made(self.engine, self.settings, key.tenant, key, use)
+            usage = self._usage(key.tenant, key)
+            caller = self._callers[key] = self._made(self.engine, self.settings, key.tenant, key, usage)
         if tenant is None or tenant == key.tenant:
             return caller
         if key.role != "admin":
             raise Forbidden("only an admin's key enters another tenant", role="admin")
-        if tenant and tenant != EVERY_TENANT and names.TENANT.fullmatch(tenant) is None:
+        if tenant and tenant != ALL_TENANTS and names.TENANT.fullmatch(tenant) is None:
             raise Forbidden("that is no tenant's name")
-        return self._made(self.engine, self.settings, tenant, key, caller.use)
+        return self._made(self.engine, self.settings, tenant, key, caller.usage)
 
-    def _use(self, tenant: str, key: Key | None) -> Use:
-        lane = self._lanes.get(tenant)
-        if lane is None:
-            lane = self._lanes[tenant] = Lane(self.engine.lanes, tenant)
-        return Use(self.settings, lane, key, self._server, self.sockets)
+    def _usage(self, tenant: str, key: Key | None) -> Usage:
+        share = self._tenant_shares.get(tenant)
+        if share is None:
+            share = self._tenant_shares[tenant] = TenantShare(self.engine.fair_share, tenant)
+        return Usage(self.settings, share, key, self._server_bucket, self.sockets)
 
     def refresh(self) -> None:
         """Take the keys as the file has them now; connections of keys that are gone are closed."""
-        if self.ring is None:
+        if self.key_ring is None:
             return
         try:
-            if not self.ring.refresh():
+            if not self.key_ring.refresh():
                 return
         except ConfigError as error:
             log.error("the keys stay as they were: %s", error)
             return
-        self.changes += 1
-        good = set(self.ring)
+        self.key_version += 1
+        good = set(self.key_ring)
         for key in self._callers.keys() - good:
-            for socket in list(self._callers.pop(key).use.sockets):
-                socket.revoked()
-        self._share()
+            for socket in list(self._callers.pop(key).usage.sockets):
+                socket.revoke()
+        self._set_session_limits()
         log.info("keys read anew: %d", len(good))
 
-    def _share(self) -> None:
+    def _set_session_limits(self) -> None:
         """Tell the engine how many sessions each tenant may have: the most that one of its keys allows."""
-        shares: dict[str, int] = {}
-        for key in self.ring or ():
+        session_limits: dict[str, int] = {}
+        for key in self.key_ring or ():
             most = key.limits.within(self.settings).sessions or 0
-            shares[key.tenant] = max(shares.get(key.tenant, 0), most)
-        self.engine.sessions.shares = shares
+            session_limits[key.tenant] = max(session_limits.get(key.tenant, 0), most)
+        self.engine.residents.session_limits = session_limits

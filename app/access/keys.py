@@ -32,7 +32,7 @@ from app.session.names import TENANT
 Role = Literal["monitor", "read", "stream", "admin"]
 NAME = re.compile(r"[A-Za-z0-9._\-]{1,64}", re.ASCII)
 TOKEN_PREFIX = "cyo_"
-LONGEST_TOKEN = 256
+MAX_TOKEN_BYTES = 256
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -85,7 +85,7 @@ class KeyRing:
 
     def find(self, token: bytes) -> Key | None:
         """The key that this token is."""
-        if len(token) > LONGEST_TOKEN:
+        if len(token) > MAX_TOKEN_BYTES:
             return None
         digest = hashlib.sha256(token).digest()
         key = self._keys.get(digest)
@@ -97,7 +97,7 @@ class KeyRing:
         return iter(self._keys.values())
 
 
-def made(
+def generate_key(
     name: str,
     tenant: str | None = None,
     role: Role = "stream",

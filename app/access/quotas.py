@@ -51,7 +51,7 @@ def _least(one: int | None, other: int) -> int:
     return other if not one else min(one, other)
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket that grants on credit: what comes while it is not empty passes, and is owed.
 
     So a chunk of any length passes sooner or later, and over any length of time no more than the rate and
@@ -82,7 +82,7 @@ class Bucket:
         return 0.0
 
 
-def over(quota: str, allowed: float, whose: str, seconds: float = 1.0) -> OverLimit:
+def quota_error(quota: str, allowed: float, owner: str, seconds: float = 1.0) -> OverLimit:
     """The refusal of what exceeds this quota of a key."""
-    told = f"{whose} may have at most {allowed:g} {quota.replace('_', ' ')}"
+    told = f"{owner} may have at most {allowed:g} {quota.replace('_', ' ')}"
     return OverLimit(told, math.ceil(seconds), quota=quota, limit=allowed)

@@ -21,9 +21,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from app.access.callers import Door
+from app.access.callers import Authenticator
 from app.engine.engine import Engine
-from app.observability.metrics import Histogram, Metrics, Tally
+from app.observability.metrics import Histogram, Metrics, ScoreTally
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -42,7 +42,7 @@ COUNTERS = {
     "sockets_opened": "sockets opened",
     "messages": "messages that came over sockets",
 }
-NAMES = {
+METRIC_NAMES = {
     "created": "sessions_created",
     "expired": "sessions_expired",
     "deleted": "sessions_deleted",
@@ -52,7 +52,7 @@ NAMES = {
 }
 
 
-class Exposition:
+class PrometheusExporter:
     """The metrics of one server.
 
     Parameters
@@ -60,21 +60,25 @@ class Exposition:
     store_path : the file of a store on disk, whose size is told
     """
 
-    def __init__(self, engine: Engine, door: Door, version: str, store_path: Path | None = None) -> None:
+    def __init__(
+        self, engine: Engine, authenticator: Authenticator, version: str, store_path: Path | None = None
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Server(engine, door, version, store_path))
+        self._registry.register(_Server(engine, authenticator, version, store_path))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """The page, as it is now."""
         return generate_latest(self._registry)
 
 
 class _Server(Collector):
-    def __init__(self, engine: Engine, door: Door, version: str, store_path: Path | None) -> None:
+    def __init__(
+        self, engine: Engine, authenticator: Authenticator, version: str, store_path: Path | None
+    ) -> None:
         self._engine = engine
-        self._door = door
+        self._authenticator = authenticator
         self._version = version
         self._store_path = store_path
 
@@ -85,23 +89,25 @@ class _Server(Collector):
         metrics = self._engine.metrics
         yield InfoMetricFamily("carryover", "The server", {"version": self._version})
         for name, about in COUNTERS.items():
-            yield CounterMetricFamily(f"carryover_{NAMES.get(name, name)}", about, getattr(metrics, name))
+            yield CounterMetricFamily(
+                f"carryover_{METRIC_NAMES.get(name, name)}", about, getattr(metrics, name)
+            )
         yield from self._gauges()
         yield from _by_label(metrics)
         yield from _models(self._engine)
         yield from self._store(metrics)
 
     def _gauges(self) -> Iterator[Metric]:
-        engine, sessions = self._engine, self._engine.sessions
+        engine, sessions = self._engine, self._engine.residents
         told = {
             "sessions": ("sessions kept, resident or not", len(sessions)),
             "sessions_resident": ("sessions whose carry is in the slab", sessions.resident),
             "sessions_stored": ("sessions that the store keeps", len(sessions.store)),
-            "queue_jobs": ("jobs that wait", engine.waiting),
-            "queue_bytes": ("bytes of observations that wait", engine.waiting_bytes),
-            "sockets": ("sockets that are open", len(self._door.sockets)),
+            "queue_jobs": ("jobs that wait", engine.queue_length),
+            "queue_bytes": ("bytes of observations that wait", engine.queue_bytes),
+            "sockets": ("sockets that are open", len(self._authenticator.sockets)),
             "tasks": ("tasks of the event loop", len(asyncio.all_tasks())),
-            "ready": ("1 if requests may be sent here", not engine.unready()),
+            "ready": ("1 if requests may be sent here", not engine.readiness_problems()),
         }
         for name, (about, value) in told.items():
             yield GaugeMetricFamily(f"carryover_{name}", about, value)
@@ -134,7 +140,7 @@ def _by_label(metrics: Metrics) -> Iterator[Metric]:
         "carryover_tick_seconds", "what each stage of a tick takes", "stage", metrics.stages.histograms
     )
     wave = HistogramMetricFamily("carryover_wave_sessions", "sessions that one tick took together")
-    wave.add_metric([], *_buckets(metrics.waves))
+    wave.add_metric([], *_buckets(metrics.batches))
     yield wave
 
 
@@ -146,18 +152,18 @@ def _models(engine: Engine) -> Iterator[Metric]:
             families[name] = GaugeMetricFamily(f"carryover_model_{name}", about, labels=list(labels))
         families[name].add_metric(list(labels.values()), value)
 
-    for name, slab in engine.sessions.current.items():
+    for name, slab in engine.residents.models.current.items():
         add("resident", "resident sessions of the model", {"model": name}, len(slab))
-    for name, tally in engine.metrics.judged.items():
+    for name, tally in engine.metrics.scores.items():
         _judged(add, engine, name, tally)
     yield from families.values()
 
 
 def _judged(
-    add: Callable[[str, str, Mapping[str, str], float], None], engine: Engine, name: str, tally: Tally
+    add: Callable[[str, str, Mapping[str, str], float], None], engine: Engine, name: str, tally: ScoreTally
 ) -> None:
     """Errors, skill and coverage of one model's learning sessions, since the start."""
-    slab = engine.sessions.current.get(name)
+    slab = engine.residents.models.current.get(name)
     if slab is None:
         return
     told = zip(slab.forecaster.artifact.targets, tally.count, tally.squares, tally.changes, strict=True)
@@ -169,9 +175,14 @@ def _judged(
         if changes:
             add("skill", "1 - MSE over that of saying what was observed last", labels, 1 - squares / changes)
     for level, missed in zip(tally.levels, tally.missed, strict=True):
-        if tally.leveled:
+        if tally.interval_count:
             labels = {"model": name, "level": f"{level:g}"}
-            add("coverage", "share of observations in their interval", labels, 1 - missed / tally.leveled)
+            add(
+                "coverage",
+                "share of observations in their interval",
+                labels,
+                1 - missed / tally.interval_count,
+            )
 
 
 def _histograms(name: str, about: str, label: str, told: Mapping[str, Histogram]) -> Metric:

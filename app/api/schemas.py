@@ -18,7 +18,7 @@ SessionId = Annotated[
     Field(pattern=r"^[A-Za-z0-9._:\-]{1,128}$", description="1 to 128 characters of `A-Z a-z 0-9 . _ : -`."),
 ]
 Numbers = list[list[float]] | list[float]
-Gapped = list[list[float | None]] | list[float | None]
+NumbersWithGaps = list[list[float | None]] | list[float | None]
 Level = Annotated[
     float | None,
     Field(gt=0, lt=1, description="Add prediction intervals of this level, one that the session keeps."),
@@ -29,13 +29,13 @@ Future = Annotated[
 ]
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """A request body: a field that we do not know is refused by name, and no number is made of a text."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class HowToLearn(Body):
+class LearningOptions(RequestBody):
     """What a session chooses of how it learns; whatever is absent is as the model's artifact says."""
 
     readout: Literal["off", "gain", "rls"] | None = Field(
@@ -48,32 +48,32 @@ class HowToLearn(Body):
     intervals: bool | None = Field(None, description="Whether it keeps intervals, scores and its errors.")
 
 
-class NewSession(Body):
+class NewSession(RequestBody):
     id: SessionId | None = Field(None, description="Drawn at random when absent.")
     model: str | None = Field(None, description="The default model when absent.")
     ttl_seconds: float | None = Field(
         None, gt=0, le=1e9, description="Idle for so long, it expires; the server's default when absent."
     )
-    learning: HowToLearn | None = None
+    learning: LearningOptions | None = None
     level: Level = Field(None, description="Answer every chunk with prediction intervals of this level.")
 
 
-class InStep(Body):
+class Precondition(RequestBody):
     at: At = None
     epoch: Epoch = None
 
 
-class ForkInto(InStep):
+class ForkRequest(Precondition):
     id: SessionId | None = Field(None, description="The new session's id; drawn at random when absent.")
 
 
-class Chunk(Body):
+class Chunk(RequestBody):
     """One or more consecutive observations."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"observations": [[0.0], [0.1]], "at": 0}]}
     )
-    observations: Gapped | None = Field(
+    observations: NumbersWithGaps | None = Field(
         None,
         description="One row an observation, one number a feature, in the data's own units; null where it "
         "was not observed. A model with one feature also takes a flat list, and answers it flat.",
@@ -103,7 +103,9 @@ class Predictions(BaseModel):
     predictions: Numbers = Field(description="`predictions[t]` is of what follows `observations[t]`.")
     lower: Numbers | None = None
     upper: Numbers | None = None
-    residuals: Gapped | None = Field(None, description="Observed minus what had been predicted for it.")
+    residuals: NumbersWithGaps | None = Field(
+        None, description="Observed minus what had been predicted for it."
+    )
     scores: list[float | None] | None = Field(
         None, description="How surprising each observation was: 1 minus the share of its like or larger."
     )
@@ -115,7 +117,7 @@ class Predictions(BaseModel):
     forecast_upper: Numbers | None = None
 
 
-class ManyChunks(Body):
+class BulkChunks(RequestBody):
     """Chunks of many sessions, a column each."""
 
     model_config = ConfigDict(
@@ -147,7 +149,7 @@ class Problem(BaseModel):
     detail: str
 
 
-class ManyPredictions(BaseModel):
+class BulkPredictions(BaseModel):
     """Columns in the order of the request; null where a chunk was refused."""
 
     positions: list[int | None]
@@ -172,7 +174,7 @@ class ForecastAnswer(BaseModel):
     upper: Numbers | None = None
 
 
-class RollOut(Body):
+class ForecastRequest(RequestBody):
     """A forecast that has to be told what is known ahead."""
 
     steps: int = Field(ge=1, description="How far to roll out.")
@@ -181,7 +183,7 @@ class RollOut(Body):
     flat: bool = Field(False, description="Answer a model of one feature as a flat list.")
 
 
-class Learns(BaseModel):
+class LearningSettings(BaseModel):
     readout: str
     forgetting: float
     prior: float
@@ -210,7 +212,7 @@ class Session(BaseModel):
     updated: str
     expires: str | None
     ttl_seconds: float | None
-    learning: Learns | None
+    learning: LearningSettings | None
     level: float | None
     errors: RunningErrors | None
 
@@ -251,7 +253,7 @@ class Model(BaseModel):
     sessions_on_older: int | None = Field(description="of those, how many keep an older network until reset")
 
 
-class Reloaded(BaseModel):
+class ReloadResult(BaseModel):
     changed: bool = Field(description="Whether the artifact on disk is another network.")
     model: Model
 

@@ -68,11 +68,11 @@ def import_(
     artifact = import_checkpoint(
         checkpoint,
         options.artifact_name(name, out),
-        columns=options.names(columns) or None,
+        columns=options.parse_names(columns) or None,
         units=options.units(units),
-        targets=options.names(targets) or None,
-        mean=options.numbers(mean, "--mean"),
-        std=options.numbers(std, "--std"),
+        targets=options.parse_names(targets) or None,
+        mean=options.parse_numbers(mean, "--mean"),
+        std=options.parse_numbers(std, "--std"),
         predicts=predicts.value,
     )
     save(artifact, out)

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from carryover import Carryover
 
-HERE = "http://127.0.0.1:8000"
+DEFAULT_URL = "http://127.0.0.1:8000"
 Url = Annotated[str, typer.Option("--url", help="Where the server is.")]
 KeyFile = Annotated[
     Path | None,
@@ -19,10 +19,10 @@ KeyFile = Annotated[
         show_default=False,
     ),
 ]
-Session = Annotated[str, typer.Argument(help="Id of the session.", show_default=False)]
+SessionId = Annotated[str, typer.Argument(help="Id of the session.", show_default=False)]
 
 
-def service(url: str, key_file: Path | None, patience: float = 0.0) -> Carryover:
+def client(url: str, key_file: Path | None, patience: float = 0.0) -> Carryover:
     """A client of the server.
 
     Parameters

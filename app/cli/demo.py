@@ -37,7 +37,7 @@ class DemoFailed(ModelsError):
 
 
 @dataclass
-class Story:
+class StreamComparison:
     """What is known of a streamed series so far: the last of it, and the squared errors of both ways."""
 
     observed: deque[float] = field(default_factory=lambda: deque(maxlen=SHOWN))
@@ -98,8 +98,8 @@ def _values(series: str) -> list[float]:
 
     if series == SINE:
         return [math.sin(step / 10) for step in range(SINE_STEPS)]
-    with row_reader.opened(_file(series), sys.stdin, follow=False) as source:
-        observation, _ = row_reader.picked(source, source.names[-1:], None)
+    with row_reader.open_rows(_file(series), sys.stdin, follow=False) as source:
+        observation, _ = row_reader.select_columns(source, source.names[-1:], None)
         found = [observation(row)[0] for row in source.rows]
     return [value for value in found if value is not None]
 
@@ -166,7 +166,7 @@ def _listening(process: subprocess.Popen[str]) -> str:
 
 def _stream(service: Carryover, model: str, series: str, values: list[float]) -> None:
     carried, forgetful = service.session(f"{model}-carried", model), service.session(f"{model}-reset", model)
-    story, expected = Story(), (float("nan"), float("nan"))
+    story, expected = StreamComparison(), (float("nan"), float("nan"))
     live = sys.stdout.isatty()
     for start in range(0, len(values), CHUNK):
         chunk = values[start : start + CHUNK]
@@ -186,7 +186,7 @@ def _stream(service: Carryover, model: str, series: str, values: list[float]) ->
     )
 
 
-def _draw(series: str, story: Story, *, first: bool) -> None:
+def _draw(series: str, story: StreamComparison, *, first: bool) -> None:
     import plotext as plt
 
     plt.clear_figure()

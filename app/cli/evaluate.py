@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from models.data.series import Series
     from models.evaluation.backtest import Backtest, Score
     from models.evaluation.bands import Coverage
-    from models.evaluation.figures import Stream
+    from models.evaluation.figures import BacktestPlot
 
 DRAWN_ROWS = 400
 DRAWN_LEVEL = 0.9
@@ -92,9 +92,9 @@ def evaluate(
     series = _series(model, data, time_column, gaps)
     result = backtest(model, series, _split(model, series, split), chunk=chunk, season=season)
     if not no_figure:
-        _draw(result, figure, drawn or DRAWN_ROWS, options.names(draw), level or DRAWN_LEVEL)
+        _draw(result, figure, drawn or DRAWN_ROWS, options.parse_names(draw), level or DRAWN_LEVEL)
     if as_json:
-        print(json.dumps(result.told(), indent=2))
+        print(json.dumps(result.as_dict(), indent=2))
         return
     _print_tables(result, by_target)
     if not no_figure:
@@ -109,7 +109,7 @@ def _series(model: Artifact, data: str | None, time_column: str | None, gaps: bo
     data = data or ("sine" if trained_on == "sine" else None)
     if data is None:
         raise BadData(f"say which file to stream; the model was trained on {trained_on or 'an unknown one'}")
-    columns = model.columns[: model.input_size - model.made_inputs]
+    columns = model.columns[: model.input_size - model.time_input_count]
     return open_series(data, columns, model.targets, time_column, model.time_features, gaps)
 
 
@@ -121,7 +121,7 @@ def _trained_on(model: Artifact) -> str | None:
 def _split(model: Artifact, series: Series, given: str | None) -> Split:
     from models.data.dataset import DEFAULT_SPLIT, split_rows
 
-    parts, trained = options.numbers(given, "--split"), _trained_split(model, series)
+    parts, trained = options.parse_numbers(given, "--split"), _trained_split(model, series)
     if parts is None and trained is not None and trained.test + trained.validation:
         # Without a test part the next best is what only chose the epoch.
         rest = (trained.validation, trained.test) if trained.test else (0, trained.validation)
@@ -158,22 +158,22 @@ def _draw(result: Backtest, path: Path, drawn: int, names: tuple[str, ...], leve
         path,
         f"{result.artifact.name}: one step ahead, in chunks of {result.chunk}",
         names or targets,
-        stream.of([targets.index(name) for name in names]) if names else stream,
+        stream.pick([targets.index(name) for name in names]) if names else stream,
     )
 
 
-def _stream(result: Backtest, last: slice, level: float) -> Stream:
+def _stream(result: Backtest, last: slice, level: float) -> BacktestPlot:
     """What is drawn: the last rows, with the band of the level nearest to the one asked for."""
     from models.evaluation.backtest import NETWORK, RESET
-    from models.evaluation.figures import Stream
+    from models.evaluation.figures import BacktestPlot
 
     along = result.rows[last] if result.times is None else result.times[last]
-    names = (NETWORK,) if result.artifact.learning.on else (NETWORK, RESET)
-    stream = Stream(along, result.truth[last], {name: result.predictions[name][last] for name in names})
+    names = (NETWORK,) if result.artifact.learning.enabled else (NETWORK, RESET)
+    stream = BacktestPlot(along, result.truth[last], {name: result.predictions[name][last] for name in names})
     if result.widths is None or result.surprise is None:
         return stream
-    stream = stream.within(result.artifact.learning.levels, result.widths[last], level)
-    return replace(stream, surprise=result.surprise[last], surprising=result.surprising())
+    stream = stream.with_interval(result.artifact.learning.levels, result.widths[last], level)
+    return replace(stream, surprise=result.surprise[last], surprise_threshold=result.surprise_threshold())
 
 
 def _print_tables(result: Backtest, by_target: bool) -> None:

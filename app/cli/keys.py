@@ -64,7 +64,7 @@ def add(
     """
     import msgspec
 
-    from app.access.keys import made, write
+    from app.access.keys import generate_key, write
     from app.access.quotas import Quota
 
     limits = {
@@ -83,7 +83,7 @@ def add(
     except msgspec.ValidationError as error:
         raise typer.BadParameter(str(error)) from None
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    key, token = made(name, tenant, role.value, now, quota)
+    key, token = generate_key(name, tenant, role.value, now, quota)
     write(path, [*known, key])
     print(token)
     typer.echo(f"{path}: {len(known) + 1} keys. This token is shown this once.", err=True)

@@ -33,12 +33,12 @@ Columns = Annotated[
 ]
 
 
-def names(text: str | None) -> tuple[str, ...]:
+def parse_names(text: str | None) -> tuple[str, ...]:
     """Comma-separated names; none when absent."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
-def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     """Comma-separated numbers; None when absent."""
     if text is None:
         return None
@@ -52,7 +52,7 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
 
 def units(text: str | None, option: str = "--units") -> dict[str, str]:
     """`NAME=UNIT,...` by name."""
-    pairs = [entry.partition("=") for entry in names(text)]
+    pairs = [entry.partition("=") for entry in parse_names(text)]
     if not all(name and equals for name, equals, _ in pairs):
         raise typer.BadParameter(f"{text!r} is not NAME=UNIT,...", param_hint=option)
     return {name.strip(): unit.strip() for name, _, unit in pairs}

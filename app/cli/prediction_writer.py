@@ -74,7 +74,7 @@ class Layout:
         out.write(self.text(self.row(prediction, label) for prediction, label in pairs))
         out.flush()
 
-    def begin(self, out: IO[str]) -> None:
+    def write_header(self, out: IO[str]) -> None:
         """The header, where there is one."""
         if not self.as_json:
             out.write(csv_lines([self.names]))

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def rated(
+def track(
     items: Iterable[T],
     total: int | None,
     what: str,

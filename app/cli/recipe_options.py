@@ -47,7 +47,7 @@ def _of_recipe(text: str, default: str, **bounds: Any) -> Any:
     return typer.Option(help=f"{text} [default: {default}]", show_default=False, **bounds)
 
 
-Named = Annotated[
+NamedRecipe = Annotated[
     RecipeName | None,
     typer.Option(
         help="`textbook`: one stream, pieces of 50, 10 epochs, Adam 0.01, all rows, unscaled. "
@@ -150,7 +150,7 @@ Levels = Annotated[
 ]
 
 
-def chosen(named: RecipeName | None, **given: Any) -> Recipe:
+def build_recipe(named: RecipeName | None, **given: Any) -> Recipe:
     """The named recipe, or the plain one, with the settings that were given."""
     from dataclasses import replace
 

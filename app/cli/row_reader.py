@@ -21,7 +21,7 @@ POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowSource:
     """An open source.
 
     names : of its columns
@@ -35,7 +35,7 @@ class Rows:
 
 
 @contextmanager
-def opened(path: Path, standard_input: IO[str], *, follow: bool) -> Iterator[Rows]:
+def open_rows(path: Path, standard_input: IO[str], *, follow: bool) -> Iterator[RowSource]:
     """Open a source by its name: `-` is standard input, .parquet Parquet, anything else CSV.
 
     Raises
@@ -52,8 +52,8 @@ def opened(path: Path, standard_input: IO[str], *, follow: bool) -> Iterator[Row
             yield _csv(_growing(file), None) if follow else _csv(file, _counted(file))
 
 
-def picked(
-    source: Rows, columns: Sequence[str], label: str | None
+def select_columns(
+    source: RowSource, columns: Sequence[str], label: str | None
 ) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """How a row's numbers are read, and its label.
 
@@ -83,7 +83,7 @@ def picked(
     return observation, lambda row: None if place is None else row[place]
 
 
-def _csv(file: Iterator[str] | IO[str], lines: int | None) -> Rows:
+def _csv(file: Iterator[str] | IO[str], lines: int | None) -> RowSource:
     reader = csv.reader(file)
     first = next((row for row in reader if row), None)
     if first is None:
@@ -91,8 +91,8 @@ def _csv(file: Iterator[str] | IO[str], lines: int | None) -> Rows:
     rows = (row for row in reader if row)
     if all(_is_number(cell) for cell in first):
         names = ("value",) if len(first) == 1 else tuple(f"x{place}" for place in range(len(first)))
-        return Rows(names, chain([first], rows), lines)
-    return Rows(tuple(name.strip() for name in first), rows, None if lines is None else lines - 1)
+        return RowSource(names, chain([first], rows), lines)
+    return RowSource(tuple(name.strip() for name in first), rows, None if lines is None else lines - 1)
 
 
 def _counted(file: IO[str]) -> int:
@@ -101,7 +101,7 @@ def _counted(file: IO[str]) -> int:
     return lines
 
 
-def _parquet(raw: IO[bytes]) -> Rows:
+def _parquet(raw: IO[bytes]) -> RowSource:
     try:
         import pyarrow.parquet as pq
     except ImportError:
@@ -113,7 +113,7 @@ def _parquet(raw: IO[bytes]) -> Rows:
         for batch in file.iter_batches()
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
     )
-    return Rows(names, rows, file.metadata.num_rows)
+    return RowSource(names, rows, file.metadata.num_rows)
 
 
 def _growing(file: IO[str]) -> Iterator[str]:

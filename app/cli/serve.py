@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from app.config import Settings, described
+from app.config import Settings, describe_settings
 
 
 def _settings_table() -> str:
     """Every setting with its default, for `--help`."""
-    width = max(len(one.variable) for one in described())
-    lines = [f"{one.variable:{width}}  {one.about} [{one.default}]" for one in described()]
+    width = max(len(one.variable) for one in describe_settings())
+    lines = [f"{one.variable:{width}}  {one.about} [{one.default}]" for one in describe_settings()]
     return "\b\nEvery setting is an environment variable; an option above wins over it:\n\n\b\n" + "\n".join(
         lines
     )
@@ -48,7 +48,7 @@ def serve(
         if models:
             environment["CARRYOVER_MODELS"] = os.pathsep.join(map(str, models))
         return Workers(settings, workers, environment).run()
-    from app.main import run
+    from app.server import run
 
     return run(settings)
 

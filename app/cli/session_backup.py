@@ -18,16 +18,16 @@ from carryover import Carryover, SessionGone, UnknownSession
 
 from app.errors import CarryoverError
 
-LIST, STATES = "sessions.jsonl", "states"
+LIST_FILE, STATES_FOLDER = "sessions.jsonl", "states"
 
 
-class MoveFailed(CarryoverError):
+class BackupFailed(CarryoverError):
     """A folder is not what it should be."""
 
     title = "Move failed"
 
 
-def exported(server: Carryover, folder: Path) -> Iterator[str]:
+def export_sessions(server: Carryover, folder: Path) -> Iterator[str]:
     """Write every session that is not in the folder yet, one a turn; yields their ids.
 
     A session that is deleted meanwhile is passed over.
@@ -36,9 +36,9 @@ def exported(server: Carryover, folder: Path) -> Iterator[str]:
     ------
     MoveFailed, OSError, carryover.CarryoverError
     """
-    (folder / STATES).mkdir(parents=True, exist_ok=True)
-    done = [line["session"] for line in lines(folder)]
-    with (folder / LIST).open("a", encoding="utf-8") as out:
+    (folder / STATES_FOLDER).mkdir(parents=True, exist_ok=True)
+    done = [line["session"] for line in read_session_list(folder)]
+    with (folder / LIST_FILE).open("a", encoding="utf-8") as out:
         for told in server.sessions(after=done[-1] if done else ""):
             session = told["session"]
             try:
@@ -65,7 +65,7 @@ def imported(server: Carryover, folder: Path) -> Iterator[str]:
     """
     mark = folder / f"imported.{re.sub('[^A-Za-z0-9.]+', '-', server.url.partition('://')[2])}"
     last = mark.read_text(encoding="utf-8") if mark.exists() else ""
-    for line in lines(folder):
+    for line in read_session_list(folder):
         session = line["session"]
         if session <= last:
             continue
@@ -75,14 +75,14 @@ def imported(server: Carryover, folder: Path) -> Iterator[str]:
         yield session
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
+def read_session_list(folder: Path) -> list[dict[str, Any]]:
     """What the folder's list says; a last line that was cut off in mid-write is taken away.
 
     Raises
     ------
     MoveFailed : it is no such list
     """
-    path = folder / LIST
+    path = folder / LIST_FILE
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")
@@ -94,11 +94,11 @@ def lines(folder: Path) -> list[dict[str, Any]]:
         if any(not isinstance(line["session"], str) for line in told):
             raise TypeError
     except (ValueError, KeyError, TypeError):
-        raise MoveFailed(f"{path} is no list of sessions") from None
+        raise BackupFailed(f"{path} is no list of sessions") from None
     return told
 
 
 def _place(folder: Path, session: str) -> Path:
     """Where a session's state lies: in one of 256 folders, so that a million of them stay manageable."""
     shard = hashlib.sha256(session.encode()).hexdigest()[:2]
-    return folder / STATES / shard / f"{session}.safetensors"
+    return folder / STATES_FOLDER / shard / f"{session}.safetensors"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import connect, options
-from app.cli.connect import HERE
+from app.cli.connect import DEFAULT_URL
 
 if TYPE_CHECKING:
     from carryover import SessionInfo
@@ -23,7 +23,7 @@ sessions = typer.Typer(
 
 @sessions.command("list", short_help="Every session, a line each.")
 def list_(
-    url: connect.Url = HERE,
+    url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
     model: Annotated[
         str | None, typer.Option(help="Only sessions of this model.", show_default=False)
@@ -31,32 +31,32 @@ def list_(
     as_json: options.Json = False,
 ) -> None:
     """Print every session, in the order of their ids; with --json a JSON document a line."""
-    with connect.service(url, key_file) as server:
+    with connect.client(url, key_file) as server:
         for told in server.sessions(model):
             print(json.dumps(told) if as_json else f"{told['session']}  {told['model']}")
 
 
 @sessions.command(short_help="What the server knows of one.")
 def show(
-    session: connect.Session,
+    session: connect.SessionId,
     as_json: options.Json = False,
-    url: connect.Url = HERE,
+    url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
     """Print a session's model, position, errors and times."""
-    with connect.service(url, key_file) as server:
+    with connect.client(url, key_file) as server:
         _print(server.session(session).info(), as_json)
 
 
 @sessions.command(short_help="Zero the carry; the position stays.")
 def reset(
-    session: connect.Session,
+    session: connect.SessionId,
     as_json: options.Json = False,
-    url: connect.Url = HERE,
+    url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
     """Let a session forget what it has seen; its position goes on."""
-    with connect.service(url, key_file) as server:
+    with connect.client(url, key_file) as server:
         one = server.session(session)
         one.refresh()
         _print(one.reset(), as_json)
@@ -64,25 +64,27 @@ def reset(
 
 @sessions.command(short_help="A copy that goes its own way.")
 def fork(
-    session: connect.Session,
+    session: connect.SessionId,
     into: Annotated[
         str | None, typer.Argument(help="Id of the copy. [default: drawn at random]", show_default=False)
     ] = None,
     as_json: options.Json = False,
-    url: connect.Url = HERE,
+    url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
     """Make a new session with a copy of the carry."""
-    with connect.service(url, key_file) as server:
+    with connect.client(url, key_file) as server:
         one = server.session(session)
         one.refresh()
         _print(one.fork(into).info(), as_json)
 
 
 @sessions.command(short_help="Forget one for good.")
-def delete(session: connect.Session, url: connect.Url = HERE, key_file: connect.KeyFile = None) -> None:
+def delete(
+    session: connect.SessionId, url: connect.Url = DEFAULT_URL, key_file: connect.KeyFile = None
+) -> None:
     """Delete a session; the server remembers its last position for a while."""
-    with connect.service(url, key_file) as server:
+    with connect.client(url, key_file) as server:
         server.session(session).delete()
     print(f"session {session} is deleted")
 
@@ -90,36 +92,38 @@ def delete(session: connect.Session, url: connect.Url = HERE, key_file: connect.
 @sessions.command(short_help="Every session into a folder.")
 def export(
     folder: Annotated[Path, typer.Argument(help="Where to; an interrupted export goes on in it.")],
-    url: connect.Url = HERE,
+    url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
     """Write every session's state into a folder: a backup, or the first half of moving house."""
     from app.cli import session_backup
 
-    with connect.service(url, key_file) as server:
-        already = len(session_backup.lines(folder))
-        count = _counted(session_backup.exported(server, folder), max(server.count() - already, 0))
+    with connect.client(url, key_file) as server:
+        already = len(session_backup.read_session_list(folder))
+        count = _counted(session_backup.export_sessions(server, folder), max(server.count() - already, 0))
     print(f"{count} sessions exported to {folder}" + (f", {already} were there" if already else ""))
 
 
 @sessions.command("import", short_help="Every session of a folder into a server.")
 def import_(
     folder: Annotated[Path, typer.Argument(help="What `carryover sessions export` wrote.", exists=True)],
-    url: connect.Url = HERE,
+    url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
     """Put every exported session into a running server; one that is there is replaced."""
     from app.cli import session_backup
 
-    with connect.service(url, key_file) as server:
-        count = _counted(session_backup.imported(server, folder), len(session_backup.lines(folder)))
+    with connect.client(url, key_file) as server:
+        count = _counted(
+            session_backup.imported(server, folder), len(session_backup.read_session_list(folder))
+        )
     print(f"{count} sessions imported from {folder}")
 
 
 def _counted(moved: Iterator[str], total: int) -> int:
-    from app.cli.progress_bar import rated
+    from app.cli.progress_bar import track
 
-    return sum(1 for _ in rated(moved, total, "sessions"))
+    return sum(1 for _ in track(moved, total, "sessions"))
 
 
 def _print(info: SessionInfo, as_json: bool) -> None:

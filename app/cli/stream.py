@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import connect, options
-from app.cli.connect import HERE
+from app.cli.connect import DEFAULT_URL
 
 if TYPE_CHECKING:
     from carryover import Carryover, ModelInfo, Session
@@ -44,7 +44,7 @@ def stream(
         Path,
         typer.Argument(help="A .csv or .parquet file, or - for CSV on standard input.", show_default=False),
     ],
-    session: connect.Session,
+    session: connect.SessionId,
     model: Annotated[
         str | None, typer.Option(help="Model of a session that is not there yet.", show_default=False)
     ] = None,
@@ -76,7 +76,7 @@ def stream(
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Send every row, wherever the session is.")
     ] = False,
-    url: connect.Url = HERE,
+    url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
     """Stream a file's rows into a session, and write the prediction of what follows each.
@@ -89,16 +89,16 @@ def stream(
     """
     from app.cli import row_reader
     from app.cli.prediction_writer import Layout
-    from app.cli.progress_bar import rated
+    from app.cli.progress_bar import track
 
     size = chunk or (1 if follow or str(data) == "-" else CHUNK)
     with ExitStack() as stack:
-        source = stack.enter_context(row_reader.opened(data, sys.stdin, follow=follow))
-        service = stack.enter_context(connect.service(url, key_file, PATIENCE_SECONDS))
+        source = stack.enter_context(row_reader.open_rows(data, sys.stdin, follow=follow))
+        service = stack.enter_context(connect.client(url, key_file, PATIENCE_SECONDS))
         one = service.session(session, model)
         described = _model(service, one, model)
-        observation, label = row_reader.picked(
-            source, options.names(columns) or described.inputs, time_column
+        observation, label = row_reader.select_columns(
+            source, options.parse_names(columns) or described.inputs, time_column
         )
         layout = Layout(
             described.targets, time_column, level is not None, score, as_json or format_ is Format.jsonl
@@ -113,22 +113,22 @@ def stream(
 
         file = stack.enter_context(out.open("a", encoding="utf-8")) if out else sys.stdout
         if not start or out is None:
-            layout.begin(file)
+            layout.write_header(file)
         sent = one.stream(
             observations(), size, level=level, score=score, ahead=1 if source.total is None else CHUNKS_AHEAD
         )
         left = None if source.total is None else max(source.total - start, 0)
         shown = out is not None or not sys.stdout.isatty()
-        for answer in rated(sent.answers(), left, "rows", len, shown=shown):
+        for answer in track(sent.answers(), left, "rows", len, shown=shown):
             layout.write(file, answer, [labels.popleft() for _ in range(len(answer))])
 
 
 def forecast(
-    session: connect.Session,
+    session: connect.SessionId,
     steps: Annotated[int, typer.Option("--steps", "-n", min=1, help="How far to look ahead.")] = 20,
     level: Level = None,
     as_json: options.Json = False,
-    url: connect.Url = HERE,
+    url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
     """Print what a session predicts for many steps ahead, as CSV; the session does not move.
@@ -137,7 +137,7 @@ def forecast(
     """
     from app.cli.prediction_writer import csv_lines
 
-    with connect.service(url, key_file) as service:
+    with connect.client(url, key_file) as service:
         told = service.session(session).forecast(steps, level=level)
         targets = next(one.targets for one in service.models() if one.name == told.model)
     parts = {"": told.values} | ({} if told.lower is None else {"_lower": told.lower, "_upper": told.upper})

@@ -57,7 +57,7 @@ def train(
     ] = None,
     split: options.Split = None,
     gaps: options.Gaps = False,
-    recipe: recipe_options.Named = None,
+    recipe: recipe_options.NamedRecipe = None,
     hidden: recipe_options.Hidden = None,
     layers: recipe_options.Layers = None,
     predicts: recipe_options.Predicts = None,
@@ -97,7 +97,7 @@ def train(
 
     For example: carryover train readings.csv --out artifacts/pump --columns flow,pressure
     """
-    chosen = recipe_options.chosen(
+    chosen = recipe_options.build_recipe(
         recipe,
         hidden_size=hidden,
         num_layers=layers,
@@ -125,16 +125,16 @@ def train(
         rank=rank,
         forgetting=forgetting,
         prior=prior,
-        levels=options.numbers(levels, "--levels"),
+        levels=options.parse_numbers(levels, "--levels"),
     )
     if split is None and recipe is recipe_options.RecipeName.textbook:
         split = "1,0,0"
     dataset = _dataset(
         data,
-        options.names(columns),
-        options.names(targets),
-        options.names(time_features),
-        options.names(future),
+        options.parse_names(columns),
+        options.parse_names(targets),
+        options.parse_names(time_features),
+        options.parse_names(future),
         time_column,
         options.units(units),
         split,
@@ -178,7 +178,7 @@ def _dataset(
     for name in units:
         if name not in inputs:
             raise BadData(f"{name!r} has a unit but is not an input; the inputs are {', '.join(inputs)}")
-    parts = options.numbers(split, "--split") or DEFAULT_SPLIT
+    parts = options.parse_numbers(split, "--split") or DEFAULT_SPLIT
     own_units = None if scaled else (identity_scaling(len(inputs)), identity_scaling(len(targets)))
     described = [Column(name, units.get(name)) for name in inputs]
     return prepare(series, described, targets, split_rows(len(series), parts), own_units, future)
@@ -217,11 +217,11 @@ def _training(dataset: Dataset, recipe: Recipe, device: Device, checkpoint: Path
 
 
 def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> float:
-    from app.cli.progress import EpochLines, ProgressBar, Silence
+    from app.cli.training_progress import EpochLines, ProgressBar, SilentProgress
     from models.training.checkpoint import save_checkpoint
 
     begun = time.monotonic()
-    with Silence() if quiet else EpochLines() if lines else ProgressBar(training) as display:
+    with SilentProgress() if quiet else EpochLines() if lines else ProgressBar(training) as display:
         try:
             for epoch in training.run():
                 save_checkpoint(training, checkpoint)
@@ -234,9 +234,9 @@ def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> floa
 
 
 def _finish(training: Training, name: str, source: str, seconds: float, out: Path, as_json: bool) -> None:
-    from models.evaluation.report import finish
+    from models.evaluation.report import write_report
 
-    artifact = finish(training, name, source if source == "sine" else Path(source).name, seconds, out)
+    artifact = write_report(training, name, source if source == "sine" else Path(source).name, seconds, out)
     if as_json:
         print((out / "metrics.json").read_text(encoding="utf-8"), end="")
         return

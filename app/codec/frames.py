@@ -40,17 +40,18 @@ import msgspec
 import numpy as np
 import orjson
 
-from app.codec import chunks
+from app.codec import answers, chunks
+from app.codec.limits import DECODE_ERRORS, Limits, validate_session_id
 from app.errors import Malformed, Unprocessable
-from app.jobs.answers import Advanced, epoch_of, token
-from app.jobs.options import Extras
+from app.jobs.answers import ChunkAnswer, epoch_token, parse_epoch
+from app.jobs.options import ChunkOptions
 from app.session.rows import Floats
 
 GAPS = 1
 HEADER = struct.Struct("<BBHIqQ")
 
 
-class Command(chunks.Besides, kw_only=True):
+class TextMessage(chunks.ChunkFields, kw_only=True):
     """A text message."""
 
     observations: chunks.Rows | None = None
@@ -59,14 +60,14 @@ class Command(chunks.Besides, kw_only=True):
     reset: bool = False
 
 
-class GappedCommand(Command, kw_only=True):
+class GappedTextMessage(TextMessage, kw_only=True):
     """The same where observations are missing."""
 
     observations: chunks.GappedRows | None = None  # type: ignore[assignment]
 
 
-_decode = msgspec.json.Decoder(Command).decode
-_decode_gapped = msgspec.json.Decoder(GappedCommand).decode
+_decode = msgspec.json.Decoder(TextMessage).decode
+_decode_gapped = msgspec.json.Decoder(GappedTextMessage).decode
 
 
 class Message(msgspec.Struct, eq=False):
@@ -78,10 +79,10 @@ class Message(msgspec.Struct, eq=False):
     epoch: int | None
     tag: bytes = b""  # JSON; empty: none
     binary: bool = False
-    named: bool = False  # the message named its session, so does the answer
+    names_session: bool = False  # the message named its session, so does the answer
 
 
-def text(data: bytes, path_session: str | None, limits: chunks.Limits) -> Message:
+def decode_text(data: bytes, path_session: str | None, limits: Limits) -> Message:
     """Decode a text message.
 
     Raises
@@ -92,20 +93,20 @@ def text(data: bytes, path_session: str | None, limits: chunks.Limits) -> Messag
     gaps = False
     try:
         told = _decode(data)
-    except chunks.UNDECODABLE as error:
-        told = chunks.decoded(data, error, _decode_gapped)
+    except DECODE_ERRORS as error:
+        told = chunks.decode_with_gaps(data, error, _decode_gapped)
         gaps = True
     session = _session(told.session, path_session)
-    at, epoch = chunks.checked_at(told.at), None if told.epoch is None else epoch_of(told.epoch)
+    at, epoch = chunks.validate_position(told.at), None if told.epoch is None else parse_epoch(told.epoch)
     if told.reset:
         if told.observations is not None or told.skip is not None:
             raise Unprocessable("a message is a reset or a chunk, not both", field="reset")
         return Message(session, None, at, epoch, bytes(told.tag))
-    chunk = chunks.checked(told.observations, told, limits, gaps=gaps)
-    return Message(session, chunk, at, epoch, bytes(told.tag), named=path_session is None)
+    chunk = chunks.validate_chunk(told.observations, told, limits, gaps=gaps)
+    return Message(session, chunk, at, epoch, bytes(told.tag), names_session=path_session is None)
 
 
-def binary(data: bytes, path_session: str | None, limits: chunks.Limits) -> Message:
+def decode_binary(data: bytes, path_session: str | None, limits: Limits) -> Message:
     """Decode a binary message.
 
     Raises
@@ -124,20 +125,20 @@ def binary(data: bytes, path_session: str | None, limits: chunks.Limits) -> Mess
         )
     session = _session(name.decode("ascii", "replace") if length else None, path_session)
     observations: Floats = np.frombuffer(data, "<f4", offset=start).reshape(-1, width)
-    chunks.check_finite(observations, limits, gaps=gaps == GAPS)
-    at_, epoch = None if at == -1 else chunks.checked_at(at), number or None
-    chunk = chunks.Chunk(observations, False, at_, epoch, chunks.checked_horizon(horizon, limits), None)
+    chunks.check_observations(observations, limits, gaps=gaps == GAPS)
+    at_, epoch = None if at == -1 else chunks.validate_position(at), number or None
+    chunk = chunks.Chunk(observations, False, at_, epoch, chunks.validate_horizon(horizon, limits), None)
     if gaps == GAPS and np.isnan(observations).any():
-        chunk.extras = Extras(gaps=True)
-    return Message(session, chunk, at_, epoch, binary=True, named=path_session is None)
+        chunk.options = ChunkOptions(gaps=True)
+    return Message(session, chunk, at_, epoch, binary=True, names_session=path_session is None)
 
 
-def answered(outcome: Advanced, message: Message) -> bytes:
+def encode_answer(outcome: ChunkAnswer, message: Message) -> bytes:
     """The answer to a chunk, in the kind of frame that it came in."""
     if not message.binary:
         flat = message.chunk is not None and message.chunk.flat
-        return tagged(chunks.advanced(outcome, flat), message.tag)
-    name = message.session.encode() if message.named else b""
+        return add_tag(answers.encode_chunk_answer(outcome, flat), message.tag)
+    name = message.session.encode() if message.names_session else b""
     predictions = outcome.answer["predictions"]
     forecast = outcome.answer.get("forecast")
     head = HEADER.pack(
@@ -149,26 +150,32 @@ def answered(outcome: Advanced, message: Message) -> bytes:
     )
 
 
-def refused(problem: dict[str, Any], message: Message | None) -> bytes:
+def encode_problem(problem: dict[str, Any], message: Message | None) -> bytes:
     """A problem as a text frame."""
     told = problem if message is None else {"session": message.session} | problem
-    return tagged(orjson.dumps(told), b"" if message is None else message.tag)
+    return add_tag(orjson.dumps(told), b"" if message is None else message.tag)
 
 
-def tagged(body: bytes, tag: bytes) -> bytes:
+def add_tag(body: bytes, tag: bytes) -> bytes:
     """A JSON object with the client's tag added."""
     return b'%b,"tag":%b}' % (body[:-1], tag) if tag else body
 
 
-def hello(session: str | None, position: int | None, epoch: int | None, limits: dict[str, int]) -> bytes:
+def encode_hello(
+    session: str | None, position: int | None, epoch: int | None, limits: dict[str, int]
+) -> bytes:
     """The first message of a socket: where its session is, how much may be in flight, what is replayed."""
     told: dict[str, Any] = dict(limits)
     if session is not None:
-        told |= {"session": session, "position": position, "epoch": None if epoch is None else token(epoch)}
+        told |= {
+            "session": session,
+            "position": position,
+            "epoch": None if epoch is None else epoch_token(epoch),
+        }
     return orjson.dumps(told)
 
 
-def framed(data: bytes, *, text: bool) -> bytes:
+def encode_frame(data: bytes, *, text: bool) -> bytes:
     """A whole, unmasked frame, as a server sends it (RFC 6455, section 5.2)."""
     kind, size = (0x81 if text else 0x82), len(data)
     if size < 126:
@@ -185,4 +192,4 @@ def _session(told: str | None, path_session: str | None) -> str:
         return path_session
     if told is None:
         raise Unprocessable("the message names no session", field="session")
-    return chunks.session_id(told)
+    return validate_session_id(told)

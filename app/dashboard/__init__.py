@@ -76,7 +76,7 @@ class Asset:
 
     body: bytes
     media_type: str
-    tag: str  # RFC 9110, section 8.8.3: changes when the body does
+    etag: str  # RFC 9110, section 8.8.3: changes when the body does
 
     @classmethod
     def read(cls, path: Path) -> Asset:
@@ -85,7 +85,7 @@ class Asset:
         return cls(body, MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
-def assets() -> dict[str, Asset]:
+def load_assets() -> dict[str, Asset]:
     """Every file by its name; the pages are `index.html` and `docs.html`.
 
     Raises

@@ -1,153 +1,190 @@
-"""The chunks of a wave that one slab's sessions take whole, in columns.
+"""What one tick is about to change: collected, stepped and staged here, and only then published.
 
-What came one by one lies first, then every job of many sessions in one piece. All the work is done on
-the columns; a chunk is looked at alone only when it has to be left out.
+Nothing in a `Batch` is resident. It is thrown away when the commit fails, and the sessions are where they
+were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from app.jobs.jobs import Advance, AdvanceMany
-from app.jobs.split import Parts
-from app.session import remembered
-from app.session.digest import digests
-from app.session.rows import Epochs, Floats, Ints, Rows
+from app.engine import exactly_once
+from app.engine.chunk_columns import ChunkColumns
+from app.errors import CarryoverError, OutOfStep
+from app.jobs.answers import ChunkAnswer
+from app.jobs.jobs import Advance, Forecast, Job, Outcome
+from app.session import recent_answers
+from app.session.names import id_of
+from app.session.rows import Answer, Floats, Ints, Rows, scalar
 from app.session.slab import Slab
+from app.stores import Tombstone
+from models.adaptation.learner import Scores
+from models.forecaster import Forecaster
+from models.jit import FLOAT, jit, readonly, writable
 
-Column = TypeVar("Column", bound=np.ndarray[Any, Any])
-Divide = Callable[[AdvanceMany, Sequence[Advance | AdvanceMany]], None]
+Seconds = npt.NDArray[np.float64]
 
 
-class Chunks:
-    """Chunks of as many sessions, `batch` of them. The columns are there once `read` was called.
+class SessionExpired(Exception):
+    """The session's time to live has passed: bury it first, then ask again."""
 
-    observations : [total, inputs], one chunk after the other; lengths, digests, rows : [batch]
-    at, epochs : [batch], what the clients claim: -1 and 0 for nothing
-    before : the sessions as they stand; the headers are copies, the carries may be the slab's own, to be read
-        until they are written
+
+@dataclass(slots=True)
+class StagedRows:
+    """The next state of some rows of one slab."""
+
+    slab: Slab
+    sessions: Sequence[str]
+    rows: Ints
+    after: Rows
+
+
+@dataclass(slots=True)
+class Batch:
+    """One tick's work. `now` is the time that all of it happens at, in seconds since 1970."""
+
+    now: float
+    chunks: dict[Slab, ChunkColumns] = field(default_factory=dict)
+    long: list[tuple[Slab, int, Advance]] = field(default_factory=list)  # with progress, still advancing
+    forecasts: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
+    created: dict[str, tuple[Slab, int]] = field(default_factory=dict)  # rows taken, not published yet
+    bulk_rows: dict[int, tuple[Slab, Ints]] = field(
+        default_factory=dict
+    )  # by id of the job: where all its are
+    retries: Sequence[Job] = ()  # whose session had expired: asked again behind its burial
+    unfinished: list[Job] = field(default_factory=list)  # go on in the next wave
+    lookups: Collection[str] = ()  # sessions that were looked for in the store
+    tombstones: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)  # or why it is not here
+    staged: list[StagedRows] = field(default_factory=list)
+    scores: list[tuple[Forecaster, Scores]] = field(default_factory=list)  # of what was stepped
+    removed: list[tuple[Slab, Tombstone]] = field(default_factory=list)
+    splits: dict[int, tuple[Job, Sequence[Job]]] = field(default_factory=dict)  # by id of the job
+    previous_slabs: dict[str, Slab] = field(
+        default_factory=dict
+    )  # of sessions that change it: the one they were in
+    provisional_answers: list[tuple[Job, Outcome]] = field(
+        default_factory=list
+    )  # answers that hold once committed
+    final_answers: list[tuple[Job, Outcome]] = field(default_factory=list)  # answers that hold anyway
+
+    def chunks_of(self, slab: Slab) -> ChunkColumns:
+        """The columns that the plain chunks of this slab's sessions go to."""
+        try:
+            return self.chunks[slab]
+        except KeyError:
+            self.chunks[slab] = group = ChunkColumns(slab)
+            return group
+
+    def split(self, job: Job, parts: Sequence[Job]) -> None:
+        """From here on the parts are answered in place of the job."""
+        self.splits[id(job)] = (job, parts)
+
+    def expand(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """The jobs, or what they were divided into: those whose `reply` is to be called."""
+        for job in jobs:
+            _, parts = self.splits.get(id(job), (job, None))
+            if parts is None:
+                yield job
+            else:
+                yield from self.expand(parts)
+
+    def refuse(self, job: Job, error: CarryoverError) -> None:
+        self.final_answers.append((job, error))
+
+    def replay_or_refuse(self, slab: Slab, job: Advance, rows: Rows, i: int, digest: int) -> None:
+        """Answer a chunk that is not where its session is: again, or no. `rows[i]` is the session."""
+        epoch = scalar(rows.headers, "epoch", i)
+        try:
+            exactly_once.check_epoch(job.session, epoch, job.epoch, scalar(rows.headers, "position", i))
+            if job.at is None:
+                raise OutOfStep(f"session {id_of(job.session)!r} moved meanwhile")
+            position, answer = exactly_once.stored_answer(
+                rows, i, job.session, job.at, len(job.observations), digest
+            )
+        except CarryoverError as error:
+            self.refuse(job, error)
+            return
+        model = slab.forecaster.artifact.name
+        self.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, True, answer)))
+
+    def stage(self, slab: Slab, sessions: Sequence[str], rows: Ints, after: Rows) -> None:
+        self.staged.append(StagedRows(slab, sessions, rows, after))
+
+    def delete(self, slab: Slab, session: str, after: Rows, i: int) -> None:
+        """Forget a session behind its last chunk; `after[i]` is where that left it."""
+        position = scalar(after.headers, "position", i)
+        self.removed.append((slab, Tombstone(session, position, "deleted", self.now)))
+
+    def add_scores(self, forecaster: Forecaster, scores: Scores | None) -> None:
+        """Sessions that keep their errors met observations; counted once the wave is published."""
+        if scores is not None and forecaster.learning.tracks_errors:
+            self.scores.append((forecaster, scores))
+
+    def fail(self, error: CarryoverError) -> None:
+        """The commit failed: everything that would have moved is answered with this, and nothing moves."""
+        self.final_answers += [(job, error) for job, _ in self.provisional_answers]
+        self.provisional_answers.clear()
+        self.staged.clear()
+        self.scores.clear()
+        self.removed.clear()
+        self.previous_slabs.clear()
+
+
+def advance_rows(
+    before: Rows,
+    carries: Floats,
+    lengths: Ints,
+    digests: npt.NDArray[np.uint64],
+    last: Floats,
+    long: dict[int, Answer],
+    now: float,
+    recent_bytes: int,
+) -> Rows:
+    """The sessions after their chunks.
+
+    Parameters
+    ----------
+    before : [batch], whose headers are a copy that is used up
+    carries : [batch, carry_size], after the step
+    lengths, digests : [batch]
+    last : [batch, outputs], the prediction behind each chunk
+    long : by index, answers of more than that prediction
+    now : seconds since 1970
     """
-
-    __slots__ = (
-        "at", "before", "bounded", "bulks", "digests", "epochs", "extra", "jobs", "lengths", "observations",
-        "rows", "slab", "taken",
-    )  # fmt: skip
-
-    def __init__(self, slab: Slab) -> None:
-        self.slab = slab
-        self.jobs: list[Advance] = []
-        self.taken: list[int] = []  # rows of the jobs
-        self.bounded = False  # some job resets its session first, or deletes it afterwards
-        self.extra = False  # some job has extras
-        self.bulks: list[tuple[AdvanceMany, Ints]] = []  # with their rows
-        self.observations: Floats
-        self.lengths: Ints
-        self.rows: Ints
-        self.at: Ints
-        self.epochs: Epochs
-        self.digests: npt.NDArray[np.uint64]
-        self.before: Rows
-
-    def __len__(self) -> int:
-        return len(self.jobs) + sum(len(job) for job, _ in self.bulks)
-
-    def read(self) -> None:
-        """Fill the columns, once every job is in."""
-        parts = [self._alone()] if self.jobs else []
-        parts += [
-            (job.observations, job.lengths, rows, _claimed(job), _claimed_epochs(job))
-            for job, rows in self.bulks
-        ]
-        columns = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
-        self.observations, self.lengths, self.rows, self.at, self.epochs = columns
-        self.digests = digests(self.observations, self.lengths)
-        if self.extra:
-            for i, job in enumerate(self.jobs):
-                if job.digest is not None:
-                    self.digests[i] = job.digest
-        self.before = self.slab.read(self.rows) if self.bounded else self.slab.look(self.rows)
-
-    def _alone(self) -> tuple[Floats, Ints, Ints, Ints, Epochs]:
-        """Observations, lengths, rows, `at` and epochs of what came one by one."""
-        jobs = self.jobs
-        observations = [job.observations for job in jobs]
-        return (
-            joined(observations),
-            np.array([len(chunk) for chunk in observations], np.int64),
-            np.array(self.taken, np.int64),
-            np.array([-1 if job.at is None else job.at for job in jobs], np.int64),
-            np.array([job.epoch or 0 for job in jobs], np.uint64),
-        )
-
-    @property
-    def gaps(self) -> bool:
-        """Whether any number is missing."""
-        return self.extra and any(job.extras is not None and job.extras.gaps for job in self.jobs)
-
-    def spans(self) -> Iterator[tuple[AdvanceMany, slice]]:
-        """Where in the columns every job of many sessions lies."""
-        start = len(self.jobs)
-        for job, _ in self.bulks:
-            yield job, slice(start, start + len(job))
-            start += len(job)
-
-    def restart(self) -> None:
-        """Zero the sessions, as copied, whose chunks begin with a reset."""
-        which = [i for i, job in enumerate(self.jobs) if job.reset]
-        remembered.restart(self.before, self.slab.forecaster, which)
-
-    def sessions(self) -> Sequence[str]:
-        """The session of every column."""
-        if len(self.bulks) == 1 and not self.jobs:
-            return self.bulks[0][0].sessions
-        names = [job.session for job in self.jobs]
-        for job, _ in self.bulks:
-            names += job.sessions
-        return names
-
-    def keep(self, go: npt.NDArray[np.bool_], divide: Divide) -> dict[int, Advance]:
-        """Leave the other columns out; returns their chunks by column, as jobs of one session each.
-
-        divide : told of a job that was taken to parts for it
-        """
-        jobs, taken = self.jobs, self.taken
-        left_out = {i: jobs[i] for i in range(len(jobs)) if not go[i]}
-        bulks = []
-        for (job, rows), (_, span) in zip(self.bulks, list(self.spans()), strict=True):
-            if go[span].all():
-                bulks.append((job, rows))
-                continue
-            parts = Parts(job)
-            alone = {span.start + i: parts.single(i) for i in np.flatnonzero(~go[span]).tolist()}
-            which = np.flatnonzero(go[span])
-            rest = [parts.several(which)] if len(which) else []
-            bulks += [(part, rows[which]) for part in rest]
-            divide(job, [*rest, *alone.values()])
-            left_out |= alone
-        self.jobs = [jobs[i] for i in range(len(jobs)) if go[i]]
-        self.taken = [taken[i] for i in range(len(jobs)) if go[i]]
-        self.bulks = bulks
-        self._compact(go)
-        return left_out
-
-    def _compact(self, go: npt.NDArray[np.bool_]) -> None:
-        self.observations = self.observations[np.repeat(go, self.lengths)]
-        self.lengths, self.rows, self.digests = self.lengths[go], self.rows[go], self.digests[go]
-        self.before = self.before.only(np.flatnonzero(go))
+    headers = before.headers
+    counted = headers["position"], headers["since_reset"], headers["seen"], headers["deadline"]
+    _count_on(*counted, headers["ttl"], lengths, now)
+    after = Rows(headers, carries, before.long)
+    recent_answers.remember(after, lengths, digests, last, long, recent_bytes)
+    return after
 
 
-def joined(columns: Sequence[Column]) -> Column:
-    """The columns one after the other; a single one as it is."""
-    return columns[0] if len(columns) == 1 else np.concatenate(columns)  # type: ignore[return-value]
+def touch(headers: npt.NDArray[np.void], now: float) -> None:
+    """The sessions were used: their time to live begins anew."""
+    headers["seen"] = now
+    headers["deadline"] = now + headers["ttl"]
 
 
-def _claimed(job: AdvanceMany) -> Ints:
-    return np.full(len(job), -1, np.int64) if job.at is None else job.at
-
-
-def _claimed_epochs(job: AdvanceMany) -> Epochs:
-    return np.zeros(len(job), np.uint64) if job.epochs is None else job.epochs
+@jit(
+    writable("int64"), writable("int64"), writable("float64"), writable("float64"),
+    readonly("float64"), readonly("int64"), FLOAT,
+)  # fmt: skip
+def _count_on(
+    position: Ints,
+    since_reset: Ints,
+    seen: Seconds,
+    deadline: Seconds,
+    ttl: Seconds,
+    lengths: Ints,
+    now: float,
+) -> None:
+    """`touch`, and the chunks' observations counted."""
+    for i in range(len(lengths)):
+        position[i] += lengths[i]
+        since_reset[i] += lengths[i]
+        seen[i] = now
+        deadline[i] = now + ttl[i]

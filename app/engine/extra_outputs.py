@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.engine.inputs import place_of
-from app.jobs.options import Extras
+from app.engine.inputs import level_index
+from app.jobs.options import ChunkOptions
 from app.session.rows import Answer, Floats
-from models.adaptation.learner import Judged
+from models.adaptation.learner import Scores
 from models.forecaster import Forecaster
 
-PLAIN = Extras()
+PLAIN = ChunkOptions()
 
 
-def findings(
-    extras: Extras | None,
+def extra_outputs(
+    options: ChunkOptions | None,
     carry: Floats,
     observations: Floats,
     predictions: Floats,
-    judged: Judged | None,
+    scores: Scores | None,
     forecaster: Forecaster,
 ) -> Answer:
     """Of one chunk, or a slice of one; empty where nobody asked.
@@ -31,29 +31,31 @@ def findings(
     predictions : [steps, outputs]
     judged : laid out alike
     """
-    extras = extras or PLAIN
+    options = options or PLAIN
     told: Answer = {}
-    level = extras.level or (chosen(carry, forecaster) if judged is not None else None)
-    if level and judged is not None:
-        widths = judged.widths[:, place_of(level, forecaster)]
+    level = options.level or (session_level(carry, forecaster) if scores is not None else None)
+    if level and scores is not None:
+        widths = scores.widths[:, level_index(level, forecaster)]
         told["lower"], told["upper"] = predictions - widths, predictions + widths
-    if extras.score and judged is not None:
-        told["residuals"], told["scores"] = judged.errors.copy(), judged.scores[:, None].copy()
-    if extras.gaps:
+    if options.score and scores is not None:
+        told["residuals"], told["scores"] = scores.errors.copy(), scores.scores[:, None].copy()
+    if options.gaps:
         told["observed"] = (~np.isnan(observations)).astype(np.float32)
     return told
 
 
-def band(level: float | None, carry: Floats, forecast: Floats, forecaster: Forecaster) -> tuple[Floats, ...]:
+def forecast_interval(
+    level: float | None, carry: Floats, forecast: Floats, forecaster: Forecaster
+) -> tuple[Floats, ...]:
     """The lower and upper ends of a forecast from `carry`, [steps, outputs]; none without a level."""
-    level = level or chosen(carry, forecaster)
+    level = level or session_level(carry, forecaster)
     if not level:
         return ()
-    widths = forecaster.bands(carry[None], len(forecast))[0, :, place_of(level, forecaster)]
+    widths = forecaster.forecast_widths(carry[None], len(forecast))[0, :, level_index(level, forecaster)]
     return forecast - widths, forecast + widths
 
 
-def chosen(carry: Floats, forecaster: Forecaster) -> float | None:
+def session_level(carry: Floats, forecaster: Forecaster) -> float | None:
     """The level that the session wants with every chunk."""
-    level = float(forecaster.level(carry[None])[0]) if forecaster.learning.judges else 0.0
-    return forecaster.learning.levels[place_of(level, forecaster)] if level else None
+    level = float(forecaster.level(carry[None])[0]) if forecaster.learning.tracks_errors else 0.0
+    return forecaster.learning.levels[level_index(level, forecaster)] if level else None

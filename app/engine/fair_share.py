@@ -22,19 +22,19 @@ from typing import Protocol
 log = logging.getLogger("carryover.tenancy")
 
 ALONE_SECONDS = 1.0  # after which a tenant that was not heard is no longer thought of
-ALONE = sys.maxsize
-BULK = 16  # sessions of a bulk request that cost about what a chunk of its own does
-ROUTED = 8  # chunks that cost about what a request does which goes by the router
+UNLIMITED = sys.maxsize
+BULK_SESSIONS_PER_CHUNK = 16  # sessions of a bulk request that cost about what a chunk of its own does
+CHUNKS_PER_ROUTED_REQUEST = 8  # chunks that cost about what a request does which goes by the router
 
 
-class Waits(Protocol):
+class Waiter(Protocol):
     """A connection that is read no further for now."""
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Read on: at least one job's room is there."""
 
 
-class Lanes:
+class FairShare:
     """The lanes of a server's tenants.
 
     Parameters
@@ -44,81 +44,81 @@ class Lanes:
     """
 
     def __init__(self, share: int, clock: Callable[[], float] = monotonic) -> None:
-        self.width = ALONE  # of every lane, now
-        self._share = share or ALONE
+        self.limit = UNLIMITED  # of every lane, now
+        self._share = share or UNLIMITED
         self._clock = clock
-        self._last: Lane | None = None  # who called last
+        self._last: TenantShare | None = None  # who called last
         self._shared_until = 0.0
 
     @property
-    def shared(self) -> bool:
+    def contended(self) -> bool:
         """Whether several tenants have called of late."""
-        return self.width != ALONE
+        return self.limit != UNLIMITED
 
-    def heard(self, lane: Lane) -> None:
+    def record_caller(self, share: TenantShare) -> None:
         """A job of this lane comes behind one of another, or is the first."""
         if self._last is not None:
             self._shared_until = self._clock() + ALONE_SECONDS
-            self.width = self._share
-        self._last = lane
+            self.limit = self._share
+        self._last = share
 
-    def look(self) -> None:
+    def update_limit(self) -> None:
         """Widen the lanes where one tenant has been alone for a while; asked once a tick."""
-        if self.width != ALONE and self._clock() >= self._shared_until:
-            self.width = ALONE
+        if self.limit != UNLIMITED and self._clock() >= self._shared_until:
+            self.limit = UNLIMITED
 
 
-class Lane:
+class TenantShare:
     """One tenant's way to the engine, whichever of its keys it comes with."""
 
-    __slots__ = ("__weakref__", "_called", "_lanes", "_line", "tenant", "under_way")
+    __slots__ = ("__weakref__", "_called", "_fair_share", "_waiters", "in_flight", "tenant")
 
-    def __init__(self, lanes: Lanes, tenant: str) -> None:
-        self._lanes = lanes
+    def __init__(self, fair_share: FairShare, tenant: str) -> None:
+        self._fair_share = fair_share
         self.tenant = tenant
-        self.under_way = 0  # sessions' turns that wait for an answer
-        self._line: deque[Waits] = deque()
+        self.in_flight = 0  # sessions' turns that wait for an answer
+        self._waiters: deque[Waiter] = deque()
         self._called = False
 
     @property
     def full(self) -> bool:
         """Whether no more of it should be read now."""
-        return self.under_way >= self._lanes.width
+        return self.in_flight >= self._fair_share.limit
 
-    def enter(self, count: int) -> None:
+    def acquire(self, count: int) -> None:
         """So many sessions' turns were queued."""
-        self.under_way += count
-        if self._lanes._last is not self:
-            self._lanes.heard(self)
+        self.in_flight += count
+        if self._fair_share._last is not self:
+            self._fair_share.record_caller(self)
 
-    def leave(self, count: int) -> None:
+    def release(self, count: int) -> None:
         """So many were answered."""
-        self.under_way -= count
-        if self._line and not self._called:
+        self.in_flight -= count
+        if self._waiters and not self._called:
             self._call()
 
-    def pass_by(self, count: int) -> None:
+    def acquire_briefly(self, count: int) -> None:
         """Take the room of so many for this turn of the event loop only: by something that is no job."""
-        self.enter(count)
-        asyncio.get_running_loop().call_soon(self.leave, count)
+        self.acquire(count)
+        asyncio.get_running_loop().call_soon(self.release, count)
 
-    def wait(self, connection: Waits) -> None:
-        """Have `go_on` called in turn. Only of a full lane, whose answers are yet to leave."""
-        self._line.append(connection)
+    def add_waiter(self, connection: Waiter) -> None:
+        """Have `resume` called in turn. Only of a full lane, whose answers are yet to leave."""
+        self._waiters.append(connection)
 
     def _call(self) -> None:
         self._called = True
-        asyncio.get_running_loop().call_soon(self._go_on)
+        asyncio.get_running_loop().call_soon(self._resume_waiters)
 
-    def _go_on(self) -> None:
+    def _resume_waiters(self) -> None:
         """Read on as many as there is room for; each may take more than one job's, or none at all."""
         self._called = False
-        for _ in range(min(len(self._line), self._lanes.width)):
+        for _ in range(min(len(self._waiters), self._fair_share.limit)):
             if self.full:
                 return
             try:
-                self._line.popleft().go_on()
+                self._waiters.popleft().resume()
             except Exception:
                 log.exception("a connection could not be read on; those behind it go on")
-        if self._line and not self.full:
+        if self._waiters and not self.full:
             self._call()

@@ -10,7 +10,7 @@ import numpy as np
 
 from app.errors import CannotForecast, Unprocessable
 from app.jobs.jobs import Advance
-from app.jobs.options import Extras, salted
+from app.jobs.options import ChunkOptions, digest_with_options
 from app.session.digest import digests
 from app.session.rows import Floats
 from app.session.slab import Slab
@@ -18,7 +18,7 @@ from models.data import calendar
 from models.forecaster import Forecaster
 
 
-def complete(job: Advance, slab: Slab, row: int) -> None:
+def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
     """Make the observations of `job` as wide as its model's, and check what it asks for.
 
     Always of what was sent: a job that is asked again may meet another session than the first time.
@@ -28,27 +28,29 @@ def complete(job: Advance, slab: Slab, row: int) -> None:
     Unprocessable : it asks for what its session does not keep; a number is missing that nothing predicts;
         timestamps that are irregular, or of no use; names the row, and the column where there is one
     """
-    extras, forecaster = job.extras, slab.forecaster
-    if extras is None:
+    options, forecaster = job.options, slab.forecaster
+    if options is None:
         return
-    if extras.asks:
-        check_asked(extras.level, forecaster)
-    observations = job.sent = job.observations if job.sent is None else job.sent
+    if options.wants_extra_outputs:
+        check_intervals(options.level, forecaster)
+    observations = job.raw_observations = (
+        job.observations if job.raw_observations is None else job.raw_observations
+    )
     sent = digests(np.ascontiguousarray(observations), np.array([len(observations)]), job.horizon)
-    job.digest, job.clock = salted(int(sent[0]), job.horizon, extras), None
-    job.observations = _widened(job, slab, row, extras)
-    if extras.gaps:
+    job.digest, job.clock = digest_with_options(int(sent[0]), job.horizon, options), None
+    job.observations = _widened(job, slab, row, options)
+    if options.gaps:
         _check_gaps(job.observations, forecaster)
 
 
-def check_asked(level: float | None, forecaster: Forecaster) -> None:
+def check_intervals(level: float | None, forecaster: Forecaster) -> None:
     """Refuse what sessions of this forecaster do not keep.
 
     Raises
     ------
     Unprocessable
     """
-    if not forecaster.learning.judges:
+    if not forecaster.learning.tracks_errors:
         raise Unprocessable(
             "the session keeps neither intervals nor scores: its model does not, and it was not created with "
             '{"learning": {"intervals": true}}',
@@ -59,12 +61,14 @@ def check_asked(level: float | None, forecaster: Forecaster) -> None:
         raise Unprocessable(f"the session keeps intervals of {known}, not {level:g}", field="level")
 
 
-def place_of(level: float, forecaster: Forecaster) -> int:
+def level_index(level: float, forecaster: Forecaster) -> int:
     """Where this level, of those that the forecaster's sessions keep, is among them; float32 will do."""
     return int(np.abs(np.array(forecaster.learning.levels) - level).argmin())
 
 
-def ahead(forecaster: Forecaster, now: float | None, steps: int, future: Floats | None) -> Floats | None:
+def future_inputs(
+    forecaster: Forecaster, now: float | None, steps: int, future: Floats | None
+) -> Floats | None:
     """[steps, inputs known ahead] of a forecast, in the forecaster's order; None where there are none.
 
     Parameters
@@ -79,7 +83,7 @@ def ahead(forecaster: Forecaster, now: float | None, steps: int, future: Floats 
     """
     artifact = forecaster.artifact
     _check_future(forecaster, steps, future)
-    if not forecaster.ahead:
+    if not forecaster.future_inputs:
         return None
     known = dict(zip(artifact.future, np.empty((0, steps)) if future is None else future.T, strict=True))
     if artifact.time_features:
@@ -88,12 +92,12 @@ def ahead(forecaster: Forecaster, now: float | None, steps: int, future: Floats 
             raise CannotForecast(
                 "the session has told no timestamps, which a forecast goes on from", missing=[]
             )
-        made = calendar.encoded(artifact.time_features, now + step * np.arange(1.0, steps + 1))
+        made = calendar.encode(artifact.time_features, now + step * np.arange(1.0, steps + 1))
         known |= dict(zip(calendar.columns(artifact.time_features), made.T, strict=True))
-    return np.stack([known[artifact.columns[i]] for i in forecaster.ahead], axis=1).astype(np.float32)
+    return np.stack([known[artifact.columns[i]] for i in forecaster.future_inputs], axis=1).astype(np.float32)
 
 
-def clock_behind(forecaster: Forecaster, carry: Floats, clock: float | None, length: int) -> float | None:
+def clock_after(forecaster: Forecaster, carry: Floats, clock: float | None, length: int) -> float | None:
     """The time of a chunk's last row, in seconds since 1970: as told by `clock`, or counted on from the time
     that its session's `carry` tells, from before it; None where neither does."""
     before = forecaster.clock(carry)
@@ -102,9 +106,9 @@ def clock_behind(forecaster: Forecaster, carry: Floats, clock: float | None, len
     return before + (forecaster.artifact.interval_seconds or 0) * length
 
 
-def move_clock(forecaster: Forecaster, carry: Floats, clock: float | None, length: int) -> None:
+def advance_clock(forecaster: Forecaster, carry: Floats, clock: float | None, length: int) -> None:
     """The session of this carry has observed so many rows more; in place."""
-    seconds = clock_behind(forecaster, carry, clock, length)
+    seconds = clock_after(forecaster, carry, clock, length)
     if seconds is not None:
         forecaster.set_clock(carry, seconds)
 
@@ -122,26 +126,29 @@ def _check_future(forecaster: Forecaster, steps: int, future: Floats | None) -> 
         )
 
 
-def _widened(job: Advance, slab: Slab, row: int, extras: Extras) -> Floats:
+def _widened(job: Advance, slab: Slab, row: int, options: ChunkOptions) -> Floats:
     """[steps, inputs], where what was sent allows it: a gap filled with NaN, the time features made."""
-    artifact, observations = slab.forecaster.artifact, job.observations if job.sent is None else job.sent
+    artifact, observations = (
+        slab.forecaster.artifact,
+        job.observations if job.raw_observations is None else job.raw_observations,
+    )
     blank = observations.shape[1] == 0
     if blank:
-        width = slab.forecaster.input_size - artifact.made_inputs
+        width = slab.forecaster.input_size - artifact.time_input_count
         observations = np.full((len(observations), width), np.nan, np.float32)
-    if artifact.time_features and (blank or extras.timestamps is not None):
-        return np.hstack([observations, _times(job, slab, row, extras)])
-    if extras.timestamps is not None:
+    if artifact.time_features and (blank or options.timestamps is not None):
+        return np.hstack([observations, _times(job, slab, row, options)])
+    if options.timestamps is not None:
         raise Unprocessable(f"model {artifact.name!r} makes nothing of timestamps", field="timestamps")
     return observations
 
 
-def _times(job: Advance, slab: Slab, row: int, extras: Extras) -> Floats:
+def _times(job: Advance, slab: Slab, row: int, options: ChunkOptions) -> Floats:
     """The columns made from the chunk's times: told, or for a gap counted on from the session's own."""
     artifact, length = slab.forecaster.artifact, len(job.observations)
     step = artifact.interval_seconds or 0.0
     before = None if job.reset else slab.forecaster.clock(slab.carries[row])
-    told = extras.timestamps
+    told = options.timestamps
     if told is None:
         if before is None:
             raise Unprocessable(
@@ -156,7 +163,7 @@ def _times(job: Advance, slab: Slab, row: int, extras: Extras) -> Floats:
             f"row {odd} is not {step:g} s behind the one before it, as the model's stream is", row=odd
         )
     job.clock = float(told[-1])
-    return calendar.encoded(artifact.time_features, told)
+    return calendar.encode(artifact.time_features, told)
 
 
 def _in_step(job: Advance, slab: Slab, row: int) -> bool:

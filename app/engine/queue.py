@@ -14,22 +14,22 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 
-from app.engine.fair_share import ALONE, BULK
+from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, UNLIMITED
 from app.jobs.jobs import Advance, AdvanceMany, Job
-from app.jobs.session_list import Names
+from app.jobs.session_list import SessionNames
 from app.session.names import tenant_of
 
-ROSTERS = 8  # kept as they are; every one of them is looked through for a session
+MAX_SESSION_LISTS = 8  # kept as they are; every one of them is looked through for a session
 
 
-class Turns:
+class JobQueue:
     """The lines. `len` is how many sessions' turns wait, a job of several sessions counting for each."""
 
     def __init__(self) -> None:
         self._ready: dict[str, deque[Job]] = {}  # by tenant, who is next in front
         # Sessions that have a job ready or under way: those of a few rosters, as they are, and all others. To
         # join and part sets of a thousand takes as long as a twentieth of their step.
-        self._rosters: list[Names] = []
+        self._session_lists: list[SessionNames] = []
         self._busy: set[str] = set()
         self._lines: dict[str, deque[Job]] = {}  # of those, the ones that others stand behind
         self._blocked: dict[int, int] = {}  # by id of the job: lines of several that it does not lead yet
@@ -53,10 +53,10 @@ class Turns:
                 self._line(job.session).append(job)
             return
         self._waiting += len(job.sessions)
-        named: Names = job.sessions.once if type(job) is AdvanceMany else set(job.sessions)
-        blocked = (named & self._busy).union(*(named & roster for roster in self._rosters))
-        if type(job) is AdvanceMany and not blocked and len(self._rosters) < ROSTERS:
-            self._rosters.append(named)
+        named: SessionNames = job.sessions.unique if type(job) is AdvanceMany else set(job.sessions)
+        blocked = (named & self._busy).union(*(named & session_list for session_list in self._session_lists))
+        if type(job) is AdvanceMany and not blocked and len(self._session_lists) < MAX_SESSION_LISTS:
+            self._session_lists.append(named)
         else:
             self._busy |= named
         for session in blocked:
@@ -77,25 +77,31 @@ class Turns:
         if session in self._busy:
             return True
         # Nearly always there is none; asked so, none costs nothing.
-        return bool(self._rosters) and any(session in roster for roster in self._rosters)
+        return bool(self._session_lists) and any(
+            session in session_list for session_list in self._session_lists
+        )
 
-    def _part_with(self, sessions: Names) -> None:
+    def _part_with(self, sessions: SessionNames) -> None:
         """These are busy no longer."""
-        for place, roster in enumerate(self._rosters):
-            if roster is sessions:  # whoever of them is among the others, too, is there for who follows
-                del self._rosters[place]
+        for place, session_list in enumerate(self._session_lists):
+            if session_list is sessions:  # whoever of them is among the others, too, is there for who follows
+                del self._session_lists[place]
                 return
-        if not self._rosters and len(sessions) == len(self._busy):  # they are those: nobody is looked up
+        if not self._session_lists and len(sessions) == len(
+            self._busy
+        ):  # they are those: nobody is looked up
             self._busy = set()
             return
-        self._rosters = [rest for roster in self._rosters if (rest := _without(roster, sessions))]
+        self._session_lists = [
+            rest for session_list in self._session_lists if (rest := _without(session_list, sessions))
+        ]
         self._busy -= sessions
 
     def _line(self, session: str) -> deque[Job]:
         """Where those wait whose session has a job already."""
         return self._lines.setdefault(session, deque())
 
-    def take(self, most: int, most_bytes: int = sys.maxsize, share: int = ALONE) -> list[Job]:
+    def take(self, most: int, most_bytes: int = sys.maxsize, share: int = UNLIMITED) -> list[Job]:
         """Ready jobs, tenants by turns and oldest first, of up to `most` sessions together; at least one.
 
         The one that reaches `most_bytes` of observations is the last, and that which reaches its tenant's
@@ -119,7 +125,7 @@ class Turns:
                 taken.append(job := jobs.popleft())
                 left -= count
                 most_bytes -= job.nbytes
-                mine -= 1 if count == 1 else -(-count // BULK)
+                mine -= 1 if count == 1 else -(-count // BULK_SESSIONS_PER_CHUNK)
                 if others:
                     break
             shares[tenant] = mine
@@ -130,14 +136,14 @@ class Turns:
         self._waiting -= most - left
         return taken
 
-    def again(self, job: Job) -> None:
+    def requeue(self, job: Job) -> None:
         """Ready once more, ahead of the others: it was taken and could not be done yet."""
         self._waiting += len(job.sessions)
         tenant = _tenant(job)
         self._ready = {tenant: self._ready.pop(tenant, deque()), **self._ready}
         self._ready[tenant].appendleft(job)
 
-    def finish(self, sessions: Names) -> None:
+    def finish(self, sessions: SessionNames) -> None:
         """The jobs of these sessions were answered: whoever stands behind them moves up."""
         lines = self._lines
         followed = [session for session in sessions if session in lines] if lines else ()
@@ -155,7 +161,7 @@ class Turns:
                 self._blocked.pop(id(follower), None)
                 self._make_ready(follower)
 
-    def waiting(self) -> Iterator[Job]:
+    def waiting_jobs(self) -> Iterator[Job]:
         """Every job that waits, ready ones first."""
         for jobs in self._ready.values():
             yield from jobs
@@ -163,12 +169,12 @@ class Turns:
             yield from line
 
 
-def _without(roster: Names, sessions: Names) -> Names:
-    return roster if roster.isdisjoint(sessions) else roster - sessions
+def _without(session_list: SessionNames, sessions: SessionNames) -> SessionNames:
+    return session_list if session_list.isdisjoint(sessions) else session_list - sessions
 
 
 def _tenant(job: Job) -> str:
     """Whose job it is; one of no session is nobody's, and waits its turn like anybody's."""
     if type(job) is Advance:
-        return tenant_of(job.session) if job.use is None else job.use.lane.tenant
+        return tenant_of(job.session) if job.usage is None else job.usage.tenant
     return tenant_of(job.sessions[0]) if job.sessions else ""

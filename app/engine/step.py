@@ -15,21 +15,21 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from app.engine import sliced
-from app.engine.batch import Chunks, joined
-from app.engine.extra_outputs import findings
-from app.engine.inputs import complete, move_clock
-from app.engine.time_budget import LEAST_STEPS, SHARED_SECONDS, WAVE_SECONDS, Pace
-from app.engine.wave import Late, Seconds, Wave, moved_on
+from app.engine import slicing
+from app.engine.batch import Batch, Seconds, SessionExpired, advance_rows
+from app.engine.chunk_columns import ChunkColumns, join_columns
+from app.engine.extra_outputs import extra_outputs
+from app.engine.inputs import advance_clock, prepare_inputs
+from app.engine.time_budget import BATCH_SECONDS, CONTENDED_SECONDS, MIN_STEPS, TimeBudget
 from app.errors import CannotForecast, StepFailed, Unprocessable
-from app.jobs.answers import Advanced, AdvancedMany
+from app.jobs.answers import BulkAnswer, ChunkAnswer
 from app.jobs.jobs import Advance, AdvanceMany
 from app.jobs.split import LONG_CHUNK
 from app.session.rows import Answer, Epochs, Floats, Ints, Rows, scalar
 from app.session.slab import Slab
-from models.adaptation.learner import Judged
-from models.compiled import FLOAT, column, compiled, dense
-from models.forecaster import Forecaster, Passed, longest
+from models.adaptation.learner import Scores
+from models.forecaster import Forecaster, StepResult, longest_chunk
+from models.jit import FLOAT, contiguous, jit, readonly
 
 log = logging.getLogger("carryover.engine")
 
@@ -47,28 +47,30 @@ class Stepper:
 
     def __init__(self, recent_bytes: int) -> None:
         self.recent_bytes = recent_bytes
-        self._paces: defaultdict[Slab, Pace] = defaultdict(Pace)
-        self.shared = False  # whether several tenants call, and wait for each other's chunks
+        self._time_budgets: defaultdict[Slab, TimeBudget] = defaultdict(TimeBudget)
+        self.contended = False  # whether several tenants call, and wait for each other's chunks
 
-    def last_pass(self, slab: Slab) -> float:
+    def last_pass_seconds(self, slab: Slab) -> float:
         """Seconds that the newest pass of this model took."""
-        return self._paces[slab].last if slab in self._paces else 0.0
+        return self._time_budgets[slab].last_seconds if slab in self._time_budgets else 0.0
 
     @property
     def observations(self) -> int:
         """That one wave may take of the slowest model."""
-        return min([pace.observations for pace in self._paces.values()] or [Pace().observations])
+        return min(
+            [budget.observations for budget in self._time_budgets.values()] or [TimeBudget().observations]
+        )
 
     @property
     def nbytes(self) -> int:
         """Of observations that one wave may take, about."""
-        return self.observations * min([4 * slab.forecaster.input_size for slab in self._paces] or [4])
+        return self.observations * min([4 * slab.forecaster.input_size for slab in self._time_budgets] or [4])
 
     @property
     def _seconds(self) -> float:
-        return SHARED_SECONDS if self.shared else WAVE_SECONDS
+        return CONTENDED_SECONDS if self.contended else BATCH_SECONDS
 
-    def add(self, job: Advance, slab: Slab, row: int, wave: Wave) -> None:
+    def add(self, job: Advance, slab: Slab, row: int, batch: Batch) -> None:
         """Take a chunk into the wave.
 
         Raises
@@ -77,29 +79,29 @@ class Stepper:
         Late : the session has expired
         """
         forecaster = slab.forecaster
-        if job.extras is not None and job.progress is None:
-            _check_alive(slab, row, wave)
-            complete(job, slab, row)
+        if job.options is not None and job.progress is None:
+            _check_alive(slab, row, batch)
+            prepare_inputs(job, slab, row)
         observations = job.observations
         if observations.shape[1] != forecaster.input_size:
-            _check_alive(slab, row, wave)
-            raise wrong_width(forecaster, observations.shape[1])
+            _check_alive(slab, row, batch)
+            raise wrong_width_error(forecaster, observations.shape[1])
         if job.progress is not None:
-            (wave.long if job.progress.rolling is None else wave.rolling).append((slab, row, job))
+            (batch.long if job.progress.forecast_carry is None else batch.forecasts).append((slab, row, job))
         elif job.horizon and forecaster.missing:
-            raise cannot_forecast(forecaster)
-        elif job.horizon or len(observations) > (LEAST_STEPS if self.shared else LONG_CHUNK):
-            sliced.begin(job, slab, row, wave)
+            raise cannot_forecast_error(forecaster)
+        elif job.horizon or len(observations) > (MIN_STEPS if self.contended else LONG_CHUNK):
+            slicing.begin(job, slab, row, batch)
         else:
-            group = wave.chunks_of(slab)
+            group = batch.chunks_of(slab)
             group.jobs.append(job)
-            group.taken.append(row)
+            group.job_rows.append(row)
             if job.reset or job.delete:
-                group.bounded = True
-            if job.extras is not None:
-                group.extra = True
+                group.resets_or_deletes = True
+            if job.options is not None:
+                group.has_options = True
 
-    def add_many(self, job: AdvanceMany, slab: Slab, rows: Ints, wave: Wave) -> None:
+    def add_bulk(self, job: AdvanceMany, slab: Slab, rows: Ints, batch: Batch) -> None:
         """Take many chunks into the wave, none of them long.
 
         Raises
@@ -108,10 +110,10 @@ class Stepper:
         """
         width = job.observations.shape[1]
         if width != slab.forecaster.input_size:
-            raise wrong_width(slab.forecaster, width)
-        wave.chunks_of(slab).bulks.append((job, rows))
+            raise wrong_width_error(slab.forecaster, width)
+        batch.chunks_of(slab).bulk_jobs.append((job, rows))
 
-    def admit(self, group: Chunks, wave: Wave) -> list[Advance]:
+    def admit(self, group: ChunkColumns, batch: Batch) -> list[Advance]:
         """Let the chunks that are in step through; settle the others. Returns those whose session expired."""
         group.read()
         before, digests = group.before, group.digests
@@ -119,60 +121,62 @@ class Stepper:
         go = np.empty(len(digests), np.bool_)
         expired: list[Advance] = []
         columns = headers["position"], headers["epoch"], headers["deadline"]
-        if not _in_step(*columns, group.at, group.epochs, wave.now, go):
-            late = headers["deadline"] < wave.now
-            for i, job in group.keep(go, wave.divide).items():
+        if not _in_step(*columns, group.at, group.epochs, batch.now, go):
+            late = headers["deadline"] < batch.now
+            for i, job in group.keep(go, batch.split).items():
                 if late[i]:
                     expired.append(job)
                 else:
-                    wave.settle(group.slab, job, before, i, int(digests[i]))
-        if group.bounded:
-            group.restart()
+                    batch.replay_or_refuse(group.slab, job, before, i, int(digests[i]))
+        if group.resets_or_deletes:
+            group.reset_sessions()
         return expired
 
-    def step(self, wave: Wave) -> None:
+    def step(self, batch: Batch) -> None:
         """One pass over the chunks of each model, then one over its forecasts; stages what is whole."""
-        for slab in {*wave.chunks, *(slab for slab, _, _ in wave.long)}:
-            self._advance(slab, wave.chunks_of(slab), [item for item in wave.long if item[0] is slab], wave)
-        for slab in {slab for slab, _, _ in wave.rolling}:
-            rolling = [item for item in wave.rolling if item[0] is slab]
-            steps = self._paces[slab].steps(len(rolling), self._seconds)
-            sliced.roll(slab, rolling, steps, wave, self.recent_bytes)
+        for slab in {*batch.chunks, *(slab for slab, _, _ in batch.long)}:
+            self._advance(
+                slab, batch.chunks_of(slab), [item for item in batch.long if item[0] is slab], batch
+            )
+        for slab in {slab for slab, _, _ in batch.forecasts}:
+            rolling = [item for item in batch.forecasts if item[0] is slab]
+            steps = self._time_budgets[slab].steps(len(rolling), self._seconds)
+            slicing.roll(slab, rolling, steps, batch, self.recent_bytes)
 
     def _advance(
-        self, slab: Slab, group: Chunks, slow: Sequence[tuple[Slab, int, Advance]], wave: Wave
+        self, slab: Slab, group: ChunkColumns, slow: Sequence[tuple[Slab, int, Advance]], batch: Batch
     ) -> None:
         plain = len(group)
         if not slow:
             if plain:
                 observations, carries = group.observations, group.before.carries
                 passed, errors = self._one_pass(slab, observations, group.lengths, carries, group.gaps)
-                self._stage(group, passed, errors, wave)
+                self._stage(group, passed, errors, batch)
             return
-        size = self._paces[slab].steps(plain + len(slow), self._seconds)
-        slices = [job.observations[job.progress.done :][:size] for _, _, job in slow if job.progress]
+        size = self._time_budgets[slab].steps(plain + len(slow), self._seconds)
+        slices = [job.observations[job.progress.offset :][:size] for _, _, job in slow if job.progress]
         lengths = np.array([len(part) for part in slices], np.int64)
         carries = np.stack([job.progress.carry for _, _, job in slow if job.progress])
         if plain:
             slices.insert(0, group.observations)
             lengths = np.concatenate([group.lengths, lengths])
             carries = np.concatenate([group.before.carries, carries])
-        gaps = group.gaps or any(job.extras is not None and job.extras.gaps for _, _, job in slow)
-        passed, errors = self._one_pass(slab, joined(slices), lengths, carries, gaps)
+        gaps = group.gaps or any(job.options is not None and job.options.gaps for _, _, job in slow)
+        passed, errors = self._one_pass(slab, join_columns(slices), lengths, carries, gaps)
         ends = np.cumsum(lengths)
         if plain:
             mine = {i: error for i, error in errors.items() if i < plain}
-            self._stage(group, passed.part(slice(0, ends[plain - 1]), slice(0, plain)), mine, wave)
+            self._stage(group, passed.pick(slice(0, ends[plain - 1]), slice(0, plain)), mine, batch)
         for i, (_, row, job) in enumerate(slow, plain):
             if i in errors:
-                wave.refuse(job, errors[i])
+                batch.refuse(job, errors[i])
             else:
-                part = passed.part(slice(ends[i] - lengths[i], ends[i]), slice(i, i + 1))
-                sliced.advanced(slab, row, job, part, wave, self.recent_bytes)
+                part = passed.pick(slice(ends[i] - lengths[i], ends[i]), slice(i, i + 1))
+                slicing.finish_slice(slab, row, job, part, batch, self.recent_bytes)
 
     def _one_pass(
         self, slab: Slab, observations: Floats, lengths: Ints, carries: Floats, gaps: bool
-    ) -> tuple[Passed, Failures]:
+    ) -> tuple[StepResult, Failures]:
         """The batched step, and which of its sessions failed. A pass that raises is tried one by one."""
         forecaster = slab.forecaster
         began = time.perf_counter()
@@ -183,18 +187,20 @@ class Stepper:
             log.exception("a step of %d sessions raised; each is tried alone", len(lengths))
             passed, errors = _one_by_one(forecaster, observations, lengths, carries, gaps)
         seconds = time.perf_counter() - began
-        self._paces[slab].took(seconds, longest(lengths, observations), len(lengths), len(observations))
+        self._time_budgets[slab].record(
+            seconds, longest_chunk(lengths, observations), len(lengths), len(observations)
+        )
         if not (_all_finite(passed.carries) and _all_finite(passed.predictions)):
             errors |= _not_finite(passed.predictions, lengths, passed.carries, errors)
         return passed, errors
 
-    def _stage(self, group: Chunks, passed: Passed, errors: Failures, wave: Wave) -> None:
+    def _stage(self, group: ChunkColumns, passed: StepResult, errors: Failures, batch: Batch) -> None:
         if errors:
             fine = np.ones(len(group), bool)
             fine[list(errors)] = False
-            passed = passed.part(np.repeat(fine, group.lengths), fine)
-            for i, job in group.keep(fine, wave.divide).items():
-                wave.refuse(job, errors[i])
+            passed = passed.pick(np.repeat(fine, group.lengths), fine)
+            for i, job in group.keep(fine, batch.split).items():
+                batch.refuse(job, errors[i])
             if not len(group):
                 return
         lengths, predictions = group.lengths, passed.predictions
@@ -203,30 +209,30 @@ class Stepper:
         told: dict[int, Answer] = {}
         if group.slab.forecaster.artifact.time_features:
             _move_clocks(group, passed.carries)
-        if group.extra or passed.judged is not None:
+        if group.has_options or passed.scores is not None:
             told = _findings(group, passed)
-            wave.judge(group.slab.forecaster, passed.judged)
-        after = moved_on(
+            batch.add_scores(group.slab.forecaster, passed.scores)
+        after = advance_rows(
             group.before,
             passed.carries,
             lengths,
             group.digests,
             predictions if ends is None else predictions[ends - 1],
             _long_answers(predictions, lengths, told) if several or told else {},
-            wave.now,
+            batch.now,
             self.recent_bytes,
         )
-        wave.stage(group.slab, group.sessions(), group.rows, after)
-        if group.bounded:
+        batch.stage(group.slab, group.sessions(), group.rows, after)
+        if group.resets_or_deletes:
             for i, job in enumerate(group.jobs):
                 if job.delete:
-                    wave.end(group.slab, job.session, after, i)
-        _answer(group, predictions, ends, after, told, wave)
+                    batch.delete(group.slab, job.session, after, i)
+        _answer(group, predictions, ends, after, told, batch)
 
 
-@compiled(
-    column("int64"), column("uint64"), column("float64"), column("int64"), column("uint64"), FLOAT,
-    dense("bool"),
+@jit(
+    readonly("int64"), readonly("uint64"), readonly("float64"), readonly("int64"), readonly("uint64"), FLOAT,
+    contiguous("bool"),
 )  # fmt: skip
 def _in_step(
     position: Ints, epoch: Epochs, deadline: Seconds, at: Ints, epochs: Epochs, now: float, go: Truths
@@ -240,22 +246,22 @@ def _in_step(
     return agreed
 
 
-def _check_alive(slab: Slab, row: int, wave: Wave) -> None:
+def _check_alive(slab: Slab, row: int, batch: Batch) -> None:
     """Nothing is said of a chunk by a session that has expired: it may suit the one that takes its place."""
-    if scalar(slab.headers, "deadline", row) < wave.now:
-        raise Late
+    if scalar(slab.headers, "deadline", row) < batch.now:
+        raise SessionExpired
 
 
-def wrong_width(forecaster: Forecaster, width: int) -> Unprocessable:
+def wrong_width_error(forecaster: Forecaster, width: int) -> Unprocessable:
     """The refusal of observations of another model's width."""
     return Unprocessable(
         f"an observation of model {forecaster.artifact.name!r} has {forecaster.input_size} numbers "
-        f"({', '.join(column.name for column in forecaster.artifact.inputs)}), row 0 has {width}",
+        f"({', '.join(readonly.name for readonly in forecaster.artifact.inputs)}), row 0 has {width}",
         row=0,
     )
 
 
-def cannot_forecast(forecaster: Forecaster) -> CannotForecast:
+def cannot_forecast_error(forecaster: Forecaster) -> CannotForecast:
     """The refusal of a forecast whose inputs nobody predicts."""
     missing = ", ".join(forecaster.missing)
     return CannotForecast(
@@ -265,12 +271,12 @@ def cannot_forecast(forecaster: Forecaster) -> CannotForecast:
 
 
 def _answer(
-    group: Chunks,
+    group: ChunkColumns,
     predictions: Floats,
     ends: Ints | None,
     after: Rows,
-    findings: dict[int, Answer],
-    wave: Wave,
+    extra_outputs: dict[int, Answer],
+    batch: Batch,
 ) -> None:
     """What the chunks of a group are answered, once they are committed. No `ends`: one prediction each."""
     model, singles = group.slab.forecaster.artifact.name, len(group.jobs)
@@ -282,51 +288,51 @@ def _answer(
             own = ends[:singles].tolist()
             parts = [predictions[start:end] for start, end in zip([0, *own], own, strict=False)]
         told = zip(group.jobs, positions[:singles].tolist(), epochs[:singles].tolist(), parts, strict=True)
-        wave.moved += [
-            (job, Advanced(job.session, model, position, epoch, False, {"predictions": part}))
+        batch.provisional_answers += [
+            (job, ChunkAnswer(job.session, model, position, epoch, False, {"predictions": part}))
             for job, position, epoch, part in told
         ]
-        for i, more in findings.items():
+        for i, more in extra_outputs.items():
             if i < singles:
-                wave.moved[i - singles][1].answer.update(more)  # type: ignore[union-attr]
+                batch.provisional_answers[i - singles][1].answer.update(more)  # type: ignore[union-attr]
     for job, span in group.spans():
         steps, outputs, run = group.lengths[span], predictions.shape[1], span
         if ends is not None:
             run = slice(ends[span.start] - group.lengths[span.start], ends[span.stop - 1])
         numbers = predictions[run].ravel()
-        answer = AdvancedMany(positions[span], epochs[span], steps, outputs, numbers)
-        for i, more in findings.items():
+        answer = BulkAnswer(positions[span], epochs[span], steps, outputs, numbers)
+        for i, more in extra_outputs.items():
             if span.start <= i < span.stop:
-                answer.found(i - span.start, more)
-        wave.moved.append((job, answer))
+                answer.add_extra_outputs(i - span.start, more)
+        batch.provisional_answers.append((job, answer))
 
 
-def _move_clocks(group: Chunks, carries: Floats) -> None:
+def _move_clocks(group: ChunkColumns, carries: Floats) -> None:
     """Every session that has told a time is now at that of its chunk's last row."""
     forecaster = group.slab.forecaster
     told = [job.clock for job in group.jobs] + [None] * (len(group) - len(group.jobs))
     for clock, length, carry in zip(told, group.lengths.tolist(), carries, strict=True):
-        move_clock(forecaster, carry, clock, length)
+        advance_clock(forecaster, carry, clock, length)
 
 
-def _findings(group: Chunks, passed: Passed) -> dict[int, Answer]:
+def _findings(group: ChunkColumns, passed: StepResult) -> dict[int, Answer]:
     """By column, what is told beside the predictions, where anything is."""
     forecaster = group.slab.forecaster
     told: dict[int, Answer] = {}
-    extras = {i: job.extras for i, job in enumerate(group.jobs) if job.extras is not None}
-    asking = set(extras)
-    if forecaster.learning.judges:
+    options = {i: job.options for i, job in enumerate(group.jobs) if job.options is not None}
+    asking = set(options)
+    if forecaster.learning.tracks_errors:
         asking.update(np.flatnonzero(forecaster.level(passed.carries)).tolist())
     ends = group.lengths.cumsum()
     for i in asking:
         run = slice(ends[i] - group.lengths[i], ends[i])
-        judged = None if passed.judged is None else passed.judged.part(run)
-        more = findings(
-            extras.get(i),
+        scores = None if passed.scores is None else passed.scores.pick(run)
+        more = extra_outputs(
+            options.get(i),
             passed.carries[i],
             group.observations[run],
             passed.predictions[run],
-            judged,
+            scores,
             forecaster,
         )
         if more:
@@ -337,21 +343,21 @@ def _findings(group: Chunks, passed: Passed) -> dict[int, Answer]:
 def _long_answers(predictions: Floats, lengths: Ints, told: dict[int, Answer]) -> dict[int, Answer]:
     """By column, the answers of more than one prediction: copies, or they would keep the wave's alive."""
     ends = lengths.cumsum()
-    sliced = np.flatnonzero(lengths > 1).tolist()
+    slicing = np.flatnonzero(lengths > 1).tolist()
     starts = ends - lengths
     return {
         i: {"predictions": predictions[starts[i] : ends[i]].copy(), **told.get(i, {})}
-        for i in ({*sliced, *told} if told else sliced)
+        for i in ({*slicing, *told} if told else slicing)
     }
 
 
 def _passed(
     forecaster: Forecaster, observations: Floats, lengths: Ints, carries: Floats, gaps: bool
-) -> Passed:
+) -> StepResult:
     """One pass over all of them, step by step only where it has to be."""
     if gaps or forecaster.learner is not None:
         return forecaster.observe(observations, lengths, carries)
-    return Passed(*forecaster.advance(observations, lengths, carries), None)
+    return StepResult(*forecaster.advance(observations, lengths, carries), None)
 
 
 def _all_finite(numbers: Floats) -> bool:
@@ -373,10 +379,10 @@ def _not_finite(predictions: Floats, lengths: Ints, moved: Floats, known: Failur
 
 def _one_by_one(
     forecaster: Forecaster, observations: Floats, lengths: Ints, carries: Floats, gaps: bool
-) -> tuple[Passed, Failures]:
+) -> tuple[StepResult, Failures]:
     predictions = np.zeros((len(observations), forecaster.output_size), np.float32)
     learner = forecaster.learner
-    judged = None if learner is None else Judged.empty(*predictions.shape, len(learner.levels))
+    scores = None if learner is None else Scores.empty(*predictions.shape, len(learner.levels))
     moved = carries.copy()
     errors: Failures = {}
     start = 0
@@ -389,6 +395,6 @@ def _one_by_one(
             errors[i] = StepFailed(f"the network failed: {error}; the session did not move")
             continue
         predictions[run], moved[i] = one.predictions, one.carries[0]
-        if judged is not None and one.judged is not None:
-            judged.put(run, one.judged)
-    return Passed(predictions, moved, judged), errors
+        if scores is not None and one.scores is not None:
+            scores.put(run, one.scores)
+    return StepResult(predictions, moved, scores), errors

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-WAVE_SECONDS = 0.005  # that a pass should take at most; the event loop waits so long
-SHARED_SECONDS = 0.0005  # the same while several tenants call
+BATCH_SECONDS = 0.005  # that a pass should take at most; the event loop waits so long
+CONTENDED_SECONDS = 0.0005  # the same while several tenants call
 SOON, SLOWLY = 0.5, 0.02  # weights of a measurement below what was believed, and of one above
 NARROW, WIDE = 4, 64  # sessions; between them a pass tells neither number well
-LEAST_STEPS, LEAST_OBSERVATIONS = 16, 64
+MIN_STEPS, LEAST_OBSERVATIONS = 16, 64
 
 
-class Pace:
+class TimeBudget:
     """A pass takes about `longest * step + total * observation` seconds. Both are measured as it runs."""
 
     def __init__(self) -> None:
-        self.step = 2e-5
-        self.observation = 1e-6
-        self.last = 0.0  # seconds that the newest pass took
+        self.step_seconds = 2e-5
+        self.observation_seconds = 1e-6
+        self.last_seconds = 0.0  # seconds that the newest pass took
 
-    def took(self, seconds: float, longest: int, sessions: int, total: int) -> None:
+    def record(self, seconds: float, longest: int, sessions: int, total: int) -> None:
         """Learn from a pass: one observation's share from a wide one, a step's from a narrow one."""
-        self.last = seconds
+        self.last_seconds = seconds
         if sessions >= WIDE:
-            self.observation = _learnt(self.observation, seconds / total)
-        elif sessions <= NARROW and longest >= LEAST_STEPS:
-            self.step = _learnt(self.step, seconds / longest)
+            self.observation_seconds = _learnt(self.observation_seconds, seconds / total)
+        elif sessions <= NARROW and longest >= MIN_STEPS:
+            self.step_seconds = _learnt(self.step_seconds, seconds / longest)
 
     @property
     def observations(self) -> int:
         """That a pass may take together."""
-        return max(LEAST_OBSERVATIONS, int(WAVE_SECONDS / self.observation))
+        return max(LEAST_OBSERVATIONS, int(BATCH_SECONDS / self.observation_seconds))
 
-    def steps(self, sessions: int, seconds: float = WAVE_SECONDS) -> int:
+    def steps(self, sessions: int, seconds: float = BATCH_SECONDS) -> int:
         """That so many sessions may be moved on by together."""
-        return max(LEAST_STEPS, int(seconds / (self.step + sessions * self.observation)))
+        return max(MIN_STEPS, int(seconds / (self.step_seconds + sessions * self.observation_seconds)))
 
 
 def _learnt(believed: float, measured: float) -> float:

@@ -1,4 +1,4 @@
-"""Sessions of an older network, started warm on the newer one: their last observations are replayed.
+"""Residents of an older network, started warm on the newer one: their last observations are replayed.
 
 Never a carry of one network in another: the newer one begins from zero and observes again what the
 session's carry has kept (`CARRYOVER_REPLAY_OBSERVATIONS`). Position, epoch, times and remembered answers
@@ -13,20 +13,20 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from app.engine.residents import Sessions
+from app.engine.residents import Residents
 from app.session.rows import Ints, Rows, copy_headers, header_type
 from app.session.slab import Slab
 
 log = logging.getLogger("carryover.engine")
 
 
-def warm_up(sessions: Sessions, touched: Iterable[str]) -> None:
+def warm_start_sessions(sessions: Residents, touched: Iterable[str]) -> None:
     """Move those of these sessions that are resident on an older network to the newest of its name."""
     touched = list(touched)
-    for slab in sessions.outdated():
+    for slab in sessions.models.outdated_slabs():
         mine = [session for session in touched if session in slab.index]
-        if mine and _compatible(slab, sessions.current[slab.forecaster.artifact.name]):
-            _move(sessions, slab, sessions.successor(slab), mine, touched)
+        if mine and _compatible(slab, sessions.models.current[slab.forecaster.artifact.name]):
+            _move(sessions, slab, sessions.models.successor(slab), mine, touched)
 
 
 def _compatible(older: Slab, newer: Slab) -> bool:
@@ -39,7 +39,7 @@ def _compatible(older: Slab, newer: Slab) -> bool:
     )
 
 
-def _move(sessions: Sessions, older: Slab, newer: Slab, mine: list[str], staying: list[str]) -> None:
+def _move(sessions: Residents, older: Slab, newer: Slab, mine: list[str], staying: list[str]) -> None:
     before = older.read(older.rows_of(mine))
     try:
         carries = _replayed(older, newer, before)
@@ -60,7 +60,7 @@ def _replayed(older: Slab, newer: Slab, before: Rows) -> np.ndarray:
     """Carries of the newer network, [batch, carry_size], after what each session has observed last."""
     tail = older.forecaster.tail
     kept: Ints = np.minimum(before.headers["since_reset"], tail)
-    carries = newer.forecaster.welcomed(older.forecaster, before.carries)
+    carries = newer.forecaster.initial_carries_from(older.forecaster, before.carries)
     some = np.flatnonzero(kept)
     if len(some):
         tails = older.forecaster.tails(before.carries[some])

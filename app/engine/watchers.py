@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from app.jobs.answers import Advanced, AdvancedMany, SessionView, token
+from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView, epoch_token
 from app.jobs.jobs import Advance, AdvanceMany, Import, Job, Outcome, Reset
 from app.session.slab import Slab
 from app.stores import Tombstone
@@ -25,11 +25,11 @@ Event = dict[str, Any]
 class Watcher(Protocol):
     """Looks at one session."""
 
-    def saw(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Take note; called within a tick, so quick."""
 
 
-class Watches:
+class Watchers:
     """Watchers by the engine's names of the sessions that they watch."""
 
     def __init__(self) -> None:
@@ -52,33 +52,33 @@ class Watches:
         if not watchers:
             self._watchers.pop(session, None)
 
-    def tell(self, moved: Sequence[tuple[Job, Outcome]], buried: Sequence[tuple[Slab, Tombstone]]) -> None:
+    def notify(self, moved: Sequence[tuple[Job, Outcome]], removed: Sequence[tuple[Slab, Tombstone]]) -> None:
         """Show what a wave did, once it is committed and published."""
         for job, outcome in moved:
             for session in self._watchers.keys() & job.sessions:
                 for event in events(session, job, outcome):
                     self._show(session, event)
-        for _, tombstone in buried:
+        for _, tombstone in removed:
             if tombstone.session in self._watchers:
                 self._show(tombstone.session, _gone(tombstone))
 
     def _show(self, session: str, event: Event) -> None:
         for watcher in self._watchers[session]:
-            watcher.saw(event)
+            watcher.notify(event)
 
 
 def events(session: str, job: Job, outcome: Outcome) -> Iterator[Event]:
     """What a job that moved this session did to it."""
-    if isinstance(job, Advance) and isinstance(outcome, Advanced):
+    if isinstance(job, Advance) and isinstance(outcome, ChunkAnswer):
         yield _chunk(outcome.position, outcome.epoch, job.observations, outcome.answer, reset=job.reset)
-    elif isinstance(job, AdvanceMany) and isinstance(outcome, AdvancedMany):
+    elif isinstance(job, AdvanceMany) and isinstance(outcome, BulkAnswer):
         yield _one_of_many(session, job, outcome)
     elif isinstance(outcome, SessionView) and outcome.session == session:  # not the origin of a fork
         kind = "reset" if isinstance(job, Reset) else "imported" if isinstance(job, Import) else "created"
-        yield {"event": kind, "position": outcome.position, "epoch": token(outcome.epoch)}
+        yield {"event": kind, "position": outcome.position, "epoch": epoch_token(outcome.epoch)}
 
 
-def _one_of_many(session: str, job: AdvanceMany, outcome: AdvancedMany) -> Event:
+def _one_of_many(session: str, job: AdvanceMany, outcome: BulkAnswer) -> Event:
     """The chunk of one session among a wave's part of a bulk request: in a part each is named once."""
     i = list(job.sessions).index(session)
     first = int(job.lengths[:i].sum())
@@ -91,7 +91,7 @@ def _one_of_many(session: str, job: AdvanceMany, outcome: AdvancedMany) -> Event
 
 
 def _chunk(position: int, epoch: int, observations: Any, answer: Any, *, reset: bool) -> Event:
-    about = {"event": "chunk", "position": position, "epoch": token(epoch), "reset": reset}
+    about = {"event": "chunk", "position": position, "epoch": epoch_token(epoch), "reset": reset}
     return {**about, "observations": observations, **answer}
 
 

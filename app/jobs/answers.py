@@ -9,15 +9,15 @@ import msgspec
 
 from app.errors import CarryoverError
 from app.session.rows import Answer, Epochs, Floats, Ints
-from models.adaptation.learner import Errors
+from models.adaptation.learner import ErrorStatistics
 from models.artifact.learning import Learning
 
-TOKEN = re.compile(r"(?!0{16})[0-9a-f]{16}", re.ASCII)
-NOBODYS = 2
+EPOCH_TOKEN = re.compile(r"(?!0{16})[0-9a-f]{16}", re.ASCII)
+UNKNOWN_EPOCH = 2
 """An epoch that no session has: theirs are odd. Zero stands for no epoch at all."""
 
 
-class Advanced(msgspec.Struct, eq=False):
+class ChunkAnswer(msgspec.Struct, eq=False):
     """A chunk applied, or answered again; or a forecast. A `Struct`: it costs half to make."""
 
     session: str
@@ -29,7 +29,7 @@ class Advanced(msgspec.Struct, eq=False):
 
 
 @dataclass(slots=True, eq=False)
-class AdvancedMany:
+class BulkAnswer:
     """Many chunks applied, answered again, or refused: columns in the order of the request.
 
     positions, epochs : [n]; -1 and 0 where refused
@@ -48,12 +48,12 @@ class AdvancedMany:
     numbers: Floats
     replayed: list[int] = field(default_factory=list)
     errors: dict[int, CarryoverError] = field(default_factory=dict)
-    findings: dict[str, dict[int, Floats]] = field(default_factory=dict)
+    extra_outputs: dict[str, dict[int, Floats]] = field(default_factory=dict)
 
-    def found(self, i: int, more: Answer) -> None:
+    def add_extra_outputs(self, i: int, more: Answer) -> None:
         """Tell these beside the predictions of the chunk at this index."""
         for name, numbers in more.items():
-            self.findings.setdefault(name, {})[i] = numbers
+            self.extra_outputs.setdefault(name, {})[i] = numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class SessionView:
     fingerprint: str
     learning: Learning
     level: float | None  # of the intervals that it wants with every chunk
-    errors: Errors | None  # [1, outputs]
+    errors: ErrorStatistics | None  # [1, outputs]
     position: int
     epoch: int
     since_reset: int
@@ -76,11 +76,11 @@ class SessionView:
     ttl_seconds: float | None
 
 
-def token(epoch: int) -> str:
+def epoch_token(epoch: int) -> str:
     """An epoch as clients see it: 16 hexadecimal digits."""
     return f"{epoch:016x}"
 
 
-def epoch_of(text: str) -> int:
-    """The epoch that `token` wrote; for a text that it cannot have written, one that no session has."""
-    return int(text, 16) if TOKEN.fullmatch(text) else NOBODYS
+def parse_epoch(text: str) -> int:
+    """The epoch that `epoch_token` wrote; for a text that it cannot have written, one that no session has."""
+    return int(text, 16) if EPOCH_TOKEN.fullmatch(text) else UNKNOWN_EPOCH

@@ -13,29 +13,28 @@ from typing import Any, Protocol
 
 import msgspec
 
-from app.engine.fair_share import Lane
 from app.errors import CarryoverError
-from app.jobs.answers import Advanced, AdvancedMany, SessionView
-from app.jobs.options import Extras
-from app.jobs.session_list import Roster
+from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
+from app.jobs.options import ChunkOptions
+from app.jobs.session_list import SessionList
 from app.session.rows import Answer, Epochs, Floats, Ints
 from app.session.state_file import SessionState
-from models.adaptation.learner import Judged
+from models.adaptation.learner import Scores
 from models.forecaster import Forecaster
 
 Reply = Callable[[Any], None]
 
 
-class Counts(Protocol):
+class UsageCounter(Protocol):
     """What knows how many jobs are under way. Told of many at once: a wrapped reply a job would cost more."""
 
-    lane: Lane
+    tenant: str
 
-    def answered(self, count: int) -> None:
+    def release(self, count: int) -> None:
         """So many of its jobs were answered."""
 
 
-def unheard(_: Any) -> None:
+def discard_answer(_: Any) -> None:
     """The reply of a job whose client has gone."""
 
 
@@ -59,20 +58,22 @@ class _OneSession:
 class Progress:
     """A chunk too long for one wave, or one whose forecast still rolls. Nothing of it is published yet."""
 
-    carry: Floats  # [carry_size], after `done` observations
+    carry: Floats  # [carry_size], after `offset` observations
     digest: int = 0  # of the whole chunk
-    done: int = 0
+    offset: int = 0
     predictions: list[Floats] = field(default_factory=list)
-    rolling: Floats | None = None  # [carry_size], the copy that the forecast moves on
+    forecast_carry: Floats | None = None  # [carry_size], the copy that the forecast moves on
     forecast: list[Floats] = field(default_factory=list)
-    rolled: int = 0
-    ahead: Floats | None = None  # [horizon, inputs known ahead], what the forecast is told
-    findings: list[Answer] = field(default_factory=list)  # of each slice, what is told beside predictions
-    judged: list[Judged | None] = field(default_factory=list)  # of each slice
+    forecast_steps: int = 0
+    future_inputs: Floats | None = None  # [horizon, inputs known ahead], what the forecast is told
+    extra_outputs: list[Answer] = field(
+        default_factory=list
+    )  # of each slice, what is told beside predictions
+    scores: list[Scores | None] = field(default_factory=list)  # of each slice
 
 
 class Advance(msgspec.Struct, eq=False):
-    """Move one session on by a chunk. Answered by `Advanced`. A `Struct`: it costs half to make.
+    """Move one session on by a chunk. Answered by `ChunkAnswer`. A `Struct`: it costs half to make.
 
     observations : [steps, inputs] of finite float32
     at : the position the client believes the session to be at
@@ -93,14 +94,14 @@ class Advance(msgspec.Struct, eq=False):
     epoch: int | None = None
     horizon: int = 0
     model: str | None = None
-    reply: Reply = unheard
+    reply: Reply = discard_answer
     progress: Progress | None = None
     create: bool = True
     reset: bool = False
     delete: bool = False
-    extras: Extras | None = None
-    use: Counts | None = None
-    sent: Floats | None = None
+    options: ChunkOptions | None = None
+    usage: UsageCounter | None = None
+    raw_observations: Floats | None = None
     digest: int | None = None
     clock: float | None = None
 
@@ -115,7 +116,7 @@ class Advance(msgspec.Struct, eq=False):
 
 @dataclass(slots=True, eq=False)
 class AdvanceMany:
-    """Move many sessions on, each by a chunk. Answered by `AdvancedMany`.
+    """Move many sessions on, each by a chunk. Answered by `BulkAnswer`.
 
     sessions : n ids; one that is named twice is moved on in order
     observations : [total, inputs] of finite float32, the chunks laid one after the other
@@ -124,14 +125,14 @@ class AdvanceMany:
     extras : of every chunk; with some, each goes as a job of its own
     """
 
-    sessions: Roster
+    sessions: SessionList
     observations: Floats
     lengths: Ints
     at: Ints | None = None
     epochs: Epochs | None = None
     model: str | None = None
-    reply: Reply = unheard
-    extras: Extras | None = None
+    reply: Reply = discard_answer
+    options: ChunkOptions | None = None
 
     def __len__(self) -> int:
         return len(self.sessions)
@@ -144,7 +145,7 @@ class AdvanceMany:
 
 @dataclass(slots=True)
 class Forecast(_OneSession):
-    """Roll out on a copy. Answered by `Advanced` with no predictions; nothing moves.
+    """Roll out on a copy. Answered by `ChunkAnswer` with no predictions; nothing moves.
 
     level : of the intervals told beside it
     future : [steps, inputs known ahead], own units
@@ -154,7 +155,7 @@ class Forecast(_OneSession):
     steps: int
     level: float | None = None
     future: Floats | None = None
-    reply: Reply = unheard
+    reply: Reply = discard_answer
     progress: Progress | None = None
 
 
@@ -162,7 +163,7 @@ class Forecast(_OneSession):
 class Create(_OneSession):
     """A new session. Answered by `SessionView`.
 
-    learning : what it chooses of how it learns, by the arguments of `Learning.chosen`
+    learning : what it chooses of how it learns, by the arguments of `Learning.with_options`
     level : of the intervals that it wants with every chunk
     """
 
@@ -171,7 +172,7 @@ class Create(_OneSession):
     ttl_seconds: float | None = None
     learning: Mapping[str, Any] = field(default_factory=dict)
     level: float | None = None
-    reply: Reply = unheard
+    reply: Reply = discard_answer
 
 
 @dataclass(slots=True)
@@ -179,7 +180,7 @@ class Inspect(_OneSession):
     """What a session looks like. Answered by `SessionView`."""
 
     session: str
-    reply: Reply = unheard
+    reply: Reply = discard_answer
 
 
 @dataclass(slots=True)
@@ -189,22 +190,22 @@ class Reset(_OneSession):
     session: str
     at: int | None = None
     epoch: int | None = None
-    reply: Reply = unheard
+    reply: Reply = discard_answer
 
 
 @dataclass(slots=True)
 class Fork(_OneSession):
-    """A new session `into` with a copy of the carry. Answered by the new one's `SessionView`."""
+    """A new session `target` with a copy of the carry. Answered by the new one's `SessionView`."""
 
     session: str
-    into: str
+    target: str
     at: int | None = None
     epoch: int | None = None
-    reply: Reply = unheard
+    reply: Reply = discard_answer
 
     @property
     def sessions(self) -> Sequence[str]:
-        return (self.session, self.into)
+        return (self.session, self.target)
 
 
 @dataclass(slots=True)
@@ -214,7 +215,7 @@ class Delete(_OneSession):
     session: str
     at: int | None = None
     epoch: int | None = None
-    reply: Reply = unheard
+    reply: Reply = discard_answer
 
 
 @dataclass(slots=True)
@@ -222,7 +223,7 @@ class Export(_OneSession):
     """All that a session remembers. Answered by `SessionState`."""
 
     session: str
-    reply: Reply = unheard
+    reply: Reply = discard_answer
 
 
 @dataclass(slots=True)
@@ -236,7 +237,7 @@ class Import(_OneSession):
     state: SessionState
     at: int | None = None
     epoch: int | None = None
-    reply: Reply = unheard
+    reply: Reply = discard_answer
 
 
 @dataclass(slots=True)
@@ -244,7 +245,7 @@ class Adopt:
     """From here on new sessions of this name get this network. Answered by whether it was another one."""
 
     forecaster: Forecaster
-    reply: Reply = unheard
+    reply: Reply = discard_answer
     sessions: Sequence[str] = ()
     nbytes: int = 0
 
@@ -257,7 +258,7 @@ class Retire:
     """
 
     model: str
-    reply: Reply = unheard
+    reply: Reply = discard_answer
     sessions: Sequence[str] = ()
     nbytes: int = 0
 
@@ -268,7 +269,7 @@ class Refuse(_OneSession):
 
     session: str
     error: CarryoverError
-    reply: Reply = unheard
+    reply: Reply = discard_answer
 
 
 @dataclass(slots=True)
@@ -276,7 +277,7 @@ class Expire:
     """Bury those of these sessions whose time has come. Asked by the engine itself; answered by None."""
 
     sessions: Sequence[str]
-    reply: Reply = unheard
+    reply: Reply = discard_answer
     nbytes = 0
 
 
@@ -298,17 +299,17 @@ Job = (
 )
 
 
-Outcome = Advanced | AdvancedMany | SessionView | SessionState | bool | CarryoverError | None
+Outcome = ChunkAnswer | BulkAnswer | SessionView | SessionState | bool | CarryoverError | None
 
 
-class Submits(Protocol):
+class JobReceiver(Protocol):
     """What takes jobs: the engine, or the engine as one caller sees it."""
 
     def submit(self, job: Job) -> None:
         """Queue a job; its `reply` is called exactly once."""
 
 
-async def answer_to(submit: Callable[[Job], None], job: Job) -> Any:
+async def submit_and_wait(submit: Callable[[Job], None], job: Job) -> Any:
     """Hand a job over and wait for its answer.
 
     Raises

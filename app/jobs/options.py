@@ -13,7 +13,7 @@ from app.session.rows import Floats
 Seconds = npt.NDArray[np.float64]
 
 
-class Extras(msgspec.Struct, frozen=True, eq=False):
+class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     """Of one chunk.
 
     level : of the intervals that are answered beside the predictions
@@ -30,14 +30,14 @@ class Extras(msgspec.Struct, frozen=True, eq=False):
     future: Floats | None = None
 
     @property
-    def asks(self) -> bool:
+    def wants_extra_outputs(self) -> bool:
         """Whether the answer holds more than predictions and a forecast."""
         return self.level is not None or self.score
 
 
-def salted(digest: int, horizon: int, extras: Extras) -> int:
+def digest_with_options(digest: int, horizon: int, options: ChunkOptions) -> int:
     """The digest of a chunk with these extras: a retry that asks for something else is another chunk."""
-    told = hashlib.blake2b(repr((extras.level, extras.score, horizon)).encode(), digest_size=8)
-    for numbers in (extras.timestamps, extras.future):
+    told = hashlib.blake2b(repr((options.level, options.score, horizon)).encode(), digest_size=8)
+    for numbers in (options.timestamps, options.future):
         told.update(b"|" if numbers is None else np.ascontiguousarray(numbers).tobytes())
     return digest ^ int.from_bytes(told.digest(), "little")

@@ -14,31 +14,31 @@ import numpy as np
 if TYPE_CHECKING:
     from app.session.rows import Ints
 
-Names = set[str] | frozenset[str]
+SessionNames = set[str] | frozenset[str]
 
 
-class Roster(tuple[str, ...]):
+class SessionList(tuple[str, ...]):
     """Names in the order of a request; one that is named twice is there twice.
 
     checked : whether all are known to be session ids
     """
 
-    checked = False
+    valid = False
     _found: tuple[object, Ints] | None = None
-    _under: tuple[str, Roster] | None = None
+    _under: tuple[str, SessionList] | None = None
 
     @cached_property
-    def once(self) -> frozenset[str]:
+    def unique(self) -> frozenset[str]:
         """The names, each once."""
         return frozenset(self)
 
-    def under(self, prefix: str) -> Roster:
+    def with_prefix(self, prefix: str) -> SessionList:
         """The names, each behind this prefix."""
         if self._under is None or self._under[0] != prefix:
-            self._under = prefix, Roster(prefix + name for name in self)
+            self._under = prefix, SessionList(prefix + name for name in self)
         return self._under[1]
 
-    def rows(self, index: dict[str, int], edition: object) -> Ints:
+    def rows(self, index: dict[str, int], generation: object) -> Ints:
         """The row of every name, not to be written to.
 
         Parameters
@@ -50,8 +50,8 @@ class Roster(tuple[str, ...]):
         ------
         KeyError : one of the names is not there
         """
-        if self._found is None or self._found[0] is not edition:
+        if self._found is None or self._found[0] is not generation:
             rows = np.fromiter(map(index.__getitem__, self), np.int64, len(self))
             rows.flags.writeable = False
-            self._found = edition, rows
+            self._found = generation, rows
         return self._found[1]

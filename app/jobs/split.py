@@ -1,7 +1,7 @@
 """A request of many sessions: cut into parts that a wave can take, and one answer put together from theirs.
 
 Nearly every such job is one part, itself. Otherwise its parts are jobs of their own, in the order of the
-request for each session, and a `Gathering` waits for all of their answers.
+request for each session, and a `AnswerCollector` waits for all of their answers.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 
 from app.errors import CarryoverError
-from app.jobs.answers import Advanced, AdvancedMany
+from app.jobs.answers import BulkAnswer, ChunkAnswer
 from app.jobs.jobs import Advance, AdvanceMany, Reply
-from app.jobs.options import Extras
-from app.jobs.session_list import Roster
+from app.jobs.options import ChunkOptions
+from app.jobs.session_list import SessionList
 from app.session.rows import Floats, Ints
-from models.forecaster import longest
+from models.forecaster import longest_chunk
 
 LONG_CHUNK = 64  # observations; a longer one among many would hold them up, and goes alone
 
 
-def cut(job: AdvanceMany, most_sessions: int, most_observations: int) -> Sequence[Advance | AdvanceMany]:
+def split_job(
+    job: AdvanceMany, most_sessions: int, most_observations: int
+) -> Sequence[Advance | AdvanceMany]:
     """The job itself when one wave can take it, or parts of it in order, each of sessions that differ.
 
     Parameters
@@ -31,12 +33,16 @@ def cut(job: AdvanceMany, most_sessions: int, most_observations: int) -> Sequenc
     """
     sessions = job.sessions
     fits = len(sessions) <= most_sessions and len(job.observations) <= most_observations
-    if job.extras is not None:
-        parts = Parts(job)
+    if job.options is not None:
+        parts = JobParts(job)
         return [parts.single(i) for i in range(len(sessions))]
-    if fits and len(sessions.once) == len(sessions) and longest(job.lengths, job.observations) <= LONG_CHUNK:
+    if (
+        fits
+        and len(sessions.unique) == len(sessions)
+        and longest_chunk(job.lengths, job.observations) <= LONG_CHUNK
+    ):
         return (job,)
-    parts = Parts(job)
+    parts = JobParts(job)
     return [parts.take(np.array(group)) for group in _groups(job, most_sessions, most_observations)]
 
 
@@ -67,30 +73,30 @@ def _turns(sessions: Sequence[str]) -> list[int]:
     return turns
 
 
-class Parts:
+class JobParts:
     """A job taken to parts: every chunk of it goes into exactly one."""
 
     def __init__(self, job: AdvanceMany) -> None:
         self._job = job
         self._starts = np.cumsum(job.lengths) - job.lengths
-        self._gathering = Gathering(len(job), job.reply)
+        self._gathering = AnswerCollector(len(job), job.reply)
 
     def take(self, which: Ints) -> Advance | AdvanceMany:
         """The chunks at these indexes as a job of their own."""
-        return self.single(int(which[0])) if len(which) == 1 else self.several(which)
+        return self.single(int(which[0])) if len(which) == 1 else self.subset(which)
 
-    def several(self, which: Ints) -> AdvanceMany:
+    def subset(self, which: Ints) -> AdvanceMany:
         """The chunks at these indexes as one job, which may hold a single one."""
         job = self._job
         return AdvanceMany(
-            Roster([job.sessions[i] for i in which.tolist()]),
+            SessionList([job.sessions[i] for i in which.tolist()]),
             job.observations[_spread(self._starts[which], job.lengths[which])],
             job.lengths[which],
             None if job.at is None else job.at[which],
             None if job.epochs is None else job.epochs[which],
             job.model,
-            self._gathering.many(which),
-            job.extras,
+            self._gathering.subset_reply(which),
+            job.options,
         )
 
     def single(self, i: int) -> Advance:
@@ -105,20 +111,22 @@ class Parts:
             epoch or None,
             0,
             job.model,
-            self._gathering.one(i),
-            extras=self._extras(start, int(job.lengths[i])),
+            self._gathering.single_reply(i),
+            options=self._extras(start, int(job.lengths[i])),
         )
 
-    def _extras(self, start: int, length: int) -> Extras | None:
+    def _extras(self, start: int, length: int) -> ChunkOptions | None:
         """Of one chunk: a gap in another is none of it."""
-        extras, observations = self._job.extras, self._job.observations
-        if extras is None or not extras.gaps:
-            return extras
+        options, observations = self._job.options, self._job.observations
+        if options is None or not options.gaps:
+            return options
         gaps = bool(np.isnan(observations[start : start + length]).any())
-        return Extras(extras.level, extras.score, gaps) if gaps or extras.asks else None
+        return (
+            ChunkOptions(options.level, options.score, gaps) if gaps or options.wants_extra_outputs else None
+        )
 
 
-class Gathering:
+class AnswerCollector:
     """One answer of `count` chunks, given when the last of its parts is answered."""
 
     def __init__(self, count: int, reply: Reply) -> None:
@@ -133,11 +141,11 @@ class Gathering:
         self._findings: dict[str, dict[int, Floats]] = {}
         self._pieces: list[tuple[Ints, Floats]] = []  # indexes, and the numbers of their predictions
 
-    def one(self, i: int) -> Reply:
+    def single_reply(self, i: int) -> Reply:
         """The reply of a job for the chunk at this index."""
         return lambda outcome: self._one(i, outcome)
 
-    def many(self, which: Ints) -> Reply:
+    def subset_reply(self, which: Ints) -> Reply:
         """The reply of a job for the chunks at these indexes."""
         return lambda outcome: self._many(which, outcome)
 
@@ -147,7 +155,7 @@ class Gathering:
         self._arrived(len(which))
 
     def _one(self, i: int, outcome: Any) -> None:
-        if not isinstance(outcome, Advanced):
+        if not isinstance(outcome, ChunkAnswer):
             self.fail((i,), outcome)
             return
         predictions = outcome.answer["predictions"]
@@ -162,7 +170,7 @@ class Gathering:
         self._arrived(1)
 
     def _many(self, which: Ints, outcome: Any) -> None:
-        if not isinstance(outcome, AdvancedMany):
+        if not isinstance(outcome, BulkAnswer):
             self.fail(which.tolist(), outcome)
             return
         self._positions[which], self._epochs[which] = outcome.positions, outcome.epochs
@@ -170,7 +178,7 @@ class Gathering:
         self._pieces.append((which, outcome.numbers))
         self._replayed += which[outcome.replayed].tolist()
         self._errors |= {int(which[i]): error for i, error in outcome.errors.items()}
-        for name, columns in outcome.findings.items():
+        for name, columns in outcome.extra_outputs.items():
             self._findings.setdefault(name, {}).update((int(which[i]), one) for i, one in columns.items())
         self._arrived(len(which))
 
@@ -179,7 +187,7 @@ class Gathering:
         if self._missing == 0:
             self._reply(self._answer())
 
-    def _answer(self) -> AdvancedMany:
+    def _answer(self) -> BulkAnswer:
         counts = self._steps * self._outputs
         starts = np.cumsum(counts) - counts
         numbers = np.empty(int(counts.sum()), np.float32)
@@ -187,7 +195,7 @@ class Gathering:
             numbers[_spread(starts[which], counts[which])] = some
         widths = np.unique(self._outputs[self._steps > 0])
         outputs = int(widths[0]) if len(widths) == 1 else self._outputs
-        return AdvancedMany(
+        return BulkAnswer(
             self._positions,
             self._epochs,
             self._steps,

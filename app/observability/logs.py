@@ -16,15 +16,15 @@ from typing import Any
 import orjson
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-GIVEN = re.compile(r"[A-Za-z0-9._:/+=\-]{1,128}", re.ASCII)
+REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:/+=\-]{1,128}", re.ASCII)
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*", re.ASCII)
-FRAMES = "carryover.sockets.protocol"  # picows tells of every connection, with its address: not wanted
+SOCKET_LOGGER = "carryover.sockets.protocol"  # picows tells of every connection, with its address: not wanted
 FIELDS = ("method", "route", "status", "ms", "key", "tenant")  # of an event, beside its sentence
 
 
 def request_id(given: str | None, traceparent: str | None) -> str:
     """The id of a request. One that could break a line or a header is not taken over."""
-    if given and GIVEN.fullmatch(given):
+    if given and REQUEST_ID_PATTERN.fullmatch(given):
         return given
     trace = TRACEPARENT.fullmatch(traceparent) if traceparent else None
     return trace[1] if trace else secrets.token_hex(8)
@@ -78,7 +78,7 @@ def configuration(form: str, level: str) -> dict[str, Any]:
                 "stream": "ext://sys.stderr",
             }
         },
-        "loggers": {"carryover": ours, "uvicorn": ours, FRAMES: frames},
+        "loggers": {"carryover": ours, "uvicorn": ours, SOCKET_LOGGER: frames},
     }
 
 

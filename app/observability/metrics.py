@@ -14,7 +14,7 @@ from time import perf_counter
 import numpy as np
 
 from app.errors import slug
-from models.adaptation.learner import Judged
+from models.adaptation.learner import Scores
 from models.forecaster import Forecaster
 
 STAGES = ("collect", "admit", "step", "commit", "publish", "reply")
@@ -64,7 +64,7 @@ class Histogram:
         self._total += sum(fresh)
 
 
-class Stages:
+class StageTimer:
     """How long each stage of a tick takes: `begin` a tick, then say which stage has ended."""
 
     def __init__(self) -> None:
@@ -75,36 +75,36 @@ class Stages:
         """A tick begins."""
         self._since = perf_counter()
 
-    def ended(self, stage: str) -> None:
+    def end(self, stage: str) -> None:
         """What took from the last call to this one was this stage."""
         now = perf_counter()
         self.histograms[stage].add(now - self._since)
         self._since = now
 
 
-class Tally:
+class ScoreTally:
     """How good the predictions of one model's learning sessions have been, added up over all of them.
 
     count, squares, changes : [outputs], how many, their squared errors, and those of persistence
-    missed : [levels], of `leveled` observations those outside their intervals, all outputs together
+    missed : [levels], of `interval_count` observations those outside their intervals, all outputs together
     """
 
     def __init__(self, outputs: int, levels: tuple[float, ...]) -> None:
         self.levels = levels
-        self.leveled = 0
+        self.interval_count = 0
         self.count = np.zeros(outputs)
         self.squares = np.zeros(outputs)
         self.changes = np.zeros(outputs)
         self.missed = np.zeros(len(levels))
 
-    def add(self, judged: Judged, levels: tuple[float, ...]) -> None:
+    def add(self, judged: Scores, levels: tuple[float, ...]) -> None:
         """Count what a pass found out; sessions that keep other levels count for their errors alone."""
         seen = ~np.isnan(judged.errors)
         self.count += seen.sum(axis=0)
         self.squares += np.square(judged.errors, where=seen, out=np.zeros_like(judged.errors)).sum(axis=0)
         self.changes += np.square(judged.changes, where=seen, out=np.zeros_like(judged.errors)).sum(axis=0)
         if levels == self.levels:
-            self.leveled += int(seen.sum())
+            self.interval_count += int(seen.sum())
             self.missed += judged.missed.sum(axis=(0, 2))
 
 
@@ -124,22 +124,22 @@ class Metrics:
     fenced: int = 0
     stored_bytes: int = 0
     failed_ticks: int = 0
-    judged: dict[str, Tally] = field(default_factory=dict)  # by model
+    scores: dict[str, ScoreTally] = field(default_factory=dict)  # by model
     refusals: Counter[str] = field(default_factory=Counter)  # by the kind of error
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by route and status
     request_seconds: dict[str, Histogram] = field(default_factory=dict)  # by route
     sockets_opened: int = 0
     messages: int = 0
-    waves: Histogram = field(default_factory=lambda: Histogram(SIZES))
-    stages: Stages = field(default_factory=Stages)
+    batches: Histogram = field(default_factory=lambda: Histogram(SIZES))
+    stages: StageTimer = field(default_factory=StageTimer)
     store_seconds: dict[str, Histogram] = field(default_factory=dict)  # by call
 
-    def judge(self, forecaster: Forecaster, judged: Judged) -> None:
+    def record_scores(self, forecaster: Forecaster, judged: Scores) -> None:
         """What sessions of this model found out about their predictions."""
         model, levels = forecaster.artifact.name, forecaster.learning.levels
-        if model not in self.judged:
-            self.judged[model] = Tally(forecaster.output_size, levels)
-        self.judged[model].add(judged, levels)
+        if model not in self.scores:
+            self.scores[model] = ScoreTally(forecaster.output_size, levels)
+        self.scores[model].add(judged, levels)
 
     def refused(self, error: Exception) -> None:
         """A request, a message, or a chunk of a bulk request was refused with this error."""
@@ -154,6 +154,6 @@ class Metrics:
             self.request_seconds[route] = histogram = Histogram()
             histogram.add(seconds)
 
-    def store_took(self, call: str, seconds: float) -> None:
+    def record_store_call(self, call: str, seconds: float) -> None:
         """A call of the store has ended."""
         self.store_seconds.setdefault(call, Histogram()).add(seconds)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from app.jobs.jobs import Job
 
-PARENT: ContextVar[str] = ContextVar("traceparent", default="")
+TRACEPARENT: ContextVar[str] = ContextVar("traceparent", default="")
 
 
 class Tracing:
@@ -47,11 +47,11 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("carryover", version)
         self._parents = TraceContextTextMapPropagator()
-        self._wave: Span | None = None
+        self._batch: Span | None = None
 
-    def follow(self, job: Job) -> Callable[[Any], None]:
+    def trace(self, job: Job) -> Callable[[Any], None]:
         """Begin the span of a job. Its `reply` ends it, or what is returned, for one that is not queued."""
-        parent = PARENT.get()
+        parent = TRACEPARENT.get()
         context = self._parents.extract({"traceparent": parent}) if parent else None
         span = self._tracer.start_span(type(job).__name__, context)
         span.set_attribute("carryover.sessions", len(job.sessions))
@@ -67,16 +67,16 @@ class Tracing:
         job.reply = answered
         return ended
 
-    def wave_begins(self, sessions: int) -> None:
+    def begin_batch(self, sessions: int) -> None:
         """A tick has taken so many sessions."""
-        self._wave = self._tracer.start_span("wave", None)
-        self._wave.set_attribute("carryover.sessions", sessions)
+        self._batch = self._tracer.start_span("wave", None)
+        self._batch.set_attribute("carryover.sessions", sessions)
 
-    def wave_ends(self) -> None:
+    def end_batch(self) -> None:
         """Its answers have left."""
-        if self._wave is not None:
-            self._wave.end()
-        self._wave = None
+        if self._batch is not None:
+            self._batch.end()
+        self._batch = None
 
     def close(self) -> None:
         """Send what is not sent yet."""
@@ -85,14 +85,14 @@ class Tracing:
     def _end(self, span: Span, outcome: Any) -> None:
         from opentelemetry.trace import StatusCode
 
-        if self._wave is not None:
-            span.add_link(self._wave.get_span_context())
+        if self._batch is not None:
+            span.add_link(self._batch.get_span_context())
         if isinstance(outcome, CarryoverError):
             span.set_status(StatusCode.ERROR, slug(type(outcome)))
         span.end()
 
 
-def tracing_to(where: str, version: str) -> Tracing | None:
+def create_tracing(where: str, version: str) -> Tracing | None:
     """What the setting `traces` asks for.
 
     Raises

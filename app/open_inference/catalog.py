@@ -11,10 +11,10 @@ from app.config import Settings
 from app.engine.engine import Engine
 from app.errors import BadModel, Unavailable, UnknownModel, Unprocessable
 from app.jobs.jobs import Adopt, Retire
-from app.model_library import Library
+from app.model_library import ModelLibrary
 from app.open_inference import triton_errors
 from app.open_inference.inference import OBSERVATIONS, OUTPUTS, VERSION
-from app.open_inference.statistics import Statistics, Watch
+from app.open_inference.statistics import RequestTimer, Statistics
 from models.forecaster import Forecaster
 
 EXTENSIONS = (
@@ -39,7 +39,7 @@ class Catalog:
     version : of the server
     """
 
-    def __init__(self, engine: Engine, library: Library, settings: Settings, version: str) -> None:
+    def __init__(self, engine: Engine, library: ModelLibrary, settings: Settings, version: str) -> None:
         self.engine = engine
         self.library = library
         self.settings = settings
@@ -57,10 +57,10 @@ class Catalog:
         ------
         Unavailable : they may not
         """
-        if why := self.engine.unready():
+        if why := self.engine.readiness_problems():
             raise Unavailable(f"not ready: {', '.join(why)}")
 
-    def served(self, model: str, version: str = "") -> Forecaster:
+    def current_forecaster(self, model: str, version: str = "") -> Forecaster:
         """The network that new sequences of this model get.
 
         Raises
@@ -68,13 +68,15 @@ class Catalog:
         UnknownModel
         """
         if version not in ("", VERSION):
-            raise triton_errors.no_model(model, version)
-        slab = self.engine.sessions.current.get(model)
+            raise triton_errors.unknown_model(model, version)
+        slab = self.engine.residents.models.current.get(model)
         if slab is not None:
             return slab.forecaster
-        raise triton_errors.retired(model) if self._older(model) else triton_errors.no_model(model)
+        raise (
+            triton_errors.model_unloaded(model) if self._older(model) else triton_errors.unknown_model(model)
+        )
 
-    def spoken(self, model: str, version: str = "") -> Forecaster:
+    def running_forecaster(self, model: str, version: str = "") -> Forecaster:
         """The same; of a model that was unloaded, the network that its last sequences still run on.
 
         Raises
@@ -82,7 +84,7 @@ class Catalog:
         UnknownModel
         """
         try:
-            return self.served(model, version)
+            return self.current_forecaster(model, version)
         except UnknownModel:
             running = [one for one in self._older(model) if one[1]]
             if version not in ("", VERSION) or not running:
@@ -96,8 +98,8 @@ class Catalog:
         ------
         UnknownModel
         """
-        forecaster = self.served(model, version)
-        outputs = [(one.name, one.width(forecaster)) for one in OUTPUTS if one.has(forecaster)]
+        forecaster = self.current_forecaster(model, version)
+        outputs = [(one.name, one.width(forecaster)) for one in OUTPUTS if one.is_available(forecaster)]
         return {
             "name": model,
             "versions": [VERSION],
@@ -113,8 +115,8 @@ class Catalog:
         ------
         UnknownModel
         """
-        forecaster = self.served(model, version)
-        outputs = [(one.name, one.width(forecaster)) for one in OUTPUTS if one.has(forecaster)]
+        forecaster = self.current_forecaster(model, version)
+        outputs = [(one.name, one.width(forecaster)) for one in OUTPUTS if one.is_available(forecaster)]
         idle, settings = self.settings.ttl_seconds, self.settings
         return {
             "name": model,
@@ -135,7 +137,7 @@ class Catalog:
             "parameters": {"fingerprint": {"string_value": forecaster.artifact.fingerprint}},
         }
 
-    def told_statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
+    def model_statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
         """Of one model, or of each.
 
         Raises
@@ -143,28 +145,32 @@ class Catalog:
         UnknownModel
         """
         if model:
-            self.served(model, version)
-        names = [model] if model else list(self.engine.sessions.current)
+            self.current_forecaster(model, version)
+        names = [model] if model else list(self.engine.residents.models.current)
         return {"model_stats": [self.statistics[name].told(name, VERSION) for name in names]}
 
     def index(self, ready_only: bool = False) -> list[dict[str, Any]]:
         """Every model that is, or was, served."""
-        current = self.engine.sessions.current
+        current = self.engine.residents.models.current
         told = [_listed(name, "READY") for name in current]
-        gone = {slab.forecaster.artifact.name for slab in self.engine.sessions.slabs.values()} - set(current)
+        gone = {slab.forecaster.artifact.name for slab in self.engine.residents.models.slabs.values()} - set(
+            current
+        )
         for name in sorted(gone) if not ready_only else ():
             running = sum(count for _, count in self._older(name))
             told.append(_listed(name, "UNLOADING" if running else "UNAVAILABLE", "unloaded"))
         return told
 
-    def count(self, model: str, watch: Watch, failed: bool = False) -> None:
+    def count(self, model: str, timer: RequestTimer, failed: bool = False) -> None:
         """Tell the statistics of a request that has been answered."""
-        if model not in self.engine.sessions.current:
+        if model not in self.engine.residents.models.current:
             return  # a name that a client made up: it gets no counters
         if failed:
-            self.statistics[model].failed(watch)
+            self.statistics[model].record_failure(timer)
         else:
-            self.statistics[model].succeeded(watch, self.engine.ticks, self.engine.last_pass(model))
+            self.statistics[model].record_success(
+                timer, self.engine.ticks, self.engine.last_pass_seconds(model)
+            )
 
     async def load(self, caller: Caller, model: str, parameters: Any = None) -> None:
         """Serve the artifact of this name as it is on disk now. Sequences under way keep what they have.
@@ -175,7 +181,7 @@ class Catalog:
         Unsupported : it brings a configuration or files of its own
         Unprocessable : there is no such artifact, or it cannot be loaded
         """
-        caller.may("admin")
+        caller.require_role("admin")
         if parameters:
             raise triton_errors.unsupported("loading a model with a configuration or files in the request")
         try:
@@ -194,7 +200,7 @@ class Catalog:
         ------
         Forbidden
         """
-        caller.may("admin")
+        caller.require_role("admin")
         try:
             await caller.ask(Retire(model))
         except UnknownModel:
@@ -202,9 +208,9 @@ class Catalog:
 
     def _older(self, model: str) -> list[tuple[Forecaster, int]]:
         """Networks that had this name before, each with the sessions that run on it."""
-        sessions = self.engine.sessions
-        newest = sessions.current.get(model)
-        of_name = (slab for slab in sessions.slabs.values() if slab.forecaster.artifact.name == model)
+        sessions = self.engine.residents
+        newest = sessions.models.current.get(model)
+        of_name = (slab for slab in sessions.models.slabs.values() if slab.forecaster.artifact.name == model)
         return [(slab.forecaster, len(slab)) for slab in of_name if slab is not newest]
 
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 import msgspec
 
 from app.codec import chunks
+from app.codec.limits import DECODE_ERRORS, Limits
 from app.errors import Malformed, TooLarge, Unprocessable
 from app.open_inference import triton_errors
-from app.open_inference.inference import OBSERVATIONS, Inference, Parameters, checked_outputs, unparsable
-from app.open_inference.tensors import checked_input, from_bytes, from_numbers
+from app.open_inference.inference import OBSERVATIONS, Inference, Parameters, check_outputs, parse_error
+from app.open_inference.tensors import check_input, from_bytes, from_numbers
 from app.session.rows import Floats
 from models.forecaster import Forecaster
 
@@ -70,7 +71,7 @@ def read(
     query: Mapping[str, str],
     model: str,
     forecaster: Forecaster,
-    limits: chunks.Limits,
+    limits: Limits,
 ) -> Inference:
     """The inference that a body asks for.
 
@@ -92,7 +93,7 @@ def read(
     return _from_json(body[:length], memoryview(body)[length:], model, forecaster, limits)
 
 
-def decompressed(body: bytes, encoding: str, most: int) -> bytes:
+def decompress(body: bytes, encoding: str, most: int) -> bytes:
     """A body as it was before `Content-Encoding`.
 
     Raises
@@ -128,24 +129,24 @@ def _from_json(
     tail: bytes | memoryview,
     model: str,
     forecaster: Forecaster,
-    limits: chunks.Limits,
+    limits: Limits,
 ) -> Inference:
     chunks.check_size(text, limits)
     try:
         told = _decode(text)
     except msgspec.ValidationError as error:
-        raise unparsable(str(error)) from None
-    except chunks.UNDECODABLE as error:
+        raise parse_error(str(error)) from None
+    except DECODE_ERRORS as error:
         raise Malformed(f"failed to parse the request JSON buffer: {error}") from None
     binary = told.parameters.binary_data_output
-    wanted = checked_outputs(_wanted(told.outputs, binary), model, forecaster)
+    wanted = check_outputs(_wanted(told.outputs, binary), model, forecaster)
     parameters = told.parameters
     observations = _observations(told.inputs, tail, parameters, model, forecaster, limits)
     return Inference(model, observations, parameters, told.id, wanted, binary)
 
 
 def _from_raw(
-    body: bytes, query: Mapping[str, str], model: str, forecaster: Forecaster, limits: chunks.Limits
+    body: bytes, query: Mapping[str, str], model: str, forecaster: Forecaster, limits: Limits
 ) -> Inference:
     """One input, its length telling its steps; what it is answered with goes as bytes, too."""
     width = forecaster.input_size
@@ -155,7 +156,7 @@ def _from_raw(
     try:
         parameters = msgspec.convert(plain, Parameters, strict=False)
     except msgspec.ValidationError as error:
-        raise unparsable(str(error)) from None
+        raise parse_error(str(error)) from None
     sequence = query.get("sequence_id", "")
     parameters.sequence_id = "" if sequence.strip("0") == "" else sequence
     observations = from_bytes(body, OBSERVATIONS, size, model, limits, parameters.gaps)
@@ -178,7 +179,7 @@ def _observations(
     told: Parameters,
     model: str,
     forecaster: Forecaster,
-    limits: chunks.Limits,
+    limits: Limits,
 ) -> Floats:
     if len(inputs) != 1 or inputs[0].name != OBSERVATIONS:
         raise triton_errors.wrong_inputs([tensor.name for tensor in inputs], OBSERVATIONS, model)
@@ -186,7 +187,7 @@ def _observations(
     parameters = tensor.parameters
     if parameters.shared_memory_region is not None:
         raise triton_errors.unsupported("shared memory")
-    size = checked_input(tensor.name, tensor.datatype, tensor.shape, model, forecaster)
+    size = check_input(tensor.name, tensor.datatype, tensor.shape, model, forecaster)
     length = parameters.binary_data_size
     if length is None and tensor.data is not None:
         if len(tail):

@@ -7,23 +7,23 @@ from typing import Any
 
 import orjson
 
-from app.jobs.answers import Advanced
-from app.open_inference.inference import VERSION, Inference, told_of
+from app.jobs.answers import ChunkAnswer
+from app.open_inference.inference import VERSION, Inference, response_parameters
 
-LEAST_COMPRESSED = 1024
+MIN_COMPRESSED_BYTES = 1024
 """Bytes below which compressing costs more than sending: a client that accepts gzip takes plain, too."""
 
 QUICK = 1
 WRAPPINGS = {"gzip": 31, "deflate": 15}  # window bits that make zlib write each
 
 
-def encode(asked: Inference, answer: Advanced) -> tuple[bytes, int | None]:
+def encode(inference: Inference, answer: ChunkAnswer) -> tuple[bytes, int | None]:
     """The body, and the length of the JSON in front of binary outputs; None where there are none."""
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
-    for name, numbers in asked.outputs(answer):
+    for name, numbers in inference.outputs(answer):
         told: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": (1, *numbers.shape)}
-        if asked.wanted.get(name, asked.binary):
+        if inference.requested_outputs.get(name, inference.binary):
             tail.append(numbers.astype("<f4", copy=False).tobytes())
             told["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
@@ -32,18 +32,18 @@ def encode(asked: Inference, answer: Advanced) -> tuple[bytes, int | None]:
     head = {
         "model_name": answer.model,
         "model_version": VERSION,
-        "parameters": told_of(answer),
+        "parameters": response_parameters(answer),
         "outputs": outputs,
     }
-    if asked.id:
-        head["id"] = asked.id
+    if inference.id:
+        head["id"] = inference.id
     text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join((text, *tail)), len(text)) if tail else (text, None)
 
 
-def compressed(body: bytes, accepted: str) -> tuple[bytes, str]:
+def compress(body: bytes, accepted: str) -> tuple[bytes, str]:
     """The body in an encoding that the client accepts, where that is worth it, and which; empty for none."""
-    if len(body) < LEAST_COMPRESSED:
+    if len(body) < MIN_COMPRESSED_BYTES:
         return body, ""
     told = [part.partition(";") for part in accepted.replace(" ", "").split(",")]
     wanted = {name for name, _, weight in told if weight not in ("q=0", "q=0.0")}

@@ -8,14 +8,15 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from app.api.errors import protocol_error
+from app.codec.problems import open_inference_error
 from app.errors import CarryoverError
 from app.open_inference import encode
 from app.open_inference.catalog import Catalog
-from app.open_inference.decode import decompressed, read
+from app.open_inference.decode import decompress, read
 from app.open_inference.inference import Inference
-from app.open_inference.statistics import Watch
-from app.protocols.http import HotProtocol, Route, Turn
+from app.open_inference.statistics import RequestTimer
+from app.protocols.exchange import Connection, Exchange
+from app.protocols.http import ExchangeFactory, HotProtocol
 
 PREFIX = b"/v2/models/"
 INFER = re.compile(rb"/v2/models/([^/?#]+)(?:/versions/([^/?#]+))?/infer")
@@ -24,26 +25,26 @@ JSON = b"application/json"
 NO_QUERY: dict[str, str] = {}
 
 
-def route(catalog: Catalog) -> Route:
+def route(catalog: Catalog) -> ExchangeFactory:
     """The hot route for these models; a request with a query goes the long way."""
 
-    def turn(protocol: HotProtocol) -> Turn | None:
+    def exchange(protocol: HotProtocol) -> Exchange | None:
         match = INFER.fullmatch(protocol.url)
         if match is None:
             return None
         names = [unquote_to_bytes(part or b"").decode("utf-8", "replace") for part in match.groups()]
-        return _InferTurn(protocol, catalog, *names)
+        return InferExchange(protocol, catalog, *names)
 
-    return turn
+    return exchange
 
 
-class _InferTurn(Turn):
+class InferExchange(Exchange):
     """`POST /v2/models/{model}[/versions/{version}]/infer`."""
 
     route = "/v2/models/{model}/infer"
-    __slots__ = ("accepted", "asked", "catalog", "encoding", "length", "model", "version", "watch")
+    __slots__ = ("accepted", "catalog", "encoding", "inference", "length", "model", "timer", "version")
 
-    def __init__(self, protocol: HotProtocol, catalog: Catalog, model: str, version: str) -> None:
+    def __init__(self, protocol: Connection, catalog: Catalog, model: str, version: str) -> None:
         super().__init__(protocol)
         self.catalog = catalog
         self.model = model
@@ -56,40 +57,40 @@ class _InferTurn(Turn):
                 self.encoding = value.decode("latin-1")
             elif name == b"accept-encoding":
                 self.accepted = value.decode("latin-1")
-        self.watch = Watch()
-        self.asked: Inference | None = None
+        self.timer = RequestTimer()
+        self.inference: Inference | None = None
 
-    def ask(self, body: bytes) -> None:
-        self.watch = Watch()
-        forecaster = self.catalog.spoken(self.model, self.version)
+    def submit(self, body: bytes) -> None:
+        self.timer = RequestTimer()
+        forecaster = self.catalog.running_forecaster(self.model, self.version)
         if self.encoding:
-            body = decompressed(body, self.encoding, self.caller.most_bytes)
+            body = decompress(body, self.encoding, self.caller.max_bytes)
         limits = self.protocol.limits.chunk
-        self.asked = asked = read(body, self.length, NO_QUERY, self.model, forecaster, limits)
-        job = asked.job(limits, self.reply)
-        self.watch.ask()
+        self.inference = inference = read(body, self.length, NO_QUERY, self.model, forecaster, limits)
+        job = inference.job(limits, self.reply)
+        self.timer.ask()
         self.caller.submit(job)
 
     def reply(self, outcome: Any) -> None:
-        asked = self.asked
-        if asked is None or isinstance(outcome, CarryoverError):
-            self._refuse(outcome if asked is None else asked.refusal(outcome))
+        inference = self.inference
+        if inference is None or isinstance(outcome, CarryoverError):
+            self._refuse(outcome if inference is None else inference.to_triton_error(outcome))
             return
-        self.watch.reply()
-        body, length = encode.encode(asked, outcome)
+        self.timer.reply()
+        body, length = encode.encode(inference, outcome)
         encoding = ""
-        if self.accepted and len(body) >= encode.LEAST_COMPRESSED:
-            body, encoding = encode.compressed(body, self.accepted)
+        if self.accepted and len(body) >= encode.MIN_COMPRESSED_BYTES:
+            body, encoding = encode.compress(body, self.accepted)
         told = encode.headers(encoding, length)
         kind = told.pop("content-type").encode()
         self.respond(200, kind, body, _lines(told))
-        self.catalog.count(self.model, self.watch)
+        self.catalog.count(self.model, self.timer)
 
     def _refuse(self, error: CarryoverError) -> None:
-        self.refused(error)
-        status, told, headers = protocol_error(error)
+        self.count_refusal(error)
+        status, told, headers = open_inference_error(error)
         self.respond(status, JSON, orjson.dumps(told), _lines(headers))
-        self.catalog.count(self.model, self.watch, failed=True)
+        self.catalog.count(self.model, self.timer, failed=True)
 
 
 def _lines(headers: dict[str, str]) -> bytes:

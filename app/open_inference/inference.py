@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from app.codec import chunks
+from app.codec.limits import Limits, validate_session_id
 from app.errors import CarryoverError, Malformed, UnknownModel, Unprocessable
-from app.jobs.answers import Advanced, epoch_of, token
+from app.jobs.answers import ChunkAnswer, epoch_token, parse_epoch
 from app.jobs.jobs import Advance, Reply
-from app.jobs.options import Extras
+from app.jobs.options import ChunkOptions
 from app.open_inference import triton_errors
 from app.session.rows import Floats
 from models.forecaster import Forecaster
@@ -24,7 +25,7 @@ from models.forecaster import Forecaster
 VERSION = "1"  # the protocol numbers versions; an artifact has a fingerprint, and the newest is served
 OBSERVATIONS = "observations"
 PREDICTIONS = "predictions"
-LARGEST_NUMBER = 2**64 - 1  # of a sequence
+MAX_SEQUENCE_ID = 2**64 - 1  # of a sequence
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Output:
     """
 
     name: str
-    needs: tuple[str, ...] = ()
-    has: Callable[[Forecaster], bool] = lambda _: True
+    required_parameters: tuple[str, ...] = ()
+    is_available: Callable[[Forecaster], bool] = lambda _: True
     width: Callable[[Forecaster], int] = lambda forecaster: forecaster.output_size
 
 
@@ -47,7 +48,7 @@ def _forecasts(forecaster: Forecaster) -> bool:
 
 
 def _judges(forecaster: Forecaster) -> bool:
-    return forecaster.learning.judges
+    return forecaster.learning.tracks_errors
 
 
 def _does_both(forecaster: Forecaster) -> bool:
@@ -65,7 +66,7 @@ OUTPUTS = (
     Output("forecast_lower", ("horizon", "level"), _does_both),
     Output("forecast_upper", ("horizon", "level"), _does_both),
 )
-NEEDS = {output.name: output.needs for output in OUTPUTS}
+NEEDS = {output.name: output.required_parameters for output in OUTPUTS}
 
 
 class Parameters(msgspec.Struct):
@@ -98,10 +99,10 @@ class Inference(msgspec.Struct, eq=False):
     observations: Floats
     parameters: Parameters
     id: str = ""
-    wanted: Mapping[str, bool] = {}
+    requested_outputs: Mapping[str, bool] = {}
     binary: bool = False
 
-    def job(self, limits: chunks.Limits, reply: Reply) -> Advance:
+    def job(self, limits: Limits, reply: Reply) -> Advance:
         """What is asked of the engine.
 
         Raises
@@ -109,8 +110,8 @@ class Inference(msgspec.Struct, eq=False):
         Unprocessable : it names no sequence, or a parameter is out of its range
         """
         told = self.parameters
-        horizon = chunks.checked_horizon(told.horizon, limits)
-        for name in self.wanted:
+        horizon = chunks.validate_horizon(told.horizon, limits)
+        for name in self.requested_outputs:
             for parameter in NEEDS[name]:
                 if not getattr(told, parameter):
                     raise triton_errors.wrong_output(
@@ -119,33 +120,33 @@ class Inference(msgspec.Struct, eq=False):
         return Advance(
             session_of(told.sequence_id, self.model),
             self.observations,
-            chunks.checked_at(told.at),
-            None if told.epoch is None else epoch_of(told.epoch),
+            chunks.validate_position(told.at),
+            None if told.epoch is None else parse_epoch(told.epoch),
             horizon,
             self.model,
             reply,
-            extras=self._extras(),
+            options=self._extras(),
             create=told.sequence_start,
             reset=told.sequence_start,
             delete=told.sequence_end,
         )
 
-    def _extras(self) -> Extras | None:
+    def _extras(self) -> ChunkOptions | None:
         told = self.parameters
         if told.gaps or told.score or told.level is not None:
-            return Extras(told.level, told.score, told.gaps)
+            return ChunkOptions(told.level, told.score, told.gaps)
         return None
 
-    def outputs(self, answer: Advanced) -> list[tuple[str, Floats]]:
+    def outputs(self, answer: ChunkAnswer) -> list[tuple[str, Floats]]:
         """Name and numbers, [steps, width], of what is told back, in the order that was asked for."""
-        if not self.wanted:
+        if not self.requested_outputs:
             return list(answer.answer.items())
-        return [(name, answer.answer[name]) for name in self.wanted]
+        return [(name, answer.answer[name]) for name in self.requested_outputs]
 
-    def refusal(self, error: CarryoverError) -> CarryoverError:
+    def to_triton_error(self, error: CarryoverError) -> CarryoverError:
         """The error as Triton words it."""
         if isinstance(error, UnknownModel):
-            return triton_errors.retired(self.model)
+            return triton_errors.model_unloaded(self.model)
         if self.parameters.sequence_start:
             return error
         return triton_errors.not_started(error, self.parameters.sequence_id, self.model)
@@ -161,7 +162,7 @@ def parameters(told: Any) -> Parameters:
     try:
         return msgspec.convert(told, Parameters)
     except msgspec.ValidationError as error:
-        raise unparsable(str(error)) from None
+        raise parse_error(str(error)) from None
 
 
 def session_of(sequence: int | str, model: str) -> str:
@@ -174,13 +175,13 @@ def session_of(sequence: int | str, model: str) -> str:
     if sequence in (0, ""):
         raise triton_errors.no_sequence(model)
     if isinstance(sequence, str):
-        return chunks.session_id(sequence)
-    if not 0 < sequence <= LARGEST_NUMBER:
+        return validate_session_id(sequence)
+    if not 0 < sequence <= MAX_SEQUENCE_ID:
         raise Unprocessable(f"Unable to parse 'sequence_id': {sequence} is no unsigned integer of 64 bits")
     return str(sequence)
 
 
-def checked_outputs(wanted: Mapping[str, bool], model: str, forecaster: Forecaster) -> Mapping[str, bool]:
+def check_outputs(wanted: Mapping[str, bool], model: str, forecaster: Forecaster) -> Mapping[str, bool]:
     """Outputs that were asked for by name, as they are.
 
     Raises
@@ -188,23 +189,23 @@ def checked_outputs(wanted: Mapping[str, bool], model: str, forecaster: Forecast
     Unprocessable : the model has none of that name
     """
     if wanted:
-        there = {output.name for output in OUTPUTS if output.has(forecaster)}
+        there = {output.name for output in OUTPUTS if output.is_available(forecaster)}
         for name in wanted:
             if name not in there:
                 raise triton_errors.wrong_output(name, model)
     return wanted
 
 
-def told_of(answer: Advanced) -> dict[str, str | int | bool]:
+def response_parameters(answer: ChunkAnswer) -> dict[str, str | int | bool]:
     """Where the session is now, as parameters of the response."""
     return {
         "position": answer.position,
-        "epoch": token(answer.epoch),
+        "epoch": epoch_token(answer.epoch),
         "replayed": answer.replayed,
     }
 
 
-def unparsable(complaint: str) -> Malformed:
+def parse_error(complaint: str) -> Malformed:
     """Translate msgspec's ``Expected `int`, got `str` - at `$.parameters.at` ``."""
     what, _, path = complaint.partition(" - at ")
     field = next(

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.api.middleware.guard import caller
+from app.api.middleware.guard import get_caller
 from app.errors import CarryoverError, Malformed
 from app.open_inference import encode
 from app.open_inference.catalog import Catalog
-from app.open_inference.decode import decompressed, read
-from app.open_inference.run import run
-from app.open_inference.statistics import Watch
+from app.open_inference.decode import decompress, read
+from app.open_inference.run_inference import run_inference
+from app.open_inference.statistics import RequestTimer
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
@@ -65,8 +65,8 @@ async def ready(models: Models) -> Response:
 @router.get("/models/{model}/versions/{version}/stats", responses=errors(400, 403, 404))
 async def stats(request: Request, models: Models, model: str = "", version: str = "") -> dict[str, Any]:
     """What came of the requests of one model, or of each: of everybody's, so not for every key."""
-    caller(request).may("admin")
-    return models.told_statistics(model, version)
+    get_caller(request).require_role("admin")
+    return models.model_statistics(model, version)
 
 
 @router.get("/models/{model}/ready", response_class=Response, responses=errors(400))
@@ -74,7 +74,7 @@ async def stats(request: Request, models: Models, model: str = "", version: str 
 async def model_ready(models: Models, model: str, version: str = "") -> Response:
     """Whether new sequences of the model are taken."""
     try:
-        models.served(model, version)
+        models.current_forecaster(model, version)
     except CarryoverError:
         raise Malformed("Model version not ready") from None
     return Response()
@@ -109,19 +109,24 @@ async def metadata(models: Models, model: str, version: str = "") -> dict[str, A
 async def infer(request: Request, models: Models, model: str, version: str = "") -> Response:
     """Move a sequence on by a chunk, and answer the prediction of what follows each observation."""
     body = await request.body()
-    watch, limits, headers, asking = Watch(), request.app.state.limits, request.headers, caller(request)
+    timer, limits, headers, asking = (
+        RequestTimer(),
+        request.app.state.limits,
+        request.headers,
+        get_caller(request),
+    )
     try:
-        forecaster = models.spoken(model, version)
-        body = decompressed(body, headers.get("content-encoding", ""), asking.most_bytes)
+        forecaster = models.running_forecaster(model, version)
+        body = decompress(body, headers.get("content-encoding", ""), asking.max_bytes)
         length = headers.get("inference-header-content-length", "")
-        asked = read(body, length, request.query_params, model, forecaster, limits)
-        told = await run(asked, asking, limits, watch)
+        inference = read(body, length, request.query_params, model, forecaster, limits)
+        told = await run_inference(inference, asking, limits, timer)
     except CarryoverError:
-        models.count(model, watch, failed=True)
+        models.count(model, timer, failed=True)
         raise
-    content, header_length = encode.encode(asked, told)
-    content, encoding = encode.compressed(content, headers.get("accept-encoding", ""))
-    models.count(model, watch)
+    content, header_length = encode.encode(inference, told)
+    content, encoding = encode.compress(content, headers.get("accept-encoding", ""))
+    models.count(model, timer)
     return Response(content, headers=encode.headers(encoding, header_length))
 
 
@@ -135,14 +140,14 @@ async def index(request: Request, models: Models) -> list[dict[str, Any]]:
 @router.post("/repository/models/{model}/load", response_class=Response, responses=errors(400, 403, 501))
 async def load(request: Request, models: Models, model: str) -> Response:
     """Serve the artifact of this name as it is on disk now."""
-    await models.load(caller(request), model, _object(await request.body()).get("parameters"))
+    await models.load(get_caller(request), model, _object(await request.body()).get("parameters"))
     return Response()
 
 
 @router.post("/repository/models/{model}/unload", response_class=Response, responses=errors(403))
 async def unload(request: Request, models: Models, model: str) -> Response:
     """Give no new sequence this model; those under way go on until they end."""
-    await models.unload(caller(request), model)
+    await models.unload(get_caller(request), model)
     return Response()
 
 

@@ -12,10 +12,10 @@ from collections import defaultdict
 from typing import Any
 
 EXACT_SIZES = 64  # of batches; larger ones are told as the next power of two, so that the answer stays short
-PARTS = ("compute_input", "compute_infer", "compute_output")
+PHASES = ("compute_input", "compute_infer", "compute_output")
 
 
-class Watch:
+class RequestTimer:
     """The times of one request, in nanoseconds: `began` being read, `asked` of the engine, `replied` to."""
 
     __slots__ = ("asked", "began", "replied")
@@ -55,11 +55,11 @@ class Statistics:
         self._tick = -1  # whose batch is open
         self._size = self._read = self._infer = self._written = 0  # of that batch
 
-    def succeeded(self, watch: Watch, tick: int, pass_seconds: float) -> None:
+    def record_success(self, timer: RequestTimer, tick: int, pass_seconds: float) -> None:
         """A request was answered in this tick, whose pass through the network took so long."""
-        written = time.perf_counter_ns() - watch.replied
-        read = watch.asked - watch.began
-        waited = watch.replied - watch.asked
+        written = time.perf_counter_ns() - timer.replied
+        read = timer.asked - timer.began
+        waited = timer.replied - timer.asked
         infer = min(int(1e9 * pass_seconds), waited)
         self.last_inference = time.time_ns() // 1_000_000
         self.successes += 1
@@ -76,10 +76,10 @@ class Statistics:
         self._infer = infer
         self._written += written
 
-    def failed(self, watch: Watch) -> None:
+    def record_failure(self, timer: RequestTimer) -> None:
         """A request was refused."""
         self.failures += 1
-        self.failed_ns += time.perf_counter_ns() - watch.began
+        self.failed_ns += time.perf_counter_ns() - timer.began
 
     def told(self, model: str, version: str) -> dict[str, Any]:
         """As the protocol has it."""
@@ -89,7 +89,7 @@ class Statistics:
             "success": _duration(self.successes, self.queued_ns + sum(parts)),
             "fail": _duration(self.failures, self.failed_ns),
             "queue": _duration(self.successes, self.queued_ns),
-            **{name: _duration(self.successes, ns) for name, ns in zip(PARTS, parts, strict=True)},
+            **{name: _duration(self.successes, ns) for name, ns in zip(PHASES, parts, strict=True)},
             "cache_hit": _duration(0, 0),
             "cache_miss": _duration(0, 0),
         }
@@ -116,7 +116,7 @@ class Statistics:
 
 
 def _told(size: int, batches: Batches) -> dict[str, Any]:
-    parts = zip(PARTS, batches.ns, strict=True)
+    parts = zip(PHASES, batches.ns, strict=True)
     return {"batch_size": size} | {name: _duration(batches.count, ns) for name, ns in parts}
 
 

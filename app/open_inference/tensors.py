@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from app.codec import chunks
+from app.codec.limits import MAX_FLOAT32, Limits
 from app.errors import Unprocessable
 from app.open_inference import triton_errors
 from app.session.rows import Floats
@@ -18,7 +19,7 @@ FLOAT32 = np.dtype("<f4")
 FEW = 16  # numbers that plain Python looks at sooner than NumPy
 
 
-def checked_input(
+def check_input(
     name: str, datatype: str, shape: Sequence[int], model: str, forecaster: Forecaster
 ) -> tuple[int, int]:
     """(steps, inputs) of the one input.
@@ -32,7 +33,7 @@ def checked_input(
     if len(shape) != 3 or shape[2] != forecaster.input_size:
         raise triton_errors.wrong_shape(name, model, (-1, -1, forecaster.input_size), shape)
     if shape[0] != 1:
-        raise triton_errors.not_one_row(model)
+        raise triton_errors.wrong_batch_size(model)
     return shape[1], shape[2]
 
 
@@ -41,7 +42,7 @@ def from_bytes(
     name: str,
     size: tuple[int, int],
     model: str,
-    limits: chunks.Limits,
+    limits: Limits,
     gaps: bool,
 ) -> Floats:
     """Little-endian float32 as [steps, inputs]; with `gaps`, NaN is what was not observed.
@@ -57,11 +58,11 @@ def from_bytes(
     # A copy, because the bytes are part of a body that would stay alive with it, and aligned, too.
     observations = np.frombuffer(data, FLOAT32).astype(np.float32).reshape(size)
     if not (_is_short(size, limits) and math.isfinite(sum(observations.ravel().tolist()))):
-        chunks.check_finite(observations, limits, gaps=gaps)
+        chunks.check_observations(observations, limits, gaps=gaps)
     return observations
 
 
-def from_numbers(data: list[Any], size: tuple[int, int], limits: chunks.Limits) -> tuple[Floats, bool]:
+def from_numbers(data: list[Any], size: tuple[int, int], limits: Limits) -> tuple[Floats, bool]:
     """Numbers, nested in any way that holds as many as the shape, and whether some are null.
 
     Raises
@@ -79,17 +80,17 @@ def from_numbers(data: list[Any], size: tuple[int, int], limits: chunks.Limits) 
     if numbers.size != size[0] * size[1]:
         raise Unprocessable("Unable to parse 'data': Shape does not match true shape of 'data' field")
     observations = numbers.reshape(size)
-    chunks.check_finite(observations, limits, gaps=True)  # JSON has no NaN: what is one here was null
+    chunks.check_observations(observations, limits, gaps=True)  # JSON has no NaN: what is one here was null
     return observations, bool(np.isnan(observations).any())
 
 
-def _is_short(size: tuple[int, int], limits: chunks.Limits) -> bool:
+def _is_short(size: tuple[int, int], limits: Limits) -> bool:
     return 0 < size[0] <= limits.observations and size[0] * size[1] <= FEW
 
 
 def _is_plain(data: list[Any]) -> bool:
     """Whether a flat list holds float32 numbers only."""
     try:
-        return bool(min(data) >= -chunks.LARGEST and max(data) <= chunks.LARGEST)
+        return bool(min(data) >= -MAX_FLOAT32 and max(data) <= MAX_FLOAT32)
     except (TypeError, ValueError):  # nested, or null among them; or empty
         return False

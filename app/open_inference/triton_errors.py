@@ -33,18 +33,18 @@ def not_started(error: CarryoverError, sequence: int | str, model: str) -> Carry
     return type(error)(told + more, **error.extra)
 
 
-def no_model(model: str, version: str = "") -> UnknownModel:
+def unknown_model(model: str, version: str = "") -> UnknownModel:
     """There is no model of this name, or no such version of it."""
     which = f"'{model}' version {version}" if version else f"'{model}'"
     return UnknownModel(f"Request for unknown model: {which} is not found")
 
 
-def retired(model: str) -> UnknownModel:
+def model_unloaded(model: str) -> UnknownModel:
     """The model was unloaded."""
     return UnknownModel(f"Request for unknown model: '{model}' has no available versions")
 
 
-def not_one_row(model: str) -> Unprocessable:
+def wrong_batch_size(model: str) -> Unprocessable:
     """A batch of several rows for one sequence."""
     return Unprocessable(
         f"inference request to model '{model}' must specify batch-size 1 "

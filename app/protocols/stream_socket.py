@@ -36,33 +36,34 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.access.callers import Caller, Door
-from app.api.errors import MEDIA_TYPE, problem
-from app.api.middleware.guard import TENANT_HEADER, check_host, same_origin
-from app.codec import chunks, frames
+from app.access.callers import Authenticator, Caller
+from app.access.origins import TENANT_HEADER, check_host, is_allowed_origin
+from app.codec import answers, frames
 from app.codec.frames import Message
+from app.codec.limits import Limits, validate_session_id
+from app.codec.problems import PROBLEM_MEDIA_TYPE, problem
 from app.errors import CarryoverError, Forbidden, OverLimit, StepFailed
-from app.jobs.answers import Advanced, SessionView
+from app.jobs.answers import ChunkAnswer, SessionView
 from app.jobs.jobs import Advance, Inspect, Job, Refuse, Reset
 from app.observability import logs
-from app.protocols.watch_socket import Watching
+from app.protocols.watch_socket import WatchSocket
 
-log_frames = logging.getLogger(logs.FRAMES)
+log_frames = logging.getLogger(logs.SOCKET_LOGGER)
 
 PATH = re.compile(r"/sessions/([^/]+)/(stream|watch)|/stream")
 BINARY = WSMsgType.BINARY
 WHOLE = (WSMsgType.TEXT, BINARY)  # kinds of a message in one frame
 HELD_FRAMES = 16  # answers written together at most, while more of the same socket are under way
 HELD_SECONDS = 0.005  # that the first of them waits at most
-PIECE = 1024  # bytes parsed at once while several tenants call
+PARSE_BYTES = 1024  # bytes parsed at once while several tenants call
 PING_SECONDS = 20.0
 HANDSHAKE_SECONDS = 5.0
-CALM_SECONDS = 1.0  # for which a socket whose key is over its quota is read no further, about
+THROTTLE_SECONDS = 1.0  # for which a socket whose key is over its quota is read no further, about
 PROTOCOL = "carryover"
 BEARER = "carryover.bearer."  # a browser can send a key in no header of its own
 
 
-class Conversation(WSListener):
+class StreamSocket(WSListener):
     """One socket.
 
     Parameters
@@ -78,9 +79,9 @@ class Conversation(WSListener):
         self,
         session: str | None,
         caller: Caller,
-        limits: chunks.Limits,
+        limits: Limits,
         in_flight: int,
-        most_bytes: int,
+        max_bytes: int,
         connections: set[Any],
         parse: Callable[[bytes], None],
     ) -> None:
@@ -88,7 +89,7 @@ class Conversation(WSListener):
         self.caller = caller
         self.limits = limits
         self.in_flight = in_flight
-        self.most_bytes = most_bytes
+        self.max_bytes = max_bytes
         self.connections = connections  # uvicorn's: at shutdown it waits for those in it
         self.waiting = 0
         self.closing = False
@@ -97,7 +98,7 @@ class Conversation(WSListener):
         self._kind = WSMsgType.TEXT
         self._held: list[bytes] = []  # frames to be written together
         self._write_paused = False
-        self._calming = False  # its key is over a quota
+        self._throttled = False  # its key is over a quota
         self._in_line = False  # of its tenant's lane, to be read on
         self._parse = parse
         self.unparsed = b""  # came in beyond the tenant's share of the loop
@@ -109,10 +110,10 @@ class Conversation(WSListener):
         """Tell the client where its session is, so that it knows what to send first."""
         self._transport = transport
         self.connections.add(self)
-        self.caller.use.opened(self)
+        self.caller.usage.add_socket(self)
         self.caller.engine.metrics.sockets_opened += 1
         if self.session is None:
-            self._send(frames.hello(None, None, None, self._told_limits()))
+            self._send(frames.encode_hello(None, None, None, self._told_limits()))
             return
         self._submit(Inspect(self.session, self._greet))
 
@@ -134,8 +135,8 @@ class Conversation(WSListener):
         if kind != WSMsgType.CONTINUATION:
             self._kind = kind
         self._parts.append(frame.get_payload_as_bytes())
-        if sum(map(len, self._parts)) > self.most_bytes:
-            self._close(WSCloseCode.MESSAGE_TOO_BIG, f"a message has at most {self.most_bytes} bytes")
+        if sum(map(len, self._parts)) > self.max_bytes:
+            self._close(WSCloseCode.MESSAGE_TOO_BIG, f"a message has at most {self.max_bytes} bytes")
         elif frame.fin:
             parts, self._parts = self._parts, []
             self._message(b"".join(parts), self._kind == BINARY)
@@ -146,7 +147,7 @@ class Conversation(WSListener):
         self._transport = None
         self.unparsed = b""
         self.connections.discard(self)
-        self.caller.use.closed(self)
+        self.caller.usage.remove_socket(self)
 
     def pause_writing(self) -> None:
         """The client does not read: neither do we."""
@@ -163,7 +164,7 @@ class Conversation(WSListener):
         self.closing = True
         self._leave_if_done()
 
-    def revoked(self) -> None:
+    def revoke(self) -> None:
         """Close: the key is no longer good (the door)."""
         self._close(WSCloseCode.POLICY_VIOLATION, "the key is no longer good")
 
@@ -172,7 +173,9 @@ class Conversation(WSListener):
     def _message(self, data: bytes, binary: bool) -> None:
         self.caller.engine.metrics.messages += 1
         try:
-            message = (frames.binary if binary else frames.text)(data, self.session, self.limits)
+            message = (frames.decode_binary if binary else frames.decode_text)(
+                data, self.session, self.limits
+            )
         except CarryoverError as error:
             if self.session is None:
                 self._refuse(error, None)  # nobody's turn can be waited for
@@ -193,7 +196,7 @@ class Conversation(WSListener):
 
     def _refuse_in_turn(self, job: Job, error: OverLimit) -> None:
         """Answer behind what the session is still owed: a refusal, too, keeps the order of a stream."""
-        self._calm(error.retry_after_seconds)
+        self._throttle(error.retry_after_seconds)
         try:
             self.caller.engine.submit(Refuse(job.sessions[0], error, job.reply))
         except CarryoverError:
@@ -206,15 +209,15 @@ class Conversation(WSListener):
             return Reset(message.session, message.at, message.epoch, reply)
         return Advance(
             message.session, chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model, reply,
-            extras=chunk.extras,
+            options=chunk.options,
         )  # fmt: skip
 
     def _answer(self, message: Message, outcome: Any) -> None:
-        if isinstance(outcome, Advanced):
+        if isinstance(outcome, ChunkAnswer):
             self._position = outcome.position
-            self._send(frames.answered(outcome, message), text=not message.binary)
+            self._send(frames.encode_answer(outcome, message), text=not message.binary)
         elif isinstance(outcome, SessionView):
-            self._send(frames.tagged(orjson.dumps(chunks.viewed(outcome)), message.tag))
+            self._send(frames.add_tag(orjson.dumps(answers.encode_session(outcome)), message.tag))
         else:
             self._refuse(outcome, message)
         self._ended()
@@ -224,44 +227,44 @@ class Conversation(WSListener):
         self.caller.engine.metrics.refused(error)
         self._send(_problem(error, message))
 
-    def _calm(self, seconds: float) -> None:
+    def _throttle(self, seconds: float) -> None:
         """Read no further for so long: to read on, only to refuse, would cost the others."""
-        if not self._calming:
-            self._calming = True
+        if not self._throttled:
+            self._throttled = True
             self._read(on=False)
             asyncio.get_running_loop().call_later(
-                min(seconds, CALM_SECONDS) * uniform(0.5, 1.5), self._calmed
+                min(seconds, THROTTLE_SECONDS) * uniform(0.5, 1.5), self._end_throttle
             )
 
-    def _calmed(self) -> None:
-        self._calming = False
-        self.heard(b"")
+    def _end_throttle(self) -> None:
+        self._throttled = False
+        self.receive(b"")
 
-    # Among several tenants no more of one is parsed than its lane has room for (`app.lanes`).
+    # Among several tenants no more of one is parsed than its lane has room for (`app.fair_share`).
 
-    def heard(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         """Parse as much as there is room for; the rest waits."""
         self.unparsed += data
         while self.unparsed and not self._waits():
-            part, self.unparsed = self.unparsed[:PIECE], self.unparsed[PIECE:]
+            part, self.unparsed = self.unparsed[:PARSE_BYTES], self.unparsed[PARSE_BYTES:]
             self._parse(part)
         if not self._waits():
             self._read_on()
 
     def _waits(self) -> bool:
         """Whether nothing more should be parsed now; in its tenant's line if that is why."""
-        lane = self.caller.use.lane
-        if lane.full and not self._in_line:
+        share = self.caller.usage.share
+        if share.full and not self._in_line:
             self._in_line = True
-            lane.wait(self)
+            share.add_waiter(self)
             self._read(on=False)
-        return self._in_line or self._calming
+        return self._in_line or self._throttled
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """The tenant's lane has room again."""
         self._in_line = False
         if self._transport is not None:
-            self.heard(b"")
+            self.receive(b"")
 
     def _greet(self, outcome: Any) -> None:
         """The engine's answer to where the session of the path is; one that is not there is at None."""
@@ -269,7 +272,7 @@ class Conversation(WSListener):
         if isinstance(outcome, SessionView):
             position, epoch = outcome.position, outcome.epoch
             self._position = position
-        self._send(frames.hello(self.session, position, epoch, self._told_limits()))
+        self._send(frames.encode_hello(self.session, position, epoch, self._told_limits()))
         self._ended()
 
     def _told_limits(self) -> dict[str, int]:
@@ -283,7 +286,7 @@ class Conversation(WSListener):
 
     def _send(self, data: bytes, *, text: bool = True) -> None:
         """Send, together with what else this socket is owed at once: a write costs more than an answer."""
-        self._held.append(frames.framed(data, text=text))
+        self._held.append(frames.encode_frame(data, text=text))
         if self.waiting <= 1 or len(self._held) >= HELD_FRAMES:
             self._flush()
         elif len(self._held) == 1:
@@ -307,7 +310,7 @@ class Conversation(WSListener):
             self._leave_if_done()
 
     def _read_on(self) -> None:
-        paused = self._write_paused or self._calming or self._in_line or self.unparsed
+        paused = self._write_paused or self._throttled or self._in_line or self.unparsed
         if self.waiting < self.in_flight and not paused:
             self._read(on=True)
 
@@ -335,17 +338,17 @@ class Conversation(WSListener):
             self._transport.disconnect()
 
 
-class Upgrade(asyncio.Protocol):
+class UpgradedConnection(asyncio.Protocol):
     """A connection that asked uvicorn for an upgrade: its bytes go to picows.
 
     picows reads into a buffer of its own, which a transport that is already reading cannot be told of.
     """
 
-    def __init__(self, listener: Callable[[WSUpgradeRequest], Any], most_bytes: int) -> None:
-        self.speaks: Conversation | None = None
+    def __init__(self, listener: Callable[[WSUpgradeRequest], Any], max_bytes: int) -> None:
+        self.socket: StreamSocket | None = None
         self._protocol = WSProtocol(
             None, None, False, listener, log_frames, True, HANDSHAKE_SECONDS, True,
-            PING_SECONDS, PING_SECONDS, WSAutoPingStrategy.PING_WHEN_IDLE, True, most_bytes, None, 16_384,
+            PING_SECONDS, PING_SECONDS, WSAutoPingStrategy.PING_WHEN_IDLE, True, max_bytes, None, 16_384,
         )  # fmt: skip
         self.connection_lost = self._protocol.connection_lost  # type: ignore[method-assign]
         self.connection_made = self._protocol.connection_made  # type: ignore[method-assign]
@@ -355,11 +358,11 @@ class Upgrade(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """All of it at once, or, where several tenants call, as much as there is room for."""
-        speaks = self.speaks
-        if speaks is None or not (speaks.unparsed or speaks.caller.engine.lanes.shared):
+        socket = self.socket
+        if socket is None or not (socket.unparsed or socket.caller.engine.fair_share.contended):
             self.parse(data)
             return
-        speaks.heard(data)
+        socket.receive(data)
 
     def parse(self, data: bytes) -> None:
         """Copy what came into picows' buffer."""
@@ -372,12 +375,14 @@ class Upgrade(asyncio.Protocol):
             rest = rest[count:]
 
 
-def upgrades(door: Door, limits: chunks.Limits) -> Callable[[Config, ServerState, dict[str, Any]], Upgrade]:
+def upgrade_factory(
+    authenticator: Authenticator, limits: Limits
+) -> Callable[[Config, ServerState, dict[str, Any]], UpgradedConnection]:
     """What uvicorn takes as its `ws` class."""
 
-    settings = door.settings
+    settings = authenticator.settings
 
-    def upgrade(config: Config, server_state: ServerState, app_state: dict[str, Any]) -> Upgrade:
+    def upgrade(config: Config, server_state: ServerState, app_state: dict[str, Any]) -> UpgradedConnection:
         del config, app_state
 
         def listener(request: WSUpgradeRequest) -> Any:
@@ -386,35 +391,35 @@ def upgrades(door: Door, limits: chunks.Limits) -> Callable[[Config, ServerState
             if match is None:
                 return _not_found(path)
             try:
-                caller = _let_in(request, door)
-                caller.may("read" if match[2] == "watch" else "stream")
-                session = None if match[1] is None else chunks.session_id(match[1])
+                caller = _let_in(request, authenticator)
+                caller.require_role("read" if match[2] == "watch" else "stream")
+                session = None if match[1] is None else validate_session_id(match[1])
             except CarryoverError as error:
-                door.engine.metrics.refused(error)
+                authenticator.engine.metrics.refused(error)
                 return _refusal(*problem(error))
-            speaks: WSListener
+            socket: WSListener
             if session is not None and match[2] == "watch":
-                speaks = Watching(session, caller, server_state.connections)
+                socket = WatchSocket(session, caller, server_state.connections)
             else:
-                speaks = Conversation(
+                socket = StreamSocket(
                     session,
                     caller,
                     limits,
                     settings.socket_messages,
-                    caller.most_bytes,
+                    caller.max_bytes,
                     server_state.connections,
                     connection.parse,
                 )
-                connection.speaks = speaks
-            return _accepted(request, speaks)
+                connection.socket = socket
+            return _accepted(request, socket)
 
-        connection = Upgrade(listener, settings.body_bytes)
+        connection = UpgradedConnection(listener, settings.body_bytes)
         return connection
 
     return upgrade
 
 
-def _let_in(request: WSUpgradeRequest, door: Door) -> Caller:
+def _let_in(request: WSUpgradeRequest, authenticator: Authenticator) -> Caller:
     """Who opens the socket.
 
     Raises
@@ -422,17 +427,21 @@ def _let_in(request: WSUpgradeRequest, door: Door) -> Caller:
     Misdirected, Unauthorized, Forbidden, OverLimit, Overloaded
     """
     headers = request.headers
-    check_host(headers.get("host"), door.settings.own_names)
-    if not same_origin(headers.get("origin"), headers.get("host"), door.settings.allowed_origins or ()):
+    check_host(headers.get("host"), authenticator.settings.accepted_host_names)
+    if not is_allowed_origin(
+        headers.get("origin"), headers.get("host"), authenticator.settings.allowed_origins or ()
+    ):
         raise Forbidden("pages of another origin may open no socket: see CARRYOVER_ALLOWED_ORIGINS")
     authorization = headers.get("authorization")
     token = next((one.removeprefix(BEARER) for one in _offered(request) if one.startswith(BEARER)), None)
     tenant = headers.get(TENANT_HEADER)
     if authorization is None and token is not None:
-        caller = door.holder(token.encode("latin-1", "replace"), tenant)
+        caller = authenticator.authenticate_token(token.encode("latin-1", "replace"), tenant)
     else:
-        caller = door.caller(None if authorization is None else authorization.encode("latin-1"), tenant)
-    caller.use.check_socket()
+        caller = authenticator.authenticate(
+            None if authorization is None else authorization.encode("latin-1"), tenant
+        )
+    caller.usage.check_socket()
     return caller
 
 
@@ -442,12 +451,12 @@ def _offered(request: WSUpgradeRequest) -> list[str]:
     ]
 
 
-def _accepted(request: WSUpgradeRequest, speaks: WSListener) -> WSUpgradeResponseWithListener:
+def _accepted(request: WSUpgradeRequest, socket: WSListener) -> WSUpgradeResponseWithListener:
     """A browser gives up a socket that takes none of the protocols it offers; a key is not sent back."""
     offered = _offered(request)
     chosen = PROTOCOL if PROTOCOL in offered else next((one for one in offered if one.startswith(BEARER)), "")
     headers = {"Sec-WebSocket-Protocol": chosen} if chosen else None
-    return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), speaks)
+    return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), socket)
 
 
 def _not_found(path: str) -> WSUpgradeResponseWithListener:
@@ -456,10 +465,10 @@ def _not_found(path: str) -> WSUpgradeResponseWithListener:
 
 
 def _refusal(status: int, body: dict[str, Any], headers: dict[str, str]) -> WSUpgradeResponseWithListener:
-    told = headers | {"Content-Type": MEDIA_TYPE}
+    told = headers | {"Content-Type": PROBLEM_MEDIA_TYPE}
     response = WSUpgradeResponse.create_error_response(HTTPStatus(status), orjson.dumps(body), told)
     return WSUpgradeResponseWithListener(response, None)
 
 
 def _problem(error: CarryoverError, message: Message | None) -> bytes:
-    return frames.refused(problem(error)[1], message)
+    return frames.encode_problem(problem(error)[1], message)

@@ -19,15 +19,15 @@ from app.access.callers import Caller
 from app.codec import frames
 from app.engine.watchers import Event
 from app.errors import CarryoverError
-from app.jobs.answers import SessionView, token
+from app.jobs.answers import SessionView, epoch_token
 from app.jobs.jobs import Inspect
 
 GATHER_SECONDS = 0.05
-MOST_OBSERVATIONS = 20_000  # that lie waiting for one watcher
+MAX_OBSERVATIONS = 20_000  # that lie waiting for one watcher
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
-class Watching(WSListener):
+class WatchSocket(WSListener):
     """One socket that watches one session.
 
     Parameters
@@ -41,7 +41,7 @@ class Watching(WSListener):
         self.session = session
         self.caller = caller
         self.connections = connections
-        self._name = caller.name(session)
+        self._name = caller.internal_name(session)
         self._seen: deque[Event] = deque()
         self._waiting = 0  # observations in it
         self._missed = 0  # observations that were dropped from it
@@ -53,9 +53,9 @@ class Watching(WSListener):
         """Tell where the session is; what happens to it after that is shown."""
         self._transport = transport
         self.connections.add(self)
-        self.caller.use.opened(self)
+        self.caller.usage.add_socket(self)
         self.caller.engine.metrics.sockets_opened += 1
-        self.caller.use.opened(self)
+        self.caller.usage.add_socket(self)
         # Answered behind the wave that looks: nothing lies between the answer and what is seen.
         try:
             self.caller.submit(Inspect(self.session, self._greet))
@@ -74,7 +74,7 @@ class Watching(WSListener):
         """The watcher has gone, and costs nothing any more."""
         self._leave()
         self._transport = None
-        self.caller.use.closed(self)
+        self.caller.usage.remove_socket(self)
 
     def pause_writing(self) -> None:
         """The watcher does not read: events wait, and the oldest give way."""
@@ -89,15 +89,15 @@ class Watching(WSListener):
         """Close with 1001 (uvicorn)."""
         self._close(WSCloseCode.GOING_AWAY, "the server is stopping")
 
-    def revoked(self) -> None:
+    def revoke(self) -> None:
         """Close: the key is no longer good."""
         self._close(WSCloseCode.POLICY_VIOLATION, "the key is no longer good")
 
-    def saw(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Gather what happened; what comes within a moment leaves together."""
         self._seen.append(event)
         self._waiting += _size(event)
-        while self._waiting > MOST_OBSERVATIONS and len(self._seen) > 1:
+        while self._waiting > MAX_OBSERVATIONS and len(self._seen) > 1:
             size = _size(self._seen.popleft())
             self._waiting -= size
             self._missed += size
@@ -109,9 +109,9 @@ class Watching(WSListener):
             return
         model = position = epoch = None
         if isinstance(outcome, SessionView):
-            model, position, epoch = outcome.model, outcome.position, token(outcome.epoch)
+            model, position, epoch = outcome.model, outcome.position, epoch_token(outcome.epoch)
         self._send({"watching": self.session, "model": model, "position": position, "epoch": epoch})
-        self.caller.engine.watches.add(self._name, self)
+        self.caller.engine.watchers.add(self._name, self)
 
     def _flush(self) -> None:
         if self._timer is not None:
@@ -128,13 +128,13 @@ class Watching(WSListener):
 
     def _send(self, told: dict[str, Any]) -> None:
         if self._transport is not None:
-            data = frames.framed(orjson.dumps(told, option=NUMPY), text=True)
+            data = frames.encode_frame(orjson.dumps(told, option=NUMPY), text=True)
             self._transport.underlying_transport.write(data)
 
     def _leave(self) -> None:
-        self.caller.engine.watches.remove(self._name, self)
+        self.caller.engine.watchers.remove(self._name, self)
         self.connections.discard(self)
-        self.caller.use.closed(self)
+        self.caller.usage.remove_socket(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from models.compiled import INT, column, compiled, dense
+from models.jit import INT, contiguous, jit, readonly
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -38,7 +38,7 @@ def digests(
     return told
 
 
-@compiled(column("uint32", 2), column("int64"), INT, dense("uint64"))
+@jit(readonly("uint32", 2), readonly("int64"), INT, contiguous("uint64"))
 def _digest(
     words: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], horizon: int, told: npt.NDArray[np.uint64]
 ) -> None:

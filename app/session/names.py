@@ -23,11 +23,11 @@ def tenant_of(name: str) -> str:
     return name.rpartition(SEPARATOR)[0]
 
 
-def shown(name: str) -> str:
+def id_of(name: str) -> str:
     """What its own clients call a session: answers and errors name it so, never the engine's way."""
     return name.rpartition(SEPARATOR)[2]
 
 
-def before(prefix: str) -> str:
+def cursor_before(prefix: str) -> str:
     """A text that sorts before every id with this prefix, and behind every id that sorts before those."""
     return prefix and f"{prefix[:-1]}{chr(ord(prefix[-1]) - 1)}\x7f"  # no id holds a character above `z`

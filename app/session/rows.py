@@ -65,7 +65,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.headers)
 
-    def only(self, which: npt.NDArray[np.int64]) -> Rows:
+    def select(self, which: npt.NDArray[np.int64]) -> Rows:
         """The sessions at these indices, in this order."""
         long = (
             {new: self.long[int(old)] for new, old in enumerate(which) if int(old) in self.long}
@@ -145,7 +145,7 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
         try:
             body = _decode(record)
             header = np.frombuffer(body.headers, header_type(body.recent, body.outputs), 1)
-            carry = forecaster.fitted(np.frombuffer(body.carry, "<f4"))
+            carry = forecaster.resize_tail(np.frombuffer(body.carry, "<f4"))
         except (msgspec.MsgspecError, ValueError) as error:
             raise StoreFailed(f"a stored session cannot be read: {error}") from error
         if body.outputs != outputs:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from sortedcontainers import SortedList
 
 from app.session.rows import Headers, LongAnswers, Rows, header_type
-from models.compiled import column, compiled
 from models.forecaster import Forecaster
+from models.jit import jit, readonly
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -47,12 +47,12 @@ class Slab:
         self._whole = self.headers.view(f"V{self.headers.dtype.itemsize}")
         self._one_carry = np.dtype((np.void, self.carries.itemsize * forecaster.carry_size))
         self._whole_carries = self._as_one(self.carries)
-        self._fresh = forecaster.fresh
+        self._fresh = forecaster.new_carry
         self.long: dict[int, LongAnswers] = {}
         self.index: dict[str, int] = {}  # published sessions only
         # Another one whenever a session leaves. Until then rows that were looked up hold: no name is
         # published while it has a row here.
-        self.edition = object()
+        self.generation = object()
         self.names: SortedList[str] = SortedList()
         self._owner: list[str | None] = []  # by row; None where free or not yet published
         self._used = np.zeros(capacity, np.uint8)
@@ -63,7 +63,7 @@ class Slab:
         return len(self.index)
 
     @property
-    def room(self) -> int:
+    def free_rows(self) -> int:
         """Rows that can be taken before somebody has to leave."""
         return self.capacity - len(self._owner) + len(self._free)
 
@@ -98,7 +98,7 @@ class Slab:
     def remove(self, session: str) -> None:
         """Forget a session that is resident."""
         row = self.index.pop(session)
-        self.edition = object()
+        self.generation = object()
         self.names.remove(session)
         self.give_back(row)
 
@@ -107,7 +107,7 @@ class Slab:
         headers = self._whole.take(rows).view(self.headers.dtype)
         return Rows(headers, self.carries.take(rows, axis=0), self._long_of(rows, headers))
 
-    def look(self, rows: Ints) -> Rows:
+    def view(self, rows: Ints) -> Rows:
         """These rows as they stand: the headers copied, the carries not to be written to.
 
         Those of a thousand rows that lie one behind the other, as of sessions that one request created, are
@@ -146,10 +146,10 @@ class Slab:
         """These may not leave until they are written or released."""
         self._used[rows] = PINNED
 
-    def release(self, rows: Sequence[int] | Ints) -> None:
+    def unpin(self, rows: Sequence[int] | Ints) -> None:
         self._used[rows] = WARM
 
-    def least_used(self, count: int) -> list[str]:
+    def least_recently_used(self, count: int) -> list[str]:
         """Up to `count` sessions that have not been used for longest, about; never a pinned one."""
         found: list[str] = []
         looked = 0
@@ -183,7 +183,7 @@ class Slab:
         return np.fromiter(map(self.index.__getitem__, sessions), np.int64)
 
 
-@compiled(column("int64"))
+@jit(readonly("int64"))
 def _in_a_row(rows: Ints) -> bool:
     """Whether they lie one behind the other."""
     told = True
@@ -192,7 +192,7 @@ def _in_a_row(rows: Ints) -> bool:
     return told
 
 
-@compiled(column("float64"), column("int64"))
+@jit(readonly("float64"), readonly("int64"))
 def _least(numbers: npt.NDArray[np.float64], rows: Ints) -> float:
     least = np.inf
     for row in rows:

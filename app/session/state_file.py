@@ -31,7 +31,7 @@ import safetensors
 import safetensors.numpy
 
 from app.errors import Unprocessable
-from app.session import remembered
+from app.session import recent_answers
 from app.session.rows import Answer, Floats, Rows, header_type
 from models.forecaster import Forecaster
 
@@ -79,7 +79,7 @@ def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionS
         ttl_seconds=float(header["ttl"]),
         carry=rows.carries[0].copy(),
         answers=tuple(
-            (length, remembered.digest(rows, 0, place), dict(remembered.answer(rows, 0, place)))
+            (length, recent_answers.digest(rows, 0, place), dict(recent_answers.answer(rows, 0, place)))
             for place, length in enumerate(steps)
         ),
     )
@@ -94,7 +94,7 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     """
     outputs = forecaster.output_size
     try:
-        carry = forecaster.fitted(state.carry)
+        carry = forecaster.resize_tail(state.carry)
         forecaster.check(carry)
     except ValueError as error:
         raise Unprocessable(str(error), field="carry") from None

@@ -62,13 +62,13 @@ class Tombstone:
     session: str
     position: int
     why: Literal["expired", "deleted"]
-    buried: float  # seconds since 1970
+    removed: float  # seconds since 1970
 
 
-Lost = Mapping[str, CarryoverError | None]
+Conflicts = Mapping[str, CarryoverError | None]
 """Sessions that are not as the engine has them: None where another replica was ahead, or what failed."""
 
-NONE_LOST: Lost = {}
+NO_CONFLICTS: Conflicts = {}
 
 
 class Store(Protocol):
@@ -80,10 +80,10 @@ class Store(Protocol):
     """Whether calls may wait for a device: the engine then makes them from a thread."""
     tend_seconds: float
     """How often `tend` is called at least; 0: there is nothing to tend."""
-    due: bool
+    tend_due: bool
     """Whether `tend` should be called behind this tick's replies already."""
 
-    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Lost:
+    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
         """Keep all of this or, raising `StoreFailed`, none. A tombstone removes its session's record.
         No session is in it twice.
 
@@ -129,7 +129,7 @@ class SharedStore(Store, Protocol):
     fenced: int
     """Commits refused because another replica was ahead."""
 
-    def confirm(self, sessions: Sequence[str]) -> Lost:
+    def confirm(self, sessions: Sequence[str]) -> Conflicts:
         """Those of these sessions that are no more as they were loaded or committed last."""
 
     def forget(self, sessions: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from sortedcontainers import SortedDict
 
 from app.errors import CarryoverError
-from app.stores import NONE_LOST, Block, Lost, Record, Tombstone
+from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone
 
 
 class MemoryStore:
@@ -24,7 +24,7 @@ class MemoryStore:
     writes_through = False
     blocks = False
     tend_seconds = 0.0
-    due = False
+    tend_due = False
 
     def __init__(
         self, most_tombstones: int, tombstone_seconds: float, clock: Callable[[], float] = time.time
@@ -36,7 +36,7 @@ class MemoryStore:
         self._deadlines: list[tuple[float, str]] = []  # a heap; entries of sessions that left are passed over
         self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
 
-    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Lost:
+    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
         for record in (record for block in blocks for record in block.records()):
             self._records[record.session] = record
             self._tombstones.pop(record.session, None)
@@ -47,7 +47,7 @@ class MemoryStore:
             self._tombstones.pop(tombstone.session, None)
             self._tombstones[tombstone.session] = tombstone
         self._forget_old_tombstones()
-        return NONE_LOST
+        return NO_CONFLICTS
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         self._forget_old_tombstones()
@@ -86,6 +86,6 @@ class MemoryStore:
         oldest = self._clock() - self._tombstone_seconds
         while self._tombstones:
             first = next(iter(self._tombstones.values()))
-            if len(self._tombstones) <= self._most_tombstones and first.buried >= oldest:
+            if len(self._tombstones) <= self._most_tombstones and first.removed >= oldest:
                 return
             self._tombstones.popitem(last=False)

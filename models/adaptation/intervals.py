@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 RATE = 0.05
 
 
-def beginning(learning: Learning, outputs: int) -> tuple[Floats, Floats]:
+def initial_state(learning: Learning, outputs: int) -> tuple[Floats, Floats]:
     """What a session begins with: ratios [levels, outputs], and the squared scale of its errors [outputs].
 
     Times the scale, the ratios are `learning.spread`; without one, those of normal errors wide as the data.

@@ -36,7 +36,7 @@ Bools = npt.NDArray[np.bool_]
 BLOCK_BYTES = 2**20
 
 
-def begin(weights: Floats, covariance: Floats, prior: Floats) -> None:
+def initialize(weights: Floats, covariance: Floats, prior: Floats) -> None:
     """A readout that corrects nothing yet, in place.
 
     Parameters
@@ -59,10 +59,10 @@ def update(
     covariance: Floats,
     features: Floats,
     errors: Floats,
-    heard: Bools,
+    observed: Bools,
     forgetting: Floats,
     prior: Floats,
-    turn: npt.NDArray[np.int64],
+    coordinate: npt.NDArray[np.int64],
 ) -> None:
     """Learn from the errors of one prediction of each session, in place.
 
@@ -76,7 +76,16 @@ def update(
     forgetting, prior : [...]
     turn : [...], the coordinate whose prior is kept up now, below k
     """
-    columns: tuple[Any, ...] = (weights, covariance, features, errors, heard, forgetting, prior, turn)
+    columns: tuple[Any, ...] = (
+        weights,
+        covariance,
+        features,
+        errors,
+        observed,
+        forgetting,
+        prior,
+        coordinate,
+    )
     step = max(1, BLOCK_BYTES // max(1, covariance[:1].nbytes))
     for start in range(0, len(weights), step):
         _update(*(column[start : start + step] for column in columns))
@@ -87,29 +96,29 @@ def _update(
     covariance: Floats,
     features: Floats,
     errors: Floats,
-    heard: Bools,
+    observed: Bools,
     forgetting: Floats,
     prior: Floats,
-    turn: npt.NDArray[np.int64],
+    coordinate: npt.NDArray[np.int64],
 ) -> None:
     """A block of sessions, small enough for its covariances to stay in the cache from pass to pass."""
     gain = np.matmul(covariance, features[..., None])[..., 0]  # [..., k]
     scale = (features * gain).sum(-1)  # above 0, or the covariance is none any more
-    lost = heard & ~(scale >= 0)
+    lost = observed & ~(scale >= 0)
     if lost.any():
-        begin(np.empty_like(weights[lost]), fresh := np.empty_like(covariance[lost]), prior[lost])
+        initialize(np.empty_like(weights[lost]), fresh := np.empty_like(covariance[lost]), prior[lost])
         covariance[lost] = fresh
-        heard = heard & ~lost
-    keep = np.where(heard, forgetting, np.float32(1))
+        observed = observed & ~lost
+    keep = np.where(observed, forgetting, np.float32(1))
     scale += keep
-    weights += (errors * heard[..., None] / scale[..., None])[..., None] * gain[..., None, :]
+    weights += (errors * observed[..., None] / scale[..., None])[..., None] * gain[..., None, :]
     # The second update starts from what the first leaves; both are then taken off in one pass.
-    column = _column(covariance, turn) - gain * (_at(gain, turn) / scale * heard)[..., None]
+    column = _column(covariance, coordinate) - gain * (_at(gain, coordinate) / scale * observed)[..., None]
     column /= keep[..., None]
     pull = features.shape[-1] * (1 - keep) * prior  # [...]
-    shrink = pull / (1 + pull * _at(column, turn))
-    weights -= (_at(weights, turn[..., None]) * shrink[..., None])[..., None] * column[..., None, :]
-    gain *= np.sqrt(heard / scale)[..., None]
+    shrink = pull / (1 + pull * _at(column, coordinate))
+    weights -= (_at(weights, coordinate[..., None]) * shrink[..., None])[..., None] * column[..., None, :]
+    gain *= np.sqrt(observed / scale)[..., None]
     column *= np.sqrt(shrink)[..., None]
     taken = gain[..., :, None] * gain[..., None, :]
     covariance -= taken
@@ -117,11 +126,11 @@ def _update(
     covariance -= np.multiply(column[..., :, None], column[..., None, :], out=taken)
 
 
-def _at(vectors: Floats, turn: npt.NDArray[np.int64]) -> Floats:
+def _at(vectors: Floats, coordinate: npt.NDArray[np.int64]) -> Floats:
     """[...] of [..., k]: the coordinate whose turn it is."""
-    return np.take_along_axis(vectors, np.broadcast_to(turn, vectors.shape[:-1])[..., None], -1)[..., 0]
+    return np.take_along_axis(vectors, np.broadcast_to(coordinate, vectors.shape[:-1])[..., None], -1)[..., 0]
 
 
-def _column(matrices: Floats, turn: npt.NDArray[np.int64]) -> Floats:
+def _column(matrices: Floats, coordinate: npt.NDArray[np.int64]) -> Floats:
     """[..., k] of [..., k, k], symmetric: the row whose turn it is."""
-    return np.take_along_axis(matrices, turn[..., None, None], -2)[..., 0, :]
+    return np.take_along_axis(matrices, coordinate[..., None, None], -2)[..., 0, :]

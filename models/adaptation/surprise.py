@@ -27,7 +27,7 @@ HUGE = np.float32(1e9)  # squared it is still a float32
 BELOW_ONE = np.float32(1 - 2**-24)
 
 
-def smoothed(surprise: Floats, errors: Floats, scale: Floats) -> Floats:
+def smooth(surprise: Floats, errors: Floats, scale: Floats) -> Floats:
     """Take in the errors of one observation of each session, in place.
 
     Parameters
@@ -41,20 +41,20 @@ def smoothed(surprise: Floats, errors: Floats, scale: Floats) -> Floats:
     [...], the root of what `surprise` is now; NaN where nothing was observed, which moves nothing.
     """
     seen = ~np.isnan(errors)
-    heard = seen.any(-1)
+    observed = seen.any(-1)
     ratios = np.minimum(np.abs(np.where(seen, errors, 0)) / scale, HUGE)
     mean = (ratios * ratios).sum(-1) / np.maximum(seen.sum(-1), 1)
-    surprise += np.where(heard, (1 - SMOOTHING) * (mean - surprise), np.float32(0))
-    return np.where(heard, np.sqrt(surprise), np.float32(np.nan)).astype(np.float32)
+    surprise += np.where(observed, (1 - SMOOTHING) * (mean - surprise), np.float32(0))
+    return np.where(observed, np.sqrt(surprise), np.float32(np.nan)).astype(np.float32)
 
 
-def judge(histogram: Floats, size: Floats) -> Floats:
+def score(histogram: Floats, size: Floats) -> Floats:
     """The score of each session's error, which is then added to its histogram, in place.
 
     Parameters
     ----------
     histogram : [..., BINS], fading counts
-    size : [...], of `smoothed`; where NaN nothing is judged nor added
+    size : [...], of `smooth`; where NaN nothing is judged nor added
 
     Returns
     -------

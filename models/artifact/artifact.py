@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.artifact.learning import MAX_FEATURES, Learning, features
+from models.artifact.learning import MAX_FEATURES, Learning, feature_count
 from models.data import calendar
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
-from models.nets.lstm import StatefulLSTM, network_from, weight_shapes
+from models.nets.lstm import StatefulLSTM, network_from_weights, weight_shapes
 
-Predicts = Literal["level", "change"]
+PredictionMode = Literal["level", "change"]
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 MAX_COLUMNS = 4096
@@ -70,7 +70,7 @@ class Artifact:
     scaling: Scaling
     target_scaling: Scaling
     weights: Mapping[str, npt.NDArray[np.float32]]
-    predicts: Predicts = "level"
+    predicts: PredictionMode = "level"
     learning: Learning = field(default_factory=Learning)
     future: tuple[str, ...] = ()
     time_features: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ class Artifact:
         return tuple(self.targets.index(name) if name in self.targets else None for name in self.columns)
 
     @property
-    def made_inputs(self) -> int:
+    def time_input_count(self) -> int:
         """How many of the last inputs are made from timestamps."""
         return 2 * len(self.time_features)
 
@@ -118,8 +118,8 @@ class Artifact:
         """SHA-256 (hex) over whatever decides a prediction; a carry belongs to one fingerprint."""
         shape: list[Any] = [self.columns, self.targets, self.hidden_size, self.num_layers, self.predicts]
         # What an artifact of version 1 could not say is left out where it says nothing: its name stays.
-        if self.learning.on or self.future or self.time_features:
-            shape += [self.learning.told(), self.future, self.time_features, self.interval_seconds]
+        if self.learning.enabled or self.future or self.time_features:
+            shape += [self.learning.as_dict(), self.future, self.time_features, self.interval_seconds]
         digest = hashlib.sha256(json.dumps(shape).encode())
         for scaling in (self.scaling, self.target_scaling):
             digest.update(scaling.mean.astype("<f8").tobytes() + scaling.std.astype("<f8").tobytes())
@@ -131,7 +131,7 @@ class Artifact:
         """A fresh network in eval mode, on the CPU, in float32; the caller may change it freely."""
         own = {name: weight for name, weight in self.weights.items() if not name.startswith("readout.")}
         tensors = {name: torch.tensor(weight) for name, weight in own.items()}
-        return network_from(tensors, self.num_layers, self.change_of)
+        return network_from_weights(tensors, self.num_layers, self.change_of)
 
 
 def check_name(name: str) -> None:
@@ -189,7 +189,7 @@ def _check_scaling(artifact: Artifact) -> None:
 def _check_learning(artifact: Artifact) -> None:
     learning = artifact.learning
     unseen = [name for name in artifact.targets if name not in artifact.columns]
-    if learning.on and unseen:
+    if learning.enabled and unseen:
         raise BadArtifact(
             f"nothing can be learned about {unseen[0]!r}, which is predicted and never observed"
         )
@@ -197,7 +197,7 @@ def _check_learning(artifact: Artifact) -> None:
         raise BadArtifact(f"rank {learning.rank} is more than the {artifact.hidden_size} hidden features")
     if (
         learning.readout == "rls"
-        and features(learning, artifact.hidden_size, artifact.input_size) > MAX_FEATURES
+        and feature_count(learning, artifact.hidden_size, artifact.input_size) > MAX_FEATURES
     ):
         raise BadArtifact(f"rls is for at most {MAX_FEATURES} features: give a rank, or use gain")
     if any(len(row) != artifact.output_size for row in learning.spread):

@@ -19,13 +19,13 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from models.artifact.artifact import Artifact, Predicts, check_bounds
-from models.artifact.learning import Learning, learning_from
+from models.artifact.artifact import Artifact, PredictionMode, check_bounds
+from models.artifact.learning import Learning, parse_learning
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
 from models.nets.lstm import weight_shapes
 
-__all__ = ["Artifact", "BadArtifact", "Column", "Predicts", "Scaling", "load", "save"]
+__all__ = ["Artifact", "BadArtifact", "Column", "PredictionMode", "Scaling", "load", "save"]
 
 MAX_JSON_BYTES = 2**22
 FORMAT = "carryover-artifact"
@@ -116,7 +116,7 @@ def _described(artifact: Artifact) -> dict[str, Any]:
         "predicts": artifact.predicts,
         "scaling": _listed(artifact.scaling),
         "target_scaling": _listed(artifact.target_scaling),
-        "learning": artifact.learning.told(),
+        "learning": artifact.learning.as_dict(),
         "future": list(artifact.future),
         "time_features": list(artifact.time_features),
         "interval_seconds": artifact.interval_seconds,
@@ -168,7 +168,7 @@ def _assembled(told: dict[str, Any], weights: Path) -> Artifact:
     inputs = tuple(_column(entry) for entry in _list(told, "inputs"))
     targets = tuple(_text(name, "targets") for name in _list(told, "targets"))
     hidden, layers = told["hidden_size"], told["num_layers"]
-    learning = learning_from(told["learning"]) if "learning" in told else Learning()
+    learning = parse_learning(told["learning"]) if "learning" in told else Learning()
     check_bounds(hidden, layers, len(inputs), len(targets))
     if not isinstance(told["metrics"], dict):
         raise BadArtifact("metrics is not an object")

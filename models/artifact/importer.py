@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.artifact.artifact import MAX_WEIGHT_BYTES, Predicts, check_bounds
+from models.artifact.artifact import MAX_WEIGHT_BYTES, PredictionMode, check_bounds
 from models.artifact.files import Artifact, Column, Scaling
 from models.errors import BadArtifact
 from models.nets.lstm import weight_shapes
@@ -30,7 +30,7 @@ def import_checkpoint(
     targets: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    predicts: Predicts = "level",
+    predicts: PredictionMode = "level",
 ) -> Artifact:
     """Turn the `state_dict` of a class with `self.lstm` and `self.fc` into an artifact.
 

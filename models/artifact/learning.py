@@ -16,7 +16,7 @@ from models.errors import BadArtifact
 
 Readout = Literal["off", "gain", "rls"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
-LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
+DEFAULT_LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 INTERVALS = "+intervals"
 MAX_LEVELS = 16
 MOST_FORGETTING = 0.9999  # float32 loses its own rounding errors no sooner (benchmarks/steps.py)
@@ -87,26 +87,26 @@ class Learning:
         _check(all(1 <= _number(ratio) < 1e6 for ratio in self.growth), "growth must be at least 1")
 
     @property
-    def on(self) -> bool:
+    def enabled(self) -> bool:
         """Whether anything is learned at all."""
-        return self.corrects or self.judges
+        return self.adapts_readout or self.tracks_errors
 
     @property
-    def corrects(self) -> bool:
+    def adapts_readout(self) -> bool:
         """Whether a session has a readout of its own."""
         return self.readout != "off"
 
     @property
-    def judges(self) -> bool:
+    def tracks_errors(self) -> bool:
         """Whether errors are kept: intervals, scores, running means."""
         return bool(self.levels)
 
     @property
     def kind(self) -> str:
         """What decides how a session's row is laid out; the rest may differ from session to session."""
-        return self.readout + INTERVALS * self.judges
+        return self.readout + INTERVALS * self.tracks_errors
 
-    def of_kind(self, kind: str) -> Learning:
+    def with_kind(self, kind: str) -> Learning:
         """This, of the kind that another session chose.
 
         Raises
@@ -114,9 +114,9 @@ class Learning:
         BadArtifact : there is no such kind
         """
         readout = kind.removesuffix(INTERVALS)
-        return self.chosen(readout, intervals=kind.endswith(INTERVALS))  # type: ignore[arg-type]
+        return self.with_options(readout, intervals=kind.endswith(INTERVALS))  # type: ignore[arg-type]
 
-    def chosen(
+    def with_options(
         self,
         readout: Readout | None = None,
         forgetting: float | None = None,
@@ -132,25 +132,25 @@ class Learning:
         told = {"readout": readout, "forgetting": forgetting, "prior": prior}
         wanted: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
         if intervals is not None:
-            wanted["levels"] = (self.levels or LEVELS) if intervals else ()
-            if intervals != self.judges:
+            wanted["levels"] = (self.levels or DEFAULT_LEVELS) if intervals else ()
+            if intervals != self.tracks_errors:
                 wanted["spread"] = ()
         return replace(self, **wanted)
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
 
 
-def learning_from(told: Any) -> Learning:
+def parse_learning(told: Any) -> Learning:
     """What `told` wrote.
 
     Raises
     ------
     BadArtifact : it is none
     """
-    if not isinstance(told, Mapping) or set(told) != set(Learning().told()):
-        raise BadArtifact(f"learning must have the fields {', '.join(sorted(Learning().told()))}")
+    if not isinstance(told, Mapping) or set(told) != set(Learning().as_dict()):
+        raise BadArtifact(f"learning must have the fields {', '.join(sorted(Learning().as_dict()))}")
     if not all(_is_list(told[name]) for name in ("levels", "spread", "growth")):
         raise BadArtifact("levels, spread and growth of learning must be lists")
     if not all(_is_list(row) for row in told["spread"]):
@@ -161,7 +161,7 @@ def learning_from(told: Any) -> Learning:
     )
 
 
-def features(learning: Learning, hidden: int, inputs: int) -> int:
+def feature_count(learning: Learning, hidden: int, inputs: int) -> int:
     """How many numbers a prediction is corrected by, the constant among them."""
     if learning.readout == "gain":
         return 2

@@ -29,7 +29,7 @@ def columns(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{name}_{wave}" for name in names for wave in ("sin", "cos"))
 
 
-def encoded(names: Sequence[str], seconds: Seconds) -> Floats:
+def encode(names: Sequence[str], seconds: Seconds) -> Floats:
     """[steps, 2 x names] of times in seconds since 1970, UTC: sine and cosine of each one's phase."""
     phases = [
         2 * np.pi * ((seconds - (MONDAY if name == "day_of_week" else 0.0)) / PERIODS[name] % 1.0)

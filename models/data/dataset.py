@@ -17,7 +17,7 @@ from torch import Tensor
 from models.data import calendar
 from models.data.readers import read_series
 from models.data.scaling import Column, Floats, Scaling
-from models.data.series import Series, filled
+from models.data.series import Series, fill_gaps
 from models.errors import BadData
 
 DEFAULT_SPLIT = (0.7, 0.15, 0.15)
@@ -176,7 +176,7 @@ def prepare(
         split=split,
         scaling=scaling[0],
         target_scaling=scaling[1],
-        observations=_tensor(scaling[0].scale(filled(series.source, names, inputs)), series.source, names),
+        observations=_tensor(scaling[0].scale(fill_gaps(series.source, names, inputs)), series.source, names),
         truth=_tensor(scaling[1].scale(outputs), series.source, targets),
         future=tuple(future),
         time_features=series.time_features,

@@ -76,7 +76,7 @@ class Series:
                 raise BadData(f"{self.source} has no column {name!r}; it has {', '.join(self.columns)}")
         return self.values[:, [self.columns.index(name) for name in names]]
 
-    def filled(self) -> "Series":
+    def fill_gaps(self) -> "Series":
         """Each gap filled by what was observed last, or by what is observed first.
 
         Raises
@@ -84,7 +84,7 @@ class Series:
         BadData
             For a column in which nothing was observed.
         """
-        return replace(self, values=filled(self.source, self.columns, self.values), gaps=False)
+        return replace(self, values=fill_gaps(self.source, self.columns, self.values), gaps=False)
 
     def with_time_features(self, names: Sequence[str]) -> "Series":
         """Add the columns that `models.calendar` makes from the times, behind the others.
@@ -103,7 +103,7 @@ class Series:
         return replace(
             self,
             columns=(*self.columns, *calendar.columns(names)),
-            values=np.concatenate([self.values, calendar.encoded(names, self.seconds())], axis=1),
+            values=np.concatenate([self.values, calendar.encode(names, self.seconds())], axis=1),
             time_features=tuple(names),
         )
 
@@ -134,8 +134,8 @@ class Series:
         return step
 
 
-def filled(source: str, columns: Sequence[str], values: Floats) -> Floats:
-    """[rows, columns], as `Series.filled`."""
+def fill_gaps(source: str, columns: Sequence[str], values: Floats) -> Floats:
+    """[rows, columns], as `Series.fill_gaps`."""
     seen = ~np.isnan(values)
     if seen.all():
         return values

@@ -19,14 +19,14 @@ from torch import Tensor
 from models.artifact.files import Artifact
 from models.data.dataset import Dataset, Split, prepare
 from models.data.scaling import Floats
-from models.data.series import Series, Times, filled
+from models.data.series import Series, Times, fill_gaps
 from models.errors import BadData
-from models.evaluation.bands import Band, judged_bands, least_surprising, places
+from models.evaluation.bands import Band, evaluate_bands, surprise_threshold, surprising_ranges
 from models.evaluation.baselines import find_season, online_autoregression
 from models.forecaster import Forecaster
 from models.nets.lstm import Carry, StatefulLSTM
 from models.training.rollout import one_step
-from models.training.simulation import Followed, follow
+from models.training.simulation import SimulatedRun, simulate
 
 NETWORK, FROZEN, RESET = "network", "network, frozen", "network, reset each chunk"
 PERSISTENCE, SEASONAL, ONLINE_AR = "persistence", "seasonal naive", "online AR"
@@ -82,7 +82,7 @@ class Backtest:
     season: int | None
     chunk: int
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """All but the predictions, as JSON values."""
         return {
             "model": self.artifact.name,
@@ -91,7 +91,7 @@ class Backtest:
             "rows": len(self.rows),
             "chunk": self.chunk,
             "season": self.season,
-            "intervals": [band.told() for band in self.bands],
+            "intervals": [band.as_dict() for band in self.bands],
             "surprises": [
                 {"first_row": place.start, "last_row": place.stop - 1} for place in self.surprises()
             ],
@@ -104,11 +104,11 @@ class Backtest:
 
     def surprises(self) -> list[range]:
         """The rows of the highest 1 % of scores, those near each other taken together; the highest first."""
-        return [] if self.surprise is None else places(self.surprise, self.rows)
+        return [] if self.surprise is None else surprising_ranges(self.surprise, self.rows)
 
-    def surprising(self) -> float:
+    def surprise_threshold(self) -> float:
         """The least score of those 1 %; 1 where nothing was judged."""
-        return 1.0 if self.surprise is None else least_surprising(self.surprise)
+        return 1.0 if self.surprise is None else surprise_threshold(self.surprise)
 
 
 def backtest(
@@ -143,13 +143,13 @@ def backtest(
     scaling = (artifact.scaling, artifact.target_scaling)
     dataset = prepare(series, artifact.inputs, artifact.targets, split, scaling, artifact.future)
     values = series.pick(artifact.targets)
-    known = filled(series.source, artifact.targets, values)
+    known = fill_gaps(series.source, artifact.targets, values)
     season = season or find_season(known[: split.train])
-    followed = _followed(artifact, series, split, chunk) if artifact.learning.on else None
+    run = _followed(artifact, series, split, chunk) if artifact.learning.enabled else None
     predictions = _predictions(artifact, dataset, known, rows, chunk, season)
-    if followed is not None:
+    if run is not None:
         frozen = {FROZEN: predictions.pop(NETWORK)}
-        served = followed.predictions[-len(rows) :].astype(np.float64)
+        served = run.predictions[-len(rows) :].astype(np.float64)
         predictions = {NETWORK: served, **frozen, **predictions}
     spread = artifact.target_scaling.std
     truth, past = values[rows.start : rows.stop], values[: split.train]
@@ -165,15 +165,15 @@ def backtest(
             target: _scores({method: error[:, [i]] for method, error in errors.items()}, past[:, [i]])
             for i, target in enumerate(artifact.targets)
         },
-        bands=() if followed is None else judged_bands(artifact, followed, values, split),
-        widths=_last(followed.widths, rows) if followed is not None else None,
-        surprise=_last(followed.scores, rows) if followed is not None else None,
+        bands=() if run is None else evaluate_bands(artifact, run, values, split),
+        widths=_last(run.widths, rows) if run is not None else None,
+        surprise=_last(run.scores, rows) if run is not None else None,
         season=season,
         chunk=chunk,
     )
 
 
-def stream(network: StatefulLSTM, dataset: Dataset, rows: range, chunk: int) -> Tensor:
+def predict_in_chunks(network: StatefulLSTM, dataset: Dataset, rows: range, chunk: int) -> Tensor:
     """Predict each of the rows, feeding chunk by chunk; the carry is all that passes between chunks.
 
     Returns
@@ -193,7 +193,7 @@ def stream(network: StatefulLSTM, dataset: Dataset, rows: range, chunk: int) -> 
     return torch.cat(outputs)
 
 
-def _followed(artifact: Artifact, series: Series, split: Split, chunk: int) -> Followed:
+def _followed(artifact: Artifact, series: Series, split: Split, chunk: int) -> SimulatedRun:
     """One session from row 0 on; the validation part is told of too, which fixed bands are made from.
 
     A gap in an input that is no target, which nothing could stand in for, is filled.
@@ -203,8 +203,8 @@ def _followed(artifact: Artifact, series: Series, split: Split, chunk: int) -> F
     others = [i for i, name in enumerate(artifact.columns) if name not in artifact.targets]
     if others:
         names = [artifact.columns[i] for i in others]
-        observations[:, others] = filled(series.source, names, observations[:, others])
-    return follow(Forecaster(artifact), observations, rows, chunk)
+        observations[:, others] = fill_gaps(series.source, names, observations[:, others])
+    return simulate(Forecaster(artifact), observations, rows, chunk)
 
 
 def _last(values: npt.NDArray[np.float32] | None, rows: range) -> Floats | None:
@@ -217,7 +217,7 @@ def _predictions(
     network = artifact.network()
     unscale = artifact.target_scaling.unscale
     predictions = {
-        NETWORK: unscale(stream(network, dataset, rows, chunk).double().numpy()),
+        NETWORK: unscale(predict_in_chunks(network, dataset, rows, chunk).double().numpy()),
         RESET: unscale(one_step(network, dataset, rows, reset_every=chunk).double().numpy()),
         PERSISTENCE: values[rows.start - 1 : rows.stop - 1],
         ONLINE_AR: unscale(online_autoregression(artifact.target_scaling.scale(values), rows)),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from models.artifact.artifact import Artifact
 from models.data.dataset import Split
 from models.data.scaling import Floats
-from models.training.simulation import Followed
+from models.training.simulation import SimulatedRun
 
 WINDOW = 1000  # rows
 SURPRISING = 0.01  # share of rows
@@ -48,12 +48,12 @@ class Band:
     given: Coverage
     fixed: Coverage | None
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
 
 
-def judged_bands(artifact: Artifact, followed: Followed, values: Floats, split: Split) -> tuple[Band, ...]:
+def evaluate_bands(artifact: Artifact, run: SimulatedRun, values: Floats, split: Split) -> tuple[Band, ...]:
     """Each level's intervals over the test part.
 
     Parameters
@@ -63,16 +63,16 @@ def judged_bands(artifact: Artifact, followed: Followed, values: Floats, split: 
     values
         [rows, targets], own units, of the whole series.
     """
-    if followed.widths is None:
+    if run.widths is None:
         return ()
     spread = artifact.target_scaling.std
-    truth = values[followed.rows.start : followed.rows.stop]
-    sizes = np.abs(truth - followed.predictions) / spread  # [rows, targets], scaled
+    truth = values[run.rows.start : run.rows.stop]
+    sizes = np.abs(truth - run.predictions) / spread  # [rows, targets], scaled
     test = slice(-split.test, None)
     past = sizes[: -split.test]
     bands = []
     for i, level in enumerate(artifact.learning.levels):
-        given = coverage(sizes[test], followed.widths[test, i] / spread)
+        given = coverage(sizes[test], run.widths[test, i] / spread)
         fixed = coverage(sizes[test], np.nanquantile(past, level, axis=0)[None]) if len(past) else None
         bands.append(Band(level, given, fixed))
     return tuple(bands)
@@ -93,7 +93,7 @@ def coverage(sizes: Floats, widths: Floats) -> Coverage:
     )
 
 
-def places(scores: Floats, rows: range, share: float = SURPRISING) -> list[range]:
+def surprising_ranges(scores: Floats, rows: range, share: float = SURPRISING) -> list[range]:
     """Where the highest scores of a series lie.
 
     Parameters
@@ -110,13 +110,13 @@ def places(scores: Floats, rows: range, share: float = SURPRISING) -> list[range
         the highest score first.
     """
     known = np.where(np.isnan(scores), -1.0, scores)
-    highest = np.flatnonzero(known >= least_surprising(scores, share))
+    highest = np.flatnonzero(known >= surprise_threshold(scores, share))
     apart = np.flatnonzero(np.diff(highest) > max(1, len(known) // 400)) + 1
     groups = sorted(np.split(highest, apart), key=lambda group: -known[group].max())
     return [range(rows.start + int(group[0]), rows.start + int(group[-1]) + 1) for group in groups]
 
 
-def least_surprising(scores: Floats, share: float = SURPRISING) -> float:
+def surprise_threshold(scores: Floats, share: float = SURPRISING) -> float:
     """The score that this share of the rows reaches."""
     known = np.where(np.isnan(scores), -1.0, scores)
     return float(np.sort(known)[-max(1, round(share * len(known)))])

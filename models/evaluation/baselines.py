@@ -40,15 +40,15 @@ def online_autoregression(
     weights = np.empty((columns, 1, lags + 1), np.float32)
     covariance = np.empty((columns, lags + 1, lags + 1), np.float32)
     keep, pull = np.full(columns, forgetting, np.float32), np.full(columns, prior, np.float32)
-    readout.begin(weights, covariance, pull)
-    heard = np.ones(columns, bool)
+    readout.initialize(weights, covariance, pull)
+    observed = np.ones(columns, bool)
     predictions = np.empty((rows.stop, columns), np.float32)
     for row in range(1, rows.stop):
         seen = features[row - 1]
         predictions[row] = single[row - 1] + readout.corrections(weights, seen)[:, 0]
         errors = (single[row] - predictions[row])[:, None]
-        turn = np.full(columns, row % (lags + 1))
-        readout.update(weights, covariance, seen, errors, heard, keep, pull, turn)
+        coordinate = np.full(columns, row % (lags + 1))
+        readout.update(weights, covariance, seen, errors, observed, keep, pull, coordinate)
     return predictions[rows.start :].astype(np.float64)
 
 

@@ -57,24 +57,24 @@ def draw_training(
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class BacktestPlot:
     """What is drawn of a backtest; [rows, targets] in the data's own units.
 
-    `along` are the rows, or their times; `lower` and `upper` are the edges of the interval of this `level`,
+    `x` are the rows, or their times; `lower` and `upper` are the edges of the interval of this `level`,
     and `surprise` [rows] the scores with the least of them that counts as surprising; None where the model
     gives none.
     """
 
-    along: Sequence[int] | Times
+    x: Sequence[int] | Times
     truth: Floats
     lines: Mapping[str, Floats]
     level: float | None = None
     lower: Floats | None = None
     upper: Floats | None = None
     surprise: Floats | None = None
-    surprising: float = 1.0
+    surprise_threshold: float = 1.0
 
-    def within(self, levels: Sequence[float], widths: Floats, level: float = 0.9) -> "Stream":
+    def with_interval(self, levels: Sequence[float], widths: Floats, level: float = 0.9) -> "BacktestPlot":
         """With the band of the level nearest to this one, around the first line.
 
         Parameters
@@ -86,7 +86,7 @@ class Stream:
         predicted, half = next(iter(self.lines.values())), widths[:, nearest]
         return replace(self, level=levels[nearest], lower=predicted - half, upper=predicted + half)
 
-    def of(self, targets: list[int]) -> "Stream":
+    def pick(self, targets: list[int]) -> "BacktestPlot":
         """Of some targets alone."""
         return replace(
             self,
@@ -97,13 +97,13 @@ class Stream:
         )
 
 
-def draw_backtest(path: Path, title: str, targets: Sequence[str], stream: Stream) -> None:
+def draw_backtest(path: Path, title: str, targets: Sequence[str], stream: BacktestPlot) -> None:
     """The true series, the predictions over it with their band, what the band missed; the scores below."""
     figure, panels = _panels(len(targets), title, below=stream.surprise is not None)
     below = panels.pop() if stream.surprise is not None else None
     fine = 0.4 if len(stream.truth) > MANY_ROWS else 1.0
     for column, axes in enumerate(panels):
-        along, truth = stream.along, stream.truth[:, column]
+        along, truth = stream.x, stream.truth[:, column]
         axes.plot(along, truth, color=TRUTH, linewidth=3 * fine, label="true", solid_capstyle="round")
         for (name, values), color in zip(stream.lines.items(), (ONE_STEP, OTHER), strict=False):
             axes.plot(along, values[:, column], color=color, linewidth=1.1 * fine, label=name)
@@ -124,8 +124,8 @@ def draw_backtest(path: Path, title: str, targets: Sequence[str], stream: Stream
             )
         axes.set_ylabel(targets[column])
     if below is not None and stream.surprise is not None:
-        _draw_scores(below, stream.along, stream.surprise, stream.surprising)
-    _finish(figure, panels, path, below, dated=np.asarray(stream.along).dtype.kind == "M")
+        _draw_scores(below, stream.x, stream.surprise, stream.surprise_threshold)
+    _finish(figure, panels, path, below, dated=np.asarray(stream.x).dtype.kind == "M")
 
 
 def _draw_scores(axes: Axes, along: Sequence[int] | Times, surprise: Floats, surprising: float) -> None:

@@ -12,27 +12,33 @@ from torch import Tensor
 from models.artifact.files import Artifact, save
 from models.data.dataset import Dataset, Split
 from models.data.scaling import Floats, Scaling
-from models.evaluation.bands import least_surprising
-from models.evaluation.figures import Stream, draw_backtest, draw_training
+from models.evaluation.bands import surprise_threshold
+from models.evaluation.figures import BacktestPlot, draw_backtest, draw_training
 from models.forecaster import Forecaster
 from models.nets.lstm import StatefulLSTM
 from models.training.rollout import FreeRun, free_run, one_step, root_mean_square
-from models.training.simulation import Followed, as_artifact, beginnings, follow, own_units
+from models.training.simulation import (
+    SimulatedRun,
+    build_artifact,
+    calibrate_learning,
+    simulate,
+    unscaled_observations,
+)
 from models.training.training import Training
 
 WARMUP, STEPS = 50, 200
 
 
-def finish(training: Training, name: str, source: str, seconds: float, folder: Path) -> Artifact:
+def write_report(training: Training, name: str, source: str, seconds: float, folder: Path) -> Artifact:
     """Measure the trained network, then write everything into the folder."""
-    network, dataset = training.trained(), training.dataset
+    network, dataset = training.best_network(), training.dataset
     run = last_free_run(network, dataset)
-    learning = beginnings(network, dataset, training.recipe)
-    artifact = as_artifact(network, dataset, training.recipe, learning, name)
-    served = as_served(artifact, dataset) if learning.on else None
+    learning = calibrate_learning(network, dataset, training.recipe)
+    artifact = build_artifact(network, dataset, training.recipe, learning, name)
+    served = simulate_served(artifact, dataset) if learning.enabled else None
     metrics = measure(network, dataset, run) | {
         "data": {"source": source, "split": asdict(dataset.split)},
-        "recipe": training.recipe.told(),
+        "recipe": training.recipe.as_dict(),
         "epochs": len(training.history),
     }
     if served is not None:
@@ -64,7 +70,7 @@ def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dic
 
     MSE is over scaled columns; an RMSE by column is in the column's own unit.
     """
-    part, rows = measured_part(dataset.split)
+    part, rows = evaluation_part(dataset.split)
     truth = dataset.truth[rows.start : rows.stop]
     errors = one_step(network, dataset, rows) - truth
     persistence = float((dataset.truth[rows.start - 1 : rows.stop - 1] - truth).square().nanmean())
@@ -84,12 +90,12 @@ def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dic
     return metrics
 
 
-def as_served(artifact: Artifact, dataset: Dataset) -> Followed:
+def simulate_served(artifact: Artifact, dataset: Dataset) -> SimulatedRun:
     """A session led along the series from row 0 on, told of over the part least known to the network."""
-    return follow(Forecaster(artifact), own_units(dataset), measured_part(dataset.split)[1])
+    return simulate(Forecaster(artifact), unscaled_observations(dataset), evaluation_part(dataset.split)[1])
 
 
-def measure_served(artifact: Artifact, dataset: Dataset, served: Followed) -> dict[str, Any]:
+def measure_served(artifact: Artifact, dataset: Dataset, served: SimulatedRun) -> dict[str, Any]:
     """The one-step error of a session that learns, and the share of observations in each interval."""
     truth = _units(dataset.target_scaling, dataset.truth[served.rows.start : served.rows.stop])
     errors = np.abs(served.predictions - truth)  # [rows, targets], own units
@@ -100,10 +106,10 @@ def measure_served(artifact: Artifact, dataset: Dataset, served: Followed) -> di
         levels = (f"{level:g}" for level in artifact.learning.levels)
         coverage = {level: float(share) for level, share in zip(levels, covered, strict=True)}
     mse = float(np.nanmean(np.square(errors / dataset.target_scaling.std)))
-    return {"part": measured_part(dataset.split)[0], "mse_scaled": mse, "coverage": coverage}
+    return {"part": evaluation_part(dataset.split)[0], "mse_scaled": mse, "coverage": coverage}
 
 
-def measured_part(split: Split) -> tuple[str, range]:
+def evaluation_part(split: Split) -> tuple[str, range]:
     """The part least known to the network: test, else validation, else training."""
     if split.test:
         return "test", split.test_rows
@@ -148,19 +154,21 @@ def draw(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None, name: str
     )
 
 
-def draw_served(artifact: Artifact, dataset: Dataset, served: Followed, path: Path) -> None:
+def draw_served(artifact: Artifact, dataset: Dataset, served: SimulatedRun, path: Path) -> None:
     """The figure of a training whose sessions learn: the last 250 rows, with their band and scores."""
     last = slice(-(WARMUP + STEPS), None)
     rows = served.rows[last]
-    stream = Stream(
-        along=rows,
+    stream = BacktestPlot(
+        x=rows,
         truth=_units(dataset.target_scaling, dataset.truth[rows.start : rows.stop]),
         lines={"one step ahead": served.predictions[last].astype(np.float64)},
     )
     if served.widths is not None and served.scores is not None:
-        stream = stream.within(artifact.learning.levels, served.widths[last].astype(np.float64))
-        surprising = least_surprising(served.scores.astype(np.float64))
-        stream = replace(stream, surprise=served.scores[last].astype(np.float64), surprising=surprising)
+        stream = stream.with_interval(artifact.learning.levels, served.widths[last].astype(np.float64))
+        surprising = surprise_threshold(served.scores.astype(np.float64))
+        stream = replace(
+            stream, surprise=served.scores[last].astype(np.float64), surprise_threshold=surprising
+        )
     draw_backtest(path, f"{artifact.name}: as its sessions learn", artifact.targets, stream)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from models.compiled import INT, column, compiled, dense, inlined, read_dense
+from models.jit import INT, contiguous, jit, jit_inline, readonly, readonly_contiguous
 from models.nets.lstm import StatefulLSTM
 
 Floats = npt.NDArray[np.float32]
@@ -37,7 +37,7 @@ FAR = single(87)  # exp neither overflows nor is it denormal up to here
 GATED_FAR = single(60)  # nor does it multiplied by that of FLAT
 
 
-class Cells:
+class LSTMCells:
     """All layers of a `StatefulLSTM` and its readout, for one observation of each row at a time."""
 
     def __init__(self, network: StatefulLSTM) -> None:
@@ -72,7 +72,7 @@ class Cells:
         return np.asarray(x @ self.readout + self.bias)
 
 
-@compiled(column("float32", 2), read_dense("float32", 2), INT, dense("float32", 2))
+@jit(readonly("float32", 2), readonly_contiguous("float32", 2), INT, contiguous("float32", 2))
 def _lay_out(x: Floats, rows: Floats, hidden: int, operand: Floats) -> None:
     """`[x, h, 1]` of every row. A place with a sign might count from the end, and cost four times as much."""
     inputs, start = np.uint64(x.shape[1]), np.uint64(hidden)
@@ -85,7 +85,7 @@ def _lay_out(x: Floats, rows: Floats, hidden: int, operand: Floats) -> None:
         operand[row, last] = 1
 
 
-@inlined
+@jit_inline
 def _power(x: np.float32) -> tuple[np.float32, np.float32]:
     """(2^k, e^r - 1) of x = k ln 2 + r, r at most half of ln 2 away from 0; x between -87 and 87."""
     shifted = x * LOG2_E + WHOLE
@@ -100,35 +100,35 @@ def _power(x: np.float32) -> tuple[np.float32, np.float32]:
     return scale, series * r * r + r
 
 
-@inlined
+@jit_inline
 def exp(x: np.float32) -> np.float32:
     """e to the x, for x between -87 and 87."""
     scale, beyond = _power(x)
     return scale * beyond + scale
 
 
-@inlined
+@jit_inline
 def expm1(x: np.float32) -> np.float32:
     """e to the x, less 1: exact, too, for an x near 0."""
     scale, beyond = _power(x)
     return scale * beyond + (scale - ONE)
 
 
-@inlined
+@jit_inline
 def sigmoid(x: np.float32) -> np.float32:
     """1 / (1 + exp(-x)); NaN stays NaN."""
     return ONE / (ONE + exp(min(max(-x, -FAR), FAR)))
 
 
-@inlined
-def gated(gate: np.float32, x: np.float32) -> np.float32:
+@jit_inline
+def sigmoid_times_tanh(gate: np.float32, x: np.float32) -> np.float32:
     """sigmoid(gate) tanh(x), for the price of one division; NaN stays NaN."""
     closed = exp(min(max(-gate, -GATED_FAR), GATED_FAR))
     steep = expm1(min(max(x + x, -FLAT), FLAT))
     return steep / ((ONE + closed) * (steep + TWO))
 
 
-@compiled(dense("float32", 2), read_dense("float32", 2), dense("float32", 2), INT, INT)
+@jit(contiguous("float32", 2), readonly_contiguous("float32", 2), contiguous("float32", 2), INT, INT)
 def _move_on(gates: Floats, rows: Floats, moved: Floats, hidden: int, cell: int) -> None:
     """The new cell, c = f c + i g, and the new hidden, h = o tanh(c), of gates laid out as torch has them."""
     size = gates.shape[1] // 4
@@ -138,10 +138,10 @@ def _move_on(gates: Floats, rows: Floats, moved: Floats, hidden: int, cell: int)
         h, c, before = moved[row, hidden:], moved[row, cell:], rows[row, cell:]
         # No loop reads the old rows and writes the new ones: where they are the same, it would go one by one.
         for i in range(size):
-            entry[i] = sigmoid(forget[i]) * before[i] + gated(entry[i], candidate[i])
+            entry[i] = sigmoid(forget[i]) * before[i] + sigmoid_times_tanh(entry[i], candidate[i])
         for i in range(size):
             c[i] = entry[i]
-            h[i] = gated(output[i], entry[i])
+            h[i] = sigmoid_times_tanh(output[i], entry[i])
 
 
 def _folded(network: StatefulLSTM, layer: int) -> Floats:

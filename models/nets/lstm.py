@@ -73,7 +73,7 @@ def _check_columns(change_of: Sequence[int], input_size: int, output_size: int) 
         raise ValueError(f"change_of must name an input column for each of {output_size} outputs")
 
 
-def detached(carry: Carry) -> Carry:
+def detach_carry(carry: Carry) -> Carry:
     """The same numbers, cut off from the graph that made them."""
     return carry[0].detach(), carry[1].detach()
 
@@ -94,7 +94,7 @@ def weight_shapes(
     return shapes | {"fc.weight": (output_size, hidden_size), "fc.bias": (output_size,)}
 
 
-def network_from(
+def network_from_weights(
     weights: dict[str, Tensor], num_layers: int, change_of: Sequence[int] | None = None
 ) -> StatefulLSTM:
     """A network in eval mode around existing weights; draws nothing from torch's random generator."""

@@ -59,7 +59,7 @@ def _labels(training: Training) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "recipe": training.recipe.told(),
+        "recipe": training.recipe.as_dict(),
         "data": _digest(training.dataset),
     }
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from models.artifact.artifact import Predicts
+from models.artifact.artifact import PredictionMode
 from models.artifact.learning import Learning
 from models.errors import BadRecipe
 
@@ -51,7 +51,7 @@ class Recipe:
 
     hidden_size: int = 64
     num_layers: int = 1
-    predicts: Predicts = "level"
+    predicts: PredictionMode = "level"
     epochs: int = 50
     patience: int = 10
     judge_every: int = 1
@@ -81,13 +81,13 @@ class Recipe:
         if not 0 < self.learning_rate < math.inf:
             raise BadRecipe(f"learning_rate must be above 0, not {self.learning_rate}")
 
-    def rate(self, epoch: int) -> float:
+    def learning_rate_at(self, epoch: int) -> float:
         """Adam's learning rate in an epoch, counted from 0."""
         if self.schedule == "constant":
             return self.learning_rate
         return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON values."""
         return asdict(self)
 

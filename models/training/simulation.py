@@ -30,7 +30,7 @@ FEWEST_RUNS = 16  # free runs that the growth of errors is measured on, or it is
 
 
 @dataclass(frozen=True, eq=False)
-class Followed:
+class SimulatedRun:
     """One session led along a series.
 
     Attributes
@@ -51,7 +51,7 @@ class Followed:
     scores: Single | None
 
 
-def as_artifact(
+def build_artifact(
     network: StatefulLSTM,
     dataset: Dataset,
     recipe: Recipe,
@@ -97,7 +97,7 @@ def leading_directions(network: StatefulLSTM, dataset: Dataset, rank: int) -> Si
     return np.ascontiguousarray(directions[:rank].T, dtype=np.float32)
 
 
-def follow(forecaster: Forecaster, observations: Floats, rows: range, chunk: int = 512) -> Followed:
+def simulate(forecaster: Forecaster, observations: Floats, rows: range, chunk: int = 512) -> SimulatedRun:
     """Lead one session from row 0 on, chunk by chunk; its carry is all that passes between two chunks.
 
     Parameters
@@ -108,7 +108,7 @@ def follow(forecaster: Forecaster, observations: Floats, rows: range, chunk: int
         Which rows to tell of, at least row 1: nothing comes before row 0.
     """
     given = observations[: rows.stop].astype(np.float32)
-    carries = forecaster.fresh[None]
+    carries = forecaster.new_carry[None]
     predictions: list[Single] = []
     widths: list[Single] = []
     scores: list[Single] = []
@@ -117,12 +117,12 @@ def follow(forecaster: Forecaster, observations: Floats, rows: range, chunk: int
         passed = forecaster.observe(piece, np.array([len(piece)]), carries)
         carries = passed.carries
         predictions.append(passed.predictions)
-        if passed.judged is not None:
-            widths.append(passed.judged.widths)
-            scores.append(passed.judged.scores)
+        if passed.scores is not None:
+            widths.append(passed.scores.widths)
+            scores.append(passed.scores.scores)
     before = slice(rows.start - 1, rows.stop - 1)  # the prediction of a row stands behind the row before it
-    judged = forecaster.learning.judges
-    return Followed(
+    judged = forecaster.learning.tracks_errors
+    return SimulatedRun(
         rows=rows,
         predictions=np.concatenate(predictions)[before],
         widths=np.concatenate(widths)[before] if judged else None,
@@ -133,23 +133,23 @@ def follow(forecaster: Forecaster, observations: Floats, rows: range, chunk: int
 def streaming_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe, rows: range) -> float:
     """The one-step MSE (scaled) over the rows, the session's own readout at work from row 0 on."""
     correcting = replace(recipe.learning, levels=(), spread=())
-    forecaster = Forecaster(as_artifact(network, dataset, recipe, correcting))
-    predictions = follow(forecaster, own_units(dataset), rows).predictions
+    forecaster = Forecaster(build_artifact(network, dataset, recipe, correcting))
+    predictions = simulate(forecaster, unscaled_observations(dataset), rows).predictions
     return float(np.nanmean(np.square(_errors(dataset, rows, predictions))))
 
 
-def beginnings(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> Learning:
+def calibrate_learning(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> Learning:
     """The recipe's learning, with what the validation part tells of errors put in.
 
     `spread` is each level's quantile of their absolute values (split conformal prediction: Papadopoulos et
     al., ECML 2002); `growth` is how their root mean square grows with the horizon of a free run.
     """
     learning, rows = recipe.learning, dataset.split.validation_rows
-    if not learning.judges or not rows:
+    if not learning.tracks_errors or not rows:
         return learning
-    forecaster = Forecaster(as_artifact(network, dataset, recipe, learning))
-    observations = own_units(dataset)
-    sizes = np.abs(_errors(dataset, rows, follow(forecaster, observations, rows).predictions))
+    forecaster = Forecaster(build_artifact(network, dataset, recipe, learning))
+    observations = unscaled_observations(dataset)
+    sizes = np.abs(_errors(dataset, rows, simulate(forecaster, observations, rows).predictions))
     spread = np.maximum(np.nanquantile(sizes, learning.levels, axis=0), 1e-4)  # [levels, outputs]
     return replace(
         learning,
@@ -158,7 +158,7 @@ def beginnings(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> Learn
     )
 
 
-def own_units(dataset: Dataset) -> Floats:
+def unscaled_observations(dataset: Dataset) -> Floats:
     """[rows, inputs], the observations as the data had them: NaN where a target was not observed.
 
     Where an input that is no target is missing, nothing could stand in for it: there, it is filled.
@@ -184,7 +184,11 @@ def _growth(forecaster: Forecaster, dataset: Dataset, observations: Floats, rows
     if forecaster.missing or len(starts) < FEWEST_RUNS:
         return ()
     due = starts[:, None] + np.arange(longest)  # [runs, steps], the rows that are forecast
-    ahead = observations[due][..., forecaster.ahead].astype(np.float32) if forecaster.ahead else None
+    ahead = (
+        observations[due][..., forecaster.future_inputs].astype(np.float32)
+        if forecaster.future_inputs
+        else None
+    )
     forecast, _ = forecaster.roll_out(_carries(forecaster, observations, starts), longest, ahead)
     errors = dataset.target_scaling.scale(forecast.astype(np.float64)) - dataset.truth.double().numpy()[due]
     at = 2 ** np.arange(count) - 1
@@ -195,7 +199,7 @@ def _growth(forecaster: Forecaster, dataset: Dataset, observations: Floats, rows
 
 def _carries(forecaster: Forecaster, observations: Floats, starts: npt.NDArray[np.int64]) -> Single:
     """[starts, carry_size], of one session that is about to observe each of these rows."""
-    carries: list[Single] = [forecaster.fresh[None]]
+    carries: list[Single] = [forecaster.new_carry[None]]
     for begin, end in zip([0, *starts[:-1]], starts, strict=True):
         piece = observations[begin:end].astype(np.float32)
         carries.append(forecaster.observe(piece, np.array([len(piece)]), carries[-1]).carries)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from models.data.dataset import Dataset, training_streams
-from models.errors import Diverged
-from models.nets.lstm import Carry, StatefulLSTM, detached
+from models.errors import TrainingDiverged
+from models.nets.lstm import Carry, StatefulLSTM, detach_carry
 from models.training.recipe import Recipe
 from models.training.rollout import check_runs_freely, closed_loop_error, one_step, run_freely
 from models.training.simulation import streaming_error
@@ -60,7 +60,7 @@ class Training:
         if recipe.closed_loop:
             check_runs_freely(dataset)
         self.dataset, self.recipe, self.device = dataset, recipe, device
-        self.network = first_network(dataset, recipe).to(device)
+        self.network = initial_network(dataset, recipe).to(device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -80,9 +80,9 @@ class Training:
     def run(self) -> Iterator[Epoch]:
         """Train to the end, telling each epoch; whoever stops listening stops the training between two."""
         while not self.finished:
-            yield self.epoch()
+            yield self.run_epoch()
 
-    def epoch(self) -> Epoch:
+    def run_epoch(self) -> Epoch:
         """One pass over all streams from a zero carry, then the validation error.
 
         Raises
@@ -90,7 +90,7 @@ class Training:
         Diverged
             The weights are then useless; a checkpoint from before is not.
         """
-        rate = self.recipe.rate(len(self.history))
+        rate = self.recipe.learning_rate_at(len(self.history))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         number = len(self.history) + 1
@@ -104,9 +104,9 @@ class Training:
         self.history.append(told)
         return told
 
-    def trained(self) -> StatefulLSTM:
+    def best_network(self) -> StatefulLSTM:
         """The network with the best weights, or the last ones without a validation part; eval mode, CPU."""
-        network = first_network(self.dataset, self.recipe)
+        network = initial_network(self.dataset, self.recipe)
         network.load_state_dict(self.best_weights or self.network.state_dict())
         return network.eval()
 
@@ -136,7 +136,7 @@ class Training:
             at = first + torch.arange(steps)  # [streams, steps]
             observations = self.dataset.observations[at].to(self.device)
             truth = self.dataset.truth[at + 1].to(self.device)
-        return drifted(observations, truth, self.dataset, self.recipe.drift)
+        return add_drift(observations, truth, self.dataset, self.recipe.drift)
 
     def _pass(self, observations: Tensor, truth: Tensor) -> tuple[float, float | None]:
         self.network.train()
@@ -146,7 +146,7 @@ class Training:
         for start in range(0, truth.shape[1], self.recipe.piece):
             end = min(start + self.recipe.piece, truth.shape[1])
             outputs, moved = self.network(observations[:, start:end], carry)
-            loss = mean_square(outputs, truth[:, start:end])
+            loss = mean_squared_error(outputs, truth[:, start:end])
             losses.append(self._finite(loss) * (end - start))
             if self.recipe.closed_loop and end < truth.shape[1]:
                 ahead = slice(end, end + self.recipe.closed_loop)
@@ -154,12 +154,12 @@ class Training:
                 closed.append(self._finite(free))
                 loss = loss + free
             self._descend(loss)
-            carry = detached(moved)
+            carry = detach_carry(moved)
         return sum(losses) / truth.shape[1], sum(closed) / len(closed) if closed else None
 
     def _free_loss(self, carry: Carry, prediction: Tensor, ahead: Tensor, truth: Tensor) -> Tensor:
         free = run_freely(self.network, carry, prediction, self.dataset.feedback, truth.shape[1], ahead)
-        return mean_square(free, truth)
+        return mean_squared_error(free, truth)
 
     def _descend(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -171,7 +171,9 @@ class Training:
     def _finite(self, loss: Tensor) -> float:
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise Diverged(f"epoch {len(self.history) + 1}: the loss is {value}; try a smaller learning rate")
+            raise TrainingDiverged(
+                f"epoch {len(self.history) + 1}: the loss is {value}; try a smaller learning rate"
+            )
         return value
 
     def _is_best(self, validation: float | None) -> bool:
@@ -184,7 +186,7 @@ class Training:
         return True
 
 
-def first_network(dataset: Dataset, recipe: Recipe) -> StatefulLSTM:
+def initial_network(dataset: Dataset, recipe: Recipe) -> StatefulLSTM:
     """The network before any training; the seed decides its weights and touches no one else's randomness."""
     change_of = (
         [dataset.names.index(name) for name in dataset.targets] if recipe.predicts == "change" else None
@@ -201,7 +203,7 @@ def first_network(dataset: Dataset, recipe: Recipe) -> StatefulLSTM:
         )
 
 
-def drifted(observations: Tensor, truth: Tensor, dataset: Dataset, spread: float) -> tuple[Tensor, Tensor]:
+def add_drift(observations: Tensor, truth: Tensor, dataset: Dataset, spread: float) -> tuple[Tensor, Tensor]:
     """Each stream's targets at another level and scale, where they are inputs and where they are truth.
 
     A level is normal of this spread, a scale log-normal of 0.3 times it; both in scaled units, one for each
@@ -219,7 +221,7 @@ def drifted(observations: Tensor, truth: Tensor, dataset: Dataset, spread: float
     return observations, truth
 
 
-def mean_square(outputs: Tensor, truth: Tensor) -> Tensor:
+def mean_squared_error(outputs: Tensor, truth: Tensor) -> Tensor:
     """The loss: over all that was observed; 0 where nothing was."""
     missing = torch.isnan(truth)
     if not missing.any():
@@ -240,7 +242,7 @@ def validation_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) ->
     if not rows:
         return None
     network.eval()
-    if recipe.learning.corrects:
+    if recipe.learning.adapts_readout:
         error = streaming_error(network, dataset, recipe, rows)
     else:
         truth = dataset.truth[rows.start : rows.stop]

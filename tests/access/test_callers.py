@@ -6,7 +6,7 @@ import pytest
 from app.errors import Forbidden, OverLimit
 from app.jobs import jobs
 from app.jobs.jobs import Advance, AdvanceMany, Expire
-from app.jobs.session_list import Roster
+from app.jobs.session_list import SessionList
 from app.session import names
 from tests.helpers.faults import until
 from tests.helpers.locked import Keys
@@ -31,7 +31,7 @@ def example(kind):
     observations = np.zeros((1, 1), np.float32)
     special = {
         jobs.Advance: lambda: Advance("a", observations),
-        jobs.AdvanceMany: lambda: AdvanceMany(Roster("ab"), observations.repeat(2, 0), np.array([1, 1])),
+        jobs.AdvanceMany: lambda: AdvanceMany(SessionList("ab"), observations.repeat(2, 0), np.array([1, 1])),
         jobs.Forecast: lambda: jobs.Forecast("a", 3),
         jobs.Fork: lambda: jobs.Fork("a", "b"),
         jobs.Import: lambda: jobs.Import("a", None),
@@ -51,8 +51,8 @@ async def test_every_job_reaches_the_engine_under_its_tenants_names(start_http, 
     async with start_http(api_keys_file=keys.path) as service:
         seen = []
         monkeypatch.setattr(service.engine, "submit", seen.append)
-        door = service.app.state.door
-        door.holder(keys.token["acme"].encode()).submit(example(kind))
+        authenticator = service.app.state.authenticator
+        authenticator.authenticate_token(keys.token["acme"].encode()).submit(example(kind))
         assert [*seen[0].sessions] == [f"acme/{name}" for name in example(kind).sessions]
 
 
@@ -60,17 +60,17 @@ async def test_a_job_of_no_session_is_an_admins_and_expiry_is_nobodys(start_http
     keys.add("acme")
     keys.add("boss", "admin")
     async with start_http(api_keys_file=keys.path) as service:
-        door = service.app.state.door
+        authenticator = service.app.state.authenticator
         for kind in SESSIONLESS:
             with pytest.raises(Forbidden):
-                door.holder(keys.token["acme"].encode()).submit(example(kind))
+                authenticator.authenticate_token(keys.token["acme"].encode()).submit(example(kind))
         with pytest.raises(AttributeError):
-            door.holder(keys.token["boss"].encode()).submit(Expire(["acme/a"]))
+            authenticator.authenticate_token(keys.token["boss"].encode()).submit(Expire(["acme/a"]))
 
 
 def test_no_name_of_a_client_is_another_tenants():
     for session in ("a", "acme.a", "..", "acme:a"):
-        assert names.shown(names.prefix("b") + session) == session
+        assert names.id_of(names.prefix("b") + session) == session
         assert names.tenant_of(names.prefix("b") + session) == "b"
         assert names.tenant_of(session) == ""
 
@@ -114,7 +114,7 @@ async def test_a_tenant_has_room_again_when_a_session_of_its_goes(start_http, ke
         assert (await http.put("/sessions/b/state", content=state, headers=headers)).status_code == 200
         assert (await http.delete("/sessions/a", headers=headers)).status_code == 204
         assert (await http.post("/sessions", json={"id": "c"}, headers=headers)).status_code == 201
-        assert service.engine.sessions.census["small"] == 2
+        assert service.engine.residents.sessions_per_tenant["small"] == 2
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
@@ -131,7 +131,7 @@ async def test_sessions_that_a_store_kept_count_after_a_restart(start_http, keys
 async def test_what_waits_is_bounded_and_counted_down_as_it_is_answered(start_http, keys):
     keys.add("small", in_flight=2)
     async with start_http(api_keys_file=keys.path) as service:
-        caller = service.app.state.door.holder(keys.token["small"].encode())
+        caller = service.app.state.authenticator.authenticate_token(keys.token["small"].encode())
         answers = []
 
         def chunk(name):
@@ -143,7 +143,7 @@ async def test_what_waits_is_bounded_and_counted_down_as_it_is_answered(start_ht
             caller.submit(chunk("c"))
         assert refused.value.extra["quota"] == "in_flight"
         await until(lambda: len(answers) == 2)
-        assert caller.use.in_flight == 0
+        assert caller.usage.in_flight == 0
         caller.submit(chunk("c"))
         await until(lambda: len(answers) == 3)
 
@@ -158,13 +158,13 @@ async def test_the_server_as_a_whole_takes_so_many_observations_a_second(start_h
 async def test_keys_that_come_and_go_are_noticed_without_a_restart(start_http, keys):
     keys.add("first")
     async with start_http(api_keys_file=keys.path) as service:
-        door = service.app.state.door
+        authenticator = service.app.state.authenticator
         keys.add("second")
-        door.refresh()
+        authenticator.refresh()
         assert (await service.http.get("/sessions", headers=keys.headers("second"))).status_code == 200
         keys.remove("first")
-        door.refresh()
+        authenticator.refresh()
         assert (await service.http.get("/sessions", headers=keys.headers("first"))).status_code == 401
         keys.path.write_text("broken")
-        door.refresh()
+        authenticator.refresh()
         assert (await service.http.get("/sessions", headers=keys.headers("second"))).status_code == 200

@@ -18,9 +18,9 @@ def told(tmp_path):
 
 
 def test_a_token_opens_its_own_key_and_no_other_opens_any(told):
-    ring = KeyRing(told.path)
-    assert ring.find(told.token["pump-house"].encode()).name == "pump-house"
-    assert ring.find(told.token["boss"].encode()).role == "admin"
+    key_ring = KeyRing(told.path)
+    assert key_ring.find(told.token["pump-house"].encode()).name == "pump-house"
+    assert key_ring.find(told.token["boss"].encode()).role == "admin"
     for wrong in (
         b"",
         b"no",
@@ -28,21 +28,21 @@ def test_a_token_opens_its_own_key_and_no_other_opens_any(told):
         told.token["boss"].encode() + b"x",
         b"x" * 10_000,
     ):
-        assert ring.find(wrong) is None
+        assert key_ring.find(wrong) is None
 
 
 def test_nothing_in_the_file_opens_a_door(told):
     text = told.path.read_text()
     for token in told.token.values():
         assert token not in text
-    ring = KeyRing(told.path)
+    key_ring = KeyRing(told.path)
     for key in json.loads(text)["keys"]:
-        assert ring.find(key["sha256"].encode()) is None
-        assert ring.find(bytes.fromhex(key["sha256"])) is None
+        assert key_ring.find(key["sha256"].encode()) is None
+        assert key_ring.find(bytes.fromhex(key["sha256"])) is None
 
 
 def test_tokens_differ_and_are_hard_to_guess():
-    tokens = {keys.made("a")[1] for _ in range(100)}
+    tokens = {keys.generate_key("a")[1] for _ in range(100)}
     assert len(tokens) == 100
     assert all(len(token.removeprefix("cyo_")) >= 43 for token in tokens)
 
@@ -58,26 +58,26 @@ def test_a_file_that_somebody_was_let_into_on_purpose_stays_open_to_them(told):
 
 
 def test_keys_are_read_anew_when_the_file_changes_and_only_then(told):
-    ring = KeyRing(told.path)
-    assert not ring.refresh()
+    key_ring = KeyRing(told.path)
+    assert not key_ring.refresh()
     told.add("new")
-    assert ring.refresh()
-    assert ring.find(told.token["new"].encode()) is not None
+    assert key_ring.refresh()
+    assert key_ring.find(told.token["new"].encode()) is not None
     told.remove("boss")
-    assert ring.refresh()
-    assert ring.find(told.token["boss"].encode()) is None
+    assert key_ring.refresh()
+    assert key_ring.find(told.token["boss"].encode()) is None
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"keys": [{}]}', "\ud800", "[" * 100_000])
 def test_a_file_that_went_bad_leaves_the_keys_as_they_were(told, content):
-    ring = KeyRing(told.path)
+    key_ring = KeyRing(told.path)
     if content is None:
         told.path.unlink()
     else:
         told.path.write_bytes(content.encode("utf-8", "surrogatepass"))
     with pytest.raises(ConfigError, match=r"keys\.json"):
-        ring.refresh()
-    assert ring.find(told.token["boss"].encode()) is not None
+        key_ring.refresh()
+    assert key_ring.find(told.token["boss"].encode()) is not None
 
 
 KEY = {"name": "a", "sha256": "0" * 64, "tenant": "a"}
@@ -111,9 +111,9 @@ def test_a_file_that_says_something_else_is_refused_by_name(tmp_path, wrong):
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "x" * 65, "ä", "a\n"])
 def test_a_name_that_cannot_be_one_makes_no_key(name):
     with pytest.raises(ConfigError):
-        keys.made(name)
+        keys.generate_key(name)
     with pytest.raises(ConfigError):
-        keys.made("fine", tenant=name or "/")
+        keys.generate_key("fine", tenant=name or "/")
 
 
 def test_the_command_makes_lists_and_removes_keys(tmp_path, capsys, monkeypatch):

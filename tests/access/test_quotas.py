@@ -1,6 +1,6 @@
 import pytest
 
-from app.access.quotas import Bucket, Quota, over
+from app.access.quotas import Quota, TokenBucket, quota_error
 from app.config import Settings
 from app.errors import OverLimit
 
@@ -15,7 +15,7 @@ class Ticking:
 @pytest.mark.parametrize("chunk", [1, 7, 50, 1000])
 def test_no_more_passes_than_the_rate_and_a_second_of_it_on_credit(chunk):
     clock = Ticking()
-    bucket, passed = Bucket(100, clock), 0
+    bucket, passed = TokenBucket(100, clock), 0
     for _ in range(6000):
         clock.now += 0.01
         passed += chunk if not bucket.take(chunk) else 0
@@ -24,7 +24,7 @@ def test_no_more_passes_than_the_rate_and_a_second_of_it_on_credit(chunk):
 
 def test_a_chunk_larger_than_a_second_passes_and_is_paid_for_afterwards():
     clock = Ticking()
-    bucket = Bucket(10, clock)
+    bucket = TokenBucket(10, clock)
     assert bucket.take(50) == 0
     assert bucket.take(1) == pytest.approx(4, abs=0.01)
     clock.now += 3.9
@@ -35,7 +35,7 @@ def test_a_chunk_larger_than_a_second_passes_and_is_paid_for_afterwards():
 
 def test_whoever_comes_back_when_told_to_passes():
     clock = Ticking()
-    bucket = Bucket(3, clock)
+    bucket = TokenBucket(3, clock)
     for _ in range(100):
         wait = bucket.take(2)
         clock.now += wait
@@ -53,7 +53,7 @@ def test_a_key_has_no_more_than_the_server_and_no_less_than_it_says():
 
 
 def test_a_refusal_names_the_quota_and_when_to_come_again():
-    error = over("sockets", 3, "key 'a'", 2.1)
+    error = quota_error("sockets", 3, "key 'a'", 2.1)
     assert isinstance(error, OverLimit)
     assert error.detail == "key 'a' may have at most 3 sockets"
     assert (error.extra, error.retry_after_seconds) == ({"quota": "sockets", "limit": 3}, 3)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from app import errors
-from app.api.errors import STATUS, problem
+from app.codec.problems import STATUS, problem
 from tests.helpers.ways import HttpRoute
 
 

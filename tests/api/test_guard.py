@@ -182,7 +182,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 async def test_a_request_id_is_passed_through_or_made(start_http, headers, expected):
     async with start_http() as service:
         told = (await service.http.get("/health/live", headers=headers)).headers["x-request-id"]
-        assert told == expected if expected else logs.GIVEN.fullmatch(told)
+        assert told == expected if expected else logs.REQUEST_ID_PATTERN.fullmatch(told)
 
 
 async def test_a_request_is_logged_in_one_line_of_json_without_values_or_keys(start_http, keys, caplog):
@@ -209,7 +209,7 @@ async def test_a_request_is_logged_in_one_line_of_json_without_values_or_keys(st
 
 @pytest.fixture
 def levels_restored():
-    ours = [logging.getLogger(name) for name in ("carryover", "uvicorn", logs.FRAMES)]
+    ours = [logging.getLogger(name) for name in ("carryover", "uvicorn", logs.SOCKET_LOGGER)]
     before = [one.level for one in ours]
     yield
     for one, level in zip(ours, before, strict=True):
@@ -222,7 +222,7 @@ async def test_a_socket_that_comes_and_goes_is_no_line_of_the_log(
 ):
     async with start_hot(log_level=level):
         assert logging.getLogger("carryover").level == getattr(logging, level.upper())
-        one_socket = logging.getLogger(f"{logs.FRAMES}.14")  # as picows names it
+        one_socket = logging.getLogger(f"{logs.SOCKET_LOGGER}.14")  # as picows names it
         assert one_socket.getEffectiveLevel() == expected
 
 

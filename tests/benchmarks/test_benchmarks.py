@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from app.codec import frames
-from app.codec.bulk.session_lists import MOST_BYTES, NAME_BYTES
-from app.codec.chunks import Limits
+from app.codec.bulk.session_lists import MAX_BYTES, NAME_BYTES
+from app.codec.limits import Limits
 from app.config import Settings
-from app.jobs.answers import Advanced
+from app.jobs.answers import ChunkAnswer
 from benchmarks.binary_layout import decode_message, encode_message
 from benchmarks.dialects import SessionInBody, SessionInPath, Triton
 from benchmarks.figures import Figure, medians_of, promised_figures, spread
@@ -225,7 +225,7 @@ def test_the_lists_of_a_mixed_plan_are_more_than_a_server_keeps_and_hold_the_sam
     (talk,) = plan_of("mixed-json", 8000, streams, 1.0).conversations
     bodies = [json.loads(message.partition(b"\r\n\r\n")[2]) for message in talk.messages]
     lists = {tuple(body["sessions"]) for body in bodies}
-    assert len(lists) * len(streams) * NAME_BYTES > 0.5 * MOST_BYTES  # and there are two such connections
+    assert len(lists) * len(streams) * NAME_BYTES > 0.5 * MAX_BYTES  # and there are two such connections
     assert {frozenset(names) for names in lists} == {frozenset(stream.session for stream in streams)}
     first, second = bodies[0], bodies[1]
     assert first["sessions"] == [stream.session for stream in streams]
@@ -276,12 +276,12 @@ def test_a_binary_message_is_what_the_service_reads_and_its_answer_what_it_write
     chunk = Stream("a", 3).chunk(0)
     path_session = "pump-7" if session is None else None
     limits = Limits(observations=100, steps=100, inputs=1)
-    message = frames.binary(encode_message(session, chunk), path_session, limits)
+    message = frames.decode_binary(encode_message(session, chunk), path_session, limits)
     assert message.session == "pump-7"
     assert message.chunk is not None
     assert np.allclose(message.chunk.observations[:, 0], chunk)
-    outcome = Advanced("pump-7", "sine", 3, 1, False, {"predictions": message.chunk.observations})
-    name, predictions = decode_message(frames.answered(outcome, message))
+    outcome = ChunkAnswer("pump-7", "sine", 3, 1, False, {"predictions": message.chunk.observations})
+    name, predictions = decode_message(frames.encode_answer(outcome, message))
     assert name == (session or "")
     assert np.allclose(predictions, chunk)
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from app.cli import run
-from app.cli.demo import Story, _draw
-from app.cli.row_reader import opened, picked
+from app.cli.demo import StreamComparison, _draw
+from app.cli.row_reader import open_rows, select_columns
 from models.errors import BadData
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 
@@ -240,19 +240,19 @@ async def test_what_cannot_be_streamed_says_so(started, tmp_path, capsys):
 def test_a_source_s_columns_are_taken_by_name_or_in_order(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("b,a\n1,2\n")
-    with opened(path, sys.stdin, follow=False) as source:
+    with open_rows(path, sys.stdin, follow=False) as source:
         row = next(source.rows)
         assert source.total == 1
-        assert picked(source, ("a", "b"), None)[0](row) == [2, 1]
-        assert picked(source, ("u", "v"), None)[0](row) == [1, 2]
-        assert picked(source, ("u",), "b")[1](row) == "1"
+        assert select_columns(source, ("a", "b"), None)[0](row) == [2, 1]
+        assert select_columns(source, ("u", "v"), None)[0](row) == [1, 2]
+        assert select_columns(source, ("u",), "b")[1](row) == "1"
         with pytest.raises(BadData, match="name them with --columns"):
-            picked(source, ("u",), None)
+            select_columns(source, ("u",), None)
 
 
 def test_standard_input_needs_no_header():
-    with opened(Path("-"), io.StringIO("1,2\n,3\n"), follow=False) as source:
-        observation, _ = picked(source, ("a", "b"), None)
+    with open_rows(Path("-"), io.StringIO("1,2\n,3\n"), follow=False) as source:
+        observation, _ = select_columns(source, ("a", "b"), None)
         assert [observation(row) for row in source.rows] == [[1, 2], [None, 3]]
 
 
@@ -261,8 +261,8 @@ def test_parquet_is_read_row_by_row(tmp_path):
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"a": [1.0, None], "b": [2, 3]}), tmp_path / "x.parquet")
-    with opened(tmp_path / "x.parquet", sys.stdin, follow=False) as source:
-        observation, _ = picked(source, ("b", "a"), None)
+    with open_rows(tmp_path / "x.parquet", sys.stdin, follow=False) as source:
+        observation, _ = select_columns(source, ("b", "a"), None)
         assert ([observation(row) for row in source.rows], source.total) == ([[2, 1], [3, None]], 2)
 
 
@@ -278,7 +278,7 @@ def test_the_demo_trains_serves_and_tells_what_carrying_buys(capfd):
 
 
 def test_the_demo_draws_what_it_streams(capsys):
-    story = Story()
+    story = StreamComparison()
     for place in range(50):
         story.add(np.sin(place / 5), np.sin(place / 5), 0.0)
     _draw("sine", story, first=True)

@@ -11,7 +11,7 @@ import pytest
 from carryover import Carryover
 
 from app.cli import session_backup
-from app.cli.session_backup import MoveFailed
+from app.cli.session_backup import BackupFailed
 
 pytestmark = pytest.mark.anyio
 
@@ -46,14 +46,14 @@ async def test_an_interrupted_export_goes_on_where_it_stopped(start_hot, tmp_pat
         await filled(service)
 
         def some(server: Carryover) -> list[str]:
-            left = session_backup.exported(server, tmp_path)
+            left = session_backup.export_sessions(server, tmp_path)
             return [next(left) for _ in range(4)]
 
         first = await moved(service, some)
-        with (tmp_path / session_backup.LIST).open("a") as lines:
+        with (tmp_path / session_backup.LIST_FILE).open("a") as lines:
             lines.write('{"session": "cut o')  # killed in mid-write
-        rest = await moved(service, lambda server: list(session_backup.exported(server, tmp_path)))
-        again = await moved(service, lambda server: list(session_backup.exported(server, tmp_path)))
+        rest = await moved(service, lambda server: list(session_backup.export_sessions(server, tmp_path)))
+        again = await moved(service, lambda server: list(session_backup.export_sessions(server, tmp_path)))
     assert (first + rest, again) == (sorted(NAMES), [])
 
 
@@ -63,7 +63,7 @@ async def test_an_import_brings_back_what_was_exported_and_goes_on_where_it_stop
     async with start_hot() as service:
         await filled(service)
         before = await positions(service)
-        await moved(service, lambda server: list(session_backup.exported(server, tmp_path)))
+        await moved(service, lambda server: list(session_backup.export_sessions(server, tmp_path)))
         for name in before:
             await service.http.delete(f"/sessions/{name.replace('..', '%2E%2E')}")
 
@@ -77,6 +77,6 @@ async def test_an_import_brings_back_what_was_exported_and_goes_on_where_it_stop
 
 
 async def test_a_folder_that_is_no_export_is_refused(tmp_path: Path):
-    (tmp_path / session_backup.LIST).write_text("not json\n")
-    with pytest.raises(MoveFailed, match="no list of sessions"):
-        session_backup.lines(tmp_path)
+    (tmp_path / session_backup.LIST_FILE).write_text("not json\n")
+    with pytest.raises(BackupFailed, match="no list of sessions"):
+        session_backup.read_session_list(tmp_path)

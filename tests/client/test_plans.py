@@ -21,7 +21,7 @@ from carryover.values import Answer
 from carryover.window import Window
 from carryover.wire import Cursor, Wanted
 
-from app.api.errors import STATUS, problem
+from app.codec.problems import STATUS, problem
 from tests.helpers.paths import ROOT
 
 
@@ -344,15 +344,15 @@ def test_any_source_is_cut_alike(source):
 
 def test_binary_messages_are_those_of_the_server():
     from app.codec import frames as served
-    from app.codec.chunks import Limits
-    from app.jobs.answers import Advanced
+    from app.codec.limits import Limits
+    from app.jobs.answers import ChunkAnswer
 
     rows = np.array([[0.5, 1.0], [2.0, 3.0]], np.float32)
-    message = served.binary(frames.message(rows, 7, "00000000000000ff", 3), "a", Limits(10, 10, 2))
+    message = served.decode_binary(frames.message(rows, 7, "00000000000000ff", 3), "a", Limits(10, 10, 2))
     np.testing.assert_array_equal(message.chunk.observations, rows)
     assert (message.at, message.epoch, message.chunk.horizon) == (7, 255, 3)
-    outcome = Advanced("a", "m", 9, 255, True, {"predictions": rows, "forecast": rows[:1]})
-    body = frames.answer(served.answered(outcome, message), flat=False)
+    outcome = ChunkAnswer("a", "m", 9, 255, True, {"predictions": rows, "forecast": rows[:1]})
+    body = frames.answer(served.encode_answer(outcome, message), flat=False)
     assert (body["position"], body["epoch"], body["replayed"]) == (9, "00000000000000ff", True)
     np.testing.assert_array_equal(body["predictions"], rows)
     np.testing.assert_array_equal(body["forecast"], rows[:1])

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from app.codec import chunks as wire
-from app.codec.bulk import BulkLimits, read
-from app.codec.bulk.session_lists import FEWEST
+from app.codec import limits
+from app.codec.bulk import BulkLimits, decode
+from app.codec.bulk.session_lists import MIN_SESSIONS
 from app.errors import Malformed, TooLarge, Unprocessable
 from app.jobs.jobs import AdvanceMany
-from app.jobs.session_list import Roster
-from app.jobs.split import cut
+from app.jobs.session_list import SessionList
+from app.jobs.split import split_job
 from app.session.slab import RUN
 from tests.conftest import STORES, Start, starter
 from tests.helpers import binary
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 
 BINARY = {"content-type": "application/octet-stream"}
 ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
-LIMITS = BulkLimits(100, wire.Limits(50, 100, 3))
+LIMITS = BulkLimits(100, limits.Limits(50, 100, 3))
 
 
 @pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
@@ -291,7 +291,7 @@ async def test_what_is_wrong_with_the_whole_refuses_the_whole(start, body, statu
 async def test_a_step_that_fails_for_one_session_fails_for_it_alone(start, artifacts):
     async with start() as service:
         await many(service, ["a", "b", "c"], [0.1, 0.2, 0.3])
-        slab = service.engine.sessions.slab_of("sine")
+        slab = service.engine.residents.models.slab_for_model("sine")
         slab.carries[slab.index["b"]] = np.nan
         told = await many(service, ["a", "b", "c"], [0.1, 0.2, 0.3])
         assert told["errors"]["1"]["status"] == 500
@@ -301,7 +301,7 @@ async def test_a_step_that_fails_for_one_session_fails_for_it_alone(start, artif
 async def test_a_request_and_single_chunks_of_its_sessions_keep_their_order(start, artifacts):
     whole = series("sine", 4)
     async with start() as service, held(service.engine) as release:
-        waiting = service.engine._turns
+        waiting = service.engine._queue
         one = asyncio.ensure_future(many(service, ["a", "b"], [whole[0].tolist(), [0.0]]))
         await until(lambda: len(waiting) == 2)
         two = asyncio.ensure_future(service.advance("a", whole[1:3]))
@@ -353,8 +353,8 @@ async def steps(service: Way, form: str, sessions: list[str], observations: list
 
 @FORMS
 async def test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(start, artifacts, form):
-    names = [f"s{i}" for i in range(FEWEST)]
-    others = [i != 3 for i in range(FEWEST)]
+    names = [f"s{i}" for i in range(MIN_SESSIONS)]
+    others = [i != 3 for i in range(MIN_SESSIONS)]
     wholes = {name: series("sine", 4, seed=i) for i, name in enumerate(names)}
 
     async def step(service, turn):
@@ -362,7 +362,7 @@ async def test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(st
 
     async with start() as service:
         for turn in range(2):
-            assert (await step(service, turn))[0] == [turn + 1] * FEWEST
+            assert (await step(service, turn))[0] == [turn + 1] * MIN_SESSIONS
         assert (await service.http.delete("/sessions/s3")).is_success
         stranger = series("sine", 2, seed=77)
         await service.advance("stranger", stranger[:1])
@@ -378,12 +378,12 @@ async def test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(st
 
 @FORMS
 async def test_lists_named_by_turns_that_crowd_each_other_out_go_on_where_they_were(start, artifacts, form):
-    wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(2 * FEWEST)}
-    names, half = list(wholes), FEWEST // 2
+    wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(2 * MIN_SESSIONS)}
+    names, half = list(wholes), MIN_SESSIONS // 2
     got: dict[str, list[float]] = {name: [] for name in names}
-    async with start(wave_sessions=FEWEST, resident_sessions=FEWEST) as service:
+    async with start(wave_sessions=MIN_SESSIONS, resident_sessions=MIN_SESSIONS) as service:
         for turn in range(4):
-            for some in (names[:FEWEST], names[FEWEST:], names[half:-half]):
+            for some in (names[:MIN_SESSIONS], names[MIN_SESSIONS:], names[half:-half]):
                 told = [name for name in some if len(got[name]) <= turn]
                 if not told:
                     continue
@@ -407,7 +407,7 @@ async def test_sessions_that_lie_one_behind_the_other_equal_their_own_passes(sta
         got = [await step(service, turn) for turn in range(4)]
         assert (await service.http.post("/sessions/s5/reset")).is_success
         got.append(await step(service, 4))
-        service.engine.sessions.slab_of("sine").carries[0] = np.nan
+        service.engine.residents.models.slab_for_model("sine").carries[0] = np.nan
         told = await many(service, names, [0.0] * len(names))
         assert list(told["errors"]) == ["0"]
         assert told["positions"] == [None, *[6] * (len(names) - 1)]
@@ -419,7 +419,7 @@ async def test_sessions_that_lie_one_behind_the_other_equal_their_own_passes(sta
 async def test_a_full_queue_refuses_the_whole_with_503(start):
     async with start(queue_jobs=4, bulk_sessions=4) as service, held(service.engine) as release:
         waiting = asyncio.ensure_future(many(service, ["a", "b", "c", "d"], [1, 2, 3, 4]))
-        await until(lambda: len(service.engine._turns) == 4)
+        await until(lambda: len(service.engine._queue) == 4)
         response = await post(service, {"sessions": ["e", "f"], "observations": [1, 2]})
         assert response.status_code == 503
         check_problem(response)
@@ -479,7 +479,7 @@ GOOD = binary.encode(["a", "b"], [np.zeros((2, 1)), np.ones((1, 1))], [0, -1], [
 def test_bytes_cut_short_anywhere_are_refused():
     for end in range(len(GOOD) - len("b")):
         with pytest.raises((Malformed, Unprocessable)):
-            read(GOOD[:end], BINARY["content-type"], "", LIMITS)
+            decode(GOOD[:end], BINARY["content-type"], "", LIMITS)
 
 
 @settings(max_examples=500, deadline=None)
@@ -532,7 +532,7 @@ def test_any_json_columns_are_refused_or_checked_and_never_crash(sessions, obser
 def check_read(body: bytes, content_type: str) -> None:
     """Whatever it is, what comes out of it is what the engine may be given."""
     try:
-        asked = read(body, content_type, "", LIMITS)
+        asked = decode(body, content_type, "", LIMITS)
     except (Malformed, Unprocessable, TooLarge):
         return
     seen = set(asked.errors)
@@ -540,12 +540,12 @@ def check_read(body: bytes, content_type: str) -> None:
         seen |= set(which.tolist())
         assert len(which) == len(job) == len(job.lengths)
         assert job.observations.dtype == np.float32
-        gaps = job.extras is not None and job.extras.gaps  # only then is a null, here NaN, let through
+        gaps = job.options is not None and job.options.gaps  # only then is a null, here NaN, let through
         assert np.isfinite(job.observations[~(np.isnan(job.observations) & gaps)]).all()
         assert len(job.observations) == job.lengths.sum()
         assert job.lengths.min() >= 1
         assert job.lengths.max() <= LIMITS.chunk.observations
-        assert all(wire.SESSION_ID.fullmatch(name) for name in job.sessions)
+        assert all(limits.SESSION_ID.fullmatch(name) for name in job.sessions)
         assert job.at is None or job.at.min() >= -1
     assert seen == set(range(asked.count))
 
@@ -561,8 +561,8 @@ def test_a_cut_request_holds_every_chunk_once_in_order_and_within_bounds(
 ):
     lengths = np.array([length for _, length in chunks])
     place = np.arange(lengths.sum(), dtype=np.float32)[:, None]
-    job = AdvanceMany(Roster(name for name, _ in chunks), place, lengths)
-    parts = cut(job, most_sessions, most_observations)
+    job = AdvanceMany(SessionList(name for name, _ in chunks), place, lengths)
+    parts = split_job(job, most_sessions, most_observations)
     got: dict[str, list[float]] = {}
     for part in parts:
         sessions = list(part.sessions)

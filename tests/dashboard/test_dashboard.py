@@ -310,7 +310,7 @@ def test_thousands_of_points_are_drawn_without_stutter(page, server):
 @in_browser
 def test_a_server_with_keys_is_asked_for_one_that_stays_out_of_addresses(browser, tmp_path):
     file = tmp_path / "keys.json"
-    key, token = keys.made("reader")
+    key, token = keys.generate_key("reader")
     keys.write(file, [key])
     with serving(SHIPPED, CARRYOVER_API_KEYS_FILE=str(file)) as (_, port):
         context = browser.new_context()
@@ -353,7 +353,7 @@ def test_what_has_not_changed_is_not_sent_again(server):
 
 
 def test_every_file_that_the_page_names_is_there():
-    files = dashboard.assets()
+    files = dashboard.load_assets()
     texts = [file.body.decode() for name, file in files.items() if not name.startswith(("uplot", "swagger"))]
     named = {name for text in texts for name in re.findall(r'"(?:\./|dashboard/)([\w.-]+)"', text)}
     assert "trail.js" in named
@@ -365,14 +365,14 @@ def test_a_file_of_others_that_is_not_as_it_was_published_is_refused(monkeypatch
     carried = getattr(dashboard, part)
     monkeypatch.setattr(dashboard, part, replace(carried, files=carried.files | {file: "0" * 64}))
     with pytest.raises(ConfigError, match=f"{file} is not {carried.name} as published"):
-        dashboard.assets()
+        dashboard.load_assets()
 
 
 @pytest.mark.parametrize("part", ["CHART", "API_PAGE"])
 def test_files_of_others_that_are_missing_are_told_with_what_to_install(monkeypatch, part):
     monkeypatch.setattr(dashboard, part, replace(getattr(dashboard, part), package="no_such_package"))
     with pytest.raises(ConfigError, match="pip install no-such-package"):
-        dashboard.assets()
+        dashboard.load_assets()
 
 
 def test_the_page_of_the_api_and_all_that_it_names_come_from_this_server(server):
@@ -386,7 +386,7 @@ def test_the_page_of_the_api_and_all_that_it_names_come_from_this_server(server)
     for name in named:
         with urllib.request.urlopen(f"{server}/{name}", timeout=30) as answer:
             assert answer.headers["content-security-policy"] == policy
-            assert answer.read() == dashboard.assets()[name.removeprefix("dashboard/")].body
+            assert answer.read() == dashboard.load_assets()[name.removeprefix("dashboard/")].body
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{server}/redoc", timeout=30)
 

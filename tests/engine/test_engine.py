@@ -12,9 +12,9 @@ from app.config import Settings
 from app.engine import engine as engine_module
 from app.engine.engine import Engine
 from app.errors import CarryoverError, OutOfStep, Stopping, UnknownModel
-from app.jobs.answers import Advanced
+from app.jobs.answers import ChunkAnswer
 from app.jobs.jobs import Advance, AdvanceMany, Create, Delete, Fork, Inspect, Reset
-from app.jobs.session_list import Roster
+from app.jobs.session_list import SessionList
 from app.stores.memory import MemoryStore
 from models.forecaster import Forecaster
 from tests.conftest import Clock
@@ -58,11 +58,11 @@ async def test_stopping_finishes_what_was_accepted_and_refuses_what_comes(foreca
     engine.start()
     stopping = asyncio.ensure_future(engine.stop())
     await asyncio.sleep(0)
-    assert engine.unready() == ["stopping"]
+    assert engine.readiness_problems() == ["stopping"]
     with pytest.raises(Stopping):
         engine.submit(chunk("late", [[0.1]]))
     await stopping
-    assert [type(answer) for answer in answers] == [Advanced] * 40
+    assert [type(answer) for answer in answers] == [ChunkAnswer] * 40
 
 
 async def test_a_reply_that_raises_disturbs_nobody(forecasters, caplog):
@@ -88,7 +88,7 @@ async def test_a_client_that_stopped_waiting_changes_nothing(forecasters):
     await engine.stop()
 
 
-@pytest.mark.parametrize("place", ["bring_in", "commit", "publish"])
+@pytest.mark.parametrize("place", ["make_resident", "commit", "publish"])
 async def test_a_tick_that_fails_anywhere_answers_everybody_and_the_next_one_is_right(
     forecasters, artifacts, monkeypatch, place
 ):
@@ -96,15 +96,15 @@ async def test_a_tick_that_fails_anywhere_answers_everybody_and_the_next_one_is_
     engine.start()
     await engine.ask(chunk("a", whole[:3], 0))
     with monkeypatch.context() as patch:
-        patch.setattr(engine.sessions, place, lambda *_: 1 / 0)
+        patch.setattr(engine.residents, place, lambda *_: 1 / 0)
         for job in (chunk("a", whole[3:], 3), chunk("new", whole[:1], 0), Reset("a"), Inspect("nobody")):
             with pytest.raises(CarryoverError):
                 await engine.ask(job)
     got = await engine.ask(chunk("a", whole[3:], 3))
     want = one_pass(artifacts["sine"], whole)[3:]
     np.testing.assert_allclose(got.answer["predictions"], want, atol=TOLERANCE)
-    assert len(engine.sessions) == 1
-    assert all(len(slab) + slab.room == slab.capacity for slab in engine.sessions.slabs.values())
+    assert len(engine.residents) == 1
+    assert all(len(slab) + slab.free_rows == slab.capacity for slab in engine.residents.models.slabs.values())
     await engine.stop()
 
 
@@ -121,10 +121,10 @@ async def test_no_row_is_lost_by_what_is_refused(forecasters):
         ):
             with pytest.raises(CarryoverError):
                 await engine.ask(job)
-    assert len(engine.sessions) == 0
-    assert all(slab.room == slab.capacity for slab in engine.sessions.slabs.values())
+    assert len(engine.residents) == 0
+    assert all(slab.free_rows == slab.capacity for slab in engine.residents.models.slabs.values())
     with pytest.raises(UnknownModel):
-        engine.sessions.slab_of("none")
+        engine.residents.models.slab_for_model("none")
     await engine.stop()
 
 
@@ -191,9 +191,9 @@ async def test_expired_sessions_of_another_width_are_made_anew_by_a_bulk_request
     engine.start()
     wide = models[0].input_size
     ones = np.ones(2, np.int64)
-    await engine.ask(AdvanceMany(Roster(["x", "y"]), np.zeros((2, 1), np.float32), ones, model="sine"))
+    await engine.ask(AdvanceMany(SessionList(["x", "y"]), np.zeros((2, 1), np.float32), ones, model="sine"))
     clock.wait(100.0)
-    told = await engine.ask(AdvanceMany(Roster(["x", "y"]), np.zeros((2, wide), np.float32), ones))
+    told = await engine.ask(AdvanceMany(SessionList(["x", "y"]), np.zeros((2, wide), np.float32), ones))
     assert (told.errors, told.positions.tolist()) == ({}, [1, 1])
     await engine.stop()
 
@@ -209,7 +209,7 @@ async def test_it_lingers_for_the_next_wave_only_where_waves_come_that_soon(fore
         if coming:
             loop.call_soon(engine.submit, chunk(coming, [[0.1]]))
         await asyncio.wait_for(engine._linger(), 5.0)
-        return bool(engine._turns.take(1))
+        return bool(engine._queue.take(1))
 
     assert await lingers(60.0, often, "a")
     for _ in range(engine_module.IN_VAIN):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from app.engine.fair_share import ALONE, Lane, Lanes
+from app.engine.fair_share import UNLIMITED, FairShare, TenantShare
 from benchmarks.frames import masked_frame
 from tests.helpers.faults import until
 from tests.helpers.locked import Keys
@@ -31,22 +31,22 @@ def keys(tmp_path):
 
 
 def both(clock=lambda: 0.0):
-    lanes = Lanes(2, clock)
-    return lanes, Lane(lanes, "a"), Lane(lanes, "b")
+    fair_share = FairShare(2, clock)
+    return fair_share, TenantShare(fair_share, "a"), TenantShare(fair_share, "b")
 
 
 def test_a_tenant_alone_is_not_bounded_and_beside_another_it_is_until_that_is_silent_for_a_second():
     now = 0.0
-    lanes, a, b = both(lambda: now)
-    a.enter(100)
-    assert (a.full, lanes.width) == (False, ALONE)
-    b.enter(1)
-    assert (a.full, b.full, lanes.shared) == (True, False, True)
+    fair_share, a, b = both(lambda: now)
+    a.acquire(100)
+    assert (a.full, fair_share.limit) == (False, UNLIMITED)
+    b.acquire(1)
+    assert (a.full, b.full, fair_share.contended) == (True, False, True)
     now = 0.9
-    lanes.look()
+    fair_share.update_limit()
     assert a.full
     now = 1.1
-    lanes.look()
+    fair_share.update_limit()
     assert not a.full
 
 
@@ -58,17 +58,17 @@ async def test_those_in_line_go_on_in_their_order_as_answers_leave():
         def __init__(self, name):
             self.name = name
 
-        def go_on(self):
+        def resume(self):
             told.append(self.name)
-            a.enter(1)
+            a.acquire(1)
 
-    a.enter(2)
-    b.enter(1)
+    a.acquire(2)
+    b.acquire(1)
     for name in "xyz":
-        a.wait(Line(name))
+        a.add_waiter(Line(name))
     for expected in ("x", "xy", "xyz"):
         await asyncio.sleep(0)
-        a.leave(1)
+        a.release(1)
         assert "".join(told) == expected[:-1]
         await asyncio.sleep(0)
         assert "".join(told) == expected
@@ -79,14 +79,14 @@ async def test_those_that_take_no_room_do_not_end_the_line():
     told = []
 
     class Line:
-        def go_on(self):
+        def resume(self):
             told.append(self)
 
-    a.enter(2)
-    b.enter(1)
+    a.acquire(2)
+    b.acquire(1)
     for _ in range(5):
-        a.wait(Line())
-    a.leave(2)
+        a.add_waiter(Line())
+    a.release(2)
     for _ in range(5):
         await asyncio.sleep(0)
     assert len(told) == 5
@@ -94,13 +94,13 @@ async def test_those_that_take_no_room_do_not_end_the_line():
 
 def watched(service):
     """The most that the flood had under way at once, told as it goes on; several tenants call from now on."""
-    service.engine.lanes._clock = lambda: 0.0
-    lane = service.app.state.door._lanes["flood"]
+    service.engine.fair_share._clock = lambda: 0.0
+    share = service.app.state.authenticator._tenant_shares["flood"]
     most, submit = [0], service.engine.submit
 
     def watch(job):
         submit(job)
-        most[0] = max(most[0], lane.under_way + 1)
+        most[0] = max(most[0], share.in_flight + 1)
 
     service.engine.submit = watch
     return most
@@ -148,11 +148,11 @@ async def test_a_flood_that_hangs_up_leaves_its_lane_empty(start_hot, keys):
     async with start_hot(api_keys_file=keys.path, tenant_share=SHARE) as service:
         await called_by_both(service, keys)
         watched(service)
-        lane = service.app.state.door._lanes["flood"]
+        share = service.app.state.authenticator._tenant_shares["flood"]
         async with connected(service.port) as connection:
             connection.send(b"".join(chunk("a", 0.5, at, header) for at in range(SENT)))
             await connection.answer()
-        await until(lambda: not lane.under_way and not lane._line)
+        await until(lambda: not share.in_flight and not share._waiters)
         await called_by_both(service, keys)
 
 
@@ -168,7 +168,7 @@ async def test_long_chunks_beside_others_equal_one_pass(start_hot, keys):
             )
             told.append(answer.json()["predictions"])
             await called_by_both(service, keys)
-            service.engine.lanes._clock = lambda: 0.0
+            service.engine.fair_share._clock = lambda: 0.0
         assert told[0] == [pytest.approx(row, abs=1e-6) for row in told[1]]
 
 
@@ -183,18 +183,18 @@ async def test_a_connection_that_had_to_wait_is_read_on_as_a_socket(start_hot, k
     async with start_hot(api_keys_file=keys.path, tenant_share=SHARE) as service:
         await called_by_both(service, keys)
         watched(service)
-        lane = service.app.state.door._lanes["flood"]
+        share = service.app.state.authenticator._tenant_shares["flood"]
         async with connected(service.port) as connection:
             connection.send(chunk("a", 0.5, 0, header))
             await connection.answer()
-            (protocol,) = (one for one in service.server.server_state.connections if one._lane is lane)
+            (protocol,) = (one for one in service.server.server_state.connections if one._share is share)
             if why == "in line":
-                lane.enter(SHARE)
+                share.acquire(SHARE)
                 connection.send(upgrade)
-                await until(lambda: bool(lane._line))
-                lane.leave(SHARE)
+                await until(lambda: bool(share._waiters))
+                share.release(SHARE)
             else:
-                protocol.calm(0.02)
+                protocol.throttle(0.02)
                 protocol.data_received(upgrade)
             async with asyncio.timeout(20):
                 assert b" 101 " in await connection.reader.readuntil(b"\r\n\r\n")
@@ -208,13 +208,13 @@ async def test_what_is_pipelined_behind_a_request_of_the_router_is_bounded_besid
     )
     async with start_hot(api_keys_file=keys.path, tenant_share=10**6) as service:
         await called_by_both(service, keys)
-        service.engine.lanes._clock = lambda: 0.0
+        service.engine.fair_share._clock = lambda: 0.0
         waiting, release = held(service)
         async with connected(service.port) as connection:
             connection.send(get.encode())
             await until(lambda: len(waiting) == 1)
-            lane = service.app.state.door._lanes["flood"]
-            (protocol,) = (one for one in service.server.server_state.connections if one._lane is lane)
+            share = service.app.state.authenticator._tenant_shares["flood"]
+            (protocol,) = (one for one in service.server.server_state.connections if one._share is share)
             for _ in range(50):
                 connection.send(get.encode() * 20)
                 await asyncio.sleep(0)
@@ -231,16 +231,16 @@ async def test_a_connection_that_cannot_be_read_on_holds_up_nobody_behind_it(cap
     told = []
 
     class Line:
-        def go_on(self):
+        def resume(self):
             told.append(self)
             if len(told) == 1:
                 raise ValueError("broken")
 
-    a.enter(2)
-    b.enter(1)
+    a.acquire(2)
+    b.acquire(1)
     for _ in range(2):
-        a.wait(Line())
-    a.leave(1)
+        a.add_waiter(Line())
+    a.release(1)
     await asyncio.sleep(0)
     assert len(told) == 2
     assert "could not be read on" in caplog.text

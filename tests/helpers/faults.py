@@ -11,7 +11,7 @@ import numpy as np
 
 from app.engine.engine import Engine
 from app.errors import CarryoverError, StoreFailed
-from app.stores import Block, Lost, Record, Tombstone
+from app.stores import Block, Conflicts, Record, Tombstone
 from app.stores.memory import MemoryStore
 from models.forecaster import Forecaster
 
@@ -28,7 +28,7 @@ class WritesThrough(MemoryStore):
         super().__init__(*arguments)
         self.full = False
 
-    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Lost:
+    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
         if self.full:
             raise StoreFailed("no space left on the device")
         return super().commit(blocks, tombstones)
@@ -44,7 +44,7 @@ class WritesThrough(MemoryStore):
 
 
 def forecaster(engine: Engine, model: str = "sine") -> Forecaster:
-    return engine.sessions.current[model].forecaster
+    return engine.residents.models.current[model].forecaster
 
 
 def raise_on_curse(one: Forecaster) -> None:
@@ -96,7 +96,9 @@ async def held(engine: Engine) -> AsyncIterator[asyncio.Event]:
 async def queued(engine: Engine, sessions: Iterable[str]) -> None:
     """Wait until every one of these has a job waiting."""
     wanted = set(sessions)
-    await until(lambda: wanted <= {session for job in engine._turns.waiting() for session in job.sessions})
+    await until(
+        lambda: wanted <= {session for job in engine._queue.waiting_jobs() for session in job.sessions}
+    )
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -19,7 +19,7 @@ class Keys:
         self.write()
 
     def add(self, name: str, role: keys.Role = "stream", tenant: str | None = None, **limits: Any) -> None:
-        key, self.token[name] = keys.made(name, tenant, role, limits=Quota(**limits))
+        key, self.token[name] = keys.generate_key(name, tenant, role, limits=Quota(**limits))
         self._keys.append(key)
         self.write()
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.adaptation.intervals import RATE
-from models.adaptation.learner import SCALE_WINDOW, SMALLEST
+from models.adaptation.learner import SCALE_WINDOW, SMALLEST_SCALE
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
 
@@ -139,7 +139,7 @@ class _Band:
 
     @property
     def width(self) -> float:
-        return max(self.ratio, 0.0) * (self.square**0.5 + float(SMALLEST))
+        return max(self.ratio, 0.0) * (self.square**0.5 + float(SMALLEST_SCALE))
 
     def learn(self, error: float | None) -> None:
         if error is None:

@@ -351,8 +351,8 @@ class Protocol(Way):
 
     def _model(self, session: str) -> str:
         """The model of a session, which the address must name."""
-        found = self.engine.sessions.find(session)
-        own = self._models.get(session, self.engine.sessions.default_model)
+        found = self.engine.residents.find(session)
+        own = self._models.get(session, self.engine.residents.models.default_model)
         return own if found is None else found[0].forecaster.artifact.name
 
     async def _infer(self, model: str, session: str, observations: Floats, parameters: Any) -> Reply:

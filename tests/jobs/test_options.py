@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.codec import chunks, frames
+from app.codec import frames
+from app.codec.limits import Limits
 from app.errors import Unprocessable
 from models.artifact.files import save
 from models.forecaster import Forecaster
@@ -141,7 +142,7 @@ async def test_sessions_that_chose_how_they_learn_keep_the_name_of_their_model_t
             "/sessions", json={"id": "s", "model": "pair", "learning": {"readout": "rls"}}
         )
         await posted(service, "s", observations=series("pair", 3).tolist())
-        if not service.engine.sessions.store.writes_through:
+        if not service.engine.residents.store.writes_through:
             return
     async with start_http() as service:
         listed = (await service.http.get("/sessions?model=pair")).json()
@@ -172,7 +173,7 @@ async def test_a_newer_network_fails_nobody_beside_sessions_that_chose(
 
 
 def _as(artifact, name):
-    return artifact.learning.chosen("gain", 0.9, intervals=False) if name == "chose" else None
+    return artifact.learning.with_options("gain", 0.9, intervals=False) if name == "chose" else None
 
 
 async def test_sessions_of_every_kind_are_counted_with_their_model(start_http):
@@ -185,8 +186,10 @@ async def test_sessions_of_every_kind_are_counted_with_their_model(start_http):
 
 async def test_choosing_a_kind_that_is_there_loads_no_network_again(start_http, monkeypatch):
     made_of = []
-    of_kind = Forecaster.of_kind
-    monkeypatch.setattr(Forecaster, "of_kind", lambda self, kind: made_of.append(kind) or of_kind(self, kind))
+    with_kind = Forecaster.with_kind
+    monkeypatch.setattr(
+        Forecaster, "with_kind", lambda self, kind: made_of.append(kind) or with_kind(self, kind)
+    )
     async with start_http() as service:
         for name in "abc":
             await service.http.post("/sessions", json={"id": name, "learning": {"readout": "gain"}})
@@ -213,10 +216,10 @@ async def test_the_errors_of_a_long_chunk_are_counted_once_it_is_applied(start_h
     async with start_http() as service:
         whole[-1] = 3e38
         assert (await service.advance("s", whole, model="adaptive")).status == 500
-        assert "adaptive" not in service.engine.metrics.judged
+        assert "adaptive" not in service.engine.metrics.scores
         whole[-1] = 0.5
         assert (await service.advance("s", whole, model="adaptive")).status == 200
-        assert service.engine.metrics.judged["adaptive"].count.max() == 199
+        assert service.engine.metrics.scores["adaptive"].count.max() == 199
 
 
 async def test_the_longest_chunk_may_tell_the_longest_future(start_http):
@@ -248,4 +251,4 @@ async def test_what_is_answered_holds_no_nan_and_no_infinity(start_http):
 @pytest.mark.parametrize("message", [{"skip": 2}, {"observations": [[0.1]]}])
 def test_a_message_that_resets_is_no_chunk(message):
     with pytest.raises(Unprocessable, match="not both"):
-        frames.text(json.dumps({"reset": True} | message).encode(), "s", chunks.Limits(10, 10, 2))
+        frames.decode_text(json.dumps({"reset": True} | message).encode(), "s", Limits(10, 10, 2))

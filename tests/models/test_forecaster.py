@@ -16,7 +16,7 @@ def forecasters(artifacts) -> dict[str, Forecaster]:
     return {name: Forecaster(artifact) for name, artifact in artifacts.items()}
 
 
-def fresh(forecaster: Forecaster, batch: int = 1) -> np.ndarray:
+def new_carry(forecaster: Forecaster, batch: int = 1) -> np.ndarray:
     return np.zeros((batch, forecaster.carry_size), np.float32)
 
 
@@ -28,7 +28,7 @@ def fresh(forecaster: Forecaster, batch: int = 1) -> np.ndarray:
 )
 def test_chunks_of_mixed_lengths_in_one_pass_equal_each_alone(forecasters, model, lengths, warm):
     forecaster = forecasters[model]
-    carries = fresh(forecaster, len(lengths))
+    carries = new_carry(forecaster, len(lengths))
     if warm:
         before = series(model, warm * len(lengths), seed=5)
         _, carries = forecaster.advance(before, np.full(len(lengths), warm), carries)
@@ -46,7 +46,7 @@ def test_chunks_of_mixed_lengths_in_one_pass_equal_each_alone(forecasters, model
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("size", [1, SHORT_CHUNK, SHORT_CHUNK + 1, 60])
 def test_a_series_in_chunks_equals_the_network_in_one_pass(forecasters, artifacts, model, size):
-    whole, carry, got = series(model, 120), fresh(forecasters[model]), []
+    whole, carry, got = series(model, 120), new_carry(forecasters[model]), []
     for at in range(0, 120, size):
         part = whole[at : at + size]
         predictions, carry = forecasters[model].advance(part, np.array([len(part)]), carry)
@@ -59,7 +59,7 @@ def test_a_forecast_goes_on_where_it_stopped_and_begins_with_the_last_prediction
     forecasters, artifacts, model
 ):
     forecaster, whole = forecasters[model], series(model, 30)
-    predictions, carry = forecaster.advance(whole, np.array([30]), fresh(forecaster))
+    predictions, carry = forecaster.advance(whole, np.array([30]), new_carry(forecaster))
     kept = carry.copy()
     all_at_once, _ = forecaster.roll_out(carry, 12)
     first, halfway = forecaster.roll_out(carry, 5)
@@ -68,10 +68,10 @@ def test_a_forecast_goes_on_where_it_stopped_and_begins_with_the_last_prediction
     np.testing.assert_allclose(all_at_once[0], rolled_out(artifacts[model], whole, 12), atol=1e-5)
     np.testing.assert_array_equal(np.concatenate([first, second], axis=1), all_at_once)
     np.testing.assert_allclose(all_at_once[0, 0], predictions[-1], atol=TOLERANCE)
-    np.testing.assert_allclose(forecaster.latest(carry)[0], predictions[-1], atol=TOLERANCE)
+    np.testing.assert_allclose(forecaster.last_predictions(carry)[0], predictions[-1], atol=TOLERANCE)
 
 
 def test_a_forecast_that_would_need_what_nobody_predicts_names_it(forecasters):
     with pytest.raises(CannotForecast, match="input a") as refused:
-        forecasters["partial"].roll_out(fresh(forecasters["partial"]), 1)
+        forecasters["partial"].roll_out(new_carry(forecasters["partial"]), 1)
     assert refused.value.missing == ("a",)

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.observability.metrics import Histogram, Metrics, Stages
+from app.observability.metrics import Histogram, Metrics, StageTimer
 from tests.helpers.faults import until
 
 pytestmark = pytest.mark.anyio
@@ -117,10 +117,10 @@ def test_a_histogram_counts_each_value_where_it_belongs():
 
 
 def test_stages_share_a_tick_among_them():
-    stages = Stages()
+    stages = StageTimer()
     stages.begin()
     for stage in ("collect", "admit"):
-        stages.ended(stage)
+        stages.end(stage)
     counted = Counter({stage: one.count for stage, one in stages.histograms.items() if one.count})
     assert counted == {"collect": 1, "admit": 1}
     assert 0 <= stages.histograms["admit"].total < 1
@@ -154,7 +154,7 @@ async def test_a_resident_session_that_a_store_tells_of_too_expires_once_and_fai
         clock.wait(10)
         await until(lambda: service.engine.metrics.expired == 2)
         assert service.engine.metrics.failed_ticks == 0
-        assert len(service.engine.sessions) == 0
+        assert len(service.engine.residents) == 0
 
 
 async def test_an_engine_that_died_is_neither_live_nor_ready_and_says_so(start_http):

@@ -23,7 +23,7 @@ def store():
 def spans(monkeypatch):
     """Where the spans go; they are there once the server has stopped."""
     exporter = export.InMemorySpanExporter()
-    monkeypatch.setattr(main, "tracing_to", lambda where, version: tracing.Tracing(exporter, version))
+    monkeypatch.setattr(main, "create_tracing", lambda where, version: tracing.Tracing(exporter, version))
     return exporter
 
 
@@ -74,5 +74,5 @@ def test_without_its_extra_a_server_that_should_trace_says_what_to_install(monke
         __import__("sys").modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None
     )
     with pytest.raises(ConfigError, match="carryover\\[traces\\]"):
-        tracing.tracing_to("otlp", "1")
-    assert tracing.tracing_to("off", "1") is None
+        tracing.create_tracing("otlp", "1")
+    assert tracing.create_tracing("off", "1") is None

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.codec.chunks import Limits
+from app.codec.limits import Limits
 from app.errors import CarryoverError
-from app.open_inference.decode import decompressed, read
-from app.open_inference.grpc import tensors
+from app.open_inference.decode import decompress, read
+from app.open_inference.grpc import conversion
 from app.open_inference.grpc.messages import message
 from app.open_inference.inference import Inference
-from app.open_inference.statistics import Statistics, Watch
+from app.open_inference.statistics import RequestTimer, Statistics
 from models.forecaster import Forecaster
 
 LIMITS = Limits(observations=3, steps=10, inputs=3)
@@ -78,7 +78,7 @@ def test_any_query_of_a_raw_body_is_read_or_refused(pair, query):
 @given(body=st.binary(max_size=200), encoding=st.sampled_from(["gzip", "deflate", "br", "identity", ""]))
 def test_any_bytes_are_decompressed_or_refused(body, encoding):
     try:
-        plain = decompressed(body, encoding, 1000)
+        plain = decompress(body, encoding, 1000)
     except CarryoverError:
         return
     assert len(plain) <= 1000
@@ -93,10 +93,10 @@ def test_any_bytes_are_decompressed_or_refused(body, encoding):
 )
 def test_any_message_is_read_or_refused(pair, shape, numbers, raw, parameter, name):
     made = message("ModelInferRequest")(model_name="pair", raw_input_contents=raw)
-    setattr(made.parameters[name], tensors.KINDS[type(parameter)], parameter)
+    setattr(made.parameters[name], conversion.KINDS[type(parameter)], parameter)
     tensor = made.inputs.add(name="observations", datatype="FP32", shape=shape)
     tensor.contents.fp32_contents.extend(numbers)
-    taken(tensors.read, made, pair, LIMITS)
+    taken(conversion.read, made, pair, LIMITS)
 
 
 def batches(statistics):
@@ -109,7 +109,7 @@ def test_requests_of_one_tick_are_one_execution_of_their_number():
     statistics = Statistics()
     for tick, size in ((1, 3), (2, 1), (5, 3), (6, 64)):
         for _ in range(size):
-            statistics.succeeded(Watch(), tick, 1e-3)
+            statistics.record_success(RequestTimer(), tick, 1e-3)
     assert batches(statistics) == (71, 4, {1: 1, 3: 2, 64: 1})
 
 
@@ -117,16 +117,16 @@ def test_sizes_of_large_batches_are_told_as_powers_of_two():
     statistics = Statistics()
     for tick, size in ((1, 65), (2, 100), (3, 129)):
         for _ in range(size):
-            statistics.succeeded(Watch(), tick, 1e-3)
+            statistics.record_success(RequestTimer(), tick, 1e-3)
     assert batches(statistics) == (294, 3, {128: 2, 256: 1})
 
 
 def test_the_parts_of_a_request_add_up_to_all_of_it():
     statistics = Statistics()
-    watch = Watch()
-    watch.ask()
-    watch.reply()
-    statistics.succeeded(watch, 1, 60.0)  # a pass cannot have taken longer than the request waited
+    timer = RequestTimer()
+    timer.ask()
+    timer.reply()
+    statistics.record_success(timer, 1, 60.0)  # a pass cannot have taken longer than the request waited
     told = statistics.told("m", "1")["inference_stats"]
     parts = ("queue", "compute_input", "compute_infer", "compute_output")
     assert sum(told[part]["ns"] for part in parts) == told["success"]["ns"] > 0

@@ -122,7 +122,7 @@ async def test_interleaved_sequences_on_one_stream_are_answered_in_order_and_rig
 
     async with serve() as service:
         got = await asyncio.to_thread(drive, port_of(service))
-        assert len(service.engine.sessions) == 0
+        assert len(service.engine.residents) == 0
     for name, whole in wholes.items():
         assert_allclose(np.concatenate(got[name]), one_pass(artifacts["pair"], whole), atol=TOLERANCE)
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from tritonclient.utils import InferenceServerException
 
-from app.open_inference.statistics import PARTS
+from app.open_inference.statistics import PHASES
 from tests.helpers.triton import CLIENTS
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 from tests.promises.test_promises import cuts
@@ -153,10 +153,10 @@ async def test_statistics_count_what_was_answered_and_what_was_refused(serve):
         assert counts.items() >= {"success": 3, "fail": 1, "queue": 3, "compute_infer": 3}.items()
         assert (int(stats["inference_count"]), int(stats["execution_count"])) == (3, 3)
         assert int(stats["last_inference"]) > 0
-        spent = [int(parts[name]["ns"]) for name in ("queue", *PARTS)]
+        spent = [int(parts[name]["ns"]) for name in ("queue", *PHASES)]
         assert min(spent) > 0
         assert sum(spent) == int(parts["success"]["ns"])
-        batches = [(int(one["batch_size"]), int(one[PARTS[0]]["count"])) for one in stats["batch_stats"]]
+        batches = [(int(one["batch_size"]), int(one[PHASES[0]]["count"])) for one in stats["batch_stats"]]
         assert batches == [(1, 3)]
         every = await told(client, "get_inference_statistics")
         assert {each["name"] for each in every["model_stats"]} >= {"sine", "pair"}
@@ -183,7 +183,7 @@ async def test_a_sequence_that_ended_is_unknown_and_its_end_is_told(serve):
         await client.infer("sine", [[0.5], [0.6]], 5, start=True, end=True)
         assert "START flag" in (message := await refused(client, "sine", [[0.5]], 5))
         assert "was deleted at position 2" in message
-        assert len(service.engine.sessions) == 0
+        assert len(service.engine.residents) == 0
 
 
 async def test_what_is_wrong_with_a_tensor_is_told_in_tritons_words(serve):
@@ -347,13 +347,13 @@ async def test_what_cannot_be_loaded_is_refused_and_what_is_not_there_unloads_wi
 async def test_sequences_of_every_client_share_waves_with_every_other_way_in(serve):
     async with serve() as (client, service):
         sizes = []
-        bring_in = service.engine.sessions.bring_in
+        make_resident = service.engine.residents.make_resident
 
         async def noted(jobs, touched, wave):
             sizes.append(len(touched))
-            await bring_in(jobs, touched, wave)
+            await make_resident(jobs, touched, wave)
 
-        service.engine.sessions.bring_in = noted
+        service.engine.residents.make_resident = noted
         chunks = [[0.5]] * 2
         many = [service.advance(f"s{i}", chunks) for i in range(40)]
         await asyncio.gather(*many, *(client.infer("sine", chunks, 100 + i, start=True) for i in range(8)))

@@ -175,7 +175,7 @@ async def test_bytes_that_are_no_request_are_refused(serve, content, headers, st
         assert answer.status_code == status
         if content != b"":
             assert told in answer.json()["error"]
-        assert len(service.engine.sessions) == 0
+        assert len(service.engine.residents) == 0
 
 
 RAW, SHARED = {"binary_data_size": 4}, {"shared_memory_region": "x"}
@@ -231,7 +231,7 @@ async def test_what_is_wrong_with_a_request_is_told_and_moves_nothing(serve, cha
         answer = await ask(service, **changes)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
         assert told in answer.json()["error"]
-        assert len(service.engine.sessions) == 0
+        assert len(service.engine.residents) == 0
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])

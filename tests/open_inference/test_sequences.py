@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from app.jobs.jobs import Advance
-from app.session.names import shown
+from app.session.names import id_of
 from models.artifact.files import save
 from tests.helpers.faults import CURSED, held, queued, raise_on_curse
 from tests.helpers.zoo import TOLERANCE, made, one_pass, series
@@ -42,7 +42,7 @@ async def test_a_last_chunk_is_answered_and_its_session_gone(start_http, artifac
         equal(answer, one_pass(artifacts["pair"], whole))
         told = await service.http.get("/sessions/a")
         assert (told.status_code, told.json()["position"]) == (410, steps)
-        assert len(service.engine.sessions) == 0
+        assert len(service.engine.residents) == 0
         again = await ask(service, "a", whole, model="pair")
         assert again.position == steps
         assert again.epoch != answer.epoch
@@ -55,7 +55,7 @@ async def test_a_forecast_behind_a_first_and_last_chunk_begins_where_that_left_i
         once = await ask(service, "a", whole, horizon=20, reset=True, delete=True)
         alone = await ask(service, "b", whole, horizon=20)
         assert_allclose(once.answer["forecast"], alone.answer["forecast"], atol=TOLERANCE)
-        assert len(service.engine.sessions) == 1
+        assert len(service.engine.residents) == 1
 
 
 async def test_first_last_and_plain_chunks_share_a_wave_and_keep_to_themselves(start_http, artifacts):
@@ -76,7 +76,7 @@ async def test_first_last_and_plain_chunks_share_a_wave_and_keep_to_themselves(s
             begins = kinds[i % 4].get("reset", False)
             known = after if begins else [*before, *after]
             equal(answer, one_pass(artifacts["sine"], known)[-5:])
-        left = {shown(name) for name, _ in await service.engine.names("", 100)}
+        left = {id_of(name) for name, _ in await service.engine.names("", 100)}
         assert left == {name for i, name in enumerate(names) if not kinds[i % 4].get("delete")}
 
 
@@ -84,7 +84,7 @@ async def test_a_chunk_that_must_find_its_session_creates_none(start_http):
     async with start_http() as service:
         with pytest.raises(Exception, match="there is no session 'a'"):
             await ask(service, "a", series("sine", 2), create=False)
-        assert len(service.engine.sessions) == 0
+        assert len(service.engine.residents) == 0
 
 
 async def test_an_expired_session_is_started_anew_from_nothing(start_http, artifacts, clock):
@@ -103,10 +103,10 @@ async def test_a_failed_commit_neither_resets_nor_moves_nor_ends(start_http, art
     whole = series("sine", 10)
     async with start_http() as service:
         await ask(service, "a", whole[:4])
-        service.engine.sessions.store.full = True
+        service.engine.residents.store.full = True
         with pytest.raises(Exception, match="no space left"):
             await ask(service, "a", whole[4:], **flags)
-        service.engine.sessions.store.full = False
+        service.engine.residents.store.full = False
         assert (await service.session("a"))["position"] == 4
         answer = await ask(service, "a", whole[4:])
         equal(answer, one_pass(artifacts["sine"], whole)[4:])
@@ -122,7 +122,7 @@ async def test_a_session_that_ended_is_gone_from_the_file_too(start_http):
         for name, position in (("a", 6), ("b", 3)):
             told = await service.http.get(f"/sessions/{name}")
             assert (told.status_code, told.json()["position"]) == (410, position)
-        assert len(service.engine.sessions) == 0
+        assert len(service.engine.residents) == 0
 
 
 class TestNewerNetwork:
@@ -146,7 +146,7 @@ class TestNewerNetwork:
             equal(answer, one_pass(newer, whole))
             assert (answer.position, answer.epoch) == (5 + steps, first.epoch)
             assert (await service.session("a"))["fingerprint"] == newer.fingerprint
-            assert len(service.engine.sessions) == 1
+            assert len(service.engine.residents) == 1
 
     async def test_one_that_fails_there_stays_where_it_was(self, start_http, artifacts, folder, newer):
         whole = series("sine", 9)
@@ -154,7 +154,7 @@ class TestNewerNetwork:
             await ask(service, "a", whole[:5])
             save(newer, folder / "sine")
             await service.http.post("/models/sine/reload")
-            raise_on_curse(service.engine.sessions.current["sine"].forecaster)
+            raise_on_curse(service.engine.residents.models.current["sine"].forecaster)
             cursed = whole[5:].copy()
             cursed[1] = CURSED
             with pytest.raises(Exception, match="cursed"):

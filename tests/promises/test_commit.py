@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["through"], i
 
 
 def store_of(service):
-    return service.engine.sessions.store
+    return service.engine.residents.store
 
 
 async def remembered(service):
@@ -145,9 +145,9 @@ async def test_the_sweep_goes_on_after_the_store_has_failed(start_http, clock, m
             await service.advance(f"s{i}", [[0.1]], 0)
         store_of(service).full = True
         clock.wait(51)
-        swept = service.engine.sessions.store.expired
+        swept = service.engine.residents.store.expired
         calls = []
-        service.engine.sessions.store.expired = lambda *bounds: calls.append(1) or swept(*bounds)
+        service.engine.residents.store.expired = lambda *bounds: calls.append(1) or swept(*bounds)
         await until(lambda: len(calls) > 3)
         store_of(service).full = False
-        await until(lambda: len(service.engine.sessions) == 0)
+        await until(lambda: len(service.engine.residents) == 0)

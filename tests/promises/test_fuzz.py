@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.access import keys
-from app.codec import bulk, chunks, frames
+from app.codec import bulk, chunks, frames, limits
 from app.errors import CarryoverError
 from app.session import state_file
 from models.artifact import files
@@ -29,7 +29,7 @@ from models.errors import ModelsError
 from tests.helpers import binary
 
 EXAMPLES = int(os.environ.get("ATTACKS", "60"))
-LIMITS = chunks.Limits(100, 100, 3)
+LIMITS = limits.Limits(100, 100, 3)
 BULK = bulk.BulkLimits(50, LIMITS)
 MOST_BYTES = 20_000_000  # that one body of a few kilobytes may make a parser use
 
@@ -74,22 +74,22 @@ def _twos() -> np.ndarray:
 
 
 def chunk(body: bytes) -> Any:
-    return chunks.chunk(body, LIMITS).observations
+    return chunks.decode_chunk(body, LIMITS).observations
 
 
 def text_message(body: bytes) -> Any:
-    told = frames.text(body, None, LIMITS).chunk
+    told = frames.decode_text(body, None, LIMITS).chunk
     return None if told is None else told.observations
 
 
 def binary_message(body: bytes) -> Any:
-    told = frames.binary(body, None, LIMITS).chunk
+    told = frames.decode_binary(body, None, LIMITS).chunk
     return None if told is None else told.observations
 
 
 def bulk_body(content_type: str) -> Callable[[bytes], Any]:
     def parse(body: bytes) -> Any:
-        told = bulk.read(body, content_type, "", BULK)
+        told = bulk.decode(body, content_type, "", BULK)
         for _, job in told.jobs:
             assert np.isfinite(job.observations).all()
             assert job.lengths.sum() == len(job.observations)
@@ -254,7 +254,7 @@ class TestArtifacts:
 
 def test_a_keys_file_of_anything_is_read_or_refused(tmp_path):
     path = tmp_path / "keys.json"
-    keys.write(path, [keys.made("a")[0], keys.made("b", role="admin")[0]])
+    keys.write(path, [keys.generate_key("a")[0], keys.generate_key("b", role="admin")[0]])
     whole = path.read_bytes()
 
     @long()

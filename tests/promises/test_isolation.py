@@ -22,7 +22,7 @@ from tests.helpers.ways import AsgiRoute, HotRoute, Way
 
 pytestmark = pytest.mark.anyio
 
-THEIRS, NOBODYS = "their-pump", "no-ones-pump"
+THEIRS, UNKNOWN_EPOCH = "their-pump", "no-ones-pump"
 STEPS = 37  # a position that no answer holds by chance
 
 Example = Callable[[str, bytes], dict[str, Any]]
@@ -100,7 +100,7 @@ OF_NO_SESSION = {
     ("POST", "/v2/repository/index"), ("POST", "/v2/repository/models/{model}/load"),
     ("POST", "/v2/repository/models/{model}/unload"),
 }  # fmt: skip
-PUBLIC = {"/health/live", "/health/ready", "/v2", "/v2/health/live", "/v2/health/ready"}
+PUBLIC_PATHS = {"/health/live", "/health/ready", "/v2", "/v2/health/live", "/v2/health/ready"}
 
 
 def operations() -> Iterator[tuple[str, str]]:
@@ -182,7 +182,7 @@ async def compare(http: httpx.AsyncClient, keys: Keys, method: str, path: str, e
     """Ask for theirs, and for one that nobody has: the answers are the same, and theirs is untouched."""
     before, state = await their_session(http, keys), await their_state(http, keys)
     told = []
-    for session in (NOBODYS, THEIRS):
+    for session in (UNKNOWN_EPOCH, THEIRS):
         request = example(session, state) | {"headers": keys.headers("ours")}
         response = await http.request(method, addressed(path, session), **request)
         content: Any = response.content
@@ -245,7 +245,7 @@ async def test_an_admin_enters_a_tenant_by_name_and_nobody_else_does(start, keys
 
 @pytest.mark.parametrize(("method", "path"), [*EXAMPLES, *sorted(OF_NO_SESSION)], ids=str)
 async def test_without_a_good_key_every_route_but_health_is_401(start, keys, method, path):
-    public = path in PUBLIC
+    public = path in PUBLIC_PATHS
     async with start(api_keys_file=keys.path) as service:
         for header in (None, "", "Bearer", "Bearer no", "Basic abc", "Bearer " + "x" * 5000):
             headers = {} if header is None else {"authorization": header}

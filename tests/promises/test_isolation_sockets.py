@@ -12,10 +12,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from app.codec.frames import HEADER, Command
+from app.codec.frames import HEADER, TextMessage
 from tests.helpers.faults import until
 from tests.helpers.locked import Keys, alike
-from tests.promises.test_isolation import NOBODYS, STEPS, THEIRS, looked_at, their_session
+from tests.promises.test_isolation import STEPS, THEIRS, UNKNOWN_EPOCH, looked_at, their_session
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +79,7 @@ def test_every_field_of_a_message_is_in_an_example_here():
         for field in json.loads(made)
     }
     unseen = {"timestamps", "level", "score", "skip", "future"}  # of what is answered, not of whose it is
-    assert set(Command.__struct_fields__) - used <= unseen
+    assert set(TextMessage.__struct_fields__) - used <= unseen
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
@@ -88,7 +88,7 @@ async def test_anothers_session_is_answered_like_one_that_nobody_has(start_hot, 
     async with start_hot(api_keys_file=keys.path) as service:
         before = await their_session(service.http, keys)
         told = []
-        for session in (NOBODYS, THEIRS):
+        for session in (UNKNOWN_EPOCH, THEIRS):
             path = "/stream" if named else f"/sessions/{session}/stream"
             async with opened(service, path, keys.headers("ours")) as socket:
                 await socket.send(MESSAGES[kind](session))
@@ -101,7 +101,7 @@ async def test_who_watches_anothers_session_sees_what_they_would_of_nobodys(star
     async with start_hot(api_keys_file=keys.path) as service:
         before = await their_session(service.http, keys)
         told = []
-        for session in (NOBODYS, THEIRS):
+        for session in (UNKNOWN_EPOCH, THEIRS):
             async with opened(service, f"/sessions/{session}/watch", keys.headers("reads")) as socket:
                 told.append(read(await socket.recv(), session))
                 body = {"observations": [[0.1]], "at": before[0]["position"]}
@@ -160,16 +160,16 @@ async def test_a_keys_sockets_are_counted_and_close_with_the_key(start_hot, keys
         assert error.response.status_code == 429
         assert json.loads(error.response.body)["quota"] == "sockets"
         assert int(error.response.headers["retry-after"]) >= 1
-        door = service.app.state.door
+        authenticator = service.app.state.authenticator
         await some.pop().close()
-        await until(lambda: len(door.sockets) == 3)
+        await until(lambda: len(authenticator.sockets) == 3)
         some.append(await opened(service, "/stream", keys.headers("ours")))
         keys.remove("ours")
-        door.refresh()
+        authenticator.refresh()
         for socket in some:
             await socket.wait_closed()
             assert socket.close_code == 1008
-        await until(lambda: not door.sockets)
+        await until(lambda: not authenticator.sockets)
 
 
 async def test_a_server_has_so_many_sockets_whoever_asks(start_hot):

@@ -19,7 +19,7 @@ def reference(artifact, observations, learning=None):
     """One pass in memory: predictions, what was judged, the carry."""
     forecaster = Forecaster(artifact, learning=learning)
     lengths = np.array([len(observations)])
-    return forecaster, forecaster.observe(observations, lengths, forecaster.fresh[None])
+    return forecaster, forecaster.observe(observations, lengths, forecaster.new_carry[None])
 
 
 async def posted(service, session, status=200, **body):
@@ -59,11 +59,11 @@ async def test_intervals_scores_and_residuals_are_told_when_asked_for(start_http
         first = await posted(service, "s", observations=whole[:10].tolist(), model="adaptive")
         assert not {"lower", "upper", "scores", "residuals"} & first.keys()
         told = await posted(service, "s", observations=whole[10:].tolist(), level=0.9, score=True)
-    widths = passed.judged.widths[10:, 1]
+    widths = passed.scores.widths[10:, 1]
     np.testing.assert_allclose(told["lower"], passed.predictions[10:] - widths, rtol=CLOSE, atol=CLOSE)
     np.testing.assert_allclose(told["upper"], passed.predictions[10:] + widths, rtol=CLOSE, atol=CLOSE)
-    np.testing.assert_allclose(told["scores"], passed.judged.scores[10:], atol=CLOSE)
-    order = forecaster.learner.observes
+    np.testing.assert_allclose(told["scores"], passed.scores.scores[10:], atol=CLOSE)
+    order = forecaster.learner.target_columns
     before = np.array(first["predictions"] + told["predictions"])[9:-1]
     np.testing.assert_allclose(told["residuals"], whole[10:, order] - before, atol=CLOSE)
 
@@ -335,8 +335,8 @@ async def test_errors_are_those_of_the_stream(start_http, artifacts):
     async with start_http() as service:
         await posted(service, "s", observations=whole.tolist(), model="adaptive")
         errors = (await service.session("s"))["errors"]
-    wrong = passed.judged.errors[1:]
-    naive = np.diff(whole[:, forecaster.learner.observes], axis=0)
+    wrong = passed.scores.errors[1:]
+    naive = np.diff(whole[:, forecaster.learner.target_columns], axis=0)
     assert errors["observations"] == 79
     assert errors["mse"] == pytest.approx((wrong**2).mean(), rel=1e-4)
     assert errors["mae"] == pytest.approx(np.abs(wrong).mean(), rel=1e-4)
@@ -402,20 +402,20 @@ async def test_the_metrics_tell_how_good_each_learning_model_has_been(start_http
     told = {
         line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line[0] != "#"
     }
-    wrong, naive = passed.judged.errors[1:], passed.judged.changes[1:]
+    wrong, naive = passed.scores.errors[1:], passed.scores.changes[1:]
     for i, output in enumerate(artifacts["adaptive"].targets):
         where = f'{{model="adaptive",output="{output}"}}'
         assert told[f"carryover_model_predictions_judged{where}"] == 59
         assert told[f"carryover_model_mse{where}"] == pytest.approx((wrong[:, i] ** 2).mean(), rel=1e-4)
         skill = 1 - (wrong[:, i] ** 2).sum() / (naive[:, i] ** 2).sum()
         assert told[f"carryover_model_skill{where}"] == pytest.approx(skill, rel=1e-3)
-    covered = 1 - passed.judged.missed[1:, 1].mean()
+    covered = 1 - passed.scores.missed[1:, 1].mean()
     assert told['carryover_model_coverage{level="0.9",model="adaptive"}'] == pytest.approx(covered, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("name", "spoilt"),
-    [("forgetting", 0.0), ("forgetting", 1.0), ("prior", -1.0), ("turn", 1e30), ("turn", 0.5),
+    [("forgetting", 0.0), ("forgetting", 1.0), ("prior", -1.0), ("coordinate", 1e30), ("coordinate", 0.5),
      ("covariance", -1.0), ("level", 0.3), ("begun", 2.0), ("square", -1.0),
      ("surprise", -1.0), ("observed", -1.0)],
 )  # fmt: skip

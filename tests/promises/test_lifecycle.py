@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from app.engine import engine as engine_module
+from app.engine import upkeep
 from tests.helpers.faults import until
 from tests.helpers.ways import check_problem
 from tests.helpers.zoo import one_pass, series
@@ -103,19 +103,19 @@ async def test_an_idle_ttl_of_0_is_never(start_http, clock):
 
 @pytest.mark.parametrize("resident", [64, 4])
 async def test_the_sweep_buries_what_nobody_asks_for(start_http, clock, monkeypatch, resident):
-    monkeypatch.setattr(engine_module, "SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
     async with start_http(resident_sessions=resident, wave_sessions=4, idle_ttl_seconds=50) as service:
         for i in range(20):
             await service.advance(f"s{i}", [[0.1]], 0)
         await service.http.post("/sessions", json={"id": "stays", "ttl_seconds": 1000})
         clock.wait(51)
-        await until(lambda: len(service.engine.sessions) == 1)
+        await until(lambda: len(service.engine.residents) == 1)
         assert (await service.session("stays"))["position"] == 0
         assert (await service.http.get("/sessions/s7")).status_code == 410
 
 
 async def test_the_sweep_gives_way_to_traffic_in_a_slab_as_small_as_a_wave(start, clock, monkeypatch):
-    monkeypatch.setattr(engine_module, "SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
     async with start(resident_sessions=4, wave_sessions=4, idle_ttl_seconds=50) as service:
         for i in range(12):
             await service.advance(f"old{i}", [[0.1]], 0)
@@ -124,7 +124,7 @@ async def test_the_sweep_gives_way_to_traffic_in_a_slab_as_small_as_a_wave(start
         for at in range(5):
             replies = await asyncio.gather(*(service.advance(name, [[0.1]], at) for name in names))
             assert [reply.position for reply in replies] == [at + 1] * 12
-        await until(lambda: len(service.engine.sessions) == 12)
+        await until(lambda: len(service.engine.residents) == 12)
 
 
 async def test_tombstones_are_bounded_in_number_and_time(start_http, clock):

@@ -78,7 +78,7 @@ async def test_many_first_chunks_in_one_wave_do_not_pass_the_limit_on_sessions(s
     async with start_http(max_sessions=3) as service:
         replies = await asyncio.gather(*(service.advance(f"s{i}", [[0.5]], 0) for i in range(10)))
         assert sorted(reply.status for reply in replies) == [200] * 3 + [503] * 7
-        assert len(service.engine.sessions) == 3
+        assert len(service.engine.residents) == 3
 
 
 @in_memory
@@ -118,7 +118,7 @@ async def test_no_more_sessions_are_resident_than_the_limit_and_none_is_forgotte
             for i in range(10):
                 reply = await service.advance(f"s{i}", whole[at : at + 1], at)
                 equal(reply.numbers, one_pass(artifacts["sine"], whole)[at : at + 1])
-                assert service.engine.sessions.resident <= 4
+                assert service.engine.residents.resident <= 4
 
 
 @in_memory
@@ -160,7 +160,7 @@ async def test_a_long_chunk_is_sliced_and_a_short_neighbour_answered_long_before
 async def taken_up(engine, session: str) -> None:
     """Wait until a chunk of this session waits or is under way."""
     await until(
-        lambda: any(session in one.sessions for one in (*engine._turns.waiting(), *engine._under_way))
+        lambda: any(session in one.sessions for one in (*engine._queue.waiting_jobs(), *engine._unfinished))
     )
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.codec import bulk, chunks, frames
+from app.codec import bulk, frames, limits
 from app.errors import Malformed, Unprocessable
 from tests.helpers.ways import AsgiRoute, BinarySocket, HotRoute, HttpRoute, TextSocket, check_problem
 from tests.helpers.zoo import one_pass, series
@@ -172,8 +172,8 @@ DEEP = {
 @pytest.mark.parametrize("body", DEEP.values(), ids=DEEP)
 def test_ten_thousand_brackets_are_refused_by_every_parser_of_json(body):
     for parse in (
-        lambda: frames.text(body, None, chunks.Limits(9, 9, 1)),
-        lambda: bulk.read(body, "", "", bulk.BulkLimits(9, chunks.Limits(9, 9, 1))),
+        lambda: frames.decode_text(body, None, limits.Limits(9, 9, 1)),
+        lambda: bulk.decode(body, "", "", bulk.BulkLimits(9, limits.Limits(9, 9, 1))),
     ):
         with pytest.raises((Malformed, Unprocessable)):
             parse()

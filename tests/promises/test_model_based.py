@@ -27,13 +27,13 @@ from app.config import Settings
 from app.engine.engine import Engine
 from app.errors import CarryoverError, OutOfStep, SessionExists, SessionGone, UnknownSession
 from app.jobs.jobs import Advance, Create, Delete, Expire, Export, Fork, Import, Inspect, Reset
-from app.jobs.options import Extras
+from app.jobs.options import ChunkOptions
 from app.session import state_file
 from app.session.rows import Answer
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
-from app.stores.redis.url import place
+from app.stores.redis.url import parse_url
 from app.stores.sqlite.store import SqliteStore
 from models.artifact.learning import Learning
 from models.forecaster import Forecaster
@@ -201,7 +201,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def tend(self) -> None:
-        self.engine.sessions.store.tend()
+        self.engine.residents.store.tend()
 
     @precondition(lambda self: self.store_name != "memory")
     @rule()
@@ -235,7 +235,7 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def as_many_sessions(self) -> None:
         if self.store_name != "redis":  # a replica counts what the others did only now and then
-            assert len(self.engine.sessions) == len(self.alive)
+            assert len(self.engine.residents) == len(self.alive)
 
     # The reference.
 
@@ -330,7 +330,7 @@ class Lives(RuleBasedStateMachine):
 
     def _store(self) -> Store:
         if self.store_name == "redis":
-            return RedisStore(place(self.url), 1e9, clock=lambda: self.now)
+            return RedisStore(parse_url(self.url), 1e9, clock=lambda: self.now)
         if self.store_name == "memory":
             return MemoryStore(100, float("inf"), lambda: self.now)
         return SqliteStore(self.path, 100, float("inf"), 0.0, lambda: self.now)
@@ -376,8 +376,8 @@ class LearningLives(Lives):
         else:
             observations = np.array(rows, np.float32)
         gaps = isinstance(rows, int) or bool(np.isnan(observations).any())
-        extras = Extras(level, score, gaps) if gaps or level or score else None
-        return Advance(name, observations, at, epoch, extras=extras)
+        options = ChunkOptions(level, score, gaps) if gaps or level or score else None
+        return Advance(name, observations, at, epoch, options=options)
 
     def _otherwise(self, chunk: Chunk) -> Chunk:
         return (chunk[0], {None: 0.8, 0.8: 0.9, 0.9: None}[chunk[1]], chunk[2])
@@ -411,7 +411,7 @@ class LearningLives(Lives):
         return plain.said(self.forecaster.artifact, self._learning(session), session.since_reset)
 
     def _learning(self, session: Told) -> Learning:
-        return self.forecaster.learning.chosen(**session.choice.get("learning", {}))
+        return self.forecaster.learning.with_options(**session.choice.get("learning", {}))
 
 
 class DurableLearningLives(LearningLives):

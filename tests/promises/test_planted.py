@@ -2,10 +2,12 @@
 
 import pytest
 
-from app.engine import engine as engine_module
-from app.engine.engine import Engine
-from app.engine.residents import Sessions
-from app.session import remembered
+from app import main
+from app.engine import admission
+from app.engine.admission import Admission
+from app.engine.commit import Commit
+from app.engine.residents import Residents
+from app.session import recent_answers
 from app.session.slab import Slab
 from models.forecaster import Forecaster
 from tests.codec import test_bulk
@@ -23,10 +25,10 @@ noticed = pytest.raises((AssertionError, ValueError, IndexError, KeyError, TypeE
 
 async def test_a_reset_that_keeps_the_remembered_answers(start, monkeypatch):
     def keeping(rows, forecaster):
-        rows.carries[:] = forecaster.restarted(rows.carries)
+        rows.carries[:] = forecaster.reset(rows.carries)
         rows.headers["since_reset"] = 0
 
-    monkeypatch.setattr(engine_module, "restart", keeping)
+    monkeypatch.setattr(admission, "reset_sessions", keeping)
     with noticed:
         await test_exactly_once.test_a_delayed_duplicate_from_before_a_reset_is_refused(start)
 
@@ -45,20 +47,20 @@ async def test_a_reset_that_keeps_the_carry(start, artifacts, monkeypatch):
 
 
 async def test_a_digest_that_is_not_compared(start, monkeypatch):
-    monkeypatch.setattr(remembered, "find", lambda rows, i, at, length: 0)
+    monkeypatch.setattr(recent_answers, "find", lambda rows, i, at, length: 0)
     with noticed:
         await test_exactly_once.test_another_chunk_at_the_place_of_the_last_is_refused_and_says_so(start)
 
 
 async def test_sessions_published_before_the_commit(start, artifacts, monkeypatch):
-    commit, publish = Sessions.commit, Sessions.publish
+    commit, publish = Commit.commit, Commit.publish
 
-    async def hasty(sessions, wave, touched):
-        publish(sessions, wave)
-        await commit(sessions, wave, touched)
+    async def hasty(sessions, batch, touched):
+        publish(sessions, batch)
+        await commit(sessions, batch, touched)
 
-    monkeypatch.setattr(Sessions, "commit", hasty)
-    monkeypatch.setattr(Sessions, "publish", lambda sessions, wave: None)
+    monkeypatch.setattr(Commit, "commit", hasty)
+    monkeypatch.setattr(Commit, "publish", lambda sessions, batch: None)
     with noticed:
         await through(start, test_commit.test_a_failed_commit_moves_nothing_and_the_retry_is_right, artifacts)
 
@@ -90,7 +92,6 @@ async def test_a_step_that_learns_where_the_session_lies(start, artifacts, monke
 
 async def through(start, test, artifacts):
     """Run a test of test_commit.py, which wants a store that can fail."""
-    from app import main
 
     opened = main.open_store
     try:
@@ -101,14 +102,14 @@ async def through(start, test, artifacts):
 
 
 async def test_an_eviction_that_forgets_the_carry(start, artifacts, monkeypatch):
-    make_room = Sessions.make_room
+    make_room = Residents.make_room
 
     def forgetting(sessions, slab, count, staying):
-        if slab.room < count:
+        if slab.free_rows < count:
             slab.carries[:] = 0.0
         return make_room(sessions, slab, count, staying)
 
-    monkeypatch.setattr(Sessions, "make_room", forgetting)
+    monkeypatch.setattr(Residents, "make_room", forgetting)
     with noticed:
         await test_promises.test_chunks_equal_one_pass_even_through_eviction(start, artifacts)
 
@@ -128,13 +129,13 @@ async def test_a_step_that_lets_what_is_not_finite_pass(start, artifacts, monkey
 
 
 async def test_a_fork_that_shares_its_carry_with_the_other(start, artifacts, monkeypatch):
-    admit_fork = Engine._admit_fork
+    admit_fork = Admission._admit_fork
 
-    def sharing(engine, job, touched, wave):
-        admit_fork(engine, job, touched, wave)
-        wave.staged[-1].after.carries[:] *= 0.9
+    def sharing(admission, job, touched, batch):
+        admit_fork(admission, job, touched, batch)
+        batch.staged[-1].after.carries[:] *= 0.9
 
-    monkeypatch.setattr(Engine, "_admit_fork", sharing)
+    monkeypatch.setattr(Admission, "_admit_fork", sharing)
     with noticed:
         await test_exactly_once.test_the_two_sides_of_a_fork_part_ways(start, artifacts)
 
@@ -148,14 +149,14 @@ async def test_a_forecast_that_moves_the_session(start, artifacts, monkeypatch):
         return forecast, moved + 1e-3
 
     monkeypatch.setattr(Forecaster, "roll_out", moving)
-    admit_forecast = Engine._admit_forecast
+    admit_forecast = Admission._admit_forecast
 
-    def uncopied(engine, job, wave):
-        admit_forecast(engine, job, wave)
-        slab, row, _ = wave.rolling[-1]
+    def uncopied(admission, job, batch):
+        admit_forecast(admission, job, batch)
+        slab, row, _ = batch.forecasts[-1]
         slab.carries[row] += 1e-3
 
-    monkeypatch.setattr(Engine, "_admit_forecast", uncopied)
+    monkeypatch.setattr(Admission, "_admit_forecast", uncopied)
     with noticed:
         await test_exactly_once.test_a_forecast_feeds_predictions_back_and_moves_nothing(
             start, artifacts, "sine"
@@ -163,7 +164,7 @@ async def test_a_forecast_that_moves_the_session(start, artifacts, monkeypatch):
 
 
 async def test_long_chunks_that_are_not_sliced(start, artifacts, monkeypatch):
-    monkeypatch.setattr("app.engine.time_budget.Pace.steps", lambda pace, sessions: 10**9)
+    monkeypatch.setattr("app.engine.time_budget.TimeBudget.steps", lambda pace, sessions: 10**9)
     monkeypatch.setattr("app.engine.step.LONG_CHUNK", 10**9)
     with noticed:
         await test_limits.test_a_long_chunk_is_sliced_and_a_short_neighbour_answered_long_before(
@@ -175,9 +176,9 @@ async def test_a_list_of_sessions_that_is_looked_up_once_and_for_all(start, arti
     remove = Slab.remove
 
     def unnoticed(slab, session):
-        edition = slab.edition
+        generation = slab.generation
         remove(slab, session)
-        slab.edition = edition
+        slab.generation = generation
 
     monkeypatch.setattr(Slab, "remove", unnoticed)
     with noticed:

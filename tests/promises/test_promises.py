@@ -50,8 +50,8 @@ async def test_chunks_equal_one_pass_even_through_eviction(start, artifacts):
         streams = [service.stream(name, whole, cuts(30, 5), "pair") for name, whole in wholes.items()]
         for whole, got in zip(wholes.values(), await asyncio.gather(*streams), strict=True):
             equal(got, one_pass(artifacts["pair"], whole))
-        assert service.engine.sessions.resident <= 4
-        assert len(service.engine.sessions) == 24
+        assert service.engine.residents.resident <= 4
+        assert len(service.engine.residents) == 24
         shown = [(await service.session(name))["position"] for name in wholes]
         assert shown == [30] * 24
 

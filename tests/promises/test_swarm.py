@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 
-from app.session import remembered
+from app.session import recent_answers
 from tests.helpers.ways import HotRoute, HttpRoute, TextSocket
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 from tests.promises.test_promises import cuts, equal
@@ -119,7 +119,7 @@ async def test_two_hundred_clients_with_retries_and_dropped_connections_lose_and
     async with start(resident_sessions=resident, wave_sessions=64) as service:
         retries = await swarm(service, artifacts["sine"], clients=200)
         assert retries > 100
-        assert len(service.engine.sessions) == 200
+        assert len(service.engine.residents) == 200
 
 
 @pytest.mark.parametrize("way", [TextSocket], indirect=True)
@@ -149,7 +149,7 @@ class TestTheCheckerNotices:
 
     async def test_a_service_that_loses_a_chunk_but_says_it_was_applied(self, start, artifacts, monkeypatch):
         async with start() as service:
-            one = service.engine.sessions.current["sine"].forecaster
+            one = service.engine.residents.models.current["sine"].forecaster
             advance, calls = one.advance, []
 
             def losing(observations, lengths, carries):
@@ -163,7 +163,7 @@ class TestTheCheckerNotices:
 
     async def test_a_service_that_confuses_two_sessions_of_a_wave(self, start, artifacts, monkeypatch):
         async with start() as service:
-            one = service.engine.sessions.current["sine"].forecaster
+            one = service.engine.residents.models.current["sine"].forecaster
             advance = one.advance
 
             def confusing(observations, lengths, carries):
@@ -178,7 +178,7 @@ class TestTheCheckerNotices:
         def wrong(rows, i, place):
             return {"predictions": rows.headers["answer"][i, place][None] + 0.01}
 
-        monkeypatch.setattr(remembered, "answer", wrong)
+        monkeypatch.setattr(recent_answers, "answer", wrong)
         async with start() as service:
             with pytest.raises((AssertionError, ValueError)):
                 await swarm(service, artifacts["sine"], clients=40)

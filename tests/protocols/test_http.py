@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.protocols.http import PIPELINED
+from app.protocols.http import MAX_PIPELINED
 from tests.helpers.faults import until
 
 pytestmark = pytest.mark.anyio
@@ -105,17 +105,17 @@ async def test_chunks_and_other_requests_on_one_connection_keep_their_order(star
 async def test_a_client_that_pipelines_without_end_is_read_no_further_than_the_bound(start_hot):
     async with start_hot() as service, connected(service.port) as connection:
         waiting, release = held(service)
-        for i in range(PIPELINED * 4):
+        for i in range(MAX_PIPELINED * 4):
             connection.send(chunk("s", at=i))
             await connection.writer.drain()
             await asyncio.sleep(0)
-        await until(lambda: len(waiting) >= PIPELINED)
+        await until(lambda: len(waiting) >= MAX_PIPELINED)
         for _ in range(100):
             await asyncio.sleep(0)
-        assert len(waiting) < PIPELINED * 2  # a read may hold a few more than the bound
+        assert len(waiting) < MAX_PIPELINED * 2  # a read may hold a few more than the bound
         release()
-        positions = [(await connection.answer())[2]["position"] for _ in range(PIPELINED * 4)]
-        assert positions == list(range(1, PIPELINED * 4 + 1))
+        positions = [(await connection.answer())[2]["position"] for _ in range(MAX_PIPELINED * 4)]
+        assert positions == list(range(1, MAX_PIPELINED * 4 + 1))
 
 
 async def test_a_body_in_pieces_is_put_together(start_hot):
@@ -191,7 +191,7 @@ async def test_shutdown_answers_what_was_accepted_and_then_closes(start_hot):
         _waiting, release = held(service)
         busy.send(chunk("busy") + chunk("busy"))
         protocols = list(service.server.server_state.connections)
-        await until(lambda: any(len(getattr(one, "_turns", ())) == 2 for one in protocols))
+        await until(lambda: any(len(getattr(one, "_exchanges", ())) == 2 for one in protocols))
         for protocol in protocols:
             protocol.shutdown()
         assert await idle.closed()
@@ -209,7 +209,7 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(start_hot):
         _waiting, release = held(service)
         connection.send(chunk("s"))
         protocol = next(iter(service.server.server_state.connections))
-        await until(lambda: len(protocol._turns) == 1)
+        await until(lambda: len(protocol._exchanges) == 1)
         protocol._last_heard -= 100
         protocol.timeout_keep_alive_handler()
         assert not protocol.transport.is_closing()

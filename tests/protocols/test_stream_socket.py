@@ -99,7 +99,7 @@ async def test_after_a_broken_socket_every_chunk_that_was_in_flight_is_replayed_
         async with stream(service) as (socket, _):
             for at in range(6):
                 await socket.send(chunk(whole[at : at + 1], at=at))
-            await until(lambda: service.engine.sessions.find("s") is not None)
+            await until(lambda: service.engine.residents.find("s") is not None)
             socket.transport.abort()
         async with stream(service) as (socket, _):
             for at in range(8):

@@ -30,11 +30,11 @@ async def watch(
     service: Any, session: str = "s", headers: dict[str, str] | None = None
 ) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
     """A watching socket, and the first message that the server sent on it."""
-    before = len(service.engine.watches)
+    before = len(service.engine.watchers)
     url = f"ws://127.0.0.1:{service.port}/sessions/{session}/watch"
     async with websockets.connect(url, additional_headers=headers) as socket:
         hello = json.loads(await socket.recv())
-        await until(lambda: len(service.engine.watches) > before)
+        await until(lambda: len(service.engine.watchers) > before)
         yield socket, hello
 
 
@@ -117,9 +117,9 @@ async def test_what_was_refused_or_replayed_is_not_seen(start_hot):
 
 
 async def test_what_waits_for_a_slow_watcher_is_bounded_and_what_was_dropped_is_told(start_hot, monkeypatch):
-    monkeypatch.setattr(watch_socket, "MOST_OBSERVATIONS", 5)
+    monkeypatch.setattr(watch_socket, "MAX_OBSERVATIONS", 5)
     async with start_hot() as service, watch(service) as (socket, _):
-        (watcher,) = service.engine.watches._watchers["s"]
+        (watcher,) = service.engine.watchers._watchers["s"]
         watcher.pause_writing()
         for x in range(4):
             await post(service, "/sessions/s/observations", {"observations": [[x / 10], [x / 10]]})
@@ -137,8 +137,8 @@ async def test_a_watch_takes_no_messages_and_leaves_nothing_behind(start_hot):
             with pytest.raises(websockets.ConnectionClosedError) as closed:
                 await seen(socket, 1)
             assert closed.value.rcvd.code == 1008
-        await until(lambda: not service.engine.watches)
-        assert len(service.engine.watches) == 0
+        await until(lambda: not service.engine.watchers)
+        assert len(service.engine.watchers) == 0
 
 
 async def test_a_watch_shows_a_tenant_its_own_session_and_nobody_elses_of_that_id(start_hot, tmp_path):

@@ -45,7 +45,7 @@ def test_what_was_packed_is_unpacked(forecaster):
 def test_a_record_says_the_same_whoever_was_packed_with_it(forecaster):
     """Those without long answers are copies of one form, the others are written one by one."""
     rows = some(forecaster)
-    alone = [pack(rows.only(np.array([i])))[0] for i in range(3)]
+    alone = [pack(rows.select(np.array([i])))[0] for i in range(3)]
     assert pack(rows) == alone
     emptied = Rows(rows.headers, rows.carries, dict.fromkeys(range(3), ()))  # all one by one
     assert pack(emptied) == pack(Rows(rows.headers, rows.carries))
@@ -72,7 +72,7 @@ def test_the_record_of_another_model_or_a_damaged_one_is_refused(forecaster, art
 
 def test_a_choice_of_rows_keeps_their_long_answers(forecaster):
     rows = some(forecaster)
-    chosen = rows.only(np.array([2, 1]))
+    chosen = rows.select(np.array([2, 1]))
     assert chosen.headers["position"].tolist() == rows.headers["position"][[2, 1]].tolist()
     assert list(chosen.long) == [1]
-    assert rows.only(np.array([0])).long == {}
+    assert rows.select(np.array([0])).long == {}

@@ -29,11 +29,11 @@ def rested(slab: Slab) -> Slab:
 
 def test_a_row_given_back_is_taken_again_and_empty(forecaster):
     slab = filled(forecaster, 3)
-    assert slab.room == 0
+    assert slab.free_rows == 0
     row = slab.index["s1"]
     slab.headers["position"][row], slab.carries[row] = 7, 1.0
     slab.remove("s1")
-    assert slab.room == 1
+    assert slab.free_rows == 1
     assert slab.take() == row
     assert slab.headers["position"][row] == 0
     assert not slab.carries[row].any()
@@ -62,25 +62,25 @@ def test_who_was_used_since_the_hand_passed_stays_before_who_was_not(forecaster)
     slab = rested(filled(forecaster, 10))
     used = slab.rows_of(["s0", "s1", "s2", "s5"])
     slab.write(used, slab.read(used))
-    assert set(slab.least_used(6)) == {"s3", "s4", "s6", "s7", "s8", "s9"}
+    assert set(slab.least_recently_used(6)) == {"s3", "s4", "s6", "s7", "s8", "s9"}
 
 
 def test_everybody_used_still_leaves_somebody_to_go(forecaster):
-    assert len(filled(forecaster, 10).least_used(4)) == 4
+    assert len(filled(forecaster, 10).least_recently_used(4)) == 4
 
 
 def test_the_pinned_never_leave(forecaster):
     slab = rested(filled(forecaster, 10))
     slab.pin(slab.rows_of(["s2", "s3"]))
-    assert set(slab.least_used(10)) == {f"s{i}" for i in range(10)} - {"s2", "s3"}
-    slab.release(slab.rows_of(["s2", "s3"]))
-    assert {"s2", "s3"} <= set(slab.least_used(10))
+    assert set(slab.least_recently_used(10)) == {f"s{i}" for i in range(10)} - {"s2", "s3"}
+    slab.unpin(slab.rows_of(["s2", "s3"]))
+    assert {"s2", "s3"} <= set(slab.least_recently_used(10))
 
 
 def test_a_row_taken_and_not_yet_published_never_leaves(forecaster):
     slab = filled(forecaster, 3, capacity=4)
     slab.take()
-    assert sorted(slab.least_used(4)) == ["s0", "s1", "s2"]
+    assert sorted(slab.least_recently_used(4)) == ["s0", "s1", "s2"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,9 +92,9 @@ def test_the_clock_finds_as_many_as_asked_for_each_once_whatever_happened_before
         if some:
             slab.pin(slab.rows_of(some))
         count = data.draw(st.integers(0, len(slab) - len(some)))
-        found = slab.least_used(count)
+        found = slab.least_recently_used(count)
         if some:
-            slab.release(slab.rows_of(some))
+            slab.unpin(slab.rows_of(some))
         assert len(set(found)) == len(found) == count
         assert not set(found) & set(some)
 
@@ -102,7 +102,7 @@ def test_the_clock_finds_as_many_as_asked_for_each_once_whatever_happened_before
 def test_the_clock_turns_over_a_slab_larger_than_its_step(forecaster):
     count = 3 * HAND_STEP + 5
     slab = rested(filled(forecaster, count))
-    seen = [name for _ in range(5) for name in slab.least_used(count // 5)]
+    seen = [name for _ in range(5) for name in slab.least_recently_used(count // 5)]
     assert len(set(seen)) == len(seen)
 
 

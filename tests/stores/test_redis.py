@@ -25,12 +25,12 @@ from app.jobs.jobs import (
     Inspect,
     Reset,
 )
-from app.jobs.session_list import Roster
+from app.jobs.session_list import SessionList
 from app.stores import Record, SharedStore, Tombstone
 from app.stores.redis import scripting, scripts, values
-from app.stores.redis.scripting import Acknowledged
+from app.stores.redis.scripting import WriteConcern
 from app.stores.redis.store import RedisStore
-from app.stores.redis.url import place
+from app.stores.redis.url import parse_url
 from benchmarks.failover.checker import check
 from models.forecaster import Forecaster
 from tests.helpers.records import blocks
@@ -51,7 +51,7 @@ def record(session: str, position: int = 1, deadline: float = NEVER) -> Record:
 @pytest.fixture
 def stores(redis_url) -> Iterator[list[RedisStore]]:
     """Two replicas' stores on one server."""
-    both = [RedisStore(place(redis_url), 1000.0) for _ in range(2)]
+    both = [RedisStore(parse_url(redis_url), 1000.0) for _ in range(2)]
     yield both
     for store in both:
         store.close()
@@ -124,7 +124,7 @@ class TestCompareAndSet:
             replies = receive(count)
             if not lost:
                 lost.append(replies)
-                link.drop()
+                link.disconnect()
                 raise scripting.Unreachable("the connection broke behind the commit")
             return replies
 
@@ -177,11 +177,11 @@ class TestValues:
 class TestTrouble:
     def test_a_server_that_is_not_there_is_told_at_start_without_the_password(self):
         with pytest.raises(ConfigError, match="cannot be used") as raised:
-            RedisStore(place(f"redis://user:secret@127.0.0.1:{free_port()}"), 1.0, timeout=0.2)
+            RedisStore(parse_url(f"redis://user:secret@127.0.0.1:{free_port()}"), 1.0, timeout=0.2)
         assert "secret" not in str(raised.value)
 
     def test_a_commit_that_no_replica_has_is_no_answer(self, redis_url):
-        store = RedisStore(place(redis_url), 1000.0, Acknowledged(1, False, 50))
+        store = RedisStore(parse_url(redis_url), 1000.0, WriteConcern(1, False, 50))
         with pytest.raises(StoreFailed, match="0 of 1 replicas"):
             store.commit(blocks([record("a")]), [])
         with pytest.raises(StoreFailed):
@@ -192,11 +192,11 @@ class TestTrouble:
         if "7.0" not in redis_server.ask("INFO", "server").split("redis_version:")[1][:4]:
             pytest.skip("this server has WAITAOF")
         with pytest.raises(ConfigError, match="WAITAOF"):
-            RedisStore(place(redis_url), 1000.0, Acknowledged(0, True))
+            RedisStore(parse_url(redis_url), 1000.0, WriteConcern(0, True))
 
     def test_a_server_that_sleeps_costs_its_patience_once(self, tmp_path):
         with RedisServer(tmp_path / "own") as server:
-            store = RedisStore(place(server.url), 1000.0, timeout=0.3)
+            store = RedisStore(parse_url(server.url), 1000.0, timeout=0.3)
             store.commit(blocks([record("a")]), [])
             server.kill(signal.SIGSTOP)
             began = time.monotonic()
@@ -210,7 +210,7 @@ class TestTrouble:
 
     def test_a_server_that_was_restarted_is_found_again(self, tmp_path):
         server = RedisServer(tmp_path / "own", "--appendonly", "yes", "--appendfsync", "always").start()
-        store = RedisStore(place(server.url), 1000.0)
+        store = RedisStore(parse_url(server.url), 1000.0)
         store.commit(blocks([record("a")]), [])
         server.kill()
         with pytest.raises(StoreFailed):
@@ -308,7 +308,7 @@ class TestReplicas:
 
         def bulk(at: int) -> AdvanceMany:
             column = np.full((10, 1), 0.1, np.float32)
-            return AdvanceMany(Roster(names), column, np.ones(10, np.int64), np.full(10, at))
+            return AdvanceMany(SessionList(names), column, np.ones(10, np.int64), np.full(10, at))
 
         await one.ask(bulk(0))
         for name in names[:3]:
@@ -336,13 +336,13 @@ class TestReplicas:
     async def test_a_store_that_fails_leaves_no_row_that_may_be_out_of_date(self, replicas, monkeypatch):
         one = replicas[0]
         await one.ask(chunk("a", [0.1], 0))
-        commit = one.sessions.store.commit
+        commit = one.residents.store.commit
 
         def kept_and_lost(blocks, tombstones):
             commit(blocks, tombstones)
             raise StoreFailed("the answer was lost")
 
-        monkeypatch.setattr(one.sessions.store, "commit", kept_and_lost)
+        monkeypatch.setattr(one.residents.store, "commit", kept_and_lost)
         with pytest.raises(StoreFailed):
             await one.ask(chunk("a", [0.2], 1))
         monkeypatch.undo()
@@ -354,7 +354,9 @@ class TestReplicas:
         fail_for(monkeypatch, one, "s1")
         column = np.full((3, 1), 0.1, np.float32)
         names = ["s0", "s1", "s2"]
-        told = await one.ask(AdvanceMany(Roster(names), column, np.ones(3, np.int64), np.zeros(3, np.int64)))
+        told = await one.ask(
+            AdvanceMany(SessionList(names), column, np.ones(3, np.int64), np.zeros(3, np.int64))
+        )
         assert told.positions.tolist() == [1, -1, 1]
         assert isinstance(told.errors[1], StoreFailed)
         with pytest.raises(StoreFailed):
@@ -393,13 +395,13 @@ class TestReplicas:
                 await one.ask(Delete(f"s{i}"))
                 with pytest.raises(SessionGone):
                     await one.ask(Inspect(f"s{i}"))
-        store = one.sessions.store
-        assert (len(store._revisions), len(store._remains)) == (10, 0)
+        store = one.residents.store
+        assert (len(store._revisions), len(store._tombstone_revisions)) == (10, 0)
 
 
 def fail_for(monkeypatch, engine: Engine, session: str) -> None:
     """From here on the part of the store that has this session keeps nothing."""
-    commit = engine.sessions.store.commit
+    commit = engine.residents.store.commit
 
     def failing(blocks, tombstones):
         lost = commit(
@@ -408,7 +410,7 @@ def fail_for(monkeypatch, engine: Engine, session: str) -> None:
         )
         return {**lost, session: StoreFailed("its server is gone")}
 
-    monkeypatch.setattr(engine.sessions.store, "commit", failing)
+    monkeypatch.setattr(engine.residents.store, "commit", failing)
 
 
 def reference(observations):
@@ -463,7 +465,9 @@ class TestPlanted:
         )
         plant(monkeypatch, source.encode())
         monkeypatch.setattr(
-            RedisStore, "_bases", lambda store, sessions: [before(store).get(one, b"") for one in sessions]
+            RedisStore,
+            "_known_revisions",
+            lambda store, sessions: [before(store).get(one, b"") for one in sessions],
         )
         remember_positions(monkeypatch)
         complaints = await self.story(replicas)

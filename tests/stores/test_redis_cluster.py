@@ -13,7 +13,7 @@ from app.errors import StoreFailed
 from app.stores import Record, Store
 from app.stores.redis import values
 from app.stores.redis.store import RedisStore
-from app.stores.redis.url import place
+from app.stores.redis.url import parse_url
 from benchmarks.failover.processes import wait_until
 from tests.helpers.records import blocks
 from tests.helpers.redis_server import RedisServer, free_port, needs_redis
@@ -56,7 +56,7 @@ def url(servers) -> str:
 
 @pytest.fixture
 def store(url) -> Iterator[RedisStore]:
-    store = RedisStore(place(url), 1000.0, timeout=0.5)
+    store = RedisStore(parse_url(url), 1000.0, timeout=0.5)
     yield store
     store.close()
 
@@ -64,7 +64,7 @@ def store(url) -> Iterator[RedisStore]:
 class TestContract(test_store.TestRedis):
     @pytest.fixture
     def store(self, clock, url) -> Iterator[Store]:
-        store = RedisStore(place(url), TOMBSTONE_SECONDS, clock=clock)
+        store = RedisStore(parse_url(url), TOMBSTONE_SECONDS, clock=clock)
         yield store
         store.close()
 
@@ -102,7 +102,7 @@ def test_every_server_has_its_share(store, servers):
 
 
 def test_who_is_behind_is_refused_here_too(store, url):
-    other = RedisStore(place(url), 1000.0)
+    other = RedisStore(parse_url(url), 1000.0)
     store.commit(blocks([record(name) for name in NAMES]), [])
     other.load(NAMES)
     other.commit(blocks([record(name, 2) for name in NAMES[:30]]), [])

@@ -70,8 +70,9 @@ def changed(path: Path, *statements: str) -> None:
 def test_a_second_process_on_the_same_file_is_refused(open_store, path):
     open_store().commit(blocks([record("a")]), [])
     script = (
-        "import sys; from pathlib import Path; from app.stores import layout; layout.LOCK_SECONDS = 0.1\n"
-        "from app.errors import ConfigError; from app.stores.sqlite import SqliteStore\n"
+        "import sys; from pathlib import Path\n"
+        "from app.stores.sqlite import schema; schema.LOCK_SECONDS = 0.1\n"
+        "from app.errors import ConfigError; from app.stores.sqlite.store import SqliteStore\n"
         "try: SqliteStore(Path(sys.argv[1]), 9, 9.0)\n"
         "except ConfigError as error: print(error)"
     )
@@ -83,7 +84,7 @@ def test_a_second_process_on_the_same_file_is_refused(open_store, path):
 def test_the_lock_is_gone_with_its_process(open_store, path):
     script = (
         "import os, signal, sys; from pathlib import Path; from app.stores import Block\n"
-        "from app.stores.sqlite import SqliteStore\n"
+        "from app.stores.sqlite.store import SqliteStore\n"
         "store = SqliteStore(Path(sys.argv[1]), 9, 9.0)\n"
         "store.commit([Block('f' * 64, ['a'], [3], [float('inf')], [b'kept'])], [])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
@@ -306,7 +307,7 @@ def test_a_fold_that_fails_loses_nothing(open_store):
         store.tend()
     assert len(store.load([f"s{i}" for i in range(300)])[0]) == 300
     fold(store)
-    assert not store._unfolded.waves
+    assert not store._memtable.entries
     assert len(store.load([f"s{i}" for i in range(300)])[0]) == 300
 
 
@@ -349,12 +350,12 @@ def test_the_journal_and_the_log_stay_bounded_under_load(open_store, path, monke
     most = 0
     for wave in range(200):
         store.commit(blocks([record(f"s{(wave * 7 + i) % 500}", wave) for i in range(16)]), [])
-        if store.due:
+        if store.tend_due:
             store.tend()
-        most = max(most, store._unfolded.size)
-    (waves,) = store._database.execute("SELECT count(*) FROM journal").fetchone()
+        most = max(most, store._memtable.size)
+    (entries,) = store._database.execute("SELECT count(*) FROM journal").fetchone()
     assert most < 300_000
-    assert waves < 60  # of 200: the folded ones leave with the commits that follow
+    assert entries < 60  # of 200: the folded ones leave with the commits that follow
     assert Path(f"{path}-wal").stat().st_size < 3_000_000
     assert path.stat().st_size < 3_000_000
     assert len(store) == 500
@@ -410,8 +411,8 @@ def test_waves_that_were_overtaken_are_not_written_twice(open_store):
     store = open_store()
     for position in range(1, 100):
         store.commit(blocks([record("a", position)]), [])
-    waves, records, graves = store._unfolded.oldest(10, 50)
-    assert (len(waves), records, graves) == (50, [], [])
+    entries, records, removals = store._memtable.oldest(10, 50)
+    assert (len(entries), records, removals) == (50, [], [])
 
 
 def test_many_sessions_on_disk_are_not_loaded_at_start(open_store):
@@ -421,7 +422,7 @@ def test_many_sessions_on_disk_are_not_loaded_at_start(open_store):
         fold(store)
     store.close()
     again = open_store()
-    assert (len(again), len(again._unfolded.alive)) == (3000, 0)
+    assert (len(again), len(again._memtable.alive)) == (3000, 0)
 
 
 # Under the engine.
@@ -431,7 +432,7 @@ def test_many_sessions_on_disk_are_not_loaded_at_start(open_store):
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 async def test_a_store_that_fails_turns_readiness_red_and_back_by_itself(start_http, store):
     async with start_http() as service:
-        kept = service.engine.sessions.store
+        kept = service.engine.residents.store
         kept.tend_seconds = 0.01
         await service.advance("a", [[0.5]], 0)
         with read_only(kept):
@@ -440,7 +441,7 @@ async def test_a_store_that_fails_turns_readiness_red_and_back_by_itself(start_h
             answer = await service.http.get("/health/ready")
             assert answer.status_code == 503
             assert "readonly" in answer.json()["reasons"][0]
-        await until(lambda: not service.engine.unready())
+        await until(lambda: not service.engine.readiness_problems())
         assert (await service.advance("a", [[0.6]], 1)).status == 200
 
 
@@ -448,10 +449,10 @@ async def test_a_store_that_fails_turns_readiness_red_and_back_by_itself(start_h
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 async def test_sessions_that_cannot_be_served_are_refused_and_the_others_go_on(start_http, store):
     async with start_http() as service:
-        kept = service.engine.sessions.store
+        kept = service.engine.residents.store
         kept.commit(blocks([record("theirs", 3)]), [])
         kept.commit(blocks([record("broken", 3)]), [])
-        block, i = kept._unfolded.alive["broken"]
+        block, i = kept._memtable.alive["broken"]
         block.crcs[i] ^= 1
         for at in (None, 0, 3):
             theirs = await service.advance("theirs", [[0.5]], at)

@@ -10,7 +10,7 @@ import pytest
 from app.stores import Record, Store, Tombstone
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
-from app.stores.redis.url import place
+from app.stores.redis.url import parse_url
 from app.stores.sqlite.store import SqliteStore
 from tests.helpers.records import blocks
 from tests.helpers.redis_server import needs_redis
@@ -191,7 +191,7 @@ class TestSqlite(StoreContract):
 class TestRedis(StoreContract):
     @pytest.fixture
     def store(self, clock, redis_url) -> Iterator[Store]:
-        store = RedisStore(place(redis_url), TOMBSTONE_SECONDS, clock=clock)
+        store = RedisStore(parse_url(redis_url), TOMBSTONE_SECONDS, clock=clock)
         yield store
         store.close()
 

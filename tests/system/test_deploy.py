@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.config import described
+from app.config import describe_settings
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -95,7 +95,7 @@ def test_the_pod_is_probed_bounded_and_given_time_to_finish():
 
 
 def test_the_settings_of_the_pod_are_settings():
-    assert of_kind("ConfigMap")["data"].keys() <= {one.variable for one in described()}
+    assert of_kind("ConfigMap")["data"].keys() <= {one.variable for one in describe_settings()}
 
 
 def test_the_manifests_are_of_kubernetes_own_schemas():

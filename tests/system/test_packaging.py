@@ -7,7 +7,7 @@ import tomllib
 import pytest
 import yaml
 
-from app.config import described
+from app.config import describe_settings
 from benchmarks.failover.processes import HAPROXY
 from tests.helpers.paths import ROOT
 
@@ -35,12 +35,12 @@ def test_every_dependency_gives_its_reason():
 
 def test_the_compose_file_passes_every_setting_on():
     service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["carryover"]
-    assert set(service["environment"]) == {one.variable for one in described()}
+    assert set(service["environment"]) == {one.variable for one in describe_settings()}
 
 
 def test_the_cluster_of_compose_passes_on_only_settings_that_there_are():
     service = yaml.safe_load((ROOT / "compose.cluster.yaml").read_text())["services"]["carryover"]
-    assert set(service["environment"]) <= {one.variable for one in described()}
+    assert set(service["environment"]) <= {one.variable for one in describe_settings()}
 
 
 def test_the_balancers_of_compose_and_kubernetes_route_alike():

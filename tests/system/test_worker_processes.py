@@ -17,7 +17,7 @@ import pytest
 
 from app.config import Settings
 from app.errors import ConfigError
-from app.worker_processes import START, Workers
+from app.worker_processes import WORKER_PROGRAM, Workers
 from benchmarks.failover.processes import HAPROXY, Replica, wait_until
 from tests.helpers.redis_server import needs_redis
 
@@ -38,7 +38,7 @@ def serving(url: str, **environment: str) -> Iterator[tuple[int, subprocess.Pope
     port = free_ports(3)
     told = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
     parent = subprocess.Popen(
-        [sys.executable, "-c", START, "serve", "--workers", "2", "--port", str(port)],
+        [sys.executable, "-c", WORKER_PROGRAM, "serve", "--workers", "2", "--port", str(port)],
         env=told | {"CARRYOVER_STORE": url, "CARRYOVER_RESIDENT_SESSIONS": "1024"} | environment,
         stdout=subprocess.PIPE,
         text=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.config import described
+from app.config import describe_settings
 from tools.docs.markdown import table
 
 INTRODUCTION = """# Settings
@@ -18,5 +18,5 @@ its variable.
 
 def page() -> str:
     """Return the page."""
-    rows = [(f"`{setting.variable}`", setting.default, setting.about) for setting in described()]
+    rows = [(f"`{setting.variable}`", setting.default, setting.about) for setting in describe_settings()]
     return "\n".join([INTRODUCTION, *table(("variable", "default", "meaning"), rows)]).rstrip() + "\n"

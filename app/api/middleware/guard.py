@@ -13,9 +13,7 @@ which no browser sends without `Origin`, and it leaves what has an `Origin` to t
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import re
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
@@ -24,27 +22,26 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.access.callers import Caller, Door
-from app.api.errors import answer, refusal
-from app.errors import CarryoverError, Forbidden, Misdirected
+from app.access.callers import Authenticator, Caller
+from app.access.origins import TENANT_HEADER, check_host, is_allowed_origin
+from app.api.errors import error_response, problem_response
+from app.errors import CarryoverError, Forbidden
 from app.observability import logs
 from app.observability.metrics import Metrics
-from app.observability.tracing import PARENT
+from app.observability.tracing import TRACEPARENT
 
 log = logging.getLogger("carryover.access")
 
-TENANT_HEADER = "carryover-tenant"
-PUBLIC = {
+PUBLIC_PATHS = {
     "/", "/favicon.ico", "/docs", "/openapi.json", "/health/live", "/health/ready",
     "/v2", "/v2/health/live", "/v2/health/ready",
 }  # fmt: skip
 PUBLIC_FOLDERS = ("/dashboard/",)  # a page that asks for the key must itself be had without one
-HOST = re.compile(r"(?:\[([0-9a-f.:]+)\]|([^\[\]:]+))(?::[0-9]*)?", re.IGNORECASE)  # RFC 9110, section 7.2
-SAFE = {"GET", "HEAD", "OPTIONS"}
-MONITORS = {"/metrics"}
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+MONITOR_PATHS = {"/metrics"}
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, DELETE"
 ALLOWED_HEADERS = f"authorization, content-type, accept, x-request-id, traceparent, {TENANT_HEADER}"
-HEADERS = {
+SECURITY_HEADERS = {
     "cache-control": "no-store",
     "referrer-policy": "no-referrer",
     "x-frame-options": "DENY",
@@ -52,7 +49,7 @@ HEADERS = {
 }
 
 
-def caller(request: Request) -> Caller:
+def get_caller(request: Request) -> Caller:
     """Who asks: what a route has in place of the engine."""
     told: Caller = request.scope["carryover.caller"]
     return told
@@ -71,18 +68,18 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        door: Door,
+        authenticator: Authenticator,
         metrics: Metrics,
-        allowed: Iterable[str],
-        hosts: frozenset[str] | None,
-        logs_requests: bool,
+        allowed_origins: Iterable[str],
+        allowed_hosts: frozenset[str] | None,
+        log_requests: bool,
     ) -> None:
         self.app = app
-        self.door = door
+        self.authenticator = authenticator
         self.metrics = metrics
-        self.allowed = frozenset(allowed)
-        self.hosts = hosts
-        self.logs_requests = logs_requests
+        self.allowed_origins = frozenset(allowed_origins)
+        self.allowed_hosts = allowed_hosts
+        self.log_requests = log_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,7 +88,7 @@ class Guard:
         began, told = perf_counter(), Headers(raw=scope["headers"])
         request_id = logs.request_id(told.get("x-request-id"), told.get("traceparent"))
         token = logs.REQUEST_ID.set(request_id)
-        PARENT.set(told.get("traceparent", ""))
+        TRACEPARENT.set(told.get("traceparent", ""))
         status = 500  # unless something else is answered: a crash is answered further out
 
         async def dressed(message: Message) -> None:
@@ -102,7 +99,7 @@ class Guard:
             await send(message)
 
         try:
-            if told.get("origin") in self.allowed and "access-control-request-method" in told:
+            if told.get("origin") in self.allowed_origins and "access-control-request-method" in told:
                 await _preflight(scope, receive, dressed)
             else:
                 await self._let_in(scope, receive, dressed, told)
@@ -112,48 +109,48 @@ class Guard:
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send, told: Headers) -> None:
         try:
-            check_host(told.get("host"), self.hosts)
+            check_host(told.get("host"), self.allowed_hosts)
             self._check_origin(scope["method"], told)
             scope["carryover.caller"] = self._caller(scope["path"], told)
         except CarryoverError as error:
             self.metrics.refused(error)
-            await refusal(error, scope["path"])(scope, receive, send)
+            await error_response(error, scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
     def _caller(self, path: str, told: Headers) -> Caller | None:
-        if path in PUBLIC or path.startswith(PUBLIC_FOLDERS):
+        if path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDERS):
             return None
         authorization = told.get("authorization")
-        found = self.door.caller(
+        found = self.authenticator.authenticate(
             None if authorization is None else authorization.encode("latin-1"), told.get(TENANT_HEADER)
         )
-        found.may("monitor" if path in MONITORS else "read")
+        found.require_role("monitor" if path in MONITOR_PATHS else "read")
         return found
 
     def _check_origin(self, method: str, told: Headers) -> None:
         origin = told.get("origin")
         if (
             origin is not None
-            and method not in SAFE
-            and not same_origin(origin, told.get("host"), self.allowed)
+            and method not in SAFE_METHODS
+            and not is_allowed_origin(origin, told.get("host"), self.allowed_origins)
         ):
             raise Forbidden("pages of another origin may not call this server: see CARRYOVER_ALLOWED_ORIGINS")
 
     def _dress(self, headers: MutableHeaders, origin: str | None, request_id: str) -> None:
         headers["x-request-id"] = request_id
-        for name, value in HEADERS.items():
+        for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
-        if origin in self.allowed and origin is not None:
+        if origin in self.allowed_origins and origin is not None:
             headers["access-control-allow-origin"] = origin
             headers["access-control-expose-headers"] = "location, retry-after, x-request-id"
-        if self.allowed:
+        if self.allowed_origins:
             headers.add_vary_header("origin")
 
     def _note(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
         self.metrics.answered(route, status, seconds)
-        if self.logs_requests:
+        if self.log_requests:
             self._log(scope, route, status, seconds, request_id)
 
     def _log(self, scope: Scope, route: str, status: int, seconds: float, request_id: str) -> None:
@@ -166,35 +163,8 @@ class Guard:
         log.info("request", extra=fields)
 
 
-def same_origin(origin: str | None, host: str | None, allowed: Iterable[str]) -> bool:
-    """Whether a page of this origin, or who is none, may call a server that was asked for as `host`."""
-    return origin is None or origin in allowed or origin.partition("://")[2] == host
-
-
-def check_host(host: str | None, names: frozenset[str] | None) -> None:
-    """Nothing, for a request that may call this server so. One without a `Host` is no browser's.
-
-    Raises
-    ------
-    Misdirected
-    """
-    if host is None or names is None:
-        return
-    told = HOST.fullmatch(host)
-    name = (told[1] or told[2]).lower() if told is not None else ""
-    if name in names:
-        return
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        raise Misdirected(
-            f"without keys this server answers to localhost and to addresses, not to {host!r:.100}: "
-            "see CARRYOVER_ALLOWED_HOSTS"
-        ) from None
-
-
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:
-    response = answer(204, {}, None)
+    response = problem_response(204, {}, None)
     response.body = b""
     response.headers["access-control-allow-methods"] = ALLOWED_METHODS
     response.headers["access-control-allow-headers"] = ALLOWED_HEADERS

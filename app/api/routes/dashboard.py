@@ -12,7 +12,7 @@ from app.dashboard import Asset
 router = APIRouter(include_in_schema=False)
 
 PAGE, DOCS = "index.html", "docs.html"
-HEADERS = {
+SECURITY_HEADERS = {
     "cache-control": "no-cache",  # kept, and asked for again by its tag
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -23,19 +23,19 @@ HEADERS = {
 
 
 @router.get("/")
-async def page(request: Request) -> Response:
+async def dashboard_page(request: Request) -> Response:
     """The page."""
     return _sent(request, request.app.state.dashboard[PAGE])
 
 
 @router.get("/docs")
-async def docs(request: Request) -> Response:
+async def docs_page(request: Request) -> Response:
     """The page of the API."""
     return _sent(request, request.app.state.dashboard[DOCS])
 
 
 @router.get("/dashboard/{name}")
-async def file(request: Request, name: str) -> Response:
+async def dashboard_file(request: Request, name: str) -> Response:
     """What the pages load: styles, scripts, the chart."""
     found = request.app.state.dashboard.get(name)
     if found is None:
@@ -44,7 +44,7 @@ async def file(request: Request, name: str) -> Response:
 
 
 def _sent(request: Request, asset: Asset) -> Response:
-    headers = HEADERS | {"etag": asset.tag}
-    if request.headers.get("if-none-match") == asset.tag:
+    headers = SECURITY_HEADERS | {"etag": asset.etag}
+    if request.headers.get("if-none-match") == asset.etag:
         return Response(status_code=304, headers=headers)
     return Response(asset.body, media_type=asset.media_type, headers=headers)

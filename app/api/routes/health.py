@@ -13,18 +13,18 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/health/live", response_model=Health, responses={503: {"model": Health}})
-async def live(request: Request, response: Response) -> dict[str, Any]:
+async def get_liveness(request: Request, response: Response) -> dict[str, Any]:
     """The event loop turns, or there would be no answer, and the engine ticks; if not, start it anew."""
     engine: Engine = request.app.state.engine
-    reasons = engine.dead()
+    reasons = engine.liveness_problems()
     response.status_code = 503 if reasons else 200
     return {"status": "dead" if reasons else "ok", "reasons": reasons}
 
 
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
-async def ready(request: Request, response: Response) -> dict[str, Any]:
+async def get_readiness(request: Request, response: Response) -> dict[str, Any]:
     """Whether to send requests here, and if not, why."""
     engine: Engine = request.app.state.engine
-    reasons = engine.unready()
+    reasons = engine.readiness_problems()
     response.status_code = 503 if reasons else 200
     return {"status": "not ready" if reasons else "ok", "reasons": reasons}

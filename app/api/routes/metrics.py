@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.errors import documented as problems
-from app.api.middleware.guard import caller
-from app.api.prometheus import CONTENT_TYPE, Exposition
+from app.api.errors import problem_responses
+from app.api.middleware.guard import get_caller
+from app.api.prometheus import CONTENT_TYPE, PrometheusExporter
 from app.errors import Forbidden
 
 router = APIRouter(tags=["operations"])
@@ -15,12 +15,12 @@ router = APIRouter(tags=["operations"])
 @router.get(
     "/metrics",
     response_class=Response,
-    responses=problems(401, 403)
+    responses=problem_responses(401, 403)
     | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "text format 0.0.4"}},
 )
-async def metrics(request: Request) -> Response:
+async def get_metrics(request: Request) -> Response:
     """Counters, gauges and histograms of the whole server in Prometheus' text format."""
-    if not caller(request).sees_everybody:
+    if not get_caller(request).sees_all_tenants:
         raise Forbidden("this needs a key of the role monitor", role="monitor")
-    told: Exposition = request.app.state.exposition
-    return Response(told.text(), media_type=CONTENT_TYPE)
+    told: PrometheusExporter = request.app.state.exporter
+    return Response(told.render(), media_type=CONTENT_TYPE)

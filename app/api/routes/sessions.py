@@ -9,32 +9,32 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.access.callers import Caller
-from app.api.errors import documented as problems
-from app.api.middleware.body_limit import documented as body
-from app.api.middleware.body_limit import read
-from app.api.middleware.guard import caller
+from app.api.body import openapi_body, parse_body
+from app.api.errors import problem_responses
+from app.api.middleware.guard import get_caller
 from app.api.schemas import (
     Chunk,
     ForecastAnswer,
-    ForkInto,
-    InStep,
+    ForecastRequest,
+    ForkRequest,
     NewSession,
+    Precondition,
     Predictions,
-    RollOut,
     Session,
     SessionPage,
 )
-from app.codec import chunks
+from app.codec import answers, body_errors, chunks
+from app.codec.limits import MAX_POSITION, SESSION_ID, validate_session_id
 from app.errors import CarryoverError, Unprocessable
-from app.jobs.answers import SessionView, epoch_of
+from app.jobs.answers import SessionView, parse_epoch
 from app.jobs.jobs import Advance, Create, Delete, Export, Forecast, Fork, Import, Inspect, Reset
 from app.session import state_file
-from app.session.names import shown
+from app.session.names import id_of
 
 router = APIRouter(tags=["sessions"])
 
-# Told in the document, and checked by `wire.session_id`: one refusal, whatever the way.
-_PATTERN = {"pattern": f"^{chunks.SESSION_ID.pattern}$", "maxLength": 128}
+# Told in the document, and checked by `wire.validate_session_id`: one refusal, whatever the way.
+_PATTERN = {"pattern": f"^{SESSION_ID.pattern}$", "maxLength": 128}
 Id = Annotated[str, Path(description="the session's id", json_schema_extra=_PATTERN)]
 
 JSON = "application/json"
@@ -47,24 +47,24 @@ MOST_DETAILED = 100  # sessions of one page that are looked into: those at rest 
     "/sessions",
     status_code=201,
     response_model=Session,
-    responses=problems(400, 404, 409, 413, 422, 503),
-    openapi_extra=body(NewSession),
+    responses=problem_responses(400, 404, 409, 413, 422, 503),
+    openapi_extra=openapi_body(NewSession),
 )
-async def create(request: Request, response: Response) -> dict[str, Any]:
+async def create_session(request: Request, response: Response) -> dict[str, Any]:
     """Create a session. Its `Location` is answered; a first chunk creates one, too."""
-    told = await read(request, NewSession)
+    told = await parse_body(request, NewSession)
     learning = {} if told.learning is None else told.learning.model_dump(exclude_none=True)
     job = Create(told.id or _random_id(), told.model, told.ttl_seconds, learning, told.level)
-    return _located(response, await caller(request).ask(job))
+    return _located(response, await get_caller(request).ask(job))
 
 
 @router.get(
     "/sessions",
     response_model=SessionPage,
     response_model_exclude_unset=True,
-    responses=problems(404, 422, 503),
+    responses=problem_responses(404, 422, 503),
 )
-async def page(
+async def list_sessions(
     request: Request,
     after: Annotated[str, Query(max_length=200, description="`next` of the page before")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -73,11 +73,11 @@ async def page(
     detail: Annotated[bool, Query(description="each as `GET /sessions/{id}` shows it, 100 a page")] = False,
 ) -> dict[str, Any]:
     """List sessions in the order of their ids."""
-    asking = caller(request)
+    asking = get_caller(request)
     if model is not None:
-        asking.engine.sessions.slab_of(model)
+        asking.engine.residents.models.slab_for_model(model)
     limit = min(limit, MOST_DETAILED) if detail else limit
-    names = await asking.names(after, limit, model, prefix)
+    names = await asking.list_sessions(after, limit, model, prefix)
     rows: list[dict[str, Any]] = [{"session": session, "model": name} for session, name in names]
     return {
         "sessions": await _in_detail(asking, rows) if detail else rows,
@@ -86,74 +86,81 @@ async def page(
     }
 
 
-@router.get("/sessions/{id}", response_model=Session, responses=problems(404, 410, 422, 503))
-async def inspect(request: Request, id: Id) -> dict[str, Any]:
+@router.get("/sessions/{id}", response_model=Session, responses=problem_responses(404, 410, 422, 503))
+async def get_session(request: Request, id: Id) -> dict[str, Any]:
     """Model, position, last prediction and times of a session."""
-    return chunks.viewed(await caller(request).ask(Inspect(chunks.session_id(id))))
+    return answers.encode_session(await get_caller(request).ask(Inspect(validate_session_id(id))))
 
 
 @router.delete(
-    "/sessions/{id}", status_code=204, response_class=Response, responses=problems(404, 409, 410, 422, 503)
+    "/sessions/{id}",
+    status_code=204,
+    response_class=Response,
+    responses=problem_responses(404, 409, 410, 422, 503),
 )
-async def delete(
+async def delete_session(
     request: Request,
     id: Id,
-    at: Annotated[int | None, Query(ge=0, le=chunks.FURTHEST)] = None,
+    at: Annotated[int | None, Query(ge=0, le=MAX_POSITION)] = None,
     epoch: str | None = None,
 ) -> Response:
     """Forget a session; what remains is a tombstone with its last position."""
-    await caller(request).ask(Delete(chunks.session_id(id), at, _epoch(epoch)))
+    await get_caller(request).ask(Delete(validate_session_id(id), at, _epoch(epoch)))
     return Response(status_code=204)
 
 
 @router.post(
     "/sessions/{id}/observations",
     response_model=Predictions,
-    responses=problems(400, 404, 409, 410, 413, 422, 500, 503),
-    openapi_extra=body(Chunk, required=True),
+    responses=problem_responses(400, 404, 409, 410, 413, 422, 500, 503),
+    openapi_extra=openapi_body(Chunk, required=True),
 )
-async def observe(request: Request, id: Id) -> Response:
+async def advance_session(request: Request, id: Id) -> Response:
     """Advance a session by a chunk, and answer the prediction of what follows each observation."""
-    told = chunks.chunk(await request.body(), request.app.state.limits)
+    told = chunks.decode_chunk(await request.body(), request.app.state.limits)
     job = Advance(
-        chunks.session_id(id), told.observations, told.at, told.epoch, told.horizon, told.model,
-        extras=told.extras,
+        validate_session_id(id), told.observations, told.at, told.epoch, told.horizon, told.model,
+        options=told.options,
     )  # fmt: skip
-    return Response(chunks.advanced(await caller(request).ask(job), told.flat), media_type=JSON)
+    return Response(
+        answers.encode_chunk_answer(await get_caller(request).ask(job), told.flat), media_type=JSON
+    )
 
 
 @router.post(
     "/sessions/{id}/reset",
     response_model=Session,
-    responses=problems(400, 404, 409, 410, 413, 422, 503),
-    openapi_extra=body(InStep),
+    responses=problem_responses(400, 404, 409, 410, 413, 422, 503),
+    openapi_extra=openapi_body(Precondition),
 )
-async def reset(request: Request, id: Id) -> dict[str, Any]:
+async def reset_session(request: Request, id: Id) -> dict[str, Any]:
     """Zero the carry. The position stays, so that a chunk delayed from before can never be applied after."""
-    told = await read(request, InStep)
-    return chunks.viewed(await caller(request).ask(Reset(chunks.session_id(id), told.at, _epoch(told.epoch))))
+    told = await parse_body(request, Precondition)
+    return answers.encode_session(
+        await get_caller(request).ask(Reset(validate_session_id(id), told.at, _epoch(told.epoch)))
+    )
 
 
 @router.post(
     "/sessions/{id}/fork",
     status_code=201,
     response_model=Session,
-    responses=problems(400, 404, 409, 410, 413, 422, 503),
-    openapi_extra=body(ForkInto),
+    responses=problem_responses(400, 404, 409, 410, 413, 422, 503),
+    openapi_extra=openapi_body(ForkRequest),
 )
-async def fork(request: Request, response: Response, id: Id) -> dict[str, Any]:
+async def fork_session(request: Request, response: Response, id: Id) -> dict[str, Any]:
     """A new session with a copy of the carry; from here on the two go their own ways."""
-    told = await read(request, ForkInto)
-    job = Fork(chunks.session_id(id), told.id or _random_id(), told.at, _epoch(told.epoch))
-    return _located(response, await caller(request).ask(job))
+    told = await parse_body(request, ForkRequest)
+    job = Fork(validate_session_id(id), told.id or _random_id(), told.at, _epoch(told.epoch))
+    return _located(response, await get_caller(request).ask(job))
 
 
 @router.get(
     "/sessions/{id}/forecast",
     response_model=ForecastAnswer,
-    responses=problems(404, 409, 410, 422, 500, 503),
+    responses=problem_responses(404, 409, 410, 422, 500, 503),
 )
-async def forecast(
+async def forecast_session(
     request: Request,
     id: Id,
     steps: Annotated[int, Query(ge=1, description="how far to roll out")],
@@ -161,35 +168,35 @@ async def forecast(
     flat: Annotated[bool, Query(description="answer a model of one feature as a flat list")] = False,
 ) -> Response:
     """Roll out on a copy of the carry, feeding predictions back in; the session does not move."""
-    return await _roll_out(request, id, RollOut(steps=steps, level=level, flat=flat))
+    return await _roll_out(request, id, ForecastRequest(steps=steps, level=level, flat=flat))
 
 
 @router.post(
     "/sessions/{id}/forecast",
     response_model=ForecastAnswer,
-    responses=problems(400, 404, 409, 410, 413, 422, 500, 503),
-    openapi_extra=body(RollOut, required=True),
+    responses=problem_responses(400, 404, 409, 410, 413, 422, 500, 503),
+    openapi_extra=openapi_body(ForecastRequest, required=True),
 )
-async def forecast_with(request: Request, id: str) -> Response:
+async def forecast_session_with_future(request: Request, id: str) -> Response:
     """The same, told what is known ahead."""
-    return await _roll_out(request, id, await read(request, RollOut))
+    return await _roll_out(request, id, await parse_body(request, ForecastRequest))
 
 
-async def _roll_out(request: Request, id: str, told: RollOut) -> Response:
+async def _roll_out(request: Request, id: str, told: ForecastRequest) -> Response:
     limits = request.app.state.limits
     if told.steps > limits.steps:
-        raise chunks.too_far(told.steps, limits.steps)
+        raise body_errors.too_many_steps_error(told.steps, limits.steps)
     if told.future is not None and len(told.future) != told.steps:
         raise Unprocessable(f"future has {len(told.future)} rows for {told.steps} steps", field="future")
-    future = None if told.future is None else chunks.future_of(told.future)
-    answer = await caller(request).ask(Forecast(chunks.session_id(id), told.steps, told.level, future))
-    return Response(chunks.advanced(answer, told.flat), media_type=JSON)
+    future = None if told.future is None else chunks.parse_future(told.future)
+    answer = await get_caller(request).ask(Forecast(validate_session_id(id), told.steps, told.level, future))
+    return Response(answers.encode_chunk_answer(answer, told.flat), media_type=JSON)
 
 
 @router.get(
     "/sessions/{id}/state",
     response_class=Response,
-    responses=problems(404, 410, 422, 503)
+    responses=problem_responses(404, 410, 422, 503)
     | {
         200: {
             "description": "a safetensors file",
@@ -197,9 +204,9 @@ async def _roll_out(request: Request, id: str, told: RollOut) -> Response:
         }
     },
 )
-async def export(request: Request, id: Id) -> Response:
+async def export_session(request: Request, id: Id) -> Response:
     """All that the session remembers, as one safetensors file that `PUT` takes, here or elsewhere."""
-    state = await caller(request).ask(Export(chunks.session_id(id)))
+    state = await get_caller(request).ask(Export(validate_session_id(id)))
     name = {"content-disposition": f'attachment; filename="{id}.safetensors"'}
     return Response(state_file.encode(state), media_type=STATE, headers=name)
 
@@ -207,7 +214,7 @@ async def export(request: Request, id: Id) -> Response:
 @router.put(
     "/sessions/{id}/state",
     response_model=Session,
-    responses=problems(404, 409, 410, 413, 422, 503),
+    responses=problem_responses(404, 409, 410, 413, 422, 503),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -215,16 +222,16 @@ async def export(request: Request, id: Id) -> Response:
         }
     },
 )
-async def import_(
+async def import_session(
     request: Request,
     id: Id,
-    at: Annotated[int | None, Query(ge=0, le=chunks.FURTHEST)] = None,
+    at: Annotated[int | None, Query(ge=0, le=MAX_POSITION)] = None,
     epoch: str | None = None,
 ) -> dict[str, Any]:
     """Put a session in an exported state, whether it exists or not; a new epoch is drawn."""
     state = state_file.decode(await request.body())
-    job = Import(chunks.session_id(id), state, at, _epoch(epoch))
-    return chunks.viewed(await caller(request).ask(job))
+    job = Import(validate_session_id(id), state, at, _epoch(epoch))
+    return answers.encode_session(await get_caller(request).ask(job))
 
 
 async def _in_detail(asking: Caller, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -234,19 +241,19 @@ async def _in_detail(asking: Caller, rows: list[dict[str, Any]]) -> list[dict[st
     )
     for row, view in zip(rows, views, strict=True):
         if isinstance(view, SessionView):
-            row |= chunks.viewed(view)
+            row |= answers.encode_session(view)
         elif not isinstance(view, CarryoverError):
             raise view
     return rows
 
 
 def _located(response: Response, view: Any) -> dict[str, Any]:
-    response.headers["location"] = f"/sessions/{shown(view.session)}"
-    return chunks.viewed(view)
+    response.headers["location"] = f"/sessions/{id_of(view.session)}"
+    return answers.encode_session(view)
 
 
 def _epoch(text: str | None) -> int | None:
-    return None if text is None else epoch_of(text)
+    return None if text is None else parse_epoch(text)
 
 
 def _random_id() -> str:

@@ -13,15 +13,15 @@ chunk is told in the answer, by its index; only what concerns the whole request 
 from __future__ import annotations
 
 from app.codec.bulk import arrow, binary, json
-from app.codec.bulk.request import BulkLimits, Request
-from app.jobs.answers import AdvancedMany
+from app.codec.bulk.request import BulkLimits, BulkRequest
+from app.jobs.answers import BulkAnswer
 
-__all__ = ["BulkLimits", "Request", "encode", "read"]
+__all__ = ["BulkLimits", "BulkRequest", "decode", "encode"]
 
-FORMS = {binary.CONTENT_TYPE: binary, arrow.CONTENT_TYPE: arrow, json.CONTENT_TYPE: json}
+FORMATS = {binary.CONTENT_TYPE: binary, arrow.CONTENT_TYPE: arrow, json.CONTENT_TYPE: json}
 
 
-def read(body: bytes, content_type: str, accept: str, limits: BulkLimits) -> Request:
+def decode(body: bytes, content_type: str, accept: str, limits: BulkLimits) -> BulkRequest:
     """What the request asks for.
 
     Raises
@@ -29,18 +29,18 @@ def read(body: bytes, content_type: str, accept: str, limits: BulkLimits) -> Req
     Malformed, Unprocessable, TooLarge, UnsupportedType : nothing of it can be done
     """
     asked = _bare(content_type)
-    wanted = [one for one in map(_bare, accept.split(",")) if one in FORMS]
-    answered = wanted[0] if wanted else asked if asked in FORMS else json.CONTENT_TYPE
+    wanted = [one for one in map(_bare, accept.split(",")) if one in FORMATS]
+    answered = wanted[0] if wanted else asked if asked in FORMATS else json.CONTENT_TYPE
     if answered == arrow.CONTENT_TYPE:
-        arrow.needed()
-    told: Request = FORMS.get(asked, json).decode(body, limits)
-    told.answered = answered
+        arrow.import_pyarrow()
+    told: BulkRequest = FORMATS.get(asked, json).decode(body, limits)
+    told.answer_type = answered
     return told
 
 
-def encode(answer: AdvancedMany, request: Request) -> tuple[bytes, str]:
+def encode(answer: BulkAnswer, request: BulkRequest) -> tuple[bytes, str]:
     """The body of the answer, and its content type."""
-    return FORMS[request.answered].encode(answer, request), request.answered
+    return FORMATS[request.answer_type].encode(answer, request), request.answer_type
 
 
 def _bare(content_type: str) -> str:

@@ -15,23 +15,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from app.api.errors import problem
-from app.codec.bulk.request import BulkLimits, Request, check_column, check_count, request
+from app.codec.bulk.request import (
+    BulkLimits,
+    BulkRequest,
+    build_request,
+    check_column_length,
+    check_session_count,
+)
+from app.codec.problems import problem
 from app.errors import Malformed, TooLarge, Unprocessable, UnsupportedType
-from app.jobs.answers import AdvancedMany, epoch_of, token
+from app.jobs.answers import BulkAnswer, epoch_token, parse_epoch
 from app.jobs.jobs import AdvanceMany
-from app.jobs.options import Extras
-from app.jobs.session_list import Roster
+from app.jobs.options import ChunkOptions
+from app.jobs.session_list import SessionList
 from app.session.rows import Floats, Ints
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
-MOST_BYTES = 64 * 2**20  # of a request once it lies in memory
+MAX_BYTES = 64 * 2**20  # of a request once it lies in memory
 
 
-def decode(body: bytes, limits: BulkLimits) -> Request:
+def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
     """The request in this stream.
 
     Raises
@@ -39,7 +45,7 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     UnsupportedType : pyarrow is not installed
     Malformed, Unprocessable, TooLarge
     """
-    pa = needed()
+    pa = import_pyarrow()
     try:
         table = _table(pa, body)
     except (pa.ArrowException, OSError, ValueError, IndexError) as error:
@@ -47,22 +53,24 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     for name in ("session", "observations"):
         if len(table.schema.get_all_field_indices(name)) != 1:
             raise Unprocessable(f"the table must have one column {name!r}", field=name)
-    check_count(table.num_rows, limits)
+    check_session_count(table.num_rows, limits)
     try:
         columns = _columns(pa, table)
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         raise Unprocessable(f"the columns are not those of a bulk request: {error}") from None
-    return request(columns, limits)
+    return build_request(columns, limits)
 
 
-def encode(answer: AdvancedMany, asked: Request) -> bytes:
+def encode(answer: BulkAnswer, asked: BulkRequest) -> bytes:
     """The answer as a stream of one record batch."""
-    pa = needed()
+    pa = import_pyarrow()
     fine = np.ones(asked.count, bool)
     fine[list(answer.errors)] = False
     replayed = np.zeros(asked.count, bool)
     replayed[answer.replayed] = True
-    tokens = [token(epoch) if ok else None for epoch, ok in zip(answer.epochs.tolist(), fine, strict=True)]
+    tokens = [
+        epoch_token(epoch) if ok else None for epoch, ok in zip(answer.epochs.tolist(), fine, strict=True)
+    ]
     errors = [
         orjson.dumps(problem(answer.errors[i])[1]).decode() if i in answer.errors else None
         for i in range(asked.count)
@@ -83,7 +91,7 @@ def encode(answer: AdvancedMany, asked: Request) -> bytes:
     return written
 
 
-def needed() -> Any:
+def import_pyarrow() -> Any:
     """pyarrow.
 
     Raises
@@ -104,8 +112,8 @@ def _table(pa: Any, body: bytes) -> pa.Table:
             raise Unprocessable("compressed record batches are not taken")
     table = pa.ipc.open_stream(body).read_all()
     table.validate(full=True)  # before anything else looks at it: offsets that lie crash the process
-    if table.nbytes > MOST_BYTES:
-        raise TooLarge(f"a request has at most {MOST_BYTES} bytes in memory", limit=MOST_BYTES)
+    if table.nbytes > MAX_BYTES:
+        raise TooLarge(f"a request has at most {MAX_BYTES} bytes in memory", limit=MAX_BYTES)
     return table
 
 
@@ -113,18 +121,18 @@ def _columns(pa: Any, table: pa.Table) -> AdvanceMany:
     count = table.num_rows
     sessions = [name if isinstance(name, str) else "" for name in table["session"].to_pylist()]
     observations, lengths, gaps = _observed(pa, table["observations"].combine_chunks())
-    check_column("observations", len(lengths), count)
+    check_column_length("observations", len(lengths), count)
     at = epochs = None
     if "at" in table.column_names:
         at = table["at"].cast(pa.int64()).fill_null(-1).to_numpy().astype(np.int64)
     if "epoch" in table.column_names:
         told = table["epoch"].cast(pa.string()).to_pylist()
-        epochs = np.array([0 if one is None else epoch_of(one) for one in told], np.uint64)
+        epochs = np.array([0 if one is None else parse_epoch(one) for one in told], np.uint64)
     model = (table.schema.metadata or {}).get(b"model")
     columns = AdvanceMany(
-        Roster(sessions), observations, lengths, at, epochs, None if model is None else model.decode()
+        SessionList(sessions), observations, lengths, at, epochs, None if model is None else model.decode()
     )
-    columns.extras = Extras(gaps=True) if gaps else None
+    columns.options = ChunkOptions(gaps=True) if gaps else None
     return columns
 
 
@@ -165,7 +173,7 @@ def _lengths(column: Any) -> Ints:
     return lengths
 
 
-def _nested(pa: Any, answer: AdvancedMany, fine: np.ndarray[Any, np.dtype[np.bool_]]) -> Any:
+def _nested(pa: Any, answer: BulkAnswer, fine: np.ndarray[Any, np.dtype[np.bool_]]) -> Any:
     """Predictions as a list of rows each."""
     widths = np.repeat(np.broadcast_to(answer.outputs, answer.steps.shape), answer.steps)
     rows = pa.ListArray.from_arrays(_offsets(pa, widths), pa.array(answer.numbers, pa.float32()))

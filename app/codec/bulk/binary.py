@@ -41,13 +41,19 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from app.api.errors import problem
-from app.codec.bulk.request import BulkLimits, Request, check_column, check_count, request
-from app.codec.bulk.session_lists import roster
+from app.codec.bulk.request import (
+    BulkLimits,
+    BulkRequest,
+    build_request,
+    check_column_length,
+    check_session_count,
+)
+from app.codec.bulk.session_lists import decode_session_list
+from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed
-from app.jobs.answers import AdvancedMany
+from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
-from app.jobs.options import Extras
+from app.jobs.options import ChunkOptions
 
 CONTENT_TYPE = "application/octet-stream"
 HEADER = struct.Struct("<4sHHII")
@@ -55,7 +61,7 @@ MAGIC = b"CYO1"
 AT, EPOCHS, LENGTHS, MODEL, GAPS = 1, 2, 4, 8, 16
 
 
-def decode(body: bytes, limits: BulkLimits) -> Request:
+def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
     """The request in these bytes.
 
     Raises
@@ -68,7 +74,7 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     magic, flags, inputs, count, reserved = HEADER.unpack_from(body)
     if magic != MAGIC or flags > (AT | EPOCHS | LENGTHS | MODEL | GAPS) or reserved or not inputs:
         raise Malformed("the header is not that of a bulk request: see the layout in the documentation")
-    check_count(count, limits)
+    check_session_count(count, limits)
     reader = _Reader(body)
     at = reader.take("<i8", count, "at") if flags & AT else None
     epochs = reader.take("<u8", count, "epochs") if flags & EPOCHS else None
@@ -81,19 +87,19 @@ def decode(body: bytes, limits: BulkLimits) -> Request:
     if flags & MODEL:
         named, _, ids = ids.partition(b"\n")
         model = named.decode("ascii")
-    sessions = roster(ids, _parted, limits.sessions)
-    check_column("session ids", len(sessions), count)
+    sessions = decode_session_list(ids, _parted, limits.sessions)
+    check_column_length("session ids", len(sessions), count)
     columns = AdvanceMany(sessions, observations, lengths, at, epochs, model)
     if flags & GAPS and np.isnan(observations).any():
-        columns.extras = Extras(gaps=True)
-    return request(columns, limits)
+        columns.options = ChunkOptions(gaps=True)
+    return build_request(columns, limits)
 
 
 def _parted(ids: bytes) -> list[str]:
     return ids.decode("ascii").split("\n")
 
 
-def encode(answer: AdvancedMany, asked: Request) -> bytes:
+def encode(answer: BulkAnswer, asked: BulkRequest) -> bytes:
     """The answer as bytes."""
     count = asked.count
     counts = (answer.steps * answer.outputs).astype("<u4")

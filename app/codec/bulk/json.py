@@ -22,20 +22,29 @@ import msgspec
 import numpy as np
 import orjson
 
-from app.api.errors import problem
+from app.codec import answers, body_errors
 from app.codec import chunks as wire
-from app.codec.bulk.request import BulkLimits, Request, check_column, check_count, claims, request
-from app.codec.bulk.session_lists import roster
+from app.codec.bulk.request import (
+    BulkLimits,
+    BulkRequest,
+    build_request,
+    check_column_length,
+    check_session_count,
+    precondition_columns,
+)
+from app.codec.bulk.session_lists import decode_session_list
+from app.codec.limits import DECODE_ERRORS, MAX_FLOAT32, MAX_POSITION, SMALL_BODY_BYTES, validate_session_id
+from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable
-from app.jobs.answers import AdvancedMany, epoch_of
+from app.jobs.answers import BulkAnswer, parse_epoch
 from app.jobs.jobs import AdvanceMany
-from app.jobs.options import Extras
-from app.jobs.session_list import Roster
+from app.jobs.options import ChunkOptions
+from app.jobs.session_list import SessionList
 from app.session.rows import Epochs, Floats, Ints
 
 CONTENT_TYPE = "application/json"
-NOTHING = wire.Besides()
-MOST_NUMBERS = 1_000_000  # in one request: more would take the parser a tenth of a second
+NOTHING = wire.ChunkFields()
+MAX_NUMBERS = 1_000_000  # in one request: more would take the parser a tenth of a second
 OPENING = re.compile(rb'"observations"\s*:\s*(\[(?:\s*\[){0,2})')
 
 
@@ -77,33 +86,33 @@ _decode_names = msgspec.json.Decoder(list[str]).decode
 _decode_anything = msgspec.json.Decoder(_Anything).decode
 
 
-def decode(body: bytes, limits: BulkLimits) -> Request:
+def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
     """The request in this JSON.
 
     Raises
     ------
     Malformed, Unprocessable, TooLarge : nothing of it can be done
     """
-    if len(body) > wire.SMALL_BODY and body.count(b",") > MOST_NUMBERS:
-        raise TooLarge(f"a request has at most {MOST_NUMBERS} numbers", limit=MOST_NUMBERS)
+    if len(body) > SMALL_BODY_BYTES and body.count(b",") > MAX_NUMBERS:
+        raise TooLarge(f"a request has at most {MAX_NUMBERS} numbers", limit=MAX_NUMBERS)
     opening = OPENING.search(body)
     depth = opening[1].count(b"[") if opening else 1
     try:
         told = _DECODERS[depth](body)
-        sessions = roster(bytes(told.sessions), _decode_names, limits.sessions)
-    except wire.UNDECODABLE:
+        sessions = decode_session_list(bytes(told.sessions), _decode_names, limits.sessions)
+    except DECODE_ERRORS:
         return _one_by_one(_anything(body), limits)
     _check_columns(told, len(sessions), limits)
     arrays = _arrays(told.observations, depth)
-    epochs = None if told.epochs is None else [0 if one is None else epoch_of(one) for one in told.epochs]
+    epochs = None if told.epochs is None else [0 if one is None else parse_epoch(one) for one in told.epochs]
     if arrays is None or (told.at is not None and not _are_positions(told.at)):
         return _one_by_one(_anything(body), limits)
-    columns = AdvanceMany(sessions, *arrays, *claims(told.at, epochs), told.model)
-    columns.extras = _extras(told, columns)
-    return request(columns, limits, depth)
+    columns = AdvanceMany(sessions, *arrays, *precondition_columns(told.at, epochs), told.model)
+    columns.options = _extras(told, columns)
+    return build_request(columns, limits, depth)
 
 
-def encode(answer: AdvancedMany, asked: Request) -> bytes:
+def encode(answer: BulkAnswer, asked: BulkRequest) -> bytes:
     """The answer as JSON; None in place of what was refused."""
     refused = sorted(answer.errors)
     told: dict[str, Any] = {
@@ -111,23 +120,23 @@ def encode(answer: AdvancedMany, asked: Request) -> bytes:
         "epochs": orjson.Fragment(_tokens(answer.epochs, refused)),
         "predictions": _predictions(answer, asked.depths),
         "replayed": answer.replayed,
-        **{name: _sparse(name, columns, asked) for name, columns in answer.findings.items()},
+        **{name: _sparse(name, columns, asked) for name, columns in answer.extra_outputs.items()},
         "errors": {str(i): problem(error)[1] for i, error in answer.errors.items()},
     }
     return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _check_columns(told: Any, count: int, limits: BulkLimits) -> None:
-    check_count(count, limits)
+    check_session_count(count, limits)
     for name in ("observations", "at", "epochs"):
         column = getattr(told, name)
         if column is not None:
-            check_column(name, len(column), count)
+            check_column_length(name, len(column), count)
 
 
 def _are_positions(at: Sequence[int | None]) -> bool:
     told = [one for one in at if one is not None]
-    return not told or (min(told) >= 0 and max(told) <= wire.FURTHEST)
+    return not told or (min(told) >= 0 and max(told) <= MAX_POSITION)
 
 
 def _arrays(told: list[Any], depth: int) -> tuple[Floats, Ints] | None:
@@ -146,7 +155,7 @@ def _arrays(told: list[Any], depth: int) -> tuple[Floats, Ints] | None:
         rows = list(chain.from_iterable(rows))
     exact = np.array(rows, np.float64)
     # Written so that a NaN, too, is refused: no comparison with it holds.
-    if not width or not (np.abs(exact).max() <= wire.LARGEST):
+    if not width or not (np.abs(exact).max() <= MAX_FLOAT32):
         return None
     return exact.astype(np.float32).reshape(-1, width), lengths
 
@@ -161,8 +170,8 @@ def _anything(body: bytes) -> _Anything:
     try:
         return _decode_anything(body)
     except msgspec.ValidationError as error:
-        raise wire.complaint(body, error) from None
-    except wire.UNDECODABLE as error:
+        raise body_errors.decode_error(body, error) from None
+    except DECODE_ERRORS as error:
         try:
             # Takes NaN and Infinity, which JSON does not know and people send: theirs alone is refused.
             return msgspec.convert(json.loads(body), _Anything)
@@ -170,7 +179,7 @@ def _anything(body: bytes) -> _Anything:
             raise Malformed(f"the body is not JSON: {error}") from None
 
 
-def _one_by_one(told: _Anything, limits: BulkLimits) -> Request:
+def _one_by_one(told: _Anything, limits: BulkLimits) -> BulkRequest:
     """The request, each chunk looked at alone: jobs of one width each, and what is wrong with the rest."""
     count = len(told.sessions)
     _check_columns(told, count, limits)
@@ -179,10 +188,10 @@ def _one_by_one(told: _Anything, limits: BulkLimits) -> Request:
     at, epochs = [-1] * count, [0] * count
     for i in range(count):
         try:
-            wire.session_id(_text(told.sessions[i], "a session id"))
+            validate_session_id(_text(told.sessions[i], "a session id"))
             at[i] = -1 if told.at is None or told.at[i] is None else _position(told.at[i])
             if told.epochs is not None and told.epochs[i] is not None:
-                epochs[i] = epoch_of(_text(told.epochs[i], "an epoch"))
+                epochs[i] = parse_epoch(_text(told.epochs[i], "an epoch"))
             chunks[i] = _chunk(told.observations[i], limits)
         except CarryoverError as error:
             errors[i] = error
@@ -191,20 +200,22 @@ def _one_by_one(told: _Anything, limits: BulkLimits) -> Request:
         which = [i for i, chunk in chunks.items() if chunk.shape[1] == width]
         some = [chunks[i] for i in which]
         job = AdvanceMany(
-            Roster([told.sessions[i] for i in which]),
+            SessionList([told.sessions[i] for i in which]),
             np.concatenate(some),
             np.array([len(chunk) for chunk in some]),
-            *claims([at[i] for i in which], [epochs[i] for i in which]),
+            *precondition_columns([at[i] for i in which], [epochs[i] for i in which]),
             told.model,
         )
-        job.extras = _extras(told, job)
+        job.options = _extras(told, job)
         jobs.append((np.array(which), job))
-    return Request(count, jobs, errors, [_depth(chunk) for chunk in told.observations])
+    return BulkRequest(count, jobs, errors, [_depth(chunk) for chunk in told.observations])
 
 
-def _extras(told: _Columns | _Anything, columns: AdvanceMany) -> Extras | None:
+def _extras(told: _Columns | _Anything, columns: AdvanceMany) -> ChunkOptions | None:
     gaps = isinstance(told, _Anything) and bool(np.isnan(columns.observations).any())
-    return Extras(told.level, told.score, gaps) if gaps or told.score or told.level is not None else None
+    return (
+        ChunkOptions(told.level, told.score, gaps) if gaps or told.score or told.level is not None else None
+    )
 
 
 def _chunk(told: Any, limits: BulkLimits) -> Floats:
@@ -215,7 +226,7 @@ def _chunk(told: Any, limits: BulkLimits) -> Floats:
             if isinstance(number, bool) or not isinstance(number, int | float | None) or number != number:
                 raise Unprocessable(f"row {row}, column {column} is not a number", row=row, column=column)
     try:
-        return wire.checked(rows, NOTHING, limits.chunk, gaps=True).observations
+        return wire.validate_chunk(rows, NOTHING, limits.chunk, gaps=True).observations
     except OverflowError:
         raise Unprocessable("a number is too large for a float32") from None
 
@@ -235,10 +246,10 @@ def _text(told: Any, what: str) -> str:
 def _position(told: Any) -> int:
     if isinstance(told, bool) or not isinstance(told, int):
         raise Unprocessable(f"at is a whole number, not {told!r:.40}", field="at")
-    return wire.checked_at(told) or 0
+    return wire.validate_position(told) or 0
 
 
-def _predictions(answer: AdvancedMany, depths: int | Sequence[int]) -> Any:
+def _predictions(answer: BulkAnswer, depths: int | Sequence[int]) -> Any:
     """The predictions as deep as the observations were."""
     numbers, outputs = np.ascontiguousarray(answer.numbers), answer.outputs
     if isinstance(depths, int) and isinstance(outputs, int) and not answer.errors:
@@ -255,7 +266,7 @@ def _predictions(answer: AdvancedMany, depths: int | Sequence[int]) -> Any:
     return _each(answer, numbers, [depths] * len(answer.steps) if isinstance(depths, int) else depths)
 
 
-def _each(answer: AdvancedMany, numbers: Floats, depths: Sequence[int]) -> list[Any]:
+def _each(answer: BulkAnswer, numbers: Floats, depths: Sequence[int]) -> list[Any]:
     counts = answer.steps * answer.outputs
     ends = np.cumsum(counts).tolist()
     widths = np.broadcast_to(answer.outputs, counts.shape).tolist()
@@ -269,12 +280,12 @@ def _each(answer: AdvancedMany, numbers: Floats, depths: Sequence[int]) -> list[
     return told
 
 
-def _sparse(name: str, columns: dict[int, Floats], asked: Request) -> list[Any]:
+def _sparse(name: str, columns: dict[int, Floats], asked: BulkRequest) -> list[Any]:
     """What is told beside the predictions of some chunks, as deep as they; null for the others."""
     told: list[Any] = [None] * asked.count
     for i, numbers in columns.items():
         depth = asked.depths if isinstance(asked.depths, int) else asked.depths[i]
-        rows = wire.written(name, numbers, flat=False)
+        rows = answers.output_array(name, numbers, flat=False)
         told[i] = rows if depth == 3 else rows[0] if depth == 2 or rows.ndim == 1 else rows[0, 0]
     return told
 

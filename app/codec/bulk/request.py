@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from app.codec import chunks
-from app.codec.bulk.session_lists import are_ids
+from app.codec.bulk.session_lists import are_session_ids
+from app.codec.limits import SESSION_ID, Limits, validate_session_id
 from app.errors import CarryoverError, TooLarge, Unprocessable
-from app.jobs.answers import AdvancedMany
-from app.jobs.jobs import AdvanceMany, Reply, Submits
-from app.jobs.split import Gathering, Parts
+from app.jobs.answers import BulkAnswer
+from app.jobs.jobs import AdvanceMany, JobReceiver, Reply
+from app.jobs.split import AnswerCollector, JobParts
 from app.session.rows import Epochs, Floats, Ints
-from models.compiled import BOOL, INT, column, compiled
+from models.jit import BOOL, INT, jit, readonly
 
-NOWHERE = np.zeros(0, np.int64)
+NO_POSITIONS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,11 @@ class BulkLimits:
     """What one request may ask for."""
 
     sessions: int
-    chunk: chunks.Limits
+    chunk: Limits
 
 
 @dataclass(slots=True)
-class Request:
+class BulkRequest:
     """What a bulk request asks for.
 
     count : chunks in it
@@ -39,37 +40,37 @@ class Request:
     errors : by index, what was refused
     depths : how deep the numbers lay in JSON, which is how deep they are answered: 1 a bare number each,
         2 an observation each, 3 a chunk each; a list where it differs from one to the next
-    answered : the content type of the answer
+    answer_type : the content type of the answer
     """
 
     count: int
     jobs: list[tuple[Ints, AdvanceMany]]
     errors: dict[int, CarryoverError] = field(default_factory=dict)
     depths: int | Sequence[int] = 3
-    answered: str = ""
+    answer_type: str = ""
 
-    def submit(self, engine: Submits, reply: Reply) -> None:
-        """Queue it; `reply` is called once, with an `AdvancedMany` or with what refuses the whole."""
+    def submit(self, engine: JobReceiver, reply: Reply) -> None:
+        """Queue it; `reply` is called once, with an `BulkAnswer` or with what refuses the whole."""
         # The jobs are the engine's from here on. They know whom to answer, who often has the request: a
         # circle, and megabytes that would wait for the collector.
         jobs, self.jobs = self.jobs, []
         if len(jobs) == 1 and not self.errors:
             _submit(engine, jobs[0][1], reply)
             return
-        gathering = Gathering(self.count, reply)
+        gathering = AnswerCollector(self.count, reply)
         for i, error in self.errors.items():
             gathering.fail((i,), error)
         for which, job in jobs:
-            _submit(engine, job, gathering.many(which))
+            _submit(engine, job, gathering.subset_reply(which))
 
-    async def ask(self, engine: Submits) -> AdvancedMany:
+    async def ask(self, engine: JobReceiver) -> BulkAnswer:
         """Queue it and wait for the answer.
 
         Raises
         ------
         CarryoverError : what refuses the whole
         """
-        answered: asyncio.Future[AdvancedMany | CarryoverError] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[BulkAnswer | CarryoverError] = asyncio.get_running_loop().create_future()
         self.submit(engine, lambda outcome: None if answered.done() else answered.set_result(outcome))
         outcome = await answered
         if isinstance(outcome, CarryoverError):
@@ -77,20 +78,20 @@ class Request:
         return outcome
 
 
-def request(columns: AdvanceMany, limits: BulkLimits, depths: int | Sequence[int] = 3) -> Request:
+def build_request(columns: AdvanceMany, limits: BulkLimits, depths: int | Sequence[int] = 3) -> BulkRequest:
     """The request of these columns. A chunk that is wrong in itself is left out, with its error."""
     count = len(columns)
-    check_count(count, limits)
-    errors = errors_in(columns, limits)
+    check_session_count(count, limits)
+    errors = find_errors(columns, limits)
     which = np.arange(count)
     if not errors:
-        return Request(count, [(which, columns)], {}, depths)
+        return BulkRequest(count, [(which, columns)], {}, depths)
     fine = np.delete(which, list(errors))
-    jobs = [(fine, Parts(columns).several(fine))] if len(fine) else []
-    return Request(count, jobs, errors, depths)
+    jobs = [(fine, JobParts(columns).subset(fine))] if len(fine) else []
+    return BulkRequest(count, jobs, errors, depths)
 
 
-def check_count(count: int, limits: BulkLimits) -> None:
+def check_session_count(count: int, limits: BulkLimits) -> None:
     """Refuse a request of no sessions, or of too many.
 
     Raises
@@ -105,7 +106,7 @@ def check_count(count: int, limits: BulkLimits) -> None:
         )
 
 
-def check_column(name: str, length: int, count: int) -> None:
+def check_column_length(name: str, length: int, count: int) -> None:
     """Refuse a column that has not one entry for each session.
 
     Raises
@@ -116,12 +117,12 @@ def check_column(name: str, length: int, count: int) -> None:
         raise Unprocessable(f"{name} has {length} entries for {count} sessions", field=name)
 
 
-def errors_in(columns: AdvanceMany, limits: BulkLimits) -> dict[int, CarryoverError]:
+def find_errors(columns: AdvanceMany, limits: BulkLimits) -> dict[int, CarryoverError]:
     """By index, what is wrong with single chunks: told by two passes where nothing is."""
     lengths, most = columns.lengths, limits.chunk.observations
-    at = NOWHERE if columns.at is None else columns.at
-    gaps = columns.extras is not None and columns.extras.gaps
-    named = columns.sessions.checked or are_ids(columns.sessions)
+    at = NO_POSITIONS if columns.at is None else columns.at
+    gaps = columns.options is not None and columns.options.gaps
+    named = columns.sessions.valid or are_session_ids(columns.sessions)
     if named and _sound(columns.observations, lengths, at, most, gaps):
         return {}
     suspects = np.array([not _is_id(name) for name in columns.sessions])
@@ -138,7 +139,7 @@ def errors_in(columns: AdvanceMany, limits: BulkLimits) -> dict[int, CarryoverEr
     }
 
 
-@compiled(column("float32", 2), column("int64"), column("int64"), INT, BOOL)
+@jit(readonly("float32", 2), readonly("int64"), readonly("int64"), INT, BOOL)
 def _sound(observations: Floats, lengths: Ints, at: Ints, most: int, gaps: bool) -> bool:
     """Whether nothing is wrong with any chunk but, perhaps, the name of its session."""
     sound = True
@@ -153,22 +154,22 @@ def _sound(observations: Floats, lengths: Ints, at: Ints, most: int, gaps: bool)
 
 
 def _is_id(name: str) -> bool:
-    return chunks.SESSION_ID.fullmatch(name) is not None
+    return SESSION_ID.fullmatch(name) is not None
 
 
 def _why(columns: AdvanceMany, i: int, observations: Floats, limits: BulkLimits) -> CarryoverError:
     try:
-        chunks.session_id(columns.sessions[i])
+        validate_session_id(columns.sessions[i])
         if columns.at is not None and columns.at[i] < -1:
-            chunks.checked_at(int(columns.at[i]))
-        gaps = columns.extras is not None and columns.extras.gaps
-        chunks.check_finite(observations, limits.chunk, gaps=gaps)
+            chunks.validate_position(int(columns.at[i]))
+        gaps = columns.options is not None and columns.options.gaps
+        chunks.check_observations(observations, limits.chunk, gaps=gaps)
     except CarryoverError as error:
         return error
     return Unprocessable("the chunk cannot be applied")
 
 
-def _submit(engine: Submits, job: AdvanceMany, reply: Reply) -> None:
+def _submit(engine: JobReceiver, job: AdvanceMany, reply: Reply) -> None:
     job.reply = reply
     try:
         engine.submit(job)
@@ -176,7 +177,9 @@ def _submit(engine: Submits, job: AdvanceMany, reply: Reply) -> None:
         reply(error)
 
 
-def claims(at: Sequence[Any] | None, epochs: Sequence[int] | None) -> tuple[Ints | None, Epochs | None]:
+def precondition_columns(
+    at: Sequence[Any] | None, epochs: Sequence[int] | None
+) -> tuple[Ints | None, Epochs | None]:
     """The columns `at` and `epochs` of what clients claim; None for an entry is no claim."""
     told = None if at is None else np.array([-1 if one is None else one for one in at], np.int64)
     return told, None if epochs is None else np.array(epochs, np.uint64)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import grpc
 
 from app.errors import ConfigError
-from app.open_inference.grpc.service import Service
+from app.open_inference.grpc.service import InferenceService
 
 GRACE_SECONDS = 5.0  # for calls that were accepted, once the service stops
 
 
-class Port:
+class GrpcServer:
     """Where gRPC is listened for.
 
     Parameters
@@ -21,11 +21,15 @@ class Port:
     """
 
     def __init__(
-        self, service: Service, address: str, most_bytes: int, certificate: tuple[bytes, bytes] | None = None
+        self,
+        service: InferenceService,
+        address: str,
+        max_bytes: int,
+        certificate: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.service = service
         self.address = address
-        self.most_bytes = most_bytes
+        self.max_bytes = max_bytes
         self.certificate = certificate
         self.number = 0
         self._server: grpc.aio.Server | None = None
@@ -38,7 +42,7 @@ class Port:
         ConfigError : the address is in use, or none
         """
         # Another process on the same port would get half of a sequence's requests.
-        options = [("grpc.max_receive_message_length", self.most_bytes), ("grpc.so_reuseport", 0)]
+        options = [("grpc.max_receive_message_length", self.max_bytes), ("grpc.so_reuseport", 0)]
         server = grpc.aio.server(options=options)
         server.add_generic_rpc_handlers((self.service.handler(),))
         try:

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from app.access.callers import Caller, Door
-from app.codec import chunks
+from app.access.callers import Authenticator, Caller
+from app.codec.limits import Limits
 from app.errors import (
     CarryoverError,
     Forbidden,
@@ -21,10 +21,10 @@ from app.errors import (
     Unsupported,
 )
 from app.open_inference.catalog import Catalog
-from app.open_inference.grpc import tensors
+from app.open_inference.grpc import conversion
 from app.open_inference.grpc.messages import message
-from app.open_inference.run import run
-from app.open_inference.statistics import Watch
+from app.open_inference.run_inference import run_inference
+from app.open_inference.statistics import RequestTimer
 
 NAME = "inference.GRPCInferenceService"
 TENANT = "carryover-tenant"
@@ -44,7 +44,7 @@ Context: TypeAlias = grpc.aio.ServicerContext
 Call = Callable[[Any, Context], Awaitable[Any]]
 
 
-class Service:
+class InferenceService:
     """The calls.
 
     Parameters
@@ -52,9 +52,9 @@ class Service:
     door : tells who is calling, by the metadata `authorization`
     """
 
-    def __init__(self, catalog: Catalog, door: Door, limits: chunks.Limits) -> None:
+    def __init__(self, catalog: Catalog, authenticator: Authenticator, limits: Limits) -> None:
         self.catalog = catalog
-        self.door = door
+        self.authenticator = authenticator
         self.limits = limits
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -88,29 +88,31 @@ class Service:
             try:
                 return ParseDict(await call(request, self._caller(context)), response())
             except CarryoverError as error:
-                await context.abort(code_of(error), error.detail)
+                await context.abort(status_code(error), error.detail)
 
         return answer
 
     def _caller(self, context: Context) -> Caller:
         told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
         authorization = told.get("authorization")
-        found = self.door.caller(None if authorization is None else authorization.encode(), told.get(TENANT))
-        found.may("read")
+        found = self.authenticator.authenticate(
+            None if authorization is None else authorization.encode(), told.get(TENANT)
+        )
+        found.require_role("read")
         return found
 
     async def _live(self, _: Any, __: Context) -> Any:
         return message("ServerLiveResponse")(live=True)
 
     async def _ready(self, _: Any, __: Context) -> Any:
-        return message("ServerReadyResponse")(ready=not self.catalog.engine.unready())
+        return message("ServerReadyResponse")(ready=not self.catalog.engine.readiness_problems())
 
     async def _server_metadata(self, _: Any, __: Caller) -> dict[str, Any]:
         return self.catalog.server()
 
     async def _model_ready(self, request: Any, _: Caller) -> dict[str, Any]:
         try:
-            self.catalog.served(request.name, request.version)
+            self.catalog.current_forecaster(request.name, request.version)
         except UnknownModel:
             return {"ready": False}
         return {"ready": True}
@@ -122,14 +124,14 @@ class Service:
         return {"config": self.catalog.config(request.name, request.version)}
 
     async def _model_statistics(self, request: Any, caller: Caller) -> dict[str, Any]:
-        caller.may("admin")
-        return self.catalog.told_statistics(request.name, request.version)
+        caller.require_role("admin")
+        return self.catalog.model_statistics(request.name, request.version)
 
     async def _repository_index(self, request: Any, _: Caller) -> dict[str, Any]:
         return {"models": self.catalog.index(request.ready)}
 
     async def _load(self, request: Any, caller: Caller) -> dict[str, Any]:
-        await self.catalog.load(caller, request.model_name, tensors.plain(request.parameters))
+        await self.catalog.load(caller, request.model_name, conversion.plain_values(request.parameters))
         return {}
 
     async def _unload(self, request: Any, caller: Caller) -> dict[str, Any]:
@@ -140,19 +142,19 @@ class Service:
         try:
             return await self._inferred(request, self._caller(context))
         except CarryoverError as error:
-            await context.abort(code_of(error), error.detail)
+            await context.abort(status_code(error), error.detail)
 
     async def _inferred(self, request: Any, caller: Caller) -> Any:
-        watch, model = Watch(), request.model_name
+        timer, model = RequestTimer(), request.model_name
         try:
-            forecaster = self.catalog.spoken(model, request.model_version)
-            asked = tensors.read(request, forecaster, self.limits)
-            answer = await run(asked, caller, self.limits, watch)
+            forecaster = self.catalog.running_forecaster(model, request.model_version)
+            inference = conversion.read(request, forecaster, self.limits)
+            answer = await run_inference(inference, caller, self.limits, timer)
         except CarryoverError:
-            self.catalog.count(model, watch, failed=True)
+            self.catalog.count(model, timer, failed=True)
             raise
-        response = tensors.response(asked, answer)
-        self.catalog.count(model, watch)
+        response = conversion.encode_response(inference, answer)
+        self.catalog.count(model, timer)
         return response
 
     async def _stream(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
@@ -160,7 +162,7 @@ class Service:
         try:
             caller = self._caller(context)
         except CarryoverError as error:
-            await context.abort(code_of(error), error.detail)
+            await context.abort(status_code(error), error.detail)
         waiting: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(IN_FLIGHT)
         reading = asyncio.create_task(self._read(requests, caller, waiting))
         try:
@@ -190,7 +192,7 @@ class Service:
             return response(error_message=error.detail, infer_response=failed)
 
 
-def code_of(error: CarryoverError) -> grpc.StatusCode:
+def status_code(error: CarryoverError) -> grpc.StatusCode:
     """The status of an error."""
     found = (code for kind, code in CODES if isinstance(error, kind))
     return next(found, grpc.StatusCode.INVALID_ARGUMENT)

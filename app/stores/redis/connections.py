@@ -24,12 +24,12 @@ from redis.exceptions import TimeoutError as TooSlow
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from app.stores.redis.url import Place
+from app.stores.redis.url import RedisUrl
 
 Command = Sequence[bytes | str | int]
 
-BATCH = 256  # sessions that one script call takes at most: others are let in between
-LEARN_SECONDS = 0.5  # that the map of a cluster is trusted at least
+KEYS_PER_CALL = 256  # sessions that one script call takes at most: others are let in between
+REFRESH_SECONDS = 0.5  # that the map of a cluster is trusted at least
 
 
 class Link:
@@ -72,7 +72,7 @@ class Link:
                 except ResponseError as error:
                     replies.append(error)
         except RedisError as error:
-            self.drop()
+            self.disconnect()
             if isinstance(error, TooSlow):
                 self._shun()
             raise
@@ -91,7 +91,7 @@ class Link:
             raise reply
         return reply
 
-    def drop(self) -> None:
+    def disconnect(self) -> None:
         """Let go of the connection; the next command makes another."""
         self._connection.disconnect()
 
@@ -100,7 +100,7 @@ class Link:
 
 
 @dataclass(slots=True)
-class Batch:
+class KeyGroup:
     """Keys, by index, that one script call may take."""
 
     link: Link
@@ -111,42 +111,44 @@ class Batch:
 class Servers(Protocol):
     """Who serves which keys."""
 
-    def batches(self, keys: Sequence[str], indexes: Iterable[int]) -> list[Batch]:
+    def groups(self, keys: Sequence[str], indexes: Iterable[int]) -> list[KeyGroup]:
         """These keys by the server that has them."""
 
     def primaries(self) -> list[Link]:
         """Every server that sessions live on."""
 
-    def at(self, host: str, port: int) -> Link:
+    def link_to(self, host: str, port: int) -> Link:
         """The server that another one has sent us to."""
 
-    def learn(self) -> None:
+    def refresh(self) -> None:
         """Find out anew who serves what, unless that was done a moment ago."""
 
     def close(self) -> None: ...
 
 
-class One:
+class SingleServer:
     """A single server: the one that was named, or whichever the Sentinels say."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def batches(self, keys: Sequence[str], indexes: Iterable[int]) -> list[Batch]:  # noqa: ARG002
+    def groups(self, keys: Sequence[str], indexes: Iterable[int]) -> list[KeyGroup]:  # noqa: ARG002
         every = list(indexes)
-        return [Batch(self._link, every[i : i + BATCH]) for i in range(0, len(every), BATCH)]
+        return [
+            KeyGroup(self._link, every[i : i + KEYS_PER_CALL]) for i in range(0, len(every), KEYS_PER_CALL)
+        ]
 
     def primaries(self) -> list[Link]:
         return [self._link]
 
-    def at(self, host: str, port: int) -> Link:  # noqa: ARG002  (only a cluster sends anybody elsewhere)
+    def link_to(self, host: str, port: int) -> Link:  # noqa: ARG002  (only a cluster sends anybody elsewhere)
         return self._link
 
-    def learn(self) -> None:
+    def refresh(self) -> None:
         """The Sentinels are asked by the next connection."""
 
     def close(self) -> None:
-        self._link.drop()
+        self._link.disconnect()
 
 
 class Cluster:
@@ -156,38 +158,38 @@ class Cluster:
         self._nodes = cluster.nodes_manager
         self._patience = patience
         self._links: dict[str, Link] = {}  # by name of the node
-        self._learnt = time.monotonic()
+        self._refreshed = time.monotonic()
 
-    def batches(self, keys: Sequence[str], indexes: Iterable[int]) -> list[Batch]:
+    def groups(self, keys: Sequence[str], indexes: Iterable[int]) -> list[KeyGroup]:
         by_slot: dict[int, list[int]] = {}
         for i in indexes:
             by_slot.setdefault(key_slot(keys[i].encode()), []).append(i)
         return [
-            Batch(self._link(self._nodes.get_node_from_slot(slot)), some) for slot, some in by_slot.items()
+            KeyGroup(self._link(self._nodes.get_node_from_slot(slot)), some) for slot, some in by_slot.items()
         ]
 
     def primaries(self) -> list[Link]:
         return [self._link(node) for node in self._nodes.get_nodes_by_server_type("primary")]
 
-    def at(self, host: str, port: int) -> Link:
+    def link_to(self, host: str, port: int) -> Link:
         node = self._nodes.get_node(host, port)
         if node is None:
-            self.learn()
+            self.refresh()
             node = self._nodes.get_node(host, port)
         if node is None:
             raise Unreachable(f"the cluster does not know {host}:{port}")
         return self._link(node)
 
-    def learn(self) -> None:
-        if time.monotonic() < self._learnt + LEARN_SECONDS:
+    def refresh(self) -> None:
+        if time.monotonic() < self._refreshed + REFRESH_SECONDS:
             return
         with suppress(RedisError):
             self._nodes.initialize()
-        self._learnt = time.monotonic()
+        self._refreshed = time.monotonic()
 
     def close(self) -> None:
         for link in self._links.values():
-            link.drop()
+            link.disconnect()
 
     def _link(self, node: ClusterNode) -> Link:
         link = self._links.get(node.name)
@@ -197,7 +199,7 @@ class Cluster:
         return link
 
 
-def connected(where: Place, timeout: float) -> Servers:
+def connect(url: RedisUrl, timeout: float) -> Servers:
     """The servers at a place.
 
     Raises
@@ -205,33 +207,33 @@ def connected(where: Place, timeout: float) -> Servers:
     RedisError : none of them can be reached
     """
     patience: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-    options: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0)} | patience | where.options
-    if where.kind == "cluster":
-        return Cluster(_cluster(where, options), timeout)
-    if where.kind == "sentinel":
-        secure = {"ssl": True} if where.tls else {}
-        sentinels = Sentinel(list(where.hosts), sentinel_kwargs=patience, **options, **secure)  # type: ignore[no-untyped-call]
-        return One(Link(sentinels.master_for(where.service).connection_pool, timeout))  # type: ignore[no-untyped-call]
-    (host, port), kind = where.hosts[0], SSLConnection if where.tls else Connection
-    return One(Link(ConnectionPool(connection_class=kind, host=host, port=port, **options), timeout))
+    options: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0)} | patience | url.options
+    if url.kind == "cluster":
+        return Cluster(_cluster(url, options), timeout)
+    if url.kind == "sentinel":
+        secure = {"ssl": True} if url.tls else {}
+        sentinels = Sentinel(list(url.hosts), sentinel_kwargs=patience, **options, **secure)  # type: ignore[no-untyped-call]
+        return SingleServer(Link(sentinels.master_for(url.service).connection_pool, timeout))  # type: ignore[no-untyped-call]
+    (host, port), kind = url.hosts[0], SSLConnection if url.tls else Connection
+    return SingleServer(Link(ConnectionPool(connection_class=kind, host=host, port=port, **options), timeout))
 
 
-def _cluster(where: Place, options: dict[str, Any]) -> RedisCluster:
-    nodes = [ClusterNode(host, port) for host, port in where.hosts]  # type: ignore[no-untyped-call]
-    if where.tls:
+def _cluster(url: RedisUrl, options: dict[str, Any]) -> RedisCluster:
+    nodes = [ClusterNode(host, port) for host, port in url.hosts]  # type: ignore[no-untyped-call]
+    if url.tls:
         options["ssl"] = True
     return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
 
 
-def names(link: Link, pattern: str, cursor: int, count: int) -> tuple[int, list[str]]:
+def scan_keys(link: Link, pattern: str, cursor: int, count: int) -> tuple[int, list[str]]:
     """A slice of a server's keys, and the cursor behind it: 0 when it was the last."""
     behind, found = link.ask("SCAN", cursor, "MATCH", pattern, "COUNT", count)
     return int(behind), [name.decode() for name in found]
 
 
-def every_name(link: Link, pattern: str) -> Iterator[str]:
+def all_keys(link: Link, pattern: str) -> Iterator[str]:
     """All of a server's keys; one may come twice."""
     cursor = -1
     while cursor:
-        cursor, found = names(link, pattern, max(cursor, 0), 10_000)
+        cursor, found = scan_keys(link, pattern, max(cursor, 0), 10_000)
         yield from found

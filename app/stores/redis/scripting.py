@@ -14,7 +14,7 @@ from typing import Any
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as Unreachable
 
-from app.stores.redis.connections import Batch, Command, Link, Servers
+from app.stores.redis.connections import Command, KeyGroup, Link, Servers
 from app.stores.redis.scripts import SCRIPTS, Script
 
 ATTEMPTS = 3
@@ -22,7 +22,7 @@ SOURCES = {script.digest: script.source for script in SCRIPTS}
 
 
 @dataclass(frozen=True)
-class Acknowledged:
+class WriteConcern:
     """Who must hold a write before it counts.
 
     replicas : of the primary
@@ -43,7 +43,7 @@ class Acknowledged:
             return "WAITAOF", 1, self.replicas, self.milliseconds
         return "WAIT", self.replicas, self.milliseconds
 
-    def lacking(self, reply: Any) -> str | None:
+    def shortfall(self, reply: Any) -> str | None:
         """What is missing from the reply, if anything."""
         if isinstance(reply, ResponseError):
             return str(reply)
@@ -56,130 +56,132 @@ class Acknowledged:
 
 
 @dataclass(slots=True)
-class Answers:
+class ScriptResults:
     """replies : the indexes of a call, and what the script returned for them; failed : why, by index."""
 
     replies: list[tuple[Sequence[int], Any]] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
 
 
-def run(
+def run_script(
     servers: Servers,
     script: Script,
     keys: Sequence[str],
     arguments: Sequence[bytes] = (),
-    acknowledged: Acknowledged | None = None,
-) -> Answers:
+    write_concern: WriteConcern | None = None,
+) -> ScriptResults:
     """Run a script over all of these keys.
 
     Parameters
     ----------
-    arguments : `script.each` for every key, one key after the other
+    arguments : `script.arguments_per_key` for every key, one key after the other
     acknowledged : who must hold what it wrote
     """
-    answers = Answers()
-    batches = servers.batches(keys, range(len(keys)))
+    results = ScriptResults()
+    groups = servers.groups(keys, range(len(keys)))
     for attempt in range(ATTEMPTS):
-        batches = _round(servers, batches, script, keys, arguments, acknowledged, answers, attempt)
-        if not batches:
+        groups = _round(servers, groups, script, keys, arguments, write_concern, results, attempt)
+        if not groups:
             break
-    return answers
+    return results
 
 
 def _round(
     servers: Servers,
-    batches: Sequence[Batch],
+    groups: Sequence[KeyGroup],
     script: Script,
     keys: Sequence[str],
     arguments: Sequence[bytes],
-    acknowledged: Acknowledged | None,
-    answers: Answers,
+    write_concern: WriteConcern | None,
+    results: ScriptResults,
     attempt: int,
-) -> list[Batch]:
+) -> list[KeyGroup]:
     """Send all, then receive all. Returns what is to be sent again."""
-    by_link: dict[Link, list[Batch]] = {}
-    for batch in batches:
-        by_link.setdefault(batch.link, []).append(batch)
-    troubled: list[tuple[Batch, RedisError]] = []
+    by_link: dict[Link, list[KeyGroup]] = {}
+    for group in groups:
+        by_link.setdefault(group.link, []).append(group)
+    troubled: list[tuple[KeyGroup, RedisError]] = []
     sent = []
     for link, mine in by_link.items():
-        commands = [one for batch in mine for one in _commands(batch, script, keys, arguments)]
-        if acknowledged:
-            commands.append(acknowledged.command())
+        commands = [one for group in mine for one in _commands(group, script, keys, arguments)]
+        if write_concern:
+            commands.append(write_concern.command())
         try:
             link.send(commands)
             sent.append((link, mine, len(commands)))
         except RedisError as error:
-            troubled += [(batch, error) for batch in mine]
+            troubled += [(group, error) for group in mine]
     for link, mine, count in sent:
         try:
             replies = link.receive(count)
         except RedisError as error:
-            troubled += [(batch, error) for batch in mine]
+            troubled += [(group, error) for group in mine]
         else:
-            troubled += _sorted(mine, replies, acknowledged, answers)
-    return _again(servers, troubled, keys, answers, last=attempt == ATTEMPTS - 1)
+            troubled += _sorted(mine, replies, write_concern, results)
+    return _again(servers, troubled, keys, results, last=attempt == ATTEMPTS - 1)
 
 
-def _commands(batch: Batch, script: Script, keys: Sequence[str], arguments: Sequence[bytes]) -> list[Command]:
-    indexes, each = batch.indexes, script.each
+def _commands(
+    group: KeyGroup, script: Script, keys: Sequence[str], arguments: Sequence[bytes]
+) -> list[Command]:
+    indexes, each = group.indexes, script.arguments_per_key
     command: list[bytes | str | int] = ["EVALSHA", script.digest, len(indexes)]
     command += [keys[i] for i in indexes]
     if each:
         command += [one for i in indexes for one in arguments[each * i : each * i + each]]
-    return [("ASKING",), command] if batch.asking else [command]
+    return [("ASKING",), command] if group.asking else [command]
 
 
 def _sorted(
-    batches: Sequence[Batch], replies: list[Any], acknowledged: Acknowledged | None, answers: Answers
-) -> list[tuple[Batch, RedisError]]:
+    groups: Sequence[KeyGroup], replies: list[Any], write_concern: WriteConcern | None, results: ScriptResults
+) -> list[tuple[KeyGroup, RedisError]]:
     """Keep the replies that are answers; the others are trouble."""
-    lacking = acknowledged.lacking(replies.pop()) if acknowledged else None
-    troubled: list[tuple[Batch, RedisError]] = []
+    shortfall = write_concern.shortfall(replies.pop()) if write_concern else None
+    troubled: list[tuple[KeyGroup, RedisError]] = []
     waiting = iter(replies)
-    for batch in batches:
-        reply = [next(waiting) for _ in range(2 if batch.asking else 1)][-1]
+    for group in groups:
+        reply = [next(waiting) for _ in range(2 if group.asking else 1)][-1]
         if isinstance(reply, ResponseError):
-            troubled.append((batch, reply))
-        elif lacking:
-            answers.failed.update(dict.fromkeys(batch.indexes, lacking))
+            troubled.append((group, reply))
+        elif shortfall:
+            results.failures.update(dict.fromkeys(group.indexes, shortfall))
         else:
-            answers.replies.append((batch.indexes, reply))
+            results.replies.append((group.indexes, reply))
     return troubled
 
 
 def _again(
     servers: Servers,
-    troubled: Sequence[tuple[Batch, RedisError]],
+    troubled: Sequence[tuple[KeyGroup, RedisError]],
     keys: Sequence[str],
-    answers: Answers,
+    results: ScriptResults,
     *,
     last: bool,
-) -> list[Batch]:
-    again: list[Batch] = []
-    for batch, error in troubled:
+) -> list[KeyGroup]:
+    again: list[KeyGroup] = []
+    for group, error in troubled:
         try:
-            mended = [] if last else _mended(servers, batch, error, keys)
+            mended = [] if last else _mended(servers, group, error, keys)
         except RedisError as another:
             mended, error = [], another
         again += mended
         if not mended:
-            answers.failed.update(dict.fromkeys(batch.indexes, str(error)))
+            results.failures.update(dict.fromkeys(group.indexes, str(error)))
     return again
 
 
-def _mended(servers: Servers, batch: Batch, error: RedisError, keys: Sequence[str]) -> list[Batch]:
+def _mended(servers: Servers, group: KeyGroup, error: RedisError, keys: Sequence[str]) -> list[KeyGroup]:
     """The batch as it may be sent again; none where that would not help."""
     if isinstance(error, NoScriptError):
         for source in SOURCES.values():
-            batch.link.ask("SCRIPT", "LOAD", source)
-        return [batch]
+            group.link.ask("SCRIPT", "LOAD", source)
+        return [group]
     if isinstance(error, MovedError):
-        servers.learn()
-        return [Batch(servers.at(error.host, error.port), batch.indexes)]
+        servers.refresh()
+        return [KeyGroup(servers.link_to(error.host, error.port), group.indexes)]
     if isinstance(error, AskError):  # behind MovedError, which redis-py derives from it
-        return [Batch(servers.at(error.host, error.port), batch.indexes, asking=True)]
+        return [KeyGroup(servers.link_to(error.host, error.port), group.indexes, asking=True)]
     if isinstance(error, Unreachable):
-        servers.learn()
-        return servers.batches(keys, batch.indexes)
+        servers.refresh()
+        return servers.groups(keys, group.indexes)
     return []

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-from app.stores.redis.values import GLANCE_BYTES, REVISION_BYTES
+from app.stores.redis.values import PEEK_BYTES, REVISION_BYTES
 
 _LAST = REVISION_BYTES - 1
 
 
 class Script:
-    """A Lua script. `each` is how many arguments it takes for each of its keys."""
+    """A Lua script. `arguments_per_key` is how many arguments it takes for each of its keys."""
 
-    def __init__(self, source: str, each: int) -> None:
+    def __init__(self, source: str, arguments_per_key: int) -> None:
         self.source = source.encode()
         self.digest = sha1(self.source, usedforsecurity=False).hexdigest()
-        self.each = each
+        self.arguments_per_key = arguments_per_key
 
 
 # A commit that is sent again, its first answer lost with the connection, finds its own revision: it is kept.
@@ -42,7 +42,7 @@ if #kept > 0 then
 end
 return lost
 """,
-    each=3,
+    arguments_per_key=3,
 )
 
 COMPARE = Script(
@@ -55,7 +55,7 @@ for i = 1, #KEYS do
 end
 return changed
 """,
-    each=1,
+    arguments_per_key=1,
 )
 
 # WAIT covers what its own connection wrote: to be sure that replicas hold what another replica of ours
@@ -72,7 +72,7 @@ for i = 1, #KEYS do
 end
 return changed
 """,
-    each=1,
+    arguments_per_key=1,
 )
 
 VALUES = Script(
@@ -83,20 +83,22 @@ for i = 1, #KEYS do
 end
 return values
 """,
-    each=0,
+    arguments_per_key=0,
 )
 
 HEADS = Script(
     f"""
 local heads = {{}}
 for i = 1, #KEYS do
-    heads[i] = redis.call('GETRANGE', KEYS[i], 0, {GLANCE_BYTES - 1})
+    heads[i] = redis.call('GETRANGE', KEYS[i], 0, {PEEK_BYTES - 1})
 end
 return heads
 """,
-    each=0,
+    arguments_per_key=0,
 )
 
-PROBE = Script("for i = 1, #KEYS do redis.call('SET', KEYS[i], '', 'PX', 60000) end return {}", each=0)
+PROBE = Script(
+    "for i = 1, #KEYS do redis.call('SET', KEYS[i], '', 'PX', 60000) end return {}", arguments_per_key=0
+)
 
 SCRIPTS = (COMMIT, COMPARE, COMPARE_AND_WRITE, VALUES, HEADS, PROBE)

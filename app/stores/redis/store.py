@@ -19,14 +19,14 @@ from itertools import islice
 from redis.exceptions import RedisError
 
 from app.errors import CarryoverError, ConfigError, SessionDamaged, StoreFailed
-from app.stores import Block, Lost, Record, Tombstone
+from app.stores import Block, Conflicts, Record, Tombstone
 from app.stores.redis import values
-from app.stores.redis.connections import Servers, connected, every_name
-from app.stores.redis.scan import PATTERN, Census
-from app.stores.redis.scripting import Acknowledged, Answers, run
+from app.stores.redis.connections import Servers, all_keys, connect
+from app.stores.redis.scan import PATTERN, KeyScan
+from app.stores.redis.scripting import ScriptResults, WriteConcern, run_script
 from app.stores.redis.scripts import COMMIT, COMPARE, COMPARE_AND_WRITE, HEADS, PROBE, VALUES, Script
-from app.stores.redis.url import Place
-from app.stores.redis.values import NOTHING
+from app.stores.redis.url import RedisUrl
+from app.stores.redis.values import NO_REVISION
 
 NEVER = float("inf")
 LISTED_SECONDS = 60.0  # that a listing goes on with the names it began with
@@ -52,35 +52,35 @@ class RedisStore:
     writes_through = True
     blocks = True
     tend_seconds = 1.0
-    due = False
+    tend_due = False
 
     def __init__(
         self,
-        where: Place,
+        url: RedisUrl,
         tombstone_seconds: float,
-        acknowledged: Acknowledged | None = None,
+        write_concern: WriteConcern | None = None,
         timeout: float = 1.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.where = where
+        self.url = url
         self.fenced = 0  # commits refused because another replica was ahead
         self._tombstone_seconds = tombstone_seconds
-        self._acknowledged = acknowledged or Acknowledged()
+        self._write_concern = write_concern or WriteConcern()
         self._clock = clock
         self._revisions: dict[str, bytes] = {}  # of sessions as they were loaded or committed last
-        self._remains: dict[str, bytes] = {}  # of tombstones, until their sessions are made anew
+        self._tombstone_revisions: dict[str, bytes] = {}  # of tombstones, until their sessions are made anew
         self._count = 0
-        self._census = Census()
+        self._scan = KeyScan()
         self._listing: tuple[str, float, list[str]] = ("", 0.0, [])  # last name told, when begun, all names
         try:
-            self._servers: Servers = connected(where, timeout)
+            self._servers: Servers = connect(url, timeout)
             # Tombstones are counted, too, until the first census is complete.
             self._count = sum(link.ask("DBSIZE") for link in self._servers.primaries())
             self._check_version()
         except RedisError as error:
-            raise ConfigError(f"store {where} cannot be used: {error}") from error
+            raise ConfigError(f"store {url} cannot be used: {error}") from error
 
-    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Lost:
+    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
         """Keep each of these whose session is still as it was loaded or committed last.
 
         Returns those that were not kept: None where another replica was ahead, or what failed, and then
@@ -92,10 +92,10 @@ class RedisStore:
         """
         alive = [session for block in blocks for session in block.sessions]
         gone = [tombstone.session for tombstone in tombstones]
-        fresh = values.revisions(len(alive) + len(gone))
+        fresh = values.draw_revisions(len(alive) + len(gone))
         arguments: list[bytes] = []
         for base, kept, value in zip(
-            self._bases(alive + gone),
+            self._known_revisions(alive + gone),
             self._lifetimes(blocks, tombstones),
             _values(blocks, tombstones, fresh),
             strict=True,
@@ -107,10 +107,10 @@ class RedisStore:
         self._committed(dict(zip(alive, fresh, strict=False)), gone, lost)
         return lost
 
-    def confirm(self, sessions: Sequence[str]) -> Lost:
+    def confirm(self, sessions: Sequence[str]) -> Conflicts:
         """Those of these sessions that are not as they were loaded or committed last; see `commit`."""
-        script = COMPARE_AND_WRITE if self._acknowledged else COMPARE
-        changed = self._compared(script, sessions, self._bases(sessions))
+        script = COMPARE_AND_WRITE if self._write_concern else COMPARE
+        changed = self._compared(script, sessions, self._known_revisions(sessions))
         self.forget(changed)
         return changed
 
@@ -118,7 +118,7 @@ class RedisStore:
         """These are resident no longer."""
         for session in sessions:
             self._revisions.pop(session, None)
-            self._remains.pop(session, None)
+            self._tombstone_revisions.pop(session, None)
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         wanted = list(sessions)
@@ -129,8 +129,8 @@ class RedisStore:
             if not value:
                 continue
             try:
-                found = values.read(session, value)
-            except values.Damaged as error:
+                found = values.unpack(session, value)
+            except values.DamagedValue as error:
                 others[session] = SessionDamaged(f"what the store holds of {session!r} is damaged: {error}")
                 continue
             revision = value[: values.REVISION_BYTES]
@@ -138,8 +138,8 @@ class RedisStore:
                 self._revisions[session] = revision
                 records.append(found)
             else:
-                self._remains[session] = revision
-                if found.buried >= self._clock() - self._tombstone_seconds:
+                self._tombstone_revisions[session] = revision
+                if found.removed >= self._clock() - self._tombstone_seconds:
                     others[session] = found
         return records, others
 
@@ -159,16 +159,16 @@ class RedisStore:
         """See `Store`. Each call looks at a slice of the keys; whoever comes to the end begins anew."""
         late: list[str] = []
         try:
-            some = self._census.slice(self._servers)
+            some = self._scan.next_sessions(self._servers)
         except RedisError as error:
             raise self._failed(str(error)) from error
         for session, seen in self._glances(some):
             if seen:
-                self._census.living += 1
+                self._scan.live_count += 1
                 if seen[1] < now:
                     late.append(session)
-        if self._census.complete():
-            self._count = self._census.start_anew()
+        if self._scan.is_complete():
+            self._count = self._scan.restart()
         return late[:limit]
 
     def __len__(self) -> int:
@@ -180,31 +180,33 @@ class RedisStore:
 
     def tend(self) -> None:
         """Write a trial: a server that only answers may still take no commits."""
-        answers = run(self._servers, PROBE, PROBES, acknowledged=self._acknowledged)
-        if not answers.replies:
-            raise self._failed(next(iter(answers.failed.values())))
+        results = run_script(self._servers, PROBE, PROBES, write_concern=self._write_concern)
+        if not results.replies:
+            raise self._failed(next(iter(results.failures.values())))
 
     def close(self) -> None:
         self._servers.close()
 
-    def _bases(self, sessions: Sequence[str]) -> list[bytes]:
+    def _known_revisions(self, sessions: Sequence[str]) -> list[bytes]:
         """What each of these is known by: the revision of its record, or of its tombstone."""
         found = list(map(self._revisions.get, sessions))
         if None not in found:
             return found  # type: ignore[return-value]
-        remains = self._remains
-        return [base or remains.get(session, NOTHING) for session, base in zip(sessions, found, strict=True)]
+        remains = self._tombstone_revisions
+        return [
+            base or remains.get(session, NO_REVISION) for session, base in zip(sessions, found, strict=True)
+        ]
 
     def _lifetimes(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> list[bytes]:
         now, remembered = self._clock(), self._tombstone_seconds
         lifetimes = [
-            b"" if deadline == NEVER else values.milliseconds(deadline, now, remembered)
+            b"" if deadline == NEVER else values.lifetime_milliseconds(deadline, now, remembered)
             for block in blocks
             for deadline in block.deadlines
         ]
-        return lifetimes + [values.milliseconds(now, now, remembered)] * len(tombstones)
+        return lifetimes + [values.lifetime_milliseconds(now, now, remembered)] * len(tombstones)
 
-    def _committed(self, alive: dict[str, bytes], gone: Sequence[str], lost: Lost) -> None:
+    def _committed(self, alive: dict[str, bytes], gone: Sequence[str], lost: Conflicts) -> None:
         """These are kept, but for the lost: the revisions of the living, and who is gone."""
         if lost:
             alive = {session: revision for session, revision in alive.items() if session not in lost}
@@ -213,47 +215,47 @@ class RedisStore:
             born = alive.keys() - self._revisions.keys()
             self._count += len(born)
             for session in born:
-                self._remains.pop(session, None)
+                self._tombstone_revisions.pop(session, None)
         self._revisions.update(alive)
         self._count -= sum(self._revisions.pop(session, None) is not None for session in gone)
         for session in gone:
-            self._remains.pop(session, None)
+            self._tombstone_revisions.pop(session, None)
 
-    def _compared(self, script: Script, sessions: Sequence[str], arguments: Sequence[bytes]) -> Lost:
-        answers = run(self._servers, script, self._keys(sessions), arguments, self._acknowledged)
+    def _compared(self, script: Script, sessions: Sequence[str], arguments: Sequence[bytes]) -> Conflicts:
+        results = run_script(self._servers, script, self._keys(sessions), arguments, self._write_concern)
         lost: dict[str, StoreFailed | None] = {
-            sessions[indexes[i]]: None for indexes, reply in answers.replies for i in reply
+            sessions[indexes[i]]: None for indexes, reply in results.replies for i in reply
         }
         if script is COMMIT:
             self.fenced += len(lost)
-        lost.update(self._failures(sessions, answers))
+        lost.update(self._failures(sessions, results))
         return lost
 
     def _told(
         self, script: Script, sessions: Sequence[str], failed: dict[str, Tombstone | CarryoverError]
     ) -> list[tuple[str, bytes]]:
-        answers = run(self._servers, script, self._keys(sessions))
-        failed.update(self._failures(sessions, answers))
+        results = run_script(self._servers, script, self._keys(sessions))
+        failed.update(self._failures(sessions, results))
         return [
             (sessions[i], value)
-            for indexes, reply in answers.replies
+            for indexes, reply in results.replies
             for i, value in zip(indexes, reply, strict=True)
         ]
 
-    def _failures(self, sessions: Sequence[str], answers: Answers) -> dict[str, StoreFailed]:
+    def _failures(self, sessions: Sequence[str], results: ScriptResults) -> dict[str, StoreFailed]:
         """Why some could not be asked about.
 
         Raises
         ------
         StoreFailed : none of them could
         """
-        if answers.failed and not answers.replies:
-            raise self._failed(next(iter(answers.failed.values())))
-        return {sessions[i]: self._failed(why) for i, why in answers.failed.items()}
+        if results.failures and not results.replies:
+            raise self._failed(next(iter(results.failures.values())))
+        return {sessions[i]: self._failed(why) for i, why in results.failures.items()}
 
     def _glances(self, sessions: Sequence[str]) -> list[tuple[str, tuple[str, float] | None]]:
         unread: dict[str, Tombstone | CarryoverError] = {}
-        return [(session, values.glance(head)) for session, head in self._told(HEADS, sessions, unread)]
+        return [(session, values.peek(head)) for session, head in self._told(HEADS, sessions, unread)]
 
     def _listed(self, after: str) -> list[str]:
         """Every name, in order: those of the listing that this page goes on with, or as they are now."""
@@ -262,7 +264,7 @@ class RedisStore:
         if after and after == last and now < begun + LISTED_SECONDS:
             return listed
         try:
-            everywhere = [every_name(link, PATTERN) for link in self._servers.primaries()]
+            everywhere = [all_keys(link, PATTERN) for link in self._servers.primaries()]
             listed = sorted({values.session_of(name) for some in everywhere for name in some})
         except RedisError as error:
             raise self._failed(str(error)) from error
@@ -273,28 +275,26 @@ class RedisStore:
         return [values.key(session) for session in sessions]
 
     def _failed(self, why: str) -> StoreFailed:
-        return StoreFailed(f"the store {self.where} failed: {why}")
+        return StoreFailed(f"the store {self.url} failed: {why}")
 
     def _check_version(self) -> None:
         """Say at start, not at the first commit, that a server is too old for what is asked of it."""
-        if not self._acknowledged.on_disk:
+        if not self._write_concern.on_disk:
             return
         for link in self._servers.primaries():
             if link.ask("COMMAND", "INFO", "WAITAOF")[0] is None:
-                raise ConfigError(f"store {self.where}: this server has no WAITAOF (Redis 7.2, Valkey 8)")
+                raise ConfigError(f"store {self.url}: this server has no WAITAOF (Redis 7.2, Valkey 8)")
             told = link.ask("CONFIG", "GET", "appendonly")
             if told[1:] != [b"yes"]:
-                raise ConfigError(
-                    f"store {self.where}: to wait for its disk, the server needs appendonly yes"
-                )
+                raise ConfigError(f"store {self.url}: to wait for its disk, the server needs appendonly yes")
 
 
 def _values(blocks: Sequence[Block], tombstones: Sequence[Tombstone], fresh: Sequence[bytes]) -> list[bytes]:
     """What each of these is kept as, under its fresh revision."""
     revisions = iter(fresh)
     found = [
-        value for block in blocks for value in values.of_block(block, list(islice(revisions, len(block))))
+        value for block in blocks for value in values.pack_block(block, list(islice(revisions, len(block))))
     ]
     return found + [
-        values.of_tombstone(one, revision) for one, revision in zip(tombstones, revisions, strict=True)
+        values.pack_tombstone(one, revision) for one, revision in zip(tombstones, revisions, strict=True)
     ]

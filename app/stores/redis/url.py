@@ -19,7 +19,7 @@ TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "
 
 
 @dataclass(frozen=True)
-class Place:
+class RedisUrl:
     """A URL taken to parts. `options` are what redis-py's connections take, the password among them."""
 
     kind: Kind
@@ -35,7 +35,7 @@ class Place:
         return f"{scheme}://{hosts}" + (f"/{self.service}" if self.service else "")
 
 
-def place(url: str) -> Place:
+def parse_url(url: str) -> RedisUrl:
     """Read a URL.
 
     Raises
@@ -58,7 +58,7 @@ def place(url: str) -> Place:
     found = tuple(_host(one, port) for one in hosts.split(","))
     if not kind and len(found) > 1:
         raise ValueError("several hosts need redis+sentinel:// or redis+cluster://")
-    return Place(kind, found, service, options, secure == "rediss")  # type: ignore[arg-type]
+    return RedisUrl(kind, found, service, options, secure == "rediss")  # type: ignore[arg-type]
 
 
 def _credentials(user: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from zlib import crc32
 from app.stores import Block, Record, Tombstone
 
 REVISION_BYTES = 8
-NOTHING = b""  # the revision of a key that is not there, as GETRANGE answers it
+NO_REVISION = b""  # the revision of a key that is not there, as GETRANGE answers it
 PREFIX = "carryover:{"  # the session is the hash tag: in a cluster it chooses the slot
 
 LAYOUT = 1
@@ -25,10 +25,10 @@ RECORD, EXPIRED, DELETED = 1, 2, 3
 WHY: dict[int, Literal["expired", "deleted"]] = {EXPIRED: "expired", DELETED: "deleted"}
 HEAD = struct.Struct("<8sIBBHqd")  # revision, CRC-32, layout, kind, length of the fingerprint, position, time
 FRONT, REST = struct.Struct("<8sI"), struct.Struct("<BBHqd")  # the same, before and behind the checksum
-GLANCE_BYTES = 256  # of a value, enough for its head and the fingerprint behind it
+PEEK_BYTES = 256  # of a value, enough for its head and the fingerprint behind it
 
 
-class Damaged(ValueError):
+class DamagedValue(ValueError):
     """The value is none that this module wrote for this session."""
 
 
@@ -42,13 +42,13 @@ def session_of(name: str) -> str:
     return name[len(PREFIX) : -1]
 
 
-def revisions(count: int) -> list[bytes]:
+def draw_revisions(count: int) -> list[bytes]:
     """Fresh random ones. Two writers that reach one position by different ways never draw the same."""
     drawn = secrets.token_bytes(REVISION_BYTES * count)
     return [drawn[i : i + REVISION_BYTES] for i in range(0, len(drawn), REVISION_BYTES)]
 
 
-def of_block(block: Block, revisions: Sequence[bytes]) -> list[bytes]:
+def pack_block(block: Block, revisions: Sequence[bytes]) -> list[bytes]:
     """The values of sessions at rest."""
     fingerprint = block.fingerprint.encode()
     size, columns = len(fingerprint), (block.sessions, block.positions, block.deadlines, block.bodies)
@@ -58,14 +58,14 @@ def of_block(block: Block, revisions: Sequence[bytes]) -> list[bytes]:
     ]
 
 
-def of_tombstone(tombstone: Tombstone, revision: bytes) -> bytes:
+def pack_tombstone(tombstone: Tombstone, revision: bytes) -> bytes:
     """The value of a session that is gone."""
     kind = EXPIRED if tombstone.why == "expired" else DELETED
-    rest = REST.pack(LAYOUT, kind, 0, tombstone.position, tombstone.buried)
+    rest = REST.pack(LAYOUT, kind, 0, tombstone.position, tombstone.removed)
     return _sealed(tombstone.session, revision, rest, b"")
 
 
-def read(session: str, value: bytes) -> Record | Tombstone:
+def unpack(session: str, value: bytes) -> Record | Tombstone:
     """What a value says of its session.
 
     Raises
@@ -73,17 +73,17 @@ def read(session: str, value: bytes) -> Record | Tombstone:
     Damaged : its checksum is not that of this session's value, or its layout is unknown
     """
     if len(value) < HEAD.size:
-        raise Damaged(f"{len(value)} bytes are no value")
+        raise DamagedValue(f"{len(value)} bytes are no value")
     revision, crc, layout, kind, length, position, time = HEAD.unpack_from(value)
     if crc != crc32(value[FRONT.size :], crc32(revision + session.encode())) or layout != LAYOUT:
-        raise Damaged("the checksum or the layout is wrong")
+        raise DamagedValue("the checksum or the layout is wrong")
     if kind == RECORD:
         body = HEAD.size + length
         return Record(session, value[HEAD.size : body].decode(), time, value[body:], position)
     return Tombstone(session, position, WHY[kind], time)
 
 
-def glance(head: bytes) -> tuple[str, float] | None:
+def peek(head: bytes) -> tuple[str, float] | None:
     """(fingerprint, deadline) of a session by the head of its value; None when it is gone."""
     if len(head) < HEAD.size:
         return None
@@ -91,7 +91,7 @@ def glance(head: bytes) -> tuple[str, float] | None:
     return (head[HEAD.size : HEAD.size + length].decode(), deadline) if kind == RECORD else None
 
 
-def milliseconds(deadline: float, now: float, tombstone_seconds: float) -> bytes:
+def lifetime_milliseconds(deadline: float, now: float, tombstone_seconds: float) -> bytes:
     """How long a value is kept; b"": for ever. One that expired stays, as the memory of its session."""
     seconds = max(deadline - now, 0.0) + tombstone_seconds
     return b"" if math.isinf(seconds) else b"%d" % max(1, round(1000 * seconds))

@@ -22,7 +22,7 @@ NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sealed:
+class SealedBlock:
     """A block as the file keeps it: its deadlines in microseconds, and a CRC32 for each record."""
 
     block: Block
@@ -30,12 +30,12 @@ class Sealed:
     crcs: Sequence[int]
 
 
-Place = tuple[Sealed, int]
+RecordRef = tuple[SealedBlock, int]
 """One record of a sealed block."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grave:
+class Removal:
     """A tombstone as the file keeps it."""
 
     tombstone: Tombstone
@@ -60,7 +60,7 @@ class TombstoneHead(msgspec.Struct, array_like=True, frozen=True):
     session: str
     position: int
     why: Literal["expired", "deleted"]
-    buried: float
+    removed: float
     crc: int
 
 
@@ -86,7 +86,7 @@ def seconds(time: int | None) -> float:
     return NEVER if time is None else time / 1e6
 
 
-def seal(block: Block) -> Sealed:
+def seal(block: Block) -> SealedBlock:
     """The block with the CRC32 of each record."""
     model = block.fingerprint
     deadlines = [microseconds(deadline) for deadline in block.deadlines]
@@ -95,30 +95,30 @@ def seal(block: Block) -> Sealed:
         crc32(body, crc32(f"{session} {model} {position} {deadline} ".encode()))
         for session, position, deadline, body in columns
     ]
-    return Sealed(block, deadlines, crcs)
+    return SealedBlock(block, deadlines, crcs)
 
 
-def damaged(one: Sealed) -> list[str]:
+def damaged_sessions(one: SealedBlock) -> list[str]:
     """Those of its sessions whose checksum is not that of their record."""
     checked = zip(one.block.sessions, seal(one.block).crcs, one.crcs, strict=True)
     return [session for session, right, told in checked if right != told]
 
 
-def check(what: Record | Tombstone) -> int:
+def checksum(what: Record | Tombstone) -> int:
     """The CRC32 of a record or a tombstone."""
     if isinstance(what, Record):
         head = f"{what.session} {what.fingerprint} {what.position} {microseconds(what.deadline)} "
         return crc32(what.body, crc32(head.encode()))
-    return crc32(f"{what.session} {what.position} {what.why} {microseconds(what.buried)}".encode())
+    return crc32(f"{what.session} {what.position} {what.why} {microseconds(what.removed)}".encode())
 
 
-def gathered(places: Iterable[Place]) -> list[Sealed]:
+def group_by_model(places: Iterable[RecordRef]) -> list[SealedBlock]:
     """These records by themselves, a block a model."""
-    by_model: dict[str, list[Place]] = {}
+    by_model: dict[str, list[RecordRef]] = {}
     for place in places:
         by_model.setdefault(place[0].block.fingerprint, []).append(place)
     return [
-        Sealed(
+        SealedBlock(
             Block(
                 model,
                 [one.block.sessions[i] for one, i in some],
@@ -133,7 +133,9 @@ def gathered(places: Iterable[Place]) -> list[Sealed]:
     ]
 
 
-def written(sequence: int, blocks: Sequence[Sealed], graves: Sequence[Grave]) -> tuple[bytes, int, bytes]:
+def encode_entry(
+    sequence: int, blocks: Sequence[SealedBlock], removals: Sequence[Removal]
+) -> tuple[bytes, int, bytes]:
     """One wave as a row: heads, their CRC32, bodies."""
     records: list[tuple[object, ...]] = []
     bodies: list[bytes] = []
@@ -146,22 +148,22 @@ def written(sequence: int, blocks: Sequence[Sealed], graves: Sequence[Grave]) ->
         bodies += block.bodies
     buried = [
         (
-            grave.tombstone.session,
-            grave.tombstone.position,
-            grave.tombstone.why,
-            grave.tombstone.buried,
-            grave.crc,
+            removal.tombstone.session,
+            removal.tombstone.position,
+            removal.tombstone.why,
+            removal.tombstone.removed,
+            removal.crc,
         )
-        for grave in graves
+        for removal in removals
     ]
     models = [one.block.fingerprint for one in blocks]
     heads = _encode({"models": models, "records": records, "tombstones": buried})
     return heads, _heads_check(sequence, heads), b"".join(bodies)
 
 
-def read(
+def decode_entry(
     sequence: int, heads: bytes, crc: int, bodies: bytes, buried: int
-) -> tuple[list[Sealed], list[Grave]]:
+) -> tuple[list[SealedBlock], list[Removal]]:
     """The blocks and graves of one row. A damaged body is left for `load` to find.
 
     Parameters
@@ -177,19 +179,19 @@ def read(
     told = _decode(heads)
     if sum(head.size for head in told.records) != len(bodies):
         raise StoreFailed(f"wave {sequence} of its journal is damaged: it is cut short")
-    places: list[Place] = []
+    places: list[RecordRef] = []
     start = 0
     for head in told.records:
         body = bodies[start : start + head.size]
         start += head.size
         model, deadline = told.models[head.model], seconds(head.deadline)
         block = Block(model, [head.session], [head.position], [deadline], [body])
-        places.append((Sealed(block, [head.deadline], [head.crc]), 0))
-    graves = [
-        Grave(Tombstone(head.session, head.position, head.why, head.buried), number, head.crc)
+        places.append((SealedBlock(block, [head.deadline], [head.crc]), 0))
+    removals = [
+        Removal(Tombstone(head.session, head.position, head.why, head.removed), number, head.crc)
         for number, head in enumerate(told.tombstones, buried + 1)
     ]
-    return gathered(places), graves
+    return group_by_model(places), removals
 
 
 def _heads_check(sequence: int, heads: bytes) -> int:

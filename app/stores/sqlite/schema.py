@@ -52,7 +52,7 @@ CREATE TABLE probe (bytes BLOB NOT NULL);
 """
 
 
-def opened(path: Path) -> sqlite3.Connection:
+def open_database(path: Path) -> sqlite3.Connection:
     """The database at `path`, locked; made when there is none.
 
     Raises

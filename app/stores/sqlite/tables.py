@@ -15,9 +15,9 @@ from zlib import crc32
 import msgspec
 
 from app.errors import SessionDamaged, StoreFailed
-from app.session.names import shown
+from app.session.names import id_of
 from app.stores import Record, Tombstone
-from app.stores.sqlite.journal import Grave, Place, check, microseconds, seconds
+from app.stores.sqlite.journal import RecordRef, Removal, checksum, microseconds, seconds
 
 # Text that is not UTF-8 is a ValueError.
 UNREADABLE = (msgspec.MsgspecError, ValueError, sqlite3.DatabaseError)
@@ -97,8 +97,8 @@ class Tables:
             raise StoreFailed("what it says of its tables is damaged: the checksum does not match")
         self.folded: int
         self.sessions: int
-        self.buried: int
-        self.folded, self.sessions, self.buried = told
+        self.removed: int
+        self.folded, self.sessions, self.removed = told
         database.executescript(FOLDING)
         self.tombstones = self._has_tombstones()
 
@@ -120,13 +120,13 @@ class Tables:
             except UNREADABLE as error:
                 if not _is_damage(error):
                     raise
-                damaged[session] = damage(session)
+                damaged[session] = damage_error(session)
             else:
                 records += found
                 damaged |= bad
         return records, damaged
 
-    def remains(self, sessions: Sequence[str]) -> dict[str, tuple[int, Tombstone]]:
+    def load_tombstones(self, sessions: Sequence[str]) -> dict[str, tuple[int, Tombstone]]:
         """Tombstones and their numbers, by session. A damaged one is none."""
         if not sessions or not self.tombstones:
             return {}
@@ -137,7 +137,7 @@ class Tables:
             tombstone = Tombstone(
                 session, position, "expired" if why == "expired" else "deleted", seconds(buried)
             )
-            if check(tombstone) == crc:
+            if checksum(tombstone) == crc:
                 found[session] = number, tombstone
         return found
 
@@ -151,9 +151,9 @@ class Tables:
 
     def fold(
         self,
-        records: Sequence[Place],
-        graves: Sequence[Grave],
-        strange: Collection[str],
+        records: Sequence[RecordRef],
+        removals: Sequence[Removal],
+        without_row: Collection[str],
         sequence: int,
         buried: int,
         forget: tuple[int, int | None],
@@ -167,16 +167,16 @@ class Tables:
         forget : tombstones up to this number, or buried before this time, in microseconds since 1970
         """
         alive = [one.block.sessions[i] for one, i in records]
-        dead = [grave.tombstone.session for grave in graves]
-        gone = [session for session in dead if session not in strange]
-        sessions = self.sessions + sum(session in strange for session in alive) - len(gone)
+        dead = [removal.tombstone.session for removal in removals]
+        gone = [session for session in dead if session not in without_row]
+        sessions = self.sessions + sum(session in without_row for session in alive) - len(gone)
         heads, bodies = _told(records)
         known = alive + dead if self.tombstones else []
-        told = [_encode(one).decode() for one in (gone, known, list(map(_grave, graves)))]
+        told = [_encode(one).decode() for one in (gone, known, list(map(_removal_row, removals)))]
         summary = (sequence, sessions, buried, _summary_check(sequence, sessions, buried))
         self._database.execute(FOLD, (heads, bodies, *told, *forget, *summary))
-        self.folded, self.sessions, self.buried = sequence, sessions, buried
-        if graves or self.tombstones:
+        self.folded, self.sessions, self.removed = sequence, sessions, buried
+        if removals or self.tombstones:
             self.tombstones = self._has_tombstones()
 
     def _has_tombstones(self) -> bool:
@@ -189,10 +189,10 @@ class Tables:
             self._one(RECORDS, json.dumps(sessions))
         ):
             record = Record(session, fingerprint, seconds(deadline), bytes.fromhex(body), position)
-            if check(record) == crc:
+            if checksum(record) == crc:
                 records.append(record)
             else:
-                damaged[session] = damage(session)
+                damaged[session] = damage_error(session)
         return records, damaged
 
     def _one(self, statement: str, *values: object) -> bytes:
@@ -201,10 +201,10 @@ class Tables:
         return value if isinstance(value, bytes) else str(value).encode()
 
 
-def damage(session: str) -> SessionDamaged:
+def damage_error(session: str) -> SessionDamaged:
     """The refusal of a session whose record cannot be trusted."""
     return SessionDamaged(
-        f"what is stored of session {shown(session)!r} is damaged: its checksum does not match; restore a "
+        f"what is stored of session {id_of(session)!r} is damaged: its checksum does not match; restore a "
         "copy of the store"
     )
 
@@ -218,7 +218,7 @@ def _is_damage(error: Exception) -> bool:
     return bool(name.startswith(("SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_MISMATCH")))
 
 
-def _told(records: Sequence[Place]) -> tuple[str, bytes]:
+def _told(records: Sequence[RecordRef]) -> tuple[str, bytes]:
     """What `FOLDING` is told of these: heads, and bodies one after the other, the first of them at 1."""
     heads: list[tuple[object, ...]] = []
     bodies: list[bytes] = []
@@ -232,6 +232,6 @@ def _told(records: Sequence[Place]) -> tuple[str, bytes]:
     return _encode(heads).decode(), b"".join(bodies)
 
 
-def _grave(grave: Grave) -> tuple[object, ...]:
-    dead = grave.tombstone
-    return grave.number, dead.session, dead.position, dead.why, microseconds(dead.buried), grave.crc
+def _removal_row(removal: Removal) -> tuple[object, ...]:
+    dead = removal.tombstone
+    return removal.number, dead.session, dead.position, dead.why, microseconds(dead.removed), removal.crc

@@ -62,11 +62,11 @@ def test_what_was_not_observed_moves_nothing():
 
 
 def test_a_session_begins_with_the_half_ratios_of_normal_errors_or_those_of_its_artifact():
-    ratios, square = intervals.beginning(Learning(levels=(0.5, 0.9)), 2)
+    ratios, square = intervals.initial_state(Learning(levels=(0.5, 0.9)), 2)
     np.testing.assert_allclose(ratios, [[0.6745, 0.6745], [1.6449, 1.6449]], atol=1e-4)
     np.testing.assert_array_equal(square, 1.0)
     spread = ((0.1, 0.2), (0.3, 0.4))
-    ratios, square = intervals.beginning(Learning(levels=(0.5, 0.9), spread=spread), 2)
+    ratios, square = intervals.initial_state(Learning(levels=(0.5, 0.9), spread=spread), 2)
     np.testing.assert_allclose(ratios * np.sqrt(square), spread, rtol=1e-6)
 
 

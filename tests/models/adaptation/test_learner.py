@@ -31,18 +31,18 @@ def learning(artifacts, kind, model="pair"):
     return Forecaster(replace(artifact, learning=KINDS[kind], weights=weights))
 
 
-def fresh(forecaster, batch=1):
-    return np.repeat(forecaster.fresh[None], batch, axis=0)
+def new_carry(forecaster, batch=1):
+    return np.repeat(forecaster.new_carry[None], batch, axis=0)
 
 
 def streamed(forecaster, whole, pieces, carry=None):
-    carry = fresh(forecaster) if carry is None else carry
+    carry = new_carry(forecaster) if carry is None else carry
     passes, at = [], 0
     for piece in pieces:
         passed = forecaster.observe(whole[at : at + piece], np.array([piece]), carry)
         passes.append(passed)
         carry, at = passed.carries, at + piece
-    judged = [passed.judged for passed in passes]
+    judged = [passed.scores for passed in passes]
     parts = (
         [passed.predictions for passed in passes],
         *([getattr(one, name) for one in judged] for name in ("errors", "scores", "widths")),
@@ -67,7 +67,7 @@ def test_chunks_of_mixed_lengths_in_one_pass_equal_each_alone(forecaster):
     lengths = np.array([3, 20, 1, 20, 8])
     chunks = [series("pair", length, seed) for seed, length in enumerate(lengths.tolist())]
     _, before = streamed(forecaster, series("pair", 40), [40])
-    carries = np.concatenate([fresh(forecaster, 4), before])
+    carries = np.concatenate([new_carry(forecaster, 4), before])
     given = carries.copy()
     together = forecaster.observe(np.concatenate(chunks), lengths, carries)
     np.testing.assert_array_equal(carries, given)
@@ -76,15 +76,15 @@ def test_chunks_of_mixed_lengths_in_one_pass_equal_each_alone(forecaster):
         alone = forecaster.observe(chunk, lengths[i : i + 1], carries[i : i + 1])
         mine = slice(ends[i] - lengths[i], ends[i])
         np.testing.assert_allclose(together.predictions[mine], alone.predictions, rtol=CLOSE, atol=CLOSE)
-        np.testing.assert_allclose(together.judged.errors[mine], alone.judged.errors, rtol=CLOSE, atol=CLOSE)
-        np.testing.assert_allclose(together.judged.scores[mine], alone.judged.scores, rtol=CLOSE, atol=CLOSE)
+        np.testing.assert_allclose(together.scores.errors[mine], alone.scores.errors, rtol=CLOSE, atol=CLOSE)
+        np.testing.assert_allclose(together.scores.scores[mine], alone.scores.scores, rtol=CLOSE, atol=CLOSE)
         np.testing.assert_allclose(together.carries[i], alone.carries[0], rtol=CLOSE, atol=CLOSE)
 
 
 def test_the_error_told_is_of_the_prediction_that_had_been_made(forecaster):
     whole = series("pair", 30)
     (predictions, errors, _, _), _ = streamed(forecaster, whole, [10, 20])
-    order = forecaster.learner.observes
+    order = forecaster.learner.target_columns
     assert np.isnan(errors[0]).all()
     np.testing.assert_allclose(errors[1:], whole[1:, order] - predictions[:-1], atol=CLOSE)
 
@@ -92,13 +92,13 @@ def test_the_error_told_is_of_the_prediction_that_had_been_made(forecaster):
 def test_a_session_that_learns_nothing_predicts_as_the_network_does(artifacts):
     plain = Forecaster(artifacts["pair"])
     whole, lengths = series("pair", 40), np.array([25, 15])
-    passed = plain.observe(whole, lengths, fresh(plain, 2))
-    predictions, carries = plain.advance(whole, lengths, fresh(plain, 2))
+    passed = plain.observe(whole, lengths, new_carry(plain, 2))
+    predictions, carries = plain.advance(whole, lengths, new_carry(plain, 2))
     np.testing.assert_allclose(passed.predictions, predictions, atol=1e-6)
     np.testing.assert_allclose(passed.carries, carries, atol=1e-6)
-    assert passed.judged is None
+    assert passed.scores is None
     judging = learning(artifacts, "intervals alone")
-    judged = judging.observe(whole, lengths, fresh(judging, 2))
+    judged = judging.observe(whole, lengths, new_carry(judging, 2))
     np.testing.assert_allclose(judged.predictions, predictions, atol=1e-6)
 
 
@@ -115,19 +115,19 @@ def test_an_adapting_readout_halves_the_error_of_a_stream_that_the_network_does_
 def test_where_values_are_missing_the_prediction_stands_in_and_nothing_is_nan_or_learned(forecaster):
     whole = series("pair", 60)
     _, carry = streamed(forecaster, whole[:40], [40])
-    predicted = forecaster.latest(carry)[0]
+    predicted = forecaster.last_predictions(carry)[0]
     gap = np.full((1, 3), np.nan, np.float32)
     after_gap = forecaster.observe(gap, np.array([1]), carry)
     stand_in = np.empty((1, 3), np.float32)
-    stand_in[0, forecaster.learner.observes] = predicted
+    stand_in[0, forecaster.learner.target_columns] = predicted
     hidden = 2 * forecaster.layers * forecaster.hidden
     with_it = forecaster.observe(stand_in, np.array([1]), carry)
     np.testing.assert_allclose(after_gap.carries[0, :hidden], with_it.carries[0, :hidden], atol=CLOSE)
-    assert np.isnan(after_gap.judged.errors).all()
+    assert np.isnan(after_gap.scores.errors).all()
     assert np.isfinite(after_gap.predictions).all()
     assert np.isfinite(after_gap.carries).all()
-    if forecaster.learning.judges:
-        np.testing.assert_array_equal(after_gap.judged.widths, forecaster.bands(carry, 1)[0])
+    if forecaster.learning.tracks_errors:
+        np.testing.assert_array_equal(after_gap.scores.widths, forecaster.forecast_widths(carry, 1)[0])
 
 
 def test_a_value_missing_leaves_the_errors_of_the_others(forecaster):
@@ -135,7 +135,7 @@ def test_a_value_missing_leaves_the_errors_of_the_others(forecaster):
     holed = whole.copy()
     holed[np.random.default_rng(0).uniform(size=whole.shape) < 0.2] = np.nan
     (predictions, errors, _, _), carry = streamed(forecaster, holed, [20, 30])
-    order = forecaster.learner.observes
+    order = forecaster.learner.target_columns
     np.testing.assert_array_equal(np.isnan(errors[1:]), np.isnan(holed[1:, order]))
     assert np.isfinite(predictions).all()
     assert np.isfinite(carry).all()
@@ -164,11 +164,11 @@ def test_a_forecast_uses_the_readout_that_the_session_learned(artifacts):
 def test_a_restart_forgets_what_was_learned_and_keeps_what_was_chosen(artifacts):
     forecaster = learning(artifacts, "rls")
     chosen = replace(KINDS["rls"], forgetting=0.9, prior=5.0)
-    carry = forecaster.beginning(chosen)[None]
+    carry = forecaster.initial_state(chosen)[None]
     _, moved = streamed(forecaster, series("pair", 30), [30], carry)
     assert np.abs(moved - carry).max() > 0.1
-    np.testing.assert_array_equal(forecaster.restarted(moved), carry)
-    told = forecaster.learns(moved[0])
+    np.testing.assert_array_equal(forecaster.reset(moved), carry)
+    told = forecaster.learning_of(moved[0])
     assert (told.forgetting, told.prior) == (0.9, 5.0)
 
 
@@ -185,14 +185,14 @@ def test_the_running_errors_are_those_of_the_stream(artifacts):
     whole = series("pair", 400)
     (_, errors, _, widths), carry = streamed(forecaster, whole, [400])
     told = forecaster.errors(carry)
-    order = forecaster.learner.observes
+    order = forecaster.learner.target_columns
     np.testing.assert_array_equal(told.observed[0], 399)
     np.testing.assert_allclose(told.mse[0], np.nanmean(errors**2, axis=0), rtol=1e-4)
     np.testing.assert_allclose(told.mae[0], np.nanmean(np.abs(errors), axis=0), rtol=1e-4)
     naive = np.square(np.diff(whole[:, order], axis=0)).mean(axis=0)
     np.testing.assert_allclose(told.persistence[0], naive, rtol=1e-4)
     within = (np.abs(errors[1:, None]) <= widths[:-1]).mean(axis=0)
-    np.testing.assert_allclose(told.covered[0], within, atol=1e-3)
+    np.testing.assert_allclose(told.coverage[0], within, atol=1e-3)
     assert np.abs(within[1] - 0.9).max() < 0.05
 
 
@@ -213,7 +213,7 @@ def test_a_model_whose_input_is_known_ahead_forecasts_with_it_and_not_without(ar
     )
     forecaster = Forecaster(known)
     whole = series("pair", 50)
-    _, carry = forecaster.advance(whole[:40], np.array([40]), fresh(forecaster))
+    _, carry = forecaster.advance(whole[:40], np.array([40]), new_carry(forecaster))
     with pytest.raises(CannotForecast, match="c"):
         forecaster.roll_out(carry, 3)
     forecast, _ = forecaster.roll_out(carry, 3, whole[None, 40:43, 2:])
@@ -239,17 +239,17 @@ def test_a_learner_of_a_plain_layout_has_no_more_than_it_needs(artifacts):
 def test_a_stream_with_gaps_is_learned_as_by_the_plainest_means(artifacts, chosen):
     """Packed into a carry, in float32 and batched, against Python and float64, one after the other."""
     artifact = artifacts["adaptive"]
-    learning = artifact.learning.chosen(**chosen)
+    learning = artifact.learning.with_options(**chosen)
     whole = series("adaptive", 150)
     whole[np.random.default_rng(1).uniform(size=whole.shape) < 0.2] = np.nan
     whole[0] = np.nan
     forecaster = Forecaster(artifact, learning=learning)
-    passed = forecaster.observe(whole, np.array([150]), forecaster.fresh[None])
+    passed = forecaster.observe(whole, np.array([150]), forecaster.new_carry[None])
     told = said(artifact, learning, [[None if one != one else float(one) for one in row] for row in whole])
     np.testing.assert_allclose(passed.predictions, [one.prediction for one in told], atol=1e-5)
-    np.testing.assert_allclose(passed.judged.widths, [one.widths for one in told], atol=1e-5)
+    np.testing.assert_allclose(passed.scores.widths, [one.widths for one in told], atol=1e-5)
     errors = np.array([one.errors for one in told], float)
-    np.testing.assert_allclose(passed.judged.errors, errors, atol=1e-5)
+    np.testing.assert_allclose(passed.scores.errors, errors, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["rls", "gain"])
@@ -261,8 +261,8 @@ def test_one_number_that_is_none_of_the_streams_does_not_undo_a_readout(artifact
     spiked[20] = [spike, -spike]
     errors = []
     for rows in (whole, spiked):
-        forecaster = Forecaster(artifact, learning=artifact.learning.chosen(kind))
-        passed = forecaster.observe(rows, np.array([400]), forecaster.fresh[None])
+        forecaster = Forecaster(artifact, learning=artifact.learning.with_options(kind))
+        passed = forecaster.observe(rows, np.array([400]), forecaster.new_carry[None])
         assert np.isfinite(passed.carries).all()
-        errors.append(np.square(passed.judged.errors[-100:]).mean())
+        errors.append(np.square(passed.scores.errors[-100:]).mean())
     assert errors[1] < 4 * errors[0]

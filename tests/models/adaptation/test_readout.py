@@ -15,17 +15,19 @@ def streams(sessions, steps, size, outputs, seed=0):
     return features, (truth @ features[..., None])[..., 0] + 0.1 * noise
 
 
-def learned(features, targets, forgetting, prior, heard=None):
+def learned(features, targets, forgetting, prior, observed=None):
     steps, sessions, groups, size = features.shape
     weights = np.zeros((sessions, groups, targets.shape[-1], size), np.float32)
     covariance = np.zeros((sessions, groups, size, size), np.float32)
     lam, pull = (np.full((sessions, groups), value, np.float32) for value in (forgetting, prior))
-    readout.begin(weights, covariance, pull)
+    readout.initialize(weights, covariance, pull)
     for step in range(steps):
         errors = targets[step] - readout.corrections(weights, features[step])
-        now = np.ones((sessions, groups), bool) if heard is None else heard[step]
-        turn = np.full((sessions, groups), step % size)
-        readout.update(weights, covariance, features[step], errors * now[..., None], now, lam, pull, turn)
+        now = np.ones((sessions, groups), bool) if observed is None else observed[step]
+        coordinate = np.full((sessions, groups), step % size)
+        readout.update(
+            weights, covariance, features[step], errors * now[..., None], now, lam, pull, coordinate
+        )
     return weights, covariance
 
 
@@ -64,9 +66,9 @@ def test_sessions_learn_the_same_together_and_alone():
 
 def test_where_nothing_is_heard_nothing_is_learned_nor_forgotten():
     features, targets = streams(2, 50, 5, 1)
-    heard = np.ones((50, 2, 1), bool)
-    heard[30:, 1] = False
-    weights, covariance = learned(features, targets, 0.99, 1.0, heard)
+    observed = np.ones((50, 2, 1), bool)
+    observed[30:, 1] = False
+    weights, covariance = learned(features, targets, 0.99, 1.0, observed)
     early, early_covariance = learned(features[:30], targets[:30], 0.99, 1.0)
     np.testing.assert_array_equal(weights[1], early[1])
     np.testing.assert_array_equal(covariance[1], early_covariance[1])
@@ -103,10 +105,10 @@ def test_a_covariance_that_lost_its_sign_begins_anew_and_the_weights_stay():
     covariance[0] = -np.eye(4, dtype=np.float32)
     kept, other = weights[0].copy(), weights[1].copy()
     ones = np.ones((2, 1), np.float32)
-    turn = np.zeros((2, 1), np.int64)
+    coordinate = np.zeros((2, 1), np.int64)
     errors = np.ones((2, 1, 1), np.float32)
     readout.update(
-        weights, covariance, features[0], errors, np.ones((2, 1), bool), 0.99 * ones, 4 * ones, turn
+        weights, covariance, features[0], errors, np.ones((2, 1), bool), 0.99 * ones, 4 * ones, coordinate
     )
     np.testing.assert_array_equal(covariance[0, 0], np.eye(4, dtype=np.float32) / 4)
     np.testing.assert_array_equal(weights[0], kept)

@@ -10,7 +10,7 @@ from models.adaptation import surprise
 
 def scored(sizes):
     histogram = np.zeros((1, surprise.BINS), np.float32)
-    return np.array([surprise.judge(histogram, np.array([size], np.float32))[0] for size in sizes])
+    return np.array([surprise.score(histogram, np.array([size], np.float32))[0] for size in sizes])
 
 
 def plain(sizes):
@@ -52,7 +52,7 @@ def test_beyond_all_that_was_seen_the_score_still_rises_and_stays_below_one():
 
 def test_what_was_not_observed_is_not_judged():
     histogram = np.zeros((2, surprise.BINS), np.float32)
-    scores = surprise.judge(histogram, np.array([1.0, np.nan], np.float32))
+    scores = surprise.score(histogram, np.array([1.0, np.nan], np.float32))
     np.testing.assert_array_equal(np.isnan(scores), [False, True])
     np.testing.assert_array_equal(histogram.sum(axis=1), [1, 0])
 
@@ -60,7 +60,7 @@ def test_what_was_not_observed_is_not_judged():
 def test_surprise_is_smoothed_over_what_was_observed():
     surprise_of = np.array([1.0, 1.0, 2.0], np.float32)
     errors = np.array([[3.0, np.nan], [3.0, 4.0], [np.nan, np.nan]], np.float32)
-    sizes = surprise.smoothed(surprise_of, errors, np.array([1.0, 2.0], np.float32))
+    sizes = surprise.smooth(surprise_of, errors, np.array([1.0, 2.0], np.float32))
     squares = [0.9 + 0.1 * 9, 0.9 + 0.1 * (9 + 4) / 2]
     np.testing.assert_allclose(sizes, [*np.sqrt(squares), np.nan], rtol=1e-6)
     np.testing.assert_allclose(surprise_of, [*squares, 2.0], rtol=1e-6)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.artifact.files import Artifact, BadArtifact, Column, Scaling, check_folder, load, save
-from models.artifact.learning import LEVELS, Learning
+from models.artifact.learning import DEFAULT_LEVELS, Learning
 from models.nets.lstm import StatefulLSTM
 from tests.helpers.paths import ROOT
 
@@ -301,7 +301,7 @@ def test_a_networks_own_copy_may_change_without_changing_the_artifact(artifact):
 def test_an_artifact_of_version_1_is_read_learns_nothing_and_keeps_its_fingerprint():
     shipped = load(SHIPPED / "sine")
     assert json.loads((SHIPPED / "sine" / "model.json").read_text())["version"] == 1
-    assert not shipped.learning.on
+    assert not shipped.learning.enabled
 
 
 def test_what_its_sessions_learn_is_saved_and_decides_the_fingerprint(tmp_path, artifact):
@@ -337,9 +337,9 @@ def test_learning_that_cannot_be_is_refused_by_name(artifact, changes, told):
 
 def test_a_session_may_choose_how_it_learns_within_what_its_artifact_knows():
     shipped = Learning("rls", forgetting=0.99, levels=(0.9,), spread=((2.0,),))
-    assert shipped.chosen() == shipped
-    assert shipped.chosen(readout="off", forgetting=0.9).kind == "off+intervals"
-    assert shipped.chosen(intervals=False).judges is False
-    assert Learning().chosen(intervals=True).levels == LEVELS
+    assert shipped.with_options() == shipped
+    assert shipped.with_options(readout="off", forgetting=0.9).kind == "off+intervals"
+    assert shipped.with_options(intervals=False).tracks_errors is False
+    assert Learning().with_options(intervals=True).levels == DEFAULT_LEVELS
     for kind in ("off", "gain", "rls", "off+intervals", "rls+intervals"):
-        assert shipped.of_kind(kind).kind == kind
+        assert shipped.with_kind(kind).kind == kind

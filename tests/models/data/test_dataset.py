@@ -14,7 +14,7 @@ from models.artifact.files import Column
 from models.data.dataset import Split, fit_scaling, open_series, prepare, sine, split_rows, training_streams
 from models.data.series import Series
 from models.errors import BadData
-from models.training.simulation import own_units
+from models.training.simulation import unscaled_observations
 
 CSV = """date,flow,pressure
 2024-01-01 00:00:00,1.5,10
@@ -343,7 +343,7 @@ def test_empty_cells_are_gaps_where_they_may_be(tmp_path):
         open_series(path)
     series = open_series(path, gaps=True)
     np.testing.assert_array_equal(series.values, [[np.nan, 10], [1, np.nan], [np.nan, np.nan], [3, 30]])
-    np.testing.assert_array_equal(series.filled().values, [[1, 10], [1, 10], [1, 10], [3, 30]])
+    np.testing.assert_array_equal(series.fill_gaps().values, [[1, 10], [1, 10], [1, 10], [3, 30]])
     with pytest.raises(BadData, match="inf is not finite"):
         open_series(written(tmp_path, "a\n1\ninf\n"), gaps=True)
     with pytest.raises(BadData, match="'soon' is not a number"):
@@ -360,7 +360,7 @@ def test_a_dataset_fills_what_is_seen_and_judges_by_what_was_observed(tmp_path):
     np.testing.assert_allclose(dataset.truth[:, 0], [-1, np.nan, np.nan, 1])
     np.testing.assert_array_equal(dataset.gaps, np.isnan(series.values))
     # What is sent to a session: null where its own prediction can stand in.
-    np.testing.assert_allclose(own_units(dataset), [[1, 10], [1, np.nan], [1, np.nan], [3, 30]])
+    np.testing.assert_allclose(unscaled_observations(dataset), [[1, 10], [1, np.nan], [1, np.nan], [3, 30]])
 
 
 def test_a_column_of_which_nothing_was_observed_is_refused(tmp_path):
@@ -369,4 +369,4 @@ def test_a_column_of_which_nothing_was_observed_is_refused(tmp_path):
         prepare(series, [Column("a"), Column("b")], ["a"], Split(3, 1, 0))
     nothing = Series("x.csv", ("a",), np.full((3, 1), np.nan), gaps=True)
     with pytest.raises(BadData, match="nothing was observed in column 'a'"):
-        nothing.filled()
+        nothing.fill_gaps()

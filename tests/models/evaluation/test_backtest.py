@@ -15,13 +15,21 @@ from models.data import calendar
 from models.data.dataset import Dataset, Split, identity_scaling, prepare, sine, split_rows
 from models.data.series import Series
 from models.errors import BadData
-from models.evaluation.backtest import FROZEN, NETWORK, PERSISTENCE, RESET, SEASONAL, backtest, stream
+from models.evaluation.backtest import (
+    FROZEN,
+    NETWORK,
+    PERSISTENCE,
+    RESET,
+    SEASONAL,
+    backtest,
+    predict_in_chunks,
+)
 from models.evaluation.baselines import find_season
-from models.evaluation.figures import Stream, draw_backtest
+from models.evaluation.figures import BacktestPlot, draw_backtest
 from models.forecaster import Forecaster
 from models.nets.lstm import StatefulLSTM
 from models.training.recipe import DRIFTING, Recipe
-from models.training.simulation import as_artifact, beginnings
+from models.training.simulation import build_artifact, calibrate_learning
 from models.training.training import Training
 
 torch.set_num_threads(1)
@@ -32,7 +40,7 @@ def trained() -> Artifact:
     dataset = prepare(sine(), [Column("value")], ["value"], split_rows(1000))
     training = Training(dataset, Recipe(hidden_size=16, epochs=60, patience=0, streams=1))
     list(training.run())
-    weights = {name: weight.numpy() for name, weight in training.trained().state_dict().items()}
+    weights = {name: weight.numpy() for name, weight in training.best_network().state_dict().items()}
     return Artifact(
         "wave", dataset.columns, ("value",), 16, 1, dataset.scaling, dataset.target_scaling, weights
     )
@@ -63,7 +71,7 @@ def test_chunks_of_any_size_equal_one_pass(chunk, start):
     network, rows = artifact.network(), range(start, 90)
     with torch.no_grad():
         whole, _ = network(dataset.observations[None])
-    streamed = stream(network, dataset, rows, chunk)
+    streamed = predict_in_chunks(network, dataset, rows, chunk)
     torch.testing.assert_close(streamed, whole[0, start - 1 : 89], atol=1e-6, rtol=0)
 
 
@@ -115,7 +123,7 @@ def test_a_constant_series_has_no_mase_and_no_skill_rather_than_a_crash():
     assert result.season is None
     assert SEASONAL not in result.scores
     assert (result.scores[NETWORK].mase, result.scores[NETWORK].skill) == (None, None)
-    json.dumps(result.told(), allow_nan=False)
+    json.dumps(result.as_dict(), allow_nan=False)
 
 
 @pytest.mark.parametrize("period", [7, 24, 63])
@@ -150,7 +158,7 @@ def test_a_series_without_a_column_of_the_model_is_refused():
 def test_a_figure_is_drawn_of_more_targets_than_panels(tmp_path):
     names = [f"t{i}" for i in range(6)]
     values = np.random.default_rng(0).normal(size=(30, 6))
-    draw_backtest(tmp_path / "x.png", "x", names, Stream(range(30), values, {"network": values}))
+    draw_backtest(tmp_path / "x.png", "x", names, BacktestPlot(range(30), values, {"network": values}))
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -174,7 +182,7 @@ def test_what_a_session_learns_is_told_beside_the_frozen_network():
     assert FROZEN not in frozen.predictions
     assert (frozen.bands, frozen.widths, frozen.surprise, frozen.surprises()) == ((), None, None, [])
     forecaster, carry, expected = Forecaster(artifact), None, []
-    carry = forecaster.fresh[None]
+    carry = forecaster.new_carry[None]
     for row in series.values.astype(np.float32):
         passed = forecaster.observe(row[None], np.array([1]), carry)
         carry = passed.carries
@@ -194,22 +202,22 @@ def test_the_bands_are_judged_beside_fixed_ones_of_the_validation_rows():
         assert band.fixed is not None
     assert result.bands[0].fixed.width < result.bands[1].fixed.width  # type: ignore[union-attr]
     assert backtest(artifact, series, Split(70, 0, 20)).bands[0].fixed is None
-    json.dumps(result.told(), allow_nan=False)
+    json.dumps(result.as_dict(), allow_nan=False)
 
 
 def test_a_figure_shows_the_band_its_misses_and_the_scores(tmp_path):
     rng = np.random.default_rng(0)
     times = np.datetime64("2024-01-01", "us") + np.arange(90) * np.timedelta64(1, "h")
     values, names = rng.normal(size=(90, 2)), ("a", "b")
-    drawn = Stream(times, values, {"network": values * 0}, 0.9, values * 0 - 1, values * 0 + 1)
+    drawn = BacktestPlot(times, values, {"network": values * 0}, 0.9, values * 0 - 1, values * 0 + 1)
     plain, scored = tmp_path / "plain.png", tmp_path / "scored.png"
     draw_backtest(plain, "x", names, drawn)
     surprise = rng.uniform(size=90)
     surprise[0] = np.nan
-    draw_backtest(scored, "x", names, replace(drawn, surprise=surprise, surprising=0.99))
+    draw_backtest(scored, "x", names, replace(drawn, surprise=surprise, surprise_threshold=0.99))
     heights = [int.from_bytes(path.read_bytes()[20:24], "big") for path in (plain, scored)]
     assert heights[0] < heights[1]
-    draw_backtest(plain, "x", ["b"], drawn.of([1]))
+    draw_backtest(plain, "x", ["b"], drawn.pick([1]))
     assert int.from_bytes(plain.read_bytes()[20:24], "big") < heights[0]
 
 
@@ -240,7 +248,7 @@ def test_gaps_are_stood_in_for_and_judged_by_nobody():
     values[np.random.default_rng(2).random(values.shape) < 0.2] = np.nan
     gappy = Series("x.csv", series.columns, values, gaps=True)
     result = backtest(artifact, gappy, Split(60, 10, 20), chunk=6)
-    known = gappy.filled().values
+    known = gappy.fill_gaps().values
     np.testing.assert_array_equal(result.predictions[PERSISTENCE], known[69:89])
     for method, predicted in result.predictions.items():
         error = (predicted - values[70:90]) / artifact.target_scaling.std
@@ -252,7 +260,7 @@ def test_gaps_are_stood_in_for_and_judged_by_nobody():
     seen = ~np.isnan(values[70:90])
     for i, band in enumerate(result.bands):
         assert band.given.mean == pytest.approx(inside[:, i][seen].mean())
-    json.dumps(result.told(), allow_nan=False)
+    json.dumps(result.as_dict(), allow_nan=False)
 
 
 def test_a_session_that_goes_on_learning_beats_the_frozen_network_and_fixed_bands():
@@ -265,8 +273,8 @@ def test_a_session_that_goes_on_learning_beats_the_frozen_network_and_fixed_band
     recipe = replace(DRIFTING, hidden_size=8, epochs=10, judge_every=10)
     training = Training(dataset, recipe)
     list(training.run())
-    network = training.trained()
-    artifact = as_artifact(network, dataset, recipe, beginnings(network, dataset, recipe))
+    network = training.best_network()
+    artifact = build_artifact(network, dataset, recipe, calibrate_learning(network, dataset, recipe))
     result = backtest(artifact, series, split)
     error = {method: score.mse for method, score in result.scores.items()}
     assert error[NETWORK] < 0.9 * error[FROZEN]
@@ -279,7 +287,9 @@ def test_a_session_that_goes_on_learning_beats_the_frozen_network_and_fixed_band
 
 def test_the_band_drawn_is_of_the_nearest_level():
     values, widths = np.zeros((5, 2)), np.arange(30.0).reshape(5, 3, 2)
-    drawn = Stream(range(5), values, {"network": values + 1}).within((0.5, 0.8, 0.95), widths, level=0.9)
+    drawn = BacktestPlot(range(5), values, {"network": values + 1}).with_interval(
+        (0.5, 0.8, 0.95), widths, level=0.9
+    )
     assert drawn.level == 0.95
     np.testing.assert_array_equal(drawn.lower, 1 - widths[:, 2])
     np.testing.assert_array_equal(drawn.upper, 1 + widths[:, 2])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.evaluation.bands import WINDOW, coverage, least_surprising, places
+from models.evaluation.bands import WINDOW, coverage, surprise_threshold, surprising_ranges
 
 
 def test_coverage_is_counted_by_target_and_in_every_window():
@@ -29,13 +29,13 @@ def test_surprising_rows_near_each_other_are_one_place_and_the_highest_comes_fir
     scores = np.random.default_rng(0).uniform(0, 0.5, size=2000)
     scores[100:104], scores[106], scores[900], scores[1500:1515] = 0.9, 0.91, 0.99, 0.8
     scores[3] = np.nan
-    assert places(scores, range(50, 2050), share=20 / 2000) == [
+    assert surprising_ranges(scores, range(50, 2050), share=20 / 2000) == [
         range(950, 951),
         range(150, 157),
         range(1550, 1565),
     ]
-    assert least_surprising(scores, share=20 / 2000) == pytest.approx(0.8)
+    assert surprise_threshold(scores, share=20 / 2000) == pytest.approx(0.8)
 
 
 def test_a_series_that_was_never_judged_has_places_all_the_same():
-    assert places(np.full(10, np.nan), range(10)) == [range(10)]
+    assert surprising_ranges(np.full(10, np.nan), range(10)) == [range(10)]

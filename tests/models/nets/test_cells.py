@@ -5,7 +5,7 @@ import pytest
 import torch
 from numba import njit
 
-from models.nets.cells import Cells, gated, sigmoid
+from models.nets.cells import LSTMCells, sigmoid, sigmoid_times_tanh
 from models.nets.lstm import StatefulLSTM
 
 
@@ -20,7 +20,7 @@ def test_cells_equal_the_network_for_many_shapes(inputs, hidden, layers, batch):
     h, c = (0.5 * torch.randn(layers, batch, hidden, generator=generator) for _ in range(2))
     with torch.inference_mode():
         want, (last_h, last_c) = network(observations, (h, c))
-    cells, rest = Cells(network), torch.full((batch, 3), 7.0)
+    cells, rest = LSTMCells(network), torch.full((batch, 3), 7.0)
     rows = torch.cat([_by_row(h), _by_row(c), rest], 1).numpy()
     for t in range(20):
         got = cells.step(observations[:, t].numpy(), rows)
@@ -36,7 +36,7 @@ def _by_row(state: torch.Tensor) -> torch.Tensor:
 
 def test_cells_keep_their_weights_when_the_network_changes():
     network = StatefulLSTM(1, 4, 1, 1).eval()
-    cells, zeros = Cells(network), np.zeros((1, 8), np.float32)
+    cells, zeros = LSTMCells(network), np.zeros((1, 8), np.float32)
     x = np.ones((1, 1), np.float32)
     before = cells.step(x, zeros.copy())
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_cells_keep_their_weights_when_the_network_changes():
 @njit  # not kept on disk: it would not notice a change of what it calls
 def every_gated(gate, x, told):
     for i in range(len(x)):
-        told[i] = gated(gate, x[i])
+        told[i] = sigmoid_times_tanh(gate, x[i])
 
 
 @njit
@@ -99,7 +99,7 @@ def test_what_is_not_finite_stays_so_or_saturates():
 
 
 def test_a_cell_that_has_counted_far_goes_on():
-    cells = Cells(network := StatefulLSTM(1, 4, 1, 1).eval())
+    cells = LSTMCells(network := StatefulLSTM(1, 4, 1, 1).eval())
     rows = np.full((1, 8), 1e9, np.float32)
     h = torch.full((1, 1, 4), 1e9)
     with torch.inference_mode():

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.nets.lstm import StatefulLSTM, detached, network_from, weight_shapes
+from models.nets.lstm import StatefulLSTM, detach_carry, network_from_weights, weight_shapes
 
 torch.set_num_threads(1)
 
@@ -59,7 +59,7 @@ def test_a_change_of_a_column_that_is_not_there_is_refused(change_of):
 
 def test_a_detached_carry_is_the_same_numbers_without_the_graph():
     _, carry = network()(observations(5))
-    cut = detached(carry)
+    cut = detach_carry(carry)
     assert carry[0].requires_grad
     assert not cut[0].requires_grad
     assert not cut[1].requires_grad
@@ -75,7 +75,7 @@ def test_the_shapes_told_are_those_of_the_network(layers):
 def test_a_network_around_given_weights_predicts_alike_and_draws_no_random_numbers():
     original, chunk = network((2, 0)), observations()
     before = torch.random.get_rng_state()
-    copy = network_from(dict(original.state_dict()), 2, (2, 0))
+    copy = network_from_weights(dict(original.state_dict()), 2, (2, 0))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(copy(chunk)[0], original(chunk)[0])
     assert not copy.training

@@ -14,14 +14,14 @@ from models.forecaster import Forecaster
 from models.training.recipe import Recipe
 from models.training.rollout import one_step
 from models.training.simulation import (
-    as_artifact,
-    beginnings,
-    follow,
+    build_artifact,
+    calibrate_learning,
     leading_directions,
-    own_units,
+    simulate,
     streaming_error,
+    unscaled_observations,
 )
-from models.training.training import first_network
+from models.training.training import initial_network
 
 torch.set_num_threads(1)
 
@@ -43,9 +43,9 @@ def readings(rows: int = 400) -> Dataset:
 @pytest.mark.parametrize("chunk", [1, 7, 512])
 def test_chunks_of_any_size_tell_the_same(chunk):
     dataset = readings(120)
-    forecaster = Forecaster(as_artifact(first_network(dataset, RECIPE).eval(), dataset, RECIPE))
-    whole = follow(forecaster, own_units(dataset), range(40, 120), chunk=1000)
-    pieces = follow(forecaster, own_units(dataset), range(40, 120), chunk=chunk)
+    forecaster = Forecaster(build_artifact(initial_network(dataset, RECIPE).eval(), dataset, RECIPE))
+    whole = simulate(forecaster, unscaled_observations(dataset), range(40, 120), chunk=1000)
+    pieces = simulate(forecaster, unscaled_observations(dataset), range(40, 120), chunk=chunk)
     np.testing.assert_allclose(pieces.predictions, whole.predictions, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(pieces.widths, whole.widths, rtol=1e-5)
     np.testing.assert_allclose(pieces.scores, whole.scores, atol=1e-5)
@@ -56,19 +56,21 @@ def test_chunks_of_any_size_tell_the_same(chunk):
 
 def test_nothing_is_known_of_a_row_before_it_is_predicted():
     dataset = readings()
-    forecaster = Forecaster(as_artifact(first_network(dataset, RECIPE).eval(), dataset, RECIPE))
-    observations = own_units(dataset)
-    before = follow(forecaster, observations, range(200, 300))
+    forecaster = Forecaster(build_artifact(initial_network(dataset, RECIPE).eval(), dataset, RECIPE))
+    observations = unscaled_observations(dataset)
+    before = simulate(forecaster, observations, range(200, 300))
     observations[250:] += 100
-    after = follow(forecaster, observations, range(200, 300))
+    after = simulate(forecaster, observations, range(200, 300))
     np.testing.assert_array_equal(before.predictions[:51], after.predictions[:51])
     assert (before.predictions[51] != after.predictions[51]).all()
 
 
 def test_without_learning_it_is_the_frozen_network():
     dataset, recipe = readings(), replace(RECIPE, learning=Learning())
-    network = first_network(dataset, recipe).eval()
-    followed = follow(Forecaster(as_artifact(network, dataset, recipe)), own_units(dataset), range(1, 400))
+    network = initial_network(dataset, recipe).eval()
+    followed = simulate(
+        Forecaster(build_artifact(network, dataset, recipe)), unscaled_observations(dataset), range(1, 400)
+    )
     expected = dataset.target_scaling.unscale(one_step(network, dataset, range(1, 400)).double().numpy())
     np.testing.assert_allclose(followed.predictions, expected, atol=1e-4)
     assert (followed.widths, followed.scores) == (None, None)
@@ -76,7 +78,7 @@ def test_without_learning_it_is_the_frozen_network():
 
 def test_a_readout_that_learns_makes_a_smaller_error_than_an_untrained_network():
     dataset = readings()
-    network = first_network(dataset, RECIPE).eval()
+    network = initial_network(dataset, RECIPE).eval()
     rows = dataset.split.validation_rows
     frozen = (one_step(network, dataset, rows) - dataset.truth[rows.start : rows.stop]).square().mean()
     assert streaming_error(network, dataset, RECIPE, rows) < 0.5 * float(frozen)
@@ -84,9 +86,11 @@ def test_a_readout_that_learns_makes_a_smaller_error_than_an_untrained_network()
 
 def test_a_session_begins_with_the_errors_of_the_validation_part():
     dataset = readings()
-    network = first_network(dataset, RECIPE).eval()
-    learned = beginnings(network, dataset, RECIPE)
-    followed = follow(Forecaster(as_artifact(network, dataset, RECIPE)), own_units(dataset), range(200, 320))
+    network = initial_network(dataset, RECIPE).eval()
+    learned = calibrate_learning(network, dataset, RECIPE)
+    followed = simulate(
+        Forecaster(build_artifact(network, dataset, RECIPE)), unscaled_observations(dataset), range(200, 320)
+    )
     truth = dataset.truth[200:320].double().numpy()
     sizes = np.abs(dataset.target_scaling.scale(followed.predictions.astype(float)) - truth)
     for level, row in zip(LEARNING.levels, learned.spread, strict=True):
@@ -99,12 +103,12 @@ def test_a_session_begins_with_the_errors_of_the_validation_part():
 
 def test_growth_is_measured_on_free_runs_that_know_what_is_known_ahead():
     dataset = readings()
-    network = first_network(dataset, RECIPE).eval()
+    network = initial_network(dataset, RECIPE).eval()
     recipe = replace(RECIPE, learning=Learning(levels=(0.9,)))
-    forecaster = Forecaster(as_artifact(network, dataset, recipe))
-    observations = own_units(dataset).astype(np.float32)
+    forecaster = Forecaster(build_artifact(network, dataset, recipe))
+    observations = unscaled_observations(dataset).astype(np.float32)
     sizes = np.zeros((5, 2))
-    carry = forecaster.fresh[None]
+    carry = forecaster.new_carry[None]
     for row in range(320 - 16 + 1):
         if row >= 200:
             forecast = forecaster.roll_out(carry, 16, observations[None, row : row + 16, 2:])[0][0]
@@ -114,17 +118,17 @@ def test_growth_is_measured_on_free_runs_that_know_what_is_known_ahead():
         carry = forecaster.observe(observations[row : row + 1], np.array([1]), carry).carries
     ratios = np.sqrt(sizes / sizes[0]).prod(axis=1) ** 0.5
     expected = np.maximum.accumulate(ratios)
-    np.testing.assert_allclose(beginnings(network, dataset, recipe).growth, expected, rtol=1e-3)
+    np.testing.assert_allclose(calibrate_learning(network, dataset, recipe).growth, expected, rtol=1e-3)
 
 
 def test_without_validation_rows_a_session_begins_as_the_recipe_says():
     dataset = replace(readings(), split=Split(300, 0, 100))
-    assert beginnings(first_network(dataset, RECIPE).eval(), dataset, RECIPE) == LEARNING
+    assert calibrate_learning(initial_network(dataset, RECIPE).eval(), dataset, RECIPE) == LEARNING
 
 
 def test_the_basis_holds_the_directions_that_vary_most():
     dataset = readings()
-    network = first_network(dataset, RECIPE).eval()
+    network = initial_network(dataset, RECIPE).eval()
     basis = leading_directions(network, dataset, 3)
     with torch.no_grad():
         hidden = network.lstm(dataset.observations[None, :200])[0][0].double().numpy()
@@ -132,5 +136,5 @@ def test_the_basis_holds_the_directions_that_vary_most():
     np.testing.assert_allclose(np.abs(np.sum(basis * vectors[:, ::-1][:, :3], axis=0)), 1, atol=1e-4)
     np.testing.assert_allclose(np.cov((hidden @ basis).T), np.diag(variances[::-1][:3]), atol=1e-7)
     recipe = replace(RECIPE, learning=replace(LEARNING, rank=3))
-    artifact = as_artifact(network, dataset, recipe)
+    artifact = build_artifact(network, dataset, recipe)
     np.testing.assert_array_equal(artifact.weights["readout.basis"], basis)

@@ -12,13 +12,19 @@ from models.artifact.files import Column, load
 from models.artifact.learning import Learning
 from models.data.dataset import Dataset, Split, identity_scaling, prepare, sine, split_rows
 from models.data.series import Series
-from models.errors import BadCheckpoint, BadData, BadRecipe, Diverged
-from models.evaluation.report import finish
+from models.errors import BadCheckpoint, BadData, BadRecipe, TrainingDiverged
+from models.evaluation.report import write_report
 from models.nets.lstm import StatefulLSTM
 from models.training.checkpoint import load_checkpoint, save_checkpoint
 from models.training.recipe import DRIFTING, TEXTBOOK, Recipe
 from models.training.rollout import closed_loop_error, free_run, one_step, root_mean_square
-from models.training.training import Training, drifted, first_network, mean_square, validation_error
+from models.training.training import (
+    Training,
+    add_drift,
+    initial_network,
+    mean_squared_error,
+    validation_error,
+)
 
 torch.set_num_threads(1)
 
@@ -51,7 +57,7 @@ def test_the_textbook_recipe_learns_the_wave_in_ten_epochs(textbook):
 
 
 def test_carried_beats_reset_a_hundredfold_in_the_textbook(textbook):
-    rows, dataset, network = range(1, 1000), textbook.dataset, textbook.trained()
+    rows, dataset, network = range(1, 1000), textbook.dataset, textbook.best_network()
     truth = dataset.truth[1:]
     carried = (one_step(network, dataset, rows) - truth).square().mean()
     reset = (one_step(network, dataset, rows, reset_every=50) - truth).square().mean()
@@ -59,7 +65,7 @@ def test_carried_beats_reset_a_hundredfold_in_the_textbook(textbook):
 
 
 def test_the_textbook_rolls_out_on_one_prediction_at_a_time(textbook):
-    network, dataset = textbook.trained(), textbook.dataset
+    network, dataset = textbook.best_network(), textbook.dataset
     run = free_run(network, dataset, start=0, warmup=50, steps=200)
     assert root_mean_square(run.errors()) <= 0.2  # 0.363 with a sliding window fed to a network with a carry
     value, carry, expected = dataset.observations[:50], None, []
@@ -72,9 +78,9 @@ def test_the_textbook_rolls_out_on_one_prediction_at_a_time(textbook):
 
 
 def test_the_carry_is_kept_within_an_epoch_and_cut_between_pieces(textbook):
-    whole, pieces = (first_network(textbook.dataset, TEXTBOOK) for _ in range(2))
+    whole, pieces = (initial_network(textbook.dataset, TEXTBOOK) for _ in range(2))
     training = Training(textbook.dataset, replace(TEXTBOOK, learning_rate=1e-12))
-    loss = training.epoch().loss
+    loss = training.run_epoch().loss
     with torch.no_grad():
         outputs, _ = whole(training.observations)
     assert loss == pytest.approx(float((outputs - training.truth).square().mean()), rel=1e-4)
@@ -85,7 +91,7 @@ def test_one_seed_is_one_result_and_another_is_another():
     def trained(seed: int) -> StatefulLSTM:
         training = Training(wave(), replace(SMALL, seed=seed, epochs=2))
         list(training.run())
-        return training.trained()
+        return training.best_network()
 
     assert same_weights(trained(1), trained(1))
     assert not same_weights(trained(1), trained(2))
@@ -93,7 +99,7 @@ def test_one_seed_is_one_result_and_another_is_another():
 
 def test_a_training_leaves_the_randomness_of_others_alone():
     before = torch.random.get_rng_state()
-    Training(wave(), SMALL).epoch()
+    Training(wave(), SMALL).run_epoch()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -108,7 +114,7 @@ def test_resumed_equals_uninterrupted(tmp_path, stop):
     load_checkpoint(resumed, tmp_path / "checkpoint")
     list(resumed.run())
     assert resumed.history == whole.history
-    assert same_weights(resumed.trained(), whole.trained())
+    assert same_weights(resumed.best_network(), whole.best_network())
     assert same_weights(resumed.network, whole.network)
 
 
@@ -149,7 +155,7 @@ def test_early_stopping_keeps_the_best_weights():
         best[epoch.number] = epoch.validation
     assert len(training.history) < 200
     assert not any(epoch.best for epoch in training.history[-3:])
-    kept = validation_error(training.trained(), training.dataset, training.recipe)
+    kept = validation_error(training.best_network(), training.dataset, training.recipe)
     assert kept == pytest.approx(min(value for value in best.values() if value is not None), rel=1e-6)
 
 
@@ -157,12 +163,12 @@ def test_without_a_validation_part_the_last_weights_are_kept():
     training = Training(wave(Split(300, 0, 0)), replace(SMALL, epochs=3, patience=1))
     list(training.run())
     assert len(training.history) == 3
-    assert same_weights(training.trained(), training.network)
+    assert same_weights(training.best_network(), training.network)
 
 
 def test_the_validation_error_streams_with_the_carry_kept():
     dataset = wave()
-    network = first_network(dataset, SMALL).eval()
+    network = initial_network(dataset, SMALL).eval()
     with torch.no_grad():
         outputs, _ = network(dataset.observations[None])
     rows = dataset.split.validation_rows
@@ -172,7 +178,7 @@ def test_the_validation_error_streams_with_the_carry_kept():
 
 def test_closed_loop_error_is_that_of_free_runs_from_everything_before():
     dataset = wave()
-    network = first_network(dataset, SMALL).eval()
+    network = initial_network(dataset, SMALL).eval()
     expected = []
     for start in (200, 220):
         run = free_run(network, dataset, start=0, warmup=start, steps=11)
@@ -186,7 +192,7 @@ def test_closed_loop_training_keeps_long_forecasts_on_course():
         recipe = Recipe(hidden_size=16, epochs=30, patience=0, streams=4, piece=25, closed_loop=closed_loop)
         training = Training(wave(Split(600, 0, 0), 1000), recipe)
         list(training.run())
-        run = free_run(training.trained(), training.dataset, start=600, warmup=50, steps=300)
+        run = free_run(training.best_network(), training.dataset, start=600, warmup=50, steps=300)
         return root_mean_square(run.errors())
 
     assert far_off(25) < 0.5 * far_off(0)
@@ -203,8 +209,8 @@ def test_inputs_known_ahead_are_read_while_running_freely():
     series = Series("x", ("plan", "a"), np.random.default_rng(0).normal(size=(200, 2)))
     dataset = prepare(series, [Column("plan"), Column("a")], ["a"], Split(100, 50, 50), future=["plan"])
     training = Training(dataset, replace(SMALL, closed_loop=5, epochs=1))
-    training.epoch()
-    network = training.trained()
+    training.run_epoch()
+    network = training.best_network()
     run = free_run(network, dataset, start=10, warmup=20, steps=8)
     with torch.no_grad():
         outputs, carry = network(dataset.observations[None, 10:30])
@@ -224,7 +230,7 @@ def test_a_change_recipe_learns_a_series_that_drifts_away():
         list(training.run())
         rows = dataset.split.test_rows
         return root_mean_square(
-            one_step(training.trained(), dataset, rows) - dataset.truth[rows.start : rows.stop]
+            one_step(training.best_network(), dataset, rows) - dataset.truth[rows.start : rows.stop]
         )
 
     assert error("change") < 0.1 * error("level")
@@ -235,14 +241,14 @@ def test_a_diverging_training_stops_and_says_so():
     training = Training(dataset, SMALL)
     with torch.no_grad():
         training.network.fc.bias.fill_(math.inf)
-    with pytest.raises(Diverged, match="epoch 1"):
-        training.epoch()
+    with pytest.raises(TrainingDiverged, match="epoch 1"):
+        training.run_epoch()
 
 
 def test_the_gradient_is_clipped():
     training = Training(wave(), replace(SMALL, clip=1e-3))
     training.truth = training.truth * 1e3
-    training.epoch()
+    training.run_epoch()
     norm = math.sqrt(
         sum(float(p.grad.square().sum()) for p in training.network.parameters() if p.grad is not None)
     )
@@ -250,11 +256,11 @@ def test_the_gradient_is_clipped():
 
 
 def test_the_cosine_schedule_falls_from_the_rate_towards_zero():
-    rates = [Recipe(epochs=10, learning_rate=0.5).rate(epoch) for epoch in range(10)]
+    rates = [Recipe(epochs=10, learning_rate=0.5).learning_rate_at(epoch) for epoch in range(10)]
     assert rates[0] == 0.5
     assert rates == sorted(rates, reverse=True)
     assert 0 < rates[-1] < 0.02
-    assert Recipe(schedule="constant").rate(7) == Recipe().learning_rate
+    assert Recipe(schedule="constant").learning_rate_at(7) == Recipe().learning_rate
 
 
 @pytest.mark.parametrize(
@@ -279,10 +285,10 @@ def test_an_impossible_recipe_is_refused_by_name(setting):
 def test_a_finished_training_leaves_an_artifact_metrics_and_a_figure(tmp_path):
     training = Training(wave(), SMALL)
     list(training.run())
-    artifact = finish(training, "wave", "sine", 1.5, tmp_path / "wave")
+    artifact = write_report(training, "wave", "sine", 1.5, tmp_path / "wave")
     loaded = load(tmp_path / "wave")
     assert loaded.fingerprint == artifact.fingerprint
-    assert same_weights(loaded.network(), training.trained())
+    assert same_weights(loaded.network(), training.best_network())
     told = json.loads((tmp_path / "wave" / "metrics.json").read_text())
     assert told["fingerprint"] == artifact.fingerprint
     assert len(told["history"]["loss"]) == 6
@@ -302,7 +308,7 @@ def test_what_cannot_run_freely_is_reported_without_a_free_run(tmp_path):
     dataset = prepare(series, [Column("a"), Column("b")], ["a"], split_rows(100))
     training = Training(dataset, replace(SMALL, epochs=1))
     list(training.run())
-    artifact = finish(training, "half", "x.csv", 0.1, tmp_path / "half")
+    artifact = write_report(training, "half", "x.csv", 0.1, tmp_path / "half")
     assert "free_run" not in artifact.metrics
     assert artifact.metrics["one_step"]["rmse"].keys() == {"a"}
 
@@ -320,14 +326,14 @@ def test_a_drift_moves_targets_alike_as_inputs_and_as_truth_and_nothing_else():
     torch.manual_seed(0)
     observations = dataset.observations[:100].reshape(4, 25, 3)
     truth = dataset.truth[:100].reshape(4, 25, 2)
-    moved, moved_truth = drifted(observations, truth, dataset, 1.0)
+    moved, moved_truth = add_drift(observations, truth, dataset, 1.0)
     torch.testing.assert_close(moved[..., [2, 0]], moved_truth)
     torch.testing.assert_close(moved[..., 1], observations[..., 1])
     for stream in range(4):
         scale, level = np.polyfit(truth[stream, :, 0], moved_truth[stream, :, 0], 1)
         np.testing.assert_allclose(scale * truth[stream, :, 0] + level, moved_truth[stream, :, 0], atol=1e-4)
         assert abs(scale - 1) > 1e-3
-    assert drifted(observations, truth, dataset, 0.0)[0] is observations
+    assert add_drift(observations, truth, dataset, 0.0)[0] is observations
 
 
 def test_shuffled_streams_are_stretches_of_the_training_part():
@@ -350,13 +356,13 @@ def test_a_training_that_draws_goes_on_as_if_never_interrupted(tmp_path, learnin
     whole, first, second = (Training(drifting_pair(), recipe) for _ in range(3))
     list(whole.run())
     for _ in range(3):
-        first.epoch()
+        first.run_epoch()
     save_checkpoint(first, tmp_path / "x")
     torch.rand(7)  # what others draw does not matter
     load_checkpoint(second, tmp_path / "x")
     list(second.run())
     assert second.history == whole.history
-    assert same_weights(second.trained(), whole.trained())
+    assert same_weights(second.best_network(), whole.best_network())
     judged = [epoch.validation is not None for epoch in whole.history]
     assert judged == [False, True] * 3
 
@@ -365,9 +371,9 @@ def test_the_epoch_kept_is_judged_with_the_readout_at_work():
     recipe = replace(DRIFTING, hidden_size=6, epochs=4, judge_every=1)
     training = Training(drifting_pair(), recipe)
     list(training.run())
-    told = validation_error(training.trained(), training.dataset, recipe)
+    told = validation_error(training.best_network(), training.dataset, recipe)
     assert told == pytest.approx(min(epoch.validation for epoch in training.history), rel=1e-6)
-    frozen = validation_error(training.trained(), training.dataset, replace(recipe, learning=Learning()))
+    frozen = validation_error(training.best_network(), training.dataset, replace(recipe, learning=Learning()))
     assert told < frozen
 
 
@@ -381,7 +387,7 @@ def test_weight_decay_and_dropout_leave_their_mark():
 
     assert norm(weight_decay=5.0) < 0.5 * norm()
     assert norm(dropout=0.5) != norm()
-    network = first_network(dataset, replace(SMALL, dropout=0.5)).eval()
+    network = initial_network(dataset, replace(SMALL, dropout=0.5)).eval()
     with torch.no_grad():
         torch.testing.assert_close(
             network(dataset.observations[None])[0], network(dataset.observations[None])[0]
@@ -400,7 +406,7 @@ def test_settings_that_make_no_sense_are_named(settings, told):
 def test_a_finished_training_tells_what_its_sessions_will_do(tmp_path):
     training = Training(drifting_pair(), replace(DRIFTING, hidden_size=6, epochs=5))
     list(training.run())
-    artifact = finish(training, "pair", "x.csv", 1.0, tmp_path / "pair")
+    artifact = write_report(training, "pair", "x.csv", 1.0, tmp_path / "pair")
     again = load(tmp_path / "pair")
     assert again.fingerprint == artifact.fingerprint
     assert (again.learning.readout, again.future, len(again.learning.spread)) == ("rls", ("plan",), 4)
@@ -420,12 +426,12 @@ def gappy_pair(share: float = 0.2) -> Dataset:
 def test_the_loss_is_over_what_was_observed():
     outputs, truth = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[math.nan, 1.0], [1.0, math.nan]])
     outputs.requires_grad_()
-    loss = mean_square(outputs, truth)
+    loss = mean_squared_error(outputs, truth)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(((2 - 1) ** 2 + (3 - 1) ** 2) / 2)
     assert outputs.grad is not None
     assert outputs.grad.tolist() == [[0, 1], [2, 0]]
-    assert float(mean_square(outputs.detach(), truth * math.nan)) == 0
+    assert float(mean_squared_error(outputs.detach(), truth * math.nan)) == 0
 
 
 @pytest.mark.parametrize("learning", [Learning(), DRIFTING.learning])
@@ -435,7 +441,7 @@ def test_a_training_goes_through_gaps_and_tells_no_nan(tmp_path, learning):
     told = list(training.run())
     assert all(math.isfinite(epoch.loss) for epoch in told)
     assert told[-1].loss < told[0].loss
-    finish(training, "pair", "x.csv", 1.0, tmp_path / "pair")  # which writes no NaN
+    write_report(training, "pair", "x.csv", 1.0, tmp_path / "pair")  # which writes no NaN
     again = json.loads((tmp_path / "pair" / "metrics.json").read_text())
     assert again["one_step"]["mse_scaled"] > 0
-    assert not learning.on or 0 < again["served"]["mse_scaled"] < 10
+    assert not learning.enabled or 0 < again["served"]["mse_scaled"] < 10

@@ -33,7 +33,7 @@ KINDS = {
 }
 
 
-def compiled(*arguments: Any) -> Callable[[Function], Function]:
+def jit(*arguments: Any) -> Callable[[Function], Function]:
     """A decorator: the function is compiled for arguments of these types.
 
     It keeps the interpreter lock: a wave's loops are over sooner than it could be had back.
@@ -49,26 +49,26 @@ def compiled(*arguments: Any) -> Callable[[Function], Function]:
     return translated
 
 
-def inlined(function: Function) -> Function:
+def jit_inline(function: Function) -> Function:
     """A decorator: the function becomes a part of the compiled ones that call it."""
     return cast(Function, njit(inline="always", **OPTIONS)(function))
 
 
-def column(kind: str, dimensions: int = 1) -> Any:
+def readonly(kind: str, dimensions: int = 1) -> Any:
     """Type of an array that is only read: of any strides, such as a field of many headers."""
     return types.Array(KINDS[kind], dimensions, "A", readonly=True, aligned=False)
 
 
-def changed(kind: str, dimensions: int = 1) -> Any:
+def writable(kind: str, dimensions: int = 1) -> Any:
     """Type of an array that is written to, of any strides."""
     return types.Array(KINDS[kind], dimensions, "A", aligned=False)
 
 
-def dense(kind: str, dimensions: int = 1) -> Any:
+def contiguous(kind: str, dimensions: int = 1) -> Any:
     """Type of an array that is written to and lies in one piece, as one just made does."""
     return types.Array(KINDS[kind], dimensions, "C")
 
 
-def read_dense(kind: str, dimensions: int = 1) -> Any:
+def readonly_contiguous(kind: str, dimensions: int = 1) -> Any:
     """Type of an array that is only read, and lies in one piece."""
     return types.Array(KINDS[kind], dimensions, "C", readonly=True)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.access.callers import Door
-from app.codec import chunks
+from app.access.callers import Authenticator
+from app.codec.limits import Limits
 from app.config import Settings
 from app.errors import ConfigError
 from app.open_inference.catalog import Catalog
 
 if TYPE_CHECKING:
-    from app.open_inference.grpc.server import Port
+    from app.open_inference.grpc.server import GrpcServer
 
 
-def port_of(settings: Settings, catalog: Catalog, door: Door, limits: chunks.Limits) -> Port | None:
+def create_grpc_server(
+    settings: Settings, catalog: Catalog, authenticator: Authenticator, limits: Limits
+) -> GrpcServer | None:
     """The port that the settings name, not yet open.
 
     Raises
@@ -24,15 +26,15 @@ def port_of(settings: Settings, catalog: Catalog, door: Door, limits: chunks.Lim
     if settings.grpc_port is None:
         return None
     try:
-        from app.open_inference.grpc.server import Port
-        from app.open_inference.grpc.service import Service
+        from app.open_inference.grpc.server import GrpcServer
+        from app.open_inference.grpc.service import InferenceService
     except ImportError as error:
         raise ConfigError(
             f"grpc_port (CARRYOVER_GRPC_PORT) needs gRPC: pip install 'carryover[grpc]' ({error})"
         ) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    service = Service(catalog, door, limits)
-    return Port(service, f"{host}:{settings.grpc_port}", settings.body_bytes, _certificate(settings))
+    service = InferenceService(catalog, authenticator, limits)
+    return GrpcServer(service, f"{host}:{settings.grpc_port}", settings.body_bytes, _certificate(settings))
 
 
 def _certificate(settings: Settings) -> tuple[bytes, bytes] | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba.core import caching
 
-from models.compiled import INT, column, compiled, dense
+from models.jit import INT, contiguous, jit, readonly
 
 
 def doubled(numbers, times, told):
@@ -20,5 +20,5 @@ def test_a_function_is_translated_where_nothing_can_be_kept_or_read_back(monkeyp
     for name in ("load_overload", "save_overload"):
         monkeypatch.setattr(caching.FunctionCache, name, refused)
     told = np.empty(2)
-    compiled(column("float64"), INT, dense("float64"))(doubled)(np.array([1.0, 2.0]), 3, told)
+    jit(readonly("float64"), INT, contiguous("float64"))(doubled)(np.array([1.0, 2.0]), 3, told)
     assert told.tolist() == [3.0, 6.0]

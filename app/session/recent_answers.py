@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from app.session.rows import Answer, Rows
-from models.compiled import changed, column, compiled
 from models.forecaster import Forecaster
+from models.jit import jit, readonly, writable
 
 
 def find(rows: Rows, i: int, at: int, length: int) -> int | None:
@@ -63,22 +63,22 @@ def remember(
         _remember_long(rows, i, long.get(i), most_bytes)
 
 
-def restart(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0,)) -> None:
+def reset_sessions(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0,)) -> None:
     """Begin these sessions' carries anew and leave their positions, in place.
 
     Their answers are forgotten: after a reset no chunk from before it may be taken for a retry.
     """
     which = list(which)  # a tuple would be an index of as many dimensions
-    rows.carries[which] = forecaster.restarted(rows.carries[which])
+    rows.carries[which] = forecaster.reset(rows.carries[which])
     for name in ("since_reset", "steps", "has_long"):
         rows.headers[name][which] = 0
     for i in which:
         rows.long.pop(i, None)
 
 
-@compiled(
-    changed("uint32", 2), changed("uint64", 2), changed("float32", 3),
-    column("int64"), column("uint64"), column("float32", 2),
+@jit(
+    writable("uint32", 2), writable("uint64", 2), writable("float32", 3),
+    readonly("int64"), readonly("uint64"), readonly("float32", 2),
 )  # fmt: skip
 def _put_in_front(
     steps: npt.NDArray[np.uint32],

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models.training.training import Epoch, Training
 
 
-class Silence:
+class SilentProgress:
     """Shows nothing."""
 
     def __enter__(self) -> Self:
@@ -25,7 +25,7 @@ class Silence:
         """After each epoch."""
 
 
-class EpochLines(Silence):
+class EpochLines(SilentProgress):
     """One loss line an epoch, on stdout."""
 
     def show(self, epoch: Epoch) -> None:
@@ -33,7 +33,7 @@ class EpochLines(Silence):
         print(f"epoch {epoch.number:3d}  loss {epoch.loss:.6g}", flush=True)
 
 
-class ProgressBar(Silence):
+class ProgressBar(SilentProgress):
     """Epochs done, loss, validation error and speed, on stderr."""
 
     def __init__(self, training: Training) -> None:

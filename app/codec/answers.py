@@ -1,0 +1,92 @@
+"""The engine's answers as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from app.jobs.answers import ChunkAnswer, SessionView, epoch_token
+from app.session.names import id_of
+from app.session.rows import Floats
+from models.adaptation.learner import ErrorStatistics
+
+
+def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
+    """The answer to a chunk or a forecast; what is not a number in it is null."""
+    told: dict[str, Any] = {
+        "session": id_of(answer.session),
+        "model": answer.model,
+        "position": answer.position,
+        "epoch": epoch_token(answer.epoch),
+    }
+    if "predictions" in answer.answer:
+        told["replayed"] = answer.replayed
+    for name, numbers in answer.answer.items():
+        told[name] = output_array(name, numbers, flat)
+    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def output_array(name: str, numbers: Floats, flat: bool) -> npt.NDArray[Any]:
+    """One array of an answer as it is written: scores and flat chunks as lists, `observed` as truths."""
+    told: npt.NDArray[Any] = numbers != 0 if name == "observed" else numbers
+    return told.ravel() if name == "scores" or (flat and told.shape[1] == 1) else told
+
+
+def encode_session(view: SessionView) -> dict[str, Any]:
+    """A session as `GET /sessions/{id}` shows it."""
+    return {
+        "session": id_of(view.session),
+        "model": view.model,
+        "fingerprint": view.fingerprint,
+        "position": view.position,
+        "epoch": epoch_token(view.epoch),
+        "observations_since_reset": view.since_reset,
+        "last_prediction": None if view.last_prediction is None else shortest_decimals(view.last_prediction),
+        "created": format_rfc3339(view.created),
+        "updated": format_rfc3339(view.seen),
+        "expires": None if view.expires is None else format_rfc3339(view.expires),
+        "ttl_seconds": view.ttl_seconds,
+        "learning": None
+        if not view.learning.enabled
+        else {
+            "readout": view.learning.readout,
+            "forgetting": view.learning.forgetting,
+            "prior": view.learning.prior,
+            "levels": list(view.learning.levels),
+        },
+        "level": view.level,
+        "errors": None if view.errors is None else _errors(view.errors, view.learning.levels),
+    }
+
+
+def _errors(errors: ErrorStatistics, levels: Sequence[float]) -> dict[str, Any]:
+    """Running errors of a session, over all outputs; null where there is none yet."""
+    if not (errors.observed > 0).any():
+        return {"observations": 0, "mse": None, "mae": None, "skill": None, "coverage": {}}
+    mse, persistence = float(np.nanmean(errors.mse)), float(np.nanmean(errors.persistence))
+    coverage = np.nanmean(errors.coverage[0], axis=1).round(4).tolist()
+    return {
+        "observations": int(errors.observed.max()),
+        "mse": mse,
+        "mae": float(np.nanmean(errors.mae)),
+        "skill": 1 - mse / persistence if persistence > 0 else None,
+        "coverage": {f"{level:g}": share for level, share in zip(levels, coverage, strict=True)},
+    }
+
+
+def shortest_decimals(numbers: Floats) -> list[float]:
+    """Float32 numbers as the shortest decimals that stand for them."""
+    told: list[float] = orjson.loads(
+        orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)
+    )
+    return told
+
+
+def format_rfc3339(seconds: float) -> str:
+    """A time since 1970 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,187 @@
+"""Which network a session runs on: one slab a network, and the newest network of each model's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.config import Settings
+from app.engine.inputs import check_intervals
+from app.errors import OtherModel, UnknownModel, Unprocessable
+from app.session.rows import Floats
+from app.session.slab import Slab
+from models.errors import BadArtifact
+from models.forecaster import KIND_SEPARATOR, Forecaster
+
+SLAB_BYTES = 2**36  # of address space: a covariance a session must not ask for more than there is
+
+
+class ModelSlabs:
+    """The slabs, one for each network and kind of learning.
+
+    Parameters
+    ----------
+    forecasters : the models, one a name; the first is the default unless settings name one
+    older : networks that sessions may still run on, and that no new session gets
+
+    Raises
+    ------
+    UnknownModel : the default is not among them
+    """
+
+    def __init__(
+        self, forecasters: Sequence[Forecaster], settings: Settings, older: Sequence[Forecaster] = ()
+    ) -> None:
+        self.settings = settings
+        self.slabs: dict[str, Slab] = {}  # by fingerprint
+        self.current: dict[str, Slab] = {}  # by model name
+        for forecaster in forecasters:
+            self.adopt(forecaster)
+        for forecaster in older:
+            self.slabs[forecaster.fingerprint] = self._slab(forecaster)
+        self.default_model = settings.default_model or next(iter(self.current))
+        self.slab_for_model(self.default_model)
+
+    def slab_for_model(self, model: str | None) -> Slab:
+        """The slab that new sessions of this model go to.
+
+        Raises
+        ------
+        UnknownModel
+        """
+        name = model if model is not None else self.default_model
+        try:
+            return self.current[name]
+        except KeyError:
+            known = sorted(self.current)
+            raise UnknownModel(
+                f"there is no model {name!r}; there are: {', '.join(known)}", models=known
+            ) from None
+
+    def adopt(self, forecaster: Forecaster) -> bool:
+        """Give new sessions this network; those under way keep theirs until they are reset.
+
+        Returns whether it is another network than the one before.
+        """
+        artifact = forecaster.artifact
+        before = self.current.get(artifact.name)
+        slab = self.slabs.get(forecaster.fingerprint)
+        if slab is None:
+            slab = self.slabs[forecaster.fingerprint] = self._slab(forecaster)
+        self.current[artifact.name] = slab
+        return slab is not before
+
+    def retire(self, model: str) -> None:
+        """Give no new session a network of this name; those under way keep theirs.
+
+        Raises
+        ------
+        UnknownModel
+        """
+        self.slab_for_model(model)
+        del self.current[model]
+
+    def successor(self, slab: Slab) -> Slab:
+        """The slab of the newest network of this name, for sessions that learn as those of `slab` do."""
+        newest = self.current.get(slab.forecaster.artifact.name, slab)
+        kind = slab.forecaster.learning.kind
+        if newest.forecaster.artifact.fingerprint == slab.forecaster.artifact.fingerprint:
+            return slab
+        if slab.forecaster.artifact.learning.kind == kind:
+            return newest  # they never chose: the newest network's own way is theirs
+        try:
+            return self._of_kind(newest, kind)
+        except BadArtifact:  # it cannot learn so
+            return newest
+
+    def slab_for_learning(
+        self, model: str | None, learning: Mapping[str, Any], level: float | None
+    ) -> tuple[Slab, Floats]:
+        """The slab of a new session that chooses how it learns, and its carry, [carry_size].
+
+        Parameters
+        ----------
+        learning : arguments of `Learning.with_options`
+        level : of the intervals that it wants with every chunk; it keeps some, then
+
+        Raises
+        ------
+        UnknownModel
+        Unprocessable : its model cannot learn so, or keeps no intervals of that level
+        """
+        slab = self.slab_for_model(model)
+        try:
+            wanted = {"intervals": True} if level is not None else {}
+            chosen = slab.forecaster.artifact.learning.with_options(**{**wanted, **learning})
+            slab = self._of_kind(slab, chosen.kind)
+        except BadArtifact as error:
+            raise Unprocessable(str(error), field="learning") from None
+        if level is not None:
+            check_intervals(level, slab.forecaster)
+        carry = slab.forecaster.initial_state(chosen)
+        if level is not None:
+            slab.forecaster.level(carry[None])[:] = level
+        return slab, carry
+
+    def _of_kind(self, slab: Slab, kind: str) -> Slab:
+        """The slab of the same artifact's sessions that learn so.
+
+        Raises
+        ------
+        BadArtifact : they cannot
+        """
+        for known in self.sibling_slabs(slab):
+            if known.forecaster.learning.kind == kind:
+                return known
+        forecaster = slab.forecaster.with_kind(kind)
+        self.slabs[forecaster.fingerprint] = made = self._slab(forecaster)
+        return made
+
+    def sibling_slabs(self, slab: Slab) -> list[Slab]:
+        """The slabs of the same artifact, one for each kind of learning, this among them."""
+        artifact = slab.forecaster.artifact.fingerprint
+        return [one for one in self.slabs.values() if one.forecaster.artifact.fingerprint == artifact]
+
+    def older_slabs(self, model: str) -> list[Slab]:
+        """The slabs of networks that had this name before, with sessions that still run on them."""
+        return [
+            slab
+            for slab in list(self.slabs.values())  # its successor may be a new one
+            if slab.forecaster.artifact.name == model and self.successor(slab) is not slab
+        ]
+
+    def outdated_slabs(self) -> list[Slab]:
+        """The slabs of networks that a newer one of the same name has replaced."""
+        return [slab for name in self.current for slab in self.older_slabs(name)]
+
+    def slab_for_fingerprint(self, fingerprint: str) -> Slab:
+        """The slab of the model that a state belongs to.
+
+        Raises
+        ------
+        OtherModel
+        """
+        slab = self.known(fingerprint)
+        if slab is None:
+            raise OtherModel(
+                f"the state belongs to model {fingerprint[:12]}, which is not loaded", fingerprint=fingerprint
+            )
+        return slab
+
+    def known(self, fingerprint: str) -> Slab | None:
+        """The slab of what a carry belongs to, if its artifact is loaded."""
+        artifact, _, kind = fingerprint.partition(KIND_SEPARATOR)
+        if fingerprint in self.slabs or artifact not in self.slabs:
+            return self.slabs.get(fingerprint)
+        try:
+            return self._of_kind(self.slabs[artifact], kind)
+        except BadArtifact:
+            return None
+
+    def model_of(self, fingerprint: str) -> str:
+        slab = self.slabs.get(fingerprint.partition(KIND_SEPARATOR)[0])
+        return slab.forecaster.artifact.name if slab is not None else f"not loaded: {fingerprint[:12]}"
+
+    def _slab(self, forecaster: Forecaster) -> Slab:
+        fitting = max(2 * self.settings.wave_sessions, SLAB_BYTES // (4 * forecaster.carry_size))
+        return Slab(forecaster, min(self.settings.resident_sessions, fitting), self.settings.recent_chunks)

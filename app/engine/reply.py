@@ -1,0 +1,52 @@
+"""The end of a tick: its answers leave, and what it did is counted."""
+
+from __future__ import annotations
+
+import logging
+
+from app.engine.batch import Batch
+from app.jobs.answers import BulkAnswer, ChunkAnswer
+from app.jobs.jobs import Advance, UsageCounter
+from app.observability.metrics import Metrics
+
+log = logging.getLogger("carryover.engine")
+
+
+def reply(batch: Batch, metrics: Metrics) -> None:
+    """Call the reply of every job of the wave with its answer."""
+    _count(batch, metrics)
+    usage: UsageCounter | None = None
+    count = 0  # whose jobs these are, and how many in a row
+    for job, outcome in batch.provisional_answers + batch.final_answers:
+        if type(job) is Advance and job.usage is not None:
+            if job.usage is not usage:
+                if usage is not None:
+                    usage.release(count)
+                usage, count = job.usage, 0
+            count += 1
+        try:
+            job.reply(outcome)
+        except Exception:
+            log.exception("a reply could not be given; the others go on")
+    if usage is not None:
+        usage.release(count)
+
+
+def _count(batch: Batch, metrics: Metrics) -> None:
+    """What the wave did, before its answers leave: refusals are counted where they are told."""
+    chunks = observations = 0
+    for job, outcome in batch.provisional_answers:
+        if type(job) is Advance:
+            chunks += 1
+            observations += len(job.observations)
+        elif type(outcome) is BulkAnswer:
+            chunks += len(outcome.steps)
+            observations += int(outcome.steps.sum())
+    metrics.chunks += chunks
+    metrics.observations += observations
+    for forecaster, scores in batch.scores:
+        metrics.record_scores(forecaster, scores)
+    for _, outcome in batch.final_answers:
+        if type(outcome) is ChunkAnswer:
+            metrics.replays += outcome.replayed
+            metrics.forecasts += not outcome.replayed

@@ -1,0 +1,32 @@
+"""A session as people see it."""
+
+from __future__ import annotations
+
+from app.engine import extra_outputs
+from app.jobs.answers import SessionView
+from app.session.rows import Rows
+from app.session.slab import Slab
+
+NEVER = float("inf")
+
+
+def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
+    """The session at the front of `rows` as people see it."""
+    header = dict(zip(rows.headers.dtype.names or (), rows.headers[0].tolist(), strict=True))
+    artifact = slab.forecaster.artifact
+    return SessionView(
+        session=session,
+        model=artifact.name,
+        fingerprint=artifact.fingerprint,
+        learning=slab.forecaster.learning_of(rows.carries[0]),
+        level=extra_outputs.session_level(rows.carries[0], slab.forecaster),
+        errors=slab.forecaster.errors(rows.carries[:1]) if slab.forecaster.learning.tracks_errors else None,
+        position=header["position"],
+        epoch=header["epoch"],
+        since_reset=header["since_reset"],
+        last_prediction=slab.forecaster.last_predictions(rows.carries)[0] if header["since_reset"] else None,
+        created=header["created"],
+        seen=header["seen"],
+        expires=header["deadline"] if header["deadline"] != NEVER else None,
+        ttl_seconds=header["ttl"] if header["ttl"] != NEVER else None,
+    )

@@ -1,0 +1,30 @@
+"""An inference for those who await it: the plain route, and gRPC."""
+
+from __future__ import annotations
+
+from app.access.callers import Caller
+from app.codec.limits import Limits
+from app.errors import CarryoverError
+from app.jobs.answers import ChunkAnswer
+from app.jobs.jobs import Advance, discard_answer
+from app.open_inference.inference import Inference
+from app.open_inference.statistics import RequestTimer
+
+
+async def run_inference(
+    inference: Inference, caller: Caller, limits: Limits, timer: RequestTimer
+) -> ChunkAnswer:
+    """Ask the engine, and wait for its answer.
+
+    Raises
+    ------
+    CarryoverError : worded as Triton words it
+    """
+    job: Advance = inference.job(limits, discard_answer)
+    timer.ask()
+    try:
+        answer: ChunkAnswer = await caller.ask(job)
+    except CarryoverError as error:
+        raise inference.to_triton_error(error) from None
+    timer.reply()
+    return answer

@@ -1,0 +1,167 @@
+"""One request of the hot route, from its body to its answer."""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+from typing import Any, ClassVar, Protocol
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from app.access.callers import Authenticator, Caller
+from app.codec import answers, bulk, chunks
+from app.codec.problems import PROBLEM_MEDIA_TYPE, problem
+from app.errors import CarryoverError, OverLimit
+from app.jobs.jobs import Advance
+from app.observability import logs
+
+log = logging.getLogger("carryover.access")
+
+JSON = b"application/json"
+PROBLEM = PROBLEM_MEDIA_TYPE.encode()
+
+
+class Connection(Protocol):
+    """What an exchange asks of the connection that its request came in on."""
+
+    caller: Caller
+    request_id: bytes
+    authenticator: ClassVar[Authenticator]
+    limits: ClassVar[bulk.BulkLimits]
+    headers: list[tuple[bytes, bytes]]
+
+    def standard_headers(self) -> bytes:
+        """The headers that every answer has."""
+
+    def write_answers(self) -> None:
+        """Write the answers that are next in the order of their requests."""
+
+    def throttle(self, seconds: float) -> None:
+        """Read no further for so long."""
+
+
+class Exchange:
+    """One hot request, until its answer has left."""
+
+    __slots__ = ("body", "caller", "keep_alive", "protocol", "request_id", "response", "start_time")
+    route = ""  # as the OpenAPI document has it
+
+    def __init__(self, protocol: Connection) -> None:
+        self.protocol = protocol
+        self.caller = protocol.caller
+        self.request_id = protocol.request_id
+        self.start_time = perf_counter()
+        self.body: bytes | bytearray = b""
+        self.keep_alive = True
+        self.response = b""
+
+    def submit(self, body: bytes) -> None:
+        """Queue what the body asks for; `reply` is the engine's to call.
+
+        Raises
+        ------
+        CarryoverError : nothing was queued
+        """
+        raise NotImplementedError
+
+    def encode_answer(self, outcome: Any) -> tuple[bytes, bytes]:
+        """Content type and body of a success."""
+        raise NotImplementedError
+
+    def reply(self, outcome: Any) -> None:
+        """The engine's answer. Leaves at once when those before it have left."""
+        status, more = 200, b""
+        if isinstance(outcome, CarryoverError):
+            self.count_refusal(outcome)
+            status, told, headers = problem(outcome)
+            kind, body = PROBLEM, orjson.dumps(told)
+            more = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
+        else:
+            kind, body = self.encode_answer(outcome)
+        self.respond(status, kind, body, more)
+
+    def respond(self, status: int, kind: bytes, body: bytes, more: bytes = b"") -> None:
+        """Leave with these, and whole lines of more headers, once those before it have left."""
+        if self.request_id:
+            given = logs.request_id(self.request_id.decode("latin-1"), None)
+            more += b"x-request-id: %b\r\n" % given.encode()
+        self._note(status)
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        self.response = b"%b%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+            STATUS_LINE[status], self.protocol.standard_headers(), more, close, kind, len(body), body,
+        )  # fmt: skip
+        self.protocol.write_answers()
+
+    def count_refusal(self, error: CarryoverError) -> None:
+        """Count a refusal; a client that asks too often is not heard for a while."""
+        self.caller.engine.metrics.refused(error)
+        if isinstance(error, OverLimit):
+            self.protocol.throttle(error.retry_after_seconds)
+
+    def _note(self, status: int) -> None:
+        seconds = perf_counter() - self.start_time
+        self.caller.engine.metrics.answered(self.route, status, seconds)
+        if self.protocol.authenticator.settings.access_log:
+            self._log(status, seconds)
+
+    def _log(self, status: int, seconds: float) -> None:
+        given = self.request_id.decode("latin-1")
+        fields = {"method": "POST", "route": self.route, "status": status, "ms": round(1000 * seconds, 3)}
+        if self.caller.key is not None:
+            fields |= {"key": self.caller.key.name, "tenant": self.caller.tenant}
+        log.info("request", extra=fields | {"request_id": logs.request_id(given, None)})
+
+
+class ChunkTurn(Exchange):
+    """`POST /sessions/{id}/observations`."""
+
+    __slots__ = ("flat", "session")
+    route = "/sessions/{id}/observations"
+
+    def __init__(self, protocol: Connection, session: str) -> None:
+        super().__init__(protocol)
+        self.session = session
+        self.flat = False
+
+    def submit(self, body: bytes) -> None:
+        told = chunks.decode_chunk(body, self.protocol.limits.chunk)
+        self.flat = told.flat
+        self.caller.submit(
+            Advance(
+                self.session,
+                told.observations,
+                told.at,
+                told.epoch,
+                told.horizon,
+                told.model,
+                self.reply,
+                options=told.options,
+            )
+        )
+
+    def encode_answer(self, outcome: Any) -> tuple[bytes, bytes]:
+        return JSON, answers.encode_chunk_answer(outcome, self.flat)
+
+
+class BulkTurn(Exchange):
+    """`POST /observations`."""
+
+    __slots__ = ("accept", "content_type", "request")
+    route = "/observations"
+
+    def __init__(self, protocol: Connection, content_type: str, accept: str) -> None:
+        super().__init__(protocol)
+        self.content_type = content_type
+        self.accept = accept
+        self.request: bulk.BulkRequest
+
+    def submit(self, body: bytes) -> None:
+        self.request = bulk.decode(body, self.content_type, self.accept, self.protocol.limits)
+        self.request.submit(self.caller, self.reply)
+
+    def encode_answer(self, outcome: Any) -> tuple[bytes, bytes]:
+        for error in outcome.errors.values():
+            self.count_refusal(error)
+        body, content_type = bulk.encode(outcome, self.request)
+        return content_type.encode(), body

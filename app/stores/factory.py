@@ -1,0 +1,54 @@
+"""Opens the store that the settings name."""
+
+from __future__ import annotations
+
+import sys
+
+from app.config import Settings
+from app.errors import ConfigError
+from app.stores import Store
+from app.stores.memory import MemoryStore
+from app.stores.sqlite.store import SqliteStore
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name.
+
+    Raises
+    ------
+    ConfigError : its file cannot be used, or is in use
+    """
+    tombstone_seconds = settings.tombstone_ttl_seconds or float("inf")
+    if settings.store_is_shared:
+        return open_shared_store(settings, tombstone_seconds)
+    if settings.store_path is None:
+        return MemoryStore(settings.tombstones, tombstone_seconds)
+    # Behind each fsync the store's thread competes with a busy event loop for the interpreter: the default of
+    # 5 ms would be the price of every commit.
+    sys.setswitchinterval(0.0005)
+    return SqliteStore(settings.store_path, settings.tombstones, tombstone_seconds, settings.durability)
+
+
+def open_shared_store(settings: Settings, tombstone_seconds: float) -> Store:
+    """The store on the network that the settings name.
+
+    Raises
+    ------
+    ConfigError : its URL cannot be read, it cannot be reached, or its client is not installed
+    """
+    try:
+        from app.stores.redis.scripting import WriteConcern
+        from app.stores.redis.store import RedisStore
+        from app.stores.redis.url import parse_url
+    except ImportError as error:
+        raise ConfigError(
+            f"a redis:// store needs its client: pip install 'carryover[redis]' ({error})"
+        ) from error
+    try:
+        url = parse_url(settings.store)
+    except ValueError as error:
+        raise ConfigError(f"store (CARRYOVER_STORE) cannot be read: {error}") from error
+    sys.setswitchinterval(0.0005)  # as for a file, below
+    timeout = settings.store_timeout_seconds
+    write_concern = WriteConcern(settings.store_replicas, settings.store_fsync, int(900 * timeout))
+    return RedisStore(url, tombstone_seconds, write_concern, timeout)
