@@ -34,7 +34,7 @@ MOST_ADDED_US, LEAST_SHARE, WINDOW = 60.0, 0.8, 8
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    (ours,) = (server for server in known_servers() if server.name == "ours")
+    (ours,) = (server for server in known_servers() if server.name == "carryover")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(SHIPPED / "sine", folder / "artifact")
