@@ -69,7 +69,7 @@ class Tracing:
 
     def begin_batch(self, sessions: int) -> None:
         """A tick has taken so many sessions."""
-        self._batch = self._tracer.start_span("wave", None)
+        self._batch = self._tracer.start_span("batch", None)
         self._batch.set_attribute("carryover.sessions", sessions)
 
     def end_batch(self) -> None:

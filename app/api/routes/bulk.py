@@ -35,6 +35,6 @@ async def advance_sessions(request: Request) -> Response:
     )
     outcome = await asked.ask(get_caller(request))
     for error in outcome.errors.values():
-        request.app.state.engine.metrics.refused(error)
+        request.app.state.engine.metrics.record_refusal(error)
     body, content_type = bulk.encode(outcome, asked)
     return Response(body, media_type=content_type)
