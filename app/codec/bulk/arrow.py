@@ -1,4 +1,4 @@
-"""The Arrow form: an IPC stream of record batches in, one out. It needs pyarrow (`carryover[arrow]`).
+"""The Arrow form: an IPC stream of record batches in, one out. It needs pyarrow (`carryover-server[arrow]`).
 
 Columns of a request: `session` (utf8), `observations`, and `at` (int64), `epoch` (utf8), which may be
 absent or null. `observations` is a number each, a list or fixed-size list of numbers (one observation)
