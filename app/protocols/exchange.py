@@ -113,7 +113,7 @@ class Exchange:
         log.info("request", extra=fields | {"request_id": logs.request_id(given, None)})
 
 
-class ChunkTurn(Exchange):
+class ChunkExchange(Exchange):
     """`POST /sessions/{id}/observations`."""
 
     __slots__ = ("flat", "session")
@@ -144,7 +144,7 @@ class ChunkTurn(Exchange):
         return JSON, answers.encode_chunk_answer(outcome, self.flat)
 
 
-class BulkTurn(Exchange):
+class BulkExchange(Exchange):
     """`POST /observations`."""
 
     __slots__ = ("accept", "content_type", "request")

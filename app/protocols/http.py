@@ -39,7 +39,7 @@ from app.codec.problems import body_too_large_error
 from app.engine.fair_share import CHUNKS_PER_ROUTED_REQUEST, TenantShare
 from app.errors import CarryoverError, Forbidden, Unauthorized
 from app.observability.tracing import TRACEPARENT
-from app.protocols.exchange import BulkTurn, ChunkTurn, Exchange
+from app.protocols.exchange import BulkExchange, ChunkExchange, Exchange
 
 log = logging.getLogger("carryover.access")
 
@@ -249,9 +249,9 @@ class HotProtocol(HttpToolsProtocol):
         ):
             return None
         if match is not None:
-            return ChunkTurn(self, match[1].decode("ascii"))
+            return ChunkExchange(self, match[1].decode("ascii"))
         if self.url == BULK:
-            return BulkTurn(self, self.header(b"content-type"), self.header(b"accept"))
+            return BulkExchange(self, self.header(b"content-type"), self.header(b"accept"))
         return next(make(self) for start, make in self.extra_routes.items() if self.url.startswith(start))
 
     def _is_plain(self) -> bool:
