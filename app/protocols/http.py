@@ -68,6 +68,7 @@ class HotProtocol(HttpToolsProtocol):
     """One connection. `bind` gives the class its engine and limits."""
 
     authenticator: ClassVar[Authenticator]
+    bulk_decoder: ClassVar[bulk.BulkDecoder]
     limits: ClassVar[bulk.BulkLimits]
     max_bytes: ClassVar[int]
     hot_route: ClassVar[bool] = True
@@ -98,11 +99,12 @@ class HotProtocol(HttpToolsProtocol):
     def bind(
         cls,
         authenticator: Authenticator,
-        limits: bulk.BulkLimits,
+        bulk_decoder: bulk.BulkDecoder,
         extra_routes: Mapping[bytes, ExchangeFactory] | None = None,
     ) -> type[HotProtocol]:
         """The class for the server behind this door."""
-        own = {"authenticator": authenticator, "limits": limits, "extra_routes": extra_routes or {}}
+        own = {"authenticator": authenticator, "bulk_decoder": bulk_decoder, "limits": bulk_decoder.limits}
+        own |= {"extra_routes": extra_routes or {}}
         own |= {"max_bytes": authenticator.settings.body_bytes, "hot_route": authenticator.settings.hot_route}
         return type("BoundHotProtocol", (cls,), own)
 

@@ -176,7 +176,7 @@ class Slab:
 
     def deadline(self, rows: Ints) -> float:
         """When the first of these expires."""
-        return float(_least(self.headers["deadline"], rows))
+        return float(self.headers["deadline"][rows].min())
 
     def rows_of(self, sessions: Iterable[str]) -> Ints:
         """Rows of sessions that are resident."""
@@ -190,11 +190,3 @@ def _in_a_row(rows: Ints) -> bool:
     for i in range(1, len(rows)):
         told &= rows[i] == rows[0] + i
     return told
-
-
-@jit(readonly("float64"), readonly("int64"))
-def _least(numbers: npt.NDArray[np.float64], rows: Ints) -> float:
-    least = np.inf
-    for row in rows:
-        least = min(least, numbers[row])
-    return least
