@@ -120,6 +120,6 @@ def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("carryover")
+        return version("carryover-server")
     except PackageNotFoundError:
         return "0+unknown"

@@ -85,7 +85,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def _refusal(request: Request, error: errors.CarryoverError) -> Response:
-    request.app.state.engine.metrics.refused(error)
+    request.app.state.engine.metrics.record_refusal(error)
     return error_response(error, request.url.path)
 
 

@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from app.jobs.answers import ChunkAnswer, SessionView, epoch_token
 from app.session.names import id_of
-from app.session.rows import Floats
 from models.adaptation.learner import ErrorStatistics
+from models.arrays import AnyArray, Floats
 
 
 def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
@@ -36,7 +35,7 @@ def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
     return orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def output_array(name: str, numbers: Floats, flat: bool) -> npt.NDArray[Any]:
+def output_array(name: str, numbers: Floats, flat: bool) -> AnyArray:
     """An array of an answer as it is written.
 
     Parameters
@@ -48,7 +47,7 @@ def output_array(name: str, numbers: Floats, flat: bool) -> npt.NDArray[Any]:
     -------
     [steps] for `scores` and for flat chunks of one output, else [steps, width]
     """
-    array: npt.NDArray[Any] = numbers != 0 if name == "observed" else numbers
+    array: AnyArray = numbers != 0 if name == "observed" else numbers
     return array.ravel() if name == "scores" or (flat and array.shape[1] == 1) else array
 
 

@@ -96,13 +96,13 @@ class Exchange:
 
     def count_refusal(self, error: CarryoverError) -> None:
         """Count a refusal; a client that asks too often is not heard for a while."""
-        self.caller.engine.metrics.refused(error)
+        self.caller.engine.metrics.record_refusal(error)
         if isinstance(error, OverLimit):
             self.protocol.throttle(error.retry_after_seconds)
 
     def _note(self, status: int) -> None:
         seconds = perf_counter() - self.start_time
-        self.caller.engine.metrics.answered(self.route, status, seconds)
+        self.caller.engine.metrics.record_request(self.route, status, seconds)
         if self.protocol.authenticator.settings.access_log:
             self._log(status, seconds)
 

@@ -224,7 +224,7 @@ class StreamSocket(WSListener):
 
     def _refuse(self, outcome: Any, message: Message | None) -> None:
         error = outcome if isinstance(outcome, CarryoverError) else StepFailed("there is no answer")
-        self.caller.engine.metrics.refused(error)
+        self.caller.engine.metrics.record_refusal(error)
         self._send(_problem(error, message))
 
     def _throttle(self, seconds: float) -> None:
@@ -395,7 +395,7 @@ def upgrade_factory(
                 caller.require_role("read" if match[2] == "watch" else "stream")
                 session = None if match[1] is None else validate_session_id(match[1])
             except CarryoverError as error:
-                authenticator.engine.metrics.refused(error)
+                authenticator.engine.metrics.record_refusal(error)
                 return _refusal(*problem(error))
             socket: WSListener
             if session is not None and match[2] == "watch":

@@ -113,7 +113,7 @@ class Guard:
             self._check_origin(scope["method"], told)
             scope["carryover.caller"] = self._caller(scope["path"], told)
         except CarryoverError as error:
-            self.metrics.refused(error)
+            self.metrics.record_refusal(error)
             await error_response(error, scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -149,7 +149,7 @@ class Guard:
 
     def _note(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
-        self.metrics.answered(route, status, seconds)
+        self.metrics.record_request(route, status, seconds)
         if self.log_requests:
             self._log(scope, route, status, seconds, request_id)
 

@@ -37,6 +37,6 @@ async def advance_sessions(request: Request) -> Response:
     )
     answer = await bulk_request.ask(get_caller(request))
     for error in answer.errors.values():
-        request.app.state.engine.metrics.refused(error)
+        request.app.state.engine.metrics.record_refusal(error)
     body, content_type = bulk.encode(answer, bulk_request)
     return Response(body, media_type=content_type)

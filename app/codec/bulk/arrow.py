@@ -1,4 +1,4 @@
-"""The Arrow form: an IPC stream of record batches. It needs pyarrow (`carryover[arrow]`).
+"""The Arrow form: an IPC stream of record batches. It needs pyarrow (`carryover-server[arrow]`).
 
 Columns of a request: `session` (utf8), `observations`, and `at` (int64), `epoch` (utf8), which may be
 absent or null. `observations` is for each session a number, a list or fixed-size list of numbers (one
@@ -29,7 +29,7 @@ from app.jobs.answers import BulkAnswer, epoch_token, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
-from app.session.rows import Floats, Ints
+from models.arrays import Floats, Ints
 
 if TYPE_CHECKING:
     import pyarrow as pa

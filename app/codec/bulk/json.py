@@ -39,7 +39,7 @@ from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable
 from app.jobs.answers import BulkAnswer, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
-from app.session.rows import Epochs, Floats, Ints
+from models.arrays import Epochs, Floats, Ints
 
 T = TypeVar("T")
 

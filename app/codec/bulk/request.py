@@ -17,7 +17,7 @@ from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany, JobReceiver, Reply
 from app.jobs.session_list import SessionList
 from app.jobs.split import AnswerCollector, JobParts
-from app.session.rows import Epochs, Floats, Ints
+from models.arrays import Epochs, Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
