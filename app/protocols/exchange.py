@@ -28,6 +28,7 @@ class Connection(Protocol):
     caller: Caller
     request_id: bytes
     authenticator: ClassVar[Authenticator]
+    bulk_decoder: ClassVar[bulk.BulkDecoder]
     limits: ClassVar[bulk.BulkLimits]
     headers: list[tuple[bytes, bytes]]
 
@@ -163,7 +164,7 @@ class BulkExchange(Exchange):
         self.request: bulk.BulkRequest
 
     def submit(self, body: bytes) -> None:
-        self.request = bulk.decode(body, self.content_type, self.accept, self.protocol.limits)
+        self.request = self.protocol.bulk_decoder.decode(body, self.content_type, self.accept)
         self.request.submit(self.caller, self.reply)
 
     def encode_answer(self, outcome: Any) -> tuple[bytes, bytes]:
