@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.forecaster import SHORT_CHUNK, CannotForecast, Forecaster
+from models.forecaster import CannotForecast, Forecaster
+from models.nets.chunks import SHORT_CHUNK
 from tests.helpers.zoo import TOLERANCE, one_pass, rolled_out, series
 
 MODELS = ["sine", "pair", "partial"]

@@ -176,7 +176,7 @@ def test_every_part_of_the_row_is_a_view_of_it(artifacts):
     for kind in KINDS:
         learner = learning(artifacts, kind).learner
         rows = np.zeros((3, learner.size + 5), np.float32)[:, 2:-3]
-        for name in learner._places:
+        for name in learner.layout.names:
             assert np.shares_memory(learner._view(rows, name), rows)
 
 
