@@ -89,7 +89,7 @@ class CarryLayout:
             new[i, self.tail - count :] = observations[stop - count : stop]
 
     def resize_tail(self, carry: Floats) -> Floats:
-        """A carry that was written with another `tail`, with this one: the newest observations are kept.
+        """A carry of another `tail`, resized to this one; the newest observations are kept.
 
         Parameters
         ----------

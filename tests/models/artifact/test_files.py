@@ -215,7 +215,7 @@ def test_weights_of_another_training_are_refused(folder, tmp_path, artifact):
         ({"scaling": {"mean": [1, 2, 3], "std": [1, 2]}}, "3 means and 2 stds"),
         ({"scaling": {"mean": ["a", 2, 3], "std": [1, 2, 3]}}, "not a list of numbers"),
         ({"scaling": {"mean": [[1], 2, 3], "std": [1, 2, 3]}}, "not a list of numbers"),
-        ({"scaling": {"mean": [9, 9, 9], "std": [1, 1, 1]}}, "scaled otherwise"),
+        ({"scaling": {"mean": [9, 9, 9], "std": [1, 1, 1]}}, "scaled differently"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused_by_name(folder, changes, told):

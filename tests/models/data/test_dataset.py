@@ -95,7 +95,7 @@ def test_unknown_columns_files_and_formats_are_named(tmp_path):
         (lambda: open_series(path, ["date"]), "--time-column date"),
         (lambda: open_series(path, time_column="when"), "no column 'when'"),
         (lambda: open_series(str(tmp_path / "none.csv")), "does not exist"),
-        (lambda: open_series(str(tmp_path)), "is none of .csv, .parquet, .npz"),
+        (lambda: open_series(str(tmp_path)), "is not a .csv, .parquet, .npz file"),
         (lambda: open_series("sine", ["flow"]), "sine has no column 'flow'"),
         (lambda: open_series("sine", time_features=["hour_of_day"]), "no time column"),
         (lambda: open_series(path, time_features=["hour"]), "unknown time feature 'hour'"),
@@ -365,8 +365,8 @@ def test_a_dataset_fills_what_is_seen_and_judges_by_what_was_observed(tmp_path):
 
 def test_a_column_of_which_nothing_was_observed_is_refused(tmp_path):
     series = open_series(written(tmp_path, "a,b\n1,\n2,\n3,\n4,4\n"), gaps=True)
-    with pytest.raises(BadData, match="nothing was observed of 'b' in the training part"):
+    with pytest.raises(BadData, match="column 'b' has no value in the training part"):
         prepare(series, [Column("a"), Column("b")], ["a"], Split(3, 1, 0))
     nothing = Series("x.csv", ("a",), np.full((3, 1), np.nan), gaps=True)
-    with pytest.raises(BadData, match="nothing was observed in column 'a'"):
+    with pytest.raises(BadData, match="column 'a' has no value"):
         nothing.fill_gaps()
