@@ -169,7 +169,7 @@ def _check_size(artifact: Artifact) -> None:
     unseen = [name for name in artifact.targets if name not in artifact.columns]
     if artifact.predicts == "change" and unseen:
         raise BadArtifact(
-            f"a network that predicts changes needs each target as an input; {unseen[0]!r} is none"
+            f"a network that predicts changes needs its targets as inputs; {unseen[0]!r} is not an input"
         )
 
 

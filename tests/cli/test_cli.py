@@ -252,7 +252,7 @@ def test_an_interrupted_training_is_gone_on_with(tmp_path, capsys, monkeypatch):
         (["train", "none.csv"], "none.csv does not exist"),
         (["train", "--time-features", "hour_of_day"], "--time-column"),
         (["import"], "Missing argument"),
-        (["import", "none.pt", "--out", "x"], "none.pt: is no file"),
+        (["import", "none.pt", "--out", "x"], "none.pt: is not a file"),
         (["import", "none.pt", "--out", "x", "--mean", "low"], "--mean"),
         (["models", "nowhere"], "no artifact in nowhere; train one"),
         (["evaluate", "nowhere"], "model.json is missing"),
