@@ -149,7 +149,7 @@ def _served(models: Path) -> Iterator[Carryover]:
         text=True,
     )
     try:
-        with Carryover(_listening(process), patience=START_SECONDS) as service:
+        with Carryover(_listening(process), retry=START_SECONDS) as service:
             yield service
     finally:
         process.terminate()
