@@ -10,7 +10,8 @@ from app.engine.batch import Batch
 from app.engine.chunk_columns import ChunkColumns
 from app.engine.extra_outputs import extra_outputs
 from app.jobs.answers import BulkAnswer, ChunkAnswer
-from app.session.rows import Answer, Floats, Ints, Rows
+from app.session.rows import Answer, Rows
+from models.arrays import Floats, Ints
 from models.forecaster import StepResult
 
 

@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from app.jobs.jobs import Advance, AdvanceMany
 from app.jobs.split import JobParts
 from app.session import recent_answers
 from app.session.digest import digests
-from app.session.rows import Epochs, Floats, Ints, Rows
+from app.session.rows import Rows
 from app.session.slab import Slab
+from models.arrays import Bools, Digests, Epochs, Floats, Ints
 
 Column = TypeVar("Column", bound=np.ndarray[Any, Any])
-Truths = npt.NDArray[np.bool_]
 Split = Callable[[AdvanceMany, Sequence[Advance | AdvanceMany]], None]
 
 
@@ -66,7 +65,7 @@ class ChunkColumns:
         self.rows: Ints
         self.at: Ints
         self.epochs: Epochs
-        self.digests: npt.NDArray[np.uint64]
+        self.digests: Digests
         self.before: Rows
 
     def __len__(self) -> int:
@@ -135,7 +134,7 @@ class ChunkColumns:
             names += job.sessions
         return names
 
-    def keep(self, kept: Truths, split: Split) -> dict[int, Advance]:
+    def keep(self, kept: Bools, split: Split) -> dict[int, Advance]:
         """Leave out the chunks that are not marked.
 
         Parameters
@@ -167,7 +166,7 @@ class ChunkColumns:
         self._keep_columns(kept)
         return left_out
 
-    def _keep_columns(self, kept: Truths) -> None:
+    def _keep_columns(self, kept: Bools) -> None:
         self.observations = self.observations[np.repeat(kept, self.lengths)]
         self.lengths, self.rows, self.digests = self.lengths[kept], self.rows[kept], self.digests[kept]
         self.before = self.before.select(np.flatnonzero(kept))

@@ -92,7 +92,7 @@ class Commit:
         for slab, tombstone in batch.removed:
             slab.remove(tombstone.session)
             self.residents.counts.discard(tombstone.session)
-            if tombstone.why == "deleted":
+            if tombstone.reason == "deleted":
                 self.metrics.deleted += 1
             else:
                 self.metrics.expired += 1

@@ -6,7 +6,8 @@ import numpy as np
 
 from app.engine.inputs import level_index
 from app.jobs.options import ChunkOptions
-from app.session.rows import Answer, Floats
+from app.session.rows import Answer
+from models.arrays import Floats
 from models.forecaster import Forecaster, StepResult
 
 NO_OPTIONS = ChunkOptions()

@@ -10,10 +10,10 @@ import numpy as np
 
 from app.errors import CannotForecast, Unprocessable
 from app.jobs.jobs import Advance
-from app.jobs.options import ChunkOptions, Seconds, digest_with_options
+from app.jobs.options import ChunkOptions, digest_with_options
 from app.session.digest import digests
-from app.session.rows import Floats
 from app.session.slab import Slab
+from models.arrays import Floats, Seconds
 from models.data import calendar
 from models.forecaster import Forecaster
 
@@ -112,7 +112,7 @@ def clock_after(forecaster: Forecaster, carry: Floats, clock: float | None, leng
     clock : the time that the chunk's own timestamps give, if it has any
     length : rows of the chunk
     """
-    before = forecaster.clock(carry)
+    before = forecaster.layout.clock(carry)
     if clock is not None or before is None:
         return clock
     return before + (forecaster.artifact.interval_seconds or 0) * length
@@ -122,7 +122,7 @@ def advance_clock(forecaster: Forecaster, carry: Floats, clock: float | None, le
     """Move the time in a session's carry, [carry_size], on by `length` rows; in place."""
     seconds = clock_after(forecaster, carry, clock, length)
     if seconds is not None:
-        forecaster.set_clock(carry, seconds)
+        forecaster.layout.set_clock(carry, seconds)
 
 
 def _check_future(forecaster: Forecaster, steps: int, future: Floats | None) -> None:
@@ -162,7 +162,7 @@ def _model_inputs(
 def _times(length: int, options: ChunkOptions, job: Advance, slab: Slab, row: int) -> Seconds:
     """[steps], the chunk's timestamps; for a gap without any, the times that follow the session's last."""
     step = slab.forecaster.artifact.interval_seconds or 0.0
-    before = None if job.reset else slab.forecaster.clock(slab.carries[row])
+    before = None if job.reset else slab.forecaster.layout.clock(slab.carries[row])
     times = options.timestamps
     if times is None:
         if before is None:

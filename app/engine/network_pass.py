@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.errors import StepFailed
-from app.session.rows import Floats, Ints
 from models.adaptation.learner import Scores
+from models.arrays import Floats, Ints
 from models.forecaster import Forecaster, StepResult
 
 log = logging.getLogger("carryover.engine")

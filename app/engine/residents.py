@@ -22,9 +22,10 @@ from app.errors import CarryoverError, StoreFailed
 from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
 from app.session.names import id_of, tenant_of
-from app.session.rows import Ints, Rows, pack, scalar, unpack
+from app.session.rows import Rows, pack, scalar, unpack
 from app.session.slab import Slab
 from app.stores import Block, Record, SharedStore, Store, Tombstone
+from models.arrays import Ints
 
 NO_SESSIONS: frozenset[str] = frozenset()
 NAMES_PER_CALL = 10_000  # that the count of the stored sessions reads at once
@@ -94,7 +95,7 @@ class Residents:
             rows = job.sessions.rows(slab.index, slab.generation)
         except KeyError:
             return None
-        return None if slab.deadline(rows) < now else (slab, rows)
+        return None if slab.earliest_deadline(rows) < now else (slab, rows)
 
     def require(
         self, session: str, batch: Batch, at: int | None = None, epoch: int | None = None

@@ -11,10 +11,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from app.engine import slicing
-from app.engine.batch import Batch, Seconds, SessionExpired, advance_rows
+from app.engine.batch import Batch, SessionExpired, advance_rows
 from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.inputs import advance_clock, prepare_inputs
@@ -23,12 +22,11 @@ from app.engine.time_budget import BATCH_SECONDS, CONTENDED_SECONDS, MIN_STEPS, 
 from app.errors import CannotForecast, Unprocessable
 from app.jobs.jobs import Advance, AdvanceMany
 from app.jobs.split import LONG_CHUNK
-from app.session.rows import Epochs, Floats, Ints, scalar
+from app.session.rows import scalar
 from app.session.slab import Slab
+from models.arrays import Bools, Epochs, Floats, Ints, Seconds
 from models.forecaster import Forecaster, StepResult, longest_chunk
 from models.jit import FLOAT, contiguous, jit, readonly
-
-Truths = npt.NDArray[np.bool_]
 
 
 class Stepper:
@@ -206,7 +204,7 @@ class Stepper:
     contiguous("bool"),
 )  # fmt: skip
 def _in_step(
-    position: Ints, epoch: Epochs, deadline: Seconds, at: Ints, epochs: Epochs, now: float, accepted: Truths
+    position: Ints, epoch: Epochs, deadline: Seconds, at: Ints, epochs: Epochs, now: float, accepted: Bools
 ) -> bool:
     """Mark in `accepted` the chunks that start where their sessions are; whether all of them do."""
     agreed = True

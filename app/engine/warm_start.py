@@ -14,8 +14,9 @@ from collections.abc import Collection
 import numpy as np
 
 from app.engine.residents import Residents
-from app.session.rows import Floats, Ints, Rows, copy_headers, header_type
+from app.session.rows import Rows, copy_headers, header_type
 from app.session.slab import Slab
+from models.arrays import Floats, Ints
 
 log = logging.getLogger("carryover.engine")
 
@@ -51,7 +52,7 @@ def _move(
     headers = np.zeros(len(sessions), header_type(newer.recent_chunks, newer.forecaster.output_size))
     copy_headers(before.headers, headers)
     rows = np.array([newer.take() for _ in sessions])
-    newer.write(rows, Rows(headers, carries, before.long))
+    newer.write(rows, Rows(headers, carries, before.long_answers))
     for session, row in zip(sessions, rows.tolist(), strict=True):
         older.remove(session)
         newer.publish(session, row)
@@ -64,7 +65,7 @@ def _replay(older: Slab, newer: Slab, before: Rows) -> Floats:
     carries = newer.forecaster.initial_carries_from(older.forecaster, before.carries)
     replayed = np.flatnonzero(kept)
     if len(replayed):
-        tails = older.forecaster.tails(before.carries[replayed])
+        tails = older.forecaster.layout.tails(before.carries[replayed])
         observed = np.concatenate([rows[tail - n :] for rows, n in zip(tails, kept[replayed], strict=True)])
         _, carries[replayed] = newer.forecaster.advance(observed, kept[replayed], carries[replayed])
     if not np.isfinite(carries).all():

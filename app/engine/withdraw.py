@@ -8,7 +8,6 @@ anew whether each chunk is applied, answered again, or refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import Advance, AdvanceMany, Expire, Forecast, Job, Outcome
 from app.jobs.split import JobParts
 from app.stores import Conflicts
+from models.arrays import Bools
 
 
 def uncompared_sessions(batch: Batch) -> set[str]:
@@ -97,7 +97,7 @@ class _Withdrawal:
             yield part, _part_of(outcome, keep)
 
 
-def _part_of(outcome: BulkAnswer, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> BulkAnswer:
+def _part_of(outcome: BulkAnswer, keep: Bools) -> BulkAnswer:
     outputs = outcome.outputs if isinstance(outcome.outputs, int) else outcome.outputs[keep]
     predictions = outcome.predictions[np.repeat(keep, outcome.steps * outcome.outputs)]
     positions, epochs, steps = outcome.positions[keep], outcome.epochs[keep], outcome.steps[keep]

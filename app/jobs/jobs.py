@@ -17,9 +17,10 @@ from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
-from app.session.rows import Answer, Epochs, Floats, Ints
+from app.session.rows import Answer
 from app.session.state_file import SessionState
 from models.adaptation.learner import Scores
+from models.arrays import Epochs, Floats, Ints
 from models.forecaster import Forecaster
 
 Reply = Callable[[Any], None]
@@ -35,6 +36,21 @@ class UsageCounter(Protocol):
 
     def release(self, count: int) -> None:
         """Count jobs that were answered."""
+
+
+class Client:
+    """A connection that waits for the answers of jobs. `left` is set once it is closed."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = False
+
+
+def is_cancelled(job: Any) -> bool:
+    """Whether nobody waits for this job's answer any more, so that it need not be begun."""
+    client: Client | None = getattr(job, "client", None)
+    return client is not None and client.left
 
 
 def discard_answer(_: Any) -> None:
@@ -93,6 +109,7 @@ class Advance(msgspec.Struct, eq=False):
     delete : whether the session is removed afterwards, in the same commit
     options : what the chunk asks for, or brings along, beside its numbers
     usage : counts the job as in flight until it is answered
+    client : waits for the answer; None where that is not known
     raw_observations, digest, clock : of a chunk with options, set once its session is known: its numbers as
         the client sent them; their digest; the time of its last row, seconds since 1970
     """
@@ -110,6 +127,7 @@ class Advance(msgspec.Struct, eq=False):
     delete: bool = False
     options: ChunkOptions | None = None
     usage: UsageCounter | None = None
+    client: Client | None = None
     raw_observations: Floats | None = None
     digest: int | None = None
     clock: float | None = None
@@ -143,6 +161,7 @@ class AdvanceMany:
     model: str | None = None
     reply: Reply = discard_answer
     options: ChunkOptions | None = None
+    client: Client | None = None
 
     def __len__(self) -> int:
         return len(self.sessions)
@@ -167,6 +186,7 @@ class Forecast(_OneSession):
     future: Floats | None = None
     reply: Reply = discard_answer
     progress: Progress | None = None
+    client: Client | None = None
 
 
 @dataclass(slots=True)
@@ -234,6 +254,7 @@ class Export(_OneSession):
 
     session: str
     reply: Reply = discard_answer
+    client: Client | None = None
 
 
 @dataclass(slots=True)

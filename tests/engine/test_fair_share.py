@@ -188,7 +188,7 @@ async def test_a_connection_that_had_to_wait_is_upgraded_to_a_socket(start_hot, 
             connection.send(chunk("a", 0.5, 0, header))
             await connection.answer()
             (protocol,) = (
-                found for found in service.server.server_state.connections if found._share is share
+                found for found in service.server.server_state.connections if found.reader.share is share
             )
             if reason == "share is full":
                 share.acquire(SHARE)
@@ -217,7 +217,7 @@ async def test_requests_pipelined_behind_a_routed_request_are_bounded_while_othe
             await until(lambda: len(waiting) == 1)
             share = service.app.state.authenticator._tenant_shares["flood"]
             (protocol,) = (
-                found for found in service.server.server_state.connections if found._share is share
+                found for found in service.server.server_state.connections if found.reader.share is share
             )
             for _ in range(50):
                 connection.send(get.encode() * 20)

@@ -173,6 +173,6 @@ async def test_rows_of_a_session_list_that_are_looked_up_only_once(start, artifa
 
     monkeypatch.setattr(Slab, "remove", keeping_generation)
     with noticed:
-        await test_bulk.test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(
+        await test_bulk.test_a_list_sent_again_follows_sessions_that_left_and_rows_that_were_reused(
             start, artifacts, "json"
         )
