@@ -31,3 +31,8 @@ def id_of(name: str) -> str:
 def cursor_before(prefix: str) -> str:
     """A text that sorts before every id with this prefix, and behind every id that sorts before those."""
     return prefix and f"{prefix[:-1]}{chr(ord(prefix[-1]) - 1)}\x7f"  # no id holds a character above `z`
+
+
+def name_range(after: str, prefix: str) -> tuple[str, str]:
+    """Two texts: the names behind `after` that begin with `prefix` sort behind the first and before the second."""
+    return max(after, cursor_before(prefix)), f"{prefix}\x7f"

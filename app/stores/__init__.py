@@ -7,7 +7,7 @@ leave the slab, because the slab is in the same memory and would otherwise be ke
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -71,6 +71,11 @@ Conflicts = Mapping[str, CarryoverError | None]
 NO_CONFLICTS: Conflicts = {}
 
 
+def any_model(fingerprint: str) -> bool:  # noqa: ARG001
+    """The sessions of every model are wanted."""
+    return True
+
+
 class Store(Protocol):
     """What the engine needs of a store. Calls come one at a time, in the order of the ticks."""
 
@@ -96,8 +101,17 @@ class Store(Protocol):
         A store that does not write through hands its records over and keeps them no longer.
         """
 
-    def names(self, after: str, limit: int) -> list[tuple[str, str]]:
-        """(id, fingerprint) of up to `limit` sessions whose ids sort behind `after`, in order."""
+    def names(
+        self, after: str, limit: int, prefix: str = "", wanted: Callable[[str], bool] = any_model
+    ) -> list[tuple[str, str]]:
+        """(name, fingerprint) of up to `limit` sessions behind `after` that begin with `prefix`, in order.
+
+        The work grows with `limit` and the number of models, and not with the number of sessions.
+
+        Parameters
+        ----------
+        wanted : whether to list the sessions of this fingerprint
+        """
 
     def expired(self, now: float, limit: int) -> list[str]:
         """Up to `limit` sessions whose deadline has passed."""
