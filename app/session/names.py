@@ -34,5 +34,5 @@ def cursor_before(prefix: str) -> str:
 
 
 def name_range(after: str, prefix: str) -> tuple[str, str]:
-    """Two texts: the names behind `after` that begin with `prefix` sort behind the first and before the second."""
+    """The names behind `after` that begin with `prefix` sort behind the first text and before the second."""
     return max(after, cursor_before(prefix)), f"{prefix}\x7f"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +28,7 @@ class FileReport:
     sessions : as the file counts them
     readable : with a checksum that matches
     damaged : found, and not readable; the first few of them by name in `examples`
-    missing : counted, and not found
+    missing : counted, and not found by a look-up or not listed
     loss : what is known of commits that are missing, or an empty text
     """
 
@@ -115,9 +117,7 @@ def check_file(path: Path) -> FileReport:
     loss = find_loss(path, accept_loss=True)
     state = inspect_file(path)
     if state.layout != LAYOUT:
-        raise ConfigError(
-            f"store {path} was written by an older version: start the server once to upgrade it"
-        )
+        raise ConfigError(f"store {path} was written by an older version: a start of the server upgrades it")
     with explained(path), reading(path) as database:
         database.execute("PRAGMA temp_store = MEMORY")
         tables = Tables(database)
@@ -125,14 +125,8 @@ def check_file(path: Path) -> FileReport:
 
 
 def _report(tables: Tables, loss: str) -> FileReport:
-    names: list[str] = []
-    unreadable = 0
-    for walk in (tables.ids, tables.listed_ids):
-        try:
-            names += walk()
-        except UNREADABLE:
-            unreadable += 1
-    known = sorted(set(names))
+    found, listed = _names_read(tables.ids), _names_read(tables.listed_ids)
+    known = sorted(found | listed)
     readable, damaged = 0, []
     for start in range(0, len(known), CHECKED):
         part = known[start : start + CHECKED]
@@ -143,8 +137,17 @@ def _report(tables: Tables, loss: str) -> FileReport:
             continue
         readable += len(records)
         damaged += bad
-    missing = max(tables.sessions - readable - len(damaged), 0)
+    missing = max(tables.sessions - readable - len(damaged), len(found - listed), len(listed - found), 0)
     return FileReport(tables.sessions, readable, len(damaged), missing, loss, tuple(damaged[:5]))
+
+
+def _names_read(walk: Callable[[], Iterator[str]]) -> set[str]:
+    """The names of a walk, as far as the index can be read."""
+    names: set[str] = set()
+    with suppress(*UNREADABLE):
+        for name in walk():
+            names.add(name)
+    return names
 
 
 def _described(mark: LastCommit) -> str:

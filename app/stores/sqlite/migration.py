@@ -80,7 +80,7 @@ def upgrade(database: sqlite3.Connection, path: Path) -> None:
             raise ConfigError(
                 f"store {path} cannot be used: batch {sequence} of its journal is missing; restore a copy"
             )
-        if crc32(heads, crc32(b"%d " % number)) != crc:
+        if not isinstance(heads, bytes) or crc32(heads, crc32(b"%d " % number)) != crc:
             raise _damaged(path, number, "the checksum does not match")
         try:
             batch = _decode(heads)

@@ -110,7 +110,7 @@ def inspect_file(path: Path) -> FileState:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that cannot change the file: it takes no log into it either, not even when it is closed."""
+    """A connection that cannot change the file: when it is closed, it takes no log into the file either."""
     address = f"file:{quote(str(path.absolute()))}?mode=ro"
     database = sqlite3.connect(address, LOCK_SECONDS, isolation_level=None, uri=True)
     try:

@@ -129,9 +129,7 @@ class Tables:
         database.executescript(COMMITTING)
         self.has_tombstones = bool(database.execute(ANY_TOMBSTONE).fetchone()[0])
 
-    def commit(
-        self, blocks: Sequence[Block], removals: Sequence[StoredTombstone], forgotten: int
-    ) -> int:
+    def commit(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone], forgotten: int) -> int:
         """Keep all of this, or raise and keep none: one statement, one transaction, one fsync.
 
         Parameters
@@ -268,11 +266,12 @@ class Tables:
     def _records(self, sessions: Sequence[str]) -> tuple[list[Record], dict[str, SessionDamaged]]:
         records: list[Record] = []
         damaged: dict[str, SessionDamaged] = {}
+        wanted = set(sessions)  # a damaged index finds the row of another
         for session, fingerprint, position, deadline, crc, body in _records(
             self._value(RECORDS, json.dumps(sessions))
         ):
             record = Record(session, fingerprint, seconds(deadline), bytes.fromhex(body), position)
-            if record_checksum(record) == crc:
+            if session in wanted and record_checksum(record) == crc:
                 records.append(record)
             else:
                 damaged[session] = damage_error(session)
