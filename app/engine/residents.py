@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from app.errors import (
 from app.jobs.jobs import AdvanceMany, Job
 from app.jobs.session_list import SessionNames
 from app.observability.metrics import Metrics
-from app.session.names import id_of, tenant_of
+from app.session.names import id_of, name_range, tenant_of
 from app.session.rows import Ints, Rows, pack, scalar, unpack
 from app.session.slab import Slab
 from app.stores import Block, Record, SharedStore, Store, Tombstone
@@ -255,24 +255,19 @@ class Residents:
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
         """(name, model) of up to `limit` sessions behind `after` that begin with `prefix`, in order."""
-        found: list[tuple[str, str]] = []
-        while len(found) < limit:
-            page = await self._page(after, limit)
-            mine = [(session, name) for session, name in page if session.startswith(prefix)]
-            found += [(session, name) for session, name in mine if model is None or name == model]
-            if len(page) < limit or len(mine) < len(page):
-                break
-            after = page[-1][0]
-        return found[:limit]
+        model_of = self.models.model_of
 
-    async def _page(self, after: str, limit: int) -> list[tuple[str, str]]:
-        stored = await self.call_store(self.store.names, after, limit)
-        found = [(session, self.models.model_of(print_)) for session, print_ in stored]
+        def wanted(fingerprint: str) -> bool:
+            return model is None or model_of(fingerprint) == model
+
+        found = await self.call_store(self.store.names, after, limit, prefix, wanted)
         if not self.store.writes_through:
-            for slab in self.models.slabs.values():
-                resident = zip(slab.names.irange(after, inclusive=(False, True)), range(limit), strict=False)
-                found += [(session, slab.forecaster.artifact.name) for session, _ in resident]
-        return sorted(found)[:limit]
+            start, end = name_range(after, prefix)
+            for fingerprint, slab in self.models.slabs.items():
+                if wanted(fingerprint):
+                    names = slab.names.irange(start, end, inclusive=(False, False))
+                    found += [(name, fingerprint) for name in islice(names, limit)]
+        return [(name, model_of(fingerprint)) for name, fingerprint in sorted(found)[:limit]]
 
     def _restore(self, slab: Slab, some: Sequence[Record], staying: Iterable[str]) -> None:
         self.make_room(slab, len(some), staying)

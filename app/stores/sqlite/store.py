@@ -270,9 +270,10 @@ class SqliteStore:
         except (sqlite3.Error, msgspec.MsgspecError, ValueError, OSError) as error:
             if self._database.in_transaction:
                 self._database.rollback()
-            self._failed_bytes = max(size, PAGE_BYTES, self._failed_bytes)
             why = reason(error) if isinstance(error, sqlite3.Error) else str(error)
-            log.error("store %s could not %s: %s", self.path, task, why)
+            if not self._failed_bytes:
+                log.error("store %s could not %s: %s", self.path, task, why)
+            self._failed_bytes = max(size, PAGE_BYTES, self._failed_bytes)
             raise StoreFailed(f"the store could not {task}: {why}") from error
 
 

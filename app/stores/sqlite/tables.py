@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from heapq import merge
 from itertools import islice
 from zlib import crc32
@@ -123,6 +124,9 @@ class Tables:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
         database.text_factory = bytes  # a damaged text is not even UTF-8: the decoders above find that out
+        self.sequence: int
+        self.last_removal: int
+        self.sessions: int
         self._generation, self.sequence, self.last_removal, self.sessions = database.execute(
             "SELECT generation, sequence, removals, sessions FROM state"
         ).fetchone()
@@ -236,24 +240,19 @@ class Tables:
 
     def ids(self) -> Iterator[str]:
         """Every id, as a look-up finds them."""
-        yield from self._walk(lambda after: _texts(self._value(IDS, after, WALKED)))
+
+        def page(after: str) -> list[str]:
+            return _texts(self._value(IDS, after, WALKED))
+
+        yield from _walk(page)
 
     def listed_ids(self) -> Iterator[str]:
         """Every id, as a listing finds them."""
-        _, end = name_range("", "")
         for fingerprint in _texts(self._value(FINGERPRINTS)):
-            page = self._walk(
-                lambda after, it=fingerprint: _texts(self._value(NAMES, it, after, end, WALKED))
-            )
-            yield from page
+            yield from _walk(partial(self._listed, fingerprint))
 
-    def _walk(self, page: Callable[[str], list[str]]) -> Iterator[str]:
-        after = ""
-        while names := page(after):
-            if names[-1] <= after:
-                raise sqlite3.DatabaseError("an index is out of order")
-            yield from names
-            after = names[-1]
+    def _listed(self, fingerprint: str, after: str) -> list[str]:
+        return _texts(self._value(NAMES, fingerprint, after, name_range("", "")[1], WALKED))
 
     def _move_expiries(self, moved: Sequence[tuple[int, int]], kept: Sequence[tuple[int, int]]) -> None:
         self._database.execute("BEGIN IMMEDIATE")
@@ -281,6 +280,15 @@ class Tables:
         """The one value of the one row."""
         (value,) = self._database.execute(statement, values).fetchone()
         return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _walk(page: Callable[[str], list[str]]) -> Iterator[str]:
+    after = ""
+    while names := page(after):
+        if names[-1] <= after:
+            raise sqlite3.DatabaseError("an index is out of order")
+        yield from names
+        after = names[-1]
 
 
 def damage_error(session: str) -> SessionDamaged:
