@@ -139,7 +139,7 @@ def test_a_database_of_another_program_is_refused_and_left_as_it_is(open_store, 
 
 
 @pytest.mark.parametrize("place", ["missing/carryover.sqlite", "."])
-def test_a_place_that_cannot_hold_a_file_is_refused(tmp_path, place):
+def test_a_path_that_cannot_hold_a_file_is_refused(tmp_path, place):
     with pytest.raises(ConfigError, match="folder"):
         SqliteStore(tmp_path / place, 9, 9.0)
 

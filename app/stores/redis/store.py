@@ -358,8 +358,8 @@ class RedisStore:
             policy = next((line for line in lines if line.startswith("maxmemory_policy:")), ":").split(":")[1]
             if policy and policy != KEEPS_ALL:
                 raise ConfigError(
-                    f"store {self.url}: the server may evict sessions (maxmemory-policy {policy}), which "
-                    f"would silently begin anew: set it to {KEEPS_ALL}, or add ?allow_eviction=true to the URL"
+                    f"store {self.url}: the server may evict sessions (maxmemory-policy {policy}), and they "
+                    f"would begin anew: set it to {KEEPS_ALL}, or add ?allow_eviction=true to the URL"
                 )
 
 
