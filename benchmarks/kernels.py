@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-import models.forecaster as measured
+import models.nets.chunks as measured
+from models.arrays import Floats, Ints
 from models.artifact.files import load
 from models.forecaster import Forecaster
 
@@ -37,9 +38,9 @@ def main() -> None:
             carries = 0.1 * random.standard_normal((batch, forecaster.carry_size), dtype=np.float32)
 
             def step(
-                observations: measured.Floats = observations,
-                lengths: measured.Ints = lengths,
-                carries: measured.Floats = carries,
+                observations: Floats = observations,
+                lengths: Ints = lengths,
+                carries: Floats = carries,
             ) -> None:
                 forecaster.advance(observations, lengths, carries)
 

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from app.engine.residents import Residents
-from app.session.rows import Ints, Rows, copy_headers, header_type
+from app.session.rows import Rows, copy_headers, header_type
 from app.session.slab import Slab
+from models.arrays import Ints
 
 log = logging.getLogger("carryover.engine")
 
@@ -63,7 +64,7 @@ def _replayed(older: Slab, newer: Slab, before: Rows) -> np.ndarray:
     carries = newer.forecaster.initial_carries_from(older.forecaster, before.carries)
     some = np.flatnonzero(kept)
     if len(some):
-        tails = older.forecaster.tails(before.carries[some])
+        tails = older.forecaster.layout.tails(before.carries[some])
         observed = np.concatenate([rows[tail - n :] for rows, n in zip(tails, kept[some], strict=True)])
         _, carries[some] = newer.forecaster.advance(observed, kept[some], carries[some])
     if not np.isfinite(carries).all():

@@ -17,9 +17,10 @@ from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
-from app.session.rows import Answer, Epochs, Floats, Ints
+from app.session.rows import Answer
 from app.session.state_file import SessionState
 from models.adaptation.learner import Scores
+from models.arrays import Epochs, Floats, Ints
 from models.forecaster import Forecaster
 
 Reply = Callable[[Any], None]
@@ -32,6 +33,21 @@ class UsageCounter(Protocol):
 
     def release(self, count: int) -> None:
         """So many of its jobs were answered."""
+
+
+class Client:
+    """Whoever waits for the answers of some jobs: a connection. `left` is set once it is closed."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = False
+
+
+def is_cancelled(job: Any) -> bool:
+    """Whether nobody waits for this job's answer any more, so that it need not be begun."""
+    client: Client | None = getattr(job, "client", None)
+    return client is not None and client.left
 
 
 def discard_answer(_: Any) -> None:
@@ -84,6 +100,7 @@ class Advance(msgspec.Struct, eq=False):
     delete : the session is forgotten afterwards, in the same commit
     extras : what it asks for, or brings along, besides
     use : what counts it as under way, told once it is answered
+    client : who waits for the answer; None where that is not known
     sent, digest, clock : of a chunk with extras, once it has met its session: its numbers as they came, of
         which `observations` are then made; their digest; the time of its last row
     """
@@ -101,6 +118,7 @@ class Advance(msgspec.Struct, eq=False):
     delete: bool = False
     options: ChunkOptions | None = None
     usage: UsageCounter | None = None
+    client: Client | None = None
     raw_observations: Floats | None = None
     digest: int | None = None
     clock: float | None = None
@@ -133,6 +151,7 @@ class AdvanceMany:
     model: str | None = None
     reply: Reply = discard_answer
     options: ChunkOptions | None = None
+    client: Client | None = None
 
     def __len__(self) -> int:
         return len(self.sessions)
@@ -157,6 +176,7 @@ class Forecast(_OneSession):
     future: Floats | None = None
     reply: Reply = discard_answer
     progress: Progress | None = None
+    client: Client | None = None
 
 
 @dataclass(slots=True)
@@ -224,6 +244,7 @@ class Export(_OneSession):
 
     session: str
     reply: Reply = discard_answer
+    client: Client | None = None
 
 
 @dataclass(slots=True)

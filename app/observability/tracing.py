@@ -106,5 +106,5 @@ def create_tracing(where: str, version: str) -> Tracing | None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
     except ImportError:
-        raise ConfigError("traces need their extra: pip install 'carryover[traces]'") from None
+        raise ConfigError("traces need their extra: pip install 'carryover-server[traces]'") from None
     return Tracing(OTLPSpanExporter() if where == "otlp" else ConsoleSpanExporter(), version)

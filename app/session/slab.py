@@ -12,15 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from sortedcontainers import SortedList
 
-from app.session.rows import Headers, LongAnswers, Rows, header_type
+from app.session.rows import LongAnswers, Rows, header_type
+from models.arrays import Floats, Headers, Ints
 from models.forecaster import Forecaster
 from models.jit import jit, readonly
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 RUN = 256  # with at least this many rows it pays to test whether they are consecutive
 HAND_STEP = 1024  # rows that the clock's hand passes in one array operation
@@ -121,7 +118,7 @@ class Slab:
         carries.flags.writeable = False
         return Rows(headers, carries, self._long_of(rows, headers))
 
-    def _as_one(self, carries: Floats) -> npt.NDArray[np.void]:
+    def _as_one(self, carries: Floats) -> Headers:
         """Every carry as a single value of the array."""
         return np.ascontiguousarray(carries, np.float32).view(self._one_carry)[:, 0]
 
@@ -176,7 +173,7 @@ class Slab:
 
     def earliest_deadline(self, rows: Ints) -> float:
         """When the first of the sessions at these rows expires, in seconds since 1970."""
-        return float(_least(self.headers["deadline"], rows))
+        return float(self.headers["deadline"][rows].min())
 
     def rows_of(self, sessions: Iterable[str]) -> Ints:
         """The rows of sessions that are all resident."""
@@ -189,11 +186,3 @@ def _are_consecutive(rows: Ints) -> bool:
     for i in range(1, len(rows)):
         consecutive &= rows[i] == rows[0] + i
     return consecutive
-
-
-@jit(readonly("float64"), readonly("int64"))
-def _least(numbers: npt.NDArray[np.float64], rows: Ints) -> float:
-    least = np.inf
-    for row in rows:
-        least = min(least, numbers[row])
-    return least
