@@ -6,6 +6,7 @@ README's table and the tests all read the same source.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -26,12 +27,15 @@ SHARED_STORE_SCHEMES = (
     "redis+cluster:",
     "rediss+cluster:",
 )
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / "zoo"
+SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ORIGIN = re.compile(r"https?://[a-z0-9.\-_\[\]:]+")
 HOST_NAME = re.compile(r"[a-z0-9.\-_]+")
 ANY_HOST = "*"
+RENAMED = {"CARRYOVER_WAVE_SESSIONS": "CARRYOVER_BATCH_SESSIONS"}  # old names, still accepted
+
+log = logging.getLogger("carryover")
 
 T = TypeVar("T")
 
@@ -126,7 +130,7 @@ def setting(
 ) -> T:
     """A field of `Settings`: its reader, inclusive bounds, and what people are told of it."""
     metadata = {
-        "about": about,
+        "description": about,
         "read": read,
         "least": least,
         "most": most,
@@ -157,7 +161,10 @@ class Settings:
         shown="no gRPC",
     )
     models: tuple[Path, ...] = setting(
-        (SHIPPED,), "artifacts, or folders of artifacts, parted as in PATH", folders, shown="the shipped zoo"
+        (SHIPPED_MODELS,),
+        "artifacts, or folders of artifacts, parted as in PATH",
+        folders,
+        shown="the shipped zoo",
     )
     default_model: str | None = setting(
         None, "model of a session that names none", str, shown="the first that is loaded"
@@ -165,7 +172,7 @@ class Settings:
     device: str = setting("cpu", "where the network runs", str, choices=("cpu", "cuda"))
     max_sessions: int = setting(1_000_000, "sessions kept, resident or not", whole_number, least=1)
     resident_sessions: int = setting(100_000, "sessions whose carry stays in the slab", whole_number, least=1)
-    wave_sessions: int = setting(1024, "sessions that one tick advances at most", whole_number, least=1)
+    batch_sessions: int = setting(1024, "sessions that one tick advances at most", whole_number, least=1)
     tenant_share: int = setting(
         16, "jobs of one tenant that a tick takes while others call, too; 0: no bound", whole_number, least=0
     )
@@ -325,10 +332,10 @@ class Settings:
                 f"bulk_sessions ({self.bulk_sessions}) must be at most queue_jobs ({self.queue_jobs}): "
                 "a request that fills the queue alone would never be taken"
             )
-        if self.resident_sessions < self.wave_sessions:
+        if self.resident_sessions < self.batch_sessions:
             raise ConfigError(
-                f"resident_sessions ({self.resident_sessions}) must be at least wave_sessions "
-                f"({self.wave_sessions}): a slab smaller than a wave makes healthy sessions look unknown"
+                f"resident_sessions ({self.resident_sessions}) must be at least batch_sessions "
+                f"({self.batch_sessions}): the slab must hold every session of a batch"
             )
 
     def _check_store(self) -> None:
@@ -396,6 +403,9 @@ class Settings:
         """
         known = {variable(one.name): one for one in fields(cls)}
         given = {name: text for name, text in environment.items() if name.startswith(PREFIX)}
+        for old, new in RENAMED.items():
+            if old in given:
+                _accept_old_name(given, old, new)
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise ConfigError("; ".join(_unknown(name, known) for name in unknown))
@@ -409,13 +419,13 @@ class SettingDescription:
     name: str
     variable: str
     default: str
-    about: str
+    description: str
 
 
 def describe_settings() -> Iterator[SettingDescription]:
     """Every setting, in the order of the fields."""
     for one in fields(Settings):
-        about = one.metadata["about"]
+        about = one.metadata["description"]
         if one.metadata["choices"]:
             about = f"{about}: {' or '.join(one.metadata['choices'])}"
         yield SettingDescription(
@@ -426,6 +436,13 @@ def describe_settings() -> Iterator[SettingDescription]:
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + name.upper()
+
+
+def _accept_old_name(given: dict[str, str], old: str, new: str) -> None:
+    if new in given:
+        raise ConfigError(f"{old} is the old name of {new}: set only {new}")
+    log.warning("%s is now called %s; the old name still works", old, new)
+    given[new] = given.pop(old)
 
 
 def _read(one: Field[Any], text: str) -> Any:

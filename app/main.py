@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     forecasters = library.load()
     store = open_store(settings)
     library.archive(forecasters)
-    engine = Engine(forecasters, store, settings, older=library.older(forecasters))
+    engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
 
     key_ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
     engine.tracing = create_tracing(settings.traces, _version())

@@ -54,7 +54,7 @@ class ModelLibrary:
             raise ConfigError(f"the default model {default!r} is none of {', '.join(sorted(loaded))}")
         return [loaded[name] for name in sorted(loaded)]
 
-    def older(self, current: Sequence[Forecaster]) -> list[Forecaster]:
+    def load_archived(self, current: Sequence[Forecaster]) -> list[Forecaster]:
         """The archived networks that are none of these. One that cannot be loaded is passed over."""
         if self._archive is None or not self._archive.is_dir():
             return []

@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
         return f"curl {self.address}/sessions/demo/observations -d '{body}'"
 
 
-def server(settings: Settings) -> Server:
+def create_server(settings: Settings) -> Server:
     """The HTTP server of the service, ready to run.
 
     Raises
@@ -129,7 +129,7 @@ def run(settings: Settings) -> int:
     ConfigError : as `create_app`
     """
     _raise_open_files()
-    serving = server(settings)
+    serving = create_server(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has stopped; a stop that was asked for is a success.
         signal.signal(number, lambda *_: None)

@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from app.config import SHIPPED, Settings, describe_settings, variable
+from app.config import SHIPPED_MODELS, Settings, describe_settings, variable
 from app.errors import ConfigError
 
 
 def test_defaults_listen_on_loopback_and_serve_the_shipped_zoo():
     settings = Settings.from_env({})
     assert settings == Settings()
-    assert (settings.host, settings.port, settings.models) == ("127.0.0.1", 8000, (SHIPPED,))
+    assert (settings.host, settings.port, settings.models) == ("127.0.0.1", 8000, (SHIPPED_MODELS,))
 
 
 def test_every_kind_of_value_is_read_from_the_environment():
@@ -52,6 +52,13 @@ def test_a_misspelt_setting_is_refused_by_name_with_the_nearest():
         Settings.from_env({"CARRYOVER_PROT": "9000"})
 
 
+def test_an_old_name_of_a_setting_still_works_and_is_logged(caplog):
+    assert Settings.from_env({"CARRYOVER_WAVE_SESSIONS": "9"}).batch_sessions == 9
+    assert "CARRYOVER_WAVE_SESSIONS is now called CARRYOVER_BATCH_SESSIONS" in caplog.text
+    with pytest.raises(ConfigError, match="is the old name of CARRYOVER_BATCH_SESSIONS"):
+        Settings.from_env({"CARRYOVER_WAVE_SESSIONS": "9", "CARRYOVER_BATCH_SESSIONS": "9"})
+
+
 def test_every_unknown_setting_is_named_at_once():
     with pytest.raises(ConfigError, match=r"CARRYOVER_MODLES.*CARRYOVER_MODELS.*CARRYOVER_XYZZY$"):
         Settings.from_env({"CARRYOVER_XYZZY": "1", "CARRYOVER_MODLES": "x"})
@@ -84,9 +91,9 @@ def test_a_bad_value_is_refused_and_says_what_was_expected(name, text, told):
 
 
 def test_a_slab_smaller_than_a_wave_is_refused_at_start():
-    with pytest.raises(ConfigError, match=r"resident_sessions \(8\) .* wave_sessions \(9\)"):
-        Settings(resident_sessions=8, wave_sessions=9)
-    assert Settings(resident_sessions=9, wave_sessions=9).wave_sessions == 9
+    with pytest.raises(ConfigError, match=r"resident_sessions \(8\) .* batch_sessions \(9\)"):
+        Settings(resident_sessions=8, batch_sessions=9)
+    assert Settings(resident_sessions=9, batch_sessions=9).batch_sessions == 9
 
 
 def test_bounds_hold_for_settings_made_in_code_too():
@@ -104,8 +111,8 @@ def test_settings_are_a_value():
 def test_every_setting_says_its_variable_default_and_purpose():
     told = list(describe_settings())
     assert [one.name for one in told] == [one.name for one in fields(Settings)]
-    assert all(one.variable == variable(one.name) and one.default and one.about for one in told)
-    assert len({one.about for one in told}) == len(told)
+    assert all(one.variable == variable(one.name) and one.default and one.description for one in told)
+    assert len({one.description for one in told}) == len(told)
     assert {one.name: one.default for one in told}["tombstone_ttl_seconds"] == "604800"
 
 

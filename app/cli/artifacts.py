@@ -69,7 +69,7 @@ def import_(
         checkpoint,
         options.artifact_name(name, out),
         columns=options.parse_names(columns) or None,
-        units=options.units(units),
+        units=options.parse_units(units),
         targets=options.parse_names(targets) or None,
         mean=options.parse_numbers(mean, "--mean"),
         std=options.parse_numbers(std, "--std"),
@@ -93,11 +93,11 @@ def models(
 
     For example: carryover models artifacts/pump
     """
-    from app.config import SHIPPED
+    from app.config import SHIPPED_MODELS
     from models.artifact.files import load
     from models.errors import BadArtifact
 
-    folder = folder or SHIPPED
+    folder = folder or SHIPPED_MODELS
     found = (
         [folder]
         if (folder / "model.json").exists()

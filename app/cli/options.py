@@ -50,7 +50,7 @@ def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         ) from None
 
 
-def units(text: str | None, option: str = "--units") -> dict[str, str]:
+def parse_units(text: str | None, option: str = "--units") -> dict[str, str]:
     """`NAME=UNIT,...` by name."""
     pairs = [entry.partition("=") for entry in parse_names(text)]
     if not all(name and equals for name, equals, _ in pairs):

@@ -15,7 +15,7 @@ from app.config import Settings, describe_settings
 def _settings_table() -> str:
     """Every setting with its default, for `--help`."""
     width = max(len(one.variable) for one in describe_settings())
-    lines = [f"{one.variable:{width}}  {one.about} [{one.default}]" for one in describe_settings()]
+    lines = [f"{one.variable:{width}}  {one.description} [{one.default}]" for one in describe_settings()]
     return "\b\nEvery setting is an environment variable; an option above wins over it:\n\n\b\n" + "\n".join(
         lines
     )

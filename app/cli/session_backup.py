@@ -24,7 +24,7 @@ LIST_FILE, STATES_FOLDER = "sessions.jsonl", "states"
 class BackupFailed(CarryoverError):
     """A folder is not what it should be."""
 
-    title = "Move failed"
+    title = "Backup failed"
 
 
 def export_sessions(server: Carryover, folder: Path) -> Iterator[str]:
@@ -34,7 +34,7 @@ def export_sessions(server: Carryover, folder: Path) -> Iterator[str]:
 
     Raises
     ------
-    MoveFailed, OSError, carryover.CarryoverError
+    BackupFailed, OSError, carryover.CarryoverError
     """
     (folder / STATES_FOLDER).mkdir(parents=True, exist_ok=True)
     done = [line["session"] for line in read_session_list(folder)]
@@ -56,12 +56,12 @@ def export_sessions(server: Carryover, folder: Path) -> Iterator[str]:
             yield session
 
 
-def imported(server: Carryover, folder: Path) -> Iterator[str]:
+def import_sessions(server: Carryover, folder: Path) -> Iterator[str]:
     """Send every session of the folder that was not sent to this server yet; yields their ids.
 
     Raises
     ------
-    MoveFailed, OSError, carryover.CarryoverError
+    BackupFailed, OSError, carryover.CarryoverError
     """
     mark = folder / f"imported.{re.sub('[^A-Za-z0-9.]+', '-', server.url.partition('://')[2])}"
     last = mark.read_text(encoding="utf-8") if mark.exists() else ""
@@ -80,7 +80,7 @@ def read_session_list(folder: Path) -> list[dict[str, Any]]:
 
     Raises
     ------
-    MoveFailed : it is no such list
+    BackupFailed : it is no such list
     """
     path = folder / LIST_FILE
     if not path.exists():

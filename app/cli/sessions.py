@@ -115,7 +115,7 @@ def import_(
 
     with connect.client(url, key_file) as server:
         count = _counted(
-            session_backup.imported(server, folder), len(session_backup.read_session_list(folder))
+            session_backup.import_sessions(server, folder), len(session_backup.read_session_list(folder))
         )
     print(f"{count} sessions imported from {folder}")
 

@@ -136,7 +136,7 @@ def train(
         options.parse_names(time_features),
         options.parse_names(future),
         time_column,
-        options.units(units),
+        options.parse_units(units),
         split,
         gaps,
         chosen.scaled,

@@ -46,7 +46,7 @@ class Catalog:
         self.version = version
         self.statistics: defaultdict[str, Statistics] = defaultdict(Statistics)
 
-    def server(self) -> dict[str, Any]:
+    def server_metadata(self) -> dict[str, Any]:
         """Name, version, and the parts of the protocol that are there."""
         return {"name": "carryover", "version": self.version, "extensions": list(EXTENSIONS)}
 
@@ -147,7 +147,7 @@ class Catalog:
         if model:
             self.current_forecaster(model, version)
         names = [model] if model else list(self.engine.residents.models.current)
-        return {"model_stats": [self.statistics[name].told(name, VERSION) for name in names]}
+        return {"model_stats": [self.statistics[name].as_dict(name, VERSION) for name in names]}
 
     def index(self, ready_only: bool = False) -> list[dict[str, Any]]:
         """Every model that is, or was, served."""

@@ -65,7 +65,7 @@ class Body(msgspec.Struct):
 _decode = msgspec.json.Decoder(Body).decode
 
 
-def read(
+def decode_request(
     body: bytes,
     header_length: str,
     query: Mapping[str, str],

@@ -17,7 +17,7 @@ QUICK = 1
 WRAPPINGS = {"gzip": 31, "deflate": 15}  # window bits that make zlib write each
 
 
-def encode(inference: Inference, answer: ChunkAnswer) -> tuple[bytes, int | None]:
+def encode_response(inference: Inference, answer: ChunkAnswer) -> tuple[bytes, int | None]:
     """The body, and the length of the JSON in front of binary outputs; None where there are none."""
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []

@@ -12,7 +12,7 @@ from app.codec.problems import open_inference_error
 from app.errors import CarryoverError
 from app.open_inference import encode
 from app.open_inference.catalog import Catalog
-from app.open_inference.decode import decompress, read
+from app.open_inference.decode import decode_request, decompress
 from app.open_inference.inference import Inference
 from app.open_inference.statistics import RequestTimer
 from app.protocols.exchange import Connection, Exchange
@@ -66,9 +66,11 @@ class InferExchange(Exchange):
         if self.encoding:
             body = decompress(body, self.encoding, self.caller.max_bytes)
         limits = self.protocol.limits.chunk
-        self.inference = inference = read(body, self.length, NO_QUERY, self.model, forecaster, limits)
+        self.inference = inference = decode_request(
+            body, self.length, NO_QUERY, self.model, forecaster, limits
+        )
         job = inference.job(limits, self.reply)
-        self.timer.ask()
+        self.timer.mark_submitted()
         self.caller.submit(job)
 
     def reply(self, outcome: Any) -> None:
@@ -76,8 +78,8 @@ class InferExchange(Exchange):
         if inference is None or isinstance(outcome, CarryoverError):
             self._refuse(outcome if inference is None else inference.to_triton_error(outcome))
             return
-        self.timer.reply()
-        body, length = encode.encode(inference, outcome)
+        self.timer.mark_answered()
+        body, length = encode.encode_response(inference, outcome)
         encoding = ""
         if self.accepted and len(body) >= encode.MIN_COMPRESSED_BYTES:
             body, encoding = encode.compress(body, self.accepted)

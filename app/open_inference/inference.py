@@ -152,7 +152,7 @@ class Inference(msgspec.Struct, eq=False):
         return triton_errors.not_started(error, self.parameters.sequence_id, self.model)
 
 
-def parameters(told: Any) -> Parameters:
+def parse_parameters(told: Any) -> Parameters:
     """Parameters that came as plain values.
 
     Raises

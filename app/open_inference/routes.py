@@ -11,7 +11,7 @@ from app.api.middleware.guard import get_caller
 from app.errors import CarryoverError, Malformed
 from app.open_inference import encode
 from app.open_inference.catalog import Catalog
-from app.open_inference.decode import decompress, read
+from app.open_inference.decode import decode_request, decompress
 from app.open_inference.run_inference import run_inference
 from app.open_inference.statistics import RequestTimer
 
@@ -44,7 +44,7 @@ Models = Annotated[Catalog, Depends(catalog)]
 @router.get("", responses=errors(503))
 async def server(models: Models) -> dict[str, Any]:
     """Name, version and extensions of the server."""
-    return models.server()
+    return models.server_metadata()
 
 
 @router.get("/health/live", response_class=Response)
@@ -119,12 +119,12 @@ async def infer(request: Request, models: Models, model: str, version: str = "")
         forecaster = models.running_forecaster(model, version)
         body = decompress(body, headers.get("content-encoding", ""), asking.max_bytes)
         length = headers.get("inference-header-content-length", "")
-        inference = read(body, length, request.query_params, model, forecaster, limits)
+        inference = decode_request(body, length, request.query_params, model, forecaster, limits)
         told = await run_inference(inference, asking, limits, timer)
     except CarryoverError:
         models.count(model, timer, failed=True)
         raise
-    content, header_length = encode.encode(inference, told)
+    content, header_length = encode.encode_response(inference, told)
     content, encoding = encode.compress(content, headers.get("accept-encoding", ""))
     models.count(model, timer)
     return Response(content, headers=encode.headers(encoding, header_length))

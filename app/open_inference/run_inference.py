@@ -21,10 +21,10 @@ async def run_inference(
     CarryoverError : worded as Triton words it
     """
     job: Advance = inference.job(limits, discard_answer)
-    timer.ask()
+    timer.mark_submitted()
     try:
         answer: ChunkAnswer = await caller.ask(job)
     except CarryoverError as error:
         raise inference.to_triton_error(error) from None
-    timer.reply()
+    timer.mark_answered()
     return answer

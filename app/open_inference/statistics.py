@@ -16,21 +16,21 @@ PHASES = ("compute_input", "compute_infer", "compute_output")
 
 
 class RequestTimer:
-    """The times of one request, in nanoseconds: `began` being read, `asked` of the engine, `replied` to."""
+    """When one request started to be read, was submitted to the engine and was answered by it, in ns."""
 
-    __slots__ = ("asked", "began", "replied")
+    __slots__ = ("answered_ns", "started_ns", "submitted_ns")
 
     def __init__(self) -> None:
-        self.began = time.perf_counter_ns()
-        self.asked = self.replied = self.began
+        self.started_ns = time.perf_counter_ns()
+        self.submitted_ns = self.answered_ns = self.started_ns
 
-    def ask(self) -> None:
+    def mark_submitted(self) -> None:
         """It was read: the engine has it."""
-        self.asked = time.perf_counter_ns()
+        self.submitted_ns = time.perf_counter_ns()
 
-    def reply(self) -> None:
+    def mark_answered(self) -> None:
         """The engine has answered."""
-        self.replied = time.perf_counter_ns()
+        self.answered_ns = time.perf_counter_ns()
 
 
 class Batches:
@@ -57,9 +57,9 @@ class Statistics:
 
     def record_success(self, timer: RequestTimer, tick: int, pass_seconds: float) -> None:
         """A request was answered in this tick, whose pass through the network took so long."""
-        written = time.perf_counter_ns() - timer.replied
-        read = timer.asked - timer.began
-        waited = timer.replied - timer.asked
+        written = time.perf_counter_ns() - timer.answered_ns
+        read = timer.submitted_ns - timer.started_ns
+        waited = timer.answered_ns - timer.submitted_ns
         infer = min(int(1e9 * pass_seconds), waited)
         self.last_inference = time.time_ns() // 1_000_000
         self.successes += 1
@@ -79,9 +79,9 @@ class Statistics:
     def record_failure(self, timer: RequestTimer) -> None:
         """A request was refused."""
         self.failures += 1
-        self.failed_ns += time.perf_counter_ns() - timer.began
+        self.failed_ns += time.perf_counter_ns() - timer.started_ns
 
-    def told(self, model: str, version: str) -> dict[str, Any]:
+    def as_dict(self, model: str, version: str) -> dict[str, Any]:
         """As the protocol has it."""
         self._close()
         parts = (self.read_ns, self.inferred_ns, self.written_ns)

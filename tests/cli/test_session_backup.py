@@ -68,12 +68,14 @@ async def test_an_import_brings_back_what_was_exported_and_goes_on_where_it_stop
             await service.http.delete(f"/sessions/{name.replace('..', '%2E%2E')}")
 
         def one(server: Carryover) -> str:
-            return next(session_backup.imported(server, tmp_path))
+            return next(session_backup.import_sessions(server, tmp_path))
 
         await moved(service, one)
-        await moved(service, lambda server: list(session_backup.imported(server, tmp_path)))
+        await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path)))
         assert await positions(service) == before
-        assert await moved(service, lambda server: list(session_backup.imported(server, tmp_path))) == []
+        assert (
+            await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path))) == []
+        )
 
 
 async def test_a_folder_that_is_no_export_is_refused(tmp_path: Path):

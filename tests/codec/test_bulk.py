@@ -139,7 +139,7 @@ async def test_a_session_named_twice_is_moved_on_in_order(start, artifacts):
 
 async def test_more_sessions_than_a_wave_holds_are_cut_and_told_as_one(start, artifacts):
     wholes = {f"s{i}": series("sine", 2, seed=i) for i in range(25)}
-    async with start(wave_sessions=4, resident_sessions=8) as service:
+    async with start(batch_sessions=4, resident_sessions=8) as service:
         for at in (0, 1):
             told = await many(service, list(wholes), chunks_of(wholes, at, at + 1), at=[at] * 25)
             assert told["errors"] == {}
@@ -328,7 +328,7 @@ async def test_expired_sessions_in_a_request_are_made_anew_and_the_others_go_on(
 
 async def test_sessions_at_rest_are_brought_in(start, artifacts):
     wholes = {f"s{i}": series("sine", 2, seed=i) for i in range(8)}
-    async with start(wave_sessions=8, resident_sessions=8) as service:
+    async with start(batch_sessions=8, resident_sessions=8) as service:
         await many(service, list(wholes), chunks_of(wholes, 0, 1))
         await many(service, [f"other{i}" for i in range(8)], [0.0] * 8)
         told = await many(service, list(wholes), chunks_of(wholes, 1, 2), at=[1] * 8)
@@ -381,7 +381,7 @@ async def test_lists_named_by_turns_that_crowd_each_other_out_go_on_where_they_w
     wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(2 * MIN_SESSIONS)}
     names, half = list(wholes), MIN_SESSIONS // 2
     got: dict[str, list[float]] = {name: [] for name in names}
-    async with start(wave_sessions=MIN_SESSIONS, resident_sessions=MIN_SESSIONS) as service:
+    async with start(batch_sessions=MIN_SESSIONS, resident_sessions=MIN_SESSIONS) as service:
         for turn in range(4):
             for some in (names[:MIN_SESSIONS], names[MIN_SESSIONS:], names[half:-half]):
                 told = [name for name in some if len(got[name]) <= turn]

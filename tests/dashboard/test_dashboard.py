@@ -20,7 +20,7 @@ import pytest
 
 from app import dashboard
 from app.access import keys
-from app.config import SHIPPED
+from app.config import SHIPPED_MODELS
 from app.errors import ConfigError
 from tests.system.test_serve import serving
 
@@ -32,7 +32,7 @@ in_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-g
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with serving(SHIPPED) as (_, port):
+    with serving(SHIPPED_MODELS) as (_, port):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -312,7 +312,7 @@ def test_a_server_with_keys_is_asked_for_one_that_stays_out_of_addresses(browser
     file = tmp_path / "keys.json"
     key, token = keys.generate_key("reader")
     keys.write(file, [key])
-    with serving(SHIPPED, CARRYOVER_API_KEYS_FILE=str(file)) as (_, port):
+    with serving(SHIPPED_MODELS, CARRYOVER_API_KEYS_FILE=str(file)) as (_, port):
         context = browser.new_context()
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()

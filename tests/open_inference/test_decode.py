@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.codec.limits import Limits
 from app.errors import CarryoverError
-from app.open_inference.decode import decompress, read
+from app.open_inference.decode import decode_request, decompress
 from app.open_inference.grpc import conversion
 from app.open_inference.grpc.messages import message
 from app.open_inference.inference import Inference
@@ -57,13 +57,13 @@ def taken(function, *arguments):
 
 @given(body=st.binary(max_size=300), length=LENGTHS)
 def test_any_bytes_are_read_or_refused(pair, body, length):
-    taken(read, body, length, {}, "pair", pair, LIMITS)
+    taken(decode_request, body, length, {}, "pair", pair, LIMITS)
 
 
 @given(body=BODIES, tail=st.binary(max_size=30), told=st.booleans())
 def test_any_json_is_read_or_refused(pair, body, tail, told):
     text = json.dumps(body).encode()
-    asked = taken(read, text + tail, str(len(text)) if told else "", {}, "pair", pair, LIMITS)
+    asked = taken(decode_request, text + tail, str(len(text)) if told else "", {}, "pair", pair, LIMITS)
     if asked is not None and not asked.parameters.gaps:
         assert np.isfinite(asked.observations).all()
 
@@ -72,7 +72,7 @@ def test_any_json_is_read_or_refused(pair, body, tail, told):
     query=st.dictionaries(st.sampled_from(["at", "sequence_id", "horizon", "gaps", "x"]), st.text(max_size=6))
 )
 def test_any_query_of_a_raw_body_is_read_or_refused(pair, query):
-    taken(read, bytes(24), "0", query, "pair", pair, LIMITS)
+    taken(decode_request, bytes(24), "0", query, "pair", pair, LIMITS)
 
 
 @given(body=st.binary(max_size=200), encoding=st.sampled_from(["gzip", "deflate", "br", "identity", ""]))
@@ -96,11 +96,11 @@ def test_any_message_is_read_or_refused(pair, shape, numbers, raw, parameter, na
     setattr(made.parameters[name], conversion.KINDS[type(parameter)], parameter)
     tensor = made.inputs.add(name="observations", datatype="FP32", shape=shape)
     tensor.contents.fp32_contents.extend(numbers)
-    taken(conversion.read, made, pair, LIMITS)
+    taken(conversion.decode_request, made, pair, LIMITS)
 
 
 def batches(statistics):
-    told = statistics.told("m", "1")
+    told = statistics.as_dict("m", "1")
     sizes = {one["batch_size"]: one["compute_infer"]["count"] for one in told["batch_stats"]}
     return told["inference_count"], told["execution_count"], sizes
 
@@ -124,10 +124,10 @@ def test_sizes_of_large_batches_are_told_as_powers_of_two():
 def test_the_parts_of_a_request_add_up_to_all_of_it():
     statistics = Statistics()
     timer = RequestTimer()
-    timer.ask()
-    timer.reply()
+    timer.mark_submitted()
+    timer.mark_answered()
     statistics.record_success(timer, 1, 60.0)  # a pass cannot have taken longer than the request waited
-    told = statistics.told("m", "1")["inference_stats"]
+    told = statistics.as_dict("m", "1")["inference_stats"]
     parts = ("queue", "compute_input", "compute_infer", "compute_output")
     assert sum(told[part]["ns"] for part in parts) == told["success"]["ns"] > 0
     assert told["queue"]["ns"] == 0

@@ -93,7 +93,7 @@ class Stream:
 
 
 def port_of(service):
-    return service.server.config.app.state.grpc.number
+    return service.server.config.app.state.grpc.port
 
 
 async def test_interleaved_sequences_on_one_stream_are_answered_in_order_and_right(serve, artifacts):

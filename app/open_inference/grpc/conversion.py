@@ -18,7 +18,7 @@ from app.open_inference.inference import (
     VERSION,
     Inference,
     check_outputs,
-    parameters,
+    parse_parameters,
     response_parameters,
 )
 from app.open_inference.tensors import check_input, from_bytes
@@ -29,7 +29,7 @@ Response = message("ModelInferResponse")
 KINDS = {bool: "bool_param", int: "int64_param", str: "string_param"}
 
 
-def read(request: Any, forecaster: Forecaster, limits: Limits) -> Inference:
+def decode_request(request: Any, forecaster: Forecaster, limits: Limits) -> Inference:
     """The inference that a request asks for.
 
     Raises
@@ -45,7 +45,7 @@ def read(request: Any, forecaster: Forecaster, limits: Limits) -> Inference:
     for output in request.outputs:
         _check_output(plain_values(output.parameters))
     wanted = check_outputs({output.name: True for output in request.outputs}, model, forecaster)
-    asked = parameters(told)
+    asked = parse_parameters(told)
     observations = _observations(request, asked.gaps, forecaster, limits)
     return Inference(model, observations, asked, request.id, wanted, binary=True)
 

@@ -31,7 +31,7 @@ class GrpcServer:
         self.address = address
         self.max_bytes = max_bytes
         self.certificate = certificate
-        self.number = 0
+        self.port = 0
         self._server: grpc.aio.Server | None = None
 
     async def open(self) -> None:
@@ -47,11 +47,11 @@ class GrpcServer:
         server.add_generic_rpc_handlers((self.service.handler(),))
         try:
             if self.certificate is None:
-                self.number = server.add_insecure_port(self.address)
+                self.port = server.add_insecure_port(self.address)
             else:
                 chain, key = self.certificate
                 credentials = grpc.ssl_server_credentials([(key, chain)])
-                self.number = server.add_secure_port(self.address, credentials)
+                self.port = server.add_secure_port(self.address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"gRPC cannot listen on {self.address}: {error}") from None
         await server.start()

@@ -108,7 +108,7 @@ class InferenceService:
         return message("ServerReadyResponse")(ready=not self.catalog.engine.readiness_problems())
 
     async def _server_metadata(self, _: Any, __: Caller) -> dict[str, Any]:
-        return self.catalog.server()
+        return self.catalog.server_metadata()
 
     async def _model_ready(self, request: Any, _: Caller) -> dict[str, Any]:
         try:
@@ -148,7 +148,7 @@ class InferenceService:
         timer, model = RequestTimer(), request.model_name
         try:
             forecaster = self.catalog.running_forecaster(model, request.model_version)
-            inference = conversion.read(request, forecaster, self.limits)
+            inference = conversion.decode_request(request, forecaster, self.limits)
             answer = await run_inference(inference, caller, self.limits, timer)
         except CarryoverError:
             self.catalog.count(model, timer, failed=True)
