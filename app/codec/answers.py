@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from app.jobs.answers import ChunkAnswer, SessionView, epoch_token
 from app.session.names import id_of
-from app.session.rows import Floats
 from models.adaptation.learner import ErrorStatistics
+from models.arrays import AnyArray, Floats
 
 
 def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
@@ -31,9 +30,9 @@ def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
     return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def output_array(name: str, numbers: Floats, flat: bool) -> npt.NDArray[Any]:
+def output_array(name: str, numbers: Floats, flat: bool) -> AnyArray:
     """One array of an answer as it is written: scores and flat chunks as lists, `observed` as truths."""
-    told: npt.NDArray[Any] = numbers != 0 if name == "observed" else numbers
+    told: AnyArray = numbers != 0 if name == "observed" else numbers
     return told.ravel() if name == "scores" or (flat and told.shape[1] == 1) else told
 
 

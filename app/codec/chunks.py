@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from app.codec.body_errors import (
     decode_error,
@@ -33,8 +32,8 @@ from app.codec.limits import (
 )
 from app.errors import Unprocessable
 from app.jobs.answers import parse_epoch
-from app.jobs.options import ChunkOptions, Seconds
-from app.session.rows import Floats
+from app.jobs.options import ChunkOptions
+from models.arrays import Doubles, Floats, Seconds
 
 T = TypeVar("T")
 
@@ -307,7 +306,7 @@ def parse_observations(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floa
     return (exact[:, None] if flat else exact).astype(np.float32), flat
 
 
-def _matrix(rows: Sequence[Any]) -> npt.NDArray[np.float64]:
+def _matrix(rows: Sequence[Any]) -> Doubles:
     """Rows of one width as [steps, inputs], bare numbers as [steps]; laid flat first, which is sooner.
 
     Raises

@@ -45,7 +45,7 @@ from app.codec.limits import DECODE_ERRORS, Limits, validate_session_id
 from app.errors import Malformed, Unprocessable
 from app.jobs.answers import ChunkAnswer, epoch_token, parse_epoch
 from app.jobs.options import ChunkOptions
-from app.session.rows import Floats
+from models.arrays import Floats
 
 GAPS = 1
 HEADER = struct.Struct("<BBHIqQ")

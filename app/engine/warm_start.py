@@ -14,8 +14,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from app.engine.residents import Residents
-from app.session.rows import Ints, Rows, copy_headers, header_type
+from app.session.rows import Rows, copy_headers, header_type
 from app.session.slab import Slab
+from models.arrays import Ints
 
 log = logging.getLogger("carryover.engine")
 

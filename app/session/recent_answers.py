@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from app.session.rows import Answer, Rows
+from models.arrays import Digests, Floats, Ints, Words
 from models.forecaster import Forecaster
 from models.jit import jit, readonly, writable
 
@@ -39,9 +39,9 @@ def answer(rows: Rows, i: int, place: int) -> Answer:
 
 def remember(
     rows: Rows,
-    lengths: npt.NDArray[np.int64],
-    digests: npt.NDArray[np.uint64],
-    last: npt.NDArray[np.float32],
+    lengths: Ints,
+    digests: Digests,
+    last: Floats,
     long: dict[int, Answer],
     most_bytes: int,
 ) -> None:
@@ -81,12 +81,12 @@ def reset_sessions(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0
     readonly("int64"), readonly("uint64"), readonly("float32", 2),
 )  # fmt: skip
 def _put_in_front(
-    steps: npt.NDArray[np.uint32],
-    digest: npt.NDArray[np.uint64],
-    answer: npt.NDArray[np.float32],
-    lengths: npt.NDArray[np.int64],
-    digests: npt.NDArray[np.uint64],
-    last: npt.NDArray[np.float32],
+    steps: Words,
+    digest: Digests,
+    answer: Floats,
+    lengths: Ints,
+    digests: Digests,
+    last: Floats,
 ) -> None:
     """What was newest is second from now on, and what was oldest is forgotten."""
     chunks, outputs = steps.shape[1], last.shape[1]

@@ -19,15 +19,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from app.errors import StoreFailed
+from models.arrays import Bytes, Floats, Headers, Ints
 from models.forecaster import Forecaster
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-Epochs = npt.NDArray[np.uint64]
-Headers = npt.NDArray[np.void]
 Answer = dict[str, Floats]  # "predictions" [steps, outputs] and whatever else was asked for
 LongAnswers = tuple[Answer | None, ...]  # newest first; None where the header holds the answer
 
@@ -65,7 +61,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.headers)
 
-    def select(self, which: npt.NDArray[np.int64]) -> Rows:
+    def select(self, which: Ints) -> Rows:
         """The sessions at these indices, in this order."""
         long = (
             {new: self.long[int(old)] for new, old in enumerate(which) if int(old) in self.long}
@@ -106,7 +102,7 @@ def pack(rows: Rows) -> list[bytes]:
 
 
 @lru_cache(maxsize=64)
-def _form(header_type: np.dtype[np.void], carry_size: int) -> tuple[npt.NDArray[np.uint8], slice, slice]:
+def _form(header_type: np.dtype[np.void], carry_size: int) -> tuple[Bytes, slice, slice]:
     """A record of zeros without a long answer, and where its header and its carry lie."""
     empty = _body(np.zeros((), header_type), np.zeros(carry_size, np.float32), ())
     form = _encode(empty)
@@ -117,7 +113,7 @@ def _form(header_type: np.dtype[np.void], carry_size: int) -> tuple[npt.NDArray[
     return np.frombuffer(form, np.uint8), header, carry
 
 
-def _bytes(column: Headers | Floats) -> npt.NDArray[np.uint8]:
+def _bytes(column: Headers | Floats) -> Bytes:
     size = column.dtype.itemsize * math.prod(column.shape[1:])
     return np.ascontiguousarray(column).view(np.uint8).reshape(len(column), size)
 

@@ -12,15 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from sortedcontainers import SortedList
 
-from app.session.rows import Headers, LongAnswers, Rows, header_type
+from app.session.rows import LongAnswers, Rows, header_type
+from models.arrays import Doubles, Floats, Headers, Ints
 from models.forecaster import Forecaster
 from models.jit import jit, readonly
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 RUN = 256  # rows from which on it is worth looking whether they lie one behind the other
 HAND_STEP = 1024  # rows that the clock's hand looks at in one array operation
@@ -121,7 +118,7 @@ class Slab:
         carries.flags.writeable = False
         return Rows(headers, carries, self._long_of(rows, headers))
 
-    def _as_one(self, carries: Floats) -> npt.NDArray[np.void]:
+    def _as_one(self, carries: Floats) -> Headers:
         """Every carry as one value."""
         return np.ascontiguousarray(carries, np.float32).view(self._one_carry)[:, 0]
 
@@ -193,7 +190,7 @@ def _in_a_row(rows: Ints) -> bool:
 
 
 @jit(readonly("float64"), readonly("int64"))
-def _least(numbers: npt.NDArray[np.float64], rows: Ints) -> float:
+def _least(numbers: Doubles, rows: Ints) -> float:
     least = np.inf
     for row in rows:
         least = min(least, numbers[row])

@@ -28,7 +28,7 @@ from app.jobs.answers import BulkAnswer, epoch_token, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
-from app.session.rows import Floats, Ints
+from models.arrays import Floats, Ints
 
 if TYPE_CHECKING:
     import pyarrow as pa

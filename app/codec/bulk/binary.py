@@ -35,10 +35,8 @@ Every column begins at a multiple of its own size, so that it can be used where 
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from app.codec.bulk.request import (
@@ -54,6 +52,7 @@ from app.errors import CarryoverError, Malformed
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
+from models.arrays import AnyArray
 
 CONTENT_TYPE = "application/octet-stream"
 HEADER = struct.Struct("<4sHHII")
@@ -132,7 +131,7 @@ class _Reader:
         self._body = body
         self._at = HEADER.size
 
-    def take(self, kind: str, count: int, what: str) -> npt.NDArray[Any]:
+    def take(self, kind: str, count: int, what: str) -> AnyArray:
         size = np.dtype(kind).itemsize * count
         if size > len(self._body) - self._at:
             raise Malformed(f"the body ends within its {what}")

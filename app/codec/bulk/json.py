@@ -40,7 +40,7 @@ from app.jobs.answers import BulkAnswer, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
-from app.session.rows import Epochs, Floats, Ints
+from models.arrays import Epochs, Floats, Ints
 
 CONTENT_TYPE = "application/json"
 NOTHING = wire.ChunkFields()

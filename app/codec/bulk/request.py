@@ -16,7 +16,7 @@ from app.errors import CarryoverError, TooLarge, Unprocessable
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany, JobReceiver, Reply
 from app.jobs.split import AnswerCollector, JobParts
-from app.session.rows import Epochs, Floats, Ints
+from models.arrays import Epochs, Floats, Ints
 from models.jit import BOOL, INT, jit, readonly
 
 NO_POSITIONS = np.zeros(0, np.int64)

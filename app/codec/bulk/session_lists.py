@@ -10,10 +10,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from app.codec import limits
 from app.jobs.session_list import SessionList
+from models.arrays import Bools, Bytes
 from models.jit import INT, jit, readonly_contiguous
 
 ID_LETTERS = np.array([limits.SESSION_ID.fullmatch(chr(byte)) is not None for byte in range(256)])
@@ -93,7 +93,7 @@ def are_session_ids(sessions: Sequence[str]) -> bool:
 
 
 @jit(readonly_contiguous("uint8"), readonly_contiguous("bool"), INT)
-def _are_ids(text: npt.NDArray[np.uint8], letters: npt.NDArray[np.bool_], count: int) -> bool:
+def _are_ids(text: Bytes, letters: Bools, count: int) -> bool:
     """Whether this is so many session ids, parted by newlines."""
     length = 0
     for letter in text:
