@@ -1,7 +1,7 @@
-from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from app.config import SHIPPED_MODELS, Settings, describe_settings, variable
 from app.errors import ConfigError
@@ -99,18 +99,18 @@ def test_a_slab_smaller_than_a_wave_is_refused_at_start():
 def test_bounds_hold_for_settings_made_in_code_too():
     with pytest.raises(ConfigError, match="queue_jobs"):
         Settings(queue_jobs=0)
-    with pytest.raises(ConfigError, match="idle_ttl_seconds"):
+    with pytest.raises(ConfigError, match="IDLE_TTL_SECONDS"):
         Settings(idle_ttl_seconds=float("nan"))
 
 
 def test_settings_are_a_value():
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
 
 
 def test_every_setting_says_its_variable_default_and_purpose():
     told = list(describe_settings())
-    assert [one.name for one in told] == [one.name for one in fields(Settings)]
+    assert [one.name for one in told] == list(Settings.model_fields)
     assert all(one.variable == variable(one.name) and one.default and one.description for one in told)
     assert len({one.description for one in told}) == len(told)
     assert {one.name: one.default for one in told}["tombstone_ttl_seconds"] == "604800"
@@ -135,7 +135,10 @@ def test_the_store_and_its_durability_are_read_from_the_environment():
     [
         ({"CARRYOVER_STORE": "postgres:x"}, "is not memory, sqlite:PATH or redis://HOST"),
         ({"CARRYOVER_STORE_REPLICAS": "1"}, "need a redis:// store"),
-        ({"CARRYOVER_STORE": "redis://x", "CARRYOVER_TOMBSTONE_TTL_SECONDS": "0"}, "forgotten by time"),
+        (
+            {"CARRYOVER_STORE": "redis://x", "CARRYOVER_TOMBSTONE_TTL_SECONDS": "0"},
+            "forgets deleted sessions",
+        ),
         ({"CARRYOVER_STORE": "redis://x", "CARRYOVER_DURABILITY": "1s"}, "needs a store on disk"),
         ({"CARRYOVER_STORE": "sqlite:"}, "must be memory, sqlite:PATH or redis://HOST"),
         ({"CARRYOVER_STORE": "sqlite:x", "CARRYOVER_DURABILITY": "0ms"}, "is not commit or a period"),

@@ -17,7 +17,7 @@ from app.cli.artifacts import import_, models
 from app.cli.demo import demo
 from app.cli.evaluate import evaluate
 from app.cli.keys import keys
-from app.cli.serve import EPILOG, serve
+from app.cli.serve import ServeCommand, serve
 from app.cli.sessions import sessions
 from app.cli.stream import forecast, stream
 from app.cli.train import train
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command(short_help="Serve artifacts over HTTP and sockets.", epilog=EPILOG)(serve)
+app.command(short_help="Serve artifacts over HTTP and sockets.", cls=ServeCommand)(serve)
 app.command(short_help="Data in, trained artifact out.")(train)
 app.command(short_help="Streaming backtest beside baselines.")(evaluate)
 app.command("import", short_help="PyTorch checkpoint in, artifact out.")(import_)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as rpc
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from grpc_tools import protoc
 from numpy.testing import assert_allclose, assert_array_equal
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -16,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from app import main
 from app.config import Settings
 from app.errors import ConfigError
-from app.open_inference.grpc.messages import ENUMS, MESSAGES, message
+from app.open_inference.grpc.messages import COMPILED, PACKAGE, SOURCE, message, pool
 from tests.helpers.locked import Keys
 from tests.helpers.triton import AioGrpc, Grpc
 from tests.helpers.zoo import TOLERANCE, one_pass, series
@@ -56,7 +58,29 @@ def described(field):
     return field.name, field.number, field.is_repeated, field.type if exact else kind.full_name
 
 
-@pytest.mark.parametrize("path", sorted(MESSAGES))
+def test_the_checked_in_messages_are_what_protoc_makes_of_their_source(tmp_path):
+    compiled = tmp_path / COMPILED.name
+    arguments = ["protoc", f"--proto_path={SOURCE.parent}", f"--descriptor_set_out={compiled}", SOURCE.name]
+    assert protoc.main(arguments) == 0
+    made, checked_in = (FileDescriptorSet.FromString(path.read_bytes()) for path in (compiled, COMPILED))
+    assert made == checked_in, "run `make messages`"
+
+
+def names_of(messages, prefix=""):
+    """Names of messages and of enumerations, those within others as `Outer.Inner`."""
+    for each in messages:
+        inner = f"{prefix}{each.name}"
+        yield inner, [f"{inner}.{enum.name}" for enum in each.enum_type]
+        if not each.options.map_entry:
+            yield from names_of(each.nested_type, f"{inner}.")
+
+
+(FILE,) = FileDescriptorSet.FromString(COMPILED.read_bytes()).file
+MESSAGES = dict(names_of(FILE.message_type))
+ENUMS = [enum.name for enum in FILE.enum_type] + [name for inner in MESSAGES.values() for name in inner]
+
+
+@pytest.mark.parametrize("path", sorted(name for name in MESSAGES if not name.endswith("Entry")))
 def test_every_field_of_ours_is_the_clients_field_of_that_name(path):
     known = {described(field) for field in theirs(path).fields}
     ours = [described(field) for field in message(path).DESCRIPTOR.fields]
@@ -66,7 +90,8 @@ def test_every_field_of_ours_is_the_clients_field_of_that_name(path):
 @pytest.mark.parametrize("path", sorted(ENUMS))
 def test_every_value_of_ours_is_the_clients_value_of_that_name(path):
     known = {value.name: value.number for value in theirs(path).values}
-    assert ENUMS[path].items() <= known.items()
+    ours = pool.FindEnumTypeByName(f"{PACKAGE}.{path}").values
+    assert {value.name: value.number for value in ours}.items() <= known.items()
 
 
 class Stream:
