@@ -1,4 +1,4 @@
-"""`infer` on the hot route: no task, no coroutine; the engine's reply writes the answer."""
+"""`infer` on the hot route: without task or coroutine, the engine's reply writes the answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_QUERY: dict[str, str] = {}
 
 
 def route(catalog: Catalog) -> ExchangeFactory:
-    """The hot route for these models; a request with a query goes the long way."""
+    """The hot route for these models; a request with a query takes the ordinary route."""
 
     def exchange(protocol: HotProtocol) -> Exchange | None:
         match = INFER.fullmatch(protocol.url)
@@ -83,17 +83,17 @@ class InferExchange(Exchange):
         encoding = ""
         if self.accepted and len(body) >= encode.MIN_COMPRESSED_BYTES:
             body, encoding = encode.compress(body, self.accepted)
-        told = encode.headers(encoding, length)
-        kind = told.pop("content-type").encode()
-        self.respond(200, kind, body, _lines(told))
+        headers = encode.headers(encoding, length)
+        media_type = headers.pop("content-type").encode()
+        self.respond(200, media_type, body, _header_lines(headers))
         self.catalog.count(self.model, self.timer)
 
     def _refuse(self, error: CarryoverError) -> None:
         self.count_refusal(error)
-        status, told, headers = open_inference_error(error)
-        self.respond(status, JSON, orjson.dumps(told), _lines(headers))
+        status, document, headers = open_inference_error(error)
+        self.respond(status, JSON, orjson.dumps(document), _header_lines(headers))
         self.catalog.count(self.model, self.timer, failed=True)
 
 
-def _lines(headers: dict[str, str]) -> bytes:
+def _header_lines(headers: dict[str, str]) -> bytes:
     return b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())

@@ -1,4 +1,4 @@
-"""The port: begun and ended with the service."""
+"""The gRPC port; it opens and closes with the service."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import grpc
 from app.errors import ConfigError
 from app.open_inference.grpc.service import InferenceService
 
-GRACE_SECONDS = 5.0  # for calls that were accepted, once the service stops
+GRACE_SECONDS = 5.0  # for accepted calls, when the service stops
 
 
 class GrpcServer:
-    """Where gRPC is listened for.
+    """A server of `InferenceService`.
 
     Parameters
     ----------
     address : host and port; port 0 takes a free one
-    most_bytes : of one message
-    certificate : chain and key as PEM, to serve TLS with
+    max_bytes : of one message
+    certificate : chain and key in PEM, to serve TLS
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class GrpcServer:
 
         Raises
         ------
-        ConfigError : the address is in use, or none
+        ConfigError : the address is in use or not valid
         """
-        # Another process on the same port would get half of a sequence's requests.
+        # With reuse, another process on the port would get part of a sequence's requests.
         options = [("grpc.max_receive_message_length", self.max_bytes), ("grpc.so_reuseport", 0)]
         server = grpc.aio.server(options=options)
         server.add_generic_rpc_handlers((self.service.handler(),))
@@ -58,6 +58,6 @@ class GrpcServer:
         self._server = server
 
     async def close(self) -> None:
-        """Answer what was accepted, and listen no more."""
+        """Stop listening, and answer accepted calls."""
         if self._server is not None:
             await self._server.stop(GRACE_SECONDS)
