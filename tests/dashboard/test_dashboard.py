@@ -162,7 +162,7 @@ def test_the_sine_streams_the_line_grows_and_both_errors_are_shown(streaming):
     assert in_colour(streaming, "--forgetful") > 20
     carried, forgetful = (float(streaming.inner_text(f"#rmse-{name}")) for name in ("carried", "forgetful"))
     assert forgetful > 5 * carried
-    assert "factor" in streaming.inner_text("#factor")
+    assert "times as large" in streaming.inner_text("#factor")
 
 
 @in_browser
@@ -268,7 +268,7 @@ def test_a_csv_without_numbers_has_an_error_message(page, tmp_path):
     page.set_input_files("#try-file", file)
     wait(lambda: "2 rows" in page.inner_text("#try-source"), page)
     page.click("#try-start")
-    wait(lambda: "the model takes 1 columns of numbers, the file has 0" in page.inner_text("#toast"), page)
+    wait(lambda: "the model needs 1 columns of numbers, the file has 0" in page.inner_text("#toast"), page)
 
 
 @in_browser
@@ -290,7 +290,7 @@ def test_a_csv_without_numbers_has_an_error_message(page, tmp_path):
 )
 def test_a_csv_is_read_with_any_separator_quotes_and_times(page, text, names, values, times):
     read = page.evaluate(
-        "async (text) => (await import('/dashboard/series.js')).parsed(text)",
+        "async (text) => (await import('/dashboard/series.js')).parseCsv(text)",
         text,
     )
     assert (read["names"], read["values"], read["times"]) == (names, values, times)
