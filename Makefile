@@ -75,8 +75,8 @@ $(VENV)/.made:
 
 # The build tool goes in first and isolation is off: nothing is fetched that the pins do not name.
 $(VENV)/.runtime: $(VENV)/.made $(PINS)
-	$(PIP_INSTALL) setuptools
-	$(PIP_INSTALL) --no-build-isolation --editable .
+	$(PIP_INSTALL) hatchling setuptools
+	$(PIP_INSTALL) --no-build-isolation --editable ./client --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.runtime

@@ -51,7 +51,7 @@ def _move(sessions: Residents, older: Slab, newer: Slab, mine: list[str], stayin
     headers = np.zeros(len(mine), header_type(newer.recent_chunks, newer.forecaster.output_size))
     copy_headers(before.headers, headers)
     rows = np.array([newer.take() for _ in mine])
-    newer.write(rows, Rows(headers, carries, before.long))
+    newer.write(rows, Rows(headers, carries, before.long_answers))
     for session, row in zip(mine, rows.tolist(), strict=True):
         older.remove(session)
         newer.publish(session, row)
@@ -64,7 +64,7 @@ def _replayed(older: Slab, newer: Slab, before: Rows) -> np.ndarray:
     carries = newer.forecaster.initial_carries_from(older.forecaster, before.carries)
     some = np.flatnonzero(kept)
     if len(some):
-        tails = older.forecaster.tails(before.carries[some])
+        tails = older.forecaster.layout.tails(before.carries[some])
         observed = np.concatenate([rows[tail - n :] for rows, n in zip(tails, kept[some], strict=True)])
         _, carries[some] = newer.forecaster.advance(observed, kept[some], carries[some])
     if not np.isfinite(carries).all():

@@ -94,7 +94,7 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     """
     outputs = forecaster.output_size
     try:
-        carry = forecaster.resize_tail(state.carry)
+        carry = forecaster.layout.resize_tail(state.carry)
         forecaster.check(carry)
     except ValueError as error:
         raise Unprocessable(str(error), field="carry") from None
@@ -111,7 +111,7 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
         header["answer"][0, place] = answer["predictions"][-1]
         long.append(answer if length > 1 or len(answer) > 1 else None)
     if any(long):
-        rows.long[0] = tuple(long)
+        rows.long_answers[0] = tuple(long)
         header["has_long"] = len(long)
     return rows
 
