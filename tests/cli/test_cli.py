@@ -158,7 +158,7 @@ def test_a_file_with_gaps_is_trained_on_and_evaluated_with_the_option_gaps(csv, 
     csv.write_text("\n".join(lines) + "\n")
     out = tmp_path / "pump"
     assert run(["train", str(csv), "--out", str(out), *QUICK]) == 2
-    assert "row 5, column 'flow': an empty cell is not a number; --gaps" in capsys.readouterr().err
+    assert "row 5, column 'flow': an empty cell is not a number; with --gaps" in capsys.readouterr().err
     assert run(["train", str(csv), "--out", str(out), "--gaps", "--levels", "0.9", *QUICK]) == 0
     figure = tmp_path / "x.png"
     assert run(["evaluate", str(out), str(csv), "--gaps", "--figure", str(figure)]) == 0
