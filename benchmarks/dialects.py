@@ -1,4 +1,4 @@
-"""How each server is spoken to: requests as whole HTTP messages, made beforehand; answers as values.
+"""The request and answer format of each server: requests as whole HTTP messages, answers as values.
 
 The layouts of Carryover's own binary forms are in `binary_layout`; this file holds everything that is JSON.
 """

@@ -1,11 +1,11 @@
-"""What a session learns, measured on recorded streams over HTTP: prints the tables of
-docs/explanation/learning.md and draws its figures.
+"""Measure what sessions learn on recorded streams over HTTP, and print the tables of
+docs/explanation/learning.md.
 
     python -m benchmarks.learning ../data --traffic traffic_hourly.csv
 
-The folder holds ETTh1.csv and nab/; docs/explanation/learning.md tells where they come from, and
-what was looked at when the settings were chosen. The recipe is `drifting` for every stream, chosen on rows
-0 to 3,599 of ETTh1.
+It also draws the figures of that page. The folder must contain ETTh1.csv and nab/; the page describes where
+they come from, and which data were used to choose the settings. Every stream uses the recipe `drifting`,
+which was chosen on rows 0 to 3,599 of ETTh1.
 """
 
 from __future__ import annotations

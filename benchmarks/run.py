@@ -1,6 +1,6 @@
-"""Runs the matrix, side by side and interleaved, and writes `docs/reference/benchmarks.md` and its figure.
+"""Run all benchmark rows in interleaved rounds, and write `docs/reference/benchmarks.md` and its figure.
 
-``python -m benchmarks.run`` (``--help`` tells the options); needs two cores, `taskset` and `wrk`.
+``python -m benchmarks.run`` (``--help`` lists the options) needs two cores, `taskset` and `wrk`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A deployment on paper: what so many sessions need, where it breaks first, what a lost machine does.
+"""Calculate a deployment: the machines for a number of sessions, the first bottleneck, and the loss of a
+machine.
 
     python -m benchmarks.scale [--sessions 10e6 --rate 1 --state 16384]
 
-Everything follows from `Costs`, which were measured on one machine (docs/explanation/scale.md says how);
-change one and see what it moves. The hash ring is drawn and the loss of a machine is stepped through time,
-not estimated.
+Everything is calculated from `Costs`, which were measured on one machine (see docs/explanation/scale.md).
+Change a cost to see its effect. The hash ring and the loss of a machine are simulated, not estimated.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Ten million steps of a session's readout in float32, beside the same recursion solved in float64.
+"""Run ten million steps of a session's readout in float32, and compare it with a solution in float64.
 
-The features are those of the shipped network on a noisy sine, 65 of them and nearly collinear, which is
-hard on a covariance; the target drifts. Every tenth of the way the float32 weights are compared, by the
-error of their predictions, with a float64 solve of the weighted least squares that they stand for.
+The 65 features are those of the shipped network on a noisy sine. They are nearly collinear, which is
+difficult for the covariance, and the target drifts. Ten times during the run, the predictions of the float32
+weights are compared with those of a float64 solution of the same weighted least squares.
 
     python -m benchmarks.steps [--steps 10000000]
 """

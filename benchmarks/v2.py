@@ -1,9 +1,10 @@
-"""Triton's sequence batcher and ours, on the same network, asked by the same clients.
+"""Compare Triton's sequence batcher with Carryover, on the same network and with the same clients.
 
-``python -m benchmarks.v2`` (``--help`` tells the options). First a program of `tritonclient` streams many
-interleaved sequences through both, in chunks of random sizes, as JSON and as bytes, and what they answer is
-compared, number by number. Then both take the same requests from wrk, one core each, in turns. Needs what
-`benchmarks.run` needs, and ``pip install tritonclient[http]`` and what `benchmarks.peers.triton` says.
+``python -m benchmarks.v2`` (``--help`` lists the options). First a program that uses `tritonclient` streams
+many interleaved sequences through both servers, in chunks of random sizes, as JSON and as bytes, and compares
+every number of the answers. Then wrk sends the same requests to each of them, alternately, on one core each.
+It needs what `benchmarks.run` needs, ``pip install tritonclient[http]``, and what `benchmarks.peers.triton`
+describes.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def compare(both: Sequence[Running], options: argparse.Namespace) -> bool:
     ours, theirs = streams.values()
     apart = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
     count = f"{options.sequences} sequences of {options.steps} observations, JSON and binary"
-    print(f"{count}: apart by at most {apart:.1e} (wanted {TOLERANCE:.0e})", flush=True)
+    print(f"{count}: largest difference {apart:.1e} (allowed: {TOLERANCE:.0e})", flush=True)
     return apart <= TOLERANCE
 
 
@@ -132,7 +133,7 @@ def _await_ready(started: Running) -> None:
     deadline = time.monotonic() + 60
     while not client.is_model_ready(model):
         if time.monotonic() > deadline:
-            sys.exit(f"{started.server.name} does not get ready")
+            sys.exit(f"{started.server.name} did not become ready")
         time.sleep(0.2)
     client.close()
 

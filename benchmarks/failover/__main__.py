@@ -3,7 +3,7 @@
     python -m benchmarks.failover [--clients 64] [--rounds 1] [--only NAME ...] [--out FOLDER]
 
 Needs redis-server and haproxy (both are Debian packages). Writes each history to FOLDER as JSON Lines. The
-exit status is 1 if the checker finds an error, or if a stopped replica woke up and none of its late commits
+exit status is 1 if the checker finds an error, or if a stopped replica continued and none of its late commits
 was refused.
 """
 
@@ -42,7 +42,7 @@ def main() -> int:
     for outcome in bad:
         print(f"{outcome.name}: {len(outcome.complaints)} errors, the first: {outcome.complaints[0]}")
     if unfenced:
-        print("a stopped replica woke up, and none of its late commits was refused")
+        print("a stopped replica continued, and none of its late commits was refused")
     return 1 if bad or unfenced else 0
 
 
