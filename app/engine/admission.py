@@ -130,7 +130,7 @@ class Admission:
             if job.level is not None:
                 check_intervals(job.level, slab.forecaster)
             carry = slab.carries[row].copy()
-            told = future_inputs(slab.forecaster, slab.forecaster.clock(carry), job.steps, job.future)
+            told = future_inputs(slab.forecaster, slab.forecaster.layout.clock(carry), job.steps, job.future)
             job.progress = Progress(carry, forecast_carry=carry, future_inputs=told)
         batch.forecasts.append((slab, row, job))
 

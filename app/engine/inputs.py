@@ -100,7 +100,7 @@ def future_inputs(
 def clock_after(forecaster: Forecaster, carry: Floats, clock: float | None, length: int) -> float | None:
     """The time of a chunk's last row, in seconds since 1970: as told by `clock`, or counted on from the time
     that its session's `carry` tells, from before it; None where neither does."""
-    before = forecaster.clock(carry)
+    before = forecaster.layout.clock(carry)
     if clock is not None or before is None:
         return clock
     return before + (forecaster.artifact.interval_seconds or 0) * length
@@ -110,7 +110,7 @@ def advance_clock(forecaster: Forecaster, carry: Floats, clock: float | None, le
     """The session of this carry has observed so many rows more; in place."""
     seconds = clock_after(forecaster, carry, clock, length)
     if seconds is not None:
-        forecaster.set_clock(carry, seconds)
+        forecaster.layout.set_clock(carry, seconds)
 
 
 def _check_future(forecaster: Forecaster, steps: int, future: Floats | None) -> None:
@@ -147,7 +147,7 @@ def _times(job: Advance, slab: Slab, row: int, options: ChunkOptions) -> Floats:
     """The columns made from the chunk's times: told, or for a gap counted on from the session's own."""
     artifact, length = slab.forecaster.artifact, len(job.observations)
     step = artifact.interval_seconds or 0.0
-    before = None if job.reset else slab.forecaster.clock(slab.carries[row])
+    before = None if job.reset else slab.forecaster.layout.clock(slab.carries[row])
     told = options.timestamps
     if told is None:
         if before is None:

@@ -64,7 +64,7 @@ def _replayed(older: Slab, newer: Slab, before: Rows) -> np.ndarray:
     carries = newer.forecaster.initial_carries_from(older.forecaster, before.carries)
     some = np.flatnonzero(kept)
     if len(some):
-        tails = older.forecaster.tails(before.carries[some])
+        tails = older.forecaster.layout.tails(before.carries[some])
         observed = np.concatenate([rows[tail - n :] for rows, n in zip(tails, kept[some], strict=True)])
         _, carries[some] = newer.forecaster.advance(observed, kept[some], carries[some])
     if not np.isfinite(carries).all():

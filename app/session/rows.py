@@ -145,7 +145,7 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
         try:
             body = _decode(record)
             header = np.frombuffer(body.headers, header_type(body.recent, body.outputs), 1)
-            carry = forecaster.resize_tail(np.frombuffer(body.carry, "<f4"))
+            carry = forecaster.layout.resize_tail(np.frombuffer(body.carry, "<f4"))
         except (msgspec.MsgspecError, ValueError) as error:
             raise StoreFailed(f"a stored session cannot be read: {error}") from error
         if body.outputs != outputs:

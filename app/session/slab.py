@@ -15,7 +15,7 @@ import numpy as np
 from sortedcontainers import SortedList
 
 from app.session.rows import LongAnswers, Rows, header_type
-from models.arrays import Doubles, Floats, Headers, Ints
+from models.arrays import Floats, Headers, Ints
 from models.forecaster import Forecaster
 from models.jit import jit, readonly
 
@@ -173,7 +173,7 @@ class Slab:
 
     def earliest_deadline(self, rows: Ints) -> float:
         """When the first of these expires."""
-        return float(_least(self.headers["deadline"], rows))
+        return float(self.headers["deadline"][rows].min())
 
     def rows_of(self, sessions: Iterable[str]) -> Ints:
         """Rows of sessions that are resident."""
@@ -187,11 +187,3 @@ def _in_a_row(rows: Ints) -> bool:
     for i in range(1, len(rows)):
         told &= rows[i] == rows[0] + i
     return told
-
-
-@jit(readonly("float64"), readonly("int64"))
-def _least(numbers: Doubles, rows: Ints) -> float:
-    least = np.inf
-    for row in rows:
-        least = min(least, numbers[row])
-    return least

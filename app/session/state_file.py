@@ -94,7 +94,7 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     """
     outputs = forecaster.output_size
     try:
-        carry = forecaster.resize_tail(state.carry)
+        carry = forecaster.layout.resize_tail(state.carry)
         forecaster.check(carry)
     except ValueError as error:
         raise Unprocessable(str(error), field="carry") from None

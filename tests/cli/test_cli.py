@@ -169,7 +169,7 @@ def test_columns_known_ahead_are_inputs_and_not_predicted(csv, tmp_path, capsys)
     assert (artifact.learning.readout, artifact.learning.levels) == ("gain", (0.9,))
     assert "free_run" in artifact.metrics
     assert run(["train", str(csv), "--out", str(out), "--future", "flux", *QUICK]) == 2
-    assert "'flux' is called known ahead, so it must be an input" in capsys.readouterr().err
+    assert "'flux' is known ahead, so it must be an input" in capsys.readouterr().err
     assert run(["train", str(csv), "--out", str(out), "--levels", "0.9,0.5", *QUICK]) == 2
     assert "levels must ascend" in capsys.readouterr().err
 
@@ -252,7 +252,7 @@ def test_an_interrupted_training_is_gone_on_with(tmp_path, capsys, monkeypatch):
         (["train", "none.csv"], "none.csv does not exist"),
         (["train", "--time-features", "hour_of_day"], "--time-column"),
         (["import"], "Missing argument"),
-        (["import", "none.pt", "--out", "x"], "none.pt: is no file"),
+        (["import", "none.pt", "--out", "x"], "none.pt: is not a file"),
         (["import", "none.pt", "--out", "x", "--mean", "low"], "--mean"),
         (["models", "nowhere"], "no artifact in nowhere; train one"),
         (["evaluate", "nowhere"], "model.json is missing"),

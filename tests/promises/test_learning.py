@@ -421,7 +421,7 @@ async def test_the_metrics_tell_how_good_each_learning_model_has_been(start_http
 )  # fmt: skip
 async def test_a_state_file_with_a_learner_that_cannot_be_is_refused(start_http, artifacts, name, spoilt):
     forecaster = Forecaster(artifacts["adaptive"])
-    begin = 2 * forecaster.hidden + forecaster.output_size + forecaster.learner._places[name][0]
+    begin = forecaster.layout.learned.start + forecaster.learner.layout.start(name)
     async with start_http() as service:
         await posted(service, "s", observations=series("adaptive", 5).tolist(), model="adaptive")
         state = state_file.decode((await service.http.get("/sessions/s/state")).content)
