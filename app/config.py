@@ -26,6 +26,13 @@ ORIGIN = re.compile(r"https?://[a-z0-9.\-_\[\]:]+")
 HOST_NAME = re.compile(r"[a-z0-9.\-_]+")
 ANY_HOST = "*"
 
+# What Kubernetes and Docker put into the environment for a service whose name begins with ours, such as
+# `carryover` or `carryover-store`: CARRYOVER_SERVICE_HOST, CARRYOVER_PORT_80_TCP_ADDR, CARRYOVER_PORT=tcp://...
+SERVICE_LINK = re.compile(
+    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+
 T = TypeVar("T")
 
 
@@ -255,6 +262,14 @@ class Settings:
         str,
         shown="the host",
     )
+    published_port: int | None = setting(
+        None,
+        "port under which others reach this server, where that is not the one it listens on: in a container",
+        whole_number,
+        least=1,
+        most=65_535,
+        shown="the port",
+    )
     allowed_origins: tuple[str, ...] | None = setting(
         None,
         "other origins whose pages may call this server, parted by commas, such as https://plant.example",
@@ -380,7 +395,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> Settings:
-        """Settings from the `CARRYOVER_*` names of `environment`; other names are none of ours.
+        """Settings from the `CARRYOVER_*` names of `environment`, but for service links.
 
         Raises
         ------
@@ -388,7 +403,11 @@ class Settings:
             Naming every unknown setting, or the one whose value cannot be read.
         """
         known = {variable(one.name): one for one in fields(cls)}
-        given = {name: text for name, text in environment.items() if name.startswith(PREFIX)}
+        given = {
+            name: text
+            for name, text in environment.items()
+            if name.startswith(PREFIX) and not _is_service_link(name, text)
+        }
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise ConfigError("; ".join(_unknown(name, known) for name in unknown))
@@ -417,6 +436,13 @@ def described() -> Iterator[Described]:
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + name.upper()
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    # PORT is a setting of ours, too: a link's value is an address, ours a number.
+    if name.endswith("_PORT") and LINK_ADDRESS.match(text):
+        return True
+    return SERVICE_LINK.fullmatch(name.removeprefix(PREFIX)) is not None
 
 
 def _read(one: Field[Any], text: str) -> Any:

@@ -34,7 +34,10 @@ class Library:
         self._archive = None if store is None else store.with_name(f"{store.name}.models")
 
     def load(self) -> list[Forecaster]:
-        """Every artifact there is, in the order of their names. Reads the disk.
+        """Every artifact there is: in the order of the folders, then of their names. Reads the disk.
+
+        So the first, the default of a server that names none, is not another once one is trained into a
+        later folder.
 
         Raises
         ------
@@ -52,7 +55,7 @@ class Library:
         default = self.settings.default_model
         if default is not None and default not in loaded:
             raise ConfigError(f"the default model {default!r} is none of {', '.join(sorted(loaded))}")
-        return [loaded[name] for name in sorted(loaded)]
+        return list(loaded.values())
 
     def older(self, current: Sequence[Forecaster]) -> list[Forecaster]:
         """The archived networks that are none of these. One that cannot be loaded is passed over."""

@@ -130,11 +130,15 @@ class Server(uvicorn.Server):
     Parameters
     ----------
     drain_seconds : once told to stop, it serves on for this long, and says that it is not ready
+    published_port : the port that clients use, where it is not the one listened on
     """
 
-    def __init__(self, config: uvicorn.Config, drain_seconds: float = 0.0) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain_seconds: float = 0.0, published_port: int | None = None
+    ) -> None:
         super().__init__(config)
         self.drain_seconds = drain_seconds
+        self.published_port = published_port
         self._leaves_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -164,10 +168,10 @@ class Server(uvicorn.Server):
 
     @property
     def address(self) -> str:
-        """Where clients find it: the first socket's own port, so that port 0 can be asked for."""
+        """Where clients find it: where it is published, else the first socket's own port, for 0 takes any."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"http://{host}:{port}"
+        return f"{'https' if self.config.is_ssl else 'http'}://{host}:{self.published_port or port}"
 
     async def _reload(self) -> None:
         """Every artifact as it is on disk now (SIGHUP); one that cannot be loaded changes nothing."""
@@ -216,7 +220,7 @@ def server(settings: Settings) -> Server:
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
-    return Server(config, settings.drain_seconds)
+    return Server(config, settings.drain_seconds, settings.published_port)
 
 
 def run(settings: Settings) -> int:

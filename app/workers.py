@@ -26,6 +26,7 @@ POLL_SECONDS = 0.1
 RESTART_SECONDS = 1.0  # between the end of a worker and its next start
 START = "import sys; from app.cli import main; sys.exit(main())"
 
+# As deploy/cluster/haproxy.cfg, which says why.
 BALANCER = """
 defaults
     mode http
@@ -39,13 +40,18 @@ defaults
     retry-on conn-failure
 frontend carryover
     bind {host}:{port}
+    http-request set-var(txn.session) path,field(3,/) if {{ path_beg /sessions/ }}
+    acl infers path_beg /v2/models/
+    http-request wait-for-body time 5s if infers METH_POST
+    http-request set-var(txn.session) req.body,json_query('$.parameters.sequence_id') if infers
     default_backend replicas
 backend replicas
-    balance hash path,field(3,/)
+    balance hash var(txn.session)
     hash-type consistent
     option httpchk
-    http-check send meth GET uri /health/ready
+    http-check send meth GET uri /health/balancer
     http-check expect status 200
+    http-check disable-on-404
     default-server check inter 500ms fastinter 200ms fall 2 rise 1 on-marked-down shutdown-sessions
 {servers}
 """

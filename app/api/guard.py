@@ -35,7 +35,7 @@ log = logging.getLogger("carryover.access")
 
 TENANT_HEADER = "carryover-tenant"
 PUBLIC = {
-    "/", "/favicon.ico", "/docs", "/openapi.json", "/health/live", "/health/ready",
+    "/", "/favicon.ico", "/docs", "/openapi.json", "/health/live", "/health/ready", "/health/balancer",
     "/v2", "/v2/health/live", "/v2/health/ready",
 }  # fmt: skip
 PUBLIC_FOLDERS = ("/dashboard/",)  # a page that asks for the key must itself be had without one

@@ -28,3 +28,13 @@ async def ready(request: Request, response: Response) -> dict[str, Any]:
     reasons = engine.unready()
     response.status_code = 503 if reasons else 200
     return {"status": "not ready" if reasons else "ok", "reasons": reasons}
+
+
+@router.get("/health/balancer", response_model=Health, responses={404: {"model": Health}, 503: {"model": Health}})
+async def balancer(request: Request, response: Response) -> dict[str, Any]:
+    """As /health/ready, but 404 while it drains: HAProxy then sends no more, and cuts no socket off."""
+    engine: Engine = request.app.state.engine
+    reasons = engine.unready()
+    drains = engine.draining and reasons == ["stopping"]
+    response.status_code = 404 if drains else 503 if reasons else 200
+    return {"status": "draining" if drains else "not ready" if reasons else "ok", "reasons": reasons}
