@@ -23,7 +23,7 @@ COPY --from=torch /torch /
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/carryover install --constraint constraints.txt setuptools
 WORKDIR /src
-COPY pyproject.toml LICENSE ./
+COPY pyproject.toml LICENSE README.md ./
 COPY models models
 COPY app app
 COPY client client
