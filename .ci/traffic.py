@@ -105,7 +105,7 @@ async def hold_socket(url: str) -> int:
     from websockets.exceptions import ConnectionClosed
 
     async with connect(f"{url.replace('http', 'ws', 1)}/sessions/held/stream") as socket:
-        position = 0
+        position = json.loads(await socket.recv())["position"] or 0
         try:
             while True:
                 await socket.send(json.dumps({"observations": [[0.1]], "at": position}))
@@ -120,7 +120,7 @@ async def hold_socket(url: str) -> int:
 def spread_sequences(url: str, servers: list[str]) -> int:
     """Send two tensors of each of many sequences; tell how many each replica answered."""
     before = [_infer_requests(one) for one in servers]
-    tensor = {"name": "observations", "shape": [1, 1], "datatype": "FP32", "data": [0.1]}
+    tensor = {"name": "observations", "shape": [1, 1, 1], "datatype": "FP32", "data": [0.1]}
     for start in (True, False):
         for sequence in range(1, SEQUENCES + 1):
             options = {"sequence_id": sequence, "sequence_start": start}

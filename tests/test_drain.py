@@ -15,8 +15,10 @@ def test_a_draining_server_is_not_ready_and_serves_on_and_then_leaves_in_peace(t
     try:
         one.wait()
         process = one.process
+        assert one.get("/health/balancer")[0] == 200
         one.send(signal.SIGTERM)
         wait_until(lambda: one.get("/health/ready")[0] == 503, "it is not ready")
+        assert one.get("/health/balancer")[0] == 404  # to HAProxy: send no more, and cut nobody off
         assert json.loads(one.get("/health/ready")[1])["reasons"] == ["stopping"]
         body = json.dumps({"observations": [[0.1]], "at": 0}).encode()
         address = f"http://127.0.0.1:{one.port}/sessions/a/observations"

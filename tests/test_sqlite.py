@@ -439,6 +439,9 @@ async def test_a_store_that_fails_turns_readiness_red_and_back_by_itself(start_h
             answer = await service.http.get("/health/ready")
             assert answer.status_code == 503
             assert "readonly" in answer.json()["reasons"][0]
+            service.engine.draining = True  # a store that fails wins: a balancer cuts the sockets off
+            assert (await service.http.get("/health/balancer")).status_code == 503
+            service.engine.draining = False
         await until(lambda: not service.engine.unready())
         assert (await service.advance("a", [[0.6]], 1)).status == 200
 

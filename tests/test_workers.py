@@ -11,9 +11,12 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from app.config import Settings
 from app.errors import ConfigError
@@ -74,6 +77,55 @@ def test_behind_the_balancer_they_are_one_address(redis_url, tmp_path):
         told = [post(first, {"observations": [[0.1]], "at": i}) for i in range(4)]
         assert [answer["position"] for answer in told] == [1, 2, 3, 4]
         assert f"HAProxy listens on http://127.0.0.1:{first}, 2 workers" in parent.stdout.readline()
+
+
+@needs_redis
+@pytest.mark.skipif(HAPROXY is None, reason="no haproxy here: apt-get install haproxy")
+def test_a_socket_behind_the_balancer_is_closed_by_the_worker_that_drains(redis_url, tmp_path):
+    with serving(redis_url, CARRYOVER_DRAIN_SECONDS="2") as (first, parent):
+        for port in range(first, first + 3):
+            Replica(tmp_path, {}, port).wait()
+        with connect(f"ws://127.0.0.1:{first}/sessions/a/stream") as socket:
+            assert json.loads(socket.recv(10))["position"] is None  # where the session is: nowhere yet
+            socket.send(json.dumps({"observations": [[0.1]], "at": 0}))
+            assert json.loads(socket.recv(10))["position"] == 1
+            for pid in children(parent.pid):  # the workers and their balancer
+                if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGTERM)
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.recv(20)
+        assert closed.value.rcvd is not None, "the balancer cut it off"
+        assert closed.value.rcvd.code == 1001
+        assert json.loads(closed.value.rcvd.reason)["position"] == 1
+
+
+@needs_redis
+@pytest.mark.skipif(HAPROXY is None, reason="no haproxy here: apt-get install haproxy")
+def test_a_sequence_of_v2_stays_with_one_worker_and_sequences_are_spread(redis_url, tmp_path):
+    with serving(redis_url) as (first, _):
+        for port in range(first, first + 3):
+            Replica(tmp_path, {}, port).wait()
+        for start in (True, False):
+            for sequence in range(1, 41):
+                infer(first, {"sequence_id": sequence, "sequence_start": start})
+        each = [inferences(port) for port in (first + 1, first + 2)]
+    assert sum(each) == 80
+    assert all(count % 2 == 0 and count > 0 for count in each)
+
+
+def infer(port: int, parameters: dict[str, Any]) -> None:
+    """Send one observation of a sequence, by the Open Inference Protocol."""
+    tensor = {"name": "observations", "shape": [1, 1, 1], "datatype": "FP32", "data": [0.1]}
+    body = json.dumps({"parameters": parameters, "inputs": [tensor]}).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/sine/infer", body, timeout=10) as answer:
+        answer.read()
+
+
+def inferences(port: int) -> int:
+    """How many a worker answered."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/sine/stats", timeout=10) as answer:
+        told = json.load(answer)
+    return int(told["model_stats"][0]["inference_count"])
 
 
 def free_ports(count: int) -> int:
