@@ -16,7 +16,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM packages AS torch
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/carryover install --root /torch --extra-index-url "$TORCH_INDEX" --constraint constraints.txt torch
+    pip --python /opt/carryover install --root /torch --extra-index-url "$TORCH_INDEX" --constraint constraints.txt torch \
+    && cd /torch/opt/carryover/lib/python3*/site-packages/torch && rm -rf test include bin/protoc* bin/*test*
 
 FROM packages AS code
 COPY --from=torch /torch /
