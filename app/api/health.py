@@ -30,7 +30,9 @@ async def ready(request: Request, response: Response) -> dict[str, Any]:
     return {"status": "not ready" if reasons else "ok", "reasons": reasons}
 
 
-@router.get("/health/balancer", response_model=Health, responses={404: {"model": Health}, 503: {"model": Health}})
+@router.get(
+    "/health/balancer", response_model=Health, responses={404: {"model": Health}, 503: {"model": Health}}
+)
 async def balancer(request: Request, response: Response) -> dict[str, Any]:
     """As /health/ready, but 404 while it drains: HAProxy then sends no more, and cuts no socket off."""
     engine: Engine = request.app.state.engine
