@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import random
 import re
 import signal
@@ -156,6 +157,7 @@ def main() -> int:
     parser.add_argument("url")
     parser.add_argument("rest", nargs="*")
     options = parser.parse_args()
+    logging.getLogger("carryover").setLevel(logging.ERROR)  # retries are what is wanted here
     if options.what == "load":
         return asyncio.run(send_load(options.url, int(options.rest[0])))
     if options.what == "socket":
