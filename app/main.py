@@ -20,32 +20,33 @@ import uvicorn
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
-from app import logs
-from app.api import bulk, dashboard, health, metrics, models, problems, sessions
-from app.api.body import BodyLimit
-from app.api.guard import Guard
-from app.bulk import BulkLimits
+from app.access.callers import Door
+from app.access.keys import KeyRing
+from app.api import errors
+from app.api.middleware.body_limit import BodyLimit
+from app.api.middleware.guard import Guard
+from app.api.prometheus import Exposition
+from app.api.routes import bulk, dashboard, health, metrics, models, sessions
+from app.codec.bulk import BulkLimits
+from app.codec.chunks import Limits
 from app.config import Settings
 from app.dashboard import assets
-from app.engine import Engine
+from app.engine.engine import Engine
 from app.errors import CarryoverError, ConfigError
-from app.exposition import Exposition
-from app.heap import keep_wave_memory, spare_the_loaded
-from app.hot import HotProtocol
-from app.jobs import Adopt
-from app.keys import KeyRing
-from app.library import Library
-from app.sockets import upgrades
+from app.jobs.jobs import Adopt
+from app.model_library import Library
+from app.observability import logs
+from app.observability.tracing import tracing_to
+from app.open_inference import fast_path
+from app.open_inference import routes as protocol
+from app.open_inference.catalog import Catalog
+from app.open_inference.grpc_port import port_of
+from app.process_tuning import keep_wave_memory, spare_the_loaded
+from app.protocols.http import HotProtocol
+from app.protocols.stream_socket import upgrades
 from app.stores import Store
 from app.stores.memory import MemoryStore
-from app.stores.sqlite import SqliteStore
-from app.tenancy import Door
-from app.tracing import tracing_to
-from app.v2 import routes as protocol
-from app.v2 import turn
-from app.v2.catalog import Catalog
-from app.v2.ports import port_of
-from app.wire import Limits
+from app.stores.sqlite.store import SqliteStore
 
 log = logging.getLogger("carryover")
 
@@ -109,7 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.grpc = grpc = port_of(settings, app.state.catalog, door, app.state.limits)
     app.state.bulk_limits = BulkLimits(settings.bulk_sessions, app.state.limits)
-    problems.install(app)
+    errors.install(app)
     app.add_middleware(BodyLimit, most=settings.body_bytes)
     app.add_middleware(
         Guard,
@@ -201,7 +202,7 @@ def server(settings: Settings) -> Server:
     ConfigError : as `create_app`
     """
     app = create_app(settings)
-    others = {turn.PREFIX: turn.route(app.state.catalog)}
+    others = {fast_path.PREFIX: fast_path.route(app.state.catalog)}
     hot = HotProtocol.bound(app.state.door, app.state.bulk_limits, others)
     sockets = upgrades(app.state.door, app.state.limits)
     config = uvicorn.Config(
@@ -283,9 +284,9 @@ def shared_store(settings: Settings, tombstone_seconds: float) -> Store:
     ConfigError : its URL cannot be read, it cannot be reached, or its client is not installed
     """
     try:
-        from app.stores.redis.calls import Acknowledged
+        from app.stores.redis.scripting import Acknowledged
         from app.stores.redis.store import RedisStore
-        from app.stores.redis.urls import place
+        from app.stores.redis.url import place
     except ImportError as error:
         raise ConfigError(
             f"a redis:// store needs its client: pip install 'carryover[redis]' ({error})"

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.artifact import load
+from models.artifact.files import load
 from models.forecaster import Forecaster
 
 Floats = npt.NDArray[np.float32]

@@ -31,8 +31,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from app.keys import made, write
-from app.quotas import Quota
+from app.access.keys import made, write
+from app.access.quotas import Quota
 from benchmarks.dialects import HOST
 from benchmarks.load import percentile
 from benchmarks.reference import write_artifact, write_seeded_weights

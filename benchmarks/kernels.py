@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import models.forecaster as measured
-from models.artifact import load
+from models.artifact.files import load
 from models.forecaster import Forecaster
 
 SINE = Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine"

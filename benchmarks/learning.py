@@ -22,18 +22,18 @@ import torch
 
 from benchmarks.served import LONGEST, Answers, Array, sent, served
 from benchmarks.textbook import ETTH1_SPLIT, Figure, at_least, at_most, table
-from models.artifact import Artifact
-from models.bands import coverage, least_surprising, places
-from models.data import Split, open_series, prepare, split_rows
+from models.artifact.files import Artifact
+from models.data.dataset import Split, open_series, prepare, split_rows
+from models.data.scaling import Column
+from models.data.series import Series
 from models.errors import BadData
-from models.evaluate import FROZEN, NETWORK, ONLINE_AR, PERSISTENCE, SEASONAL, Backtest, backtest
-from models.figures import Stream, draw_backtest
+from models.evaluation.backtest import FROZEN, NETWORK, ONLINE_AR, PERSISTENCE, SEASONAL, Backtest, backtest
+from models.evaluation.bands import coverage, least_surprising, places
+from models.evaluation.figures import Stream, draw_backtest
+from models.evaluation.report import finish
 from models.forecaster import Forecaster
-from models.recipe import DRIFTING
-from models.report import finish
-from models.scaling import Column
-from models.series import Series
-from models.train import Training
+from models.training.recipe import DRIFTING
+from models.training.training import Training
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SEEDS = (0, 1, 2)

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from threadpoolctl import threadpool_limits
 
-from app.heap import keep_wave_memory
-from models.artifact import load
+from app.process_tuning import keep_wave_memory
+from models.artifact.files import load
+from models.artifact.learning import LEVELS, Learning
 from models.forecaster import Forecaster
-from models.learning import LEVELS, Learning
 
 KINDS = {
     "off": Learning(),

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.streams import Array
-from models.artifact import Artifact, save
-from models.scaling import Column, Scaling
+from models.artifact.files import Artifact, save
+from models.data.scaling import Column, Scaling
 
 HIDDEN = 64
 TOLERANCE = 1e-4

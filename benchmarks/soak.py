@@ -36,7 +36,7 @@ import torch
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from app.keys import Key, made, write
+from app.access.keys import Key, made, write
 from benchmarks.dialects import HOST
 from benchmarks.reference import HIDDEN, TOLERANCE, Reference, write_artifact, write_seeded_weights
 from benchmarks.servers import OURS, free_port

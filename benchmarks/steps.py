@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models import readout
-from models.artifact import load
+from models.adaptation import readout
+from models.artifact.files import load
 from models.forecaster import Forecaster
 
 FORGETTING = (0.98, 0.99, 0.995, 0.999, 0.9999)

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from models.artifact import Artifact, Column, load
-from models.data import Dataset, Split, identity_scaling, open_series, prepare, sine, split_rows
-from models.evaluate import NETWORK, PERSISTENCE, backtest
-from models.network import StatefulLSTM
-from models.recipe import TEXTBOOK, Recipe
-from models.rollout import free_run, one_step, root_mean_square
-from models.streaming import as_artifact
-from models.train import Training
+from models.artifact.files import Artifact, Column, load
+from models.data.dataset import Dataset, Split, identity_scaling, open_series, prepare, sine, split_rows
+from models.evaluation.backtest import NETWORK, PERSISTENCE, backtest
+from models.nets.lstm import StatefulLSTM
+from models.training.recipe import TEXTBOOK, Recipe
+from models.training.rollout import free_run, one_step, root_mean_square
+from models.training.simulation import as_artifact
+from models.training.training import Training
 
 ZOO_SINE = Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine"
 SEEDS = (0, 1, 2)

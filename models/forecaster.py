@@ -21,11 +21,11 @@ import numpy.typing as npt
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from models.cells import Cells
-from models.intervals import growth
-from models.learner import Errors, Judged, Learner
-from models.learning import Learning
-from models.trained import Artifact
+from models.adaptation.intervals import growth
+from models.adaptation.learner import Errors, Judged, Learner
+from models.artifact.artifact import Artifact
+from models.artifact.learning import Learning
+from models.nets.cells import Cells
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -16,19 +16,19 @@ import torch
 
 from app import main
 from app.config import Settings
-from app.heap import spare_the_loaded
+from app.process_tuning import spare_the_loaded
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
-from app.stores.redis.urls import place
-from app.stores.sqlite import SqliteStore
-from models.artifact import Artifact, save
-from tests import zoo
-from tests.faults import WritesThrough
-from tests.redis_server import RedisServer
-from tests.ways import WAYS, AsgiRoute, HotRoute, Way
+from app.stores.redis.url import place
+from app.stores.sqlite.store import SqliteStore
+from models.artifact.files import Artifact, save
+from tests.helpers import zoo
+from tests.helpers.faults import WritesThrough
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.ways import WAYS, AsgiRoute, HotRoute, Way
 
-pytest_plugins = ("tests.hung",)
+pytest_plugins = ("tests.helpers.hung",)
 torch.set_num_threads(1)
 if find_spec("sniffio") is None:  # httpcore looks for it on every path with every request: found out once
     sys.modules["sniffio"] = None

@@ -13,7 +13,7 @@ import typer
 from app.cli import options
 
 if TYPE_CHECKING:
-    from models.artifact import Artifact
+    from models.artifact.files import Artifact
 
 
 class Predicts(StrEnum):
@@ -62,8 +62,8 @@ def import_(
 
     For example: carryover import net.pt --out artifacts/net --columns flow --mean 4.1 --std 0.7
     """
-    from models.artifact import save
-    from models.importer import import_checkpoint
+    from models.artifact.files import save
+    from models.artifact.importer import import_checkpoint
 
     artifact = import_checkpoint(
         checkpoint,
@@ -94,7 +94,7 @@ def models(
     For example: carryover models artifacts/pump
     """
     from app.config import SHIPPED
-    from models.artifact import load
+    from models.artifact.files import load
     from models.errors import BadArtifact
 
     folder = folder or SHIPPED

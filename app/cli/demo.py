@@ -94,12 +94,12 @@ def demo(
 
 def _values(series: str) -> list[float]:
     """The whole series; of a file the last column."""
-    from app.cli import rows
+    from app.cli import row_reader
 
     if series == SINE:
         return [math.sin(step / 10) for step in range(SINE_STEPS)]
-    with rows.opened(_file(series), sys.stdin, follow=False) as source:
-        observation, _ = rows.picked(source, source.names[-1:], None)
+    with row_reader.opened(_file(series), sys.stdin, follow=False) as source:
+        observation, _ = row_reader.picked(source, source.names[-1:], None)
         found = [observation(row)[0] for row in source.rows]
     return [value for value in found if value is not None]
 

@@ -14,12 +14,12 @@ import typer
 from app.cli import options
 
 if TYPE_CHECKING:
-    from models.artifact import Artifact
-    from models.bands import Coverage
-    from models.data import Split
-    from models.evaluate import Backtest, Score
-    from models.figures import Stream
-    from models.series import Series
+    from models.artifact.files import Artifact
+    from models.data.dataset import Split
+    from models.data.series import Series
+    from models.evaluation.backtest import Backtest, Score
+    from models.evaluation.bands import Coverage
+    from models.evaluation.figures import Stream
 
 DRAWN_ROWS = 400
 DRAWN_LEVEL = 0.9
@@ -84,8 +84,8 @@ def evaluate(
     """
     import torch
 
-    from models.artifact import load
-    from models.evaluate import backtest
+    from models.artifact.files import load
+    from models.evaluation.backtest import backtest
 
     torch.set_num_threads(threads)
     model = load(artifact)
@@ -102,7 +102,7 @@ def evaluate(
 
 
 def _series(model: Artifact, data: str | None, time_column: str | None, gaps: bool) -> Series:
-    from models.data import open_series
+    from models.data.dataset import open_series
     from models.errors import BadData
 
     trained_on = _trained_on(model)
@@ -119,7 +119,7 @@ def _trained_on(model: Artifact) -> str | None:
 
 
 def _split(model: Artifact, series: Series, given: str | None) -> Split:
-    from models.data import DEFAULT_SPLIT, split_rows
+    from models.data.dataset import DEFAULT_SPLIT, split_rows
 
     parts, trained = options.numbers(given, "--split"), _trained_split(model, series)
     if parts is None and trained is not None and trained.test + trained.validation:
@@ -136,7 +136,7 @@ def _split(model: Artifact, series: Series, given: str | None) -> Split:
 
 def _trained_split(model: Artifact, series: Series) -> Split | None:
     """The rows it was trained on, if they were of this file; metrics are labels, so they are read warily."""
-    from models.data import Split
+    from models.data.dataset import Split
 
     if _trained_on(model) != series.name or not isinstance(model.metrics["data"].get("split"), dict):
         return None
@@ -146,7 +146,7 @@ def _trained_split(model: Artifact, series: Series) -> Split | None:
 
 def _draw(result: Backtest, path: Path, drawn: int, names: tuple[str, ...], level: float) -> None:
     from models.errors import BadData
-    from models.figures import draw_backtest
+    from models.evaluation.figures import draw_backtest
 
     targets = result.artifact.targets
     for name in names:
@@ -164,8 +164,8 @@ def _draw(result: Backtest, path: Path, drawn: int, names: tuple[str, ...], leve
 
 def _stream(result: Backtest, last: slice, level: float) -> Stream:
     """What is drawn: the last rows, with the band of the level nearest to the one asked for."""
-    from models.evaluate import NETWORK, RESET
-    from models.figures import Stream
+    from models.evaluation.backtest import NETWORK, RESET
+    from models.evaluation.figures import Stream
 
     along = result.rows[last] if result.times is None else result.times[last]
     names = (NETWORK,) if result.artifact.learning.on else (NETWORK, RESET)

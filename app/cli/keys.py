@@ -14,7 +14,7 @@ import typer
 from app.cli import options
 
 if TYPE_CHECKING:
-    from app.keys import Key
+    from app.access.keys import Key
 
 keys = typer.Typer(help="Make, list and remove the API keys of a server.", no_args_is_help=True)
 
@@ -64,8 +64,8 @@ def add(
     """
     import msgspec
 
-    from app.keys import made, write
-    from app.quotas import Quota
+    from app.access.keys import made, write
+    from app.access.quotas import Quota
 
     limits = {
         "sessions": sessions,
@@ -110,7 +110,7 @@ def remove(
     name: Annotated[str, typer.Argument(help="Which.", show_default=False)], file: File = None
 ) -> None:
     """Remove a key; a server that runs closes its connections within a second. Its sessions stay."""
-    from app.keys import write
+    from app.access.keys import write
 
     path, known = _opened(file)
     left = [key for key in known if key.name != name]
@@ -121,7 +121,7 @@ def remove(
 
 
 def _opened(file: Path | None, missing_is_empty: bool = False) -> tuple[Path, list[Key]]:
-    from app.keys import read
+    from app.access.keys import read
 
     named = os.environ.get(VARIABLE)
     path = file or (Path(named).expanduser() if named else None)

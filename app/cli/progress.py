@@ -7,7 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models.train import Epoch, Training
+from models.training.training import Epoch, Training
 
 
 class Silence:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from models.recipe import Recipe
+    from models.training.recipe import Recipe
 
 
 class RecipeName(StrEnum):
@@ -154,7 +154,7 @@ def chosen(named: RecipeName | None, **given: Any) -> Recipe:
     """The named recipe, or the plain one, with the settings that were given."""
     from dataclasses import replace
 
-    from models.recipe import RECIPES, Recipe
+    from models.training.recipe import RECIPES, Recipe
 
     return replace(RECIPES[named.value] if named else Recipe(), **_told(given))
 

@@ -43,7 +43,7 @@ def serve(
     given: dict[str, Any] = {"port": port, "models": tuple(models) if models else None}
     settings = dataclasses.replace(settings, **{name: v for name, v in given.items() if v is not None})
     if workers > 1:
-        from app.workers import Workers
+        from app.worker_processes import Workers
 
         if models:
             environment["CARRYOVER_MODELS"] = os.pathsep.join(map(str, models))

@@ -94,11 +94,11 @@ def export(
     key_file: connect.KeyFile = None,
 ) -> None:
     """Write every session's state into a folder: a backup, or the first half of moving house."""
-    from app import moving
+    from app.cli import session_backup
 
     with connect.service(url, key_file) as server:
-        already = len(moving.lines(folder))
-        count = _counted(moving.exported(server, folder), max(server.count() - already, 0))
+        already = len(session_backup.lines(folder))
+        count = _counted(session_backup.exported(server, folder), max(server.count() - already, 0))
     print(f"{count} sessions exported to {folder}" + (f", {already} were there" if already else ""))
 
 
@@ -109,15 +109,15 @@ def import_(
     key_file: connect.KeyFile = None,
 ) -> None:
     """Put every exported session into a running server; one that is there is replaced."""
-    from app import moving
+    from app.cli import session_backup
 
     with connect.service(url, key_file) as server:
-        count = _counted(moving.imported(server, folder), len(moving.lines(folder)))
+        count = _counted(session_backup.imported(server, folder), len(session_backup.lines(folder)))
     print(f"{count} sessions imported from {folder}")
 
 
 def _counted(moved: Iterator[str], total: int) -> int:
-    from app.cli.rate import rated
+    from app.cli.progress_bar import rated
 
     return sum(1 for _ in rated(moved, total, "sessions"))
 

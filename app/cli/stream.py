@@ -20,7 +20,7 @@ from app.cli.connect import HERE
 if TYPE_CHECKING:
     from carryover import Carryover, ModelInfo, Session
 
-    from app.cli.written import Layout
+    from app.cli.prediction_writer import Layout
 
 PATIENCE_SECONDS = 300.0
 CHUNK, CHUNKS_AHEAD = 50, 8
@@ -87,17 +87,19 @@ def stream(
 
     For example: carryover stream readings.csv pump-7 --time-column date --out predictions.csv
     """
-    from app.cli import rows
-    from app.cli.rate import rated
-    from app.cli.written import Layout
+    from app.cli import row_reader
+    from app.cli.prediction_writer import Layout
+    from app.cli.progress_bar import rated
 
     size = chunk or (1 if follow or str(data) == "-" else CHUNK)
     with ExitStack() as stack:
-        source = stack.enter_context(rows.opened(data, sys.stdin, follow=follow))
+        source = stack.enter_context(row_reader.opened(data, sys.stdin, follow=follow))
         service = stack.enter_context(connect.service(url, key_file, PATIENCE_SECONDS))
         one = service.session(session, model)
         described = _model(service, one, model)
-        observation, label = rows.picked(source, options.names(columns) or described.inputs, time_column)
+        observation, label = row_reader.picked(
+            source, options.names(columns) or described.inputs, time_column
+        )
         layout = Layout(
             described.targets, time_column, level is not None, score, as_json or format_ is Format.jsonl
         )
@@ -133,7 +135,7 @@ def forecast(
 
     For example: carryover forecast pump-7 --steps 200 > forecast.csv
     """
-    from app.cli.written import csv_lines
+    from app.cli.prediction_writer import csv_lines
 
     with connect.service(url, key_file) as service:
         told = service.session(session).forecast(steps, level=level)

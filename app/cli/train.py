@@ -13,9 +13,9 @@ import typer
 from app.cli import options, recipe_options
 
 if TYPE_CHECKING:
-    from models.data import Dataset
-    from models.recipe import Recipe
-    from models.train import Training
+    from models.data.dataset import Dataset
+    from models.training.recipe import Recipe
+    from models.training.training import Training
 
 
 class Device(StrEnum):
@@ -166,10 +166,10 @@ def _dataset(
     gaps: bool,
     scaled: bool,
 ) -> Dataset:
-    from models import calendar
-    from models.data import DEFAULT_SPLIT, identity_scaling, open_series, prepare, split_rows
+    from models.data import calendar
+    from models.data.dataset import DEFAULT_SPLIT, identity_scaling, open_series, prepare, split_rows
+    from models.data.scaling import Column
     from models.errors import BadData
-    from models.scaling import Column
 
     series = open_series(source, columns, targets, time_column, time_features, gaps)
     made = calendar.columns(time_features)
@@ -194,8 +194,8 @@ def _set_device(device: Device, threads: int) -> None:
 
 def _check_out(out: Path, name: str) -> None:
     """Before the training rather than after it."""
-    from models.artifact import check_folder
-    from models.trained import check_name
+    from models.artifact.artifact import check_name
+    from models.artifact.files import check_folder
 
     check_name(name)
     check_folder(out)
@@ -206,8 +206,8 @@ def _beside(out: Path) -> Path:
 
 
 def _training(dataset: Dataset, recipe: Recipe, device: Device, checkpoint: Path, resume: bool) -> Training:
-    from models.checkpoint import load_checkpoint
-    from models.train import Training
+    from models.training.checkpoint import load_checkpoint
+    from models.training.training import Training
 
     training = Training(dataset, recipe, device.value)
     if resume and checkpoint.exists():
@@ -218,7 +218,7 @@ def _training(dataset: Dataset, recipe: Recipe, device: Device, checkpoint: Path
 
 def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> float:
     from app.cli.progress import EpochLines, ProgressBar, Silence
-    from models.checkpoint import save_checkpoint
+    from models.training.checkpoint import save_checkpoint
 
     begun = time.monotonic()
     with Silence() if quiet else EpochLines() if lines else ProgressBar(training) as display:
@@ -234,7 +234,7 @@ def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> floa
 
 
 def _finish(training: Training, name: str, source: str, seconds: float, out: Path, as_json: bool) -> None:
-    from models.report import finish
+    from models.evaluation.report import finish
 
     artifact = finish(training, name, source if source == "sine" else Path(source).name, seconds, out)
     if as_json:

@@ -16,7 +16,7 @@ from benchmarks.failover.checker import check, read
 from benchmarks.failover.clients import Crowd
 from benchmarks.failover.deployment import Deployment
 from benchmarks.failover.scenarios import Scenario
-from models.artifact import load
+from models.artifact.files import load
 from models.forecaster import Forecaster
 
 AFTER_SECONDS = 1.0  # of load behind a scenario's end

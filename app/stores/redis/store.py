@@ -21,11 +21,11 @@ from redis.exceptions import RedisError
 from app.errors import CarryoverError, ConfigError, SessionDamaged, StoreFailed
 from app.stores import Block, Lost, Record, Tombstone
 from app.stores.redis import values
-from app.stores.redis.calls import Acknowledged, Answers, run
-from app.stores.redis.census import PATTERN, Census
-from app.stores.redis.links import Servers, connected, every_name
+from app.stores.redis.connections import Servers, connected, every_name
+from app.stores.redis.scan import PATTERN, Census
+from app.stores.redis.scripting import Acknowledged, Answers, run
 from app.stores.redis.scripts import COMMIT, COMPARE, COMPARE_AND_WRITE, HEADS, PROBE, VALUES, Script
-from app.stores.redis.urls import Place
+from app.stores.redis.url import Place
 from app.stores.redis.values import NOTHING
 
 NEVER = float("inf")

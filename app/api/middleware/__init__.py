@@ -1,0 +1,1 @@
+"""ASGI middleware: limits on bodies, checks of origin and host, access log."""

@@ -1,0 +1,1 @@
+"""FastAPI routes, a module for each group of paths."""

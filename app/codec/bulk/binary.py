@@ -1,0 +1,141 @@
+"""The binary form of a bulk request and its answer: little-endian, columns one after the other.
+
+A request of `n` sessions:
+
+    offset      type      meaning
+    0           4 bytes   "CYO1"
+    4           u16       flags: 1 `at` is there, 2 `epochs`, 4 `lengths`, 8 a model is named,
+                          16 a number that is NaN was not observed
+    6           u16       inputs: numbers in an observation
+    8           u32       n
+    12          u32       0
+    16          i64[n]    at, if flag 1: the position that the client believes in; -1 for none
+    ...         u64[n]    epochs, if flag 2: the 16 hexadecimal digits as a number; 0 for none
+    ...         u32[n]    lengths, if flag 4: observations of each chunk; without it, one each
+    ...         f32       observations, chunk after chunk, row after row
+    ...         bytes     session ids parted by newlines, to the end; if flag 8, a line with the model first
+
+Its answer:
+
+    0           4 bytes   "CYO1"
+    4           u16       0
+    6           u16       outputs: numbers in a prediction; 0 where the sessions' models differ in it
+    8           u32       n
+    12          u32       bytes of the errors
+    16          i64[n]    position behind each chunk; -1 where it was refused
+    ...         u64[n]    epochs; 0 where refused
+    ...         u32[n]    counts: numbers predicted for each chunk, steps times outputs; 0 where refused
+    ...         f32       predictions, chunk after chunk, row after row
+    ...         u8[n]     1 where the chunk had been applied already and its answer is repeated, else 0
+    ...         bytes     errors: a JSON object of problems by index, such as {"17": {...}}; none: 0 bytes
+
+Every column begins at a multiple of its own size, so that it can be used where it lies.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from app.api.errors import problem
+from app.codec.bulk.request import BulkLimits, Request, check_column, check_count, request
+from app.codec.bulk.session_lists import roster
+from app.errors import CarryoverError, Malformed
+from app.jobs.answers import AdvancedMany
+from app.jobs.jobs import AdvanceMany
+from app.jobs.options import Extras
+
+CONTENT_TYPE = "application/octet-stream"
+HEADER = struct.Struct("<4sHHII")
+MAGIC = b"CYO1"
+AT, EPOCHS, LENGTHS, MODEL, GAPS = 1, 2, 4, 8, 16
+
+
+def decode(body: bytes, limits: BulkLimits) -> Request:
+    """The request in these bytes.
+
+    Raises
+    ------
+    Malformed : not of this layout
+    Unprocessable, TooLarge
+    """
+    if len(body) < HEADER.size:
+        raise Malformed(f"a bulk request begins with {HEADER.size} bytes of header, this one has {len(body)}")
+    magic, flags, inputs, count, reserved = HEADER.unpack_from(body)
+    if magic != MAGIC or flags > (AT | EPOCHS | LENGTHS | MODEL | GAPS) or reserved or not inputs:
+        raise Malformed("the header is not that of a bulk request: see the layout in the documentation")
+    check_count(count, limits)
+    reader = _Reader(body)
+    at = reader.take("<i8", count, "at") if flags & AT else None
+    epochs = reader.take("<u8", count, "epochs") if flags & EPOCHS else None
+    lengths, total = np.ones(count, np.int64), count
+    if flags & LENGTHS:
+        lengths = reader.take("<u4", count, "lengths").astype(np.int64)
+        total = int(lengths.sum())  # 10,000 lengths of 2**32 are far from overflow
+    observations = reader.take("<f4", total * inputs, "observations").reshape(total, inputs)
+    ids, model = reader.rest(), None
+    if flags & MODEL:
+        named, _, ids = ids.partition(b"\n")
+        model = named.decode("ascii")
+    sessions = roster(ids, _parted, limits.sessions)
+    check_column("session ids", len(sessions), count)
+    columns = AdvanceMany(sessions, observations, lengths, at, epochs, model)
+    if flags & GAPS and np.isnan(observations).any():
+        columns.extras = Extras(gaps=True)
+    return request(columns, limits)
+
+
+def _parted(ids: bytes) -> list[str]:
+    return ids.decode("ascii").split("\n")
+
+
+def encode(answer: AdvancedMany, asked: Request) -> bytes:
+    """The answer as bytes."""
+    count = asked.count
+    counts = (answer.steps * answer.outputs).astype("<u4")
+    errors = problems(answer.errors)
+    outputs = answer.outputs if isinstance(answer.outputs, int) else 0
+    replayed = np.zeros(count, np.uint8)
+    replayed[answer.replayed] = 1
+    return b"".join(
+        (
+            HEADER.pack(MAGIC, 0, outputs, count, len(errors)),
+            answer.positions.astype("<i8", copy=False).tobytes(),
+            answer.epochs.astype("<u8", copy=False).tobytes(),
+            counts.tobytes(),
+            answer.numbers.astype("<f4", copy=False).tobytes(),
+            replayed.tobytes(),
+            errors,
+        )
+    )
+
+
+def problems(errors: dict[int, CarryoverError]) -> bytes:
+    """Problems by index, as JSON; nothing when there are none."""
+    return orjson.dumps({str(i): problem(error)[1] for i, error in errors.items()}) if errors else b""
+
+
+class _Reader:
+    """Takes columns off a body, whose end no count can reach beyond."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._at = HEADER.size
+
+    def take(self, kind: str, count: int, what: str) -> npt.NDArray[Any]:
+        size = np.dtype(kind).itemsize * count
+        if size > len(self._body) - self._at:
+            raise Malformed(f"the body ends within its {what}")
+        column = np.frombuffer(self._body, kind, count, self._at)
+        self._at += size
+        return column
+
+    def rest(self) -> bytes:
+        rest = self._body[self._at :]
+        if not rest.isascii():
+            raise Malformed("the session ids are not ASCII")
+        return rest

@@ -1,0 +1,1 @@
+"""The one owner of all sessions' state: queue, admission, step, commit."""

@@ -1,0 +1,43 @@
+"""What a chunk asks for, or brings along, besides its numbers. Most have none of it, and pay nothing."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from app.session.rows import Floats
+
+Seconds = npt.NDArray[np.float64]
+
+
+class Extras(msgspec.Struct, frozen=True, eq=False):
+    """Of one chunk.
+
+    level : of the intervals that are answered beside the predictions
+    score : whether residuals and scores are answered
+    gaps : whether numbers are missing (NaN); a chunk of width 0 is missing altogether
+    timestamps : [steps], seconds since 1970; the columns made from them are not among the observations
+    future : [horizon, inputs known ahead], own units, for the forecast behind the chunk
+    """
+
+    level: float | None = None
+    score: bool = False
+    gaps: bool = False
+    timestamps: Seconds | None = None
+    future: Floats | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether the answer holds more than predictions and a forecast."""
+        return self.level is not None or self.score
+
+
+def salted(digest: int, horizon: int, extras: Extras) -> int:
+    """The digest of a chunk with these extras: a retry that asks for something else is another chunk."""
+    told = hashlib.blake2b(repr((extras.level, extras.score, horizon)).encode(), digest_size=8)
+    for numbers in (extras.timestamps, extras.future):
+        told.update(b"|" if numbers is None else np.ascontiguousarray(numbers).tobytes())
+    return digest ^ int.from_bytes(told.digest(), "little")

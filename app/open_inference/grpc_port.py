@@ -1,0 +1,44 @@
+"""Whether there is gRPC: it needs a port, and packages that not every installation has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.access.callers import Door
+from app.codec import chunks
+from app.config import Settings
+from app.errors import ConfigError
+from app.open_inference.catalog import Catalog
+
+if TYPE_CHECKING:
+    from app.open_inference.grpc.server import Port
+
+
+def port_of(settings: Settings, catalog: Catalog, door: Door, limits: chunks.Limits) -> Port | None:
+    """The port that the settings name, not yet open.
+
+    Raises
+    ------
+    ConfigError : gRPC is not installed; the certificate cannot be read
+    """
+    if settings.grpc_port is None:
+        return None
+    try:
+        from app.open_inference.grpc.server import Port
+        from app.open_inference.grpc.service import Service
+    except ImportError as error:
+        raise ConfigError(
+            f"grpc_port (CARRYOVER_GRPC_PORT) needs gRPC: pip install 'carryover[grpc]' ({error})"
+        ) from error
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    service = Service(catalog, door, limits)
+    return Port(service, f"{host}:{settings.grpc_port}", settings.body_bytes, _certificate(settings))
+
+
+def _certificate(settings: Settings) -> tuple[bytes, bytes] | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    try:
+        return settings.tls_certificate.read_bytes(), settings.tls_key.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error

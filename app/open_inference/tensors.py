@@ -1,0 +1,95 @@
+"""The one input of a request, whatever its numbers came as: checked, and laid out as [steps, inputs]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from app.codec import chunks
+from app.errors import Unprocessable
+from app.open_inference import triton_errors
+from app.session.rows import Floats
+from models.forecaster import Forecaster
+
+FLOAT32 = np.dtype("<f4")
+FEW = 16  # numbers that plain Python looks at sooner than NumPy
+
+
+def checked_input(
+    name: str, datatype: str, shape: Sequence[int], model: str, forecaster: Forecaster
+) -> tuple[int, int]:
+    """(steps, inputs) of the one input.
+
+    Raises
+    ------
+    Unprocessable : another type or shape than the model's, or more than one row for a sequence
+    """
+    if datatype != "FP32":
+        raise triton_errors.wrong_type(name, datatype, model)
+    if len(shape) != 3 or shape[2] != forecaster.input_size:
+        raise triton_errors.wrong_shape(name, model, (-1, -1, forecaster.input_size), shape)
+    if shape[0] != 1:
+        raise triton_errors.not_one_row(model)
+    return shape[1], shape[2]
+
+
+def from_bytes(
+    data: bytes | memoryview,
+    name: str,
+    size: tuple[int, int],
+    model: str,
+    limits: chunks.Limits,
+    gaps: bool,
+) -> Floats:
+    """Little-endian float32 as [steps, inputs]; with `gaps`, NaN is what was not observed.
+
+    Raises
+    ------
+    Unprocessable : not as many bytes as the shape has; a NaN or an infinity; no step at all
+    TooLarge
+    """
+    wanted = 4 * size[0] * size[1]
+    if len(data) != wanted:
+        raise triton_errors.wrong_bytes(name, model, wanted, len(data))
+    # A copy, because the bytes are part of a body that would stay alive with it, and aligned, too.
+    observations = np.frombuffer(data, FLOAT32).astype(np.float32).reshape(size)
+    if not (_is_short(size, limits) and math.isfinite(sum(observations.ravel().tolist()))):
+        chunks.check_finite(observations, limits, gaps=gaps)
+    return observations
+
+
+def from_numbers(data: list[Any], size: tuple[int, int], limits: chunks.Limits) -> tuple[Floats, bool]:
+    """Numbers, nested in any way that holds as many as the shape, and whether some are null.
+
+    Raises
+    ------
+    Unprocessable : of another count; beyond float32; no step at all
+    TooLarge
+    """
+    if _is_short(size, limits) and len(data) == size[0] * size[1] and _is_plain(data):
+        return np.array(data, np.float32).reshape(size), False
+    with np.errstate(over="ignore"):
+        try:
+            numbers = np.array(data, np.float64).astype(np.float32)
+        except (ValueError, TypeError, OverflowError):
+            raise Unprocessable("Unable to parse 'data': its lists differ in length") from None
+    if numbers.size != size[0] * size[1]:
+        raise Unprocessable("Unable to parse 'data': Shape does not match true shape of 'data' field")
+    observations = numbers.reshape(size)
+    chunks.check_finite(observations, limits, gaps=True)  # JSON has no NaN: what is one here was null
+    return observations, bool(np.isnan(observations).any())
+
+
+def _is_short(size: tuple[int, int], limits: chunks.Limits) -> bool:
+    return 0 < size[0] <= limits.observations and size[0] * size[1] <= FEW
+
+
+def _is_plain(data: list[Any]) -> bool:
+    """Whether a flat list holds float32 numbers only."""
+    try:
+        return bool(min(data) >= -chunks.LARGEST and max(data) <= chunks.LARGEST)
+    except (TypeError, ValueError):  # nested, or null among them; or empty
+        return False

@@ -1,0 +1,1 @@
+"""Whatever owns a transport: HTTP connections and WebSockets."""

@@ -1,0 +1,1 @@
+"""What a session is: its name, its row of numbers, its remembered answers."""

@@ -1,0 +1,200 @@
+"""The resident sessions of one model: a row each, in arrays that are read and written in place.
+
+Memory is reserved at start and committed by the kernel page by page as rows are first used, so an empty
+slab of a million rows costs nothing. Rows are taken and given back in constant time. When the slab is
+full, the clock (second chance; Corbato, 1968) picks who leaves: a bit a row, set by each wave that used
+it, cleared by a hand that passes; it finds a session that was not used for about one turn, at a constant
+cost a session and without a write per access that an exact list would need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from sortedcontainers import SortedList
+
+from app.session.rows import Headers, LongAnswers, Rows, header_type
+from models.compiled import column, compiled
+from models.forecaster import Forecaster
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+RUN = 256  # rows from which on it is worth looking whether they lie one behind the other
+HAND_STEP = 1024  # rows that the clock's hand looks at in one array operation
+COLD, WARM, PINNED = 0, 1, 2
+
+
+class Slab:
+    """Rows of the sessions of `forecaster`, by session id.
+
+    Parameters
+    ----------
+    capacity : rows; at least the sessions of one wave, or a wave could not be held
+    recent_chunks : answers remembered for each session
+    """
+
+    def __init__(self, forecaster: Forecaster, capacity: int, recent_chunks: int) -> None:
+        self.forecaster = forecaster
+        self.capacity = capacity
+        self.recent_chunks = recent_chunks
+        self.headers = np.zeros(capacity, header_type(recent_chunks, forecaster.output_size))
+        self.carries = np.zeros((capacity, forecaster.carry_size), np.float32)
+        # Rows are copied through these views: field by field NumPy takes ten times as long, number by number
+        # twice.
+        self._whole = self.headers.view(f"V{self.headers.dtype.itemsize}")
+        self._one_carry = np.dtype((np.void, self.carries.itemsize * forecaster.carry_size))
+        self._whole_carries = self._as_one(self.carries)
+        self._fresh = forecaster.fresh
+        self.long: dict[int, LongAnswers] = {}
+        self.index: dict[str, int] = {}  # published sessions only
+        # Another one whenever a session leaves. Until then rows that were looked up hold: no name is
+        # published while it has a row here.
+        self.edition = object()
+        self.names: SortedList[str] = SortedList()
+        self._owner: list[str | None] = []  # by row; None where free or not yet published
+        self._used = np.zeros(capacity, np.uint8)
+        self._free: list[int] = []
+        self._hand = 0
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def room(self) -> int:
+        """Rows that can be taken before somebody has to leave."""
+        return self.capacity - len(self._owner) + len(self._free)
+
+    def take(self) -> int:
+        """A free row, its header zeroed. The caller makes room first."""
+        if self._free:
+            row = self._free.pop()
+            self.headers[row] = np.zeros((), self.headers.dtype)
+            self.carries[row] = self._fresh
+        else:
+            row = len(self._owner)
+            self._owner.append(None)
+            if self._fresh.any():  # otherwise the page stays the kernel's until the session observes
+                self.carries[row] = self._fresh
+        return row
+
+    def give_back(self, row: int) -> None:
+        """Free a row that was taken and never published, or whose session has left."""
+        self._owner[row] = None
+        self._used[row] = COLD
+        self.headers["deadline"][row] = np.inf  # the sweep passes over it
+        self.long.pop(row, None)
+        self._free.append(row)
+
+    def publish(self, session: str, row: int) -> None:
+        """From here on `session` is found at `row`."""
+        self.index[session] = row
+        self.names.add(session)
+        self._owner[row] = session
+        self._used[row] = WARM
+
+    def remove(self, session: str) -> None:
+        """Forget a session that is resident."""
+        row = self.index.pop(session)
+        self.edition = object()
+        self.names.remove(session)
+        self.give_back(row)
+
+    def read(self, rows: Ints) -> Rows:
+        """A copy of these rows."""
+        headers = self._whole.take(rows).view(self.headers.dtype)
+        return Rows(headers, self.carries.take(rows, axis=0), self._long_of(rows, headers))
+
+    def look(self, rows: Ints) -> Rows:
+        """These rows as they stand: the headers copied, the carries not to be written to.
+
+        Those of a thousand rows that lie one behind the other, as of sessions that one request created, are
+        read where they are. They hold until one of the rows is written.
+        """
+        if len(rows) < RUN or not _in_a_row(rows):
+            return self.read(rows)
+        run = slice(int(rows[0]), int(rows[-1]) + 1)
+        headers = self._whole[run].copy().view(self.headers.dtype)
+        carries = self.carries[run]
+        carries.flags.writeable = False
+        return Rows(headers, carries, self._long_of(rows, headers))
+
+    def _as_one(self, carries: Floats) -> npt.NDArray[np.void]:
+        """Every carry as one value."""
+        return np.ascontiguousarray(carries, np.float32).view(self._one_carry)[:, 0]
+
+    def _long_of(self, rows: Ints, headers: Headers) -> dict[int, LongAnswers]:
+        """By index, the long answers of these rows; a thousand are not looked up one by one for a few."""
+        if not self.long:
+            return {}
+        return {i: self.long[int(rows[i])] for i in np.flatnonzero(headers["has_long"]).tolist()}
+
+    def write(self, rows: Ints, values: Rows) -> None:
+        """Put values in place, and count the rows as used."""
+        if self.long:
+            for row in rows[np.flatnonzero(self.headers["has_long"][rows])].tolist():
+                self.long.pop(row, None)
+        self._whole[rows] = values.headers.view(self._whole.dtype)
+        self._whole_carries[rows] = self._as_one(values.carries)
+        self._used[rows] = WARM
+        for i, answers in values.long.items():
+            self.long[int(rows[i])] = answers
+
+    def pin(self, rows: Sequence[int] | Ints) -> None:
+        """These may not leave until they are written or released."""
+        self._used[rows] = PINNED
+
+    def release(self, rows: Sequence[int] | Ints) -> None:
+        self._used[rows] = WARM
+
+    def least_used(self, count: int) -> list[str]:
+        """Up to `count` sessions that have not been used for longest, about; never a pinned one."""
+        found: list[str] = []
+        looked = 0
+        limit = 2 * len(self._owner) + HAND_STEP
+        while len(found) < count and looked < limit:
+            stop = min(self._hand + HAND_STEP, len(self._owner))
+            turn = self._used[self._hand : stop]
+            cold = np.flatnonzero(turn == COLD)[: count - len(found)]
+            passed = int(cold[-1]) + 1 if len(found) + len(cold) == count and len(cold) else len(turn)
+            found += [name for row in cold.tolist() if (name := self._owner[self._hand + row]) is not None]
+            turn[:passed][turn[:passed] == WARM] = COLD
+            turn[cold] = PINNED  # not found twice in one call
+            looked += passed
+            self._hand = 0 if self._hand + passed >= len(self._owner) else self._hand + passed
+        self._used[[self.index[name] for name in found]] = COLD
+        return found
+
+    def expired(self, now: float, start: int, count: int) -> tuple[list[str], int]:
+        """Sessions past their deadline among `count` rows from `start`, and where to look next."""
+        stop = min(start + count, len(self._owner))
+        late = np.flatnonzero(self.headers["deadline"][start:stop] < now)
+        names = [name for row in late.tolist() if (name := self._owner[start + row]) is not None]
+        return names, 0 if stop >= len(self._owner) else stop
+
+    def deadline(self, rows: Ints) -> float:
+        """When the first of these expires."""
+        return float(_least(self.headers["deadline"], rows))
+
+    def rows_of(self, sessions: Iterable[str]) -> Ints:
+        """Rows of sessions that are resident."""
+        return np.fromiter(map(self.index.__getitem__, sessions), np.int64)
+
+
+@compiled(column("int64"))
+def _in_a_row(rows: Ints) -> bool:
+    """Whether they lie one behind the other."""
+    told = True
+    for i in range(1, len(rows)):
+        told &= rows[i] == rows[0] + i
+    return told
+
+
+@compiled(column("float64"), column("int64"))
+def _least(numbers: npt.NDArray[np.float64], rows: Ints) -> float:
+    least = np.inf
+    for row in rows:
+        least = min(least, numbers[row])
+    return least

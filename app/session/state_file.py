@@ -1,0 +1,247 @@
+"""A session as a file: what `GET /sessions/{id}/state` gives and `PUT` takes.
+
+One safetensors file, readable with any safetensors library, that describes itself: the carry, the
+position, the fingerprint that the carry belongs to, and the answers that replays need. It comes from
+outside, so nothing in it is believed until it was checked.
+
+    __metadata__        format, version, session, model, fingerprint, position, since_reset,
+                        created, updated (seconds since 1970), ttl_seconds (inf: never),
+                        checksum (SHA-256 over the rest of it and every tensor: a flipped bit is noticed)
+    carry               f32 [carry_size]: (h, c) as [2, layers, hidden], then the last prediction, scaled,
+                        then what the session has learned, then the last observations, where the server
+                        keeps them; the fingerprint names the kind of learning where the session chose it
+    recent.steps        i64 [chunks]: lengths of the last chunks, newest first
+    recent.digests      u64 [chunks]
+    recent.{i}.{name}   f32 [steps, ...]: their answers: predictions, forecast, intervals, scores
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from app.errors import Unprocessable
+from app.session import remembered
+from app.session.rows import Answer, Floats, Rows, header_type
+from models.forecaster import Forecaster
+
+FORMAT, VERSION = "carryover-session", "1"
+MOST_CHUNKS = 4096
+FURTHEST = 2**63 - 1
+WHOLE = re.compile(r"[0-9]{1,19}", re.ASCII)
+NAMES = "predictions|lower|upper|residuals|scores|observed|forecast|forecast_lower|forecast_upper"
+MAY_BE_NAN = {"residuals", "scores"}
+ANSWER = re.compile(rf"recent\.([0-9]{{1,4}})\.({NAMES})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """All that a session remembers, and where it came from.
+
+    carry : [carry_size]; answers : newest first, (steps, digest, answer)
+    created, updated : seconds since 1970; ttl_seconds : infinity is never
+    """
+
+    session: str
+    model: str
+    fingerprint: str
+    position: int
+    since_reset: int
+    created: float
+    updated: float
+    ttl_seconds: float
+    carry: Floats
+    answers: tuple[tuple[int, int, Answer], ...]
+
+
+def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionState:
+    """The session at the front of `rows`."""
+    header = rows.headers[0]
+    steps = [steps for steps in header["steps"].tolist() if steps]
+    return SessionState(
+        session=session,
+        model=model,
+        fingerprint=fingerprint,
+        position=int(header["position"]),
+        since_reset=int(header["since_reset"]),
+        created=float(header["created"]),
+        updated=float(header["seen"]),
+        ttl_seconds=float(header["ttl"]),
+        carry=rows.carries[0].copy(),
+        answers=tuple(
+            (length, remembered.digest(rows, 0, place), dict(remembered.answer(rows, 0, place)))
+            for place, length in enumerate(steps)
+        ),
+    )
+
+
+def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> Rows:
+    """The session as a row of a slab of this layout; its epoch and deadline are the caller's to draw.
+
+    Raises
+    ------
+    Unprocessable : it has another shape than its fingerprint's model
+    """
+    outputs = forecaster.output_size
+    try:
+        carry = forecaster.fitted(state.carry)
+        forecaster.check(carry)
+    except ValueError as error:
+        raise Unprocessable(str(error), field="carry") from None
+    if any(answer["predictions"].shape[1] != outputs for _, _, answer in state.answers):
+        raise Unprocessable(f"an answer has not {outputs} numbers a prediction", field="recent")
+    rows = Rows(np.zeros(1, header_type(recent_chunks, outputs)), carry[None].copy())
+    header = rows.headers
+    for name in ("position", "since_reset", "created"):
+        header[name] = getattr(state, name)
+    header["seen"], header["ttl"] = state.updated, state.ttl_seconds
+    long: list[Answer | None] = []
+    for place, (length, digest, answer) in enumerate(state.answers[:recent_chunks]):
+        header["steps"][0, place], header["digest"][0, place] = length, digest
+        header["answer"][0, place] = answer["predictions"][-1]
+        long.append(answer if length > 1 or len(answer) > 1 else None)
+    if any(long):
+        rows.long[0] = tuple(long)
+        header["has_long"] = len(long)
+    return rows
+
+
+def encode(state: SessionState) -> bytes:
+    """The file."""
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "carry": state.carry,
+        "recent.steps": np.array([steps for steps, _, _ in state.answers], np.int64),
+        "recent.digests": np.array([digest for _, digest, _ in state.answers], np.uint64),
+    }
+    for place, (_, _, answer) in enumerate(state.answers):
+        for name, numbers in answer.items():
+            tensors[f"recent.{place}.{name}"] = np.ascontiguousarray(numbers)
+    told = {name: getattr(state, name) for name in _TOLD}
+    metadata = {"format": FORMAT, "version": VERSION} | {name: str(value) for name, value in told.items()}
+    return safetensors.numpy.save(tensors, metadata | {"checksum": _checksum(metadata, tensors)})
+
+
+def decode(data: bytes) -> SessionState:
+    """The session in a file.
+
+    Raises
+    ------
+    Unprocessable : damaged, hostile, of another format or version; nothing of it was believed
+    """
+    try:
+        tensors = safetensors.numpy.load(data)
+        metadata = _metadata(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Unprocessable(f"the body is not a safetensors file: {str(error)[:200]}") from None
+    _check_label(metadata)
+    if metadata.pop("checksum", "") != _checksum(metadata, tensors):
+        raise Unprocessable("the checksum does not match the contents: the file is damaged", field="checksum")
+    position, since_reset = _whole(metadata, "position"), _whole(metadata, "since_reset")
+    if since_reset > position:
+        raise Unprocessable("since_reset is beyond the position", field="since_reset")
+    ttl_seconds = _time(metadata, "ttl_seconds")
+    if not ttl_seconds > 0:
+        raise Unprocessable("ttl_seconds must be positive", field="ttl_seconds")
+    return SessionState(
+        session=metadata["session"],
+        model=metadata["model"],
+        fingerprint=metadata["fingerprint"],
+        position=position,
+        since_reset=since_reset,
+        created=_time(metadata, "created"),
+        updated=_time(metadata, "updated"),
+        ttl_seconds=ttl_seconds,
+        carry=_tensor(tensors, "carry", np.float32, 1),
+        answers=_answers(tensors, position),
+    )
+
+
+_LABELS = ("session", "model", "fingerprint")
+_TOLD = (*_LABELS, "position", "since_reset", "created", "updated", "ttl_seconds")
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    (length,) = struct.unpack_from("<Q", data)
+    told: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return told
+
+
+def _checksum(metadata: dict[str, str], tensors: dict[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype.str} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _check_label(metadata: dict[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise Unprocessable(f"this is no {FORMAT} file", field="format")
+    if metadata.get("version") != VERSION:
+        raise Unprocessable(
+            f"the file has version {str(metadata.get('version'))[:20]!r}, this server reads {VERSION!r}",
+            field="version",
+        )
+    for name in _LABELS:
+        if not 1 <= len(metadata.get(name, "")) <= 256:
+            raise Unprocessable(f"{name} is missing, or too long", field=name)
+
+
+def _whole(metadata: dict[str, str], name: str) -> int:
+    text = metadata.get(name, "")
+    if WHOLE.fullmatch(text) is None or int(text) > FURTHEST:
+        raise Unprocessable(f"{name} is not a whole number from 0 to {FURTHEST}", field=name)
+    return int(text)
+
+
+def _time(metadata: dict[str, str], name: str) -> float:
+    try:
+        seconds = float(metadata[name])
+    except (KeyError, ValueError):
+        raise Unprocessable(f"{name} is not a number", field=name) from None
+    if math.isnan(seconds) or (name != "ttl_seconds" and not 0 <= seconds < 1e11):
+        raise Unprocessable(f"{name} is out of range", field=name)
+    return seconds
+
+
+def _tensor(
+    tensors: dict[str, npt.NDArray[Any]], name: str, kind: Any, dimensions: int, *, nan: bool = False
+) -> npt.NDArray[Any]:
+    found = tensors.get(name)
+    if found is None or found.dtype != kind or found.ndim != dimensions:
+        raise Unprocessable(
+            f"{name} is missing, or not {np.dtype(kind).name} of {dimensions} dimensions", field=name
+        )
+    if kind is np.float32 and (np.isinf(found).any() or (not nan and np.isnan(found).any())):
+        raise Unprocessable(f"{name} has a number that is not finite", field=name)
+    return found
+
+
+def _answers(tensors: dict[str, npt.NDArray[Any]], position: int) -> tuple[tuple[int, int, Answer], ...]:
+    steps = _tensor(tensors, "recent.steps", np.int64, 1).tolist()
+    digests = _tensor(tensors, "recent.digests", np.uint64, 1).tolist()
+    if len(steps) != len(digests) or len(steps) > MOST_CHUNKS:
+        raise Unprocessable("recent.steps and recent.digests do not match", field="recent")
+    if any(length < 1 for length in steps) or sum(steps) > position:
+        raise Unprocessable("the remembered chunks do not fit the position", field="recent.steps")
+    answers: list[Answer] = [{} for _ in steps]
+    for name in tensors.keys() - {"carry", "recent.steps", "recent.digests"}:
+        match = ANSWER.fullmatch(name)
+        if match is None or int(match[1]) >= len(steps):
+            raise Unprocessable(f"there is no place for a tensor {name[:80]!r}", field="recent")
+        nan = match[2] in MAY_BE_NAN
+        answers[int(match[1])][match[2]] = _tensor(tensors, name, np.float32, 2, nan=nan)
+    for length, answer in zip(steps, answers, strict=True):
+        if "predictions" not in answer or len(answer["predictions"]) != length:
+            raise Unprocessable("a remembered chunk has not as many predictions as steps", field="recent")
+    return tuple(zip(steps, digests, answers, strict=True))

@@ -1,0 +1,1 @@
+"""What a session learns of its own stream: readout, intervals, surprise."""

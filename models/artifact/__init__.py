@@ -1,0 +1,1 @@
+"""A trained model as a value and as a folder on disk."""

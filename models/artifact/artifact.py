@@ -1,0 +1,233 @@
+"""A trained model as a value, checked when it is made: no invalid Artifact exists.
+
+The fingerprint covers everything that decides a prediction: weights, shape, column names, scaling. Labels
+(the model's name, units, metrics) are outside it and may be edited by hand.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.artifact.learning import MAX_FEATURES, Learning, features
+from models.data import calendar
+from models.data.scaling import Column, Scaling
+from models.errors import BadArtifact
+from models.nets.lstm import StatefulLSTM, network_from, weight_shapes
+
+Predicts = Literal["level", "change"]
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+MAX_COLUMNS = 4096
+MAX_HIDDEN = 16384
+MAX_LAYERS = 64
+MAX_WEIGHT_BYTES = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A trained model.
+
+    Attributes
+    ----------
+    inputs, targets
+        The columns of an observation, and the names of what is predicted; a target is usually an input too.
+    predicts
+        "level", or "change" from the last observation (then every target must be an input).
+    scaling, target_scaling
+        Over inputs and over targets; a target that is an input shares its column's numbers.
+    weights
+        float32 arrays under the names of `StatefulLSTM`'s state_dict; `readout.basis` [hidden, rank] beside
+        them when `learning` asks for a rank.
+    learning
+        What its sessions learn of their own streams; then every target must be an input.
+    future
+        Inputs that are known ahead, and that a forecast is told; none of them is a target.
+    time_features, interval_seconds
+        Names in `models.calendar.PERIODS`, whose columns are the last inputs, and the step of the stream.
+    metrics
+        What training measured; JSON values.
+
+    Raises
+    ------
+    BadArtifact
+        If anything does not fit together.
+    """
+
+    name: str
+    inputs: tuple[Column, ...]
+    targets: tuple[str, ...]
+    hidden_size: int
+    num_layers: int
+    scaling: Scaling
+    target_scaling: Scaling
+    weights: Mapping[str, npt.NDArray[np.float32]]
+    predicts: Predicts = "level"
+    learning: Learning = field(default_factory=Learning)
+    future: tuple[str, ...] = ()
+    time_features: tuple[str, ...] = ()
+    interval_seconds: float | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_labels(self)
+        _check_size(self)
+        _check_scaling(self)
+        _check_learning(self)
+        _check_ahead(self)
+        _check_weights(self)
+
+    @property
+    def input_size(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def output_size(self) -> int:
+        return len(self.targets)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the inputs, in order."""
+        return tuple(column.name for column in self.inputs)
+
+    @property
+    def feedback(self) -> tuple[int | None, ...]:
+        """For each input the output that predicts it, or None: what a free-running forecast feeds back."""
+        return tuple(self.targets.index(name) if name in self.targets else None for name in self.columns)
+
+    @property
+    def made_inputs(self) -> int:
+        """How many of the last inputs are made from timestamps."""
+        return 2 * len(self.time_features)
+
+    @property
+    def change_of(self) -> tuple[int, ...] | None:
+        """For each output its input column, when the network predicts changes."""
+        return tuple(self.columns.index(name) for name in self.targets) if self.predicts == "change" else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over whatever decides a prediction; a carry belongs to one fingerprint."""
+        shape: list[Any] = [self.columns, self.targets, self.hidden_size, self.num_layers, self.predicts]
+        # What an artifact of version 1 could not say is left out where it says nothing: its name stays.
+        if self.learning.on or self.future or self.time_features:
+            shape += [self.learning.told(), self.future, self.time_features, self.interval_seconds]
+        digest = hashlib.sha256(json.dumps(shape).encode())
+        for scaling in (self.scaling, self.target_scaling):
+            digest.update(scaling.mean.astype("<f8").tobytes() + scaling.std.astype("<f8").tobytes())
+        for name in sorted(self.weights):
+            digest.update(name.encode() + self.weights[name].astype("<f4").tobytes())
+        return digest.hexdigest()
+
+    def network(self) -> StatefulLSTM:
+        """A fresh network in eval mode, on the CPU, in float32; the caller may change it freely."""
+        own = {name: weight for name, weight in self.weights.items() if not name.startswith("readout.")}
+        tensors = {name: torch.tensor(weight) for name, weight in own.items()}
+        return network_from(tensors, self.num_layers, self.change_of)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot stand in an address."""
+    if not NAME.fullmatch(name):
+        raise BadArtifact(f"name {name[:99]!r} must be 1 to 128 of A-Z a-z 0-9 . _ - (no . - first)")
+
+
+def _check_labels(artifact: Artifact) -> None:
+    check_name(artifact.name)
+    for what, names in (("inputs", artifact.columns), ("targets", artifact.targets)):
+        if not 1 <= len(names) <= MAX_COLUMNS:
+            raise BadArtifact(f"{what} must name 1 to {MAX_COLUMNS} columns, not {len(names)}")
+        if not all(1 <= len(name) <= 256 for name in names):
+            raise BadArtifact(f"{what} has a column name that is not 1 to 256 characters long")
+        if len(set(names)) != len(names):
+            raise BadArtifact(f"{what} names a column twice")
+
+
+def _check_size(artifact: Artifact) -> None:
+    check_bounds(artifact.hidden_size, artifact.num_layers, artifact.input_size, artifact.output_size)
+    if artifact.predicts not in ("level", "change"):
+        raise BadArtifact(f"predicts must be 'level' or 'change', not {str(artifact.predicts)[:40]!r}")
+    unseen = [name for name in artifact.targets if name not in artifact.columns]
+    if artifact.predicts == "change" and unseen:
+        raise BadArtifact(f"predicts changes of {unseen[0]!r}, which is not an input")
+
+
+def check_bounds(hidden_size: Any, num_layers: Any, input_size: int, output_size: int) -> None:
+    """Refuse a shape that no network should have, before anything of that size is made."""
+    bounds = (("hidden_size", hidden_size, MAX_HIDDEN), ("num_layers", num_layers, MAX_LAYERS))
+    for what, size, most in bounds:
+        if type(size) is not int or not 1 <= size <= most:
+            raise BadArtifact(f"{what} must be a whole number from 1 to {most}, not {str(size)[:40]}")
+    shapes = weight_shapes(input_size, hidden_size, num_layers, output_size)
+    if 4 * sum(prod(shape) for shape in shapes.values()) > MAX_WEIGHT_BYTES:
+        raise BadArtifact(f"a network of this shape needs more than {MAX_WEIGHT_BYTES} bytes of weights")
+
+
+def _check_scaling(artifact: Artifact) -> None:
+    for what, scaling, count in (
+        ("scaling", artifact.scaling, artifact.input_size),
+        ("target_scaling", artifact.target_scaling, artifact.output_size),
+    ):
+        if len(scaling.mean) != count:
+            raise BadArtifact(f"{what} is over {len(scaling.mean)} columns, the model has {count}")
+    for output, name in enumerate(artifact.targets):
+        if name in artifact.columns:
+            column = artifact.columns.index(name)
+            ours, theirs = artifact.target_scaling.pick([output]), artifact.scaling.pick([column])
+            if ours.mean != theirs.mean or ours.std != theirs.std:
+                raise BadArtifact(f"target {name!r} is scaled otherwise than the input of that name")
+
+
+def _check_learning(artifact: Artifact) -> None:
+    learning = artifact.learning
+    unseen = [name for name in artifact.targets if name not in artifact.columns]
+    if learning.on and unseen:
+        raise BadArtifact(
+            f"nothing can be learned about {unseen[0]!r}, which is predicted and never observed"
+        )
+    if learning.rank > artifact.hidden_size:
+        raise BadArtifact(f"rank {learning.rank} is more than the {artifact.hidden_size} hidden features")
+    if (
+        learning.readout == "rls"
+        and features(learning, artifact.hidden_size, artifact.input_size) > MAX_FEATURES
+    ):
+        raise BadArtifact(f"rls is for at most {MAX_FEATURES} features: give a rank, or use gain")
+    if any(len(row) != artifact.output_size for row in learning.spread):
+        raise BadArtifact(f"spread must have {artifact.output_size} numbers for each level")
+
+
+def _check_ahead(artifact: Artifact) -> None:
+    for name in artifact.future:
+        if name not in artifact.columns or name in artifact.targets:
+            raise BadArtifact(f"{str(name)[:80]!r} is known ahead, so it must be an input and no target")
+    for name in artifact.time_features:
+        if name not in calendar.PERIODS:
+            raise BadArtifact(f"time feature {str(name)[:40]!r} is none of {', '.join(calendar.PERIODS)}")
+    made = calendar.columns(artifact.time_features)
+    if made and (artifact.columns[-len(made) :] != made or len(made) == artifact.input_size):
+        raise BadArtifact(f"the last inputs must be the time features' {', '.join(made)}, behind one other")
+    step = artifact.interval_seconds
+    if (made or step is not None) and not (type(step) in (int, float) and 0 < step < 1e10):  # type: ignore[operator]
+        raise BadArtifact("interval_seconds must be the step of the stream, above 0")
+
+
+def _check_weights(artifact: Artifact) -> None:
+    size = (artifact.input_size, artifact.hidden_size, artifact.num_layers, artifact.output_size)
+    shapes = weight_shapes(*size, artifact.learning.rank)
+    for odd in sorted(set(shapes) ^ set(artifact.weights)):
+        raise BadArtifact(f"weights {'lack' if odd in shapes else 'have an unknown'} {odd[:80]}")
+    for name, weight in artifact.weights.items():
+        if weight.shape != shapes[name]:
+            raise BadArtifact(f"{name} has shape {list(weight.shape)}, expected {list(shapes[name])}")
+        if weight.dtype != np.float32:
+            raise BadArtifact(f"{name} is {weight.dtype}, expected float32")
+        if not np.isfinite(weight).all():
+            raise BadArtifact(f"{name} has a value that is not finite")

@@ -1,0 +1,1 @@
+"""Files to series, series to scaled data sets."""

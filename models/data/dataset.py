@@ -1,0 +1,231 @@
+"""Series -> scaled parts and contiguous streams, ready to learn from.
+
+series --split by time--> train | validation | test      scaling from train alone
+                            |
+                            +--> streams [streams, steps, features], each contiguous, targets one step ahead
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.data import calendar
+from models.data.readers import read_series
+from models.data.scaling import Column, Floats, Scaling
+from models.data.series import Series, filled
+from models.errors import BadData
+
+DEFAULT_SPLIT = (0.7, 0.15, 0.15)
+
+
+def sine(points: int = 1000, *, step: float = 100 / 999) -> Series:
+    """The built-in series: `sin(linspace(0, 100, 1000))`, or more points of the same wave."""
+    return Series("sine", ("value",), np.sin(step * np.arange(points))[:, None])
+
+
+def open_series(
+    source: str,
+    columns: Sequence[str] | None = None,
+    targets: Sequence[str] = (),
+    time_column: str | None = None,
+    time_features: Sequence[str] = (),
+    gaps: bool = False,
+) -> Series:
+    """The built-in `sine`, or a file, with `gaps` or without; time features come after the columns.
+
+    Raises
+    ------
+    BadData
+        Names the file and what is wrong with it.
+    """
+    if source == "sine":
+        series = sine()
+        series.pick(tuple(columns or ()) + tuple(targets))
+        return series.with_time_features(time_features)
+    wanted = [*columns, *(name for name in targets if name not in columns)] if columns else None
+    return read_series(Path(source), wanted, time_column, gaps).with_time_features(time_features)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of each part, one after the other from the start; rows after them are not used."""
+
+    train: int
+    validation: int
+    test: int
+
+    @property
+    def validation_rows(self) -> range:
+        return range(self.train, self.train + self.validation)
+
+    @property
+    def test_rows(self) -> range:
+        return range(self.train + self.validation, self.train + self.validation + self.test)
+
+
+def split_rows(rows: int, parts: Sequence[float] = DEFAULT_SPLIT) -> Split:
+    """Cut a series in time: numbers of rows, or fractions of all rows when none is above 1.
+
+    Raises
+    ------
+    BadData
+        If the parts do not fit or the training part has fewer than 3 rows.
+    """
+    if len(parts) != 3 or not all(np.isfinite(part) and part >= 0 for part in parts):
+        raise BadData("a split is three numbers, none below zero: train,validation,test")
+    if all(part <= 1 for part in parts):
+        if sum(parts) > 1 + 1e-9:
+            raise BadData(f"the fractions of the split add up to {sum(parts):g}, more than 1")
+        ends = [round(rows * sum(parts[: i + 1])) for i in range(3)]
+        split = Split(ends[0], ends[1] - ends[0], ends[2] - ends[1])
+    else:
+        split = Split(*(int(part) for part in parts))
+    if split.test_rows.stop > rows:
+        raise BadData(f"the split needs {split.test_rows.stop} rows, there are {rows}")
+    if split.train < 3:
+        raise BadData(f"the training part has {split.train} rows, too few to learn from")
+    return split
+
+
+def fit_scaling(values: Floats) -> Scaling:
+    """Mean and standard deviation of [rows, features], gaps left out; a constant column keeps its unit."""
+    spread = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
+    return Scaling(np.nanmean(values, axis=0), np.where(spread, np.nanstd(values, axis=0), 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A series made ready for one network.
+
+    Attributes
+    ----------
+    columns, targets
+        Inputs and what is predicted.
+    scaling, target_scaling
+        Fitted on the training part alone, or the artifact's.
+    observations, truth
+        float32 [rows, inputs] and [rows, outputs], scaled; the prediction from row t is of `truth[t + 1]`.
+        A gap is NaN in the truth, which no error is made of; in the observations what came before fills it.
+    gaps
+        [rows, inputs], where nothing was observed; None where nothing is missing.
+    future
+        Inputs that are known ahead, and are no targets.
+    time_features, interval_seconds
+        Names of `models.calendar`, whose columns are the last inputs, and the step from row to row.
+    """
+
+    columns: tuple[Column, ...]
+    targets: tuple[str, ...]
+    split: Split
+    scaling: Scaling
+    target_scaling: Scaling
+    observations: Tensor
+    truth: Tensor
+    future: tuple[str, ...] = ()
+    time_features: tuple[str, ...] = ()
+    interval_seconds: float | None = None
+    gaps: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def feedback(self) -> tuple[int | None, ...]:
+        """For each input the output that predicts it, or None."""
+        return tuple(self.targets.index(name) if name in self.targets else None for name in self.names)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Inputs that are neither predicted nor known ahead: with any, nothing can run freely."""
+        known = (*self.future, *calendar.columns(self.time_features))
+        return tuple(name for name in self.names if name not in self.targets and name not in known)
+
+
+def prepare(
+    series: Series,
+    columns: Sequence[Column],
+    targets: Sequence[str],
+    split: Split,
+    scaling: tuple[Scaling, Scaling] | None = None,
+    future: Sequence[str] = (),
+) -> Dataset:
+    """Pick, scale and make tensors. Without a given scaling it is fitted on the training part alone.
+
+    Raises
+    ------
+    BadData
+        If a column is missing, or what is called known ahead is no input, or a target.
+    """
+    names = [column.name for column in columns]
+    for name in future:
+        if name not in names or name in targets:
+            raise BadData(f"{name!r} is called known ahead, so it must be an input and no target")
+    inputs, outputs = series.pick(names), series.pick(targets)
+    _check_observed(series, [*names, *targets], split)
+    if scaling is None:
+        scaling = fit_scaling(inputs[: split.train]), fit_scaling(outputs[: split.train])
+    return Dataset(
+        columns=tuple(columns),
+        targets=tuple(targets),
+        split=split,
+        scaling=scaling[0],
+        target_scaling=scaling[1],
+        observations=_tensor(scaling[0].scale(filled(series.source, names, inputs)), series.source, names),
+        truth=_tensor(scaling[1].scale(outputs), series.source, targets),
+        future=tuple(future),
+        time_features=series.time_features,
+        interval_seconds=series.interval_seconds() if series.time_features else None,
+        gaps=np.isnan(inputs) if np.isnan(inputs).any() else None,
+    )
+
+
+def _check_observed(series: Series, names: Sequence[str], split: Split) -> None:
+    missing = np.isnan(series.pick(names)[: split.train])
+    for column, name in enumerate(names):
+        if missing[:, column].all():
+            raise BadData(f"{series.source}: nothing was observed of {name!r} in the training part")
+
+
+def identity_scaling(count: int) -> Scaling:
+    """The data's own units, for as many columns."""
+    return Scaling(np.zeros(count), np.ones(count))
+
+
+def training_streams(dataset: Dataset, streams: int) -> tuple[Tensor, Tensor]:
+    """The training part as parallel contiguous streams.
+
+    Returns
+    -------
+    observations, truth
+        [streams, steps, inputs] and [streams, steps, outputs]; truth is one step ahead. What does not divide
+        evenly is left out at the beginning, the oldest rows.
+
+    Raises
+    ------
+    BadData
+        If a stream would have fewer than 2 steps.
+    """
+    pairs = dataset.split.train - 1
+    steps = pairs // streams
+    if steps < 2:
+        raise BadData(f"{dataset.split.train} training rows are too few for {streams} streams")
+    first = pairs - steps * streams
+    observations, truth = dataset.observations[first:pairs], dataset.truth[first + 1 : pairs + 1]
+    return observations.reshape(streams, steps, -1), truth.reshape(streams, steps, -1)
+
+
+def _tensor(values: Floats, source: str, names: Sequence[str]) -> Tensor:
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    if np.isinf(single).any():
+        row, column = np.argwhere(np.isinf(single))[0]
+        raise BadData(
+            f"{source}, row {row + 1}, column {names[column]!r}: too large, once scaled, for float32"
+        )
+    return torch.from_numpy(single)

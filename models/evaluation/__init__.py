@@ -1,0 +1,1 @@
+"""Backtests, baselines, reports and figures."""

@@ -1,0 +1,245 @@
+"""Streaming backtest: the network fed chunk by chunk with its carry kept, beside baselines.
+
+Every row of the part is predicted from what came before it and from nothing else, by
+    the network     as one session of the service, its carry kept from chunk to chunk, all that it learns on
+    frozen          the same network when nothing is learned along the way, if anything is
+    reset           the frozen network, its carry zeroed before each chunk
+    the baselines   of models/baselines.py
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.artifact.files import Artifact
+from models.data.dataset import Dataset, Split, prepare
+from models.data.scaling import Floats
+from models.data.series import Series, Times, filled
+from models.errors import BadData
+from models.evaluation.bands import Band, judged_bands, least_surprising, places
+from models.evaluation.baselines import find_season, online_autoregression
+from models.forecaster import Forecaster
+from models.nets.lstm import Carry, StatefulLSTM
+from models.training.rollout import one_step
+from models.training.simulation import Followed, follow
+
+NETWORK, FROZEN, RESET = "network", "network, frozen", "network, reset each chunk"
+PERSISTENCE, SEASONAL, ONLINE_AR = "persistence", "seasonal naive", "online AR"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far predictions are off.
+
+    `mse`, `mae`, `rmse` in whatever unit the errors were in; `mase` is the MAE over the MAE of persistence on
+    the training part (Hyndman and Koehler, 2006), averaged over columns; `skill` is 1 - MSE / MSE of
+    persistence on the same rows, None where persistence makes no error.
+    """
+
+    mse: float
+    mae: float
+    rmse: float
+    mase: float | None
+    skill: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Backtest:
+    """What came of it.
+
+    Attributes
+    ----------
+    rows
+        The rows that were predicted, and their times, if the series has any.
+    truth, predictions
+        float64 [rows, targets] in the data's own units, predictions by method.
+    scores
+        By method, over all targets, in scaled units.
+    by_target
+        By target and method, in the target's own unit.
+    bands, widths, surprise
+        How the intervals did, by level; their half-widths [rows, levels, targets] in the data's own units;
+        and how surprising each row was, [rows]. None for an artifact whose sessions judge no errors.
+    season
+        Rows to a season, None where none was found: then there is no seasonal naive.
+    """
+
+    artifact: Artifact
+    rows: range
+    times: Times | None
+    truth: Floats
+    predictions: Mapping[str, Floats]
+    scores: Mapping[str, Score]
+    by_target: Mapping[str, Mapping[str, Score]]
+    bands: tuple[Band, ...]
+    widths: Floats | None
+    surprise: Floats | None
+    season: int | None
+    chunk: int
+
+    def told(self) -> dict[str, Any]:
+        """All but the predictions, as JSON values."""
+        return {
+            "model": self.artifact.name,
+            "fingerprint": self.artifact.fingerprint,
+            "first_row": self.rows.start,
+            "rows": len(self.rows),
+            "chunk": self.chunk,
+            "season": self.season,
+            "intervals": [band.told() for band in self.bands],
+            "surprises": [
+                {"first_row": place.start, "last_row": place.stop - 1} for place in self.surprises()
+            ],
+            "scaled": {method: vars(score) for method, score in self.scores.items()},
+            "by_target": {
+                target: {method: vars(score) for method, score in scores.items()}
+                for target, scores in self.by_target.items()
+            },
+        }
+
+    def surprises(self) -> list[range]:
+        """The rows of the highest 1 % of scores, those near each other taken together; the highest first."""
+        return [] if self.surprise is None else places(self.surprise, self.rows)
+
+    def surprising(self) -> float:
+        """The least score of those 1 %; 1 where nothing was judged."""
+        return 1.0 if self.surprise is None else least_surprising(self.surprise)
+
+
+def backtest(
+    artifact: Artifact, series: Series, split: Split, *, chunk: int = 50, season: int | None = None
+) -> Backtest:
+    """Stream the test part through the artifact's network.
+
+    Parameters
+    ----------
+    series
+        With all columns of the artifact, time features included.
+    split
+        Its test part is predicted; the carry starts at row 0, as it would for a client that sent everything.
+    chunk
+        Observations to a chunk.
+    season
+        Rows to a season; when absent it is looked for in the training part.
+
+    Raises
+    ------
+    BadData
+        If the test part is empty or a column is missing.
+    """
+    rows = split.test_rows
+    if not rows or rows.start < 1:
+        raise BadData(f"{series.source}: the split leaves no rows to test on")
+    if artifact.time_features and series.interval_seconds() != artifact.interval_seconds:
+        raise BadData(
+            f"{series.source} has a row every {series.interval_seconds():g} s, the model was trained on one "
+            f"every {artifact.interval_seconds:g} s"
+        )
+    scaling = (artifact.scaling, artifact.target_scaling)
+    dataset = prepare(series, artifact.inputs, artifact.targets, split, scaling, artifact.future)
+    values = series.pick(artifact.targets)
+    known = filled(series.source, artifact.targets, values)
+    season = season or find_season(known[: split.train])
+    followed = _followed(artifact, series, split, chunk) if artifact.learning.on else None
+    predictions = _predictions(artifact, dataset, known, rows, chunk, season)
+    if followed is not None:
+        frozen = {FROZEN: predictions.pop(NETWORK)}
+        served = followed.predictions[-len(rows) :].astype(np.float64)
+        predictions = {NETWORK: served, **frozen, **predictions}
+    spread = artifact.target_scaling.std
+    truth, past = values[rows.start : rows.stop], values[: split.train]
+    errors = {method: predicted - truth for method, predicted in predictions.items()}
+    return Backtest(
+        artifact=artifact,
+        rows=rows,
+        times=None if series.times is None else series.times[rows.start : rows.stop],
+        truth=truth,
+        predictions=predictions,
+        scores=_scores({method: error / spread for method, error in errors.items()}, past / spread),
+        by_target={
+            target: _scores({method: error[:, [i]] for method, error in errors.items()}, past[:, [i]])
+            for i, target in enumerate(artifact.targets)
+        },
+        bands=() if followed is None else judged_bands(artifact, followed, values, split),
+        widths=_last(followed.widths, rows) if followed is not None else None,
+        surprise=_last(followed.scores, rows) if followed is not None else None,
+        season=season,
+        chunk=chunk,
+    )
+
+
+def stream(network: StatefulLSTM, dataset: Dataset, rows: range, chunk: int) -> Tensor:
+    """Predict each of the rows, feeding chunk by chunk; the carry is all that passes between chunks.
+
+    Returns
+    -------
+    Tensor
+        [rows, outputs], scaled.
+    """
+    observations = dataset.observations[None]
+    outputs: list[Tensor] = []
+    carry: Carry | None = None
+    with torch.no_grad():
+        if rows.start > 1:
+            _, carry = network(observations[:, : rows.start - 1])
+        for start in range(rows.start - 1, rows.stop - 1, chunk):
+            predicted, carry = network(observations[:, start : min(start + chunk, rows.stop - 1)], carry)
+            outputs.append(predicted[0])
+    return torch.cat(outputs)
+
+
+def _followed(artifact: Artifact, series: Series, split: Split, chunk: int) -> Followed:
+    """One session from row 0 on; the validation part is told of too, which fixed bands are made from.
+
+    A gap in an input that is no target, which nothing could stand in for, is filled.
+    """
+    rows = range(max(split.validation_rows.start, 1), split.test_rows.stop)
+    observations = series.pick(artifact.columns)
+    others = [i for i, name in enumerate(artifact.columns) if name not in artifact.targets]
+    if others:
+        names = [artifact.columns[i] for i in others]
+        observations[:, others] = filled(series.source, names, observations[:, others])
+    return follow(Forecaster(artifact), observations, rows, chunk)
+
+
+def _last(values: npt.NDArray[np.float32] | None, rows: range) -> Floats | None:
+    return None if values is None else values[-len(rows) :].astype(np.float64)
+
+
+def _predictions(
+    artifact: Artifact, dataset: Dataset, values: Floats, rows: range, chunk: int, season: int | None
+) -> dict[str, Floats]:
+    network = artifact.network()
+    unscale = artifact.target_scaling.unscale
+    predictions = {
+        NETWORK: unscale(stream(network, dataset, rows, chunk).double().numpy()),
+        RESET: unscale(one_step(network, dataset, rows, reset_every=chunk).double().numpy()),
+        PERSISTENCE: values[rows.start - 1 : rows.stop - 1],
+        ONLINE_AR: unscale(online_autoregression(artifact.target_scaling.scale(values), rows)),
+    }
+    if season is not None and season <= rows.start:
+        predictions[SEASONAL] = values[rows.start - season : rows.stop - season]
+    return predictions
+
+
+def _scores(errors: Mapping[str, Floats], past: Floats) -> dict[str, Score]:
+    naive = np.nanmean(np.abs(np.diff(past, axis=0)), axis=0)  # [targets]
+    persistence = float(np.nanmean(np.square(errors[PERSISTENCE])))
+    return {method: _score(error, naive, persistence) for method, error in errors.items()}
+
+
+def _score(error: Floats, naive: Floats, persistence: float) -> Score:
+    mse = float(np.nanmean(np.square(error)))
+    by_column = np.nanmean(np.abs(error), axis=0)
+    return Score(
+        mse=mse,
+        mae=float(by_column.mean()),
+        rmse=mse**0.5,
+        mase=float((by_column / naive).mean()) if naive.all() else None,
+        skill=1 - mse / persistence if persistence else None,
+    )

@@ -1,0 +1,90 @@
+"""What a network must beat: predictions that need no training, each row's from what came before it.
+
+persistence      the value of the row before
+seasonal naive   the value of one season before, where a season is found
+online AR        a linear map of the last values, learned along the way
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.adaptation import readout
+from models.data.scaling import Floats
+
+LAGS = 25  # a day of hourly readings, and the hour before it
+
+
+def online_autoregression(
+    values: Floats, rows: range, lags: int = LAGS, forgetting: float = 0.999, prior: float = 1.0
+) -> Floats:
+    """Predict each column by the last values of its own and a constant, fitted by recursive least squares.
+
+    What is fitted is the change from the row before, by the very recursion that corrects a session's readout
+    (`models.readout`); it learns from row 1 on, so that all rows before the first predicted one teach it.
+
+    Parameters
+    ----------
+    values
+        [rows, columns], of about unit size; lags before row 0 are 0.
+
+    Returns
+    -------
+    [rows, columns], float64
+    """
+    columns = values.shape[1]
+    single = values.astype(np.float32)
+    past = np.concatenate([np.zeros((lags, columns), np.float32), single])
+    windows = np.lib.stride_tricks.sliding_window_view(past, lags, axis=0)[1:]  # [rows, columns, lags]
+    features = np.concatenate([windows, np.ones((*windows.shape[:2], 1), np.float32)], axis=2)
+    weights = np.empty((columns, 1, lags + 1), np.float32)
+    covariance = np.empty((columns, lags + 1, lags + 1), np.float32)
+    keep, pull = np.full(columns, forgetting, np.float32), np.full(columns, prior, np.float32)
+    readout.begin(weights, covariance, pull)
+    heard = np.ones(columns, bool)
+    predictions = np.empty((rows.stop, columns), np.float32)
+    for row in range(1, rows.stop):
+        seen = features[row - 1]
+        predictions[row] = single[row - 1] + readout.corrections(weights, seen)[:, 0]
+        errors = (single[row] - predictions[row])[:, None]
+        turn = np.full(columns, row % (lags + 1))
+        readout.update(weights, covariance, seen, errors, heard, keep, pull, turn)
+    return predictions[rows.start :].astype(np.float64)
+
+
+def find_season(past: Floats) -> int | None:
+    """The lag of the first high autocorrelation beyond one below zero, of the first column.
+
+    Parameters
+    ----------
+    past
+        [rows, columns]; at least three seasons must fit in it.
+
+    Returns
+    -------
+    int | None
+        Rows, or None for a series that never turns or where no lag reaches a correlation of 0.3.
+    """
+    rows, values = np.arange(len(past)), past[:, 0]
+    if len(values) < 7:
+        return None
+    # Changes first: slow drift looks like itself at every lag. Under noise only the levels tell.
+    levels = values - np.polyval(np.polyfit(rows, values, 1), rows)
+    return _first_peak(np.diff(values)) or _first_peak(levels)
+
+
+def _first_peak(values: Floats) -> int | None:
+    lags = len(values) // 3
+    if np.ptp(values) <= 1e-9 * np.abs(values).max():
+        return None
+    spectrum = np.abs(np.fft.rfft(values, 2 * len(values))) ** 2  # padded: a lag must not wrap around
+    correlation = np.fft.irfft(spectrum)[:lags] / np.arange(len(values), len(values) - lags, -1)
+    below = np.flatnonzero(correlation < 0)
+    best = correlation[below[0] :].max() if len(below) else 0.0
+    if best < 0.3 * correlation[0]:
+        return None
+    # The first peak near the highest: two seasons match about as well as one.
+    peak = below[0] + int(np.argmax(correlation[below[0] :] >= 0.9 * best))
+    while peak + 1 < lags and correlation[peak + 1] > correlation[peak]:
+        peak += 1
+    return int(peak)

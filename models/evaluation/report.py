@@ -1,0 +1,168 @@
+"""What a finished training leaves behind: artifact, metrics.json, figure.png."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.artifact.files import Artifact, save
+from models.data.dataset import Dataset, Split
+from models.data.scaling import Floats, Scaling
+from models.evaluation.bands import least_surprising
+from models.evaluation.figures import Stream, draw_backtest, draw_training
+from models.forecaster import Forecaster
+from models.nets.lstm import StatefulLSTM
+from models.training.rollout import FreeRun, free_run, one_step, root_mean_square
+from models.training.simulation import Followed, as_artifact, beginnings, follow, own_units
+from models.training.training import Training
+
+WARMUP, STEPS = 50, 200
+
+
+def finish(training: Training, name: str, source: str, seconds: float, folder: Path) -> Artifact:
+    """Measure the trained network, then write everything into the folder."""
+    network, dataset = training.trained(), training.dataset
+    run = last_free_run(network, dataset)
+    learning = beginnings(network, dataset, training.recipe)
+    artifact = as_artifact(network, dataset, training.recipe, learning, name)
+    served = as_served(artifact, dataset) if learning.on else None
+    metrics = measure(network, dataset, run) | {
+        "data": {"source": source, "split": asdict(dataset.split)},
+        "recipe": training.recipe.told(),
+        "epochs": len(training.history),
+    }
+    if served is not None:
+        metrics["served"] = measure_served(artifact, dataset, served)
+    artifact = replace(artifact, metrics=metrics)
+    save(artifact, folder)
+    told = {"fingerprint": artifact.fingerprint, **metrics}
+    told |= {"seconds": round(seconds, 1), "torch": torch.__version__, "history": history(training)}
+    (folder / "metrics.json").write_text(json.dumps(told, allow_nan=False) + "\n", encoding="utf-8")
+    if served is None:
+        draw(network, dataset, run, name, folder / "figure.png")
+    else:
+        draw_served(artifact, dataset, served, folder / "figure.png")
+    return artifact
+
+
+def history(training: Training) -> dict[str, list[float | None]]:
+    """One list for each number that an epoch tells, to six digits."""
+    names = ("loss", "closed_loop", "validation", "learning_rate")
+    return {name: [_short(getattr(epoch, name)) for epoch in training.history] for name in names}
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dict[str, Any]:
+    """One-step error beside persistence, and the error of the free run.
+
+    MSE is over scaled columns; an RMSE by column is in the column's own unit.
+    """
+    part, rows = measured_part(dataset.split)
+    truth = dataset.truth[rows.start : rows.stop]
+    errors = one_step(network, dataset, rows) - truth
+    persistence = float((dataset.truth[rows.start - 1 : rows.stop - 1] - truth).square().nanmean())
+    mse = float(errors.square().nanmean())
+    metrics: dict[str, Any] = {
+        "one_step": {
+            "part": part,
+            "mse_scaled": mse,
+            "persistence_mse_scaled": persistence,
+            "skill": 1 - mse / persistence if persistence else None,
+            "rmse": by_target(dataset, errors),
+        }
+    }
+    if run is not None:
+        told = {"warmup": run.warmup, "steps": run.steps, "first_row": run.rows.start - 1}
+        metrics["free_run"] = told | {"rmse": by_target(dataset, run.errors())}
+    return metrics
+
+
+def as_served(artifact: Artifact, dataset: Dataset) -> Followed:
+    """A session led along the series from row 0 on, told of over the part least known to the network."""
+    return follow(Forecaster(artifact), own_units(dataset), measured_part(dataset.split)[1])
+
+
+def measure_served(artifact: Artifact, dataset: Dataset, served: Followed) -> dict[str, Any]:
+    """The one-step error of a session that learns, and the share of observations in each interval."""
+    truth = _units(dataset.target_scaling, dataset.truth[served.rows.start : served.rows.stop])
+    errors = np.abs(served.predictions - truth)  # [rows, targets], own units
+    coverage = {}
+    if served.widths is not None:
+        inside = errors[:, None] <= served.widths
+        covered = inside.sum(axis=(0, 2)) / max(1, int((~np.isnan(errors)).sum()))
+        levels = (f"{level:g}" for level in artifact.learning.levels)
+        coverage = {level: float(share) for level, share in zip(levels, covered, strict=True)}
+    mse = float(np.nanmean(np.square(errors / dataset.target_scaling.std)))
+    return {"part": measured_part(dataset.split)[0], "mse_scaled": mse, "coverage": coverage}
+
+
+def measured_part(split: Split) -> tuple[str, range]:
+    """The part least known to the network: test, else validation, else training."""
+    if split.test:
+        return "test", split.test_rows
+    if split.validation:
+        return "validation", split.validation_rows
+    return "train", range(1, split.train)
+
+
+def last_free_run(network: StatefulLSTM, dataset: Dataset) -> FreeRun | None:
+    """50 observations and 200 unobserved steps at the end of the split, fewer in a short series.
+
+    None for a network that does not predict all its inputs.
+    """
+    end = dataset.split.test_rows.stop
+    if dataset.missing or end < 4:
+        return None
+    warmup = min(WARMUP, end // 2)
+    steps = min(STEPS, end - warmup)
+    return free_run(network, dataset, end - warmup - steps, warmup, steps)
+
+
+def by_target(dataset: Dataset, errors: Tensor) -> dict[str, float]:
+    """RMSE of [rows, targets], in each target's own unit."""
+    spread = dataset.target_scaling.std
+    return {name: root_mean_square(errors[:, i]) * float(spread[i]) for i, name in enumerate(dataset.targets)}
+
+
+def draw(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None, name: str, path: Path) -> None:
+    """The figure of a training: over the rows of the free run, or the last 250."""
+    end = dataset.split.test_rows.stop
+    rows = run.rows if run is not None else range(max(1, end - WARMUP - STEPS), end)
+    scaling = dataset.target_scaling
+    draw_training(
+        path,
+        f"{name}: one step ahead and free-running",
+        dataset.targets,
+        rows,
+        truth=_units(scaling, dataset.truth[rows.start : rows.stop]),
+        one_step=_units(scaling, one_step(network, dataset, rows)),
+        free=None if run is None else _units(scaling, run.predictions),
+        warmup=0 if run is None else run.warmup,
+    )
+
+
+def draw_served(artifact: Artifact, dataset: Dataset, served: Followed, path: Path) -> None:
+    """The figure of a training whose sessions learn: the last 250 rows, with their band and scores."""
+    last = slice(-(WARMUP + STEPS), None)
+    rows = served.rows[last]
+    stream = Stream(
+        along=rows,
+        truth=_units(dataset.target_scaling, dataset.truth[rows.start : rows.stop]),
+        lines={"one step ahead": served.predictions[last].astype(np.float64)},
+    )
+    if served.widths is not None and served.scores is not None:
+        stream = stream.within(artifact.learning.levels, served.widths[last].astype(np.float64))
+        surprising = least_surprising(served.scores.astype(np.float64))
+        stream = replace(stream, surprise=served.scores[last].astype(np.float64), surprising=surprising)
+    draw_backtest(path, f"{artifact.name}: as its sessions learn", artifact.targets, stream)
+
+
+def _units(scaling: Scaling, values: Tensor) -> Floats:
+    return scaling.unscale(values.double().numpy())

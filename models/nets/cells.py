@@ -1,0 +1,153 @@
+"""The network's layers folded: one step of many sessions for the price of one matrix product.
+
+A call of `torch.nn.LSTM` costs some 80 us before it computes anything, which is fine for a chunk of
+fifty observations and is most of the cost of a chunk of one. Here a layer is one product of `[x, h, 1]`
+with its two weight matrices and the sum of its two biases, by BLAS, and one compiled pass over its gates.
+
+The sigmoid and the tanh of that pass are made of arithmetic alone, with no branch and no table, so that a
+processor does eight or sixteen at once; they are off by about one unit in the last place, and share a
+division where they are multiplied.
+
+Source of the equations: the documentation of `torch.nn.LSTM`; Hochreiter and Schmidhuber (1997). Of the
+polynomial: Moshier's Cephes library, `expf`; Cody and Waite, Software Manual for the Elementary
+Functions (1980), for the reduction of the exponent.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from models.compiled import INT, column, compiled, dense, inlined, read_dense
+from models.nets.lstm import StatefulLSTM
+
+Floats = npt.NDArray[np.float32]
+
+single = np.float32
+HALF, ONE, TWO = single(0.5), single(1), single(2)
+LOG2_E = single(1.44269504088896341)
+LN_2_HIGH, LN_2_LOW = single(0.693359375), single(-2.12194440e-4)  # in two parts, or the remainder is inexact
+EXP = tuple(
+    map(single, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1))
+)
+WHOLE = single(3 << 22)  # added to a number it leaves the nearest integer, in the lowest bits, too
+BITS_OF_ONE, MANTISSA = np.int32(127 << 23), np.int32(23)
+FLAT = single(18.02)  # for x beyond half of it, tanh is 1 in float32
+FAR = single(87)  # exp neither overflows nor is it denormal up to here
+GATED_FAR = single(60)  # nor does it multiplied by that of FLAT
+
+
+class Cells:
+    """All layers of a `StatefulLSTM` and its readout, for one observation of each row at a time."""
+
+    def __init__(self, network: StatefulLSTM) -> None:
+        lstm = network.lstm
+        self.hidden_size = lstm.hidden_size
+        self.layers = [_folded(network, layer) for layer in range(lstm.num_layers)]
+        self.readout = np.ascontiguousarray(network.fc.weight.detach().numpy().T)
+        self.bias = network.fc.bias.detach().numpy().copy()
+
+    def step(self, x: Floats, rows: Floats, moved: Floats | None = None) -> Floats:
+        """Move rows on by one observation.
+
+        Parameters
+        ----------
+        x : [batch, inputs], scaled
+        rows : [batch, at least 2 layers hidden], in one piece; each begins with (h, c) as
+            [2, layers, hidden]
+        moved : like `rows`: where the new (h, c) go, and nothing else; without it they overwrite the old
+
+        Returns
+        -------
+        [batch, outputs], the readout of the last layer, scaled.
+        """
+        size, layers = self.hidden_size, len(self.layers)
+        moved = rows if moved is None else moved
+        for layer, weights in enumerate(self.layers):
+            hidden, cell = layer * size, (layers + layer) * size
+            operand = np.empty((len(x), len(weights)), np.float32)
+            _lay_out(x, rows, hidden, operand)
+            _move_on(operand @ weights, rows, moved, hidden, cell)
+            x = moved[:, hidden : hidden + size]
+        return np.asarray(x @ self.readout + self.bias)
+
+
+@compiled(column("float32", 2), read_dense("float32", 2), INT, dense("float32", 2))
+def _lay_out(x: Floats, rows: Floats, hidden: int, operand: Floats) -> None:
+    """`[x, h, 1]` of every row. A place with a sign might count from the end, and cost four times as much."""
+    inputs, start = np.uint64(x.shape[1]), np.uint64(hidden)
+    last = np.uint64(operand.shape[1] - 1)
+    for row in range(len(operand)):
+        for i in range(inputs):
+            operand[row, i] = x[row, i]
+        for i in range(last - inputs):
+            operand[row, inputs + i] = rows[row, start + i]
+        operand[row, last] = 1
+
+
+@inlined
+def _power(x: np.float32) -> tuple[np.float32, np.float32]:
+    """(2^k, e^r - 1) of x = k ln 2 + r, r at most half of ln 2 away from 0; x between -87 and 87."""
+    shifted = x * LOG2_E + WHOLE
+    k = shifted - WHOLE
+    r = x - k * LN_2_HIGH - k * LN_2_LOW
+    series = EXP[0] * r + EXP[1]
+    series = series * r + EXP[2]
+    series = series * r + EXP[3]
+    series = series * r + EXP[4]
+    series = series * r + HALF
+    scale = np.int32((np.float32(shifted).view(np.int32) << MANTISSA) + BITS_OF_ONE).view(np.float32)
+    return scale, series * r * r + r
+
+
+@inlined
+def exp(x: np.float32) -> np.float32:
+    """e to the x, for x between -87 and 87."""
+    scale, beyond = _power(x)
+    return scale * beyond + scale
+
+
+@inlined
+def expm1(x: np.float32) -> np.float32:
+    """e to the x, less 1: exact, too, for an x near 0."""
+    scale, beyond = _power(x)
+    return scale * beyond + (scale - ONE)
+
+
+@inlined
+def sigmoid(x: np.float32) -> np.float32:
+    """1 / (1 + exp(-x)); NaN stays NaN."""
+    return ONE / (ONE + exp(min(max(-x, -FAR), FAR)))
+
+
+@inlined
+def gated(gate: np.float32, x: np.float32) -> np.float32:
+    """sigmoid(gate) tanh(x), for the price of one division; NaN stays NaN."""
+    closed = exp(min(max(-gate, -GATED_FAR), GATED_FAR))
+    steep = expm1(min(max(x + x, -FLAT), FLAT))
+    return steep / ((ONE + closed) * (steep + TWO))
+
+
+@compiled(dense("float32", 2), read_dense("float32", 2), dense("float32", 2), INT, INT)
+def _move_on(gates: Floats, rows: Floats, moved: Floats, hidden: int, cell: int) -> None:
+    """The new cell, c = f c + i g, and the new hidden, h = o tanh(c), of gates laid out as torch has them."""
+    size = gates.shape[1] // 4
+    for row in range(len(gates)):
+        entry, forget = gates[row, :size], gates[row, size : 2 * size]
+        candidate, output = gates[row, 2 * size : 3 * size], gates[row, 3 * size :]
+        h, c, before = moved[row, hidden:], moved[row, cell:], rows[row, cell:]
+        # No loop reads the old rows and writes the new ones: where they are the same, it would go one by one.
+        for i in range(size):
+            entry[i] = sigmoid(forget[i]) * before[i] + gated(entry[i], candidate[i])
+        for i in range(size):
+            c[i] = entry[i]
+            h[i] = gated(output[i], entry[i])
+
+
+def _folded(network: StatefulLSTM, layer: int) -> Floats:
+    """Weights of one layer as [inputs + hidden + 1, 4 gates of hidden each]."""
+    lstm = network.lstm
+    inward = getattr(lstm, f"weight_ih_l{layer}").detach().numpy()
+    recurrent = getattr(lstm, f"weight_hh_l{layer}").detach().numpy()
+    bias = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
+    return np.ascontiguousarray(np.concatenate([inward.T, recurrent.T, bias.detach().numpy()[None]]))

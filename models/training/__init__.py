@@ -1,0 +1,1 @@
+"""Training: recipes, truncated back-propagation, checkpoints."""

@@ -1,0 +1,159 @@
+import json
+
+import pytest
+
+from app.access import keys
+from app.access.keys import KeyRing
+from app.cli import run
+from app.errors import ConfigError
+from tests.helpers.locked import Keys
+
+
+@pytest.fixture
+def told(tmp_path):
+    found = Keys(tmp_path)
+    found.add("pump-house", observations_per_second=100)
+    found.add("boss", "admin")
+    return found
+
+
+def test_a_token_opens_its_own_key_and_no_other_opens_any(told):
+    ring = KeyRing(told.path)
+    assert ring.find(told.token["pump-house"].encode()).name == "pump-house"
+    assert ring.find(told.token["boss"].encode()).role == "admin"
+    for wrong in (
+        b"",
+        b"no",
+        told.token["boss"].encode()[:-1],
+        told.token["boss"].encode() + b"x",
+        b"x" * 10_000,
+    ):
+        assert ring.find(wrong) is None
+
+
+def test_nothing_in_the_file_opens_a_door(told):
+    text = told.path.read_text()
+    for token in told.token.values():
+        assert token not in text
+    ring = KeyRing(told.path)
+    for key in json.loads(text)["keys"]:
+        assert ring.find(key["sha256"].encode()) is None
+        assert ring.find(bytes.fromhex(key["sha256"])) is None
+
+
+def test_tokens_differ_and_are_hard_to_guess():
+    tokens = {keys.made("a")[1] for _ in range(100)}
+    assert len(tokens) == 100
+    assert all(len(token.removeprefix("cyo_")) >= 43 for token in tokens)
+
+
+def test_the_file_is_for_its_owners_eyes_only(told):
+    assert told.path.stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_somebody_was_let_into_on_purpose_stays_open_to_them(told):
+    told.path.chmod(0o640)
+    told.add("more")
+    assert told.path.stat().st_mode & 0o777 == 0o640
+
+
+def test_keys_are_read_anew_when_the_file_changes_and_only_then(told):
+    ring = KeyRing(told.path)
+    assert not ring.refresh()
+    told.add("new")
+    assert ring.refresh()
+    assert ring.find(told.token["new"].encode()) is not None
+    told.remove("boss")
+    assert ring.refresh()
+    assert ring.find(told.token["boss"].encode()) is None
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"keys": [{}]}', "\ud800", "[" * 100_000])
+def test_a_file_that_went_bad_leaves_the_keys_as_they_were(told, content):
+    ring = KeyRing(told.path)
+    if content is None:
+        told.path.unlink()
+    else:
+        told.path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ConfigError, match=r"keys\.json"):
+        ring.refresh()
+    assert ring.find(told.token["boss"].encode()) is not None
+
+
+KEY = {"name": "a", "sha256": "0" * 64, "tenant": "a"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [KEY, KEY],
+        [KEY, KEY | {"name": "b"}],
+        [KEY, KEY | {"sha256": "1" * 64}],
+        [KEY | {"name": ""}],
+        [KEY | {"name": "a/b"}],
+        [KEY | {"tenant": "a/b"}],
+        [KEY | {"tenant": "a\n"}],
+        [KEY | {"sha256": "0" * 63}],
+        [KEY | {"role": "god"}],
+        [KEY | {"limits": {"sessions": 0}}],
+        [KEY | {"limits": {"observations_per_second": -1}}],
+        [KEY | {"limits": {"sesions": 1}}],
+        [KEY | {"token": "x"}],
+    ],
+)
+def test_a_file_that_says_something_else_is_refused_by_name(tmp_path, wrong):
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": wrong}))
+    with pytest.raises(ConfigError, match=r"keys\.json"):
+        KeyRing(path)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "x" * 65, "ä", "a\n"])
+def test_a_name_that_cannot_be_one_makes_no_key(name):
+    with pytest.raises(ConfigError):
+        keys.made(name)
+    with pytest.raises(ConfigError):
+        keys.made("fine", tenant=name or "/")
+
+
+def test_the_command_makes_lists_and_removes_keys(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "keys.json"
+    monkeypatch.setenv("CARRYOVER_API_KEYS_FILE", str(path))
+    assert run(["keys", "add", "pump", "--observations-per-second", "50", "--sessions", "7"]) == 0
+    token = capsys.readouterr().out.strip()
+    key = KeyRing(path).find(token.encode())
+    assert (key.name, key.tenant, key.role, key.limits.sessions) == ("pump", "pump", "stream", 7)
+    assert run(["keys", "add", "old", "--tenant", "", "--role", "read"]) == 0
+    capsys.readouterr()
+    assert run(["keys", "list", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["name"], one["role"], one["tenant"]) for one in lines] == [
+        ("pump", "stream", "pump"),
+        ("old", "read", ""),
+    ]
+    assert lines[0]["limits"] == {"sessions": 7, "observations_per_second": 50.0}
+    assert run(["keys", "remove", "pump"]) == 0
+    assert [key.name for key in KeyRing(path)] == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["keys", "list"], "--file"),
+        (["keys", "list", "--file", "none.json"], "none.json"),
+        (["keys", "remove", "x", "--file", "keys.json"], "no key 'x'"),
+        (["keys", "add", "a", "--file", "keys.json"], "already"),
+        (["keys", "add", "b/c", "--file", "keys.json"], "b/c"),
+        (["keys", "add", "b", "--sessions", "0", "--file", "keys.json"], "sessions"),
+    ],
+)
+def test_a_key_command_that_cannot_be_done_says_why_in_one_line(
+    arguments, said, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CARRYOVER_API_KEYS_FILE", raising=False)
+    Keys(tmp_path).add("a")
+    assert run(arguments) == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1

@@ -1,0 +1,302 @@
+"""The command line: what people type, what they are told, and the status a script sees."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from app.cli import run
+from models.artifact.files import load
+from models.training.checkpoint import save_checkpoint
+from tests.helpers.paths import ROOT
+
+torch.set_num_threads(1)
+
+COMMANDS = ("train", "evaluate", "import", "models")
+QUICK = ("--epochs", "3", "--hidden", "4", "--patience", "0")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("artifacts") / "wave"
+    assert run(["train", "--out", str(folder), *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture
+def csv(tmp_path) -> Path:
+    rng, path = np.random.default_rng(0), tmp_path / "pump.csv"
+    hours = np.datetime64("2024-01-01T00", "h") + np.arange(200) * np.timedelta64(1, "h")
+    rows = [f"{hour},{a:.3f},{b:.3f}" for hour, (a, b) in zip(hours, rng.normal(size=(200, 2)), strict=True)]
+    path.write_text("\n".join(["date,flow,pressure", *rows]) + "\n")
+    return path
+
+
+def failed(capsys, *arguments: str) -> tuple[int, str]:
+    status = run(list(arguments))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("carryover: ")
+    return status, captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_each_option(command, capsys):
+    assert run([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "For example: carryover" in text
+    options = re.split(r"\n  (?=-)", text.partition("Options:")[2])[1:]
+    assert all(re.search(r"[a-z]{3,}.*\.", option.split("  ", 1)[-1], re.S) for option in options)
+
+
+def test_help_comes_without_waiting_for_torch():
+    program = "import sys; from app.cli import run; run(['--help']); print(int('torch' in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0"
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+def test_the_textbook_recipe_prints_a_loss_line_an_epoch(tmp_path, capsys):
+    assert run(["train", "--recipe", "textbook", "--out", str(tmp_path / "textbook")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    losses = [float(line.split()[-1]) for line in lines if line.startswith("epoch")]
+    assert len(losses) == 10
+    assert losses[-1] < 5e-5
+    told = json.loads((tmp_path / "textbook" / "metrics.json").read_text())
+    assert (told["recipe"]["streams"], told["recipe"]["piece"], told["recipe"]["learning_rate"]) == (
+        1,
+        50,
+        0.01,
+    )
+    assert told["data"]["split"] == {"train": 1000, "validation": 0, "test": 0}
+
+
+def test_a_model_is_trained_from_a_file_evaluated_and_listed(csv, tmp_path, capsys):
+    out = tmp_path / "pump"
+    assert run(["train", str(csv), "--out", str(out), "--units", "flow=l/s", *QUICK]) == 0
+    assert "see" in capsys.readouterr().out
+    artifact = load(out)
+    assert (artifact.name, artifact.columns, artifact.targets) == (
+        "pump",
+        ("flow", "pressure"),
+        ("flow", "pressure"),
+    )
+    assert artifact.inputs[0].unit == "l/s"
+    assert artifact.metrics["data"]["source"] == "pump.csv"  # and no folder of the machine it was trained on
+    figure = tmp_path / "evaluation.png"
+    assert run(["evaluate", str(out), str(csv), "--figure", str(figure), "--by-target"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("MSE", "MAE", "RMSE", "MASE", "skill", "persistence", "flow [l/s]"))
+    assert figure.exists()
+    assert run(["models", str(tmp_path)]) == 0
+    assert artifact.fingerprint[:12] in capsys.readouterr().out
+    assert run(["models", str(out)]) == 0
+    assert artifact.fingerprint in capsys.readouterr().out
+
+
+def test_time_features_are_made_in_training_and_again_in_evaluation(csv, tmp_path, capsys):
+    out = tmp_path / "pump"
+    given = ["--columns", "flow", "--time-features", "hour_of_day"]
+    assert run(["train", str(csv), "--out", str(out), *given, *QUICK]) == 0
+    assert (load(out).columns, load(out).targets) == (
+        ("flow", "hour_of_day_sin", "hour_of_day_cos"),
+        ("flow",),
+    )
+    capsys.readouterr()
+    assert run(["evaluate", str(out), str(csv), "--no-figure", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 30
+
+
+def test_a_model_that_goes_on_learning_is_trained_and_evaluated_beside_the_frozen_one(csv, tmp_path, capsys):
+    out, figure = tmp_path / "pump", tmp_path / "x.png"
+    given = [
+        "--recipe",
+        "drifting",
+        "--time-features",
+        "hour_of_day",
+        "--forgetting",
+        "0.99",
+        "--epochs",
+        "2",
+    ]
+    assert run(["train", str(csv), "--out", str(out), *given, "--hidden", "4", "--judge-every", "1"]) == 0
+    assert "as its sessions learn: MSE" in capsys.readouterr().out
+    learning = load(out).learning
+    assert (learning.readout, learning.inputs, learning.forgetting) == ("rls", True, 0.99)
+    assert (len(learning.spread), learning.growth[0]) == (len(learning.levels), 1.0)
+    drawing = ["--figure", str(figure), "--draw", "pressure", "--drawn", "20", "--level", "0.8"]
+    assert run(["evaluate", str(out), str(csv), *drawing]) == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("network, frozen", "online AR", "intervals", "most surprising: 20"))
+    assert figure.exists()
+    assert run(["evaluate", str(out), str(csv), "--no-figure", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [band["level"] for band in told["intervals"]] == list(learning.levels)
+    assert all(0 <= place["first_row"] - told["first_row"] < told["rows"] for place in told["surprises"])
+    assert run(["evaluate", str(out), str(csv), "--draw", "flux"]) == 2
+    assert "'flux' is no target of the model; it has flow, pressure" in capsys.readouterr().err
+
+
+def test_a_file_with_gaps_is_learnt_from_and_evaluated_when_told_so(csv, tmp_path, capsys):
+    lines = csv.read_text().splitlines()
+    for row in (5, 60, 180, 190):
+        cells = lines[row].split(",")
+        lines[row] = ",".join(["", *cells[1:]] if "-" not in cells[0] else [cells[0], "", *cells[2:]])
+    csv.write_text("\n".join(lines) + "\n")
+    out = tmp_path / "pump"
+    assert run(["train", str(csv), "--out", str(out), *QUICK]) == 2
+    assert "row 5, column 'flow': an empty cell is not a number; --gaps" in capsys.readouterr().err
+    assert run(["train", str(csv), "--out", str(out), "--gaps", "--levels", "0.9", *QUICK]) == 0
+    figure = tmp_path / "x.png"
+    assert run(["evaluate", str(out), str(csv), "--gaps", "--figure", str(figure)]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_columns_known_ahead_are_inputs_and_not_predicted(csv, tmp_path, capsys):
+    out = tmp_path / "pump"
+    given = ["--future", "pressure", "--levels", "0.9", "--readout", "gain"]
+    assert run(["train", str(csv), "--out", str(out), *given, *QUICK]) == 0
+    artifact = load(out)
+    assert (artifact.targets, artifact.future) == (("flow",), ("pressure",))
+    assert (artifact.learning.readout, artifact.learning.levels) == ("gain", (0.9,))
+    assert "free_run" in artifact.metrics
+    assert run(["train", str(csv), "--out", str(out), "--future", "flux", *QUICK]) == 2
+    assert "'flux' is called known ahead, so it must be an input" in capsys.readouterr().err
+    assert run(["train", str(csv), "--out", str(out), "--levels", "0.9,0.5", *QUICK]) == 2
+    assert "levels must ascend" in capsys.readouterr().err
+
+
+def test_evaluate_tests_on_the_part_that_training_did_not_see(trained, capsys):
+    assert run(["evaluate", str(trained), "--no-figure", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["first_row"], told["rows"]) == (850, 150)
+    assert run(["evaluate", str(trained), "--no-figure", "--json", "--split", "100,0,50"]) == 0
+    assert json.loads(capsys.readouterr().out)["first_row"] == 100
+
+
+def test_evaluating_on_rows_that_were_learnt_from_says_so(trained, tmp_path, capsys):
+    evaluate = ["--no-figure", "--json"]
+    assert run(["evaluate", str(trained), *evaluate, "--split", "100,0,50"]) == 0
+    assert "note: the model learnt from the rows before 700" in capsys.readouterr().err
+    out = tmp_path / "untested"
+    assert run(["train", "--out", str(out), "--split", "0.9,0.1,0", *QUICK]) == 0
+    capsys.readouterr()
+    assert run(["evaluate", str(out), *evaluate]) == 0
+    captured = capsys.readouterr()
+    assert (json.loads(captured.out)["first_row"], captured.err) == (900, "")
+
+
+def test_json_is_one_document_and_nothing_else(trained, tmp_path, capsys):
+    assert run(["models", str(trained), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "wave"
+    assert run(["models", str(trained.parent), "--json"]) == 0
+    assert [told["name"] for told in json.loads(capsys.readouterr().out)] == ["wave"]
+    assert run(["train", "--out", str(tmp_path / "x"), "--json", *QUICK]) == 0
+    assert json.loads(capsys.readouterr().out)["epochs"] == 3
+
+
+def test_a_checkpoint_is_imported(trained, tmp_path, capsys):
+    torch.save(load(trained).network().state_dict(), tmp_path / "net.pt")
+    out = tmp_path / "net"
+    given = ["--columns", "flow", "--units", "flow=l/s", "--mean", "1", "--std", "2"]
+    assert run(["import", str(tmp_path / "net.pt"), "--out", str(out), *given]) == 0
+    assert load(out).columns == ("flow",)
+    assert load(out).scaling.std[0] == 2
+    assert str(out) in capsys.readouterr().out
+
+
+def test_an_interrupted_training_is_gone_on_with(tmp_path, capsys, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(["train", "--out", str(whole), *QUICK]) == 0
+    capsys.readouterr()
+
+    def interrupted(training, path):
+        save_checkpoint(training, path)
+        if len(training.history) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("models.training.checkpoint.save_checkpoint", interrupted)
+        assert run(["train", "--out", str(broken), *QUICK]) == 130
+    assert "go on with --resume" in capsys.readouterr().err
+    assert not broken.exists()
+    assert run(["train", "--out", str(broken), "--resume", *QUICK]) == 0
+    assert "going on after epoch 2" in capsys.readouterr().err
+    assert load(broken).fingerprint == load(whole).fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "whole"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["train", "--bogus"], "No such option: --bogus"),
+        (["train", "--epochs", "0"], "--epochs"),
+        (["train", "--epochs", "many"], "--epochs"),
+        (["train", "--predicts", "fortune"], "--predicts"),
+        (["train", "--split", "a,b,c"], "--split"),
+        (["train", "--split", "2,2,2"], "too few"),
+        (["train", "--units", "flow"], "--units"),
+        (["train", "--units", "flow=l/s"], "'flow' has a unit but is not an input"),
+        (["train", "--columns", "flow"], "no column 'flow'"),
+        (["train", "--learning-rate", "-1"], "learning_rate"),
+        (["train", "--name", "a/b"], "name 'a/b'"),
+        (["train", "none.csv"], "none.csv does not exist"),
+        (["train", "--time-features", "hour_of_day"], "--time-column"),
+        (["import"], "Missing argument"),
+        (["import", "none.pt", "--out", "x"], "none.pt: is no file"),
+        (["import", "none.pt", "--out", "x", "--mean", "low"], "--mean"),
+        (["models", "nowhere"], "no artifact in nowhere; train one"),
+        (["evaluate", "nowhere"], "model.json is missing"),
+    ],
+)
+def test_bad_usage_and_bad_input_are_one_line_and_status_2(arguments, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, line = failed(capsys, *arguments)
+    assert status == 2
+    assert told in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_other_things_is_refused_before_the_training(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    status, line = failed(capsys, "train", "--out", str(tmp_path))
+    assert (status, "not empty" in line) == (2, True)
+
+
+def test_a_damaged_artifact_is_named(trained, tmp_path, capsys):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "model.json").write_text("{")
+    status, line = failed(capsys, "models", str(tmp_path))
+    assert (status, str(tmp_path / "bad") in line) == (2, True)
+
+
+def test_data_with_a_hole_is_told_with_row_and_column(csv, tmp_path, capsys):
+    lines = csv.read_text().splitlines()
+    lines[5] = lines[5].rsplit(",", 1)[0] + ","
+    csv.write_text("\n".join(lines))
+    status, line = failed(capsys, "train", str(csv), "--out", str(tmp_path / "x"))
+    assert (status, "row 5, column 'pressure'" in line) == (2, True)
+
+
+def test_a_failure_is_status_1(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    status, line = failed(capsys, "train", "--json", "--out", str(tmp_path / "file" / "x"))
+    assert (status, "file" in line) == (1, True)
+
+
+def test_an_unforeseen_error_keeps_its_traceback(monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("models.data.dataset.prepare", broken)
+    with pytest.raises(RuntimeError, match="mistake"):
+        run(["train"])

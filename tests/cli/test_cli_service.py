@@ -1,0 +1,295 @@
+"""The commands that talk to a running server: streams that go on, sessions that are looked at and moved."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.cli import run
+from app.cli.demo import Story, _draw
+from app.cli.row_reader import opened, picked
+from models.errors import BadData
+from tests.helpers.zoo import TOLERANCE, one_pass, series
+
+pytestmark = pytest.mark.anyio
+STEPS = 120
+
+
+@pytest.fixture(params=["memory"])
+def store(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def values() -> np.ndarray:
+    return series("sine", STEPS)
+
+
+@pytest.fixture
+def readings(tmp_path, values) -> Path:
+    path = tmp_path / "readings.csv"
+    path.write_text(
+        "when,value\n" + "".join(f"t{i},{value[0]!r}\n" for i, value in enumerate(values.tolist()))
+    )
+    return path
+
+
+@pytest.fixture
+def started(start_hot, capsys):
+    @asynccontextmanager
+    async def start():
+        async with start_hot() as service:
+            capsys.readouterr()  # where it listens
+            yield service
+
+    return start
+
+
+def told(capsys: Any) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+async def ran(service: Any, *arguments: object) -> int:
+    """Run a command against the service, off its event loop."""
+    url = ["--url", f"http://127.0.0.1:{service.port}"]
+    return await asyncio.to_thread(run, [*map(str, arguments), *url])
+
+
+async def test_a_file_is_streamed_and_its_times_kept(started, readings, values, artifacts, capsys):
+    async with started() as service:
+        assert await ran(service, "stream", readings, "a", "--time-column", "when", "--chunk", 7) == 0
+        rows = told(capsys)
+        assert (await service.session("a"))["position"] == STEPS
+    assert [row["position"] for row in rows] == [str(i + 1) for i in range(STEPS)]
+    assert rows[3]["when"] == "t3"
+    got = np.array([[float(row["value"])] for row in rows])
+    np.testing.assert_allclose(got, one_pass(artifacts["sine"], values), atol=TOLERANCE)
+
+
+async def test_an_interrupted_stream_goes_on_and_loses_no_prediction(started, readings, tmp_path, capsys):
+    whole, broken = tmp_path / "whole.csv", tmp_path / "broken.csv"
+    async with started() as service:
+        assert await ran(service, "stream", readings, "a", "--out", whole, "--chunk", 10) == 0
+        lines = whole.read_text().splitlines(keepends=True)
+        (tmp_path / "part.csv").write_text("".join(readings.read_text().splitlines(keepends=True)[:81]))
+        assert await ran(service, "stream", tmp_path / "part.csv", "b", "--out", broken, "--chunk", 10) == 0
+        # Killed: 80 observations were applied; of the predictions 50 were written, and half of a line.
+        broken.write_text("".join(lines[:51]) + lines[51][:4])
+        assert await ran(service, "stream", readings, "b", "--out", broken, "--chunk", 10) == 0
+        assert "going on behind row 50" in capsys.readouterr().err
+        assert (await service.session("b"))["position"] == STEPS
+        assert await ran(service, "stream", readings, "b", "--out", broken, "--chunk", 10) == 0
+    assert broken.read_text() == whole.read_text()
+
+
+async def test_a_stream_without_an_output_goes_on_where_the_session_is(started, readings, values, capsys):
+    async with started() as service:
+        await service.advance("a", values[:100])
+        assert await ran(service, "stream", readings, "a", "--json") == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["position"] for line in lines] == list(range(101, STEPS + 1))
+        assert await ran(service, "stream", readings, "a", "--json", "--from-start") == 0
+        assert (await service.session("a"))["position"] == 2 * STEPS
+
+
+async def test_a_file_that_grows_is_followed(started, tmp_path, zoo_folder):
+    growing, out = tmp_path / "growing.csv", tmp_path / "out.csv"
+    growing.write_text("value\n0.1\n0.2")
+    async with started() as service:
+        url = f"http://127.0.0.1:{service.port}"
+        command = ["stream", str(growing), "a", "--follow", "--out", str(out), "--url", url]
+        with followed(command) as process:
+            await until(lambda: lines_of(out) == 2)
+            with growing.open("a") as file:
+                file.write("5\n0.3\n")
+            await until(lambda: lines_of(out) == 4)
+            assert process.poll() is None
+        assert (await service.session("a"))["position"] == 3
+    assert process.returncode != 0
+
+
+def followed(command: list[str]) -> Any:
+    process = subprocess.Popen([sys.executable, "-c", "from app.cli import main; main()", *command])
+
+    class Ended:
+        def __enter__(self) -> subprocess.Popen:
+            return process
+
+        def __exit__(self, *what: object) -> None:
+            process.kill()
+            process.wait()
+
+    return Ended()
+
+
+def lines_of(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end, "it took more than 30 s"
+        await asyncio.sleep(0.02)
+
+
+async def test_columns_are_found_by_the_model_s_names_and_gaps_are_sent(started, tmp_path, capsys):
+    path = tmp_path / "many.csv"
+    path.write_text("c,note,b,a\n1,x,2,3\n4,y,,6\n7,z,8,9\n")
+    async with started() as service:
+        status = await ran(service, "stream", path, "a", "--model", "pair", "--time-column", "note")
+        rows = told(capsys)
+        want = (await service.advance("b", [[3, 2, 1], [6, None, 4], [9, 8, 7]], model="pair")).numbers
+    assert (status, [row["note"] for row in rows]) == (0, ["x", "y", "z"])
+    got = [[float(row[name]) for name in ("c", "a", "b")] for row in rows]
+    np.testing.assert_allclose(got, want, atol=3 * TOLERANCE)
+
+
+async def test_a_forecast_is_printed(started, values, capsys):
+    async with started() as service:
+        await service.advance("a", values)
+        assert await ran(service, "forecast", "a", "--steps", 3) == 0
+        rows = told(capsys)
+        assert await ran(service, "forecast", "a", "-n", 3, "--json") == 0
+        document = json.loads(capsys.readouterr().out)
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    assert [float(row["value"]) for row in rows] == document["value"]
+    assert document["position"] == STEPS
+
+
+async def test_a_session_is_shown_forked_reset_and_deleted(started, values, capsys):
+    async with started() as service:
+        await service.advance("a", values)
+        assert await ran(service, "sessions", "fork", "a", "b", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["position"] == STEPS
+        assert await ran(service, "sessions", "reset", "b", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["observations_since_reset"] == 0
+        assert await ran(service, "sessions", "show", "a") == 0
+        assert f"position                  {STEPS}" in capsys.readouterr().out
+        assert await ran(service, "sessions", "list") == 0
+        assert capsys.readouterr().out == "a  sine\nb  sine\n"
+        assert await ran(service, "sessions", "delete", "b") == 0
+        assert await ran(service, "sessions", "show", "b") == 1
+        assert capsys.readouterr().err == f"carryover: session 'b' was deleted at position {STEPS}\n"
+
+
+async def test_sessions_move_house(started, values, tmp_path, capsys):
+    async with started() as service:
+        await service.advance("a", values)
+        assert await ran(service, "sessions", "export", tmp_path / "house") == 0
+        await service.http.delete("/sessions/a")
+        assert await ran(service, "sessions", "import", tmp_path / "house") == 0
+        assert (await service.session("a"))["position"] == STEPS
+    assert capsys.readouterr().out.count("1 sessions") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["sessions", "list"], 1, "is the server running?"),
+        (["forecast", "a"], 1, "is the server running?"),
+        (["sessions", "list", "--url", "ftp://x"], 2, "is no http:// or https:// URL"),
+        (["stream", "none.csv", "a"], 1, "none.csv: No such file"),
+        (["stream", "empty.csv", "a"], 2, "there are no rows"),
+        (["forecast", "a", "--key-file", "none"], 1, "none: No such file"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(arguments, status, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.csv").touch()
+    url = [] if "--url" in arguments else ["--url", "http://127.0.0.1:1"]
+    assert run([*arguments, *url]) == status
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert sentence in captured.err
+
+
+async def test_what_cannot_be_streamed_says_so(started, tmp_path, capsys):
+    (tmp_path / "wide.csv").write_text("p,q\n1,2\n")
+    (tmp_path / "words.csv").write_text("value\n1\nlow\n")
+    (tmp_path / "good.csv").write_text("value\n1\n")
+    (tmp_path / "thesis.csv").write_text("years,of\nwork,x\n")
+    async with started() as service:
+        for arguments, sentence in {
+            ("wide.csv", "a"): "the model reads value; the columns are p, q: name them with --columns",
+            ("words.csv", "a"): "column 'value' has 'low', which is not a number",
+            ("good.csv", "a", "--time-column", "date"): "there is no column 'date'",
+            ("good.csv", "a", "--model", "none"): "the server has no model 'none'",
+            ("good.csv", "a", "--out", tmp_path / "thesis.csv"): "does not end with a prediction",
+        }.items():
+            assert await ran(service, "stream", tmp_path / arguments[0], *arguments[1:]) == 2
+            assert sentence in capsys.readouterr().err
+
+
+# Sources.
+
+
+def test_a_source_s_columns_are_taken_by_name_or_in_order(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("b,a\n1,2\n")
+    with opened(path, sys.stdin, follow=False) as source:
+        row = next(source.rows)
+        assert source.total == 1
+        assert picked(source, ("a", "b"), None)[0](row) == [2, 1]
+        assert picked(source, ("u", "v"), None)[0](row) == [1, 2]
+        assert picked(source, ("u",), "b")[1](row) == "1"
+        with pytest.raises(BadData, match="name them with --columns"):
+            picked(source, ("u",), None)
+
+
+def test_standard_input_needs_no_header():
+    with opened(Path("-"), io.StringIO("1,2\n,3\n"), follow=False) as source:
+        observation, _ = picked(source, ("a", "b"), None)
+        assert [observation(row) for row in source.rows] == [[1, 2], [None, 3]]
+
+
+def test_parquet_is_read_row_by_row(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": [1.0, None], "b": [2, 3]}), tmp_path / "x.parquet")
+    with opened(tmp_path / "x.parquet", sys.stdin, follow=False) as source:
+        observation, _ = picked(source, ("b", "a"), None)
+        assert ([observation(row) for row in source.rows], source.total) == ([[2, 1], [3, None]], 2)
+
+
+# The demo, and completion.
+
+
+def test_the_demo_trains_serves_and_tells_what_carrying_buys(capfd):
+    assert run(["demo", "sine", "temperatures", "--steps", "60", "--epochs", "2"]) == 0
+    out = capfd.readouterr().out
+    assert "serving at http://127.0.0.1:" in out
+    assert "sine: 59 predictions; mean squared error" in out
+    assert "temperatures: 59 predictions" in out
+
+
+def test_the_demo_draws_what_it_streams(capsys):
+    story = Story()
+    for place in range(50):
+        story.add(np.sin(place / 5), np.sin(place / 5), 0.0)
+    _draw("sine", story, first=True)
+    assert "predicted, carried" in capsys.readouterr().out
+    assert story.errors[0] == 0.0 < story.errors[1]
+
+
+def test_commands_are_completed():
+    words = {"_CARRYOVER_COMPLETE": "complete_bash", "COMP_WORDS": "carryover st", "COMP_CWORD": "1"}
+    program = "from app.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | words, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["stream"]

@@ -1,0 +1,82 @@
+"""Moving house: every session goes into a folder and comes back, and an interruption costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from carryover import Carryover
+
+from app.cli import session_backup
+from app.cli.session_backup import MoveFailed
+
+pytestmark = pytest.mark.anyio
+
+NAMES = [f"s{i:02}" for i in range(9)] + ["..", "a:b"]
+
+
+async def moved(service: Any, work: Callable[[Carryover], Any]) -> Any:
+    """What `work` gives with a client of the service, off its event loop."""
+
+    def call() -> Any:
+        with Carryover(f"http://127.0.0.1:{service.port}") as server:
+            return work(server)
+
+    return await asyncio.to_thread(call)
+
+
+async def filled(service: Any) -> None:
+    for place, name in enumerate(NAMES):
+        await service.http.post("/observations", json={"sessions": [name], "observations": [0.1 * place]})
+
+
+async def positions(service: Any) -> dict[str, int]:
+    told = (await service.http.get("/sessions")).json()["sessions"]
+    found = {}
+    for name in (one["session"] for one in told):
+        found[name] = (await service.session(name.replace("..", "%2E%2E")))["position"]
+    return found
+
+
+async def test_an_interrupted_export_goes_on_where_it_stopped(start_hot, tmp_path: Path):
+    async with start_hot() as service:
+        await filled(service)
+
+        def some(server: Carryover) -> list[str]:
+            left = session_backup.exported(server, tmp_path)
+            return [next(left) for _ in range(4)]
+
+        first = await moved(service, some)
+        with (tmp_path / session_backup.LIST).open("a") as lines:
+            lines.write('{"session": "cut o')  # killed in mid-write
+        rest = await moved(service, lambda server: list(session_backup.exported(server, tmp_path)))
+        again = await moved(service, lambda server: list(session_backup.exported(server, tmp_path)))
+    assert (first + rest, again) == (sorted(NAMES), [])
+
+
+async def test_an_import_brings_back_what_was_exported_and_goes_on_where_it_stopped(
+    start_hot, tmp_path: Path
+):
+    async with start_hot() as service:
+        await filled(service)
+        before = await positions(service)
+        await moved(service, lambda server: list(session_backup.exported(server, tmp_path)))
+        for name in before:
+            await service.http.delete(f"/sessions/{name.replace('..', '%2E%2E')}")
+
+        def one(server: Carryover) -> str:
+            return next(session_backup.imported(server, tmp_path))
+
+        await moved(service, one)
+        await moved(service, lambda server: list(session_backup.imported(server, tmp_path)))
+        assert await positions(service) == before
+        assert await moved(service, lambda server: list(session_backup.imported(server, tmp_path))) == []
+
+
+async def test_a_folder_that_is_no_export_is_refused(tmp_path: Path):
+    (tmp_path / session_backup.LIST).write_text("not json\n")
+    with pytest.raises(MoveFailed, match="no list of sessions"):
+        session_backup.lines(tmp_path)

@@ -1,0 +1,504 @@
+"""The client against a real server, blocking and awaited, over requests and over the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import carryover
+import numpy as np
+import pandas as pd
+import pytest
+from carryover import AsyncCarryover, Carryover, connection, line, plans
+
+from tests.helpers.zoo import TARGETS, TOLERANCE, one_pass, rolled_out, series
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = carryover.Patience(20.0, most=0.05)
+Call = Callable[[Callable[[Any], Any]], Any]
+
+
+@pytest.fixture(params=["memory"])
+def store(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=["blocking", "awaited"])
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def connected(start_hot, kind):
+    """`async with connected() as (service, call)`: `await call(lambda client: ...)`, by either client."""
+
+    @asynccontextmanager
+    async def connect(**settings: Any) -> AsyncIterator[tuple[Any, Call]]:
+        async with start_hot(**settings) as service:
+            url = f"http://127.0.0.1:{service.port}"
+            if kind == "blocking":
+                with Carryover(url, patience=PATIENCE) as client:
+                    yield service, lambda work: asyncio.to_thread(work, client)
+            else:
+                async with AsyncCarryover(url, patience=PATIENCE) as client:
+                    yield service, lambda work: awaited(work(client))
+
+    return connect
+
+
+async def awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+@pytest.fixture(params=[False, True], ids=["requests", "socket"])
+def socket(request) -> bool:
+    return request.param
+
+
+# One pass.
+
+
+async def test_chunks_equal_one_pass_and_count_positions(connected, artifacts):
+    whole = series("sine", 90)
+    async with connected() as (_, call):
+        parts = [
+            await call(lambda c, s=start: c.session("a").advance(whole[s : s + 30])) for start in (0, 30, 60)
+        ]
+    assert [part.position for part in parts] == [30, 60, 90]
+    told = np.concatenate([part.predictions for part in parts])
+    np.testing.assert_allclose(told, one_pass(artifacts["sine"], whole), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("model", ["sine", "pair", "partial"])
+@pytest.mark.parametrize("chunk", [1, 7, 200])
+async def test_a_stream_equals_one_pass(connected, socket, artifacts, model, chunk):
+    whole = series(model, 100)
+    async with connected() as (_, call):
+        answer = await call(lambda c: c.session("a", model).stream(whole, chunk, socket=socket).collect())
+    np.testing.assert_allclose(answer.predictions, one_pass(artifacts[model], whole), atol=3 * TOLERANCE)
+    assert (answer.position, answer.replayed) == (100, False)
+
+
+async def test_a_stream_goes_on_where_the_session_is(connected, socket, artifacts):
+    whole = series("sine", 60)
+    async with connected() as (_, call):
+        await call(lambda c: c.session("a").advance(whole[:20]))
+        await call(lambda c: c.session("a").stream(whole[20:40], 5, socket=socket).collect())
+        answer = await call(lambda c: c.session("a").stream(whole[40:], 5, socket=socket).collect())
+    np.testing.assert_allclose(answer.predictions, one_pass(artifacts["sine"], whole)[40:], atol=TOLERANCE)
+
+
+async def test_every_observation_of_a_stream_has_its_prediction(connected, socket):
+    whole = series("sine", 10)[:, 0]
+
+    def streamed(client: Any) -> Any:
+        predictions = client.session("a").stream(whole, 4, socket=socket)
+        if isinstance(client, Carryover):
+            return list(predictions)
+        return gathered(predictions)
+
+    async with connected() as (service, call):
+        told = await call(streamed)
+        want = (await service.advance("b", whole.tolist())).numbers[:, 0]
+    assert [one.position for one in told] == list(range(1, 11))
+    np.testing.assert_allclose([float(one) for one in told], want, atol=TOLERANCE)
+
+
+async def gathered(items: Any) -> list[Any]:
+    return [item async for item in items]
+
+
+# Exactly once.
+
+
+@pytest.fixture
+def lossy(monkeypatch) -> None:
+    """Every third answer is lost after the server has given it."""
+    counts = {"requests": 0, "reads": 0}
+
+    def lost(what: str) -> None:
+        counts[what] += 1
+        if counts[what] % 3 == 0:
+            raise carryover.Unreachable("lost on purpose")
+
+    performed, awaiting = Carryover._performed, AsyncCarryover._performed
+    read, reading = connection.Connection.read, connection.AsyncConnection.read
+
+    def perform(self, effect):
+        result = performed(self, effect)
+        lost("requests") if result is not None else None
+        return result
+
+    async def perform_awaited(self, effect):
+        result = await awaiting(self, effect)
+        lost("requests") if result is not None else None
+        return result
+
+    def read_lossy(self):
+        data = read(self)
+        lost("reads")
+        return data
+
+    async def reading_lossy(self):
+        data = await reading(self)
+        lost("reads")
+        return data
+
+    monkeypatch.setattr(Carryover, "_performed", perform)
+    monkeypatch.setattr(AsyncCarryover, "_performed", perform_awaited)
+    monkeypatch.setattr(connection.Connection, "read", read_lossy)
+    monkeypatch.setattr(connection.AsyncConnection, "read", reading_lossy)
+
+
+@pytest.mark.usefixtures("lossy")
+@pytest.mark.parametrize("as_text", [False, True])
+async def test_lost_answers_lose_nothing_and_double_nothing(connected, socket, artifacts, as_text):
+    whole = series("sine", 120)
+    rows = whole[:, 0].tolist() if as_text else whole
+    async with connected() as (service, call):
+        answer = await call(lambda c: c.session("a").stream(rows, 3, socket=socket).collect())
+        assert (await service.session("a"))["position"] == 120
+    assert answer.replayed
+    told = np.array(answer.predictions).reshape(-1, 1)
+    np.testing.assert_allclose(told, one_pass(artifacts["sine"], whole), atol=TOLERANCE)
+
+
+@pytest.mark.usefixtures("lossy")
+async def test_a_server_that_remembers_one_answer_is_sent_one_chunk_at_a_time(connected, artifacts):
+    whole = series("sine", 24)
+    async with connected(recent_chunks=1) as (_, call):
+        answer = await call(lambda c: c.session("a").stream(whole, 3, socket=True).collect())
+    np.testing.assert_allclose(answer.predictions, one_pass(artifacts["sine"], whole), atol=TOLERANCE)
+
+
+@pytest.mark.usefixtures("lossy")
+async def test_no_call_is_done_twice_when_its_answer_is_lost(connected):
+    async with connected() as (service, call):
+        for place in range(6):
+            await call(lambda c, p=place: c.session("a").advance([0.1 * p]))
+            fork = await call(lambda c: c.session("a").fork())
+            await call(lambda c: c.session("a").reset())
+            await awaited(await call(lambda c, f=fork: c.session(f.id).delete()))
+        assert (await service.session("a"))["position"] == 6
+        assert await call(lambda c: c.count()) == 1
+
+
+async def test_another_writer_is_told_and_not_run_over(connected, socket):
+    async with connected() as (service, call):
+        await call(lambda c: c.session("a").advance([0.1, 0.2]))
+        await service.advance("a", [0.5])
+        with pytest.raises(carryover.OutOfStep) as error:
+            await call(lambda c: c.session("a").stream([0.3], socket=socket).collect())
+        assert error.value.position == 3
+        assert (await call(lambda c: c.session("a").refresh())).position == 3
+        assert (await call(lambda c: c.session("a").advance([0.3]))).position == 4
+
+
+async def test_a_session_that_was_lost_in_mid_stream_is_not_begun_anew(connected, socket):
+    async with connected() as (service, call):
+        await call(lambda c: c.session("a").advance([0.1, 0.2]))
+        await service.http.delete("/sessions/a")
+        with pytest.raises(carryover.SessionGone):
+            await call(lambda c: c.session("a").stream([0.3], socket=socket).collect())
+        await call(lambda c: c.session("b").advance([0.1]))
+        assert (await call(lambda c: c.count())) == 1
+
+
+async def test_a_stream_left_early_goes_on_where_the_server_is(connected, artifacts):
+    whole = series("sine", 60)
+
+    def left_early(client: Any) -> Any:
+        stream = client.session("a").stream(whole[:40], 2, socket=True)
+        return first(stream) if isinstance(client, Carryover) else first_awaited(stream)
+
+    async with connected() as (service, call):
+        assert (await call(left_early)).position == 10
+        done = (await service.session("a"))["position"]
+        assert 10 <= done <= 40
+        answer = await call(lambda c: c.session("a").advance(whole[done:]))
+    np.testing.assert_allclose(answer.predictions, one_pass(artifacts["sine"], whole)[done:], atol=TOLERANCE)
+
+
+def first(stream: Any) -> Any:
+    with stream:
+        return next(one for one in stream if one.position == 10)
+
+
+async def first_awaited(stream: Any) -> Any:
+    async with stream:
+        return await anext(one async for one in stream if one.position == 10)
+
+
+async def test_an_iterator_is_asked_for_no_more_before_its_predictions_are_seen(connected, socket, kind):
+    seen: list[int] = []
+    pulled: list[int] = []
+
+    def readings() -> Iterator[float]:
+        for place in range(6):
+            assert len(seen) >= place // 2 * 2  # both predictions of the chunk before
+            pulled.append(place)
+            yield 0.1
+
+    def streamed(client: Any) -> Any:
+        stream = client.session("a").stream(readings(), 2, socket=socket)
+        if isinstance(client, Carryover):
+            return [seen.append(one.position) for one in stream]
+        return noted(stream)
+
+    async def noted(stream: Any) -> None:
+        async for one in stream:
+            seen.append(one.position)  # noqa: PERF401
+
+    async with connected() as (_, call):
+        await call(streamed)
+    assert (len(pulled), seen) == (6, [1, 2, 3, 4, 5, 6])
+
+
+async def test_an_async_iterable_is_streamed(start_hot, socket):
+    async def readings() -> AsyncIterator[float]:
+        for place in range(5):
+            await asyncio.sleep(0)
+            yield 0.1 * place
+
+    async with start_hot() as service, AsyncCarryover(f"http://127.0.0.1:{service.port}") as client:
+        answer = await client.session("a").stream(readings(), 2, socket=socket).collect()
+    assert (answer.position, len(answer)) == (5, 5)
+
+
+# What comes back.
+
+
+async def test_answers_come_in_the_kind_of_the_observations(connected, socket):
+    numbers = [0.1, 0.2, 0.3]
+    async with connected() as (_, call):
+        got = {}
+        for name, rows in {
+            "list": numbers,
+            "rows": [[one] for one in numbers],
+            "array": np.array(numbers),
+            "columns": np.array(numbers)[:, None],
+            "integers": np.array([0, 1, 1]),
+        }.items():
+            stream = await call(
+                lambda c, n=name, r=rows: c.session(n).stream(r, 2, socket=socket, horizon=2).collect()
+            )
+            got[name] = stream
+    assert isinstance(got["list"].predictions[2], float)
+    assert len(got["rows"].predictions[2]) == 1
+    assert got["array"].predictions.shape == got["integers"].predictions.shape == (3,)
+    assert got["columns"].predictions.shape == (3, 1)
+    assert {one.predictions.dtype for name, one in got.items() if hasattr(one.predictions, "dtype")} == {
+        np.dtype("float32")
+    }
+    assert np.shape(got["list"].forecast) == np.shape(got["array"].forecast) == (2,)
+    assert np.shape(got["columns"].forecast) == (2, 1)
+    np.testing.assert_allclose(got["list"].predictions, got["array"].predictions, atol=TOLERANCE)
+
+
+async def test_a_series_keeps_its_index_and_name(connected, socket):
+    hours = pd.date_range("2024-01-01", periods=5, freq="h")
+    readings = pd.Series([0, 1, 2, 3, 4], hours, name="flow")
+    async with connected() as (_, call):
+        answer = await call(lambda c: c.session("a").stream(readings, 2, socket=socket).collect())
+        single = await call(lambda c: c.session("b").advance(readings))
+    for told in (answer, single):
+        assert told.predictions.index.equals(hours)
+        assert told.predictions.name == "flow"
+        assert told[-1].label == hours[-1]
+
+
+async def test_the_columns_of_a_frame_are_put_into_the_model_s_order(connected, artifacts, socket):
+    whole = series("pair", 6)
+    frame = pd.DataFrame(whole, columns=["a", "b", "c"])
+    mixed = frame[["c", "a", "b"]].assign(note=1.0)
+    async with connected() as (_, call):
+        answer = await call(lambda c: c.session("x", "pair").stream(mixed, 4, socket=socket).collect())
+    assert list(answer.predictions.columns) == TARGETS["pair"]
+    np.testing.assert_allclose(
+        answer.predictions.to_numpy(), one_pass(artifacts["pair"], whole), atol=3 * TOLERANCE
+    )
+
+
+async def test_a_forecast_is_an_array_and_moves_nothing(connected, artifacts):
+    whole = series("sine", 20)
+    async with connected() as (_, call):
+        await call(lambda c: c.session("a").advance(whole))
+        forecast = await call(lambda c: c.session("a").forecast(9))
+        assert (await call(lambda c: c.session("a").info())).position == 20
+    np.testing.assert_allclose(np.asarray(forecast), rolled_out(artifacts["sine"], whole, 9)[:, 0], atol=1e-5)
+    assert (len(forecast), forecast.position) == (9, 20)
+
+
+# The other calls.
+
+
+async def test_a_session_is_saved_loaded_forked_reset_and_deleted(connected, tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    async with connected() as (_, call):
+        await call(lambda c: c.session("a").advance([0.1, 0.2, 0.3]))
+        await call(lambda c: c.session("a").save(path))
+        fork = await call(lambda c: c.session("a").fork("b"))
+        assert (fork.id, fork.position) == ("b", 3)
+        assert (await call(lambda c: c.session("a").reset())).observations_since_reset == 0
+        assert (await call(lambda c: c.session("a").load(path))).observations_since_reset == 3
+        together = [await call(lambda c, n=name: c.session(n).advance([0.4])) for name in "ab"]
+        assert together[0].predictions == together[1].predictions
+        with pytest.raises(carryover.SessionExists):
+            await call(lambda c: c.session("a").fork("b"))
+        await call(lambda c: c.session("b").delete())
+        with pytest.raises(carryover.SessionGone) as error:
+            await call(lambda c: c.session("b").info())
+    assert error.value.position == 4
+
+
+async def test_a_session_is_created_with_what_it_was_given(connected):
+    async with connected() as (_, call):
+        answer = await call(lambda c: c.session("a", "pair", ttl_seconds=60).advance([[1.0, 2.0, 3.0]]))
+        told = await call(lambda c: c.session("a").info())
+        assert (answer.model, told.ttl_seconds, told.position) == ("pair", 60, 1)
+        made = await call(lambda c: c.session("b", "pair").create())
+        assert (made.position, made.model, made.updated.tzinfo is not None) == (0, "pair", True)
+
+
+async def test_a_session_of_another_model_is_refused(connected, socket):
+    async with connected() as (_, call):
+        await call(lambda c: c.session("a", "sine").advance([0.1]))
+        with pytest.raises(carryover.SessionExists, match="runs model 'sine'"):
+            await call(lambda c: c.session("a", "partial").stream(np.zeros((2, 2)), socket=socket).collect())
+    async with connected() as (service, call):
+        await service.advance("a", [0.5])
+        with pytest.raises(carryover.SessionExists, match="runs model 'sine'"):
+            await call(lambda c: c.session("a", "partial").stream(np.zeros((2, 2)), socket=socket).collect())
+
+
+async def test_sessions_are_listed_beyond_a_page(connected, monkeypatch):
+    monkeypatch.setattr(plans, "PAGE", 2)
+    async with connected() as (service, call):
+        for name in ("a", "b", "..", "d", "e"):
+            await service.http.post("/observations", json={"sessions": [name], "observations": [0.1]})
+
+        def listed(client: Any) -> Any:
+            found = client.sessions()
+            return list(found) if isinstance(client, Carryover) else gathered(found)
+
+        assert [one["session"] for one in await call(listed)] == ["..", "a", "b", "d", "e"]
+        assert (await call(lambda c: c.session("..").info())).position == 1
+        assert {one.name for one in await call(lambda c: c.models())} >= {"sine", "pair", "partial"}
+
+
+# Many sessions in one request.
+
+
+async def test_bulk_moves_every_session_from_where_it_is(connected, artifacts):
+    whole = {name: series("sine", 30, seed) for seed, name in enumerate("abc")}
+    async with connected() as (service, call):
+        await service.advance("b", whole["b"][:10])
+        start = {"a": 0, "b": 10, "c": 0}
+        for step in (1, 5, 9):
+            chunks = {name: rows[start[name] : start[name] + step] for name, rows in whole.items()}
+            answers = await call(lambda c, x=chunks: c.advance(x))
+            start = {name: at + step for name, at in start.items()}
+            assert {name: answer.position for name, answer in answers.items()} == start
+            for name, answer in answers.items():
+                want = one_pass(artifacts["sine"], whole[name])[start[name] - step : start[name]]
+                np.testing.assert_allclose(answer.predictions, want, atol=TOLERANCE)
+
+
+async def test_in_bulk_a_bad_neighbour_fails_alone(connected):
+    async with connected() as (_, call):
+        answers = await call(lambda c: c.advance({"a": 0.1, "b": [[1.0, 2.0]], "c": np.array([0.1, 0.2])}))
+        again = await call(lambda c: c.advance({"a": 0.1, "c": 0.3}))
+    assert [answers["a"].position, answers["c"].position] == [1, 2]
+    assert (len(answers), list(answers.errors)) == (3, ["b"])
+    with pytest.raises(carryover.Unprocessable):
+        answers["b"]
+    assert (again["a"].position, again["c"].position) == (2, 3)
+    assert isinstance(answers["c"].predictions, np.ndarray)
+
+
+# What a model that learns has to say.
+
+
+@pytest.mark.parametrize("way", ["advance", "requests", "socket", "bulk", "bulk of one"])
+async def test_intervals_residuals_and_scores_come_with_the_predictions(connected, way):
+    whole = series("adaptive", 60)
+    whole[40, 1] = np.nan
+    async with connected() as (_, call):
+        await call(lambda c: c.session("a", "adaptive").advance(whole[:50]))
+        rows = whole[50:51] if way == "bulk of one" else whole[50:]
+        if way == "advance":
+            answer = await call(lambda c: c.session("a").advance(rows, level=0.9, score=True))
+        elif way.startswith("bulk"):
+            answer = (await call(lambda c: c.advance({"a": rows}, level=0.9, score=True)))["a"]
+        else:
+            over = way == "socket"
+            answer = await call(
+                lambda c: c.session("a").stream(rows, 4, level=0.9, score=True, socket=over).collect()
+            )
+        forecast = await call(lambda c: c.session("a").forecast(5, level=0.9))
+        info = await call(lambda c: c.session("a").info())
+    for numbers in (answer.predictions, answer.lower, answer.upper, answer.residuals):
+        assert numbers.shape == (len(rows), 2)
+    assert answer.scores.shape == (len(rows),)
+    assert (answer.lower < answer.upper).all()
+    assert (answer[-1].residual == answer.residuals[-1]).all()
+    assert np.asarray(forecast).shape == forecast.lower.shape == (5, 2)
+    assert info.errors["observations"] > 0
+    assert info.learning["readout"] == "rls"
+
+
+async def test_a_gap_is_not_observed_and_a_skip_moves_over_many(connected):
+    async with connected() as (_, call):
+        answer = await call(
+            lambda c: c.session("a", "adaptive").advance(np.array([[1, 2], [np.nan, 3], [4, 5]]), level=0.9)
+        )
+        assert answer.observed.tolist() == [[True, True], [False, True], [True, True]]
+        skipped = await call(lambda c: c.session("a").skip(7))
+        assert (skipped.position, len(skipped)) == (10, 7)
+
+
+@pytest.mark.usefixtures("lossy")
+async def test_bulk_applies_nothing_twice_when_answers_are_lost(connected):
+    async with connected() as (_, call):
+        for place in range(1, 6):
+            answers = await call(lambda c: c.advance({"a": 0.1, "b": [0.2, 0.3]}))
+            assert (answers["a"].position, answers["b"].position) == (place, 2 * place)
+
+
+# Ways to the server.
+
+
+async def test_without_a_socket_library_a_stream_is_requests(connected, monkeypatch):
+    monkeypatch.setattr(line, "ClientProtocol", None)
+    async with connected() as (_, call):
+        answer = await call(lambda c: c.session("a").stream([0.1, 0.2], 1).collect())
+        assert answer.position == 2
+        with pytest.raises(carryover.NoSocket, match=r"carryover-client\[sockets\]"):
+            await call(lambda c: c.session("a").stream([0.1], socket=True).collect())
+
+
+async def test_what_the_server_refuses_is_raised_with_its_place(connected, socket):
+    async with connected() as (_, call):
+        with pytest.raises(carryover.Unprocessable) as error:
+            await call(lambda c: c.session("a").stream([0.1, 0.2, float("inf")], 2, socket=socket).collect())
+        assert (error.value.status, error.value.extra["row"]) == (422, 0)
+        answer = await call(lambda c: c.session("a").stream([0.3], socket=socket).collect())
+    assert answer.position == 3
+
+
+async def test_a_server_that_is_not_there_is_told_at_once_without_patience(kind):
+    async def asked() -> None:
+        if kind == "blocking":
+            with Carryover("http://127.0.0.1:1", patience=0) as client:
+                client.session("a").advance([0.1])
+        else:
+            async with AsyncCarryover("http://127.0.0.1:1", patience=0) as client:
+                await client.session("a").stream([0.1], socket=True).collect()
+
+    with pytest.raises(carryover.Unreachable, match="is the server running"):
+        await asked()

@@ -1,0 +1,94 @@
+"""A server killed and restarted under streaming clients: their loops do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from carryover import AsyncCarryover, Carryover, Patience
+
+from tests.helpers.zoo import TOLERANCE, one_pass, series
+from tests.system.test_serve import serving
+
+STEPS, CHUNK, KILL_AT, APART = 3000, 4, 400, 800
+PATIENCE = Patience(60.0, most=0.3)
+
+
+class Progress:
+    """How far each client is. Those in front wait for the rest: a kill finds all of them under way."""
+
+    def __init__(self, clients: int) -> None:
+        self.seen = [0] * clients
+        self._changed = threading.Condition()
+
+    def note(self, client: int, seen: int) -> None:
+        with self._changed:
+            self.seen[client] = seen
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: seen - min(self.seen) < APART, timeout=60), self.seen
+
+    def wait_for(self, seen: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: min(self.seen) >= seen, timeout=60), self.seen
+
+
+def blocking(url: str, name: str, whole: np.ndarray, over: bool, note: Callable[[int], None]) -> list[float]:
+    told: list[float] = []
+    with Carryover(url, patience=PATIENCE) as client:
+        for prediction in client.session(name).stream(whole, CHUNK, socket=over):
+            told.append(float(prediction))
+            note(len(told))
+    return told
+
+
+def awaited(url: str, name: str, whole: np.ndarray, over: bool, note: Callable[[int], None]) -> list[float]:
+    async def streamed() -> list[float]:
+        told: list[float] = []
+        async with AsyncCarryover(url, patience=PATIENCE) as client:
+            async for prediction in client.session(name).stream(whole, CHUNK, socket=over):
+                told.append(float(prediction))
+                note(len(told))
+        return told
+
+    return asyncio.run(streamed())
+
+
+@pytest.mark.timeout(180)
+def test_the_callers_loop_never_notices_a_killed_server(zoo_folder, artifacts, tmp_path: Path):
+    ways = [(run, over) for run in (blocking, awaited) for over in (False, True)]
+    wholes = [series("sine", STEPS, seed) for seed in range(len(ways))]
+    settings = {
+        "CARRYOVER_PORT": str(free_port()),
+        "CARRYOVER_STORE": f"sqlite:{tmp_path / 'sessions.sqlite'}",
+    }
+    url = f"http://127.0.0.1:{settings['CARRYOVER_PORT']}"
+    progress = Progress(len(ways))
+    with ThreadPoolExecutor(len(ways)) as pool:
+        callers = [
+            pool.submit(run, url, f"s{i}", wholes[i], over, lambda seen, i=i: progress.note(i, seen))
+            for i, (run, over) in enumerate(ways)
+        ]
+        with serving(zoo_folder, **settings):
+            progress.wait_for(KILL_AT)
+            assert max(progress.seen) < STEPS
+        # Left by SIGKILL.
+        with serving(zoo_folder, **settings) as (_, port):
+            told = [caller.result(timeout=120) for caller in callers]
+            with Carryover(f"http://127.0.0.1:{port}") as client:
+                assert [client.session(f"s{i}").info().position for i in range(len(ways))] == [STEPS] * len(
+                    ways
+                )
+    for predictions, whole in zip(told, wholes, strict=True):
+        want = one_pass(artifacts["sine"], whole)[:, 0]
+        np.testing.assert_allclose(predictions, want, atol=2 * TOLERANCE)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])

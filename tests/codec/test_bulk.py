@@ -1,0 +1,577 @@
+"""`POST /observations`: every promise holds for each of many sessions, in every form, however it is cut."""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from app.codec import chunks as wire
+from app.codec.bulk import BulkLimits, read
+from app.codec.bulk.session_lists import FEWEST
+from app.errors import Malformed, TooLarge, Unprocessable
+from app.jobs.jobs import AdvanceMany
+from app.jobs.session_list import Roster
+from app.jobs.split import cut
+from app.session.slab import RUN
+from tests.conftest import STORES, Start, starter
+from tests.helpers import binary
+from tests.helpers.faults import held, until
+from tests.helpers.ways import AsgiRoute, HotRoute, Way, check_problem
+from tests.helpers.zoo import one_pass, series
+from tests.promises.test_promises import equal
+
+pytestmark = pytest.mark.anyio
+
+BINARY = {"content-type": "application/octet-stream"}
+ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
+LIMITS = BulkLimits(100, wire.Limits(50, 100, 3))
+
+
+@pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
+def start(request, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
+    """By the route of FastAPI and ahead of it; over every store."""
+    return starter(request.param, store, zoo_folder, clock, tmp_path, monkeypatch)
+
+
+async def post(service: Way, body: Any, **headers: str) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return await service.http.post("/observations", content=content, headers=headers)
+
+
+async def many(service: Way, sessions: Any, observations: Any, **more: Any) -> dict[str, Any]:
+    response = await post(service, {"sessions": sessions, "observations": observations, **more})
+    assert response.status_code == 200, response.text
+    told: dict[str, Any] = response.json()
+    return told
+
+
+def chunks_of(wholes: dict[str, Any], start: int, stop: int) -> list[Any]:
+    return [whole[start:stop].tolist() for whole in wholes.values()]
+
+
+async def test_many_sessions_in_one_request_equal_their_own_passes(start, artifacts):
+    wholes = {f"s{i}": series("sine", 12, seed=i) for i in range(20)}
+    got: dict[str, list[Any]] = {name: [] for name in wholes}
+    async with start() as service:
+        for begin, end in [(0, 1), (1, 2), (2, 7), (7, 12)]:
+            told = await many(service, list(wholes), chunks_of(wholes, begin, end), at=[begin] * 20)
+            assert told["positions"] == [end] * 20
+            assert (told["replayed"], told["errors"]) == ([], {})
+            for name, predictions in zip(wholes, told["predictions"], strict=True):
+                got[name] += predictions
+    for name, whole in wholes.items():
+        equal(np.array(got[name], np.float32), one_pass(artifacts["sine"], whole))
+
+
+async def test_chunks_of_mixed_lengths_long_ones_among_them_equal_their_own_passes(start, artifacts):
+    wholes = {f"s{i}": series("sine", steps, seed=i) for i, steps in enumerate([1, 3, 200, 1, 64, 65, 700])}
+    async with start() as service:
+        told = await many(service, list(wholes), [whole.tolist() for whole in wholes.values()])
+    assert told["positions"] == [len(whole) for whole in wholes.values()]
+    for whole, predictions in zip(wholes.values(), told["predictions"], strict=True):
+        equal(np.array(predictions, np.float32), one_pass(artifacts["sine"], whole))
+
+
+async def test_json_bytes_and_arrow_are_the_same_request(start):
+    wholes = {f"s{i}": series("pair", 3, seed=i) for i in range(5)}
+    names, chunks = list(wholes), list(wholes.values())
+    async with start() as service:
+        told = await many(service, names, [chunk.tolist() for chunk in chunks], model="pair")
+        others = [f"{name}-b" for name in names]
+        response = await post(service, binary.encode(others, chunks, model="pair"), **BINARY)
+        assert response.headers["content-type"] == BINARY["content-type"]
+        answer = binary.decode(response.content)
+        table = pa.table(
+            {"session": [f"{name}-c" for name in names], "observations": [c.tolist() for c in chunks]}
+        )
+        response = await post(service, stream_of(table.replace_schema_metadata({"model": "pair"})), **ARROW)
+        rows = pa.ipc.open_stream(response.content).read_all().to_pylist()
+        alone = [await service.advance(f"{name}-d", chunk, model="pair") for name, chunk in wholes.items()]
+    for i in range(5):
+        expected = alone[i].numbers
+        for other in (told["predictions"][i], answer.predictions[i], rows[i]["predictions"]):
+            assert_allclose(np.array(other, np.float32), expected, rtol=0, atol=3e-6)
+        assert (told["positions"][i], answer.positions[i], rows[i]["position"]) == (3, 3, 3)
+        assert rows[i]["error"] is None
+        assert len(rows[i]["epoch"]) == 16
+
+
+async def test_the_numbers_are_answered_as_deep_as_they_came(start):
+    async with start() as service:
+        flat = await many(service, ["a", "b"], [0.1, 0.2])
+        rows = await many(service, ["c", "d"], [[0.1], [0.2]])
+        chunks = await many(service, ["e", "f"], [[[0.1]], [[0.2]]])
+        mixed = await many(service, ["g", "h"], [0.1, [[0.2]]])
+    one, other = flat["predictions"]
+    assert rows["predictions"] == [[one], [other]]
+    assert chunks["predictions"] == [[[one]], [[other]]]
+    assert_allclose([mixed["predictions"][0], mixed["predictions"][1][0][0]], [one, other], atol=1e-6)
+
+
+async def test_accept_names_another_form_of_answer(start):
+    async with start() as service:
+        asked = {"sessions": ["a"], "observations": [0.5]}
+        response = await post(service, asked, accept="application/octet-stream")
+        assert binary.decode(response.content).positions == [1]
+        response = await post(
+            service, binary.encode(["a"], [np.ones((1, 1))]), **BINARY, accept="application/json"
+        )
+        assert response.json()["positions"] == [2]
+
+
+async def test_a_session_named_twice_is_moved_on_in_order(start, artifacts):
+    whole = series("sine", 6)
+    names = ["a", "b", "a", "a", "b", "a", "a", "a"]
+    async with start() as service:
+        told = await many(service, names, [whole[i].tolist() for i in (0, 0, 1, 2, 1, 3, 4, 5)])
+    assert told["positions"] == [1, 1, 2, 3, 2, 4, 5, 6]
+    of_a = [row for name, row in zip(names, told["predictions"], strict=True) if name == "a"]
+    equal(np.array(of_a, np.float32), one_pass(artifacts["sine"], whole))
+
+
+async def test_more_sessions_than_a_wave_holds_are_cut_and_told_as_one(start, artifacts):
+    wholes = {f"s{i}": series("sine", 2, seed=i) for i in range(25)}
+    async with start(wave_sessions=4, resident_sessions=8) as service:
+        for at in (0, 1):
+            told = await many(service, list(wholes), chunks_of(wholes, at, at + 1), at=[at] * 25)
+            assert told["errors"] == {}
+        for whole, predictions in zip(wholes.values(), told["predictions"], strict=True):
+            equal(np.array(predictions, np.float32), one_pass(artifacts["sine"], whole)[1:])
+
+
+async def test_sessions_of_several_models_go_together(start, artifacts):
+    sine, pair, partial = series("sine", 2), series("pair", 2), series("partial", 2)
+    async with start() as service:
+        for name, whole in (("sine", sine), ("pair", pair), ("partial", partial)):
+            await service.advance(name, whole[:1], model=name)
+        told = await many(
+            service, ["pair", "sine", "partial"], [pair[1].tolist(), sine[1].tolist(), partial[1].tolist()]
+        )
+        assert told["positions"] == [2, 2, 2]
+        for name, whole, row in zip(
+            ("pair", "sine", "partial"), (pair, sine, partial), told["predictions"], strict=True
+        ):
+            equal(np.array([row], np.float32), one_pass(artifacts[name], whole)[1:])
+        # Bytes have one width of input, and the answers may still differ in theirs.
+        response = await post(
+            service, binary.encode(["partial", "new"], [partial[:1], partial[:1]]), **BINARY
+        )
+        answer = binary.decode(response.content)
+        assert answer.positions == [3, -1]
+        assert answer.errors["1"]["status"] == 422
+
+
+async def test_a_retried_request_is_answered_again_and_moves_nothing(start):
+    wholes = {f"s{i}": series("sine", 3, seed=i) for i in range(10)}
+    async with start() as service:
+        first = await many(service, list(wholes), chunks_of(wholes, 0, 3), at=[0] * 10)
+        again = await many(service, list(wholes), chunks_of(wholes, 0, 3), at=[0] * 10)
+        assert again["replayed"] == list(range(10))
+        for key in ("positions", "epochs", "predictions", "errors"):
+            assert again[key] == first[key]
+        response = await post(service, binary.encode(list(wholes), list(wholes.values()), [0] * 10), **BINARY)
+        answer = binary.decode(response.content)
+        assert answer.replayed == [1] * 10
+        assert_array_equal(np.array(answer.predictions), np.array(first["predictions"], np.float32))
+
+
+async def test_half_of_a_request_may_be_replayed_and_the_other_applied(start, artifacts):
+    wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(8)}
+    async with start() as service:
+        await many(service, list(wholes)[::2], chunks_of(wholes, 0, 4)[::2], at=[0] * 4)
+        told = await many(service, list(wholes), chunks_of(wholes, 0, 4), at=[0] * 8)
+    assert told["replayed"] == [0, 2, 4, 6]
+    assert told["positions"] == [4] * 8
+    for whole, predictions in zip(wholes.values(), told["predictions"], strict=True):
+        equal(np.array(predictions, np.float32), one_pass(artifacts["sine"], whole))
+
+
+async def test_one_chunk_out_of_step_fails_alone_and_tells_its_position(start):
+    async with start() as service:
+        epochs = (await many(service, ["a", "b", "c"], [1, 2, 3]))["epochs"]
+        told = await many(service, ["a", "b", "c", "new"], [1, 2, 3, 4], at=[1, 7, 1, 5])
+        assert told["positions"] == [2, None, 2, None]
+        assert told["epochs"] == [epochs[0], None, epochs[2], None]
+        assert told["predictions"][1] is None
+        assert told["errors"]["1"]["status"] == 409
+        assert told["errors"]["1"]["position"] == 1
+        assert told["errors"]["3"]["status"] == 404
+        swapped = await many(service, ["a", "b"], [1, 2], epochs=[epochs[1], epochs[1]], at=[2, 1])
+        assert swapped["errors"]["0"]["status"] == 409
+        assert swapped["positions"] == [None, 2]
+
+
+BAD_ITEMS: dict[str, Any] = {
+    "a text": ["x"],
+    "a bare text": "x",
+    "true": True,
+    "an empty chunk": [],
+    "an empty row": [[]],
+    "too deep": [[[0.1]]],
+    "infinite": [1e999],
+    "not a number": [float("nan")],
+    "beyond float32": [1e39],
+    "a huge whole number": [10**400],
+    "two numbers where one is due": [0.1, 0.2],
+    "ragged": [[0.1], [0.2, 0.3]],
+    "too long": [[0.0]] * 101,
+    "an object": {"x": 1},
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ITEMS.values(), ids=list(BAD_ITEMS))
+async def test_one_bad_chunk_fails_alone(start, bad):
+    async with start(chunk_observations=100) as service:
+        for observations in ([[0.1], bad, [0.3]], [[[0.1]], bad, [[0.3]]], [0.1, bad, 0.3]):
+            told = await many(service, ["a", "bad", "c"], observations)
+            assert list(told["errors"]) == ["1"]
+            assert told["errors"]["1"]["status"] in {413, 422}
+            assert told["positions"][1] is None
+        assert told["positions"] == [3, None, 3]
+        assert (await service.http.get("/sessions/bad")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"sessions": ["a", "no good", "c"]},
+        {"sessions": ["a", "", "c"]},
+        {"sessions": ["a", "x" * 129, "c"]},
+        {"sessions": ["a", "x\ny", "c"]},
+        {"sessions": ["a", "\u00e9", "c"]},
+        {"sessions": ["a", 7, "c"]},
+        {"at": [None, -1, None]},
+        {"at": [None, "0", None]},
+        {"at": [None, 2**63, None]},
+        {"epochs": [None, 5, None]},
+        {"epochs": [None, "nobodys", None]},
+    ],
+)
+async def test_one_bad_entry_in_a_column_fails_alone(start, more):
+    async with start() as service:
+        body = {"sessions": ["a", "b", "c"], "observations": [1, 2, 3]} | more
+        told = await many(service, **body)
+        assert list(told["errors"]) == ["1"]
+        assert told["positions"] == [1, None, 1]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 422),
+        ({"sessions": ["a"]}, 422),
+        ({"observations": [1]}, 422),
+        ({"sessions": [], "observations": []}, 422),
+        ({"sessions": ["a"], "observations": [1, 2]}, 422),
+        ({"sessions": ["a"], "observations": [1], "at": []}, 422),
+        ({"sessions": ["a"], "observations": [1], "epochs": ["x", "y"]}, 422),
+        ({"sessions": ["a"], "observations": [1], "horizon": 2}, 422),
+        ({"sessions": "a", "observations": [1]}, 422),
+        ({"sessions": ["a"] * 11, "observations": [1] * 11}, 413),
+        (b'{"sessions": ["\xff"], "observations": [1]}', 400),
+    ],
+)
+async def test_what_is_wrong_with_the_whole_refuses_the_whole(start, body, status):
+    async with start(bulk_sessions=10) as service:
+        response = await post(service, body)
+        assert response.status_code == status
+        check_problem(response)
+
+
+async def test_a_step_that_fails_for_one_session_fails_for_it_alone(start, artifacts):
+    async with start() as service:
+        await many(service, ["a", "b", "c"], [0.1, 0.2, 0.3])
+        slab = service.engine.sessions.slab_of("sine")
+        slab.carries[slab.index["b"]] = np.nan
+        told = await many(service, ["a", "b", "c"], [0.1, 0.2, 0.3])
+        assert told["errors"]["1"]["status"] == 500
+        assert told["positions"] == [2, None, 2]
+
+
+async def test_a_request_and_single_chunks_of_its_sessions_keep_their_order(start, artifacts):
+    whole = series("sine", 4)
+    async with start() as service, held(service.engine) as release:
+        waiting = service.engine._turns
+        one = asyncio.ensure_future(many(service, ["a", "b"], [whole[0].tolist(), [0.0]]))
+        await until(lambda: len(waiting) == 2)
+        two = asyncio.ensure_future(service.advance("a", whole[1:3]))
+        await until(lambda: len(waiting) == 3)
+        three = asyncio.ensure_future(many(service, ["b", "a"], [[0.0], whole[3].tolist()]))
+        await until(lambda: len(waiting) == 5)
+        release.set()
+        first, alone, last = await one, await two, await three
+    got = [first["predictions"][0], *alone.numbers.tolist(), last["predictions"][1]]
+    equal(np.array(got, np.float32), one_pass(artifacts["sine"], whole))
+
+
+async def test_expired_sessions_in_a_request_are_made_anew_and_the_others_go_on(start, clock):
+    async with start(idle_ttl_seconds=60) as service:
+        await many(service, ["a", "b", "c"], [1, 2, 3])
+        clock.wait(50)
+        await many(service, ["b"], [2])
+        clock.wait(20)
+        told = await many(service, ["a", "b", "c"], [1, 2, 3], at=[None, 2, 1])
+        assert told["positions"] == [1, 3, None]
+        assert told["errors"]["2"]["status"] == 410
+        assert told["errors"]["2"]["position"] == 1
+
+
+async def test_sessions_at_rest_are_brought_in(start, artifacts):
+    wholes = {f"s{i}": series("sine", 2, seed=i) for i in range(8)}
+    async with start(wave_sessions=8, resident_sessions=8) as service:
+        await many(service, list(wholes), chunks_of(wholes, 0, 1))
+        await many(service, [f"other{i}" for i in range(8)], [0.0] * 8)
+        told = await many(service, list(wholes), chunks_of(wholes, 1, 2), at=[1] * 8)
+        for whole, predictions in zip(wholes.values(), told["predictions"], strict=True):
+            equal(np.array(predictions, np.float32), one_pass(artifacts["sine"], whole)[1:])
+
+
+FORMS = pytest.mark.parametrize("form", ["json", "bytes"])
+
+
+async def steps(service: Way, form: str, sessions: list[str], observations: list[float]) -> Any:
+    """Positions and predictions of a step of each session."""
+    if form == "json":
+        told = await many(service, sessions, observations)
+        assert told["errors"] == {}
+        return told["positions"], told["predictions"]
+    chunks = [np.array([[one]], np.float32) for one in observations]
+    answer = binary.decode((await post(service, binary.encode(sessions, chunks), **BINARY)).content)
+    assert answer.errors == {}
+    return list(answer.positions), [one.item() for one in answer.predictions]
+
+
+@FORMS
+async def test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(start, artifacts, form):
+    names = [f"s{i}" for i in range(FEWEST)]
+    others = [i != 3 for i in range(FEWEST)]
+    wholes = {name: series("sine", 4, seed=i) for i, name in enumerate(names)}
+
+    async def step(service, turn):
+        return await steps(service, form, names, [float(whole[turn, 0]) for whole in wholes.values()])
+
+    async with start() as service:
+        for turn in range(2):
+            assert (await step(service, turn))[0] == [turn + 1] * FEWEST
+        assert (await service.http.delete("/sessions/s3")).is_success
+        stranger = series("sine", 2, seed=77)
+        await service.advance("stranger", stranger[:1])
+        positions, predictions = await step(service, 2)
+        assert positions == [1 + 2 * other for other in others]
+        assert (await step(service, 3))[0] == [2 + 2 * other for other in others]
+        alone = await service.advance("stranger", stranger[1:], at=1)
+    equal(alone.numbers, one_pass(artifacts["sine"], stranger)[1:])
+    for i, whole in enumerate(wholes.values()):
+        observed = whole[2:3] if i == 3 else whole[:3]
+        equal(np.array([[predictions[i]]], np.float32), one_pass(artifacts["sine"], observed)[-1:])
+
+
+@FORMS
+async def test_lists_named_by_turns_that_crowd_each_other_out_go_on_where_they_were(start, artifacts, form):
+    wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(2 * FEWEST)}
+    names, half = list(wholes), FEWEST // 2
+    got: dict[str, list[float]] = {name: [] for name in names}
+    async with start(wave_sessions=FEWEST, resident_sessions=FEWEST) as service:
+        for turn in range(4):
+            for some in (names[:FEWEST], names[FEWEST:], names[half:-half]):
+                told = [name for name in some if len(got[name]) <= turn]
+                if not told:
+                    continue
+                values = [float(wholes[name][len(got[name]), 0]) for name in told]
+                _, predictions = await steps(service, form, told, values)
+                for name, prediction in zip(told, predictions, strict=True):
+                    got[name].append(prediction)
+    for name, whole in wholes.items():
+        equal(np.array(got[name], np.float32)[:, None], one_pass(artifacts["sine"], whole))
+
+
+@FORMS
+async def test_sessions_that_lie_one_behind_the_other_equal_their_own_passes(start, artifacts, form):
+    names = [f"s{i}" for i in range(RUN + 10)]
+    wholes = [series("sine", 5, seed=i) for i in range(len(names))]
+
+    async def step(service, turn):
+        return (await steps(service, form, names, [float(one[turn, 0]) for one in wholes]))[1]
+
+    async with start() as service:
+        got = [await step(service, turn) for turn in range(4)]
+        assert (await service.http.post("/sessions/s5/reset")).is_success
+        got.append(await step(service, 4))
+        service.engine.sessions.slab_of("sine").carries[0] = np.nan
+        told = await many(service, names, [0.0] * len(names))
+        assert list(told["errors"]) == ["0"]
+        assert told["positions"] == [None, *[6] * (len(names) - 1)]
+    for i in (1, 4, 6, RUN + 9):
+        equal(np.array([row[i] for row in got], np.float32)[:, None], one_pass(artifacts["sine"], wholes[i]))
+    equal(np.array([[got[4][5]]], np.float32), one_pass(artifacts["sine"], wholes[5][4:]))
+
+
+async def test_a_full_queue_refuses_the_whole_with_503(start):
+    async with start(queue_jobs=4, bulk_sessions=4) as service, held(service.engine) as release:
+        waiting = asyncio.ensure_future(many(service, ["a", "b", "c", "d"], [1, 2, 3, 4]))
+        await until(lambda: len(service.engine._turns) == 4)
+        response = await post(service, {"sessions": ["e", "f"], "observations": [1, 2]})
+        assert response.status_code == 503
+        check_problem(response)
+        release.set()
+        assert (await waiting)["positions"] == [1, 1, 1, 1]
+
+
+async def test_without_pyarrow_its_form_is_a_415(start, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    async with start() as service:
+        response = await post(service, b"", **ARROW)
+        assert response.status_code == 415
+        check_problem(response)
+
+
+@pytest.mark.parametrize("store", list(STORES)[:1], indirect=True)
+async def test_arrow_takes_rows_and_chunks_and_a_null_of_them_fails_alone(start):
+    async with start() as service:
+        for observations in (
+            [[1.0], None, [3.0]],
+            [[[1.0]], [], [[3.0]]],
+            [[[1.0]], None, [[3.0]]],
+        ):
+            table = pa.table(
+                {
+                    "session": ["a", "b", "c"],
+                    "observations": observations,
+                    "at": pa.array([None] * 3, "int64"),
+                }
+            )
+            response = await post(service, stream_of(table), **ARROW)
+            assert response.status_code in {200, 422}, response.content
+            if response.status_code == 200:
+                rows = pa.ipc.open_stream(response.content).read_all().to_pylist()
+                assert [row["error"] is None for row in rows] == [True, False, True]
+        fixed = pa.array([[1.0], [2.0]], pa.list_(pa.float32(), 1))
+        response = await post(
+            service, stream_of(pa.table({"session": ["a", "b"], "observations": fixed})), **ARROW
+        )
+        assert response.status_code == 200
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        response = await post(service, stream_of(table, options), **ARROW)
+        assert response.status_code == 422
+
+
+def stream_of(table: pa.Table, options: Any = None) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
+        stream.write_table(table)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+GOOD = binary.encode(["a", "b"], [np.zeros((2, 1)), np.ones((1, 1))], [0, -1], [1, 3], "sine")
+
+
+def test_bytes_cut_short_anywhere_are_refused():
+    for end in range(len(GOOD) - len("b")):
+        with pytest.raises((Malformed, Unprocessable)):
+            read(GOOD[:end], BINARY["content-type"], "", LIMITS)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=6))
+def test_bytes_changed_anywhere_are_refused_or_checked_and_never_crash(changes):
+    body = bytearray(GOOD)
+    for place, value in changes:
+        body[place] = value
+    check_read(bytes(body), BINARY["content-type"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from([b"", b"CYO1"]), st.sampled_from([BINARY, ARROW]))
+def test_any_bytes_are_refused_or_checked_and_never_crash(body, magic, kind):
+    check_read(magic + body, kind["content-type"])
+
+
+ARROW_GOOD = stream_of(
+    pa.table({"session": ["a", "b"], "observations": [[[0.1]], [[0.2], [0.3]]], "at": [0, 1]})
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(ARROW_GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=3))
+def test_an_arrow_stream_changed_anywhere_is_refused_or_checked_and_never_crashes(changes):
+    body = bytearray(ARROW_GOOD)
+    for place, value in changes:
+        body[place] = value
+    check_read(bytes(body), ARROW["content-type"])
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(JSON_VALUES, max_size=3),
+    st.lists(JSON_VALUES, max_size=3),
+    st.none() | st.lists(JSON_VALUES, max_size=3),
+)
+def test_any_json_columns_are_refused_or_checked_and_never_crash(sessions, observations, at):
+    body = {"sessions": sessions, "observations": observations, "at": at}
+    check_read(json.dumps(body).encode(), "application/json")
+
+
+def check_read(body: bytes, content_type: str) -> None:
+    """Whatever it is, what comes out of it is what the engine may be given."""
+    try:
+        asked = read(body, content_type, "", LIMITS)
+    except (Malformed, Unprocessable, TooLarge):
+        return
+    seen = set(asked.errors)
+    for which, job in asked.jobs:
+        seen |= set(which.tolist())
+        assert len(which) == len(job) == len(job.lengths)
+        assert job.observations.dtype == np.float32
+        gaps = job.extras is not None and job.extras.gaps  # only then is a null, here NaN, let through
+        assert np.isfinite(job.observations[~(np.isnan(job.observations) & gaps)]).all()
+        assert len(job.observations) == job.lengths.sum()
+        assert job.lengths.min() >= 1
+        assert job.lengths.max() <= LIMITS.chunk.observations
+        assert all(wire.SESSION_ID.fullmatch(name) for name in job.sessions)
+        assert job.at is None or job.at.min() >= -1
+    assert seen == set(range(asked.count))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 90)), min_size=1, max_size=30),
+    st.integers(1, 8),
+    st.integers(1, 300),
+)
+def test_a_cut_request_holds_every_chunk_once_in_order_and_within_bounds(
+    chunks, most_sessions, most_observations
+):
+    lengths = np.array([length for _, length in chunks])
+    place = np.arange(lengths.sum(), dtype=np.float32)[:, None]
+    job = AdvanceMany(Roster(name for name, _ in chunks), place, lengths)
+    parts = cut(job, most_sessions, most_observations)
+    got: dict[str, list[float]] = {}
+    for part in parts:
+        sessions = list(part.sessions)
+        assert len(set(sessions)) == len(sessions) <= most_sessions
+        counts = part.lengths if isinstance(part, AdvanceMany) else np.array([len(part.observations)])
+        assert len(sessions) == 1 or counts.sum() <= most_observations
+        for name, rows in zip(sessions, np.split(part.observations, np.cumsum(counts)[:-1]), strict=True):
+            got.setdefault(name, []).extend(rows.ravel().tolist())
+    expected: dict[str, list[float]] = {}
+    for (name, _), rows in zip(chunks, np.split(place, np.cumsum(lengths)[:-1]), strict=True):
+        expected.setdefault(name, []).extend(rows.ravel().tolist())
+    assert got == expected

@@ -1,0 +1,217 @@
+"""What the README and the docs say is done here as it stands there: every block of code is run, in order.
+
+A page's blocks share a folder, a namespace and, from the first that asks one, a server with the models that
+the page has trained by then. A block that cannot be run is marked `<!-- not run: why -->` on the line before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
+
+import httpx
+import pytest
+
+from app.config import SHIPPED
+from tests.helpers.paths import ROOT
+from tests.system.test_serve import serving
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HOST = "localhost:8000"
+FENCE = re.compile(
+    r"(?:<!-- not run: (?P<why>[^>]*?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
+RUN = {"python", "sh", "console"}
+READ = {"json", "text", "yaml", "ini"}  # shown, not done
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+DRAWN = {"epoch", "epochs", "created", "updated", "expires"}  # by the server, anew each time
+
+
+@dataclass
+class Block:
+    """A fenced block: its kind, its text, and why it is not run."""
+
+    kind: str
+    text: str
+    why: str | None
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    return [
+        Block(found["kind"], found["text"], found["why"], text.count("\n", 0, found.start("text")))
+        for found in FENCE.finditer(text)
+    ]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with serving(SHIPPED) as (_, port):
+        yield f"127.0.0.1:{port}"
+
+
+class Reader:
+    """Does what a page says, in a folder of its own."""
+
+    def __init__(self, folder: Path, server: str, stack: contextlib.ExitStack) -> None:
+        self.folder = folder
+        self.server = server  # of the shipped model, for pages that have trained none
+        self.stack = stack
+        stack.callback(self.leave)
+        self.namespace: dict[str, Any] = {"__name__": "docs"}
+        self.address: str | None = None
+
+    def leave(self) -> None:
+        for one in self.namespace.values():
+            if isinstance(one, httpx.Client):
+                one.close()
+
+    def do(self, page: Path, block: Block) -> bool:
+        text = self.served(block.text)
+        if block.kind == "python":
+            exec(compile(text, f"{page.name}:{block.line}", "exec"), self.namespace)
+        elif block.kind == "sh":
+            self.shell(text)
+        else:
+            for command, expected in transcript(text):
+                compare(self.shell(command), expected)
+        return True
+
+    def served(self, text: str) -> str:
+        """The text, asking the server that there is."""
+        if HOST not in text:
+            return text
+        if self.address is None:
+            self.address = self.trained_server() if (self.folder / "runs").exists() else self.server
+        return text.replace(HOST, self.address)
+
+    def trained_server(self) -> str:
+        models = os.pathsep.join([str(SHIPPED), str(self.folder / "runs")])
+        _, port = self.stack.enter_context(serving(SHIPPED, CARRYOVER_MODELS=models))
+        return f"127.0.0.1:{port}"
+
+    def shell(self, text: str) -> str:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", text],
+            cwd=self.folder,
+            env=os.environ | {"PATH": path, "COLUMNS": "100"},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_does_what_it_says(page, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    with contextlib.ExitStack() as stack:
+        reader = Reader(tmp_path, server, stack)
+        done = [reader.do(page, block) for block in blocks(page) if block.why is None and block.kind in RUN]
+    assert all(done)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_is_of_a_known_kind_and_one_that_is_not_run_says_why(page):
+    assert [block for block in blocks(page) if block.kind not in RUN | READ] == []
+    assert [block for block in blocks(page) if block.why is not None and len(block.why) < 10] == []
+    assert page.read_text().count("\n```") == 2 * len(blocks(page)), "a block that is not closed"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_and_picture_of_a_page_leads_somewhere(page):
+    linked = [link for link in LINK.findall(page.read_text()) if not link.startswith(("http", "mailto:"))]
+    assert [link for link in linked if not (page.parent / link).exists()] == []
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    reached, ahead = set(), [PAGES[0]]
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        linked = [(page.parent / link).resolve() for link in LINK.findall(page.read_text())]
+        ahead += [one for one in linked if one.suffix == ".md" and one.exists() and one not in reached]
+    assert set(PAGES) - reached == set()
+
+
+def test_the_api_reference_is_what_the_app_says():
+    namespace: dict[str, Any] = {"__name__": "reference", "__file__": str(ROOT / "docs" / "reference.py")}
+    source = (ROOT / "docs" / "reference.py").read_text()
+    exec(compile(source, "docs/reference.py", "exec", dont_inherit=True), namespace)
+    from app.config import Settings
+    from app.main import create_app
+
+    told = namespace["page"](create_app(Settings()).openapi())
+    assert (ROOT / "docs" / "api.md").read_text() == told, "run: python docs/reference.py"
+
+
+@pytest.mark.parametrize(
+    ("told", "expected", "same"),
+    [
+        ('{"a":[1.0,2.00001],"epoch":"x"}', '{"a":[1.0,2.0],"epoch":"y"}', True),
+        ('{"a":[1.0,2.1]}', '{"a":[1.0,2.0]}', False),
+        ('{"a":1,"b":{"c":2},"d":3}', '{"a":1,...,"d":3}', True),
+        ('{"a":1,"d":4}', '{"a":1,...,"d":3}', False),
+        ("epoch 3 of 20", "epoch 3 ...", True),
+        ("epoch 4", "epoch 3 ...", False),
+    ],
+)
+def test_a_transcript_is_compared_by_what_it_means(told, expected, same):
+    if same:
+        compare(told, expected)
+        assert told
+    else:
+        with pytest.raises(AssertionError):
+            compare(told, expected)
+
+
+def transcript(text: str) -> list[tuple[str, str]]:
+    """The commands behind each `$`, and what each is answered."""
+    parts = re.split(r"^\$ ", text, flags=re.M)[1:]
+    split = (part.partition("\n") for part in parts)
+    return [(command.partition("      # ")[0], expected.strip()) for command, _, expected in split]
+
+
+def compare(told: str, expected: str) -> None:
+    """Pass where both mean the same: JSON to four digits, anything for `...`, what is drawn left out."""
+    if not expected:
+        return
+    if "..." in expected:
+        pattern = ".*".join(re.escape(_without_drawn(part.strip())) for part in expected.split("..."))
+        assert re.fullmatch(pattern, _without_drawn(told.strip()), re.S), f"{told}\nis not\n{expected}"
+        return
+    try:
+        got, wanted = json.loads(told), json.loads(expected)
+    except ValueError:
+        assert told.split() == expected.split()
+        return
+    assert got == _about(wanted)
+
+
+def _without_drawn(text: str) -> str:
+    """The text less what differs from run to run, or, as last digits do, between processors."""
+    text = re.sub(r"-?\d+\.\d{5,}", lambda number: f"{float(number[0]):.4f}", text)
+    return re.sub(r'"(epoch|created|updated|expires)":"[^"]*"', r'"\1":""', text)
+
+
+def _about(value: Any) -> Any:
+    """Equal to whatever is as good as this value."""
+    if isinstance(value, dict):
+        return {name: ANY if name in DRAWN else _about(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_about(one) for one in value]
+    return pytest.approx(value, abs=1e-4) if isinstance(value, float) else value

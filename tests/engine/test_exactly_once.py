@@ -1,0 +1,53 @@
+"""The rules of exactly once, one session at a time."""
+
+import numpy as np
+import pytest
+
+from app.engine import exactly_once
+from app.errors import OutOfStep, SessionGone, UnknownSession
+from app.stores import Tombstone
+from tests.session.test_remembered import apply, one_session
+
+
+def test_no_claim_is_always_in_step():
+    exactly_once.check_epoch("a", 5, None, 3)
+    exactly_once.check_at("a", 5, None)
+    exactly_once.check_epoch("a", 5, 5, 3)
+    exactly_once.check_at("a", 5, 5)
+
+
+def test_a_wrong_claim_is_refused_with_what_is_right():
+    with pytest.raises(OutOfStep) as refused:
+        exactly_once.check_at("a", 5, 4)
+    assert refused.value.extra["position"] == 5
+    with pytest.raises(OutOfStep) as refused:
+        exactly_once.check_epoch("a", 255, 1, 3)
+    assert refused.value.extra == {"epoch": "00000000000000ff", "position": 3}
+
+
+def test_a_chunk_applied_before_is_answered_with_the_position_behind_it():
+    rows = one_session()
+    first = apply(rows, 3, digest=11)
+    apply(rows, 2, digest=12)
+    position, answer = exactly_once.answered_before(rows, 0, "a", 0, 3, 11)
+    assert position == 3
+    np.testing.assert_array_equal(answer["predictions"], first)
+
+
+@pytest.mark.parametrize(
+    ("at", "length", "digest"), [(0, 3, 99), (0, 2, 11), (1, 2, 11), (5, 1, 0), (6, 1, 0)]
+)
+def test_whatever_was_not_applied_exactly_so_is_out_of_step(at, length, digest):
+    rows = one_session()
+    apply(rows, 3, digest=11)
+    apply(rows, 2, digest=12)
+    with pytest.raises(OutOfStep) as refused:
+        exactly_once.answered_before(rows, 0, "a", at, length, digest)
+    assert refused.value.extra["position"] == 5
+
+
+def test_who_is_not_there_was_never_seen_or_is_gone_with_its_last_position():
+    assert isinstance(exactly_once.absent("a", None), UnknownSession)
+    gone = exactly_once.absent("a", Tombstone("a", 7, "expired", 0.0))
+    assert isinstance(gone, SessionGone)
+    assert gone.extra == {"position": 7, "reason": "expired"}

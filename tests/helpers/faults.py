@@ -1,0 +1,106 @@
+"""Things that go wrong, planted: stores that fail, networks that raise, waves that are held back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+
+from app.engine.engine import Engine
+from app.errors import CarryoverError, StoreFailed
+from app.stores import Block, Lost, Record, Tombstone
+from app.stores.memory import MemoryStore
+from models.forecaster import Forecaster
+
+CURSED = np.float32(-77.5)  # an observation that the planted networks cannot bear
+
+
+class WritesThrough(MemoryStore):
+    """A store of the kind that survives the process, without a disk: told of every change, from a thread."""
+
+    writes_through = True
+    blocks = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.full = False
+
+    def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Lost:
+        if self.full:
+            raise StoreFailed("no space left on the device")
+        return super().commit(blocks, tombstones)
+
+    def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
+        records, tombstones = super().load(sessions)
+        for record in records:  # it goes on keeping what it hands out
+            self._records[record.session] = record
+        return records, tombstones
+
+    def expired(self, now: float, limit: int) -> list[str]:
+        return [name for name, record in self._records.items() if record.deadline < now][:limit]
+
+
+def forecaster(engine: Engine, model: str = "sine") -> Forecaster:
+    return engine.sessions.current[model].forecaster
+
+
+def raise_on_curse(one: Forecaster) -> None:
+    """From now on a pass that holds the cursed observation raises, whoever else is in it."""
+    advance = one.advance
+
+    def raising(observations: Any, lengths: Any, carries: Any) -> Any:
+        if (observations == CURSED).any():
+            raise RuntimeError("cursed")
+        return advance(observations, lengths, carries)
+
+    one.advance = raising  # type: ignore[method-assign]
+
+
+def blow_up_on_curse(one: Forecaster, what: str) -> None:
+    """From now on the session of the cursed observation leaves the finite numbers: carry or predictions."""
+    advance = one.advance
+
+    def blowing_up(observations: Any, lengths: Any, carries: Any) -> Any:
+        predictions, moved = advance(observations, lengths, carries)
+        rows = (observations == CURSED).any(axis=1)
+        sessions = np.repeat(np.arange(len(lengths)), lengths)[rows]
+        if what == "carry":
+            moved[sessions, 0] = np.nan
+        else:
+            predictions[rows] = np.inf
+        return predictions, moved
+
+    one.advance = blowing_up  # type: ignore[method-assign]
+
+
+@asynccontextmanager
+async def held(engine: Engine) -> AsyncIterator[asyncio.Event]:
+    """No tick begins until the event is set: whatever waits by then is one wave."""
+    tick, release = engine._tick, asyncio.Event()
+
+    async def waiting() -> None:
+        await release.wait()
+        await tick()
+
+    engine._tick = waiting  # type: ignore[method-assign]
+    try:
+        yield release
+    finally:
+        release.set()
+        engine._tick = tick  # type: ignore[method-assign]
+
+
+async def queued(engine: Engine, sessions: Iterable[str]) -> None:
+    """Wait until every one of these has a job waiting."""
+    wanted = set(sessions)
+    await until(lambda: wanted <= {session for job in engine._turns.waiting() for session in job.sessions})
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for a condition, not for a while."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  (the condition is of code that knows nothing of us)
+            await asyncio.sleep(0)

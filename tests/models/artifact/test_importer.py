@@ -1,0 +1,146 @@
+"""A checkpoint of the textbook's class becomes an artifact; all else is refused, and nothing is run."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.artifact.files import Artifact, BadArtifact, load, save
+from models.artifact.importer import import_checkpoint
+
+torch.set_num_threads(1)
+
+
+class Textbook(nn.Module):
+    """What people write, the state kept inside."""
+
+    def __init__(self, inputs=1, hidden=8, layers=1, outputs=1, **options):
+        super().__init__()
+        self.lstm = nn.LSTM(inputs, hidden, layers, batch_first=True, **options)
+        sides = 2 if options.get("bidirectional") else 1
+        self.fc = nn.Linear(options.get("proj_size") or sides * hidden, outputs)
+
+    def forward(self, x):
+        return self.fc(self.lstm(x)[0])
+
+
+@pytest.fixture
+def imported(tmp_path):
+    def call(checkpoint, **options) -> Artifact:
+        torch.save(checkpoint, tmp_path / "net.pt")
+        return import_checkpoint(tmp_path / "net.pt", "net", **options)
+
+    return call
+
+
+def test_an_imported_network_predicts_as_it_did_before(imported, tmp_path):
+    net, chunk = Textbook(3, 8, 2, 3), torch.randn(2, 30, 3)
+    save(imported(net.state_dict()), tmp_path / "net")
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path / "net").network()(chunk)[0], net(chunk), atol=1e-6, rtol=0)
+
+
+def test_the_shape_and_default_names_are_read_off_the_weights(imported):
+    one = imported(Textbook().state_dict())
+    assert (one.columns, one.targets) == (("value",), ("value",))
+    several = imported(Textbook(3, 8, 2, 3).state_dict())
+    assert (several.columns, several.targets) == (("x0", "x1", "x2"), ("x0", "x1", "x2"))
+    assert (several.hidden_size, several.num_layers) == (8, 2)
+    assert imported(Textbook(3, 8, 1, 1).state_dict()).targets == ("y0",)
+
+
+def test_names_units_and_scaling_are_kept(imported):
+    state = Textbook(2, 8, 1, 1).state_dict()
+    artifact = imported(
+        state, columns=["flow", "level"], units={"flow": "l/s"}, targets=["level"], mean=[1, 2], std=[3, 4]
+    )
+    assert [column.unit for column in artifact.inputs] == ["l/s", None]
+    assert artifact.feedback == (None, 0)
+    assert (artifact.target_scaling.mean[0], artifact.target_scaling.std[0]) == (2, 4)
+
+
+@pytest.mark.parametrize("wrap", ["state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_usual_wrappings_are_taken_off(imported, wrap, prefix):
+    state = {prefix + name: weight for name, weight in Textbook().state_dict().items()}
+    assert imported({wrap: state, "epoch": 3}).hidden_size == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_another_precision_become_float32(imported, dtype):
+    assert imported(Textbook().to(dtype).state_dict()).weights["fc.bias"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "told"),
+    [
+        (Textbook(), "state_dict"),
+        (Textbook(bidirectional=True).state_dict(), "lstm.bias_hh_l0_reverse"),
+        (Textbook(bias=False).state_dict(), "lacks lstm.bias"),
+        (Textbook(proj_size=4).state_dict(), "weight_hr|expected"),
+        (nn.Linear(1, 1).state_dict(), "lacks a matrix lstm.weight_ih_l0"),
+        ({}, "lacks a matrix"),
+        ([1, 2], "no state_dict"),
+        ({1: torch.zeros(1)}, "no state_dict"),
+        (Textbook().state_dict() | {"fc.bias": 3}, "fc.bias is not a dense tensor"),
+        (Textbook().state_dict() | {"fc.bias": torch.zeros(1, dtype=torch.int64)}, "not a dense tensor"),
+        (Textbook().state_dict() | {"fc.bias": torch.zeros(1).to_sparse()}, "not a dense tensor"),
+        (Textbook().state_dict() | {"fc.bias": torch.full((1,), torch.nan)}, "not finite"),
+        (Textbook().state_dict() | {"fc.bias": torch.zeros(7)}, "fc.bias has shape"),
+        (Textbook().state_dict() | {"fc.weight": torch.zeros(1).expand(10**6, 10**6)}, "hidden_size"),
+        (Textbook().state_dict() | {"fc.weight": torch.zeros(1).expand(10**8, 8)}, "bytes of weights"),
+        (Textbook().state_dict() | {"fc.weight": torch.zeros(8, 1, 1)}, "lacks a matrix fc.weight"),
+    ],
+)
+def test_other_checkpoints_are_refused_by_name(imported, checkpoint, told):
+    with pytest.raises(BadArtifact, match=told) as refused:
+        imported(checkpoint)
+    assert "net.pt" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"columns": ["a", "b"]}, "1 inputs, not 2"),
+        ({"targets": ["a", "b"]}, "1 outputs, not 2"),
+        ({"units": {"flow": "l/s"}}, "no input 'flow'"),
+        ({"mean": [1, 2]}, "2 means and 1 stds"),
+        ({"mean": [1, 2], "std": [1, 2]}, "over 2 columns"),
+        ({"std": [0]}, "std"),
+        ({"mean": [float("nan")]}, "mean"),
+        ({"targets": ["other"], "predicts": "change"}, "not an input"),
+    ],
+)
+def test_options_that_do_not_fit_the_weights_are_refused(imported, options, told):
+    with pytest.raises(BadArtifact, match=told):
+        imported(Textbook().state_dict(), **options)
+
+
+def test_no_code_in_a_checkpoint_is_run(imported, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path / "ran").mkdir, ()
+
+    with pytest.raises(BadArtifact, match="not run"):
+        imported(Textbook().state_dict() | {"fc.bias": Bomb()})
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"half", b"PK\x03\x04 torn"])
+def test_a_damaged_file_is_refused(tmp_path, content):
+    (tmp_path / "net.pt").write_bytes(content)
+    with pytest.raises(BadArtifact, match=r"net\.pt"):
+        import_checkpoint(tmp_path / "net.pt", "net")
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    torch.save(Textbook().state_dict(), tmp_path / "net.pt")
+    content = (tmp_path / "net.pt").read_bytes()
+    (tmp_path / "net.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(BadArtifact, match=r"net\.pt"):
+        import_checkpoint(tmp_path / "net.pt", "net")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BadArtifact, match=r"none\.pt: is no file"):
+        import_checkpoint(tmp_path / "none.pt", "net")

@@ -1,0 +1,108 @@
+"""The folded cells are `nn.LSTM`, one observation at a time."""
+
+import numpy as np
+import pytest
+import torch
+from numba import njit
+
+from models.nets.cells import Cells, gated, sigmoid
+from models.nets.lstm import StatefulLSTM
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 17])
+@pytest.mark.parametrize("hidden", [1, 8, 64])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_cells_equal_the_network_for_many_shapes(inputs, hidden, layers, batch):
+    network = StatefulLSTM(inputs, hidden, layers, 2).eval()
+    generator = torch.Generator().manual_seed(7)
+    observations = torch.randn(batch, 20, inputs, generator=generator)
+    h, c = (0.5 * torch.randn(layers, batch, hidden, generator=generator) for _ in range(2))
+    with torch.inference_mode():
+        want, (last_h, last_c) = network(observations, (h, c))
+    cells, rest = Cells(network), torch.full((batch, 3), 7.0)
+    rows = torch.cat([_by_row(h), _by_row(c), rest], 1).numpy()
+    for t in range(20):
+        got = cells.step(observations[:, t].numpy(), rows)
+        np.testing.assert_allclose(got, want[:, t].numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        rows, torch.cat([_by_row(last_h), _by_row(last_c), rest], 1).numpy(), atol=1e-6
+    )
+
+
+def _by_row(state: torch.Tensor) -> torch.Tensor:
+    return state.transpose(0, 1).flatten(1)
+
+
+def test_cells_keep_their_weights_when_the_network_changes():
+    network = StatefulLSTM(1, 4, 1, 1).eval()
+    cells, zeros = Cells(network), np.zeros((1, 8), np.float32)
+    x = np.ones((1, 1), np.float32)
+    before = cells.step(x, zeros.copy())
+    with torch.no_grad():
+        network.fc.bias += 1.0
+        network.lstm.weight_ih_l0 += 1.0
+    np.testing.assert_array_equal(cells.step(x, zeros.copy()), before)
+
+
+@njit  # not kept on disk: it would not notice a change of what it calls
+def every_gated(gate, x, told):
+    for i in range(len(x)):
+        told[i] = gated(gate, x[i])
+
+
+@njit
+def every_sigmoid(x, told):
+    for i in range(len(x)):
+        told[i] = sigmoid(x[i])
+
+
+def applied(function, x):
+    told = np.empty(len(x), np.float32)
+    function(np.asarray(x, np.float32), told)
+    return told
+
+
+NUMBERS = np.concatenate(
+    [
+        np.linspace(-12, 12, 1_000_001),
+        np.linspace(-0.7, 0.7, 300_001),
+        np.geomspace(1e-38, 1, 100_000),
+        [-100, 100],
+    ]
+).astype(np.float32)
+
+
+@pytest.mark.parametrize("gate", [-50.0, -3.0, -0.1, 0.0, 0.7, 12.0, 100.0])
+def test_a_gated_tanh_is_right_to_two_units_in_the_last_place_even_where_it_is_tiny(gate):
+    told = np.empty(len(NUMBERS), np.float32)
+    every_gated(np.float32(gate), NUMBERS, told)
+    want = np.tanh(NUMBERS.astype(np.float64)) / (1 + np.exp(-np.float64(np.float32(gate))))
+    np.testing.assert_allclose(told, want, rtol=3e-7, atol=1e-44)
+
+
+def test_sigmoid_is_right_to_a_unit_in_the_last_place_of_one():
+    want = 1 / (1 + np.exp(-NUMBERS.astype(np.float64)))
+    np.testing.assert_allclose(applied(every_sigmoid, NUMBERS), want, rtol=0, atol=1.2e-7)
+    assert (np.diff(applied(every_sigmoid, np.linspace(-90, 90, 10_001))) >= -1.2e-7).all()
+
+
+def test_what_is_not_finite_stays_so_or_saturates():
+    strange = np.array([np.nan, np.inf, -np.inf, 0.0], np.float32)
+    told = applied(every_sigmoid, strange)
+    assert np.isnan(told[0])
+    np.testing.assert_allclose(told[1:], [1.0, 0.0, 0.5], atol=1e-6)
+    for gate, open_by in zip(strange, told, strict=True):
+        gated_by = np.empty(len(strange), np.float32)
+        every_gated(gate, strange, gated_by)
+        np.testing.assert_allclose(gated_by, open_by * np.tanh(strange), atol=1e-6)  # NaN where that is
+
+
+def test_a_cell_that_has_counted_far_goes_on():
+    cells = Cells(network := StatefulLSTM(1, 4, 1, 1).eval())
+    rows = np.full((1, 8), 1e9, np.float32)
+    h = torch.full((1, 1, 4), 1e9)
+    with torch.inference_mode():
+        want, (last_h, last_c) = network(torch.ones(1, 1, 1), (h, h.clone()))
+    np.testing.assert_allclose(cells.step(np.ones((1, 1), np.float32), rows), want[:, 0].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(rows[0], torch.cat([last_h, last_c], 2)[0, 0].numpy(), rtol=1e-6, atol=1e-20)

@@ -1,0 +1,81 @@
+"""StatefulLSTM: the carry is a value, and all that passes between chunks."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.nets.lstm import StatefulLSTM, detached, network_from, weight_shapes
+
+torch.set_num_threads(1)
+
+
+def network(change_of=None, *, layers: int = 2) -> StatefulLSTM:
+    torch.manual_seed(3)
+    return StatefulLSTM(3, 8, layers, 2, change_of).eval()
+
+
+def observations(steps: int = 40, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, steps, 3, generator=torch.Generator().manual_seed(5))
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(1, 39), max_size=12), change=st.booleans())
+def test_chunks_of_any_sizes_equal_one_pass(cuts, change):
+    lstm, whole = network((2, 0) if change else None), observations()
+    with torch.no_grad():
+        expected, (h, c) = lstm(whole)
+        carry, parts = None, []
+        for start, end in zip([0, *sorted(set(cuts))], [*sorted(set(cuts)), 40], strict=True):
+            outputs, carry = lstm(whole[:, start:end], carry)
+            parts.append(outputs)
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(carry, (h, c), atol=1e-6, rtol=0)
+
+
+def test_an_absent_carry_is_zero():
+    lstm, chunk = network(), observations(5)
+    zeros = torch.zeros(2, 2, 8), torch.zeros(2, 2, 8)
+    torch.testing.assert_close(lstm(chunk)[0], lstm(chunk, zeros)[0], atol=0, rtol=0)
+
+
+def test_nothing_is_remembered_between_calls():
+    lstm, chunk = network(), observations(5)
+    first, _ = lstm(chunk)
+    lstm(observations(30))
+    assert torch.equal(lstm(chunk)[0], first)
+
+
+def test_a_network_of_changes_adds_the_last_observation_to_what_it_learnt():
+    level, change, chunk = network(), network((2, 0)), observations(5)
+    torch.testing.assert_close(change(chunk)[0], level(chunk)[0] + chunk[..., [2, 0]], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("change_of", [(0,), (0, 3), (-1, 0)])
+def test_a_change_of_a_column_that_is_not_there_is_refused(change_of):
+    with pytest.raises(ValueError, match="change_of"):
+        network(change_of)
+
+
+def test_a_detached_carry_is_the_same_numbers_without_the_graph():
+    _, carry = network()(observations(5))
+    cut = detached(carry)
+    assert carry[0].requires_grad
+    assert not cut[0].requires_grad
+    assert not cut[1].requires_grad
+    assert torch.equal(cut[1], carry[1])
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_shapes_told_are_those_of_the_network(layers):
+    weights = network(layers=layers).state_dict()
+    assert weight_shapes(3, 8, layers, 2) == {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+def test_a_network_around_given_weights_predicts_alike_and_draws_no_random_numbers():
+    original, chunk = network((2, 0)), observations()
+    before = torch.random.get_rng_state()
+    copy = network_from(dict(original.state_dict()), 2, (2, 0))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(copy(chunk)[0], original(chunk)[0])
+    assert not copy.training

@@ -1,0 +1,299 @@
+"""`/v2` over gRPC: its messages, its stream, its statuses, who may call, and what happens without it."""
+
+import asyncio
+import builtins
+import queue
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as rpc
+from google.protobuf.descriptor import FieldDescriptor
+from numpy.testing import assert_allclose, assert_array_equal
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from app import main
+from app.config import Settings
+from app.errors import ConfigError
+from app.open_inference.grpc.messages import ENUMS, MESSAGES, message
+from tests.helpers.locked import Keys
+from tests.helpers.triton import AioGrpc, Grpc
+from tests.helpers.zoo import TOLERANCE, one_pass, series
+from tests.promises.test_promises import cuts
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def store() -> str:
+    return "memory"
+
+
+@pytest.fixture
+def serve(start_hot):
+    return lambda **changes: start_hot(grpc_port=0, **changes)
+
+
+def theirs(path):
+    """A message or an enumeration as the client's package describes it."""
+    outer, *inner = path.split(".")
+    files = (service_pb2.DESCRIPTOR, model_config_pb2.DESCRIPTOR)
+    found = next(
+        names[outer]
+        for file in files
+        for names in (file.message_types_by_name, file.enum_types_by_name)
+        if outer in names
+    )
+    for name in inner:
+        found = found.nested_types_by_name.get(name) or found.enum_types_by_name[name]
+    return found
+
+
+def described(field):
+    kind = field.message_type or field.enum_type
+    exact = field.type not in (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_ENUM)
+    return field.name, field.number, field.is_repeated, field.type if exact else kind.full_name
+
+
+@pytest.mark.parametrize("path", sorted(MESSAGES))
+def test_every_field_of_ours_is_the_clients_field_of_that_name(path):
+    known = {described(field) for field in theirs(path).fields}
+    ours = [described(field) for field in message(path).DESCRIPTOR.fields]
+    assert [field for field in ours if field not in known] == []
+
+
+@pytest.mark.parametrize("path", sorted(ENUMS))
+def test_every_value_of_ours_is_the_clients_value_of_that_name(path):
+    known = {value.name: value.number for value in theirs(path).values}
+    assert ENUMS[path].items() <= known.items()
+
+
+class Stream:
+    """The client's bidirectional stream; results in the order of their coming."""
+
+    def __init__(self, port):
+        self.client = rpc.InferenceServerClient(f"127.0.0.1:{port}")
+        self.results = queue.Queue()
+        self.client.start_stream(lambda result, error: self.results.put((result, error)))
+
+    def send(self, model, rows, sequence, start=False, end=False, **named):
+        array = np.asarray(rows, np.float32)[None]
+        tensor = rpc.InferInput("observations", array.shape, "FP32")
+        tensor.set_data_from_numpy(array)
+        ends = {"sequence_start": start, "sequence_end": end}
+        self.client.async_stream_infer(model, [tensor], sequence_id=sequence, **ends, **named)
+
+    def take(self):
+        return self.results.get(timeout=30)
+
+    def close(self):
+        self.client.stop_stream()
+        self.client.close()
+
+
+def port_of(service):
+    return service.server.config.app.state.grpc.number
+
+
+async def test_interleaved_sequences_on_one_stream_are_answered_in_order_and_right(serve, artifacts):
+    wholes = {i + 1: series("pair", 30, i) for i in range(16)}
+    sizes = {name: cuts(30, name) for name in wholes}
+
+    def drive(port):
+        stream, sent, got = Stream(port), [], {name: [] for name in wholes}
+        at, turn = dict.fromkeys(wholes, 0), 0
+        while any(sizes.values()):
+            for name, left in sizes.items():
+                if left:
+                    size, first = left.pop(0), at[name] == 0
+                    chunk = wholes[name][at[name] : at[name] + size]
+                    stream.send("pair", chunk, name, first, not left, request_id=f"{name}-{turn}")
+                    at[name] += size
+                    sent.append(f"{name}-{turn}")
+                    turn += 1
+        for wanted in sent:
+            result, error = stream.take()
+            assert error is None
+            assert result.get_response().id == wanted
+            got[int(wanted.partition("-")[0])].append(result.as_numpy("predictions")[0])
+        stream.close()
+        return got
+
+    async with serve() as service:
+        got = await asyncio.to_thread(drive, port_of(service))
+        assert len(service.engine.sessions) == 0
+    for name, whole in wholes.items():
+        assert_allclose(np.concatenate(got[name]), one_pass(artifacts["pair"], whole), atol=TOLERANCE)
+
+
+async def test_what_a_stream_refuses_is_told_and_the_stream_goes_on(serve):
+    def drive(port):
+        stream = Stream(port)
+        stream.send("sine", [[0.5]], 5)
+        stream.send("nobody", [[0.5]], 5, True)
+        stream.send("sine", [[0.5]], 5, True)
+        told = [stream.take() for _ in range(3)]
+        stream.close()
+        return told
+
+    async with serve() as service:
+        first, second, third = await asyncio.to_thread(drive, port_of(service))
+    assert "must specify the START flag" in first[1].message()
+    assert second[1].message() == "Request for unknown model: 'nobody' is not found"
+    assert third[0].as_numpy("predictions").shape == (1, 1, 1)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_stream_harms_nobody(serve):
+    def leave(port):
+        stream = Stream(port)
+        for turn in range(50):
+            stream.send("sine", [[0.5]], 5, turn == 0)
+        stream.client.stop_stream(cancel_requests=True)
+        stream.client.close()
+
+    async with serve() as service:
+        await asyncio.to_thread(leave, port_of(service))
+        client = Grpc(service)
+        await client.open()
+        result = await client.infer("sine", [[0.5]], 6, start=True)
+        assert result.as_numpy("predictions").shape == (1, 1, 1)
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"model": "nobody"}, "NOT_FOUND"),
+        ({"sequence": 0}, "INVALID_ARGUMENT"),
+        ({"rows": [[0.5, 0.5]]}, "INVALID_ARGUMENT"),
+        ({"parameters": {"at": "x"}}, "INVALID_ARGUMENT"),
+        ({"rows": [[0.5]] * 20_000}, "RESOURCE_EXHAUSTED"),
+    ],
+)
+async def test_a_refusal_has_the_status_of_its_kind(serve, changes, status):
+    asked = {"model": "sine", "rows": [[0.5]], "sequence": 5, "start": True} | changes
+    async with serve(chunk_observations=10_000) as service:
+        client = AioGrpc(service)
+        await client.open()
+        with pytest.raises(InferenceServerException) as error:
+            await client.infer(**asked)
+        assert error.value.status() == f"StatusCode.{status}"
+        await client.close()
+
+
+async def test_a_server_that_stops_is_unavailable(serve):
+    async with serve() as service:
+        service.engine.stopping = True
+        client = AioGrpc(service)
+        await client.open()
+        with pytest.raises(InferenceServerException) as error:
+            await client.infer("sine", [[0.5]], 5, start=True)
+        assert error.value.status() == "StatusCode.UNAVAILABLE"
+        service.engine.stopping = False
+        await client.close()
+
+
+def request(**changes):
+    """A request by the client's own messages, for what its classes do not say."""
+    made = service_pb2.ModelInferRequest(model_name="sine")
+    made.parameters["sequence_id"].int64_param = changes.pop("sequence", 5)
+    made.parameters["sequence_start"].bool_param = True
+    tensor = made.inputs.add(name="observations", datatype="FP32", shape=[1, 2, 1])
+    tensor.contents.fp32_contents.extend(changes.pop("contents", []))
+    made.raw_input_contents.extend(changes.pop("raw", []))
+    for name in changes.pop("tensor_parameters", ()):
+        tensor.parameters[name].string_param = "x"
+    for name in changes.pop("output_parameters", ()):
+        made.outputs.add(name="predictions").parameters[name].string_param = "x"
+    return made
+
+
+async def sent(service, made):
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port_of(service)}") as channel:
+        return await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(made)
+
+
+async def test_numbers_may_come_typed_or_raw(serve):
+    numbers = np.array([0.5, 0.6], np.float32)
+    async with serve() as service:
+        typed = await sent(service, request(contents=numbers.tolist()))
+        raw = await sent(service, request(raw=[numbers.tobytes()]))
+        assert_array_equal(typed.raw_output_contents[0], raw.raw_output_contents[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "told"),
+    [
+        ({"contents": [1.0, 2.0], "raw": [b"12345678"]}, "INVALID_ARGUMENT", "must not be specified"),
+        ({"raw": [b"1234"]}, "INVALID_ARGUMENT", "Expected 8, got 4"),
+        ({}, "INVALID_ARGUMENT", "Expected 8, got 0"),
+        ({"tensor_parameters": ["shared_memory_region"]}, "UNIMPLEMENTED", "shared memory"),
+        ({"output_parameters": ["shared_memory_region"]}, "UNIMPLEMENTED", "shared memory"),
+        ({"output_parameters": ["classification"]}, "UNIMPLEMENTED", "classification"),
+    ],
+)
+async def test_what_is_wrong_with_a_message_is_told(serve, changes, status, told):
+    async with serve() as service:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await sent(service, request(**changes))
+        assert error.value.code().name == status
+        assert told in error.value.details()
+
+
+async def test_a_number_above_the_signed_ones_comes_as_the_negative_of_its_bits(serve):
+    async with serve() as service:
+        await sent(service, request(sequence=-2, contents=[0.5, 0.6]))
+        assert (await service.session(str(2**64 - 2)))["position"] == 2
+
+
+async def test_a_call_that_is_not_there_is_unimplemented(serve):
+    async with serve() as service:
+        client = Grpc(service)
+        await client.open()
+        with pytest.raises(InferenceServerException) as error:
+            await client.call("get_system_shared_memory_status")
+        assert error.value.status() == "StatusCode.UNIMPLEMENTED"
+        await client.close()
+
+
+async def test_a_server_with_keys_lets_in_who_has_one_and_only_to_their_own(serve, tmp_path):
+    keys = Keys(tmp_path)
+    for name in ("ours", "theirs"):
+        keys.add(name)
+    keys.add("chief", "admin")
+    async with serve(api_keys_file=keys.path) as service:
+        client = AioGrpc(service)
+        await client.open()
+        assert await client.call("is_server_live")
+        with pytest.raises(InferenceServerException) as error:
+            await client.infer("sine", [[0.5]], 5, start=True)
+        assert error.value.status() == "StatusCode.UNAUTHENTICATED"
+        await client.infer("sine", [[0.5]], 5, start=True, headers=keys.headers("ours"))
+        with pytest.raises(InferenceServerException, match="START flag"):
+            await client.infer("sine", [[0.5]], 5, headers=keys.headers("theirs"))
+        with pytest.raises(InferenceServerException) as error:
+            await client.call("unload_model", "sine", headers=keys.headers("ours"))
+        assert error.value.status() == "StatusCode.PERMISSION_DENIED"
+        await client.call("unload_model", "sine", headers=keys.headers("chief"))
+        await client.close()
+
+
+def test_without_its_packages_the_port_is_refused_with_how_to_get_them(monkeypatch, zoo_folder):
+    real = builtins.__import__
+
+    def without(name, *arguments, **named):
+        if name.startswith("app.open_inference.grpc"):
+            raise ImportError("No module named 'grpc'")
+        return real(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=r"pip install 'carryover\[grpc\]'"):
+        main.create_app(Settings(models=(zoo_folder,), grpc_port=0))
+
+
+async def test_a_port_in_use_is_refused_by_its_number(serve, zoo_folder):
+    async with serve() as service:
+        app = main.create_app(Settings(models=(zoo_folder,), grpc_port=port_of(service)))
+        with pytest.raises(ConfigError, match=f"gRPC cannot listen on 127.0.0.1:{port_of(service)}"):
+            await app.state.grpc.open()

@@ -1,0 +1,216 @@
+"""A second tenant's key against a first tenant's session, by every message that a socket takes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from app.codec.frames import HEADER, Command
+from tests.helpers.faults import until
+from tests.helpers.locked import Keys, alike
+from tests.promises.test_isolation import NOBODYS, STEPS, THEIRS, looked_at, their_session
+
+pytestmark = pytest.mark.anyio
+
+
+def text(**told: Any):
+    return lambda session: json.dumps(told | {"session": session})
+
+
+def packed(at: int):
+    def message(session: str) -> bytes:
+        name = session.encode()
+        head = HEADER.pack(len(name), 0, 1, 0, at, 0)
+        return head + name + b"\0" * (-len(name) % 4) + np.zeros(2, "<f4").tobytes()
+
+    return message
+
+
+# To add a kind of message: one that would show or move the session, if it were the caller's.
+MESSAGES = {
+    "chunk": text(observations=[[0.1]]),
+    "chunk in step": text(observations=[[0.1]], at=STEPS),
+    "chunk with a horizon": text(observations=[[0.1]], at=STEPS, horizon=3, tag=1),
+    "chunk of another epoch": text(observations=[[0.1]], at=3, epoch="00000000000000ff"),
+    "chunk of a model": text(observations=[[0.1]], model="weather"),
+    "reset": text(reset=True),
+    "reset in step": text(reset=True, at=STEPS),
+    "binary": packed(-1),
+    "binary in step": packed(STEPS),
+}
+
+
+@pytest.fixture
+def store():
+    return "memory"
+
+
+@pytest.fixture
+def keys(tmp_path):
+    told = Keys(tmp_path)
+    told.add("theirs")
+    told.add("ours", sockets=4)
+    told.add("reads", "read", "ours")
+    return told
+
+
+def opened(service, path: str, headers: dict[str, str] | None = None, **more: Any):
+    return connect(f"ws://127.0.0.1:{service.port}{path}", additional_headers=headers or {}, **more)
+
+
+def read(told: Any, session: str) -> Any:
+    if isinstance(told, str):
+        return alike(json.loads(told), session)
+    return told[1:16], told[-8:]  # all but the epoch and the name
+
+
+def test_every_field_of_a_message_is_in_an_example_here():
+    used = {
+        field
+        for make in MESSAGES.values()
+        if isinstance(made := make("s"), str)
+        for field in json.loads(made)
+    }
+    unseen = {"timestamps", "level", "score", "skip", "future"}  # of what is answered, not of whose it is
+    assert set(Command.__struct_fields__) - used <= unseen
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+@pytest.mark.parametrize("named", [True, False], ids=["on /stream", "on the session's own"])
+async def test_anothers_session_is_answered_like_one_that_nobody_has(start_hot, keys, kind, named):
+    async with start_hot(api_keys_file=keys.path) as service:
+        before = await their_session(service.http, keys)
+        told = []
+        for session in (NOBODYS, THEIRS):
+            path = "/stream" if named else f"/sessions/{session}/stream"
+            async with opened(service, path, keys.headers("ours")) as socket:
+                await socket.send(MESSAGES[kind](session))
+                told.append([read(await socket.recv(), session) for _ in range(2)])
+        assert told[0] == told[1]
+        assert await looked_at(service.http, keys) == before
+
+
+async def test_who_watches_anothers_session_sees_what_they_would_of_nobodys(start_hot, keys):
+    async with start_hot(api_keys_file=keys.path) as service:
+        before = await their_session(service.http, keys)
+        told = []
+        for session in (NOBODYS, THEIRS):
+            async with opened(service, f"/sessions/{session}/watch", keys.headers("reads")) as socket:
+                told.append(read(await socket.recv(), session))
+                body = {"observations": [[0.1]], "at": before[0]["position"]}
+                await service.http.post(
+                    f"/sessions/{THEIRS}/observations", json=body, headers=keys.headers("theirs")
+                )
+                before = await looked_at(service.http, keys)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(socket.recv(), 0.2)
+        assert told[0] == told[1]
+
+
+async def refused(service, path: str, headers: dict[str, str], **more: Any) -> InvalidStatus:
+    with pytest.raises(InvalidStatus) as told:
+        async with opened(service, path, headers, **more):
+            pass
+    return told.value
+
+
+async def test_a_socket_without_a_good_key_is_not_opened(start_hot, keys):
+    async with start_hot(api_keys_file=keys.path) as service:
+        for headers in ({}, {"authorization": "Bearer no"}, {"authorization": "Basic x"}):
+            for path in ("/stream", "/sessions/a/stream", "/sessions/a/watch"):
+                error = await refused(service, path, headers)
+                assert error.response.status_code == 401
+                assert json.loads(error.response.body)["type"] == "urn:carryover:unauthorized"
+        error = await refused(service, "/stream", {}, subprotocols=["carryover", "carryover.bearer.no"])
+        assert error.response.status_code == 401
+        assert (await refused(service, "/stream", keys.headers("reads"))).response.status_code == 403
+
+
+async def test_a_browsers_socket_sends_its_key_as_a_protocol_and_is_not_sent_it_back(start_hot, keys):
+    async with start_hot(api_keys_file=keys.path) as service:
+        offered = ["carryover", f"carryover.bearer.{keys.token['ours']}"]
+        origin = f"http://127.0.0.1:{service.port}"
+        async with opened(service, "/stream", subprotocols=offered, origin=origin) as socket:
+            assert socket.subprotocol == "carryover"
+            assert keys.token["ours"] not in str(socket.response.headers)
+            await socket.send(json.dumps({"session": "a", "observations": [[0.1]]}))
+            assert "in_flight" in await socket.recv()
+            assert json.loads(await socket.recv())["position"] == 1
+
+
+async def test_a_page_of_another_origin_opens_no_socket(start_hot):
+    async with start_hot(allowed_origins=("https://plant.example",)) as service:
+        for origin in ("https://evil.example", "null", "https://plant.example.evil.example"):
+            assert (await refused(service, "/stream", {}, origin=origin)).response.status_code == 403
+        async with opened(service, "/stream", origin="https://plant.example") as socket:
+            assert "in_flight" in await socket.recv()
+
+
+async def test_a_keys_sockets_are_counted_and_close_with_the_key(start_hot, keys):
+    async with start_hot(api_keys_file=keys.path) as service:
+        some = [await opened(service, "/stream", keys.headers("ours")) for _ in range(4)]
+        error = await refused(service, "/stream", keys.headers("ours"))
+        assert error.response.status_code == 429
+        assert json.loads(error.response.body)["quota"] == "sockets"
+        assert int(error.response.headers["retry-after"]) >= 1
+        door = service.app.state.door
+        await some.pop().close()
+        await until(lambda: len(door.sockets) == 3)
+        some.append(await opened(service, "/stream", keys.headers("ours")))
+        keys.remove("ours")
+        door.refresh()
+        for socket in some:
+            await socket.wait_closed()
+            assert socket.close_code == 1008
+        await until(lambda: not door.sockets)
+
+
+async def test_a_server_has_so_many_sockets_whoever_asks(start_hot):
+    async with start_hot(sockets=2) as service:
+        some = [await opened(service, "/stream") for _ in range(2)]
+        error = await refused(service, "/stream", {})
+        assert (error.response.status_code, json.loads(error.response.body)["quota"]) == (503, "sockets")
+        for socket in some:
+            await socket.close()
+
+
+async def test_a_socket_over_its_keys_quota_is_told_so_and_heard_again_later(start_hot, keys):
+    keys.add("slow", observations_per_second=40)
+    async with (
+        start_hot(api_keys_file=keys.path) as service,
+        opened(service, "/sessions/a/stream", keys.headers("slow")) as socket,
+    ):
+        await socket.recv()
+        for at in (0, 60):
+            await socket.send(json.dumps({"session": "a", "observations": [[0.1]] * 60, "at": at}))
+        assert json.loads(await socket.recv())["position"] == 60
+        over = json.loads(await socket.recv())
+        assert (over["type"], over["quota"]) == ("urn:carryover:over-limit", "observations_per_second")
+        await asyncio.sleep(1.0)  # what Retry-After says
+        await socket.send(json.dumps({"session": "a", "observations": [[0.1]], "at": 60}))
+        assert json.loads(await asyncio.wait_for(socket.recv(), 5))["position"] == 61
+
+
+async def test_the_quota_of_a_hot_connection_is_told_and_others_go_on(start_hot, keys):
+    keys.add("slow", observations_per_second=40)
+    body = {"observations": [[0.1]] * 60}
+    async with (
+        start_hot(api_keys_file=keys.path) as service,
+        httpx.AsyncClient(base_url=service.http.base_url, headers=keys.headers("slow")) as slow,
+    ):
+        assert (await slow.post("/sessions/a/observations", json=body)).status_code == 200
+        over = await slow.post("/sessions/a/observations", json=body)
+        assert (over.status_code, over.json()["quota"]) == (429, "observations_per_second")
+        assert int(over.headers["retry-after"]) >= 1
+        for _ in range(20):
+            fine = await service.http.post(
+                "/sessions/a/observations", json=body, headers=keys.headers("ours")
+            )
+            assert fine.status_code == 200

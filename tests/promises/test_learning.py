@@ -1,0 +1,434 @@
+"""Sessions that learn, through the service: by every way in, over every store, with everything on."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from app.session import state_file
+from models.forecaster import Forecaster
+from tests.helpers.zoo import series
+
+pytestmark = pytest.mark.anyio
+
+CLOSE = 1e-5
+
+
+def reference(artifact, observations, learning=None):
+    """One pass in memory: predictions, what was judged, the carry."""
+    forecaster = Forecaster(artifact, learning=learning)
+    lengths = np.array([len(observations)])
+    return forecaster, forecaster.observe(observations, lengths, forecaster.fresh[None])
+
+
+async def posted(service, session, status=200, **body):
+    response = await service.http.post(f"/sessions/{session}/observations", json=body)
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+async def test_chunks_equal_one_pass_with_everything_on(start, artifacts):
+    whole = series("adaptive", 60)
+    _, passed = reference(artifacts["adaptive"], whole)
+    async with start() as service:
+        got = await service.stream("s", whole, [1, 7, 1, 30, 20, 1], model="adaptive")
+        np.testing.assert_allclose(got, passed.predictions, rtol=CLOSE, atol=CLOSE)
+        shown = await service.session("s")
+        assert shown["errors"]["observations"] == 59
+
+
+async def test_sessions_that_share_waves_and_rows_learn_each_as_if_alone(start, artifacts):
+    """Two rows in the slab and six sessions: each is put away and brought back again and again."""
+    streams = {f"s{i}": series("adaptive", 24, seed=i) for i in range(6)}
+    got = {name: [] for name in streams}
+    async with start(resident_sessions=2, wave_sessions=2) as service:
+        for at in range(0, 24, 4):
+            for name, whole in streams.items():
+                reply = await service.advance(name, whole[at : at + 4], at, model="adaptive")
+                got[name].append(reply.numbers)
+    for name, whole in streams.items():
+        _, passed = reference(artifacts["adaptive"], whole)
+        np.testing.assert_allclose(np.concatenate(got[name]), passed.predictions, rtol=CLOSE, atol=CLOSE)
+
+
+async def test_intervals_scores_and_residuals_are_told_when_asked_for(start_http, artifacts):
+    whole = series("adaptive", 40)
+    forecaster, passed = reference(artifacts["adaptive"], whole)
+    async with start_http() as service:
+        first = await posted(service, "s", observations=whole[:10].tolist(), model="adaptive")
+        assert not {"lower", "upper", "scores", "residuals"} & first.keys()
+        told = await posted(service, "s", observations=whole[10:].tolist(), level=0.9, score=True)
+    widths = passed.judged.widths[10:, 1]
+    np.testing.assert_allclose(told["lower"], passed.predictions[10:] - widths, rtol=CLOSE, atol=CLOSE)
+    np.testing.assert_allclose(told["upper"], passed.predictions[10:] + widths, rtol=CLOSE, atol=CLOSE)
+    np.testing.assert_allclose(told["scores"], passed.judged.scores[10:], atol=CLOSE)
+    order = forecaster.learner.observes
+    before = np.array(first["predictions"] + told["predictions"])[9:-1]
+    np.testing.assert_allclose(told["residuals"], whole[10:, order] - before, atol=CLOSE)
+
+
+async def test_the_first_observation_has_no_score(start_http):
+    async with start_http() as service:
+        told = await posted(service, "s", observations=[[0.1, 0.2]], model="adaptive", score=True)
+        assert told["scores"] == [None]
+        assert told["residuals"] == [[None, None]]
+
+
+async def test_a_session_may_want_intervals_with_every_chunk(start, artifacts):
+    async with start() as service:
+        await service.http.post("/sessions", json={"id": "s", "model": "adaptive", "level": 0.8})
+        assert (await service.session("s"))["level"] == 0.8
+        told = await posted(service, "s", observations=series("adaptive", 3).tolist())
+        assert np.shape(told["lower"]) == (3, 2)
+        await service.http.post("/sessions/s/reset")
+        assert (await service.session("s"))["level"] == 0.8
+        reply = await service.advance("s", series("adaptive", 2), 3, model="adaptive")
+        assert reply.numbers.shape == (2, 2)
+
+
+async def test_a_retry_is_answered_with_the_same_intervals_and_moves_nothing(start_http):
+    chunk = {"observations": series("adaptive", 4).tolist(), "at": 0, "level": 0.9, "score": True}
+    async with start_http() as service:
+        first = await posted(service, "s", **chunk, model="adaptive")
+        again = await posted(service, "s", **chunk, model="adaptive")
+        assert again == first | {"replayed": True}
+        other = await posted(service, "s", 409, **(chunk | {"level": 0.8}))
+        assert other["position"] == 4
+        plain = {name: chunk[name] for name in ("observations", "at")}
+        assert (await posted(service, "s", 409, **plain))["position"] == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "told"),
+    [
+        ("adaptive", {"level": 0.7}, "0.8, 0.9, not 0.7"),
+        ("adaptive", {"level": 2}, "not 2"),
+        ("sine", {"level": 0.9}, "neither intervals nor scores"),
+        ("sine", {"score": True}, "neither intervals nor scores"),
+    ],
+)
+async def test_what_a_session_does_not_keep_is_refused_and_nothing_moves(start_http, model, asked, told):
+    async with start_http() as service:
+        rows = series(model, 2).tolist()
+        problem = await posted(service, "s", 422, observations=rows, model=model, **asked)
+        assert told in problem["detail"]
+        await posted(service, "t", observations=rows, model=model)
+        await posted(service, "t", 422, observations=rows, **asked)
+        assert (await service.session("t"))["position"] == 2
+
+
+async def test_missing_values_are_stood_in_for_by_every_way(start, artifacts):
+    whole = series("adaptive", 40)
+    whole[np.random.default_rng(0).uniform(size=whole.shape) < 0.2] = np.nan
+    whole[20:23] = np.nan
+    _, passed = reference(artifacts["adaptive"], whole)
+    async with start() as service:
+        got = await service.stream("s", np.ma.masked_invalid(whole), [5, 1, 14, 1, 2, 17], model="adaptive")
+    np.testing.assert_allclose(got, passed.predictions, rtol=CLOSE, atol=CLOSE)
+    assert np.isfinite(got).all()
+
+
+async def test_a_model_that_learns_nothing_takes_gaps_too(start, artifacts):
+    whole = series("sine", 20)
+    whole[7:9] = np.nan
+    _, passed = reference(artifacts["sine"], whole)
+    async with start() as service:
+        got = await service.stream("s", np.ma.masked_invalid(whole), [5, 3, 1, 11])
+    np.testing.assert_allclose(got, passed.predictions, rtol=CLOSE, atol=CLOSE)
+
+
+async def test_the_answer_marks_what_was_missing(start_http):
+    async with start_http() as service:
+        rows = [[0.1, None], [0.2, 0.3]]
+        told = await posted(service, "s", observations=rows, model="adaptive")
+        assert told["observed"] == [[True, False], [True, True]]
+        flat = await posted(service, "t", observations=[0.1, None, 0.2])
+        assert flat["observed"] == [True, False, True]
+
+
+async def test_a_gap_may_be_skipped_and_is_the_same_as_rows_of_null(start_http):
+    whole = series("adaptive", 12).tolist()
+    async with start_http() as service:
+        for name, gap in (("a", {"observations": [[None, None]] * 3}), ("b", {"skip": 3})):
+            await posted(service, name, observations=whole[:6], model="adaptive")
+            told = await posted(service, name, **gap, at=6)
+            assert told["position"] == 9
+            assert told["observed"] == [[False, False]] * 3
+            again = await posted(service, name, **gap, at=6)
+            assert again == told | {"replayed": True}
+        one, other = [await posted(service, name, observations=whole[6:], at=9) for name in "ab"]
+        np.testing.assert_allclose(one["predictions"], other["predictions"], rtol=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (
+            {"observations": [[0.1, None, 0, 1]]},
+            422,
+            "row 0, column 1 is missing, and nothing predicts 'plan'",
+        ),
+        ({"observations": [[0.1, 0.2]], "skip": 2}, 422, "not both"),
+        ({"skip": 0}, 422, "at least 1"),
+        ({"skip": 10**9}, 413, "at most"),
+        ({}, 422, "no observations"),
+        ({"observations": [[None, "x"]]}, 422, "row 0, column 1"),
+        ({"observations": [[1, None], [1]]}, 422, "row 1"),
+        ({"observations": [[1, 1e39]], "level": None}, 422, "row 0, column 1"),
+        ({"observations": [[1, 1]], "timestamps": ["yesterday"]}, 422, "timestamps[0]"),
+        ({"observations": [[1, 1]], "timestamps": [1e300]}, 422, "timestamps[0]"),
+        ({"observations": [[1, 1]], "timestamps": [0, 3600]}, 422, "2 timestamps for 1"),
+        ({"observations": [[1, 1], [2, 2]], "timestamps": [0, 3500]}, 422, "row 1 is not 3600 s"),
+        ({"observations": [[1, 1]], "timestamps": [0], "horizon": 2}, 422, "future of plan"),
+        ({"observations": [[1, 1]], "timestamps": [0], "horizon": 2, "future": [[1]]}, 422, "2 rows of 1"),
+        ({"observations": [[1, 1, 0, 1]], "horizon": 2, "future": [[1], [2]]}, 422, "told no timestamps"),
+    ],
+)
+async def test_what_cannot_be_made_an_observation_is_refused_with_its_place(start_http, body, status, told):
+    async with start_http() as service:
+        problem = await posted(service, "s", status, **body, model="planned")
+        assert told in problem["detail"]
+        assert (await service.http.get("/sessions/s")).status_code == 404
+
+
+async def test_timestamps_of_a_model_that_makes_nothing_of_them_are_refused(start_http):
+    async with start_http() as service:
+        problem = await posted(service, "s", 422, observations=[0.1], timestamps=[0])
+        assert problem["field"] == "timestamps"
+
+
+async def test_time_features_are_made_from_timestamps_in_any_notation(start_http, artifacts):
+    seconds = 1_700_000_000 + 3600 * np.arange(30)
+    phase = 2 * np.pi * (seconds / 86_400 % 1)
+    told = series("planned", 30)[:, :2]
+    whole = np.column_stack([told, np.sin(phase), np.cos(phase)]).astype(np.float32)
+    _, passed = reference(artifacts["planned"], whole)
+    stamps = [datetime.fromtimestamp(second, UTC).isoformat() for second in seconds.tolist()]
+    async with start_http() as service:
+        one = await posted(
+            service, "s", observations=told[:20].tolist(), timestamps=stamps[:20], model="planned"
+        )
+        two = await posted(service, "s", observations=told[20:].tolist(), timestamps=seconds[20:].tolist())
+        got = one["predictions"] + two["predictions"]
+        np.testing.assert_allclose(got, passed.predictions, rtol=1e-4, atol=1e-4)
+        columns = await posted(service, "t", observations=whole.tolist(), model="planned")
+        np.testing.assert_allclose(columns["predictions"], got, rtol=1e-4, atol=1e-4)
+
+
+async def test_a_stream_with_timestamps_goes_on_one_step_behind_itself(start_http):
+    hour = 3600
+    rows = [[0.1, 0.2], [0.2, 0.1]]
+    async with start_http() as service:
+        chunk = {"observations": rows, "timestamps": [0, hour], "at": 0, "model": "planned"}
+        first = await posted(service, "s", **chunk)
+        assert await posted(service, "s", **chunk) == first | {"replayed": True}
+        late = await posted(service, "s", 422, observations=rows, timestamps=[3 * hour, 4 * hour], at=2)
+        assert late["row"] == 0
+        await posted(service, "s", observations=rows, timestamps=[2 * hour, 3 * hour], at=2)
+        await service.http.post("/sessions/s/reset")
+        await posted(service, "s", observations=rows, timestamps=[9 * hour, 10 * hour], at=4)
+
+
+async def test_a_forecast_knows_the_plan_and_its_own_hours(start_http, artifacts):
+    seconds = 3600.0 * np.arange(30)
+    phase = 2 * np.pi * (seconds / 86_400 % 1)
+    told = series("planned", 30)[:, :2]
+    whole = np.column_stack([told, np.sin(phase), np.cos(phase)]).astype(np.float32)
+    forecaster, passed = reference(artifacts["planned"], whole[:20])
+    expected, _ = forecaster.roll_out(passed.carries, 10, whole[None, 20:, 1:])
+    async with start_http() as service:
+        rows, stamps = told[:20].tolist(), seconds[:20].tolist()
+        await posted(service, "s", observations=rows, timestamps=stamps, model="planned")
+        asked = {"steps": 10, "future": told[20:, 1:].tolist(), "level": 0.9}
+        response = await service.http.post("/sessions/s/forecast", json=asked)
+        assert response.status_code == 200, response.text
+        np.testing.assert_allclose(response.json()["forecast"], expected[0], rtol=1e-4, atol=1e-4)
+        assert (await service.http.get("/sessions/s/forecast?steps=10")).status_code == 422
+        assert (await service.session("s"))["position"] == 20
+        body = {"observations": rows, "timestamps": stamps, "horizon": 10, "future": asked["future"]}
+        with_it = await posted(service, "t", **body, level=0.9, model="planned")
+        np.testing.assert_allclose(with_it["forecast"], response.json()["forecast"], rtol=1e-4)
+        np.testing.assert_allclose(with_it["forecast_lower"], response.json()["lower"], rtol=1e-4)
+
+
+async def test_the_intervals_of_a_forecast_are_those_of_the_next_step_widened_by_horizon(start_http):
+    async with start_http() as service:
+        rows = series("adaptive", 30).tolist()
+        last = await posted(service, "s", observations=rows, level=0.9, model="adaptive")
+        response = await service.http.get("/sessions/s/forecast?steps=4&level=0.9")
+        told = {name: np.array(response.json()[name]) for name in ("forecast", "lower", "upper")}
+        half = (told["upper"] - told["lower"]) / 2
+        np.testing.assert_allclose(told["lower"][0], last["lower"][-1], rtol=1e-5)
+        np.testing.assert_allclose(half / half[0], np.array([[1, 1.4, np.sqrt(1.4 * 2), 2]] * 2).T, rtol=0.1)
+        assert (await service.http.get("/sessions/s/forecast?steps=4&level=0.7")).status_code == 422
+        assert (await service.session("s"))["position"] == 30
+
+
+async def test_a_session_chooses_how_it_learns(start, artifacts):
+    whole = series("adaptive", 50)
+    choice = {"readout": "gain", "forgetting": 0.95, "prior": 2.0}
+    learning = replace(artifacts["adaptive"].learning, **choice)
+    _, passed = reference(artifacts["adaptive"], whole, learning)
+    async with start() as service:
+        made = await service.http.post("/sessions", json={"id": "s", "model": "adaptive", "learning": choice})
+        assert made.status_code == 201, made.text
+        assert made.json()["learning"] == choice | {"levels": [0.8, 0.9]}
+        got = await service.stream("s", whole, [10, 1, 39], model="adaptive")
+        np.testing.assert_allclose(got, passed.predictions, rtol=1e-4, atol=1e-4)
+        shown = (await service.http.post("/sessions/s/reset")).json()
+        assert shown["learning"] == choice | {"levels": [0.8, 0.9]}
+        again = await service.stream("s", whole, [50], model="adaptive", start=50)
+        np.testing.assert_allclose(again, passed.predictions, rtol=1e-4, atol=1e-4)
+        fork = await service.http.post("/sessions/s/fork", json={"id": "t"})
+        assert fork.json()["learning"] == shown["learning"]
+
+
+async def test_a_session_of_a_model_that_learns_nothing_may_learn_and_one_that_learns_need_not(start):
+    async with start() as service:
+        for model, readout in (("sine", "rls"), ("adaptive", "off")):
+            body = {"id": model, "model": model, "learning": {"readout": readout, "intervals": True}}
+            assert (await service.http.post("/sessions", json=body)).status_code == 201
+            await service.stream(model, series(model, 10), [4, 6], model=model)
+            shown = await service.session(model)
+            assert shown["learning"]["readout"] == readout
+            assert shown["errors"]["observations"] == 9
+        listed = (await service.http.get("/models")).json()["models"]
+        assert {one["name"]: one["sessions_on_older"] for one in listed}["sine"] == 0
+
+
+async def test_a_choice_that_cannot_be_is_refused(start_http):
+    async with start_http() as service:
+        for body in (
+            {"learning": {"readout": "magic"}},
+            {"learning": {"forgetting": 0.1}},
+            {"learning": {"prior": -1}},
+            {"learning": {"unknown": 1}},
+            {"level": 0.77},
+            {"model": "partial", "level": 0.77},
+        ):
+            response = await service.http.post("/sessions", json={"id": "s"} | body)
+            assert response.status_code == 422, (body, response.text)
+        assert (await service.http.get("/sessions/s")).status_code == 404
+
+
+async def test_what_was_learned_moves_with_the_session(start_http):
+    whole = series("adaptive", 40).tolist()
+    async with start_http() as service:
+        for name, learning in (("a", None), ("b", {"readout": "gain"})):
+            await service.http.post("/sessions", json={"id": name, "model": "adaptive", "learning": learning})
+            chunk = {"observations": whole[:30], "at": 0, "level": 0.9, "score": True}
+            first = await posted(service, name, **chunk)
+            state = (await service.http.get(f"/sessions/{name}/state")).content
+            response = await service.http.put("/sessions/moved/state", content=state)
+            assert response.status_code == 200, response.text
+            told = [await posted(service, one, observations=whole[30:], level=0.9) for one in (name, "moved")]
+            assert told[0]["predictions"] == told[1]["predictions"]
+            assert told[0]["lower"] == told[1]["lower"]
+            assert (await service.session("moved"))["errors"] == (await service.session(name))["errors"]
+            assert (await posted(service, name, **chunk))["scores"] == first["scores"]
+
+
+async def test_errors_are_those_of_the_stream(start_http, artifacts):
+    whole = series("adaptive", 80)
+    forecaster, passed = reference(artifacts["adaptive"], whole)
+    async with start_http() as service:
+        await posted(service, "s", observations=whole.tolist(), model="adaptive")
+        errors = (await service.session("s"))["errors"]
+    wrong = passed.judged.errors[1:]
+    naive = np.diff(whole[:, forecaster.learner.observes], axis=0)
+    assert errors["observations"] == 79
+    assert errors["mse"] == pytest.approx((wrong**2).mean(), rel=1e-4)
+    assert errors["mae"] == pytest.approx(np.abs(wrong).mean(), rel=1e-4)
+    assert errors["skill"] == pytest.approx(1 - (wrong**2).mean() / (naive**2).mean(), rel=1e-3)
+    assert set(errors["coverage"]) == {"0.8", "0.9"}
+
+
+async def test_in_bulk_intervals_scores_and_gaps_are_columns_too(start_http):
+    rows = series("adaptive", 9).tolist()
+    async with start_http() as service:
+        for name in ("a", "b"):
+            await posted(service, name, observations=rows[:5], model="adaptive")
+        body = {"sessions": ["a", "b", "a"], "observations": [rows[5:7], rows[5:8], [rows[7]]],
+                "level": 0.9, "score": True}  # fmt: skip
+        told = (await service.http.post("/observations", json=body)).json()
+        assert told["positions"] == [7, 8, 8]
+        np.testing.assert_allclose(told["lower"][0] + told["lower"][2], told["lower"][1], rtol=CLOSE)
+        np.testing.assert_allclose(told["scores"][0] + told["scores"][2], told["scores"][1], atol=CLOSE)
+        gaps = {"sessions": ["a", "b"], "observations": [[None, 0.1], [0.2, 0.1]]}
+        told = (await service.http.post("/observations", json=gaps)).json()
+        assert told["observed"] == [[False, True], None]
+        assert told["errors"] == {}
+
+
+async def test_a_chunk_whose_learning_leaves_the_finite_numbers_fails_alone(start):
+    async with start() as service:
+        for name in ("well", "ill"):
+            await service.stream(name, series("adaptive", 4), [4], model="adaptive")
+        huge = np.full((1, 2), 3e38, np.float32)
+        ill = await service.advance("ill", huge, 4)
+        well = await service.advance("well", series("adaptive", 1), 4)
+        assert ill.status == 500
+        assert well.status == 200
+        assert (await service.session("ill"))["position"] == 4
+        assert (await service.advance("ill", series("adaptive", 1), 4)).status == 200
+
+
+async def test_a_null_in_arrow_was_not_observed(start_http, artifacts):
+    pa = pytest.importorskip("pyarrow")
+    whole = series("sine", 3)
+    whole[1] = np.nan
+    _, passed = reference(artifacts["sine"], whole)
+    chunk = pa.array([[[float(whole[0, 0])], [None], [float(whole[2, 0])]]], pa.list_(pa.list_(pa.float32())))
+    table = pa.table({"session": ["s"], "observations": chunk})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    headers = {"content-type": "application/vnd.apache.arrow.stream"}
+    async with start_http() as service:
+        body = sink.getvalue().to_pybytes()
+        response = await service.http.post("/observations", content=body, headers=headers)
+        (row,) = pa.ipc.open_stream(response.content).read_all().to_pylist()
+        np.testing.assert_allclose(row["predictions"], passed.predictions, rtol=1e-5)
+
+
+async def test_the_metrics_tell_how_good_each_learning_model_has_been(start_http, artifacts):
+    whole = series("adaptive", 60)
+    _, passed = reference(artifacts["adaptive"], whole)
+    async with start_http() as service:
+        await posted(service, "s", observations=whole[:40].tolist(), model="adaptive")
+        await posted(service, "s", observations=whole[40:].tolist())
+        page = (await service.http.get("/metrics")).text
+    told = {
+        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line[0] != "#"
+    }
+    wrong, naive = passed.judged.errors[1:], passed.judged.changes[1:]
+    for i, output in enumerate(artifacts["adaptive"].targets):
+        where = f'{{model="adaptive",output="{output}"}}'
+        assert told[f"carryover_model_predictions_judged{where}"] == 59
+        assert told[f"carryover_model_mse{where}"] == pytest.approx((wrong[:, i] ** 2).mean(), rel=1e-4)
+        skill = 1 - (wrong[:, i] ** 2).sum() / (naive[:, i] ** 2).sum()
+        assert told[f"carryover_model_skill{where}"] == pytest.approx(skill, rel=1e-3)
+    covered = 1 - passed.judged.missed[1:, 1].mean()
+    assert told['carryover_model_coverage{level="0.9",model="adaptive"}'] == pytest.approx(covered, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoilt"),
+    [("forgetting", 0.0), ("forgetting", 1.0), ("prior", -1.0), ("turn", 1e30), ("turn", 0.5),
+     ("covariance", -1.0), ("level", 0.3), ("begun", 2.0), ("square", -1.0),
+     ("surprise", -1.0), ("observed", -1.0)],
+)  # fmt: skip
+async def test_a_state_file_with_a_learner_that_cannot_be_is_refused(start_http, artifacts, name, spoilt):
+    forecaster = Forecaster(artifacts["adaptive"])
+    begin = 2 * forecaster.hidden + forecaster.output_size + forecaster.learner._places[name][0]
+    async with start_http() as service:
+        await posted(service, "s", observations=series("adaptive", 5).tolist(), model="adaptive")
+        state = state_file.decode((await service.http.get("/sessions/s/state")).content)
+        carry = state.carry.copy()
+        carry[begin] = spoilt
+        body = state_file.encode(replace(state, carry=carry))
+        response = await service.http.put("/sessions/t/state", content=body)
+        assert response.status_code == 422, response.text
+        assert (await service.http.get("/sessions/t")).status_code == 404
+        assert (await service.session("s"))["position"] == 5

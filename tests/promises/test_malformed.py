@@ -1,0 +1,179 @@
+"""Bad input of every kind gets a clear refusal of one shape, and moves nothing."""
+
+import json
+
+import pytest
+
+from app.codec import bulk, chunks, frames
+from app.errors import Malformed, Unprocessable
+from tests.helpers.ways import AsgiRoute, BinarySocket, HotRoute, HttpRoute, TextSocket, check_problem
+from tests.helpers.zoo import one_pass, series
+from tests.promises.test_promises import equal
+
+pytestmark = pytest.mark.anyio
+
+CHUNKS = {
+    "nothing": (b"", 400, {}),
+    "no JSON": (b"observations=1", 400, {}),
+    "cut off": (b'{"observations": [1, 2', 400, {}),
+    "more behind": (b'{"observations": [1]} {}', 400, {}),
+    "not UTF-8": (b'{"observations": [1], "epoch": "\xff"}', 400, {}),
+    "byte order mark": (b'\xef\xbb\xbf{"observations": [1]}', 400, {}),
+    "half a surrogate": (rb'{"observations": [1], "model": "\ud800"}', 400, {}),
+    "deep": (b"[" * 100_000, 422, {}),
+    "deep inside": (b'{"observations": ' + b"[" * 100_000, 422, {"row": 0, "column": 0}),
+    "null": (b"null", 422, {}),
+    "list": (b"[[1]]", 422, {}),
+    "no observations": (b'{"at": 0}', 422, {}),
+    "observations null": (b'{"observations": null}', 422, {}),
+    "observations a number": (b'{"observations": 5}', 422, {"field": "observations"}),
+    "observations an object": (b'{"observations": {"a": 1}}', 422, {"field": "observations"}),
+    "empty": (b'{"observations": []}', 422, {}),
+    "empty row": (b'{"observations": [[]]}', 422, {"row": 0}),
+    "empty first row": (b'{"observations": [[], [1]]}', 422, {"row": 1}),
+    "ragged": (b'{"observations": [[1], [1], [1, 2]]}', 422, {"row": 2}),
+    "flat and not": (b'{"observations": [1, [1]]}', 422, {"row": 1}),
+    "three deep": (b'{"observations": [[[1]]]}', 422, {"row": 0, "column": 0}),
+    "too wide": (b'{"observations": [[1, 2]]}', 422, {"row": 0}),
+    "text": (b'{"observations": [[1], ["2"]]}', 422, {"row": 1, "column": 0}),
+    "true": (b'{"observations": [[1], [true]]}', 422, {"row": 1, "column": 0}),
+    "null row": (b'{"observations": [[1], null]}', 422, {"row": 1}),
+    "object": (b'{"observations": [[{}]]}', 422, {"row": 0, "column": 0}),
+    "NaN": (b'{"observations": [[1], [1], [NaN]]}', 422, {"row": 2, "column": 0}),
+    "Infinity": (b'{"observations": [1, Infinity]}', 422, {"row": 1, "column": 0}),
+    "-Infinity": (b'{"observations": [-Infinity]}', 422, {"row": 0, "column": 0}),
+    "1e39": (b'{"observations": [0, 1e39]}', 422, {"row": 1, "column": 0}),
+    "-1e39": (b'{"observations": [0, -1e39]}', 422, {"row": 1, "column": 0}),
+    "1e999": (b'{"observations": [0, 1e999]}', 422, {"row": 1, "column": 0}),
+    "a long integer": (b'{"observations": [%b]}' % (b"9" * 5000), 422, {"row": 0, "column": 0}),
+    "at negative": (b'{"observations": [1], "at": -1}', 422, {"field": "at"}),
+    "at huge": (b'{"observations": [1], "at": 1%b}' % (b"0" * 30), 422, {"field": "at"}),
+    "at a fraction": (b'{"observations": [1], "at": 0.5}', 422, {"field": "at"}),
+    "at a text": (b'{"observations": [1], "at": "0"}', 422, {"field": "at"}),
+    "at true": (b'{"observations": [1], "at": true}', 422, {"field": "at"}),
+    "horizon negative": (b'{"observations": [1], "horizon": -1}', 422, {"field": "horizon"}),
+    "horizon too far": (b'{"observations": [1], "horizon": 10001}', 422, {"field": "horizon"}),
+    "horizon huge": (b'{"observations": [1], "horizon": 1%b}' % (b"0" * 30), 422, {"field": "horizon"}),
+    "epoch a number": (b'{"observations": [1], "epoch": 5}', 422, {"field": "epoch"}),
+    "model a number": (b'{"observations": [1], "model": 5}', 422, {"field": "model"}),
+    "misspelt field": (b'{"observations": [1], "horizn": 5}', 422, {}),
+}
+
+
+@pytest.mark.parametrize("way", [AsgiRoute, HttpRoute, HotRoute, TextSocket], indirect=True)
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+async def test_a_malformed_chunk_is_refused_and_moves_nothing(start, artifacts):
+    whole = series("sine", 6)
+    async with start() as service:
+        await service.advance("a", whole[:3], 0)
+        before = await service.session("a")
+        for what, (body, status, extra) in CHUNKS.items():
+            for session in ("a", "new"):
+                reply = await service.raw(session, body)
+                assert reply.status == status, (what, reply)
+                assert extra.items() <= reply.problem.items(), (what, reply.problem)
+                assert len(reply.problem["detail"]) < 400, what
+        assert await service.session("a") == before
+        assert (await service.http.get("/sessions")).json()["total"] == 1
+        equal((await service.advance("a", whole[3:], 3)).numbers, one_pass(artifacts["sine"], whole)[3:])
+
+
+@pytest.mark.parametrize("way", [BinarySocket], indirect=True)
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+@pytest.mark.parametrize("rows", [[[float("nan")]], [[float("inf")]], [[1.0, 2.0]]])
+async def test_a_bad_binary_chunk_is_refused_and_moves_nothing(start, rows):
+    async with start() as service:
+        await service.advance("a", [[0.5]], 0)
+        reply = await service.advance("a", rows, 1)
+        assert (reply.status, reply.problem["row"]) == (422, 0)
+        assert (await service.advance("a", [[0.5]], 1)).position == 2
+
+
+async def test_a_form_as_curl_declares_it_is_read_as_json(start_hot):
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    async with start_hot() as service:
+        for path in ("/sessions/a/observations", "/sessions/a/reset"):
+            content = json.dumps({"observations": [0.5]} if "obs" in path else {}).encode()
+            assert (await service.http.post(path, content=content, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/nowhere", None, 404),
+        ("GET", "/sessions/a/nowhere", None, 404),
+        ("PUT", "/sessions", None, 405),
+        ("GET", "/sessions/a/observations", None, 405),
+        ("DELETE", "/models/sine", None, 405),
+        ("GET", "/models/none", None, 404),
+        ("GET", "/sessions?limit=0", None, 422),
+        ("GET", "/sessions?limit=x", None, 422),
+        ("GET", "/sessions?limit=1001", None, 422),
+        ("GET", "/sessions?model=none", None, 404),
+        ("GET", f"/sessions?after={'x' * 201}", None, 422),
+        ("GET", "/sessions/a/forecast", None, 422),
+        ("GET", "/sessions/a/forecast?steps=0", None, 422),
+        ("GET", "/sessions/a/forecast?steps=1.5", None, 422),
+        ("GET", "/sessions/a/forecast?steps=10001", None, 422),
+        ("GET", f"/sessions/a/forecast?steps=1{'0' * 30}", None, 422),
+        ("DELETE", "/sessions/a?at=-1", None, 422),
+        ("DELETE", f"/sessions/a?at=1{'0' * 30}", None, 422),
+        ("POST", "/sessions", b"[1]", 422),
+        ("POST", "/sessions", b"{", 400),
+        ("POST", "/sessions", b"\xff", 400),
+        ("POST", "/sessions", rb'{"id": "\ud800"}', 400),
+        ("POST", "/sessions", b'{"id": ""}', 422),
+        ("POST", "/sessions", b'{"id": "a b"}', 422),
+        ("POST", "/sessions", b'{"id": "a\\n"}', 422),
+        ("POST", "/sessions", b'{"id": 5}', 422),
+        ("POST", "/sessions", b'{"nme": "a"}', 422),
+        ("POST", "/sessions", b'{"model": "none"}', 404),
+        ("POST", "/sessions", b'{"ttl_seconds": 0}', 422),
+        ("POST", "/sessions", b'{"ttl_seconds": NaN}', 422),
+        ("POST", "/sessions", b'{"ttl_seconds": 1e400}', 422),
+        ("POST", "/sessions", b'{"ttl_seconds": "60"}', 422),
+        ("POST", "/sessions/a/reset", b'{"at": 1.5}', 422),
+        ("POST", "/sessions/a/reset", b'{"at": %d}' % 10**30, 422),
+        ("POST", "/sessions/a/reset", b'{"epoch": 1}', 422),
+        ("POST", "/sessions/a/fork", b'{"id": "%b"}' % (b"x" * 129), 422),
+        ("POST", "/sessions/none/fork", b"", 404),
+        ("POST", "/sessions/none/reset", b"", 404),
+        ("GET", "/sessions/none/forecast?steps=1", None, 404),
+        ("DELETE", "/sessions/none", None, 404),
+    ],
+)
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+async def test_everything_else_that_is_wrong_has_its_status_in_the_one_shape(
+    start_http, method, path, body, status
+):
+    async with start_http() as service:
+        await service.advance("a", [[0.5]], 0)
+        before = await service.session("a")
+        response = await service.http.request(method, path, content=body)
+        assert response.status_code == status, response.text
+        check_problem(response)
+        assert await service.session("a") == before
+
+
+async def test_a_crash_is_a_problem_too_and_tells_no_secrets(start_http):
+    async with start_http() as service:
+        service.engine.submit = lambda _: 1 / 0
+        told = check_problem(await service.http.get("/sessions/a"))
+        assert told["type"] == "urn:carryover:internal"
+        assert "ZeroDivision" not in json.dumps(told)
+
+
+DEEP = {
+    "text message": b'{"session": "a", "tag": ' + b"[" * 100_000,
+    "bulk": b'{"sessions": ["a"], "observations": [1], "epochs": ' + b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("body", DEEP.values(), ids=DEEP)
+def test_ten_thousand_brackets_are_refused_by_every_parser_of_json(body):
+    for parse in (
+        lambda: frames.text(body, None, chunks.Limits(9, 9, 1)),
+        lambda: bulk.read(body, "", "", bulk.BulkLimits(9, chunks.Limits(9, 9, 1))),
+    ):
+        with pytest.raises((Malformed, Unprocessable)):
+            parse()

@@ -1,0 +1,186 @@
+"""Bugs planted in the service, to see that the promises' tests would notice them."""
+
+import pytest
+
+from app.engine import engine as engine_module
+from app.engine.engine import Engine
+from app.engine.residents import Sessions
+from app.session import remembered
+from app.session.slab import Slab
+from models.forecaster import Forecaster
+from tests.codec import test_bulk
+from tests.helpers.faults import WritesThrough
+from tests.helpers.ways import AsgiRoute
+from tests.promises import test_commit, test_exactly_once, test_limits, test_promises
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("way", [AsgiRoute], indirect=True),
+    pytest.mark.parametrize("store", ["memory"], indirect=True),
+]
+noticed = pytest.raises((AssertionError, ValueError, IndexError, KeyError, TypeError))
+
+
+async def test_a_reset_that_keeps_the_remembered_answers(start, monkeypatch):
+    def keeping(rows, forecaster):
+        rows.carries[:] = forecaster.restarted(rows.carries)
+        rows.headers["since_reset"] = 0
+
+    monkeypatch.setattr(engine_module, "restart", keeping)
+    with noticed:
+        await test_exactly_once.test_a_delayed_duplicate_from_before_a_reset_is_refused(start)
+
+
+async def test_a_reset_that_keeps_the_carry(start, artifacts, monkeypatch):
+    write = Slab.write
+
+    def keeping(slab, rows, values):
+        if not values.carries.any():
+            values.carries = slab.carries[rows]
+        write(slab, rows, values)
+
+    monkeypatch.setattr(Slab, "write", keeping)
+    with noticed:
+        await test_exactly_once.test_reset_zeroes_the_carry_and_not_the_position(start, artifacts)
+
+
+async def test_a_digest_that_is_not_compared(start, monkeypatch):
+    monkeypatch.setattr(remembered, "find", lambda rows, i, at, length: 0)
+    with noticed:
+        await test_exactly_once.test_another_chunk_at_the_place_of_the_last_is_refused_and_says_so(start)
+
+
+async def test_sessions_published_before_the_commit(start, artifacts, monkeypatch):
+    commit, publish = Sessions.commit, Sessions.publish
+
+    async def hasty(sessions, wave, touched):
+        publish(sessions, wave)
+        await commit(sessions, wave, touched)
+
+    monkeypatch.setattr(Sessions, "commit", hasty)
+    monkeypatch.setattr(Sessions, "publish", lambda sessions, wave: None)
+    with noticed:
+        await through(start, test_commit.test_a_failed_commit_moves_nothing_and_the_retry_is_right, artifacts)
+
+
+async def test_a_step_that_learns_where_the_session_lies(start, artifacts, monkeypatch):
+    """Only a tick that fails shows it: the chunk that is sent again is learned from twice."""
+    read, observe = Slab.read, Forecaster.observe
+
+    def in_place(slab, rows):
+        values = read(slab, rows)
+        if len(rows) == 1:
+            values.carries = slab.carries[rows[0] : rows[0] + 1]
+        return values
+
+    def learning(forecaster, observations, lengths, carries):
+        passed = observe(forecaster, observations, lengths, carries)
+        carries[:] = passed.carries
+        return passed
+
+    async def promise(start, artifacts):
+        await test_commit.test_after_a_failed_commit_nothing_was_learned_twice(start, artifacts, 1)
+
+    await through(start, promise, artifacts)
+    monkeypatch.setattr(Slab, "read", in_place)
+    monkeypatch.setattr(Forecaster, "observe", learning)
+    with noticed:
+        await through(start, promise, artifacts)
+
+
+async def through(start, test, artifacts):
+    """Run a test of test_commit.py, which wants a store that can fail."""
+    from app import main
+
+    opened = main.open_store
+    try:
+        main.open_store = lambda settings: WritesThrough(settings.tombstones, 1e9)
+        await test(start, artifacts)
+    finally:
+        main.open_store = opened
+
+
+async def test_an_eviction_that_forgets_the_carry(start, artifacts, monkeypatch):
+    make_room = Sessions.make_room
+
+    def forgetting(sessions, slab, count, staying):
+        if slab.room < count:
+            slab.carries[:] = 0.0
+        return make_room(sessions, slab, count, staying)
+
+    monkeypatch.setattr(Sessions, "make_room", forgetting)
+    with noticed:
+        await test_promises.test_chunks_equal_one_pass_even_through_eviction(start, artifacts)
+
+
+async def test_a_step_that_fails_for_the_whole_wave_at_once(start, artifacts, monkeypatch):
+    monkeypatch.setattr("app.engine.step._one_by_one", lambda *_: 1 / 0)
+    with noticed:
+        await test_promises.test_a_bad_neighbour_fails_alone(start, artifacts, "cursed")
+
+
+async def test_a_step_that_lets_what_is_not_finite_pass(start, artifacts, monkeypatch):
+    monkeypatch.setattr("app.engine.step._not_finite", lambda *_: {})
+    with noticed:
+        await test_promises.test_a_network_that_leaves_the_finite_numbers_is_a_500_for_that_session_alone(
+            start, artifacts, "carry", 1
+        )
+
+
+async def test_a_fork_that_shares_its_carry_with_the_other(start, artifacts, monkeypatch):
+    admit_fork = Engine._admit_fork
+
+    def sharing(engine, job, touched, wave):
+        admit_fork(engine, job, touched, wave)
+        wave.staged[-1].after.carries[:] *= 0.9
+
+    monkeypatch.setattr(Engine, "_admit_fork", sharing)
+    with noticed:
+        await test_exactly_once.test_the_two_sides_of_a_fork_part_ways(start, artifacts)
+
+
+async def test_a_forecast_that_moves_the_session(start, artifacts, monkeypatch):
+    roll_out = Forecaster.roll_out
+
+    def moving(forecaster, carries, steps):
+        forecast, moved = roll_out(forecaster, carries, steps)
+        carries[:] = moved
+        return forecast, moved + 1e-3
+
+    monkeypatch.setattr(Forecaster, "roll_out", moving)
+    admit_forecast = Engine._admit_forecast
+
+    def uncopied(engine, job, wave):
+        admit_forecast(engine, job, wave)
+        slab, row, _ = wave.rolling[-1]
+        slab.carries[row] += 1e-3
+
+    monkeypatch.setattr(Engine, "_admit_forecast", uncopied)
+    with noticed:
+        await test_exactly_once.test_a_forecast_feeds_predictions_back_and_moves_nothing(
+            start, artifacts, "sine"
+        )
+
+
+async def test_long_chunks_that_are_not_sliced(start, artifacts, monkeypatch):
+    monkeypatch.setattr("app.engine.time_budget.Pace.steps", lambda pace, sessions: 10**9)
+    monkeypatch.setattr("app.engine.step.LONG_CHUNK", 10**9)
+    with noticed:
+        await test_limits.test_a_long_chunk_is_sliced_and_a_short_neighbour_answered_long_before(
+            start, artifacts
+        )
+
+
+async def test_a_list_of_sessions_that_is_looked_up_once_and_for_all(start, artifacts, monkeypatch):
+    remove = Slab.remove
+
+    def unnoticed(slab, session):
+        edition = slab.edition
+        remove(slab, session)
+        slab.edition = edition
+
+    monkeypatch.setattr(Slab, "remove", unnoticed)
+    with noticed:
+        await test_bulk.test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(
+            start, artifacts, "json"
+        )

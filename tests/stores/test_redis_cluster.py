@@ -1,0 +1,180 @@
+"""The shared store on a cluster of three servers: slots that move, and a server that is lost."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from redis.crc import key_slot
+
+from app.errors import StoreFailed
+from app.stores import Record, Store
+from app.stores.redis import values
+from app.stores.redis.store import RedisStore
+from app.stores.redis.url import place
+from benchmarks.failover.processes import wait_until
+from tests.helpers.records import blocks
+from tests.helpers.redis_server import RedisServer, free_port, needs_redis
+from tests.stores import test_store
+from tests.stores.test_store import TOMBSTONE_SECONDS, record
+
+pytestmark = needs_redis
+
+SHARES = ((0, 5460), (5461, 10922), (10923, 16383))
+NAMES = [f"s{i}" for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory) -> Iterator[list[RedisServer]]:
+    folder = tmp_path_factory.mktemp("cluster")
+    buses = [free_port() for _ in SHARES]
+    own = ["--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port"]
+    made = [RedisServer(folder / str(bus), *own, str(bus)).start() for bus in buses]
+    for one, (first, last) in zip(made, SHARES, strict=True):
+        assert one.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last)) == "+OK"
+    for one, bus in zip(made[1:], buses[1:], strict=True):
+        assert made[0].ask("CLUSTER", "MEET", "127.0.0.1", str(one.port), str(bus)) == "+OK"
+    wait_until(lambda: all(whole(one) for one in made), "the cluster is whole")
+    yield made
+    for one in made:
+        one.kill()
+
+
+def whole(server: RedisServer) -> bool:
+    told = server.ask("CLUSTER", "INFO")
+    return "cluster_state:ok" in told and "cluster_known_nodes:3" in told and "cluster_size:3" in told
+
+
+@pytest.fixture
+def url(servers) -> str:
+    for one in servers:
+        assert one.ask("FLUSHALL") == "+OK"
+    return f"redis+cluster://127.0.0.1:{servers[0].port},127.0.0.1:{servers[1].port}"
+
+
+@pytest.fixture
+def store(url) -> Iterator[RedisStore]:
+    store = RedisStore(place(url), 1000.0, timeout=0.5)
+    yield store
+    store.close()
+
+
+class TestContract(test_store.TestRedis):
+    @pytest.fixture
+    def store(self, clock, url) -> Iterator[Store]:
+        store = RedisStore(place(url), TOMBSTONE_SECONDS, clock=clock)
+        yield store
+        store.close()
+
+    def test_the_expired_are_found_and_no_others(self, store, clock, settle):
+        store.commit(
+            blocks([record("a", deadline=clock.now + 5), record("b"), record("c", deadline=clock.now + 9)]),
+            [],
+        )
+        settle()
+        assert [store.expired(clock.now + 4, 10) for _ in SHARES] == [[], [], []]
+        assert sorted(store.expired(clock.now + 6, 10) for _ in SHARES) == [[], [], ["a"]]
+
+    def test_no_more_of_the_expired_are_found_than_asked_for(self, store, clock, settle):
+        store.commit(blocks([record(name, deadline=clock.now - 1) for name in "abc"]), [])
+        settle()
+        assert all(len(store.expired(clock.now, 1)) <= 1 for _ in SHARES)
+
+    def test_tombstones_are_bounded_in_number(self):
+        """As on one server."""
+        pytest.skip("tested on one server")
+
+    def test_a_session_that_was_used_again_has_not_expired(self, store, clock, settle):
+        store.commit(blocks([record("a", 1, deadline=clock.now + 1)]), [])
+        settle()
+        store.load(["a"])
+        store.commit(blocks([record("a", 2, deadline=clock.now + 9)]), [])
+        assert [store.expired(clock.now + 2, 10) for _ in SHARES] == [[], [], []]
+
+
+def test_every_server_has_its_share(store, servers):
+    store.commit(blocks([record(name) for name in NAMES]), [])
+    sizes = [int(one.ask("DBSIZE").removeprefix(":")) for one in servers]
+    assert sum(sizes) == len(NAMES)
+    assert min(sizes) > 5
+
+
+def test_who_is_behind_is_refused_here_too(store, url):
+    other = RedisStore(place(url), 1000.0)
+    store.commit(blocks([record(name) for name in NAMES]), [])
+    other.load(NAMES)
+    other.commit(blocks([record(name, 2) for name in NAMES[:30]]), [])
+    assert store.commit(blocks([record(name, 3) for name in NAMES]), []) == dict.fromkeys(NAMES[:30])
+    other.close()
+
+
+def test_a_slot_that_moved_is_followed(store, servers):
+    name, slot, owner, heir = move(servers)
+    try:
+        assert store.commit(blocks([record(name)]), []) == {}
+        assert store.load([name])[0] == [record(name)]
+        assert heir.ask("EXISTS", values.key(name)) == ":1"
+    finally:
+        heir.ask("DEL", values.key(name))
+        give(servers, slot, owner)
+
+
+def test_a_slot_that_is_just_moving_is_asked_for_where_it_goes(store, servers):
+    name, slot = NAMES[0], key_slot(values.key(NAMES[0]).encode())
+    owner, heir = owner_and_heir(servers, slot)
+    heir.ask("CLUSTER", "SETSLOT", str(slot), "IMPORTING", identity(owner))
+    owner.ask("CLUSTER", "SETSLOT", str(slot), "MIGRATING", identity(heir))
+    try:
+        assert store.commit(blocks([record(name)]), []) == {}
+        assert owner.ask("DBSIZE") == ":0"
+        assert store.load([name])[0] == [record(name)]
+    finally:
+        for one in (owner, heir):
+            one.ask("CLUSTER", "SETSLOT", str(slot), "STABLE")
+
+
+def test_a_server_that_is_lost_harms_its_own_sessions_alone_and_once(store, servers):
+    store.commit(blocks([record(name) for name in NAMES]), [])
+    servers[2].kill(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        outcomes = []
+        for position in (2, 3, 4):
+            kept = [name for name in NAMES if not outcomes or name not in outcomes[0]]
+            outcomes.append(
+                store.commit(blocks([Record(n, "f" * 64, 1e12, b"x", position) for n in kept]), [])
+            )
+        took = time.monotonic() - began
+    finally:
+        servers[2].kill(signal.SIGCONT)
+        wait_until(lambda: all(whole(one) for one in servers), "the cluster is whole")
+    lost = {name for name in NAMES if key_slot(values.key(name).encode()) >= SHARES[2][0]}
+    assert set(outcomes[0]) == lost
+    assert all(isinstance(why, StoreFailed) for why in outcomes[0].values())
+    assert outcomes[1:] == [{}, {}]
+    assert took < 2.0
+
+
+def owner_and_heir(servers: list[RedisServer], slot: int) -> tuple[RedisServer, RedisServer]:
+    which = next(i for i, (first, last) in enumerate(SHARES) if first <= slot <= last)
+    return servers[which], servers[(which + 1) % 3]
+
+
+def identity(server: RedisServer) -> str:
+    return server.ask("CLUSTER", "MYID").split("\r\n")[0]
+
+
+def move(servers: list[RedisServer]) -> tuple[str, int, RedisServer, RedisServer]:
+    """Give the empty slot of a session to another server; the store's map is old from here on."""
+    name = NAMES[1]
+    slot = key_slot(values.key(name).encode())
+    owner, heir = owner_and_heir(servers, slot)
+    give(servers, slot, heir)
+    return name, slot, owner, heir
+
+
+def give(servers: list[RedisServer], slot: int, heir: RedisServer) -> None:
+    for one in sorted(servers, key=lambda one: one is not heir):
+        assert one.ask("CLUSTER", "SETSLOT", str(slot), "NODE", identity(heir)) == "+OK"

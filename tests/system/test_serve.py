@@ -1,0 +1,104 @@
+"""`carryover serve` as a process: it listens, and on SIGTERM finishes what was accepted and exits 0."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.helpers.paths import ROOT
+from tests.helpers.zoo import TOLERANCE, one_pass, series
+
+
+@contextlib.contextmanager
+def serving(zoo_folder: Path, **settings: str) -> Iterator[tuple[subprocess.Popen, int]]:
+    """A server process and the port that it took."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("CARRYOVER_")}
+    environment |= {
+        "CARRYOVER_MODELS": str(zoo_folder),
+        "CARRYOVER_DEFAULT_MODEL": "sine",
+        "CARRYOVER_PORT": "0",
+    }
+    program = "from app.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "serve"],
+        cwd=ROOT,
+        env=environment | {"PYTHONUNBUFFERED": "1"} | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                break
+        yield process, int(found[1])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def posted(port: int, session: str, body: dict) -> socket.socket:
+    """A connection on which this chunk was sent and no answer read yet."""
+    content = json.dumps(body).encode()
+    line = socket.create_connection(("127.0.0.1", port), timeout=30)
+    head = f"POST /sessions/{session}/observations HTTP/1.1\r\nhost: localhost\r\n"
+    head += f"content-length: {len(content)}\r\n\r\n"
+    line.sendall(head.encode() + content)
+    return line
+
+
+def answered(line: socket.socket) -> tuple[int, dict]:
+    """Status and body of the answer on this connection."""
+    with line.makefile("rb") as file:
+        status = int(file.readline().split()[1])
+        length = 0
+        while (header := file.readline().strip().lower()) != b"":
+            if header.startswith(b"content-length:"):
+                length = int(header.split(b":")[1])
+        return status, json.loads(file.read(length))
+
+
+@pytest.mark.parametrize("hot_route", ["1", "0"])
+def test_sigterm_finishes_what_was_accepted_and_exits_0(zoo_folder, artifacts, hot_route):
+    whole = series("sine", 8000)
+    with serving(zoo_folder, CARRYOVER_HOT_ROUTE=hot_route) as (process, port):
+        lines = [posted(port, f"s{i}", {"observations": whole.tolist(), "at": 0}) for i in range(4)]
+        wait_until_accepted(port)
+        process.send_signal(signal.SIGTERM)
+        for line in lines:
+            status, told = answered(line)
+            assert (status, told["position"]) == (200, 8000)
+            want = one_pass(artifacts["sine"], whole)
+            np.testing.assert_allclose(np.array(told["predictions"]), want, atol=2 * TOLERANCE)
+            line.close()
+        assert process.wait(timeout=30) == 0
+        with pytest.raises(ConnectionError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+def wait_until_accepted(port: int) -> None:
+    """A request sent after the others, on a connection of its own, was answered: they were read before."""
+    for _ in range(3):
+        with posted(port, "probe", {"observations": [0.5]}) as line:
+            assert answered(line)[0] == 200
+
+
+def test_an_idle_server_stops_at_once(zoo_folder):
+    with serving(zoo_folder) as (process, port):
+        with posted(port, "a", {"observations": [0.5]}) as line:
+            assert answered(line)[0] == 200
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+        assert time.monotonic() - began < 5
