@@ -91,14 +91,18 @@ class Server(uvicorn.Server):
         return f"curl {self.address}/sessions/demo/observations -d '{body}'"
 
 
-def server(settings: Settings) -> Server:
+def server(settings: Settings, *, accept_loss: bool = False) -> Server:
     """The HTTP server of the service, ready to run.
+
+    Parameters
+    ----------
+    accept_loss : start though commits are missing from the store's file
 
     Raises
     ------
     ConfigError : as `create_app`
     """
-    app = create_app(settings)
+    app = create_app(settings, accept_loss=accept_loss)
     others = {fast_path.PREFIX: fast_path.route(app.state.catalog)}
     hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_decoder, others)
     sockets = upgrade_factory(app.state.authenticator, app.state.limits)
@@ -121,15 +125,19 @@ def server(settings: Settings) -> Server:
     return Server(config, settings.drain_seconds)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, *, accept_loss: bool = False) -> int:
     """Serve until SIGTERM or SIGINT, and finish what was accepted. Returns the exit status.
+
+    Parameters
+    ----------
+    accept_loss : start though commits are missing from the store's file
 
     Raises
     ------
     ConfigError : as `create_app`
     """
     _raise_open_files()
-    serving = server(settings)
+    serving = server(settings, accept_loss=accept_loss)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has stopped; a stop that was asked for is a success.
         signal.signal(number, lambda *_: None)

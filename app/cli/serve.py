@@ -31,6 +31,14 @@ def serve(
         list[Path] | None,
         typer.Option(help="An artifact or a folder of artifacts; may be repeated.", show_default=False),
     ] = None,
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss",
+            help="Start though the store's file has lost commits; see `carryover sessions check`.",
+            show_default=False,
+        ),
+    ] = False,
     workers: Annotated[
         int, typer.Option(help="Replicas on this machine, each on a core, over one redis:// store.", min=1)
     ] = 1,
@@ -50,7 +58,7 @@ def serve(
         return Workers(settings, workers, environment).run()
     from app.server import run
 
-    return run(settings)
+    return run(settings, accept_loss=accept_loss)
 
 
 EPILOG = _settings_table()

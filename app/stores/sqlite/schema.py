@@ -112,11 +112,15 @@ def inspect_file(path: Path) -> FileState:
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that cannot change the file: when it is closed, it takes no log into the file either."""
     address = f"file:{quote(str(path.absolute()))}?mode=ro"
+    beside = [path.with_name(path.name + end) for end in ("-shm", "-wal")]
+    created = [file for file in beside if not file.exists()]
     database = sqlite3.connect(address, LOCK_SECONDS, isolation_level=None, uri=True)
     try:
         yield database
     finally:
         database.close()
+        for file in created:  # SQLite creates them for every reader, and leaves them
+            file.unlink(missing_ok=True)
 
 
 def open_database(path: Path) -> sqlite3.Connection:
