@@ -289,7 +289,11 @@ class Engine:
             log.error("tick failed", exc_info=error)
         if isinstance(error, StoreFailed):
             self._upkeep.failure = error.detail
-        refusal = error if isinstance(error, CarryoverError) else StepFailed(f"the tick failed: {error}")
+        refusal = (
+            error
+            if isinstance(error, CarryoverError)
+            else StepFailed("the tick failed; see the server's log")
+        )
         batch.fail(refusal)
         answered = {id(job) for job, _ in batch.final_answers}
         batch.unfinished.clear()
