@@ -349,9 +349,9 @@ async def test_sequences_of_every_client_share_waves_with_every_other_way_in(ser
         sizes = []
         make_resident = service.engine.residents.make_resident
 
-        async def noted(jobs, touched, wave):
-            sizes.append(len(touched))
-            await make_resident(jobs, touched, wave)
+        async def noted(batch):
+            sizes.append(len(batch.touched))
+            await make_resident(batch)
 
         service.engine.residents.make_resident = noted
         chunks = [[0.5]] * 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import StoreFailed
 from app.stores import Record, Store, Tombstone, any_model
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
@@ -58,6 +59,25 @@ class StoreContract:
         store.commit(blocks(records), [])
         settle()
         assert sorted(store.load(["c", "a", "b"])[0], key=lambda found: found.session) == records
+
+    @pytest.mark.parametrize("deadline", [1e15, 1e305])
+    def test_a_record_that_cannot_be_written_is_named_and_the_others_can_be(self, store, settle, deadline):
+        """Either it is kept like any other, or the commit fails as a whole and the session is named."""
+        written = [record("good"), record("far", deadline=deadline), record("later", deadline=2e9)]
+        try:
+            store.commit(blocks(written), [])
+        except (StoreFailed, ValueError):
+            assert set(store.unwritable(blocks(written))) == {"far"}
+            assert store.load(["good", "far", "later"]) == ([], {})
+            written = [record("good"), record("later", deadline=2e9)]
+            store.commit(blocks(written), [])
+        assert store.unwritable(blocks(written)) == {}
+        settle()
+        found, others = store.load(["good", "far", "later"])
+        assert sorted(found, key=lambda loaded: loaded.session) == sorted(
+            written, key=lambda kept: kept.session
+        )
+        assert others == {}
 
     def test_the_newest_of_a_session_is_loaded(self, store, settle):
         store.commit(blocks([record("a", 1)]), [])
