@@ -100,7 +100,7 @@ def server(settings: Settings) -> Server:
     """
     app = create_app(settings)
     others = {fast_path.PREFIX: fast_path.route(app.state.catalog)}
-    hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_limits, others)
+    hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_decoder, others)
     sockets = upgrade_factory(app.state.authenticator, app.state.limits)
     config = uvicorn.Config(
         app,

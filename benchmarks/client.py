@@ -20,7 +20,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 from carryover import Carryover
 from carryover.frames import message
 
@@ -28,14 +27,14 @@ from app.config import SHIPPED
 from benchmarks.dialects import HOST
 from benchmarks.servers import known_servers, running
 from benchmarks.socket_load import Caller, Conversation, Plan
+from models.arrays import Doubles
 
 MOST_ADDED_US, LEAST_SHARE, WINDOW = 60.0, 0.8, 8
-Floats = npt.NDArray[np.float64]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    (ours,) = (server for server in known_servers() if server.name == "ours")
+    (ours,) = (server for server in known_servers() if server.name == "carryover")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(SHIPPED / "sine", folder / "artifact")
@@ -83,7 +82,7 @@ def _streams(url: str, port: int, options: argparse.Namespace) -> tuple[float, f
     return statistics.median(ours / bare for bare, ours in rounds), statistics.median(r[0] for r in rounds)
 
 
-def _bare_rate(port: int, rows: Floats, options: argparse.Namespace) -> float:
+def _bare_rate(port: int, rows: Doubles, options: argparse.Namespace) -> float:
     chunks = rows.astype(np.float32).reshape(-1, options.steps, 1)
     messages = [message(chunk, -1, None, 0) for chunk in chunks]
     talk = Conversation("/sessions/bare-socket/stream", messages)
@@ -104,7 +103,7 @@ def _bare_rate(port: int, rows: Floats, options: argparse.Namespace) -> float:
     return rate
 
 
-def _stream_rate(url: str, rows: Floats, options: argparse.Namespace) -> float:
+def _stream_rate(url: str, rows: Doubles, options: argparse.Namespace) -> float:
     with Carryover(url) as service:
         start = time.perf_counter()
         stream = service.session("stream").stream(rows, options.steps, ahead=WINDOW, socket=True)

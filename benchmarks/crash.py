@@ -26,12 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from models.artifact.files import load
 from models.forecaster import Forecaster
-
-Floats = npt.NDArray[np.float32]
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parent.parent

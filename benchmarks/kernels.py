@@ -14,6 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import models.forecaster as measured
+from models.arrays import Floats, Ints
 from models.artifact.files import load
 from models.forecaster import Forecaster
 
@@ -37,9 +38,9 @@ def main() -> None:
             carries = 0.1 * random.standard_normal((batch, forecaster.carry_size), dtype=np.float32)
 
             def step(
-                observations: measured.Floats = observations,
-                lengths: measured.Ints = lengths,
-                carries: measured.Floats = carries,
+                observations: Floats = observations,
+                lengths: Ints = lengths,
+                carries: Floats = carries,
             ) -> None:
                 forecaster.advance(observations, lengths, carries)
 

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from threadpoolctl import threadpool_limits
 
 from app.process_tuning import keep_freed_memory
+from models.arrays import Floats
 from models.artifact.files import load
 from models.artifact.learning import DEFAULT_LEVELS, Learning
 from models.forecaster import Forecaster
@@ -40,7 +40,7 @@ def main() -> None:
     shipped = load(Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine")
     forecasters = {kind: Forecaster(shipped, learning=learning) for kind, learning in KINDS.items()}
     took = {sessions: _passes(forecasters, sessions) for sessions in SESSIONS}
-    print("| a session learns | bytes of its carry |" + "".join(f" {n} in a wave |" for n in SESSIONS))
+    print("| a session learns | bytes of its carry |" + "".join(f" batch of {n} |" for n in SESSIONS))
     print("| --- | --- |" + " --- |" * len(SESSIONS))
     for kind, forecaster in forecasters.items():
         times = " | ".join(f"{took[n][kind] / n * 1e6:.1f} us" for n in SESSIONS)
@@ -50,7 +50,7 @@ def main() -> None:
 def _passes(forecasters: dict[str, Forecaster], sessions: int) -> dict[str, float]:
     """Seconds of one pass of one observation each, by kind."""
     draw = np.random.default_rng(0)
-    carries: dict[str, npt.NDArray[np.float32]] = {
+    carries: dict[str, Floats] = {
         kind: np.repeat(forecaster.new_carry[None], sessions, axis=0)
         for kind, forecaster in forecasters.items()
     }

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from models.adaptation import readout
+from models.arrays import Doubles, Floats
 from models.artifact.files import load
 from models.forecaster import Forecaster
 
@@ -55,7 +55,7 @@ def main() -> None:
     print(f"{(time.perf_counter() - began) / total * 1e6:.0f} us a step of {count} sessions")
 
 
-def _features() -> npt.NDArray[np.float32]:
+def _features() -> Floats:
     forecaster = Forecaster(load(Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine"))
     wave = np.sin(np.linspace(0, 0.1 * CYCLE, CYCLE)) + 0.05 * np.random.default_rng(1).standard_normal(CYCLE)
     features = np.ones((CYCLE, forecaster.hidden + 1), np.float32)
@@ -66,18 +66,18 @@ def _features() -> npt.NDArray[np.float32]:
     return features
 
 
-def _drifted(truth: npt.NDArray[np.float64], step: int, total: int) -> npt.NDArray[np.float64]:
+def _drifted(truth: Doubles, step: int, total: int) -> Doubles:
     return np.asarray(truth * (1 + 0.5 * np.sin(2 * np.pi * 3 * step / total)))
 
 
 def _tell(
     now: int,
     total: int,
-    weights: npt.NDArray[np.float32],
-    covariance: npt.NDArray[np.float32],
-    features: npt.NDArray[np.float32],
-    noise: npt.NDArray[np.float32],
-    truth: npt.NDArray[np.float64],
+    weights: Floats,
+    covariance: Floats,
+    features: Floats,
+    noise: Floats,
+    truth: Doubles,
 ) -> None:
     recent = features[np.arange(now - RECENT, now) % CYCLE].astype(np.float64)
     gaps = []
@@ -93,10 +93,10 @@ def _solved(
     now: int,
     total: int,
     forgetting: float,
-    features: npt.NDArray[np.float32],
-    noise: npt.NDArray[np.float32],
-    truth: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
+    features: Floats,
+    noise: Floats,
+    truth: Doubles,
+) -> Doubles:
     """The weights that the recursion stands for, in float64; the past is cut where its weight is 1e-12."""
     size = features.shape[1]
     length = now if forgetting == 1 else min(now, int(np.log(1e-12) / np.log(forgetting)))

@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import numpy.typing as npt
 import tritonclient.http as triton
 from safetensors.torch import load_file
 
@@ -27,8 +26,8 @@ from benchmarks.dialects import HOST, OpenInference
 from benchmarks.measure import Bench, Sample, Scenario, measure
 from benchmarks.reference import Reference, write_artifact, write_seeded_weights
 from benchmarks.servers import OURS, Running, Server, known_servers, running
+from models.arrays import Floats
 
-Array = npt.NDArray[np.float32]
 TOLERANCE = 1e-5
 WANTED = 2.0
 """Requests a second that ours must take for each of Triton's."""
@@ -75,7 +74,7 @@ def compare(both: Sequence[Running], options: argparse.Namespace) -> bool:
     return apart <= TOLERANCE
 
 
-def stream(one: Running, series: Array, seed: int, binary: bool) -> Array:
+def stream(one: Running, series: Floats, seed: int, binary: bool) -> Floats:
     """Send every row of `series`, [sequences, steps], as a sequence, interleaved; predictions alike."""
     client = triton.InferenceServerClient(f"{HOST}:{one.port}", network_timeout=60.0)
     model = one.server.dialect.model  # type: ignore[attr-defined]
@@ -124,7 +123,7 @@ def _servers() -> tuple[Server, Server]:
     theirs = next(server for server in known_servers() if server.name == "triton")
     if theirs.missing:
         sys.exit(theirs.missing)
-    return Server("ours", OURS, OpenInference(), settings), theirs
+    return Server("carryover", OURS, OpenInference(), settings), theirs
 
 
 def _await_ready(one: Running) -> None:

@@ -23,12 +23,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from models.adaptation.intervals import growth
 from models.adaptation.learner import ErrorStatistics, Learner, Scores
+from models.arrays import Floats, Ints
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
 from models.nets.cells import LSTMCells
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 # Chunks up to this long go through `LSTMCells`, longer ones through `torch.nn.LSTM`: the two cost the same
 # between 30 and 50 steps (benchmarks/kernels.py).

@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from app.engine import exactly_once
 from app.engine.chunk_columns import ChunkColumns
 from app.errors import CarryoverError, OutOfStep
@@ -19,14 +16,13 @@ from app.jobs.answers import ChunkAnswer
 from app.jobs.jobs import Advance, Forecast, Job, Outcome
 from app.session import recent_answers
 from app.session.names import id_of
-from app.session.rows import Answer, Floats, Ints, Rows, scalar
+from app.session.rows import Answer, Rows, scalar
 from app.session.slab import Slab
 from app.stores import Tombstone
 from models.adaptation.learner import Scores
+from models.arrays import Digests, Floats, Headers, Ints, Seconds
 from models.forecaster import Forecaster
 from models.jit import FLOAT, jit, readonly, writable
-
-Seconds = npt.NDArray[np.float64]
 
 
 class SessionExpired(Exception):
@@ -138,7 +134,7 @@ def advance_rows(
     before: Rows,
     carries: Floats,
     lengths: Ints,
-    digests: npt.NDArray[np.uint64],
+    digests: Digests,
     last: Floats,
     long: dict[int, Answer],
     now: float,
@@ -158,12 +154,12 @@ def advance_rows(
     headers = before.headers
     counted = headers["position"], headers["since_reset"], headers["seen"], headers["deadline"]
     _count_on(*counted, headers["ttl"], lengths, now)
-    after = Rows(headers, carries, before.long)
+    after = Rows(headers, carries, before.long_answers)
     recent_answers.remember(after, lengths, digests, last, long, recent_bytes)
     return after
 
 
-def touch(headers: npt.NDArray[np.void], now: float) -> None:
+def touch(headers: Headers, now: float) -> None:
     """The sessions were used: their time to live begins anew."""
     headers["seen"] = now
     headers["deadline"] = now + headers["ttl"]

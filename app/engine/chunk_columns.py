@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from app.jobs.jobs import Advance, AdvanceMany
 from app.jobs.split import JobParts
 from app.session import recent_answers
 from app.session.digest import digests
-from app.session.rows import Epochs, Floats, Ints, Rows
+from app.session.rows import Rows
 from app.session.slab import Slab
+from models.arrays import Bools, Digests, Epochs, Floats, Ints
 
 Column = TypeVar("Column", bound=np.ndarray[Any, Any])
 Split = Callable[[AdvanceMany, Sequence[Advance | AdvanceMany]], None]
@@ -60,7 +60,7 @@ class ChunkColumns:
         self.rows: Ints
         self.at: Ints
         self.epochs: Epochs
-        self.digests: npt.NDArray[np.uint64]
+        self.digests: Digests
         self.before: Rows
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class ChunkColumns:
             names += job.sessions
         return names
 
-    def keep(self, go: npt.NDArray[np.bool_], split: Split) -> dict[int, Advance]:
+    def keep(self, go: Bools, split: Split) -> dict[int, Advance]:
         """Leave the other columns out; returns their chunks by column, as jobs of one session each.
 
         divide : told of a job that was taken to parts for it
@@ -145,7 +145,7 @@ class ChunkColumns:
         self._compact(go)
         return left_out
 
-    def _compact(self, go: npt.NDArray[np.bool_]) -> None:
+    def _compact(self, go: Bools) -> None:
         self.observations = self.observations[np.repeat(go, self.lengths)]
         self.lengths, self.rows, self.digests = self.lengths[go], self.rows[go], self.digests[go]
         self.before = self.before.select(np.flatnonzero(go))

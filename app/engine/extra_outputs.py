@@ -6,8 +6,9 @@ import numpy as np
 
 from app.engine.inputs import level_index
 from app.jobs.options import ChunkOptions
-from app.session.rows import Answer, Floats
+from app.session.rows import Answer
 from models.adaptation.learner import Scores
+from models.arrays import Floats
 from models.forecaster import Forecaster
 
 PLAIN = ChunkOptions()

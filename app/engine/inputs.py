@@ -12,8 +12,8 @@ from app.errors import CannotForecast, Unprocessable
 from app.jobs.jobs import Advance
 from app.jobs.options import ChunkOptions, digest_with_options
 from app.session.digest import digests
-from app.session.rows import Floats
 from app.session.slab import Slab
+from models.arrays import Floats
 from models.data import calendar
 from models.forecaster import Forecaster
 

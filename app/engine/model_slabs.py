@@ -8,8 +8,8 @@ from typing import Any
 from app.config import Settings
 from app.engine.inputs import check_intervals
 from app.errors import OtherModel, UnknownModel, Unprocessable
-from app.session.rows import Floats
 from app.session.slab import Slab
+from models.arrays import Floats
 from models.errors import BadArtifact
 from models.forecaster import KIND_SEPARATOR, Forecaster
 

@@ -14,8 +14,9 @@ from app.errors import CarryoverError, SessionExists
 from app.jobs.jobs import Advance, AdvanceMany
 from app.jobs.split import JobParts
 from app.session.names import id_of
-from app.session.rows import Ints, scalar
+from app.session.rows import scalar
 from app.session.slab import Slab
+from models.arrays import Ints
 
 Placement = tuple[AdvanceMany, Slab, Ints]
 

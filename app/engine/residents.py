@@ -29,9 +29,10 @@ from app.jobs.jobs import AdvanceMany, Job
 from app.jobs.session_list import SessionNames
 from app.observability.metrics import Metrics
 from app.session.names import id_of, tenant_of
-from app.session.rows import Ints, Rows, pack, scalar, unpack
+from app.session.rows import Rows, pack, scalar, unpack
 from app.session.slab import Slab
 from app.stores import Block, Record, SharedStore, Store, Tombstone
+from models.arrays import Ints
 
 log = logging.getLogger("carryover.engine")
 
@@ -118,7 +119,7 @@ class Residents:
             rows = job.sessions.rows(slab.index, slab.generation)
         except KeyError:
             return None
-        return None if slab.deadline(rows) < now else (slab, rows)
+        return None if slab.earliest_deadline(rows) < now else (slab, rows)
 
     def require(
         self, session: str, batch: Batch, at: int | None = None, epoch: int | None = None

@@ -19,8 +19,9 @@ from app.jobs.answers import ChunkAnswer
 from app.jobs.jobs import Advance, Forecast, Progress
 from app.session.digest import digests
 from app.session.recent_answers import reset_sessions
-from app.session.rows import Floats, scalar
+from app.session.rows import scalar
 from app.session.slab import Slab
+from models.arrays import Floats
 from models.forecaster import StepResult
 
 log = logging.getLogger("carryover.engine")

@@ -13,10 +13,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from app.engine import slicing
-from app.engine.batch import Batch, Seconds, SessionExpired, advance_rows
+from app.engine.batch import Batch, SessionExpired, advance_rows
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.extra_outputs import extra_outputs
 from app.engine.inputs import advance_clock, prepare_inputs
@@ -25,16 +24,16 @@ from app.errors import CannotForecast, StepFailed, Unprocessable
 from app.jobs.answers import BulkAnswer, ChunkAnswer
 from app.jobs.jobs import Advance, AdvanceMany
 from app.jobs.split import LONG_CHUNK
-from app.session.rows import Answer, Epochs, Floats, Ints, Rows, scalar
+from app.session.rows import Answer, Rows, scalar
 from app.session.slab import Slab
 from models.adaptation.learner import Scores
+from models.arrays import Bools, Epochs, Floats, Ints, Seconds
 from models.forecaster import Forecaster, StepResult, longest_chunk
 from models.jit import FLOAT, contiguous, jit, readonly
 
 log = logging.getLogger("carryover.engine")
 
 Failures = dict[int, StepFailed]  # by column
-Truths = npt.NDArray[np.bool_]
 
 
 class Stepper:
@@ -235,7 +234,7 @@ class Stepper:
     contiguous("bool"),
 )  # fmt: skip
 def _in_step(
-    position: Ints, epoch: Epochs, deadline: Seconds, at: Ints, epochs: Epochs, now: float, go: Truths
+    position: Ints, epoch: Epochs, deadline: Seconds, at: Ints, epochs: Epochs, now: float, go: Bools
 ) -> bool:
     """Which chunks are where their sessions are, in `go`; whether all of them are."""
     agreed = True

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from app.errors import CarryoverError
-from app.session.rows import Answer, Epochs, Floats, Ints
+from app.session.rows import Answer
 from models.adaptation.learner import ErrorStatistics
+from models.arrays import Epochs, Floats, Ints
 from models.artifact.learning import Learning
 
 EPOCH_TOKEN = re.compile(r"(?!0{16})[0-9a-f]{16}", re.ASCII)

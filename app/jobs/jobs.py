@@ -17,9 +17,10 @@ from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
-from app.session.rows import Answer, Epochs, Floats, Ints
+from app.session.rows import Answer
 from app.session.state_file import SessionState
 from models.adaptation.learner import Scores
+from models.arrays import Epochs, Floats, Ints
 from models.forecaster import Forecaster
 
 Reply = Callable[[Any], None]

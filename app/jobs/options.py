@@ -6,11 +6,8 @@ import hashlib
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from app.session.rows import Floats
-
-Seconds = npt.NDArray[np.float64]
+from models.arrays import Floats, Seconds
 
 
 class ChunkOptions(msgspec.Struct, frozen=True, eq=False):

@@ -7,12 +7,10 @@ where each lies takes as long as a fifth of their step; a roster that is kept (`
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from app.session.rows import Ints
+from models.arrays import Ints
 
 SessionNames = set[str] | frozenset[str]
 

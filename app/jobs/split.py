@@ -16,7 +16,7 @@ from app.jobs.answers import BulkAnswer, ChunkAnswer
 from app.jobs.jobs import Advance, AdvanceMany, Reply
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
-from app.session.rows import Floats, Ints
+from models.arrays import Floats, Ints
 from models.forecaster import longest_chunk
 
 LONG_CHUNK = 64  # observations; a longer one among many would hold them up, and goes alone

@@ -17,7 +17,7 @@ from app.errors import Malformed, TooLarge, Unprocessable
 from app.open_inference import triton_errors
 from app.open_inference.inference import OBSERVATIONS, Inference, Parameters, check_outputs, parse_error
 from app.open_inference.tensors import check_input, from_bytes, from_numbers
-from app.session.rows import Floats
+from models.arrays import Floats
 from models.forecaster import Forecaster
 
 Data = list[float | list[float | list[float | None] | None] | None]

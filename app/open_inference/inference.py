@@ -19,7 +19,7 @@ from app.jobs.answers import ChunkAnswer, epoch_token, parse_epoch
 from app.jobs.jobs import Advance, Reply
 from app.jobs.options import ChunkOptions
 from app.open_inference import triton_errors
-from app.session.rows import Floats
+from models.arrays import Floats
 from models.forecaster import Forecaster
 
 VERSION = "1"  # the protocol numbers versions; an artifact has a fingerprint, and the newest is served

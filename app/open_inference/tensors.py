@@ -12,7 +12,7 @@ from app.codec import chunks
 from app.codec.limits import MAX_FLOAT32, Limits
 from app.errors import Unprocessable
 from app.open_inference import triton_errors
-from app.session.rows import Floats
+from models.arrays import Floats
 from models.forecaster import Forecaster
 
 FLOAT32 = np.dtype("<f4")

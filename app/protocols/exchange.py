@@ -28,6 +28,7 @@ class Connection(Protocol):
     caller: Caller
     request_id: bytes
     authenticator: ClassVar[Authenticator]
+    bulk_decoder: ClassVar[bulk.BulkDecoder]
     limits: ClassVar[bulk.BulkLimits]
     headers: list[tuple[bytes, bytes]]
 
@@ -101,13 +102,13 @@ class Exchange:
 
     def count_refusal(self, error: CarryoverError) -> None:
         """Count a refusal; the connection of a key over its quota is not read for a while."""
-        self.caller.engine.metrics.refused(error)
+        self.caller.engine.metrics.record_refusal(error)
         if isinstance(error, OverLimit):
             self.protocol.throttle(error.retry_after_seconds)
 
     def _record(self, status: int) -> None:
         seconds = perf_counter() - self.start_time
-        self.caller.engine.metrics.answered(self.route, status, seconds)
+        self.caller.engine.metrics.record_request(self.route, status, seconds)
         if self.protocol.authenticator.settings.access_log:
             self._log(status, seconds)
 
@@ -163,7 +164,7 @@ class BulkExchange(Exchange):
         self.request: bulk.BulkRequest
 
     def submit(self, body: bytes) -> None:
-        self.request = bulk.decode(body, self.content_type, self.accept, self.protocol.limits)
+        self.request = self.protocol.bulk_decoder.decode(body, self.content_type, self.accept)
         self.request.submit(self.caller, self.reply)
 
     def encode_answer(self, outcome: Any) -> tuple[bytes, bytes]:

@@ -51,6 +51,7 @@ ExchangeFactory = Callable[["HotProtocol"], "Exchange | None"]
 class HotProtocol(HttpConnection):
     """One connection. `bind` gives the class its engine and limits."""
 
+    bulk_decoder: ClassVar[bulk.BulkDecoder]
     limits: ClassVar[bulk.BulkLimits]
     max_bytes: ClassVar[int]
     hot_route: ClassVar[bool] = True
@@ -73,11 +74,12 @@ class HotProtocol(HttpConnection):
     def bind(
         cls,
         authenticator: Authenticator,
-        limits: bulk.BulkLimits,
+        bulk_decoder: bulk.BulkDecoder,
         extra_routes: Mapping[bytes, ExchangeFactory] | None = None,
     ) -> type[HotProtocol]:
         """The class for one server."""
-        own = {"authenticator": authenticator, "limits": limits, "extra_routes": extra_routes or {}}
+        own = {"authenticator": authenticator, "bulk_decoder": bulk_decoder, "limits": bulk_decoder.limits}
+        own |= {"extra_routes": extra_routes or {}}
         own |= {"max_bytes": authenticator.settings.body_bytes, "hot_route": authenticator.settings.hot_route}
         return type("BoundHotProtocol", (cls,), own)
 

@@ -180,7 +180,7 @@ class StreamSocket(CallerSocket):
 
     def _refuse(self, outcome: Any, message: Message | None) -> None:
         error = outcome if isinstance(outcome, CarryoverError) else StepFailed("there is no answer")
-        self.caller.engine.metrics.refused(error)
+        self.caller.engine.metrics.record_refusal(error)
         self._send(frames.encode_problem(problem(error)[1], message))
 
     def _greet(self, outcome: Any) -> None:

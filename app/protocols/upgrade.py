@@ -101,7 +101,7 @@ def upgrade_factory(authenticator: Authenticator, limits: Limits) -> Upgrade:
                 caller.require_role("read" if match[2] == "watch" else "stream")
                 session = None if match[1] is None else validate_session_id(match[1])
             except CarryoverError as error:
-                authenticator.engine.metrics.refused(error)
+                authenticator.engine.metrics.record_refusal(error)
                 return _refusal(*problem(error))
             socket: WSListener
             if session is not None and match[2] == "watch":

@@ -8,8 +8,8 @@ not against a client that wants to deceive itself.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import Digests, Floats, Ints, Words
 from models.jit import INT, contiguous, jit, readonly
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -18,9 +18,7 @@ SECOND = np.uint64(0x94D049BB133111EB)
 S27, S30, S31 = np.uint64(27), np.uint64(30), np.uint64(31)
 
 
-def digests(
-    observations: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], horizon: int = 0
-) -> npt.NDArray[np.uint64]:
+def digests(observations: Floats, lengths: Ints, horizon: int = 0) -> Digests:
     """Digest of each chunk.
 
     Parameters
@@ -39,9 +37,7 @@ def digests(
 
 
 @jit(readonly("uint32", 2), readonly("int64"), INT, contiguous("uint64"))
-def _digest(
-    words: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], horizon: int, told: npt.NDArray[np.uint64]
-) -> None:
+def _digest(words: Words, lengths: Ints, horizon: int, told: Digests) -> None:
     """Every operand is of 64 bits without a sign: with one that has a sign, Numba would go on in floats."""
     row = 0
     for i in range(len(lengths)):

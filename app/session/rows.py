@@ -19,15 +19,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from app.errors import StoreFailed
+from models.arrays import Bytes, Floats, Headers, Ints
 from models.forecaster import Forecaster
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-Epochs = npt.NDArray[np.uint64]
-Headers = npt.NDArray[np.void]
 Answer = dict[str, Floats]  # "predictions" [steps, outputs] and whatever else was asked for
 LongAnswers = tuple[Answer | None, ...]  # newest first; None where the header holds the answer
 
@@ -60,16 +56,20 @@ class Rows:
 
     headers: Headers
     carries: Floats
-    long: dict[int, LongAnswers] = field(default_factory=dict)
+    long_answers: dict[int, LongAnswers] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.headers)
 
-    def select(self, which: npt.NDArray[np.int64]) -> Rows:
+    def select(self, which: Ints) -> Rows:
         """The sessions at these indices, in this order."""
         long = (
-            {new: self.long[int(old)] for new, old in enumerate(which) if int(old) in self.long}
-            if self.long
+            {
+                new: self.long_answers[int(old)]
+                for new, old in enumerate(which)
+                if int(old) in self.long_answers
+            }
+            if self.long_answers
             else {}
         )
         return Rows(self.headers[which], self.carries[which], long)
@@ -100,13 +100,13 @@ def pack(rows: Rows) -> list[bytes]:
     table[:, carry] = _bytes(rows.carries)
     packed, size = table.tobytes(), len(form)
     records = [packed[start : start + size] for start in range(0, len(packed), size)]
-    for i, answers in rows.long.items():
+    for i, answers in rows.long_answers.items():
         records[i] = _encode(_body(rows.headers[i], rows.carries[i], answers))
     return records
 
 
 @lru_cache(maxsize=64)
-def _form(header_type: np.dtype[np.void], carry_size: int) -> tuple[npt.NDArray[np.uint8], slice, slice]:
+def _form(header_type: np.dtype[np.void], carry_size: int) -> tuple[Bytes, slice, slice]:
     """A record of zeros without a long answer, and where its header and its carry lie."""
     empty = _body(np.zeros((), header_type), np.zeros(carry_size, np.float32), ())
     form = _encode(empty)
@@ -117,7 +117,7 @@ def _form(header_type: np.dtype[np.void], carry_size: int) -> tuple[npt.NDArray[
     return np.frombuffer(form, np.uint8), header, carry
 
 
-def _bytes(column: Headers | Floats) -> npt.NDArray[np.uint8]:
+def _bytes(column: Headers | Floats) -> Bytes:
     size = column.dtype.itemsize * math.prod(column.shape[1:])
     return np.ascontiguousarray(column).view(np.uint8).reshape(len(column), size)
 
@@ -153,8 +153,8 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
         copy_headers(header, rows.headers[i : i + 1])
         rows.carries[i] = carry
         if body.long:
-            rows.long[i] = tuple(_unpacked(answer) for answer in body.long[:recent_chunks])
-        rows.headers["has_long"][i] = len(rows.long.get(i, ()))
+            rows.long_answers[i] = tuple(_unpacked(answer) for answer in body.long[:recent_chunks])
+        rows.headers["has_long"][i] = len(rows.long_answers.get(i, ()))
     return rows
 
 

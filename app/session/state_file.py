@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
 from app.errors import Unprocessable
 from app.session import recent_answers
-from app.session.rows import Answer, Floats, Rows, header_type
+from app.session.rows import Answer, Rows, header_type
+from models.arrays import AnyArray, Floats
 from models.forecaster import Forecaster
 
 FORMAT, VERSION = "carryover-session", "1"
@@ -111,14 +111,14 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
         header["answer"][0, place] = answer["predictions"][-1]
         long.append(answer if length > 1 or len(answer) > 1 else None)
     if any(long):
-        rows.long[0] = tuple(long)
+        rows.long_answers[0] = tuple(long)
         header["has_long"] = len(long)
     return rows
 
 
 def encode(state: SessionState) -> bytes:
     """The file."""
-    tensors: dict[str, npt.NDArray[Any]] = {
+    tensors: dict[str, AnyArray] = {
         "carry": state.carry,
         "recent.steps": np.array([steps for steps, _, _ in state.answers], np.int64),
         "recent.digests": np.array([digest for _, digest, _ in state.answers], np.uint64),
@@ -176,7 +176,7 @@ def _metadata(data: bytes) -> dict[str, str]:
     return told
 
 
-def _checksum(metadata: dict[str, str], tensors: dict[str, npt.NDArray[Any]]) -> str:
+def _checksum(metadata: dict[str, str], tensors: dict[str, AnyArray]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype.str} {tensors[name].shape}".encode())
@@ -215,8 +215,8 @@ def _time(metadata: dict[str, str], name: str) -> float:
 
 
 def _tensor(
-    tensors: dict[str, npt.NDArray[Any]], name: str, kind: Any, dimensions: int, *, nan: bool = False
-) -> npt.NDArray[Any]:
+    tensors: dict[str, AnyArray], name: str, kind: Any, dimensions: int, *, nan: bool = False
+) -> AnyArray:
     found = tensors.get(name)
     if found is None or found.dtype != kind or found.ndim != dimensions:
         raise Unprocessable(
@@ -227,7 +227,7 @@ def _tensor(
     return found
 
 
-def _answers(tensors: dict[str, npt.NDArray[Any]], position: int) -> tuple[tuple[int, int, Answer], ...]:
+def _answers(tensors: dict[str, AnyArray], position: int) -> tuple[tuple[int, int, Answer], ...]:
     steps = _tensor(tensors, "recent.steps", np.int64, 1).tolist()
     digests = _tensor(tensors, "recent.digests", np.uint64, 1).tolist()
     if len(steps) != len(digests) or len(steps) > MOST_CHUNKS:

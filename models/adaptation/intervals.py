@@ -21,11 +21,9 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import Bools, Floats
 from models.artifact.learning import Learning
-
-Floats = npt.NDArray[np.float32]
 
 RATE = 0.05
 
@@ -43,7 +41,7 @@ def initial_state(learning: Learning, outputs: int) -> tuple[Floats, Floats]:
     return widths / np.sqrt(square), square
 
 
-def track(ratios: Floats, sizes: Floats, scale: Floats, levels: Floats) -> npt.NDArray[np.bool_]:
+def track(ratios: Floats, sizes: Floats, scale: Floats, levels: Floats) -> Bools:
     """Move the ratios on by one error of each output, in place.
 
     Parameters

@@ -13,13 +13,12 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from models.adaptation import intervals, readout, surprise
+from models.arrays import Floats
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning, feature_count
 
-Floats = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
 
 WINDOW = 100_000  # running means fade beyond about so many observations: float32 would not move any more

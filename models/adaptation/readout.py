@@ -28,10 +28,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
+from models.arrays import Bools, Floats, Ints
 
 BLOCK_BYTES = 2**20
 
@@ -62,7 +60,7 @@ def update(
     observed: Bools,
     forgetting: Floats,
     prior: Floats,
-    coordinate: npt.NDArray[np.int64],
+    coordinate: Ints,
 ) -> None:
     """Learn from the errors of one prediction of each session, in place.
 
@@ -99,7 +97,7 @@ def _update(
     observed: Bools,
     forgetting: Floats,
     prior: Floats,
-    coordinate: npt.NDArray[np.int64],
+    coordinate: Ints,
 ) -> None:
     """A block of sessions, small enough for its covariances to stay in the cache from pass to pass."""
     gain = np.matmul(covariance, features[..., None])[..., 0]  # [..., k]
@@ -126,11 +124,11 @@ def _update(
     covariance -= np.multiply(column[..., :, None], column[..., None, :], out=taken)
 
 
-def _at(vectors: Floats, coordinate: npt.NDArray[np.int64]) -> Floats:
+def _at(vectors: Floats, coordinate: Ints) -> Floats:
     """[...] of [..., k]: the coordinate whose turn it is."""
     return np.take_along_axis(vectors, np.broadcast_to(coordinate, vectors.shape[:-1])[..., None], -1)[..., 0]
 
 
-def _column(matrices: Floats, coordinate: npt.NDArray[np.int64]) -> Floats:
+def _column(matrices: Floats, coordinate: Ints) -> Floats:
     """[..., k] of [..., k, k], symmetric: the row whose turn it is."""
     return np.take_along_axis(matrices, coordinate[..., None, None], -2)[..., 0, :]

@@ -13,9 +13,8 @@ Learning in a Random World (2005), chapter 2, over a fading window.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from models.arrays import Floats
 
 BINS = 48
 PER_OCTAVE = 4

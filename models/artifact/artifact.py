@@ -14,9 +14,9 @@ from math import prod
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import Floats
 from models.artifact.learning import MAX_FEATURES, Learning, feature_count
 from models.data import calendar
 from models.data.scaling import Column, Scaling
@@ -69,7 +69,7 @@ class Artifact:
     num_layers: int
     scaling: Scaling
     target_scaling: Scaling
-    weights: Mapping[str, npt.NDArray[np.float32]]
+    weights: Mapping[str, Floats]
     predicts: PredictionMode = "level"
     learning: Learning = field(default_factory=Learning)
     future: tuple[str, ...] = ()

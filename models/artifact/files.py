@@ -14,11 +14,10 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from models.arrays import Floats
 from models.artifact.artifact import Artifact, PredictionMode, check_bounds
 from models.artifact.learning import Learning, parse_learning
 from models.data.scaling import Column, Scaling
@@ -221,7 +220,7 @@ def _scaling(entry: Any, key: str) -> Scaling:
     return Scaling(entry["mean"], entry["std"])
 
 
-def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.float32]]:
+def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Floats]:
     # The shape decides how long the file may be, so that a false one is refused before it fills memory.
     header = 4096 + 256 * len(shapes)
     content = _read_bounded(path, header + 4 * sum(prod(shape) for shape in shapes.values()))

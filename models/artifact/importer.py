@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import Floats
 from models.artifact.artifact import MAX_WEIGHT_BYTES, PredictionMode, check_bounds
 from models.artifact.files import Artifact, Column, Scaling
 from models.errors import BadArtifact
@@ -107,7 +107,7 @@ def _unprefixed(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _weights(state: dict[str, Any]) -> dict[str, npt.NDArray[np.float32]]:
+def _weights(state: dict[str, Any]) -> dict[str, Floats]:
     # Shapes first: a tensor of stride zero is small in the file and as large as it likes once copied.
     for key, value in state.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Seconds = npt.NDArray[np.float64]
+from models.arrays import Floats, Seconds
 
 PERIODS = {
     "hour_of_day": 86_400.0,

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import Bools, Doubles
 from models.data import calendar
 from models.data.readers import read_series
-from models.data.scaling import Column, Floats, Scaling
+from models.data.scaling import Column, Scaling
 from models.data.series import Series, fill_gaps
 from models.errors import BadData
 
@@ -92,7 +92,7 @@ def split_rows(rows: int, parts: Sequence[float] = DEFAULT_SPLIT) -> Split:
     return split
 
 
-def fit_scaling(values: Floats) -> Scaling:
+def fit_scaling(values: Doubles) -> Scaling:
     """Mean and standard deviation of [rows, features], gaps left out; a constant column keeps its unit."""
     spread = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
     return Scaling(np.nanmean(values, axis=0), np.where(spread, np.nanstd(values, axis=0), 1.0))
@@ -129,7 +129,7 @@ class Dataset:
     future: tuple[str, ...] = ()
     time_features: tuple[str, ...] = ()
     interval_seconds: float | None = None
-    gaps: npt.NDArray[np.bool_] | None = None
+    gaps: Bools | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -220,7 +220,7 @@ def training_streams(dataset: Dataset, streams: int) -> tuple[Tensor, Tensor]:
     return observations.reshape(streams, steps, -1), truth.reshape(streams, steps, -1)
 
 
-def _tensor(values: Floats, source: str, names: Sequence[str]) -> Tensor:
+def _tensor(values: Doubles, source: str, names: Sequence[str]) -> Tensor:
     with np.errstate(over="ignore"):
         single = values.astype(np.float32)
     if np.isinf(single).any():

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from models.data.scaling import Floats
-from models.data.series import Series, Times
+from models.arrays import AnyArray, Doubles, Times
+from models.data.series import Series
 from models.errors import BadData
 
-Cells = npt.NDArray[Any]
-Table = dict[str, Cells]
+Table = dict[str, AnyArray]
 
 GAPS = frozenset(("", "nan", "na", "null", "none"))  # in any case
 
@@ -94,7 +92,9 @@ def _read_parquet(path: Path) -> Table:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise BadData(f"{path}: reading Parquet needs pyarrow: pip install 'carryover[arrow]'") from error
+        raise BadData(
+            f"{path}: reading Parquet needs pyarrow: pip install 'carryover-server[arrow]'"
+        ) from error
     try:
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:
@@ -156,7 +156,7 @@ def _is_gap(cell: Any) -> bool:
     return cell is None or (isinstance(cell, str) and cell.strip().lower() in GAPS)
 
 
-def _numbers(cells: Cells, path: Path, name: str, gaps: bool = False) -> Floats:
+def _numbers(cells: AnyArray, path: Path, name: str, gaps: bool = False) -> Doubles:
     if _look_like_times(cells):
         raise BadData(f"{path}, column {name!r} holds times; leave it out, or name it: --time-column {name}")
     if gaps and cells.dtype.kind == "O":
@@ -170,7 +170,7 @@ def _numbers(cells: Cells, path: Path, name: str, gaps: bool = False) -> Floats:
         raise BadData(f"{path}, row {row + 1}, column {name!r}: {told} is not a number{hint}") from error
 
 
-def _look_like_times(cells: Cells) -> bool:
+def _look_like_times(cells: AnyArray) -> bool:
     if cells.dtype.kind != "O":
         return cells.dtype.kind == "M"
     return len(cells) > 0 and not _is_number(cells[0]) and _moment(cells[0]) is not None
@@ -184,7 +184,7 @@ def _moment(cell: Any) -> np.datetime64 | None:
     return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment, "us")
 
 
-def _times(cells: Cells, path: Path, name: str) -> Times:
+def _times(cells: AnyArray, path: Path, name: str) -> Times:
     if cells.dtype.kind == "M":
         moments = cells.astype("datetime64[us]")
     elif _is_number(cells[0]):

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import Doubles
 from models.errors import BadArtifact
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,8 @@ class Column:
 class Scaling:
     """scaled = (value - mean) / std; both float64 [features], in the data's own units."""
 
-    mean: Floats
-    std: Floats
+    mean: Doubles
+    std: Doubles
 
     def __post_init__(self) -> None:
         for which in ("mean", "std"):
@@ -34,11 +32,11 @@ class Scaling:
         if not (self.std > 0).all():
             raise BadArtifact("scaling has a std that is not positive in float32")
 
-    def scale(self, values: Floats) -> Floats:
+    def scale(self, values: Doubles) -> Doubles:
         """Original units to scaled, [..., features]."""
         return (values - self.mean) / self.std
 
-    def unscale(self, values: Floats) -> Floats:
+    def unscale(self, values: Doubles) -> Doubles:
         """Scaled to original units, [..., features]."""
         return values * self.std + self.mean
 
@@ -47,7 +45,7 @@ class Scaling:
         return Scaling(self.mean[columns], self.std[columns])
 
 
-def _frozen(values: Any, what: str) -> Floats:
+def _frozen(values: Any, what: str) -> Doubles:
     try:
         numbers = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:

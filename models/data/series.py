@@ -5,13 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import Doubles, Seconds, Times
 from models.data import calendar
-from models.data.scaling import Floats
 from models.errors import BadData
-
-Times = npt.NDArray[np.datetime64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +36,7 @@ class Series:
 
     source: str
     columns: tuple[str, ...]
-    values: Floats
+    values: Doubles
     times: Times | None = None
     time_features: tuple[str, ...] = ()
     gaps: bool = False
@@ -63,7 +60,7 @@ class Series:
         """The source without its folders: what an artifact remembers of it."""
         return Path(self.source).name
 
-    def pick(self, names: Sequence[str]) -> Floats:
+    def pick(self, names: Sequence[str]) -> Doubles:
         """The columns of these names, [rows, names].
 
         Raises
@@ -107,7 +104,7 @@ class Series:
             time_features=tuple(names),
         )
 
-    def seconds(self) -> Floats:
+    def seconds(self) -> Seconds:
         """[rows], the times as seconds since 1970, UTC."""
         if self.times is None:
             raise BadData(f"{self.source} has no time column to read times from; name it: --time-column")
@@ -134,7 +131,7 @@ class Series:
         return step
 
 
-def fill_gaps(source: str, columns: Sequence[str], values: Floats) -> Floats:
+def fill_gaps(source: str, columns: Sequence[str], values: Doubles) -> Doubles:
     """[rows, columns], as `Series.fill_gaps`."""
     seen = ~np.isnan(values)
     if seen.all():
@@ -142,7 +139,7 @@ def fill_gaps(source: str, columns: Sequence[str], values: Floats) -> Floats:
     for column in np.flatnonzero(~seen.any(axis=0)):
         raise BadData(f"{source}: nothing was observed in column {columns[int(column)]!r}")
     last = np.maximum.accumulate(np.where(seen, np.arange(len(values))[:, None], -1), axis=0)
-    whole: Floats = np.take_along_axis(values, np.where(last < 0, seen.argmax(axis=0), last), axis=0)
+    whole: Doubles = np.take_along_axis(values, np.where(last < 0, seen.argmax(axis=0), last), axis=0)
     return whole
 
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import Doubles, Floats, Times
 from models.artifact.files import Artifact
 from models.data.dataset import Dataset, Split, prepare
-from models.data.scaling import Floats
-from models.data.series import Series, Times, fill_gaps
+from models.data.series import Series, fill_gaps
 from models.errors import BadData
 from models.evaluation.bands import Band, evaluate_bands, surprise_threshold, surprising_ranges
 from models.evaluation.baselines import find_season, online_autoregression
@@ -72,13 +71,13 @@ class Backtest:
     artifact: Artifact
     rows: range
     times: Times | None
-    truth: Floats
-    predictions: Mapping[str, Floats]
+    truth: Doubles
+    predictions: Mapping[str, Doubles]
     scores: Mapping[str, Score]
     by_target: Mapping[str, Mapping[str, Score]]
     bands: tuple[Band, ...]
-    widths: Floats | None
-    surprise: Floats | None
+    widths: Doubles | None
+    surprise: Doubles | None
     season: int | None
     chunk: int
 
@@ -207,13 +206,13 @@ def _followed(artifact: Artifact, series: Series, split: Split, chunk: int) -> S
     return simulate(Forecaster(artifact), observations, rows, chunk)
 
 
-def _last(values: npt.NDArray[np.float32] | None, rows: range) -> Floats | None:
+def _last(values: Floats | None, rows: range) -> Doubles | None:
     return None if values is None else values[-len(rows) :].astype(np.float64)
 
 
 def _predictions(
-    artifact: Artifact, dataset: Dataset, values: Floats, rows: range, chunk: int, season: int | None
-) -> dict[str, Floats]:
+    artifact: Artifact, dataset: Dataset, values: Doubles, rows: range, chunk: int, season: int | None
+) -> dict[str, Doubles]:
     network = artifact.network()
     unscale = artifact.target_scaling.unscale
     predictions = {
@@ -227,13 +226,13 @@ def _predictions(
     return predictions
 
 
-def _scores(errors: Mapping[str, Floats], past: Floats) -> dict[str, Score]:
+def _scores(errors: Mapping[str, Doubles], past: Doubles) -> dict[str, Score]:
     naive = np.nanmean(np.abs(np.diff(past, axis=0)), axis=0)  # [targets]
     persistence = float(np.nanmean(np.square(errors[PERSISTENCE])))
     return {method: _score(error, naive, persistence) for method, error in errors.items()}
 
 
-def _score(error: Floats, naive: Floats, persistence: float) -> Score:
+def _score(error: Doubles, naive: Doubles, persistence: float) -> Score:
     mse = float(np.nanmean(np.square(error)))
     by_column = np.nanmean(np.abs(error), axis=0)
     return Score(

@@ -6,17 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import Bools, Doubles
 from models.artifact.artifact import Artifact
 from models.data.dataset import Split
-from models.data.scaling import Floats
 from models.training.simulation import SimulatedRun
 
 WINDOW = 1000  # rows
 SURPRISING = 0.01  # share of rows
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Band:
         return asdict(self)
 
 
-def evaluate_bands(artifact: Artifact, run: SimulatedRun, values: Floats, split: Split) -> tuple[Band, ...]:
+def evaluate_bands(artifact: Artifact, run: SimulatedRun, values: Doubles, split: Split) -> tuple[Band, ...]:
     """Each level's intervals over the test part.
 
     Parameters
@@ -78,7 +75,7 @@ def evaluate_bands(artifact: Artifact, run: SimulatedRun, values: Floats, split:
     return tuple(bands)
 
 
-def coverage(sizes: Floats, widths: Floats) -> Coverage:
+def coverage(sizes: Doubles, widths: Doubles) -> Coverage:
     """Of errors of these sizes by bands of these half-widths, [rows or 1, targets], scaled; NaN is a gap."""
     inside, seen = sizes <= widths, ~np.isnan(sizes)
     by_target = inside.sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
@@ -93,7 +90,7 @@ def coverage(sizes: Floats, widths: Floats) -> Coverage:
     )
 
 
-def surprising_ranges(scores: Floats, rows: range, share: float = SURPRISING) -> list[range]:
+def surprising_ranges(scores: Doubles, rows: range, share: float = SURPRISING) -> list[range]:
     """Where the highest scores of a series lie.
 
     Parameters
@@ -116,7 +113,7 @@ def surprising_ranges(scores: Floats, rows: range, share: float = SURPRISING) ->
     return [range(rows.start + int(group[0]), rows.start + int(group[-1]) + 1) for group in groups]
 
 
-def surprise_threshold(scores: Floats, share: float = SURPRISING) -> float:
+def surprise_threshold(scores: Doubles, share: float = SURPRISING) -> float:
     """The score that this share of the rows reaches."""
     known = np.where(np.isnan(scores), -1.0, scores)
     return float(np.sort(known)[-max(1, round(share * len(known)))])
@@ -133,8 +130,8 @@ def _in_windows(inside: Bools, seen: Bools) -> tuple[float | None, float | None]
     return float(shares.min()), float(shares.max())
 
 
-def _sums(counted: Bools) -> Floats:
+def _sums(counted: Bools) -> Doubles:
     """[windows, targets], how many in each."""
     count = np.concatenate([np.zeros((1, counted.shape[1])), counted.cumsum(axis=0)])
-    sums: Floats = count[WINDOW:] - count[:-WINDOW]
+    sums: Doubles = count[WINDOW:] - count[:-WINDOW]
     return sums

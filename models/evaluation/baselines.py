@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from models.adaptation import readout
-from models.data.scaling import Floats
+from models.arrays import Doubles
 
 LAGS = 25  # a day of hourly readings, and the hour before it
 
 
 def online_autoregression(
-    values: Floats, rows: range, lags: int = LAGS, forgetting: float = 0.999, prior: float = 1.0
-) -> Floats:
+    values: Doubles, rows: range, lags: int = LAGS, forgetting: float = 0.999, prior: float = 1.0
+) -> Doubles:
     """Predict each column by the last values of its own and a constant, fitted by recursive least squares.
 
     What is fitted is the change from the row before, by the very recursion that corrects a session's readout
@@ -52,7 +52,7 @@ def online_autoregression(
     return predictions[rows.start :].astype(np.float64)
 
 
-def find_season(past: Floats) -> int | None:
+def find_season(past: Doubles) -> int | None:
     """The lag of the first high autocorrelation beyond one below zero, of the first column.
 
     Parameters
@@ -73,7 +73,7 @@ def find_season(past: Floats) -> int | None:
     return _first_peak(np.diff(values)) or _first_peak(levels)
 
 
-def _first_peak(values: Floats) -> int | None:
+def _first_peak(values: Doubles) -> int | None:
     lags = len(values) // 3
     if np.ptp(values) <= 1e-9 * np.abs(values).max():
         return None

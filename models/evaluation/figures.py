@@ -10,8 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
-from models.data.scaling import Floats
-from models.data.series import Times
+from models.arrays import Doubles, Times
 
 TRUTH, ONE_STEP, FREE, OTHER = "#9aa3ad", "#1f6fb4", "#d1495b", "#8d6a9f"
 MOST_PANELS = 4
@@ -23,9 +22,9 @@ def draw_training(
     title: str,
     targets: Sequence[str],
     rows: range,
-    truth: Floats,
-    one_step: Floats,
-    free: Floats | None,
+    truth: Doubles,
+    one_step: Doubles,
+    free: Doubles | None,
     warmup: int,
 ) -> None:
     """The true wave, one-step predictions and a free-running forecast over it.
@@ -66,15 +65,15 @@ class BacktestPlot:
     """
 
     x: Sequence[int] | Times
-    truth: Floats
-    lines: Mapping[str, Floats]
+    truth: Doubles
+    lines: Mapping[str, Doubles]
     level: float | None = None
-    lower: Floats | None = None
-    upper: Floats | None = None
-    surprise: Floats | None = None
+    lower: Doubles | None = None
+    upper: Doubles | None = None
+    surprise: Doubles | None = None
     surprise_threshold: float = 1.0
 
-    def with_interval(self, levels: Sequence[float], widths: Floats, level: float = 0.9) -> "BacktestPlot":
+    def with_interval(self, levels: Sequence[float], widths: Doubles, level: float = 0.9) -> "BacktestPlot":
         """With the band of the level nearest to this one, around the first line.
 
         Parameters
@@ -128,7 +127,7 @@ def draw_backtest(path: Path, title: str, targets: Sequence[str], stream: Backte
     _finish(figure, panels, path, below, dated=np.asarray(stream.x).dtype.kind == "M")
 
 
-def _draw_scores(axes: Axes, along: Sequence[int] | Times, surprise: Floats, surprising: float) -> None:
+def _draw_scores(axes: Axes, along: Sequence[int] | Times, surprise: Doubles, surprising: float) -> None:
     """Scores as -log10(1 - score), on which a thousandth and a millionth do not look alike."""
     rarity = -np.log10(np.maximum(1 - surprise, 1e-9))
     axes.fill_between(along, 0, np.nan_to_num(rarity), color=TRUTH, linewidth=0)

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.arrays import Doubles
 from models.artifact.files import Artifact, save
 from models.data.dataset import Dataset, Split
-from models.data.scaling import Floats, Scaling
+from models.data.scaling import Scaling
 from models.evaluation.bands import surprise_threshold
 from models.evaluation.figures import BacktestPlot, draw_backtest, draw_training
 from models.forecaster import Forecaster
@@ -172,5 +173,5 @@ def draw_served(artifact: Artifact, dataset: Dataset, served: SimulatedRun, path
     draw_backtest(path, f"{artifact.name}: as its sessions learn", artifact.targets, stream)
 
 
-def _units(scaling: Scaling, values: Tensor) -> Floats:
+def _units(scaling: Scaling, values: Tensor) -> Doubles:
     return scaling.unscale(values.double().numpy())

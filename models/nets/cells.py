@@ -16,12 +16,10 @@ Functions (1980), for the reduction of the exponent.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import Floats
 from models.jit import INT, contiguous, jit, jit_inline, readonly, readonly_contiguous
 from models.nets.lstm import StatefulLSTM
-
-Floats = npt.NDArray[np.float32]
 
 single = np.float32
 HALF, ONE, TWO = single(0.5), single(1), single(2)

@@ -106,7 +106,8 @@ TEXTBOOK = Recipe(
 
 # For data that drifts away from what was learnt, a few months of hourly readings being enough: the change
 # from the last observation is learnt, from streams moved to levels that were never seen, and each session
-# corrects its own readout. Chosen on the validation rows of one series (docs/learning.md), kept for others.
+# corrects its own readout. Chosen on the validation rows of one series (docs/explanation/learning.md),
+# kept for others.
 DRIFTING = Recipe(
     predicts="change",
     epochs=150,

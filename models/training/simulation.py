@@ -12,18 +12,15 @@ from math import log2
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import Doubles, Floats, Ints
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
 from models.data.dataset import Dataset
-from models.data.scaling import Floats
 from models.forecaster import Forecaster
 from models.nets.lstm import StatefulLSTM
 from models.training.recipe import Recipe
-
-Single = npt.NDArray[np.float32]
 
 HORIZONS = 8  # 1, 2, 4, ... 128 steps
 FEWEST_RUNS = 16  # free runs that the growth of errors is measured on, or it is not
@@ -46,9 +43,9 @@ class SimulatedRun:
     """
 
     rows: range
-    predictions: Single
-    widths: Single | None
-    scores: Single | None
+    predictions: Floats
+    widths: Floats | None
+    scores: Floats | None
 
 
 def build_artifact(
@@ -82,7 +79,7 @@ def build_artifact(
     )
 
 
-def leading_directions(network: StatefulLSTM, dataset: Dataset, rank: int) -> Single:
+def leading_directions(network: StatefulLSTM, dataset: Dataset, rank: int) -> Floats:
     """[hidden, rank], the directions in which the hidden features of the training part vary most.
 
     Their principal components (Jolliffe, Principal Component Analysis, 2002): the right singular vectors of
@@ -97,7 +94,7 @@ def leading_directions(network: StatefulLSTM, dataset: Dataset, rank: int) -> Si
     return np.ascontiguousarray(directions[:rank].T, dtype=np.float32)
 
 
-def simulate(forecaster: Forecaster, observations: Floats, rows: range, chunk: int = 512) -> SimulatedRun:
+def simulate(forecaster: Forecaster, observations: Doubles, rows: range, chunk: int = 512) -> SimulatedRun:
     """Lead one session from row 0 on, chunk by chunk; its carry is all that passes between two chunks.
 
     Parameters
@@ -109,9 +106,9 @@ def simulate(forecaster: Forecaster, observations: Floats, rows: range, chunk: i
     """
     given = observations[: rows.stop].astype(np.float32)
     carries = forecaster.new_carry[None]
-    predictions: list[Single] = []
-    widths: list[Single] = []
-    scores: list[Single] = []
+    predictions: list[Floats] = []
+    widths: list[Floats] = []
+    scores: list[Floats] = []
     for start in range(0, len(given), chunk):
         piece = given[start : start + chunk]
         passed = forecaster.observe(piece, np.array([len(piece)]), carries)
@@ -158,7 +155,7 @@ def calibrate_learning(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) 
     )
 
 
-def unscaled_observations(dataset: Dataset) -> Floats:
+def unscaled_observations(dataset: Dataset) -> Doubles:
     """[rows, inputs], the observations as the data had them: NaN where a target was not observed.
 
     Where an input that is no target is missing, nothing could stand in for it: there, it is filled.
@@ -170,13 +167,15 @@ def unscaled_observations(dataset: Dataset) -> Floats:
     return values
 
 
-def _errors(dataset: Dataset, rows: range, predictions: Single) -> Floats:
+def _errors(dataset: Dataset, rows: range, predictions: Floats) -> Doubles:
     """[rows, outputs], scaled; NaN where nothing was observed."""
-    truth: Floats = dataset.truth[rows.start : rows.stop].double().numpy()
+    truth: Doubles = dataset.truth[rows.start : rows.stop].double().numpy()
     return dataset.target_scaling.scale(predictions.astype(np.float64)) - truth
 
 
-def _growth(forecaster: Forecaster, dataset: Dataset, observations: Floats, rows: range) -> tuple[float, ...]:
+def _growth(
+    forecaster: Forecaster, dataset: Dataset, observations: Doubles, rows: range
+) -> tuple[float, ...]:
     """Root mean square errors at 1, 2, 4, ... steps over that at 1; none where too few runs fit in."""
     count = min(HORIZONS, int(log2(max(len(rows) // 4, 1))) + 1)
     longest = 2 ** (count - 1)
@@ -197,9 +196,9 @@ def _growth(forecaster: Forecaster, dataset: Dataset, observations: Floats, rows
     return tuple(float(f"{ratio:.4g}") for ratio in np.maximum.accumulate(ratios))
 
 
-def _carries(forecaster: Forecaster, observations: Floats, starts: npt.NDArray[np.int64]) -> Single:
+def _carries(forecaster: Forecaster, observations: Doubles, starts: Ints) -> Floats:
     """[starts, carry_size], of one session that is about to observe each of these rows."""
-    carries: list[Single] = [forecaster.new_carry[None]]
+    carries: list[Floats] = [forecaster.new_carry[None]]
     for begin, end in zip([0, *starts[:-1]], starts, strict=True):
         piece = observations[begin:end].astype(np.float32)
         carries.append(forecaster.observe(piece, np.array([len(piece)]), carries[-1]).carries)

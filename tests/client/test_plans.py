@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -374,32 +373,3 @@ print(chunk.text(), carryover.line.ClientProtocol)
     )
     assert done.stdout == "[0.1, null] None\n"
     assert (Path(carryover.__file__).parent / "py.typed").exists()
-
-
-def test_both_distributions_carry_the_client_at_one_version(tmp_path):
-    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    for source in (".", "client"):
-        subprocess.run([*wheel, "-w", str(tmp_path), f"./{source}"], cwd=copied(tmp_path), check=True)
-    built = {path.name.partition("-")[0]: path for path in tmp_path.glob("*.whl")}
-    assert set(built) == {"carryover", "carryover_client"}
-    assert len({path.name.split("-")[1] for path in built.values()}) == 1
-    held = [
-        {name for name in zipfile.ZipFile(path).namelist() if name.startswith("carryover/")}
-        for path in built.values()
-    ]
-    assert held[0] == held[1]
-    assert "carryover/py.typed" in held[0]
-
-
-def copied(folder: Path) -> Path:
-    """The sources alone: building leaves files beside them."""
-    import shutil
-
-    source = folder / "source"
-    if not source.exists():
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
-        for name in ("app", "models", "client"):
-            shutil.copytree(ROOT / name, source / name, ignore=ignored)
-        for name in ("pyproject.toml", "LICENSE"):
-            shutil.copy(ROOT / name, source / name)
-    return source

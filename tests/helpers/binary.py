@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from models.arrays import AnyArray, Floats
+
 HEADER = struct.Struct("<4sHHII")
 
 
@@ -53,7 +53,7 @@ def decode(body: bytes) -> Answer:
     assert (magic, flags) == (b"CYO1", 0)
     place = HEADER.size
 
-    def take(kind: str, number: int) -> npt.NDArray[Any]:
+    def take(kind: str, number: int) -> AnyArray:
         nonlocal place
         column = np.frombuffer(body, kind, number, place)
         place += column.nbytes

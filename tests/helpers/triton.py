@@ -12,15 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import tritonclient.grpc as rpc
 import tritonclient.grpc.aio as rpc_aio
 import tritonclient.http as web
 import tritonclient.http.aio as web_aio
 
+from models.arrays import Floats
 from tests.helpers.ways import Way
-
-Floats = npt.NDArray[np.float32]
 
 
 class Client:

@@ -15,14 +15,12 @@ from typing import Any, ClassVar
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 from websockets.asyncio.client import ClientConnection, connect
 
 from app.codec.frames import HEADER
 from app.engine.engine import Engine
+from models.arrays import Floats
 from tests.helpers import binary
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

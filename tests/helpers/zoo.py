@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import Floats
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
 from models.data.scaling import Column, Scaling
 from models.nets.lstm import StatefulLSTM
-
-Floats = npt.NDArray[np.float32]
 
 LEARNING = Learning("rls", inputs=True, forgetting=0.99, levels=(0.8, 0.9), growth=(1.0, 1.4, 2.0))
 NETWORKS: dict[str, StatefulLSTM] = {}  # by fingerprint

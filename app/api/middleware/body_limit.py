@@ -1,4 +1,4 @@
-"""Bounds the body of every request."""
+"""Bounds the bytes of every request's body."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.codec.problems import body_too_large_error
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body over `max_bytes`, declared or received."""
+    """ASGI middleware: 413 for a body over `max_bytes`, by its declared length or its actual size."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -27,7 +27,7 @@ class BodyLimit:
             return
         received = 0
 
-        async def receive_bounded() -> Message:
+        async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -35,20 +35,20 @@ class BodyLimit:
                 raise BodyTooLarge(max_bytes)
             return message
 
-        await self.app(scope, receive_bounded, send)
+        await self.app(scope, counted, send)
 
     def _max_bytes(self, scope: Scope) -> int:
         caller = scope.get("carryover.caller")
         return self.max_bytes if caller is None else min(self.max_bytes, caller.max_bytes)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, max_bytes: int) -> None:
-        # The connection stays open: otherwise a client that still sends would see it reset and never read
-        # the answer. The server discards the rest of the body as it comes in.
+        # The connection stays open and the server discards the rest of the body. To close it would reset
+        # the connection while the client still writes, and the client would never read the answer.
         await error_response(body_too_large_error(max_bytes), scope["path"])(scope, receive, send)
 
 
 class BodyTooLarge(HTTPException):
-    """An HTTPException: FastAPI turns every other exception that reading a body raises into a 400."""
+    """An HTTPException, because FastAPI turns any other error of reading a body into a 400."""
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(413)

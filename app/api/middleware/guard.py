@@ -112,7 +112,7 @@ class Guard:
             self._check_origin(scope["method"], headers)
             scope["carryover.caller"] = self._caller(scope["path"], headers)
         except CarryoverError as error:
-            self.metrics.refused(error)
+            self.metrics.record_refusal(error)
             await error_response(error, scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -148,7 +148,7 @@ class Guard:
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
-        self.metrics.answered(route, status, seconds)
+        self.metrics.record_request(route, status, seconds)
         if self.log_requests:
             self._log(scope, route, status, seconds, request_id)
 

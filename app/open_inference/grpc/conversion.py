@@ -22,7 +22,7 @@ from app.open_inference.inference import (
     response_parameters,
 )
 from app.open_inference.tensors import check_input, from_bytes
-from app.session.rows import Floats
+from models.arrays import Floats
 from models.forecaster import Forecaster
 
 Response = message("ModelInferResponse")

@@ -1,0 +1,42 @@
+"""The array types of the whole project. The name says the dtype; each place of use says the shape."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+"""What networks and sessions compute with: observations, predictions, carries, weights."""
+
+Doubles = npt.NDArray[np.float64]
+"""Data outside the network: values as read from files, scalings, errors, and sums over many rows."""
+
+Seconds = npt.NDArray[np.float64]
+"""Times in seconds since 1970-01-01, UTC; NaN is an unknown time."""
+
+Times = npt.NDArray[np.datetime64]
+"""Times as files give them: datetime64[us] in UTC, NaT is an unknown time."""
+
+Ints = npt.NDArray[np.int64]
+"""Row numbers, positions, lengths and counts."""
+
+Bools = npt.NDArray[np.bool_]
+"""Masks: which rows or values something holds for."""
+
+Words = npt.NDArray[np.uint32]
+"""Unsigned 32-bit numbers: float32 seen as bits, and step counts as they are stored."""
+
+Bytes = npt.NDArray[np.uint8]
+"""Raw bytes: text, or other arrays seen as bytes."""
+
+Digests = npt.NDArray[np.uint64]
+"""64-bit digests of chunks."""
+
+Epochs = npt.NDArray[np.uint64]
+"""Epochs of sessions: the random tokens drawn when a session is created or imported."""
+
+Headers = npt.NDArray[np.void]
+"""Structured records of sessions, without their carries."""
+
+AnyArray = npt.NDArray[Any]
+"""An array of any dtype: cells of a table, tensors whose dtype is checked where they are read."""
