@@ -24,7 +24,7 @@ from app.codec.limits import Limits
 from app.codec.problems import problem
 from app.errors import CarryoverError, OverLimit, StepFailed
 from app.jobs.answers import ChunkAnswer, SessionView
-from app.jobs.jobs import Advance, Inspect, Job, Refuse, Reset
+from app.jobs.jobs import Advance, Client, Inspect, Job, Refuse, Reset
 from app.protocols.caller_socket import CallerSocket
 from app.protocols.fragments import BadFragment, MessageAssembler
 from app.protocols.reading import PARSE_BYTES, FairReader
@@ -68,6 +68,7 @@ class StreamSocket(CallerSocket):
         self.closing = False
         self.parse = parse
         self.reader = FairReader(self, caller.usage.share)
+        self._client = Client()
         self._position: int | None = None  # of the last answer
         self._assembler = MessageAssembler(max_bytes)
         self._held: list[bytes] = []  # frames to be written together
@@ -95,8 +96,9 @@ class StreamSocket(CallerSocket):
             self._receive_fragment(frame)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """The client has gone: what it sent is applied, the answers have nowhere to go."""
+        """The client has gone: its answers have nowhere to go."""
         super().on_ws_disconnected(transport)
+        self._client.left = True
         self.closing = True
         self.reader.take_unparsed()
 
@@ -165,7 +167,7 @@ class StreamSocket(CallerSocket):
             return Reset(message.session, message.at, message.epoch, reply)
         return Advance(
             message.session, chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model, reply,
-            options=chunk.options,
+            options=chunk.options, client=self._client,
         )  # fmt: skip
 
     def _answer(self, message: Message, outcome: Any) -> None:

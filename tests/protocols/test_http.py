@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.protocols.closing import ClosingProtocol
 from app.protocols.http import MAX_PIPELINED, HotProtocol
 from app.protocols.http_connection import HttpConnection
 from tests.helpers.faults import until
@@ -305,9 +306,10 @@ async def test_an_asgi_answer_does_not_overtake_the_chunk_before_it(start_hot):
 
 
 OVERRIDDEN = {
+    ClosingProtocol: {"__init__", "_start_asgi_task", "on_response_complete", "shutdown"},
     HttpConnection: {
         "__init__", "connection_made", "connection_lost", "data_received", "on_message_begin", "on_body",
-        "on_message_complete", "pause_writing", "resume_writing", "timeout_keep_alive_handler",
+        "on_message_complete", "pause_writing", "resume_writing", "timeout_keep_alive_handler", "on_headers_complete",
     },
     HotProtocol: {
         "__init__", "on_headers_complete", "on_body", "on_message_complete", "_start_asgi_task", "shutdown",
