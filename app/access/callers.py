@@ -247,7 +247,7 @@ class Authenticator:
         Unauthorized, Forbidden
         """
         key = self.key_ring.find(token) if self.key_ring is not None else None
-        if key is None:
+        if key is None or not key.tenant:  # a key without a tenant would see the sessions of all tenants
             raise Unauthorized("invalid or revoked API key")
         caller = self._callers.get(key)
         if caller is None:
@@ -257,7 +257,7 @@ class Authenticator:
             return caller
         if key.role != "admin":
             raise Forbidden("only the key of an admin may name another tenant", role="admin")
-        if tenant and tenant != ALL_TENANTS and names.TENANT.fullmatch(tenant) is None:
+        if tenant != ALL_TENANTS and names.TENANT.fullmatch(tenant) is None:
             raise Forbidden("Carryover-Tenant: 1 to 64 characters of A-Z a-z 0-9 . _ -, or *")
         return self._made(self.engine, self.settings, tenant, key, caller.usage)
 

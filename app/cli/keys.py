@@ -44,7 +44,7 @@ def add(
     tenant: Annotated[
         str | None,
         typer.Option(
-            help="Whose sessions it opens; '' is those from before there were keys. [default: the name]",
+            help="Whose sessions it opens: 1 to 64 of A-Z a-z 0-9 . _ - [default: the name]",
             show_default=False,
         ),
     ] = None,
@@ -102,7 +102,7 @@ def list_(file: File = None, as_json: options.Json = False) -> None:
             print(json.dumps(told | {"limits": limits}))
         else:
             shown = " ".join(f"{name}={value:g}" for name, value in limits.items())
-            print(f"{key.name}  {key.role}  tenant={key.tenant or '(none)'}  {key.created}  {shown}".rstrip())
+            print(f"{key.name}  {key.role}  tenant={key.tenant}  {key.created}  {shown}".rstrip())
 
 
 @keys.command(short_help="A key that is no longer good.")
