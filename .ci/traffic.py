@@ -5,7 +5,7 @@
     traffic.py sequences URL SERVERS       /v2 sequences; how many requests each replica had
     traffic.py fill URL COUNT              so many sessions of one observation each
 
-`load` ends with status 1 when a chunk is missing or was applied twice, or a prediction is not that of
+`load` and `socket` write "streaming" to stderr once they are. `load` ends with status 1 when a chunk is missing or was applied twice, or a prediction is not that of
 one uninterrupted pass.
 """
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from carryover import AsyncCarryover, Carryover, Patience
+from carryover import AsyncCarryover, Carryover, RetryPolicy
 
 from models.artifact.files import load
 from models.forecaster import Forecaster
@@ -57,7 +57,7 @@ class Stream:
     async def run(self, stop: asyncio.Event) -> None:
         """Send chunk after chunk, each until it is answered; then ask the server where the session is."""
         draw = random.Random(self.seed)
-        async with AsyncCarryover(self.url, patience=Patience(90.0, most=0.5), timeout=10.0) as service:
+        async with AsyncCarryover(self.url, retry=RetryPolicy(90.0, max_pause=0.5), timeout=10.0) as service:
             session = service.session(self.name)
             while not stop.is_set():
                 length = draw.choice((1, 1, 2, 5))
@@ -84,7 +84,7 @@ async def send_load(url: str, clients: int) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     draw = random.randrange(10**6)
     streams = [Stream(url, f"load-{draw}-{i}", i) for i in range(clients)]
-    await asyncio.gather(*(one.run(stop) for one in streams))
+    await asyncio.gather(report_start(streams), *(one.run(stop) for one in streams))
     forecaster = Forecaster(load(SINE))
     answered = sorted(moment for one in streams for moment in one.answered_at)
     report = {
@@ -100,6 +100,13 @@ async def send_load(url: str, clients: int) -> int:
     return int(bool(report["missing"] or report["doubled"] or report["different"]))
 
 
+async def report_start(streams: list[Stream]) -> None:
+    """Wait until every stream has an answer, and report it."""
+    while not all(stream.answered_at for stream in streams):
+        await asyncio.sleep(0.05)
+    print("streaming", file=sys.stderr)
+
+
 async def hold_socket(url: str) -> int:
     """Stream over one socket until the server closes it."""
     from websockets.asyncio.client import connect
@@ -107,6 +114,7 @@ async def hold_socket(url: str) -> int:
 
     async with connect(f"{url.replace('http', 'ws', 1)}/sessions/held/stream") as socket:
         position = json.loads(await socket.recv())["position"] or 0
+        print("streaming", file=sys.stderr)
         try:
             while True:
                 await socket.send(json.dumps({"observations": [[0.1]], "at": position}))

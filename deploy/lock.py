@@ -52,10 +52,11 @@ def main() -> None:
 
 
 def needs() -> list[str]:
-    """What pyproject.toml asks for, with the extras that a server may use."""
+    """What pyproject.toml lists, with the extras that a server may use; the client comes from its folder."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return project["dependencies"] + [one for name in EXTRAS for one in extras.get(name, ())]
+    required = project["dependencies"] + [need for name in EXTRAS for need in extras.get(name, ())]
+    return [need for need in required if not need.startswith("carryover-client")]
 
 
 def compiled(left_out: set[str]) -> str:
