@@ -85,7 +85,7 @@ class Engine:
         self._admission = Admission(self.residents, self._stepper)
         self._commit = Commit(self.residents)
         self._upkeep = Upkeep(
-            self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.wave_sessions
+            self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.batch_sessions
         )
         self.ticks = 0
         self._last_jobs = 0  # of the last batch
@@ -123,7 +123,7 @@ class Engine:
         if self._queue.nbytes > self.settings.queue_bytes:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
         if type(job) is AdvanceMany:
-            max_sessions = min(self.settings.wave_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
+            max_sessions = min(self.settings.batch_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
             for part in split_job(job, max_sessions, self._stepper.max_observations):
                 self._queue.add(part)
         else:
@@ -233,7 +233,7 @@ class Engine:
         """The next batch: jobs that go on from the last one, and those that are ready, up to the bounds."""
         jobs = self._unfinished
         touched = {session for job in jobs for session in job.sessions}
-        room = self.settings.wave_sessions - len(touched)
+        room = self.settings.batch_sessions - len(touched)
         self.fair_share.update_limit()
         self._stepper.contended = self.fair_share.contended
         taken = self._queue.take(room, self._stepper.max_nbytes, self.fair_share.limit) if room > 0 else []
@@ -258,10 +258,17 @@ class Engine:
     def _fail(self, batch: Batch, error: Exception) -> None:
         """The tick failed as a whole: nothing moves, and every client may retry."""
         self.metrics.failed_ticks += 1
-        log.error("tick failed: %s", error, exc_info=not isinstance(error, CarryoverError))
+        if isinstance(error, CarryoverError):
+            log.error("tick failed: %s", error)
+        else:  # its message may quote the name of a session, which the log's formatter leaves out
+            log.error("tick failed", exc_info=error)
         if isinstance(error, StoreFailed):
             self._upkeep.failure = error.detail
-        refusal = error if isinstance(error, CarryoverError) else StepFailed(f"the tick failed: {error}")
+        refusal = (
+            error
+            if isinstance(error, CarryoverError)
+            else StepFailed("the tick failed; see the server's log")
+        )
         batch.fail(refusal)
         answered = {id(job) for job, _ in batch.final_answers}
         batch.unfinished.clear()

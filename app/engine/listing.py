@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from itertools import islice
 
 from app.engine.residents import Residents
@@ -15,16 +16,16 @@ async def names(
 
     The work grows with `limit` and the number of models, and not with the number of sessions.
     """
-    store, model_of = residents.store, residents.models.model_of
+    models, store = residents.models, residents.store
 
     def wanted(fingerprint: str) -> bool:
-        return model is None or model_of(fingerprint) == model
+        return model is None or models.model_of(fingerprint) == model
 
-    found = await residents.call_store(store.names, after, limit, prefix, wanted)
+    pages = [await residents.call_store(store.names, after, limit, prefix, wanted)]
     if not store.writes_through:
         start, end = name_range(after, prefix)
-        for fingerprint, slab in residents.models.slabs.items():
+        for fingerprint, slab in models.slabs.items():
             if wanted(fingerprint):
                 resident = slab.names.irange(start, end, inclusive=(False, False))
-                found += [(name, fingerprint) for name in islice(resident, limit)]
-    return [(name, model_of(fingerprint)) for name, fingerprint in sorted(found)[:limit]]
+                pages.append([(name, fingerprint) for name in islice(resident, limit)])
+    return [(name, models.model_of(fingerprint)) for name, fingerprint in islice(heapq.merge(*pages), limit)]

@@ -207,7 +207,7 @@ class RedisStore:
                 names.setdefault(fingerprint, []).append(session)
                 if deadline < now:
                     found.append(session)
-        self._names.add(names)
+        self._names.repair(names)
         self._names.remove_stale()
         if self._scan.is_complete():
             self._count = self._scan.restart()
