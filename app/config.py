@@ -248,7 +248,9 @@ class Settings(BaseSettings):
         0.0, "most observations per second of all clients together; above it 503; 0: no limit"
     )
     connections: int = setting(
-        20_000, "most open connections; a further one is closed without an answer", ge=1
+        20_000,
+        "most open connections; a further one is closed unanswered; with gRPC, a quarter are for its port",
+        ge=1,
     )
     sockets: int = setting(10_000, "most open sockets; above it 503", ge=1)
     request_seconds: int = setting(30, "how long a request may take to arrive completely; else 408", ge=1)
@@ -332,6 +334,16 @@ class Settings(BaseSettings):
         if self.api_keys_file is not None or not self._is_local or ANY_HOST in allowed:
             return None
         return frozenset(("localhost", *allowed))
+
+    @property
+    def grpc_connections(self) -> int:
+        """Connections of the gRPC port: a quarter of all, as each carries many calls; 0 without the port."""
+        return 0 if self.grpc_port is None else max(1, self.connections // 4)
+
+    @property
+    def http_connections(self) -> int:
+        """Connections of the HTTP port."""
+        return max(1, self.connections - self.grpc_connections)
 
     @property
     def store_path(self) -> Path | None:

@@ -34,6 +34,7 @@ from app.stores.factory import open_store
 
 log = logging.getLogger("carryover")
 
+GRPC_STOP_SECONDS = 5.0  # for accepted calls, when the service stops
 KEYS_SECONDS = 1.0  # between two checks for a change of the keys' file
 
 
@@ -68,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
             await grpc.open()
         yield
         if grpc is not None:
-            await grpc.close()
+            await grpc.close(GRPC_STOP_SECONDS)
         watching.cancel()
         await engine.stop()
         if engine.tracing is not None:

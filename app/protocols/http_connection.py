@@ -58,7 +58,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.authenticator.settings.connections:
+        if len(self.connections) > self.authenticator.settings.http_connections:
             self.authenticator.engine.metrics.refusals["connections"] += 1
             transport.abort()
             return
