@@ -30,7 +30,10 @@ def test_a_generated_page_is_what_the_code_says(name):
 
 def test_every_setting_is_on_its_page_with_its_default_and_meaning():
     page = (REFERENCE / "settings.md").read_text()
-    rows = {f"| `{one.variable}` | {one.default} | {one.description} |" for one in describe_settings()}
+    rows = {
+        f"| `{setting.variable}` | {setting.default} | {setting.description} |"
+        for setting in describe_settings()
+    }
     assert len(rows) > 40
     assert [row for row in sorted(rows) if row not in page] == []
 
@@ -39,7 +42,7 @@ def test_no_page_names_a_setting_that_does_not_exist(site):
     text = "\n".join([*site, (ROOT / "README.md").read_text()])
     named = set(re.findall(r"\bCARRYOVER_[A-Z_]+[A-Z]\b", text))
     assert "CARRYOVER_STORE" in named
-    assert named - {one.variable for one in describe_settings()} == set()
+    assert named - {setting.variable for setting in describe_settings()} == set()
 
 
 def test_every_command_has_a_section():

@@ -647,6 +647,9 @@ async def test_a_store_that_fails_turns_readiness_red_and_back_by_itself(start_h
             answer = await service.http.get("/health/ready")
             assert answer.status_code == 503
             assert "readonly" in answer.json()["reasons"][0]
+            service.engine.draining = True  # the failing store counts for more: a balancer closes the sockets
+            assert (await service.http.get("/health/balancer")).status_code == 503
+            service.engine.draining = False
         await until(lambda: not service.engine.readiness_problems())
         assert (await service.advance("a", [[0.6]], 1)).status == 200
 
