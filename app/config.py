@@ -200,6 +200,14 @@ class Settings(BaseSettings):
         "after a stop signal, serve for so many seconds more while readiness fails, "
         "so that balancers send requests elsewhere",
     )
+    stop_seconds: float = setting(
+        30.0,
+        "after a stop signal and the drain, the server answers accepted requests and exits within so many "
+        "seconds",
+        ge=0.1,
+        le=3600,
+        allow_inf_nan=False,
+    )
     tombstones: int = setting(
         100_000, "most deleted or expired sessions whose last position is remembered", ge=0
     )

@@ -177,8 +177,8 @@ BOMBS = {
     "raw inputs": b"\x3a\x00" * (EIGHT_MIB // 2),
     "outputs": b"\x32\x00" * (EIGHT_MIB // 2),
     "parameters": b"\x22\x00" * (EIGHT_MIB // 2),
-    "parameters of an input": b"\x2a" + b"\xff\xff\xff\x03" + b"\x22\x00" * 4_194_303 + b"\x22",
-    "shape": b"\x2a\x84\x80\x80\x02" + b"\x1a\x80\x80\x80\x02" + b"\x01" * 4_194_304,
+    "parameters of an input": b"\x2a\xfe\xff\xff\x03" + b"\x22\x00" * 4_194_303,
+    "shape": b"\x2a\x85\x80\x80\x02" + b"\x1a\x80\x80\x80\x02" + b"\x01" * 4_194_304,
     "unknown fields": b"\x98\x06\x00" * (EIGHT_MIB // 3),
 }
 

@@ -37,6 +37,7 @@ class GrpcServer:
         self.certificate = certificate
         self.port = 0
         self._server: grpc.aio.Server | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Listen.
@@ -61,12 +62,17 @@ class GrpcServer:
         await server.start()
         self._server = server
 
-    async def close(self, grace_seconds: float) -> None:
+    def start_closing(self, grace_seconds: float) -> None:
         """Stop listening, and answer accepted calls; those that are not answered in time are cancelled."""
-        if self._server is not None:
-            stopped = asyncio.create_task(self._server.stop(grace_seconds))
-            self.service.stop_streams()  # else an idle stream would last for the whole time
-            await stopped
+        if self._server is not None and self._closing is None:
+            self._closing = asyncio.create_task(self._server.stop(grace_seconds))
+            self.service.stop_streams()  # otherwise an idle stream would last for the whole time
+
+    async def close(self, grace_seconds: float) -> None:
+        """Start to close, if that has not happened, and wait until it is done."""
+        self.start_closing(grace_seconds)
+        if self._closing is not None:
+            await self._closing
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
