@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from carryover import AsyncCarryover, Carryover, Patience
 
-from models.artifact import load
+from models.artifact.files import load
 from models.forecaster import Forecaster
 
 SINE = Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine"

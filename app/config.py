@@ -364,7 +364,7 @@ class Settings(BaseSettings):
 
     @property
     def http_connections(self) -> int:
-        """Connections of the HTTP port."""
+        """Connections of the HTTP port: what gRPC does not have."""
         return max(1, self.connections - self.grpc_connections)
 
     @property

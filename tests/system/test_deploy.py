@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from fnmatch import fnmatch
@@ -359,3 +360,8 @@ def test_every_package_of_the_image_has_its_licence_listed():
         assert re.search(rf"^\| {re.escape(name)} \| {re.escape(version)} \| [^|]*\w", listed, re.M | re.I), (
             name
         )
+
+
+def test_the_load_of_the_container_checks_starts():
+    command = [sys.executable, str(ROOT / ".ci/traffic.py"), "--help"]
+    assert "SIGTERM" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

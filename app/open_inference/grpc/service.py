@@ -20,6 +20,7 @@ from app.errors import (
     UnknownModel,
     Unsupported,
 )
+from app.jobs.jobs import Client
 from app.open_inference.catalog import Catalog
 from app.open_inference.grpc import conversion
 from app.open_inference.grpc.decoding import decode_message
@@ -159,16 +160,16 @@ class InferenceService:
 
     async def _infer(self, request: Any, context: Context) -> Any:
         try:
-            return await self._answer(request, self._caller(context))
+            return await self._answer(request, self._caller(context), Client())
         except CarryoverError as error:
             await self._abort(context, error)
 
-    async def _answer(self, request: Any, caller: Caller) -> Any:
+    async def _answer(self, request: Any, caller: Caller, client: Client) -> Any:
         timer, model = RequestTimer(), request.model_name
         try:
             forecaster = self.catalog.running_forecaster(model, request.model_version)
             inference = conversion.decode_request(request, forecaster, self.limits)
-            answer = await run_inference(inference, caller, self.limits, timer)
+            answer = await run_inference(inference, caller, self.limits, timer, client)
         except CarryoverError:
             self.catalog.count(model, timer, failed=True)
             raise
@@ -182,7 +183,8 @@ class InferenceService:
             caller.usage.check_socket()
         except CarryoverError as error:
             await self._abort(context, error)
-        stream = InferStream(requests, partial(self._stream_response, caller))
+        client = Client()
+        stream = InferStream(requests, partial(self._stream_response, caller, client))
         self._streams.add(stream)
         caller.usage.add_socket(stream)
         try:
@@ -191,14 +193,15 @@ class InferenceService:
         except CarryoverError as error:
             await self._abort(context, error)
         finally:
+            client.left = True
             caller.usage.remove_socket(stream)
             self._streams.discard(stream)
 
-    async def _stream_response(self, caller: Caller, data: bytes) -> Any:
+    async def _stream_response(self, caller: Caller, client: Client, data: bytes) -> Any:
         response, request = message("ModelStreamInferResponse"), None
         try:
             request = decode_message("ModelInferRequest", data)
-            return response(infer_response=await self._answer(request, caller))
+            return response(infer_response=await self._answer(request, caller, client))
         except CarryoverError as error:
             request_id = request.id if request is not None else ""  # tells the client which request failed
             failed = message("ModelInferResponse")(id=request_id)
