@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from app.access.callers import Caller
 from app.codec.limits import Limits
 from app.errors import CarryoverError
 from app.jobs.answers import ChunkAnswer
-from app.jobs.jobs import Advance, Client, discard_answer
+from app.jobs.jobs import Advance, discard_answer
 from app.open_inference.inference import Inference
 from app.open_inference.statistics import RequestTimer
 
 
 async def run_inference(
-    inference: Inference, caller: Caller, limits: Limits, timer: RequestTimer, client: Client | None = None
+    inference: Inference, caller: Caller, limits: Limits, timer: RequestTimer
 ) -> ChunkAnswer:
     """Submit the job of an inference, and wait for its answer.
 
@@ -22,14 +20,10 @@ async def run_inference(
     ------
     CarryoverError : with Triton's texts
     """
-    job: Advance = inference.job(limits, discard_answer, client)
+    job: Advance = inference.job(limits, discard_answer)
     timer.mark_submitted()
     try:
         answer: ChunkAnswer = await caller.ask(job)
-    except asyncio.CancelledError:
-        if client is not None:
-            client.left = True  # nobody waits: the engine may drop a job that it has not begun
-        raise
     except CarryoverError as error:
         raise inference.to_triton_error(error) from None
     timer.mark_answered()

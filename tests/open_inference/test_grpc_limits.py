@@ -12,9 +12,10 @@ from tritonclient.grpc import service_pb2
 
 from app.config import Settings
 from app.errors import Malformed, TooLarge
+from app.jobs.jobs import is_cancelled
 from app.open_inference.grpc import server
 from app.open_inference.grpc.decoding import MAX_PARTS, decode_message
-from tests.helpers.faults import until
+from tests.helpers.faults import held, until
 from tests.helpers.locked import Keys
 
 pytestmark = pytest.mark.anyio
@@ -229,3 +230,23 @@ async def test_typed_observations_are_used_whatever_else_the_contents_hold(serve
             )
             typed, raw = await call(request), await call(plain)
         assert typed.raw_output_contents == raw.raw_output_contents
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_job_knows_that_its_client_has_left(serve, monkeypatch, streamed):
+    jobs = []
+    async with serve() as service, held(service.engine) as release:
+        submit = service.engine.submit
+        monkeypatch.setattr(service.engine, "submit", lambda job: (submit(job), jobs.append(job)))
+        async with Stream(service) as stream:
+            if streamed:
+                await stream.call.write(chunk())
+                call = stream.call
+            else:
+                method = stream.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+                call = method(chunk().SerializeToString())
+            await until(lambda: len(jobs) == 1)
+            assert not is_cancelled(jobs[0])
+            call.cancel()
+            await until(lambda: is_cancelled(jobs[0]))
+        release.set()

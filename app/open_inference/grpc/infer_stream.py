@@ -66,6 +66,6 @@ class InferStream:
                 self._answers.put_nowait(asyncio.ensure_future(self._answer(request)))
                 await self._room.acquire()
         except grpc.RpcError:
-            pass  # the client left; requests that were read are still applied
+            pass  # the client left; the engine may drop the requests that it has not begun
         finally:
             self._answers.put_nowait(None)

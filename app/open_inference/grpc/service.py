@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from app.access.callers import Authenticator, Caller
+from app.access.callers import CLIENT, Authenticator, Caller
 from app.codec.limits import Limits
 from app.errors import (
     CarryoverError,
@@ -159,17 +160,22 @@ class InferenceService:
         return {}
 
     async def _infer(self, request: Any, context: Context) -> Any:
+        client = Client()
+        CLIENT.set(client)
         try:
-            return await self._answer(request, self._caller(context), Client())
+            return await self._answer(request, self._caller(context))
+        except asyncio.CancelledError:
+            client.left = True  # the engine may drop the job, if it has not begun it
+            raise
         except CarryoverError as error:
             await self._abort(context, error)
 
-    async def _answer(self, request: Any, caller: Caller, client: Client) -> Any:
+    async def _answer(self, request: Any, caller: Caller) -> Any:
         timer, model = RequestTimer(), request.model_name
         try:
             forecaster = self.catalog.running_forecaster(model, request.model_version)
             inference = conversion.decode_request(request, forecaster, self.limits)
-            answer = await run_inference(inference, caller, self.limits, timer, client)
+            answer = await run_inference(inference, caller, self.limits, timer)
         except CarryoverError:
             self.catalog.count(model, timer, failed=True)
             raise
@@ -184,7 +190,8 @@ class InferenceService:
         except CarryoverError as error:
             await self._abort(context, error)
         client = Client()
-        stream = InferStream(requests, partial(self._stream_response, caller, client))
+        CLIENT.set(client)  # for the tasks that the stream creates
+        stream = InferStream(requests, partial(self._stream_response, caller))
         self._streams.add(stream)
         caller.usage.add_socket(stream)
         try:
@@ -197,11 +204,11 @@ class InferenceService:
             caller.usage.remove_socket(stream)
             self._streams.discard(stream)
 
-    async def _stream_response(self, caller: Caller, client: Client, data: bytes) -> Any:
+    async def _stream_response(self, caller: Caller, data: bytes) -> Any:
         response, request = message("ModelStreamInferResponse"), None
         try:
             request = decode_message("ModelInferRequest", data)
-            return response(infer_response=await self._answer(request, caller, client))
+            return response(infer_response=await self._answer(request, caller))
         except CarryoverError as error:
             request_id = request.id if request is not None else ""  # tells the client which request failed
             failed = message("ModelInferResponse")(id=request_id)
