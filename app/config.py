@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     )
     idle_ttl_seconds: Seconds | None = setting(
         None,
-        "a session expires after so many seconds without a request; 0: never",
+        "idle seconds after which a session expires; 0: never",
         shown="86400; with a store on disk 0",
     )
     store_replicas: int = setting(
@@ -197,13 +197,12 @@ class Settings(BaseSettings):
     )
     drain_seconds: Seconds = setting(
         0.0,
-        "after a stop signal, serve for so many seconds more while readiness fails, "
-        "so that balancers send requests elsewhere",
+        "seconds to serve on after a stop signal while readiness fails, so that balancers send requests "
+        "elsewhere",
     )
     stop_seconds: float = setting(
         30.0,
-        "after a stop signal and the drain, the server answers accepted requests and exits within so many "
-        "seconds",
+        "seconds after the drain in which the server answers accepted requests and exits",
         ge=0.1,
         le=3600,
         allow_inf_nan=False,
@@ -231,7 +230,7 @@ class Settings(BaseSettings):
     hot_route: bool = setting(
         True, "answer chunks on a shorter path than other requests: same answers, less delay"
     )
-    keep_alive_seconds: int = setting(75, "an idle connection is closed after so many seconds", ge=1)
+    keep_alive_seconds: int = setting(75, "idle seconds after which a connection is closed", ge=1)
     api_keys_file: FilePath | None = setting(
         None,
         "file of the API keys that clients need, made by `carryover keys`; read again when it changes",
