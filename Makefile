@@ -12,7 +12,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test lint format types imports bench soak failover lock clean
+.PHONY: help serve test lint format types imports docs reference bench soak failover lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -38,7 +38,14 @@ types: $(VENV)/.dev ## mypy, strict
 imports: $(VENV)/.dev ## imports run in one direction only
 	@$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.test ## measure beside other designs, write docs/benchmarks.md
+docs: $(VENV)/.dev ## build the documentation into site/; a broken link or a missing page is an error
+	@$(PY) -m zensical build --strict --clean
+	@$(PY) -m tools.docs.site
+
+reference: $(VENV)/.test ## write the reference pages that are made from the code
+	@$(PY) -m tools.docs
+
+bench: $(VENV)/.test ## measure beside other designs, write docs/reference/benchmarks.md
 	@$(PY) -m benchmarks $(ARGS)
 
 failover: $(VENV)/.test ## replicas killed, asleep and cut off under load; needs redis-server and haproxy
@@ -51,7 +58,7 @@ lock: $(VENV)/.dev ## pin the image's packages by hash, list their licences
 	@$(PY) deploy/lock.py
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Debian splits ensurepip from python3: without it the system's own pip fills the new environment.
 $(VENV)/.made:
@@ -64,8 +71,8 @@ $(VENV)/.made:
 
 # The build tool goes in first and isolation is off: nothing is fetched that the pins do not name.
 $(VENV)/.runtime: $(VENV)/.made $(PINS)
-	$(PIP_INSTALL) setuptools
-	$(PIP_INSTALL) --no-build-isolation --editable .
+	$(PIP_INSTALL) hatchling setuptools
+	$(PIP_INSTALL) --no-build-isolation --editable ./client --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.runtime

@@ -1,7 +1,7 @@
 """Settings: read once from a mapping, refused by name when unknown, checked whatever they come from.
 
 Each field carries its own reader, bounds and one-line description, so `carryover serve --help`, the
-README's table and the tests all read the same source.
+settings page of the documentation and the tests all read the same source.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.guard import Guard
 from app.api.prometheus import PrometheusExporter
 from app.api.routes import bulk, dashboard, health, metrics, models, sessions
-from app.codec.bulk import BulkLimits
+from app.codec.bulk import BulkDecoder, BulkLimits
+from app.codec.bulk.session_lists import SessionListCache
 from app.codec.limits import Limits
 from app.config import Settings
 from app.dashboard import load_assets
@@ -91,7 +92,9 @@ def create_app(settings: Settings) -> FastAPI:
         settings.chunk_observations, settings.forecast_steps, max(one.input_size for one in forecasters)
     )
     app.state.grpc = grpc = create_grpc_server(settings, app.state.catalog, authenticator, app.state.limits)
-    app.state.bulk_limits = BulkLimits(settings.bulk_sessions, app.state.limits)
+    app.state.bulk_decoder = BulkDecoder(
+        BulkLimits(settings.bulk_sessions, app.state.limits), SessionListCache()
+    )
     errors.add_exception_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=settings.body_bytes)
     app.add_middleware(
@@ -117,6 +120,6 @@ def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("carryover")
+        return version("carryover-server")
     except PackageNotFoundError:
         return "0+unknown"

@@ -21,7 +21,7 @@ from app.observability import logs
 from app.open_inference import fast_path
 from app.process_tuning import freeze_loaded_objects
 from app.protocols.http import HotProtocol
-from app.protocols.stream_socket import upgrade_factory
+from app.protocols.upgrade import upgrade_factory
 
 GRACE_SECONDS = 30  # for what was accepted, once the server is told to stop
 
@@ -100,7 +100,7 @@ def server(settings: Settings) -> Server:
     """
     app = create_app(settings)
     others = {fast_path.PREFIX: fast_path.route(app.state.catalog)}
-    hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_limits, others)
+    hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_decoder, others)
     sockets = upgrade_factory(app.state.authenticator, app.state.limits)
     config = uvicorn.Config(
         app,

@@ -24,7 +24,7 @@ log = logging.getLogger("carryover.workers")
 
 POLL_SECONDS = 0.1
 RESTART_SECONDS = 1.0  # between the end of a worker and its next start
-WORKER_PROGRAM = "import sys; from app.cli import main; sys.exit(main())"
+WORKER_PROGRAM = ("-m", "carryover_server")
 
 BALANCER = """
 defaults
@@ -111,7 +111,7 @@ class Workers:
 
     def _start(self, port: int) -> None:
         host = "127.0.0.1" if self.haproxy else self.settings.host
-        command = [sys.executable, "-c", WORKER_PROGRAM, "serve", "--host", host, "--port", str(port)]
+        command = [sys.executable, *WORKER_PROGRAM, "serve", "--host", host, "--port", str(port)]
         # In a session of its own: Ctrl-C is for the parent, which drains them in order.
         worker = subprocess.Popen(command, env=dict(self._environment), start_new_session=True)
         if hasattr(os, "sched_setaffinity"):

@@ -34,7 +34,7 @@ MOST_ADDED_US, LEAST_SHARE, WINDOW = 60.0, 0.8, 8
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    (ours,) = (server for server in known_servers() if server.name == "ours")
+    (ours,) = (server for server in known_servers() if server.name == "carryover")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(SHIPPED / "sine", folder / "artifact")
@@ -106,7 +106,7 @@ def _bare_rate(port: int, rows: Doubles, options: argparse.Namespace) -> float:
 def _stream_rate(url: str, rows: Doubles, options: argparse.Namespace) -> float:
     with Carryover(url) as service:
         start = time.perf_counter()
-        stream = service.session("stream").stream(rows, options.steps, ahead=WINDOW, socket=True)
+        stream = service.session("stream").stream(rows, options.steps, max_in_flight=WINDOW, socket=True)
         predictions = sum(1 for _ in stream)
         rate: float = options.chunks / (time.perf_counter() - start)
     if predictions != len(rows):

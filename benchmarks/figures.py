@@ -11,6 +11,8 @@ from benchmarks.measure import Sample, Scenario
 
 Medians = Mapping[Scenario, Sample]
 Quantity = Literal["requests", "session_steps", "p50_us", "p99_us"]
+SINGLE = "session-steps/s relative to http with 64 connections"
+HTTP = "requests/s relative to http with 64 connections"
 
 
 @dataclass(frozen=True)
@@ -52,67 +54,61 @@ def promised_figures() -> list[Figure]:
     """Return the figures in the order of the report; the last ones have no bound."""
 
     def ours(connections: int, steps: int = 1, way: str = "http") -> Scenario:
-        return Scenario("ours", way, connections, steps)
+        return Scenario("carryover", way, connections, steps)
 
     def peer(name: str, connections: int, steps: int = 1) -> Scenario:
         return Scenario(name, "http", connections, steps)
 
-    one_by_one = ours(64)
     figures = [
+        Figure(_title(64, 1, "requests/s", "fastapi"), ours(64), peer("fastapi", 64), "requests", 8, 20),
         Figure(
-            "64 connections, 1 step, over idiomatic FastAPI", ours(64), peer("fastapi", 64), "requests", 8, 20
-        ),
-        Figure(
-            "64 connections, 50 steps, over the same",
-            ours(64, 50),
-            peer("fastapi", 64, 50),
-            "requests",
-            6,
-            10,
+            _title(64, 50, "requests/s", "fastapi"), ours(64, 50), peer("fastapi", 64, 50), "requests", 6, 10
         ),
     ]
     for name in ("mosec", "mosec, tuned", "triton"):
         bounds = (None, None) if name == "triton" else (2.0, 4.0)
         for connections in (64, 256):
-            title = f"{connections} connections, 1 step, over {name}"
+            title = _title(connections, 1, "requests/s", name)
             figures.append(Figure(title, ours(connections), peer(name, connections), "requests", *bounds))
     figures += [
-        Figure("1 connection, 1 step, p50 beside FastAPI", ours(1), peer("fastapi", 1), "p50_us", 0.5, 0.25),
-        Figure(
-            "64 connections, 1 step, p99 beside FastAPI", ours(64), peer("fastapi", 64), "p99_us", 0.5, 0.2
-        ),
+        Figure(_title(1, 1, "p50", "fastapi"), ours(1), peer("fastapi", 1), "p50_us", 0.5, 0.25),
+        Figure(_title(64, 1, "p99", "fastapi"), ours(64), peer("fastapi", 64), "p99_us", 0.5, 0.2),
     ]
     for connections in (1, 2, 4):
         for form, must, aim in (("json", 20, 40), ("binary", 30, 60)):
-            title = (
-                f"bulk {form}, 1,000 sessions x 1 step, {connections} connection{'s' * (connections > 1)}, "
-            )
-            title += "session-steps/s over 64 connections one by one"
+            title = f"bulk {form}, {_connections(connections)}, 1,000 sessions, 1 step: {SINGLE}"
             bulk = ours(connections, way=f"bulk-{form}")
-            figures.append(Figure(title, bulk, one_by_one, "session_steps", must, aim))
+            figures.append(Figure(title, bulk, ours(64), "session_steps", must, aim))
     for form in ("json", "binary"):
-        title = f"bulk {form}, named in another order in every request, 2 connections, over the same"
-        figures.append(Figure(title, ours(2, way=f"mixed-{form}"), one_by_one, "session_steps"))
+        title = f"mixed {form}, 2 connections, 1,000 sessions, 1 step: {SINGLE}"
+        figures.append(Figure(title, ours(2, way=f"mixed-{form}"), ours(64), "session_steps"))
     figures += _socket_figures(ours(64))
     for connections in (1, 64, 256):
-        plain = peer("ours, plain route", connections)
-        figures.append(
-            Figure(f"hot route over plain route, {connections} x 1", ours(connections), plain, "requests")
-        )
+        plain = peer("carryover, plain route", connections)
+        title = f"hot route, {_connections(connections)}, 1 step: requests/s relative to the plain route"
+        figures.append(Figure(title, ours(connections), plain, "requests"))
     return figures
 
 
-def _socket_figures(one_by_one: Scenario) -> list[Figure]:
+def _socket_figures(http: Scenario) -> list[Figure]:
     figures = []
     for kind, in_flight in (("socket", "1 message"), ("pipelined", "8 messages")):
         for form in ("json", "binary"):
-            title = f"WebSocket, {form}, 64 sockets, 1 step, {in_flight} in flight on each, over HTTP hot"
-            way = Scenario("ours", f"{kind}-{form}", 64, 1)
-            figures.append(Figure(title, way, one_by_one, "requests", 1.3, 2))
+            title = f"64 WebSockets, {form}, {in_flight} in flight on each, 1 step: {HTTP}"
+            way = Scenario("carryover", f"{kind}-{form}", 64, 1)
+            figures.append(Figure(title, way, http, "requests", 1.3, 2))
     for form in ("json", "binary"):
-        title = f"one WebSocket, {form}, 64 sessions in flight, over the same"
-        figures.append(Figure(title, Scenario("ours", f"shared-{form}", 1, 1), one_by_one, "requests"))
+        title = f"1 WebSocket, {form}, 64 sessions in flight, 1 step: {HTTP}"
+        figures.append(Figure(title, Scenario("carryover", f"shared-{form}", 1, 1), http, "requests"))
     return figures
+
+
+def _title(connections: int, steps: int, quantity: str, peer: str) -> str:
+    return f"{_connections(connections)}, {steps} step{'s' * (steps > 1)}: {quantity} relative to {peer}"
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'s' * (count > 1)}"
 
 
 def medians_of(samples: Mapping[Scenario, Sequence[Sample]]) -> dict[Scenario, Sample]:

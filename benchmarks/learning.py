@@ -1,10 +1,11 @@
-"""What a session learns, measured on recorded streams over HTTP: prints the tables of docs/learning.md and
-draws its figures.
+"""What a session learns, measured on recorded streams over HTTP: prints the tables of
+docs/explanation/learning.md and draws its figures.
 
     python -m benchmarks.learning ../data --traffic traffic_hourly.csv
 
-The folder holds ETTh1.csv and nab/; docs/learning.md tells where they come from, and what was looked at when
-the settings were chosen. The recipe is `drifting` for every stream, chosen on rows 0 to 3,599 of ETTh1.
+The folder holds ETTh1.csv and nab/; docs/explanation/learning.md tells where they come from, and
+what was looked at when the settings were chosen. The recipe is `drifting` for every stream, chosen on rows
+0 to 3,599 of ETTh1.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from models.forecaster import Forecaster
 from models.training.recipe import DRIFTING
 from models.training.training import Training
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 SEEDS = (0, 1, 2)
 MISSING = 0.2
 TRAFFIC = ("traffic_volume", "temp", "clouds_all")
@@ -104,11 +105,15 @@ def etth1_figures(path: Path, folder: Path) -> Iterator[Figure]:
     complete, missing = mean_square(*told, whole), mean_square(first, holes, gappy)
     yield at_most("MSE over HTTP, chunks of 1 to 200", complete, 0.250)
     yield from covered(*told, whole)
-    yield at_most("other chunks: farthest apart, relative", apart(first, whole, again), 1e-5)
-    yield Figure("20 % of the values missing: MSE on the others", missing, None, True)
-    yield at_most("20 % of the values missing: over the complete stream's", missing / complete, 1.25)
+    yield at_most("other chunk sizes: largest relative difference", apart(first, whole, again), 1e-5)
+    yield Figure("20 % of the values missing: MSE of the rest", missing, None, True)
+    yield at_most(
+        "20 % of the values missing: MSE of the rest, relative to the complete stream",
+        missing / complete,
+        1.25,
+    )
     yield from forecasts(*told)
-    draw(DOCS / "learning-etth1.png", *told, whole, rows=TEN_DAYS, targets=("HUFL", "OT"))
+    draw(IMAGES / "learning-etth1.png", *told, whole, rows=TEN_DAYS, targets=("HUFL", "OT"))
 
 
 def traffic_figures(path: Path, folder: Path) -> Iterator[Figure]:
@@ -134,9 +139,9 @@ def nab_figures(path: Path, folder: Path) -> Iterator[Figure]:
         answers = send(server.port, "nab", artifact, recorded)
     rows = recorded.split.test_rows
     found = surprising_ranges(answers.scores[rows.start :], rows)
-    yield Figure("places of the highest 1 % of the scores", float(len(found)), None, True)
+    yield Figure("periods with the highest 1 % of the scores", float(len(found)), None, True)
     yield from (Figure(when(series, place), float(len(place)), None, True) for place in found)
-    draw(DOCS / f"learning-{path.stem}.png", artifact, recorded, answers, rows, artifact.targets)
+    draw(IMAGES / f"learning-{path.stem}.png", artifact, recorded, answers, rows, artifact.targets)
 
 
 def full(series: Series, split: Split) -> Recorded:
@@ -194,14 +199,16 @@ def covered(artifact: Artifact, recorded: Recorded, answers: Answers) -> Iterato
     seen = ~np.isnan(sizes).any(axis=1)
     given = coverage(sizes[seen], half[rows][seen] / artifact.target_scaling.std)
     fixed = coverage(sizes[seen], np.nanquantile(past, 0.9, axis=0)[None])
-    yield at_least("coverage at 0.9, least of a column", given.least, 0.885)
-    yield at_most("coverage at 0.9, most of a column", given.most, 0.915)
-    yield at_least("coverage at 0.9, least of a column in 1,000 rows", given.window_least or 0.0, 0.85)
-    yield at_most("coverage at 0.9, most of a column in 1,000 rows", given.window_most or 1.0, 0.95)
-    yield Figure("mean width, scaled", given.width, None, True)
-    yield Figure("fixed band: mean width, scaled", fixed.width, None, True)
-    yield Figure("fixed band: least coverage of a column", fixed.least, None, True)
-    yield Figure("fixed band: least in 1,000 rows", fixed.window_least or 0.0, None, True)
+    yield at_least("coverage at 0.9, lowest of a column", given.least, 0.885)
+    yield at_most("coverage at 0.9, highest of a column", given.most, 0.915)
+    yield at_least("coverage at 0.9, lowest of a column in 1,000 rows", given.window_least or 0.0, 0.85)
+    yield at_most("coverage at 0.9, highest of a column in 1,000 rows", given.window_most or 1.0, 0.95)
+    yield Figure("mean interval width, scaled", given.width, None, True)
+    yield Figure("fixed intervals: mean width, scaled", fixed.width, None, True)
+    yield Figure("fixed intervals: lowest coverage of a column", fixed.least, None, True)
+    yield Figure(
+        "fixed intervals: lowest coverage of a column in 1,000 rows", fixed.window_least or 0.0, None, True
+    )
 
 
 def forecasts(artifact: Artifact, recorded: Recorded) -> Iterator[Figure]:

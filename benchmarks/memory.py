@@ -1,6 +1,6 @@
-"""A million resident sessions: bytes of RSS for each, what creating costs, and what the crowd costs others.
+"""Measure a million resident sessions: memory, the rate of creation, and the effect on requests/s.
 
-``python -m benchmarks.memory``; needs what `benchmarks.run` needs, and 4 GB of memory; it takes some minutes.
+``python -m benchmarks.memory`` needs what `benchmarks.run` needs and 4 GB of memory. It takes some minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.pipeline import send_all
 from benchmarks.processes import machine_lines, resident_bytes
 from benchmarks.reference import TOLERANCE, Reference, write_artifact, write_seeded_weights
 from benchmarks.report import table
-from benchmarks.run import DOCS
+from benchmarks.run import PAGES
 from benchmarks.servers import Running, known_servers, running
 from benchmarks.streams import Stream
 from benchmarks.wrk import run_wrk
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _served(crowd: Crowd, weights: Path, options: argparse.Namespace) -> Iterator[Running]:
-    (ours,) = (server for server in known_servers() if server.name == "ours")
+    (ours,) = (server for server in known_servers() if server.name == "carryover")
     server = replace(ours, name=crowd.title, environment={**ours.environment, **crowd.settings()})
     with running(server, options.server_core, weights, weights.parent) as one:
         yield one
@@ -150,7 +150,7 @@ def _page(findings: Mapping[Crowd, Finding], options: argparse.Namespace) -> str
     base = median(next(iter(findings.values())).rates)
     rows = [
         (
-            crowd.title,
+            crowd.title.replace(" sessions", ""),
             f"{finding.bytes_each:,.0f}" if crowd.sessions == options.many else "",
             f"{finding.first_tenth:,.0f}",
             f"{finding.last_tenth:,.0f}",
@@ -160,20 +160,22 @@ def _page(findings: Mapping[Crowd, Finding], options: argparse.Namespace) -> str
         for crowd, finding in findings.items()
     ]
     header = (
-        "crowd",
-        "bytes of RSS a session",
+        "sessions",
+        "bytes of RSS per session",
         "created/s, first tenth",
-        "last tenth",
+        "created/s, last tenth",
         "requests/s",
-        "ratio",
+        "relative to the first row",
     )
     lines = [
-        "# A million sessions",
-        f"Written by `python -m benchmarks.memory`, {datetime.now(UTC).strftime('%Y-%m-%d')}.",
+        "# Memory: a million sessions",
+        "This page shows the memory that a session needs, and how requests/s change with the number of "
+        f"sessions. `python -m benchmarks.memory` wrote it on {datetime.now(UTC).strftime('%Y-%m-%d')}.",
         "\n".join(f"- {line}" for line in machine_lines()),
-        "Sessions of an `LSTM(1, 64)`, each created by its first chunk (one connection, pipelined). Then 64 "
-        f"connections, 1 step a request, over {DRIVEN:,} sessions drawn at random from all of them, "
-        f"{options.rounds} rounds of {options.seconds} s in turn, medians; the ratio is to the first row.",
+        "The model is an `LSTM(1, 64)`. First, one connection creates each session by its first chunk, "
+        f"without waiting for the answers (pipelined). Then {CONNECTIONS} connections send chunks of 1 step "
+        f"to {DRIVEN:,} sessions, drawn at random from all of them. The requests/s are medians of "
+        f"{options.rounds} rounds of {options.seconds} s, interleaved.",
         table(header, rows),
     ]
     return "\n\n".join(lines) + "\n"
@@ -187,7 +189,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--generator-core", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder for memory.md")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder for memory.md")
     return parser.parse_args(arguments)
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     shipped = load(Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine")
     forecasters = {kind: Forecaster(shipped, learning=learning) for kind, learning in KINDS.items()}
     took = {sessions: _passes(forecasters, sessions) for sessions in SESSIONS}
-    print("| a session learns | bytes of its carry |" + "".join(f" {n} in a wave |" for n in SESSIONS))
+    print("| a session learns | bytes of its carry |" + "".join(f" batch of {n} |" for n in SESSIONS))
     print("| --- | --- |" + " --- |" * len(SESSIONS))
     for kind, forecaster in forecasters.items():
         times = " | ".join(f"{took[n][kind] / n * 1e6:.1f} us" for n in SESSIONS)

@@ -1,11 +1,11 @@
-"""One replica and two behind one Redis, on a machine of two cores, and what a request costs each process.
+"""Measure one and two replicas with one Redis on two cores, and each process's CPU time per request.
 
     python -m benchmarks.replicas [--rounds 3] [--seconds 5] [--out docs]
 
-64 connections, 1 step, each answer checked; the rounds alternate. The first replica has a core to itself. The
-second, the Redis (an append-only file, everysec) and the load generator share the other, in both cases: what
-two replicas bring where there are cores for them, this cannot show. The processor time that a request costs
-each of them it can: whoever is first to fill a core is where more replicas end to help.
+64 connections, 1 step per chunk, every answer checked; the rounds are interleaved. The first replica has
+one core. The second replica, Redis (append-only file, everysec) and the load generators share the other
+core. So the throughput of two replicas does not apply to machines with more cores. The processor time per
+request does: the process that first uses its whole core limits the number of useful replicas.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
         write_seeded_weights(weights)
         write_artifact(weights, folder / "artifact")
         store = stack.enter_context(RedisServer(folder / "redis", "--appendonly", "yes"))
-        (ours,) = (server for server in known_servers() if server.name == "ours")
+        (ours,) = (server for server in known_servers() if server.name == "carryover")
         told = {**ours.environment, "CARRYOVER_STORE": store.url}
         replicas = [
             stack.enter_context(
@@ -93,10 +93,11 @@ def _cpu(replicas: Sequence[Running], store: RedisServer) -> tuple[float, float,
 
 def _page(rows: dict[int, list[Row]], options: argparse.Namespace) -> list[str]:
     lines = [
-        f"{CONNECTIONS} connections, 1 step, median of {options.rounds} rounds of {options.seconds} s; two "
-        "cores, the second of which a second replica, the Redis and the load generator share.",
+        f"{CONNECTIONS} connections, 1 step per chunk, medians of {options.rounds} rounds of "
+        f"{options.seconds} s. The second replica, Redis and the load generators share one of two cores.",
         "",
-        "| replicas | requests/s | p50 ms | p99 ms | replicas' CPU us a request | Redis' | generator's |",
+        "| replicas | requests/s | p50 ms | p99 ms | replicas' CPU us per request | Redis CPU us per request "
+        "| load generators' CPU us per request |",
         "|---|---|---|---|---|---|---|",
     ]
     for count, found in rows.items():
@@ -117,7 +118,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="for each figure")
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="for the append-only file")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for replicas.md")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for replicas.md")
     return parser.parse_args()
 
 

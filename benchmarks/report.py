@@ -13,25 +13,42 @@ from benchmarks.figures import Figure, Medians, spread
 from benchmarks.load import GENERATOR_LIMIT
 from benchmarks.measure import Sample, Scenario
 
-COSTS = ("p50 ms", "p99 ms", "server CPU us", "RSS MB")
-HEADER = ("served by", "way in", "connections", "steps", "requests/s", "spread", "session-steps/s", *COSTS)
+COSTS = ("p50 ms", "p99 ms", "CPU us per request", "RSS MB")
+HEADER = ("server", "transport", "connections", "steps", "requests/s", "spread", "session-steps/s", *COSTS)
+TERMS = """\
+- **server**: `floor` is a bare asyncio protocol that returns the body of the request. `asgi echo` is the
+  same as an ASGI app under uvicorn. Neither runs a model, so they show the limit of the transport.
+  `fastapi`, `mosec` and `triton` are the compared services. `carryover, plain route` is Carryover with
+  `CARRYOVER_HOT_ROUTE=0`.
+- **transport**: `http` sends one chunk per request. `bulk` sends the chunks of 1,000 sessions in one
+  request. `mixed` is `bulk` with the sessions in a new order in every request. `socket` is one WebSocket
+  for each session with one message in flight, `pipelined` has 8 messages in flight, and `shared` is one
+  WebSocket for 64 sessions.
+- **steps**: observations in each chunk.
+- **session-steps/s**: observations processed per second, over all sessions.
+- **spread**: the difference between the fastest and the slowest round, relative to the median.
+- **CPU us per request**: processor time of all processes of the server. **RSS MB** is their memory."""
 PROOF = (
-    "closed loop, each connection its own session, `LSTM(1, 64)` + `Linear`; CPU is the server's, a request",
-    "every answer was a success, the server's own positions account for all that were counted, and a sample "
-    "of sessions in every row was compared with one pass over all that they were sent",
+    "closed loop: each connection sends its next request after the answer; `http` and `socket` use one "
+    "session per connection",
+    "network: `LSTM(1, 64)` + `Linear`",
+    "checks: every answer was a success; the positions that the server reports account for every counted "
+    "answer; in every row a sample of sessions was compared with one pass over everything they were sent",
 )
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under what a run was made.
+    """The conditions of a run.
 
     Parameters
     ----------
+    command
+        The command line that repeats the run.
     machine
-        Lines that describe it.
+        Lines that describe the machine.
     left_out
-        By server or scenario, why it was not measured.
+        The reason why a server or a scenario was not measured, by its name.
     disturbance
         The share of the server's core that other processes took.
     """
@@ -55,18 +72,21 @@ def markdown(
     parts = [
         "# Benchmarks",
         _preface(conditions),
-        "![requests a second](benchmarks.png)",
-        "## Figures, as ratios in this one run",
+        "![requests per second of each server, by number of connections and steps per chunk](benchmarks.png)",
+        "## Comparisons",
+        "Each figure is the ratio of two rows of the table of measurements below.",
         figures_table(figures, medians),
-        "## The whole run",
+        "## Measurements",
+        TERMS,
         matrix_table(samples, medians),
         _left_out(conditions),
+        f"## Command\n\n```text\n{conditions.command}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def figures_table(figures: Sequence[Figure], medians: Medians) -> str:
-    """Return one row a figure: what was promised, what was aimed at, what was measured."""
+    """Return one row for each figure: the required ratio, the target, the measured ratio, the result."""
     rows = []
     for figure in figures:
         ratio = figure.measured(medians)
@@ -80,14 +100,14 @@ def figures_table(figures: Sequence[Figure], medians: Medians) -> str:
                 )
             )
     return (
-        table(("figure", "must", "aim", "measured", ""), rows)
+        table(("comparison", "required", "target", "measured", "result"), rows)
         if rows
-        else "None of them was part of this run."
+        else "This run measured none of the comparisons."
     )
 
 
 def matrix_table(samples: Mapping[Scenario, Sequence[Sample]], medians: Medians) -> str:
-    """Return one row a scenario: medians, and how far the rounds lay apart."""
+    """Return one row for each scenario: medians, and the spread of the rounds."""
     rows = []
     for scenario, sample in medians.items():
         bound = " *" if sample.generator_share > GENERATOR_LIMIT else ""
@@ -106,7 +126,7 @@ def matrix_table(samples: Mapping[Scenario, Sequence[Sample]], medians: Medians)
                 f"{sample.resident_mb:.0f}",
             )
         )
-    note = "\n\n`*`: the load generator's core was full; the server could have done more."
+    note = "\n\n`*`: the load generator used its whole core, so the server could have served more."
     return table(HEADER, rows) + (note if any("*" in row[4] for row in rows) else "")
 
 
@@ -151,28 +171,34 @@ def _draw_panel(panel: Axes, steps: int, medians: Medians, colours: Mapping[int,
     panel.set_xticks(
         [place + 0.4 - width / 2 for place in range(len(servers))], servers, rotation=30, ha="right"
     )
-    panel.set_title(f"{steps} step{'s' * (steps > 1)} a request")
+    panel.set_title(f"{steps} step{'s' * (steps > 1)} per request")
     panel.grid(axis="y", alpha=0.3)
 
 
 def _preface(conditions: Conditions) -> str:
     lines = [*conditions.machine, *_procedure(conditions), *PROOF]
-    written = f"Written by `{conditions.command}`, {conditions.date}."
+    written = (
+        "This page compares Carryover with other servers on the same machine and in the same run. "
+        f"`python -m benchmarks.run` wrote it on {conditions.date}."
+    )
     return "\n".join([written, "", *(f"- {line}" for line in lines)])
 
 
 def _procedure(conditions: Conditions) -> list[str]:
     return [
-        f"medians of {conditions.rounds} rounds of {conditions.seconds} s a row, each in a random order",
-        "the server on one core, the load generator on another; one process a server, one intra-op thread",
-        f"other processes took {conditions.disturbance:.1%} of the server's core (median over all rows)",
+        f"figures: medians of {conditions.rounds} rounds of {conditions.seconds} s per row; each round runs "
+        "the rows in a new random order",
+        "cores: the server on one, the load generator on the other; one process per server; "
+        "one intra-op thread",
+        f"disturbance: other processes used {conditions.disturbance:.1%} of the server's core (median of all "
+        "rows)",
     ]
 
 
 def _left_out(conditions: Conditions) -> str:
     if not conditions.left_out:
         return ""
-    return "## Left out\n\n" + "\n".join(f"- {name}: {why}" for name, why in conditions.left_out.items())
+    return "## Not measured\n\n" + "\n".join(f"- {name}: {why}" for name, why in conditions.left_out.items())
 
 
 def _bound(figure: Figure, bound: float | None) -> str:
@@ -186,5 +212,5 @@ def _verdict(figure: Figure, ratio: float) -> tuple[str, str]:
     if figure.must is None:
         return text, ""
     if figure.reaches(figure.aim, ratio):
-        return text, "aim"
-    return text, "must" if figure.reaches(figure.must, ratio) else "missed"
+        return text, "target met"
+    return text, "requirement met" if figure.reaches(figure.must, ratio) else "missed"

@@ -1,4 +1,4 @@
-"""Runs the matrix, side by side and interleaved, and writes `docs/benchmarks.md` and its figure.
+"""Runs the matrix, side by side and interleaved, and writes `docs/reference/benchmarks.md` and its figure.
 
 ``python -m benchmarks.run`` (``--help`` tells the options); needs two cores, `taskset` and `wrk`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shlex
 import shutil
 import signal
 import sys
@@ -31,7 +32,7 @@ from benchmarks.report import Conditions, draw, markdown
 from benchmarks.servers import Running, Server, ServerFailed, known_servers, running
 from benchmarks.streams import Stream
 
-DOCS = Path(__file__).parent.parent / "docs"
+PAGES = Path(__file__).parent.parent / "docs" / "reference"
 CONNECTIONS = {
     "http": (1, 64, 256),
     "bulk": (1, 2, 4),
@@ -133,7 +134,7 @@ def _write(
 ) -> None:
     medians = medians_of(samples)
     conditions = Conditions(
-        command="python -m benchmarks.run " + " ".join(sys.argv[1:]),
+        command=shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         machine=machine_lines(),
         rounds=options.rounds,
@@ -159,7 +160,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the order of the rows")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--generator-core", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder for benchmarks.md and benchmarks.png")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder for benchmarks.md and benchmarks.png")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.seconds = 1, 1

@@ -2,8 +2,9 @@
 
     python -m benchmarks.scale [--sessions 10e6 --rate 1 --state 16384]
 
-Everything follows from `Costs`, which were measured on one machine (docs/scale.md says how); change one and
-see what it moves. The hash ring is drawn and the loss of a machine is stepped through time, not estimated.
+Everything follows from `Costs`, which were measured on one machine (docs/explanation/scale.md says how);
+change one and see what it moves. The hash ring is drawn and the loss of a machine is stepped through time,
+not estimated.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Fleet:
     """Sessions, observations a second of each, bytes of state; `every`: commits between two whole states.
 
     With `every` above 1 a commit is the chunk alone, and a state is written every so many: not built, see
-    docs/scale.md.
+    docs/explanation/scale.md.
     """
 
     sessions: float
@@ -97,7 +98,7 @@ def plan(fleet: Fleet, costs: Costs) -> Plan:
     kept = fleet.sessions * (costs.head_bytes + fleet.state + (fleet.every - 1) * 16)
     shards_by = {
         "writes": math.ceil(fleet.steps / (costs.writes * costs.load)),
-        "bytes through a shard": math.ceil(written / (costs.write_bytes * costs.load)),
+        "bytes per shard": math.ceil(written / (costs.write_bytes * costs.load)),
         "network": math.ceil(written * fleet.copies / (costs.network_bytes * costs.load)),
         "memory": math.ceil(kept / (costs.shard_memory * 0.7)),
     }
@@ -147,28 +148,38 @@ def loss(fleet: Fleet, costs: Costs, replicas: int, step: float = 0.01) -> tuple
 def lines(fleet: Fleet, costs: Costs) -> Iterator[str]:
     """The fleet as a table, full states beside a log of chunks."""
     state = fleet.state / 1024
-    yield f"{fleet.sessions:,.0f} sessions, {fleet.rate:g} observations/s each, {state:g} KiB of state:\n"
+    yield f"{fleet.sessions:,.0f} sessions, {_rate(fleet.rate)}, {state:g} KiB of state:\n"
     yield (
-        "| clients | store keeps | replicas | shards (why) | into the store Gbit/s | store memory GiB "
-        "| resident GiB a replica | $ a month, a million sessions |"
+        "| requests | each commit writes | replicas | shards (limited by) | into the store, Gbit/s "
+        "| store memory, GiB | resident sessions per replica, GiB | $ per month per million sessions |"
     )
     yield "|---|---|---|---|---|---|---|---|"
     for bulk in (False, True):
         for every in (1, 32):
             one = replace(fleet, bulk=bulk, every=every)
             it = plan(one, costs)
-            keeps = "the state" if every == 1 else f"chunks, the state each {every}"
+            keeps = "the state" if every == 1 else f"the chunk; state every {every} commits"
             yield (
-                f"| {'bulk' if bulk else 'a request a chunk'} | {keeps} | {it.replicas:,} "
+                f"| {'bulk' if bulk else 'one per chunk'} | {keeps} | {it.replicas:,} "
                 f"| {it.shards:,} ({it.breaks_first}) | {it.store_bytes_second / GIBIT:,.1f} "
                 f"| {it.store_memory / GIB:,.0f} | {it.replica_memory / GIB:.2f} "
                 f"| {it.dollars_month_million:,.0f} |"
             )
 
 
+def _rate(rate: float) -> str:
+    """Observations per second of a session, in words."""
+    if rate < 1:
+        return f"1 observation each {1 / rate:g} s"
+    return f"{rate:g} observation{'s' * (rate != 1)}/s each"
+
+
 def ring_lines(costs: Costs, fleet: Fleet) -> Iterator[str]:
     """How even the ring is, and what a lost machine does, by the number of replicas."""
-    yield "| replicas | fullest over mean, 16 points each | 100 each | a lost one: worst wait s | over s |"
+    yield (
+        "| replicas | most loaded / mean, 16 points | most loaded / mean, 100 points "
+        "| loss of one: longest wait, s | loss of one: back to normal after, s |"
+    )
     yield "|---|---|---|---|---|"
     for replicas in (4, 16, 64, 256):
         steps = replicas * costs.steps * costs.load

@@ -42,7 +42,7 @@ class Answers:
 def served(folder: Path, logs: Path) -> Iterator[Running]:
     """A server of our own with the artifacts in this folder, its sessions in memory."""
     environment = {"CARRYOVER_PORT": "{port}", "CARRYOVER_HOST": HOST, "CARRYOVER_MODELS": str(folder)}
-    with running(Server("ours", OURS, SessionInPath(), environment), 0, logs / "none", logs) as server:
+    with running(Server("carryover", OURS, SessionInPath(), environment), 0, logs / "none", logs) as server:
         yield server
 
 

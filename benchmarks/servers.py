@@ -107,8 +107,8 @@ def known_servers(ours: tuple[str, ...] = OURS) -> list[Server]:
             Triton(),
             needs=("pytriton", "pip install --no-deps nvidia-pytriton==0.7.0"),
         ),
-        Server("ours, plain route", ours, path, settings | {"CARRYOVER_HOT_ROUTE": "0"}),
-        Server("ours", ours, path, settings | {"CARRYOVER_HOT_ROUTE": "1"}, ways),
+        Server("carryover, plain route", ours, path, settings | {"CARRYOVER_HOT_ROUTE": "0"}),
+        Server("carryover", ours, path, settings | {"CARRYOVER_HOT_ROUTE": "1"}, ways),
     ]
 
 

@@ -1,9 +1,9 @@
-"""What a shared store costs: memory and Redis side by side, and the store's share of the tick.
+"""Measure the cost of a shared store: the memory store and Redis, and the commit's share of the tick.
 
     python -m benchmarks.shared [--rounds 3] [--seconds 5] [--out docs]
 
-64 connections, 1 step, each answer checked; the rounds alternate. The Redis runs on loopback, beside the load
-generator on its core, with an append-only file (everysec) on the disk of --folder.
+64 connections, 1 step per chunk, every answer checked; the rounds are interleaved. Redis runs on loopback. It
+shares the core of the load generator and writes an append-only file (everysec) on the disk of --folder.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str
             print(mode, *(f"{value:,.2f}" for value in row), flush=True)
     base = median(row[0] for row in samples["memory"])
     lines = [
-        f"{CONNECTIONS} connections, 1 step, median of {rounds} rounds of {bench.seconds} s; not resident: "
-        f"{CROWD:,} sessions drawn at random, {RESIDENT:,} resident.",
+        f"{CONNECTIONS} connections, 1 step per chunk, medians of {rounds} rounds of {bench.seconds} s. "
+        f'"Evicted sessions" uses {CROWD:,} sessions, drawn at random, of which {RESIDENT:,} are resident.',
         "",
-        "| store | requests/s | of memory | server's CPU us a request | p50 ms | p99 ms "
-        "| commit's share of the tick | not resident requests/s | bulk steps/s |",
+        "| store | requests/s | relative to memory | server CPU us per request | p50 ms | p99 ms "
+        "| commit's share of the tick | evicted sessions, requests/s | bulk, session-steps/s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for mode, rows in samples.items():
@@ -102,7 +102,7 @@ def _crowd(one: Running, bench: Bench, turn: int) -> Load:
 
 
 def _server(mode: str, url: str | None) -> Server:
-    (ours,) = (server for server in known_servers() if server.name == "ours")
+    (ours,) = (server for server in known_servers() if server.name == "carryover")
     told = {"CARRYOVER_RESIDENT_SESSIONS": str(RESIDENT)} | ({"CARRYOVER_STORE": url} if url else {})
     return replace(ours, name=mode, environment={**ours.environment, **told})
 
@@ -114,7 +114,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--generator-core", type=int, default=(os.cpu_count() or 2) - 1)
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for shared.md")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for shared.md")
     return parser.parse_args()
 
 

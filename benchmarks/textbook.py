@@ -1,4 +1,4 @@
-"""What the networks are worth: the figures that README tells, each with what it must be.
+"""What the networks are worth: the figures of docs/reference/measurements.md, each with what it must be.
 
     python -m benchmarks.textbook [--etth1 PATH] [--json]
 
@@ -126,7 +126,7 @@ def at_least(what: str, measured: float, bound: float) -> Figure:
 
 def table(figures: list[Figure]) -> str:
     """As Markdown."""
-    lines = ["| figure | measured | must be |", "|---|---|---|"]
+    lines = ["| figure | measured | required |", "|---|---|---|"]
     for figure in figures:
         must = "" if figure.must is None else figure.must + ("" if figure.holds else " **missed**")
         lines.append(f"| {figure.what} | {figure.measured:.3g} | {must} |")

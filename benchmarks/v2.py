@@ -123,7 +123,7 @@ def _servers() -> tuple[Server, Server]:
     theirs = next(server for server in known_servers() if server.name == "triton")
     if theirs.missing:
         sys.exit(theirs.missing)
-    return Server("ours", OURS, OpenInference(), settings), theirs
+    return Server("carryover", OURS, OpenInference(), settings), theirs
 
 
 def _await_ready(one: Running) -> None:

@@ -1,8 +1,9 @@
 """Pin every package that the image installs by hash, and list their licences: `make lock`.
 
 Writes `requirements.lock` by uv, for every platform, at the versions of `constraints.txt`; and
-`docs/licences.md` of what the metadata of the installed packages says. torch is left out, and what it brings
-for CUDA: the image takes its wheel from an index of its own (TORCH_INDEX), with other hashes than PyPI's.
+`docs/reference/licences.md` of what the metadata of the installed packages says. torch is left out, and
+what it brings for CUDA: the image takes its wheel from an index of its own (TORCH_INDEX), with other hashes
+than PyPI's.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from importlib.metadata import PackageNotFoundError, files, metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK, LICENCES = ROOT / "requirements.lock", ROOT / "docs" / "licences.md"
+LOCK, LICENCES = ROOT / "requirements.lock", ROOT / "docs" / "reference" / "licences.md"
 EXTRAS = ("arrow", "grpc", "redis", "traces")
 OF_TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)")
 ELSEWHERE = {"colorama", "async-timeout", "setuptools"}  # of Windows, of an older Python, of building
 INTRODUCTION = """\
 # Licences
 
-Carryover itself is under Apache-2.0 (LICENSE). Two packages carry JavaScript of others for the
-pages: uPlot (MIT) in youplot, Swagger UI (Apache-2.0) in fastapi-offline. Of what the image holds
-beside Carryover, each package says of itself, as `make lock` found it:
+Carryover has the licence Apache-2.0 (file LICENSE). Two packages contain JavaScript libraries for the web
+pages: youplot contains uPlot (MIT), and fastapi-offline contains Swagger UI (Apache-2.0). `make lock` wrote
+this table from the metadata of the packages in the container image:
 
 | package | version | licence |
 |---|---|---|

@@ -1,6 +1,6 @@
-"""Request bodies: none grows beyond its limit, and the small ones become shapes.
+"""Bodies of the control routes: JSON, validated.
 
-A body is JSON whatever its declared type says, because `curl -d` declares a form.
+A body is read as JSON whatever its content type says, because `curl -d` declares a form.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from pydantic import ValidationError
 from app.api.schemas import RequestBody
 from app.errors import Malformed, Unprocessable
 
-Shape = TypeVar("Shape", bound=RequestBody)
+Body = TypeVar("Body", bound=RequestBody)
 
 
-async def parse_body(request: Request, shape: type[Shape]) -> Shape:
-    """The request's body as this shape; an empty body is an empty object.
+async def parse_body(request: Request, body_type: type[Body]) -> Body:
+    """The request's body, validated; an empty body is an empty object.
 
     Raises
     ------
     Malformed : not JSON
-    Unprocessable : naming the field
+    Unprocessable : names the field
     """
     try:
-        return shape.model_validate_json(await request.body() or b"{}")
+        return body_type.model_validate_json(await request.body() or b"{}")
     except ValidationError as error:
-        raise _complaint(error) from None
+        raise _first_error(error) from None
 
 
-def openapi_body(shape: type[RequestBody], required: bool = False) -> dict[str, Any]:
-    """What a route's `openapi_extra` says of the body that it reads as this shape."""
-    schema = shape.model_json_schema()
+def openapi_body(body_type: type[RequestBody], required: bool = False) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads this body."""
+    schema = body_type.model_json_schema()
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
-def _complaint(error: ValidationError) -> Malformed | Unprocessable:
+def _first_error(error: ValidationError) -> Malformed | Unprocessable:
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
         return Malformed(f"the body is not JSON: {first['ctx']['error']}")

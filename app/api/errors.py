@@ -1,7 +1,4 @@
-"""Every error as RFC 9457 `application/problem+json`, of one shape, with the status of its type.
-
-The only place that knows which error is which status.
-"""
+"""Every error of the app as a response in RFC 9457 `application/problem+json`."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ def error_response(error: errors.CarryoverError, path: str) -> Response:
     """An error as the response to a request for this path."""
     if not is_open_inference_path(path):
         return problem_response(*problem(error))
-    return _protocol_answer(*open_inference_error(error))
+    return _open_inference_response(*open_inference_error(error))
 
 
 def is_open_inference_path(path: str) -> bool:
@@ -35,7 +32,7 @@ def is_open_inference_path(path: str) -> bool:
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route's `responses` say of these statuses."""
+    """The `responses` of a route that may answer these statuses."""
     return {
         status: {
             "model": Problem,
@@ -47,11 +44,11 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def add_exception_handlers(app: FastAPI) -> None:
-    """Answer every error of the app in this shape: ours, FastAPI's, Starlette's, and crashes."""
+    """Answer every error as a problem: our own, FastAPI's, Starlette's, and crashes."""
     app.add_exception_handler(errors.CarryoverError, _carryover)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(ClientDisconnect, _hung_up)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(Exception, _crash)
 
 
@@ -63,15 +60,15 @@ def problem_response(status: int, body: dict[str, Any], headers: dict[str, str] 
 async def _carryover(request: Request, error: Exception) -> Response:
     if not isinstance(error, errors.CarryoverError):
         raise error
-    return _refused(request, error)
+    return _refusal(request, error)
 
 
 async def _validation(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:])  # the first says query or path
-    return _refused(request, errors.Unprocessable(f"{place}: {first['msg']}", field=place))
+    field = ".".join(str(part) for part in first["loc"][1:])  # the first part is "query" or "path"
+    return _refusal(request, errors.Unprocessable(f"{field}: {first['msg']}", field=field))
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -79,32 +76,32 @@ async def _http(request: Request, error: Exception) -> Response:
         raise error
     cause = getattr(error, "error", None)
     if isinstance(cause, errors.CarryoverError):
-        return _refused(request, cause)
+        return _refusal(request, cause)
     phrase = HTTPStatus(error.status_code).phrase
     if is_open_inference_path(request.url.path):
-        return _protocol_answer(error.status_code, {"error": phrase}, dict(error.headers or {}))
+        return _open_inference_response(error.status_code, {"error": phrase}, dict(error.headers or {}))
     body = problem_body(phrase.lower().replace(" ", "-"), phrase, error.status_code, str(error.detail))
     return problem_response(error.status_code, body, dict(error.headers or {}))
 
 
-def _refused(request: Request, error: errors.CarryoverError) -> Response:
-    request.app.state.engine.metrics.refused(error)
+def _refusal(request: Request, error: errors.CarryoverError) -> Response:
+    request.app.state.engine.metrics.record_refusal(error)
     return error_response(error, request.url.path)
 
 
-async def _hung_up(_: Request, __: Exception) -> Response:
-    """The client went in the middle of its body: nothing to log as a crash, and nobody to answer."""
+async def _disconnected(_: Request, __: Exception) -> Response:
+    """The client left in the middle of its body. This is not a crash, and nobody reads the answer."""
     return Response(status_code=400)
 
 
 async def _crash(request: Request, error: Exception) -> Response:
     log.error("%s %s crashed", request.method, request.url.path, exc_info=error)
     if is_open_inference_path(request.url.path):
-        return _protocol_answer(500, {"error": "the server failed; its log says why"}, {})
+        return _open_inference_response(500, {"error": "the server failed; see its log"}, {})
     return problem_response(
-        500, problem_body("internal", "Internal error", 500, "the server failed; its log says why")
+        500, problem_body("internal", "Internal error", 500, "the server failed; see its log")
     )
 
 
-def _protocol_answer(status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:
+def _open_inference_response(status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:
     return Response(orjson.dumps(body), status, headers, "application/json")

@@ -139,9 +139,9 @@ def _by_label(metrics: Metrics) -> Iterator[Metric]:
     yield _histograms(
         "carryover_tick_seconds", "what each stage of a tick takes", "stage", metrics.stages.histograms
     )
-    wave = HistogramMetricFamily("carryover_wave_sessions", "sessions that one tick took together")
-    wave.add_metric([], *_buckets(metrics.batches))
-    yield wave
+    batches = HistogramMetricFamily("carryover_batch_sessions", "sessions that one tick took together")
+    batches.add_metric([], *_buckets(metrics.batches))
+    yield batches
 
 
 def _models(engine: Engine) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""The bodies of the control routes, and every answer, as the OpenAPI document shows them."""
+"""The bodies of the control routes, and all answers, as the OpenAPI document shows them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 At = Annotated[
     int | None,
-    Field(ge=0, le=2**63 - 1, description="The position you believe the session to be at; another is 409."),
+    Field(
+        ge=0,
+        le=2**63 - 1,
+        description="The position that you expect the session to have; 409 if it has another.",
+    ),
 ]
 Epoch = Annotated[
-    str | None, Field(description="The epoch you were told; 409 when the session was made anew since.")
+    str | None,
+    Field(description="The epoch of an earlier answer; 409 if the session was created again since."),
 ]
 SessionId = Annotated[
     str,
@@ -21,41 +26,48 @@ Numbers = list[list[float]] | list[float]
 NumbersWithGaps = list[list[float | None]] | list[float | None]
 Level = Annotated[
     float | None,
-    Field(gt=0, lt=1, description="Add prediction intervals of this level, one that the session keeps."),
+    Field(gt=0, lt=1, description="Add prediction intervals of this level, which the session must keep."),
 ]
 Future = Annotated[
     list[list[float]] | list[float] | None,
-    Field(description="For a forecast, a row a step of the inputs that are known ahead, in their order."),
+    Field(
+        description="For a forecast, a row for each step: the inputs that are known ahead, in their order."
+    ),
 ]
 
 
 class RequestBody(BaseModel):
-    """A request body: a field that we do not know is refused by name, and no number is made of a text."""
+    """A request body. Unknown fields are refused by name, and a string is never converted to a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class LearningOptions(RequestBody):
-    """What a session chooses of how it learns; whatever is absent is as the model's artifact says."""
+    """How the session learns. Absent fields are as the model's artifact says."""
 
     readout: Literal["off", "gain", "rls"] | None = Field(
-        None, description="How its predictions are corrected by its own errors."
+        None, description="How its own errors correct its predictions."
     )
     forgetting: float | None = Field(
-        None, gt=0.5, le=0.9999, description="Weight an observation keeps at the next."
+        None, gt=0.5, le=0.9999, description="Weight that an observation keeps at the next."
     )
-    prior: float | None = Field(None, ge=1e-6, le=1e6, description="Pull towards the trained readout.")
-    intervals: bool | None = Field(None, description="Whether it keeps intervals, scores and its errors.")
+    prior: float | None = Field(
+        None, ge=1e-6, le=1e6, description="Strength of the pull towards the trained readout."
+    )
+    intervals: bool | None = Field(None, description="Whether it keeps intervals, scores and running errors.")
 
 
 class NewSession(RequestBody):
-    id: SessionId | None = Field(None, description="Drawn at random when absent.")
+    id: SessionId | None = Field(None, description="Random when absent.")
     model: str | None = Field(None, description="The default model when absent.")
     ttl_seconds: float | None = Field(
-        None, gt=0, le=1e9, description="Idle for so long, it expires; the server's default when absent."
+        None,
+        gt=0,
+        le=1e9,
+        description="The session expires when idle for this long; the server's default when absent.",
     )
     learning: LearningOptions | None = None
-    level: Level = Field(None, description="Answer every chunk with prediction intervals of this level.")
+    level: Level = Field(None, description="Add prediction intervals of this level to every answer.")
 
 
 class Precondition(RequestBody):
@@ -64,7 +76,7 @@ class Precondition(RequestBody):
 
 
 class ForkRequest(Precondition):
-    id: SessionId | None = Field(None, description="The new session's id; drawn at random when absent.")
+    id: SessionId | None = Field(None, description="The new session's id; random when absent.")
 
 
 class Chunk(RequestBody):
@@ -75,42 +87,43 @@ class Chunk(RequestBody):
     )
     observations: NumbersWithGaps | None = Field(
         None,
-        description="One row an observation, one number a feature, in the data's own units; null where it "
-        "was not observed. A model with one feature also takes a flat list, and answers it flat.",
+        description="A row for each observation, a number for each feature, in the data's own units; null "
+        "if not observed. For a model with one feature a flat list is accepted and answered flat.",
         min_length=1,
     )
-    skip: int | None = Field(None, ge=1, description="In place of observations: so many are missing whole.")
+    skip: int | None = Field(
+        None, ge=1, description="In place of observations: the number of observations that are missing whole."
+    )
     timestamps: list[float | str] | None = Field(
         None,
         description="For a model with time features, the time of each row: RFC 3339, or seconds since 1970. "
-        "The columns made from them are then not among the observations.",
+        "The columns made from them are then left out of the observations.",
     )
     level: Level = None
-    score: bool = Field(False, description="Add the error of each prediction made before, and its score.")
+    score: bool = Field(False, description="Add the error of each earlier prediction, and its score.")
     future: Future = None
     at: At = None
     epoch: Epoch = None
-    horizon: int | None = Field(None, ge=0, description="Add a forecast of so many steps.")
-    model: str | None = Field(None, description="The model of the session that this chunk creates.")
+    horizon: int | None = Field(None, ge=0, description="Add a forecast of this many steps.")
+    model: str | None = Field(None, description="The model of the session, if this chunk creates it.")
 
 
 class Predictions(BaseModel):
     session: str
     model: str
-    position: int = Field(description="Observations consumed since the session was created; never goes back.")
+    position: int = Field(description="Observations since the session was created; never decreases.")
     epoch: str
-    replayed: bool = Field(description="This chunk had been applied already; this is its stored answer.")
-    predictions: Numbers = Field(description="`predictions[t]` is of what follows `observations[t]`.")
+    replayed: bool = Field(description="The chunk had been applied before; this is its stored answer.")
+    predictions: Numbers = Field(description="`predictions[t]` predicts what follows `observations[t]`.")
     lower: Numbers | None = None
     upper: Numbers | None = None
-    residuals: NumbersWithGaps | None = Field(
-        None, description="Observed minus what had been predicted for it."
-    )
+    residuals: NumbersWithGaps | None = Field(None, description="Observed value minus its prediction.")
     scores: list[float | None] | None = Field(
-        None, description="How surprising each observation was: 1 minus the share of its like or larger."
+        None,
+        description="How surprising each observation was: 1 minus the share of errors as large or larger.",
     )
     observed: list[list[bool]] | list[bool] | None = Field(
-        None, description="Which numbers were observed; there when any was not."
+        None, description="Which numbers were observed; absent when all were."
     )
     forecast: Numbers | None = None
     forecast_lower: Numbers | None = None
@@ -118,29 +131,31 @@ class Predictions(BaseModel):
 
 
 class BulkChunks(RequestBody):
-    """Chunks of many sessions, a column each."""
+    """Chunks of many sessions, in columns."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"sessions": ["pump-7", "pump-8"], "observations": [[0.0], [0.1]]}]},
     )
     sessions: list[SessionId] = Field(
-        description="One named twice is moved on in order, each chunk with its own answer.", min_length=1
+        description="A session may be named twice: its chunks are applied in order, each with an answer.",
+        min_length=1,
     )
     observations: list[float | list[float | None] | list[list[float | None]] | None] = Field(
         description="For each session a number (one observation of a model with one input), a row (one "
-        "observation) or a list of rows (a chunk); the predictions are answered just as deep. Null is a "
-        "number that was not observed."
+        "observation) or a list of rows (a chunk); the predictions are nested as deep. Null: not observed."
     )
     level: Level = None
     score: bool = False
-    at: list[int | None] | None = Field(None, description="The position you believe each session to be at.")
+    at: list[int | None] | None = Field(
+        None, description="The position that you expect each session to have."
+    )
     epochs: list[str | None] | None = None
-    model: str | None = Field(None, description="The model of the sessions that these chunks create.")
+    model: str | None = Field(None, description="The model of the sessions that this request creates.")
 
 
 class Problem(BaseModel):
-    """RFC 9457, the one shape of every error. Further members depend on the type: `position`, `row`, ..."""
+    """Every error (RFC 9457). Further members depend on the type: `position`, `row`, ..."""
 
     model_config = ConfigDict(extra="allow")
     type: str
@@ -155,13 +170,15 @@ class BulkPredictions(BaseModel):
     positions: list[int | None]
     epochs: list[str | None]
     predictions: list[float | list[float] | list[list[float]] | None]
-    replayed: list[int] = Field(description="Indexes of chunks that had been applied already.")
-    lower: list[Any] | None = Field(None, description="As deep as the predictions, as are all like it.")
+    replayed: list[int] = Field(description="Indexes of chunks that had been applied before.")
+    lower: list[Any] | None = Field(
+        None, description="Nested as the predictions, as are the following columns."
+    )
     upper: list[Any] | None = None
     residuals: list[Any] | None = None
     scores: list[Any] | None = None
     observed: list[Any] | None = None
-    errors: dict[str, Problem] = Field(description="By index, why a chunk was refused.")
+    errors: dict[str, Problem] = Field(description="By index, the errors of refused chunks.")
 
 
 class ForecastAnswer(BaseModel):
@@ -175,9 +192,9 @@ class ForecastAnswer(BaseModel):
 
 
 class ForecastRequest(RequestBody):
-    """A forecast that has to be told what is known ahead."""
+    """A forecast, with the inputs that are known ahead."""
 
-    steps: int = Field(ge=1, description="How far to roll out.")
+    steps: int = Field(ge=1, description="Length of the forecast.")
     level: Level = None
     future: Future = None
     flat: bool = Field(False, description="Answer a model of one feature as a flat list.")
@@ -187,17 +204,19 @@ class LearningSettings(BaseModel):
     readout: str
     forgetting: float
     prior: float
-    levels: list[float] = Field(description="Of the intervals that it keeps.")
+    levels: list[float] = Field(description="Levels of the intervals that it keeps.")
 
 
 class RunningErrors(BaseModel):
-    """Of the session's predictions since it was created or reset, over all outputs, in squared own units."""
+    """Errors of the predictions since the session was created or reset, over all outputs, in its units."""
 
     observations: int
     mse: float | None
     mae: float | None
-    skill: float | None = Field(description="1 - MSE over that of saying what was observed last.")
-    coverage: dict[str, float] = Field(description="By level, the share of observations in their interval.")
+    skill: float | None = Field(description="1 - MSE / MSE of repeating the last observation.")
+    coverage: dict[str, float] = Field(
+        description="By level, the share of observations within their interval."
+    )
 
 
 class Session(BaseModel):
@@ -223,9 +242,9 @@ class SessionName(BaseModel):
 
 
 class SessionPage(BaseModel):
-    sessions: list[Session | SessionName] = Field(description="A `Session` each with `detail=true`.")
-    next: str | None = Field(description="Pass it as `after` for the next page; null on the last.")
-    total: int = Field(description="Sessions of every model, resident or at rest.")
+    sessions: list[Session | SessionName] = Field(description="With `detail=true` each is a `Session`.")
+    next: str | None = Field(description="The `after` of the next page; null on the last.")
+    total: int = Field(description="Sessions of all models, resident or not.")
 
 
 class Feature(BaseModel):
@@ -242,15 +261,15 @@ class Model(BaseModel):
     hidden_size: int
     num_layers: int
     predicts: str
-    learning: dict[str, Any] | None = Field(description="What its sessions learn unless they choose.")
-    future: list[str] = Field(description="Inputs known ahead, which a forecast has to be told.")
-    time_features: list[str] = Field(description="Made from timestamps: their columns need not be sent.")
+    learning: dict[str, Any] | None = Field(description="How its sessions learn by default.")
+    future: list[str] = Field(description="Inputs known ahead, which a forecast needs.")
+    time_features: list[str] = Field(description="Columns made from timestamps, which are not sent.")
     interval_seconds: float | None
     can_forecast: bool = Field(description="Whether the targets cover the inputs.")
     carry_bytes: int
     metrics: dict[str, Any]
-    sessions_resident: int | None = Field(description="null for a key that may not know of other tenants'")
-    sessions_on_older: int | None = Field(description="of those, how many keep an older network until reset")
+    sessions_resident: int | None = Field(description="null for a key that sees one tenant only")
+    sessions_on_older: int | None = Field(description="how many of them keep an older network until reset")
 
 
 class ReloadResult(BaseModel):

@@ -33,6 +33,6 @@ def client(url: str, key_file: Path | None, patience: float = 0.0) -> Carryover:
 
     key = None if key_file is None else key_file.read_text(encoding="utf-8").strip()
     try:
-        return Carryover(url, key=key, patience=patience)
+        return Carryover(url, key=key, retry=patience)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None

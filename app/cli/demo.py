@@ -123,7 +123,7 @@ def _file(series: str) -> Path:
         return Path(series)
     spec = find_spec("vega_datasets")
     if spec is None or not spec.submodule_search_locations:
-        raise DemoFailed("the temperatures come with vega_datasets: pip install 'carryover[examples]'")
+        raise DemoFailed("the temperatures come with vega_datasets: pip install 'carryover-server[examples]'")
     return Path(spec.submodule_search_locations[0]) / "_data" / "seattle-temps.csv"
 
 
@@ -136,8 +136,8 @@ def _served(models: Path) -> Iterator[Carryover]:
     process = subprocess.Popen(
         [
             sys.executable,
-            "-c",
-            "from app.cli import main; main()",
+            "-m",
+            "carryover_server",
             "serve",
             "--models",
             str(models),
@@ -149,7 +149,7 @@ def _served(models: Path) -> Iterator[Carryover]:
         text=True,
     )
     try:
-        with Carryover(_listening(process), patience=START_SECONDS) as service:
+        with Carryover(_listening(process), retry=START_SECONDS) as service:
             yield service
     finally:
         process.terminate()

@@ -105,7 +105,7 @@ def _parquet(raw: IO[bytes]) -> RowSource:
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise BadData("Parquet needs pyarrow: pip install 'carryover[arrow]'") from None
+        raise BadData("Parquet needs pyarrow: pip install 'carryover-server[arrow]'") from None
     file = pq.ParquetFile(raw)
     names = tuple(file.schema_arrow.names)
     rows = (

@@ -115,7 +115,11 @@ def stream(
         if not start or out is None:
             layout.write_header(file)
         sent = one.stream(
-            observations(), size, level=level, score=score, ahead=1 if source.total is None else CHUNKS_AHEAD
+            observations(),
+            size,
+            level=level,
+            score=score,
+            max_in_flight=1 if source.total is None else CHUNKS_AHEAD,
         )
         left = None if source.total is None else max(source.total - start, 0)
         shown = out is not None or not sys.stdout.isatty()

@@ -16,24 +16,39 @@ from models.arrays import AnyArray, Floats
 
 
 def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
-    """The answer to a chunk or a forecast; what is not a number in it is null."""
-    told: dict[str, Any] = {
+    """The answer to a chunk or a forecast; NaN is written as null.
+
+    Parameters
+    ----------
+    flat : the chunk was a flat list, and so are the arrays of the answer
+    """
+    payload: dict[str, Any] = {
         "session": id_of(answer.session),
         "model": answer.model,
         "position": answer.position,
         "epoch": epoch_token(answer.epoch),
     }
     if "predictions" in answer.answer:
-        told["replayed"] = answer.replayed
+        payload["replayed"] = answer.replayed
     for name, numbers in answer.answer.items():
-        told[name] = output_array(name, numbers, flat)
-    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+        payload[name] = output_array(name, numbers, flat)
+    return orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def output_array(name: str, numbers: Floats, flat: bool) -> AnyArray:
-    """One array of an answer as it is written: scores and flat chunks as lists, `observed` as truths."""
-    told: AnyArray = numbers != 0 if name == "observed" else numbers
-    return told.ravel() if name == "scores" or (flat and told.shape[1] == 1) else told
+    """An array of an answer as it is written.
+
+    Parameters
+    ----------
+    name : of the output; `observed` becomes booleans
+    numbers : [steps, width]
+
+    Returns
+    -------
+    [steps] for `scores` and for flat chunks of one output, else [steps, width]
+    """
+    array: AnyArray = numbers != 0 if name == "observed" else numbers
+    return array.ravel() if name == "scores" or (flat and array.shape[1] == 1) else array
 
 
 def encode_session(view: SessionView) -> dict[str, Any]:
@@ -64,7 +79,7 @@ def encode_session(view: SessionView) -> dict[str, Any]:
 
 
 def _errors(errors: ErrorStatistics, levels: Sequence[float]) -> dict[str, Any]:
-    """Running errors of a session, over all outputs; null where there is none yet."""
+    """The session's running errors over all outputs; null before the first."""
     if not (errors.observed > 0).any():
         return {"observations": 0, "mse": None, "mae": None, "skill": None, "coverage": {}}
     mse, persistence = float(np.nanmean(errors.mse)), float(np.nanmean(errors.persistence))
@@ -79,11 +94,11 @@ def _errors(errors: ErrorStatistics, levels: Sequence[float]) -> dict[str, Any]:
 
 
 def shortest_decimals(numbers: Floats) -> list[float]:
-    """Float32 numbers as the shortest decimals that stand for them."""
-    told: list[float] = orjson.loads(
+    """Float32 numbers as the shortest decimals that round to them."""
+    decimals: list[float] = orjson.loads(
         orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)
     )
-    return told
+    return decimals
 
 
 def format_rfc3339(seconds: float) -> str:

@@ -16,12 +16,12 @@ from app.errors import Malformed, TooLarge, Unprocessable
 
 
 def too_many_steps_error(steps: int, most: int) -> Unprocessable:
-    """The refusal of a forecast over the limit."""
+    """The error of a forecast over the limit."""
     return Unprocessable(f"steps must be 1 to {most}, not {steps}", field="steps", limit=most)
 
 
 def too_many_observations_error(limits: Limits, count: str) -> TooLarge:
-    """The refusal of a chunk with more observations than the limit."""
+    """The error of a chunk with more observations than the limit."""
     return TooLarge(
         f"a chunk has at most {limits.observations} observations, this one has {count}",
         limit=limits.observations,
@@ -31,14 +31,14 @@ def too_many_observations_error(limits: Limits, count: str) -> TooLarge:
 def decode_error(body: bytes, error: AnyDecodeError) -> Malformed | Unprocessable:
     """What is wrong with a body that did not decode, and where."""
     if isinstance(error, RecursionError):
-        return Malformed("the body is not JSON that anybody means: it is nested too deeply")
+        return Malformed("the JSON is nested too deeply")
     if isinstance(error, msgspec.ValidationError):
         return _wrong_value(str(error))
     try:
-        told = json.loads(body)  # takes NaN and Infinity, which JSON does not know and people send
+        document = json.loads(body)  # accepts NaN and Infinity, which are not JSON but are sent
     except (ValueError, RecursionError):
         return Malformed(f"the body is not JSON: {error}")
-    rows = told.get("observations") if isinstance(told, dict) else None
+    rows = document.get("observations") if isinstance(document, dict) else None
     for row, numbers in enumerate(rows if isinstance(rows, list) else ()):
         for column, number in enumerate(numbers if isinstance(numbers, list) else [numbers]):
             if isinstance(number, float) and not math.isfinite(number):
@@ -46,13 +46,13 @@ def decode_error(body: bytes, error: AnyDecodeError) -> Malformed | Unprocessabl
     return Malformed(f"the body is not JSON: {error}")
 
 
-def _wrong_value(told: str) -> Malformed | Unprocessable:
+def _wrong_value(message: str) -> Malformed | Unprocessable:
     """Translate msgspec's `Expected x, got y - at $.observations[2][0]`."""
-    what, _, path = told.partition(" - at ")
-    place = re.match(r"`?\$\.(\w+)(?:\[(\d+)\])?(?:\[(\d+)\])?", path)
-    if place is None:
+    what, _, path = message.partition(" - at ")
+    location = re.match(r"`?\$\.(\w+)(?:\[(\d+)\])?(?:\[(\d+)\])?", path)
+    if location is None:
         return Unprocessable(what)
-    field, row, column = place.groups()
+    field, row, column = location.groups()
     if row is None:
         return Unprocessable(f"{field}: {what}", field=field)
     if field != "observations":
@@ -61,12 +61,14 @@ def _wrong_value(told: str) -> Malformed | Unprocessable:
 
 
 def ragged_rows_error(rows: Sequence[Any]) -> Unprocessable:
-    """The first row that is not like row 0."""
-    wanted = _shape(rows[0])
+    """The error of the first row that differs in width from row 0."""
+    expected = _shape(rows[0])
     for row, numbers in enumerate(rows):
-        if _shape(numbers) != wanted:
-            told = f"row {row} has {_shape(numbers)}, row 0 has {wanted}"
-            return Unprocessable(f"every observation must have as many numbers as the first: {told}", row=row)
+        if _shape(numbers) != expected:
+            difference = f"row {row} has {_shape(numbers)}, row 0 has {expected}"
+            return Unprocessable(
+                f"every observation must have as many numbers as the first: {difference}", row=row
+            )
     return Unprocessable("the observations are not rows of numbers")
 
 
@@ -75,12 +77,17 @@ def _shape(row: object) -> str:
 
 
 def float32_range_error(exact: np.ndarray[Any, np.dtype[np.float64]]) -> Unprocessable:
-    """The refusal of the first number that float32 cannot hold."""
+    """The error of the first number that float32 cannot hold.
+
+    Parameters
+    ----------
+    exact : [steps] or [steps, inputs]
+    """
     rows = exact[:, None] if exact.ndim == 1 else exact
-    row, column = (int(place) for place in np.argwhere(np.abs(rows) > MAX_FLOAT32)[0])
+    row, column = (int(index) for index in np.argwhere(np.abs(rows) > MAX_FLOAT32)[0])
     return invalid_number_error(row, column, f"is {rows[row, column]}, which is not a finite float32")
 
 
-def invalid_number_error(row: int, column: int, why: str) -> Unprocessable:
-    """The refusal of one number of a chunk, by its row and column."""
-    return Unprocessable(f"row {row}, column {column} {why}", row=row, column=column)
+def invalid_number_error(row: int, column: int, reason: str) -> Unprocessable:
+    """The error of a number of a chunk, by its row and column."""
+    return Unprocessable(f"row {row}, column {column} {reason}", row=row, column=column)

@@ -1,7 +1,7 @@
-"""Request and response shapes of the data: bytes in, values out; answers in, bytes out. No state.
+"""Chunks in JSON: decoded and checked.
 
-A chunk is decoded by `msgspec`, which is strict about types and knows no NaN; whatever it or NumPy
-refuses is looked at a second time, slowly, to name the row and the column.
+`msgspec` decodes a chunk. It is strict about types and accepts no NaN. A body that it or NumPy refuses is
+read a second time, slowly, to name the row and the column.
 """
 
 from __future__ import annotations
@@ -37,13 +37,12 @@ from models.arrays import Doubles, Floats, Seconds
 
 T = TypeVar("T")
 
-
 Rows = list[float | list[float]]
 GappedRows = list[float | list[float | None] | None]  # null: not observed
 
 
 class ChunkFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a chunk may say besides its numbers, in a body or in a message."""
+    """The fields that a chunk may have beside its numbers, in a body or in a message."""
 
     at: int | None = None
     epoch: str | None = None
@@ -57,7 +56,7 @@ class ChunkFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def has_options(self) -> bool:
-        """Whether any of what is rarely said is said."""
+        """Whether any of the rare fields is present."""
         return (
             self.level is not None
             or self.score
@@ -74,7 +73,7 @@ class ChunkBody(ChunkFields, kw_only=True):
 
 
 class GappedBody(ChunkFields, kw_only=True):
-    """The same where observations are missing."""
+    """The same body, with nulls among the observations."""
 
     observations: GappedRows
 
@@ -84,10 +83,10 @@ _decode_gapped = msgspec.json.Decoder(GappedBody).decode
 
 
 class Chunk(msgspec.Struct, eq=False):
-    """A chunk as it came, checked. A `Struct`: it costs half to make.
+    """A chunk, decoded and checked. A `Struct` because a dataclass takes twice as long to construct.
 
-    observations : [steps, inputs] of finite float32
-    flat : it came as a flat list, and is answered as one
+    observations : [steps, inputs], finite float32; NaN where `options.gaps` allows it
+    flat : the numbers came as a flat list, and are answered as a flat list
     """
 
     observations: Floats
@@ -110,33 +109,39 @@ def decode_chunk(body: bytes, limits: Limits) -> Chunk:
     """
     check_size(body, limits)
     try:
-        told = _decode_chunk(body)
+        fields = _decode_chunk(body)
     except DECODE_ERRORS as error:
         gapped = decode_with_gaps(body, error, _decode_gapped)
         return validate_chunk(gapped.observations, gapped, limits, gaps=True)
-    return validate_chunk(told.observations, told, limits)
+    return validate_chunk(fields.observations, fields, limits)
 
 
 def decode_with_gaps(body: bytes, error: AnyDecodeError, gapped: Callable[[bytes], T]) -> T:
-    """A body that did not decode, once more with numbers that may be null.
+    """Decode a body again, this time with nulls allowed among its numbers.
+
+    Parameters
+    ----------
+    error : why the body did not decode without nulls
 
     Raises
     ------
-    Malformed, Unprocessable : that was not all that was wrong
+    Malformed, Unprocessable : the nulls were not the only error
     """
     try:
         return gapped(body)
     except DECODE_ERRORS as other:
-        # Of a null that was the first thing to be refused, only the second try knows what else is wrong.
+        # If the first error was a null, the second error says what is really wrong.
         raise decode_error(body, other if "`null`" in str(error) else error) from None
 
 
 def validate_chunk(
     rows: Rows | GappedRows | None, fields: ChunkFields, limits: Limits, *, gaps: bool = False
 ) -> Chunk:
-    """A chunk of decoded fields.
+    """The chunk of these fields.
 
-    gaps : whether a null may be among the numbers
+    Parameters
+    ----------
+    gaps : nulls are allowed among the numbers
 
     Raises
     ------
@@ -146,7 +151,7 @@ def validate_chunk(
     if rows is None:
         observations, flat = _skipped(fields.skip, limits), False
     elif fields.skip is not None:
-        raise Unprocessable("a chunk has observations or skips some, not both", field="skip")
+        raise Unprocessable("a chunk has observations or skip, not both", field="skip")
     elif len(rows) > limits.observations:
         raise too_many_observations_error(limits, str(len(rows)))
     else:
@@ -156,7 +161,7 @@ def validate_chunk(
     gaps = rows is None or (gaps and bool(np.isnan(observations).any()))
     if gaps or fields.has_options:
         if fields.future is not None and not horizon:
-            raise Unprocessable("future is of a forecast: it needs a horizon", field="future")
+            raise Unprocessable("future needs a horizon: it is the input of a forecast", field="future")
         options = ChunkOptions(
             fields.level,
             fields.score,
@@ -168,7 +173,7 @@ def validate_chunk(
 
 
 def check_size(body: bytes, limits: Limits) -> None:
-    """Refuse a body of a million numbers before it is parsed: parsing it would hold everybody up.
+    """Refuse a body with far too many numbers before it is parsed, because parsing blocks the event loop.
 
     Raises
     ------
@@ -177,18 +182,21 @@ def check_size(body: bytes, limits: Limits) -> None:
     if len(body) > SMALL_BODY_BYTES:
         rows = limits.observations + limits.steps * (b'"future"' in body)
         if body.count(b",") > rows * limits.inputs + 16:
-            raise too_many_observations_error(limits, "has_options")
+            raise too_many_observations_error(limits, "more")
 
 
 def check_observations(observations: Floats, limits: Limits, *, gaps: bool = False) -> None:
-    """Refuse a chunk of raw float32, [steps, inputs], that is empty, too long or not finite.
+    """Refuse a chunk of raw float32 that is empty, too long or not finite.
 
-    gaps : whether a NaN stands for what was not observed
+    Parameters
+    ----------
+    observations : [steps, inputs]
+    gaps : NaN is allowed and means not observed
 
     Raises
     ------
-    Unprocessable : naming the row and the column
-    TooLarge
+    Unprocessable : empty or not finite; names the row and the column
+    TooLarge : more observations than the limit
     """
     if not len(observations):
         raise Unprocessable("the chunk is empty: it needs at least one observation")
@@ -196,18 +204,18 @@ def check_observations(observations: Floats, limits: Limits, *, gaps: bool = Fal
         raise too_many_observations_error(limits, str(len(observations)))
     finite = ~np.isinf(observations) if gaps else np.isfinite(observations)
     if not finite.all():
-        row, column = (int(place) for place in np.argwhere(~finite)[0])
+        row, column = (int(index) for index in np.argwhere(~finite)[0])
         raise invalid_number_error(
             row, column, f"is {observations[row, column]}, which is not a finite number"
         )
 
 
 def validate_position(at: int | None) -> int | None:
-    """A position that a session could be at.
+    """Return `at` unchanged.
 
     Raises
     ------
-    Unprocessable
+    Unprocessable : not a position, 0 to 2**63 - 1
     """
     if at is not None and not 0 <= at <= MAX_POSITION:
         raise Unprocessable(f"at must be 0 to {MAX_POSITION}, not {at}", field="at")
@@ -215,11 +223,11 @@ def validate_position(at: int | None) -> int | None:
 
 
 def validate_horizon(horizon: int, limits: Limits) -> int:
-    """A forecast's length within the limit; 0 is none.
+    """Return the length of a forecast unchanged; 0 is no forecast.
 
     Raises
     ------
-    Unprocessable
+    Unprocessable : over the limit
     """
     if not 0 <= horizon <= limits.steps:
         raise Unprocessable(f"horizon must be 0 to {limits.steps}, not {horizon}", field="horizon")
@@ -227,11 +235,15 @@ def validate_horizon(horizon: int, limits: Limits) -> int:
 
 
 def parse_future(rows: list[Any]) -> Floats:
-    """[steps, inputs known ahead] of what a forecast is told ahead; bare numbers are rows of one.
+    """The inputs of a forecast that are known ahead; a bare number is a row of one input.
+
+    Returns
+    -------
+    [steps, inputs known ahead]
 
     Raises
     ------
-    Unprocessable : naming the row and the column
+    Unprocessable : names the row and the column
     """
     if not rows:
         raise Unprocessable("future is empty: it needs a row for each step of the forecast", field="future")
@@ -242,20 +254,26 @@ def parse_future(rows: list[Any]) -> Floats:
 
 
 def parse_timestamps(timestamps: Sequence[float | str]) -> Seconds:
-    """Seconds since 1970 of times told as such, or in RFC 3339; without an offset they are UTC.
+    """Seconds since 1970 of times in RFC 3339 or already in seconds; a time without an offset is UTC.
+
+    Returns
+    -------
+    [steps]
 
     Raises
     ------
-    Unprocessable : naming the row
+    Unprocessable : names the row
     """
     seconds = []
-    for row, told in enumerate(timestamps):
+    for row, timestamp in enumerate(timestamps):
         try:
-            value = _epoch_seconds(told) if isinstance(told, str) else float(told)
+            value = _epoch_seconds(timestamp) if isinstance(timestamp, str) else float(timestamp)
         except ValueError:
-            raise Unprocessable(f"timestamps[{row}] is no time in RFC 3339: {told!r:.40}", row=row) from None
+            raise Unprocessable(
+                f"timestamps[{row}] is not a time in RFC 3339: {timestamp!r:.40}", row=row
+            ) from None
         if not abs(value) < MAX_TIMESTAMP:
-            raise Unprocessable(f"timestamps[{row}] is beyond the year 5000: {told!r:.40}", row=row)
+            raise Unprocessable(f"timestamps[{row}] is beyond the year 5000: {timestamp!r:.40}", row=row)
         seconds.append(value)
     return np.array(seconds, np.float64)
 
@@ -266,7 +284,7 @@ def _epoch_seconds(text: str) -> float:
 
 
 def _skipped(count: int | None, limits: Limits) -> Floats:
-    """[count, 0]: observations of which nothing is known, not even how many numbers they have."""
+    """Observations that are missing whole, [count, 0]: their width, the model's, is not known here."""
     if count is None:
         raise Unprocessable("the chunk has no observations", field="observations")
     if count < 1:
@@ -277,17 +295,25 @@ def _skipped(count: int | None, limits: Limits) -> Floats:
 
 
 def parse_observations(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floats, bool]:
-    """A chunk as [steps, inputs] of finite float32, NaN for null, and whether it came as a flat list.
+    """Decoded rows as an array.
+
+    Parameters
+    ----------
+    rows : lists of numbers, or bare numbers
+    gaps : nulls may be among the numbers
+
+    Returns
+    -------
+    observations : [steps, inputs], finite float32, NaN for null
+    flat : the rows were bare numbers
 
     Raises
     ------
-    Unprocessable : naming the row and the column
+    Unprocessable : names the row and the column
     """
     if not rows:
         raise Unprocessable("the chunk is empty: it needs at least one observation")
-    if (
-        len(rows) == 1 and not gaps
-    ):  # what streams mostly send: a few comparisons are sooner than a few array operations
+    if len(rows) == 1 and not gaps:  # the most frequent chunk: comparisons are faster than array operations
         first = rows[0]
         flat = not isinstance(first, list)
         numbers = first if isinstance(first, list) else rows
@@ -299,7 +325,7 @@ def parse_observations(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floa
         raise ragged_rows_error(rows) from None
     if exact.size == 0:
         raise Unprocessable("row 0 is empty: an observation needs at least one number", row=0)
-    # Neither decoder lets a NaN through: what is one here was null.
+    # The decoders refuse NaN, so a NaN here was a null.
     if (np.abs(exact) > MAX_FLOAT32).any():
         raise float32_range_error(exact)
     flat = exact.ndim == 1
@@ -307,11 +333,13 @@ def parse_observations(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floa
 
 
 def _matrix(rows: Sequence[Any]) -> Doubles:
-    """Rows of one width as [steps, inputs], bare numbers as [steps]; laid flat first, which is sooner.
+    """Rows of one width as [steps, inputs], bare numbers as [steps].
+
+    The rows are chained first: NumPy converts one flat list faster than a list of lists.
 
     Raises
     ------
-    ValueError, TypeError : they are neither
+    ValueError, TypeError : neither rows of one width nor numbers
     """
     first = rows[0]
     if not isinstance(first, list):

@@ -2,13 +2,13 @@
 
 A text message is a chunk's HTTP body with two more fields: `session` on `/stream` (on
 `/sessions/{id}/stream` the path names it) and `tag`, any JSON value that comes back with the answer. A
-message `{"reset": true}` zeroes the carry, in its place among the chunks.
+message `{"reset": true}` zeroes the carry, in order with the chunks around it.
 
 A binary message is one chunk:
 
     offset  type     meaning
     0       u8       length of the session id; 0 on /sessions/{id}/stream
-    1       u8       1: numbers that are NaN were not observed; else 0
+    1       u8       1: NaN means not observed; else 0
     2       u16      numbers in an observation
     4       u32      horizon: steps of forecast to add
     8       i64      at; -1: none
@@ -16,19 +16,19 @@ A binary message is one chunk:
     24      bytes    session id, then zeros to a multiple of 4
     ...     f32      observations, row after row
 
-and so is its answer:
+The answer has the same layout:
 
     0       u8       length of the session id, as in the message
     1       u8       1: replayed, 0: applied
     2       u16      numbers in a prediction
-    4       u32      predictions; whatever follows them is the forecast
-    8       i64      position behind the chunk
+    4       u32      number of predictions; the forecast follows them
+    8       i64      position after the chunk
     16      u64      epoch
     24      bytes    session id, then zeros to a multiple of 4
     ...     f32      predictions, then the forecast, row after row
 
-A problem is answered by a text frame, whatever the message was. Intervals and scores are asked for, and
-answered, in text.
+An error is answered by a text frame, also if the message was binary. Intervals and scores are available in
+text messages only.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class TextMessage(chunks.ChunkFields, kw_only=True):
 
 
 class GappedTextMessage(TextMessage, kw_only=True):
-    """The same where observations are missing."""
+    """The same message, with nulls among the observations."""
 
     observations: chunks.GappedRows | None = None  # type: ignore[assignment]
 
@@ -71,15 +71,20 @@ _decode_gapped = msgspec.json.Decoder(GappedTextMessage).decode
 
 
 class Message(msgspec.Struct, eq=False):
-    """What a message asks for: a chunk, or a reset when there is none. A `Struct`: it costs half to make."""
+    """A message, decoded and checked. A `Struct` because a dataclass takes twice as long to construct.
+
+    chunk : None for a reset
+    tag : JSON; empty when the message has none
+    names_session : the message named its session, so the answer names it too
+    """
 
     session: str
     chunk: chunks.Chunk | None
     at: int | None
     epoch: int | None
-    tag: bytes = b""  # JSON; empty: none
+    tag: bytes = b""
     binary: bool = False
-    names_session: bool = False  # the message named its session, so does the answer
+    names_session: bool = False
 
 
 def decode_text(data: bytes, path_session: str | None, limits: Limits) -> Message:
@@ -92,18 +97,19 @@ def decode_text(data: bytes, path_session: str | None, limits: Limits) -> Messag
     chunks.check_size(data, limits)
     gaps = False
     try:
-        told = _decode(data)
+        fields = _decode(data)
     except DECODE_ERRORS as error:
-        told = chunks.decode_with_gaps(data, error, _decode_gapped)
+        fields = chunks.decode_with_gaps(data, error, _decode_gapped)
         gaps = True
-    session = _session(told.session, path_session)
-    at, epoch = chunks.validate_position(told.at), None if told.epoch is None else parse_epoch(told.epoch)
-    if told.reset:
-        if told.observations is not None or told.skip is not None:
+    session = _session(fields.session, path_session)
+    at = chunks.validate_position(fields.at)
+    epoch = None if fields.epoch is None else parse_epoch(fields.epoch)
+    if fields.reset:
+        if fields.observations is not None or fields.skip is not None:
             raise Unprocessable("a message is a reset or a chunk, not both", field="reset")
-        return Message(session, None, at, epoch, bytes(told.tag))
-    chunk = chunks.validate_chunk(told.observations, told, limits, gaps=gaps)
-    return Message(session, chunk, at, epoch, bytes(told.tag), names_session=path_session is None)
+        return Message(session, None, at, epoch, bytes(fields.tag))
+    chunk = chunks.validate_chunk(fields.observations, fields, limits, gaps=gaps)
+    return Message(session, chunk, at, epoch, bytes(fields.tag), names_session=path_session is None)
 
 
 def decode_binary(data: bytes, path_session: str | None, limits: Limits) -> Message:
@@ -111,7 +117,7 @@ def decode_binary(data: bytes, path_session: str | None, limits: Limits) -> Mess
 
     Raises
     ------
-    Malformed : lengths that do not add up
+    Malformed : the message is not a whole number of observations
     Unprocessable, TooLarge : as a chunk over HTTP
     """
     if len(data) < HEADER.size:
@@ -134,7 +140,7 @@ def decode_binary(data: bytes, path_session: str | None, limits: Limits) -> Mess
 
 
 def encode_answer(outcome: ChunkAnswer, message: Message) -> bytes:
-    """The answer to a chunk, in the kind of frame that it came in."""
+    """The answer to a chunk, in the form of its message: JSON or binary."""
     if not message.binary:
         flat = message.chunk is not None and message.chunk.flat
         return add_tag(answers.encode_chunk_answer(outcome, flat), message.tag)
@@ -152,8 +158,8 @@ def encode_answer(outcome: ChunkAnswer, message: Message) -> bytes:
 
 def encode_problem(problem: dict[str, Any], message: Message | None) -> bytes:
     """A problem as a text frame."""
-    told = problem if message is None else {"session": message.session} | problem
-    return add_tag(orjson.dumps(told), b"" if message is None else message.tag)
+    payload = problem if message is None else {"session": message.session} | problem
+    return add_tag(orjson.dumps(payload), b"" if message is None else message.tag)
 
 
 def add_tag(body: bytes, tag: bytes) -> bytes:
@@ -164,19 +170,19 @@ def add_tag(body: bytes, tag: bytes) -> bytes:
 def encode_hello(
     session: str | None, position: int | None, epoch: int | None, limits: dict[str, int]
 ) -> bytes:
-    """The first message of a socket: where its session is, how much may be in flight, what is replayed."""
-    told: dict[str, Any] = dict(limits)
+    """The first message of a socket: the position of its session, and the limits of the socket."""
+    payload: dict[str, Any] = dict(limits)
     if session is not None:
-        told |= {
+        payload |= {
             "session": session,
             "position": position,
             "epoch": None if epoch is None else epoch_token(epoch),
         }
-    return orjson.dumps(told)
+    return orjson.dumps(payload)
 
 
 def encode_frame(data: bytes, *, text: bool) -> bytes:
-    """A whole, unmasked frame, as a server sends it (RFC 6455, section 5.2)."""
+    """An unmasked frame of a whole message, as a server sends it (RFC 6455, section 5.2)."""
     kind, size = (0x81 if text else 0x82), len(data)
     if size < 126:
         return b"%c%c%b" % (kind, size, data)
@@ -185,11 +191,11 @@ def encode_frame(data: bytes, *, text: bool) -> bytes:
     return struct.pack("!BBQ", kind, 127, size) + data
 
 
-def _session(told: str | None, path_session: str | None) -> str:
+def _session(name: str | None, path_session: str | None) -> str:
     if path_session is not None:
-        if told not in (None, path_session):
-            raise Unprocessable(f"this socket is of session {path_session!r}", field="session")
+        if name not in (None, path_session):
+            raise Unprocessable(f"this socket belongs to session {path_session!r}", field="session")
         return path_session
-    if told is None:
+    if name is None:
         raise Unprocessable("the message names no session", field="session")
-    return validate_session_id(told)
+    return validate_session_id(name)

@@ -11,31 +11,38 @@ import numpy as np
 from app.errors import Unprocessable
 
 SESSION_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}", re.ASCII)
-MAX_POSITION = 2**63 - 1  # no position is beyond it
+MAX_POSITION = 2**63 - 1  # positions are int64
 MAX_TIMESTAMP = 95_617_584_000.0  # seconds since 1970: the year 5000
 SMALL_BODY_BYTES = 65_536
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
-# What decoding raises: the second for a text that is not UTF-8, the third for one of a thousand brackets.
+# What a JSON decoder raises: UnicodeDecodeError for text that is not UTF-8, RecursionError for deep nesting.
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 AnyDecodeError = msgspec.DecodeError | UnicodeDecodeError | RecursionError
 
 
 def validate_session_id(text: str) -> str:
-    """A valid session id, as it is.
+    """Return a session id unchanged.
 
     Raises
     ------
-    Unprocessable
+    Unprocessable : not 1 to 128 characters of `A-Z a-z 0-9 . _ : -`
     """
     if SESSION_ID.fullmatch(text) is None:
-        raise Unprocessable(f"{text[:140]!r} is no session id: 1 to 128 characters of A-Z a-z 0-9 . _ : -")
+        raise Unprocessable(
+            f"invalid session id {text[:140]!r}: use 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+        )
     return text
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may ask for."""
+    """The most that a request may ask for.
 
-    observations: int  # in one chunk
-    steps: int  # in one forecast
-    inputs: int  # of the widest model
+    observations : in one chunk
+    steps : of one forecast
+    inputs : of the widest model
+    """
+
+    observations: int
+    steps: int
+    inputs: int

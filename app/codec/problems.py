@@ -7,12 +7,6 @@ from typing import Any
 from app import errors
 from app.errors import TooLarge
 
-
-def body_too_large_error(max_bytes: int) -> TooLarge:
-    """The refusal of a body over the limit."""
-    return TooLarge(f"a body has at most {max_bytes} bytes", limit=max_bytes)
-
-
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[errors.CarryoverError], int] = {
     errors.Malformed: 400,
@@ -40,6 +34,7 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.Stopping: 503,
     errors.StoreFailed: 503,
 }
+OPEN_INFERENCE_STATUSES = (401, 403, 404, 501, 503)  # any other is a 400 there
 
 
 def problem(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str, str]]:
@@ -57,17 +52,21 @@ def problem(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str
 def open_inference_error(error: errors.CarryoverError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of an error under `/v2`.
 
-    Its clients know few statuses and one field; what every other route would have answered is beside it.
+    Clients of that protocol read the field `error`. The whole problem is in the field `problem`.
     """
-    status, told, headers = problem(error)
-    known = (401, 403, 404, 501, 503)
+    status, body, headers = problem(error)
     if isinstance(error, errors.Unavailable):
         status = 503
-    elif status not in known or isinstance(error, errors.UnknownSession):
+    elif status not in OPEN_INFERENCE_STATUSES or isinstance(error, errors.UnknownSession):
         status = 400
-    return status, {"error": error.detail, "problem": told}, headers
+    return status, {"error": error.detail, "problem": body}, headers
 
 
 def problem_body(slug: str, title: str, status: int, detail: str) -> dict[str, Any]:
     """The members that every problem has."""
     return {"type": f"urn:carryover:{slug}", "title": title, "status": status, "detail": detail}
+
+
+def body_too_large_error(max_bytes: int) -> TooLarge:
+    """The error of a body over the limit."""
+    return TooLarge(f"a body has at most {max_bytes} bytes", limit=max_bytes)

@@ -154,7 +154,7 @@ def advance_rows(
     headers = before.headers
     counted = headers["position"], headers["since_reset"], headers["seen"], headers["deadline"]
     _count_on(*counted, headers["ttl"], lengths, now)
-    after = Rows(headers, carries, before.long)
+    after = Rows(headers, carries, before.long_answers)
     recent_answers.remember(after, lengths, digests, last, long, recent_bytes)
     return after
 

@@ -95,7 +95,7 @@ class Commit:
         for slab, tombstone in batch.removed:
             slab.remove(tombstone.session)
             self.residents.sessions_per_tenant[tenant_of(tombstone.session)] -= 1
-            if tombstone.why == "deleted":
+            if tombstone.reason == "deleted":
                 self.metrics.deleted += 1
             else:
                 self.metrics.expired += 1

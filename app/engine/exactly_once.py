@@ -60,7 +60,7 @@ def missing_session_error(session: str, tombstone: Tombstone | CarryoverError | 
     if tombstone is None:
         return UnknownSession(f"there is no session {id_of(session)!r}")
     return SessionGone(
-        f"session {id_of(session)!r} was {tombstone.why} at position {tombstone.position}",
+        f"session {id_of(session)!r} was {tombstone.reason} at position {tombstone.position}",
         position=tombstone.position,
-        reason=tombstone.why,
+        reason=tombstone.reason,
     )

@@ -119,7 +119,7 @@ class Residents:
             rows = job.sessions.rows(slab.index, slab.generation)
         except KeyError:
             return None
-        return None if slab.deadline(rows) < now else (slab, rows)
+        return None if slab.earliest_deadline(rows) < now else (slab, rows)
 
     def require(
         self, session: str, batch: Batch, at: int | None = None, epoch: int | None = None

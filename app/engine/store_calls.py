@@ -18,7 +18,7 @@ class StoreCalls:
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self.store = store
         self._metrics = metrics
-        self._thread = ThreadPoolExecutor(1, "carryover-store") if store.blocks else None
+        self._thread = ThreadPoolExecutor(1, "carryover-store") if store.may_block else None
 
     async def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What `function(*arguments)` of the store returns."""

@@ -51,7 +51,7 @@ def _move(sessions: Residents, older: Slab, newer: Slab, mine: list[str], stayin
     headers = np.zeros(len(mine), header_type(newer.recent_chunks, newer.forecaster.output_size))
     copy_headers(before.headers, headers)
     rows = np.array([newer.take() for _ in mine])
-    newer.write(rows, Rows(headers, carries, before.long))
+    newer.write(rows, Rows(headers, carries, before.long_answers))
     for session, row in zip(mine, rows.tolist(), strict=True):
         older.remove(session)
         newer.publish(session, row)

@@ -96,4 +96,4 @@ def _chunk(position: int, epoch: int, observations: Any, answer: Any, *, reset: 
 
 
 def _gone(tombstone: Tombstone) -> Event:
-    return {"event": "gone", "position": tombstone.position, "why": tombstone.why}
+    return {"event": "gone", "position": tombstone.position, "why": tombstone.reason}

@@ -35,6 +35,21 @@ class UsageCounter(Protocol):
         """So many of its jobs were answered."""
 
 
+class Client:
+    """Whoever waits for the answers of some jobs: a connection. `left` is set once it is closed."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = False
+
+
+def is_cancelled(job: Any) -> bool:
+    """Whether nobody waits for this job's answer any more, so that it need not be begun."""
+    client: Client | None = getattr(job, "client", None)
+    return client is not None and client.left
+
+
 def discard_answer(_: Any) -> None:
     """The reply of a job whose client has gone."""
 
@@ -85,6 +100,7 @@ class Advance(msgspec.Struct, eq=False):
     delete : the session is forgotten afterwards, in the same commit
     extras : what it asks for, or brings along, besides
     use : what counts it as under way, told once it is answered
+    client : who waits for the answer; None where that is not known
     sent, digest, clock : of a chunk with extras, once it has met its session: its numbers as they came, of
         which `observations` are then made; their digest; the time of its last row
     """
@@ -102,6 +118,7 @@ class Advance(msgspec.Struct, eq=False):
     delete: bool = False
     options: ChunkOptions | None = None
     usage: UsageCounter | None = None
+    client: Client | None = None
     raw_observations: Floats | None = None
     digest: int | None = None
     clock: float | None = None
@@ -134,6 +151,7 @@ class AdvanceMany:
     model: str | None = None
     reply: Reply = discard_answer
     options: ChunkOptions | None = None
+    client: Client | None = None
 
     def __len__(self) -> int:
         return len(self.sessions)
@@ -158,6 +176,7 @@ class Forecast(_OneSession):
     future: Floats | None = None
     reply: Reply = discard_answer
     progress: Progress | None = None
+    client: Client | None = None
 
 
 @dataclass(slots=True)
@@ -225,6 +244,7 @@ class Export(_OneSession):
 
     session: str
     reply: Reply = discard_answer
+    client: Client | None = None
 
 
 @dataclass(slots=True)

@@ -141,11 +141,11 @@ class Metrics:
             self.scores[model] = ScoreTally(forecaster.output_size, levels)
         self.scores[model].add(judged, levels)
 
-    def refused(self, error: Exception) -> None:
+    def record_refusal(self, error: Exception) -> None:
         """A request, a message, or a chunk of a bulk request was refused with this error."""
         self.refusals[slug(type(error))] += 1
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
+    def record_request(self, route: str, status: int, seconds: float) -> None:
         """A request was answered. `route` is a template, never what a client made up."""
         self.requests[route, status] += 1
         try:

@@ -69,7 +69,7 @@ class Tracing:
 
     def begin_batch(self, sessions: int) -> None:
         """A tick has taken so many sessions."""
-        self._batch = self._tracer.start_span("wave", None)
+        self._batch = self._tracer.start_span("batch", None)
         self._batch.set_attribute("carryover.sessions", sessions)
 
     def end_batch(self) -> None:
@@ -105,5 +105,5 @@ def create_tracing(where: str, version: str) -> Tracing | None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
     except ImportError:
-        raise ConfigError("traces need their extra: pip install 'carryover[traces]'") from None
+        raise ConfigError("traces need their extra: pip install 'carryover-server[traces]'") from None
     return Tracing(OTLPSpanExporter() if where == "otlp" else ConsoleSpanExporter(), version)

@@ -30,7 +30,7 @@ def create_grpc_server(
         from app.open_inference.grpc.service import InferenceService
     except ImportError as error:
         raise ConfigError(
-            f"grpc_port (CARRYOVER_GRPC_PORT) needs gRPC: pip install 'carryover[grpc]' ({error})"
+            f"grpc_port (CARRYOVER_GRPC_PORT) needs gRPC: pip install 'carryover-server[grpc]' ({error})"
         ) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     service = InferenceService(catalog, authenticator, limits)

@@ -32,7 +32,7 @@ def digest(rows: Rows, i: int, place: int) -> int:
 
 def answer(rows: Rows, i: int, place: int) -> Answer:
     """The stored answer of session `i` at this place."""
-    long = rows.long.get(i, ())
+    long = rows.long_answers.get(i, ())
     kept = long[place] if place < len(long) else None
     return kept if kept is not None else {"predictions": rows.headers["answer"][i, place][None]}
 
@@ -57,9 +57,9 @@ def remember(
     """
     headers = rows.headers
     _put_in_front(headers["steps"], headers["digest"], headers["answer"], lengths, digests, last)
-    if not long and not rows.long:
+    if not long and not rows.long_answers:
         return
-    for i in long.keys() | rows.long.keys():
+    for i in long.keys() | rows.long_answers.keys():
         _remember_long(rows, i, long.get(i), most_bytes)
 
 
@@ -73,7 +73,7 @@ def reset_sessions(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0
     for name in ("since_reset", "steps", "has_long"):
         rows.headers[name][which] = 0
     for i in which:
-        rows.long.pop(i, None)
+        rows.long_answers.pop(i, None)
 
 
 @jit(
@@ -103,7 +103,7 @@ def _put_in_front(
 
 def _remember_long(rows: Rows, i: int, newest: Answer | None, most_bytes: int) -> None:
     most_chunks = rows.headers["steps"].shape[1]
-    answers = (newest, *rows.long.get(i, ()))[:most_chunks]
+    answers = (newest, *rows.long_answers.get(i, ()))[:most_chunks]
     total = 0
     for place, kept in enumerate(answers):
         if not kept:
@@ -118,6 +118,6 @@ def _remember_long(rows: Rows, i: int, newest: Answer | None, most_bytes: int) -
         answers = answers[:-1]
     rows.headers["has_long"][i] = len(answers)
     if answers:
-        rows.long[i] = answers
+        rows.long_answers[i] = answers
     else:
-        rows.long.pop(i, None)
+        rows.long_answers.pop(i, None)

@@ -56,7 +56,7 @@ class Rows:
 
     headers: Headers
     carries: Floats
-    long: dict[int, LongAnswers] = field(default_factory=dict)
+    long_answers: dict[int, LongAnswers] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.headers)
@@ -64,8 +64,12 @@ class Rows:
     def select(self, which: Ints) -> Rows:
         """The sessions at these indices, in this order."""
         long = (
-            {new: self.long[int(old)] for new, old in enumerate(which) if int(old) in self.long}
-            if self.long
+            {
+                new: self.long_answers[int(old)]
+                for new, old in enumerate(which)
+                if int(old) in self.long_answers
+            }
+            if self.long_answers
             else {}
         )
         return Rows(self.headers[which], self.carries[which], long)
@@ -96,7 +100,7 @@ def pack(rows: Rows) -> list[bytes]:
     table[:, carry] = _bytes(rows.carries)
     packed, size = table.tobytes(), len(form)
     records = [packed[start : start + size] for start in range(0, len(packed), size)]
-    for i, answers in rows.long.items():
+    for i, answers in rows.long_answers.items():
         records[i] = _encode(_body(rows.headers[i], rows.carries[i], answers))
     return records
 
@@ -149,8 +153,8 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
         copy_headers(header, rows.headers[i : i + 1])
         rows.carries[i] = carry
         if body.long:
-            rows.long[i] = tuple(_unpacked(answer) for answer in body.long[:recent_chunks])
-        rows.headers["has_long"][i] = len(rows.long.get(i, ()))
+            rows.long_answers[i] = tuple(_unpacked(answer) for answer in body.long[:recent_chunks])
+        rows.headers["has_long"][i] = len(rows.long_answers.get(i, ()))
     return rows
 
 

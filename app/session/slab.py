@@ -15,7 +15,7 @@ import numpy as np
 from sortedcontainers import SortedList
 
 from app.session.rows import LongAnswers, Rows, header_type
-from models.arrays import Doubles, Floats, Headers, Ints
+from models.arrays import Floats, Headers, Ints
 from models.forecaster import Forecaster
 from models.jit import jit, readonly
 
@@ -45,7 +45,7 @@ class Slab:
         self._one_carry = np.dtype((np.void, self.carries.itemsize * forecaster.carry_size))
         self._whole_carries = self._as_one(self.carries)
         self._fresh = forecaster.new_carry
-        self.long: dict[int, LongAnswers] = {}
+        self.long_answers: dict[int, LongAnswers] = {}
         self.index: dict[str, int] = {}  # published sessions only
         # Another one whenever a session leaves. Until then rows that were looked up hold: no name is
         # published while it has a row here.
@@ -82,7 +82,7 @@ class Slab:
         self._owner[row] = None
         self._used[row] = COLD
         self.headers["deadline"][row] = np.inf  # the sweep passes over it
-        self.long.pop(row, None)
+        self.long_answers.pop(row, None)
         self._free.append(row)
 
     def publish(self, session: str, row: int) -> None:
@@ -124,20 +124,20 @@ class Slab:
 
     def _long_of(self, rows: Ints, headers: Headers) -> dict[int, LongAnswers]:
         """By index, the long answers of these rows; a thousand are not looked up one by one for a few."""
-        if not self.long:
+        if not self.long_answers:
             return {}
-        return {i: self.long[int(rows[i])] for i in np.flatnonzero(headers["has_long"]).tolist()}
+        return {i: self.long_answers[int(rows[i])] for i in np.flatnonzero(headers["has_long"]).tolist()}
 
     def write(self, rows: Ints, values: Rows) -> None:
         """Put values in place, and count the rows as used."""
-        if self.long:
+        if self.long_answers:
             for row in rows[np.flatnonzero(self.headers["has_long"][rows])].tolist():
-                self.long.pop(row, None)
+                self.long_answers.pop(row, None)
         self._whole[rows] = values.headers.view(self._whole.dtype)
         self._whole_carries[rows] = self._as_one(values.carries)
         self._used[rows] = WARM
-        for i, answers in values.long.items():
-            self.long[int(rows[i])] = answers
+        for i, answers in values.long_answers.items():
+            self.long_answers[int(rows[i])] = answers
 
     def pin(self, rows: Sequence[int] | Ints) -> None:
         """These may not leave until they are written or released."""
@@ -171,9 +171,9 @@ class Slab:
         names = [name for row in late.tolist() if (name := self._owner[start + row]) is not None]
         return names, 0 if stop >= len(self._owner) else stop
 
-    def deadline(self, rows: Ints) -> float:
+    def earliest_deadline(self, rows: Ints) -> float:
         """When the first of these expires."""
-        return float(_least(self.headers["deadline"], rows))
+        return float(self.headers["deadline"][rows].min())
 
     def rows_of(self, sessions: Iterable[str]) -> Ints:
         """Rows of sessions that are resident."""
@@ -187,11 +187,3 @@ def _in_a_row(rows: Ints) -> bool:
     for i in range(1, len(rows)):
         told &= rows[i] == rows[0] + i
     return told
-
-
-@jit(readonly("float64"), readonly("int64"))
-def _least(numbers: Doubles, rows: Ints) -> float:
-    least = np.inf
-    for row in rows:
-        least = min(least, numbers[row])
-    return least

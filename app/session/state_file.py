@@ -111,7 +111,7 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
         header["answer"][0, place] = answer["predictions"][-1]
         long.append(answer if length > 1 or len(answer) > 1 else None)
     if any(long):
-        rows.long[0] = tuple(long)
+        rows.long_answers[0] = tuple(long)
         header["has_long"] = len(long)
     return rows
 

@@ -61,7 +61,7 @@ class Tombstone:
 
     session: str
     position: int
-    why: Literal["expired", "deleted"]
+    reason: Literal["expired", "deleted"]
     removed: float  # seconds since 1970
 
 
@@ -76,7 +76,7 @@ class Store(Protocol):
 
     writes_through: bool
     """Whether every change is committed, or only what leaves the slab."""
-    blocks: bool
+    may_block: bool
     """Whether calls may wait for a device: the engine then makes them from a thread."""
     tend_seconds: float
     """How often `tend` is called at least; 0: there is nothing to tend."""

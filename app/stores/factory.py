@@ -42,7 +42,7 @@ def open_shared_store(settings: Settings, tombstone_seconds: float) -> Store:
         from app.stores.redis.url import parse_url
     except ImportError as error:
         raise ConfigError(
-            f"a redis:// store needs its client: pip install 'carryover[redis]' ({error})"
+            f"a redis:// store needs its client: pip install 'carryover-server[redis]' ({error})"
         ) from error
     try:
         url = parse_url(settings.store)

@@ -22,7 +22,7 @@ class MemoryStore:
     """
 
     writes_through = False
-    blocks = False
+    may_block = False
     tend_seconds = 0.0
     tend_due = False
 

@@ -1,9 +1,10 @@
-"""The whole fail-over suite, on this machine: real processes, a real balancer, a real store.
+"""Run the failure tests on this machine: real processes, a real load balancer, a real store.
 
     python -m benchmarks.failover [--clients 64] [--rounds 1] [--only NAME ...] [--out FOLDER]
 
-Needs redis-server and haproxy (Debian has both). Each history is left in FOLDER as JSON Lines. The status is
-1 when the checker has a complaint, or when no sleeper's late commit was refused.
+Needs redis-server and haproxy (both are Debian packages). Writes each history to FOLDER as JSON Lines. The
+exit status is 1 if the checker finds an error, or if a stopped replica woke up and none of its late commits
+was refused.
 """
 
 from __future__ import annotations
@@ -39,16 +40,17 @@ def main() -> int:
     bad = [one for one in outcomes if one.complaints]
     unfenced = [one for one in outcomes if one.name == "asleep" and not one.fenced]
     for one in bad:
-        print(f"{one.name}: {len(one.complaints)} complaints, the first: {one.complaints[0]}")
+        print(f"{one.name}: {len(one.complaints)} errors, the first: {one.complaints[0]}")
     if unfenced:
-        print("a sleeper woke and none of its late commits was refused")
+        print("a stopped replica woke up, and none of its late commits was refused")
     return 1 if bad or unfenced else 0
 
 
 def _round(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     folder.mkdir(parents=True, exist_ok=True)
     print(
-        "| scenario | recovery s | acknowledged | retries | fenced | complaints |\n|---|---|---|---|---|---|"
+        "| fault | recovery s | acknowledged chunks | retries | refused commits | errors |\n"
+        "|---|---|---|---|---|---|"
     )
     outcomes = _played(options, folder, ON_THREE, replicas=3)
     outcomes += _played(options, folder, (scenarios.scaled,), replicas=4, running=2)

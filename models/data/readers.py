@@ -92,7 +92,9 @@ def _read_parquet(path: Path) -> Table:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise BadData(f"{path}: reading Parquet needs pyarrow: pip install 'carryover[arrow]'") from error
+        raise BadData(
+            f"{path}: reading Parquet needs pyarrow: pip install 'carryover-server[arrow]'"
+        ) from error
     try:
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""Every error of the tree has its status, and one shape."""
+"""Every error has its own status, and all have the same shape."""
 
 import asyncio
 import json
@@ -15,17 +15,18 @@ def tree(error: type[errors.CarryoverError]) -> set[type[errors.CarryoverError]]
 
 
 def leaves() -> list[type[errors.CarryoverError]]:
-    found = [one for one in tree(errors.CarryoverError) if one.__module__ == "app.errors"]
-    return [one for one in found if not one.__subclasses__() and one is not errors.ConfigError]
+    own = [error for error in tree(errors.CarryoverError) if error.__module__ == "app.errors"]
+    return [error for error in own if not error.__subclasses__() and error is not errors.ConfigError]
 
 
 def test_every_error_that_a_client_may_see_has_its_own_status_title_and_type():
     assert set(leaves()) - set(STATUS) == set()
-    told = [problem(one("why"))[1] for one in leaves()]
-    assert len({one["type"] for one in told}) == len({one["title"] for one in told}) == len(told)
+    problems = [problem(error("why"))[1] for error in leaves()]
+    types, titles = {body["type"] for body in problems}, {body["title"] for body in problems}
+    assert len(types) == len(titles) == len(problems)
 
 
-def test_an_error_tells_what_a_program_wants_beside_the_sentence():
+def test_a_problem_has_the_fields_that_a_program_needs():
     status, body, headers = problem(errors.OutOfStep("no", position=2**62))
     assert json.loads(json.dumps(body)) == {
         "type": "urn:carryover:out-of-step",
@@ -37,16 +38,16 @@ def test_an_error_tells_what_a_program_wants_beside_the_sentence():
     assert (status, headers) == (409, {})
 
 
-def test_whatever_passes_by_itself_says_when_to_try_again():
-    for one in leaves():
-        status, _, headers = problem(one("why"))
-        assert (status in (429, 503)) == issubclass(one, errors.Unavailable) == ("retry-after" in headers)
+def test_every_temporary_error_says_when_to_retry():
+    for error in leaves():
+        status, _, headers = problem(error("why"))
+        assert (status in (429, 503)) == issubclass(error, errors.Unavailable) == ("retry-after" in headers)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("way", [HttpRoute], indirect=True)
 @pytest.mark.parametrize("store", ["memory"], indirect=True)
-async def test_a_client_that_hangs_up_amid_its_body_is_no_crash(start, caplog):
+async def test_a_client_that_disconnects_within_its_body_is_not_a_crash(start, caplog):
     async with start() as service:
         for path in ("/sessions/a/observations", "/sessions"):
             _, writer = await asyncio.open_connection("127.0.0.1", service.port)

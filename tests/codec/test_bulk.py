@@ -1,4 +1,4 @@
-"""`POST /observations`: every promise holds for each of many sessions, in every form, however it is cut."""
+"""`POST /observations`: every promise holds for each session of a request, in every form."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from app.codec import limits
-from app.codec.bulk import BulkLimits, decode
-from app.codec.bulk.session_lists import MIN_SESSIONS
+from app.codec.bulk import BulkDecoder, BulkLimits
+from app.codec.bulk.session_lists import MIN_SESSIONS, SessionListCache
 from app.errors import Malformed, TooLarge, Unprocessable
 from app.jobs.jobs import AdvanceMany
 from app.jobs.session_list import SessionList
@@ -33,11 +33,12 @@ pytestmark = pytest.mark.anyio
 BINARY = {"content-type": "application/octet-stream"}
 ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
 LIMITS = BulkLimits(100, limits.Limits(50, 100, 3))
+DECODER = BulkDecoder(LIMITS, SessionListCache())
 
 
 @pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
 def start(request, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
-    """By the route of FastAPI and ahead of it; over every store."""
+    """By the route of FastAPI and by the hot route; over every store."""
     return starter(request.param, store, zoo_folder, clock, tmp_path, monkeypatch)
 
 
@@ -49,8 +50,8 @@ async def post(service: Way, body: Any, **headers: str) -> httpx.Response:
 async def many(service: Way, sessions: Any, observations: Any, **more: Any) -> dict[str, Any]:
     response = await post(service, {"sessions": sessions, "observations": observations, **more})
     assert response.status_code == 200, response.text
-    told: dict[str, Any] = response.json()
-    return told
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 def chunks_of(wholes: dict[str, Any], start: int, stop: int) -> list[Any]:
@@ -62,29 +63,29 @@ async def test_many_sessions_in_one_request_equal_their_own_passes(start, artifa
     got: dict[str, list[Any]] = {name: [] for name in wholes}
     async with start() as service:
         for begin, end in [(0, 1), (1, 2), (2, 7), (7, 12)]:
-            told = await many(service, list(wholes), chunks_of(wholes, begin, end), at=[begin] * 20)
-            assert told["positions"] == [end] * 20
-            assert (told["replayed"], told["errors"]) == ([], {})
-            for name, predictions in zip(wholes, told["predictions"], strict=True):
+            answer = await many(service, list(wholes), chunks_of(wholes, begin, end), at=[begin] * 20)
+            assert answer["positions"] == [end] * 20
+            assert (answer["replayed"], answer["errors"]) == ([], {})
+            for name, predictions in zip(wholes, answer["predictions"], strict=True):
                 got[name] += predictions
     for name, whole in wholes.items():
         equal(np.array(got[name], np.float32), one_pass(artifacts["sine"], whole))
 
 
-async def test_chunks_of_mixed_lengths_long_ones_among_them_equal_their_own_passes(start, artifacts):
+async def test_short_and_long_chunks_in_one_request_equal_their_own_passes(start, artifacts):
     wholes = {f"s{i}": series("sine", steps, seed=i) for i, steps in enumerate([1, 3, 200, 1, 64, 65, 700])}
     async with start() as service:
-        told = await many(service, list(wholes), [whole.tolist() for whole in wholes.values()])
-    assert told["positions"] == [len(whole) for whole in wholes.values()]
-    for whole, predictions in zip(wholes.values(), told["predictions"], strict=True):
+        answer = await many(service, list(wholes), [whole.tolist() for whole in wholes.values()])
+    assert answer["positions"] == [len(whole) for whole in wholes.values()]
+    for whole, predictions in zip(wholes.values(), answer["predictions"], strict=True):
         equal(np.array(predictions, np.float32), one_pass(artifacts["sine"], whole))
 
 
-async def test_json_bytes_and_arrow_are_the_same_request(start):
+async def test_json_binary_and_arrow_are_the_same_request(start):
     wholes = {f"s{i}": series("pair", 3, seed=i) for i in range(5)}
     names, chunks = list(wholes), list(wholes.values())
     async with start() as service:
-        told = await many(service, names, [chunk.tolist() for chunk in chunks], model="pair")
+        as_json = await many(service, names, [chunk.tolist() for chunk in chunks], model="pair")
         others = [f"{name}-b" for name in names]
         response = await post(service, binary.encode(others, chunks, model="pair"), **BINARY)
         assert response.headers["content-type"] == BINARY["content-type"]
@@ -97,29 +98,29 @@ async def test_json_bytes_and_arrow_are_the_same_request(start):
         alone = [await service.advance(f"{name}-d", chunk, model="pair") for name, chunk in wholes.items()]
     for i in range(5):
         expected = alone[i].numbers
-        for other in (told["predictions"][i], answer.predictions[i], rows[i]["predictions"]):
+        for other in (as_json["predictions"][i], answer.predictions[i], rows[i]["predictions"]):
             assert_allclose(np.array(other, np.float32), expected, rtol=0, atol=3e-6)
-        assert (told["positions"][i], answer.positions[i], rows[i]["position"]) == (3, 3, 3)
+        assert (as_json["positions"][i], answer.positions[i], rows[i]["position"]) == (3, 3, 3)
         assert rows[i]["error"] is None
         assert len(rows[i]["epoch"]) == 16
 
 
-async def test_the_numbers_are_answered_as_deep_as_they_came(start):
+async def test_the_predictions_are_nested_as_deep_as_the_observations(start):
     async with start() as service:
         flat = await many(service, ["a", "b"], [0.1, 0.2])
         rows = await many(service, ["c", "d"], [[0.1], [0.2]])
         chunks = await many(service, ["e", "f"], [[[0.1]], [[0.2]]])
         mixed = await many(service, ["g", "h"], [0.1, [[0.2]]])
-    one, other = flat["predictions"]
-    assert rows["predictions"] == [[one], [other]]
-    assert chunks["predictions"] == [[[one]], [[other]]]
-    assert_allclose([mixed["predictions"][0], mixed["predictions"][1][0][0]], [one, other], atol=1e-6)
+    first, second = flat["predictions"]
+    assert rows["predictions"] == [[first], [second]]
+    assert chunks["predictions"] == [[[first]], [[second]]]
+    assert_allclose([mixed["predictions"][0], mixed["predictions"][1][0][0]], [first, second], atol=1e-6)
 
 
 async def test_accept_names_another_form_of_answer(start):
     async with start() as service:
-        asked = {"sessions": ["a"], "observations": [0.5]}
-        response = await post(service, asked, accept="application/octet-stream")
+        body = {"sessions": ["a"], "observations": [0.5]}
+        response = await post(service, body, accept="application/octet-stream")
         assert binary.decode(response.content).positions == [1]
         response = await post(
             service, binary.encode(["a"], [np.ones((1, 1))]), **BINARY, accept="application/json"
@@ -127,23 +128,23 @@ async def test_accept_names_another_form_of_answer(start):
         assert response.json()["positions"] == [2]
 
 
-async def test_a_session_named_twice_is_moved_on_in_order(start, artifacts):
+async def test_a_session_named_twice_advances_in_order(start, artifacts):
     whole = series("sine", 6)
     names = ["a", "b", "a", "a", "b", "a", "a", "a"]
     async with start() as service:
-        told = await many(service, names, [whole[i].tolist() for i in (0, 0, 1, 2, 1, 3, 4, 5)])
-    assert told["positions"] == [1, 1, 2, 3, 2, 4, 5, 6]
-    of_a = [row for name, row in zip(names, told["predictions"], strict=True) if name == "a"]
+        answer = await many(service, names, [whole[i].tolist() for i in (0, 0, 1, 2, 1, 3, 4, 5)])
+    assert answer["positions"] == [1, 1, 2, 3, 2, 4, 5, 6]
+    of_a = [row for name, row in zip(names, answer["predictions"], strict=True) if name == "a"]
     equal(np.array(of_a, np.float32), one_pass(artifacts["sine"], whole))
 
 
-async def test_more_sessions_than_a_wave_holds_are_cut_and_told_as_one(start, artifacts):
+async def test_more_sessions_than_a_batch_holds_are_split_and_answered_together(start, artifacts):
     wholes = {f"s{i}": series("sine", 2, seed=i) for i in range(25)}
     async with start(wave_sessions=4, resident_sessions=8) as service:
         for at in (0, 1):
-            told = await many(service, list(wholes), chunks_of(wholes, at, at + 1), at=[at] * 25)
-            assert told["errors"] == {}
-        for whole, predictions in zip(wholes.values(), told["predictions"], strict=True):
+            answer = await many(service, list(wholes), chunks_of(wholes, at, at + 1), at=[at] * 25)
+            assert answer["errors"] == {}
+        for whole, predictions in zip(wholes.values(), answer["predictions"], strict=True):
             equal(np.array(predictions, np.float32), one_pass(artifacts["sine"], whole)[1:])
 
 
@@ -152,15 +153,15 @@ async def test_sessions_of_several_models_go_together(start, artifacts):
     async with start() as service:
         for name, whole in (("sine", sine), ("pair", pair), ("partial", partial)):
             await service.advance(name, whole[:1], model=name)
-        told = await many(
+        answer = await many(
             service, ["pair", "sine", "partial"], [pair[1].tolist(), sine[1].tolist(), partial[1].tolist()]
         )
-        assert told["positions"] == [2, 2, 2]
+        assert answer["positions"] == [2, 2, 2]
         for name, whole, row in zip(
-            ("pair", "sine", "partial"), (pair, sine, partial), told["predictions"], strict=True
+            ("pair", "sine", "partial"), (pair, sine, partial), answer["predictions"], strict=True
         ):
             equal(np.array([row], np.float32), one_pass(artifacts[name], whole)[1:])
-        # Bytes have one width of input, and the answers may still differ in theirs.
+        # The binary form has one width of input; the widths of the predictions may still differ.
         response = await post(
             service, binary.encode(["partial", "new"], [partial[:1], partial[:1]]), **BINARY
         )
@@ -169,7 +170,7 @@ async def test_sessions_of_several_models_go_together(start, artifacts):
         assert answer.errors["1"]["status"] == 422
 
 
-async def test_a_retried_request_is_answered_again_and_moves_nothing(start):
+async def test_a_retried_request_gets_the_stored_answer_and_advances_nothing(start):
     wholes = {f"s{i}": series("sine", 3, seed=i) for i in range(10)}
     async with start() as service:
         first = await many(service, list(wholes), chunks_of(wholes, 0, 3), at=[0] * 10)
@@ -183,30 +184,37 @@ async def test_a_retried_request_is_answered_again_and_moves_nothing(start):
         assert_array_equal(np.array(answer.predictions), np.array(first["predictions"], np.float32))
 
 
-async def test_half_of_a_request_may_be_replayed_and_the_other_applied(start, artifacts):
+async def test_half_of_a_request_may_be_replayed_and_the_other_half_applied(start, artifacts):
     wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(8)}
     async with start() as service:
         await many(service, list(wholes)[::2], chunks_of(wholes, 0, 4)[::2], at=[0] * 4)
-        told = await many(service, list(wholes), chunks_of(wholes, 0, 4), at=[0] * 8)
-    assert told["replayed"] == [0, 2, 4, 6]
-    assert told["positions"] == [4] * 8
-    for whole, predictions in zip(wholes.values(), told["predictions"], strict=True):
+        answer = await many(service, list(wholes), chunks_of(wholes, 0, 4), at=[0] * 8)
+    assert answer["replayed"] == [0, 2, 4, 6]
+    assert answer["positions"] == [4] * 8
+    for whole, predictions in zip(wholes.values(), answer["predictions"], strict=True):
         equal(np.array(predictions, np.float32), one_pass(artifacts["sine"], whole))
 
 
-async def test_one_chunk_out_of_step_fails_alone_and_tells_its_position(start):
+async def test_a_chunk_out_of_step_fails_alone_with_its_position(start):
     async with start() as service:
         epochs = (await many(service, ["a", "b", "c"], [1, 2, 3]))["epochs"]
-        told = await many(service, ["a", "b", "c", "new"], [1, 2, 3, 4], at=[1, 7, 1, 5])
-        assert told["positions"] == [2, None, 2, None]
-        assert told["epochs"] == [epochs[0], None, epochs[2], None]
-        assert told["predictions"][1] is None
-        assert told["errors"]["1"]["status"] == 409
-        assert told["errors"]["1"]["position"] == 1
-        assert told["errors"]["3"]["status"] == 404
+        answer = await many(service, ["a", "b", "c", "new"], [1, 2, 3, 4], at=[1, 7, 1, 5])
+        assert answer["positions"] == [2, None, 2, None]
+        assert answer["epochs"] == [epochs[0], None, epochs[2], None]
+        assert answer["predictions"][1] is None
+        assert answer["errors"]["1"]["status"] == 409
+        assert answer["errors"]["1"]["position"] == 1
+        assert answer["errors"]["3"]["status"] == 404
         swapped = await many(service, ["a", "b"], [1, 2], epochs=[epochs[1], epochs[1]], at=[2, 1])
         assert swapped["errors"]["0"]["status"] == 409
         assert swapped["positions"] == [None, 2]
+
+
+async def test_the_json_answer_has_no_blanks_where_a_chunk_was_refused(start):
+    async with start() as service:
+        response = await post(service, {"sessions": ["a", "b"], "observations": [0.1, 1e39]})
+        assert response.json()["errors"].keys() == {"1"}
+        assert b" " not in response.content.partition(b'"errors"')[0]
 
 
 BAD_ITEMS: dict[str, Any] = {
@@ -220,7 +228,7 @@ BAD_ITEMS: dict[str, Any] = {
     "not a number": [float("nan")],
     "beyond float32": [1e39],
     "a huge whole number": [10**400],
-    "two numbers where one is due": [0.1, 0.2],
+    "two numbers for one input": [0.1, 0.2],
     "ragged": [[0.1], [0.2, 0.3]],
     "too long": [[0.0]] * 101,
     "an object": {"x": 1},
@@ -228,14 +236,14 @@ BAD_ITEMS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("bad", BAD_ITEMS.values(), ids=list(BAD_ITEMS))
-async def test_one_bad_chunk_fails_alone(start, bad):
+async def test_a_bad_chunk_fails_alone(start, bad):
     async with start(chunk_observations=100) as service:
         for observations in ([[0.1], bad, [0.3]], [[[0.1]], bad, [[0.3]]], [0.1, bad, 0.3]):
-            told = await many(service, ["a", "bad", "c"], observations)
-            assert list(told["errors"]) == ["1"]
-            assert told["errors"]["1"]["status"] in {413, 422}
-            assert told["positions"][1] is None
-        assert told["positions"] == [3, None, 3]
+            answer = await many(service, ["a", "bad", "c"], observations)
+            assert list(answer["errors"]) == ["1"]
+            assert answer["errors"]["1"]["status"] in {413, 422}
+            assert answer["positions"][1] is None
+        assert answer["positions"] == [3, None, 3]
         assert (await service.http.get("/sessions/bad")).status_code == 404
 
 
@@ -255,12 +263,12 @@ async def test_one_bad_chunk_fails_alone(start, bad):
         {"epochs": [None, "nobodys", None]},
     ],
 )
-async def test_one_bad_entry_in_a_column_fails_alone(start, more):
+async def test_a_bad_entry_in_a_column_fails_alone(start, more):
     async with start() as service:
         body = {"sessions": ["a", "b", "c"], "observations": [1, 2, 3]} | more
-        told = await many(service, **body)
-        assert list(told["errors"]) == ["1"]
-        assert told["positions"] == [1, None, 1]
+        answer = await many(service, **body)
+        assert list(answer["errors"]) == ["1"]
+        assert answer["positions"] == [1, None, 1]
 
 
 @pytest.mark.parametrize(
@@ -281,58 +289,58 @@ async def test_one_bad_entry_in_a_column_fails_alone(start, more):
         (b'{"sessions": ["\xff"], "observations": [1]}', 400),
     ],
 )
-async def test_what_is_wrong_with_the_whole_refuses_the_whole(start, body, status):
+async def test_an_error_of_the_request_refuses_the_whole_request(start, body, status):
     async with start(bulk_sessions=10) as service:
         response = await post(service, body)
         assert response.status_code == status
         check_problem(response)
 
 
-async def test_a_step_that_fails_for_one_session_fails_for_it_alone(start, artifacts):
+async def test_a_step_that_fails_for_one_session_fails_for_that_session_alone(start, artifacts):
     async with start() as service:
         await many(service, ["a", "b", "c"], [0.1, 0.2, 0.3])
         slab = service.engine.residents.models.slab_for_model("sine")
         slab.carries[slab.index["b"]] = np.nan
-        told = await many(service, ["a", "b", "c"], [0.1, 0.2, 0.3])
-        assert told["errors"]["1"]["status"] == 500
-        assert told["positions"] == [2, None, 2]
+        answer = await many(service, ["a", "b", "c"], [0.1, 0.2, 0.3])
+        assert answer["errors"]["1"]["status"] == 500
+        assert answer["positions"] == [2, None, 2]
 
 
 async def test_a_request_and_single_chunks_of_its_sessions_keep_their_order(start, artifacts):
     whole = series("sine", 4)
     async with start() as service, held(service.engine) as release:
         waiting = service.engine._queue
-        one = asyncio.ensure_future(many(service, ["a", "b"], [whole[0].tolist(), [0.0]]))
+        earlier = asyncio.ensure_future(many(service, ["a", "b"], [whole[0].tolist(), [0.0]]))
         await until(lambda: len(waiting) == 2)
-        two = asyncio.ensure_future(service.advance("a", whole[1:3]))
+        single = asyncio.ensure_future(service.advance("a", whole[1:3]))
         await until(lambda: len(waiting) == 3)
-        three = asyncio.ensure_future(many(service, ["b", "a"], [[0.0], whole[3].tolist()]))
+        later = asyncio.ensure_future(many(service, ["b", "a"], [[0.0], whole[3].tolist()]))
         await until(lambda: len(waiting) == 5)
         release.set()
-        first, alone, last = await one, await two, await three
+        first, alone, last = await earlier, await single, await later
     got = [first["predictions"][0], *alone.numbers.tolist(), last["predictions"][1]]
     equal(np.array(got, np.float32), one_pass(artifacts["sine"], whole))
 
 
-async def test_expired_sessions_in_a_request_are_made_anew_and_the_others_go_on(start, clock):
+async def test_expired_sessions_of_a_request_are_created_again_and_the_others_continue(start, clock):
     async with start(idle_ttl_seconds=60) as service:
         await many(service, ["a", "b", "c"], [1, 2, 3])
         clock.wait(50)
         await many(service, ["b"], [2])
         clock.wait(20)
-        told = await many(service, ["a", "b", "c"], [1, 2, 3], at=[None, 2, 1])
-        assert told["positions"] == [1, 3, None]
-        assert told["errors"]["2"]["status"] == 410
-        assert told["errors"]["2"]["position"] == 1
+        answer = await many(service, ["a", "b", "c"], [1, 2, 3], at=[None, 2, 1])
+        assert answer["positions"] == [1, 3, None]
+        assert answer["errors"]["2"]["status"] == 410
+        assert answer["errors"]["2"]["position"] == 1
 
 
-async def test_sessions_at_rest_are_brought_in(start, artifacts):
+async def test_sessions_in_the_store_are_loaded(start, artifacts):
     wholes = {f"s{i}": series("sine", 2, seed=i) for i in range(8)}
     async with start(wave_sessions=8, resident_sessions=8) as service:
         await many(service, list(wholes), chunks_of(wholes, 0, 1))
         await many(service, [f"other{i}" for i in range(8)], [0.0] * 8)
-        told = await many(service, list(wholes), chunks_of(wholes, 1, 2), at=[1] * 8)
-        for whole, predictions in zip(wholes.values(), told["predictions"], strict=True):
+        answer = await many(service, list(wholes), chunks_of(wholes, 1, 2), at=[1] * 8)
+        for whole, predictions in zip(wholes.values(), answer["predictions"], strict=True):
             equal(np.array(predictions, np.float32), one_pass(artifacts["sine"], whole)[1:])
 
 
@@ -340,29 +348,29 @@ FORMS = pytest.mark.parametrize("form", ["json", "bytes"])
 
 
 async def steps(service: Way, form: str, sessions: list[str], observations: list[float]) -> Any:
-    """Positions and predictions of a step of each session."""
+    """Advance each session by an observation; the positions and the predictions."""
     if form == "json":
-        told = await many(service, sessions, observations)
-        assert told["errors"] == {}
-        return told["positions"], told["predictions"]
-    chunks = [np.array([[one]], np.float32) for one in observations]
+        answer = await many(service, sessions, observations)
+        assert answer["errors"] == {}
+        return answer["positions"], answer["predictions"]
+    chunks = [np.array([[number]], np.float32) for number in observations]
     answer = binary.decode((await post(service, binary.encode(sessions, chunks), **BINARY)).content)
     assert answer.errors == {}
-    return list(answer.positions), [one.item() for one in answer.predictions]
+    return list(answer.positions), [chunk.item() for chunk in answer.predictions]
 
 
 @FORMS
-async def test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(start, artifacts, form):
+async def test_a_list_sent_again_follows_sessions_that_left_and_rows_that_were_reused(start, artifacts, form):
     names = [f"s{i}" for i in range(MIN_SESSIONS)]
     others = [i != 3 for i in range(MIN_SESSIONS)]
     wholes = {name: series("sine", 4, seed=i) for i, name in enumerate(names)}
 
-    async def step(service, turn):
-        return await steps(service, form, names, [float(whole[turn, 0]) for whole in wholes.values()])
+    async def step(service, step_number):
+        return await steps(service, form, names, [float(whole[step_number, 0]) for whole in wholes.values()])
 
     async with start() as service:
-        for turn in range(2):
-            assert (await step(service, turn))[0] == [turn + 1] * MIN_SESSIONS
+        for step_number in range(2):
+            assert (await step(service, step_number))[0] == [step_number + 1] * MIN_SESSIONS
         assert (await service.http.delete("/sessions/s3")).is_success
         stranger = series("sine", 2, seed=77)
         await service.advance("stranger", stranger[:1])
@@ -377,46 +385,46 @@ async def test_a_list_named_again_follows_who_left_it_and_who_took_their_rows(st
 
 
 @FORMS
-async def test_lists_named_by_turns_that_crowd_each_other_out_go_on_where_they_were(start, artifacts, form):
+async def test_lists_sent_alternately_that_evict_each_other_continue_where_they_were(start, artifacts, form):
     wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(2 * MIN_SESSIONS)}
     names, half = list(wholes), MIN_SESSIONS // 2
     got: dict[str, list[float]] = {name: [] for name in names}
     async with start(wave_sessions=MIN_SESSIONS, resident_sessions=MIN_SESSIONS) as service:
-        for turn in range(4):
-            for some in (names[:MIN_SESSIONS], names[MIN_SESSIONS:], names[half:-half]):
-                told = [name for name in some if len(got[name]) <= turn]
-                if not told:
+        for step_number in range(4):
+            for listed in (names[:MIN_SESSIONS], names[MIN_SESSIONS:], names[half:-half]):
+                names_now = [name for name in listed if len(got[name]) <= step_number]
+                if not names_now:
                     continue
-                values = [float(wholes[name][len(got[name]), 0]) for name in told]
-                _, predictions = await steps(service, form, told, values)
-                for name, prediction in zip(told, predictions, strict=True):
+                values = [float(wholes[name][len(got[name]), 0]) for name in names_now]
+                _, predictions = await steps(service, form, names_now, values)
+                for name, prediction in zip(names_now, predictions, strict=True):
                     got[name].append(prediction)
     for name, whole in wholes.items():
         equal(np.array(got[name], np.float32)[:, None], one_pass(artifacts["sine"], whole))
 
 
 @FORMS
-async def test_sessions_that_lie_one_behind_the_other_equal_their_own_passes(start, artifacts, form):
+async def test_sessions_in_consecutive_rows_equal_their_own_passes(start, artifacts, form):
     names = [f"s{i}" for i in range(RUN + 10)]
     wholes = [series("sine", 5, seed=i) for i in range(len(names))]
 
-    async def step(service, turn):
-        return (await steps(service, form, names, [float(one[turn, 0]) for one in wholes]))[1]
+    async def step(service, step_number):
+        return (await steps(service, form, names, [float(whole[step_number, 0]) for whole in wholes]))[1]
 
     async with start() as service:
-        got = [await step(service, turn) for turn in range(4)]
+        got = [await step(service, step_number) for step_number in range(4)]
         assert (await service.http.post("/sessions/s5/reset")).is_success
         got.append(await step(service, 4))
         service.engine.residents.models.slab_for_model("sine").carries[0] = np.nan
-        told = await many(service, names, [0.0] * len(names))
-        assert list(told["errors"]) == ["0"]
-        assert told["positions"] == [None, *[6] * (len(names) - 1)]
+        answer = await many(service, names, [0.0] * len(names))
+        assert list(answer["errors"]) == ["0"]
+        assert answer["positions"] == [None, *[6] * (len(names) - 1)]
     for i in (1, 4, 6, RUN + 9):
         equal(np.array([row[i] for row in got], np.float32)[:, None], one_pass(artifacts["sine"], wholes[i]))
     equal(np.array([[got[4][5]]], np.float32), one_pass(artifacts["sine"], wholes[5][4:]))
 
 
-async def test_a_full_queue_refuses_the_whole_with_503(start):
+async def test_a_full_queue_refuses_the_whole_request_with_503(start):
     async with start(queue_jobs=4, bulk_sessions=4) as service, held(service.engine) as release:
         waiting = asyncio.ensure_future(many(service, ["a", "b", "c", "d"], [1, 2, 3, 4]))
         await until(lambda: len(service.engine._queue) == 4)
@@ -427,7 +435,7 @@ async def test_a_full_queue_refuses_the_whole_with_503(start):
         assert (await waiting)["positions"] == [1, 1, 1, 1]
 
 
-async def test_without_pyarrow_its_form_is_a_415(start, monkeypatch):
+async def test_without_pyarrow_the_arrow_form_is_a_415(start, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     async with start() as service:
         response = await post(service, b"", **ARROW)
@@ -476,25 +484,25 @@ def stream_of(table: pa.Table, options: Any = None) -> bytes:
 GOOD = binary.encode(["a", "b"], [np.zeros((2, 1)), np.ones((1, 1))], [0, -1], [1, 3], "sine")
 
 
-def test_bytes_cut_short_anywhere_are_refused():
+def test_a_binary_request_cut_short_anywhere_is_refused():
     for end in range(len(GOOD) - len("b")):
         with pytest.raises((Malformed, Unprocessable)):
-            decode(GOOD[:end], BINARY["content-type"], "", LIMITS)
+            DECODER.decode(GOOD[:end], BINARY["content-type"], "")
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=6))
-def test_bytes_changed_anywhere_are_refused_or_checked_and_never_crash(changes):
+def test_a_binary_request_changed_anywhere_is_refused_or_valid_and_never_crashes(changes):
     body = bytearray(GOOD)
     for place, value in changes:
         body[place] = value
-    check_read(bytes(body), BINARY["content-type"])
+    check_decoded(bytes(body), BINARY["content-type"])
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"CYO1"]), st.sampled_from([BINARY, ARROW]))
-def test_any_bytes_are_refused_or_checked_and_never_crash(body, magic, kind):
-    check_read(magic + body, kind["content-type"])
+def test_any_bytes_are_refused_or_valid_and_never_crash(body, magic, kind):
+    check_decoded(magic + body, kind["content-type"])
 
 
 ARROW_GOOD = stream_of(
@@ -504,11 +512,11 @@ ARROW_GOOD = stream_of(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(ARROW_GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=3))
-def test_an_arrow_stream_changed_anywhere_is_refused_or_checked_and_never_crashes(changes):
+def test_an_arrow_stream_changed_anywhere_is_refused_or_valid_and_never_crashes(changes):
     body = bytearray(ARROW_GOOD)
     for place, value in changes:
         body[place] = value
-    check_read(bytes(body), ARROW["content-type"])
+    check_decoded(bytes(body), ARROW["content-type"])
 
 
 JSON_VALUES = st.recursive(
@@ -524,30 +532,30 @@ JSON_VALUES = st.recursive(
     st.lists(JSON_VALUES, max_size=3),
     st.none() | st.lists(JSON_VALUES, max_size=3),
 )
-def test_any_json_columns_are_refused_or_checked_and_never_crash(sessions, observations, at):
+def test_any_json_columns_are_refused_or_valid_and_never_crash(sessions, observations, at):
     body = {"sessions": sessions, "observations": observations, "at": at}
-    check_read(json.dumps(body).encode(), "application/json")
+    check_decoded(json.dumps(body).encode(), "application/json")
 
 
-def check_read(body: bytes, content_type: str) -> None:
-    """Whatever it is, what comes out of it is what the engine may be given."""
+def check_decoded(body: bytes, content_type: str) -> None:
+    """The body is refused, or its jobs are valid for the engine."""
     try:
-        asked = decode(body, content_type, "", LIMITS)
+        request = DECODER.decode(body, content_type, "")
     except (Malformed, Unprocessable, TooLarge):
         return
-    seen = set(asked.errors)
-    for which, job in asked.jobs:
+    seen = set(request.errors)
+    for which, job in request.jobs:
         seen |= set(which.tolist())
         assert len(which) == len(job) == len(job.lengths)
         assert job.observations.dtype == np.float32
-        gaps = job.options is not None and job.options.gaps  # only then is a null, here NaN, let through
+        gaps = job.options is not None and job.options.gaps  # NaN is null, which needs this option
         assert np.isfinite(job.observations[~(np.isnan(job.observations) & gaps)]).all()
         assert len(job.observations) == job.lengths.sum()
         assert job.lengths.min() >= 1
         assert job.lengths.max() <= LIMITS.chunk.observations
         assert all(limits.SESSION_ID.fullmatch(name) for name in job.sessions)
         assert job.at is None or job.at.min() >= -1
-    assert seen == set(range(asked.count))
+    assert seen == set(range(request.count))
 
 
 @settings(max_examples=200, deadline=None)
@@ -556,7 +564,7 @@ def check_read(body: bytes, content_type: str) -> None:
     st.integers(1, 8),
     st.integers(1, 300),
 )
-def test_a_cut_request_holds_every_chunk_once_in_order_and_within_bounds(
+def test_a_split_request_holds_every_chunk_once_in_order_and_within_bounds(
     chunks, most_sessions, most_observations
 ):
     lengths = np.array([length for _, length in chunks])

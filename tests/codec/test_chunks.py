@@ -1,4 +1,4 @@
-"""Bytes in, values out: what is a chunk is read exactly, and nothing else is."""
+"""A valid chunk is decoded exactly; any other body is refused."""
 
 import json
 
@@ -27,25 +27,25 @@ def test_float32_numbers_come_in_and_go_out_exactly(width, data):
     chunk = chunks.decode_chunk(json.dumps({"observations": rows}).encode(), LIMITS)
     np.testing.assert_array_equal(chunk.observations, np.array(rows, np.float32))
     answer = ChunkAnswer("s", "m", 5, 255, False, {"predictions": chunk.observations})
-    told = json.loads(answers.encode_chunk_answer(answer, flat=False))
-    np.testing.assert_array_equal(np.array(told["predictions"], np.float32), chunk.observations)
-    assert (told["epoch"], told["position"]) == ("00000000000000ff", 5)
+    answer_read = json.loads(answers.encode_chunk_answer(answer, flat=False))
+    np.testing.assert_array_equal(np.array(answer_read["predictions"], np.float32), chunk.observations)
+    assert (answer_read["epoch"], answer_read["position"]) == ("00000000000000ff", 5)
 
 
 @settings(max_examples=300, deadline=None)
-@given(body=st.binary(max_size=60) | anything.map(lambda told: json.dumps(told).encode()))
-def test_any_other_bytes_are_refused_by_name_and_never_crash(body):
-    check_read_or_refused(body)
+@given(body=st.binary(max_size=60) | anything.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_a_chunk_or_refused_and_never_crash(body):
+    check_decoded_or_refused(body)
 
 
 @settings(max_examples=300, deadline=None)
 @given(rows=anything, at=anything, epoch=anything, horizon=anything)
 def test_any_value_in_any_field_is_a_chunk_or_a_clear_refusal(rows, at, epoch, horizon):
     body = json.dumps({"observations": rows, "at": at, "epoch": epoch, "horizon": horizon}).encode()
-    check_read_or_refused(body)
+    check_decoded_or_refused(body)
 
 
-def check_read_or_refused(body: bytes) -> None:
+def check_decoded_or_refused(body: bytes) -> None:
     try:
         chunk = chunks.decode_chunk(body, LIMITS)
     except CarryoverError:
@@ -56,17 +56,17 @@ def check_read_or_refused(body: bytes) -> None:
 
 
 @given(epoch=st.integers(1, 2**64 - 1))
-def test_an_epoch_is_read_as_it_was_told(epoch):
+def test_an_epoch_is_parsed_as_it_was_written(epoch):
     assert parse_epoch(epoch_token(epoch)) == epoch
 
 
 @pytest.mark.parametrize("text", ["", "0", "x" * 16, "1" * 17, "1" * 15, "é" * 16])
-def test_what_is_no_epoch_is_one_that_no_session_has(text):
-    assert parse_epoch(text) % 2 == 0  # those of sessions are odd
-    assert parse_epoch(text) != 0  # which would stand for no claim at all
+def test_an_invalid_epoch_is_parsed_as_an_epoch_that_no_session_has(text):
+    assert parse_epoch(text) % 2 == 0  # the epochs of sessions are odd
+    assert parse_epoch(text) != 0  # 0 would mean no precondition
 
 
-def test_a_body_of_too_many_numbers_is_refused_unread():
+def test_a_body_of_too_many_numbers_is_refused_before_it_is_parsed():
     body = b'{"observations": [' + b"1," * 100_000 + b"this is never parsed"
     with pytest.raises(TooLarge):
         chunks.decode_chunk(body, LIMITS)

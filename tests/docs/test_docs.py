@@ -25,7 +25,8 @@ from app.config import SHIPPED
 from tests.helpers.paths import ROOT
 from tests.system.test_serve import serving
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 HOST = "localhost:8000"
 FENCE = re.compile(
     r"(?:<!-- not run: (?P<why>[^>]*?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
@@ -60,6 +61,13 @@ def server() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+def delete_sessions(server: str) -> None:
+    """Several pages use the same names: what one has streamed is not to be found by the next."""
+    with httpx.Client(base_url=f"http://{server}") as http:
+        for session in http.get("/sessions").raise_for_status().json()["sessions"]:
+            http.delete(f"/sessions/{session['session']}").raise_for_status()
+
+
 class Reader:
     """Does what a page says, in a folder of its own."""
 
@@ -79,7 +87,7 @@ class Reader:
     def do(self, page: Path, block: Block) -> bool:
         text = self.served(block.text)
         if block.kind == "python":
-            exec(compile(text, f"{page.name}:{block.line}", "exec"), self.namespace)
+            exec(compile(text, f"{page}:{block.line}", "exec"), self.namespace)
         elif block.kind == "sh":
             self.shell(text)
         else:
@@ -115,48 +123,28 @@ class Reader:
         return done.stdout
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_block_does_what_it_says(page, server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    delete_sessions(server)
     with contextlib.ExitStack() as stack:
         reader = Reader(tmp_path, server, stack)
         done = [reader.do(page, block) for block in blocks(page) if block.why is None and block.kind in RUN]
     assert all(done)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_block_is_of_a_known_kind_and_one_that_is_not_run_says_why(page):
     assert [block for block in blocks(page) if block.kind not in RUN | READ] == []
     assert [block for block in blocks(page) if block.why is not None and len(block.why) < 10] == []
     assert page.read_text().count("\n```") == 2 * len(blocks(page)), "a block that is not closed"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_link_and_picture_of_a_page_leads_somewhere(page):
     linked = [link for link in LINK.findall(page.read_text()) if not link.startswith(("http", "mailto:"))]
     assert [link for link in linked if not (page.parent / link).exists()] == []
-
-
-def test_every_page_can_be_reached_from_the_readme():
-    reached, ahead = set(), [PAGES[0]]
-    while ahead:
-        page = ahead.pop()
-        reached.add(page)
-        linked = [(page.parent / link).resolve() for link in LINK.findall(page.read_text())]
-        ahead += [one for one in linked if one.suffix == ".md" and one.exists() and one not in reached]
-    assert set(PAGES) - reached == set()
-
-
-def test_the_api_reference_is_what_the_app_says():
-    namespace: dict[str, Any] = {"__name__": "reference", "__file__": str(ROOT / "docs" / "reference.py")}
-    source = (ROOT / "docs" / "reference.py").read_text()
-    exec(compile(source, "docs/reference.py", "exec", dont_inherit=True), namespace)
-    from app.config import Settings
-    from app.main import create_app
-
-    told = namespace["page"](create_app(Settings()).openapi())
-    assert (ROOT / "docs" / "api.md").read_text() == told, "run: python docs/reference.py"
 
 
 @pytest.mark.parametrize(

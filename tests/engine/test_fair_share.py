@@ -187,7 +187,9 @@ async def test_a_connection_that_had_to_wait_is_read_on_as_a_socket(start_hot, k
         async with connected(service.port) as connection:
             connection.send(chunk("a", 0.5, 0, header))
             await connection.answer()
-            (protocol,) = (one for one in service.server.server_state.connections if one._share is share)
+            (protocol,) = (
+                one for one in service.server.server_state.connections if one.reader.share is share
+            )
             if why == "in line":
                 share.acquire(SHARE)
                 connection.send(upgrade)
@@ -214,7 +216,9 @@ async def test_what_is_pipelined_behind_a_request_of_the_router_is_bounded_besid
             connection.send(get.encode())
             await until(lambda: len(waiting) == 1)
             share = service.app.state.authenticator._tenant_shares["flood"]
-            (protocol,) = (one for one in service.server.server_state.connections if one._share is share)
+            (protocol,) = (
+                one for one in service.server.server_state.connections if one.reader.share is share
+            )
             for _ in range(50):
                 connection.send(get.encode() * 20)
                 await asyncio.sleep(0)

@@ -22,7 +22,7 @@ class WritesThrough(MemoryStore):
     """A store of the kind that survives the process, without a disk: told of every change, from a thread."""
 
     writes_through = True
-    blocks = True
+    may_block = True
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -1,126 +1,12 @@
-"""A list of sessions that comes again is recognised, and never taken for another, or for where they were."""
-
-import json
-import struct
-import tracemalloc
+"""A list of sessions keeps the rows of its sessions, and never returns rows that have changed."""
 
 import numpy as np
 import pytest
 
-from app.codec import limits
-from app.codec.bulk import BulkLimits, decode, session_lists
-from app.codec.bulk.session_lists import MAX_BYTES, MIN_SESSIONS
-from app.errors import Unprocessable
 from app.jobs.session_list import SessionList
 
 
-@pytest.fixture(autouse=True)
-def nothing_kept(monkeypatch):
-    monkeypatch.setattr(session_lists, "SESSION_LISTS", session_lists.SessionListCache())
-
-
-LIMITS = BulkLimits(1000, limits.Limits(50, 100, 3))
-
-
-def parted(text: bytes) -> list[str]:
-    return text.decode("ascii").split("\n")
-
-
-def decode_session_list(text: bytes, form=parted) -> SessionList:
-    return session_lists.decode_session_list(text, form, LIMITS.sessions)
-
-
-def listed(count: int, what: str = "s") -> bytes:
-    return "\n".join(f"{what}{i:05d}" for i in range(count)).encode()
-
-
-def test_a_list_that_comes_again_is_the_same_roster_and_is_not_parted_again():
-    first = decode_session_list(listed(100))
-    assert first.valid
-    assert list(first) == parted(listed(100))
-    assert session_lists.SESSION_LISTS.get(listed(100), parted) is first
-    assert decode_session_list(listed(100)) is first
-
-
-def test_lists_that_differ_in_a_letter_of_their_middle_are_different():
-    text = listed(100)
-    other = text.replace(b"s00050", b"t00050")
-    assert decode_session_list(text)[50] == "s00050"
-    assert decode_session_list(other)[50] == "t00050"
-    assert decode_session_list(text)[50] == "s00050"
-    assert len(session_lists.SESSION_LISTS) == 1  # of those alike at both ends the newest is kept
-
-
-@pytest.mark.parametrize("bad", ["b c", "", "x" * 129, "a/b"])
-def test_what_are_no_session_ids_is_not_kept(bad):
-    assert not decode_session_list(listed(100) + b"\n" + bad.encode()).valid
-    assert len(session_lists.SESSION_LISTS) == 0
-
-
-def test_those_asked_for_last_stay_within_the_bound(monkeypatch):
-    monkeypatch.setattr(session_lists, "MAX_BYTES", 3 * 10_000)
-    texts = [listed(30, what) for what in "abc"]
-    kept = [decode_session_list(text) for text in texts]
-    assert decode_session_list(texts[0]) is kept[0]
-    decode_session_list(listed(30, "d"))
-    assert len(session_lists.SESSION_LISTS) == 3
-    assert decode_session_list(texts[0]) is kept[0]
-    assert decode_session_list(texts[1]) is not kept[1]
-
-
-def test_a_list_of_too_many_or_of_few_sessions_is_not_kept_and_crowds_nobody_out():
-    kept = decode_session_list(listed(100))
-    decode_session_list(listed(LIMITS.sessions + 1))
-    decode_session_list(listed(MIN_SESSIONS - 1))
-    assert len(session_lists.SESSION_LISTS) == 1
-    assert decode_session_list(listed(100)) is kept
-
-
-def test_no_client_can_have_more_kept_than_the_bound_however_it_writes_its_lists():
-    names = parted(listed(MIN_SESSIONS))
-    for blanks in range(100):
-        text = json.dumps(names).encode().replace(b"]", b" " * (1_000_000 + blanks) + b"]")
-        assert list(decode_session_list(text, json.loads)) == names
-    assert len(session_lists.SESSION_LISTS) * 1_000_000 < MAX_BYTES
-    assert session_lists.SESSION_LISTS.nbytes <= MAX_BYTES
-
-
-def test_what_the_bound_counts_is_about_what_is_taken():
-    for count, letters in [(1000, "s"), (1000, "s" * 100), (20, "s")]:
-        session_lists.SESSION_LISTS = session_lists.SessionListCache()
-        tracemalloc.start()
-        for turn in range(5):
-            told = decode_session_list(listed(count, f"{letters}{turn}"))
-            told.rows(dict.fromkeys(told, 0), object())
-            told.unique, told.with_prefix("a-tenant/").unique
-        taken, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert 0.5 * taken < session_lists.SESSION_LISTS.nbytes < 3 * taken
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_what_a_text_means_does_not_depend_on_what_was_sent_in_another_form(order):
-    names = [f'"s{i}"' for i in range(MIN_SESSIONS)]
-    as_json = f"[{','.join(names)}]".encode()
-
-    def by_bytes(count):
-        header = struct.pack("<4sHHII", b"CYO1", 0, 1, count, 0)
-        return decode(header + bytes(4 * count) + as_json, "application/octet-stream", "", LIMITS)
-
-    def told_by_bytes():
-        with pytest.raises(Unprocessable):
-            by_bytes(MIN_SESSIONS)
-        assert list(by_bytes(1).errors) == [0]
-
-    def told_by_json():
-        body = b'{"sessions": %b, "observations": %b}' % (as_json, json.dumps([0.0] * MIN_SESSIONS).encode())
-        assert decode(body, "application/json", "", LIMITS).errors == {}
-
-    for told in [told_by_bytes, told_by_json][::order] * 2:
-        told()
-
-
-def test_rows_are_looked_up_once_an_edition_and_not_to_be_changed():
+def test_rows_are_looked_up_once_a_generation_and_are_read_only():
     names, index, generation = SessionList(["a", "b", "a"]), {"a": 4, "b": 7}, object()
     rows = names.rows(index, generation)
     assert rows.tolist() == [4, 7, 4]
@@ -132,7 +18,7 @@ def test_rows_are_looked_up_once_an_edition_and_not_to_be_changed():
         names.rows({"a": 1}, object())
 
 
-def test_names_behind_a_prefix_are_made_once_and_are_each_tenants_own():
+def test_names_with_a_prefix_are_made_once_for_each_tenant():
     names = SessionList("ab")
     first = names.with_prefix("one/")
     assert first == ("one/a", "one/b")
@@ -142,7 +28,7 @@ def test_names_behind_a_prefix_are_made_once_and_are_each_tenants_own():
     assert not first.valid
 
 
-def test_a_part_of_a_roster_is_looked_up_by_itself():
+def test_a_part_of_a_list_is_looked_up_by_itself():
     index = {name: row for row, name in enumerate("abcd")}
     generation = object()
     assert SessionList("abcd").rows(index, generation).tolist() == [0, 1, 2, 3]

@@ -54,7 +54,7 @@ async def test_what_happened_is_counted_once(start_http, clock):
         == told["carryover_tick_seconds_count,stage=commit"]
         > 0
     )
-    assert told["carryover_wave_sessions_count"] == told["carryover_tick_seconds_count,stage=collect"]
+    assert told["carryover_batch_sessions_count"] == told["carryover_tick_seconds_count,stage=collect"]
     assert told["process_open_fds"] > 0
 
 
@@ -105,7 +105,7 @@ async def test_no_label_is_of_a_clients_making(start_http):
 async def test_an_idle_server_costs_no_ticks(start_http):
     async with start_http() as service:
         first, second = await scraped(service), await scraped(service)
-        assert first["carryover_wave_sessions_count"] == second["carryover_wave_sessions_count"]
+        assert first["carryover_batch_sessions_count"] == second["carryover_batch_sessions_count"]
 
 
 def test_a_histogram_counts_each_value_where_it_belongs():
@@ -128,8 +128,8 @@ def test_stages_share_a_tick_among_them():
 
 def test_a_route_has_its_own_histogram():
     metrics = Metrics()
-    metrics.answered("/a", 200, 0.1)
-    metrics.answered("/a", 500, 0.2)
+    metrics.record_request("/a", 200, 0.1)
+    metrics.record_request("/a", 500, 0.2)
     assert metrics.requests == {("/a", 200): 1, ("/a", 500): 1}
     assert metrics.request_seconds["/a"].count == 2
 

@@ -28,16 +28,16 @@ def spans(monkeypatch):
 
 
 @pytest.mark.parametrize("hot", [True, False])
-async def test_a_request_is_one_span_in_the_clients_trace_and_linked_to_its_wave(start_hot, spans, hot):
+async def test_a_request_is_one_span_in_the_clients_trace_and_linked_to_its_batch(start_hot, spans, hot):
     async with start_hot(hot_route=hot) as service:
         told = await service.http.post("/sessions/secret/observations", json=CHUNK, headers=PARENT)
         assert told.headers["x-request-id"] == TRACE
     found = {span.name: span for span in spans.get_finished_spans()}
-    request, wave = found["Advance"], found["wave"]
+    request, batch = found["Advance"], found["batch"]
     assert f"{request.context.trace_id:032x}" == TRACE
     assert f"{request.parent.span_id:016x}" == SPAN
-    assert [link.context.span_id for link in request.links] == [wave.context.span_id]
-    assert wave.attributes["carryover.sessions"] == 1
+    assert [link.context.span_id for link in request.links] == [batch.context.span_id]
+    assert batch.attributes["carryover.sessions"] == 1
     everything = "".join(span.to_json() for span in spans.get_finished_spans())
     assert "secret" not in everything
     assert "0.123456" not in everything
@@ -58,7 +58,7 @@ async def test_what_was_refused_says_why_in_its_span_and_one_without_a_trace_beg
         await service.http.get("/sessions/none", headers=keys.headers("slow") | PARENT)
         async with httpx.AsyncClient(base_url=service.http.base_url) as other:
             await other.get("/sessions/none", headers=keys.headers("slow"))
-    spans = [span for span in spans.get_finished_spans() if span.name != "wave"]
+    spans = [span for span in spans.get_finished_spans() if span.name != "batch"]
     told = [(span.name, span.status.description) for span in spans]
     assert told == [
         ("Advance", None),

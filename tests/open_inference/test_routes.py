@@ -210,7 +210,7 @@ WRONG_PARAMETERS = [
     ({"sequence_id": -1}, 400, "Unable to parse 'sequence_id'"),
     ({"sequence_id": 1.5}, 400, "Unable to parse 'sequence_id'"),
     ({"sequence_id": 2**64}, 400, "Unable to parse"),
-    ({"sequence_id": "no/slash"}, 400, "is no session id"),
+    ({"sequence_id": "no/slash"}, 400, "invalid session id"),
     (START | {"sequence_end": 1}, 400, "Unable to parse 'sequence_end'"),
     (START | {"at": "0"}, 400, "Unable to parse 'at'"),
     (START | {"at": -1}, 400, "at must be"),

@@ -62,7 +62,9 @@ async def test_remembered_answers_are_bound_in_bytes_and_the_last_always_stays(s
         assert (await service.advance("a", whole[400:], 400)).replayed
         assert (await service.advance("a", whole[200:400], 200)).status == 409
         for slab in service.engine.residents.models.slabs.values():
-            kept = [one["predictions"].nbytes for answers in slab.long.values() for one in answers if one]
+            kept = [
+                one["predictions"].nbytes for answers in slab.long_answers.values() for one in answers if one
+            ]
             assert sum(kept) <= 1000 + 800
 
 

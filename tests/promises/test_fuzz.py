@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from app.access import keys
 from app.codec import bulk, chunks, frames, limits
+from app.codec.bulk.session_lists import SessionListCache
 from app.errors import CarryoverError
 from app.session import state_file
 from models.artifact import files
@@ -30,7 +31,7 @@ from tests.helpers import binary
 
 EXAMPLES = int(os.environ.get("ATTACKS", "60"))
 LIMITS = limits.Limits(100, 100, 3)
-BULK = bulk.BulkLimits(50, LIMITS)
+BULK = bulk.BulkDecoder(bulk.BulkLimits(50, LIMITS), SessionListCache())
 MOST_BYTES = 20_000_000  # that one body of a few kilobytes may make a parser use
 
 CHUNKS = [
@@ -89,7 +90,7 @@ def binary_message(body: bytes) -> Any:
 
 def bulk_body(content_type: str) -> Callable[[bytes], Any]:
     def parse(body: bytes) -> Any:
-        told = bulk.decode(body, content_type, "", BULK)
+        told = BULK.decode(body, content_type, "")
         for _, job in told.jobs:
             assert np.isfinite(job.observations).all()
             assert job.lengths.sum() == len(job.observations)

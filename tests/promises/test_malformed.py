@@ -5,6 +5,7 @@ import json
 import pytest
 
 from app.codec import bulk, frames, limits
+from app.codec.bulk.session_lists import SessionListCache
 from app.errors import Malformed, Unprocessable
 from tests.helpers.ways import AsgiRoute, BinarySocket, HotRoute, HttpRoute, TextSocket, check_problem
 from tests.helpers.zoo import one_pass, series
@@ -163,6 +164,7 @@ async def test_a_crash_is_a_problem_too_and_tells_no_secrets(start_http):
         assert "ZeroDivision" not in json.dumps(told)
 
 
+BULK = bulk.BulkDecoder(bulk.BulkLimits(9, limits.Limits(9, 9, 1)), SessionListCache())
 DEEP = {
     "text message": b'{"session": "a", "tag": ' + b"[" * 100_000,
     "bulk": b'{"sessions": ["a"], "observations": [1], "epochs": ' + b"[" * 100_000,
@@ -173,7 +175,7 @@ DEEP = {
 def test_ten_thousand_brackets_are_refused_by_every_parser_of_json(body):
     for parse in (
         lambda: frames.decode_text(body, None, limits.Limits(9, 9, 1)),
-        lambda: bulk.decode(body, "", "", bulk.BulkLimits(9, limits.Limits(9, 9, 1))),
+        lambda: BULK.decode(body, "", ""),
     ):
         with pytest.raises((Malformed, Unprocessable)):
             parse()

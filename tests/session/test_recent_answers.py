@@ -59,12 +59,12 @@ def test_bytes_are_bound_and_the_newest_always_kept():
     rows = one_session()
     for digest in range(1, 5):
         apply(rows, 10, digest, most_bytes=200)  # 80 bytes each
-    assert len(rows.long[0]) == 2
+    assert len(rows.long_answers[0]) == 2
     assert recent_answers.find(rows, 0, 30, 10) == 0
     assert recent_answers.find(rows, 0, 20, 10) == 1
     assert recent_answers.find(rows, 0, 10, 10) is None
     apply(rows, 100, 9, most_bytes=200)
-    assert (len(rows.long[0]), recent_answers.find(rows, 0, 40, 100)) == (1, 0)
+    assert (len(rows.long_answers[0]), recent_answers.find(rows, 0, 40, 100)) == (1, 0)
 
 
 def test_after_a_reset_no_chunk_from_before_is_found(artifacts):
@@ -75,7 +75,7 @@ def test_after_a_reset_no_chunk_from_before_is_found(artifacts):
     assert not rows.carries.any()
     assert rows.headers["position"] == 3
     assert recent_answers.find(rows, 0, 0, 3) is None
-    assert rows.long == {}
+    assert rows.long_answers == {}
     apply(rows, 1, 2)
     assert recent_answers.find(rows, 0, 3, 1) == 0
     assert recent_answers.find(rows, 0, 0, 3) is None

@@ -27,7 +27,7 @@ def some(forecaster, chunks: int = 4, count: int = 3) -> Rows:
     rows.headers["answer"] = rng.normal(size=rows.headers["answer"].shape)
     rows.headers["has_long"][1] = 2
     answer = {"predictions": np.ones((5, 3), np.float32), "forecast": np.zeros((2, 3), np.float32)}
-    rows.long[1] = (None, answer)
+    rows.long_answers[1] = (None, answer)
     return rows
 
 
@@ -36,10 +36,10 @@ def test_what_was_packed_is_unpacked(forecaster):
     again = unpack(pack(rows), 4, forecaster)
     np.testing.assert_array_equal(again.headers, rows.headers)
     np.testing.assert_array_equal(again.carries, rows.carries)
-    assert list(again.long) == [1]
-    assert again.long[1][0] is None
-    for name, array in rows.long[1][1].items():
-        np.testing.assert_array_equal(again.long[1][1][name], array)
+    assert list(again.long_answers) == [1]
+    assert again.long_answers[1][0] is None
+    for name, array in rows.long_answers[1][1].items():
+        np.testing.assert_array_equal(again.long_answers[1][1][name], array)
 
 
 def test_a_record_says_the_same_whoever_was_packed_with_it(forecaster):
@@ -74,5 +74,5 @@ def test_a_choice_of_rows_keeps_their_long_answers(forecaster):
     rows = some(forecaster)
     chosen = rows.select(np.array([2, 1]))
     assert chosen.headers["position"].tolist() == rows.headers["position"][[2, 1]].tolist()
-    assert list(chosen.long) == [1]
-    assert rows.select(np.array([0])).long == {}
+    assert list(chosen.long_answers) == [1]
+    assert rows.select(np.array([0])).long_answers == {}

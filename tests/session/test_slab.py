@@ -48,14 +48,14 @@ def test_what_is_read_is_a_copy_and_what_is_written_is_found(forecaster):
     values.headers["position"] = [3, 1]
     values.carries[:] = [[3.0], [1.0]]
     values.headers["has_long"] = [0, 1]
-    values.long = {1: ({"predictions": np.ones((2, 1), np.float32)},)}
+    values.long_answers = {1: ({"predictions": np.ones((2, 1), np.float32)},)}
     assert not slab.headers["position"].any()
     slab.write(rows, values)
     assert slab.headers["position"].tolist() == [0, 1, 0, 3]
     assert slab.carries[:, 0].tolist() == [0, 1, 0, 3]
-    assert list(slab.read(slab.rows_of(["s0", "s1"])).long) == [1]
+    assert list(slab.read(slab.rows_of(["s0", "s1"])).long_answers) == [1]
     slab.write(rows, slab.read(slab.rows_of(["s0", "s2"])))
-    assert slab.long == {}
+    assert slab.long_answers == {}
 
 
 def test_who_was_used_since_the_hand_passed_stays_before_who_was_not(forecaster):

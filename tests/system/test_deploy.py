@@ -129,7 +129,7 @@ def test_every_package_of_the_image_is_locked_by_hash_at_the_version_that_was_te
 
 def test_every_package_of_the_image_has_its_licence_listed():
     lock = (ROOT / "requirements.lock").read_text()
-    listed = (ROOT / "docs/licences.md").read_text()
+    listed = (ROOT / "docs/reference/licences.md").read_text()
     for name, version in re.findall(r"^([\w.\-]+)==([\w.+]+)", lock, re.M):
         assert re.search(rf"^\| {re.escape(name)} \| {re.escape(version)} \| [^|]*\w", listed, re.M | re.I), (
             name

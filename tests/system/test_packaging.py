@@ -1,8 +1,14 @@
 """What ships around the code agrees with the code."""
 
+import os
 import re
+import shutil
 import subprocess
+import sys
+import sysconfig
 import tomllib
+import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -22,7 +28,9 @@ def test_torch_is_pinned_before_anything_else():
 def test_every_dependency_is_pinned_to_one_version():
     pinned = {bare(pin) for pin in PINS if re.fullmatch(r"[\w.-]+==[\w.]+", pin)}
     extras = PROJECT["optional-dependencies"].values()
-    wanted = {bare(need) for group in [PROJECT["dependencies"], *extras] for need in group} - {"carryover"}
+    ours = {"carryover-server", "carryover-client"}
+    needs = [need for group in [PROJECT["dependencies"], *extras] for need in group]
+    wanted = {bare(need) for need in needs} - ours
     assert wanted - pinned == set()
     assert len(pinned) == len(PINS)
 
@@ -77,3 +85,76 @@ def dependency_lines() -> str:
 
 def bare(need: str) -> str:
     return re.split(r"[^\w.-]", need)[0].lower().replace("_", "-")
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory) -> dict[str, Path]:
+    """The wheels of the server and of the client, by distribution."""
+    folder = tmp_path_factory.mktemp("wheels")
+    source = folder / "source"  # building leaves files beside the sources
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+    for name in ("app", "models", "carryover_server", "client"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source / name)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "-w", str(folder), ".", "./client"], cwd=source, check=True)
+    return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
+
+
+@pytest.fixture(scope="module")
+def installed(wheels, tmp_path_factory) -> dict[str, str]:
+    """An environment for an interpreter that has the wheels and what they need, and nothing of this clone.
+
+    Folders of PYTHONPATH have no .pth files read: the editable install beside the dependencies is not seen.
+    """
+    site = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*install, *map(str, wheels.values())], check=True)
+    path = os.pathsep.join([".", str(site), sysconfig.get_path("purelib")])
+    return {"PATH": os.environ["PATH"], "HOME": str(site), "PYTHONPATH": path}
+
+
+def test_wheels_do_not_share_a_file_and_install_no_name_of_other_peoples(wheels):
+    server, client = (names_in(wheels[name]) for name in ("carryover_server", "carryover_client"))
+    assert server & client == set()
+    assert {name.partition("/")[0] for name in server if ".dist-info/" not in name} == {"carryover_server"}
+    assert {"carryover_server/models/zoo/sine/model.json", "carryover_server/app/py.typed"} <= server
+    assert "carryover/py.typed" in client
+
+
+def test_the_server_needs_the_client_of_its_own_version_and_shows_the_readme(wheels):
+    with zipfile.ZipFile(wheels["carryover_server"]) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = wheel.read(name).decode()
+    version = wheels["carryover_server"].name.split("-")[1]
+    assert wheels["carryover_client"].name.split("-")[1] == version
+    assert f"Requires-Dist: carryover-client=={version}" in metadata
+    assert "# Carryover\n" in metadata
+
+
+def test_a_project_with_an_app_and_models_of_its_own_and_the_command_both_work(installed, tmp_path):
+    for name in ("app", "models", "tests"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("OWNER = 'the project'\n")
+    python = sys._base_executable  # type: ignore[attr-defined]
+    theirs = "import app, models, tests; print(app.OWNER, models.OWNER, tests.OWNER)"
+    done = subprocess.run(
+        [python, "-c", theirs], cwd=tmp_path, env=installed, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "the project the project the project\n"
+    zoo = "import carryover_server as c; c.activate(); from app.config import SHIPPED; print(SHIPPED)"
+    shipped = subprocess.run(
+        [python, "-c", zoo], cwd=tmp_path, env=installed, capture_output=True, text=True, check=True
+    )
+    listed = subprocess.run(
+        [python, "-m", "carryover_server", "models", shipped.stdout.strip(), "--json"],
+        cwd=tmp_path, env=installed, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert listed.returncode == 0, listed.stderr
+    assert "sine" in listed.stdout
+
+
+def names_in(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())

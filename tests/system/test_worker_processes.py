@@ -38,7 +38,7 @@ def serving(url: str, **environment: str) -> Iterator[tuple[int, subprocess.Pope
     port = free_ports(3)
     told = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
     parent = subprocess.Popen(
-        [sys.executable, "-c", WORKER_PROGRAM, "serve", "--workers", "2", "--port", str(port)],
+        [sys.executable, *WORKER_PROGRAM, "serve", "--workers", "2", "--port", str(port)],
         env=told | {"CARRYOVER_STORE": url, "CARRYOVER_RESIDENT_SESSIONS": "1024"} | environment,
         stdout=subprocess.PIPE,
         text=True,

@@ -10,7 +10,7 @@ from app.codec.problems import body_too_large_error
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body over `max_bytes`, by its declared length or as it comes in."""
+    """ASGI middleware: 413 for a body over `max_bytes`, by its declared length or its actual size."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -20,7 +20,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        max_bytes = self._most(scope)
+        max_bytes = self._max_bytes(scope)
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if int(declared) > max_bytes:
             await self._refuse(scope, receive, send, max_bytes)
@@ -37,18 +37,18 @@ class BodyLimit:
 
         await self.app(scope, counted, send)
 
-    def _most(self, scope: Scope) -> int:
-        asking = scope.get("carryover.caller")
-        return self.max_bytes if asking is None else min(self.max_bytes, asking.max_bytes)
+    def _max_bytes(self, scope: Scope) -> int:
+        caller = scope.get("carryover.caller")
+        return self.max_bytes if caller is None else min(self.max_bytes, caller.max_bytes)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, max_bytes: int) -> None:
-        # Not closed: that would reset the connection under a client that still writes, which then never
-        # reads why. The server throws the rest of the body away as it comes in.
+        # The connection stays open and the server discards the rest of the body. To close it would reset
+        # the connection while the client still writes, and the client would never read the answer.
         await error_response(body_too_large_error(max_bytes), scope["path"])(scope, receive, send)
 
 
 class BodyTooLarge(HTTPException):
-    """An HTTPException, because FastAPI turns whatever else a body's reading raises into a 400."""
+    """An HTTPException, because FastAPI turns any other error of reading a body into a 400."""
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(413)

@@ -8,33 +8,35 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
+from app.api.routes import operation_id
 from app.api.schemas import BulkChunks, BulkPredictions
 from app.codec import bulk
 
-router = APIRouter(tags=["sessions"])
+router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
 
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
-_OTHERS: dict[str, Any] = {"application/octet-stream": _BYTES, "application/vnd.apache.arrow.stream": _BYTES}
-_BODY = {"application/json": {"schema": BulkChunks.model_json_schema()}, **_OTHERS}
+_BINARY_TYPES: dict[str, Any] = {
+    "application/octet-stream": _BYTES,
+    "application/vnd.apache.arrow.stream": _BYTES,
+}
+_BODY = {"application/json": {"schema": BulkChunks.model_json_schema()}, **_BINARY_TYPES}
 
 
 @router.post(
     "/observations",
     response_model=BulkPredictions,
-    responses={200: {"content": _OTHERS}, **problem_responses(400, 413, 415, 422, 503)},
+    responses={200: {"content": _BINARY_TYPES}, **problem_responses(400, 413, 415, 422, 503)},
     openapi_extra={"requestBody": {"required": True, "content": _BODY}},
 )
 async def advance_sessions(request: Request) -> Response:
-    """Advance many sessions, each by a chunk. What is wrong with one is told in `errors`, by its index."""
+    """Advance many sessions, each by a chunk. The error of a chunk is in `errors`, by its index."""
     headers = request.headers
-    asked = bulk.decode(
-        await request.body(),
-        headers.get("content-type", ""),
-        headers.get("accept", ""),
-        request.app.state.bulk_limits,
+    decoder: bulk.BulkDecoder = request.app.state.bulk_decoder
+    bulk_request = decoder.decode(
+        await request.body(), headers.get("content-type", ""), headers.get("accept", "")
     )
-    outcome = await asked.ask(get_caller(request))
-    for error in outcome.errors.values():
-        request.app.state.engine.metrics.refused(error)
-    body, content_type = bulk.encode(outcome, asked)
+    answer = await bulk_request.ask(get_caller(request))
+    for error in answer.errors.values():
+        request.app.state.engine.metrics.record_refusal(error)
+    body, content_type = bulk.encode(answer, bulk_request)
     return Response(body, media_type=content_type)

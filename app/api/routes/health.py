@@ -1,4 +1,4 @@
-"""`/health`: is the process alive, and may it be sent requests?"""
+"""`/health`: whether the process is alive, and whether it accepts requests."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.api.routes import operation_id
 from app.api.schemas import Health
 from app.engine.engine import Engine
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], generate_unique_id_function=operation_id)
 
 
 @router.get("/health/live", response_model=Health, responses={503: {"model": Health}})
 async def get_liveness(request: Request, response: Response) -> dict[str, Any]:
-    """The event loop turns, or there would be no answer, and the engine ticks; if not, start it anew."""
+    """Whether the engine runs. 503, or no answer at all, means that the process must be restarted."""
     engine: Engine = request.app.state.engine
     reasons = engine.liveness_problems()
     response.status_code = 503 if reasons else 200
@@ -23,7 +24,7 @@ async def get_liveness(request: Request, response: Response) -> dict[str, Any]:
 
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
 async def get_readiness(request: Request, response: Response) -> dict[str, Any]:
-    """Whether to send requests here, and if not, why."""
+    """Whether the service accepts requests, and if not, why."""
     engine: Engine = request.app.state.engine
     reasons = engine.readiness_problems()
     response.status_code = 503 if reasons else 200

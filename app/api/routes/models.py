@@ -1,4 +1,4 @@
-"""`/models`: what is loaded."""
+"""`/models`: the models that are loaded."""
 
 from __future__ import annotations
 
@@ -9,43 +9,46 @@ from fastapi import APIRouter, Request
 
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
+from app.api.routes import operation_id
 from app.api.schemas import Model, ModelList, ReloadResult
 from app.engine.engine import Engine
 from app.jobs.jobs import Adopt
 from app.session.slab import Slab
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
 
 
 @router.get("/models", response_model=ModelList)
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every model that is loaded."""
+    """All models that are loaded."""
     engine: Engine = request.app.state.engine
-    counted = get_caller(request).sees_all_tenants
-    return {"models": [_told(engine, slab, counted) for slab in engine.residents.models.current.values()]}
+    with_counts = get_caller(request).sees_all_tenants
+    return {
+        "models": [_model(engine, slab, with_counts) for slab in engine.residents.models.current.values()]
+    }
 
 
 @router.get("/models/{name}", response_model=Model, responses=problem_responses(404))
 async def get_model(request: Request, name: str) -> dict[str, Any]:
-    """Shapes, units, metrics and fingerprint of one model."""
+    """Shapes, units, metrics and fingerprint of a model."""
     engine: Engine = request.app.state.engine
-    return _told(engine, engine.residents.models.slab_for_model(name), get_caller(request).sees_all_tenants)
+    return _model(engine, engine.residents.models.slab_for_model(name), get_caller(request).sees_all_tenants)
 
 
 @router.post(
     "/models/{name}/reload", response_model=ReloadResult, responses=problem_responses(403, 404, 422, 503)
 )
 async def reload_model(request: Request, name: str) -> dict[str, Any]:
-    """Take the artifact as it is on disk now. Sessions under way keep the network they have until reset."""
+    """Load the artifact from disk again. Existing sessions keep their network until they are reset."""
     engine: Engine = request.app.state.engine
     get_caller(request).require_role("admin")
     engine.residents.models.slab_for_model(name)
     forecaster = await asyncio.to_thread(request.app.state.library.reload, name)
     changed = await engine.ask(Adopt(forecaster))
-    return {"changed": changed, "model": _told(engine, engine.residents.models.slab_for_model(name), True)}
+    return {"changed": changed, "model": _model(engine, engine.residents.models.slab_for_model(name), True)}
 
 
-def _told(engine: Engine, slab: Slab, counted: bool) -> dict[str, Any]:
+def _model(engine: Engine, slab: Slab, with_counts: bool) -> dict[str, Any]:
     forecaster = slab.forecaster
     artifact = forecaster.artifact
     return {
@@ -64,8 +67,10 @@ def _told(engine: Engine, slab: Slab, counted: bool) -> dict[str, Any]:
         "can_forecast": not forecaster.missing,
         "carry_bytes": 4 * forecaster.carry_size,
         "metrics": artifact.metrics,
-        "sessions_resident": sum(map(len, engine.residents.models.sibling_slabs(slab))) if counted else None,
+        "sessions_resident": sum(map(len, engine.residents.models.sibling_slabs(slab)))
+        if with_counts
+        else None,
         "sessions_on_older": sum(map(len, engine.residents.models.older_slabs(artifact.name)))
-        if counted
+        if with_counts
         else None,
     }

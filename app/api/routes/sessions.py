@@ -1,4 +1,4 @@
-"""`/sessions`: create, list, look, advance, reset, fork, forecast, delete."""
+"""`/sessions`: create, list, inspect, advance, reset, fork, forecast, export, import, delete."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from app.access.callers import Caller
 from app.api.body import openapi_body, parse_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
+from app.api.routes import operation_id
 from app.api.schemas import (
     Chunk,
     ForecastAnswer,
@@ -31,16 +32,16 @@ from app.jobs.jobs import Advance, Create, Delete, Export, Forecast, Fork, Impor
 from app.session import state_file
 from app.session.names import id_of
 
-router = APIRouter(tags=["sessions"])
+router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
 
-# Told in the document, and checked by `wire.validate_session_id`: one refusal, whatever the way.
+# Only for the OpenAPI document: `validate_session_id` checks, so that the error is the same on every route.
 _PATTERN = {"pattern": f"^{SESSION_ID.pattern}$", "maxLength": 128}
 Id = Annotated[str, Path(description="the session's id", json_schema_extra=_PATTERN)]
 
 JSON = "application/json"
 PREFIX = r"^[A-Za-z0-9._:\-]{0,128}$"
 STATE = "application/octet-stream"
-MOST_DETAILED = 100  # sessions of one page that are looked into: those at rest come in for it
+MAX_DETAILED = 100  # sessions of a page with details, each of which is loaded from the store
 
 
 @router.post(
@@ -51,11 +52,11 @@ MOST_DETAILED = 100  # sessions of one page that are looked into: those at rest 
     openapi_extra=openapi_body(NewSession),
 )
 async def create_session(request: Request, response: Response) -> dict[str, Any]:
-    """Create a session. Its `Location` is answered; a first chunk creates one, too."""
-    told = await parse_body(request, NewSession)
-    learning = {} if told.learning is None else told.learning.model_dump(exclude_none=True)
-    job = Create(told.id or _random_id(), told.model, told.ttl_seconds, learning, told.level)
-    return _located(response, await get_caller(request).ask(job))
+    """Create a session. The answer has its `Location`. A first chunk creates its session, too."""
+    body = await parse_body(request, NewSession)
+    learning = {} if body.learning is None else body.learning.model_dump(exclude_none=True)
+    job = Create(body.id or _random_id(), body.model, body.ttl_seconds, learning, body.level)
+    return _created(response, await get_caller(request).ask(job))
 
 
 @router.get(
@@ -66,23 +67,25 @@ async def create_session(request: Request, response: Response) -> dict[str, Any]
 )
 async def list_sessions(
     request: Request,
-    after: Annotated[str, Query(max_length=200, description="`next` of the page before")] = "",
+    after: Annotated[str, Query(max_length=200, description="`next` of the previous page")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     model: Annotated[str | None, Query(description="only sessions of this model")] = None,
-    prefix: Annotated[str, Query(pattern=PREFIX, description="only ids that begin so")] = "",
-    detail: Annotated[bool, Query(description="each as `GET /sessions/{id}` shows it, 100 a page")] = False,
+    prefix: Annotated[str, Query(pattern=PREFIX, description="only ids with this prefix")] = "",
+    detail: Annotated[
+        bool, Query(description="each as `GET /sessions/{id}` shows it; at most 100 per page")
+    ] = False,
 ) -> dict[str, Any]:
     """List sessions in the order of their ids."""
-    asking = get_caller(request)
+    caller = get_caller(request)
     if model is not None:
-        asking.engine.residents.models.slab_for_model(model)
-    limit = min(limit, MOST_DETAILED) if detail else limit
-    names = await asking.list_sessions(after, limit, model, prefix)
+        caller.engine.residents.models.slab_for_model(model)
+    limit = min(limit, MAX_DETAILED) if detail else limit
+    names = await caller.list_sessions(after, limit, model, prefix)
     rows: list[dict[str, Any]] = [{"session": session, "model": name} for session, name in names]
     return {
-        "sessions": await _in_detail(asking, rows) if detail else rows,
+        "sessions": await _in_detail(caller, rows) if detail else rows,
         "next": names[-1][0] if len(names) == limit else None,
-        "total": len(asking),
+        "total": len(caller),
     }
 
 
@@ -104,7 +107,7 @@ async def delete_session(
     at: Annotated[int | None, Query(ge=0, le=MAX_POSITION)] = None,
     epoch: str | None = None,
 ) -> Response:
-    """Forget a session; what remains is a tombstone with its last position."""
+    """Delete a session. A tombstone with its last position remains for a while."""
     await get_caller(request).ask(Delete(validate_session_id(id), at, _epoch(epoch)))
     return Response(status_code=204)
 
@@ -116,15 +119,14 @@ async def delete_session(
     openapi_extra=openapi_body(Chunk, required=True),
 )
 async def advance_session(request: Request, id: Id) -> Response:
-    """Advance a session by a chunk, and answer the prediction of what follows each observation."""
-    told = chunks.decode_chunk(await request.body(), request.app.state.limits)
+    """Advance a session by a chunk. The answer has a prediction of what follows each observation."""
+    chunk = chunks.decode_chunk(await request.body(), request.app.state.limits)
     job = Advance(
-        validate_session_id(id), told.observations, told.at, told.epoch, told.horizon, told.model,
-        options=told.options,
+        validate_session_id(id), chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model,
+        options=chunk.options,
     )  # fmt: skip
-    return Response(
-        answers.encode_chunk_answer(await get_caller(request).ask(job), told.flat), media_type=JSON
-    )
+    answer = await get_caller(request).ask(job)
+    return Response(answers.encode_chunk_answer(answer, chunk.flat), media_type=JSON)
 
 
 @router.post(
@@ -134,10 +136,10 @@ async def advance_session(request: Request, id: Id) -> Response:
     openapi_extra=openapi_body(Precondition),
 )
 async def reset_session(request: Request, id: Id) -> dict[str, Any]:
-    """Zero the carry. The position stays, so that a chunk delayed from before can never be applied after."""
-    told = await parse_body(request, Precondition)
+    """Zero the carry. The position stays, so that a chunk sent before the reset is never applied after it."""
+    body = await parse_body(request, Precondition)
     return answers.encode_session(
-        await get_caller(request).ask(Reset(validate_session_id(id), told.at, _epoch(told.epoch)))
+        await get_caller(request).ask(Reset(validate_session_id(id), body.at, _epoch(body.epoch)))
     )
 
 
@@ -149,10 +151,10 @@ async def reset_session(request: Request, id: Id) -> dict[str, Any]:
     openapi_extra=openapi_body(ForkRequest),
 )
 async def fork_session(request: Request, response: Response, id: Id) -> dict[str, Any]:
-    """A new session with a copy of the carry; from here on the two go their own ways."""
-    told = await parse_body(request, ForkRequest)
-    job = Fork(validate_session_id(id), told.id or _random_id(), told.at, _epoch(told.epoch))
-    return _located(response, await get_caller(request).ask(job))
+    """Create a session with a copy of the carry. The two sessions are independent from then on."""
+    body = await parse_body(request, ForkRequest)
+    job = Fork(validate_session_id(id), body.id or _random_id(), body.at, _epoch(body.epoch))
+    return _created(response, await get_caller(request).ask(job))
 
 
 @router.get(
@@ -163,11 +165,11 @@ async def fork_session(request: Request, response: Response, id: Id) -> dict[str
 async def forecast_session(
     request: Request,
     id: Id,
-    steps: Annotated[int, Query(ge=1, description="how far to roll out")],
+    steps: Annotated[int, Query(ge=1, description="length of the forecast")],
     level: Annotated[float | None, Query(gt=0, lt=1, description="add intervals of this level")] = None,
     flat: Annotated[bool, Query(description="answer a model of one feature as a flat list")] = False,
 ) -> Response:
-    """Roll out on a copy of the carry, feeding predictions back in; the session does not move."""
+    """Forecast on a copy of the carry, each prediction fed back in. The session does not move."""
     return await _roll_out(request, id, ForecastRequest(steps=steps, level=level, flat=flat))
 
 
@@ -178,19 +180,19 @@ async def forecast_session(
     openapi_extra=openapi_body(ForecastRequest, required=True),
 )
 async def forecast_session_with_future(request: Request, id: str) -> Response:
-    """The same, told what is known ahead."""
+    """Forecast with inputs that are known ahead."""
     return await _roll_out(request, id, await parse_body(request, ForecastRequest))
 
 
-async def _roll_out(request: Request, id: str, told: ForecastRequest) -> Response:
+async def _roll_out(request: Request, id: str, body: ForecastRequest) -> Response:
     limits = request.app.state.limits
-    if told.steps > limits.steps:
-        raise body_errors.too_many_steps_error(told.steps, limits.steps)
-    if told.future is not None and len(told.future) != told.steps:
-        raise Unprocessable(f"future has {len(told.future)} rows for {told.steps} steps", field="future")
-    future = None if told.future is None else chunks.parse_future(told.future)
-    answer = await get_caller(request).ask(Forecast(validate_session_id(id), told.steps, told.level, future))
-    return Response(answers.encode_chunk_answer(answer, told.flat), media_type=JSON)
+    if body.steps > limits.steps:
+        raise body_errors.too_many_steps_error(body.steps, limits.steps)
+    if body.future is not None and len(body.future) != body.steps:
+        raise Unprocessable(f"future has {len(body.future)} rows for {body.steps} steps", field="future")
+    future = None if body.future is None else chunks.parse_future(body.future)
+    answer = await get_caller(request).ask(Forecast(validate_session_id(id), body.steps, body.level, future))
+    return Response(answers.encode_chunk_answer(answer, body.flat), media_type=JSON)
 
 
 @router.get(
@@ -205,10 +207,10 @@ async def _roll_out(request: Request, id: str, told: ForecastRequest) -> Respons
     },
 )
 async def export_session(request: Request, id: Id) -> Response:
-    """All that the session remembers, as one safetensors file that `PUT` takes, here or elsewhere."""
+    """Everything that the session remembers, as a safetensors file that `PUT` accepts, here or elsewhere."""
     state = await get_caller(request).ask(Export(validate_session_id(id)))
-    name = {"content-disposition": f'attachment; filename="{id}.safetensors"'}
-    return Response(state_file.encode(state), media_type=STATE, headers=name)
+    headers = {"content-disposition": f'attachment; filename="{id}.safetensors"'}
+    return Response(state_file.encode(state), media_type=STATE, headers=headers)
 
 
 @router.put(
@@ -228,16 +230,16 @@ async def import_session(
     at: Annotated[int | None, Query(ge=0, le=MAX_POSITION)] = None,
     epoch: str | None = None,
 ) -> dict[str, Any]:
-    """Put a session in an exported state, whether it exists or not; a new epoch is drawn."""
+    """Create or replace a session with an exported state. It gets a new epoch."""
     state = state_file.decode(await request.body())
     job = Import(validate_session_id(id), state, at, _epoch(epoch))
     return answers.encode_session(await get_caller(request).ask(job))
 
 
-async def _in_detail(asking: Caller, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every session as it stands; of one that has just gone, or is damaged, no more than its name."""
+async def _in_detail(caller: Caller, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sessions with their details. A session that has just left, or is damaged, has only its name."""
     views = await asyncio.gather(
-        *(asking.ask(Inspect(row["session"])) for row in rows), return_exceptions=True
+        *(caller.ask(Inspect(row["session"])) for row in rows), return_exceptions=True
     )
     for row, view in zip(rows, views, strict=True):
         if isinstance(view, SessionView):
@@ -247,7 +249,7 @@ async def _in_detail(asking: Caller, rows: list[dict[str, Any]]) -> list[dict[st
     return rows
 
 
-def _located(response: Response, view: Any) -> dict[str, Any]:
+def _created(response: Response, view: Any) -> dict[str, Any]:
     response.headers["location"] = f"/sessions/{id_of(view.session)}"
     return answers.encode_session(view)
 

@@ -1,47 +1,61 @@
-"""`POST /observations`: many sessions' chunks in one request, in columns, in one of three forms.
+"""`POST /observations`: the chunks of many sessions in one request, in columns, in one of three forms.
 
-| content type                          | form                                   |
-|---------------------------------------|----------------------------------------|
-| `application/octet-stream`            | `app.bulk.binary`, byte by byte there  |
-| `application/vnd.apache.arrow.stream` | `app.bulk.arrow`, where pyarrow is     |
-| any other                             | JSON, `app.bulk.columns`               |
+| content type                          | form                                      |
+|---------------------------------------|-------------------------------------------|
+| `application/octet-stream`            | `app.codec.bulk.binary`, documented there |
+| `application/vnd.apache.arrow.stream` | `app.codec.bulk.arrow`, needs pyarrow     |
+| any other                             | `app.codec.bulk.json`                     |
 
-The answer has the form of the request, unless `accept` names another. What is wrong with one session's
-chunk is told in the answer, by its index; only what concerns the whole request refuses the whole.
+The answer has the form of the request, unless `accept` names another. An error of one session's chunk is in
+the answer, by its index. Only an error of the request itself refuses the whole request.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from app.codec.bulk import arrow, binary, json
 from app.codec.bulk.request import BulkLimits, BulkRequest
+from app.codec.bulk.session_lists import SessionListCache
 from app.jobs.answers import BulkAnswer
 
-__all__ = ["BulkLimits", "BulkRequest", "decode", "encode"]
+__all__ = ["BulkDecoder", "BulkLimits", "BulkRequest", "encode"]
 
-FORMATS = {binary.CONTENT_TYPE: binary, arrow.CONTENT_TYPE: arrow, json.CONTENT_TYPE: json}
+FORMS = {binary.CONTENT_TYPE: binary, arrow.CONTENT_TYPE: arrow, json.CONTENT_TYPE: json}
 
 
-def decode(body: bytes, content_type: str, accept: str, limits: BulkLimits) -> BulkRequest:
-    """What the request asks for.
+@dataclass(frozen=True, slots=True)
+class BulkDecoder:
+    """Decodes requests of every form, and recognises the lists of sessions that come again."""
 
-    Raises
-    ------
-    Malformed, Unprocessable, TooLarge, UnsupportedType : nothing of it can be done
-    """
-    asked = _bare(content_type)
-    wanted = [one for one in map(_bare, accept.split(",")) if one in FORMATS]
-    answered = wanted[0] if wanted else asked if asked in FORMATS else json.CONTENT_TYPE
-    if answered == arrow.CONTENT_TYPE:
-        arrow.import_pyarrow()
-    told: BulkRequest = FORMATS.get(asked, json).decode(body, limits)
-    told.answer_type = answered
-    return told
+    limits: BulkLimits
+    session_lists: SessionListCache
+
+    def decode(self, body: bytes, content_type: str, accept: str) -> BulkRequest:
+        """Decode a request.
+
+        Parameters
+        ----------
+        content_type, accept : the headers, empty where the request has none
+
+        Raises
+        ------
+        Malformed, Unprocessable, TooLarge, UnsupportedType : the whole request is refused
+        """
+        form = _media_type(content_type)
+        accepted = [kind for kind in map(_media_type, accept.split(",")) if kind in FORMS]
+        answer_type = accepted[0] if accepted else form if form in FORMS else json.CONTENT_TYPE
+        if answer_type == arrow.CONTENT_TYPE:
+            arrow.import_pyarrow()  # refused now, not after the sessions have advanced
+        request: BulkRequest = FORMS.get(form, json).decode(body, self.limits, self.session_lists)
+        request.answer_type = answer_type
+        return request
 
 
 def encode(answer: BulkAnswer, request: BulkRequest) -> tuple[bytes, str]:
     """The body of the answer, and its content type."""
-    return FORMATS[request.answer_type].encode(answer, request), request.answer_type
+    return FORMS[request.answer_type].encode(answer, request), request.answer_type
 
 
-def _bare(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
+def _media_type(header: str) -> str:
+    return header.partition(";")[0].strip().lower()

@@ -1,11 +1,11 @@
-"""The Arrow form: an IPC stream of record batches in, one out. It needs pyarrow (`carryover[arrow]`).
+"""The Arrow form: an IPC stream of record batches. It needs pyarrow (`carryover-server[arrow]`).
 
 Columns of a request: `session` (utf8), `observations`, and `at` (int64), `epoch` (utf8), which may be
-absent or null. `observations` is a number each, a list or fixed-size list of numbers (one observation)
-or a list of those (a chunk). A model is named in the schema's metadata, under `model`.
+absent or null. `observations` is for each session a number, a list or fixed-size list of numbers (one
+observation) or a list of those (a chunk). The schema's metadata may name a `model`.
 
 Columns of the answer: `position` (int64), `epoch` (utf8), `predictions` (list of lists of float32),
-`replayed` (bool) and `error` (utf8: the problem as JSON); either the last or the others are null.
+`replayed` (bool) and `error` (utf8: the problem as JSON). Either `error` or all others are null.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from app.codec.bulk.request import (
     check_column_length,
     check_session_count,
 )
+from app.codec.bulk.session_lists import SessionListCache
 from app.codec.problems import problem
 from app.errors import Malformed, TooLarge, Unprocessable, UnsupportedType
 from app.jobs.answers import BulkAnswer, epoch_token, parse_epoch
@@ -34,16 +35,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
-MAX_BYTES = 64 * 2**20  # of a request once it lies in memory
+MAX_BYTES = 64 * 2**20  # of a request in memory
 
 
-def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
-    """The request in this stream.
+def decode(body: bytes, limits: BulkLimits, _: SessionListCache) -> BulkRequest:
+    """Decode a request. Its list of sessions is not kept: it has no text to find it by.
 
     Raises
     ------
     UnsupportedType : pyarrow is not installed
-    Malformed, Unprocessable, TooLarge
+    Malformed, Unprocessable, TooLarge : the whole request is refused
     """
     pa = import_pyarrow()
     try:
@@ -61,38 +62,38 @@ def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
     return build_request(columns, limits)
 
 
-def encode(answer: BulkAnswer, asked: BulkRequest) -> bytes:
-    """The answer as a stream of one record batch."""
+def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
+    """Encode an answer: a stream of one record batch."""
     pa = import_pyarrow()
-    fine = np.ones(asked.count, bool)
-    fine[list(answer.errors)] = False
-    replayed = np.zeros(asked.count, bool)
+    applied = np.ones(request.count, bool)
+    applied[list(answer.errors)] = False
+    replayed = np.zeros(request.count, bool)
     replayed[answer.replayed] = True
     tokens = [
-        epoch_token(epoch) if ok else None for epoch, ok in zip(answer.epochs.tolist(), fine, strict=True)
+        epoch_token(epoch) if ok else None for epoch, ok in zip(answer.epochs.tolist(), applied, strict=True)
     ]
     errors = [
         orjson.dumps(problem(answer.errors[i])[1]).decode() if i in answer.errors else None
-        for i in range(asked.count)
+        for i in range(request.count)
     ]
     batch = pa.record_batch(
         {
-            "position": pa.array(answer.positions, mask=~fine),
+            "position": pa.array(answer.positions, mask=~applied),
             "epoch": pa.array(tokens, pa.string()),
-            "predictions": _nested(pa, answer, fine),
-            "replayed": pa.array(replayed, mask=~fine),
+            "predictions": _predictions(pa, answer, applied),
+            "replayed": pa.array(replayed, mask=~applied),
             "error": pa.array(errors, pa.string()),
         }
     )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
-    written: bytes = sink.getvalue().to_pybytes()
-    return written
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def import_pyarrow() -> Any:
-    """pyarrow.
+    """Return the module `pyarrow`.
 
     Raises
     ------
@@ -101,17 +102,19 @@ def import_pyarrow() -> Any:
     try:
         import pyarrow as pa
     except ImportError:
-        raise UnsupportedType("this server has no pyarrow; send JSON or application/octet-stream") from None
+        raise UnsupportedType(
+            "pyarrow is not installed on this server; send JSON or application/octet-stream"
+        ) from None
     return pa
 
 
 def _table(pa: Any, body: bytes) -> pa.Table:
-    # Raw size first: a compressed batch would be unpacked to whatever it claims before we could ask.
+    # Compressed batches are refused before pyarrow reads them: it would allocate whatever size they claim.
     for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(body)):
         if _is_compressed(message):
-            raise Unprocessable("compressed record batches are not taken")
+            raise Unprocessable("compressed record batches are not accepted")
     table = pa.ipc.open_stream(body).read_all()
-    table.validate(full=True)  # before anything else looks at it: offsets that lie crash the process
+    table.validate(full=True)  # before any other use: wrong offsets crash the process
     if table.nbytes > MAX_BYTES:
         raise TooLarge(f"a request has at most {MAX_BYTES} bytes in memory", limit=MAX_BYTES)
     return table
@@ -120,14 +123,14 @@ def _table(pa: Any, body: bytes) -> pa.Table:
 def _columns(pa: Any, table: pa.Table) -> AdvanceMany:
     count = table.num_rows
     sessions = [name if isinstance(name, str) else "" for name in table["session"].to_pylist()]
-    observations, lengths, gaps = _observed(pa, table["observations"].combine_chunks())
+    observations, lengths, gaps = _observations(pa, table["observations"].combine_chunks())
     check_column_length("observations", len(lengths), count)
     at = epochs = None
     if "at" in table.column_names:
         at = table["at"].cast(pa.int64()).fill_null(-1).to_numpy().astype(np.int64)
     if "epoch" in table.column_names:
-        told = table["epoch"].cast(pa.string()).to_pylist()
-        epochs = np.array([0 if one is None else parse_epoch(one) for one in told], np.uint64)
+        tokens = table["epoch"].cast(pa.string()).to_pylist()
+        epochs = np.array([0 if text is None else parse_epoch(text) for text in tokens], np.uint64)
     model = (table.schema.metadata or {}).get(b"model")
     columns = AdvanceMany(
         SessionList(sessions), observations, lengths, at, epochs, None if model is None else model.decode()
@@ -136,10 +139,10 @@ def _columns(pa: Any, table: pa.Table) -> AdvanceMany:
     return columns
 
 
-def _observed(pa: Any, column: Any) -> tuple[Floats, Ints, bool]:
-    """Observations [total, inputs], lengths [n], and whether nulls are among the numbers: those were not
-    observed. A null list is empty."""
-    if isinstance(column, pa.ChunkedArray):  # combine_chunks leaves one when there are none
+def _observations(pa: Any, column: Any) -> tuple[Floats, Ints, bool]:
+    """Observations [total, inputs], lengths [n], and whether nulls are among the numbers, which means not
+    observed. A null list is an empty list."""
+    if isinstance(column, pa.ChunkedArray):  # combine_chunks returns it unchanged when it has no chunks
         column = pa.concat_arrays(column.chunks)
     count = len(column)
     lengths = np.ones(count, np.int64)
@@ -173,11 +176,11 @@ def _lengths(column: Any) -> Ints:
     return lengths
 
 
-def _nested(pa: Any, answer: BulkAnswer, fine: np.ndarray[Any, np.dtype[np.bool_]]) -> Any:
-    """Predictions as a list of rows each."""
+def _predictions(pa: Any, answer: BulkAnswer, applied: np.ndarray[Any, np.dtype[np.bool_]]) -> Any:
+    """Predictions as a list of rows for each chunk."""
     widths = np.repeat(np.broadcast_to(answer.outputs, answer.steps.shape), answer.steps)
     rows = pa.ListArray.from_arrays(_offsets(pa, widths), pa.array(answer.numbers, pa.float32()))
-    return pa.ListArray.from_arrays(_offsets(pa, answer.steps), rows, mask=pa.array(~fine))
+    return pa.ListArray.from_arrays(_offsets(pa, answer.steps), rows, mask=pa.array(~applied))
 
 
 def _offsets(pa: Any, lengths: Ints) -> Any:
@@ -185,10 +188,10 @@ def _offsets(pa: Any, lengths: Ints) -> Any:
 
 
 def _is_compressed(message: Any) -> bool:
-    """Whether a record batch message says that its buffers are compressed (Arrow's Message.fbs).
+    """Whether the buffers of a record batch message are compressed (Arrow's Message.fbs).
 
-    Read by hand, because pyarrow tells only after it has unpacked them: a flatbuffer's table begins with
-    the distance back to its table of fields, whose third and fourth entries lie at 8 and 10.
+    Read from the bytes, because pyarrow says so only after it has decompressed them. A flatbuffer's table
+    begins with the distance back to its vtable, whose third and fourth entries are at offsets 8 and 10.
     """
     if message.type != "record batch":
         return False

@@ -1,35 +1,35 @@
-"""The binary form of a bulk request and its answer: little-endian, columns one after the other.
+"""The binary form of a bulk request and its answer: little-endian columns, one after another.
 
 A request of `n` sessions:
 
     offset      type      meaning
     0           4 bytes   "CYO1"
-    4           u16       flags: 1 `at` is there, 2 `epochs`, 4 `lengths`, 8 a model is named,
-                          16 a number that is NaN was not observed
+    4           u16       flags: 1 has `at`, 2 has `epochs`, 4 has `lengths`, 8 names a model,
+                          16 NaN means not observed
     6           u16       inputs: numbers in an observation
     8           u32       n
     12          u32       0
-    16          i64[n]    at, if flag 1: the position that the client believes in; -1 for none
+    16          i64[n]    at, if flag 1: the position that the client expects; -1 for none
     ...         u64[n]    epochs, if flag 2: the 16 hexadecimal digits as a number; 0 for none
     ...         u32[n]    lengths, if flag 4: observations of each chunk; without it, one each
     ...         f32       observations, chunk after chunk, row after row
-    ...         bytes     session ids parted by newlines, to the end; if flag 8, a line with the model first
+    ...         bytes     session ids separated by newlines, to the end; if flag 8, the model's name first
 
-Its answer:
+The answer:
 
     0           4 bytes   "CYO1"
     4           u16       0
-    6           u16       outputs: numbers in a prediction; 0 where the sessions' models differ in it
+    6           u16       outputs: numbers in a prediction; 0 where the sessions' models differ
     8           u32       n
-    12          u32       bytes of the errors
-    16          i64[n]    position behind each chunk; -1 where it was refused
+    12          u32       size of the errors in bytes
+    16          i64[n]    position after each chunk; -1 where it was refused
     ...         u64[n]    epochs; 0 where refused
     ...         u32[n]    counts: numbers predicted for each chunk, steps times outputs; 0 where refused
     ...         f32       predictions, chunk after chunk, row after row
-    ...         u8[n]     1 where the chunk had been applied already and its answer is repeated, else 0
-    ...         bytes     errors: a JSON object of problems by index, such as {"17": {...}}; none: 0 bytes
+    ...         u8[n]     1 where the chunk had been applied before and this is its stored answer, else 0
+    ...         bytes     errors: a JSON object of problems by index, such as {"17": {...}}; empty if none
 
-Every column begins at a multiple of its own size, so that it can be used where it lies.
+Every column begins at a multiple of its item size, so that it can be used without a copy.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from app.codec.bulk.request import (
     check_column_length,
     check_session_count,
 )
-from app.codec.bulk.session_lists import decode_session_list
+from app.codec.bulk.session_lists import SessionListCache
 from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed
 from app.jobs.answers import BulkAnswer
@@ -60,19 +60,19 @@ MAGIC = b"CYO1"
 AT, EPOCHS, LENGTHS, MODEL, GAPS = 1, 2, 4, 8, 16
 
 
-def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
-    """The request in these bytes.
+def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> BulkRequest:
+    """Decode a request.
 
     Raises
     ------
-    Malformed : not of this layout
-    Unprocessable, TooLarge
+    Malformed : the bytes do not have this layout
+    Unprocessable, TooLarge : the whole request is refused
     """
     if len(body) < HEADER.size:
-        raise Malformed(f"a bulk request begins with {HEADER.size} bytes of header, this one has {len(body)}")
+        raise Malformed(f"the header of a bulk request has {HEADER.size} bytes, this body has {len(body)}")
     magic, flags, inputs, count, reserved = HEADER.unpack_from(body)
     if magic != MAGIC or flags > (AT | EPOCHS | LENGTHS | MODEL | GAPS) or reserved or not inputs:
-        raise Malformed("the header is not that of a bulk request: see the layout in the documentation")
+        raise Malformed("invalid header of a bulk request: see the binary layout in the documentation")
     check_session_count(count, limits)
     reader = _Reader(body)
     at = reader.take("<i8", count, "at") if flags & AT else None
@@ -80,13 +80,13 @@ def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
     lengths, total = np.ones(count, np.int64), count
     if flags & LENGTHS:
         lengths = reader.take("<u4", count, "lengths").astype(np.int64)
-        total = int(lengths.sum())  # 10,000 lengths of 2**32 are far from overflow
+        total = int(lengths.sum())  # cannot overflow: at most 10,000 lengths of 2**32
     observations = reader.take("<f4", total * inputs, "observations").reshape(total, inputs)
     ids, model = reader.rest(), None
     if flags & MODEL:
-        named, _, ids = ids.partition(b"\n")
-        model = named.decode("ascii")
-    sessions = decode_session_list(ids, _parted, limits.sessions)
+        name, _, ids = ids.partition(b"\n")
+        model = name.decode("ascii")
+    sessions = session_lists.decode(ids, _split_lines, limits.sessions)
     check_column_length("session ids", len(sessions), count)
     columns = AdvanceMany(sessions, observations, lengths, at, epochs, model)
     if flags & GAPS and np.isnan(observations).any():
@@ -94,13 +94,13 @@ def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
     return build_request(columns, limits)
 
 
-def _parted(ids: bytes) -> list[str]:
+def _split_lines(ids: bytes) -> list[str]:
     return ids.decode("ascii").split("\n")
 
 
-def encode(answer: BulkAnswer, asked: BulkRequest) -> bytes:
-    """The answer as bytes."""
-    count = asked.count
+def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
+    """Encode an answer."""
+    count = request.count
     counts = (answer.steps * answer.outputs).astype("<u4")
     errors = problems(answer.errors)
     outputs = answer.outputs if isinstance(answer.outputs, int) else 0
@@ -120,12 +120,12 @@ def encode(answer: BulkAnswer, asked: BulkRequest) -> bytes:
 
 
 def problems(errors: dict[int, CarryoverError]) -> bytes:
-    """Problems by index, as JSON; nothing when there are none."""
+    """Problems by index, as JSON; empty when there are none."""
     return orjson.dumps({str(i): problem(error)[1] for i, error in errors.items()}) if errors else b""
 
 
 class _Reader:
-    """Takes columns off a body, whose end no count can reach beyond."""
+    """Takes one column after another from a body, and refuses to read beyond its end."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body

@@ -1,13 +1,13 @@
 """The JSON form: `{"sessions": [...], "observations": [...], "at"?, "epochs"?, "model"?}`, a column each.
 
-The depth of the numbers says what they are, and their predictions are answered just as deep:
+The nesting of the numbers says what they are, and the predictions are nested just as deep:
 
-    "observations": [0.1, 0.2]              one number each: one observation of a model with one input
-    "observations": [[0.1, 7], [0.2, 8]]    one row each: one observation
-    "observations": [[[0.1], [0.2]], ...]   one list of rows each: a chunk
+    "observations": [0.1, 0.2]              a number each: one observation of a model with one input
+    "observations": [[0.1, 7], [0.2, 8]]    a row each: one observation
+    "observations": [[[0.1], [0.2]], ...]   a list of rows each: a chunk
 
-They may differ from one session to the next. Requests that do not, and in which nothing is wrong, are
-decoded without a look at the single chunk; the others are looked at one by one.
+It may differ between sessions. A request whose chunks are alike and valid is decoded as a whole; any other
+request is decoded chunk by chunk.
 """
 
 from __future__ import annotations
@@ -16,40 +16,43 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
 import orjson
 
-from app.codec import answers, body_errors
-from app.codec import chunks as wire
+from app.codec import answers, body_errors, chunks
 from app.codec.bulk.request import (
     BulkLimits,
     BulkRequest,
+    build_jobs,
     build_request,
     check_column_length,
     check_session_count,
     precondition_columns,
 )
-from app.codec.bulk.session_lists import decode_session_list
+from app.codec.bulk.session_lists import SessionListCache
 from app.codec.limits import DECODE_ERRORS, MAX_FLOAT32, MAX_POSITION, SMALL_BODY_BYTES, validate_session_id
 from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable
 from app.jobs.answers import BulkAnswer, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
-from app.jobs.session_list import SessionList
 from models.arrays import Epochs, Floats, Ints
 
+T = TypeVar("T")
+
 CONTENT_TYPE = "application/json"
-NOTHING = wire.ChunkFields()
-MAX_NUMBERS = 1_000_000  # in one request: more would take the parser a tenth of a second
+NO_FIELDS = chunks.ChunkFields()
+MAX_NUMBERS = 1_000_000  # in one request: more would block the event loop for over a tenth of a second
 OPENING = re.compile(rb'"observations"\s*:\s*(\[(?:\s*\[){0,2})')
+INDEX = re.compile(r"\[(\d+)\]")
 
 
-class _Columns(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class _Columns(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=True):
     sessions: msgspec.Raw
+    observations: list[T]
     at: list[int | None] | None = None
     epochs: list[str | None] | None = None
     model: str | None = None
@@ -57,19 +60,7 @@ class _Columns(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     score: bool = False
 
 
-class _Numbers(_Columns):
-    observations: list[float]
-
-
-class _Rows(_Columns):
-    observations: list[list[float]]
-
-
-class _Chunks(_Columns):
-    observations: list[list[list[float]]]
-
-
-class _Anything(msgspec.Struct, forbid_unknown_fields=True):
+class _AnyColumns(msgspec.Struct, forbid_unknown_fields=True):
     sessions: list[Any]
     observations: list[Any]
     at: list[Any] | None = None
@@ -79,73 +70,99 @@ class _Anything(msgspec.Struct, forbid_unknown_fields=True):
     score: bool = False
 
 
-_DECODERS = {
-    depth: msgspec.json.Decoder(kind).decode for depth, kind in enumerate((_Numbers, _Rows, _Chunks), 1)
+# By depth: a number, a row or a chunk for each session. The second of each pair accepts nulls.
+_DECODERS: dict[int, tuple[Any, Any]] = {
+    1: (msgspec.json.Decoder(_Columns[float]), msgspec.json.Decoder(_Columns[float | None])),
+    2: (msgspec.json.Decoder(_Columns[list[float]]), msgspec.json.Decoder(_Columns[list[float | None]])),
+    3: (
+        msgspec.json.Decoder(_Columns[list[list[float]]]),
+        msgspec.json.Decoder(_Columns[list[list[float | None]]]),
+    ),
 }
 _decode_names = msgspec.json.Decoder(list[str]).decode
-_decode_anything = msgspec.json.Decoder(_Anything).decode
+_decode_any = msgspec.json.Decoder(_AnyColumns).decode
 
 
-def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
-    """The request in this JSON.
+def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> BulkRequest:
+    """Decode a request.
 
     Raises
     ------
-    Malformed, Unprocessable, TooLarge : nothing of it can be done
+    Malformed, Unprocessable, TooLarge : the whole request is refused
     """
     if len(body) > SMALL_BODY_BYTES and body.count(b",") > MAX_NUMBERS:
         raise TooLarge(f"a request has at most {MAX_NUMBERS} numbers", limit=MAX_NUMBERS)
     opening = OPENING.search(body)
     depth = opening[1].count(b"[") if opening else 1
     try:
-        told = _DECODERS[depth](body)
-        sessions = decode_session_list(bytes(told.sessions), _decode_names, limits.sessions)
+        columns, gaps = _decode_columns(body, depth)
+        sessions = session_lists.decode(bytes(columns.sessions), _decode_names, limits.sessions)
     except DECODE_ERRORS:
-        return _one_by_one(_anything(body), limits)
-    _check_columns(told, len(sessions), limits)
-    arrays = _arrays(told.observations, depth)
-    epochs = None if told.epochs is None else [0 if one is None else parse_epoch(one) for one in told.epochs]
-    if arrays is None or (told.at is not None and not _are_positions(told.at)):
-        return _one_by_one(_anything(body), limits)
-    columns = AdvanceMany(sessions, *arrays, *precondition_columns(told.at, epochs), told.model)
-    columns.options = _extras(told, columns)
-    return build_request(columns, limits, depth)
+        return _decode_each(_any_columns(body), limits)
+    _check_columns(columns, len(sessions), limits)
+    arrays = _arrays(columns.observations, depth)
+    if arrays is None or (columns.at is not None and not _are_positions(columns.at)):
+        return _decode_each(_any_columns(body), limits)
+    epochs = (
+        None
+        if columns.epochs is None
+        else [0 if text is None else parse_epoch(text) for text in columns.epochs]
+    )
+    job = AdvanceMany(sessions, *arrays, *precondition_columns(columns.at, epochs), columns.model)
+    job.options = _options(columns, gaps=gaps)
+    return build_request(job, limits, depth)
 
 
-def encode(answer: BulkAnswer, asked: BulkRequest) -> bytes:
-    """The answer as JSON; None in place of what was refused."""
+def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
+    """Encode an answer; null in place of what was refused."""
     refused = sorted(answer.errors)
-    told: dict[str, Any] = {
-        "positions": _holed(answer.positions, refused) if refused else np.ascontiguousarray(answer.positions),
-        "epochs": orjson.Fragment(_tokens(answer.epochs, refused)),
-        "predictions": _predictions(answer, asked.depths),
+    payload: dict[str, Any] = {
+        "positions": _with_nulls(answer.positions, refused)
+        if refused
+        else np.ascontiguousarray(answer.positions),
+        "epochs": orjson.Fragment(_epoch_tokens(answer.epochs, refused)),
+        "predictions": _predictions(answer, request.depths),
         "replayed": answer.replayed,
-        **{name: _sparse(name, columns, asked) for name, columns in answer.extra_outputs.items()},
+        **{name: _sparse(name, arrays, request) for name, arrays in answer.extra_outputs.items()},
         "errors": {str(i): problem(error)[1] for i, error in answer.errors.items()},
     }
-    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _check_columns(told: Any, count: int, limits: BulkLimits) -> None:
+# Decoding a request as a whole.
+
+
+def _decode_columns(body: bytes, depth: int) -> tuple[_Columns[Any], bool]:
+    """The columns, and whether nulls may be among the numbers."""
+    plain, gapped = _DECODERS[depth]
+    try:
+        return plain.decode(body), False
+    except msgspec.ValidationError as error:
+        if "`null`" not in str(error):
+            raise
+        return gapped.decode(body), True
+
+
+def _check_columns(columns: _Columns[Any] | _AnyColumns, count: int, limits: BulkLimits) -> None:
     check_session_count(count, limits)
     for name in ("observations", "at", "epochs"):
-        column = getattr(told, name)
+        column = getattr(columns, name)
         if column is not None:
             check_column_length(name, len(column), count)
 
 
 def _are_positions(at: Sequence[int | None]) -> bool:
-    told = [one for one in at if one is not None]
-    return not told or (min(told) >= 0 and max(told) <= MAX_POSITION)
+    positions = [position for position in at if position is not None]
+    return not positions or (min(positions) >= 0 and max(positions) <= MAX_POSITION)
 
 
-def _arrays(told: list[Any], depth: int) -> tuple[Floats, Ints] | None:
-    """Observations [total, inputs] and lengths [n]; None when one of them needs a closer look."""
-    rows = told
-    lengths = np.ones(len(told), np.int64)
+def _arrays(observations: list[Any], depth: int) -> tuple[Floats, Ints] | None:
+    """Observations [total, inputs] and lengths [n]; None where a row or a number is not like the others."""
+    rows = observations
+    lengths = np.ones(len(observations), np.int64)
     if depth == 3:
-        lengths = np.fromiter(map(len, told), np.int64, len(told))
-        rows = list(chain.from_iterable(told))
+        lengths = np.fromiter(map(len, observations), np.int64, len(observations))
+        rows = list(chain.from_iterable(observations))
     width = 1
     if depth > 1:
         widths = set(map(len, rows))
@@ -153,104 +170,99 @@ def _arrays(told: list[Any], depth: int) -> tuple[Floats, Ints] | None:
             return None
         width = widths.pop()
         rows = list(chain.from_iterable(rows))
-    exact = np.array(rows, np.float64)
-    # Written so that a NaN, too, is refused: no comparison with it holds.
-    if not width or not (np.abs(exact).max() <= MAX_FLOAT32):
+    exact = np.array(rows, np.float64)  # NaN for null: the decoders refuse NaN itself
+    if not width or (np.abs(exact) > MAX_FLOAT32).any():
         return None
     return exact.astype(np.float32).reshape(-1, width), lengths
 
 
-def _anything(body: bytes) -> _Anything:
-    """The columns, whatever is in them.
+def _options(columns: _Columns[Any] | _AnyColumns, *, gaps: bool) -> ChunkOptions | None:
+    needed = gaps or columns.score or columns.level is not None
+    return ChunkOptions(columns.level, columns.score, gaps) if needed else None
+
+
+# Decoding it chunk by chunk.
+
+
+def _any_columns(body: bytes) -> _AnyColumns:
+    """The columns, with anything in them.
 
     Raises
     ------
     Malformed, Unprocessable
     """
     try:
-        return _decode_anything(body)
+        return _decode_any(body)
     except msgspec.ValidationError as error:
         raise body_errors.decode_error(body, error) from None
     except DECODE_ERRORS as error:
         try:
-            # Takes NaN and Infinity, which JSON does not know and people send: theirs alone is refused.
-            return msgspec.convert(json.loads(body), _Anything)
+            # NaN and Infinity are not JSON but are sent: as texts they refuse the chunk that they are in.
+            return msgspec.convert(json.loads(body, parse_constant=str), _AnyColumns)
         except (ValueError, RecursionError):
             raise Malformed(f"the body is not JSON: {error}") from None
 
 
-def _one_by_one(told: _Anything, limits: BulkLimits) -> BulkRequest:
-    """The request, each chunk looked at alone: jobs of one width each, and what is wrong with the rest."""
-    count = len(told.sessions)
-    _check_columns(told, count, limits)
+def _decode_each(columns: _AnyColumns, limits: BulkLimits) -> BulkRequest:
+    """The request, decoded chunk by chunk: a job for each width, and the errors of the other chunks."""
+    count = len(columns.sessions)
+    _check_columns(columns, count, limits)
     errors: dict[int, CarryoverError] = {}
-    chunks: dict[int, Floats] = {}
+    arrays: dict[int, Floats] = {}
     at, epochs = [-1] * count, [0] * count
     for i in range(count):
         try:
-            validate_session_id(_text(told.sessions[i], "a session id"))
-            at[i] = -1 if told.at is None or told.at[i] is None else _position(told.at[i])
-            if told.epochs is not None and told.epochs[i] is not None:
-                epochs[i] = parse_epoch(_text(told.epochs[i], "an epoch"))
-            chunks[i] = _chunk(told.observations[i], limits)
+            validate_session_id(_text(columns.sessions[i], "a session id"))
+            if columns.at is not None and columns.at[i] is not None:
+                at[i] = _position(columns.at[i])
+            if columns.epochs is not None and columns.epochs[i] is not None:
+                epochs[i] = parse_epoch(_text(columns.epochs[i], "an epoch"))
+            arrays[i] = _chunk(columns.observations[i], limits)
         except CarryoverError as error:
             errors[i] = error
-    jobs = []
-    for width in sorted({chunk.shape[1] for chunk in chunks.values()}):
-        which = [i for i, chunk in chunks.items() if chunk.shape[1] == width]
-        some = [chunks[i] for i in which]
-        job = AdvanceMany(
-            SessionList([told.sessions[i] for i in which]),
-            np.concatenate(some),
-            np.array([len(chunk) for chunk in some]),
-            *precondition_columns([at[i] for i in which], [epochs[i] for i in which]),
-            told.model,
-        )
-        job.options = _extras(told, job)
-        jobs.append((np.array(which), job))
-    return BulkRequest(count, jobs, errors, [_depth(chunk) for chunk in told.observations])
+    jobs = build_jobs(columns.sessions, arrays, at, epochs, columns.model)
+    for _, job in jobs:
+        job.options = _options(columns, gaps=bool(np.isnan(job.observations).any()))
+    return BulkRequest(count, jobs, errors, [_depth(item) for item in columns.observations])
 
 
-def _extras(told: _Columns | _Anything, columns: AdvanceMany) -> ChunkOptions | None:
-    gaps = isinstance(told, _Anything) and bool(np.isnan(columns.observations).any())
-    return (
-        ChunkOptions(told.level, told.score, gaps) if gaps or told.score or told.level is not None else None
-    )
-
-
-def _chunk(told: Any, limits: BulkLimits) -> Floats:
-    depth = _depth(told)
-    rows = told if depth == 3 else [told] if depth == 2 else [[told]]
-    for row, numbers in enumerate(rows):
-        for column, number in enumerate(numbers if isinstance(numbers, list) else [numbers]):
-            if isinstance(number, bool) or not isinstance(number, int | float | None) or number != number:
-                raise Unprocessable(f"row {row}, column {column} is not a number", row=row, column=column)
+def _chunk(item: Any, limits: BulkLimits) -> Floats:
+    """[steps, inputs] of a number, a row or a list of rows."""
+    depth = _depth(item)
+    rows = item if depth == 3 else [item] if depth == 2 else [[item]]
     try:
-        return wire.validate_chunk(rows, NOTHING, limits.chunk, gaps=True).observations
+        rows = msgspec.convert(rows, chunks.GappedRows)
+    except msgspec.ValidationError as error:
+        row, column = (int(index) for index in (*INDEX.findall(str(error)), 0, 0)[:2])
+        raise body_errors.invalid_number_error(row, column, "is not a number") from None
     except OverflowError:
         raise Unprocessable("a number is too large for a float32") from None
+    return chunks.validate_chunk(rows, NO_FIELDS, limits.chunk, gaps=True).observations
 
 
-def _depth(told: Any) -> int:
-    if not isinstance(told, list):
+def _depth(item: Any) -> int:
+    if not isinstance(item, list):
         return 1
-    return 3 if any(isinstance(row, list) for row in told) or not told else 2
+    return 3 if not item or isinstance(item[0], list) else 2
 
 
-def _text(told: Any, what: str) -> str:
-    if not isinstance(told, str):
-        raise Unprocessable(f"{what} is a text, not {told!r:.40}")
-    return told
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise Unprocessable(f"{what} must be a string, not {value!r:.40}")
+    return value
 
 
-def _position(told: Any) -> int:
-    if isinstance(told, bool) or not isinstance(told, int):
-        raise Unprocessable(f"at is a whole number, not {told!r:.40}", field="at")
-    return wire.validate_position(told) or 0
+def _position(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Unprocessable(f"at must be a whole number, not {value!r:.40}", field="at")
+    return chunks.validate_position(value) or 0
+
+
+# Encoding an answer.
 
 
 def _predictions(answer: BulkAnswer, depths: int | Sequence[int]) -> Any:
-    """The predictions as deep as the observations were."""
+    """The predictions, nested as deep as the observations were."""
     numbers, outputs = np.ascontiguousarray(answer.numbers), answer.outputs
     if isinstance(depths, int) and isinstance(outputs, int) and not answer.errors:
         if depths == 3:
@@ -258,51 +270,55 @@ def _predictions(answer: BulkAnswer, depths: int | Sequence[int]) -> Any:
             if (answer.steps == steps).all():
                 return numbers.reshape(-1, steps, outputs)
         elif outputs == 1:
-            # orjson writes a flat array several times sooner than one of rows of one number.
+            # orjson writes a flat array several times faster than rows of one number.
             flat = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)
             return orjson.Fragment(flat if depths == 1 else b"[" + flat.replace(b",", b"],[") + b"]")
         else:
             return numbers.reshape(-1, outputs)
-    return _each(answer, numbers, [depths] * len(answer.steps) if isinstance(depths, int) else depths)
+    return _each_prediction(
+        answer, numbers, [depths] * len(answer.steps) if isinstance(depths, int) else depths
+    )
 
 
-def _each(answer: BulkAnswer, numbers: Floats, depths: Sequence[int]) -> list[Any]:
+def _each_prediction(answer: BulkAnswer, numbers: Floats, depths: Sequence[int]) -> list[Any]:
     counts = answer.steps * answer.outputs
     ends = np.cumsum(counts).tolist()
     widths = np.broadcast_to(answer.outputs, counts.shape).tolist()
-    told: list[Any] = []
+    predictions: list[Any] = []
     for i, (count, end, width, depth) in enumerate(zip(counts.tolist(), ends, widths, depths, strict=True)):
         if i in answer.errors:
-            told.append(None)
+            predictions.append(None)
             continue
-        some = numbers[end - count : end]
-        told.append(some.reshape(-1, width) if depth == 3 else some if depth == 2 or count > 1 else some[0])
-    return told
+        part = numbers[end - count : end]
+        if depth == 3:
+            predictions.append(part.reshape(-1, width))
+        else:
+            predictions.append(part if depth == 2 or count > 1 else part[0])
+    return predictions
 
 
-def _sparse(name: str, columns: dict[int, Floats], asked: BulkRequest) -> list[Any]:
-    """What is told beside the predictions of some chunks, as deep as they; null for the others."""
-    told: list[Any] = [None] * asked.count
-    for i, numbers in columns.items():
-        depth = asked.depths if isinstance(asked.depths, int) else asked.depths[i]
+def _sparse(name: str, arrays: dict[int, Floats], request: BulkRequest) -> list[Any]:
+    """A further output, nested as deep as the predictions; null for the chunks that do not have it."""
+    column: list[Any] = [None] * request.count
+    for i, numbers in arrays.items():
+        depth = request.depths if isinstance(request.depths, int) else request.depths[i]
         rows = answers.output_array(name, numbers, flat=False)
-        told[i] = rows if depth == 3 else rows[0] if depth == 2 or rows.ndim == 1 else rows[0, 0]
-    return told
+        column[i] = rows if depth == 3 else rows[0] if depth == 2 or rows.ndim == 1 else rows[0, 0]
+    return column
 
 
-def _holed(column: Ints, refused: Sequence[int]) -> list[int | None]:
-    told: list[int | None] = column.tolist()
+def _with_nulls(positions: Ints, refused: Sequence[int]) -> list[int | None]:
+    column: list[int | None] = positions.tolist()
     for i in refused:
-        told[i] = None
-    return told
+        column[i] = None
+    return column
 
 
-def _tokens(epochs: Epochs, refused: Sequence[int]) -> bytes:
-    """Epochs as a JSON list of 16 hexadecimal digits each, written without a look at the single one."""
+def _epoch_tokens(epochs: Epochs, refused: Sequence[int]) -> bytes:
+    """Epochs as a JSON list of 16 hexadecimal digits each, written as one array of characters."""
     text = np.full((len(epochs), 19), ord('"'), np.uint8)
     digits = epochs.astype(">u8").tobytes().hex().encode()
     text[:, 1:17] = np.frombuffer(digits, np.uint8).reshape(-1, 16)
     text[:, 18] = ord(",")
-    for i in refused:
-        text[i, :18] = np.frombuffer(b"null".ljust(18), np.uint8)
-    return b"[" + text.tobytes()[:-1] + b"]"
+    text[list(refused), :18] = np.frombuffer(b"null".ljust(18), np.uint8)
+    return b"[" + text.tobytes()[:-1].replace(b" ", b"") + b"]"

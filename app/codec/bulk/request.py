@@ -1,30 +1,32 @@
-"""A bulk request, checked: jobs for the engine, and the chunks that were refused before it."""
+"""A bulk request, checked: jobs for the engine, and the errors of the chunks that are left out."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from app.codec import chunks
 from app.codec.bulk.session_lists import are_session_ids
+from app.codec.chunks import check_observations, validate_position
 from app.codec.limits import SESSION_ID, Limits, validate_session_id
 from app.errors import CarryoverError, TooLarge, Unprocessable
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany, JobReceiver, Reply
+from app.jobs.session_list import SessionList
 from app.jobs.split import AnswerCollector, JobParts
 from models.arrays import Epochs, Floats, Ints
-from models.jit import BOOL, INT, jit, readonly
-
-NO_POSITIONS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class BulkLimits:
-    """What one request may ask for."""
+    """The most that a bulk request may ask for.
+
+    sessions : chunks in it
+    chunk : of each chunk
+    """
 
     sessions: int
     chunk: Limits
@@ -32,15 +34,15 @@ class BulkLimits:
 
 @dataclass(slots=True)
 class BulkRequest:
-    """What a bulk request asks for.
+    """The jobs of a bulk request, and the errors of its other chunks.
 
     count : chunks in it
-    jobs : the indexes of the chunks, ascending, and the job that advances them; one job unless some were
-        refused or differ in width
-    errors : by index, what was refused
-    depths : how deep the numbers lay in JSON, which is how deep they are answered: 1 a bare number each,
-        2 an observation each, 3 a chunk each; a list where it differs from one to the next
-    answer_type : the content type of the answer
+    jobs : indexes of chunks, ascending, and the job that advances them; more than one job where chunks
+        differ in width
+    errors : by index, of the chunks that are in no job
+    depths : how deep the numbers were nested in JSON, which is how deep the predictions are nested: 1 a bare
+        number, 2 an observation, 3 a chunk; a list where the chunks differ
+    answer_type : content type of the answer
     """
 
     count: int
@@ -50,25 +52,25 @@ class BulkRequest:
     answer_type: str = ""
 
     def submit(self, engine: JobReceiver, reply: Reply) -> None:
-        """Queue it; `reply` is called once, with an `BulkAnswer` or with what refuses the whole."""
-        # The jobs are the engine's from here on. They know whom to answer, who often has the request: a
-        # circle, and megabytes that would wait for the collector.
+        """Queue the jobs; `reply` is called once, with a `BulkAnswer` or the error of the whole request."""
+        # The request lets go of its jobs. A job refers to its reply, which often refers to the request: a
+        # cycle would keep megabytes until the garbage collector runs.
         jobs, self.jobs = self.jobs, []
         if len(jobs) == 1 and not self.errors:
             _submit(engine, jobs[0][1], reply)
             return
-        gathering = AnswerCollector(self.count, reply)
+        collector = AnswerCollector(self.count, reply)
         for i, error in self.errors.items():
-            gathering.fail((i,), error)
-        for which, job in jobs:
-            _submit(engine, job, gathering.subset_reply(which))
+            collector.fail((i,), error)
+        for indexes, job in jobs:
+            _submit(engine, job, collector.subset_reply(indexes))
 
     async def ask(self, engine: JobReceiver) -> BulkAnswer:
-        """Queue it and wait for the answer.
+        """Queue the jobs and wait for the answer.
 
         Raises
         ------
-        CarryoverError : what refuses the whole
+        CarryoverError : the error of the whole request
         """
         answered: asyncio.Future[BulkAnswer | CarryoverError] = asyncio.get_running_loop().create_future()
         self.submit(engine, lambda outcome: None if answered.done() else answered.set_result(outcome))
@@ -79,16 +81,45 @@ class BulkRequest:
 
 
 def build_request(columns: AdvanceMany, limits: BulkLimits, depths: int | Sequence[int] = 3) -> BulkRequest:
-    """The request of these columns. A chunk that is wrong in itself is left out, with its error."""
+    """The request of these columns. An invalid chunk is left out, with its error."""
     count = len(columns)
     check_session_count(count, limits)
     errors = find_errors(columns, limits)
-    which = np.arange(count)
+    indexes = np.arange(count)
     if not errors:
-        return BulkRequest(count, [(which, columns)], {}, depths)
-    fine = np.delete(which, list(errors))
-    jobs = [(fine, JobParts(columns).subset(fine))] if len(fine) else []
+        return BulkRequest(count, [(indexes, columns)], {}, depths)
+    valid = np.delete(indexes, list(errors))
+    jobs = [(valid, JobParts(columns).subset(valid))] if len(valid) else []
     return BulkRequest(count, jobs, errors, depths)
+
+
+def build_jobs(
+    sessions: Sequence[str],
+    chunks: Mapping[int, Floats],
+    at: Sequence[int],
+    epochs: Sequence[int],
+    model: str | None,
+) -> list[tuple[Ints, AdvanceMany]]:
+    """Jobs of one width each, with the indexes of their chunks.
+
+    Parameters
+    ----------
+    sessions : [n] names
+    chunks : by index, [steps, inputs]; indexes that are missing are left out
+    at, epochs : [n] preconditions; -1 and 0 for none
+    """
+    jobs = []
+    for width in sorted({chunk.shape[1] for chunk in chunks.values()}):
+        indexes = [i for i, chunk in chunks.items() if chunk.shape[1] == width]
+        job = AdvanceMany(
+            SessionList(sessions[i] for i in indexes),
+            np.concatenate([chunks[i] for i in indexes]),
+            np.array([len(chunks[i]) for i in indexes]),
+            *precondition_columns([at[i] for i in indexes], [epochs[i] for i in indexes]),
+            model,
+        )
+        jobs.append((np.array(indexes), job))
+    return jobs
 
 
 def check_session_count(count: int, limits: BulkLimits) -> None:
@@ -107,7 +138,7 @@ def check_session_count(count: int, limits: BulkLimits) -> None:
 
 
 def check_column_length(name: str, length: int, count: int) -> None:
-    """Refuse a column that has not one entry for each session.
+    """Refuse a column that does not have one entry for each session.
 
     Raises
     ------
@@ -118,52 +149,44 @@ def check_column_length(name: str, length: int, count: int) -> None:
 
 
 def find_errors(columns: AdvanceMany, limits: BulkLimits) -> dict[int, CarryoverError]:
-    """By index, what is wrong with single chunks: told by two passes where nothing is."""
-    lengths, most = columns.lengths, limits.chunk.observations
-    at = NO_POSITIONS if columns.at is None else columns.at
-    gaps = columns.options is not None and columns.options.gaps
-    named = columns.sessions.valid or are_session_ids(columns.sessions)
-    if named and _sound(columns.observations, lengths, at, most, gaps):
+    """The errors of single chunks, by index."""
+    valid_names = columns.sessions.valid or are_session_ids(columns.sessions)
+    if valid_names and _are_valid(columns, limits.chunk.observations):
         return {}
-    suspects = np.array([not _is_id(name) for name in columns.sessions])
-    suspects |= (lengths < 1) | (lengths > most)
+    lengths, observations = columns.lengths, columns.observations
+    suspects = np.array([SESSION_ID.fullmatch(name) is None for name in columns.sessions])
+    suspects |= (lengths < 1) | (lengths > limits.chunk.observations)
     if columns.at is not None:
         suspects |= columns.at < -1
-    finite = ~np.isinf(columns.observations) if gaps else np.isfinite(columns.observations)
+    finite = ~np.isinf(observations) if _has_gaps(columns) else np.isfinite(observations)
     owners = np.repeat(np.arange(len(columns)), lengths)
     suspects[owners[~finite.all(axis=1)]] = True
     starts = np.cumsum(lengths) - lengths
     return {
-        i: _why(columns, i, columns.observations[starts[i] : starts[i] + lengths[i]], limits)
+        i: _chunk_error(columns, i, observations[starts[i] : starts[i] + lengths[i]], limits)
         for i in np.flatnonzero(suspects).tolist()
     }
 
 
-@jit(readonly("float32", 2), readonly("int64"), readonly("int64"), INT, BOOL)
-def _sound(observations: Floats, lengths: Ints, at: Ints, most: int, gaps: bool) -> bool:
-    """Whether nothing is wrong with any chunk but, perhaps, the name of its session."""
-    sound = True
-    for length in lengths:
-        sound &= 1 <= length <= most
-    for position in at:
-        sound &= position >= -1
-    for row in observations:
-        for number in row:
-            sound &= np.isfinite(number) or (gaps and np.isnan(number))
-    return sound
+def _are_valid(columns: AdvanceMany, most: int) -> bool:
+    """Whether all lengths, positions and numbers are valid."""
+    lengths, at, observations = columns.lengths, columns.at, columns.observations
+    if lengths.min() < 1 or lengths.max() > most or (at is not None and at.min() < -1):
+        return False
+    wrong = np.isinf(observations).any() if _has_gaps(columns) else not np.isfinite(observations).all()
+    return not wrong
 
 
-def _is_id(name: str) -> bool:
-    return SESSION_ID.fullmatch(name) is not None
+def _has_gaps(columns: AdvanceMany) -> bool:
+    return columns.options is not None and columns.options.gaps
 
 
-def _why(columns: AdvanceMany, i: int, observations: Floats, limits: BulkLimits) -> CarryoverError:
+def _chunk_error(columns: AdvanceMany, i: int, observations: Floats, limits: BulkLimits) -> CarryoverError:
     try:
         validate_session_id(columns.sessions[i])
         if columns.at is not None and columns.at[i] < -1:
-            chunks.validate_position(int(columns.at[i]))
-        gaps = columns.options is not None and columns.options.gaps
-        chunks.check_observations(observations, limits.chunk, gaps=gaps)
+            validate_position(int(columns.at[i]))
+        check_observations(observations, limits.chunk, gaps=_has_gaps(columns))
     except CarryoverError as error:
         return error
     return Unprocessable("the chunk cannot be applied")
@@ -180,6 +203,8 @@ def _submit(engine: JobReceiver, job: AdvanceMany, reply: Reply) -> None:
 def precondition_columns(
     at: Sequence[Any] | None, epochs: Sequence[int] | None
 ) -> tuple[Ints | None, Epochs | None]:
-    """The columns `at` and `epochs` of what clients claim; None for an entry is no claim."""
-    told = None if at is None else np.array([-1 if one is None else one for one in at], np.int64)
-    return told, None if epochs is None else np.array(epochs, np.uint64)
+    """The columns `at` and `epochs` of a job; None in `at` is no precondition."""
+    positions = (
+        None if at is None else np.array([-1 if position is None else position for position in at], np.int64)
+    )
+    return positions, None if epochs is None else np.array(epochs, np.uint64)

@@ -50,7 +50,7 @@ class RedisStore:
     """
 
     writes_through = True
-    blocks = True
+    may_block = True
     tend_seconds = 1.0
     tend_due = False
 

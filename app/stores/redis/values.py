@@ -60,7 +60,7 @@ def pack_block(block: Block, revisions: Sequence[bytes]) -> list[bytes]:
 
 def pack_tombstone(tombstone: Tombstone, revision: bytes) -> bytes:
     """The value of a session that is gone."""
-    kind = EXPIRED if tombstone.why == "expired" else DELETED
+    kind = EXPIRED if tombstone.reason == "expired" else DELETED
     rest = REST.pack(LAYOUT, kind, 0, tombstone.position, tombstone.removed)
     return _sealed(tombstone.session, revision, rest, b"")
 

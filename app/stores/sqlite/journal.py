@@ -109,7 +109,7 @@ def checksum(what: Record | Tombstone) -> int:
     if isinstance(what, Record):
         head = f"{what.session} {what.fingerprint} {what.position} {microseconds(what.deadline)} "
         return crc32(what.body, crc32(head.encode()))
-    return crc32(f"{what.session} {what.position} {what.why} {microseconds(what.removed)}".encode())
+    return crc32(f"{what.session} {what.position} {what.reason} {microseconds(what.removed)}".encode())
 
 
 def group_by_model(places: Iterable[RecordRef]) -> list[SealedBlock]:
@@ -150,7 +150,7 @@ def encode_entry(
         (
             removal.tombstone.session,
             removal.tombstone.position,
-            removal.tombstone.why,
+            removal.tombstone.reason,
             removal.tombstone.removed,
             removal.crc,
         )

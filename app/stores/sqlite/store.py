@@ -57,7 +57,7 @@ class SqliteStore:
     """
 
     writes_through = True
-    blocks = True
+    may_block = True
 
     def __init__(
         self,

@@ -234,4 +234,4 @@ def _told(records: Sequence[RecordRef]) -> tuple[str, bytes]:
 
 def _removal_row(removal: Removal) -> tuple[object, ...]:
     dead = removal.tombstone
-    return removal.number, dead.session, dead.position, dead.why, microseconds(dead.removed), removal.crc
+    return removal.number, dead.session, dead.position, dead.reason, microseconds(dead.removed), removal.crc
