@@ -183,7 +183,7 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
     """uvicorn's own server on this loop, so that a test may look into the engine while it serves."""
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    serving = server.server(settings)
+    serving = server.create_server(settings)
     engine = serving.config.app.state.engine  # type: ignore[union-attr]
     engine.clock = clock
     serving.config.load()

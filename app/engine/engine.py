@@ -86,7 +86,7 @@ class Engine:
         self._admission = Admission(self.residents, self._stepper)
         self._commit = Commit(self.residents)
         self._upkeep = Upkeep(
-            self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.wave_sessions
+            self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.batch_sessions
         )
         self.ticks = 0
         self._jobs = 0  # of the last wave
@@ -125,7 +125,7 @@ class Engine:
         if self._queue_bytes > self.settings.queue_bytes:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
         if type(job) is AdvanceMany:
-            most = min(self.settings.wave_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
+            most = min(self.settings.batch_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
             for part in split_job(job, most, self._stepper.observations):
                 self._put(part)
         else:
@@ -263,7 +263,7 @@ class Engine:
         """The next wave: what goes on from the last one, and whatever is ready, up to the bounds."""
         jobs = self._unfinished
         touched = {session for job in jobs for session in job.sessions}
-        room = self.settings.wave_sessions - len(touched)
+        room = self.settings.batch_sessions - len(touched)
         self.fair_share.update_limit()
         self._stepper.contended = self.fair_share.contended
         taken = self._queue.take(room, self._stepper.nbytes, self.fair_share.limit) if room > 0 else []

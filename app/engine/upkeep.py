@@ -27,7 +27,7 @@ class Upkeep:
     slabs : of the resident sessions, by fingerprint
     clock : seconds since 1970
     enqueue : queues a job for the engine
-    wave_sessions : the most sessions of one job
+    batch_sessions : the most sessions of one job
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Upkeep:
         slabs: Mapping[str, Slab],
         clock: Callable[[], float],
         enqueue: Callable[[Job], None],
-        wave_sessions: int,
+        batch_sessions: int,
     ) -> None:
         self.failure = ""  # what the store failed with, until its upkeep succeeds
         self.store = call_store.store
@@ -44,7 +44,7 @@ class Upkeep:
         self._slabs = slabs
         self._clock = clock
         self._enqueue = enqueue
-        self._wave_sessions = wave_sessions
+        self._batch_sessions = batch_sessions
         self._swept: dict[str, int] = {}  # the row that the next sweep of a slab begins at
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -70,7 +70,7 @@ class Upkeep:
                 names, self._swept[fingerprint] = slab.expired(now, start, SWEEP_ROWS)
                 late += names
             late = list(dict.fromkeys(late))  # a store that writes through tells of resident ones, too
-            most = self._wave_sessions
+            most = self._batch_sessions
             for i in range(0, len(late), most):
                 self._enqueue(Expire(late[i : i + most]))
 

@@ -30,7 +30,7 @@ def forecasters(artifacts) -> list[Forecaster]:
 
 
 def engine_of(forecasters, **changes) -> Engine:
-    small = {"resident_sessions": 64, "wave_sessions": 16, "bulk_sessions": 16}
+    small = {"resident_sessions": 64, "batch_sessions": 16, "bulk_sessions": 16}
     return Engine(forecasters, MemoryStore(100, 1e9), Settings(**(small | changes)), Clock())
 
 
@@ -129,7 +129,7 @@ async def test_no_row_is_lost_by_what_is_refused(forecasters):
 
 
 async def test_the_smallest_slab_still_serves_every_call(forecasters):
-    engine = engine_of(forecasters, resident_sessions=2, wave_sessions=1, bulk_sessions=1)
+    engine = engine_of(forecasters, resident_sessions=2, batch_sessions=1, bulk_sessions=1)
     engine.start()
     for i in range(6):
         await engine.ask(chunk(f"s{i}", [[0.1]], 0))
@@ -152,7 +152,7 @@ def test_any_traffic_leaves_every_session_where_its_accepted_chunks_put_it(artif
     steps = data.draw(st.lists(st.tuples(names, st.integers(1, 5), st.sampled_from("....rdf")), max_size=40))
 
     async def run() -> None:
-        engine = engine_of([forecaster], resident_sessions=4, wave_sessions=3, bulk_sessions=3)
+        engine = engine_of([forecaster], resident_sessions=4, batch_sessions=3, bulk_sessions=3)
         engine.start()
         consumed: dict[str, list[np.ndarray]] = {}
         position: dict[str, int] = {}

@@ -28,7 +28,7 @@ async def scraped(service) -> dict[str, float]:
 
 
 async def test_what_happened_is_counted_once(start_http, clock):
-    async with start_http(resident_sessions=8, wave_sessions=8) as service:
+    async with start_http(resident_sessions=8, batch_sessions=8) as service:
         await service.advance("a", [[0.1]] * 3, at=0)
         await service.advance("a", [[0.1]] * 3, at=0)  # replayed
         await service.advance("a", [[0.1]], at=9)  # out of step
@@ -59,7 +59,7 @@ async def test_what_happened_is_counted_once(start_http, clock):
 
 
 async def test_sessions_that_leave_the_slab_and_come_back_are_counted(start_http):
-    async with start_http(resident_sessions=8, wave_sessions=8) as service:
+    async with start_http(resident_sessions=8, batch_sessions=8) as service:
         for i in range(20):
             await service.advance(f"s{i}", [[0.1]])
         await service.advance("s0", [[0.1]])

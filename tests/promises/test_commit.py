@@ -140,7 +140,7 @@ async def test_a_burial_that_cannot_be_kept_is_refused_and_not_tried_for_ever(st
 
 async def test_the_sweep_goes_on_after_the_store_has_failed(start_http, clock, monkeypatch):
     monkeypatch.setattr(engine_module, "SWEEP_SECONDS", 0.001)
-    async with start_http(idle_ttl_seconds=50, resident_sessions=4, wave_sessions=4) as service:
+    async with start_http(idle_ttl_seconds=50, resident_sessions=4, batch_sessions=4) as service:
         for i in range(12):
             await service.advance(f"s{i}", [[0.1]], 0)
         store_of(service).full = True

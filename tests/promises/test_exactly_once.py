@@ -70,7 +70,7 @@ async def test_remembered_answers_are_bound_in_bytes_and_the_last_always_stays(s
 
 async def test_a_retry_survives_eviction(start):
     whole = series("sine", 6)
-    async with start(resident_sessions=2, wave_sessions=2) as service:
+    async with start(resident_sessions=2, batch_sessions=2) as service:
         first = await service.advance("a", whole, 0, horizon=3)
         for i in range(6):
             await service.advance(f"other{i}", [[0.1]], 0)

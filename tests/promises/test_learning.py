@@ -42,7 +42,7 @@ async def test_sessions_that_share_waves_and_rows_learn_each_as_if_alone(start, 
     """Two rows in the slab and six sessions: each is put away and brought back again and again."""
     streams = {f"s{i}": series("adaptive", 24, seed=i) for i in range(6)}
     got = {name: [] for name in streams}
-    async with start(resident_sessions=2, wave_sessions=2) as service:
+    async with start(resident_sessions=2, batch_sessions=2) as service:
         for at in range(0, 24, 4):
             for name, whole in streams.items():
                 reply = await service.advance(name, whole[at : at + 4], at, model="adaptive")

@@ -46,7 +46,7 @@ async def test_interleaved_sessions_of_several_models_equal_their_own_passes(sta
 
 async def test_chunks_equal_one_pass_even_through_eviction(start, artifacts):
     wholes = {f"s{i}": series("pair", 30, i) for i in range(24)}
-    async with start(resident_sessions=4, wave_sessions=4) as service:
+    async with start(resident_sessions=4, batch_sessions=4) as service:
         streams = [service.stream(name, whole, cuts(30, 5), "pair") for name, whole in wholes.items()]
         for whole, got in zip(wholes.values(), await asyncio.gather(*streams), strict=True):
             equal(got, one_pass(artifacts["pair"], whole))

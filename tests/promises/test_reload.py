@@ -143,7 +143,7 @@ async def test_with_replay_sessions_of_a_bulk_request_start_warm_and_what_is_ans
 
 async def test_replay_reaches_sessions_that_were_not_resident(start_http, folder, newer):
     wholes = {f"s{i}": series("sine", 12, i) for i in range(12)}
-    small = {"resident_sessions": 4, "wave_sessions": 4, "replay_observations": 5}
+    small = {"resident_sessions": 4, "batch_sessions": 4, "replay_observations": 5}
     async with start_http(models=(folder,), **small) as service:
         for name, whole in wholes.items():
             await service.advance(name, whole[:9], 0)

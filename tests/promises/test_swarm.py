@@ -116,7 +116,7 @@ async def swarm(service, artifact, clients: int, steps: int = 40) -> int:
 async def test_two_hundred_clients_with_retries_and_dropped_connections_lose_and_repeat_nothing(
     start, artifacts, resident
 ):
-    async with start(resident_sessions=resident, wave_sessions=64) as service:
+    async with start(resident_sessions=resident, batch_sessions=64) as service:
         retries = await swarm(service, artifacts["sine"], clients=200)
         assert retries > 100
         assert len(service.engine.residents) == 200
