@@ -5,11 +5,14 @@ Each format is first read into named columns of cells. The rules for cells are t
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
@@ -19,13 +22,37 @@ from models.errors import BadData
 
 Table = dict[str, AnyArray]
 
+INDEX = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # what pandas calls an index in a file
 GAPS = frozenset(("", "nan", "na", "null", "none"))  # upper or lower case
+
+
+@dataclass(frozen=True)
+class TimeOptions:
+    """How the column of times is read.
+
+    Attributes
+    ----------
+    column
+        Its name; without it, the first column of ISO 8601 times, if there is one. Numbers are seconds since
+        1970, UTC.
+    zone
+        Time zone (IANA name) of times that are written without an offset; without it, UTC.
+    ignored
+        Leave the column out, so that the series has no times.
+    """
+
+    column: str | None = None
+    zone: str | None = None
+    ignored: bool = False
+
+
+NO_OPTIONS = TimeOptions()
 
 
 def read_series(
     path: Path,
     columns: Sequence[str] | None = None,
-    time_column: str | None = None,
+    times: TimeOptions = NO_OPTIONS,
     gaps: bool = False,
 ) -> Series:
     """Read a file.
@@ -36,10 +63,10 @@ def read_series(
         `.csv` (comma, semicolon or tab; a first row without a number is the header), `.parquet`, or `.npz`
         (each array a column, or one array [rows, columns] and perhaps the names in an array `columns`).
     columns
-        Which to read, in this order; without it, all but the time column.
-    time_column
-        Its name; without it, the first column of ISO 8601 times, if there is one. Numbers are seconds since
-        1970, UTC.
+        Which to read, in this order; without it, all but the time column. An index that pandas wrote is then
+        refused: it would become an input.
+    times
+        How the column of times is read.
     gaps
         Whether an empty cell (or another of `GAPS`) means that nothing was observed; without, it is refused.
 
@@ -54,18 +81,32 @@ def read_series(
     if not path.is_file():
         raise BadData(f"{path} does not exist")
     table = reader(path)
-    time_column = time_column or next(
+    time_column = times.column or next(
         (name for name, cells in table.items() if _look_like_times(cells)), None
     )
     names = columns or [name for name in table if name != time_column]
+    if not columns:
+        _check_index(path, names)
+    if times.ignored:
+        time_column = None
     for name in (*names, *([time_column] if time_column else [])):
         if name not in table:
             raise BadData(f"{path} has no column {name!r}; it has {', '.join(table)}")
     if not names or not len(table[names[0]]):
         raise BadData(f"{path} has no {'columns of numbers' if not names else 'rows'}")
     values = np.stack([_numbers(table[name], path, name, gaps) for name in names], axis=1)
-    times = _times(table[time_column], path, time_column) if time_column else None
-    return Series(str(path), tuple(names), values, times, gaps=gaps)
+    moments = _times(table[time_column], path, time_column, times.zone) if time_column else None
+    return Series(str(path), tuple(names), values, moments, gaps=gaps)
+
+
+def _check_index(path: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if INDEX.fullmatch(name):
+            shown = repr(name) if name else "without a name"
+            raise BadData(
+                f"{path} has a column {shown}, as pandas writes its index: name the columns to read with "
+                "--columns, or write the file with index=False"
+            )
 
 
 def _read_csv(path: Path) -> Table:
@@ -178,21 +219,49 @@ def _look_like_times(cells: AnyArray) -> bool:
     return len(cells) > 0 and not _is_number(cells[0]) and _parse_time(cells[0]) is not None
 
 
-def _parse_time(cell: Any) -> np.datetime64 | None:
+def _parse_time(cell: Any) -> datetime | None:
     try:
-        moment = cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip())
+        return cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip())
     except ValueError:
         return None
-    return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment, "us")
 
 
-def _times(cells: AnyArray, path: Path, name: str) -> Times:
+def _time_zone(name: str | None) -> tzinfo:
+    try:
+        return UTC if name is None else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise BadData(f"unknown time zone {name!r}; an example is Europe/Berlin") from error
+
+
+def _in_utc(cells: AnyArray, zone: tzinfo) -> list[datetime | None]:
+    """The times as naive datetimes in UTC; None for a cell that is not a time.
+
+    The hour that a clock change repeats is read as its first pass until a time does not advance.
+    """
+    times: list[datetime | None] = []
+    latest = datetime.min.replace(tzinfo=UTC)
+    for cell in cells:
+        local = _parse_time(cell)
+        if local is None:
+            times.append(None)
+            continue
+        moment = (local if local.tzinfo else local.replace(tzinfo=zone)).astimezone(UTC)
+        if moment <= latest and not local.tzinfo:
+            moment = local.replace(tzinfo=zone, fold=1).astimezone(UTC)
+        latest = moment
+        times.append(moment.replace(tzinfo=None))
+    return times
+
+
+def _times(cells: AnyArray, path: Path, name: str, zone: str | None) -> Times:
+    if zone is not None and (cells.dtype.kind == "M" or _is_number(cells[0])):
+        raise BadData(f"{path}, column {name!r}: a time zone is for times written as text; these are UTC")
     if cells.dtype.kind == "M":
         moments = cells.astype("datetime64[us]")
     elif _is_number(cells[0]):
         moments = (_numbers(cells, path, name) * 1e6).astype(np.int64).astype("datetime64[us]")
     else:
-        moments = np.array([_parse_time(cell) for cell in cells], dtype="datetime64[us]")
+        moments = np.array(_in_utc(cells, _time_zone(zone)), dtype="datetime64[us]")
     missing = np.flatnonzero(np.isnat(moments))
     if len(missing):
         row = int(missing[0])
