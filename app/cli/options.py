@@ -65,12 +65,17 @@ def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         ) from None
 
 
-def parse_units(text: str | None, option: str = "--units") -> dict[str, str]:
+def parse_units(text: str | None) -> dict[str, str]:
     """Units by column, from `NAME=UNIT,...`."""
+    return parse_pairs(text, "--units", "NAME=UNIT")
+
+
+def parse_pairs(text: str | None, option: str, form: str) -> dict[str, str]:
+    """Comma-separated pairs with an equals sign in each; empty when absent."""
     pairs = [entry.partition("=") for entry in parse_names(text)]
     if not all(name and equals for name, equals, _ in pairs):
-        raise typer.BadParameter(f"{text!r} is not NAME=UNIT,...", param_hint=option)
-    return {name.strip(): unit.strip() for name, _, unit in pairs}
+        raise typer.BadParameter(f"{text!r} is not {form},...", param_hint=option)
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def time_options(column: str | None, zone: str | None, ignored: bool) -> TimeOptions:

@@ -218,6 +218,29 @@ def test_a_checkpoint_is_imported(trained, tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
 
 
+def test_an_import_is_verified_with_the_users_own_outputs_or_says_that_it_was_not(trained, tmp_path, capsys):
+    network = load(trained).network()
+    state = {name.replace("lstm.", "rnn."): weight for name, weight in network.state_dict().items()}
+    torch.save(state, tmp_path / "net.pt")
+    inputs = np.random.default_rng(0).normal(size=(30, 1))
+    with torch.no_grad():
+        outputs = network(torch.tensor(inputs, dtype=torch.float32)[None])[0][0].numpy()
+    np.savez(tmp_path / "sample.npz", inputs=inputs, outputs=outputs)
+    np.savez(tmp_path / "relu.npz", inputs=inputs, outputs=np.maximum(outputs, 0))
+    given = ["import", str(tmp_path / "net.pt"), "--out", str(tmp_path / "net"), "--names", "lstm=rnn"]
+    status, line = failed(capsys, *given, "--verify", str(tmp_path / "relu.npz"))
+    assert (status, "your forward may do more" in line) == (2, True)
+    assert not (tmp_path / "net").exists()
+    assert run([*given, "--verify", str(tmp_path / "sample.npz")]) == 0
+    captured = capsys.readouterr()
+    assert "verified: " in captured.out
+    assert captured.err == ""
+    assert run(given) == 0
+    assert "forward of your class is not in the checkpoint" in capsys.readouterr().err
+    status, line = failed(capsys, *given[:-1], "rnn")
+    assert (status, "'rnn' is not lstm=NAME,fc=NAME" in line) == (2, True)
+
+
 def test_an_interrupted_training_continues(tmp_path, capsys, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(["train", "--out", str(whole), *QUICK]) == 0
