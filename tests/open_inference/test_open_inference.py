@@ -349,9 +349,9 @@ async def test_sequences_of_every_client_share_batches_with_other_routes(serve):
         sizes = []
         make_resident = service.engine.residents.make_resident
 
-        async def record_batch(jobs, touched, batch):
-            sizes.append(len(touched))
-            await make_resident(jobs, touched, batch)
+        async def record_batch(batch):
+            sizes.append(len(batch.touched))
+            await make_resident(batch)
 
         service.engine.residents.make_resident = record_batch
         chunks = [[0.5]] * 2

@@ -127,8 +127,8 @@ async def test_a_forecast_over_the_limit_is_refused(start):
         reply = await service.advance("a", [[0.5]], 0, horizon=21)
         assert (reply.status, reply.problem["field"]) == (422, "horizon")
         assert (await service.advance("a", [[0.5]], 0, horizon=20)).forecast.shape == (20, 1)
-        told = check_problem(await service.http.get("/sessions/a/forecast", params={"steps": 21}))
-        assert (told["status"], told["limit"]) == (422, 20)
+        problem = check_problem(await service.http.get("/sessions/a/forecast", params={"steps": 21}))
+        assert (problem["status"], problem["limit"]) == (422, 20)
 
 
 @pytest.mark.parametrize("way", [AsgiRoute, HotRoute, TextSocket], indirect=True)
