@@ -3,8 +3,6 @@
 Each format is first read into named columns of cells. The rules for cells are the same for all formats.
 """
 
-import csv
-import io
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -17,13 +15,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 
 from models.arrays import AnyArray, Doubles, Times
+from models.data.csv_rules import is_gap, is_number, read_rows
 from models.data.series import Series
 from models.errors import BadData
 
 Table = dict[str, AnyArray]
 
 INDEX = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # what pandas calls an index in a file
-GAPS = frozenset(("", "nan", "na", "null", "none"))  # upper or lower case
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,8 @@ def read_series(
     times
         How the column of times is read.
     gaps
-        Whether an empty cell (or another of `GAPS`) means that nothing was observed; without, it is refused.
+        Whether an empty cell (or another of `csv_rules.GAPS`) means that nothing was observed; without, it is
+        refused.
 
     Raises
     ------
@@ -110,23 +109,10 @@ def _check_index(path: Path, names: Sequence[str]) -> None:
 
 
 def _read_csv(path: Path) -> Table:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        cells = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        rows = [row for row in cells if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadData(f"{path} is not CSV in UTF-8: {error}") from error
-    if not rows:
-        raise BadData(f"{path} is empty")
-    no_header = any(_is_number(cell) for cell in rows[0])
-    names = _default_names(len(rows[0])) if no_header else [cell.strip() for cell in rows.pop(0)]
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(names):
-            raise BadData(f"{path}, row {number}: {len(row)} cells, expected {len(names)}")
-    if len(set(names)) != len(names):
-        raise BadData(f"{path} names a column twice in its header")
-    return {name: np.array([row[i] for row in rows], dtype=object) for i, name in enumerate(names)}
+    with path.open(encoding="utf-8", newline="") as file:
+        table = read_rows(file, str(path))
+        rows = list(table.rows)
+    return {name: np.array([row[i] for row in rows], dtype=object) for i, name in enumerate(table.names)}
 
 
 def _read_parquet(path: Path) -> Table:
@@ -183,40 +169,24 @@ def _spread(arrays: Table, path: Path, names: list[str] | None) -> Table:
     return table
 
 
-def _default_names(count: int) -> list[str]:
-    return ["value"] if count == 1 else [f"x{i}" for i in range(count)]
-
-
-def _is_number(cell: Any) -> bool:
-    try:
-        float(cell)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _is_gap(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, str) and cell.strip().lower() in GAPS)
-
-
 def _numbers(cells: AnyArray, path: Path, name: str, gaps: bool = False) -> Doubles:
     if _look_like_times(cells):
         raise BadData(f"{path}, column {name!r} holds times; leave it out, or name it: --time-column {name}")
     if gaps and cells.dtype.kind == "O":
-        cells = np.array([np.nan if _is_gap(cell) else cell for cell in cells], dtype=object)
+        cells = np.array([np.nan if is_gap(cell) else cell for cell in cells], dtype=object)
     try:
         return cells.astype(np.float64)
     except (TypeError, ValueError) as error:
-        row = next((i for i, cell in enumerate(cells) if not _is_number(cell)), 0)
+        row = next((i for i, cell in enumerate(cells) if not is_number(cell)), 0)
         shown = "an empty cell" if cells[row] in ("", None) else repr(str(cells[row])[:40])
-        hint = "; with --gaps it means not observed" if _is_gap(cells[row]) else ""
+        hint = "; with --gaps it means not observed" if is_gap(cells[row]) else ""
         raise BadData(f"{path}, row {row + 1}, column {name!r}: {shown} is not a number{hint}") from error
 
 
 def _look_like_times(cells: AnyArray) -> bool:
     if cells.dtype.kind != "O":
         return cells.dtype.kind == "M"
-    return len(cells) > 0 and not _is_number(cells[0]) and _parse_time(cells[0]) is not None
+    return len(cells) > 0 and not is_number(cells[0]) and _parse_time(cells[0]) is not None
 
 
 def _parse_time(cell: Any) -> datetime | None:
@@ -254,11 +224,11 @@ def _in_utc(cells: AnyArray, zone: tzinfo) -> list[datetime | None]:
 
 
 def _times(cells: AnyArray, path: Path, name: str, zone: str | None) -> Times:
-    if zone is not None and (cells.dtype.kind == "M" or _is_number(cells[0])):
+    if zone is not None and (cells.dtype.kind == "M" or is_number(cells[0])):
         raise BadData(f"{path}, column {name!r}: a time zone is for times written as text; these are UTC")
     if cells.dtype.kind == "M":
         moments = cells.astype("datetime64[us]")
-    elif _is_number(cells[0]):
+    elif is_number(cells[0]):
         moments = (_numbers(cells, path, name) * 1e6).astype(np.int64).astype("datetime64[us]")
     else:
         moments = np.array(_in_utc(cells, _time_zone(zone)), dtype="datetime64[us]")
