@@ -202,7 +202,7 @@ async def test_sessions_are_exported_and_imported(started, values, tmp_path, cap
     [
         (["sessions", "list"], 1, "is the server running?"),
         (["forecast", "a"], 1, "is the server running?"),
-        (["sessions", "list", "--url", "ftp://x"], 2, "is no http:// or https:// URL"),
+        (["sessions", "list", "--url", "ftp://x"], 2, "is not an http:// or https:// URL"),
         (["stream", "none.csv", "a"], 1, "none.csv: No such file"),
         (["stream", "empty.csv", "a"], 2, "empty.csv is empty"),
         (["forecast", "a", "--key-file", "none"], 1, "none: No such file"),
