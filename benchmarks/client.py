@@ -24,7 +24,7 @@ import numpy as np
 from carryover import Carryover
 from carryover.frames import message
 
-from app.config import SHIPPED
+from app.config import SHIPPED_MODELS
 from benchmarks.dialects import HOST
 from benchmarks.servers import known_servers, running
 from benchmarks.socket_load import Caller, Conversation, Plan
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (ours,) = (server for server in known_servers() if server.name == "carryover")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shutil.copytree(SHIPPED / "sine", folder / "artifact")
+        shutil.copytree(SHIPPED_MODELS / "sine", folder / "artifact")
         with running(ours, 0, folder / "weights", folder) as started:
             url = f"http://{HOST}:{started.port}"
             added, bare = _calls(url, options)

@@ -148,7 +148,7 @@ class Caller:
         sessions = self.engine.residents
         if self.key is None or self.tenant == ALL_TENANTS:
             return len(sessions)
-        return sessions.sessions_per_tenant[self.tenant]
+        return sessions.counts.per_tenant[self.tenant]
 
     def internal_name(self, session: str) -> str:
         """The engine's name of this session of the caller."""
@@ -284,4 +284,4 @@ class Authenticator:
         for key in self.key_ring or ():
             most = key.limits.within(self.settings).sessions or 0
             session_limits[key.tenant] = max(session_limits.get(key.tenant, 0), most)
-        self.engine.residents.session_limits = session_limits
+        self.engine.residents.counts.limits = session_limits

@@ -40,8 +40,9 @@ backend replicas
     balance hash path,field(3,/)
     hash-type consistent
     option httpchk
-    http-check send meth GET uri /health/ready
+    http-check send meth GET uri /health/balancer
     http-check expect status 200
+    http-check disable-on-404
 {servers}
 """
 

@@ -8,7 +8,7 @@ import typer
 from fastapi.routing import iter_route_contexts
 
 from app.config import Settings, describe_settings
-from app.protocols.stream_socket import PATH
+from app.protocols.upgrade import PATH
 from tests.helpers.paths import ROOT
 from tools.docs.pages import PAGES
 
@@ -31,7 +31,8 @@ def test_a_generated_page_is_what_the_code_says(name):
 def test_every_setting_is_on_its_page_with_its_default_and_meaning():
     page = (REFERENCE / "settings.md").read_text()
     rows = {
-        f"| `{setting.variable}` | {setting.default} | {setting.about} |" for setting in describe_settings()
+        f"| `{setting.variable}` | {setting.default} | {setting.description} |"
+        for setting in describe_settings()
     }
     assert len(rows) > 40
     assert [row for row in sorted(rows) if row not in page] == []

@@ -15,8 +15,10 @@ def test_a_draining_server_is_not_ready_but_answers_and_then_stops_with_status_0
     try:
         replica.wait()
         process = replica.process
+        assert replica.get("/health/balancer")[0] == 200
         replica.send(signal.SIGTERM)
         wait_until(lambda: replica.get("/health/ready")[0] == 503, "it is not ready")
+        assert replica.get("/health/balancer")[0] == 404  # tells HAProxy: send nothing new, cut nothing off
         assert json.loads(replica.get("/health/ready")[1])["reasons"] == ["stopping"]
         body = json.dumps({"observations": [[0.1]], "at": 0}).encode()
         address = f"http://127.0.0.1:{replica.port}/sessions/a/observations"

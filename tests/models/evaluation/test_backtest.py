@@ -112,9 +112,11 @@ def test_no_prediction_sees_its_own_row_or_a_later_one():
     split, changed = Split(60, 10, 20), series.values.copy()
     changed[80:] += 100
     result = backtest(artifact, series, split, season=5)
-    two = backtest(artifact, Series("x.csv", series.columns, changed), split, season=5)
+    changed_result = backtest(artifact, Series("x.csv", series.columns, changed), split, season=5)
     for method, predicted in result.predictions.items():
-        np.testing.assert_allclose(predicted[:11], two.predictions[method][:11], atol=1e-5, err_msg=method)
+        np.testing.assert_allclose(
+            predicted[:11], changed_result.predictions[method][:11], atol=1e-5, err_msg=method
+        )
 
 
 def test_a_constant_series_has_no_mase_and_no_skill_rather_than_a_crash():
