@@ -15,12 +15,12 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from benchmarks.attack.bombs import bombs, state_files
 from benchmarks.attack.listings import listings
-from benchmarks.attack.page import COLUMNS, PAGE, section, table, write_section
+from benchmarks.attack.page import PAGE, row, section, table, write_section
 from benchmarks.attack.refusals import refusals
 from benchmarks.attack.result import Result, Run, observed
 from benchmarks.attack.server import ROOT, Target, serving
@@ -30,16 +30,16 @@ from benchmarks.attack.stopping import stopping
 from benchmarks.reference import write_artifact, write_seeded_weights
 
 
-async def nothing(run: Run) -> list[Result]:
+async def nothing(run: Run) -> AsyncIterator[Result]:
     """No attack: the noise of this machine."""
     async with serving(run.target, run.new_folder()) as server, observed(run, server) as view:
         await asyncio.sleep(3.0)
     result = view.result("none", "nothing", "the noise of this machine", bounded=False)
     run.noise_ms = result.longest_ms
-    return [result]
+    yield result
 
 
-Attack = Callable[[Run], Awaitable[list[Result]]]
+Attack = Callable[[Run], AsyncIterator[Result]]
 ATTACKS: dict[str, Attack] = {
     attack.__name__.replace("_", "-"): attack
     for attack in (nothing, fragments, bombs, state_files, smuggling, refusals, stopping, listings)
@@ -69,20 +69,21 @@ async def _all(run: Run, attacks: Sequence[Attack]) -> list[Result]:
     results: list[Result] = []
     for attack in attacks:
         start = time.monotonic()
-        rows = await _attempt(attack, run)
-        results += rows
-        print(table(rows).removeprefix(COLUMNS).partition("|\n")[2], flush=True)
+        async for result in _attempt(attack, run):
+            results.append(result)
+            print(row(result), flush=True)
         print(f"  ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
     return results
 
 
-async def _attempt(attack: Attack, run: Run) -> list[Result]:
+async def _attempt(attack: Attack, run: Run) -> AsyncIterator[Result]:
     """Run an attack; one that cannot be measured counts as one that worked."""
     try:
-        return await attack(run)
+        async for result in attack(run):
+            yield result
     except (OSError, RuntimeError, asyncio.IncompleteReadError) as error:
         nan = float("nan")
-        return [Result(attack.__name__, "", nan, 0.0, 0.0, f"not measured: {error}", worked=True)]
+        yield Result(attack.__name__, "", nan, 0.0, 0.0, f"not measured: {error}", worked=True)
 
 
 def _write_models(folder: Path) -> None:

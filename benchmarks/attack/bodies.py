@@ -94,7 +94,7 @@ def arrow(sessions: int, name_bytes: int, encoding: str) -> bytes:
 
 def state_of_empty_tensors(count: int) -> bytes:
     """A safetensors file of very many empty tensors."""
-    count = fitting(count, 56)
+    count = fitting(count, 60)
     return safetensors(
         {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(count)}
     )
@@ -102,7 +102,7 @@ def state_of_empty_tensors(count: int) -> bytes:
 
 def state_of_metadata(count: int) -> bytes:
     """A safetensors file with very many entries of metadata."""
-    return safetensors({"__metadata__": {f"k{i}": "" for i in range(fitting(count, 12))}})
+    return safetensors({"__metadata__": {f"k{i}": "" for i in range(fitting(count, 14))}})
 
 
 def safetensors(header: dict[str, Any], data: bytes = b"") -> bytes:

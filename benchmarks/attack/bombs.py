@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,14 +54,14 @@ BOMBS = [
 ]  # fmt: skip
 
 
-async def bombs(run: Run) -> list[Result]:
+async def bombs(run: Run) -> AsyncIterator[Result]:
     """Each request on a server of its own."""
-    results = [await _bomb(run, bomb) for bomb in BOMBS[: max(3, run.scaled(len(BOMBS)))]]
-    results.append(await _grpc_parameters(run))
-    return results
+    for bomb in BOMBS[: max(3, run.scaled(len(BOMBS)))]:
+        yield await _bomb(run, bomb)
+    yield await _grpc_parameters(run)
 
 
-async def state_files(run: Run) -> list[Result]:
+async def state_files(run: Run) -> AsyncIterator[Result]:
     """State files whose fields are extreme: none may spoil other sessions' chunks."""
     changes = [
         {"ttl_seconds": "1e305"},
@@ -70,7 +70,8 @@ async def state_files(run: Run) -> list[Result]:
         {"created": "99999999999", "updated": "99999999999"},
         {"position": str(2**63 - 1), "since_reset": "0"},
     ]
-    return [await _state_file(run, change) for change in changes[: max(2, run.scaled(len(changes)))]]
+    for change in changes[: max(2, run.scaled(len(changes)))]:
+        yield await _state_file(run, change)
 
 
 async def _bomb(run: Run, bomb: Bomb) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from statistics import median
 from typing import Any
@@ -24,19 +25,16 @@ P99_FACTOR, P99_FLOOR_MS = 2.0, 5.0
 QUERIES = ("limit=100&model=other", "limit=100&after=s0500000", "limit=1&model=other")
 
 
-async def listings(run: Run) -> list[Result]:
+async def listings(run: Run) -> AsyncIterator[Result]:
     """In memory, in SQLite, and in Redis if it is asked for."""
     folder = run.new_folder()
-    results = [
-        await _listing(run, "memory", SESSIONS, {}),
-        await _listing(run, "SQLite", SESSIONS, {"store": f"sqlite:{folder}/store.sqlite"}),
-    ]
+    yield await _listing(run, "memory", SESSIONS, {})
+    yield await _listing(run, "SQLite", SESSIONS, {"store": f"sqlite:{folder}/store.sqlite"})
     if run.redis:
         from benchmarks.failover.processes import RedisServer
 
         with RedisServer(folder / "redis") as redis:
-            results.append(await _listing(run, "Redis", REDIS_SESSIONS, {"store": redis.url}))
-    return results
+            yield await _listing(run, "Redis", REDIS_SESSIONS, {"store": redis.url})
 
 
 async def _listing(run: Run, store: str, sessions: int, settings: dict[str, Any]) -> Result:

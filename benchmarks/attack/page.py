@@ -19,7 +19,7 @@ COLUMNS = "| attack | sent | longest stop of another client, ms | peak memory, M
 
 def table(results: Sequence[Result]) -> str:
     """Return the results as a Markdown table."""
-    return "\n".join([COLUMNS, "|---|---|---|---|---|---|", *map(_row, results)])
+    return "\n".join([COLUMNS, "|---|---|---|---|---|---|", *map(row, results)])
 
 
 def section(results: Sequence[Result], command: str) -> str:
@@ -49,7 +49,8 @@ def write_section(text: str, page: Path = PAGE) -> None:
     page.write_text(content[:start] + text + ("\n" + rest if rest else ""))
 
 
-def _row(result: Result) -> str:
+def row(result: Result) -> str:
+    """Return a row of the table."""
     stop = "" if math.isnan(result.longest_ms) else f"{result.longest_ms:,.0f}"
     memory = f"{result.peak_mib:,.0f} (+{max(0.0, result.growth_mib):,.0f})"
     worked = "**yes**" if result.worked else "no"

@@ -1,13 +1,16 @@
 """Requests that are refused before their body has arrived: the client must be able to read the refusal.
 
-The client is as simple as most libraries: it sends everything, and only then reads the answer.
+The client is as simple as most libraries: it sends everything, and only then reads the answer. It sends a
+part every few milliseconds, as over a network, so that the refusal comes while it is sending.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from benchmarks.attack.bodies import chunked
@@ -15,20 +18,18 @@ from benchmarks.attack.result import Result, Run, observed
 from benchmarks.attack.server import Server, serving
 from benchmarks.dialects import HOST
 
-TRIES, PART = 10, b"0" * 65_536
+TRIES, PART, PAUSE_SECONDS = 10, b"0" * 2**19, 0.01
 LARGE, SMALL = 12 * 2**20, 4 * 2**20
 CASES = (("/sessions/x/observations", 413, LARGE), ("/nope", 404, SMALL), ("/health/live", 405, SMALL))
 
 
-async def refusals(run: Run) -> list[Result]:
+async def refusals(run: Run) -> AsyncIterator[Result]:
     """413, 404 and 405 by a server without keys, 401 by a server with keys; with a length, and chunked."""
-    results = []
     async with serving(run.target, run.new_folder()) as server:
         for path, status, size in CASES:
-            results.append(await _refusal(run, server, path, status, size))
+            yield await _refusal(run, server, path, status, size)
     async with serving(run.target, run.new_folder(), keys=True) as server:
-        results.append(await _refusal(run, server, "/sessions/x/observations", 401, LARGE))
-    return results
+        yield await _refusal(run, server, "/sessions/x/observations", 401, LARGE)
 
 
 async def _refusal(run: Run, server: Server, path: str, status: int, size: int) -> Result:
@@ -46,13 +47,15 @@ async def _refusal(run: Run, server: Server, path: str, status: int, size: int) 
 
 def _post(port: int, path: str, size: int, framing: str) -> str:
     """Send a whole request, then read: the status, or what went wrong."""
-    parts = [PART] * (size // len(PART))
+    parts: list[bytes] = [PART] * (size // len(PART))
     length = f"content-length: {size}" if framing == "length" else "transfer-encoding: chunked"
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{length}\r\n\r\n"
-    data = b"".join(parts if framing == "length" else chunked(parts))
     with socket.create_connection((HOST, port), timeout=60) as connection:
         try:
-            connection.sendall(head.encode() + data)
+            connection.sendall(head.encode())
+            for part in parts if framing == "length" else chunked(parts):
+                connection.sendall(part)
+                time.sleep(PAUSE_SECONDS)
             answer = connection.recv(65_536)
         except OSError as error:
             return type(error).__name__

@@ -156,7 +156,8 @@ def _environment(target: Target) -> dict[str, str]:
 async def _create_key(target: Target, folder: Path) -> str:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM, "keys", "add", "attacker", "--file", str(folder / "keys.json")),
-        env=_environment(target), cwd=target.checkout, stdout=asyncio.subprocess.PIPE,
+        env=_environment(target), cwd=target.checkout,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     output, _ = await process.communicate()
     return next(word for word in output.decode().split() if word.startswith("cyo_"))

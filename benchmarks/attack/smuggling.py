@@ -17,6 +17,7 @@ from benchmarks.dialects import HOST
 from benchmarks.servers import free_port
 
 PAUSE_SECONDS, ATTACK_SECONDS, ATTACKERS = 0.15, 5.0, 4
+LINE_ENDS = b"\r\n" * 40_000
 PROXIES = {"nginx": shutil.which("nginx"), "haproxy": shutil.which("haproxy")}
 NGINX = """
 daemon off;
@@ -39,7 +40,7 @@ http {{
         location / {{
             proxy_pass http://carryover;
             proxy_http_version 1.1;
-            proxy_request_buffering off;
+
             proxy_set_header Host localhost;
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection $connection_upgrade;
@@ -64,11 +65,12 @@ backend back
 """
 
 
-async def smuggling(run: Run) -> list[Result]:
+async def smuggling(run: Run) -> AsyncIterator[Result]:
     """Directly, and behind each proxy that is installed."""
-    results = [await _smuggle(run, None)]
-    results += [await _smuggle(run, proxy) for proxy, program in PROXIES.items() if program]
-    return results
+    yield await _smuggle(run, None)
+    for proxy, program in PROXIES.items():
+        if program:
+            yield await _smuggle(run, proxy)
 
 
 async def _smuggle(run: Run, proxy: str | None) -> Result:
@@ -93,15 +95,19 @@ class _Tally:
     async def attack(self, port: int, deadline: float) -> None:
         """Send requests with `Upgrade` whose bodies are requests, until the deadline."""
         inner = observations("smuggled", 0.5, 0.25)
-        head = request("POST", "/sessions/outer/observations").decode().removesuffix("\r\n")
-        head += f"connection: Upgrade\r\nupgrade: foo\r\ncontent-length: {len(inner)}\r\n\r\n"
         while time.monotonic() < deadline:
+            # Directly, the body needs only to arrive after the head. A proxy sends a large body in several
+            # parts: a parser that begins anywhere in the line ends finds the request after them.
+            body = inner if self.sent % 2 else LINE_ENDS + inner
+            head = request("POST", "/sessions/outer/observations").decode().removesuffix("\r\n")
+            head += f"connection: Upgrade\r\nupgrade: foo\r\ncontent-length: {len(body)}\r\n\r\n"
+            self.sent += 1
             with suppress(OSError, asyncio.IncompleteReadError):
                 async with connect(port) as connection:
-                    await connection.send(head.encode())
-                    await asyncio.sleep(PAUSE_SECONDS)
-                    self.sent += 1
-                    await connection.send(inner)
+                    await connection.send(head.encode() if body is inner else head.encode() + body)
+                    if body is inner:
+                        await asyncio.sleep(PAUSE_SECONDS)
+                        await connection.send(inner)
                     self.surplus += max(0, await _count_answers(connection) - 1)
 
     def result(self, view: View, proxy: str | None, *, moved: bool) -> Result:

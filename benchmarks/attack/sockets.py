@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from benchmarks.attack.http import CONTINUATION, TEXT, frame, parse, websocket
 from benchmarks.attack.result import Result, Run, observed
@@ -12,12 +13,11 @@ FRAGMENTS = 60_000
 END = b'"observations":[0.1]}'
 
 
-async def fragments(run: Run) -> list[Result]:
+async def fragments(run: Run) -> AsyncIterator[Result]:
     """A text message in 60,000 empty fragments, and one in fragments of a byte."""
-    return [
-        await _fragments(run, "empty WebSocket fragments", b"{", [b""] * run.scaled(FRAGMENTS)),
-        await _fragments(run, "WebSocket fragments of one byte", b"{", [b" "] * run.scaled(FRAGMENTS)),
-    ]
+    count = run.scaled(FRAGMENTS)
+    yield await _fragments(run, "empty WebSocket fragments", b"{", [b""] * count)
+    yield await _fragments(run, "WebSocket fragments of one byte", b"{", [b" "] * count)
 
 
 async def _fragments(run: Run, attack: str, first: bytes, payloads: list[bytes]) -> Result:

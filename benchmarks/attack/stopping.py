@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 
 from benchmarks.attack.http import Connection, connect, observations, request
@@ -16,9 +17,11 @@ ALLOWED_RECOVERY_SECONDS, ALLOWED_STOP_SECONDS = 2.0, 20.0
 """After the clients left, and after SIGTERM."""
 
 
-async def stopping(run: Run) -> list[Result]:
+async def stopping(run: Run) -> AsyncIterator[Result]:
     """Forecasts of clients that leave, SIGTERM among forecasts, SIGTERM with a request that never ends."""
-    return [await _abandoned(run), await _terminated(run), await _half_sent(run)]
+    yield await _abandoned(run)
+    yield await _terminated(run)
+    yield await _half_sent(run)
 
 
 async def _abandoned(run: Run) -> Result:
