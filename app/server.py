@@ -96,14 +96,18 @@ class Server(uvicorn.Server):
         return f"curl {self.address}/sessions/demo/observations -d '{body}'"
 
 
-def create_server(settings: Settings) -> Server:
+def create_server(settings: Settings, *, accept_loss: bool = False) -> Server:
     """The HTTP server of the service, ready to run.
+
+    Parameters
+    ----------
+    accept_loss : start though commits are missing from the store's file
 
     Raises
     ------
     ConfigError : as `create_app`
     """
-    app = create_app(settings)
+    app = create_app(settings, accept_loss=accept_loss)
     other_routes = {fast_path.PREFIX: fast_path.route(app.state.catalog)}
     hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_decoder, other_routes)
     sockets = upgrade_factory(app.state.authenticator, app.state.limits)
@@ -126,15 +130,19 @@ def create_server(settings: Settings) -> Server:
     return Server(config, settings.drain_seconds, settings.published_port)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, *, accept_loss: bool = False) -> int:
     """Serve until SIGTERM or SIGINT, and answer accepted requests. Returns the exit status.
+
+    Parameters
+    ----------
+    accept_loss : start though commits are missing from the store's file
 
     Raises
     ------
     ConfigError : as `create_app`
     """
     _raise_open_files()
-    serving = create_server(settings)
+    serving = create_server(settings, accept_loss=accept_loss)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again after it has stopped; a requested stop is a success.
         signal.signal(number, lambda *_: None)

@@ -182,7 +182,7 @@ def start_hot(store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
 def starter(
     way: type[Way], store: str, zoo_folder: Path, clock: Clock, folder: Path, monkeypatch: Any
 ) -> Start:
-    monkeypatch.setattr(main, "open_store", lambda settings: STORES[store](settings, folder, clock))
+    monkeypatch.setattr(main, "open_store", lambda settings, **_: STORES[store](settings, folder, clock))
     monkeypatch.setattr(server, "freeze_loaded_objects", lambda: None)  # once a process, not once a test
 
     def start(**changes: Any) -> AbstractAsyncContextManager[Way]:

@@ -21,7 +21,7 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.access.callers import Authenticator, Caller
+from app.access.callers import CLIENT, Authenticator, Caller
 from app.access.origins import TENANT_HEADER, check_host, is_allowed_origin
 from app.api.errors import error_response, problem_response
 from app.errors import CarryoverError, Forbidden
@@ -88,6 +88,7 @@ class Guard:
         request_id = logs.request_id(headers.get("x-request-id"), headers.get("traceparent"))
         token = logs.REQUEST_ID.set(request_id)
         TRACEPARENT.set(headers.get("traceparent", ""))
+        CLIENT.set(scope.get("carryover.client"))
         status = 500  # unless something else is answered: a crash is answered further out
 
         async def send_dressed(message: Message) -> None:
