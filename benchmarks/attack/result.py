@@ -75,7 +75,13 @@ class View:
     def result(
         self, attack: str, sent: str, outcome: str, *, worked: bool = False, bounded: bool = True
     ) -> Result:
-        """Build the row. With `bounded`, an attack also worked if a bound was exceeded."""
+        """Build the row; an attack also worked if the bystander's answers were spoiled.
+
+        Parameters
+        ----------
+        bounded
+            The attack also worked if the longest stop or the memory exceeded its bound.
+        """
         server, longest = self.server, float(self.report.get("longest_ms", 0.0))
         growth = (server.peak - server.baseline) / MIB
         failures = self.report.get("failures", {})

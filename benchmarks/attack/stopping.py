@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -11,7 +12,7 @@ from benchmarks.attack.http import Connection, connect, observations, request
 from benchmarks.attack.result import STOP_MS, Result, Run, observed
 from benchmarks.attack.server import Server, serving
 
-FORECASTS, STEPS, SESSIONS = 1000, 10_000, 16
+FORECASTS, STEPS = 1000, 10_000
 HOLD_SECONDS, STOP_SECONDS, RECOVERY_SECONDS = 5.0, 60.0, 60.0
 ALLOWED_RECOVERY_SECONDS, ALLOWED_STOP_SECONDS = 2.0, 20.0
 """After the clients left, and after SIGTERM."""
@@ -50,7 +51,7 @@ async def _half_sent(run: Run) -> Result:
     async with serving(run.target, run.new_folder()) as server, connect(server.port) as connection:
         server.begin()
         await connection.send(request("POST", "/sessions", b"{" + b" " * 99)[:-98])
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.0)  # the server has read the head
         seconds = await server.stop(STOP_SECONDS)
     return _stop_result("SIGTERM during a request", "half a request", server, seconds)
 
@@ -65,16 +66,16 @@ def _stop_result(attack: str, sent: str, server: Server, seconds: float | None) 
 
 
 async def _queue_forecasts(server: Server, count: int, stack: AsyncExitStack) -> int:
-    """Request forecasts over a connection each, without reading the answers."""
+    """Request forecasts of a session each over a connection each, without reading the answers."""
+    sessions = [f"f{i}" for i in range(count)]
+    body = json.dumps({"sessions": sessions, "observations": [0.5] * count}).encode()
     async with connect(server.port) as connection:
-        for i in range(SESSIONS):
-            await connection.send(observations(f"f{i}", 0.5))
-            await connection.answer()
+        await connection.request("POST", "/observations", body)
     opened: list[Connection] = []
     for i in range(count):
         with suppress(OSError):
             connection = await stack.enter_async_context(connect(server.port))
-            await connection.send(request("GET", f"/sessions/f{i % SESSIONS}/forecast?steps={STEPS}"))
+            await connection.send(request("GET", f"/sessions/f{i}/forecast?steps={STEPS}"))
             opened.append(connection)
     return len(opened)
 
