@@ -108,11 +108,16 @@ def build_jobs(
     chunks : by index, [steps, inputs]; indexes that are missing are left out
     at, epochs : [n] preconditions; -1 and 0 for none
     """
+    by_width: dict[int, list[int]] = {}
+    for i, chunk in chunks.items():
+        by_width.setdefault(chunk.shape[1], []).append(i)
     jobs = []
-    for width in sorted({chunk.shape[1] for chunk in chunks.values()}):
-        indexes = [i for i, chunk in chunks.items() if chunk.shape[1] == width]
+    for _, indexes in sorted(by_width.items()):
+        names = SessionList(sessions[i] for i in indexes)
+        if len(indexes) == len(sessions) and isinstance(sessions, SessionList):
+            names = sessions  # it keeps the rows of its sessions
         job = AdvanceMany(
-            SessionList(sessions[i] for i in indexes),
+            names,
             np.concatenate([chunks[i] for i in indexes]),
             np.array([len(chunks[i]) for i in indexes]),
             *precondition_columns([at[i] for i in indexes], [epochs[i] for i in indexes]),
