@@ -1,4 +1,4 @@
-"""Wiring: the only place that constructs the parts and puts them together."""
+"""Construction of the service: the only place that creates the parts and connects them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from app.stores.factory import open_store
 
 log = logging.getLogger("carryover")
 
-KEYS_SECONDS = 1.0  # after which a change of the keys' file is noticed at the latest
+KEYS_SECONDS = 1.0  # between two checks for a change of the keys' file
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     ------
     ConfigError : a model cannot be loaded, the default is none of them, or the keys cannot be read
     """
-    # Two threads on the small products of a wave cost several times what they bring.
+    # More threads make the small matrix products of a batch several times slower.
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
     keep_freed_memory()
@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     forecasters = library.load()
     store = open_store(settings)
     library.archive(forecasters)
-    engine = Engine(forecasters, store, settings, older=library.older(forecasters))
+    engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
 
     key_ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
     engine.tracing = create_tracing(settings.traces, _version())
@@ -77,9 +77,9 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Carryover",
         version=_version(),
-        summary="Stateful recurrent models over streams: nothing is forgotten until you say reset.",
+        summary="Stateful recurrent models over streams: sessions keep their state until they are reset.",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's pages load their scripts from another host; ours is in api/dashboard.py
+        docs_url=None,  # FastAPI's page loads scripts from another host; ours is in api/routes/dashboard.py
         redoc_url=None,
     )
     app.state.engine = engine
@@ -89,7 +89,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.dashboard = load_assets()
     app.state.catalog = Catalog(engine, library, settings, app.version)
     app.state.limits = Limits(
-        settings.chunk_observations, settings.forecast_steps, max(one.input_size for one in forecasters)
+        settings.chunk_observations,
+        settings.forecast_steps,
+        max(forecaster.input_size for forecaster in forecasters),
     )
     app.state.grpc = grpc = create_grpc_server(settings, app.state.catalog, authenticator, app.state.limits)
     app.state.bulk_decoder = BulkDecoder(
@@ -106,7 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
         log_requests=settings.access_log,
     )
     for module in (sessions, bulk, models, health, metrics, dashboard, protocol):
-        app.router.routes.extend(module.router.routes)  # as they are: include_router makes each of them anew
+        app.router.routes.extend(module.router.routes)  # include_router would copy each route
     return app
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from carryover import Carryover
 from carryover.frames import message
 
-from app.config import SHIPPED
+from app.config import SHIPPED_MODELS
 from benchmarks.dialects import HOST
 from benchmarks.servers import known_servers, running
 from benchmarks.socket_load import Caller, Conversation, Plan
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (ours,) = (server for server in known_servers() if server.name == "carryover")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shutil.copytree(SHIPPED / "sine", folder / "artifact")
+        shutil.copytree(SHIPPED_MODELS / "sine", folder / "artifact")
         with running(ours, 0, folder / "weights", folder) as one:
             url = f"http://{HOST}:{one.port}"
             added, bare = _calls(url, options)
@@ -106,7 +106,7 @@ def _bare_rate(port: int, rows: Doubles, options: argparse.Namespace) -> float:
 def _stream_rate(url: str, rows: Doubles, options: argparse.Namespace) -> float:
     with Carryover(url) as service:
         start = time.perf_counter()
-        stream = service.session("stream").stream(rows, options.steps, ahead=WINDOW, socket=True)
+        stream = service.session("stream").stream(rows, options.steps, max_in_flight=WINDOW, socket=True)
         predictions = sum(1 for _ in stream)
         rate: float = options.chunks / (time.perf_counter() - start)
     if predictions != len(rows):

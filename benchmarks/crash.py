@@ -39,7 +39,7 @@ import os
 from app.stores.sqlite import store
 from app.config import Settings
 from app.server import run
-store.FOLD_BYTES, store.CHECKPOINT_BYTES = 100_000, 400_000
+store.CHECKPOINT_BYTES = 400_000
 {planted}
 raise SystemExit(run(Settings.from_env(os.environ)))
 """

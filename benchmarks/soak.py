@@ -100,7 +100,7 @@ class Soak:
         settings = {
             "PORT": self.port, "HOST": HOST, "MODELS": self.folder / "models",
             "API_KEYS_FILE": self.folder / "keys.json", "STORE": f"sqlite:{self.folder / 'soak.sqlite'}",
-            "RESIDENT_SESSIONS": 64, "WAVE_SESSIONS": 32, "LOG_LEVEL": "error", "TOMBSTONES": 1000,
+            "RESIDENT_SESSIONS": 64, "BATCH_SESSIONS": 32, "LOG_LEVEL": "error", "TOMBSTONES": 1000,
         }  # fmt: skip
         environment = os.environ | {f"CARRYOVER_{name}": str(value) for name, value in settings.items()}
         log = (self.folder / "server.log").open("ab")

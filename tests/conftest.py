@@ -26,7 +26,7 @@ from models.artifact.files import Artifact, save
 from tests.helpers import zoo
 from tests.helpers.faults import WritesThrough
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.ways import WAYS, AsgiRoute, HotRoute, Way
+from tests.helpers.ways import WAYS, AsgiRoute, BulkBinary, HotRoute, Way
 
 pytest_plugins = ("tests.helpers.hung",)
 torch.set_num_threads(1)
@@ -75,6 +75,37 @@ STORES: dict[str, Callable[[Settings, Path, Clock], Store]] = {
     "sqlite": sqlite_store,
     "redis": redis_store,
 }
+
+
+JOB_WAYS = (AsgiRoute, BulkBinary)  # by one way for each kind of job: a chunk of its own, and one of many
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_pair: run over every store by every way in")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every way in is tested over memory, and every store by one way for each kind of job.
+
+    Few promises depend on both the way in and the store: those are marked `every_pair`. A test that chooses
+    its own ways or stores runs over all that it chooses.
+    """
+    kept = [item for item in items if _pair_matters(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not _pair_matters(item)])
+    items[:] = kept
+
+
+def _pair_matters(item: pytest.Item) -> bool:
+    parameters = getattr(item, "callspec", None)
+    if parameters is None or not {"way", "store"} <= parameters.params.keys():
+        return True
+    chosen = {mark.args[0] for mark in item.iter_markers("parametrize")}
+    return (
+        item.get_closest_marker("every_pair") is not None
+        or not chosen.isdisjoint({"way", "store"})
+        or parameters.params["store"] == "memory"
+        or parameters.params["way"] in JOB_WAYS
+    )
 
 
 def pytest_collection_finish() -> None:
@@ -132,7 +163,7 @@ def store(request) -> str:
 
 @pytest.fixture
 def start(way, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
-    """Starts a service: `async with start(resident_sessions=4) as service`. Runs for every way and store."""
+    """Starts a service by every way in: `async with start(resident_sessions=4) as service`."""
     return starter(way, store, zoo_folder, clock, tmp_path, monkeypatch)
 
 
@@ -183,7 +214,7 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
     """uvicorn's own server on this loop, so that a test may look into the engine while it serves."""
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    serving = server.server(settings)
+    serving = server.create_server(settings)
     engine = serving.config.app.state.engine  # type: ignore[union-attr]
     engine.clock = clock
     serving.config.load()

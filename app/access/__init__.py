@@ -1,1 +1,1 @@
-"""Who may call, and how much: API keys, tenants, quotas, allowed origins."""
+"""API keys, tenants, quotas, and allowed origins and hosts."""

@@ -1,10 +1,10 @@
-"""API keys: what a file of them says, and which of them a token is.
+"""API keys: the file that holds them, and the lookup of a token.
 
-A token is 256 random bits, so one SHA-256 of it is all that is kept: there is no password to guess, and
-nothing in the file opens a door. A token that comes in is hashed and looked up by its digest, which nobody
-can choose, and the digests are compared in constant time.
+A token is 256 random bits, so its SHA-256 is all that is kept: there is no password to guess, and the file
+does not let its reader in. An incoming token is hashed and looked up by its digest, which nobody can choose.
+The digests are compared in constant time.
 
-The file is JSON, written by `carryover keys add`, and read anew when it changes:
+The file is JSON, written by `carryover keys add`, and read again when it changes:
 
     {"keys": [{"name": "pump-house", "tenant": "acme", "role": "stream", "sha256": "9f86d0...",
                "created": "2026-11-23T21:00:00Z", "limits": {"sessions": 1000}}]}
@@ -36,11 +36,11 @@ MAX_TOKEN_BYTES = 256
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """One key as the file has it.
+    """One key of the file.
 
-    tenant : whose sessions it opens; several keys may open the same, to be changed one after the other
-    role : `read` looks and forecasts; `stream` does all that a client does; `admin` reloads models and enters
-        every tenant, too; `monitor` reads /metrics and nothing else
+    tenant : that the key's sessions belong to; several keys may have the same, to be replaced one by one
+    role : `read` inspects and forecasts; `stream` does all that a client does; `admin` also reloads models
+        and enters every tenant; `monitor` reads /metrics and nothing else
     """
 
     name: Annotated[str, msgspec.Meta(pattern=rf"^{NAME.pattern}\Z")]
@@ -56,11 +56,11 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class KeyRing:
-    """The keys of a file, as it is now.
+    """The keys of a file.
 
     Raises
     ------
-    ConfigError : the file is not there, or not such a file
+    ConfigError : the file is missing or invalid
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,11 +70,11 @@ class KeyRing:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Read the file if it is another one than before. Returns whether it was.
+        """Read the file if it changed. Returns whether it did.
 
         Raises
         ------
-        ConfigError : the keys stay as they were, and the same file is not looked at again
+        ConfigError : the keys are unchanged, and the same file is not read again
         """
         seen = _stamp(self.path)
         if seen is not None and seen == self._seen:
@@ -84,7 +84,7 @@ class KeyRing:
         return True
 
     def find(self, token: bytes) -> Key | None:
-        """The key that this token is."""
+        """The key of this token; None if there is none."""
         if len(token) > MAX_TOKEN_BYTES:
             return None
         digest = hashlib.sha256(token).digest()
@@ -104,11 +104,11 @@ def generate_key(
     created: str = "",
     limits: Quota | None = None,
 ) -> tuple[Key, str]:
-    """A new key, and its token, which is kept nowhere.
+    """A new key, and its token, which is stored nowhere.
 
     Raises
     ------
-    ConfigError : a name or a tenant that cannot be one
+    ConfigError : an invalid name or tenant
     """
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     tenant = name if tenant is None else tenant
@@ -125,35 +125,35 @@ def read(path: Path) -> list[Key]:
 
     Raises
     ------
-    ConfigError : naming what is wrong with it, and no key
+    ConfigError : says what is wrong with the file, and quotes no key
     """
     try:
         keys = msgspec.json.decode(path.read_bytes(), type=_File).keys
     except OSError as error:
         raise ConfigError(f"the keys' file {path} cannot be read: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"the keys' file {path} is not one: {error}") from None
-    for what, told in (("names", [key.name for key in keys]), ("digests", [key.sha256 for key in keys])):
-        if len(set(told)) < len(told):
-            raise ConfigError(f"the keys' file {path} has two keys of the same {what[:-1]}")
+        raise ConfigError(f"the keys' file {path} is invalid: {error}") from None
+    for field, values in (("name", [key.name for key in keys]), ("digest", [key.sha256 for key in keys])):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"the keys' file {path} has two keys of the same {field}")
     return keys
 
 
 def write(path: Path, keys: Iterable[Key]) -> None:
-    """Put these keys in the file, all at once, for its owner's eyes only.
+    """Replace the file's keys, atomically; only its owner may read the file.
 
     Raises
     ------
     OSError
     """
-    told = msgspec.json.format(msgspec.json.encode(_File(list(keys))), indent=2)
+    text = msgspec.json.format(msgspec.json.encode(_File(list(keys))), indent=2)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # 0600
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(told + b"\n")
+            file.write(text + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():  # the server may run as another user, who was let in on purpose
+        if path.exists():  # the server may run as another user, to whom its owner has given access
             Path(name).chmod(path.stat().st_mode & 0o777)
         Path(name).replace(path)
     except OSError:
@@ -164,7 +164,7 @@ def write(path: Path, keys: Iterable[Key]) -> None:
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        told = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return told.st_mtime_ns, told.st_ino, told.st_size
+    return status.st_mtime_ns, status.st_ino, status.st_size

@@ -1,4 +1,4 @@
-"""Which origins and hosts a request may name."""
+"""Checks of a request's `Origin` and `Host`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ HOST = re.compile(r"(?:\[([0-9a-f.:]+)\]|([^\[\]:]+))(?::[0-9]*)?", re.IGNORECAS
 
 
 def is_allowed_origin(origin: str | None, host: str | None, allowed: Iterable[str]) -> bool:
-    """Whether a page of this origin, or who is none, may call a server that was asked for as `host`."""
+    """Whether a page of this origin may call a server addressed as `host`. Programs send no origin."""
     return origin is None or origin in allowed or origin.partition("://")[2] == host
 
 
 def check_host(host: str | None, names: frozenset[str] | None) -> None:
-    """Nothing, for a request that may call this server so. One without a `Host` is no browser's.
+    """Return if a request may address this server by this name. A request without `Host` is no browser's.
+
+    Parameters
+    ----------
+    names : accepted beside IP addresses, lower case; None accepts any
 
     Raises
     ------
@@ -26,14 +30,14 @@ def check_host(host: str | None, names: frozenset[str] | None) -> None:
     """
     if host is None or names is None:
         return
-    told = HOST.fullmatch(host)
-    name = (told[1] or told[2]).lower() if told is not None else ""
+    match = HOST.fullmatch(host)
+    name = (match[1] or match[2]).lower() if match is not None else ""
     if name in names:
         return
     try:
         ipaddress.ip_address(name)
     except ValueError:
         raise Misdirected(
-            f"without keys this server answers to localhost and to addresses, not to {host!r:.100}: "
+            f"a server without keys accepts localhost and IP addresses as Host, not {host!r:.100}: "
             "see CARRYOVER_ALLOWED_HOSTS"
         ) from None

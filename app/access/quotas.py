@@ -1,4 +1,4 @@
-"""How much: what one key may use, and the token bucket that observations a second are taken from."""
+"""What a key may use, and the token bucket that limits observations a second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rate = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
 class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """What a key may use; None is what the server grants every key, or has at all.
+    """What a key may use; None: what the settings grant every key.
 
     sessions : of the key's tenant, resident or not
     observations_per_second : over all its sessions; a second's worth may come at once
@@ -34,28 +34,28 @@ class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     in_flight: Count | None = None
 
     def within(self, settings: Settings) -> Quota:
-        """The same with nothing left open that the server bounds; no key has more than the server."""
+        """The same with the settings' limits filled in; no key has more than the server."""
         return Quota(
-            sessions=_least(self.sessions or settings.key_sessions, settings.max_sessions),
+            sessions=_smaller(self.sessions or settings.key_sessions, settings.max_sessions),
             observations_per_second=self.observations_per_second
             or settings.key_observations_per_second
             or None,
-            body_bytes=_least(self.body_bytes, settings.body_bytes),
-            chunk_observations=_least(self.chunk_observations, settings.chunk_observations),
-            sockets=_least(self.sockets or settings.key_sockets, settings.sockets),
-            in_flight=_least(self.in_flight or settings.key_in_flight, settings.queue_jobs),
+            body_bytes=_smaller(self.body_bytes, settings.body_bytes),
+            chunk_observations=_smaller(self.chunk_observations, settings.chunk_observations),
+            sockets=_smaller(self.sockets or settings.key_sockets, settings.sockets),
+            in_flight=_smaller(self.in_flight or settings.key_in_flight, settings.queue_jobs),
         )
 
 
-def _least(one: int | None, other: int) -> int:
-    return other if not one else min(one, other)
+def _smaller(limit: int | None, other: int) -> int:
+    return other if not limit else min(limit, other)
 
 
 class TokenBucket:
-    """A token bucket that grants on credit: what comes while it is not empty passes, and is owed.
+    """A token bucket that grants on credit: a request is granted while the bucket is not empty.
 
-    So a chunk of any length passes sooner or later, and over any length of time no more than the rate and
-    one second's worth of it beyond.
+    So a chunk of any length is granted sooner or later. Over any time no more is granted than the rate
+    allows, and one second's worth beyond.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class TokenBucket:
         self._at = clock()
 
     def take(self, count: int) -> float:
-        """Take so many tokens. Returns 0, or after how many seconds to come again: nothing was taken."""
+        """Take `count` tokens. Returns 0, or in how many seconds to try again: then nothing was taken."""
         now = self._clock()
         self._level = min(self.rate, self._level + (now - self._at) * self.rate)
         self._at = now
@@ -84,5 +84,5 @@ class TokenBucket:
 
 def quota_error(quota: str, allowed: float, owner: str, seconds: float = 1.0) -> OverLimit:
     """The refusal of what exceeds this quota of a key."""
-    told = f"{owner} may have at most {allowed:g} {quota.replace('_', ' ')}"
-    return OverLimit(told, math.ceil(seconds), quota=quota, limit=allowed)
+    detail = f"{owner} may have at most {allowed:g} {quota.replace('_', ' ')}"
+    return OverLimit(detail, math.ceil(seconds), quota=quota, limit=allowed)

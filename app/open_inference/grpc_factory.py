@@ -1,4 +1,4 @@
-"""Whether there is gRPC: it needs a port, and packages that not every installation has."""
+"""Creates the gRPC server, if the settings name a port; its packages are optional."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def create_grpc_server(
     settings: Settings, catalog: Catalog, authenticator: Authenticator, limits: Limits
 ) -> GrpcServer | None:
-    """The port that the settings name, not yet open.
+    """The server for the configured port, not started; None without a port.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""Whatever owns a transport: HTTP connections and WebSockets."""
+"""What owns a transport: HTTP connections and WebSockets."""

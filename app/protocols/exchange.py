@@ -23,7 +23,7 @@ PROBLEM = PROBLEM_MEDIA_TYPE.encode()
 
 
 class Connection(Protocol):
-    """What an exchange asks of the connection that its request came in on."""
+    """What an exchange needs of the connection that its request came in on."""
 
     caller: Caller
     request_id: bytes
@@ -39,11 +39,11 @@ class Connection(Protocol):
         """Write the answers that are next in the order of their requests."""
 
     def throttle(self, seconds: float) -> None:
-        """Read no further for so long."""
+        """Read no further for a while."""
 
 
 class Exchange:
-    """One hot request, until its answer has left."""
+    """One hot request, until its answer is written."""
 
     __slots__ = ("body", "caller", "keep_alive", "protocol", "request_id", "response", "start_time")
     route = ""  # as the OpenAPI document has it
@@ -58,7 +58,7 @@ class Exchange:
         self.response = b""
 
     def submit(self, body: bytes) -> None:
-        """Queue what the body asks for; `reply` is the engine's to call.
+        """Queue the job of the body; the engine calls `reply`.
 
         Raises
         ------
@@ -71,50 +71,56 @@ class Exchange:
         raise NotImplementedError
 
     def reply(self, outcome: Any) -> None:
-        """The engine's answer. Leaves at once when those before it have left."""
-        status, more = 200, b""
+        """Answer with the engine's outcome."""
+        status, headers = 200, b""
         if isinstance(outcome, CarryoverError):
             self.count_refusal(outcome)
-            status, told, headers = problem(outcome)
-            kind, body = PROBLEM, orjson.dumps(told)
-            more = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
+            status, problem_body, extra = problem(outcome)
+            kind, body = PROBLEM, orjson.dumps(problem_body)
+            headers = b"".join(f"{name}: {value}\r\n".encode() for name, value in extra.items())
         else:
             kind, body = self.encode_answer(outcome)
-        self.respond(status, kind, body, more)
+        self.respond(status, kind, body, headers)
 
-    def respond(self, status: int, kind: bytes, body: bytes, more: bytes = b"") -> None:
-        """Leave with these, and whole lines of more headers, once those before it have left."""
+    def respond(self, status: int, kind: bytes, body: bytes, headers: bytes = b"") -> None:
+        """Answer, once the requests before this are answered.
+
+        Parameters
+        ----------
+        kind : the content type
+        headers : more of them, whole lines
+        """
         if self.request_id:
-            given = logs.request_id(self.request_id.decode("latin-1"), None)
-            more += b"x-request-id: %b\r\n" % given.encode()
-        self._note(status)
+            request_id = logs.request_id(self.request_id.decode("latin-1"), None)
+            headers += b"x-request-id: %b\r\n" % request_id.encode()
+        self._record(status)
         close = b"" if self.keep_alive else b"connection: close\r\n"
         self.response = b"%b%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (
-            STATUS_LINE[status], self.protocol.standard_headers(), more, close, kind, len(body), body,
+            STATUS_LINE[status], self.protocol.standard_headers(), headers, close, kind, len(body), body,
         )  # fmt: skip
         self.protocol.write_answers()
 
     def count_refusal(self, error: CarryoverError) -> None:
-        """Count a refusal; a client that asks too often is not heard for a while."""
+        """Count a refusal; the connection of a key over its quota is not read for a while."""
         self.caller.engine.metrics.record_refusal(error)
         if isinstance(error, OverLimit):
             self.protocol.throttle(error.retry_after_seconds)
 
-    def _note(self, status: int) -> None:
+    def _record(self, status: int) -> None:
         seconds = perf_counter() - self.start_time
         self.caller.engine.metrics.record_request(self.route, status, seconds)
         if self.protocol.authenticator.settings.access_log:
             self._log(status, seconds)
 
     def _log(self, status: int, seconds: float) -> None:
-        given = self.request_id.decode("latin-1")
         fields = {"method": "POST", "route": self.route, "status": status, "ms": round(1000 * seconds, 3)}
         if self.caller.key is not None:
             fields |= {"key": self.caller.key.name, "tenant": self.caller.tenant}
-        log.info("request", extra=fields | {"request_id": logs.request_id(given, None)})
+        request_id = logs.request_id(self.request_id.decode("latin-1"), None)
+        log.info("request", extra=fields | {"request_id": request_id})
 
 
-class ChunkTurn(Exchange):
+class ChunkExchange(Exchange):
     """`POST /sessions/{id}/observations`."""
 
     __slots__ = ("flat", "session")
@@ -126,18 +132,18 @@ class ChunkTurn(Exchange):
         self.flat = False
 
     def submit(self, body: bytes) -> None:
-        told = chunks.decode_chunk(body, self.protocol.limits.chunk)
-        self.flat = told.flat
+        chunk = chunks.decode_chunk(body, self.protocol.limits.chunk)
+        self.flat = chunk.flat
         self.caller.submit(
             Advance(
                 self.session,
-                told.observations,
-                told.at,
-                told.epoch,
-                told.horizon,
-                told.model,
+                chunk.observations,
+                chunk.at,
+                chunk.epoch,
+                chunk.horizon,
+                chunk.model,
                 self.reply,
-                options=told.options,
+                options=chunk.options,
             )
         )
 
@@ -145,7 +151,7 @@ class ChunkTurn(Exchange):
         return JSON, answers.encode_chunk_answer(outcome, self.flat)
 
 
-class BulkTurn(Exchange):
+class BulkExchange(Exchange):
     """`POST /observations`."""
 
     __slots__ = ("accept", "content_type", "request")

@@ -1,8 +1,8 @@
-"""`WS /sessions/{id}/watch`: looks on while others feed a session; what it is sent moves nothing.
+"""`WS /sessions/{id}/watch`: shows what others send to a session, and moves nothing.
 
-The first message tells where the session is. Then come messages of `events` in their order, at most one every
+The first message says where the session is. Then come messages of `events` in their order, at most one every
 `GATHER_SECONDS`, so that a fast stream is a few messages a second and not thousands. Nothing is buffered
-without bound: of what a slow reader leaves lying the oldest is dropped, and `missed` says how many
+without bound: of what a slow reader does not fetch the oldest is dropped, and `missed` says how many
 observations that were.
 """
 
@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any
 
 import orjson
-from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
 
 from app.access.callers import Caller
 from app.codec import frames
@@ -21,63 +21,57 @@ from app.engine.watchers import Event
 from app.errors import CarryoverError
 from app.jobs.answers import SessionView, epoch_token
 from app.jobs.jobs import Inspect
+from app.protocols.caller_socket import CallerSocket
 
 GATHER_SECONDS = 0.05
-MAX_OBSERVATIONS = 20_000  # that lie waiting for one watcher
+MAX_OBSERVATIONS = 20_000  # that wait for one watcher
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
-class WatchSocket(WSListener):
+class WatchSocket(CallerSocket):
     """One socket that watches one session.
 
     Parameters
     ----------
     session : as its client calls it
     caller : who watches
-    connections : uvicorn's: at shutdown it waits for those in it
+    connections : uvicorn's; on shutdown it waits until they have left the set
     """
 
     def __init__(self, session: str, caller: Caller, connections: set[Any]) -> None:
+        super().__init__(caller, connections)
         self.session = session
-        self.caller = caller
-        self.connections = connections
         self._name = caller.internal_name(session)
-        self._seen: deque[Event] = deque()
-        self._waiting = 0  # observations in it
-        self._missed = 0  # observations that were dropped from it
+        self._events: deque[Event] = deque()
+        self._observations = 0  # in `_events`
+        self._missed = 0  # observations that were dropped
         self._timer: asyncio.TimerHandle | None = None
         self._write_paused = False
-        self._transport: WSTransport | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """Tell where the session is; what happens to it after that is shown."""
-        self._transport = transport
-        self.connections.add(self)
-        self.caller.usage.add_socket(self)
-        self.caller.engine.metrics.sockets_opened += 1
-        self.caller.usage.add_socket(self)
-        # Answered behind the wave that looks: nothing lies between the answer and what is seen.
+        """Send where the session is; what happens to it after that is shown."""
+        super().on_ws_connected(transport)
+        # Answered by the engine after the batch that looks: no event is lost between answer and first event.
         try:
             self.caller.submit(Inspect(self.session, self._greet))
         except CarryoverError as error:
             self._close(WSCloseCode.TRY_AGAIN_LATER, error.detail[:100])
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """A watcher has nothing to say but that it leaves."""
+        """A watcher sends nothing but its close."""
         if frame.msg_type == WSMsgType.CLOSE:
             transport.send_close(frame.get_close_code(), frame.get_close_message())
             transport.disconnect()
-        elif frame.msg_type in {WSMsgType.TEXT, WSMsgType.BINARY}:
+        elif frame.msg_type in {WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION}:
             self._close(WSCloseCode.POLICY_VIOLATION, "a watch takes no messages: send to /stream")
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The watcher has gone, and costs nothing any more."""
-        self._leave()
-        self._transport = None
-        self.caller.usage.remove_socket(self)
+        super().on_ws_disconnected(transport)
+        self._stop_watching()
 
     def pause_writing(self) -> None:
-        """The watcher does not read: events wait, and the oldest give way."""
+        """The watcher does not read: events wait, and the oldest are dropped."""
         self._write_paused = True
 
     def resume_writing(self) -> None:
@@ -89,18 +83,14 @@ class WatchSocket(WSListener):
         """Close with 1001 (uvicorn)."""
         self._close(WSCloseCode.GOING_AWAY, "the server is stopping")
 
-    def revoke(self) -> None:
-        """Close: the key is no longer good."""
-        self._close(WSCloseCode.POLICY_VIOLATION, "the key is no longer good")
-
     def notify(self, event: Event) -> None:
         """Gather what happened; what comes within a moment leaves together."""
-        self._seen.append(event)
-        self._waiting += _size(event)
-        while self._waiting > MAX_OBSERVATIONS and len(self._seen) > 1:
-            size = _size(self._seen.popleft())
-            self._waiting -= size
-            self._missed += size
+        self._events.append(event)
+        self._observations += _observation_count(event)
+        while self._observations > MAX_OBSERVATIONS and len(self._events) > 1:
+            count = _observation_count(self._events.popleft())
+            self._observations -= count
+            self._missed += count
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._flush)
 
@@ -114,38 +104,33 @@ class WatchSocket(WSListener):
         self.caller.engine.watchers.add(self._name, self)
 
     def _flush(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._write_paused or not self._seen:
+        self._cancel_timer()
+        if self._write_paused or not self._events:
             return
-        told: dict[str, Any] = {"events": list(self._seen)}
+        message: dict[str, Any] = {"events": list(self._events)}
         if self._missed:
-            told["missed"] = self._missed
-        self._seen.clear()
-        self._waiting = self._missed = 0
-        self._send(told)
+            message["missed"] = self._missed
+        self._events.clear()
+        self._observations = self._missed = 0
+        self._send(message)
 
-    def _send(self, told: dict[str, Any]) -> None:
-        if self._transport is not None:
-            data = frames.encode_frame(orjson.dumps(told, option=NUMPY), text=True)
-            self._transport.underlying_transport.write(data)
+    def _send(self, message: dict[str, Any]) -> None:
+        self._write(frames.encode_frame(orjson.dumps(message, option=NUMPY), text=True))
 
-    def _leave(self) -> None:
+    def _stop_watching(self) -> None:
         self.caller.engine.watchers.remove(self._name, self)
-        self.connections.discard(self)
-        self.caller.usage.remove_socket(self)
+        self._cancel_timer()
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _close(self, code: WSCloseCode, why: str) -> None:
+    def _close(self, code: WSCloseCode, reason: str) -> None:
         self._flush()
-        self._leave()
-        if self._transport is not None:
-            self._transport.send_close(code, why.encode())
-            self._transport.disconnect()
+        self._stop_watching()
+        super()._close(code, reason)
 
 
-def _size(event: Event) -> int:
+def _observation_count(event: Event) -> int:
     return len(event.get("observations", "-"))

@@ -10,32 +10,32 @@ from tests.helpers.locked import Keys
 
 
 @pytest.fixture
-def told(tmp_path):
+def key_file(tmp_path):
     found = Keys(tmp_path)
     found.add("pump-house", observations_per_second=100)
     found.add("boss", "admin")
     return found
 
 
-def test_a_token_opens_its_own_key_and_no_other_opens_any(told):
-    key_ring = KeyRing(told.path)
-    assert key_ring.find(told.token["pump-house"].encode()).name == "pump-house"
-    assert key_ring.find(told.token["boss"].encode()).role == "admin"
+def test_a_token_finds_its_own_key_and_no_other_token_finds_any(key_file):
+    key_ring = KeyRing(key_file.path)
+    assert key_ring.find(key_file.token["pump-house"].encode()).name == "pump-house"
+    assert key_ring.find(key_file.token["boss"].encode()).role == "admin"
     for wrong in (
         b"",
         b"no",
-        told.token["boss"].encode()[:-1],
-        told.token["boss"].encode() + b"x",
+        key_file.token["boss"].encode()[:-1],
+        key_file.token["boss"].encode() + b"x",
         b"x" * 10_000,
     ):
         assert key_ring.find(wrong) is None
 
 
-def test_nothing_in_the_file_opens_a_door(told):
-    text = told.path.read_text()
-    for token in told.token.values():
+def test_nothing_in_the_file_opens_a_door(key_file):
+    text = key_file.path.read_text()
+    for token in key_file.token.values():
         assert token not in text
-    key_ring = KeyRing(told.path)
+    key_ring = KeyRing(key_file.path)
     for key in json.loads(text)["keys"]:
         assert key_ring.find(key["sha256"].encode()) is None
         assert key_ring.find(bytes.fromhex(key["sha256"])) is None
@@ -47,37 +47,37 @@ def test_tokens_differ_and_are_hard_to_guess():
     assert all(len(token.removeprefix("cyo_")) >= 43 for token in tokens)
 
 
-def test_the_file_is_for_its_owners_eyes_only(told):
-    assert told.path.stat().st_mode & 0o077 == 0
+def test_the_file_is_for_its_owners_eyes_only(key_file):
+    assert key_file.path.stat().st_mode & 0o077 == 0
 
 
-def test_a_file_that_somebody_was_let_into_on_purpose_stays_open_to_them(told):
-    told.path.chmod(0o640)
-    told.add("more")
-    assert told.path.stat().st_mode & 0o777 == 0o640
+def test_a_file_that_somebody_was_let_into_on_purpose_stays_open_to_them(key_file):
+    key_file.path.chmod(0o640)
+    key_file.add("more")
+    assert key_file.path.stat().st_mode & 0o777 == 0o640
 
 
-def test_keys_are_read_anew_when_the_file_changes_and_only_then(told):
-    key_ring = KeyRing(told.path)
+def test_keys_are_read_anew_when_the_file_changes_and_only_then(key_file):
+    key_ring = KeyRing(key_file.path)
     assert not key_ring.refresh()
-    told.add("new")
+    key_file.add("new")
     assert key_ring.refresh()
-    assert key_ring.find(told.token["new"].encode()) is not None
-    told.remove("boss")
+    assert key_ring.find(key_file.token["new"].encode()) is not None
+    key_file.remove("boss")
     assert key_ring.refresh()
-    assert key_ring.find(told.token["boss"].encode()) is None
+    assert key_ring.find(key_file.token["boss"].encode()) is None
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"keys": [{}]}', "\ud800", "[" * 100_000])
-def test_a_file_that_went_bad_leaves_the_keys_as_they_were(told, content):
-    key_ring = KeyRing(told.path)
+def test_a_file_that_went_bad_leaves_the_keys_as_they_were(key_file, content):
+    key_ring = KeyRing(key_file.path)
     if content is None:
-        told.path.unlink()
+        key_file.path.unlink()
     else:
-        told.path.write_bytes(content.encode("utf-8", "surrogatepass"))
+        key_file.path.write_bytes(content.encode("utf-8", "surrogatepass"))
     with pytest.raises(ConfigError, match=r"keys\.json"):
         key_ring.refresh()
-    assert key_ring.find(told.token["boss"].encode()) is not None
+    assert key_ring.find(key_file.token["boss"].encode()) is not None
 
 
 KEY = {"name": "a", "sha256": "0" * 64, "tenant": "a"}
@@ -127,7 +127,7 @@ def test_the_command_makes_lists_and_removes_keys(tmp_path, capsys, monkeypatch)
     capsys.readouterr()
     assert run(["keys", "list", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(one["name"], one["role"], one["tenant"]) for one in lines] == [
+    assert [(listed["name"], listed["role"], listed["tenant"]) for listed in lines] == [
         ("pump", "stream", "pump"),
         ("old", "read", ""),
     ]

@@ -33,7 +33,7 @@ def test_a_chunk_larger_than_a_second_passes_and_is_paid_for_afterwards():
     assert bucket.take(1) == 0
 
 
-def test_whoever_comes_back_when_told_to_passes():
+def test_a_request_repeated_after_the_wait_is_granted():
     clock = Ticking()
     bucket = TokenBucket(3, clock)
     for _ in range(100):
@@ -44,8 +44,8 @@ def test_whoever_comes_back_when_told_to_passes():
 
 def test_a_key_has_no_more_than_the_server_and_no_less_than_it_says():
     settings = Settings(body_bytes=2000, chunk_observations=50, key_sessions=10, key_in_flight=5)
-    told = Quota(body_bytes=9000, chunk_observations=20, sessions=30).within(settings)
-    assert (told.body_bytes, told.chunk_observations, told.sessions, told.in_flight) == (2000, 20, 30, 5)
+    quota = Quota(body_bytes=9000, chunk_observations=20, sessions=30).within(settings)
+    assert (quota.body_bytes, quota.chunk_observations, quota.sessions, quota.in_flight) == (2000, 20, 30, 5)
     assert Quota().within(settings).sessions == 10
     assert Quota().within(Settings()).sessions == Settings().max_sessions
     assert Quota().within(Settings()).observations_per_second is None

@@ -21,9 +21,9 @@ def store():
 
 @pytest.fixture
 def keys(tmp_path):
-    told = Keys(tmp_path)
-    told.add("acme")
-    return told
+    answer = Keys(tmp_path)
+    answer.add("acme")
+    return answer
 
 
 async def test_a_page_of_another_origin_moves_nothing(start_http):
@@ -43,10 +43,10 @@ async def test_a_page_of_another_origin_moves_nothing(start_http):
 
 async def test_a_page_of_the_server_itself_may_call_it(start_http):
     async with start_http() as service:
-        told = await service.http.post(
+        answer = await service.http.post(
             "/sessions/a/observations", json=CHUNK, headers={"origin": "http://localhost"}
         )
-        assert told.status_code == 200
+        assert answer.status_code == 200
 
 
 async def test_a_page_of_an_allowed_origin_may_call_and_read(start_http):
@@ -56,13 +56,13 @@ async def test_a_page_of_an_allowed_origin_may_call_and_read(start_http):
             "access-control-request-method": "POST",
             "access-control-request-headers": "authorization",
         }
-        asked = await service.http.options("/sessions/a/observations", headers=ask)
-        assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, OTHER)
-        assert "POST" in asked.headers["access-control-allow-methods"]
-        assert "authorization" in asked.headers["access-control-allow-headers"]
-        told = await service.http.post("/sessions/a/observations", json=CHUNK, headers=headers)
-        assert (told.status_code, told.headers["access-control-allow-origin"]) == (200, OTHER)
-        assert "origin" in told.headers["vary"].lower()
+        preflight = await service.http.options("/sessions/a/observations", headers=ask)
+        assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (204, OTHER)
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+        assert "authorization" in preflight.headers["access-control-allow-headers"]
+        answer = await service.http.post("/sessions/a/observations", json=CHUNK, headers=headers)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, OTHER)
+        assert "origin" in answer.headers["vary"].lower()
         other = await service.http.options("/sessions", headers=ask | {"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
 
@@ -97,12 +97,12 @@ async def test_a_page_whose_name_was_rebound_to_this_machine_learns_and_moves_no
     page = rebound | {"origin": f"http://{REBOUND}"}  # as a browser sends: none with a GET
     async with start_hot() as service:
         for path in LOOKS:
-            told = await service.http.get(path, headers=rebound)
-            assert told.status_code == (400 if path.startswith("/v2") else 421)
-            assert "CARRYOVER_ALLOWED_HOSTS" in told.text
+            answer = await service.http.get(path, headers=rebound)
+            assert answer.status_code == (400 if path.startswith("/v2") else 421)
+            assert "CARRYOVER_ALLOWED_HOSTS" in answer.text
         for path in ("/sessions/a/observations", "/observations", "/sessions", "/v2/models/sine/infer"):
-            told = await service.http.post(path, json=CHUNK, headers=page)
-            assert told.status_code == (400 if path.startswith("/v2") else 421)
+            answer = await service.http.post(path, json=CHUNK, headers=page)
+            assert answer.status_code == (400 if path.startswith("/v2") else 421)
         with pytest.raises(InvalidStatus) as refused:
             await connect(f"ws://{REBOUND}/stream", host="127.0.0.1", port=service.port, proxy=None)
         assert refused.value.response.status_code == 421
@@ -181,8 +181,8 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 )
 async def test_a_request_id_is_passed_through_or_made(start_http, headers, expected):
     async with start_http() as service:
-        told = (await service.http.get("/health/live", headers=headers)).headers["x-request-id"]
-        assert told == expected if expected else logs.REQUEST_ID_PATTERN.fullmatch(told)
+        answer = (await service.http.get("/health/live", headers=headers)).headers["x-request-id"]
+        assert answer == expected if expected else logs.REQUEST_ID_PATTERN.fullmatch(answer)
 
 
 async def test_a_request_is_logged_in_one_line_of_json_without_values_or_keys(start_http, keys, caplog):
@@ -195,13 +195,13 @@ async def test_a_request_is_logged_in_one_line_of_json_without_values_or_keys(st
         await service.http.get("/sessions?after=0.123456", headers={"authorization": "Bearer 0.123456"})
     formatter = logs.JsonFormatter()
     lines = [formatter.format(record) for record in caplog.records if record.name == "carryover.access"]
-    told = [json.loads(line) for line in lines]
-    assert [(one["method"], one["route"], one["status"]) for one in told] == [
+    answer = [json.loads(line) for line in lines]
+    assert [(logger["method"], logger["route"], logger["status"]) for logger in answer] == [
         ("POST", "/sessions/{id}/observations", 404),
         ("POST", "/sessions/{id}/observations", 400),
         ("GET", "unknown", 401),
     ]
-    assert (told[0]["request_id"], told[0]["key"], told[0]["tenant"]) == ("id-7", "acme", "acme")
+    assert (answer[0]["request_id"], answer[0]["key"], answer[0]["tenant"]) == ("id-7", "acme", "acme")
     everything = "\n".join([*lines, caplog.text])
     assert "0.123456" not in everything
     assert keys.token["acme"] not in everything
@@ -209,11 +209,11 @@ async def test_a_request_is_logged_in_one_line_of_json_without_values_or_keys(st
 
 @pytest.fixture
 def levels_restored():
-    ours = [logging.getLogger(name) for name in ("carryover", "uvicorn", logs.SOCKET_LOGGER)]
-    before = [one.level for one in ours]
+    loggers = [logging.getLogger(name) for name in ("carryover", "uvicorn", logs.SOCKET_LOGGER)]
+    before = [logger.level for logger in loggers]
     yield
-    for one, level in zip(ours, before, strict=True):
-        one.setLevel(level)
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.mark.parametrize(("level", "expected"), [("info", logging.WARNING), ("error", logging.ERROR)])
@@ -226,7 +226,7 @@ async def test_a_socket_that_comes_and_goes_is_no_line_of_the_log(
         assert one_socket.getEffectiveLevel() == expected
 
 
-def test_an_exception_is_told_in_the_same_line():
+def test_an_exception_is_logged_in_the_same_line():
     try:
         raise ValueError("two\nlines")
     except ValueError:
@@ -235,7 +235,7 @@ def test_an_exception_is_told_in_the_same_line():
         )
     line = logs.JsonFormatter().format(record)
     assert "\n" not in line
-    told = json.loads(line)
-    assert (told["event"], told["level"]) == ("it failed", "error")
-    assert "ValueError" in told["exception"]
+    answer = json.loads(line)
+    assert (answer["event"], answer["level"]) == ("it failed", "error")
+    assert "ValueError" in answer["exception"]
     assert "it failed" in logs.TextFormatter().format(record)

@@ -21,7 +21,7 @@ from unittest.mock import ANY
 import httpx
 import pytest
 
-from app.config import SHIPPED
+from app.config import SHIPPED_MODELS
 from tests.helpers.paths import ROOT
 from tests.system.test_serve import serving
 
@@ -57,7 +57,7 @@ def blocks(page: Path) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with serving(SHIPPED) as (_, port):
+    with serving(SHIPPED_MODELS) as (_, port):
         yield f"127.0.0.1:{port}"
 
 
@@ -104,8 +104,8 @@ class Reader:
         return text.replace(HOST, self.address)
 
     def trained_server(self) -> str:
-        models = os.pathsep.join([str(SHIPPED), str(self.folder / "runs")])
-        _, port = self.stack.enter_context(serving(SHIPPED, CARRYOVER_MODELS=models))
+        models = os.pathsep.join([str(SHIPPED_MODELS), str(self.folder / "runs")])
+        _, port = self.stack.enter_context(serving(SHIPPED_MODELS, CARRYOVER_MODELS=models))
         return f"127.0.0.1:{port}"
 
     def shell(self, text: str) -> str:

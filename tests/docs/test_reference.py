@@ -30,7 +30,7 @@ def test_a_generated_page_is_what_the_code_says(name):
 
 def test_every_setting_is_on_its_page_with_its_default_and_meaning():
     page = (REFERENCE / "settings.md").read_text()
-    rows = {f"| `{one.variable}` | {one.default} | {one.about} |" for one in describe_settings()}
+    rows = {f"| `{one.variable}` | {one.default} | {one.description} |" for one in describe_settings()}
     assert len(rows) > 40
     assert [row for row in sorted(rows) if row not in page] == []
 

@@ -36,7 +36,7 @@ class WritesThrough(MemoryStore):
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         records, tombstones = super().load(sessions)
         for record in records:  # it goes on keeping what it hands out
-            self._records[record.session] = record
+            self._put(record)
         return records, tombstones
 
     def expired(self, now: float, limit: int) -> list[str]:

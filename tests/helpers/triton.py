@@ -32,7 +32,7 @@ class Client:
     def __init__(self, service: Way) -> None:
         self.port = service.port
         if self.tensors is rpc:
-            self.port = service.server.config.app.state.grpc.number
+            self.port = service.server.config.app.state.grpc.port
         self.client: Any = None
 
     async def open(self) -> None:

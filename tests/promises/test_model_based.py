@@ -319,7 +319,7 @@ class Lives(RuleBasedStateMachine):
     # The engine.
 
     def _open(self) -> None:
-        told = Settings(resident_sessions=3, wave_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL)
+        told = Settings(resident_sessions=3, batch_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL)
         self.engine = Engine([self.forecaster], self._store(), told, lambda: self.now)
         self.engines = [self.engine]
 

@@ -58,10 +58,10 @@ def post(path: str, body: bytes, *more: str) -> bytes:
 
 
 def chunk(session: str, value: float = 0.5, at: int | None = None, *more: str) -> bytes:
-    told: dict[str, Any] = {"observations": [[value]]}
+    payload: dict[str, Any] = {"observations": [[value]]}
     if at is not None:
-        told["at"] = at
-    return post(f"/sessions/{session}/observations", json.dumps(told).encode(), *more)
+        payload["at"] = at
+    return post(f"/sessions/{session}/observations", json.dumps(payload).encode(), *more)
 
 
 def held(service: Any) -> tuple[list[Any], Callable[[], None]]:
@@ -191,7 +191,7 @@ async def test_shutdown_answers_what_was_accepted_and_then_closes(start_hot):
         _waiting, release = held(service)
         busy.send(chunk("busy") + chunk("busy"))
         protocols = list(service.server.server_state.connections)
-        await until(lambda: any(len(getattr(one, "_exchanges", ())) == 2 for one in protocols))
+        await until(lambda: any(len(getattr(protocol, "_exchanges", ())) == 2 for protocol in protocols))
         for protocol in protocols:
             protocol.shutdown()
         assert await idle.closed()
@@ -254,8 +254,8 @@ async def test_a_body_is_answered_as_the_router_answers_it(start_hot, body):
         async with start_hot(hot_route=hot_route) as service:
             session = f"session-{hot_route}"  # a durable store would know the same one the second time
             response = await service.http.post(f"/sessions/{session}/observations", content=body)
-            told = json.loads(response.text.replace(session, "s")) | {"epoch": "any"}
-            answers.append((response.status_code, response.headers["content-type"], told))
+            payload = json.loads(response.text.replace(session, "s")) | {"epoch": "any"}
+            answers.append((response.status_code, response.headers["content-type"], payload))
     assert answers[0] == answers[1]
 
 
@@ -283,7 +283,7 @@ async def test_a_bulk_request_is_answered_as_the_router_answers_it(start_hot, ki
             for name in ("a", "b"):  # a durable store would know them the second time
                 await service.http.delete(f"/sessions/{name}")
             response = await service.http.post("/observations", content=body, headers={"content-type": kind})
-            told = response.json()
-            told.pop("epochs", None)
-            answers.append((response.status_code, response.headers["content-type"], told))
+            payload = response.json()
+            payload.pop("epochs", None)
+            answers.append((response.status_code, response.headers["content-type"], payload))
     assert answers[0] == answers[1]

@@ -34,9 +34,9 @@ async def answer(socket: Any) -> Any:
         return await socket.recv()
 
 
-async def told(socket: Any) -> dict[str, Any]:
-    got: dict[str, Any] = json.loads(await answer(socket))
-    return got
+async def receive_json(socket: Any) -> dict[str, Any]:
+    replies: dict[str, Any] = json.loads(await answer(socket))
+    return replies
 
 
 def chunk(rows: Any, **more: Any) -> str:
@@ -50,7 +50,7 @@ def binary(rows: Any, session: str = "", at: int = -1, horizon: int = 0, epoch: 
     return head + name + b"\0" * (-len(name) % 4) + rows.tobytes()
 
 
-def unpacked(data: bytes) -> tuple[str, bool, int, np.ndarray, np.ndarray]:
+def unpack(data: bytes) -> tuple[str, bool, int, np.ndarray, np.ndarray]:
     """Session, replayed, position, predictions and forecast of a binary answer."""
     length, replayed, outputs, steps, position, _ = HEADER.unpack_from(data)
     name = data[HEADER.size : HEADER.size + length].decode()
@@ -73,22 +73,22 @@ async def test_a_stream_with_many_messages_in_flight_equals_one_pass(start_hot, 
                 at += size
             answers = [await answer(socket) for _ in sizes]
     if form == "text":
-        got = np.concatenate([json.loads(one)["predictions"] for one in answers])
+        replies = np.concatenate([json.loads(reply)["predictions"] for reply in answers])
     else:
-        got = np.concatenate([unpacked(one)[3] for one in answers])
-    assert_allclose(got, one_pass(artifacts[model], whole), atol=TOLERANCE, rtol=0)
+        replies = np.concatenate([unpack(reply)[3] for reply in answers])
+    assert_allclose(replies, one_pass(artifacts[model], whole), atol=TOLERANCE, rtol=0)
 
 
-async def test_a_socket_is_told_where_its_session_is_so_that_it_goes_on_from_there(start_hot):
+async def test_the_first_message_says_where_the_session_is_so_that_a_client_continues_there(start_hot):
     async with start_hot() as service:
         async with stream(service) as (socket, hello):
             assert (hello["session"], hello["position"]) == ("s", None)
             await socket.send(chunk([[1.0], [2.0]], at=0))
-            first = await told(socket)
+            first = await receive_json(socket)
         async with stream(service) as (socket, hello):
             assert (hello["position"], hello["epoch"]) == (2, first["epoch"])
             await socket.send(chunk([[3.0]], at=2, epoch=hello["epoch"]))
-            assert (await told(socket))["position"] == 3
+            assert (await receive_json(socket))["position"] == 3
 
 
 async def test_after_a_broken_socket_every_chunk_that_was_in_flight_is_replayed_and_none_applied_twice(
@@ -104,9 +104,9 @@ async def test_after_a_broken_socket_every_chunk_that_was_in_flight_is_replayed_
         async with stream(service) as (socket, _):
             for at in range(8):
                 await socket.send(chunk(whole[at : at + 1], at=at))
-            got = [await told(socket) for _ in range(8)]
-    assert [one["position"] for one in got] == list(range(1, 9))
-    predictions = np.concatenate([one["predictions"] for one in got])
+            replies = [await receive_json(socket) for _ in range(8)]
+    assert [reply["position"] for reply in replies] == list(range(1, 9))
+    predictions = np.concatenate([reply["predictions"] for reply in replies])
     assert_allclose(predictions, one_pass(artifacts["sine"], whole), atol=TOLERANCE, rtol=0)
 
 
@@ -119,10 +119,10 @@ async def test_a_replay_says_so_and_a_chunk_out_of_step_is_a_problem(start_hot):
             chunk([[2.0]], at=9),
         ):
             await socket.send(message)
-        got = [await told(socket) for _ in range(4)]
-        assert [one.get("replayed") for one in got] == [False, True, None, None]
-        assert [one.get("status") for one in got] == [None, None, 409, 409]
-        assert all(one["position"] == 1 for one in got)
+        replies = [await receive_json(socket) for _ in range(4)]
+        assert [reply.get("replayed") for reply in replies] == [False, True, None, None]
+        assert [reply.get("status") for reply in replies] == [None, None, 409, 409]
+        assert all(reply["position"] == 1 for reply in replies)
 
 
 async def test_answers_and_refusals_of_a_session_keep_the_order_of_its_messages(start_hot):
@@ -139,10 +139,10 @@ async def test_answers_and_refusals_of_a_session_keep_the_order_of_its_messages(
         ]
         for message in messages:
             await socket.send(message)
-        got = [await told(socket) for _ in messages]
-        assert [one.get("status", 200) for one in got] == [200, 422, 400, 200, 400, 422, 422, 200]
-        assert [one.get("tag") for one in got] == [0, None, None, 3, None, None, 6, 7]
-        assert got[-1]["position"] == 3
+        replies = [await receive_json(socket) for _ in messages]
+        assert [reply.get("status", 200) for reply in replies] == [200, 422, 400, 200, 400, 422, 422, 200]
+        assert [reply.get("tag") for reply in replies] == [0, None, None, 3, None, None, 6, 7]
+        assert replies[-1]["position"] == 3
 
 
 async def test_one_socket_carries_many_sessions_each_in_its_own_order(start_hot, artifacts):
@@ -159,17 +159,19 @@ async def test_one_socket_carries_many_sessions_each_in_its_own_order(start_hot,
                 rows = whole[at : at + 3]
                 send = chunk(rows, session=name, at=at) if number % 2 else binary(rows, name, at)
                 await socket.send(send)
-        got: dict[str, list[Any]] = {name: [] for name in wholes}
+        replies: dict[str, list[Any]] = {name: [] for name in wholes}
         for _ in range(4 * len(wholes)):
-            one = await answer(socket)
-            if isinstance(one, bytes):
-                name, _, _, predictions, _ = unpacked(one)
-                got[name].append(predictions)
+            reply = await answer(socket)
+            if isinstance(reply, bytes):
+                name, _, _, predictions, _ = unpack(reply)
+                replies[name].append(predictions)
             else:
-                read = json.loads(one)
-                got[read["session"]].append(read["predictions"])
+                read = json.loads(reply)
+                replies[read["session"]].append(read["predictions"])
     for name, whole in wholes.items():
-        assert_allclose(np.concatenate(got[name]), one_pass(artifacts["sine"], whole), atol=TOLERANCE, rtol=0)
+        assert_allclose(
+            np.concatenate(replies[name]), one_pass(artifacts["sine"], whole), atol=TOLERANCE, rtol=0
+        )
 
 
 async def test_a_bad_neighbour_on_the_same_socket_fails_alone(start_hot, artifacts):
@@ -180,10 +182,10 @@ async def test_a_bad_neighbour_on_the_same_socket_fails_alone(start_hot, artifac
         await socket.send(chunk([[1.0]], session="bad id!"))
         await socket.send(json.dumps({"observations": [[1.0]]}))
         await socket.send(chunk(whole[2:], session="good", tag="end"))
-        got = [await told(socket) for _ in range(5)]
-    statuses = sorted(one["status"] for one in got if "status" in one)
+        replies = [await receive_json(socket) for _ in range(5)]
+    statuses = sorted(reply["status"] for reply in replies if "status" in reply)
     assert statuses == [422, 422, 422]
-    last = next(one for one in got if one.get("tag") == "end")
+    last = next(reply for reply in replies if reply.get("tag") == "end")
     assert_allclose(last["predictions"], one_pass(artifacts["sine"], whole)[2:], atol=TOLERANCE, rtol=0)
 
 
@@ -191,8 +193,8 @@ async def test_a_horizon_adds_a_forecast_in_both_forms(start_hot):
     async with start_hot() as service, stream(service) as (socket, _):
         await socket.send(chunk([[0.5]], horizon=4))
         await socket.send(binary([[0.5]], horizon=4))
-        first = await told(socket)
-        _, _, _, predictions, forecast = unpacked(await answer(socket))
+        first = await receive_json(socket)
+        _, _, _, predictions, forecast = unpack(await answer(socket))
         assert (len(first["forecast"]), len(predictions), len(forecast)) == (4, 1, 4)
         assert forecast[0] == predictions[-1]
 
@@ -203,7 +205,7 @@ async def test_a_reset_takes_its_place_among_the_chunks(start_hot, artifacts):
         await socket.send(chunk(whole))
         await socket.send(json.dumps({"reset": True, "at": 4, "tag": "r"}))
         await socket.send(chunk(whole, at=4))
-        before, reset, after = [await told(socket) for _ in range(3)]
+        before, reset, after = [await receive_json(socket) for _ in range(3)]
         assert (reset["position"], reset["observations_since_reset"], reset["tag"]) == (4, 0, "r")
         assert after["position"] == 8
         assert_allclose(after["predictions"], before["predictions"], atol=TOLERANCE, rtol=0)
@@ -213,7 +215,7 @@ async def test_a_message_in_fragments_is_put_together(start_hot):
     async with start_hot() as service, stream(service) as (socket, _):
         whole = chunk([[0.25], [0.5]])
         await socket.send([whole[:5], whole[5:20], whole[20:]])
-        assert (await told(socket))["position"] == 2
+        assert (await receive_json(socket))["position"] == 2
 
 
 async def test_a_socket_is_read_no_further_than_its_bound_until_answers_leave(start_hot):
@@ -223,34 +225,34 @@ async def test_a_socket_is_read_no_further_than_its_bound_until_answers_leave(st
             for at in range(4):
                 await socket.send(chunk([[0.1 * at]], at=at))
             await queued(service.engine, ["s"])
-            (conversation,) = conversations(service)
-            await until(lambda: conversation.waiting >= 4)
-            assert not conversation._transport.underlying_transport.is_reading()
+            (server_socket,) = sockets(service)
+            await until(lambda: server_socket.waiting >= 4)
+            assert not server_socket._transport.underlying_transport.is_reading()
             released.set()
         for at in range(4, 40):
             await socket.send(chunk([[0.1 * at]], at=at))
-        assert [(await told(socket))["position"] for _ in range(40)] == list(range(1, 41))
+        assert [(await receive_json(socket))["position"] for _ in range(40)] == list(range(1, 41))
 
 
 async def test_a_client_that_does_not_read_is_not_read_either(start_hot):
     async with start_hot() as service, stream(service) as (_socket, _):
-        (conversation,) = conversations(service)
-        transport = conversation._transport.underlying_transport
-        conversation.pause_writing()
+        (server_socket,) = sockets(service)
+        transport = server_socket._transport.underlying_transport
+        server_socket.pause_writing()
         assert not transport.is_reading()
-        conversation.resume_writing()
+        server_socket.resume_writing()
         assert transport.is_reading()
 
 
 async def test_shutdown_sends_the_answers_that_are_owed_and_closes_with_1001(start_hot):
     async with start_hot() as service, stream(service) as (socket, _):
-        (conversation,) = conversations(service)
+        (server_socket,) = sockets(service)
         async with held(service.engine) as released:
             await socket.send(chunk([[1.0]], at=0))
-            await until(lambda: conversation.waiting == 1)
-            conversation.shutdown()
+            await until(lambda: server_socket.waiting == 1)
+            server_socket.shutdown()
             released.set()
-        assert (await told(socket))["position"] == 1
+        assert (await receive_json(socket))["position"] == 1
         with pytest.raises(websockets.ConnectionClosed) as closed:
             await answer(socket)
         assert closed.value.rcvd.code == 1001
@@ -262,11 +264,11 @@ async def test_a_client_that_vanishes_disturbs_nobody(start_hot):
         async with held(service.engine) as released:
             async with stream(service, None) as (leaver, _):
                 await leaver.send(chunk([[1.0]], session="left", at=0))
-                await until(lambda: any(one.waiting for one in conversations(service)))
+                await until(lambda: any(reply.waiting for reply in sockets(service)))
                 leaver.transport.abort()
             await socket.send(chunk([[1.0]], at=0))
             released.set()
-        assert (await told(socket))["position"] == 1
+        assert (await receive_json(socket))["position"] == 1
         assert (await service.session("left"))["position"] == 1
 
 
@@ -282,7 +284,7 @@ async def test_a_path_without_a_socket_is_refused_as_a_problem(start_hot, path):
 async def test_a_message_over_the_body_limit_closes_the_socket_and_moves_nothing(start_hot):
     async with start_hot(body_bytes=2048) as service, stream(service) as (socket, _):
         await socket.send(chunk([[1.0]], at=0))
-        await told(socket)
+        await receive_json(socket)
         await socket.send(b"\0" * 5000)
         with pytest.raises(websockets.ConnectionClosed):
             await answer(socket)
@@ -306,10 +308,10 @@ async def test_a_message_over_the_body_limit_closes_the_socket_and_moves_nothing
 async def test_a_binary_message_that_does_not_add_up_is_refused_and_moves_nothing(start_hot, data):
     async with start_hot() as service, stream(service) as (socket, _):
         await socket.send(data)
-        assert (await told(socket))["status"] in (400, 422)
+        assert (await receive_json(socket))["status"] in (400, 422)
         await socket.send(binary([[1.0]], at=0))
-        assert unpacked(await answer(socket))[2] == 1
+        assert unpack(await answer(socket))[2] == 1
 
 
-def conversations(service: Any) -> list[Any]:
-    return [one for one in service.server.server_state.connections if hasattr(one, "waiting")]
+def sockets(service: Any) -> list[Any]:
+    return [reply for reply in service.server.server_state.connections if hasattr(reply, "waiting")]

@@ -1,4 +1,4 @@
-"""Who watches a session sees what was applied to it, in order, whoever sent it, and moves nothing."""
+"""A watcher of a session sees in order what was applied to it by any client, and moves nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def watch(
         yield socket, hello
 
 
-async def seen(socket: Any, count: int) -> list[dict[str, Any]]:
+async def receive_events(socket: Any, count: int) -> list[dict[str, Any]]:
     """The next `count` events."""
     events: list[dict[str, Any]] = []
     async with asyncio.timeout(20):
@@ -63,7 +63,7 @@ async def test_a_watcher_sees_the_chunks_that_others_send_with_what_they_are_ans
                 for x in (0.3, 0.5, 0.7)
             ]
             await post(service, "/sessions/other/observations", {"observations": [0.9]})
-            events = await seen(socket, 3)
+            events = await receive_events(socket, 3)
         assert [event["event"] for event in events] == ["chunk"] * 3
         assert [event["position"] for event in events] == [4, 6, 8]
         assert_allclose(np.ravel([event["observations"] for event in events]), np.linspace(0.3, 0.8, 6))
@@ -74,17 +74,17 @@ async def test_a_chunk_among_many_is_seen_as_if_it_had_come_alone(start_hot):
     async with start_hot() as service, watch(service, "b") as (socket, hello):
         assert hello["position"] is None
         body = {"sessions": ["a", "b", "c"], "observations": [[[0.1]], [[0.2], [0.3]], [[0.4]]]}
-        told = await post(service, "/observations", body)
-        (event,) = await seen(socket, 1)
+        payload = await post(service, "/observations", body)
+        (event,) = await receive_events(socket, 1)
         assert (event["event"], event["position"]) == ("chunk", 2)
         assert_allclose(event["observations"], [[0.2], [0.3]], rtol=1e-6)
-        assert event["predictions"] == told["predictions"][1]
+        assert event["predictions"] == payload["predictions"][1]
 
 
 async def test_a_long_chunk_is_seen_once_it_is_whole(start_hot):
     async with start_hot() as service, watch(service) as (socket, _):
         await post(service, "/sessions/s/observations", {"observations": [0.0] * 3000, "horizon": 2})
-        (event,) = await seen(socket, 1)
+        (event,) = await receive_events(socket, 1)
         assert (len(event["observations"]), len(event["predictions"]), event["position"]) == (
             3000,
             3000,
@@ -99,10 +99,10 @@ async def test_a_watcher_sees_a_session_made_reset_forked_and_deleted(start_hot)
         await post(service, "/sessions/s/fork", {"id": "twin"})
         await post(service, "/sessions/s/reset")
         await service.http.delete("/sessions/s")
-        events = await seen(socket, 4)
+        events = await receive_events(socket, 4)
         assert [event["event"] for event in events] == ["created", "chunk", "reset", "gone"]
         assert events[-1]["why"] == "deleted"
-        assert [event["event"] for event in await seen(twin, 1)] == ["created"]
+        assert [event["event"] for event in await receive_events(twin, 1)] == ["created"]
 
 
 async def test_what_was_refused_or_replayed_is_not_seen(start_hot):
@@ -113,10 +113,12 @@ async def test_what_was_refused_or_replayed_is_not_seen(start_hot):
         refused = await service.http.post("/sessions/s/observations", json={"observations": [0.2], "at": 7})
         assert refused.status_code == 409
         await post(service, "/sessions/s/reset")
-        assert [event["event"] for event in await seen(socket, 2)] == ["chunk", "reset"]
+        assert [event["event"] for event in await receive_events(socket, 2)] == ["chunk", "reset"]
 
 
-async def test_what_waits_for_a_slow_watcher_is_bounded_and_what_was_dropped_is_told(start_hot, monkeypatch):
+async def test_what_waits_for_a_slow_watcher_is_bounded_and_what_was_dropped_is_counted(
+    start_hot, monkeypatch
+):
     monkeypatch.setattr(watch_socket, "MAX_OBSERVATIONS", 5)
     async with start_hot() as service, watch(service) as (socket, _):
         (watcher,) = service.engine.watchers._watchers["s"]
@@ -125,9 +127,9 @@ async def test_what_waits_for_a_slow_watcher_is_bounded_and_what_was_dropped_is_
             await post(service, "/sessions/s/observations", {"observations": [[x / 10], [x / 10]]})
         watcher.resume_writing()
         async with asyncio.timeout(20):
-            told = json.loads(await socket.recv())
-        assert told["missed"] == 4
-        assert [event["position"] for event in told["events"]] == [6, 8]
+            payload = json.loads(await socket.recv())
+        assert payload["missed"] == 4
+        assert [event["position"] for event in payload["events"]] == [6, 8]
 
 
 async def test_a_watch_takes_no_messages_and_leaves_nothing_behind(start_hot):
@@ -135,13 +137,13 @@ async def test_a_watch_takes_no_messages_and_leaves_nothing_behind(start_hot):
         async with watch(service) as (socket, _):
             await socket.send("{}")
             with pytest.raises(websockets.ConnectionClosedError) as closed:
-                await seen(socket, 1)
+                await receive_events(socket, 1)
             assert closed.value.rcvd.code == 1008
         await until(lambda: not service.engine.watchers)
         assert len(service.engine.watchers) == 0
 
 
-async def test_a_watch_shows_a_tenant_its_own_session_and_nobody_elses_of_that_id(start_hot, tmp_path):
+async def test_a_watch_shows_a_tenant_its_own_session_and_no_other_tenants_of_that_id(start_hot, tmp_path):
     keys = Keys(tmp_path)
     for name in ("acme", "other"):
         keys.add(name)
@@ -152,9 +154,9 @@ async def test_a_watch_shows_a_tenant_its_own_session_and_nobody_elses_of_that_i
         assert (hello["watching"], hello["position"]) == ("s", None)
         for name, x in (("other", 0.9), ("acme", 0.1)):
             body, headers = {"observations": [[x]]}, keys.headers(name)
-            told = await service.http.post("/sessions/s/observations", json=body, headers=headers)
-            assert told.status_code == 200
-        (event,) = await seen(socket, 1)
+            payload = await service.http.post("/sessions/s/observations", json=body, headers=headers)
+            assert payload.status_code == 200
+        (event,) = await receive_events(socket, 1)
         assert_allclose(event["observations"], [[0.1]], rtol=1e-6)
 
 
@@ -166,7 +168,7 @@ async def test_a_watch_ends_with_its_key(start_hot, tmp_path):
         async with watch(service, headers=keys.headers("acme")) as (socket, _):
             keys.remove("acme")
             with pytest.raises(websockets.ConnectionClosedError) as closed:
-                await seen(socket, 1)
+                await receive_events(socket, 1)
             assert closed.value.rcvd.code == 1008
         with pytest.raises(websockets.InvalidStatus) as refused:
             async with watch(service, headers=keys.headers("acme")):
@@ -178,10 +180,10 @@ async def test_a_page_of_sessions_can_be_had_in_detail_and_by_the_beginning_of_t
     async with start_http() as service:
         for session in ("pumo-9", "pump", "pump-1", "pump-2", "pumq"):
             await post(service, f"/sessions/{session}/observations", {"observations": [0.1]})
-        told = (await service.http.get("/sessions", params={"prefix": "pump", "detail": True})).json()
-        assert [one["session"] for one in told["sessions"]] == ["pump", "pump-1", "pump-2"]
-        assert told["total"] == 5
-        assert told["sessions"][1] == (await service.http.get("/sessions/pump-1")).json()
+        payload = (await service.http.get("/sessions", params={"prefix": "pump", "detail": True})).json()
+        assert [listed["session"] for listed in payload["sessions"]] == ["pump", "pump-1", "pump-2"]
+        assert payload["total"] == 5
+        assert payload["sessions"][1] == (await service.http.get("/sessions/pump-1")).json()
         rest = await service.http.get("/sessions", params={"prefix": "pump", "after": "pump", "limit": 1})
         assert rest.json()["sessions"] == [{"session": "pump-1", "model": "sine"}]
 

@@ -21,7 +21,7 @@ MOST_TOMBSTONES, TOMBSTONE_SECONDS = 3, 100.0
 
 
 class Clock:
-    """Seconds since 1970, passing only when told to."""
+    """Seconds since 1970, which pass only when a test says so."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -54,7 +54,7 @@ class StoreContract:
         records = [record("a"), record("b", deadline=2e9 + 0.125), record("c", fingerprint="0" * 64)]
         store.commit(blocks(records), [])
         settle()
-        assert sorted(store.load(["c", "a", "b"])[0], key=lambda one: one.session) == records
+        assert sorted(store.load(["c", "a", "b"])[0], key=lambda found: found.session) == records
 
     def test_the_newest_of_a_session_is_loaded(self, store, settle):
         store.commit(blocks([record("a", 1)]), [])
@@ -64,7 +64,7 @@ class StoreContract:
         settle()
         assert store.load(["a"])[0] == [record("a", 3)]
 
-    def test_a_session_that_was_never_there_is_neither_here_nor_gone(self, store, settle):
+    def test_a_session_that_never_existed_has_no_record_and_no_tombstone(self, store, settle):
         store.commit(blocks([record("a")]), [])
         settle()
         assert store.load(["b", "a b"]) == ([], {})
@@ -78,7 +78,7 @@ class StoreContract:
         settle()
         assert store.load(["a", "b"]) == ([record("b")], {"a": tombstone})
 
-    def test_a_session_made_anew_has_no_tombstone(self, store, clock, settle):
+    def test_a_session_created_again_has_no_tombstone(self, store, clock, settle):
         store.commit(blocks([record("a", 7)]), [])
         store.commit([], [Tombstone("a", 7, "deleted", clock.now)])
         settle()
@@ -124,7 +124,7 @@ class StoreContract:
         assert store.expired(clock.now + 4, 10) == []
         assert store.expired(clock.now + 6, 10) == ["a"]
 
-    def test_no_more_of_the_expired_are_found_than_asked_for(self, store, clock, settle):
+    def test_no_more_expired_sessions_are_found_than_the_limit(self, store, clock, settle):
         store.commit(blocks([record(name, deadline=clock.now - 1) for name in "abc"]), [])
         settle()
         assert len(store.expired(clock.now, 2)) == 2
@@ -154,7 +154,7 @@ class TestMemory(StoreContract):
     def store(self, clock) -> Store:
         return MemoryStore(MOST_TOMBSTONES, TOMBSTONE_SECONDS, clock)
 
-    def test_what_is_loaded_is_handed_over(self, store):
+    def test_a_loaded_record_leaves_the_store(self, store):
         store.commit(blocks([record("a")]), [])
         store.load(["a"])
         assert (len(store), store.load(["a"])) == (0, ([], {}))
@@ -181,10 +181,10 @@ class TestSqlite(StoreContract):
         store.commit(blocks([record("b", 2), record("c")]), [tombstone])
         store.close()
         again = SqliteStore(store.path, MOST_TOMBSTONES, TOMBSTONE_SECONDS, period, clock)
-        told = again.load(["a", "b", "c"]), again.names("", 9), again.expired(9.0, 9), len(again)
+        result = again.load(["a", "b", "c"]), again.names("", 9), again.expired(9.0, 9), len(again)
         again.close()
         names = [("b", PRINT), ("c", PRINT), ("d", PRINT)]
-        assert told == (([record("b", 2), record("c")], {"a": tombstone}), names, ["d"], 3)
+        assert result == (([record("b", 2), record("c")], {"a": tombstone}), names, ["d"], 3)
 
 
 @needs_redis
@@ -195,7 +195,7 @@ class TestRedis(StoreContract):
         yield store
         store.close()
 
-    def test_a_session_made_anew_has_no_tombstone(self, store, clock, settle):
+    def test_a_session_created_again_has_no_tombstone(self, store, clock, settle):
         """Once its maker has seen the tombstone: a store that is shared takes nothing made in ignorance."""
         store.commit(blocks([record("a", 7)]), [])
         store.commit([], [Tombstone("a", 7, "deleted", clock.now)])

@@ -1,4 +1,4 @@
-"""Clients that do not play by the rules of HTTP: too slow, too long, half open, or ten thousand at once."""
+"""Clients that break the rules of HTTP: too slow, too long, half open, or ten thousand at once."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ SLOW = {
 async def test_a_request_that_does_not_come_to_an_end_is_hung_up_on_in_time(start_hot):
     async with start_hot(request_seconds=1) as service:
         answers = await asyncio.gather(*(dripped(service, sent) for sent in SLOW.values()))
-        for what, told in zip(SLOW, answers, strict=True):
-            assert told == b"" or told.startswith((b"HTTP/1.1 408", b"HTTP/1.1 400")), what
+        for what, answer in zip(SLOW, answers, strict=True):
+            assert answer == b"" or answer.startswith((b"HTTP/1.1 408", b"HTTP/1.1 400")), what
         assert await fine(service)
 
 
@@ -122,14 +122,14 @@ async def test_a_client_that_reads_nothing_is_cut_off(start_hot):
 
 async def test_one_connection_too_many_is_closed_and_the_others_are_served(start_hot):
     async with start_hot(connections=20) as service:
-        some = [await connected(service) for _ in range(19)]
+        admitted = [await connected(service) for _ in range(19)]
         assert await fine(service)
-        late = [await connected(service) for _ in range(5)]
-        for reader, _ in late:
+        refused = [await connected(service) for _ in range(5)]
+        for reader, _ in refused:
             with contextlib.suppress(ConnectionResetError):
                 assert await asyncio.wait_for(reader.read(), 5) == b""
         assert await fine(service)
-        for _, writer in [*some, *late]:
+        for _, writer in [*admitted, *refused]:
             writer.close()
 
 
@@ -164,12 +164,12 @@ async def test_what_is_no_request_harms_nobody(start_hot):
     """All at once, because each is given the time in which a request must come to its end."""
     async with start_hot(request_seconds=1) as service:
         answers = await asyncio.gather(*(answered(service, sent) for sent in INJECTED))
-        for sent, told in zip(INJECTED, answers, strict=True):
-            head = told.partition(b"\r\n\r\n")[0].lower()
+        for sent, answer in zip(INJECTED, answers, strict=True):
+            head = answer.partition(b"\r\n\r\n")[0].lower()
             assert b"set-cookie" not in head, sent
             assert b"\nx:" not in head, sent
-            assert b"root:" not in told, sent
-            assert b" 500 " not in told.partition(b"\r\n")[0], sent
+            assert b"root:" not in answer, sent
+            assert b" 500 " not in answer.partition(b"\r\n")[0], sent
         assert await fine(service)
 
 
@@ -177,14 +177,14 @@ async def answered(service, sent: bytes) -> bytes:
     """All that these bytes are answered, until the connection is closed or nothing more comes."""
     reader, writer = await connected(service)
     writer.write(sent)
-    told = b""
+    answer = b""
     try:
         while part := await asyncio.wait_for(reader.read(65_536), 1.5):
-            told += part
+            answer += part
     except (TimeoutError, ConnectionError):
         pass
     writer.close()
-    return told
+    return answer
 
 
 BOMBS = {
@@ -204,7 +204,7 @@ def resident_bytes(pid: int) -> int:
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/statm").exists(), reason="how much memory a process has is asked of /proc"
+    not Path("/proc/self/statm").exists(), reason="how much memory a process has is read from /proc"
 )
 async def test_bombs_leave_the_server_quick_and_its_memory_bounded(zoo_folder):
     with serving(zoo_folder, CARRYOVER_RESIDENT_SESSIONS="2048") as (process, port):
@@ -239,7 +239,7 @@ IDLE = {  # what each sends in turn, and bytes that the server may hold for each
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/statm").exists(), reason="how much memory a process has is asked of /proc"
+    not Path("/proc/self/statm").exists(), reason="how much memory a process has is read from /proc"
 )
 @pytest.mark.parametrize("kind", IDLE)
 async def test_ten_thousand_that_idle_are_a_bounded_cost(zoo_folder, kind):

@@ -143,7 +143,7 @@ def test_a_project_with_an_app_and_models_of_its_own_and_the_command_both_work(i
         [python, "-c", theirs], cwd=tmp_path, env=installed, capture_output=True, text=True, check=True
     )
     assert done.stdout == "the project the project the project\n"
-    zoo = "import carryover_server as c; c.activate(); from app.config import SHIPPED; print(SHIPPED)"
+    zoo = "import carryover_server as c; c.activate(); from app.config import SHIPPED_MODELS; print(SHIPPED_MODELS)"
     shipped = subprocess.run(
         [python, "-c", zoo], cwd=tmp_path, env=installed, capture_output=True, text=True, check=True
     )

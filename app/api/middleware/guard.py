@@ -1,14 +1,13 @@
-"""Around every request that is not hot: who asks, from which page, under which id, and what came of it.
+"""Around every request that is not hot: its caller, host, origin and request id, and its line in the log.
 
 A browser sends requests on behalf of whatever page it shows. A page of another origin is answered only where
 the settings allow it, so that no web site can move the sessions of a server on its reader's own machine.
 
 DNS rebinding makes such a page look like ours. The name of its site resolves to the site's own machine first,
-then to 127.0.0.1; to the browser both are one origin, so `Origin` equals `Host`, and a GET has no `Origin`.
-The one thing that the page cannot choose is the name in `Host`. So where nobody needs a key, on the reader's
-own machine, a request has to call us by an address, which nobody looks up, by `localhost`, or by a name of
-the settings. That is checked here and where a socket is opened. The hot route need not: it takes POST alone,
-which no browser sends without `Origin`, and it leaves what has an `Origin` to the router, and so to us.
+then to 127.0.0.1. To the browser both are the same origin, so `Origin` equals `Host`, and a GET has no
+`Origin`. The page cannot choose the name in `Host`. So a server without keys accepts as `Host` an IP address,
+`localhost`, and the names in CARRYOVER_ALLOWED_HOSTS. That is checked here, on the hot route, and when a
+socket is opened.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ PUBLIC_PATHS = {
     "/", "/favicon.ico", "/docs", "/openapi.json", "/health/live", "/health/ready",
     "/v2", "/v2/health/live", "/v2/health/ready",
 }  # fmt: skip
-PUBLIC_FOLDERS = ("/dashboard/",)  # a page that asks for the key must itself be had without one
+PUBLIC_FOLDERS = ("/dashboard/",)  # the page asks for the key, so it is served without
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 MONITOR_PATHS = {"/metrics"}
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, DELETE"
@@ -50,9 +49,9 @@ SECURITY_HEADERS = {
 
 
 def get_caller(request: Request) -> Caller:
-    """Who asks: what a route has in place of the engine."""
-    told: Caller = request.scope["carryover.caller"]
-    return told
+    """The caller of a request, which a route uses in place of the engine."""
+    caller: Caller = request.scope["carryover.caller"]
+    return caller
 
 
 class Guard:
@@ -60,9 +59,9 @@ class Guard:
 
     Parameters
     ----------
-    allowed : origins, other than the server's own, whose pages may call it
-    hosts : names that a request may call the server by; None: any
-    logs_requests : a line for each
+    allowed_origins : other than the server's own, of pages that may call it
+    allowed_hosts : accepted in `Host` beside IP addresses; None: any
+    log_requests : a line for each
     """
 
     def __init__(
@@ -85,55 +84,55 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, told = perf_counter(), Headers(raw=scope["headers"])
-        request_id = logs.request_id(told.get("x-request-id"), told.get("traceparent"))
+        start_time, headers = perf_counter(), Headers(raw=scope["headers"])
+        request_id = logs.request_id(headers.get("x-request-id"), headers.get("traceparent"))
         token = logs.REQUEST_ID.set(request_id)
-        TRACEPARENT.set(told.get("traceparent", ""))
+        TRACEPARENT.set(headers.get("traceparent", ""))
         status = 500  # unless something else is answered: a crash is answered further out
 
-        async def dressed(message: Message) -> None:
+        async def send_dressed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._dress(MutableHeaders(raw=message["headers"]), told.get("origin"), request_id)
+                self._dress(MutableHeaders(raw=message["headers"]), headers.get("origin"), request_id)
             await send(message)
 
         try:
-            if told.get("origin") in self.allowed_origins and "access-control-request-method" in told:
-                await _preflight(scope, receive, dressed)
+            if headers.get("origin") in self.allowed_origins and "access-control-request-method" in headers:
+                await _preflight(scope, receive, send_dressed)
             else:
-                await self._let_in(scope, receive, dressed, told)
+                await self._authorize(scope, receive, send_dressed, headers)
         finally:
-            self._note(scope, status, perf_counter() - began, request_id)
+            self._record(scope, status, perf_counter() - start_time, request_id)
             logs.REQUEST_ID.reset(token)
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send, told: Headers) -> None:
+    async def _authorize(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         try:
-            check_host(told.get("host"), self.allowed_hosts)
-            self._check_origin(scope["method"], told)
-            scope["carryover.caller"] = self._caller(scope["path"], told)
+            check_host(headers.get("host"), self.allowed_hosts)
+            self._check_origin(scope["method"], headers)
+            scope["carryover.caller"] = self._caller(scope["path"], headers)
         except CarryoverError as error:
             self.metrics.record_refusal(error)
             await error_response(error, scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
-    def _caller(self, path: str, told: Headers) -> Caller | None:
+    def _caller(self, path: str, headers: Headers) -> Caller | None:
         if path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDERS):
             return None
-        authorization = told.get("authorization")
-        found = self.authenticator.authenticate(
-            None if authorization is None else authorization.encode("latin-1"), told.get(TENANT_HEADER)
+        authorization = headers.get("authorization")
+        caller = self.authenticator.authenticate(
+            None if authorization is None else authorization.encode("latin-1"), headers.get(TENANT_HEADER)
         )
-        found.require_role("monitor" if path in MONITOR_PATHS else "read")
-        return found
+        caller.require_role("monitor" if path in MONITOR_PATHS else "read")
+        return caller
 
-    def _check_origin(self, method: str, told: Headers) -> None:
-        origin = told.get("origin")
+    def _check_origin(self, method: str, headers: Headers) -> None:
+        origin = headers.get("origin")
         if (
             origin is not None
             and method not in SAFE_METHODS
-            and not is_allowed_origin(origin, told.get("host"), self.allowed_origins)
+            and not is_allowed_origin(origin, headers.get("host"), self.allowed_origins)
         ):
             raise Forbidden("pages of another origin may not call this server: see CARRYOVER_ALLOWED_ORIGINS")
 
@@ -147,7 +146,7 @@ class Guard:
         if self.allowed_origins:
             headers.add_vary_header("origin")
 
-    def _note(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
         self.metrics.record_request(route, status, seconds)
         if self.log_requests:
@@ -157,9 +156,9 @@ class Guard:
         fields: dict[str, Any] = {"method": scope["method"], "route": route, "status": status}
         fields["request_id"] = request_id
         fields["ms"] = round(1000 * seconds, 3)
-        found: Caller | None = scope.get("carryover.caller")
-        if found is not None and found.key is not None:
-            fields |= {"key": found.key.name, "tenant": found.tenant}
+        caller: Caller | None = scope.get("carryover.caller")
+        if caller is not None and caller.key is not None:
+            fields |= {"key": caller.key.name, "tenant": caller.tenant}
         log.info("request", extra=fields)
 
 

@@ -1,4 +1,4 @@
-"""The port: begun and ended with the service."""
+"""The gRPC port; it opens and closes with the service."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import grpc
 from app.errors import ConfigError
 from app.open_inference.grpc.service import InferenceService
 
-GRACE_SECONDS = 5.0  # for calls that were accepted, once the service stops
+GRACE_SECONDS = 5.0  # for accepted calls, when the service stops
 
 
 class GrpcServer:
-    """Where gRPC is listened for.
+    """A server of `InferenceService`.
 
     Parameters
     ----------
     address : host and port; port 0 takes a free one
-    most_bytes : of one message
-    certificate : chain and key as PEM, to serve TLS with
+    max_bytes : of one message
+    certificate : chain and key in PEM, to serve TLS
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class GrpcServer:
         self.address = address
         self.max_bytes = max_bytes
         self.certificate = certificate
-        self.number = 0
+        self.port = 0
         self._server: grpc.aio.Server | None = None
 
     async def open(self) -> None:
@@ -39,25 +39,25 @@ class GrpcServer:
 
         Raises
         ------
-        ConfigError : the address is in use, or none
+        ConfigError : the address is in use or not valid
         """
-        # Another process on the same port would get half of a sequence's requests.
+        # With reuse, another process on the port would get part of a sequence's requests.
         options = [("grpc.max_receive_message_length", self.max_bytes), ("grpc.so_reuseport", 0)]
         server = grpc.aio.server(options=options)
         server.add_generic_rpc_handlers((self.service.handler(),))
         try:
             if self.certificate is None:
-                self.number = server.add_insecure_port(self.address)
+                self.port = server.add_insecure_port(self.address)
             else:
                 chain, key = self.certificate
                 credentials = grpc.ssl_server_credentials([(key, chain)])
-                self.number = server.add_secure_port(self.address, credentials)
+                self.port = server.add_secure_port(self.address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"gRPC cannot listen on {self.address}: {error}") from None
         await server.start()
         self._server = server
 
     async def close(self) -> None:
-        """Answer what was accepted, and listen no more."""
+        """Stop listening, and answer accepted calls."""
         if self._server is not None:
             await self._server.stop(GRACE_SECONDS)

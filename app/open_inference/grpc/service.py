@@ -1,4 +1,4 @@
-"""`inference.GRPCInferenceService`: one function a call. What they tell, HTTP tells, too."""
+"""`inference.GRPCInferenceService`: one function for each call. HTTP answers the same."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ from app.open_inference.statistics import RequestTimer
 
 NAME = "inference.GRPCInferenceService"
 TENANT = "carryover-tenant"
-IN_FLIGHT = 256
-"""Requests of one stream that may wait for an answer before it is read no further."""
+IN_FLIGHT = 256  # requests of one stream that may wait for an answer; then reading pauses
 
 CODES: tuple[tuple[type[CarryoverError], grpc.StatusCode], ...] = (
     (UnknownModel, grpc.StatusCode.NOT_FOUND),
@@ -45,11 +44,11 @@ Call = Callable[[Any, Context], Awaitable[Any]]
 
 
 class InferenceService:
-    """The calls.
+    """The calls of the protocol.
 
     Parameters
     ----------
-    door : tells who is calling, by the metadata `authorization`
+    authenticator : finds the caller by the metadata `authorization`
     """
 
     def __init__(self, catalog: Catalog, authenticator: Authenticator, limits: Limits) -> None:
@@ -58,7 +57,7 @@ class InferenceService:
         self.limits = limits
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """What the server is told to serve."""
+        """The handlers of all calls."""
         unary: dict[str, Callable[[Any, Caller], Awaitable[dict[str, Any]]]] = {
             "ServerMetadata": self._server_metadata,
             "ModelReady": self._model_ready,
@@ -69,7 +68,7 @@ class InferenceService:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
-        methods = {name: _unary(name, self._told(name, call)) for name, call in unary.items()}
+        methods = {name: _unary(name, self._from_dict(name, call)) for name, call in unary.items()}
         methods["ServerLive"] = _unary("ServerLive", self._live)
         methods["ServerReady"] = _unary("ServerReady", self._ready)
         methods["ModelInfer"] = _unary("ModelInfer", self._infer)
@@ -80,8 +79,8 @@ class InferenceService:
         )
         return grpc.method_handlers_generic_handler(NAME, methods)
 
-    def _told(self, name: str, call: Callable[[Any, Caller], Awaitable[dict[str, Any]]]) -> Call:
-        """A call that answers as HTTP does, as a call that answers with its message."""
+    def _from_dict(self, name: str, call: Callable[[Any, Caller], Awaitable[dict[str, Any]]]) -> Call:
+        """A handler that converts the dictionary of `call`, as HTTP answers it, to the response message."""
         response = message(f"{name}Response")
 
         async def answer(request: Any, context: Context) -> Any:
@@ -93,13 +92,14 @@ class InferenceService:
         return answer
 
     def _caller(self, context: Context) -> Caller:
-        told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-        authorization = told.get("authorization")
-        found = self.authenticator.authenticate(
-            None if authorization is None else authorization.encode(), told.get(TENANT)
+        metadata = context.invocation_metadata() or ()
+        texts = {name: value for name, value in metadata if isinstance(value, str)}
+        authorization = texts.get("authorization")
+        caller = self.authenticator.authenticate(
+            None if authorization is None else authorization.encode(), texts.get(TENANT)
         )
-        found.require_role("read")
-        return found
+        caller.require_role("read")
+        return caller
 
     async def _live(self, _: Any, __: Context) -> Any:
         return message("ServerLiveResponse")(live=True)
@@ -108,7 +108,7 @@ class InferenceService:
         return message("ServerReadyResponse")(ready=not self.catalog.engine.readiness_problems())
 
     async def _server_metadata(self, _: Any, __: Caller) -> dict[str, Any]:
-        return self.catalog.server()
+        return self.catalog.server_metadata()
 
     async def _model_ready(self, request: Any, _: Caller) -> dict[str, Any]:
         try:
@@ -140,15 +140,15 @@ class InferenceService:
 
     async def _infer(self, request: Any, context: Context) -> Any:
         try:
-            return await self._inferred(request, self._caller(context))
+            return await self._answer(request, self._caller(context))
         except CarryoverError as error:
             await context.abort(status_code(error), error.detail)
 
-    async def _inferred(self, request: Any, caller: Caller) -> Any:
+    async def _answer(self, request: Any, caller: Caller) -> Any:
         timer, model = RequestTimer(), request.model_name
         try:
             forecaster = self.catalog.running_forecaster(model, request.model_version)
-            inference = conversion.read(request, forecaster, self.limits)
+            inference = conversion.decode_request(request, forecaster, self.limits)
             answer = await run_inference(inference, caller, self.limits, timer)
         except CarryoverError:
             self.catalog.count(model, timer, failed=True)
@@ -158,7 +158,7 @@ class InferenceService:
         return response
 
     async def _stream(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        """Answers in the order of the requests, which are in the engine's queue as soon as they are read."""
+        """Answer in the order of the requests; each is in the engine's queue as soon as it is read."""
         try:
             caller = self._caller(context)
         except CarryoverError as error:
@@ -166,8 +166,8 @@ class InferenceService:
         waiting: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(IN_FLIGHT)
         reading = asyncio.create_task(self._read(requests, caller, waiting))
         try:
-            while (answering := await waiting.get()) is not None:
-                yield await answering
+            while (answer := await waiting.get()) is not None:
+                yield await answer
             await reading
         finally:
             reading.cancel()
@@ -177,25 +177,25 @@ class InferenceService:
     ) -> None:
         try:
             async for request in requests:
-                # A task begins in the order in which it was made, and asks the engine before it first waits.
-                await waiting.put(asyncio.create_task(self._streamed(request, caller)))
+                # Tasks start in the order of creation, and submit to the engine before their first await.
+                await waiting.put(asyncio.create_task(self._stream_response(request, caller)))
         except grpc.RpcError:
-            pass  # the client has gone; what it asked for is done all the same
+            pass  # the client left; its requests are answered to nobody
         await waiting.put(None)
 
-    async def _streamed(self, request: Any, caller: Caller) -> Any:
+    async def _stream_response(self, request: Any, caller: Caller) -> Any:
         response = message("ModelStreamInferResponse")
         try:
-            return response(infer_response=await self._inferred(request, caller))
+            return response(infer_response=await self._answer(request, caller))
         except CarryoverError as error:
-            failed = message("ModelInferResponse")(id=request.id)  # a client knows its request by the id
-            return response(error_message=error.detail, infer_response=failed)
+            with_id = message("ModelInferResponse")(id=request.id)  # tells the client which request failed
+            return response(error_message=error.detail, infer_response=with_id)
 
 
 def status_code(error: CarryoverError) -> grpc.StatusCode:
-    """The status of an error."""
-    found = (code for kind, code in CODES if isinstance(error, kind))
-    return next(found, grpc.StatusCode.INVALID_ARGUMENT)
+    """The gRPC status of an error."""
+    codes = (code for kind, code in CODES if isinstance(error, kind))
+    return next(codes, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 def _unary(name: str, call: Call) -> grpc.RpcMethodHandler:

@@ -1,0 +1,125 @@
+"""What a key has in use: jobs, observations a second, sockets."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from app.access.keys import Key
+from app.access.quotas import Quota, TokenBucket, quota_error
+from app.config import Settings
+from app.engine.fair_share import TenantShare
+from app.errors import Overloaded, TooLarge
+from app.jobs.jobs import Advance, AdvanceMany, Job
+
+
+class Revocable(Protocol):
+    """A connection that lasts, and is closed when its key is removed."""
+
+    def revoke(self) -> None:
+        """Close: the key was removed."""
+
+
+class Usage:
+    """What a key has in use, over all connections that send it.
+
+    Parameters
+    ----------
+    share : of its tenant
+    key : None where the server has no keys
+    server_bucket : the observations of all keys are taken from it
+    all_sockets : those of all keys that are open
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        share: TenantShare,
+        key: Key | None = None,
+        server_bucket: TokenBucket | None = None,
+        all_sockets: set[Revocable] | None = None,
+    ) -> None:
+        self.share = share
+        self.tenant = share.tenant
+        self.quota = key.limits.within(settings) if key is not None else Quota()
+        self._most_in_flight = self.quota.in_flight or settings.queue_jobs
+        self._longest_chunk = self.quota.chunk_observations or settings.chunk_observations
+        self._most_sockets = settings.sockets
+        self._all_sockets = all_sockets if all_sockets is not None else set()
+        self.owner = f"key {key.name!r}" if key is not None else "the server"
+        rate = self.quota.observations_per_second
+        self.bucket = TokenBucket(rate) if rate and key is not None else None
+        self.server_bucket = server_bucket
+        self.is_limited = key is not None or server_bucket is not None
+        self.in_flight = 0
+        self.sockets: set[Revocable] = set()
+
+    def check(self, job: Job, count: int) -> None:
+        """Take the observations of a job from the rate; return if the job may be queued.
+
+        Parameters
+        ----------
+        count : sessions of the job
+
+        Raises
+        ------
+        OverLimit, TooLarge, Overloaded
+        """
+        most = self._most_in_flight
+        if self.in_flight and self.in_flight + count > most:
+            raise quota_error("in_flight", most, self.owner)
+        if type(job) is Advance:
+            self._take(len(job.observations), len(job.observations))
+        elif type(job) is AdvanceMany:
+            self._take(len(job.observations), int(job.lengths.max()))
+
+    def acquire(self, count: int) -> None:
+        """Count the chunks of as many sessions as queued."""
+        self.in_flight += count
+        self.share.acquire(count)
+
+    def release(self, count: int) -> None:
+        """Count as many as answered."""
+        self.in_flight -= count
+        self.share.release(count)
+
+    def check_socket(self) -> None:
+        """Return if another socket may be opened.
+
+        Raises
+        ------
+        OverLimit, Overloaded
+        """
+        most = self.quota.sockets
+        if most is not None and len(self.sockets) >= most:
+            raise quota_error("sockets", most, self.owner)
+        if len(self._all_sockets) >= self._most_sockets:
+            raise Overloaded(
+                f"{self._most_sockets} sockets are open already", quota="sockets", limit=self._most_sockets
+            )
+
+    def add_socket(self, socket: Revocable) -> None:
+        """Count a socket that was opened."""
+        self.sockets.add(socket)
+        self._all_sockets.add(socket)
+
+    def remove_socket(self, socket: Revocable) -> None:
+        """Count a socket no more."""
+        self.sockets.discard(socket)
+        self._all_sockets.discard(socket)
+
+    def _take(self, count: int, longest: int) -> None:
+        most = self._longest_chunk
+        if longest > most:
+            raise TooLarge(
+                f"a chunk of {self.owner} has at most {most} observations, this chunk has {longest}",
+                limit=most,
+                quota="chunk_observations",
+            )
+        if self.bucket is not None and (seconds := self.bucket.take(count)):
+            raise quota_error("observations_per_second", self.bucket.rate, self.owner, seconds)
+        if self.server_bucket is not None and self.server_bucket.take(count):
+            raise Overloaded(
+                f"the server takes at most {self.server_bucket.rate:g} observations a second",
+                quota="observations_per_second",
+                limit=self.server_bucket.rate,
+            )
