@@ -65,11 +65,14 @@ def ragged_rows_error(rows: Sequence[Any]) -> Unprocessable:
     expected = _shape(rows[0])
     for row, numbers in enumerate(rows):
         if _shape(numbers) != expected:
-            difference = f"row {row} has {_shape(numbers)}, row 0 has {expected}"
-            return Unprocessable(
-                f"every observation must have as many numbers as the first: {difference}", row=row
-            )
+            return ragged_row_error(row, _shape(numbers), expected)
     return Unprocessable("the observations are not rows of numbers")
+
+
+def ragged_row_error(row: int, found: str, expected: str) -> Unprocessable:
+    """The error of a row that differs in width from row 0."""
+    difference = f"row {row} has {found}, row 0 has {expected}"
+    return Unprocessable(f"every observation must have as many numbers as the first: {difference}", row=row)
 
 
 def _shape(row: object) -> str:

@@ -15,6 +15,7 @@ SESSION_ID = re.compile(r"(?!\.{1,2}(?![A-Za-z0-9._:\-]))[A-Za-z0-9._:\-]{1,128}
 MAX_POSITION = 2**63 - 1  # positions are int64
 MAX_TIMESTAMP = 95_617_584_000.0  # seconds since 1970: the year 5000
 SMALL_BODY_BYTES = 65_536
+MAX_SESSION_ID = 128  # characters
 MAX_MODEL_NAME = 256  # characters
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8: before JSON it is ignored, as RFC 8259 allows
 # The largest double that rounds to a finite float32. The shortest decimal of the largest float32,

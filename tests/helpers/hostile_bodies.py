@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import os
 import struct
 import subprocess
 import threading
@@ -49,12 +50,15 @@ class Cost:
 
     status : of its answer
     stall_seconds : the longest that another client waited for the answer to a chunk
+    busy_seconds : the most processor time of the server within one such wait: on a busy machine the part of
+        the stall that is the server's
     peak_bytes : resident memory at its peak, less what was resident before
     """
 
     status: int
     answer_bytes: int
     stall_seconds: float
+    busy_seconds: float
     peak_bytes: int
 
 
@@ -125,7 +129,9 @@ def arrow(table: Callable[[Any], Any], **options: Any) -> Callable[[], bytes]:
 def arrow_batches(count: int) -> bytes:
     import pyarrow as pa
 
-    empty = pa.record_batch({"session": pa.array([], pa.string()), "observations": pa.array([], pa.float32())})
+    empty = pa.record_batch(
+        {"session": pa.array([], pa.string()), "observations": pa.array([], pa.float32())}
+    )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, empty.schema) as stream:
         for _ in range(count):
@@ -231,7 +237,9 @@ STATE = "/sessions/hostile/state"
 # Of every parser: many values, many names, nesting, one long text, one long number, blanks.
 KINDS: dict[str, Hostile] = {
     "forecast: future of texts": Hostile(FORECAST, repeated(b'{"steps":1,"future":[', b'""', b"]}")),
-    "forecast: future of rows of texts": Hostile(FORECAST, repeated(b'{"steps":1,"future":[', b'[""]', b"]}")),
+    "forecast: future of rows of texts": Hostile(
+        FORECAST, repeated(b'{"steps":1,"future":[', b'[""]', b"]}")
+    ),
     "forecast: future of numbers": Hostile(FORECAST, repeated(b'{"steps":1,"future":[', b"1", b"]}")),
     "forecast: future of empty rows": Hostile(FORECAST, repeated(b'{"steps":1,"future":[', b"[]", b"]}")),
     "forecast: nested rows": Hostile(FORECAST, repeated(b'{"steps":1,"future":[', NEST, b"]}")),
@@ -259,7 +267,9 @@ KINDS: dict[str, Hostile] = {
     "chunk: a long fraction": Hostile(CHUNK, padded(b'{"observations":[0.', b"1", b"]}")),
     "chunk: a long position": Hostile(CHUNK, padded(b'{"observations":[1],"at":', b"1", b"}")),
     "chunk: NaN in a long body": Hostile(CHUNK, padded(b'{"observations":[NaN],"model":"', b"x", b'"}')),
-    "chunk: times": Hostile(CHUNK, counted(b'{"skip":1,"timestamps":[', b'"2024-01-01T00:00:00"', b"]}", 20_000)),
+    "chunk: times": Hostile(
+        CHUNK, counted(b'{"skip":1,"timestamps":[', b'"2024-01-01T00:00:00"', b"]}", 20_000)
+    ),
     "chunk: no UTF-8": Hostile(CHUNK, padded(b'{"model":"', b"\xff", b'"}')),
     "chunk: gzip of blanks": Hostile(
         CHUNK, lambda: gzip.compress(b" " * 2**30), headers={"content-encoding": "gzip"}
@@ -272,7 +282,9 @@ KINDS: dict[str, Hostile] = {
     "bulk: a bad chunk": Hostile("/observations", bulk(lambda i: b'[["x"]]' if i == 9_999 else CHUNK51)),
     "bulk: a NaN": Hostile("/observations", bulk(lambda i: b"[[NaN]]" if i == 9_999 else CHUNK51)),
     "bulk: every chunk bad": Hostile("/observations", bulk(lambda _: CHUNK51[:-6] + b'"xx"]]')),
-    "bulk: widths differ": Hostile("/observations", bulk(lambda i: b"[%b]" % b",".join([b"1"] * (i % 99 + 1)))),
+    "bulk: widths differ": Hostile(
+        "/observations", bulk(lambda i: b"[%b]" % b",".join([b"1"] * (i % 99 + 1)))
+    ),
     "bulk: a million numbers": Hostile(
         "/observations", bulk(lambda _: b"[%b]" % b",".join([b"0.12345"] * 100))
     ),
@@ -285,14 +297,19 @@ KINDS: dict[str, Hostile] = {
     "bulk: brackets": Hostile("/observations", padded(b'{"sessions":["a"],"observations":', b"[", b"")),
     "bulk: many names": Hostile("/observations", keys()),
     "bulk: long epochs": Hostile(
-        "/observations", bulk(lambda _: b"1", more=b',"epochs":[%b]' % b",".join([b'"%b"' % (b"x" * 800)] * 10_000))
+        "/observations",
+        bulk(lambda _: b"1", more=b',"epochs":[%b]' % b",".join([b'"%b"' % (b"x" * 800)] * 10_000)),
     ),
     "bulk: long ids": Hostile(
         "/observations",
-        lambda: b'{"sessions":[%b],"observations":[%b]}'
-        % (b",".join([b'"%b"' % (b"x" * 800)] * 10_000), b",".join([b"1"] * 10_000)),
+        lambda: (
+            b'{"sessions":[%b],"observations":[%b]}'
+            % (b",".join([b'"%b"' % (b"x" * 800)] * 10_000), b",".join([b"1"] * 10_000))
+        ),
     ),
-    "bulk: a long model": Hostile("/observations", bulk(lambda _: b"1", more=b',"model":"%b"' % (b"x" * 8_000_000))),
+    "bulk: a long model": Hostile(
+        "/observations", bulk(lambda _: b"1", more=b',"model":"%b"' % (b"x" * 8_000_000))
+    ),
     "bulk: long numbers": Hostile("/observations", bulk(lambda _: b"1" * 800)),
     "bulk: long positions": Hostile(
         "/observations", bulk(lambda _: b"1", more=b',"at":[%b]' % b",".join([b"1" * 800] * 10_000))
@@ -300,7 +317,9 @@ KINDS: dict[str, Hostile] = {
     "bulk: position objects": Hostile(
         "/observations", bulk(lambda _: b"1", more=b',"at":[%b]' % b",".join([b"[0,0,0,0]"] * 10_000))
     ),
-    "binary bulk: a long model": Hostile("/observations", lambda: bulk_binary(b"x" * 8_000_000), headers=BINARY),
+    "binary bulk: a long model": Hostile(
+        "/observations", lambda: bulk_binary(b"x" * 8_000_000), headers=BINARY
+    ),
     "binary bulk: NaN": Hostile("/observations", lambda: bulk_binary(numbers=float("nan")), headers=BINARY),
     "binary bulk: wide rows": Hostile("/observations", lambda: bulk_binary(inputs=200), headers=BINARY),
     "binary bulk: one long id": Hostile(
@@ -313,11 +332,15 @@ KINDS: dict[str, Hostile] = {
         lambda: struct.pack("<4sHHIIf", b"CYO1", 0, 1, 1, 0, 1.0) + b"\n" * 8_000_000,
         headers=BINARY,
     ),
-    "Arrow: the first request": Hostile("/observations", arrow(lambda pa: pa.table({"session": ["a"], "observations": [0.5]})), headers=ARROW),
+    "Arrow: the first request": Hostile(
+        "/observations", arrow(lambda pa: pa.table({"session": ["a"], "observations": [0.5]})), headers=ARROW
+    ),
     "Arrow: names in a dictionary": Hostile("/observations", arrow(dictionary_names), headers=ARROW),
     "Arrow: names in runs": Hostile("/observations", arrow(run_end_names), headers=ARROW),
     "Arrow: names in views": Hostile("/observations", arrow(view_names), headers=ARROW),
-    "Arrow: observations in a dictionary": Hostile("/observations", arrow(dictionary_observations), headers=ARROW),
+    "Arrow: observations in a dictionary": Hostile(
+        "/observations", arrow(dictionary_observations), headers=ARROW
+    ),
     "Arrow: observations in views": Hostile("/observations", arrow(list_view_observations), headers=ARROW),
     "Arrow: null observations": Hostile("/observations", arrow(null_observations), headers=ARROW),
     "Arrow: booleans": Hostile("/observations", arrow(boolean_observations), headers=ARROW),
@@ -333,15 +356,33 @@ KINDS: dict[str, Hostile] = {
     "state: many tensors": Hostile(STATE, state_tensors, "PUT"),
     "state: much metadata": Hostile(STATE, state_metadata, "PUT"),
     "state: nested": Hostile(STATE, lambda: state_json(b'{"__metadata__":' + b"[" * 8_000_000), "PUT"),
-    "state: a long text": Hostile(STATE, lambda: state_json(b'{"__metadata__":{"format":"%b"}}' % (b"x" * 8_000_000)), "PUT"),
-    "infer: numbers": Hostile(INFER, repeated(b'{"inputs":[{"name":"OBSERVATIONS","shape":[1,1],"datatype":"FP32","data":[', b"1", b"]}]}")),
-    "infer: texts": Hostile(INFER, repeated(b'{"inputs":[{"name":"OBSERVATIONS","shape":[1,1],"datatype":"FP32","data":[', b'""', b"]}]}")),
+    "state: a long text": Hostile(
+        STATE, lambda: state_json(b'{"__metadata__":{"format":"%b"}}' % (b"x" * 8_000_000)), "PUT"
+    ),
+    "infer: numbers": Hostile(
+        INFER,
+        repeated(
+            b'{"inputs":[{"name":"OBSERVATIONS","shape":[1,1],"datatype":"FP32","data":[', b"1", b"]}]}"
+        ),
+    ),
+    "infer: texts": Hostile(
+        INFER,
+        repeated(
+            b'{"inputs":[{"name":"OBSERVATIONS","shape":[1,1],"datatype":"FP32","data":[', b'""', b"]}]}"
+        ),
+    ),
     "infer: nested": Hostile(INFER, repeated(b'{"inputs":[{"data":[', NEST, b"]}]}")),
-    "infer: many inputs": Hostile(INFER, repeated(b'{"inputs":[', b'{"name":"","shape":[],"datatype":""}', b"]}")),
-    "infer: many shapes": Hostile(INFER, repeated(b'{"inputs":[{"name":"OBSERVATIONS","datatype":"FP32","shape":[', b"1", b"]}]}")),
+    "infer: many inputs": Hostile(
+        INFER, repeated(b'{"inputs":[', b'{"name":"","shape":[],"datatype":""}', b"]}")
+    ),
+    "infer: many shapes": Hostile(
+        INFER, repeated(b'{"inputs":[{"name":"OBSERVATIONS","datatype":"FP32","shape":[', b"1", b"]}]}")
+    ),
     "infer: many outputs": Hostile(INFER, repeated(b'{"inputs":[],"outputs":[', b'{"name":""}', b"]}")),
     "infer: many parameters": Hostile(INFER, keys(b'{"inputs":[],"parameters":{', b"}}")),
-    "infer: gzip of blanks": Hostile(INFER, lambda: gzip.compress(b" " * 2**30), headers={"content-encoding": "gzip"}),
+    "infer: gzip of blanks": Hostile(
+        INFER, lambda: gzip.compress(b" " * 2**30), headers={"content-encoding": "gzip"}
+    ),
     "index: empty lists": Hostile("/v2/repository/index", repeated(b'{"ready":[', b"[]", b"]}")),
     "index: many names": Hostile("/v2/repository/index", keys()),
     "load: many parameters": Hostile("/v2/repository/models/sine/load", keys(b'{"parameters":{', b"}}")),
@@ -349,10 +390,11 @@ KINDS: dict[str, Hostile] = {
 
 
 class OtherClient:
-    """A client that sends a chunk after another; `longest` is the longest wait for an answer."""
+    """A client that sends a chunk after another, and measures how long it waits for the answers."""
 
-    def __init__(self, port: int) -> None:
-        self.longest = 0.0
+    def __init__(self, pid: int, port: int) -> None:
+        self.longest = self.busiest = 0.0
+        self._pid = pid
         self.failures: list[str] = []
         self._port = port
         self._stop = threading.Event()
@@ -361,7 +403,7 @@ class OtherClient:
     def __enter__(self) -> OtherClient:
         self._thread.start()
         time.sleep(0.02)
-        self.longest = 0.0
+        self.longest = self.busiest = 0.0
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -371,11 +413,12 @@ class OtherClient:
     def _run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         while not self._stop.is_set():
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), _processor_seconds(self._pid)
             connection.request("POST", "/sessions/other/observations", b'{"observations":[0.5]}')
             response = connection.getresponse()
             answer = response.read()
             self.longest = max(self.longest, time.perf_counter() - began)
+            self.busiest = max(self.busiest, _processor_seconds(self._pid) - busy)
             if response.status != 200:
                 self.failures.append(answer.decode()[:200])
             time.sleep(0.002)
@@ -389,7 +432,7 @@ def cost(process: subprocess.Popen[Any], port: int, hostile: Hostile) -> Cost:
         raise ValueError(f"the body has {len(body)} bytes")
     before = _memory(process.pid, "VmRSS")
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak is counted from here
-    with OtherClient(port) as other:
+    with OtherClient(process.pid, port) as other:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         connection.request(hostile.method, hostile.path, body, hostile.headers)
         response = connection.getresponse()
@@ -398,7 +441,13 @@ def cost(process: subprocess.Popen[Any], port: int, hostile: Hostile) -> Cost:
         connection.close()
     if other.failures:
         raise RuntimeError(f"another client was refused: {other.failures[0]}")
-    return Cost(response.status, len(answer), other.longest, _memory(process.pid, "VmHWM") - before)
+    peak = _memory(process.pid, "VmHWM") - before
+    return Cost(response.status, len(answer), other.longest, other.busiest, peak)
+
+
+def _processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _memory(pid: int, name: str) -> int:
