@@ -45,6 +45,13 @@ HOST_NAME = re.compile(r"[a-z0-9.\-_]+")
 ANY_HOST = "*"
 RENAMED = {"CARRYOVER_WAVE_SESSIONS": "CARRYOVER_BATCH_SESSIONS"}  # old names, still accepted
 
+# What Kubernetes and Docker put into the environment for a service whose name begins with ours, such as
+# `carryover` or `carryover-store`: CARRYOVER_SERVICE_HOST, CARRYOVER_PORT_80_TCP_ADDR, CARRYOVER_PORT=tcp://...
+SERVICE_LINK = re.compile(
+    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+
 T = TypeVar("T")
 
 log = logging.getLogger("carryover")
@@ -230,6 +237,13 @@ class Settings(BaseSettings):
         "address at which clients reach this server, if it differs from the host: in a container",
         shown="the host",
     )
+    published_port: int | None = setting(
+        None,
+        "port at which clients reach this server, if it differs from the port: in a container",
+        ge=1,
+        le=65_535,
+        shown="the port",
+    )
     allowed_origins: Origins | None = setting(
         None,
         "origins of web pages that may call this server, separated by commas, such as https://plant.example",
@@ -353,7 +367,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str], **overrides: Any) -> Settings:
-        """Settings from the `CARRYOVER_*` names of `environment`; other names are ignored.
+        """Settings from the `CARRYOVER_*` names of `environment`; other names and service links are ignored.
 
         Parameters
         ----------
@@ -364,7 +378,11 @@ class Settings(BaseSettings):
         ConfigError
             Naming every unknown setting, or the values that cannot be read.
         """
-        given = {name: text.strip() for name, text in environment.items() if name.startswith(PREFIX)}
+        given = {
+            name: text.strip()
+            for name, text in environment.items()
+            if name.startswith(PREFIX) and not _is_service_link(name, text)
+        }
         for old, new in RENAMED.items():
             if old in given:
                 _accept_old_name(given, old, new)
@@ -407,6 +425,13 @@ def describe_settings() -> Iterator[SettingDescription]:
         if choices := _choices(field):
             description = f"{description}: {' or '.join(choices)}"
         yield SettingDescription(name, variable(name), _shown_default(field), description)
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    # CARRYOVER_PORT is a setting and can be a link: a link's value is an address, a setting's a number.
+    if name.endswith("_PORT") and LINK_ADDRESS.match(text):
+        return True
+    return SERVICE_LINK.fullmatch(name.removeprefix(PREFIX)) is not None
 
 
 def variable(name: str) -> str:

@@ -38,8 +38,12 @@ log = logging.getLogger("carryover")
 KEYS_SECONDS = 1.0  # between two checks for a change of the keys' file
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
     """The service, its models loaded; the engine runs for the length of the app's lifespan.
+
+    Parameters
+    ----------
+    accept_loss : start though commits are missing from the store's file
 
     Raises
     ------
@@ -51,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     keep_freed_memory()
     library = ModelLibrary(settings)
     forecasters = library.load()
-    store = open_store(settings)
+    store = open_store(settings, accept_loss=accept_loss)
     library.archive(forecasters)
     engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
 

@@ -34,7 +34,10 @@ class ModelLibrary:
         self._archive = None if store is None else store.with_name(f"{store.name}.models")
 
     def load(self) -> list[Forecaster]:
-        """All artifacts, in the order of their names. Reads the disk.
+        """All artifacts, in the order of their folders, and in each by name. Reads the disk.
+
+        The first is the default of a server that names none: a model that is trained into a later folder
+        does not replace it.
 
         Raises
         ------
@@ -56,7 +59,7 @@ class ModelLibrary:
             raise ConfigError(
                 f"the default model {default!r} is not loaded; the models are {', '.join(sorted(loaded))}"
             )
-        return [loaded[name] for name in sorted(loaded)]
+        return list(loaded.values())
 
     def load_archived(self, current: Sequence[Forecaster]) -> list[Forecaster]:
         """Archived networks that are not among `current`. A network that cannot be loaded is skipped."""

@@ -32,11 +32,15 @@ class Server(uvicorn.Server):
     Parameters
     ----------
     drain_seconds : after the first stop signal, serve for so long while readiness fails
+    published_port : the port that clients use, if it differs from the one listened on
     """
 
-    def __init__(self, config: uvicorn.Config, drain_seconds: float = 0.0) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain_seconds: float = 0.0, published_port: int | None = None
+    ) -> None:
         super().__init__(config)
         self.drain_seconds = drain_seconds
+        self.published_port = published_port
         self._stops_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -66,10 +70,10 @@ class Server(uvicorn.Server):
 
     @property
     def address(self) -> str:
-        """URL of the server; the port is that of its first socket, as the configured port may be 0."""
+        """URL at the published port, or at the port of the first socket: the setting may be 0."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"http://{host}:{port}"
+        return f"{'https' if self.config.is_ssl else 'http'}://{host}:{self.published_port or port}"
 
     async def _reload(self) -> None:
         """Load every artifact as it is on disk now (SIGHUP). If one cannot be loaded, nothing changes."""
@@ -92,14 +96,18 @@ class Server(uvicorn.Server):
         return f"curl {self.address}/sessions/demo/observations -d '{body}'"
 
 
-def create_server(settings: Settings) -> Server:
+def create_server(settings: Settings, *, accept_loss: bool = False) -> Server:
     """The HTTP server of the service, ready to run.
+
+    Parameters
+    ----------
+    accept_loss : start though commits are missing from the store's file
 
     Raises
     ------
     ConfigError : as `create_app`
     """
-    app = create_app(settings)
+    app = create_app(settings, accept_loss=accept_loss)
     other_routes = {fast_path.PREFIX: fast_path.route(app.state.catalog)}
     hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_decoder, other_routes)
     sockets = upgrade_factory(app.state.authenticator, app.state.limits)
@@ -119,18 +127,22 @@ def create_server(settings: Settings) -> Server:
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
-    return Server(config, settings.drain_seconds)
+    return Server(config, settings.drain_seconds, settings.published_port)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, *, accept_loss: bool = False) -> int:
     """Serve until SIGTERM or SIGINT, and answer accepted requests. Returns the exit status.
+
+    Parameters
+    ----------
+    accept_loss : start though commits are missing from the store's file
 
     Raises
     ------
     ConfigError : as `create_app`
     """
     _raise_open_files()
-    serving = create_server(settings)
+    serving = create_server(settings, accept_loss=accept_loss)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again after it has stopped; a requested stop is a success.
         signal.signal(number, lambda *_: None)

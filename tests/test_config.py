@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.config import SHIPPED_MODELS, Settings, describe_settings, variable
+from app.config import SERVICE_LINK, SHIPPED_MODELS, Settings, describe_settings, variable
 from app.errors import ConfigError
 
 
@@ -57,6 +57,38 @@ def test_an_old_name_of_a_setting_still_works_and_is_logged(caplog):
     assert "CARRYOVER_WAVE_SESSIONS is now called CARRYOVER_BATCH_SESSIONS" in caplog.text
     with pytest.raises(ConfigError, match="is the old name of CARRYOVER_BATCH_SESSIONS"):
         Settings.from_env({"CARRYOVER_WAVE_SESSIONS": "9", "CARRYOVER_BATCH_SESSIONS": "9"})
+
+
+def test_what_kubernetes_and_docker_inject_for_a_service_of_our_name_is_ignored():
+    injected = {
+        "CARRYOVER_SERVICE_HOST": "10.96.0.17",
+        "CARRYOVER_SERVICE_PORT": "80",
+        "CARRYOVER_SERVICE_PORT_HTTP": "80",
+        "CARRYOVER_PORT": "tcp://10.96.0.17:80",
+        "CARRYOVER_PORT_80_TCP": "tcp://10.96.0.17:80",
+        "CARRYOVER_PORT_80_TCP_PROTO": "tcp",
+        "CARRYOVER_PORT_80_TCP_PORT": "80",
+        "CARRYOVER_PORT_80_TCP_ADDR": "10.96.0.17",
+        "CARRYOVER_STORE_SERVICE_HOST": "10.96.0.18",
+        "CARRYOVER_STORE_PORT": "tcp://10.96.0.18:6379",
+        "CARRYOVER_STORE_PORT_6379_TCP_ADDR": "10.96.0.18",
+        "CARRYOVER_GRPC_PORT": "udp://10.96.0.19:8001",
+    }
+    assert Settings.from_env(injected) == Settings()
+    assert Settings.from_env(injected | {"CARRYOVER_PORT": "9000"}).port == 9000
+
+
+@pytest.mark.parametrize(
+    "name", ["CARRYOVER_SERVICE", "CARRYOVER_SERVICE_HOSTS", "CARRYOVER_PORT_80", "CARRYOVER_HTTP_PORT"]
+)
+def test_what_only_looks_like_a_service_link_is_refused(name):
+    with pytest.raises(ConfigError, match=f"unknown setting {name}"):
+        Settings.from_env({name: "80"})
+
+
+def test_no_setting_has_the_name_of_a_service_link():
+    for each in describe_settings():
+        assert SERVICE_LINK.fullmatch(each.variable.removeprefix("CARRYOVER_")) is None
 
 
 def test_every_unknown_setting_is_named_at_once():

@@ -8,9 +8,11 @@ forgets about them cannot reach another tenant's session, because it cannot name
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakValueDictionary
 
+from app.access.connection_limit import ConnectionLimit
 from app.access.keys import Key, KeyRing, Role
 from app.access.quotas import TokenBucket
 from app.access.usage import Revocable, Usage
@@ -18,7 +20,7 @@ from app.config import Settings
 from app.engine.engine import Engine
 from app.engine.fair_share import TenantShare
 from app.errors import CarryoverError, ConfigError, Forbidden, Unauthorized
-from app.jobs.jobs import Advance, AdvanceMany, Export, Forecast, Fork, Inspect, Job, submit_and_wait
+from app.jobs.jobs import Advance, AdvanceMany, Client, Export, Forecast, Fork, Inspect, Job, submit_and_wait
 from app.session import names
 
 log = logging.getLogger("carryover.tenancy")
@@ -27,6 +29,8 @@ BEARER = b"bearer "
 RANK: dict[Role, int] = {"monitor": 0, "read": 1, "stream": 2, "admin": 3}
 READ_ONLY_JOBS = (Inspect, Forecast, Export)  # jobs that move nothing
 ALL_TENANTS = "*"
+CLIENT: ContextVar[Client | None] = ContextVar("client", default=None)
+"""Of the request that this task answers."""
 
 
 class Caller:
@@ -124,6 +128,8 @@ class Caller:
         ------
         CarryoverError : what the job was refused with
         """
+        if isinstance(job, (Advance, AdvanceMany, Forecast, Export)):
+            job.client = CLIENT.get()
         return await submit_and_wait(self.submit, job)
 
     async def list_sessions(
@@ -204,6 +210,7 @@ class Authenticator:
         rate = settings.observations_per_second
         self._server_bucket = TokenBucket(rate) if rate else None
         self.sockets: set[Revocable] = set()  # open, of all keys
+        self.connections = ConnectionLimit(settings.connections)  # of all listeners
         self._made = Caller if engine.tracing is None else TracedCaller
         self._tenant_shares: WeakValueDictionary[str, TenantShare] = WeakValueDictionary()  # by tenant
         self._anyone = self._made(engine, settings, usage=self._usage("", None))
@@ -240,7 +247,7 @@ class Authenticator:
         Unauthorized, Forbidden
         """
         key = self.key_ring.find(token) if self.key_ring is not None else None
-        if key is None:
+        if key is None or not key.tenant:  # a key without a tenant would see the sessions of all tenants
             raise Unauthorized("invalid or revoked API key")
         caller = self._callers.get(key)
         if caller is None:
@@ -250,7 +257,7 @@ class Authenticator:
             return caller
         if key.role != "admin":
             raise Forbidden("only the key of an admin may name another tenant", role="admin")
-        if tenant and tenant != ALL_TENANTS and names.TENANT.fullmatch(tenant) is None:
+        if tenant != ALL_TENANTS and names.TENANT.fullmatch(tenant) is None:
             raise Forbidden("Carryover-Tenant: 1 to 64 characters of A-Z a-z 0-9 . _ -, or *")
         return self._made(self.engine, self.settings, tenant, key, caller.usage)
 

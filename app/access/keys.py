@@ -45,7 +45,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
 
     name: Annotated[str, msgspec.Meta(pattern=rf"^{NAME.pattern}\Z")]
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    tenant: Annotated[str, msgspec.Meta(pattern=rf"^({TENANT.pattern})?\Z")]
+    tenant: Annotated[str, msgspec.Meta(pattern=rf"^{TENANT.pattern}\Z")]
     role: Role = "stream"
     created: str = ""
     limits: Quota = Quota()
@@ -112,8 +112,8 @@ def generate_key(
     """
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     tenant = name if tenant is None else tenant
-    for what, text, empty in (("key", name, False), ("tenant", tenant, True)):
-        if not (empty and not text) and NAME.fullmatch(text) is None:
+    for what, text in (("key", name), ("tenant", tenant)):
+        if NAME.fullmatch(text) is None:
             raise ConfigError(f"{text!r:.80} is no name of a {what}: 1 to 64 characters of A-Z a-z 0-9 . _ -")
     digest = hashlib.sha256(token.encode()).hexdigest()
     key = Key(name=name, sha256=digest, tenant=tenant, role=role, created=created, limits=limits or Quota())

@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
 from app.codec.limits import MAX_MODEL_NAME, SESSION_ID
 
+from app.session.state_file import MAX_TTL_SECONDS
+
 At = Annotated[
     int | None,
     Field(
@@ -86,7 +88,7 @@ class NewSession(RequestBody):
     ttl_seconds: float | None = Field(
         None,
         gt=0,
-        le=1e9,
+        le=MAX_TTL_SECONDS,
         description="The session expires when idle for this long; the server's default when absent.",
     )
     learning: LearningOptions | None = None

@@ -46,7 +46,7 @@ def add(
     tenant: Annotated[
         str | None,
         typer.Option(
-            help="Tenant whose sessions the key may use; '' has those from before there were keys. "
+            help="Tenant whose sessions the key may use: 1 to 64 characters of A-Z a-z 0-9 . _ - "
             "[default: the name]",
             show_default=False,
         ),
@@ -117,7 +117,7 @@ def list_(file: File = None, as_json: options.Json = False) -> None:
             print(json.dumps(entry | {"limits": limits}))
         else:
             shown = " ".join(f"{name}={value:g}" for name, value in limits.items())
-            print(f"{key.name}  {key.role}  tenant={key.tenant or '(none)'}  {key.created}  {shown}".rstrip())
+            print(f"{key.name}  {key.role}  tenant={key.tenant}  {key.created}  {shown}".rstrip())
 
 
 @keys.command(short_help="Remove a key.")

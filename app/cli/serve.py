@@ -32,6 +32,14 @@ def serve(
         list[Path] | None,
         typer.Option(help="An artifact or a folder of artifacts; may be repeated.", show_default=False),
     ] = None,
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss",
+            help="Start though the store's file has lost commits; see `carryover sessions check`.",
+            show_default=False,
+        ),
+    ] = False,
 ) -> int:
     """Serve trained models until SIGTERM or Ctrl-C; requests that were accepted are answered first."""
     from app.config import Settings
@@ -44,7 +52,7 @@ def serve(
         "insecure": insecure or None,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
-    return run(Settings.from_env(os.environ, **overrides))
+    return run(Settings.from_env(os.environ, **overrides), accept_loss=accept_loss)
 
 
 def _settings_table() -> str:

@@ -124,6 +124,31 @@ def import_(
     print(f"{count} sessions imported from {folder}")
 
 
+@sessions.command(short_help="Check the file of a store.")
+def check(
+    file: Annotated[
+        Path, typer.Argument(help="File of a sqlite: store that no server has open.", exists=True)
+    ],
+    as_json: options.Json = False,
+) -> int:
+    """Read every session of a store's file, and report lost commits and damage; the file is not changed.
+
+    The exit status is 1 where sessions are damaged or missing, or commits were lost.
+    """
+    from app.stores.sqlite.check import check_file
+
+    report = check_file(file)
+    if as_json:
+        print(json.dumps(asdict(report) | {"sound": report.is_sound}))
+        return 0 if report.is_sound else 1
+    print(f"{report.sessions} sessions: {report.readable} are sound", end="")
+    print(f", {report.damaged} are damaged, {report.missing} cannot be found")
+    if report.examples:
+        print(f"damaged: {', '.join(report.examples)}" + (" and others" if report.damaged > 5 else ""))
+    print(f"lost commits: {report.loss}" if report.loss else "no commits were lost")
+    return 0 if report.is_sound else 1
+
+
 def _count(sessions: Iterator[str], total: int) -> int:
     from app.cli.progress_bar import track
 

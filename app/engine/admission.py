@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,6 +40,8 @@ from app.session.rows import Rows, scalar
 from app.session.slab import Slab
 from app.session.state_file import rows_of, state_of
 
+log = logging.getLogger("carryover.engine")
+
 
 class Admission:
     """Admits the jobs of a batch.
@@ -69,6 +72,9 @@ class Admission:
                 batch.refuse(job, error)
             except SessionExpired:
                 expired.append(job)
+            except Exception as error:
+                log.exception("a job could not be admitted; the others go on")
+                batch.refuse(job, StepFailed(f"the request failed: {error}; the session was not advanced"))
         for group in batch.chunks.values():
             expired += self._stepper.admit(group, batch)
         for job in expired:
@@ -227,5 +233,6 @@ def _begin_forecast(job: Forecast, slab: Slab, row: int) -> Progress:
 
 
 def _stage(job: Job, session: str, slab: Slab, row: int, after: Rows, batch: Batch) -> None:
+    view = session_view(session, slab, after)  # first: if it raises, nothing is staged
     batch.stage(slab, (session,), np.array([row]), after)
-    batch.provisional_answers.append((job, session_view(session, slab, after)))
+    batch.provisional_answers.append((job, view))

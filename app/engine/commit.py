@@ -10,10 +10,10 @@ import logging
 from collections.abc import Collection
 
 from app.engine.batch import Batch
-from app.engine.residents import Residents, block
+from app.engine.residents import Residents, seal
 from app.engine.withdraw import uncompared_sessions, withdraw
-from app.errors import StoreFailed
-from app.stores import NO_CONFLICTS, Block, Conflicts
+from app.errors import CarryoverError, StoreFailed
+from app.stores import Block, Conflicts
 
 log = logging.getLogger("carryover.engine")
 
@@ -35,7 +35,7 @@ class Commit:
         StoreFailed : nothing was written; in a shared store it is unknown what was
         """
         if self.residents.shared_store is None:
-            await self._write(batch)
+            self._withdraw(await self._write(batch), batch)
             return
         try:
             await self._confirm(uncompared_sessions(batch), batch)
@@ -51,11 +51,16 @@ class Commit:
             self._withdraw(await self._call(self.residents.shared_store.confirm, resident), batch)
 
     def _withdraw(self, conflicts: Conflicts, batch: Batch) -> None:
-        if conflicts:
-            moved = sum(error is None for error in conflicts.values())
+        if not conflicts:
+            return
+        moved = sum(error is None for error in conflicts.values())
+        if moved:
             log.warning("%d sessions were moved on by another replica: they are loaded again", moved)
             self.metrics.fenced += moved
-            withdraw(batch, conflicts)
+        if moved < len(conflicts):
+            log.error("%d sessions could not be stored: they were not advanced", len(conflicts) - moved)
+        withdraw(batch, conflicts)
+        if self.residents.shared_store is not None:
             self._drop(conflicts)
 
     def _drop(self, sessions: Collection[str]) -> None:
@@ -70,16 +75,27 @@ class Commit:
     async def _write(self, batch: Batch) -> Conflicts:
         tombstones = [tombstone for _, tombstone in batch.removed]
         blocks: list[Block] = []
-        if self.store.writes_through:
-            blocks = [block(staged.slab, staged.sessions, staged.after) for staged in batch.staged]
+        unwritable: dict[str, CarryoverError] = {}
+        for staged in batch.staged if self.store.writes_through else ():
+            sealed, failed = seal(staged.slab, staged.sessions, staged.after)
+            blocks += sealed
+            unwritable |= failed
         if blocks and tombstones:  # a session that its last chunk removes is staged too
             gone = {tombstone.session for tombstone in tombstones}
             blocks = [rest for whole in blocks if (rest := whole.without(gone))]
         if not blocks and not tombstones:
-            return NO_CONFLICTS
+            return unwritable
         self.metrics.stored_bytes += sum(sum(map(len, whole.bodies)) for whole in blocks)
-        conflicts: Conflicts = await self._call(self.store.commit, blocks, tombstones)
-        return conflicts
+        try:
+            conflicts: Conflicts = await self._call(self.store.commit, blocks, tombstones)
+        except Exception:
+            failed = await self._call(self.store.unwritable, blocks)
+            if not failed:
+                raise  # it is the store that failed, not a record
+            unwritable |= failed
+            blocks = [rest for whole in blocks if (rest := whole.without(failed))]
+            conflicts = await self._call(self.store.commit, blocks, tombstones)
+        return {**conflicts, **unwritable} if unwritable else conflicts
 
     def publish(self, batch: Batch) -> None:
         """Make the batch resident. Called only after its commit has succeeded; nothing in here can fail."""

@@ -258,10 +258,17 @@ class Engine:
     def _fail(self, batch: Batch, error: Exception) -> None:
         """The tick failed as a whole: nothing moves, and every client may retry."""
         self.metrics.failed_ticks += 1
-        log.error("tick failed: %s", error, exc_info=not isinstance(error, CarryoverError))
+        if isinstance(error, CarryoverError):
+            log.error("tick failed: %s", error)
+        else:  # its message may quote the name of a session, which the log's formatter leaves out
+            log.error("tick failed", exc_info=error)
         if isinstance(error, StoreFailed):
             self._upkeep.failure = error.detail
-        refusal = error if isinstance(error, CarryoverError) else StepFailed(f"the tick failed: {error}")
+        refusal = (
+            error
+            if isinstance(error, CarryoverError)
+            else StepFailed("the tick failed; see the server's log")
+        )
         batch.fail(refusal)
         answered = {id(job) for job, _ in batch.final_answers}
         batch.unfinished.clear()

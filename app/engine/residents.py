@@ -6,6 +6,7 @@ or it is staged in a `Batch` first.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import repeat
@@ -18,7 +19,7 @@ from app.engine import exactly_once
 from app.engine.batch import Batch, SessionExpired, touch
 from app.engine.model_slabs import ModelSlabs
 from app.engine.session_counts import SessionCounts
-from app.errors import CarryoverError, StoreFailed
+from app.errors import CarryoverError, SessionDamaged, StepFailed, StoreFailed
 from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
 from app.session.names import id_of, tenant_of
@@ -26,6 +27,8 @@ from app.session.rows import Rows, pack, scalar, unpack
 from app.session.slab import Slab
 from app.stores import Block, Record, SharedStore, Store, Tombstone
 from models.arrays import Ints
+
+log = logging.getLogger("carryover.engine")
 
 NO_SESSIONS: frozenset[str] = frozenset()
 NAMES_PER_CALL = 10_000  # that the count of the stored sessions reads at once
@@ -138,7 +141,10 @@ class Residents:
         for fingerprint, records_of_model in by_model.items():
             known = self.models.known(fingerprint)
             if known is not None:
-                self._restore(known, records_of_model, batch.touched)
+                try:
+                    self._restore(known, records_of_model, batch.touched)
+                except StoreFailed:
+                    self._restore_one_by_one(known, records_of_model, batch)
             else:
                 batch.tombstones |= {record.session: _not_loaded(record) for record in records_of_model}
 
@@ -151,6 +157,16 @@ class Residents:
         for record, row in zip(records, rows.tolist(), strict=True):
             slab.publish(record.session, row)
 
+    def _restore_one_by_one(self, slab: Slab, records: Sequence[Record], batch: Batch) -> None:
+        """Restore what can be read; a record that cannot be fails its session alone."""
+        for record in records:
+            try:
+                self._restore(slab, [record], batch.touched)
+            except StoreFailed as error:
+                batch.tombstones[record.session] = SessionDamaged(error.detail)
+                if not self.store.writes_through:  # it handed the record over
+                    self.store.commit([record.block()], [])
+
     def make_room(self, slab: Slab, count: int, staying: Iterable[str]) -> None:
         """Free at least `count` rows. The least recently used sessions go to the store; `staying` do not."""
         if slab.free_rows >= count:
@@ -160,12 +176,23 @@ class Residents:
         leaving = slab.least_recently_used(count - slab.free_rows + slab.capacity // 256)
         slab.unpin(rows)
         if not self.store.writes_through:
-            self.store.commit([block(slab, leaving, slab.read(slab.rows_of(leaving)))], [])
+            leaving = self._store_leaving(slab, leaving)
         if self.shared_store is not None:
             self.shared_store.forget(leaving)
         self.metrics.evicted += len(leaving)
         for session in leaving:
             slab.remove(session)
+        if slab.free_rows < count:
+            raise StoreFailed("no row is free: the sessions that should leave cannot be stored")
+
+    def _store_leaving(self, slab: Slab, leaving: list[str]) -> list[str]:
+        """Hand sessions to a store that does not write through; returns those that it took."""
+        blocks, failed = seal(slab, leaving, slab.read(slab.rows_of(leaving)))
+        self.store.commit(blocks, [])
+        if failed:
+            log.error("%d sessions cannot be stored and stay resident", len(failed))
+            slab.unpin(slab.rows_of(failed))  # the next that leave are others
+        return [session for session in leaving if session not in failed]
 
     def create(self, session: str, slab: Slab, ttl_seconds: float | None, batch: Batch) -> int:
         """A row for a new session, which is published with the batch.
@@ -228,8 +255,25 @@ class Residents:
         batch.removed.append((slab, Tombstone(session, position, reason, batch.now)))
 
 
-def block(slab: Slab, sessions: Sequence[str], rows: Rows) -> Block:
-    """What the store keeps of these sessions."""
+def seal(slab: Slab, sessions: Sequence[str], rows: Rows) -> tuple[list[Block], dict[str, CarryoverError]]:
+    """What the store keeps of these sessions; and by session, the error where that could not be made."""
+    try:
+        return [_block(slab, sessions, rows)], {}
+    except Exception:
+        log.exception("records of %d sessions could not be made together; each is tried alone", len(sessions))
+    blocks: list[Block] = []
+    failed: dict[str, CarryoverError] = {}
+    for i, session in enumerate(sessions):
+        try:
+            blocks.append(_block(slab, (session,), rows.select(np.array([i]))))
+        except Exception as error:  # noqa: BLE001  (whatever it was, it fails this session alone)
+            failed[session] = StepFailed(
+                f"session {id_of(session)!r} cannot be stored: {error}; it was not advanced"
+            )
+    return blocks, failed
+
+
+def _block(slab: Slab, sessions: Sequence[str], rows: Rows) -> Block:
     positions, deadlines = rows.headers["position"].tolist(), rows.headers["deadline"].tolist()
     return Block(slab.forecaster.fingerprint, sessions, positions, deadlines, pack(rows))
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from picows import WSCloseCode, WSListener, WSTransport
+from picows import WSCloseCode, WSFrame, WSListener, WSTransport
 
 from app.access.callers import Caller
+
+ABORT_SECONDS = 5.0
+"""After which a socket that was closed is cut off, though its client has not read all of it."""
+SENDABLE_CODES = frozenset(
+    {*range(1000, 1004), *range(1007, 1015)}
+)  # RFC 6455, section 7.4; and 3000 to 4999
 
 
 class CallerSocket(WSListener):
@@ -36,6 +43,16 @@ class CallerSocket(WSListener):
         self.connections.discard(self)
         self.caller.usage.remove_socket(self)
 
+    def pause_reading(self) -> None:
+        """Read no further from the transport."""
+        if self._transport is not None and self._transport.underlying_transport.is_reading():
+            self._transport.underlying_transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self._transport is not None and not self._transport.underlying_transport.is_reading():
+            self._transport.underlying_transport.resume_reading()
+
     def revoke(self) -> None:
         """Close: the key was removed."""
         self._close(WSCloseCode.POLICY_VIOLATION, "the key was revoked")
@@ -48,3 +65,19 @@ class CallerSocket(WSListener):
         if self._transport is not None:
             self._transport.send_close(code, reason.encode())
             self._transport.disconnect()
+            transport = self._transport.underlying_transport
+            asyncio.get_running_loop().call_later(ABORT_SECONDS, transport.abort)
+
+
+def has_reserved_bits(frame: WSFrame) -> bool:
+    """Whether a frame belongs to an extension: none was agreed on (RFC 6455, section 5.2)."""
+    return bool(frame.rsv1 or frame.rsv2 or frame.rsv3)
+
+
+def close_code(frame: WSFrame) -> WSCloseCode:
+    """The code to answer a close frame with: its own; 1000 if it has none; 1002 if it may not be sent."""
+    if not frame.get_payload_as_bytes():
+        return WSCloseCode.OK
+    code = frame.get_close_code()
+    is_sendable = code in SENDABLE_CODES or 3000 <= code < 5000  # type: ignore[operator]  # a number
+    return code if is_sendable else WSCloseCode.PROTOCOL_ERROR

@@ -13,7 +13,7 @@ from app.access.callers import Authenticator, Caller
 from app.codec import answers, bulk, chunks
 from app.codec.problems import PROBLEM_MEDIA_TYPE, problem
 from app.errors import CarryoverError, OverLimit
-from app.jobs.jobs import Advance
+from app.jobs.jobs import Advance, Client
 from app.observability import logs
 
 log = logging.getLogger("carryover.access")
@@ -27,6 +27,7 @@ class Connection(Protocol):
 
     caller: Caller
     request_id: bytes
+    waiting_client: Client
     authenticator: ClassVar[Authenticator]
     bulk_decoder: ClassVar[bulk.BulkDecoder]
     limits: ClassVar[bulk.BulkLimits]
@@ -144,6 +145,7 @@ class ChunkExchange(Exchange):
                 chunk.model,
                 self.reply,
                 options=chunk.options,
+                client=self.protocol.waiting_client,
             )
         )
 

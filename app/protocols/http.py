@@ -29,11 +29,12 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.access.callers import Authenticator, Caller
+from app.access.origins import check_host
 from app.codec import bulk
 from app.codec.limits import SESSION_ID
 from app.codec.problems import body_too_large_error
 from app.engine.fair_share import CHUNKS_PER_ROUTED_REQUEST
-from app.errors import CarryoverError, Forbidden, Unauthorized
+from app.errors import CarryoverError, Forbidden, Misdirected, Unauthorized
 from app.observability.tracing import TRACEPARENT
 from app.protocols.exchange import BulkExchange, ChunkExchange, Exchange
 from app.protocols.http_connection import HttpConnection
@@ -68,8 +69,7 @@ class HotProtocol(HttpConnection):
         self._held: tuple[RequestResponseCycle, Any] | None = None  # an ASGI request behind them
         self._known_authorization: bytes | None = b""  # the header that `caller` came with
         self._known_version = -1  # of the keys, when it was looked up
-        self._default_headers: object = None
-        self._header_lines = b""  # of `_default_headers`
+        self._known_host: bytes | None = None  # that was accepted last
 
     @classmethod
     def bind(
@@ -87,6 +87,8 @@ class HotProtocol(HttpConnection):
     # Coming in: the parser calls these.
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._exchange = exchange = self._hot_exchange()
         if exchange is None:
             self._leave_to_router()
@@ -138,7 +140,6 @@ class HotProtocol(HttpConnection):
             or self.parser.get_method() != b"POST"
             or self.parser.get_http_version() != "1.1"
             or self.expect_100_continue
-            or self.parser.should_upgrade()
             or self.limit_concurrency is not None
             or self._asgi_runs()
             or not self._is_plain()
@@ -155,12 +156,16 @@ class HotProtocol(HttpConnection):
 
     def _is_plain(self) -> bool:
         """Whether no header and no key makes this request special; finds its `caller` and `request_id`."""
-        authorization, parent = None, b""
-        length = 0
+        authorization, host, parent = None, None, b""
+        length = hosts = authorizations = 0
         self.request_id = b""
         for name, value in self.headers:
-            if name == b"authorization":
+            if name == b"host":
+                host = value
+                hosts += 1
+            elif name == b"authorization":
                 authorization = value
+                authorizations += 1
             elif name == b"content-length":
                 length = int(value)
             elif name == b"x-request-id":
@@ -171,11 +176,24 @@ class HotProtocol(HttpConnection):
                 name == b"content-encoding" and self.url.startswith(tuple(self.extra_routes))
             ):  # those routes decompress by themselves
                 return False
+        if hosts != 1 or authorizations > 1 or (host != self._known_host and not self._accepts_host(host)):
+            return False
+        self._note_trace(parent)
+        return self._is_authenticated(authorization) and length <= self.caller.max_bytes
+
+    def _note_trace(self, parent: bytes) -> None:
         if parent and not self.request_id:
             self.request_id = parent[3:35]  # the trace's id
         if self.authenticator.engine.tracing is not None:
             TRACEPARENT.set(parent.decode("latin-1"))
-        return self._is_authenticated(authorization) and length <= self.caller.max_bytes
+
+    def _accepts_host(self, host: bytes | None) -> bool:
+        try:
+            check_host((host or b"").decode("latin-1"), self.authenticator.settings.accepted_host_names)
+        except Misdirected:
+            return False
+        self._known_host = host
+        return True
 
     def _is_authenticated(self, authorization: bytes | None) -> bool:
         """Whether the key is valid; `caller` is then its owner."""
@@ -197,14 +215,9 @@ class HotProtocol(HttpConnection):
     # Requests that go to the router.
 
     def _leave_to_router(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        authorization = next((value for name, value in headers if name == b"authorization"), None)
+        authorization = next((value for name, value in self.headers if name == b"authorization"), None)
         if self.authenticator.key_ring is not None and self._is_authenticated(authorization):
             self.caller.usage.share.acquire_briefly(CHUNKS_PER_ROUTED_REQUEST)
-        # What `HttpConnection.on_message_begin` left out, which a hot request does not need: the scope.
-        super(HttpConnection, self).on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers.extend(headers)
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -215,10 +228,7 @@ class HotProtocol(HttpConnection):
             super()._start_asgi_task(cycle, app)
 
     def _refuse_body(self, exchange: Exchange) -> None:
-        """Answer at once; the rest of the body is thrown away as it comes in.
-
-        Closing would reset the connection under a client that still writes, which then never reads why.
-        """
+        """Answer at once; the rest of the body is discarded as it comes in."""
         exchange.body = b""
         exchange.reply(body_too_large_error(exchange.caller.max_bytes))
 
@@ -233,22 +243,16 @@ class HotProtocol(HttpConnection):
             self.transport.write(exchange.response)
             if not exchange.keep_alive:
                 exchanges.clear()
-                self.transport.close()
+                self.close_gently()
                 return
         if not exchanges and self._held is not None:
             cycle, app = self._held
             self._held = None
             super()._start_asgi_task(cycle, app)
-        self.resume_reading()
-
-    def standard_headers(self) -> bytes:
-        """The headers that uvicorn gives every answer; it replaces the list once a second."""
-        if self._default_headers is not self.server_state.default_headers:
-            self._default_headers = self.server_state.default_headers
-            self._header_lines = b"".join(
-                name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers
-            )
-        return self._header_lines
+        if self._last_answer is None:
+            self.resume_reading()
+        else:
+            self._finish()
 
     def resume_reading(self) -> None:
         """Read on, unless something else must come first."""
@@ -257,9 +261,8 @@ class HotProtocol(HttpConnection):
 
     def shutdown(self) -> None:
         """Close once what was accepted is answered; a request that is still coming in was not accepted."""
-        accepted = [exchange for exchange in self._exchanges if exchange is not self._exchange]
-        if accepted:
-            accepted[-1].keep_alive = False
+        if self._exchanges and self._message_began is None and not self._asgi_runs():
+            self._exchanges[-1].keep_alive = False
         else:
             super().shutdown()
 
@@ -267,9 +270,17 @@ class HotProtocol(HttpConnection):
     def _owes_answers(self) -> bool:
         return bool(self._exchanges)
 
-    @property
-    def _is_incoming_only(self) -> bool:
-        return all(exchange is self._exchange for exchange in self._exchanges)
+    def _drop_incoming(self) -> bool:
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            if self._held is not None and self._held[0] is self._incoming:
+                self._held = None
+            return super()._drop_incoming()
+        self._message_began = None
+        if exchange.response:
+            return False
+        self._exchanges.remove(exchange)
+        return True
 
     def _forget_requests(self) -> None:
         self._exchanges.clear()

@@ -4,61 +4,51 @@
 - A client that does not read its answers is not read either, and is cut off after `request_seconds`.
 - An idle connection is closed after `keep_alive_seconds`; there are at most `connections` of them.
 - While several tenants call, each is read no further than its share has room for (`FairReader`).
+- An offer of an upgrade that is no WebSocket's is ignored: the request is an ordinary one, with its body.
+- What is no request is refused behind the answers that are owed; then nothing more is parsed.
+- A client that still sends when the connection is closed can read its answer (`LingeringClose`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from app.access.callers import Authenticator
+from app.jobs.jobs import Client
+from app.protocols.closing import MAX_HEAD_BYTES, REFUSALS, ClosingProtocol
+from app.protocols.heads import BadHead, check_head, head_without_upgrade, is_websocket_handshake
+from app.protocols.lingering import RoutedTransport
 from app.protocols.reading import PARSE_BYTES, FairReader
 
-MAX_HEAD_BYTES = 65_536
-"""Of the parts of a request that are not its body: the head, and the trailers of a chunked body."""
 BODY_PARSE_BYTES = 16_384
 """Bytes parsed at once, while several tenants call, of a body that goes to the router."""
 ABORT_SECONDS = 5.0
 """After which a connection that was closed is cut off, though its client has not read all of it."""
 
 
-class HttpConnection(HttpToolsProtocol):
-    """One connection, bounded. A subclass says which of its answers are owed outside of ASGI."""
-
-    authenticator: ClassVar[Authenticator]
+class HttpConnection(ClosingProtocol):
+    """One connection, bounded."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.reader = FairReader(self)
+        self.waiting_client = Client()  # for the jobs of this connection
+        self._is_counted = False
         self._last_heard = 0.0
-        self._message_began: float | None = None  # None between two messages
         self._head_bytes = 0  # of the message that is coming in, since its body was last heard
         self._unread_since: float | None = None  # since when answers lie unread in the transport
-
-    # What a subclass adds.
-
-    @property
-    def _owes_answers(self) -> bool:
-        """Whether requests that are no ASGI request wait for their answers."""
-        return False
-
-    @property
-    def _is_incoming_only(self) -> bool:
-        """Whether nothing is owed but the answer to the request that is still coming in."""
-        return not self._owes_answers
-
-    def _forget_requests(self) -> None:
-        """Drop what is owed: the connection is closed, or about to be."""
+        self._head_error = ""  # why a callback of the parser refused the head
+        self._keeps_alive_with_body = False  # the client waits for 100 Continue
 
     # Coming in.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.authenticator.settings.connections:
+        self._is_counted = self.authenticator.connections.acquire()
+        if not self._is_counted:
             self.authenticator.engine.metrics.refusals["connections"] += 1
             transport.abort()
             return
@@ -66,7 +56,12 @@ class HttpConnection(HttpToolsProtocol):
         self._watch_idleness(self._patience)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.waiting_client.left = True
+        if self._is_counted:
+            self._is_counted = False
+            self.authenticator.connections.release()
         self._forget_requests()
+        self._last_answer = None
         self.reader.take_unparsed()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
@@ -82,25 +77,27 @@ class HttpConnection(HttpToolsProtocol):
 
     def parse(self, data: bytes) -> None:
         """Feed the parser, which calls the `on_` methods."""
+        if self._is_refused:
+            return
         self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-        except httptools.HttpParserUpgrade:
-            if self._should_upgrade():
-                self._unset_keepalive_if_required()
-                self.handle_websocket_upgrade()
-                self.flow.resume_reading()  # whatever had paused it: the socket pauses for itself
-            else:
-                self._unsupported_upgrade_warning()
+        except httptools.HttpParserUpgrade as paused:
+            self._parse_behind_upgrade(memoryview(data)[paused.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse_syntax(error)
         if self._head_bytes > MAX_HEAD_BYTES and self._message_began is not None:
-            self._hang_up(431)
+            self.refuse(431)
 
     @property
     def is_open(self) -> bool:
         """Whether what comes in is still this connection's to parse."""
-        return self in self.connections and not self.transport.is_closing()
+        return (
+            self in self.connections
+            and self._lingering is None
+            and not self._is_refused
+            and not self.transport.is_closing()
+        )
 
     @property
     def piece_bytes(self) -> int:
@@ -114,18 +111,105 @@ class HttpConnection(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
 
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # the parser skips the body and pauses: see _parse_behind_upgrade
+        self._check_head()
+        self._begin_scope()
+        self.scope["carryover.client"] = self.waiting_client  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+        self._incoming = cycle = self.cycle
+        cycle.transport = RoutedTransport(self)  # type: ignore[assignment]
+        # A client that is refused before it was told to continue may send its body or not: nobody knows then
+        # where its next request begins.
+        self._keeps_alive_with_body = self.expect_100_continue and cycle.keep_alive
+        if self._keeps_alive_with_body:
+            cycle.keep_alive = False
+
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
+        if self._keeps_alive_with_body:
+            self._keeps_alive_with_body = False
+            self.cycle.keep_alive = not self.cycle.response_started
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._message_began = None
+        if self.parser.should_upgrade():
+            return
+        self._message_began = self._incoming = None
         self._head_bytes = 0
         super().on_message_complete()
 
-    def _asgi_runs(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle  # None until the first; the parent's type denies it
-        return cycle is not None and not cycle.response_complete
+    def _check_head(self) -> None:
+        try:
+            check_head(self.headers, self.parser.get_http_version())
+        except BadHead as error:
+            self._head_error = str(error)
+            raise
+
+    def _begin_scope(self) -> None:
+        """Make up for what `on_message_begin` leaves out, which a hot request does not need."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+
+    # Upgrades. The parser pauses behind the head of a request that offers one, as if it had no body.
+
+    def _parse_behind_upgrade(self, rest: memoryview) -> None:
+        while True:
+            try:
+                if self.parser.get_method() == b"CONNECT":
+                    self.refuse(405)
+                    return
+                self._check_head()
+                if self._takes_upgrade():
+                    self._hand_over(bytes(rest))
+                    return
+                self._parse_head_again()
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as paused:
+                rest = rest[paused.args[0] :]
+            except (BadHead, httptools.HttpParserError) as error:
+                self._refuse_syntax(error)
+                return
+
+    def _takes_upgrade(self) -> bool:
+        version = self.parser.get_http_version()
+        return (
+            is_websocket_handshake(self.parser.get_method(), version, self.headers)
+            and self._should_upgrade_to_ws()
+            and not self._owes_answers
+            and not self._asgi_runs()
+        )
+
+    def _parse_head_again(self) -> None:
+        """Parse the head of an ordinary request in place of the one that offered an upgrade."""
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        head = head_without_upgrade(method, self.url, version, self.headers)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the parent
+        self.parser.feed_data(head)
+
+    def _hand_over(self, rest: bytes) -> None:
+        """Become a WebSocket."""
+        self._unset_keepalive_if_required()
+        self._begin_scope()
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self._message_began = None
+        rest += self.reader.take_unparsed()
+        self._is_counted = False  # by the socket from here on: `upgrade.UpgradedConnection` releases it
+        self.handle_websocket_upgrade()
+        self.flow.resume_reading()  # whatever had paused it: the socket pauses for itself
+        if rest and not self.transport.is_closing():
+            self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
+
+    def _refuse_syntax(self, error: Exception) -> None:
+        detail, self._head_error = self._head_error, ""
+        if not detail and not isinstance(error, httptools.HttpParserCallbackError):
+            detail = f"{REFUSALS[400]}: {error}"
+        self.refuse(400, detail)
 
     # Reading pauses.
 
@@ -172,7 +256,9 @@ class HttpConnection(HttpToolsProtocol):
         if self._unread_since is not None and now - self._unread_since >= patience:
             self.transport.abort()  # a close would wait for the client to read
         elif self._message_began is not None and now - self._message_began >= patience:
-            self._hang_up(408)
+            self.refuse(408)
+            if self._lingering is None:
+                self._watch_idleness(self._patience)
         elif now - self._last_heard >= self.timeout_keep_alive and not self._is_busy():
             super().timeout_keep_alive_handler()
             self.loop.call_later(ABORT_SECONDS, self.transport.abort)
@@ -181,13 +267,3 @@ class HttpConnection(HttpToolsProtocol):
 
     def _is_busy(self) -> bool:
         return self._owes_answers or self.reader.in_line or self._asgi_runs()
-
-    def _hang_up(self, status: int) -> None:
-        """Close on a request that does not come to its end, with this status if nothing else is owed."""
-        self.authenticator.engine.metrics.requests["unknown", status] += 1
-        if not self._asgi_runs() and self._is_incoming_only:
-            self.transport.write(STATUS_LINE[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n")
-        self._forget_requests()
-        self._message_began = None
-        self.transport.close()
-        self.loop.call_later(ABORT_SECONDS, self.transport.abort)

@@ -24,8 +24,8 @@ from app.codec.limits import Limits
 from app.codec.problems import problem
 from app.errors import CarryoverError, OverLimit, StepFailed
 from app.jobs.answers import ChunkAnswer, SessionView
-from app.jobs.jobs import Advance, Inspect, Job, Refuse, Reset
-from app.protocols.caller_socket import CallerSocket
+from app.jobs.jobs import Advance, Client, Inspect, Job, Refuse, Reset
+from app.protocols.caller_socket import CallerSocket, close_code, has_reserved_bits
 from app.protocols.fragments import BadFragment, MessageAssembler
 from app.protocols.reading import PARSE_BYTES, FairReader
 
@@ -65,9 +65,11 @@ class StreamSocket(CallerSocket):
         self.limits = limits
         self.in_flight = in_flight
         self.waiting = 0
-        self.closing = False
+        self.closing = False  # no more messages are taken
         self.parse = parse
         self.reader = FairReader(self, caller.usage.share)
+        self._client = Client()
+        self._close_code: WSCloseCode | None = None  # of the client's close, while answers are owed
         self._position: int | None = None  # of the last answer
         self._assembler = MessageAssembler(max_bytes)
         self._held: list[bytes] = []  # frames to be written together
@@ -83,20 +85,26 @@ class StreamSocket(CallerSocket):
             return
         self._submit(Inspect(self.session, self._greet))
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002
         """A frame has come in."""
         kind = frame.msg_type
-        if frame.fin and kind in WHOLE and self._assembler.is_empty and not self.closing:
+        if self.closing:
+            return
+        if has_reserved_bits(frame):
+            self._close(WSCloseCode.PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
+        elif frame.fin and kind in WHOLE and self._assembler.is_empty:
             self._receive_message(frame.get_payload_as_bytes(), kind == BINARY)
         elif kind == WSMsgType.CLOSE:
-            transport.send_close(frame.get_close_code(), frame.get_close_message())
-            transport.disconnect()
-        elif not self.closing and (kind in WHOLE or kind == WSMsgType.CONTINUATION):
+            self.closing = True
+            self._close_code = close_code(frame)
+            self._close_if_done()
+        elif kind in WHOLE or kind == WSMsgType.CONTINUATION:
             self._receive_fragment(frame)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """The client has gone: what it sent is applied, the answers have nowhere to go."""
+        """The client has gone: its answers have nowhere to go."""
         super().on_ws_disconnected(transport)
+        self._client.left = True
         self.closing = True
         self.reader.take_unparsed()
 
@@ -128,6 +136,9 @@ class StreamSocket(CallerSocket):
 
     def _receive_message(self, data: bytes, binary: bool) -> None:
         self.caller.engine.metrics.messages += 1
+        if not binary and not is_utf8(data):
+            self._close(WSCloseCode.INVALID_TEXT, "a text message is UTF-8")
+            return
         try:
             message = (frames.decode_binary if binary else frames.decode_text)(
                 data, self.session, self.limits
@@ -165,7 +176,7 @@ class StreamSocket(CallerSocket):
             return Reset(message.session, message.at, message.epoch, reply)
         return Advance(
             message.session, chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model, reply,
-            options=chunk.options,
+            options=chunk.options, client=self._client,
         )  # fmt: skip
 
     def _answer(self, message: Message, outcome: Any) -> None:
@@ -233,22 +244,18 @@ class StreamSocket(CallerSocket):
         """Whether what comes in is still parsed."""
         return self._transport is not None
 
-    def pause_reading(self) -> None:
-        """Read no further from the transport."""
-        if self._transport is not None and self._transport.underlying_transport.is_reading():
-            self._transport.underlying_transport.pause_reading()
-
     def resume_reading(self) -> None:
         """Read on, unless answers or the client must come first."""
-        if self._transport is None or self._write_paused or self.reader.is_waiting:
-            return
-        if self.waiting < self.in_flight and not self._transport.underlying_transport.is_reading():
-            self._transport.underlying_transport.resume_reading()
+        if self.waiting < self.in_flight and not self._write_paused and not self.reader.is_waiting:
+            super().resume_reading()
 
     # Closing.
 
     def _close_if_done(self) -> None:
         if self.waiting:
+            return
+        if self._close_code is not None:
+            self._close(self._close_code, "")
             return
         reason: dict[str, Any] = {"detail": "the server is stopping"}
         if self.session is not None:
@@ -259,3 +266,14 @@ class StreamSocket(CallerSocket):
         self.closing = True
         self._flush()
         super()._close(code, reason)
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether this is UTF-8 (RFC 6455, section 8.1)."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -27,6 +27,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from app.access.callers import Authenticator, Caller
+from app.access.connection_limit import ConnectionLimit
 from app.access.origins import TENANT_HEADER, check_host, is_allowed_origin
 from app.codec.limits import Limits, validate_session_id
 from app.codec.problems import PROBLEM_MEDIA_TYPE, problem, problem_body
@@ -52,17 +53,29 @@ class UpgradedConnection(asyncio.Protocol):
     picows reads into a buffer of its own, which a transport that is already reading cannot be switched to.
     """
 
-    def __init__(self, listener: Callable[[WSUpgradeRequest], Any], max_bytes: int) -> None:
+    def __init__(
+        self, listener: Callable[[WSUpgradeRequest], Any], max_bytes: int, limit: ConnectionLimit
+    ) -> None:
         self.socket: StreamSocket | None = None
+        self._limit = limit
+        self._transport: asyncio.BaseTransport | None = None
         self._protocol = WSProtocol(
             None, None, False, listener, log_frames, True, HANDSHAKE_SECONDS, True,
             PING_SECONDS, PING_SECONDS, WSAutoPingStrategy.PING_WHEN_IDLE, True, max_bytes, None, 16_384,
         )  # fmt: skip
-        self.connection_lost = self._protocol.connection_lost  # type: ignore[method-assign]
-        self.connection_made = self._protocol.connection_made  # type: ignore[method-assign]
         self.eof_received = self._protocol.eof_received  # type: ignore[method-assign]
         self.pause_writing = self._protocol.pause_writing  # type: ignore[method-assign]
         self.resume_writing = self._protocol.resume_writing  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over the connection, which counts in the limit of connections already."""
+        self._transport = transport
+        self._protocol.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count the connection no more."""
+        self._limit.release()
+        self._protocol.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse all of it at once, or, where several tenants call, as much as there is room for."""
@@ -75,7 +88,7 @@ class UpgradedConnection(asyncio.Protocol):
     def parse(self, data: bytes) -> None:
         """Copy what came into picows' buffer."""
         rest = memoryview(data)
-        while rest:
+        while rest and self._transport is not None and not self._transport.is_closing():
             room = self._protocol.get_buffer(len(rest))
             count = min(len(room), len(rest))
             room[:count] = rest[:count]
@@ -118,7 +131,7 @@ def upgrade_factory(authenticator: Authenticator, limits: Limits) -> Upgrade:
                 )
             return _acceptance(request, socket)
 
-        connection = UpgradedConnection(listener, settings.body_bytes)
+        connection = UpgradedConnection(listener, settings.body_bytes, authenticator.connections)
         return connection
 
     return upgrade

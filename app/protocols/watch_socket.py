@@ -21,7 +21,7 @@ from app.engine.watchers import Event
 from app.errors import CarryoverError
 from app.jobs.answers import SessionView, epoch_token
 from app.jobs.jobs import Inspect
-from app.protocols.caller_socket import CallerSocket
+from app.protocols.caller_socket import CallerSocket, close_code, has_reserved_bits
 
 GATHER_SECONDS = 0.05
 MAX_OBSERVATIONS = 20_000  # that wait for one watcher
@@ -57,11 +57,12 @@ class WatchSocket(CallerSocket):
         except CarryoverError as error:
             self._close(WSCloseCode.TRY_AGAIN_LATER, error.detail[:100])
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002
         """A watcher sends nothing but its close."""
-        if frame.msg_type == WSMsgType.CLOSE:
-            transport.send_close(frame.get_close_code(), frame.get_close_message())
-            transport.disconnect()
+        if has_reserved_bits(frame):
+            self._close(WSCloseCode.PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
+        elif frame.msg_type == WSMsgType.CLOSE:
+            self._close(close_code(frame), "")
         elif frame.msg_type in {WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION}:
             self._close(WSCloseCode.POLICY_VIOLATION, "a watch takes no messages: send to /stream")
 
@@ -71,12 +72,14 @@ class WatchSocket(CallerSocket):
         self._stop_watching()
 
     def pause_writing(self) -> None:
-        """The watcher does not read: events wait, and the oldest are dropped."""
+        """The watcher does not read: events wait, the oldest are dropped, and its pings are not answered."""
         self._write_paused = True
+        self.pause_reading()
 
     def resume_writing(self) -> None:
         """The watcher reads again."""
         self._write_paused = False
+        self.resume_reading()
         self._flush()
 
     def shutdown(self) -> None:

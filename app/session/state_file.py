@@ -38,7 +38,8 @@ from models.forecaster import Forecaster
 MAX_HEADER_BYTES = 2**20  # some 10,000 tensors: to read 150,000 takes over a second
 FORMAT, VERSION = "carryover-session", "1"
 MAX_CHUNKS = 4096
-MAX_POSITION = 2**63 - 1
+MAX_POSITION = 2**62  # a position that chunks may still advance, as an int64
+MAX_TTL_SECONDS = 1e9  # as for `POST /sessions`; infinity is never
 WHOLE_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 NAMES = "predictions|lower|upper|residuals|scores|observed|forecast|forecast_lower|forecast_upper"
 MAY_BE_NAN = {"residuals", "scores"}
@@ -152,8 +153,11 @@ def decode(data: bytes) -> SessionState:
     if since_reset > position:
         raise Unprocessable("since_reset is beyond the position", field="since_reset")
     ttl_seconds = _time(metadata, "ttl_seconds")
-    if not ttl_seconds > 0:
-        raise Unprocessable("ttl_seconds must be positive", field="ttl_seconds")
+    if not (0 < ttl_seconds <= MAX_TTL_SECONDS or ttl_seconds == math.inf):
+        raise Unprocessable(
+            f"ttl_seconds must be more than 0 and at most {MAX_TTL_SECONDS:.0f}, or inf for never",
+            field="ttl_seconds",
+        )
     return SessionState(
         session=metadata["session"],
         model=metadata["model"],

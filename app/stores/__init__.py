@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from app.errors import CarryoverError
+from app.errors import CarryoverError, StepFailed
+from app.session.names import id_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,10 @@ class Record:
     deadline: float  # seconds since 1970; infinity: never
     body: bytes
     position: int = 0
+
+    def block(self) -> Block:
+        """A block of this session alone."""
+        return Block(self.fingerprint, (self.session,), (self.position,), (self.deadline,), (self.body,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +55,12 @@ class Block:
 
     def without(self, sessions: Collection[str]) -> Block:
         """A block of all other sessions."""
-        kept = [i for i, session in enumerate(self.sessions) if session not in sessions]
+        return self.select([i for i, session in enumerate(self.sessions) if session not in sessions])
+
+    def select(self, indexes: Sequence[int]) -> Block:
+        """A block of the sessions at these indexes."""
         columns = (self.sessions, self.positions, self.deadlines, self.bodies)
-        return Block(self.fingerprint, *([column[i] for i in kept] for column in columns))  # type: ignore[arg-type]
+        return Block(self.fingerprint, *([column[i] for i in indexes] for column in columns))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,20 @@ NO_CONFLICTS: Conflicts = {}
 def any_model(fingerprint: str) -> bool:  # noqa: ARG001
     """The sessions of every model are wanted."""
     return True
+
+
+def find_unwritable(blocks: Sequence[Block], seal: Callable[[Block], object]) -> dict[str, CarryoverError]:
+    """By session, why `seal` raises for a block of that session alone."""
+    found: dict[str, CarryoverError] = {}
+    for block in blocks:
+        for i, session in enumerate(block.sessions):
+            try:
+                seal(block.select([i]))
+            except Exception as error:  # noqa: BLE001  (whatever it was, it fails this session alone)
+                found[session] = StepFailed(
+                    f"session {id_of(session)!r} cannot be stored: {error}; it was not advanced"
+                )
+    return found
 
 
 class Store(Protocol):
@@ -98,6 +120,12 @@ class Store(Protocol):
         Raises
         ------
         StoreFailed : nothing was kept
+        """
+
+    def unwritable(self, blocks: Sequence[Block]) -> dict[str, CarryoverError]:
+        """By session, why its record cannot be written here. Called after a commit has failed.
+
+        A session whose record is at fault fails alone: the others are committed without it.
         """
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:

@@ -11,8 +11,12 @@ from app.stores.memory import MemoryStore
 from app.stores.sqlite.store import SqliteStore
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: Settings, *, accept_loss: bool = False) -> Store:
     """The store that the settings name.
+
+    Parameters
+    ----------
+    accept_loss : open a file though commits are missing from it
 
     Raises
     ------
@@ -26,7 +30,13 @@ def open_store(settings: Settings) -> Store:
     # After each fsync the store's thread competes with a busy event loop for the interpreter: the default
     # interval of 5 ms would be added to every commit.
     sys.setswitchinterval(0.0005)
-    return SqliteStore(settings.store_path, settings.tombstones, tombstone_seconds, settings.durability)
+    return SqliteStore(
+        settings.store_path,
+        settings.tombstones,
+        tombstone_seconds,
+        settings.durability,
+        accept_loss=accept_loss,
+    )
 
 
 def open_shared_store(settings: Settings, tombstone_seconds: float) -> Store:

@@ -52,6 +52,9 @@ class MemoryStore:
         self._forget_old_tombstones()
         return NO_CONFLICTS
 
+    def unwritable(self, blocks: Sequence[Block]) -> dict[str, CarryoverError]:  # noqa: ARG002
+        return {}  # it keeps records as they are
+
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         self._forget_old_tombstones()
         records: list[Record] = []

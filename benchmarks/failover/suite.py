@@ -44,8 +44,8 @@ class Plain:
         rows = np.array(observations, np.float32)[:, None]
         carries = np.zeros((1, self._forecaster.carry_size), np.float32)
         predictions, _ = self._forecaster.advance(rows, np.array([len(rows)]), carries)
-        told: list[float] = predictions[:, 0].tolist()
-        return told
+        result: list[float] = predictions[:, 0].tolist()
+        return result
 
 
 async def play(

@@ -2,7 +2,9 @@ import typing
 
 import numpy as np
 import pytest
+from msgspec import structs
 
+from app.access.keys import generate_key
 from app.errors import Forbidden, OverLimit
 from app.jobs import jobs
 from app.jobs.jobs import Advance, AdvanceMany, Expire
@@ -168,3 +170,22 @@ async def test_keys_that_come_and_go_are_noticed_without_a_restart(start_http, k
         keys.path.write_text("broken")
         authenticator.refresh()
         assert (await service.http.get("/sessions", headers=keys.headers("second"))).status_code == 200
+
+
+async def test_no_key_and_no_header_names_the_empty_tenant_which_would_hold_everybodys_sessions(
+    start_http, keys
+):
+    keys.add("acme")
+    keys.add("boss", "admin")
+    async with start_http(api_keys_file=keys.path) as service:
+        body = {"observations": [[0.1]]}
+        made = await service.http.post("/sessions/a/observations", json=body, headers=keys.headers("acme"))
+        assert made.status_code == 200
+        for path in ("/sessions", "/sessions?detail=true", "/sessions/a", "/sessions/acme%2Fa"):
+            headers = keys.headers("boss", **{"carryover-tenant": ""})
+            assert (await service.http.get(path, headers=headers)).status_code == 403
+        key, token = generate_key("old", "plant")
+        planted = structs.replace(key, tenant="")
+        service.app.state.authenticator.key_ring._keys[bytes.fromhex(key.sha256)] = planted
+        headers = {"authorization": f"Bearer {token}"}
+        assert (await service.http.get("/sessions?detail=true", headers=headers)).status_code == 401

@@ -91,6 +91,7 @@ KEY = {"name": "a", "sha256": "0" * 64, "tenant": "a"}
         [KEY, KEY | {"sha256": "1" * 64}],
         [KEY | {"name": ""}],
         [KEY | {"name": "a/b"}],
+        [KEY | {"tenant": ""}],
         [KEY | {"tenant": "a/b"}],
         [KEY | {"tenant": "a\n"}],
         [KEY | {"sha256": "0" * 63}],
@@ -113,7 +114,7 @@ def test_a_name_that_cannot_be_one_makes_no_key(name):
     with pytest.raises(ConfigError):
         keys.generate_key(name)
     with pytest.raises(ConfigError):
-        keys.generate_key("fine", tenant=name or "/")
+        keys.generate_key("fine", tenant=name)
 
 
 def test_the_command_makes_lists_and_removes_keys(tmp_path, capsys, monkeypatch):
@@ -123,13 +124,13 @@ def test_the_command_makes_lists_and_removes_keys(tmp_path, capsys, monkeypatch)
     token = capsys.readouterr().out.strip()
     key = KeyRing(path).find(token.encode())
     assert (key.name, key.tenant, key.role, key.limits.sessions) == ("pump", "pump", "stream", 7)
-    assert run(["keys", "add", "old", "--tenant", "", "--role", "read"]) == 0
+    assert run(["keys", "add", "old", "--tenant", "plant", "--role", "read"]) == 0
     capsys.readouterr()
     assert run(["keys", "list", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(listed["name"], listed["role"], listed["tenant"]) for listed in lines] == [
         ("pump", "stream", "pump"),
-        ("old", "read", ""),
+        ("old", "read", "plant"),
     ]
     assert lines[0]["limits"] == {"sessions": 7, "observations_per_second": 50.0}
     assert run(["keys", "remove", "pump"]) == 0
@@ -144,6 +145,7 @@ def test_the_command_makes_lists_and_removes_keys(tmp_path, capsys, monkeypatch)
         (["keys", "remove", "x", "--file", "keys.json"], "no key 'x'"),
         (["keys", "add", "a", "--file", "keys.json"], "already"),
         (["keys", "add", "b/c", "--file", "keys.json"], "b/c"),
+        (["keys", "add", "b", "--tenant", "", "--file", "keys.json"], "no name of a tenant"),
         (["keys", "add", "b", "--sessions", "0", "--file", "keys.json"], "sessions"),
     ],
 )

@@ -349,7 +349,7 @@ async def test_sequences_of_every_client_share_batches_with_other_routes(serve):
         sizes = []
         make_resident = service.engine.residents.make_resident
 
-        async def noted(batch):
+        async def record_batch(batch):
             sizes.append(len(batch.touched))
             await make_resident(batch)
 

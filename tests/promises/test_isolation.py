@@ -93,14 +93,21 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
 # Routes that know no session: what they tell is the same for everybody, or refused.
 OF_NO_SESSION = {
     ("GET", "/models"), ("GET", "/models/{name}"), ("POST", "/models/{name}/reload"),
-    ("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/metrics"),
+    ("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/health/balancer"), ("GET", "/metrics"),
     ("GET", "/v2"), ("GET", "/v2/health/live"), ("GET", "/v2/health/ready"), ("GET", "/v2/models/stats"),
     *(("GET", f"/v2/models/{{model}}{version}{what}") for version in ("", "/versions/{version}")
       for what in ("", "/config", "/ready", "/stats")),
     ("POST", "/v2/repository/index"), ("POST", "/v2/repository/models/{model}/load"),
     ("POST", "/v2/repository/models/{model}/unload"),
 }  # fmt: skip
-PUBLIC_PATHS = {"/health/live", "/health/ready", "/v2", "/v2/health/live", "/v2/health/ready"}
+PUBLIC_PATHS = {
+    "/health/live",
+    "/health/ready",
+    "/health/balancer",
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
+}
 
 
 def operations() -> Iterator[tuple[str, str]]:

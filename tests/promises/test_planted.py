@@ -94,7 +94,7 @@ async def through(start, test, artifacts):
     """Run a test of test_commit.py, which needs a store that can fail."""
     opened = main.open_store
     try:
-        main.open_store = lambda settings: WritesThrough(settings.tombstones, 1e9)
+        main.open_store = lambda settings, **_: WritesThrough(settings.tombstones, 1e9)
         await test(start, artifacts)
     finally:
         main.open_store = opened

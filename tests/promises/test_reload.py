@@ -207,3 +207,13 @@ async def test_a_hang_up_signal_reloads_every_model_and_a_damaged_one_changes_no
         (folder / "sine" / "weights.safetensors").write_bytes(b"torn")
         await service.server._reload()
         assert (await service.advance("a", [[0.1]])).status == 200
+
+
+async def test_a_model_added_to_a_later_folder_does_not_become_the_default(
+    start_http, artifacts, folder, tmp_path
+):
+    trained = tmp_path / "trained"
+    save(dataclasses.replace(artifacts["sine"], name="a-first-by-name"), trained / "a-first-by-name")
+    async with start_http(models=(folder, trained)) as service:
+        told = (await service.http.post("/sessions", json={"id": "a"})).json()
+        assert told["model"] == "sine"

@@ -10,8 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.protocols.http import MAX_PIPELINED
+from app.protocols.closing import ClosingProtocol
+from app.protocols.http import MAX_PIPELINED, HotProtocol
+from app.protocols.http_connection import HttpConnection
 from tests.helpers.faults import until
 
 pytestmark = pytest.mark.anyio
@@ -287,3 +290,36 @@ async def test_a_bulk_request_is_answered_as_the_router_answers_it(start_hot, ki
             payload.pop("epochs", None)
             answers.append((response.status_code, response.headers["content-type"], payload))
     assert answers[0] == answers[1]
+
+
+async def test_an_asgi_answer_does_not_overtake_the_chunk_before_it(start_hot):
+    async with start_hot() as service, connected(service.port) as connection:
+        waiting, release = held(service)
+        connection.send(chunk("s") + b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await until(lambda: len(waiting) == 1)
+        for _ in range(100):  # in which the route, which needs no engine, would answer
+            await asyncio.sleep(0)
+        release()
+        first, second = [await connection.answer() for _ in range(2)]
+        assert "predictions" in first[2]
+        assert second[2]["status"] == "ok"
+
+
+OVERRIDDEN = {
+    ClosingProtocol: {"__init__", "_start_asgi_task", "on_response_complete", "shutdown"},
+    HttpConnection: {
+        "__init__", "connection_made", "connection_lost", "data_received", "on_message_begin", "on_body",
+        "on_message_complete", "pause_writing", "resume_writing", "timeout_keep_alive_handler",
+        "on_headers_complete",
+    },
+    HotProtocol: {
+        "__init__", "on_headers_complete", "on_body", "on_message_complete", "_start_asgi_task", "shutdown",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OVERRIDDEN)
+def test_everything_that_is_overridden_is_there_in_uvicorns_protocol(kind):
+    """uvicorn calls these by name: one that it renames would be called no more, and nothing would fail."""
+    own = {name for name, value in vars(kind).items() if callable(value) and hasattr(HttpToolsProtocol, name)}
+    assert own == OVERRIDDEN[kind]

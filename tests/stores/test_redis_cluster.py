@@ -77,6 +77,10 @@ class TestContract(test_store.TestRedis):
         assert [store.expired(clock.now + 4, 10) for _ in SHARES] == [[], [], []]
         assert sorted(store.expired(clock.now + 6, 10) for _ in SHARES) == [[], [], ["a"]]
 
+    @pytest.fixture
+    def all_servers(self, servers):
+        return servers
+
     def test_no_more_expired_sessions_are_found_than_the_limit(self, store, clock, settle):
         store.commit(blocks([record(name, deadline=clock.now - 1) for name in "abc"]), [])
         settle()

@@ -24,6 +24,7 @@ from tests.stores.test_store import record
     ("url", "expected"),
     [
         ("redis://here", RedisUrl("", (("here", 6379),))),
+        ("redis://here?allow_eviction=true", RedisUrl("", (("here", 6379),), allow_eviction=True)),
         ("redis://here:7000/3", RedisUrl("", (("here", 7000),), "", {"db": 3})),
         ("redis://[::1]:7000", RedisUrl("", (("::1", 7000),))),
         (

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from app.stores import Record, Store, Tombstone
+from app.errors import StoreFailed
+from app.stores import Record, Store, Tombstone, any_model
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
 from app.stores.sqlite.store import SqliteStore
 from tests.helpers.records import blocks
-from tests.helpers.redis_server import needs_redis
+from tests.helpers.redis_server import RedisServer, needs_redis
 
 PRINT = "f" * 64
 NEVER = float("inf")
@@ -55,6 +59,25 @@ class StoreContract:
         store.commit(blocks(records), [])
         settle()
         assert sorted(store.load(["c", "a", "b"])[0], key=lambda found: found.session) == records
+
+    @pytest.mark.parametrize("deadline", [1e15, 1e305])
+    def test_a_record_that_cannot_be_written_is_named_and_the_others_can_be(self, store, settle, deadline):
+        """Either it is kept like any other, or the commit fails as a whole and the session is named."""
+        written = [record("good"), record("far", deadline=deadline), record("later", deadline=2e9)]
+        try:
+            store.commit(blocks(written), [])
+        except (StoreFailed, ValueError):
+            assert set(store.unwritable(blocks(written))) == {"far"}
+            assert store.load(["good", "far", "later"]) == ([], {})
+            written = [record("good"), record("later", deadline=2e9)]
+            store.commit(blocks(written), [])
+        assert store.unwritable(blocks(written)) == {}
+        settle()
+        found, others = store.load(["good", "far", "later"])
+        assert sorted(found, key=lambda loaded: loaded.session) == sorted(
+            written, key=lambda kept: kept.session
+        )
+        assert others == {}
 
     def test_the_newest_of_a_session_is_loaded(self, store, settle):
         store.commit(blocks([record("a", 1)]), [])
@@ -115,6 +138,35 @@ class StoreContract:
         assert store.names("d", 3) == [("e", PRINT)]
         assert store.names("e", 3) == []
 
+    def test_names_are_listed_by_prefix_and_by_model(self, store, settle):
+        other = "0" * 64
+        store.commit(
+            blocks([record(name) for name in ("acme/a1", "acme/a2", "acme/b", "zoo/a1", "a", "acmf")]), []
+        )
+        store.commit(blocks([record(name, fingerprint=other) for name in ("acme/a3", "acme/c", "zoo/b")]), [])
+        settle()
+        everything = ["a", "acme/a1", "acme/a2", "acme/a3", "acme/b", "acme/c", "acmf", "zoo/a1", "zoo/b"]
+        assert [name for name, _ in store.names("", 99)] == everything
+        assert [name for name, _ in store.names("", 3, "acme/")] == everything[1:4]
+        assert [name for name, _ in store.names("acme/a3", 99, "acme/")] == everything[4:6]
+        assert [name for name, _ in store.names("", 99, "acme/a")] == everything[1:4]
+        assert store.names("", 99, wanted=other.__eq__) == [
+            ("acme/a3", other), ("acme/c", other), ("zoo/b", other),
+        ]  # fmt: skip
+        assert store.names("acme/a3", 1, "acme/", other.__eq__) == [("acme/c", other)]
+        assert store.names("", 99, "zoo/c") == []
+        assert store.names("", 99, wanted="1".__eq__) == []
+
+    def test_a_session_that_moves_to_another_model_is_listed_under_that_alone(self, store, settle):
+        other = "0" * 64
+        store.commit(blocks([record("a"), record("b")]), [])
+        settle()
+        store.load(["a", "b"])
+        store.commit(blocks([record("a", 2, fingerprint=other), record("b", 2)]), [])
+        settle()
+        assert store.names("", 9) == [("a", other), ("b", PRINT)]
+        assert store.names("", 9, wanted=PRINT.__eq__) == [("b", PRINT)]
+
     def test_the_expired_are_found_and_no_others(self, store, clock, settle):
         store.commit(
             blocks([record("a", deadline=clock.now + 5), record("b"), record("c", deadline=clock.now + 9)]),
@@ -149,7 +201,48 @@ class StoreContract:
         assert len(store) == 2
 
 
+def steps_of(call: Callable[[], object]) -> int:
+    """Lines of Python that a call runs."""
+    count = 0
+
+    def trace(*_: object) -> object:
+        nonlocal count
+        count += 1
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return count
+
+
+LISTINGS: list[tuple[str, int, str, Callable[[str], bool]]] = [
+    ("", 10, "", any_model),
+    ("tenant-1/s-000", 10, "tenant-1/", any_model),
+    ("", 10, "", "0".__eq__),
+    ("", 10, "nobody/", any_model),
+    ("", 1, "tenant-2/", "1".__eq__),
+]
+
+
+def fill(store: Store, start: int, end: int) -> None:
+    """Sessions of 3 tenants and 2 models."""
+    for first in range(start, end, 500):
+        numbers = range(first, min(first + 500, end))
+        records = [record(f"tenant-{i % 3}/s-{i:05}", fingerprint=PRINT[i % 2 :]) for i in numbers]
+        store.commit(blocks(records), [])
+
+
 class TestMemory(StoreContract):
+    @pytest.mark.parametrize("listing", LISTINGS)
+    def test_the_work_of_a_page_does_not_grow_with_the_number_of_sessions(self, store, listing):
+        fill(store, 0, 200)
+        before = steps_of(lambda: store.names(*listing))
+        fill(store, 200, 4000)
+        assert steps_of(lambda: store.names(*listing)) == before
+
     @pytest.fixture
     def store(self, clock) -> Store:
         return MemoryStore(MOST_TOMBSTONES, TOMBSTONE_SECONDS, clock)
@@ -166,6 +259,28 @@ def period(request) -> float:
 
 
 class TestSqlite(StoreContract):
+    @pytest.mark.parametrize("listing", LISTINGS)
+    def test_the_work_of_a_page_does_not_grow_with_the_number_of_sessions(self, store, listing):
+        def work() -> int:
+            count = 0
+
+            def step() -> int:
+                nonlocal count
+                count += 1
+                return 0
+
+            store._database.set_progress_handler(step, 1)
+            store.names(*listing)
+            store._database.set_progress_handler(None, 1)
+            return count
+
+        fill(store, 0, 200)
+        store.names("", 1)
+        before = work()
+        fill(store, 200, 4000)
+        store.names("", 1)
+        assert work() <= 1.1 * before
+
     @pytest.fixture
     def store(self, clock, tmp_path: Path, period) -> Iterator[Store]:
         store = SqliteStore(tmp_path / "carryover.sqlite", MOST_TOMBSTONES, TOMBSTONE_SECONDS, period, clock)
@@ -189,6 +304,30 @@ class TestSqlite(StoreContract):
 
 @needs_redis
 class TestRedis(StoreContract):
+    @pytest.mark.parametrize("listing", LISTINGS)
+    def test_the_work_of_a_page_does_not_grow_with_the_number_of_sessions(self, store, all_servers, listing):
+        def work() -> Counter[str]:
+            for server in all_servers:
+                server.ask("CONFIG", "RESETSTAT")
+            store.names(*listing)
+            calls: Counter[str] = Counter()
+            for server in all_servers:
+                found = re.findall(r"cmdstat_(\w+):calls=(\d+)", server.ask("INFO", "commandstats"))
+                calls.update({name: int(count) for name, count in found})
+            return calls
+
+        fill(store, 0, 200)
+        before = work()
+        fill(store, 200, 4000)
+        assert work() == before
+        assert before.keys() <= {"evalsha", "smembers", "zrangebylex", "getrange", "asking"}
+        assert before["smembers"] == 1
+        assert before["getrange"] <= listing[1]
+
+    @pytest.fixture
+    def all_servers(self, redis_server) -> list[RedisServer]:
+        return [redis_server]
+
     @pytest.fixture
     def store(self, clock, redis_url) -> Iterator[Store]:
         store = RedisStore(parse_url(redis_url), TOMBSTONE_SECONDS, clock=clock)

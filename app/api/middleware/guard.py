@@ -21,7 +21,7 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.access.callers import Authenticator, Caller
+from app.access.callers import CLIENT, Authenticator, Caller
 from app.access.origins import TENANT_HEADER, check_host, is_allowed_origin
 from app.api.errors import error_response, problem_response
 from app.errors import CarryoverError, Forbidden
@@ -32,7 +32,7 @@ from app.observability.tracing import TRACEPARENT
 log = logging.getLogger("carryover.access")
 
 PUBLIC_PATHS = {
-    "/", "/favicon.ico", "/docs", "/openapi.json", "/health/live", "/health/ready",
+    "/", "/favicon.ico", "/docs", "/openapi.json", "/health/live", "/health/ready", "/health/balancer",
     "/v2", "/v2/health/live", "/v2/health/ready",
 }  # fmt: skip
 PUBLIC_FOLDERS = ("/dashboard/",)  # the page asks for the key, so it is served without
@@ -88,6 +88,7 @@ class Guard:
         request_id = logs.request_id(headers.get("x-request-id"), headers.get("traceparent"))
         token = logs.REQUEST_ID.set(request_id)
         TRACEPARENT.set(headers.get("traceparent", ""))
+        CLIENT.set(scope.get("carryover.client"))
         status = 500  # unless something else is answered: a crash is answered further out
 
         async def send_dressed(message: Message) -> None:

@@ -53,6 +53,11 @@ class NameIndex:
                 self._known_models.update(new)
         self._write(ADD_NAMES, names)
 
+    def repair(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Add names that the walk over all keys has found, and their models, where they were lost."""
+        self._known_models.difference_update(names)
+        self.add(names)
+
     def remove(self, names: Mapping[str, Sequence[str]]) -> None:
         """Remove names, by fingerprint. What fails is left out of every page."""
         self._write(REMOVE_NAMES, names)

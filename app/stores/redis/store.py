@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from app.errors import CarryoverError, ConfigError, SessionDamaged, StoreFailed
 from app.session.names import id_of, name_range
-from app.stores import Block, Conflicts, Record, Tombstone, any_model
+from app.stores import Block, Conflicts, Record, Tombstone, any_model, find_unwritable
 from app.stores.redis import values
 from app.stores.redis.connections import Servers, client_reason, connect
 from app.stores.redis.name_index import NameIndex, NamesFailed
@@ -116,6 +116,13 @@ class RedisStore:
         self._remember(dict(zip(alive, fresh, strict=False)), gone, lost)
         return lost
 
+    def unwritable(self, blocks: Sequence[Block]) -> dict[str, CarryoverError]:
+        def seal(block: Block) -> None:
+            self._lifetimes((block,), ())
+            values.pack_block(block, [NO_REVISION])
+
+        return find_unwritable(blocks, seal)
+
     def confirm(self, sessions: Sequence[str]) -> Conflicts:
         """Those of these sessions that have changed since they were loaded or committed: see `commit`."""
         script = COMPARE_AND_WRITE if self._write_concern else COMPARE
@@ -200,7 +207,7 @@ class RedisStore:
                 names.setdefault(fingerprint, []).append(session)
                 if deadline < now:
                     found.append(session)
-        self._names.add(names)
+        self._names.repair(names)
         self._names.remove_stale()
         if self._scan.is_complete():
             self._count = self._scan.restart()

@@ -28,6 +28,7 @@ RECORD, EXPIRED, DELETED = 1, 2, 3
 WHY: dict[int, Literal["expired", "deleted"]] = {EXPIRED: "expired", DELETED: "deleted"}
 HEAD = struct.Struct("<8sIBBHqd")  # revision, CRC-32, layout, kind, length of the fingerprint, position, time
 FRONT, REST = struct.Struct("<8sI"), struct.Struct("<BBHqd")  # the same, before and after the checksum
+MAX_LIFETIME_SECONDS = 1e12  # the server refuses times near 2^63 milliseconds
 PEEK_BYTES = 256  # of a value: enough for its head and its fingerprint
 
 
@@ -100,9 +101,18 @@ def peek(head: bytes) -> tuple[str, float] | None:
 
 
 def lifetime_milliseconds(deadline: float, now: float, tombstone_seconds: float) -> bytes:
-    """How long a value is kept; b"" is for ever. An expired session is kept as long as a tombstone."""
+    """How long a value is kept; b"" is for ever. An expired session is kept as long as a tombstone.
+
+    Raises
+    ------
+    ValueError : the server would refuse it
+    """
     seconds = max(deadline - now, 0.0) + tombstone_seconds
-    return b"" if math.isinf(seconds) else b"%d" % max(1, round(1000 * seconds))
+    if math.isinf(seconds):
+        return b""
+    if not seconds < MAX_LIFETIME_SECONDS:
+        raise ValueError(f"a lifetime of {seconds:g} s is out of range")
+    return b"%d" % max(1, round(1000 * seconds))
 
 
 def _sealed(session: str, revision: bytes, rest: bytes, body: bytes) -> bytes:

@@ -11,11 +11,21 @@ from zlib import crc32
 from app.stores import Block, Record, Tombstone
 
 NEVER = float("inf")
+MAX_SECONDS = 9e12  # in microseconds less than 2^63
 
 
 def microseconds(time: float) -> int | None:
-    """Seconds since 1970 as the file keeps them, because SQLite's JSON would round a float; None is never."""
-    return None if time == NEVER else round(time * 1e6)
+    """Seconds since 1970 as the file keeps them, because SQLite's JSON would round a float; None is never.
+
+    Raises
+    ------
+    ValueError : it does not fit an integer of SQLite, which would round it without an error
+    """
+    if time == NEVER:
+        return None
+    if not abs(time) < MAX_SECONDS:
+        raise ValueError(f"the time {time:g} is out of range")
+    return round(time * 1e6)
 
 
 def seconds(time: int | None) -> float:

@@ -56,7 +56,8 @@ CREATE TABLE probe (bytes BLOB NOT NULL);
 """
 
 # An index on the deadline itself would be written with every chunk, because every chunk moves its session's
-# deadline. `expiries` has the deadline that a session had when it was last looked at: never a later one.
+# deadline. `expiries` has the deadline that a session had when it was last looked at: never a later one. The
+# triggers do without OR IGNORE: the conflict clause of the statement that fires them takes its place.
 INDEXES = """
 CREATE INDEX sessions_by_model ON sessions (fingerprint, id);
 CREATE TABLE expiries (
@@ -67,14 +68,16 @@ CREATE TABLE expiries (
 CREATE TRIGGER session_created AFTER INSERT ON sessions BEGIN
     UPDATE state SET sessions = sessions + 1;
     DELETE FROM tombstones WHERE id = NEW.id;
-    INSERT OR IGNORE INTO expiries SELECT NEW.deadline, NEW.rowid WHERE NEW.deadline IS NOT NULL;
+    INSERT INTO expiries SELECT NEW.deadline, NEW.rowid WHERE NEW.deadline IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM expiries WHERE due = NEW.deadline AND session = NEW.rowid);
 END;
 CREATE TRIGGER session_removed AFTER DELETE ON sessions BEGIN
     UPDATE state SET sessions = sessions - 1;
 END;
 CREATE TRIGGER session_expires_earlier AFTER UPDATE OF deadline ON sessions
 WHEN NEW.deadline < OLD.deadline OR (OLD.deadline IS NULL AND NEW.deadline IS NOT NULL) BEGIN
-    INSERT OR IGNORE INTO expiries VALUES (NEW.deadline, NEW.rowid);
+    INSERT INTO expiries SELECT NEW.deadline, NEW.rowid
+        WHERE NOT EXISTS (SELECT 1 FROM expiries WHERE due = NEW.deadline AND session = NEW.rowid);
 END;
 """
 
@@ -112,11 +115,15 @@ def inspect_file(path: Path) -> FileState:
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that cannot change the file: when it is closed, it takes no log into the file either."""
     address = f"file:{quote(str(path.absolute()))}?mode=ro"
+    beside = [path.with_name(path.name + end) for end in ("-shm", "-wal")]
+    created = [file for file in beside if not file.exists()]
     database = sqlite3.connect(address, LOCK_SECONDS, isolation_level=None, uri=True)
     try:
         yield database
     finally:
         database.close()
+        for file in created:  # SQLite creates them for every reader, and leaves them
+            file.unlink(missing_ok=True)
 
 
 def open_database(path: Path) -> sqlite3.Connection:

@@ -22,9 +22,10 @@ from pathlib import Path
 import msgspec
 
 from app.errors import CarryoverError, ConfigError, StoreFailed
-from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone, any_model
+from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone, any_model, find_unwritable
 from app.stores.sqlite.check import check_last_commit, check_names
 from app.stores.sqlite.commit_mark import CommitMark, LastCommit
+from app.stores.sqlite.records import MAX_SECONDS, microseconds
 from app.stores.sqlite.schema import PAGE_BYTES, explained, open_database, reason
 from app.stores.sqlite.tables import StoredTombstone, Tables
 
@@ -111,6 +112,9 @@ class SqliteStore:
             self._put_off(blocks, removals)
         self._last_removal += len(removals)
         return NO_CONFLICTS
+
+    def unwritable(self, blocks: Sequence[Block]) -> dict[str, CarryoverError]:
+        return find_unwritable(blocks, self._tables.check_writable)
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         records: list[Record] = []
@@ -200,6 +204,8 @@ class SqliteStore:
 
     def _put_off(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone]) -> None:
         """Keep these for the next flush, in place of what was kept of their sessions."""
+        for block in blocks:
+            _check_deadlines(block)  # once they are answered it is too late to refuse them
         coming = [session for block in blocks for session in block.sessions]
         leaving = [removal.tombstone.session for removal in removals]
         self._pending_growth += self._count_absent(coming) - len(leaving) + self._count_absent(leaving)
@@ -275,6 +281,12 @@ class SqliteStore:
                 log.error("store %s could not %s: %s", self.path, task, why)
             self._failed_bytes = max(size, PAGE_BYTES, self._failed_bytes)
             raise StoreFailed(f"the store could not {task}: {why}") from error
+
+
+def _check_deadlines(block: Block) -> None:
+    if max(block.deadlines) >= MAX_SECONDS:  # or never
+        for deadline in block.deadlines:
+            microseconds(deadline)
 
 
 def _grouped(places: Iterable[tuple[Block, int]]) -> list[Block]:

@@ -163,6 +163,15 @@ class Tables:
             (self.sessions,) = self._database.execute("SELECT sessions FROM state").fetchone()
         return sequence
 
+    def check_writable(self, block: Block) -> None:
+        """Encode a block as `commit` does.
+
+        Raises
+        ------
+        ValueError : a value does not fit
+        """
+        _encoded((block,))
+
     def count_present(self, sessions: Sequence[str]) -> int:
         """How many of these sessions are here."""
         (count,) = self._database.execute(PRESENT, (json.dumps(sessions),)).fetchone()
