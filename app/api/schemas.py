@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
 from app.codec.limits import MAX_MODEL_NAME, SESSION_ID
-
 from app.session.state_file import MAX_TTL_SECONDS
 
 At = Annotated[

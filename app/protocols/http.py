@@ -44,7 +44,7 @@ OBSERVATIONS = re.compile(rb"/sessions/(%b)/observations" % SESSION_ID.pattern.e
 MAX_PIPELINED = 32
 """Requests of one connection that may wait for an answer before it is read no further."""
 ROUTED_HEADERS = frozenset((b"origin", b"carryover-tenant", b"content-encoding"))
-"""Headers that send a request to the router: of browsers, of admins in another tenant, of compressed bodies."""
+"""Headers that send a request to the router: of browsers, admins in another tenant, compressed bodies."""
 
 ExchangeFactory = Callable[["HotProtocol"], "Exchange | None"]
 """Makes the exchange of a request whose headers have come; None leaves the request to the router."""
@@ -148,10 +148,10 @@ class HotProtocol(HttpConnection):
         if match is not None:
             return ChunkExchange(self, match[1].decode("ascii"))
         if self.url == BULK:
-            content_type, size = self.header(b"content-type"), self.header(b"content-length")
-            if bulk.is_slow(int(size) if size else None, content_type):
+            size = self.header(b"content-length")
+            if bulk.is_slow(int(size) if size else None):
                 return None
-            return BulkExchange(self, content_type, self.header(b"accept"))
+            return BulkExchange(self, self.header(b"content-type"), self.header(b"accept"))
         return next(make(self) for start, make in self.extra_routes.items() if self.url.startswith(start))
 
     def _is_plain(self) -> bool:

@@ -1,13 +1,12 @@
 """Small bodies that are expensive to read, and what each costs a server in another process.
 
-`make attack` prints the table of `main`; `tests/system/test_attack_bodies.py` holds the server to the bar.
+`make attack` prints `table`; `tests/system/test_attack_bodies.py` holds the server to the bar.
 """
 
 from __future__ import annotations
 
 import gzip
 import http.client
-import json
 import os
 import struct
 import subprocess
@@ -52,7 +51,7 @@ class Cost:
     stall_seconds : the longest that another client waited for the answer to a chunk
     busy_seconds : the most processor time of the server within one such wait: on a busy machine the part of
         the stall that is the server's
-    peak_bytes : resident memory at its peak, less what was resident before
+    peak_bytes : resident memory of the server at its peak
     """
 
     status: int
@@ -430,7 +429,6 @@ def cost(process: subprocess.Popen[Any], port: int, hostile: Hostile) -> Cost:
     body = hostile.body()
     if len(body) > BODY_BYTES:
         raise ValueError(f"the body has {len(body)} bytes")
-    before = _memory(process.pid, "VmRSS")
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak is counted from here
     with OtherClient(process.pid, port) as other:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
@@ -441,7 +439,7 @@ def cost(process: subprocess.Popen[Any], port: int, hostile: Hostile) -> Cost:
         connection.close()
     if other.failures:
         raise RuntimeError(f"another client was refused: {other.failures[0]}")
-    peak = _memory(process.pid, "VmHWM") - before
+    peak = _memory(process.pid, "VmHWM")
     return Cost(response.status, len(answer), other.longest, other.busiest, peak)
 
 
@@ -457,20 +455,20 @@ def _memory(pid: int, name: str) -> int:
     raise RuntimeError(f"no {name} of process {pid}")
 
 
-def table(process: subprocess.Popen[Any], port: int, kinds: dict[str, Hostile]) -> str:
-    """What each kind costs, as a table in Markdown."""
-    lines = ["| kind | status | stall of others (ms) | memory at its peak (MiB) |", "|---|---|---|---|"]
-    for name, hostile in kinds.items():
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    return _memory(pid, "VmRSS")
+
+
+def table(process: subprocess.Popen[Any], port: int) -> str:
+    """What each kind costs this server, which has just started, as a table in Markdown."""
+    before = resident_bytes(process.pid)
+    lines = [
+        "| kind | status | stall of others (ms) | processor time in it (ms) | memory at its peak (MiB) |",
+        "|---|---|---|---|---|",
+    ]
+    for name, hostile in KINDS.items():
         spent = cost(process, port, hostile)
-        lines.append(
-            f"| {name} | {spent.status} | {1000 * spent.stall_seconds:.0f} | {spent.peak_bytes / 2**20:.0f} |"
-        )
+        figures = (1000 * spent.stall_seconds, 1000 * spent.busy_seconds, (spent.peak_bytes - before) / 2**20)
+        lines.append(f"| {name} | {spent.status} | {' | '.join(f'{figure:.0f}' for figure in figures)} |")
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Print the table for the server in this tree."""
-    from tests.helpers.zoo import artifacts  # noqa: F401
-
-
-__all__ = ["KINDS", "Cost", "Hostile", "cost", "json", "table"]

@@ -17,6 +17,7 @@ import contextlib
 from dataclasses import dataclass
 
 from app.codec.bulk import arrow, binary, json
+from app.codec.bulk.json import LARGE_BODY_BYTES
 from app.codec.bulk.request import BulkLimits, BulkRequest
 from app.codec.bulk.session_lists import SessionListCache
 from app.errors import UnsupportedType
@@ -71,15 +72,14 @@ class BulkDecoder:
             await asyncio.sleep(0)
 
 
-def is_slow(size: int | None, content_type: str) -> bool:
-    """Whether a request should be decoded with pauses.
+def is_slow(size: int | None) -> bool:
+    """Whether a request should be decoded with pauses, and queued in parts.
 
     Parameters
     ----------
     size : of the body in bytes; None if unknown
     """
-    form = _media_type(content_type)
-    return form != binary.CONTENT_TYPE and (size is None or size > json.LARGE_BODY_BYTES)
+    return size is None or size > LARGE_BODY_BYTES
 
 
 def encode(answer: BulkAnswer, request: BulkRequest) -> tuple[bytes, str]:
@@ -88,9 +88,9 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> tuple[bytes, str]:
 
 
 def preload() -> None:
-    """Import pyarrow where it is installed: its first import would block the event loop for a second."""
+    """Import pyarrow where it is installed, or the first request of its form would block the event loop."""
     with contextlib.suppress(UnsupportedType):
-        arrow.import_pyarrow()
+        arrow.warm_up()
 
 
 def _forms(content_type: str, accept: str) -> tuple[str, str]:

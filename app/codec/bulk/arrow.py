@@ -24,7 +24,7 @@ from app.codec.bulk.request import (
     check_session_count,
 )
 from app.codec.bulk.session_lists import SessionListCache
-from app.codec.limits import MAX_FLOAT32, MAX_POSITION, validate_model_name, validate_session_id
+from app.codec.limits import MAX_FLOAT32, MAX_POSITION, Limits, validate_model_name, validate_session_id
 from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable, UnsupportedType
 from app.jobs.answers import BulkAnswer, epoch_token, parse_epoch
@@ -94,6 +94,24 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
         stream.write_batch(batch)
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def warm_up() -> None:
+    """Import pyarrow, and let it set up what it sets up on first use.
+
+    Raises
+    ------
+    UnsupportedType : it is not installed
+    """
+    pa = import_pyarrow()
+    table = pa.table({"session": ["a"], "observations": [[0.5]], "at": [0], "epoch": ["0"]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    limits = BulkLimits(1, Limits(1, 1, 1))
+    request = decode(sink.getvalue().to_pybytes(), limits, SessionListCache())
+    nothing = np.zeros(1, np.int64)
+    encode(BulkAnswer(nothing, nothing.view(np.uint64), nothing, 1, np.zeros(0, np.float32), [], {}), request)
 
 
 def import_pyarrow() -> Any:
