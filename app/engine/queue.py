@@ -136,6 +136,13 @@ class JobQueue:
                 self._blocked.pop(id(follower), None)
                 self._make_ready(follower)
 
+    def drain(self) -> list[Job]:
+        """Remove every job that waits, each once. Its sessions are busy until `finish`."""
+        drained = {id(job): job for job in self.waiting_jobs()}
+        self._ready, self._lines, self._blocked = {}, {}, {}
+        self._waiting = self.nbytes = 0
+        return list(drained.values())
+
     def waiting_jobs(self) -> Iterator[Job]:
         """Every job that waits, ready jobs first."""
         for jobs in self._ready.values():
