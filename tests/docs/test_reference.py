@@ -8,7 +8,7 @@ import typer
 from fastapi.routing import iter_route_contexts
 
 from app.config import Settings, describe_settings
-from app.protocols.stream_socket import PATH
+from app.protocols.upgrade import PATH
 from tests.helpers.paths import ROOT
 from tools.docs.pages import PAGES
 
