@@ -1,32 +1,32 @@
-"""Everything that can be refused, and why. The core raises these; only `api/problems.py` knows their status.
+"""The errors of the service. The core raises them; `codec/problems.py` alone knows their HTTP status.
 
 CarryoverError
-├── ConfigError              the service cannot start like this
-├── Malformed                not JSON at all, or not the layout that was declared
-├── Unprocessable            well formed and wrong: shape, a non-number, an infinity, an empty chunk
-├── UnsupportedType          a form of body that this server cannot read or write
-├── Unsupported              a part of a protocol that this server does not have
-├── TooLarge                 over a limit of the service
-├── Unauthorized             no key, or none of this server
-├── Forbidden                a key, and not one that may do this
-├── Misdirected              meant for a host that this server is not: of a page whose name was rebound to us
+├── ConfigError              the settings do not allow a start
+├── Malformed                not JSON, or not in the declared format
+├── Unprocessable            well formed but wrong: shape, not a number, infinity, an empty chunk
+├── UnsupportedType          a media type that the server cannot read or write
+├── Unsupported              a part of a protocol that the server does not support
+├── TooLarge                 above a limit of the service
+├── Unauthorized             no API key, or an invalid or revoked key
+├── Forbidden                the role of the key does not allow this
+├── Misdirected              the `Host` is not a name of this server (protects against DNS rebinding)
 ├── UnknownModel
-├── BadModel                 an artifact on disk that cannot be loaded; the one in memory goes on
-├── UnknownSession           never seen, as far as the service remembers
-├── SessionGone              it was here: expired or deleted, with its last position
-├── SessionExists            a create, fork or import onto a session that is there
-├── OtherModel               a state or a carry of another network than the one it is meant for
-├── OutOfStep                `at` or `epoch` is not where the session is
-├── CannotForecast           the targets do not cover the inputs
-├── NothingObserved          a forecast before the first observation
-├── SessionDamaged           what the store holds of it fails its checksum; the others go on
-├── StepFailed               the network raised, or left the finite numbers; the session did not move
-└── Unavailable              not now: try again after a while
-    ├── Overloaded           too much is waiting
-    ├── OverLimit            more than its key may use
+├── BadModel                 an artifact on disk cannot be loaded; the model in memory stays in use
+├── UnknownSession           no such session, as far as the server remembers
+├── SessionGone              the session expired or was deleted; has its last position
+├── SessionExists            create, fork or import with the id of an existing session
+├── OtherModel               a state or carry belongs to another network
+├── OutOfStep                `at` or `epoch` differs from the session's
+├── CannotForecast           the model does not predict all its inputs
+├── NothingObserved          forecast before the first observation
+├── SessionDamaged           the session's record in the store has a wrong checksum
+├── StepFailed               the network raised, or produced NaN or infinity; the session did not advance
+└── Unavailable              try again later
+    ├── Overloaded           too many jobs wait
+    ├── OverLimit            above a limit of the key
     ├── TooManySessions
-    ├── Stopping             the server is draining
-    └── StoreFailed          the store refused a commit or a read; nothing moved
+    ├── Stopping             the server is stopping
+    └── StoreFailed          the store failed at a commit or a read; nothing changed
 """
 
 from __future__ import annotations
@@ -34,29 +34,31 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-LONGEST_DETAIL = 500
+MAX_DETAIL_CHARACTERS = 500
 
 
 def slug(error: type[Exception]) -> str:
-    """How problems, metrics and logs name a kind of error: `OutOfStep` is `out-of-step`."""
+    """Name of an error class in problems, metrics and logs: `OutOfStep` is `out-of-step`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__).lower()
 
 
-def _short(text: str) -> str:
-    """A refusal quotes what was wrong with a body, and never sends megabytes of it back."""
-    return text if len(text) <= LONGEST_DETAIL else f"{text[:LONGEST_DETAIL]}..."
+def _shorten(text: str) -> str:
+    """Errors quote parts of a request, which may have megabytes."""
+    return text if len(text) <= MAX_DETAIL_CHARACTERS else f"{text[:MAX_DETAIL_CHARACTERS]}..."
 
 
 class CarryoverError(Exception):
-    """Root of the tree. `extra` holds what a program wants to read beside the sentence."""
+    """Root of the tree. `extra` has values that a program can read beside the text."""
 
     title: ClassVar[str] = "Error"
 
     def __init__(self, detail: str, **extra: object) -> None:
-        detail = _short(detail)
+        detail = _shorten(detail)
         super().__init__(detail)
         self.detail = detail
-        self.extra = {name: _short(told) if isinstance(told, str) else told for name, told in extra.items()}
+        self.extra = {
+            name: _shorten(value) if isinstance(value, str) else value for name, value in extra.items()
+        }
 
 
 class ConfigError(CarryoverError):

@@ -1,4 +1,4 @@
-"""Wiring: the only place that constructs the parts and puts them together."""
+"""Construction of the service: the only place that creates the parts and connects them."""
 
 from __future__ import annotations
 
@@ -30,33 +30,41 @@ from app.open_inference import routes as protocol
 from app.open_inference.catalog import Catalog
 from app.open_inference.grpc_factory import create_grpc_server
 from app.process_tuning import keep_freed_memory
+from app.shutdown import StopDeadline
 from app.stores.factory import open_store
 
 log = logging.getLogger("carryover")
 
-KEYS_SECONDS = 1.0  # after which a change of the keys' file is noticed at the latest
+GRPC_SHARE = 0.5  # of the remaining time to stop, for accepted gRPC calls
+KEYS_SECONDS = 1.0  # between two checks for a change of the keys' file
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
     """The service, its models loaded; the engine runs for the length of the app's lifespan.
+
+    Parameters
+    ----------
+    accept_loss : start though commits are missing from the store's file
 
     Raises
     ------
     ConfigError : a model cannot be loaded, the default is none of them, or the keys cannot be read
     """
-    # Two threads on the small products of a wave cost several times what they bring.
+    # More threads make the small matrix products of a batch several times slower.
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
     keep_freed_memory()
     library = ModelLibrary(settings)
     forecasters = library.load()
-    store = open_store(settings)
+    store = open_store(settings, accept_loss=accept_loss)
     library.archive(forecasters)
-    engine = Engine(forecasters, store, settings, older=library.older(forecasters))
+    engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
 
     key_ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
     engine.tracing = create_tracing(settings.traces, _version())
     authenticator = Authenticator(engine, settings, key_ring)
+
+    deadline = StopDeadline(settings.stop_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,29 +75,33 @@ def create_app(settings: Settings) -> FastAPI:
         if grpc is not None:
             await grpc.open()
         yield
+        deadline.start()
         if grpc is not None:
-            await grpc.close()
+            await grpc.close(GRPC_SHARE * deadline.remaining_seconds())
         watching.cancel()
-        await engine.stop()
+        await _stop_engine(engine, deadline)
         if engine.tracing is not None:
             await asyncio.to_thread(engine.tracing.close)
 
     app = FastAPI(
         title="Carryover",
         version=_version(),
-        summary="Stateful recurrent models over streams: nothing is forgotten until you say reset.",
+        summary="Stateful recurrent models over streams: sessions keep their state until they are reset.",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's pages load their scripts from another host; ours is in api/dashboard.py
+        docs_url=None,  # FastAPI's page loads scripts from another host; ours is in api/routes/dashboard.py
         redoc_url=None,
     )
     app.state.engine = engine
+    app.state.stop_deadline = deadline
     app.state.authenticator = authenticator
     app.state.exporter = PrometheusExporter(engine, authenticator, app.version, settings.store_path)
     app.state.library = library
     app.state.dashboard = load_assets()
     app.state.catalog = Catalog(engine, library, settings, app.version)
     app.state.limits = Limits(
-        settings.chunk_observations, settings.forecast_steps, max(one.input_size for one in forecasters)
+        settings.chunk_observations,
+        settings.forecast_steps,
+        max(forecaster.input_size for forecaster in forecasters),
     )
     app.state.grpc = grpc = create_grpc_server(settings, app.state.catalog, authenticator, app.state.limits)
     app.state.bulk_decoder = BulkDecoder(
@@ -106,8 +118,17 @@ def create_app(settings: Settings) -> FastAPI:
         log_requests=settings.access_log,
     )
     for module in (sessions, bulk, models, health, metrics, dashboard, protocol):
-        app.router.routes.extend(module.router.routes)  # as they are: include_router makes each of them anew
+        app.router.routes.extend(module.router.routes)  # include_router would copy each route
     return app
+
+
+async def _stop_engine(engine: Engine, deadline: StopDeadline) -> None:
+    stopping = asyncio.create_task(engine.stop(), name="stop")
+    await asyncio.wait({stopping}, timeout=deadline.remaining_seconds())
+    if not stopping.done():
+        log.error("the engine did not stop within %g seconds; its open jobs are lost", deadline.seconds)
+        return
+    stopping.result()
 
 
 async def _watch_keys(authenticator: Authenticator) -> None:

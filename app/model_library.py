@@ -1,8 +1,8 @@
-"""The artifacts on disk that a server serves: loaded at start, and again when told to.
+"""The artifacts on disk that a server serves: loaded at start, and when a model is reloaded.
 
-A session keeps its network until it is reset, and with a durable store it may outlive the artifact, which
-a newer one has replaced on disk. So beside such a store lies an archive, a copy of every network that was
-served: a folder may be deleted from it once no session needs it.
+A session keeps its network until it is reset. With a store on disk, a session can exist longer than the
+artifact, which a newer one may have replaced. Beside such a store there is therefore an archive with a copy
+of every network that was served. A folder of the archive may be deleted when no session needs it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ log = logging.getLogger("carryover")
 
 
 class ModelLibrary:
-    """Where the models come from.
+    """Loads models and archives them.
 
     Parameters
     ----------
-    settings : which folders, and the device that the networks run on
+    settings : folders of the models, and the device that the networks run on
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -34,41 +34,48 @@ class ModelLibrary:
         self._archive = None if store is None else store.with_name(f"{store.name}.models")
 
     def load(self) -> list[Forecaster]:
-        """Every artifact there is, in the order of their names. Reads the disk.
+        """All artifacts, in the order of their folders, and in each by name. Reads the disk.
+
+        The first is the default of a server that names none: a model that is trained into a later folder
+        does not replace it.
 
         Raises
         ------
-        ConfigError : one cannot be loaded, two have one name, the default is none of them
+        ConfigError : an artifact cannot be loaded, two have the same name, or the default is missing
         """
         loaded: dict[str, Forecaster] = {}
         for folder in _folders(self.settings.models):
-            forecaster = self._loaded(folder)
+            forecaster = self._load_folder(folder)
             name = forecaster.artifact.name
             if name in loaded:
-                raise ConfigError(f"two models are named {name!r}; the second is {folder}")
+                raise ConfigError(f"two models have the name {name!r}; the second is {folder}")
             loaded[name] = forecaster
         if not loaded:
-            raise ConfigError(f"there is no model in {', '.join(map(str, self.settings.models))}")
+            raise ConfigError(
+                f"there is no model in {', '.join(map(str, self.settings.models))}; set CARRYOVER_MODELS"
+            )
         default = self.settings.default_model
         if default is not None and default not in loaded:
-            raise ConfigError(f"the default model {default!r} is none of {', '.join(sorted(loaded))}")
-        return [loaded[name] for name in sorted(loaded)]
+            raise ConfigError(
+                f"the default model {default!r} is not loaded; the models are {', '.join(sorted(loaded))}"
+            )
+        return list(loaded.values())
 
-    def older(self, current: Sequence[Forecaster]) -> list[Forecaster]:
-        """The archived networks that are none of these. One that cannot be loaded is passed over."""
+    def load_archived(self, current: Sequence[Forecaster]) -> list[Forecaster]:
+        """Archived networks that are not among `current`. A network that cannot be loaded is skipped."""
         if self._archive is None or not self._archive.is_dir():
             return []
         known = {forecaster.artifact.fingerprint for forecaster in current}
         found = []
         for folder in sorted(path for path in self._archive.iterdir() if path.name not in known):
             try:
-                found.append(self._loaded(folder))
+                found.append(self._load_folder(folder))
             except ConfigError as error:
-                log.warning("%s; its sessions wait for a reset or for their model", error)
+                log.warning("%s; its sessions need a reset or their model", error)
         return found
 
     def archive(self, forecasters: Sequence[Forecaster]) -> None:
-        """Archive these networks, where the store is durable, before a session can depend on them.
+        """Copy these networks to the archive, if the store is on disk, before a session can depend on them.
 
         Raises
         ------
@@ -88,19 +95,19 @@ class ModelLibrary:
 
         Raises
         ------
-        UnknownModel : none has that name any more
-        BadModel : it cannot be loaded
+        UnknownModel : no artifact has this name
+        BadModel : an artifact cannot be loaded
         """
         try:
-            found = {one.artifact.name: one for one in self.load()}
+            found = {forecaster.artifact.name: forecaster for forecaster in self.load()}
         except ConfigError as error:
-            raise BadModel(f"{error.detail}; the model that was loaded goes on") from error
+            raise BadModel(f"{error.detail}; the model in memory stays in use") from error
         if name not in found:
-            raise UnknownModel(f"no artifact on disk is named {name!r}", models=sorted(found))
+            raise UnknownModel(f"no artifact on disk has the name {name!r}", models=sorted(found))
         self.archive([found[name]])
         return found[name]
 
-    def _loaded(self, folder: Path) -> Forecaster:
+    def _load_folder(self, folder: Path) -> Forecaster:
         try:
             return Forecaster(load(folder), self.settings.device, self.settings.replay_observations)
         except BadArtifact as error:

@@ -1,9 +1,9 @@
-"""What the C library does with the memory that every wave takes and gives back, and what the collector walks.
+"""Tuning of the process: memory that glibc keeps, and objects that the garbage collector skips.
 
-glibc returns the top of its heap to the kernel as soon as 128 KiB of it are free, and maps large arrays
-afresh each time. A wave of a thousand sessions needs two megabytes for some hundred microseconds: having
-the kernel take and clear those pages for every wave cost nearly as much as all the rest of it (2.2 ms in
-place of 1.2, measured on two cores of an EPYC). With both limits raised the pages stay.
+By default, glibc returns freed memory to the kernel as soon as 128 KiB at the top of its heap are free, and
+maps large arrays anew each time. A batch of a thousand sessions needs 2 MB for a few hundred microseconds.
+Returning and clearing these pages for every batch took nearly as long as the rest of the batch (2.2 ms
+instead of 1.2, measured on two cores of an EPYC). With both limits raised, glibc keeps the pages.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import ctypes
 import gc
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # malloc.h
-YOUNG = 20_000  # objects between two collections; a wave of a thousand makes more than Python's own 700
-KEPT_BYTES = 32 * 2**20  # the most that glibc takes for the second
+YOUNG_OBJECTS = 20_000  # between two collections; a batch of a thousand makes more than Python's default 700
+KEPT_BYTES = 32 * 2**20  # the largest MMAP_THRESHOLD that glibc accepts
 
 
 def keep_freed_memory() -> bool:
-    """Keep up to 32 MiB of freed memory for the next wave. Returns whether this C library can be told."""
+    """Keep up to 32 MiB of freed memory for the next batch. Returns whether the C library supports this."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
 
 
 def freeze_loaded_objects() -> None:
-    """Never again walk what there is now: walking all that was loaded at each collection is most of p99."""
+    """Exclude all present objects from garbage collection: walking them each time dominated the p99."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])

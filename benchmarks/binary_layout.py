@@ -23,8 +23,10 @@ def encode_bulk(sessions: Sequence[str], chunks: Sequence[Array]) -> bytes:
     lengths = np.array([len(chunk) for chunk in chunks], "<u4")
     several = bool((lengths != 1).any())
     head = BULK.pack(MAGIC, LENGTHS if several else 0, 1, len(sessions), 0)
-    told = lengths.tobytes() if several else b""
-    return head + told + np.concatenate(chunks).astype("<f4").tobytes() + "\n".join(sessions).encode()
+    lengths_bytes = lengths.tobytes() if several else b""
+    return (
+        head + lengths_bytes + np.concatenate(chunks).astype("<f4").tobytes() + "\n".join(sessions).encode()
+    )
 
 
 def decode_bulk(body: bytes) -> list[Array]:

@@ -1,10 +1,12 @@
-"""A server under load is killed with SIGKILL at random moments and restarted; what it answered must hold.
+"""Kill a server under load with SIGKILL at random moments, restart it, and check that no answered chunk is
+lost.
 
     python -m benchmarks.crash [--kills 200] [--clients 32] [--models FOLDER] [--seed 1]
 
-Every client streams its own series with `at` and sends a chunk again until it is answered. At the end its
-predictions must equal one uninterrupted pass: no acknowledged chunk missing, none applied twice. The
-exit status tells. The store folds and checkpoints far more often here, so that kills fall there too.
+Every client streams its own series with `at`, and sends each chunk again until it is answered. At the end its
+predictions must equal those of one uninterrupted pass: no acknowledged chunk is missing, and none was applied
+twice. Otherwise the exit status is 1. The server folds its journal and makes checkpoints far more often than
+usual, so that kills interrupt these, too.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ import os
 from app.stores.sqlite import store
 from app.config import Settings
 from app.server import run
-store.FOLD_BYTES, store.CHECKPOINT_BYTES = 100_000, 400_000
+store.CHECKPOINT_BYTES = 400_000
 {planted}
 raise SystemExit(run(Settings.from_env(os.environ)))
 """
@@ -47,27 +49,27 @@ COMMIT_AFTER_REPLY = """
 import asyncio
 from app.engine.commit import Commit
 commit = Commit.commit
-async def behind(self, *told):
+async def delayed_commit(self, *arguments):
     await asyncio.sleep(0.05)
-    await commit(self, *told)
-async def later(self, *told):
-    self.late = asyncio.get_running_loop().create_task(behind(self, *told))
-Commit.commit = later
+    await commit(self, *arguments)
+async def start_commit(self, *arguments):
+    self.started = asyncio.get_running_loop().create_task(delayed_commit(self, *arguments))
+Commit.commit = start_commit
 """
 
 
 @dataclass
 class Report:
-    """What happened to all clients."""
+    """The results of all clients."""
 
     kills: int = 0
     acknowledged: int = 0  # chunks
     observations: int = 0
     sent_again: int = 0
     replayed: int = 0
-    missing: int = 0  # clients told of a position before what was acknowledged
-    twice: int = 0  # clients told of a position behind what they sent
-    different: int = 0  # clients whose predictions are not those of one pass
+    missing: int = 0  # clients that got a position before their last acknowledged chunk
+    twice: int = 0  # clients that got a position after everything they sent
+    different: int = 0  # clients whose predictions differ from those of one pass
     worst: float = 0.0  # difference, in standard deviations
     others: list[str] = field(default_factory=list)
 
@@ -76,14 +78,14 @@ class Report:
         return self.missing + self.twice + self.different + len(self.others)
 
     def __str__(self) -> str:
-        told = (
+        summary = (
             f"{self.kills} kills; {self.acknowledged:,} chunks acknowledged "
             f"({self.observations:,} observations), "
-            f"{self.sent_again:,} sent again, {self.replayed:,} of them answered from what was stored; "
+            f"{self.sent_again:,} sent again, {self.replayed:,} of them replayed; "
             f"{self.missing} missing, {self.twice} applied twice, {self.different} clients with other "
             f"predictions (worst difference {self.worst:.1e})"
         )
-        return "; ".join([told, *self.others[:3]])
+        return "; ".join([summary, *self.others[:3]])
 
 
 class Client:
@@ -100,7 +102,7 @@ class Client:
         self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def stream(self, stop: asyncio.Event) -> None:
-        """Send chunk after chunk until told to stop; each until it is answered."""
+        """Send chunks until `stop` is set; each is repeated until it is answered."""
         while not stop.is_set() and not self.broken:
             length = self.draw.choice((1, 1, 1, 2, 5))
             chunk = self.series[self.position : self.position + length]
@@ -111,7 +113,7 @@ class Client:
     async def _until_answered(self, body: bytes, length: int) -> None:
         while True:
             try:
-                status, told = await self._send(body)
+                status, payload = await self._send(body)
             except (OSError, asyncio.IncompleteReadError, TimeoutError):
                 await self._hang_up()
                 self.report.sent_again += 1
@@ -120,22 +122,22 @@ class Client:
             if status == 503:
                 await asyncio.sleep(0.02)
                 continue
-            self._take(status, told, length)
+            self._take(status, payload, length)
             return
 
-    def _take(self, status: int, told: dict[str, Any], length: int) -> None:
+    def _take(self, status: int, payload: dict[str, Any], length: int) -> None:
         report = self.report
         if status == 200:
             self.position += length
-            self.predictions.append(told["predictions"])
+            self.predictions.append(payload["predictions"])
             report.acknowledged += 1
             report.observations += length
-            report.replayed += told["replayed"]
+            report.replayed += payload["replayed"]
             return
         self.broken = True
-        at = told.get("position", 0 if status == 404 else None)
+        at = payload.get("position", 0 if status == 404 else None)
         if at is None:
-            report.others.append(f"{self.name}: {told}")
+            report.others.append(f"{self.name}: {payload}")
         elif at < self.position:
             report.missing += 1
         else:
@@ -168,8 +170,8 @@ class Client:
         observations = self.series[: self.position, None]
         carries = np.zeros((1, forecaster.carry_size), np.float32)
         whole, _ = forecaster.advance(observations, np.array([self.position]), carries)
-        told = np.concatenate([np.asarray(part, np.float32).ravel() for part in self.predictions])
-        worst = float(np.abs(told - whole[:, 0]).max() / forecaster.artifact.target_scaling.std[0])
+        predictions = np.concatenate([np.asarray(part, np.float32).ravel() for part in self.predictions])
+        worst = float(np.abs(predictions - whole[:, 0]).max() / forecaster.artifact.target_scaling.std[0])
         self.report.worst = max(self.report.worst, worst)
         self.report.different += worst > TOLERANCE
 
@@ -183,24 +185,24 @@ async def crash(
     planted: str = "",
     most_seconds: float = 1.0,
 ) -> Report:
-    """Stream, kill, restart, and judge.
+    """Stream, kill, restart, and compare the predictions.
 
     Parameters
     ----------
-    models : an artifact of one input
-    folder : where the store is
-    planted : Python that the server runs first
-    most_seconds : from its first answer, that a server lives
+    models : an artifact with one input
+    folder : for the store
+    planted : Python code that the server runs first, to plant a bug
+    most_seconds : the longest time from a server's first answer to its kill
     """
     report, draw, port, stop = Report(), random.Random(seed), _free_port(), asyncio.Event()
     callers = [Client(f"client-{i}", port, seed * 1000 + i, report) for i in range(clients)]
-    streams = [asyncio.create_task(one.stream(stop)) for one in callers]
+    streams = [asyncio.create_task(client.stream(stop)) for client in callers]
     for _ in range(kills):
         async with _server(models, folder, port, planted) as server:
             before = report.acknowledged
-            while report.acknowledged == before and not all(one.broken for one in callers):
+            while report.acknowledged == before and not all(client.broken for client in callers):
                 if server.returncode is not None:
-                    raise RuntimeError(f"the server ended by itself, with status {server.returncode}")
+                    raise RuntimeError(f"the server stopped by itself with status {server.returncode}")
                 await asyncio.sleep(0.005)
             await asyncio.sleep(draw.uniform(0.0, most_seconds))
             server.kill()
@@ -210,8 +212,8 @@ async def crash(
         await asyncio.gather(*streams)
         server.terminate()
     forecaster = Forecaster(load(models))
-    for one in callers:
-        one.judge(forecaster)
+    for client in callers:
+        client.judge(forecaster)
     return report
 
 
@@ -252,13 +254,15 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument(
-        "--models", type=Path, default=Path("models/zoo/sine"), help="an artifact of one input"
+        "--models", type=Path, default=Path("models/zoo/sine"), help="an artifact with one input"
     )
     parser.add_argument("--seed", type=int, default=1)
-    told = parser.parse_args()
+    options = parser.parse_args()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        report = asyncio.run(crash(told.models, Path(folder), told.kills, told.clients, told.seed))
+        report = asyncio.run(
+            crash(options.models, Path(folder), options.kills, options.clients, options.seed)
+        )
     print(f"{report}; {time.perf_counter() - began:.0f} s")
     return 1 if report.broken else 0
 

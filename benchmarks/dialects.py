@@ -1,4 +1,4 @@
-"""How each server is spoken to: requests as whole HTTP messages, made beforehand; answers as values.
+"""The request and answer format of each server: requests as whole HTTP messages, answers as values.
 
 The layouts of Carryover's own binary forms are in `binary_layout`; this file holds everything that is JSON.
 """
@@ -124,9 +124,9 @@ class OpenInference(Triton):
     model = "bench"
 
     def answer(self, body: bytes) -> Answer:
-        told = msgspec.json.decode(body)
-        outputs = {output["name"]: output["data"] for output in told["outputs"]}
-        return Answer(predictions_of(outputs["predictions"]), told["parameters"]["position"])
+        fields = msgspec.json.decode(body)
+        outputs = {output["name"]: output["data"] for output in fields["outputs"]}
+        return Answer(predictions_of(outputs["predictions"]), fields["parameters"]["position"])
 
 
 def sequence_number(session: str) -> int:

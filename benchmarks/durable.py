@@ -66,18 +66,18 @@ def _figures(servers: dict[str, Running], bench: Bench, options: argparse.Namesp
     samples: dict[str, list[tuple[float, ...]]] = {mode: [] for mode in servers}
     evicted: dict[str, list[Load]] = {mode: [] for mode in servers}
     syncs = []
-    for turn in range(options.rounds):
+    for round_number in range(options.rounds):
         syncs.append(fsync_seconds(bench.folder, 200))
-        for mode, one in servers.items():
-            scenario = Scenario(one.server.name, "http", CONNECTIONS, 1)
-            before = ticks(one.port)
-            sample = measure(scenario, one, bench, f"round{turn}")
-            tick = ticks(one.port).since(before).mean
+        for mode, started in servers.items():
+            scenario = Scenario(started.server.name, "http", CONNECTIONS, 1)
+            before = ticks(started.port)
+            sample = measure(scenario, started, bench, f"round{round_number}")
+            tick = ticks(started.port).since(before).mean
             row = (sample.requests, sample.cpu_us, sample.p50_us / 1e3, sample.p99_us / 1e3, 1e3 * tick)
             samples[mode].append(row)
             print(mode, *(f"{value:,.2f}" for value in samples[mode][-1]), flush=True)
-        for mode, one in servers.items():
-            evicted[mode].append(_crowd(one, bench, turn))
+        for mode, started in servers.items():
+            evicted[mode].append(_measure_evicted(started, bench, round_number))
     base = median(row[0] for row in samples["memory"])
     p50, p99 = (1e3 * median(sync[i] for sync in syncs) for i in (0, 1))
     lines = [
@@ -115,22 +115,22 @@ def _figures(servers: dict[str, Running], bench: Bench, options: argparse.Namesp
     return lines
 
 
-def _crowd(one: Running, bench: Bench, turn: int) -> Load:
+def _measure_evicted(started: Running, bench: Bench, round_number: int) -> Load:
     """Drive sessions most of which have left the slab: each request brings its own back."""
     names = [f"crowd-{number}" for number in range(CROWD)]
-    random.Random(turn).shuffle(names)
+    random.Random(round_number).shuffle(names)
     requests = {name: [DIALECT.request(name, Stream(name, 1).chunk(1), "middle")] for name in names}
     pattern = DIALECT.session_pattern
     return run_wrk(
-        one.port, requests, pattern, bench.seconds, bench.generator_core, bench.folder, CONNECTIONS
+        started.port, requests, pattern, bench.seconds, bench.generator_core, bench.folder, CONNECTIONS
     )
 
 
 def _server(mode: str, folder: Path) -> Server:
     (ours,) = (server for server in known_servers() if server.name == "carryover")
-    told = {name: value.replace("{folder}", str(folder)) for name, value in MODES[mode].items()}
+    settings = {name: value.replace("{folder}", str(folder)) for name, value in MODES[mode].items()}
     room = {"CARRYOVER_RESIDENT_SESSIONS": str(RESIDENT)}
-    return replace(ours, name=mode, environment={**ours.environment, **room, **told})
+    return replace(ours, name=mode, environment={**ours.environment, **room, **settings})
 
 
 def _options() -> argparse.Namespace:

@@ -1,17 +1,19 @@
-"""What a tenant that floods does to another's p99, and what keys and metrics cost: side by side, in one run.
+"""Measure how much a flooding tenant raises another tenant's p99, and how much CPU time keys and metrics
+cost.
 
     python -m benchmarks.fairness --rounds 5
 
-A quiet tenant sends a chunk of one observation over each of 8 connections every 20 ms, all at once or each
-when it likes. A second one floods by wrk from 64 connections, each with 4 chunks in flight, not heeding
-`Retry-After`: with a quota of 1,000 observations a second, and with none. The server has a core to itself.
-All that sends shares the other, where the quiet client goes first (SCHED_FIFO): what it measures is the
-server, and not its wait for a core. The same flood against another process of the same size, on the senders'
-core, is the control: it says how well that is achieved. The quiet tenant alone is measured before each.
+A quiet tenant sends a chunk of one observation over each of 8 connections every 20 ms, either on all
+connections at once or at random times. A second tenant floods with wrk from 64 connections with 4 chunks in
+flight each. It ignores `Retry-After`. It has a quota of 1,000 observations a second, or no quota. The server
+has a core to itself. All clients share the other core, where the quiet client has priority (SCHED_FIFO), so
+that it measures the server and not its own wait for a core. The control shows how well this works: the same
+flood against another server process on the clients' core. The quiet tenant alone is measured before each of
+these.
 
-Then 64 connections stream one observation a chunk against a server with keys and metrics, and against one
-with neither, both running, by turns of a second, the order changing. What is compared is the server's own
-CPU time a chunk, and the ratio of each pair: shared cores make a rate noisy.
+Then 64 connections send chunks of one observation to a server with keys and metrics, and to a server without
+them. Both run, and they are measured for a second each in changing order. Rates vary on shared cores, so the
+server's CPU time per chunk is compared, and the ratio of each pair.
 """
 
 from __future__ import annotations
@@ -41,12 +43,17 @@ from benchmarks.wrk import run_wrk
 
 SERVER_CORE, SENDERS_CORE = 0, 1
 SERVE = "from app.cli import main; main()"
-BARE = """
-from app import metrics
-from app.engine import Engine
-nothing = lambda *_: None
-metrics.Metrics.answered = metrics.Histogram.add = metrics.Stages.begin = metrics.Stages.ended = nothing
-Engine._count = nothing
+WITHOUT_METRICS = """
+from app.engine import reply
+from app.observability.metrics import Histogram, Metrics, StageTimer
+def disable(owner, name):
+    getattr(owner, name)  # an error if it is called something else now
+    setattr(owner, name, lambda *_: None)
+disable(Metrics, "record_request")
+disable(Histogram, "add")
+disable(StageTimer, "begin")
+disable(StageTimer, "end")
+disable(reply, "_count")
 """
 QUIET_CONNECTIONS, PERIOD = 8, 0.02
 FLOOD_CONNECTIONS, FLOOD_IN_FLIGHT, FLOOD_RATE = 64, 4, 1000.0
@@ -69,7 +76,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def serving(
     folder: Path, keys: Path | None, program: str = SERVE, core: int = SERVER_CORE
 ) -> Iterator[tuple[int, int]]:
-    """A server on a port and a core of its own: its port and its process."""
+    """Start a server on a free port, and yield the port and the process id."""
     port = free_port()
     settings = {"PORT": port, "HOST": HOST, "MODELS": folder / "models", "LOG_LEVEL": "error"}
     if keys is not None:
@@ -91,41 +98,41 @@ def serving(
 
 
 def request(session: str, token: str | None) -> bytes:
-    """A chunk of one observation."""
+    """Return a request with a chunk of one observation."""
     key = f"authorization: Bearer {token}\r\n" if token else ""
     head = f"POST /sessions/{session}/observations HTTP/1.1\r\nhost: localhost\r\n{key}"
     return f"{head}content-length: {len(BODY)}\r\n\r\n".encode() + BODY
 
 
 def quiet(port: int, token: str, seconds: float, together: bool) -> float:
-    """The quiet tenant's p99, in seconds. `together`: all send at once."""
+    """Return the quiet tenant's p99, in seconds; `together`: all connections send at once."""
     draw, period = random.Random(0), PERIOD
-    told = [request(f"q{i}", token) for i in range(QUIET_CONNECTIONS)]
+    requests = [request(f"q{i}", token) for i in range(QUIET_CONNECTIONS)]
     taken: list[float] = []
     sent: dict[socket.socket, tuple[int, float]] = {}
     with ExitStack() as stack:
-        lines = [stack.enter_context(socket.create_connection((HOST, port))) for _ in told]
+        connections = [stack.enter_context(socket.create_connection((HOST, port))) for _ in requests]
         begin = time.perf_counter()
-        due = [begin + (0 if together else draw.random() * period) for _ in told]
+        due = [begin + (0 if together else draw.random() * period) for _ in requests]
         while (now := time.perf_counter()) < begin + seconds or sent:
-            for i, line in enumerate(lines):
-                if due[i] <= now < begin + seconds and line not in sent:
-                    sent[line] = i, time.perf_counter()
-                    line.sendall(told[i])
-                    turn = int((now - begin) / period) + 1
-                    due[i] = begin + (turn + (0 if together else draw.random())) * period
-            coming = [due[i] for i, line in enumerate(lines) if line not in sent]
+            for i, connection in enumerate(connections):
+                if due[i] <= now < begin + seconds and connection not in sent:
+                    sent[connection] = i, time.perf_counter()
+                    connection.sendall(requests[i])
+                    number = int((now - begin) / period) + 1
+                    due[i] = begin + (number + (0 if together else draw.random())) * period
+            coming = [due[i] for i, connection in enumerate(connections) if connection not in sent]
             wait = max(min(coming, default=now + 1.0) - time.perf_counter(), 0.0)
-            for line in select.select(list(sent), [], [], wait)[0]:
-                if not line.recv(65_536).startswith(b"HTTP/1.1 200"):
+            for connection in select.select(list(sent), [], [], wait)[0]:
+                if not connection.recv(65_536).startswith(b"HTTP/1.1 200"):
                     raise RuntimeError("the quiet tenant was refused")
-                taken.append(time.perf_counter() - sent.pop(line)[1])
+                taken.append(time.perf_counter() - sent.pop(connection)[1])
     return percentile(taken, 0.99)
 
 
 @contextmanager
 def flooding(port: int, token: str, folder: Path) -> Iterator[None]:
-    """As fast as it is answered, from a process of its own."""
+    """Flood the server with wrk, in a process of its own."""
     script = folder / "flood.lua"
     script.write_text(FLOOD % (json.dumps(request("SESSION", token).decode()), FLOOD_IN_FLIGHT))
     command = [
@@ -151,68 +158,68 @@ def flooding(port: int, token: str, folder: Path) -> Iterator[None]:
 
 
 def fairness(folder: Path, rounds: int, seconds: float, together: bool) -> dict[str, list[float]]:
-    """The quiet tenant's p99 alone, beside the control, a flood that is bounded, and one that is not."""
+    """Return the quiet tenant's p99 in each round: alone, with the control, and with each kind of flood."""
     tokens, keys = {}, []
     bounded = Quota(observations_per_second=FLOOD_RATE)
     for name, limits in {"quiet": Quota(), "bounded": bounded, "free": Quota()}.items():
         key, tokens[name] = generate_key(name, limits=limits)
         keys.append(key)
     write(folder / "keys.json", keys)
-    told: dict[str, list[float]] = {"alone": []}
+    samples: dict[str, list[float]] = {"alone": []}
     with (
         serving(folder, folder / "keys.json") as (port, _),
         serving(folder, folder / "keys.json", core=SENDERS_CORE) as (other, _),
     ):
         quiet(port, tokens["quiet"], 1.0, together)
         for _ in range(rounds):
-            for name, where, whose in (
-                ("the control", other, "free"),
-                ("beside a bounded flood", port, "bounded"),
-                ("beside a free one", port, "free"),
+            for name, target, tenant in (
+                ("control", other, "free"),
+                ("flood with a quota", port, "bounded"),
+                ("flood without a quota", port, "free"),
             ):
-                told["alone"].append(quiet(port, tokens["quiet"], seconds, together))
-                with flooding(where, tokens[whose], folder):
-                    told.setdefault(name, []).append(quiet(port, tokens["quiet"], seconds, together))
-    return told
+                samples["alone"].append(quiet(port, tokens["quiet"], seconds, together))
+                with flooding(target, tokens[tenant], folder):
+                    samples.setdefault(name, []).append(quiet(port, tokens["quiet"], seconds, together))
+    return samples
 
 
 def cost(folder: Path, rounds: int) -> dict[str, list[float]]:
-    """The server's CPU time a chunk, in seconds, with neither keys nor metrics, and with both; by pairs."""
+    """Return the server's CPU time per chunk, in seconds, without and with keys and metrics; by pairs."""
     key, token = generate_key("one")
     write(folder / "one.json", [key])
-    told: dict[str, list[float]] = {"with neither": [], "with keys and metrics": []}
+    payload: dict[str, list[float]] = {"without both": [], "with keys and metrics": []}
     with (
-        serving(folder, None, BARE + SERVE) as bare,
+        serving(folder, None, WITHOUT_METRICS + SERVE) as bare,
         serving(folder, folder / "one.json") as full,
     ):
-        turns = [("with neither", bare, None), ("with keys and metrics", full, token)]
-        for turn in range(-1, rounds):  # the first warms up
-            for name, (port, pid), its in turns[:: 1 if turn % 2 else -1]:
-                streams = {f"s{i}": [request(f"s{i}", its)] for i in range(FLOOD_CONNECTIONS)}
+        variants = [("without both", bare, None), ("with keys and metrics", full, token)]
+        for number in range(-1, rounds):  # the first is a warm-up
+            for name, (port, pid), key_token in variants[:: 1 if number % 2 else -1]:
+                streams = {f"s{i}": [request(f"s{i}", key_token)] for i in range(FLOOD_CONNECTIONS)}
                 before = cpu_seconds(pid)
                 load = run_wrk(port, streams, '"session":"([^"]+)"', 1, SENDERS_CORE, folder)
-                if turn >= 0:
-                    told[name].append((cpu_seconds(pid) - before) / load.requests)
-    return told
+                if number >= 0:
+                    payload[name].append((cpu_seconds(pid) - before) / load.requests)
+    return payload
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used so far."""
-    words = Path(f"/proc/{pid}/schedstat").read_text().split()  # of its main thread, in nanoseconds
+    """Return the CPU time of a process's main thread, in seconds."""
+    words = Path(f"/proc/{pid}/schedstat").read_text().split()  # nanoseconds
     return int(words[0]) / 1e9
 
 
-def printed(title: str, told: dict[str, list[float]], unit: float, word: str) -> None:
-    """Medians, and each over the first."""
+def print_medians(title: str, samples: dict[str, list[float]], unit: float, word: str) -> None:
+    """Print the medians, and the ratio of each to the first."""
     print(title)
-    first = statistics.median(next(iter(told.values())))
-    for name, values in told.items():
+    first = statistics.median(next(iter(samples.values())))
+    for name, values in samples.items():
         middle = statistics.median(values)
         print(f"  {name:24} {middle * unit:8.2f} {word}  {middle / first:5.2f}x", flush=True)
 
 
-def go_first() -> None:
-    """Of all on the senders' core, where the system allows it."""
+def set_priority() -> None:
+    """Give this process priority on the clients' core, if the system permits it."""
     os.sched_setaffinity(0, {SENDERS_CORE})
     with suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(10))
@@ -223,24 +230,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--only", choices=("fairness", "cost"))
-    told = parser.parse_args()
-    go_first()
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
+    parser.add_argument("--only", choices=("fairness", "cost"), help="only one of the two parts")
+    options = parser.parse_args()
+    set_priority()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_seeded_weights(folder / "weights.safetensors")
         write_artifact(folder / "weights.safetensors", folder / "models" / "bench")
-        if told.only != "cost":
-            for how, together in (("all at once", True), ("each when it likes", False)):
-                p99 = fairness(folder, told.rounds, told.seconds, together)
-                printed(f"p99 of a quiet tenant, {how}", p99, 1e3, "ms")
-        if told.only != "fairness":
-            both = cost(folder, 4 * told.rounds)
-            printed("CPU time of the server a chunk", both, 1e6, "us")
+        if options.only != "cost":
+            for how, together in (("all connections at once", True), ("at random times", False)):
+                p99 = fairness(folder, options.rounds, options.seconds, together)
+                print_medians(f"p99 of the quiet tenant, {how}", p99, 1e3, "ms")
+        if options.only != "fairness":
+            both = cost(folder, 4 * options.rounds)
+            print_medians("server CPU time per chunk", both, 1e6, "us")
             pairs = [full / bare for bare, full in zip(*both.values(), strict=True)]
-            print(f"  median of the pairs' ratios {statistics.median(pairs):5.2f}x")
-    print(json.dumps({"rounds": told.rounds, "seconds": told.seconds}))
+            print(f"  median ratio of the pairs {statistics.median(pairs):5.2f}x")
+    print(json.dumps({"rounds": options.rounds, "seconds": options.seconds}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Just enough of HTTP/1.1 and of WebSocket (RFC 6455) to cut a stream of bytes into answers, fast."""
+"""A fast parser for the parts of HTTP/1.1 and WebSocket (RFC 6455) that split bytes into answers."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-import models.forecaster as measured
+import models.nets.chunks as measured
 from models.arrays import Floats, Ints
 from models.artifact.files import load
 from models.forecaster import Forecaster

@@ -1,11 +1,11 @@
-"""What a session learns, measured on recorded streams over HTTP: prints the tables of
-docs/explanation/learning.md and draws its figures.
+"""Measure what sessions learn on recorded streams over HTTP, and print the tables of
+docs/explanation/learning.md.
 
     python -m benchmarks.learning ../data --traffic traffic_hourly.csv
 
-The folder holds ETTh1.csv and nab/; docs/explanation/learning.md tells where they come from, and
-what was looked at when the settings were chosen. The recipe is `drifting` for every stream, chosen on rows
-0 to 3,599 of ETTh1.
+It also draws the figures of that page. The folder must contain ETTh1.csv and nab/; the page describes where
+they come from, and which data were used to choose the settings. Every stream uses the recipe `drifting`,
+which was chosen on rows 0 to 3,599 of ETTh1.
 """
 
 from __future__ import annotations
@@ -95,16 +95,16 @@ def etth1_figures(path: Path, folder: Path) -> Iterator[Figure]:
         if seed == SEEDS[0]:
             first, beside = artifact, list(others(result))
     yield from beside
-    told = first, recorded
+    inputs = first, recorded
     random = np.random.default_rng(1).random(recorded.observations.shape)
     holes = replace(recorded, observations=np.where(random < MISSING, np.nan, recorded.observations))
     with served(folder / f"seed-{SEEDS[0]}", folder) as server:
-        whole = send(server.port, "whole", *told)
-        again = send(server.port, "again", *told, longest=2000)
+        whole = send(server.port, "whole", *inputs)
+        again = send(server.port, "again", *inputs, longest=2000)
         gappy = send(server.port, "gappy", first, holes)
-    complete, missing = mean_square(*told, whole), mean_square(first, holes, gappy)
+    complete, missing = mean_square(*inputs, whole), mean_square(first, holes, gappy)
     yield at_most("MSE over HTTP, chunks of 1 to 200", complete, 0.250)
-    yield from covered(*told, whole)
+    yield from covered(*inputs, whole)
     yield at_most("other chunk sizes: largest relative difference", apart(first, whole, again), 1e-5)
     yield Figure("20 % of the values missing: MSE of the rest", missing, None, True)
     yield at_most(
@@ -112,8 +112,8 @@ def etth1_figures(path: Path, folder: Path) -> Iterator[Figure]:
         missing / complete,
         1.25,
     )
-    yield from forecasts(*told)
-    draw(IMAGES / "learning-etth1.png", *told, whole, rows=TEN_DAYS, targets=("HUFL", "OT"))
+    yield from forecasts(*inputs)
+    draw(IMAGES / "learning-etth1.png", *inputs, whole, rows=TEN_DAYS, targets=("HUFL", "OT"))
 
 
 def traffic_figures(path: Path, folder: Path) -> Iterator[Figure]:
@@ -229,9 +229,9 @@ def forecasts(artifact: Artifact, recorded: Recorded) -> Iterator[Figure]:
         yield Figure(f"forecasts: coverage at 0.9, {horizon} steps", float(shares[horizon - 1]), None, True)
 
 
-def apart(artifact: Artifact, one: Answers, other: Answers) -> float:
+def apart(artifact: Artifact, left: Answers, right: Answers) -> float:
     """The largest difference of two answers, over the spread of what is answered."""
-    pairs = ((one.predictions, other.predictions), (one.lower, other.lower), (one.upper, other.upper))
+    pairs = ((left.predictions, right.predictions), (left.lower, right.lower), (left.upper, right.upper))
     return max(float(np.nanmax(np.abs(a - b) / artifact.target_scaling.std)) for a, b in pairs)
 
 

@@ -1,4 +1,4 @@
-"""What one run of a load generator found, whichever generator it was, and when that must not be believed."""
+"""The result of one run of a load generator, and the conditions under which it must not be used."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from benchmarks.reference import TOLERANCE, Reference
 from benchmarks.servers import Running
 from benchmarks.socket_load import run_plan
 from benchmarks.streams import Array, Stream
-from benchmarks.ways import TURNS, WAYS, chunks_per_request, first_predictions, in_flight, plan_of
+from benchmarks.ways import CYCLE_INDICES, WAYS, chunks_per_request, first_predictions, in_flight, plan_of
 from benchmarks.wrk import run_wrk
 
 SAMPLED_SESSIONS = 4
@@ -106,7 +106,9 @@ def _drive(scenario: Scenario, running: Running, bench: Bench, streams: list[Str
         return outcome.load
     dialect = running.server.dialect
     requests = {
-        stream.session: [dialect.request(stream.session, stream.chunk(turn), "middle") for turn in TURNS]
+        stream.session: [
+            dialect.request(stream.session, stream.chunk(index), "middle") for index in CYCLE_INDICES
+        ]
         for stream in streams
     }
     pattern = dialect.session_pattern

@@ -84,13 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_seeded_weights(weights)
         write_artifact(weights, folder / "artifact")
         started = {crowd: stack.enter_context(_served(crowd, weights, options)) for crowd in crowds}
-        findings = {crowd: _fill(crowd, one) for crowd, one in started.items()}
+        findings = {crowd: _fill(crowd, server) for crowd, server in started.items()}
         judge = Reference(load_file(weights))
-        for turn in range(options.rounds):
-            for crowd, one in started.items():
-                findings[crowd].rates.append(_drive(crowd, one, options, folder, turn))
-        for crowd, one in started.items():
-            _check_strangers(crowd, one, judge)
+        for index in range(options.rounds):
+            for crowd, server in started.items():
+                findings[crowd].rates.append(_drive(crowd, server, options, folder, index))
+        for crowd, server in started.items():
+            _check_strangers(crowd, server, judge)
     page = _page(findings, options)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "memory.md").write_text(page)
@@ -100,40 +100,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @contextmanager
 def _served(crowd: Crowd, weights: Path, options: argparse.Namespace) -> Iterator[Running]:
     (ours,) = (server for server in known_servers() if server.name == "carryover")
-    server = replace(ours, name=crowd.title, environment={**ours.environment, **crowd.settings()})
-    with running(server, options.server_core, weights, weights.parent) as one:
-        yield one
+    configured = replace(ours, name=crowd.title, environment={**ours.environment, **crowd.settings()})
+    with running(configured, options.server_core, weights, weights.parent) as server:
+        yield server
 
 
-def _fill(crowd: Crowd, one: Running) -> Finding:
+def _fill(crowd: Crowd, server: Running) -> Finding:
     """Create all sessions by their first chunk, and note rates and memory."""
-    send_all(one.port, (_request(f"warm-up-{number}", 0) for number in range(100)))
-    empty = resident_bytes(one.process.pid)
+    send_all(server.port, (_request(f"warm-up-{number}", 0) for number in range(100)))
+    empty = resident_bytes(server.process.pid)
     rates = []
     tenth = crowd.sessions // 10
     for part in range(10):
         start = time.perf_counter()
-        send_all(one.port, (_request(f"s{number}", 0) for number in range(part * tenth, (part + 1) * tenth)))
+        send_all(
+            server.port, (_request(f"s{number}", 0) for number in range(part * tenth, (part + 1) * tenth))
+        )
         rates.append(tenth / (time.perf_counter() - start))
         print(f"{crowd.title}: {(part + 1) * tenth:,} created, {rates[-1]:,.0f}/s", flush=True)
-    each = (resident_bytes(one.process.pid) - empty) / crowd.sessions
+    each = (resident_bytes(server.process.pid) - empty) / crowd.sessions
     return Finding(each, rates[0], rates[-1])
 
 
-def _drive(crowd: Crowd, one: Running, options: argparse.Namespace, folder: Path, seed: int) -> float:
+def _drive(crowd: Crowd, server: Running, options: argparse.Namespace, folder: Path, seed: int) -> float:
     """Return requests/s, 1 step each, over 64 connections that visit sessions drawn at random."""
     numbers = random.Random(seed).sample(range(JUDGED, crowd.sessions), min(DRIVEN, crowd.sessions - JUDGED))
     requests = {f"s{number}": [_request(f"s{number}", 1)] for number in numbers}
     core, seconds = options.generator_core, options.seconds
-    load = run_wrk(one.port, requests, DIALECT.session_pattern, seconds, core, folder, CONNECTIONS)
+    load = run_wrk(server.port, requests, DIALECT.session_pattern, seconds, core, folder, CONNECTIONS)
     rate = load.requests / load.seconds
     print(f"{crowd.title}: {rate:,.0f} requests/s", flush=True)
     return rate
 
 
-def _check_strangers(crowd: Crowd, one: Running, reference: Reference) -> None:
+def _check_strangers(crowd: Crowd, server: Running, reference: Reference) -> None:
     """Check that sessions which nobody drove are where their first chunk left them."""
-    with Connection(one.port) as connection:
+    with Connection(server.port) as connection:
         for number in range(JUDGED):
             stream = Stream(f"s{number}", 1)
             answer = DIALECT.answer(connection.send(_request(stream.session, 1)))
@@ -142,8 +144,8 @@ def _check_strangers(crowd: Crowd, one: Running, reference: Reference) -> None:
                 raise BadRun(f"{crowd.title}: {stream.session} is at {answer.position}, off by {error:.2g}")
 
 
-def _request(session: str, turn: int) -> bytes:
-    return DIALECT.request(session, Stream(session, 1).chunk(turn), "middle")
+def _request(session: str, index: int) -> bytes:
+    return DIALECT.request(session, Stream(session, 1).chunk(index), "middle")
 
 
 def _page(findings: Mapping[Crowd, Finding], options: argparse.Namespace) -> str:

@@ -1,8 +1,8 @@
-"""What learning costs: the time of a pass and the bytes of a session, by kind, for the shipped network.
+"""Measure the cost of learning: the time of a pass and the bytes of a session, for the shipped network.
 
     python -m benchmarks.price
 
-The kinds take turns, pass by pass, on one core; medians.
+The kinds of learning alternate, pass by pass, on one core. The figures are medians.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ def write_seeded_weights(path: Path, seed: int = 0) -> None:
 
 def write_artifact(weights: Path, folder: Path) -> None:
     """Write the same weights as an artifact that Carryover serves, with a scaling that changes nothing."""
-    as_it_is = Scaling(np.zeros(1), np.ones(1))
+    identity = Scaling(np.zeros(1), np.ones(1))
     arrays = {name: tensor.numpy() for name, tensor in load_file(weights).items()}
-    artifact = Artifact("bench", (Column("value"),), ("value",), HIDDEN, 1, as_it_is, as_it_is, arrays)
+    artifact = Artifact("bench", (Column("value"),), ("value",), HIDDEN, 1, identity, identity, arrays)
     save(artifact, folder)
 
 

@@ -46,18 +46,18 @@ def main() -> None:
         write_artifact(weights, folder / "artifact")
         store = stack.enter_context(RedisServer(folder / "redis", "--appendonly", "yes"))
         (ours,) = (server for server in known_servers() if server.name == "carryover")
-        told = {**ours.environment, "CARRYOVER_STORE": store.url}
+        settings = {**ours.environment, "CARRYOVER_STORE": store.url}
         replicas = [
             stack.enter_context(
-                running(replace(ours, name=f"replica{core}", environment=told), core, weights, folder)
+                running(replace(ours, name=f"replica{core}", environment=settings), core, weights, folder)
             )
             for core in CORES
         ]
         benches = [_bench(half, weights, options.seconds, folder) for half in range(HALVES)]
         rows: dict[int, list[Row]] = {1: [], 2: []}
-        for turn in range(options.rounds):
+        for round_number in range(options.rounds):
             for count, found in rows.items():
-                found.append(_together(replicas[:count], benches, store, f"{count}-{turn}"))
+                found.append(_together(replicas[:count], benches, store, f"{count}-{round_number}"))
                 print(count, *(f"{value:,.2f}" for value in found[-1]), flush=True)
     page = "\n".join(_page(rows, options))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -69,9 +69,9 @@ def _together(replicas: Sequence[Running], benches: Sequence[Bench], store: Redi
     """Both halves of the load at once, each on its replica, or both on the one there is."""
 
     def half(i: int) -> Sample:
-        one = replicas[i % len(replicas)]
-        scenario = Scenario(one.server.name, "http", CONNECTIONS // HALVES, 1)
-        return measure(scenario, one, benches[i], f"{run}-{i}")
+        started = replicas[i % len(replicas)]
+        scenario = Scenario(started.server.name, "http", CONNECTIONS // HALVES, 1)
+        return measure(scenario, started, benches[i], f"{run}-{i}")
 
     before = _cpu(replicas, store)
     with ThreadPoolExecutor(HALVES) as pool:
@@ -87,7 +87,7 @@ def _cpu(replicas: Sequence[Running], store: RedisServer) -> tuple[float, float,
     """Seconds of processor time of the replicas, the Redis, and the load generators that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     redis = cpu_seconds(store.process.pid) if store.process is not None else 0.0
-    servers = sum(cpu_seconds(one.process.pid) for one in replicas)
+    servers = sum(cpu_seconds(started.process.pid) for started in replicas)
     return servers, redis, children.ru_utime + children.ru_stime
 
 

@@ -143,7 +143,7 @@ def draw(medians: Medians, path: Path) -> None:
         return
     picture = Picture(figsize=(6.2 * len(steps), 4.6), layout="tight")
     counts = sorted({scenario.connections for scenario in medians if scenario.way == "http"})
-    colours = {count: f"C{turn}" for turn, count in enumerate(counts)}
+    colours = {count: f"C{index}" for index, count in enumerate(counts)}
     panels = picture.subplots(1, len(steps), sharey=True, squeeze=False)
     for panel, length in zip(panels[0], steps, strict=True):
         _draw_panel(panel, length, medians, colours)
@@ -157,14 +157,14 @@ def _draw_panel(panel: Axes, steps: int, medians: Medians, colours: Mapping[int,
     servers = list(dict.fromkeys(scenario.server for scenario in rows))
     connections = sorted({scenario.connections for scenario in rows})
     width = 0.8 / len(connections)
-    for turn, count in enumerate(connections):
+    for index, count in enumerate(connections):
         heights = [
             medians[scenario].requests
             if (scenario := Scenario(name, "http", count, steps)) in medians
             else 0.0
             for name in servers
         ]
-        places = [place + turn * width for place in range(len(servers))]
+        places = [place + index * width for place in range(len(servers))]
         label = f"{count} connection{'s' * (count > 1)}"
         panel.bar(places, heights, width, color=colours[count], label=label)
     panel.set_yscale("log")

@@ -1,6 +1,6 @@
-"""Runs the matrix, side by side and interleaved, and writes `docs/reference/benchmarks.md` and its figure.
+"""Run all benchmark rows in interleaved rounds, and write `docs/reference/benchmarks.md` and its figure.
 
-``python -m benchmarks.run`` (``--help`` tells the options); needs two cores, `taskset` and `wrk`.
+``python -m benchmarks.run`` (``--help`` lists the options) needs two cores, `taskset` and `wrk`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def run_rounds(
     """Visit every scenario once a round, in an order drawn anew for each."""
     order = random.Random(options.seed)
     samples: dict[Scenario, list[Sample]] = {scenario: [] for scenario in plan}
-    for turn in range(options.rounds):
+    for index in range(options.rounds):
         for scenario in order.sample(plan, len(plan)):
             if scenario.title in left_out:
                 continue
@@ -97,7 +97,7 @@ def run_rounds(
                 print(f"LEFT OUT {scenario.title}: {error}", file=sys.stderr, flush=True)
                 continue
             samples[scenario].append(sample)
-            print(f"{turn + 1}/{options.rounds} {scenario.title}: {sample.requests:,.0f}/s", flush=True)
+            print(f"{index + 1}/{options.rounds} {scenario.title}: {sample.requests:,.0f}/s", flush=True)
     return samples
 
 
@@ -124,9 +124,9 @@ def _warm_up(started: Running) -> None:
     dialect = started.server.dialect
     stream = Stream("warm-up", 1)
     with Connection(started.port) as connection:
-        for turn in range(200):
-            place = "first" if turn == 0 else "last" if turn == 199 else "middle"
-            dialect.answer(connection.send(dialect.request(stream.session, stream.chunk(turn), place)))  # type: ignore[arg-type]
+        for index in range(200):
+            place = "first" if index == 0 else "last" if index == 199 else "middle"
+            dialect.answer(connection.send(dialect.request(stream.session, stream.chunk(index), place)))  # type: ignore[arg-type]
 
 
 def _write(

@@ -1,10 +1,10 @@
-"""A deployment on paper: what so many sessions need, where it breaks first, what a lost machine does.
+"""Calculate a deployment: the machines for a number of sessions, the first bottleneck, and the loss of a
+machine.
 
     python -m benchmarks.scale [--sessions 10e6 --rate 1 --state 16384]
 
-Everything follows from `Costs`, which were measured on one machine (docs/explanation/scale.md says how);
-change one and see what it moves. The hash ring is drawn and the loss of a machine is stepped through time,
-not estimated.
+Everything is calculated from `Costs`, which were measured on one machine (see docs/explanation/scale.md).
+Change a cost to see its effect. The hash ring and the loss of a machine are simulated, not estimated.
 """
 
 from __future__ import annotations
@@ -156,14 +156,14 @@ def lines(fleet: Fleet, costs: Costs) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for bulk in (False, True):
         for every in (1, 32):
-            one = replace(fleet, bulk=bulk, every=every)
-            it = plan(one, costs)
+            variant = replace(fleet, bulk=bulk, every=every)
+            plan_ = plan(variant, costs)
             keeps = "the state" if every == 1 else f"the chunk; state every {every} commits"
             yield (
-                f"| {'bulk' if bulk else 'one per chunk'} | {keeps} | {it.replicas:,} "
-                f"| {it.shards:,} ({it.breaks_first}) | {it.store_bytes_second / GIBIT:,.1f} "
-                f"| {it.store_memory / GIB:,.0f} | {it.replica_memory / GIB:.2f} "
-                f"| {it.dollars_month_million:,.0f} |"
+                f"| {'bulk' if bulk else 'one per chunk'} | {keeps} | {plan_.replicas:,} "
+                f"| {plan_.shards:,} ({plan_.breaks_first}) | {plan_.store_bytes_second / GIBIT:,.1f} "
+                f"| {plan_.store_memory / GIB:,.0f} | {plan_.replica_memory / GIB:.2f} "
+                f"| {plan_.dollars_month_million:,.0f} |"
             )
 
 
@@ -194,8 +194,8 @@ def ring_lines(costs: Costs, fleet: Fleet) -> Iterator[str]:
 def main() -> None:
     options = _options()
     costs = Costs()
-    told = Fleet(options.sessions, options.rate, options.state)
-    fleets = [told] if options.sessions else [Fleet(10e6, 1.0, 16_384), Fleet(100e6, 1 / 60, 16_384)]
+    custom = Fleet(options.sessions, options.rate, options.state)
+    fleets = [custom] if options.sessions else [Fleet(10e6, 1.0, 16_384), Fleet(100e6, 1 / 60, 16_384)]
     for fleet in fleets:
         print("\n".join(lines(fleet, costs)), end="\n\n")
     print("\n".join(ring_lines(costs, fleets[0])))

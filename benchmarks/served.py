@@ -85,11 +85,11 @@ def _post(connection: http.client.HTTPConnection, path: str, body: dict[str, Any
     answer = response.read()
     if response.status != 200:
         raise BadRun(f"status {response.status}: {answer[:500]!r}")
-    told: dict[str, Any] = json.loads(answer, parse_constant=_refused)
-    return told
+    parsed: dict[str, Any] = json.loads(answer, parse_constant=_refuse_constant)
+    return parsed
 
 
-def _refused(word: str) -> float:
+def _refuse_constant(word: str) -> float:
     raise BadRun(f"an answer holds {word}")
 
 

@@ -1,4 +1,4 @@
-"""The measured servers: how each is started on its own core, spoken to, and stopped."""
+"""The measured servers: their commands, and starting and stopping them on a core of their own."""
 
 from __future__ import annotations
 

@@ -59,13 +59,17 @@ def main() -> None:
 
 def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str]:
     samples: dict[str, list[tuple[float, ...]]] = {mode: [] for mode in servers}
-    for turn in range(rounds):
-        for mode, one in servers.items():
-            before = ticks(one.port)
-            sample = measure(Scenario(one.server.name, "http", CONNECTIONS, 1), one, bench, f"round{turn}")
-            share = ticks(one.port).since(before).share("commit")
-            cold = _crowd(one, bench, turn)
-            bulk = measure(Scenario(one.server.name, "bulk-binary", 1, 1), one, bench, f"bulk{turn}")
+    for round_number in range(rounds):
+        for mode, started in servers.items():
+            before = ticks(started.port)
+            sample = measure(
+                Scenario(started.server.name, "http", CONNECTIONS, 1), started, bench, f"round{round_number}"
+            )
+            share = ticks(started.port).since(before).share("commit")
+            cold = _measure_evicted(started, bench, round_number)
+            bulk = measure(
+                Scenario(started.server.name, "bulk-binary", 1, 1), started, bench, f"bulk{round_number}"
+            )
             row = (
                 sample.requests, sample.cpu_us, sample.p50_us / 1e3, sample.p99_us / 1e3, share,
                 cold.requests / cold.seconds, bulk.session_steps,
@@ -90,21 +94,21 @@ def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str
     return lines
 
 
-def _crowd(one: Running, bench: Bench, turn: int) -> Load:
+def _measure_evicted(started: Running, bench: Bench, round_number: int) -> Load:
     """Drive sessions most of which have left the slab: each request brings its own back."""
     names = [f"crowd-{time.monotonic_ns()}-{number}" for number in range(CROWD)]
-    random.Random(turn).shuffle(names)
+    random.Random(round_number).shuffle(names)
     requests = {name: [DIALECT.request(name, Stream(name, 1).chunk(1), "middle")] for name in names}
     pattern = DIALECT.session_pattern
     return run_wrk(
-        one.port, requests, pattern, bench.seconds, bench.generator_core, bench.folder, CONNECTIONS
+        started.port, requests, pattern, bench.seconds, bench.generator_core, bench.folder, CONNECTIONS
     )
 
 
 def _server(mode: str, url: str | None) -> Server:
     (ours,) = (server for server in known_servers() if server.name == "carryover")
-    told = {"CARRYOVER_RESIDENT_SESSIONS": str(RESIDENT)} | ({"CARRYOVER_STORE": url} if url else {})
-    return replace(ours, name=mode, environment={**ours.environment, **told})
+    settings = {"CARRYOVER_RESIDENT_SESSIONS": str(RESIDENT)} | ({"CARRYOVER_STORE": url} if url else {})
+    return replace(ours, name=mode, environment={**ours.environment, **settings})
 
 
 def _options() -> argparse.Namespace:

@@ -100,7 +100,7 @@ class Caller:
         self.split = websocket_answers if websocket else http_answers
         self.socket = socket.create_connection((plan.host, plan.port), timeout=30.0)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.turn = 0
+        self.index = 0
         self.rest = _upgrade(self.socket, conversation.path) if websocket else b""
         self.first: list[bytes] = []
         self.sent: deque[float] = deque()
@@ -109,8 +109,8 @@ class Caller:
         """Send the next messages of the cycle, in one write."""
         batch = []
         for _ in range(count):
-            batch.append(self.messages[self.turn])
-            self.turn = (self.turn + 1) % len(self.messages)
+            batch.append(self.messages[self.index])
+            self.index = (self.index + 1) % len(self.messages)
             self.sent.append(now)
         self.socket.sendall(b"".join(batch) if count > 1 else batch[0])
 

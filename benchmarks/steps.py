@@ -1,8 +1,8 @@
-"""Ten million steps of a session's readout in float32, beside the same recursion solved in float64.
+"""Run ten million steps of a session's readout in float32, and compare it with a solution in float64.
 
-The features are those of the shipped network on a noisy sine, 65 of them and nearly collinear, which is
-hard on a covariance; the target drifts. Every tenth of the way the float32 weights are compared, by the
-error of their predictions, with a float64 solve of the weighted least squares that they stand for.
+The 65 features are those of the shipped network on a noisy sine. They are nearly collinear, which is
+difficult for the covariance, and the target drifts. Ten times during the run, the predictions of the float32
+weights are compared with those of a float64 solution of the same weighted least squares.
 
     python -m benchmarks.steps [--steps 10000000]
 """
@@ -57,11 +57,13 @@ def main() -> None:
 
 def _features() -> Floats:
     forecaster = Forecaster(load(Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine"))
-    wave = np.sin(np.linspace(0, 0.1 * CYCLE, CYCLE)) + 0.05 * np.random.default_rng(1).standard_normal(CYCLE)
+    series = np.sin(np.linspace(0, 0.1 * CYCLE, CYCLE)) + 0.05 * np.random.default_rng(1).standard_normal(
+        CYCLE
+    )
     features = np.ones((CYCLE, forecaster.hidden + 1), np.float32)
-    carry, one = forecaster.new_carry[None], np.ones(1, np.int64)
-    for step, value in enumerate(wave.astype(np.float32)):
-        _, carry = forecaster.advance(value.reshape(1, 1), one, carry)
+    carry, one_step = forecaster.new_carry[None], np.ones(1, np.int64)
+    for step, value in enumerate(series.astype(np.float32)):
+        _, carry = forecaster.advance(value.reshape(1, 1), one_step, carry)
         features[step, :-1] = carry[0, : forecaster.hidden]
     return features
 
@@ -85,8 +87,10 @@ def _tell(
         exact = _solved(now, total, forgetting, features, noise, truth)
         gaps.append(np.sqrt(np.square(recent @ (weights[i, 0, 0] - exact)).mean()) / 0.1)
     values = np.linalg.eigvalsh(covariance[:, 0].astype(np.float64))
-    told = "  ".join(f"{forgetting:g}: {gap:.1e}" for forgetting, gap in zip(FORGETTING, gaps, strict=True))
-    print(f"{now:>10,}   {told}   {values.min():.1e}   {values.max() * PRIOR:.2f}", flush=True)
+    columns = "  ".join(
+        f"{forgetting:g}: {gap:.1e}" for forgetting, gap in zip(FORGETTING, gaps, strict=True)
+    )
+    print(f"{now:>10,}   {columns}   {values.min():.1e}   {values.max() * PRIOR:.2f}", flush=True)
 
 
 def _solved(

@@ -21,15 +21,15 @@ class Stream:
     session: str
     steps: int
 
-    def chunk(self, turn: int) -> Array:
+    def chunk(self, index: int) -> Array:
         """Return the observations [steps] of a turn, exact in float32 and in their printed form."""
-        chunk: Array = self._cycle()[turn % CYCLE]
+        chunk: Array = self._cycle()[index % CYCLE]
         return chunk
 
     def consumed(self, position: int) -> Array:
         """Return everything [position] that a session at this position has been sent."""
-        turns = -(-position // (self.steps * CYCLE))
-        return np.tile(self._cycle().reshape(-1), turns)[:position]
+        cycles = -(-position // (self.steps * CYCLE))
+        return np.tile(self._cycle().reshape(-1), cycles)[:position]
 
     def _cycle(self) -> Array:
         phase = crc32(self.session.encode()) % 6283 / 1000.0

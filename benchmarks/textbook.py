@@ -1,9 +1,11 @@
-"""What the networks are worth: the figures of docs/reference/measurements.md, each with what it must be.
+"""Measure the quality of the networks: the figures of docs/reference/measurements.md, with their required
+values.
 
     python -m benchmarks.textbook [--etth1 PATH] [--json]
 
-Deterministic on one machine; another processor or torch may change the last digits of a training.
-Exits with 1 when a figure is not what it must be. The real series has no "must": it is told as it is.
+The figures are the same in every run on one machine; another processor or torch version may change the last
+digits of a training. The exit status is 1 if a figure misses its required value. The real series has no
+required values.
 """
 
 import argparse

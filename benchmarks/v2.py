@@ -1,9 +1,10 @@
-"""Triton's sequence batcher and ours, on the same network, asked by the same clients.
+"""Compare Triton's sequence batcher with Carryover, on the same network and with the same clients.
 
-``python -m benchmarks.v2`` (``--help`` tells the options). First a program of `tritonclient` streams many
-interleaved sequences through both, in chunks of random sizes, as JSON and as bytes, and what they answer is
-compared, number by number. Then both take the same requests from wrk, one core each, in turns. Needs what
-`benchmarks.run` needs, and ``pip install tritonclient[http]`` and what `benchmarks.peers.triton` says.
+``python -m benchmarks.v2`` (``--help`` lists the options). First a program that uses `tritonclient` streams
+many interleaved sequences through both servers, in chunks of random sizes, as JSON and as bytes, and compares
+every number of the answers. Then wrk sends the same requests to each of them, alternately, on one core each.
+It needs what `benchmarks.run` needs, ``pip install tritonclient[http]``, and what `benchmarks.peers.triton`
+describes.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stack.enter_context(running(server, options.server_core, weights, folder))
             for server in _servers()
         ]
-        for one in both:
-            _await_ready(one)
+        for started in both:
+            _await_ready(started)
         agreed = compare(both, options)
         bench = Bench(
             options.server_core,
@@ -63,21 +64,21 @@ def compare(both: Sequence[Running], options: argparse.Namespace) -> bool:
     """Stream the same sequences through both; print how far apart their answers are."""
     rng = np.random.default_rng(options.seed)
     series = rng.normal(size=(options.sequences, options.steps)).astype(np.float32)
-    told = {
-        one.server.name: [stream(one, series, options.seed, binary) for binary in (False, True)]
-        for one in both
+    streams = {
+        started.server.name: [stream(started, series, options.seed, binary) for binary in (False, True)]
+        for started in both
     }
-    ours, theirs = told.values()
+    ours, theirs = streams.values()
     apart = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
     count = f"{options.sequences} sequences of {options.steps} observations, JSON and binary"
-    print(f"{count}: apart by at most {apart:.1e} (wanted {TOLERANCE:.0e})", flush=True)
+    print(f"{count}: largest difference {apart:.1e} (allowed: {TOLERANCE:.0e})", flush=True)
     return apart <= TOLERANCE
 
 
-def stream(one: Running, series: Floats, seed: int, binary: bool) -> Floats:
+def stream(started: Running, series: Floats, seed: int, binary: bool) -> Floats:
     """Send every row of `series`, [sequences, steps], as a sequence, interleaved; predictions alike."""
-    client = triton.InferenceServerClient(f"{HOST}:{one.port}", network_timeout=60.0)
-    model = one.server.dialect.model  # type: ignore[attr-defined]
+    client = triton.InferenceServerClient(f"{HOST}:{started.port}", network_timeout=60.0)
+    model = started.server.dialect.model  # type: ignore[attr-defined]
     rng = np.random.default_rng(seed)
     at = np.zeros(len(series), np.int64)
     predictions = np.empty_like(series)
@@ -87,11 +88,11 @@ def stream(one: Running, series: Floats, seed: int, binary: bool) -> Floats:
         begin = int(at[which])
         end = min(begin + int(rng.integers(1, 16)), series.shape[1])
         chunk = series[which, begin:end].reshape(1, -1, 1)
-        asked = triton.InferInput("observations", chunk.shape, "FP32")
-        asked.set_data_from_numpy(chunk, binary_data=binary)
-        wanted = triton.InferRequestedOutput("predictions", binary_data=binary)
+        tensor = triton.InferInput("observations", chunk.shape, "FP32")
+        tensor.set_data_from_numpy(chunk, binary_data=binary)
+        requested = triton.InferRequestedOutput("predictions", binary_data=binary)
         ends = {"sequence_start": begin == 0, "sequence_end": end == series.shape[1]}
-        answer = client.infer(model, [asked], outputs=[wanted], sequence_id=first + which, **ends)
+        answer = client.infer(model, [tensor], outputs=[requested], sequence_id=first + which, **ends)
         predictions[which, begin:end] = answer.as_numpy("predictions").reshape(-1)
         at[which] = end
     client.close()
@@ -102,16 +103,16 @@ def race(both: Sequence[Running], bench: Bench, options: argparse.Namespace) -> 
     """Requests a second of both, in turns; print the medians side by side."""
     quick = True
     for steps in (1, 50):
-        samples: dict[str, list[Sample]] = {one.server.name: [] for one in both}
+        samples: dict[str, list[Sample]] = {started.server.name: [] for started in both}
         for _ in range(options.rounds):
-            for one in both:
-                scenario = Scenario(one.server.name, "http", options.connections, steps)
-                samples[one.server.name].append(measure(scenario, one, bench, f"r{time.time_ns():x}"))
+            for started in both:
+                scenario = Scenario(started.server.name, "http", options.connections, steps)
+                samples[started.server.name].append(measure(scenario, started, bench, f"r{time.time_ns():x}"))
         rates = {name: median(sample.requests for sample in each) for name, each in samples.items()}
         ours, theirs = rates.values()
         for name, each in samples.items():
-            cpu, late = median(one.cpu_us for one in each), median(one.p99_us for one in each)
-            rate = f"{rates[name]:>8,.0f}/s, {cpu:5.0f} us of CPU a request, p99 {late / 1000:.1f} ms"
+            cpu, p99 = median(started.cpu_us for started in each), median(started.p99_us for started in each)
+            rate = f"{rates[name]:>8,.0f}/s, {cpu:5.0f} us of CPU a request, p99 {p99 / 1000:.1f} ms"
             print(f"{steps:>3} steps, {options.connections} connections, {name:>8}: {rate}")
         print(f"{steps:>3} steps: ours takes {ours / theirs:.2f} x Triton's requests", flush=True)
         quick &= steps > 1 or ours >= WANTED * theirs
@@ -126,13 +127,13 @@ def _servers() -> tuple[Server, Server]:
     return Server("carryover", OURS, OpenInference(), settings), theirs
 
 
-def _await_ready(one: Running) -> None:
-    client = triton.InferenceServerClient(f"{HOST}:{one.port}")
-    model = one.server.dialect.model  # type: ignore[attr-defined]
+def _await_ready(started: Running) -> None:
+    client = triton.InferenceServerClient(f"{HOST}:{started.port}")
+    model = started.server.dialect.model  # type: ignore[attr-defined]
     deadline = time.monotonic() + 60
     while not client.is_model_ready(model):
         if time.monotonic() > deadline:
-            sys.exit(f"{one.server.name} does not get ready")
+            sys.exit(f"{started.server.name} did not become ready")
         time.sleep(0.2)
     client.close()
 

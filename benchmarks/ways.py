@@ -12,7 +12,7 @@ from benchmarks.dialects import HOST, column, post, predictions_of
 from benchmarks.socket_load import Conversation, Plan
 from benchmarks.streams import CYCLE, Array, Stream
 
-TURNS = (*range(1, CYCLE), 0)
+CYCLE_INDICES = (*range(1, CYCLE), 0)
 """The opening request has sent turn 0 already."""
 
 
@@ -94,19 +94,21 @@ def _decoded(way: str, payload: bytes, owners: list[str]) -> list[tuple[str, Arr
 
 
 def _bulk(streams: list[Stream], form: str) -> Conversation:
-    return Conversation("/observations", [_together(streams, turn, form) for turn in TURNS])
+    return Conversation("/observations", [_bulk_request(streams, index, form) for index in CYCLE_INDICES])
 
 
 def _mixed(streams: list[Stream], form: str) -> Conversation:
     orders = random.Random(1)
-    first, *turns = TURNS * ORDERS
-    mixed = [_together(orders.sample(streams, len(streams)), turn, form) for turn in turns]
-    return Conversation("/observations", [_together(streams, first, form), *mixed])  # the first is compared
+    first, *rest = CYCLE_INDICES * ORDERS
+    mixed = [_bulk_request(orders.sample(streams, len(streams)), index, form) for index in rest]
+    return Conversation(
+        "/observations", [_bulk_request(streams, first, form), *mixed]
+    )  # the first is compared
 
 
-def _together(streams: list[Stream], turn: int, form: str) -> bytes:
+def _bulk_request(streams: list[Stream], index: int, form: str) -> bytes:
     sessions = [stream.session for stream in streams]
-    chunks = [stream.chunk(turn) for stream in streams]
+    chunks = [stream.chunk(index) for stream in streams]
     if form == "binary":
         return post("/observations", encode_bulk(sessions, chunks), BINARY)
     rows = [column(chunk) if len(chunk) > 1 else float(chunk[0]) for chunk in chunks]
@@ -115,12 +117,14 @@ def _together(streams: list[Stream], turn: int, form: str) -> bytes:
 
 def _socket(streams: list[Stream], form: str) -> Conversation:
     (stream,) = streams
-    messages = [_message(None, stream.chunk(turn), form) for turn in TURNS]
+    messages = [_message(None, stream.chunk(index), form) for index in CYCLE_INDICES]
     return Conversation(f"/sessions/{stream.session}/stream", messages)
 
 
 def _shared(streams: list[Stream], form: str) -> Conversation:
-    messages = [_message(stream.session, stream.chunk(turn), form) for turn in TURNS for stream in streams]
+    messages = [
+        _message(stream.session, stream.chunk(index), form) for index in CYCLE_INDICES for stream in streams
+    ]
     return Conversation("/stream", messages)
 
 

@@ -23,9 +23,9 @@ ELSEWHERE = {"colorama", "async-timeout", "setuptools"}  # of Windows, of an old
 INTRODUCTION = """\
 # Licences
 
-Carryover has the licence Apache-2.0 (file LICENSE). Two packages contain JavaScript libraries for the web
-pages: youplot contains uPlot (MIT), and fastapi-offline contains Swagger UI (Apache-2.0). `make lock` wrote
-this table from the metadata of the packages in the container image:
+Carryover has the licence Apache-2.0 (file LICENSE). The folder app/dashboard/static/vendor has
+JavaScript libraries for the web pages: uPlot (MIT) and Swagger UI (Apache-2.0). `make lock` wrote this
+table from the metadata of the packages in the container image:
 
 | package | version | licence |
 |---|---|---|

@@ -32,8 +32,10 @@ def main() -> None:
     missing = holed.isna().to_numpy()[1:]
     for name, numbers in {"gaps left to the session": predicted, "last reading repeated": repaired}.items():
         errors = numbers.to_numpy()[:-1] - truth
-        told = f"RMSE {rmse(errors):.3f} degrees, where the reading was missing {rmse(errors[missing]):.3f}"
-        print(f"{name}: {told}")
+        summary = (
+            f"RMSE {rmse(errors):.3f} degrees, where the reading was missing {rmse(errors[missing]):.3f}"
+        )
+        print(f"{name}: {summary}")
     draw(given.out, live, holed, predicted)
     print(f"see {given.out}")
 
@@ -56,7 +58,7 @@ def draw(path, live: pd.Series, holed: pd.Series, predicted: pd.Series) -> None:
     times = live.index[1:][shown]
     figure, axes = plt.subplots(figsize=(10, 4), layout="constrained")
     axes.plot(times, live.to_numpy()[1:][shown], color="0.8", linewidth=3, label="what the sensor missed")
-    axes.plot(times, holed.to_numpy()[1:][shown], "k.-", linewidth=1, markersize=4, label="what it told")
+    axes.plot(times, holed.to_numpy()[1:][shown], "k.-", linewidth=1, markersize=4, label="observed")
     axes.plot(times, predicted.to_numpy()[:-1][shown], "C0", linewidth=1, label="predicted an hour before")
     axes.set(title="San Francisco: hourly temperature, a fifth of it missing", ylabel="°C")
     axes.legend(loc="upper left", ncols=3, frameon=False)

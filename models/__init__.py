@@ -1,1 +1,1 @@
-"""What exists before serving: the network, its artifact, its data and its training. Never imports app."""
+"""Networks, artifacts, data and training: everything that exists before serving. Never imports app."""

@@ -1,12 +1,12 @@
-"""Everything that models refuse, and why; light to import, so that a command can tell what went wrong.
+"""The errors of models; light to import, so that a command can report one without loading torch.
 
-ModelsError                  one sentence that says what to do
-├── BadInput                 what was given cannot be used
-│   ├── BadArtifact          cannot be trusted: damaged, truncated, unknown version, mismatching
+ModelsError                  the message is one sentence that says what to do
+├── BadInput                 an input cannot be used
+│   ├── BadArtifact          an artifact that is damaged, truncated, of an unknown version, or inconsistent
 │   ├── BadData              a file, row or column
 │   ├── BadRecipe            a setting of the training
-│   └── BadCheckpoint        damaged, or of another training
-└── Diverged                 the loss is no longer a number
+│   └── BadCheckpoint        a checkpoint that is damaged, or of another training
+└── TrainingDiverged         the loss is NaN or infinite
 """
 
 
@@ -15,7 +15,7 @@ class ModelsError(Exception):
 
 
 class BadInput(ModelsError, ValueError):
-    """What was given cannot be used; the message names it."""
+    """An input cannot be used; the message names it."""
 
 
 class BadArtifact(BadInput):
@@ -27,7 +27,7 @@ class BadData(BadInput):
 
 
 class BadRecipe(BadInput):
-    """The recipe cannot be followed; the message names the setting."""
+    """The recipe has an invalid setting; the message names it."""
 
 
 class BadCheckpoint(BadInput):
@@ -35,4 +35,4 @@ class BadCheckpoint(BadInput):
 
 
 class TrainingDiverged(ModelsError, ArithmeticError):
-    """The loss is no longer a number; a smaller learning rate may help."""
+    """The loss is NaN or infinite; a smaller learning rate may help."""

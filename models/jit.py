@@ -1,14 +1,14 @@
-"""Loops over numbers, compiled: what would be a dozen passes of NumPy over the same rows is one.
+"""Compiled loops over arrays: one pass over the rows where NumPy would need a dozen.
 
-Numba translates a function when its module is first imported and keeps the result on disk, beside the module
-or in `NUMBA_CACHE_DIR`, so that the next start only loads it. Where nothing can be kept there, each start
-translates anew, which takes some seconds.
+Numba compiles a function when its module is first imported. It caches the result on disk, beside the module
+or in `NUMBA_CACHE_DIR`, so that the next start only loads it. Where it cannot write there, each start
+compiles anew, which takes some seconds.
 
-A kept translation is believed for as long as its own file is the same: what a compiled function takes from
-another module must be an argument, or a change there goes unnoticed, as one of `OPTIONS` would.
+A cached result is used for as long as its own source file is unchanged. So whatever a compiled function uses
+of another module must be an argument; a change there, or of `OPTIONS` below, would go unnoticed.
 
-The types are told beforehand: a function that met other types in the middle of the service would hold every
-session up while it is translated once more.
+Argument types are declared: a call with other types would make numba compile again while the service is
+running, and every session would wait.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numba import njit, types
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 BOOL, INT, FLOAT = types.boolean, types.int64, types.float64
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}  # NaN stays what it is
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}  # NaN is preserved
 KINDS = {
     "bool": types.boolean,
     "uint8": types.uint8,
@@ -34,41 +34,41 @@ KINDS = {
 
 
 def jit(*arguments: Any) -> Callable[[Function], Function]:
-    """A decorator: the function is compiled for arguments of these types.
+    """A decorator: compile the function for arguments of these types.
 
-    It keeps the interpreter lock: a wave's loops are over sooner than it could be had back.
+    The function keeps the GIL: the loops of a batch finish faster than it could be re-acquired.
     """
 
-    def translated(function: Function) -> Function:
+    def decorate(function: Function) -> Function:
         try:
-            made = njit(arguments, cache=True, **OPTIONS)(function)
-        except Exception:  # noqa: BLE001  (nowhere to keep it, no room there, or what was kept is damaged)
-            made = njit(arguments, **OPTIONS)(function)
-        return cast(Function, made)
+            compiled = njit(arguments, cache=True, **OPTIONS)(function)
+        except Exception:  # noqa: BLE001  (the cache cannot be written, is full or is damaged)
+            compiled = njit(arguments, **OPTIONS)(function)
+        return cast(Function, compiled)
 
-    return translated
+    return decorate
 
 
 def jit_inline(function: Function) -> Function:
-    """A decorator: the function becomes a part of the compiled ones that call it."""
+    """A decorator: inline the function into the compiled functions that call it."""
     return cast(Function, njit(inline="always", **OPTIONS)(function))
 
 
 def readonly(kind: str, dimensions: int = 1) -> Any:
-    """Type of an array that is only read: of any strides, such as a field of many headers."""
+    """Type of a read-only array of any strides, such as a field of many headers."""
     return types.Array(KINDS[kind], dimensions, "A", readonly=True, aligned=False)
 
 
 def writable(kind: str, dimensions: int = 1) -> Any:
-    """Type of an array that is written to, of any strides."""
+    """Type of a writable array of any strides."""
     return types.Array(KINDS[kind], dimensions, "A", aligned=False)
 
 
 def contiguous(kind: str, dimensions: int = 1) -> Any:
-    """Type of an array that is written to and lies in one piece, as one just made does."""
+    """Type of a writable, C-contiguous array."""
     return types.Array(KINDS[kind], dimensions, "C")
 
 
 def readonly_contiguous(kind: str, dimensions: int = 1) -> Any:
-    """Type of an array that is only read, and lies in one piece."""
+    """Type of a read-only, C-contiguous array."""
     return types.Array(KINDS[kind], dimensions, "C", readonly=True)

@@ -1,4 +1,4 @@
-"""A service in this process, by any way in and over any store; the clock is turned by hand."""
+"""Fixtures that start the service in this process, for every way and store, with a clock that tests set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from models.artifact.files import Artifact, save
 from tests.helpers import zoo
 from tests.helpers.faults import WritesThrough, until
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.ways import WAYS, AsgiRoute, HotRoute, Way
+from tests.helpers.ways import WAYS, AsgiRoute, BulkBinary, HotRoute, Way
 
 pytest_plugins = ("tests.helpers.hung",)
 torch.set_num_threads(1)
@@ -37,7 +37,7 @@ Start = Callable[..., AbstractAsyncContextManager[Way]]
 
 
 class Clock:
-    """Seconds since 1970, passing only when told to."""
+    """Seconds since 1970; they pass only when a test calls `wait`."""
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
@@ -68,7 +68,7 @@ def redis_store(settings: Settings, folder: Path, clock: Clock) -> Store:
     )
 
 
-# To add a store: how to open one.
+# To add a store, add a function that opens it.
 STORES: dict[str, Callable[[Settings, Path, Clock], Store]] = {
     "memory": memory_store,
     "through": through_store,
@@ -77,8 +77,39 @@ STORES: dict[str, Callable[[Settings, Path, Clock], Store]] = {
 }
 
 
+JOB_WAYS = (AsgiRoute, BulkBinary)  # by one way for each kind of job: a chunk of its own, and one of many
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_pair: run over every store by every way in")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every way in is tested over memory, and every store by one way for each kind of job.
+
+    Few promises depend on both the way in and the store: those are marked `every_pair`. A test that chooses
+    its own ways or stores runs over all that it chooses.
+    """
+    kept = [item for item in items if _pair_matters(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not _pair_matters(item)])
+    items[:] = kept
+
+
+def _pair_matters(item: pytest.Item) -> bool:
+    parameters = getattr(item, "callspec", None)
+    if parameters is None or not {"way", "store"} <= parameters.params.keys():
+        return True
+    chosen = {mark.args[0] for mark in item.iter_markers("parametrize")}
+    return (
+        item.get_closest_marker("every_pair") is not None
+        or not chosen.isdisjoint({"way", "store"})
+        or parameters.params["store"] == "memory"
+        or parameters.params["way"] in JOB_WAYS
+    )
+
+
 def pytest_collection_finish() -> None:
-    """Thousands of services start and end from here on: none of them is to walk all the modules again."""
+    """Freeze loaded objects: the many services to come would visit all modules at each collection."""
     freeze_loaded_objects()
 
 
@@ -102,7 +133,7 @@ def zoo_folder(artifacts, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory) -> Iterator[RedisServer]:
-    """One server for the whole run; who uses it empties it first."""
+    """One server for the whole run; each test that uses it empties it first."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
@@ -132,26 +163,26 @@ def store(request) -> str:
 
 @pytest.fixture
 def start(way, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
-    """Starts a service: `async with start(resident_sessions=4) as service`. Runs for every way and store."""
+    """Starts a service by every way in: `async with start(resident_sessions=4) as service`."""
     return starter(way, store, zoo_folder, clock, tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def start_http(store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
-    """The same by one way in memory, for what is no chunk."""
+    """Start a service with FastAPI's route in memory, for tests that do not depend on the way."""
     return starter(AsgiRoute, store, zoo_folder, clock, tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def start_hot(store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
-    """The same by one way over a socket, for what needs a real connection."""
+    """Start a service with the hot route, for tests that need a real connection."""
     return starter(HotRoute, store, zoo_folder, clock, tmp_path, monkeypatch)
 
 
 def starter(
     way: type[Way], store: str, zoo_folder: Path, clock: Clock, folder: Path, monkeypatch: Any
 ) -> Start:
-    monkeypatch.setattr(main, "open_store", lambda settings: STORES[store](settings, folder, clock))
+    monkeypatch.setattr(main, "open_store", lambda settings, **_: STORES[store](settings, folder, clock))
     monkeypatch.setattr(server, "freeze_loaded_objects", lambda: None)  # once a process, not once a test
 
     def start(**changes: Any) -> AbstractAsyncContextManager[Way]:
@@ -180,10 +211,10 @@ async def in_memory(way: type[Way], settings: Settings, clock: Clock) -> AsyncIt
 
 @asynccontextmanager
 async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> AsyncIterator[Way]:
-    """uvicorn's own server on this loop, so that a test may look into the engine while it serves."""
+    """Run uvicorn's server on this event loop, so that a test can inspect the engine while it serves."""
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    serving = server.server(settings)
+    serving = server.create_server(settings)
     engine = serving.config.app.state.engine  # type: ignore[union-attr]
     engine.clock = clock
     serving.config.load()
@@ -196,7 +227,7 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
             base_url=f"http://127.0.0.1:{port}",
             timeout=30,
             limits=limits,
-            verify=False,  # nothing here speaks TLS, and to read the authorities takes 20 ms
+            verify=False,  # no TLS here, and reading the certificate authorities takes 20 ms
         ) as http:
             service = way(engine, http, port)
             service.server = serving
@@ -214,7 +245,7 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """No test depends on what another drew."""
+    """Make each test's random numbers independent of other tests."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield

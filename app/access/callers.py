@@ -154,7 +154,7 @@ class Caller:
         sessions = self.engine.residents
         if self.key is None or self.tenant == ALL_TENANTS:
             return len(sessions)
-        return sessions.sessions_per_tenant[self.tenant]
+        return sessions.counts.per_tenant[self.tenant]
 
     def internal_name(self, session: str) -> str:
         """The engine's name of this session of the caller."""
@@ -210,7 +210,7 @@ class Authenticator:
         rate = settings.observations_per_second
         self._server_bucket = TokenBucket(rate) if rate else None
         self.sockets: set[Revocable] = set()  # open, of all keys
-        self.connections = ConnectionLimit(settings.connections)  # of all listeners
+        self.connections = ConnectionLimit(settings.http_connections)  # those of gRPC are counted by its core
         self._made = Caller if engine.tracing is None else TracedCaller
         self._tenant_shares: WeakValueDictionary[str, TenantShare] = WeakValueDictionary()  # by tenant
         self._anyone = self._made(engine, settings, usage=self._usage("", None))
@@ -291,4 +291,4 @@ class Authenticator:
         for key in self.key_ring or ():
             most = key.limits.within(self.settings).sessions or 0
             session_limits[key.tenant] = max(session_limits.get(key.tenant, 0), most)
-        self.engine.residents.session_limits = session_limits
+        self.engine.residents.counts.limits = session_limits

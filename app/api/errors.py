@@ -95,7 +95,8 @@ async def _disconnected(_: Request, __: Exception) -> Response:
 
 
 async def _crash(request: Request, error: Exception) -> Response:
-    log.error("%s %s crashed", request.method, request.url.path, exc_info=error)
+    route = getattr(request.scope.get("route"), "path", "a request")  # the path itself names a session
+    log.error("%s %s crashed", request.method, route, exc_info=error)
     if is_open_inference_path(request.url.path):
         return _open_inference_response(500, {"error": "the server failed; see its log"}, {})
     return problem_response(

@@ -1,6 +1,6 @@
-"""What `/metrics` tells, in Prometheus' text format: the counters and gauges of one server, read on a scrape.
+"""`/metrics` in Prometheus' text format: the counters and gauges of one server, read on a scrape.
 
-No label is of unbounded size: models, routes, stages, statuses and reasons are all of the server's making.
+No label is unbounded: models, routes, stages, statuses and reasons all come from the server.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 COUNTERS = {
     "chunks": "chunks applied",
     "observations": "observations consumed",
-    "replays": "chunks that had been applied already and were answered again",
+    "replays": "chunks that were applied before and were answered again",
     "forecasts": "forecasts rolled out",
     "created": "sessions created",
     "expired": "sessions that idled too long",
     "deleted": "sessions deleted",
     "evicted": "sessions that left the slab for the store",
     "restored": "sessions brought back from the store",
-    "fenced": "sessions that another replica had moved on when this one wanted to",
+    "fenced": "sessions that another replica had advanced before this one could",
     "failed_ticks": "ticks that failed as a whole",
     "sockets_opened": "sockets opened",
-    "messages": "messages that came over sockets",
+    "messages": "messages received over sockets",
 }
 METRIC_NAMES = {
     "created": "sessions_created",
@@ -57,7 +57,7 @@ class PrometheusExporter:
 
     Parameters
     ----------
-    store_path : the file of a store on disk, whose size is told
+    store_path : the file of a store on disk, for its size
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PrometheusExporter:
             collector(registry=self._registry)
 
     def render(self) -> bytes:
-        """The page, as it is now."""
+        """The page with the present values."""
         return generate_latest(self._registry)
 
 
@@ -83,14 +83,14 @@ class _Server(Collector):
         self._store_path = store_path
 
     def describe(self) -> Iterable[Metric]:
-        return []  # or the registry would collect once just to learn the names
+        return []  # so that the registry does not collect once just to learn the names
 
     def collect(self) -> Iterator[Metric]:
         metrics = self._engine.metrics
         yield InfoMetricFamily("carryover", "The server", {"version": self._version})
-        for name, about in COUNTERS.items():
+        for name, description in COUNTERS.items():
             yield CounterMetricFamily(
-                f"carryover_{METRIC_NAMES.get(name, name)}", about, getattr(metrics, name)
+                f"carryover_{METRIC_NAMES.get(name, name)}", description, getattr(metrics, name)
             )
         yield from self._gauges()
         yield from _by_label(metrics)
@@ -99,22 +99,22 @@ class _Server(Collector):
 
     def _gauges(self) -> Iterator[Metric]:
         engine, sessions = self._engine, self._engine.residents
-        told = {
+        gauges = {
             "sessions": ("sessions kept, resident or not", len(sessions)),
             "sessions_resident": ("sessions whose carry is in the slab", sessions.resident),
-            "sessions_stored": ("sessions that the store keeps", len(sessions.store)),
-            "queue_jobs": ("jobs that wait", engine.queue_length),
-            "queue_bytes": ("bytes of observations that wait", engine.queue_bytes),
+            "sessions_stored": ("sessions in the store", len(sessions.store)),
+            "queue_jobs": ("jobs in the queue", engine.queue_length),
+            "queue_bytes": ("bytes of observations in the queue", engine.queue_bytes),
             "sockets": ("sockets that are open", len(self._authenticator.sockets)),
             "tasks": ("tasks of the event loop", len(asyncio.all_tasks())),
             "ready": ("1 if requests may be sent here", not engine.readiness_problems()),
         }
-        for name, (about, value) in told.items():
-            yield GaugeMetricFamily(f"carryover_{name}", about, value)
+        for name, (description, value) in gauges.items():
+            yield GaugeMetricFamily(f"carryover_{name}", description, value)
 
     def _store(self, metrics: Metrics) -> Iterator[Metric]:
         yield _histograms(
-            "carryover_store_seconds", "what calls of the store take", "call", metrics.store_seconds
+            "carryover_store_seconds", "seconds that calls of the store take", "call", metrics.store_seconds
         )
         yield CounterMetricFamily(
             "carryover_store_written_bytes", "bytes of sessions written to the store", metrics.stored_bytes
@@ -125,7 +125,7 @@ class _Server(Collector):
 
 
 def _by_label(metrics: Metrics) -> Iterator[Metric]:
-    refusals = CounterMetricFamily("carryover_refusals", "what was refused, and why", labels=["reason"])
+    refusals = CounterMetricFamily("carryover_refusals", "refusals, by reason", labels=["reason"])
     for reason, count in metrics.refusals.copy().items():
         refusals.add_metric([reason], count)
     yield refusals
@@ -137,9 +137,12 @@ def _by_label(metrics: Metrics) -> Iterator[Metric]:
         "carryover_request_seconds", "from a request's head to its answer", "route", metrics.request_seconds
     )
     yield _histograms(
-        "carryover_tick_seconds", "what each stage of a tick takes", "stage", metrics.stages.histograms
+        "carryover_tick_seconds",
+        "seconds that each stage of a tick takes",
+        "stage",
+        metrics.stages.histograms,
     )
-    batches = HistogramMetricFamily("carryover_batch_sessions", "sessions that one tick took together")
+    batches = HistogramMetricFamily("carryover_batch_sessions", "sessions in the batch of a tick")
     batches.add_metric([], *_buckets(metrics.batches))
     yield batches
 
@@ -147,53 +150,53 @@ def _by_label(metrics: Metrics) -> Iterator[Metric]:
 def _models(engine: Engine) -> Iterator[Metric]:
     families: dict[str, GaugeMetricFamily] = {}
 
-    def add(name: str, about: str, labels: Mapping[str, str], value: float) -> None:
+    def add(name: str, description: str, labels: Mapping[str, str], value: float) -> None:
         if name not in families:
-            families[name] = GaugeMetricFamily(f"carryover_model_{name}", about, labels=list(labels))
+            families[name] = GaugeMetricFamily(f"carryover_model_{name}", description, labels=list(labels))
         families[name].add_metric(list(labels.values()), value)
 
     for name, slab in engine.residents.models.current.items():
         add("resident", "resident sessions of the model", {"model": name}, len(slab))
     for name, tally in engine.metrics.scores.items():
-        _judged(add, engine, name, tally)
+        _add_scores(add, engine, name, tally)
     yield from families.values()
 
 
-def _judged(
+def _add_scores(
     add: Callable[[str, str, Mapping[str, str], float], None], engine: Engine, name: str, tally: ScoreTally
 ) -> None:
-    """Errors, skill and coverage of one model's learning sessions, since the start."""
+    """Add errors, skill and coverage of one model's learning sessions since the start."""
     slab = engine.residents.models.current.get(name)
     if slab is None:
         return
-    told = zip(slab.forecaster.artifact.targets, tally.count, tally.squares, tally.changes, strict=True)
-    for output, count, squares, changes in told:
+    columns = zip(slab.forecaster.artifact.targets, tally.count, tally.squares, tally.changes, strict=True)
+    for output, count, squares, changes in columns:
         labels = {"model": name, "output": output}
-        add("predictions_judged", "predictions that met their observation", labels, count)
+        add("predictions_judged", "predictions whose observation has arrived", labels, count)
         if count:
-            add("mse", "mean squared error, own units", labels, squares / count)
+            add("mse", "mean squared error, in the target's units squared", labels, squares / count)
         if changes:
-            add("skill", "1 - MSE over that of saying what was observed last", labels, 1 - squares / changes)
+            add("skill", "1 - MSE / MSE of predicting the last observation", labels, 1 - squares / changes)
     for level, missed in zip(tally.levels, tally.missed, strict=True):
         if tally.interval_count:
             labels = {"model": name, "level": f"{level:g}"}
             add(
                 "coverage",
-                "share of observations in their interval",
+                "share of observations inside their interval",
                 labels,
                 1 - missed / tally.interval_count,
             )
 
 
-def _histograms(name: str, about: str, label: str, told: Mapping[str, Histogram]) -> Metric:
-    family = HistogramMetricFamily(name, about, labels=[label])
-    for value, histogram in dict(told).items():
+def _histograms(name: str, description: str, label: str, histograms: Mapping[str, Histogram]) -> Metric:
+    family = HistogramMetricFamily(name, description, labels=[label])
+    for value, histogram in dict(histograms).items():
         family.add_metric([value], *_buckets(histogram))
     return family
 
 
 def _buckets(histogram: Histogram) -> tuple[list[Any], float]:
-    """Cumulative counts by upper bound, and the sum, as the client library takes them."""
+    """Cumulative counts by upper bound, and the sum of the values."""
     cumulative, below = [], 0
     for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
         below += count
@@ -203,5 +206,7 @@ def _buckets(histogram: Histogram) -> tuple[list[Any], float]:
 
 def _files(path: Path) -> Iterator[Path]:
     return (
-        path.with_name(path.name + end) for end in ("", "-wal") if path.with_name(path.name + end).exists()
+        path.with_name(path.name + end)
+        for end in ("", "-wal", "-mark")
+        if path.with_name(path.name + end).exists()
     )

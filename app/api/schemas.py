@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.session.state_file import MAX_TTL_SECONDS
+
 At = Annotated[
     int | None,
     Field(
@@ -63,7 +65,7 @@ class NewSession(RequestBody):
     ttl_seconds: float | None = Field(
         None,
         gt=0,
-        le=1e9,
+        le=MAX_TTL_SECONDS,
         description="The session expires when idle for this long; the server's default when absent.",
     )
     learning: LearningOptions | None = None

@@ -1,10 +1,10 @@
-"""`carryover`: one entry point, one file a command.
+"""`carryover`: one entry point, one file for each command.
 
-Heavy modules are imported inside the commands, so that `carryover --help` is quick.
+The commands import heavy modules themselves, so that `carryover --help` is quick.
 
     exit status 0    done
-                1    it failed: a training diverged, a file could not be written, a server could not start
-                2    it was not begun: bad usage, settings or input
+                1    failed: a training diverged, a file could not be written, a server could not start
+                2    not started: wrong usage, settings or input
               130    interrupted
 """
 
@@ -17,28 +17,28 @@ from app.cli.artifacts import import_, models
 from app.cli.demo import demo
 from app.cli.evaluate import evaluate
 from app.cli.keys import keys
-from app.cli.serve import EPILOG, serve
+from app.cli.serve import ServeCommand, serve
 from app.cli.sessions import sessions
 from app.cli.stream import forecast, stream
 from app.cli.train import train
 
 app = typer.Typer(
     name="carryover",
-    help="Train stateful LSTMs and serve them: each session's carry is kept from chunk to chunk.",
+    help="Train stateful LSTMs and serve them: the server keeps each session's carry between chunks.",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command(short_help="Serve artifacts over HTTP and sockets.", epilog=EPILOG)(serve)
-app.command(short_help="Data in, trained artifact out.")(train)
-app.command(short_help="Streaming backtest beside baselines.")(evaluate)
-app.command("import", short_help="PyTorch checkpoint in, artifact out.")(import_)
-app.command(short_help="List artifacts, or show one.")(models)
-app.command(short_help="A file's rows into a session, predictions out.")(stream)
-app.command(short_help="What a session predicts ahead.")(forecast)
-app.command(short_help="Train, serve and stream, before your eyes.")(demo)
+app.command(short_help="Serve artifacts over HTTP and sockets.", cls=ServeCommand)(serve)
+app.command(short_help="Train a network on a data file.")(train)
+app.command(short_help="Compare a network with simple baselines on a data file.")(evaluate)
+app.command("import", short_help="Make an artifact from a PyTorch checkpoint.")(import_)
+app.command(short_help="List artifacts, or show a single artifact.")(models)
+app.command(short_help="Send the rows of a file to a session; write the predictions.")(stream)
+app.command(short_help="Print a forecast of a session.")(forecast)
+app.command(short_help="Train, serve and stream an example in the terminal.")(demo)
 
 app.add_typer(sessions, name="sessions")
 app.add_typer(keys, name="keys")
@@ -50,18 +50,18 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and tell its exit status; what goes wrong is one line on stderr."""
+    """Run a command and return its exit status; an expected error is one line on stderr."""
     try:
         status = app(list(arguments), prog_name="carryover", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        return _told("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has seen enough
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has closed it
         return 1
     except Exception as error:
         expected = _expected(error)
         if expected is None:
             raise
-        return _told(*expected)
+        return _fail(*expected)
     return status if isinstance(status, int) else 0
 
 
@@ -82,6 +82,6 @@ def _expected(error: Exception) -> tuple[str, int] | None:
     return None
 
 
-def _told(sentence: str, status: int) -> int:
+def _fail(sentence: str, status: int) -> int:
     print(f"carryover: {' '.join(sentence.split())}", file=sys.stderr)
     return status

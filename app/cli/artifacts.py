@@ -1,9 +1,8 @@
-"""`carryover import` and `carryover models`: artifacts made from checkpoints, and told about."""
+"""`carryover import` and `carryover models`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Predicts(StrEnum):
-    """What the network gives."""
+    """What the network predicts."""
 
     level = "level"
     change = "change"
@@ -26,7 +25,7 @@ class Predicts(StrEnum):
 def import_(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="What torch.save(model.state_dict(), path) wrote.", show_default=False),
+        typer.Argument(help="File written by torch.save(model.state_dict(), path).", show_default=False),
     ],
     out: Annotated[
         Path,
@@ -42,23 +41,30 @@ def import_(
     units: Annotated[str | None, typer.Option(metavar="NAME=UNIT,...", help="Units of columns.")] = None,
     targets: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Names of the outputs. [default: the inputs, if as many]"),
+        typer.Option(
+            metavar="A,B,...",
+            help="Names of the outputs. [default: those of the inputs, if their number is the same]",
+        ),
     ] = None,
     mean: Annotated[
         str | None,
-        typer.Option(metavar="X,Y,...", help="What was subtracted from each input. [default: zeros]"),
+        typer.Option(
+            metavar="X,Y,...", help="Number that training subtracted from each input. [default: zeros]"
+        ),
     ] = None,
     std: Annotated[
         str | None,
-        typer.Option(metavar="X,Y,...", help="What each input was divided by then. [default: ones]"),
+        typer.Option(
+            metavar="X,Y,...", help="Number by which training then divided each input. [default: ones]"
+        ),
     ] = None,
     predicts: Annotated[
-        Predicts, typer.Option(help="What the last layer gives: the next level, or the change to it.")
+        Predicts, typer.Option(help="What the last layer predicts: the next value, or its change.")
     ] = Predicts.level,
 ) -> None:
-    """Make an artifact of a PyTorch checkpoint: a class with `self.lstm` (nn.LSTM) and `self.fc` (nn.Linear).
+    """Make an artifact from the checkpoint of a class with `self.lstm` (nn.LSTM) and `self.fc` (nn.Linear).
 
-    The checkpoint is read with weights_only=True: nothing in it is run.
+    The checkpoint is loaded with weights_only=True: no code in it is run.
 
     For example: carryover import net.pt --out artifacts/net --columns flow --mean 4.1 --std 0.7
     """
@@ -69,7 +75,7 @@ def import_(
         checkpoint,
         options.artifact_name(name, out),
         columns=options.parse_names(columns) or None,
-        units=options.units(units),
+        units=options.parse_units(units),
         targets=options.parse_names(targets) or None,
         mean=options.parse_numbers(mean, "--mean"),
         std=options.parse_numbers(std, "--std"),
@@ -84,20 +90,21 @@ def models(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            help="An artifact, or a folder of artifacts. [default: the shipped ones]", show_default=False
+            help="An artifact, or a folder of artifacts. [default: those shipped with Carryover]",
+            show_default=False,
         ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the artifacts in a folder, or show one; a damaged one is named, with what is wrong.
+    """List the artifacts in a folder, or show a single artifact. The error for a damaged artifact names it.
 
     For example: carryover models artifacts/pump
     """
-    from app.config import SHIPPED
+    from app.config import SHIPPED_MODELS
     from models.artifact.files import load
     from models.errors import BadArtifact
 
-    folder = folder or SHIPPED
+    folder = folder or SHIPPED_MODELS
     found = (
         [folder]
         if (folder / "model.json").exists()
@@ -107,19 +114,15 @@ def models(
         raise BadArtifact(f"there is no artifact in {folder}; train one: carryover train --out {folder}/name")
     loaded = [load(path) for path in found]
     if as_json:
-        told = [_described(artifact, path) for artifact, path in zip(loaded, found, strict=True)]
-        print(json.dumps(told[0] if found == [folder] else told, indent=2))
+        documents = [_as_dict(artifact, path) for artifact, path in zip(loaded, found, strict=True)]
+        print(json.dumps(documents[0] if found == [folder] else documents, indent=2))
     elif found == [folder]:
         _show(loaded[0])
     else:
         _list(loaded)
 
 
-def _beneath(folder: Path) -> Iterator[Path]:
-    return (description.parent for description in folder.glob("*/model.json"))
-
-
-def _described(artifact: Artifact, folder: Path) -> dict[str, Any]:
+def _as_dict(artifact: Artifact, folder: Path) -> dict[str, Any]:
     return {
         "name": artifact.name,
         "folder": str(folder),

@@ -1,4 +1,4 @@
-"""How the commands that talk to a running server reach it."""
+"""The client of the commands that talk to a running server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from carryover import Carryover
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-Url = Annotated[str, typer.Option("--url", help="Where the server is.")]
+Url = Annotated[str, typer.Option("--url", help="Address of the server.")]
 KeyFile = Annotated[
     Path | None,
     typer.Option(
-        help="File that holds the API key's token; on a command line everybody could read it.",
+        help="File with the API key's token. (On the command line, other users could read the token.)",
         show_default=False,
     ),
 ]
@@ -27,12 +27,12 @@ def client(url: str, key_file: Path | None, patience: float = 0.0) -> Carryover:
 
     Parameters
     ----------
-    patience : seconds of trying again before a server that does not answer is an error
+    patience : for how many seconds to retry while the server does not answer
     """
     from carryover import Carryover
 
     key = None if key_file is None else key_file.read_text(encoding="utf-8").strip()
     try:
-        return Carryover(url, key=key, patience=patience)
+        return Carryover(url, key=key, retry=patience)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None

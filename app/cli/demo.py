@@ -1,4 +1,4 @@
-"""`carryover demo`: train, serve and stream, in one terminal, and show what carrying the state buys."""
+"""`carryover demo`: train, serve and stream in a terminal, with and without keeping the state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 START_SECONDS = 60.0
 SHOWN, CHUNK = 120, 10
 SINE, TEMPERATURES = "sine", "temperatures"
-SINE_STEPS, LEAST_STEPS = 4000, 400
+SINE_STEPS, MIN_STEPS = 4000, 400
 FRAME_SECONDS = 0.05
 
 
@@ -38,7 +38,7 @@ class DemoFailed(ModelsError):
 
 @dataclass
 class StreamComparison:
-    """What is known of a streamed series so far: the last of it, and the squared errors of both ways."""
+    """A streamed series: its last values, and the squared errors with and without keeping the state."""
 
     observed: deque[float] = field(default_factory=lambda: deque(maxlen=SHOWN))
     carried: deque[float] = field(default_factory=lambda: deque(maxlen=SHOWN))
@@ -47,7 +47,7 @@ class StreamComparison:
     rows: int = 0
 
     def add(self, value: float, carried: float, forgetful: float) -> None:
-        """An observation, and what had been predicted for it."""
+        """Add an observation and its two predictions."""
         self.observed.append(value)
         self.carried.append(carried)
         self.forgetful.append(forgetful)
@@ -57,7 +57,7 @@ class StreamComparison:
 
     @property
     def errors(self) -> tuple[float, float]:
-        """Mean squared errors, carried and forgetful."""
+        """Mean squared errors: with the state kept, and with a reset at each chunk."""
         rows = max(self.rows, 1)
         return self.squares[0] / rows, self.squares[1] / rows
 
@@ -66,17 +66,17 @@ def demo(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Series to show: `sine`, `temperatures`, or the last column of a .csv file. "
-            "[default: sine, and temperatures where vega_datasets is installed]",
+            help="Series to stream: `sine`, `temperatures`, or the last column of a .csv file. "
+            "[default: sine, and temperatures if vega_datasets is installed]",
             show_default=False,
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=20, help="Observations to stream of each.")] = 600,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes of the training over each.")] = 10,
+    steps: Annotated[int, typer.Option(min=20, help="Observations to stream from each series.")] = 600,
+    epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 10,
 ) -> None:
-    """Train a small network on each series, serve it, and stream the series into it before your eyes.
+    """Train a small network on each series, serve it, and plot its predictions while the series is streamed.
 
-    Two sessions are fed the same chunks; one of them is reset at each, as a service without state would be.
+    Two sessions get the same chunks. The second is reset after each chunk, as in a service without state.
 
     For example: carryover demo temperatures --steps 2000
     """
@@ -84,16 +84,16 @@ def demo(
     values = {name: _values(name) for name in series}
     with tempfile.TemporaryDirectory(prefix="carryover-demo-") as temporary:
         folder = Path(temporary)
-        for place, name in enumerate(series):
+        for i, name in enumerate(series):
             print(f"training on {name} ...", flush=True)
-            _train(values[name][:-steps], folder, f"demo-{place}", epochs)
-        with _served(folder / "models") as service:
-            for place, name in enumerate(series):
-                _stream(service, f"demo-{place}", name, values[name][-steps:])
+            _train(values[name][:-steps], folder, f"demo-{i}", epochs)
+        with _server(folder / "models") as service:
+            for i, name in enumerate(series):
+                _stream(service, f"demo-{i}", name, values[name][-steps:])
 
 
 def _values(series: str) -> list[float]:
-    """The whole series; of a file the last column."""
+    """The whole series; from a file, its last column."""
     from app.cli import row_reader
 
     if series == SINE:
@@ -107,15 +107,15 @@ def _values(series: str) -> list[float]:
 def _train(values: list[float], folder: Path, name: str, epochs: int) -> None:
     from app.cli import run
 
-    if len(values) < LEAST_STEPS:
-        raise DemoFailed(f"{len(values)} observations are too few to train on besides --steps")
+    if len(values) < MIN_STEPS:
+        raise DemoFailed(f"{len(values)} observations remain for training, too few: use a smaller --steps")
     data = folder / f"{name}.csv"
     data.write_text("value\n" + "".join(f"{value!r}\n" for value in values), encoding="utf-8")
     shape = ["--hidden", "32", "--epochs", str(epochs), "--split", "0.8,0.2,0"]
     with contextlib.redirect_stdout(io.StringIO()):
         status = run(["train", str(data), "--out", str(folder / "models" / name), *shape])
     if status:
-        raise DemoFailed("the training failed; the line above says why")
+        raise DemoFailed("the training failed; see the line above")
 
 
 def _file(series: str) -> Path:
@@ -123,16 +123,18 @@ def _file(series: str) -> Path:
         return Path(series)
     spec = find_spec("vega_datasets")
     if spec is None or not spec.submodule_search_locations:
-        raise DemoFailed("the temperatures come with vega_datasets: pip install 'carryover-server[examples]'")
+        raise DemoFailed(
+            "the series `temperatures` needs vega_datasets: pip install 'carryover-server[examples]'"
+        )
     return Path(spec.submodule_search_locations[0]) / "_data" / "seattle-temps.csv"
 
 
 @contextlib.contextmanager
-def _served(models: Path) -> Iterator[Carryover]:
+def _server(models: Path) -> Iterator[Carryover]:
     """A server of these models on a free port."""
     from carryover import Carryover
 
-    ours = {name: text for name, text in os.environ.items() if not name.startswith("CARRYOVER_")}
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("CARRYOVER_")}
     process = subprocess.Popen(
         [
             sys.executable,
@@ -144,60 +146,60 @@ def _served(models: Path) -> Iterator[Carryover]:
             "--port",
             "0",
         ],
-        env=ours | {"PYTHONUNBUFFERED": "1", "CARRYOVER_LOG_LEVEL": "warning"},
+        env=environment | {"PYTHONUNBUFFERED": "1", "CARRYOVER_LOG_LEVEL": "warning"},
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        with Carryover(_listening(process), patience=START_SECONDS) as service:
+        with Carryover(_wait_for_address(process), retry=START_SECONDS) as service:
             yield service
     finally:
         process.terminate()
         process.communicate()
 
 
-def _listening(process: subprocess.Popen[str]) -> str:
+def _wait_for_address(process: subprocess.Popen[str]) -> str:
     for line in process.stdout or ():
         if found := re.search(r"http://[\d.]+:\d+", line):
             print(f"serving at {found[0]}")
             return found[0]
-    raise DemoFailed("the server did not start; its lines above say why")
+    raise DemoFailed("the server did not start; see its lines above")
 
 
 def _stream(service: Carryover, model: str, series: str, values: list[float]) -> None:
     carried, forgetful = service.session(f"{model}-carried", model), service.session(f"{model}-reset", model)
-    story, expected = StreamComparison(), (float("nan"), float("nan"))
+    comparison, expected = StreamComparison(), (float("nan"), float("nan"))
     live = sys.stdout.isatty()
     for start in range(0, len(values), CHUNK):
         chunk = values[start : start + CHUNK]
-        predicted = [one.advance(chunk).predictions for one in (carried, forgetful)]
+        predicted = [session.advance(chunk).predictions for session in (carried, forgetful)]
         forgetful.reset()
-        for place, value in enumerate(chunk):
-            if start or place:
-                story.add(value, *expected)
-            expected = (predicted[0][place], predicted[1][place])
+        for i, value in enumerate(chunk):
+            if start or i:
+                comparison.add(value, *expected)
+            expected = (predicted[0][i], predicted[1][i])
         if live:
-            _draw(series, story, first=not start)
+            _draw(series, comparison, first=not start)
             time.sleep(FRAME_SECONDS)
-    kept, lost = story.errors
+    kept, lost = comparison.errors
     print(
-        f"{series}: {story.rows} predictions; mean squared error {kept:.3g} with the state carried, "
+        f"{series}: {comparison.rows} predictions; mean squared error {kept:.3g} with the state carried, "
         f"{lost:.3g} when it is reset at each chunk of {CHUNK}: {lost / max(kept, 1e-12):,.0f} times that"
     )
 
 
-def _draw(series: str, story: StreamComparison, *, first: bool) -> None:
+def _draw(series: str, comparison: StreamComparison, *, first: bool) -> None:
     import plotext as plt
 
     plt.clear_figure()
     plt.theme("clear")
     plt.plot_size(min(plt.terminal_width() or 80, 110), 20)
     plt.title(f"{series}: one step ahead")
-    steps = list(range(story.rows - len(story.observed), story.rows))
+    steps = list(range(comparison.rows - len(comparison.observed), comparison.rows))
     lines: dict[str, deque[Any]] = {
-        "reset at each chunk": story.forgetful,
-        "observed": story.observed,
-        "predicted, carried": story.carried,
+        "reset at each chunk": comparison.forgetful,
+        "observed": comparison.observed,
+        "predicted, carried": comparison.carried,
     }
     for name, numbers in lines.items():
         plt.plot(steps, list(numbers), label=name)

@@ -1,4 +1,4 @@
-"""`carryover evaluate`: a streaming backtest of an artifact beside baselines, in a table and a figure."""
+"""`carryover evaluate`: a streaming backtest of an artifact and baselines, as a table and a figure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DRAWN_ROWS = 400
 DRAWN_LEVEL = 0.9
-TOLD_PLACES = 5
+SHOWN_SURPRISES = 5
 
 
 def evaluate(
@@ -32,26 +32,26 @@ def evaluate(
         str | None,
         typer.Argument(
             help="The .csv, .parquet or .npz file to stream, or the built-in `sine`. "
-            "[default: `sine`, if it was trained on that]",
+            "[default: `sine`, if the artifact was trained on it]",
             show_default=False,
         ),
     ] = None,
     split: options.Split = None,
-    chunk: Annotated[int, typer.Option(min=1, help="Observations to a chunk.")] = 50,
+    chunk: Annotated[int, typer.Option(min=1, help="Observations in a chunk.")] = 50,
     season: Annotated[
         int | None,
-        typer.Option(min=1, help="Rows to a season. [default: found in the training part, if there is one]"),
+        typer.Option(min=1, help="Rows in a season. [default: estimated from the training part]"),
     ] = None,
     time_column: options.TimeColumn = None,
     gaps: options.Gaps = False,
-    figure: Annotated[Path, typer.Option(help="Where to draw the figure.")] = Path("evaluation.png"),
-    no_figure: Annotated[bool, typer.Option("--no-figure", help="Draw none.")] = False,
+    figure: Annotated[Path, typer.Option(help="File for the figure.")] = Path("evaluation.png"),
+    no_figure: Annotated[bool, typer.Option("--no-figure", help="Write no figure.")] = False,
     drawn: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             min=1,
-            help=f"Rows in the figure, the last ones. [default: {DRAWN_ROWS}]",
+            help=f"Rows in the figure, counted from the end. [default: {DRAWN_ROWS}]",
             show_default=False,
         ),
     ] = None,
@@ -65,20 +65,20 @@ def evaluate(
         float | None,
         typer.Option(
             metavar="X",
-            help="Level of the intervals drawn. [default: 0.9, or the nearest]",
+            help="Level of the intervals in the figure. [default: 0.9, or the nearest]",
             show_default=False,
         ),
     ] = None,
     by_target: Annotated[
-        bool, typer.Option("--by-target", help="A table for each target, in its own unit.")
+        bool, typer.Option("--by-target", help="Print a table for each target, in its own unit.")
     ] = False,
     threads: options.Threads = 1,
     as_json: options.Json = False,
 ) -> None:
-    """Stream the test part through a trained network, its carry kept, beside simple baselines.
+    """Stream the test part of a file through a trained network, and compare it with simple baselines.
 
-    Without --split it is the test part of the training, if this is the file that it was
-    trained on; rows that it learnt from are tested on only with a note.
+    The network keeps its carry between chunks. Without --split, the test part is that of the training, if the
+    network was trained on this file. If the test part contains training rows, a note says so.
 
     For example: carryover evaluate artifacts/pump readings.csv
     """
@@ -108,7 +108,7 @@ def _series(model: Artifact, data: str | None, time_column: str | None, gaps: bo
     trained_on = _trained_on(model)
     data = data or ("sine" if trained_on == "sine" else None)
     if data is None:
-        raise BadData(f"say which file to stream; the model was trained on {trained_on or 'an unknown one'}")
+        raise BadData(f"name the file to stream; the model was trained on {trained_on or 'an unknown file'}")
     columns = model.columns[: model.input_size - model.time_input_count]
     return open_series(data, columns, model.targets, time_column, model.time_features, gaps)
 
@@ -123,25 +123,26 @@ def _split(model: Artifact, series: Series, given: str | None) -> Split:
 
     parts, trained = options.parse_numbers(given, "--split"), _trained_split(model, series)
     if parts is None and trained is not None and trained.test + trained.validation:
-        # Without a test part the next best is what only chose the epoch.
+        # Without a test part, use the validation part: it only chose the epoch.
         rest = (trained.validation, trained.test) if trained.test else (0, trained.validation)
         return split_rows(len(series), (trained.train, *rest))
     split = split_rows(len(series), parts or DEFAULT_SPLIT)
     if trained is not None and split.test_rows.start < trained.train:
         print(
-            f"note: the model learnt from the rows before {trained.train} of {series.name}", file=sys.stderr
+            f"note: the model was trained on the rows before {trained.train} of {series.name}",
+            file=sys.stderr,
         )
     return split
 
 
 def _trained_split(model: Artifact, series: Series) -> Split | None:
-    """The rows it was trained on, if they were of this file; metrics are labels, so they are read warily."""
+    """The split of the training, if it used this file; None if the metrics do not say."""
     from models.data.dataset import Split
 
     if _trained_on(model) != series.name or not isinstance(model.metrics["data"].get("split"), dict):
         return None
-    told = [model.metrics["data"]["split"].get(part) for part in ("train", "validation", "test")]
-    return Split(*told) if all(type(rows) is int and rows >= 0 for rows in told) else None
+    parts = [model.metrics["data"]["split"].get(part) for part in ("train", "validation", "test")]
+    return Split(*parts) if all(type(rows) is int and rows >= 0 for rows in parts) else None
 
 
 def _draw(result: Backtest, path: Path, drawn: int, names: tuple[str, ...], level: float) -> None:
@@ -151,7 +152,7 @@ def _draw(result: Backtest, path: Path, drawn: int, names: tuple[str, ...], leve
     targets = result.artifact.targets
     for name in names:
         if name not in targets:
-            raise BadData(f"{name!r} is no target of the model; it has {', '.join(targets)}")
+            raise BadData(f"{name!r} is not a target of the model; its targets are {', '.join(targets)}")
     stream = _stream(result, slice(-drawn, None), level)
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_backtest(
@@ -163,7 +164,7 @@ def _draw(result: Backtest, path: Path, drawn: int, names: tuple[str, ...], leve
 
 
 def _stream(result: Backtest, last: slice, level: float) -> BacktestPlot:
-    """What is drawn: the last rows, with the band of the level nearest to the one asked for."""
+    """The last rows, with the interval whose level is nearest to `level`."""
     from models.evaluation.backtest import NETWORK, RESET
     from models.evaluation.figures import BacktestPlot
 
@@ -189,17 +190,20 @@ def _print_tables(result: Backtest, by_target: bool) -> None:
 
 
 def _print_bands(result: Backtest) -> None:
-    """Intervals beside fixed bands, and where the stream was most surprising."""
+    """Print the coverage of the intervals and of fixed bands, and the most surprising rows."""
     title = "intervals; `all` over all rows, by target; `1,000` in every window; widths scaled"
     headings = ("all", "1,000", "width", "fixed: all", "1,000", "width")
-    rows = {f"{band.level:g}": [*_covered(band.given), *_covered(band.fixed)] for band in result.bands}
+    rows = {
+        f"{band.level:g}": [*_coverage_cells(band.given), *_coverage_cells(band.fixed)]
+        for band in result.bands
+    }
     _print_rows(title, headings, rows)
-    told = [_place(result, place) for place in result.surprises()]
-    more = f", and {len(told) - TOLD_PLACES} more" if len(told) > TOLD_PLACES else ""
-    print(f"most surprising: {', '.join(told[:TOLD_PLACES])}{more}")
+    places = [_describe_rows(result, rows) for rows in result.surprises()]
+    more = f", and {len(places) - SHOWN_SURPRISES} more" if len(places) > SHOWN_SURPRISES else ""
+    print(f"most surprising: {', '.join(places[:SHOWN_SURPRISES])}{more}")
 
 
-def _covered(coverage: Coverage | None) -> list[str]:
+def _coverage_cells(coverage: Coverage | None) -> list[str]:
     if coverage is None:
         return ["-"] * 3
     windows = (
@@ -210,15 +214,15 @@ def _covered(coverage: Coverage | None) -> list[str]:
     return [f"{coverage.least:.3f} to {coverage.most:.3f}", windows, f"{coverage.width:.4g}"]
 
 
-def _place(result: Backtest, place: range) -> str:
-    rows = f"row {place.start}" if len(place) == 1 else f"rows {place.start} to {place.stop - 1}"
+def _describe_rows(result: Backtest, rows: range) -> str:
+    text = f"row {rows.start}" if len(rows) == 1 else f"rows {rows.start} to {rows.stop - 1}"
     if result.times is None:
-        return rows
-    return f"{str(result.times[place.start - result.rows.start])[:16]} ({rows})"
+        return text
+    return f"{str(result.times[rows.start - result.rows.start])[:16]} ({text})"
 
 
 def _print_table(title: str, scores: Mapping[str, Score]) -> None:
-    rows = {method: [_figure(value) for value in astuple(score)] for method, score in scores.items()}
+    rows = {method: [_format_number(value) for value in astuple(score)] for method, score in scores.items()}
     _print_rows(title, ("MSE", "MAE", "RMSE", "MASE", "skill"), rows)
 
 
@@ -237,5 +241,5 @@ def _print_rows(title: str, headings: Sequence[str], rows: Mapping[str, Sequence
     Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
-def _figure(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"

@@ -21,7 +21,7 @@ keys = typer.Typer(help="Make, list and remove the API keys of a server.", no_ar
 VARIABLE = "CARRYOVER_API_KEYS_FILE"
 File = Annotated[
     Path | None,
-    typer.Option("--file", help=f"The keys' file. [default: {VARIABLE}]", show_default=False),
+    typer.Option("--file", help=f"File of the keys. [default: the setting {VARIABLE}]", show_default=False),
 ]
 
 
@@ -34,31 +34,44 @@ class Roles(StrEnum):
     admin = "admin"
 
 
-@keys.command(short_help="A new key; its token is shown once.")
+@keys.command(short_help="Make a key; its token is printed once.")
 def add(
-    name: Annotated[str, typer.Argument(help="What to call it in lists and logs.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of the key in lists and logs.", show_default=False)],
     role: Annotated[
         Roles,
-        typer.Option(help="monitor: /metrics; read: look; stream: all but reload models; admin."),
+        typer.Option(
+            help="monitor: /metrics only; read: no changes; stream: all except reloading models; admin: all."
+        ),
     ] = Roles.stream,
     tenant: Annotated[
         str | None,
         typer.Option(
-            help="Whose sessions it opens: 1 to 64 of A-Z a-z 0-9 . _ - [default: the name]",
+            help="Tenant whose sessions the key may use: 1 to 64 characters of A-Z a-z 0-9 . _ - "
+            "[default: the name]",
             show_default=False,
         ),
     ] = None,
-    sessions: Annotated[int | None, typer.Option(help="Most sessions.", show_default=False)] = None,
-    observations_per_second: Annotated[float | None, typer.Option(show_default=False)] = None,
-    body_bytes: Annotated[int | None, typer.Option(show_default=False)] = None,
-    chunk_observations: Annotated[int | None, typer.Option(show_default=False)] = None,
-    sockets: Annotated[int | None, typer.Option(show_default=False)] = None,
-    in_flight: Annotated[int | None, typer.Option(show_default=False)] = None,
+    sessions: Annotated[
+        int | None, typer.Option(help="Most sessions of the tenant.", show_default=False)
+    ] = None,
+    observations_per_second: Annotated[
+        float | None, typer.Option(help="Most observations per second.", show_default=False)
+    ] = None,
+    body_bytes: Annotated[
+        int | None, typer.Option(help="Most bytes in one request body.", show_default=False)
+    ] = None,
+    chunk_observations: Annotated[
+        int | None, typer.Option(help="Most observations in one chunk.", show_default=False)
+    ] = None,
+    sockets: Annotated[int | None, typer.Option(help="Most open sockets.", show_default=False)] = None,
+    in_flight: Annotated[
+        int | None, typer.Option(help="Most unanswered requests.", show_default=False)
+    ] = None,
     file: File = None,
 ) -> None:
-    """Make a key. Only its SHA-256 is kept: note the token, or make another.
+    """Make a key and print its token. The file keeps only its SHA-256: a lost token cannot be shown again.
 
-    A server that runs takes it within a second.
+    A running server accepts the key within a second.
 
     For example: carryover keys add pump-house --file keys.json --observations-per-second 1000
     """
@@ -75,9 +88,11 @@ def add(
         "sockets": sockets,
         "in_flight": in_flight,
     }
-    path, known = _opened(file, missing_is_empty=True)
+    path, known = _read_keys(file, missing_is_empty=True)
     if any(key.name == name for key in known):
-        raise typer.BadParameter(f"there is a key {name!r} already; remove it first, or choose another name")
+        raise typer.BadParameter(
+            f"a key named {name!r} exists already; remove it first, or choose another name"
+        )
     try:
         quota = msgspec.convert(limits, Quota)
     except msgspec.ValidationError as error:
@@ -86,47 +101,47 @@ def add(
     key, token = generate_key(name, tenant, role.value, now, quota)
     write(path, [*known, key])
     print(token)
-    typer.echo(f"{path}: {len(known) + 1} keys. This token is shown this once.", err=True)
+    typer.echo(f"{path}: {len(known) + 1} keys. The token is not shown again.", err=True)
 
 
-@keys.command("list", short_help="Every key, a line each.")
+@keys.command("list", short_help="List the keys.")
 def list_(file: File = None, as_json: options.Json = False) -> None:
-    """Print name, role, tenant and limits of every key. Tokens are not kept, so they are not shown."""
+    """Print name, role, tenant and limits of every key."""
     import msgspec
 
-    _, known = _opened(file)
+    _, known = _read_keys(file)
     for key in known:
         limits = msgspec.to_builtins(key.limits)
         if as_json:
-            told = {"name": key.name, "role": key.role, "tenant": key.tenant, "created": key.created}
-            print(json.dumps(told | {"limits": limits}))
+            entry = {"name": key.name, "role": key.role, "tenant": key.tenant, "created": key.created}
+            print(json.dumps(entry | {"limits": limits}))
         else:
             shown = " ".join(f"{name}={value:g}" for name, value in limits.items())
             print(f"{key.name}  {key.role}  tenant={key.tenant}  {key.created}  {shown}".rstrip())
 
 
-@keys.command(short_help="A key that is no longer good.")
+@keys.command(short_help="Remove a key.")
 def remove(
-    name: Annotated[str, typer.Argument(help="Which.", show_default=False)], file: File = None
+    name: Annotated[str, typer.Argument(help="Name of the key.", show_default=False)], file: File = None
 ) -> None:
-    """Remove a key; a server that runs closes its connections within a second. Its sessions stay."""
+    """Remove a key. A running server closes its connections within a second. Its sessions stay."""
     from app.access.keys import write
 
-    path, known = _opened(file)
-    left = [key for key in known if key.name != name]
-    if len(left) == len(known):
+    path, known = _read_keys(file)
+    remaining = [key for key in known if key.name != name]
+    if len(remaining) == len(known):
         raise typer.BadParameter(f"there is no key {name!r} in {path}")
-    write(path, left)
-    print(f"{path}: {len(left)} keys")
+    write(path, remaining)
+    print(f"{path}: {len(remaining)} keys")
 
 
-def _opened(file: Path | None, missing_is_empty: bool = False) -> tuple[Path, list[Key]]:
+def _read_keys(file: Path | None, missing_is_empty: bool = False) -> tuple[Path, list[Key]]:
     from app.access.keys import read
 
-    named = os.environ.get(VARIABLE)
-    path = file or (Path(named).expanduser() if named else None)
+    configured = os.environ.get(VARIABLE)
+    path = file or (Path(configured).expanduser() if configured else None)
     if path is None:
-        raise typer.BadParameter(f"name the keys' file: --file, or {VARIABLE}")
+        raise typer.BadParameter(f"name the file of the keys: --file, or {VARIABLE}")
     if missing_is_empty and not path.exists():
         return path, []
     return path, read(path)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their text is read."""
+"""Options that several commands share, and functions that parse their text."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,32 +9,35 @@ Split = Annotated[
     str | None,
     typer.Option(
         metavar="TRAIN,VALIDATION,TEST",
-        help="Parts in the order of time: fractions of the rows, or numbers of rows.",
+        help="Sizes of the three parts, in the order of time: fractions of the rows, or numbers of rows.",
     ),
 ]
 TimeColumn = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Column of times, not learnt from. [default: the first one of times]"),
+    typer.Option(
+        metavar="NAME", help="Column of times; not an input. [default: the first column with times]"
+    ),
 ]
 Gaps = Annotated[
     bool,
     typer.Option(
-        "--gaps", help="Take empty cells (nan, null) as not observed: filled to learn from, never judged by."
+        "--gaps",
+        help="Treat empty cells (nan, null) as not observed: filled in for training, left out of errors.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document in place of the text.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Threads = Annotated[
     int,
-    typer.Option(metavar="N", min=1, help="CPU threads; more rarely help a network this small."),
+    typer.Option(metavar="N", min=1, help="CPU threads; more than 1 rarely helps a small network."),
 ]
 Columns = Annotated[
     str | None,
-    typer.Option(metavar="A,B,...", help="Input columns, in this order. [default: all but the times]"),
+    typer.Option(metavar="A,B,...", help="Input columns, in this order. [default: all except the times]"),
 ]
 
 
 def parse_names(text: str | None) -> tuple[str, ...]:
-    """Comma-separated names; none when absent."""
+    """Comma-separated names; empty when absent."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
@@ -46,12 +49,12 @@ def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is not a list of numbers with commas", param_hint=option
+            f"{text!r} is not a list of numbers separated by commas", param_hint=option
         ) from None
 
 
-def units(text: str | None, option: str = "--units") -> dict[str, str]:
-    """`NAME=UNIT,...` by name."""
+def parse_units(text: str | None, option: str = "--units") -> dict[str, str]:
+    """Units by column, from `NAME=UNIT,...`."""
     pairs = [entry.partition("=") for entry in parse_names(text)]
     if not all(name and equals for name, equals, _ in pairs):
         raise typer.BadParameter(f"{text!r} is not NAME=UNIT,...", param_hint=option)
@@ -59,5 +62,5 @@ def units(text: str | None, option: str = "--units") -> dict[str, str]:
 
 
 def artifact_name(given: str | None, folder: Path) -> str:
-    """The name given, or that of the folder."""
+    """The given name, or the name of the folder."""
     return given or folder.resolve().name

@@ -1,4 +1,4 @@
-"""Predictions on their way out: CSV or JSON Lines, whole chunks at a time: an interruption costs none."""
+"""Writes predictions as CSV or JSON Lines, a whole chunk at a time, so that an interruption loses none."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a row holds.
+    """Columns of the written rows.
 
-    targets : what is predicted
-    label : name of the column that is taken over from the observations
+    targets : predicted columns
+    label : name of the column that is copied from the input
     level, score : whether there are intervals and scores
     """
 
@@ -34,7 +34,7 @@ class Layout:
 
     @property
     def names(self) -> list[str]:
-        """The header."""
+        """Names of the columns."""
         ends = [f"{target}_{end}" for end in ("lower", "upper") for target in self.targets]
         return [
             "position",
@@ -45,7 +45,7 @@ class Layout:
         ]
 
     def row(self, prediction: Prediction, label: Any) -> list[Any]:
-        """The values under it."""
+        """The values of one row."""
         ends = [*self._numbers(prediction.lower), *self._numbers(prediction.upper)]
         return [
             prediction.position,
@@ -56,7 +56,7 @@ class Layout:
         ]
 
     def _numbers(self, value: Any) -> list[Any]:
-        """As many as there are targets; None for what is no number."""
+        """One value for each target; None for NaN."""
         row = value if isinstance(value, list) else [value] * len(self.targets)
         return [None if number is None or math.isnan(number) else number for number in row]
 
@@ -66,25 +66,25 @@ class Layout:
             return csv_lines(rows)
         names = self.names
         documents = [dict(zip(names, row, strict=True)) for row in rows]
-        return "".join(json.dumps(one, default=str) + "\n" for one in documents)
+        return "".join(json.dumps(document, default=str) + "\n" for document in documents)
 
     def write(self, out: IO[str], answer: Answer, labels: Sequence[Any]) -> None:
-        """A chunk's rows, and everything before them, to where it goes."""
+        """Write the rows of a chunk, and flush."""
         pairs = zip(answer, labels, strict=True)
         out.write(self.text(self.row(prediction, label) for prediction, label in pairs))
         out.flush()
 
     def write_header(self, out: IO[str]) -> None:
-        """The header, where there is one."""
+        """Write the header, if the format has one."""
         if not self.as_json:
             out.write(csv_lines([self.names]))
 
     def last_position(self, path: Path) -> int | None:
-        """The position in the last whole row of a file; a row that was cut off is taken away.
+        """The position in the last complete row of a file; an incomplete last row is removed from the file.
 
         Raises
         ------
-        BadData : it is something else
+        BadData : the file does not end with such a row
         """
         if not path.exists():
             return None
@@ -99,11 +99,11 @@ class Layout:
             last = json.loads(lines[-1])["position"] if self.as_json else lines[-1].partition(",")[0]
             return int(last)
         except (ValueError, KeyError, TypeError):
-            raise BadData(f"{path} does not end with a prediction: give another --out") from None
+            raise BadData(f"{path} does not end with a prediction: choose another --out") from None
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
     """Rows as CSV."""
-    held = io.StringIO()
-    csv.writer(held, lineterminator="\n").writerows(rows)
-    return held.getvalue()
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()

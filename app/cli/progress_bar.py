@@ -1,4 +1,4 @@
-"""A line on stderr while something long goes on: how much is done, how fast, how much longer."""
+"""A progress bar on stderr: how much is done, how fast, and the time left."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ T = TypeVar("T")
 def track(
     items: Iterable[T],
     total: int | None,
-    what: str,
+    unit: str,
     weight: Callable[[T], int] = lambda _: 1,
     *,
     shown: bool = True,
 ) -> Iterator[T]:
-    """The same items, counted as they pass; nothing is shown where stderr is no terminal.
+    """Yield the same items and count them; nothing is shown if stderr is not a terminal.
 
     Parameters
     ----------
-    total : of all weights; None where nobody knows
-    what : is counted, for the line
+    total : sum of all weights; None if it is unknown
+    unit : what is counted, for the text
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,4 +35,4 @@ def track(
         for item in items:
             yield item
             speed = progress.tasks[task].speed or 0.0
-            progress.update(task, advance=weight(item), description=f"{speed:,.0f} {what}/s")
+            progress.update(task, advance=weight(item), description=f"{speed:,.0f} {unit}/s")

@@ -1,6 +1,6 @@
-"""The options of `carryover train` that make a recipe, one for each of its settings.
+"""The options of `carryover train` that make a recipe.
 
-Their defaults are told here and lie in `models.recipe`, so that a named recipe can have others.
+The defaults in their help are those of `models.training.recipe.Recipe`; a named recipe has others.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 
 class RecipeName(StrEnum):
-    """Recipes that have a name."""
+    """Named recipes."""
 
     textbook = "textbook"
     drifting = "drifting"
 
 
 class PredictsName(StrEnum):
-    """What the network gives."""
+    """What the network predicts."""
 
     level = "level"
     change = "change"
 
 
 class ReadoutName(StrEnum):
-    """What a session corrects of its predictions."""
+    """How a session corrects its predictions."""
 
     off = "off"
     gain = "gain"
@@ -37,7 +37,7 @@ class ReadoutName(StrEnum):
 
 
 class ScheduleName(StrEnum):
-    """What becomes of the learning rate."""
+    """How the learning rate changes."""
 
     constant = "constant"
     cosine = "cosine"
@@ -51,27 +51,27 @@ NamedRecipe = Annotated[
     RecipeName | None,
     typer.Option(
         help="`textbook`: one stream, pieces of 50, 10 epochs, Adam 0.01, all rows, unscaled. "
-        "`drifting`: for a stream that does not stay as it was; its sessions go on learning."
+        "`drifting`: for a stream whose behaviour changes; its sessions go on learning."
     ),
 ]
-Hidden = Annotated[int | None, _of_recipe("Hidden units a layer.", "64", metavar="N", min=1)]
-Layers = Annotated[int | None, _of_recipe("Layers.", "1", metavar="N", min=1)]
+Hidden = Annotated[int | None, _of_recipe("Hidden units of a layer.", "64", metavar="N", min=1)]
+Layers = Annotated[int | None, _of_recipe("Number of layers.", "1", metavar="N", min=1)]
 Predicts = Annotated[
     PredictsName | None,
-    _of_recipe("The next level, or its change from the last observation (for data that drifts).", "level"),
+    _of_recipe("The next value, or its change from the last observation (for data that drifts).", "level"),
 ]
-Epochs = Annotated[
-    int | None, _of_recipe("Passes over the training part, at most.", "50", metavar="N", min=1)
-]
+Epochs = Annotated[int | None, _of_recipe("Most passes over the training part.", "50", metavar="N", min=1)]
 Patience = Annotated[
     int | None,
     _of_recipe(
-        "Stop after so many epochs without a better validation error; 0: never.", "10", metavar="N", min=0
+        "Stop after this many epochs without a better validation error; 0: never.", "10", metavar="N", min=0
     ),
 ]
-Streams = Annotated[int | None, _of_recipe("Contiguous streams learnt in parallel.", "4", metavar="N", min=1)]
+Streams = Annotated[
+    int | None, _of_recipe("Contiguous streams that are trained in parallel.", "4", metavar="N", min=1)
+]
 Piece = Annotated[
-    int | None, _of_recipe("Steps between two cuts of back-propagation.", "50", metavar="N", min=1)
+    int | None, _of_recipe("Steps between two truncations of back-propagation.", "50", metavar="N", min=1)
 ]
 JudgeEvery = Annotated[
     int | None, _of_recipe("Epochs from one validation to the next.", "1", metavar="N", min=1)
@@ -80,32 +80,37 @@ Shuffled = Annotated[
     bool | None,
     typer.Option(
         "--shuffled/--side-by-side",
-        help="Begin the streams at random rows, anew in each epoch, or lay them side by side. "
-        "[default: side by side]",
+        help="Start the streams at random rows in each epoch, or side by side. [default: side by side]",
         show_default=False,
     ),
 ]
 Drift = Annotated[
     float | None,
     _of_recipe(
-        "Spread, in scaled units, of random levels that streams are moved to.", "0", metavar="X", min=0
+        "Standard deviation, in scaled units, of a random offset of each stream.", "0", metavar="X", min=0
     ),
 ]
 Dropout = Annotated[
-    float | None, _of_recipe("Share of hidden features left out while learning.", "0", metavar="X", min=0)
+    float | None,
+    _of_recipe("Fraction of hidden features that are dropped in training.", "0", metavar="X", min=0),
 ]
-WeightDecay = Annotated[float | None, _of_recipe("Decay of the weights.", "0", metavar="X", min=0)]
+WeightDecay = Annotated[float | None, _of_recipe("Weight decay.", "0", metavar="X", min=0)]
 ClosedLoop = Annotated[
     int | None,
     _of_recipe(
-        "Steps run freely after each piece and learnt from, for long forecasts.", "0", metavar="N", min=0
+        "Free-running steps after each piece that are trained on, for long forecasts.",
+        "0",
+        metavar="N",
+        min=0,
     ),
 ]
 LearningRate = Annotated[float | None, _of_recipe("Adam's learning rate.", "0.01", metavar="X")]
 Schedule = Annotated[
-    ScheduleName | None, _of_recipe("`cosine` lets the learning rate fall towards zero.", "cosine")
+    ScheduleName | None, _of_recipe("`cosine` decreases the learning rate towards zero.", "cosine")
 ]
-Clip = Annotated[float | None, _of_recipe("Largest norm of a gradient; 0: any.", "1.0", metavar="X", min=0)]
+Clip = Annotated[
+    float | None, _of_recipe("Largest norm of a gradient; 0: no limit.", "1.0", metavar="X", min=0)
+]
 Scaled = Annotated[
     bool | None,
     typer.Option(
@@ -115,12 +120,12 @@ Scaled = Annotated[
         show_default=False,
     ),
 ]
-Seed = Annotated[int | None, _of_recipe("Seed of the first weights.", "0", metavar="N", min=0)]
+Seed = Annotated[int | None, _of_recipe("Random seed.", "0", metavar="N", min=0)]
 Readout = Annotated[
     ReadoutName | None,
     _of_recipe(
-        "What each session corrects by its own errors: nothing, a gain and a bias of each output, or the "
-        "whole readout by recursive least squares.",
+        "How each session corrects its predictions: not at all, by a gain and a bias of each output, or "
+        "by recursive least squares on the whole readout.",
         "off",
     ),
 ]
@@ -128,7 +133,7 @@ ReadoutInputs = Annotated[
     bool | None,
     typer.Option(
         "--readout-inputs/--hidden-only",
-        help="Whether `rls` sees the observation beside the hidden features. [default: hidden only]",
+        help="Whether `rls` uses the observation as well as the hidden features. [default: hidden only]",
         show_default=False,
     ),
 ]
@@ -138,45 +143,51 @@ Rank = Annotated[
 ]
 Forgetting = Annotated[
     float | None,
-    _of_recipe("Weight that an observation keeps at the next one, for `rls`.", "0.999", metavar="X"),
+    _of_recipe(
+        "Factor by which each observation reduces the weight of earlier ones, for `rls`.",
+        "0.999",
+        metavar="X",
+    ),
 ]
-Prior = Annotated[float | None, _of_recipe("Pull of `rls` towards the trained readout.", "1.0", metavar="X")]
+Prior = Annotated[
+    float | None, _of_recipe("How strongly `rls` is pulled towards the trained readout.", "1.0", metavar="X")
+]
 Levels = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,...",
-        help="Levels of prediction intervals, between 0 and 1; with any, errors are judged, too.",
+        help="Levels of prediction intervals, between 0 and 1; with any level, sessions also have scores.",
     ),
 ]
 
 
 def build_recipe(named: RecipeName | None, **given: Any) -> Recipe:
-    """The named recipe, or the plain one, with the settings that were given."""
+    """The named recipe, or the default one, with the given options."""
     from dataclasses import replace
 
     from models.training.recipe import RECIPES, Recipe
 
-    return replace(RECIPES[named.value] if named else Recipe(), **_told(given))
+    return replace(RECIPES[named.value] if named else Recipe(), **_given_values(given))
 
 
 def with_learning(recipe: Recipe, **given: Any) -> Recipe:
-    """The same for what its sessions learn.
+    """The recipe with the given options of what its sessions learn.
 
     Raises
     ------
-    BadRecipe : a value is out of its bounds
+    BadRecipe : a value is out of bounds
     """
     from dataclasses import replace
 
     from models.errors import BadArtifact, BadRecipe
 
     try:
-        return replace(recipe, learning=replace(recipe.learning, **_told(given)))
+        return replace(recipe, learning=replace(recipe.learning, **_given_values(given)))
     except BadArtifact as error:
         raise BadRecipe(str(error)) from error
 
 
-def _told(given: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, as plain values."""
+def _given_values(given: dict[str, Any]) -> dict[str, Any]:
+    """Options that were given, as plain values."""
     plain = {key: str(value) if isinstance(value, StrEnum) else value for key, value in given.items()}
     return {key: value for key, value in plain.items() if value is not None}

@@ -1,6 +1,6 @@
-"""Rows of a CSV, a Parquet file or standard input, one by one: what `carryover stream` sends.
+"""Rows of a CSV or Parquet file or of standard input, one by one, for `carryover stream`.
 
-Unlike a training set, a stream may have holes: an empty cell, `NA` or `nan` is a missing observation.
+A stream may have gaps: an empty cell, `NA` or `nan` is a missing observation.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class RowSource:
-    """An open source.
+    """An open file.
 
     names : of its columns
-    rows : a list of cells each
-    total : how many there will be; None where nobody knows
+    rows : each a list of cells
+    total : number of rows; None if it is unknown
     """
 
     names: tuple[str, ...]
@@ -36,11 +36,11 @@ class RowSource:
 
 @contextmanager
 def open_rows(path: Path, standard_input: IO[str], *, follow: bool) -> Iterator[RowSource]:
-    """Open a source by its name: `-` is standard input, .parquet Parquet, anything else CSV.
+    """Open a file by its name: `-` is standard input, .parquet Parquet, anything else CSV.
 
     Raises
     ------
-    BadData : it cannot be read like that
+    BadData : the file is empty, or pyarrow is missing
     """
     if str(path) == "-":
         yield _csv(standard_input, None)
@@ -49,18 +49,18 @@ def open_rows(path: Path, standard_input: IO[str], *, follow: bool) -> Iterator[
             yield _parquet(raw)
     else:
         with path.open(encoding="utf-8", newline="") as file:
-            yield _csv(_growing(file), None) if follow else _csv(file, _counted(file))
+            yield _csv(_follow(file), None) if follow else _csv(file, _count_lines(file))
 
 
 def select_columns(
     source: RowSource, columns: Sequence[str], label: str | None
 ) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """How a row's numbers are read, and its label.
+    """Functions that return the numbers of a row, and its label.
 
     Parameters
     ----------
-    columns : the inputs; where the source has just as many columns of other names, those are taken in order
-    label : column that is written beside the predictions
+    columns : the inputs; if the file has as many columns with other names, they are taken in order
+    label : column that is copied to the predictions
 
     Raises
     ------
@@ -72,15 +72,15 @@ def select_columns(
     others = [name for name in names if name != label]
     missing = [name for name in columns if name not in names]
     if missing and len(others) != len(columns):
-        told = f"the model reads {', '.join(columns)}; the columns are {', '.join(names)}"
-        raise BadData(f"{told}: name them with --columns")
-    places = [names.index(name) for name in (others if missing else columns)]
-    place = None if label is None else names.index(label)
+        text = f"the model reads {', '.join(columns)}; the columns are {', '.join(names)}"
+        raise BadData(f"{text}: name them with --columns")
+    indices = [names.index(name) for name in (others if missing else columns)]
+    label_index = None if label is None else names.index(label)
 
     def observation(row: Sequence[Any]) -> list[float | None]:
-        return [_number(row, place, names) for place in places]
+        return [_number(row, index, names) for index in indices]
 
-    return observation, lambda row: None if place is None else row[place]
+    return observation, lambda row: None if label_index is None else row[label_index]
 
 
 def _csv(file: Iterator[str] | IO[str], lines: int | None) -> RowSource:
@@ -90,12 +90,12 @@ def _csv(file: Iterator[str] | IO[str], lines: int | None) -> RowSource:
         raise BadData("there are no rows")
     rows = (row for row in reader if row)
     if all(_is_number(cell) for cell in first):
-        names = ("value",) if len(first) == 1 else tuple(f"x{place}" for place in range(len(first)))
+        names = ("value",) if len(first) == 1 else tuple(f"x{i}" for i in range(len(first)))
         return RowSource(names, chain([first], rows), lines)
     return RowSource(tuple(name.strip() for name in first), rows, None if lines is None else lines - 1)
 
 
-def _counted(file: IO[str]) -> int:
+def _count_lines(file: IO[str]) -> int:
     lines = sum(1 for line in file if line.strip())
     file.seek(0)
     return lines
@@ -116,26 +116,26 @@ def _parquet(raw: IO[bytes]) -> RowSource:
     return RowSource(names, rows, file.metadata.num_rows)
 
 
-def _growing(file: IO[str]) -> Iterator[str]:
-    """Whole lines, as they are written; it never ends by itself."""
-    held = ""
+def _follow(file: IO[str]) -> Iterator[str]:
+    """Complete lines as they are written, without end."""
+    line = ""
     while True:
-        held += file.readline()
-        if held.endswith("\n"):
-            yield held
-            held = ""
+        line += file.readline()
+        if line.endswith("\n"):
+            yield line
+            line = ""
         else:
             time.sleep(POLL_SECONDS)
 
 
-def _number(row: Sequence[Any], place: int, names: Sequence[str]) -> float | None:
-    cell = row[place] if place < len(row) else None
+def _number(row: Sequence[Any], index: int, names: Sequence[str]) -> float | None:
+    cell = row[index] if index < len(row) else None
     if cell is None or (isinstance(cell, str) and cell.strip().lower() in MISSING):
         return None
     try:
         return float(cell)
     except (TypeError, ValueError):
-        raise BadData(f"column {names[place]!r} has {cell!r}, which is not a number") from None
+        raise BadData(f"column {names[index]!r} has {cell!r}, which is not a number") from None
 
 
 def _is_number(cell: str) -> bool:

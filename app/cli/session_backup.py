@@ -1,8 +1,8 @@
-"""Moving house: every session of a running server into a folder, and back into the same or another server.
+"""Backup: export every session of a running server to a folder, and import them into a server.
 
-The folder holds a line of JSON a session in `sessions.jsonl`, in the order of their ids, and the state of
-each in `states/`. Both ways can be interrupted and go on where they stopped: an export behind the last line
-that it wrote, an import behind the last line that it noted in `imported.SERVER`.
+The folder has a JSON line for each session in `sessions.jsonl`, in the order of their ids, and the state of
+each session in `states/`. After an interruption, both continue where they stopped: an export after the last
+line that it wrote, an import after the session that it noted in `imported.SERVER`.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ LIST_FILE, STATES_FOLDER = "sessions.jsonl", "states"
 
 
 class BackupFailed(CarryoverError):
-    """A folder is not what it should be."""
+    """The folder is not a backup."""
 
-    title = "Move failed"
+    title = "Backup failed"
 
 
 def export_sessions(server: Carryover, folder: Path) -> Iterator[str]:
-    """Write every session that is not in the folder yet, one a turn; yields their ids.
+    """Write each session that is not in the folder yet, and yield its id.
 
-    A session that is deleted meanwhile is passed over.
+    A session that is deleted meanwhile is skipped.
 
     Raises
     ------
-    MoveFailed, OSError, carryover.CarryoverError
+    BackupFailed, OSError, carryover.CarryoverError
     """
     (folder / STATES_FOLDER).mkdir(parents=True, exist_ok=True)
     done = [line["session"] for line in read_session_list(folder)]
     with (folder / LIST_FILE).open("a", encoding="utf-8") as out:
-        for told in server.sessions(after=done[-1] if done else ""):
-            session = told["session"]
+        for entry in server.sessions(after=done[-1] if done else ""):
+            session = entry["session"]
             try:
                 state = server.session(session).state()
             except (UnknownSession, SessionGone):
                 continue
             finally:
                 server.forget(session)
-            path = _place(folder, session)
+            path = _state_file(folder, session)
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(state)
-            # The line is written behind the file: an interrupted export never names a file that is not whole.
-            out.write(json.dumps(told | {"file": str(path.relative_to(folder))}) + "\n")
+            # After the file: a line of an interrupted export never names an incomplete file.
+            out.write(json.dumps(entry | {"file": str(path.relative_to(folder))}) + "\n")
             out.flush()
             yield session
 
 
-def imported(server: Carryover, folder: Path) -> Iterator[str]:
-    """Send every session of the folder that was not sent to this server yet; yields their ids.
+def import_sessions(server: Carryover, folder: Path) -> Iterator[str]:
+    """Send each session of the folder that was not sent to this server yet, and yield its id.
 
     Raises
     ------
-    MoveFailed, OSError, carryover.CarryoverError
+    BackupFailed, OSError, carryover.CarryoverError
     """
     mark = folder / f"imported.{re.sub('[^A-Za-z0-9.]+', '-', server.url.partition('://')[2])}"
     last = mark.read_text(encoding="utf-8") if mark.exists() else ""
@@ -69,18 +69,18 @@ def imported(server: Carryover, folder: Path) -> Iterator[str]:
         session = line["session"]
         if session <= last:
             continue
-        server.session(session).load(_place(folder, session))
+        server.session(session).load(_state_file(folder, session))
         server.forget(session)
         mark.write_text(session, encoding="utf-8")
         yield session
 
 
 def read_session_list(folder: Path) -> list[dict[str, Any]]:
-    """What the folder's list says; a last line that was cut off in mid-write is taken away.
+    """The entries of the folder's list; an incomplete last line is removed from the file.
 
     Raises
     ------
-    MoveFailed : it is no such list
+    BackupFailed : the file is not such a list
     """
     path = folder / LIST_FILE
     if not path.exists():
@@ -90,15 +90,15 @@ def read_session_list(folder: Path) -> list[dict[str, Any]]:
     if whole != text:
         path.write_text(whole, encoding="utf-8")
     try:
-        told = [json.loads(line) for line in whole.splitlines()]
-        if any(not isinstance(line["session"], str) for line in told):
+        entries = [json.loads(line) for line in whole.splitlines()]
+        if any(not isinstance(entry["session"], str) for entry in entries):
             raise TypeError
     except (ValueError, KeyError, TypeError):
-        raise BackupFailed(f"{path} is no list of sessions") from None
-    return told
+        raise BackupFailed(f"{path} is not a list of sessions") from None
+    return entries
 
 
-def _place(folder: Path, session: str) -> Path:
-    """Where a session's state lies: in one of 256 folders, so that a million of them stay manageable."""
+def _state_file(folder: Path, session: str) -> Path:
+    """The file of a session's state, in one of 256 folders, because a folder of a million files is slow."""
     shard = hashlib.sha256(session.encode()).hexdigest()[:2]
     return folder / STATES_FOLDER / shard / f"{session}.safetensors"

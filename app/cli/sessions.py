@@ -1,4 +1,4 @@
-"""`carryover sessions`: list, look at, reset, fork, delete, export and import those of a running server."""
+"""`carryover sessions`: list, show, reset, fork, delete, export and import sessions of a running server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from carryover import SessionInfo
 
 sessions = typer.Typer(
-    help="Look at, back up and move the sessions of a running server.", no_args_is_help=True
+    help="List, change, back up and move the sessions of a running server.", no_args_is_help=True
 )
 
 
-@sessions.command("list", short_help="Every session, a line each.")
+@sessions.command("list", short_help="List all sessions.")
 def list_(
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
@@ -30,13 +30,13 @@ def list_(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print every session, in the order of their ids; with --json a JSON document a line."""
+    """Print a line for each session, in the order of their ids; with --json each line is a JSON document."""
     with connect.client(url, key_file) as server:
-        for told in server.sessions(model):
-            print(json.dumps(told) if as_json else f"{told['session']}  {told['model']}")
+        for entry in server.sessions(model):
+            print(json.dumps(entry) if as_json else f"{entry['session']}  {entry['model']}")
 
 
-@sessions.command(short_help="What the server knows of one.")
+@sessions.command(short_help="Show a session.")
 def show(
     session: connect.SessionId,
     as_json: options.Json = False,
@@ -48,91 +48,120 @@ def show(
         _print(server.session(session).info(), as_json)
 
 
-@sessions.command(short_help="Zero the carry; the position stays.")
+@sessions.command(short_help="Reset a session: zero its carry.")
 def reset(
     session: connect.SessionId,
     as_json: options.Json = False,
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
-    """Let a session forget what it has seen; its position goes on."""
+    """Set the carry of a session to zero. Its position stays."""
     with connect.client(url, key_file) as server:
-        one = server.session(session)
-        one.refresh()
-        _print(one.reset(), as_json)
+        chosen = server.session(session)
+        chosen.refresh()
+        _print(chosen.reset(), as_json)
 
 
-@sessions.command(short_help="A copy that goes its own way.")
+@sessions.command(short_help="Make a copy of a session.")
 def fork(
     session: connect.SessionId,
     into: Annotated[
-        str | None, typer.Argument(help="Id of the copy. [default: drawn at random]", show_default=False)
+        str | None, typer.Argument(help="Id of the copy. [default: random]", show_default=False)
     ] = None,
     as_json: options.Json = False,
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
-    """Make a new session with a copy of the carry."""
+    """Make a new session with a copy of the carry and the position."""
     with connect.client(url, key_file) as server:
-        one = server.session(session)
-        one.refresh()
-        _print(one.fork(into).info(), as_json)
+        original = server.session(session)
+        original.refresh()
+        _print(original.fork(into).info(), as_json)
 
 
-@sessions.command(short_help="Forget one for good.")
+@sessions.command(short_help="Delete a session.")
 def delete(
     session: connect.SessionId, url: connect.Url = DEFAULT_URL, key_file: connect.KeyFile = None
 ) -> None:
-    """Delete a session; the server remembers its last position for a while."""
+    """Delete a session. The server remembers its last position for a while."""
     with connect.client(url, key_file) as server:
         server.session(session).delete()
     print(f"session {session} is deleted")
 
 
-@sessions.command(short_help="Every session into a folder.")
+@sessions.command(short_help="Export all sessions to a folder.")
 def export(
-    folder: Annotated[Path, typer.Argument(help="Where to; an interrupted export goes on in it.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder for the backup; an interrupted export is continued.")
+    ],
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
-    """Write every session's state into a folder: a backup, or the first half of moving house."""
+    """Write the state of every session to a folder: a backup, or a way to move them to another server."""
     from app.cli import session_backup
 
     with connect.client(url, key_file) as server:
-        already = len(session_backup.read_session_list(folder))
-        count = _counted(session_backup.export_sessions(server, folder), max(server.count() - already, 0))
-    print(f"{count} sessions exported to {folder}" + (f", {already} were there" if already else ""))
+        earlier = len(session_backup.read_session_list(folder))
+        count = _count(session_backup.export_sessions(server, folder), max(server.count() - earlier, 0))
+    print(f"{count} sessions exported to {folder}" + (f", {earlier} were there already" if earlier else ""))
 
 
-@sessions.command("import", short_help="Every session of a folder into a server.")
+@sessions.command("import", short_help="Import all sessions of a folder.")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="What `carryover sessions export` wrote.", exists=True)],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder that `carryover sessions export` wrote.", exists=True)
+    ],
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
-    """Put every exported session into a running server; one that is there is replaced."""
+    """Import every exported session into a running server. A session with the same id is replaced."""
     from app.cli import session_backup
 
     with connect.client(url, key_file) as server:
-        count = _counted(
-            session_backup.imported(server, folder), len(session_backup.read_session_list(folder))
+        count = _count(
+            session_backup.import_sessions(server, folder), len(session_backup.read_session_list(folder))
         )
     print(f"{count} sessions imported from {folder}")
 
 
-def _counted(moved: Iterator[str], total: int) -> int:
+@sessions.command(short_help="Check the file of a store.")
+def check(
+    file: Annotated[
+        Path, typer.Argument(help="File of a sqlite: store that no server has open.", exists=True)
+    ],
+    as_json: options.Json = False,
+) -> int:
+    """Read every session of a store's file, and report lost commits and damage; the file is not changed.
+
+    The exit status is 1 where sessions are damaged or missing, or commits were lost.
+    """
+    from app.stores.sqlite.check import check_file
+
+    report = check_file(file)
+    if as_json:
+        print(json.dumps(asdict(report) | {"sound": report.is_sound}))
+        return 0 if report.is_sound else 1
+    print(f"{report.sessions} sessions: {report.readable} are sound", end="")
+    print(f", {report.damaged} are damaged, {report.missing} cannot be found")
+    if report.examples:
+        print(f"damaged: {', '.join(report.examples)}" + (" and others" if report.damaged > 5 else ""))
+    print(f"lost commits: {report.loss}" if report.loss else "no commits were lost")
+    return 0 if report.is_sound else 1
+
+
+def _count(sessions: Iterator[str], total: int) -> int:
     from app.cli.progress_bar import track
 
-    return sum(1 for _ in track(moved, total, "sessions"))
+    return sum(1 for _ in track(sessions, total, "sessions"))
 
 
 def _print(info: SessionInfo, as_json: bool) -> None:
-    told: dict[str, Any] = asdict(info)
-    told |= told.pop("more")
+    fields: dict[str, Any] = asdict(info)
+    fields |= fields.pop("more")
     if as_json:
-        print(json.dumps(told, default=str))
+        print(json.dumps(fields, default=str))
         return
-    width = max(map(len, told))
-    for name, value in told.items():
+    width = max(map(len, fields))
+    for name, value in fields.items():
         if value is not None:
             print(f"{name.replace('_', ' '):{width}}  {value}")

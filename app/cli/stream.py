@@ -1,4 +1,4 @@
-"""`carryover stream` and `carryover forecast`: a file's rows into a session, and what it predicts."""
+"""`carryover stream` and `carryover forecast`: send a file's rows to a session, and print a forecast."""
 
 from __future__ import annotations
 
@@ -46,44 +46,46 @@ def stream(
     ],
     session: connect.SessionId,
     model: Annotated[
-        str | None, typer.Option(help="Model of a session that is not there yet.", show_default=False)
+        str | None, typer.Option(help="Model of a session that does not exist yet.", show_default=False)
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Columns to send. [default: those that the model reads]"),
+        typer.Option(metavar="A,B,...", help="Columns to send. [default: the inputs of the model]"),
     ] = None,
     time_column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Column to write beside the predictions.", show_default=False),
+        typer.Option(metavar="NAME", help="Column to copy to the predictions.", show_default=False),
     ] = None,
     chunk: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Observations to a chunk. [default: 50; 1 with --follow or -]", show_default=False
+            min=1, help="Observations in a chunk. [default: 50; with --follow or - 1]", show_default=False
         ),
     ] = None,
     level: Level = None,
-    score: Annotated[bool, typer.Option("--score", help="Add how surprising each observation was.")] = False,
+    score: Annotated[
+        bool, typer.Option("--score", help="Add a score of how surprising each observation was.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File to write. [default: standard output]", show_default=False),
     ] = None,
-    format_: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.csv,
+    format_: Annotated[Format, typer.Option("--format", help="Format of the predictions.")] = Format.csv,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Wait for rows that are yet to be written.")
+        bool, typer.Option("--follow", "-f", help="At the end of the file, wait for more rows.")
     ] = False,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Send every row, wherever the session is.")
+        bool, typer.Option("--from-start", help="Send every row, whatever the position of the session.")
     ] = False,
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
-    """Stream a file's rows into a session, and write the prediction of what follows each.
+    """Send the rows of a file to a session, and write the prediction of what follows each row.
 
-    Row 0 of the file is the session's observation 0: after an interruption, the same command goes on where
-    the session is, or where --out ends, and the server answers again what was under way. An empty cell is a
-    missing observation. The server may restart meanwhile.
+    Row 0 of the file is observation 0 of the session. After an interruption, the same command continues at
+    the position of the session, or where --out ends. An empty cell is a missing observation. The server may
+    restart meanwhile.
 
     For example: carryover stream readings.csv pump-7 --time-column date --out predictions.csv
     """
@@ -95,15 +97,15 @@ def stream(
     with ExitStack() as stack:
         source = stack.enter_context(row_reader.open_rows(data, sys.stdin, follow=follow))
         service = stack.enter_context(connect.client(url, key_file, PATIENCE_SECONDS))
-        one = service.session(session, model)
-        described = _model(service, one, model)
+        target = service.session(session, model)
+        described = _model(service, target, model)
         observation, label = row_reader.select_columns(
             source, options.parse_names(columns) or described.inputs, time_column
         )
         layout = Layout(
             described.targets, time_column, level is not None, score, as_json or format_ is Format.jsonl
         )
-        start = 0 if from_start else _resumed(one, out, layout)
+        start = 0 if from_start else _start_row(target, out, layout)
         labels: deque[Any] = deque()
 
         def observations() -> Iterator[list[float | None]]:
@@ -114,46 +116,53 @@ def stream(
         file = stack.enter_context(out.open("a", encoding="utf-8")) if out else sys.stdout
         if not start or out is None:
             layout.write_header(file)
-        sent = one.stream(
-            observations(), size, level=level, score=score, ahead=1 if source.total is None else CHUNKS_AHEAD
+        sent = target.stream(
+            observations(),
+            size,
+            level=level,
+            score=score,
+            max_in_flight=1 if source.total is None else CHUNKS_AHEAD,
         )
-        left = None if source.total is None else max(source.total - start, 0)
+        remaining = None if source.total is None else max(source.total - start, 0)
         shown = out is not None or not sys.stdout.isatty()
-        for answer in track(sent.answers(), left, "rows", len, shown=shown):
+        for answer in track(sent.answers(), remaining, "rows", len, shown=shown):
             layout.write(file, answer, [labels.popleft() for _ in range(len(answer))])
 
 
 def forecast(
     session: connect.SessionId,
-    steps: Annotated[int, typer.Option("--steps", "-n", min=1, help="How far to look ahead.")] = 20,
+    steps: Annotated[int, typer.Option("--steps", "-n", min=1, help="Number of steps.")] = 20,
     level: Level = None,
     as_json: options.Json = False,
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
-    """Print what a session predicts for many steps ahead, as CSV; the session does not move.
+    """Print a forecast of a session for several steps ahead, as CSV. The session does not change.
 
     For example: carryover forecast pump-7 --steps 200 > forecast.csv
     """
     from app.cli.prediction_writer import csv_lines
 
     with connect.client(url, key_file) as service:
-        told = service.session(session).forecast(steps, level=level)
-        targets = next(one.targets for one in service.models() if one.name == told.model)
-    parts = {"": told.values} | ({} if told.lower is None else {"_lower": told.lower, "_upper": told.upper})
+        found = service.session(session).forecast(steps, level=level)
+        targets = next(known.targets for known in service.models() if known.name == found.model)
+    parts = {"": found.values} | (
+        {} if found.lower is None else {"_lower": found.lower, "_upper": found.upper}
+    )
     columns = {
-        f"{target}{ending}": [float(str(number)) for number in part.reshape(steps, -1)[:, place]]
+        f"{target}{ending}": [float(str(number)) for number in part.reshape(steps, -1)[:, i]]
         for ending, part in parts.items()
-        for place, target in enumerate(targets)
+        for i, target in enumerate(targets)
     }
     if as_json:
-        print(json.dumps({"session": told.session, "model": told.model, "position": told.position} | columns))
+        document = {"session": found.session, "model": found.model, "position": found.position}
+        print(json.dumps(document | columns))
         return
     print(csv_lines([["step", *columns], *zip(range(1, steps + 1), *columns.values(), strict=True)]), end="")
 
 
 def _model(service: Carryover, session: Session, given: str | None) -> ModelInfo:
-    """The model of the session, or the one that it will have."""
+    """The model of the session, or the model that it will get."""
     from carryover import SessionGone, UnknownSession
 
     from models.errors import BadData
@@ -162,19 +171,19 @@ def _model(service: Carryover, session: Session, given: str | None) -> ModelInfo
     with suppress(UnknownSession, SessionGone):
         name = session.refresh().model
     known = service.models()
-    found = [one for one in known if (one.default if name is None else one.name == name)]
+    found = [info for info in known if (info.default if name is None else info.name == name)]
     if not found:
-        raise BadData(f"the server has no model {name!r}; it has {', '.join(one.name for one in known)}")
+        raise BadData(f"the server has no model {name!r}; it has {', '.join(info.name for info in known)}")
     return found[0]
 
 
-def _resumed(session: Session, out: Path | None, layout: Layout) -> int:
-    """The row to go on with: behind the output's last one, or else where the session is."""
+def _start_row(session: Session, out: Path | None, layout: Layout) -> int:
+    """The row to continue with: after the last row of the output, or at the position of the session."""
     position = session.position or 0
     written = None if out is None else layout.last_position(out)
     start = position if written is None else written
     if start != position:
         session.rewind(start)
     if start:
-        print(f"going on behind row {start}", file=sys.stderr)
+        print(f"continuing after row {start}", file=sys.stderr)
     return start

@@ -1,9 +1,10 @@
-"""`carryover train`: data and a recipe -> an artifact, metrics.json and figure.png."""
+"""`carryover train`: trains on a data file, and writes an artifact, metrics.json and figure.png."""
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,24 +36,24 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name it is served under. [default: the folder's]")] = None,
     columns: options.Columns = None,
     targets: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="What to predict. [default: all input columns]")
+        str | None, typer.Option(metavar="A,B,...", help="Columns to predict. [default: all input columns]")
     ] = None,
     units: Annotated[
-        str | None, typer.Option(metavar="NAME=UNIT,...", help="Units of columns, for people to read.")
+        str | None, typer.Option(metavar="NAME=UNIT,...", help="Units of columns, shown to users.")
     ] = None,
     time_column: options.TimeColumn = None,
     time_features: Annotated[
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="Inputs made from the times, in UTC: hour_of_day, day_of_week, day_of_year.",
+            help="Inputs computed from the times, in UTC: hour_of_day, day_of_week, day_of_year.",
         ),
     ] = None,
     future: Annotated[
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="Inputs that are known ahead (a plan, holidays): not predicted; a forecast is told them.",
+            help="Inputs that are known in advance (a plan, holidays): not predicted; a forecast needs them.",
         ),
     ] = None,
     split: options.Split = None,
@@ -84,16 +85,18 @@ def train(
     levels: recipe_options.Levels = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Written after each epoch, removed at the end. [default: OUT.checkpoint]"),
+        typer.Option(
+            help="File that is written after each epoch and removed at the end. [default: OUT.checkpoint]"
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")
+        bool, typer.Option("--resume", help="Continue from the checkpoint, if it exists.")
     ] = False,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.cpu,
     threads: options.Threads = 1,
     as_json: options.Json = False,
 ) -> None:
-    """Train a network and write its artifact, metrics.json and figure.png.
+    """Train a network, and write its artifact, metrics.json and figure.png.
 
     For example: carryover train readings.csv --out artifacts/pump --columns flow,pressure
     """
@@ -129,59 +132,62 @@ def train(
     )
     if split is None and recipe is recipe_options.RecipeName.textbook:
         split = "1,0,0"
-    dataset = _dataset(
-        data,
-        options.parse_names(columns),
-        options.parse_names(targets),
-        options.parse_names(time_features),
-        options.parse_names(future),
-        time_column,
-        options.units(units),
-        split,
-        gaps,
-        chosen.scaled,
+    names = InputNames(
+        columns=options.parse_names(columns),
+        targets=options.parse_names(targets),
+        time_features=options.parse_names(time_features),
+        future=options.parse_names(future),
+        units=options.parse_units(units),
     )
+    dataset = _dataset(data, names, time_column, split, gaps, chosen.scaled)
     _set_device(device, threads)
     _check_out(out, options.artifact_name(name, out))
-    training = _training(dataset, chosen, device, checkpoint or _beside(out), resume)
+    training = _training(dataset, chosen, device, checkpoint or _default_checkpoint(out), resume)
     seconds = _run(
         training,
-        checkpoint or _beside(out),
+        checkpoint or _default_checkpoint(out),
         lines=recipe is recipe_options.RecipeName.textbook,
         quiet=as_json,
     )
     _finish(training, options.artifact_name(name, out), data, seconds, out, as_json)
-    (checkpoint or _beside(out)).unlink(missing_ok=True)
+    (checkpoint or _default_checkpoint(out)).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class InputNames:
+    """The columns that a training uses, by their names; empty `columns` and `targets` are all columns.
+
+    time_features : inputs that are computed from the times
+    future : inputs that are known in advance
+    units : by column
+    """
+
+    columns: tuple[str, ...]
+    targets: tuple[str, ...]
+    time_features: tuple[str, ...]
+    future: tuple[str, ...]
+    units: dict[str, str]
 
 
 def _dataset(
-    source: str,
-    columns: tuple[str, ...],
-    targets: tuple[str, ...],
-    time_features: tuple[str, ...],
-    future: tuple[str, ...],
-    time_column: str | None,
-    units: dict[str, str],
-    split: str | None,
-    gaps: bool,
-    scaled: bool,
+    source: str, names: InputNames, time_column: str | None, split: str | None, gaps: bool, scaled: bool
 ) -> Dataset:
     from models.data import calendar
     from models.data.dataset import DEFAULT_SPLIT, identity_scaling, open_series, prepare, split_rows
     from models.data.scaling import Column
     from models.errors import BadData
 
-    series = open_series(source, columns, targets, time_column, time_features, gaps)
-    made = calendar.columns(time_features)
-    inputs = [*columns, *made] if columns else list(series.columns)
-    targets = targets or tuple(name for name in inputs if name not in (*made, *future))
-    for name in units:
+    series = open_series(source, names.columns, names.targets, time_column, names.time_features, gaps)
+    computed = calendar.columns(names.time_features)
+    inputs = [*names.columns, *computed] if names.columns else list(series.columns)
+    targets = names.targets or tuple(name for name in inputs if name not in (*computed, *names.future))
+    for name in names.units:
         if name not in inputs:
             raise BadData(f"{name!r} has a unit but is not an input; the inputs are {', '.join(inputs)}")
     parts = options.parse_numbers(split, "--split") or DEFAULT_SPLIT
     own_units = None if scaled else (identity_scaling(len(inputs)), identity_scaling(len(targets)))
-    described = [Column(name, units.get(name)) for name in inputs]
-    return prepare(series, described, targets, split_rows(len(series), parts), own_units, future)
+    columns = [Column(name, names.units.get(name)) for name in inputs]
+    return prepare(series, columns, targets, split_rows(len(series), parts), own_units, names.future)
 
 
 def _set_device(device: Device, threads: int) -> None:
@@ -189,11 +195,11 @@ def _set_device(device: Device, threads: int) -> None:
 
     torch.set_num_threads(threads)
     if device is Device.cuda and not torch.cuda.is_available():
-        raise typer.BadParameter("there is no usable CUDA device; train on the cpu", param_hint="--device")
+        raise typer.BadParameter("CUDA is not available; use --device cpu", param_hint="--device")
 
 
 def _check_out(out: Path, name: str) -> None:
-    """Before the training rather than after it."""
+    """Check what would otherwise fail after the training."""
     from models.artifact.artifact import check_name
     from models.artifact.files import check_folder
 
@@ -201,7 +207,7 @@ def _check_out(out: Path, name: str) -> None:
     check_folder(out)
 
 
-def _beside(out: Path) -> Path:
+def _default_checkpoint(out: Path) -> Path:
     return out.parent / f"{out.name}.checkpoint"
 
 
@@ -212,7 +218,7 @@ def _training(dataset: Dataset, recipe: Recipe, device: Device, checkpoint: Path
     training = Training(dataset, recipe, device.value)
     if resume and checkpoint.exists():
         load_checkpoint(training, checkpoint)
-        print(f"going on after epoch {len(training.history)}", file=sys.stderr)
+        print(f"continuing after epoch {len(training.history)}", file=sys.stderr)
     return training
 
 
@@ -220,7 +226,7 @@ def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> floa
     from app.cli.training_progress import EpochLines, ProgressBar, SilentProgress
     from models.training.checkpoint import save_checkpoint
 
-    begun = time.monotonic()
+    start = time.monotonic()
     with SilentProgress() if quiet else EpochLines() if lines else ProgressBar(training) as display:
         try:
             for epoch in training.run():
@@ -228,9 +234,9 @@ def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> floa
                 display.show(epoch)
         except KeyboardInterrupt:
             if training.history:
-                print(f"stopped after epoch {len(training.history)}; go on with --resume", file=sys.stderr)
+                print(f"stopped after epoch {len(training.history)}; continue with --resume", file=sys.stderr)
             raise
-    return time.monotonic() - begun
+    return time.monotonic() - start
 
 
 def _finish(training: Training, name: str, source: str, seconds: float, out: Path, as_json: bool) -> None:
@@ -254,6 +260,6 @@ def _finish(training: Training, name: str, source: str, seconds: float, out: Pat
         covered = ", ".join(f"{level}: {share:.3f}" for level, share in served["coverage"].items())
         print(f"as its sessions learn: MSE {served['mse_scaled']:.3g}; coverage {covered or 'not kept'}")
     if free:
-        told = ", ".join(f"{target} {rmse:.3g}" for target, rmse in free["rmse"].items())
-        print(f"free-running {free['steps']} steps after {free['warmup']} observations, RMSE: {told}")
+        errors = ", ".join(f"{target} {rmse:.3g}" for target, rmse in free["rmse"].items())
+        print(f"free-running {free['steps']} steps after {free['warmup']} observations, RMSE: {errors}")
     print(f"see {out / 'figure.png'}; serve it: carryover serve --models {out}")

@@ -1,4 +1,4 @@
-"""How a training shows itself: a bar with loss and speed, or a line an epoch."""
+"""Progress of a training: a bar with loss and speed, or a line for each epoch."""
 
 import math
 from types import TracebackType
@@ -22,19 +22,19 @@ class SilentProgress:
         """Nothing to close."""
 
     def show(self, epoch: Epoch) -> None:
-        """After each epoch."""
+        """Show an epoch that has ended."""
 
 
 class EpochLines(SilentProgress):
-    """One loss line an epoch, on stdout."""
+    """Prints a line with the loss after each epoch, on stdout."""
 
     def show(self, epoch: Epoch) -> None:
-        """After each epoch."""
+        """Show an epoch that has ended."""
         print(f"epoch {epoch.number:3d}  loss {epoch.loss:.6g}", flush=True)
 
 
 class ProgressBar(SilentProgress):
-    """Epochs done, loss, validation error and speed, on stderr."""
+    """Shows the number of epochs, loss, validation error and speed, on stderr."""
 
     def __init__(self, training: Training) -> None:
         self.steps = math.prod(training.truth.shape[:2])
@@ -57,9 +57,9 @@ class ProgressBar(SilentProgress):
         self.progress.stop()
 
     def show(self, epoch: Epoch) -> None:
-        """After each epoch."""
-        told = f"loss {epoch.loss:.2e}"
+        """Show an epoch that has ended."""
+        text = f"loss {epoch.loss:.2e}"
         if epoch.validation is not None:
-            told += f"  validation {epoch.validation:.2e}"
+            text += f"  validation {epoch.validation:.2e}"
         speed = self.progress.tasks[0].speed or 0.0
-        self.progress.update(self.task, advance=1, description=f"{told}  {speed * self.steps:,.0f} steps/s")
+        self.progress.update(self.task, advance=1, description=f"{text}  {speed * self.steps:,.0f} steps/s")

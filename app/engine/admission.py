@@ -1,8 +1,9 @@
-"""Admission: what of a wave can be done is let in, and the impossible is refused, job by job."""
+"""Admission: every job of a batch is staged, answered at once, or refused, without disturbing the others."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from app.jobs.jobs import (
     Import,
     Inspect,
     Job,
+    Outcome,
     Progress,
     Refuse,
     Reset,
@@ -34,167 +36,203 @@ from app.jobs.jobs import (
 )
 from app.session.names import id_of
 from app.session.recent_answers import reset_sessions
-from app.session.rows import scalar
+from app.session.rows import Rows, scalar
 from app.session.slab import Slab
 from app.session.state_file import rows_of, state_of
 
+log = logging.getLogger("carryover.engine")
+
 
 class Admission:
-    """Admits the jobs of a wave, one method for each kind of job.
+    """Admits the jobs of a batch.
 
     Parameters
     ----------
-    residents : where the sessions are, all that rested in the store brought in
-    stepper : gets the chunks that are admitted
+    residents : the sessions; those of the batch are resident already
+    stepper : takes the chunks
     """
 
     def __init__(self, residents: Residents, stepper: Stepper) -> None:
-        self.residents = residents
+        self._residents = residents
         self._stepper = stepper
+        self._commands = _Commands(residents)
 
-    def admit(self, jobs: Sequence[Job], touched: Collection[str], batch: Batch) -> None:
-        """Let in what can be done and refuse the impossible, job by job."""
-        late: list[Job] = []
-        for job in jobs:
+    def admit(self, batch: Batch) -> None:
+        """Admit every job of the batch. A job whose session has expired is tried again after its removal."""
+        expired: list[Job] = []
+        for job in batch.jobs:
             try:
                 if type(job) is Advance:
-                    self._stepper.add(job, *place(job, self.residents, touched, batch), batch)
+                    self._stepper.add(job, *place(job, self._residents, batch), batch)
                 elif type(job) is AdvanceMany:
-                    late += self._admit_many(job, touched, batch)
+                    expired += self._admit_bulk(job, batch)
                 else:
-                    self._admit_one(job, touched, batch)
+                    self._commands.admit(job, batch)
             except CarryoverError as error:
                 batch.refuse(job, error)
             except SessionExpired:
-                late.append(job)
+                expired.append(job)
+            except Exception as error:
+                log.exception("a job could not be admitted; the others go on")
+                batch.refuse(job, StepFailed(f"the request failed: {error}; the session was not advanced"))
         for group in batch.chunks.values():
-            late += self._stepper.admit(group, batch)
-        for job in late:
-            self._bury_expired(job.sessions, batch)
-        batch.retries = late
+            expired += self._stepper.admit(group, batch)
+        for job in expired:
+            remove_expired(job.sessions, self._residents, batch)
+        batch.retries = expired
 
-    def _admit_many(self, job: AdvanceMany, touched: Collection[str], batch: Batch) -> list[AdvanceMany]:
-        placed, late = place_bulk(job, self.residents, touched, batch)
+    def _admit_bulk(self, job: AdvanceMany, batch: Batch) -> list[AdvanceMany]:
+        placed, expired = place_bulk(job, self._residents, batch)
         for part, slab, rows in placed:
             try:
                 self._stepper.add_bulk(part, slab, rows, batch)
             except CarryoverError as error:
                 batch.refuse(part, error)
-        return late
+        return expired
 
-    def _admit_one(self, job: Job, touched: Collection[str], batch: Batch) -> None:  # noqa: C901  (a table)
+
+class _Commands:
+    """Admits the jobs that are no chunks: creations, resets, forks, exports and the like."""
+
+    def __init__(self, residents: Residents) -> None:
+        self._residents = residents
+
+    def admit(self, job: Job, batch: Batch) -> None:
+        """Stage or answer the job.
+
+        Raises
+        ------
+        CarryoverError : it is refused
+        SessionExpired
+        """
         match job:
             case Forecast():
-                self._admit_forecast(job, batch)
+                self._forecast(job, batch)
             case Create():
-                self._admit_create(job, touched, batch)
-            case Inspect():
-                slab, row = self.residents.require(job.session, batch)
-                view = session_view(job.session, slab, slab.read(np.array([row])))
-                batch.final_answers.append((job, view))
+                self._create(job, batch)
             case Reset():
-                self._admit_reset(job, touched, batch)
+                self._reset(job, batch)
             case Fork():
-                self._admit_fork(job, touched, batch)
-            case Delete():
-                slab, row = self.residents.require(job.session, batch, job.at, job.epoch)
-                self.residents.remove(job.session, slab, row, "deleted", batch)
-                batch.provisional_answers.append((job, None))
-            case Export():
-                slab, row = self.residents.require(job.session, batch)
-                artifact, rows = slab.forecaster.artifact, slab.read(np.array([row]))
-                batch.final_answers.append(
-                    (job, state_of(id_of(job.session), artifact.name, slab.forecaster.fingerprint, rows))
-                )
-            case Adopt():
-                batch.final_answers.append((job, self.residents.models.adopt(job.forecaster)))
-            case Retire():
-                self.residents.models.retire(job.model)
-                batch.final_answers.append((job, None))
+                self._fork(job, batch)
             case Import():
-                self._admit_import(job, touched, batch)
+                self._import(job, batch)
+            case Delete():
+                slab, row = self._residents.require(job.session, batch, job.at, job.epoch)
+                self._residents.remove(job.session, slab, row, "deleted", batch)
+                batch.provisional_answers.append((job, None))
+            case Expire():
+                remove_expired(job.sessions, self._residents, batch)
+                batch.provisional_answers.append((job, None))
             case Refuse():
                 raise job.error
-            case Expire():
-                self._admit_expire(job, batch)
+            case _:
+                batch.final_answers.append((job, self._read_or_configure(job, batch)))
 
-    def _admit_forecast(self, job: Forecast, batch: Batch) -> None:
-        slab, row = self.residents.require(job.session, batch) if job.progress is None else self._still(job)
-        if job.progress is None:
-            if slab.forecaster.missing:
-                raise cannot_forecast_error(slab.forecaster)
-            if slab.headers["since_reset"][row] == 0:
-                raise NothingObserved(
-                    f"session {id_of(job.session)!r} has observed nothing since it was created or reset"
-                )
-            if job.level is not None:
-                check_intervals(job.level, slab.forecaster)
-            carry = slab.carries[row].copy()
-            told = future_inputs(slab.forecaster, slab.forecaster.clock(carry), job.steps, job.future)
-            job.progress = Progress(carry, forecast_carry=carry, future_inputs=told)
+    def _read_or_configure(self, job: Job, batch: Batch) -> Outcome:
+        """The answer of a job that stages nothing."""
+        match job:
+            case Inspect():
+                slab, row = self._residents.require(job.session, batch)
+                return session_view(job.session, slab, slab.read(np.array([row])))
+            case Export():
+                slab, row = self._residents.require(job.session, batch)
+                forecaster, rows = slab.forecaster, slab.read(np.array([row]))
+                return state_of(id_of(job.session), forecaster.artifact.name, forecaster.fingerprint, rows)
+            case Adopt():
+                return self._residents.models.adopt(job.forecaster)
+            case Retire():
+                self._residents.models.retire(job.model)
+        return None
+
+    def _forecast(self, job: Forecast, batch: Batch) -> None:
+        if job.progress is not None:
+            slab, row = self._find_again(job)
+        else:
+            slab, row = self._residents.require(job.session, batch)
+            job.progress = _begin_forecast(job, slab, row)
         batch.forecasts.append((slab, row, job))
 
-    def _still(self, job: Forecast) -> tuple[Slab, int]:
-        found = self.residents.find(job.session)
+    def _find_again(self, job: Forecast) -> tuple[Slab, int]:
+        """Slab and row of the session of a forecast under way, whether it has expired meanwhile or not."""
+        found = self._residents.find(job.session)
         if found is None:
-            raise StepFailed(f"session {id_of(job.session)!r} left in the middle of its forecast")
+            raise StepFailed(f"session {id_of(job.session)!r} was removed during its forecast")
         return found
 
-    def _admit_create(self, job: Create, touched: Collection[str], batch: Batch) -> None:
-        if self.residents.find(job.session) is not None:
-            self.residents.require(job.session, batch)
-            raise SessionExists(f"session {id_of(job.session)!r} exists")
-        slab, carry = self.residents.models.slab_for_learning(job.model, job.learning, job.level)
-        rows = np.array([self.residents.create(job.session, slab, job.ttl_seconds, batch, touched)])
-        after = slab.read(rows)
+    def _create(self, job: Create, batch: Batch) -> None:
+        self._check_absent(job.session, batch)
+        slab, carry = self._residents.models.slab_for_learning(job.model, job.learning, job.level)
+        row = self._residents.create(job.session, slab, job.ttl_seconds, batch)
+        after = slab.read(np.array([row]))
         after.carries[0] = carry
-        batch.stage(slab, (job.session,), rows, after)
-        batch.provisional_answers.append((job, session_view(job.session, slab, after)))
+        _stage(job, job.session, slab, row, after, batch)
 
-    def _admit_reset(self, job: Reset, touched: Collection[str], batch: Batch) -> None:
-        slab, row = self.residents.require(job.session, batch, job.at, job.epoch)
-        slab, row = self.residents.move_to_newest(job.session, slab, row, batch, touched)
-        rows = np.array([row])
-        after = slab.read(rows)
+    def _reset(self, job: Reset, batch: Batch) -> None:
+        slab, row = self._residents.require(job.session, batch, job.at, job.epoch)
+        slab, row = self._residents.move_to_newest(job.session, slab, row, batch)
+        after = slab.read(np.array([row]))
         reset_sessions(after, slab.forecaster)
         touch(after.headers, batch.now)
-        batch.stage(slab, (job.session,), rows, after)
-        batch.provisional_answers.append((job, session_view(job.session, slab, after)))
+        _stage(job, job.session, slab, row, after, batch)
 
-    def _admit_fork(self, job: Fork, touched: Collection[str], batch: Batch) -> None:
-        slab, row = self.residents.require(job.session, batch, job.at, job.epoch)
-        if self.residents.find(job.target) is not None:
-            self.residents.require(job.target, batch)
-            raise SessionExists(f"session {id_of(job.target)!r} exists")
-        ttl_seconds = scalar(slab.headers, "ttl", row)
-        rows = np.array([self.residents.create(job.target, slab, ttl_seconds, batch, touched)])
-        after = slab.read(rows)
+    def _fork(self, job: Fork, batch: Batch) -> None:
+        slab, origin = self._residents.require(job.session, batch, job.at, job.epoch)
+        self._check_absent(job.target, batch)
+        row = self._residents.create(job.target, slab, scalar(slab.headers, "ttl", origin), batch)
+        after = slab.read(np.array([row]))
         for name in ("position", "since_reset"):
-            after.headers[name] = slab.headers[name][row]
-        after.carries[0] = slab.carries[row]
-        batch.stage(slab, (job.target,), rows, after)
-        batch.provisional_answers.append((job, session_view(job.target, slab, after)))
+            after.headers[name] = slab.headers[name][origin]
+        after.carries[0] = slab.carries[origin]
+        _stage(job, job.target, slab, row, after, batch)
 
-    def _admit_import(self, job: Import, touched: Collection[str], batch: Batch) -> None:
-        slab = self.residents.models.slab_for_fingerprint(job.state.fingerprint)
+    def _import(self, job: Import, batch: Batch) -> None:
+        slab = self._residents.models.slab_for_fingerprint(job.state.fingerprint)
         after = rows_of(job.state, slab.recent_chunks, slab.forecaster)
-        if self.residents.find(job.session) is not None:
-            old, _ = self.residents.require(job.session, batch, job.at, job.epoch)
-            batch.previous_slabs[job.session] = old
+        if self._residents.find(job.session) is not None:
+            previous, _ = self._residents.require(job.session, batch, job.at, job.epoch)
+            batch.previous_slabs[job.session] = previous
         elif job.at is not None or job.epoch is not None:
             raise exactly_once.missing_session_error(job.session, batch.tombstones.get(job.session))
-        row = self.residents.create(job.session, slab, job.state.ttl_seconds, batch, touched)
+        row = self._residents.create(job.session, slab, job.state.ttl_seconds, batch)
         after.headers["epoch"] = slab.headers["epoch"][row]
         touch(after.headers, batch.now)
-        batch.stage(slab, (job.session,), np.array([row]), after)
-        batch.provisional_answers.append((job, session_view(job.session, slab, after)))
+        _stage(job, job.session, slab, row, after, batch)
 
-    def _admit_expire(self, job: Expire, batch: Batch) -> None:
-        self._bury_expired(job.sessions, batch)
-        batch.provisional_answers.append((job, None))
+    def _check_absent(self, session: str, batch: Batch) -> None:
+        if self._residents.find(session) is not None:
+            self._residents.require(session, batch)  # an expired session makes room for the new one
+            raise SessionExists(f"session {id_of(session)!r} exists")
 
-    def _bury_expired(self, sessions: Sequence[str], batch: Batch) -> None:
-        for session in sessions:
-            found = self.residents.find(session)
-            if found is not None and found[0].headers["deadline"][found[1]] < batch.now:
-                self.residents.remove(session, *found, "expired", batch)
+
+def remove_expired(sessions: Sequence[str], residents: Residents, batch: Batch) -> None:
+    """Stage the removal of those of these sessions that have expired."""
+    for session in sessions:
+        found = residents.find(session)
+        if found is not None and found[0].headers["deadline"][found[1]] < batch.now:
+            residents.remove(session, *found, "expired", batch)
+
+
+def _begin_forecast(job: Forecast, slab: Slab, row: int) -> Progress:
+    """The forecast's copy of the carry, and the inputs that it is given ahead.
+
+    Raises
+    ------
+    CannotForecast, NothingObserved, Unprocessable
+    """
+    if slab.forecaster.missing:
+        raise cannot_forecast_error(slab.forecaster)
+    if slab.headers["since_reset"][row] == 0:
+        raise NothingObserved(
+            f"session {id_of(job.session)!r} has observed nothing since it was created or reset"
+        )
+    if job.level is not None:
+        check_intervals(job.level, slab.forecaster)
+    carry = slab.carries[row].copy()
+    inputs = future_inputs(slab.forecaster, slab.forecaster.layout.clock(carry), job.steps, job.future)
+    return Progress(carry, forecast_carry=carry, future_inputs=inputs)
+
+
+def _stage(job: Job, session: str, slab: Slab, row: int, after: Rows, batch: Batch) -> None:
+    view = session_view(session, slab, after)  # first: if it raises, nothing is staged
+    batch.stage(slab, (session,), np.array([row]), after)
+    batch.provisional_answers.append((job, view))

@@ -1,11 +1,11 @@
 """What one tick is about to change: collected, stepped and staged here, and only then published.
 
-Nothing in a `Batch` is resident. It is thrown away when the commit fails, and the sessions are where they
-were.
+Nothing in a `Batch` is resident. When the commit fails it is discarded, and every session stays where it was.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +14,7 @@ from app.engine.chunk_columns import ChunkColumns
 from app.errors import CarryoverError, OutOfStep
 from app.jobs.answers import ChunkAnswer
 from app.jobs.jobs import Advance, Forecast, Job, Outcome
+from app.jobs.session_list import SessionNames
 from app.session import recent_answers
 from app.session.names import id_of
 from app.session.rows import Answer, Rows, scalar
@@ -26,7 +27,7 @@ from models.jit import FLOAT, jit, readonly, writable
 
 
 class SessionExpired(Exception):
-    """The session's time to live has passed: bury it first, then ask again."""
+    """The session's time to live has passed. It is removed first, and the job is tried again."""
 
 
 @dataclass(slots=True)
@@ -41,34 +42,60 @@ class StagedRows:
 
 @dataclass(slots=True)
 class Batch:
-    """One tick's work. `now` is the time that all of it happens at, in seconds since 1970."""
+    """One tick's work.
+
+    now : when all of it happens, seconds since 1970
+    jobs : in the order of the queue
+    touched : names of their sessions
+    pinned : sessions of other jobs; with `touched`, those that stay resident for the whole tick
+    may_begin : long chunks that may be begun
+    chunks : chunks that are stepped in one pass, by slab
+    long_chunks : slab, row and job of chunks that take several batches and have observations left
+    forecasts : slab, row and job of every forecast, those behind a chunk included
+    bulk_rows : slab and rows of bulk jobs whose sessions are all resident in one slab, by id of the job
+    lookups : sessions that were looked up in the store
+    tombstones : of sessions that the store does not have, or the error that loading them raised
+    created : slab and row of new sessions; the row is taken and not yet published
+    previous_slabs : the slab that a session leaves for another
+    staged : next rows of the sessions that move
+    removed : sessions that leave, with their slab
+    scores : of the observations that were stepped
+    splits : jobs that were divided, with their parts, by id of the job
+    unfinished : jobs that go on in the next batch
+    retries : jobs whose session had expired; tried again once it is removed
+    provisional_answers : answers that hold once the batch is committed
+    final_answers : answers that hold whether it is committed or not
+    """
 
     now: float
+    jobs: Sequence[Job] = ()
+    touched: SessionNames = frozenset()
+    pinned: SessionNames = frozenset()
+    may_begin: int = sys.maxsize
     chunks: dict[Slab, ChunkColumns] = field(default_factory=dict)
-    long: list[tuple[Slab, int, Advance]] = field(default_factory=list)  # with progress, still advancing
+    long_chunks: list[tuple[Slab, int, Advance]] = field(default_factory=list)
     forecasts: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
-    created: dict[str, tuple[Slab, int]] = field(default_factory=dict)  # rows taken, not published yet
-    bulk_rows: dict[int, tuple[Slab, Ints]] = field(
-        default_factory=dict
-    )  # by id of the job: where all its are
-    retries: Sequence[Job] = ()  # whose session had expired: asked again behind its burial
-    unfinished: list[Job] = field(default_factory=list)  # go on in the next wave
-    lookups: Collection[str] = ()  # sessions that were looked for in the store
-    tombstones: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)  # or why it is not here
+    bulk_rows: dict[int, tuple[Slab, Ints]] = field(default_factory=dict)
+    lookups: Collection[str] = ()
+    tombstones: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)
+    created: dict[str, tuple[Slab, int]] = field(default_factory=dict)
+    previous_slabs: dict[str, Slab] = field(default_factory=dict)
     staged: list[StagedRows] = field(default_factory=list)
-    scores: list[tuple[Forecaster, Scores]] = field(default_factory=list)  # of what was stepped
     removed: list[tuple[Slab, Tombstone]] = field(default_factory=list)
-    splits: dict[int, tuple[Job, Sequence[Job]]] = field(default_factory=dict)  # by id of the job
-    previous_slabs: dict[str, Slab] = field(
-        default_factory=dict
-    )  # of sessions that change it: the one they were in
-    provisional_answers: list[tuple[Job, Outcome]] = field(
-        default_factory=list
-    )  # answers that hold once committed
-    final_answers: list[tuple[Job, Outcome]] = field(default_factory=list)  # answers that hold anyway
+    scores: list[tuple[Forecaster, Scores]] = field(default_factory=list)
+    splits: dict[int, tuple[Job, Sequence[Job]]] = field(default_factory=dict)
+    unfinished: list[Job] = field(default_factory=list)
+    retries: Sequence[Job] = ()
+    provisional_answers: list[tuple[Job, Outcome]] = field(default_factory=list)
+    final_answers: list[tuple[Job, Outcome]] = field(default_factory=list)
+
+    @property
+    def staying(self) -> SessionNames:
+        """Sessions that must stay resident for the whole tick."""
+        return self.touched | self.pinned if self.pinned else self.touched
 
     def chunks_of(self, slab: Slab) -> ChunkColumns:
-        """The columns that the plain chunks of this slab's sessions go to."""
+        """The columns for chunks of this slab's sessions; made with its first chunk."""
         try:
             return self.chunks[slab]
         except KeyError:
@@ -76,11 +103,11 @@ class Batch:
             return group
 
     def split(self, job: Job, parts: Sequence[Job]) -> None:
-        """From here on the parts are answered in place of the job."""
+        """Have the parts answered in place of the job."""
         self.splits[id(job)] = (job, parts)
 
     def expand(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """The jobs, or what they were divided into: those whose `reply` is to be called."""
+        """The jobs whose `reply` is to be called: a divided job is replaced by its parts."""
         for job in jobs:
             _, parts = self.splits.get(id(job), (job, None))
             if parts is None:
@@ -92,12 +119,15 @@ class Batch:
         self.final_answers.append((job, error))
 
     def replay_or_refuse(self, slab: Slab, job: Advance, rows: Rows, i: int, digest: int) -> None:
-        """Answer a chunk that is not where its session is: again, or no. `rows[i]` is the session."""
+        """Answer a chunk that does not start where its session, `rows[i]`, is.
+
+        It gets its stored answer if it was applied before, and is refused otherwise.
+        """
         epoch = scalar(rows.headers, "epoch", i)
         try:
             exactly_once.check_epoch(job.session, epoch, job.epoch, scalar(rows.headers, "position", i))
             if job.at is None:
-                raise OutOfStep(f"session {id_of(job.session)!r} moved meanwhile")
+                raise OutOfStep(f"session {id_of(job.session)!r} was moved by another request meanwhile")
             position, answer = exactly_once.stored_answer(
                 rows, i, job.session, job.at, len(job.observations), digest
             )
@@ -111,17 +141,17 @@ class Batch:
         self.staged.append(StagedRows(slab, sessions, rows, after))
 
     def delete(self, slab: Slab, session: str, after: Rows, i: int) -> None:
-        """Forget a session behind its last chunk; `after[i]` is where that left it."""
+        """Remove a session after its last chunk; `after[i]` is the session after that chunk."""
         position = scalar(after.headers, "position", i)
         self.removed.append((slab, Tombstone(session, position, "deleted", self.now)))
 
     def add_scores(self, forecaster: Forecaster, scores: Scores | None) -> None:
-        """Sessions that keep their errors met observations; counted once the wave is published."""
+        """Note scores, to be counted once the batch is published, if the sessions keep their errors."""
         if scores is not None and forecaster.learning.tracks_errors:
             self.scores.append((forecaster, scores))
 
     def fail(self, error: CarryoverError) -> None:
-        """The commit failed: everything that would have moved is answered with this, and nothing moves."""
+        """Answer everything that would have moved with this error; nothing moves."""
         self.final_answers += [(job, error) for job, _ in self.provisional_answers]
         self.provisional_answers.clear()
         self.staged.clear()
@@ -136,7 +166,7 @@ def advance_rows(
     lengths: Ints,
     digests: Digests,
     last: Floats,
-    long: dict[int, Answer],
+    long_answers: dict[int, Answer],
     now: float,
     recent_bytes: int,
 ) -> Rows:
@@ -144,23 +174,24 @@ def advance_rows(
 
     Parameters
     ----------
-    before : [batch], whose headers are a copy that is used up
+    before : [batch]; its headers are a copy, and become those of the result
     carries : [batch, carry_size], after the step
     lengths, digests : [batch]
-    last : [batch, outputs], the prediction behind each chunk
-    long : by index, answers of more than that prediction
+    last : [batch, outputs], the last prediction of each chunk
+    long_answers : by index, answers that hold more than that prediction
     now : seconds since 1970
+    recent_bytes : of remembered long answers a session
     """
     headers = before.headers
     counted = headers["position"], headers["since_reset"], headers["seen"], headers["deadline"]
-    _count_on(*counted, headers["ttl"], lengths, now)
+    _count_observations(*counted, headers["ttl"], lengths, now)
     after = Rows(headers, carries, before.long_answers)
-    recent_answers.remember(after, lengths, digests, last, long, recent_bytes)
+    recent_answers.remember(after, lengths, digests, last, long_answers, recent_bytes)
     return after
 
 
 def touch(headers: Headers, now: float) -> None:
-    """The sessions were used: their time to live begins anew."""
+    """Restart the time to live of sessions that were used; in place."""
     headers["seen"] = now
     headers["deadline"] = now + headers["ttl"]
 
@@ -169,7 +200,7 @@ def touch(headers: Headers, now: float) -> None:
     writable("int64"), writable("int64"), writable("float64"), writable("float64"),
     readonly("float64"), readonly("int64"), FLOAT,
 )  # fmt: skip
-def _count_on(
+def _count_observations(
     position: Ints,
     since_reset: Ints,
     seen: Seconds,
@@ -178,7 +209,7 @@ def _count_on(
     lengths: Ints,
     now: float,
 ) -> None:
-    """`touch`, and the chunks' observations counted."""
+    """Count the chunks' observations, and do as `touch` does; in place."""
     for i in range(len(lengths)):
         position[i] += lengths[i]
         since_reset[i] += lengths[i]

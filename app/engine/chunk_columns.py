@@ -1,7 +1,7 @@
-"""The chunks of a wave that one slab's sessions take whole, in columns.
+"""The short chunks of a batch for one slab's sessions, in columns.
 
-What came one by one lies first, then every job of many sessions in one piece. All the work is done on
-the columns; a chunk is looked at alone only when it has to be left out.
+The chunks of single jobs come first, then those of each bulk job in one piece. All work is done on the
+columns; a chunk is looked at by itself only when it is left out.
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ Split = Callable[[AdvanceMany, Sequence[Advance | AdvanceMany]], None]
 
 
 class ChunkColumns:
-    """Chunks of as many sessions, `batch` of them. The columns are there once `read` was called.
+    """Chunks of as many sessions. `fill` makes the columns once every job is in.
 
-    observations : [total, inputs], one chunk after the other; lengths, digests, rows : [batch]
-    at, epochs : [batch], what the clients claim: -1 and 0 for nothing
-    before : the sessions as they stand; the headers are copies, the carries may be the slab's own, to be read
-        until they are written
+    jobs, job_rows : single jobs, and the rows of their sessions
+    bulk_jobs : with the rows of their sessions
+    resets_or_deletes : whether a job resets its session first, or deletes it afterwards
+    has_options : whether a job has options
+    observations : [total, inputs], one chunk after the other
+    lengths, digests, rows : [batch]
+    at, epochs : [batch], what the clients claim: -1 and 0 for no claim
+    before : the sessions before the step. The headers are copies. The carries may be views of the slab: they
+        must be read before the slab is written.
     """
 
     __slots__ = (
@@ -51,10 +56,10 @@ class ChunkColumns:
     def __init__(self, slab: Slab) -> None:
         self.slab = slab
         self.jobs: list[Advance] = []
-        self.job_rows: list[int] = []  # rows of the jobs
-        self.resets_or_deletes = False  # some job resets its session first, or deletes it afterwards
-        self.has_options = False  # some job has extras
-        self.bulk_jobs: list[tuple[AdvanceMany, Ints]] = []  # with their rows
+        self.job_rows: list[int] = []
+        self.resets_or_deletes = False
+        self.has_options = False
+        self.bulk_jobs: list[tuple[AdvanceMany, Ints]] = []
         self.observations: Floats
         self.lengths: Ints
         self.rows: Ints
@@ -66,9 +71,18 @@ class ChunkColumns:
     def __len__(self) -> int:
         return len(self.jobs) + sum(len(job) for job, _ in self.bulk_jobs)
 
-    def read(self) -> None:
-        """Fill the columns, once every job is in."""
-        parts = [self._alone()] if self.jobs else []
+    def add(self, job: Advance, row: int) -> None:
+        """Take a single job, whose session has this row."""
+        self.jobs.append(job)
+        self.job_rows.append(row)
+        if job.reset or job.delete:
+            self.resets_or_deletes = True
+        if job.options is not None:
+            self.has_options = True
+
+    def fill(self) -> None:
+        """Make the columns, once every job is in."""
+        parts = [self._columns_of_jobs()] if self.jobs else []
         parts += [
             (job.observations, job.lengths, rows, _claimed(job), _claimed_epochs(job))
             for job, rows in self.bulk_jobs
@@ -82,8 +96,8 @@ class ChunkColumns:
                     self.digests[i] = job.digest
         self.before = self.slab.read(self.rows) if self.resets_or_deletes else self.slab.view(self.rows)
 
-    def _alone(self) -> tuple[Floats, Ints, Ints, Ints, Epochs]:
-        """Observations, lengths, rows, `at` and epochs of what came one by one."""
+    def _columns_of_jobs(self) -> tuple[Floats, Ints, Ints, Ints, Epochs]:
+        """Observations, lengths, rows, `at` and epochs of the single jobs."""
         jobs = self.jobs
         observations = [job.observations for job in jobs]
         return (
@@ -96,20 +110,20 @@ class ChunkColumns:
 
     @property
     def gaps(self) -> bool:
-        """Whether any number is missing."""
+        """Whether a number is missing."""
         return self.has_options and any(job.options is not None and job.options.gaps for job in self.jobs)
 
     def spans(self) -> Iterator[tuple[AdvanceMany, slice]]:
-        """Where in the columns every job of many sessions lies."""
+        """Every bulk job, and where its chunks lie in the columns."""
         start = len(self.jobs)
         for job, _ in self.bulk_jobs:
             yield job, slice(start, start + len(job))
             start += len(job)
 
     def reset_sessions(self) -> None:
-        """Zero the sessions, as copied, whose chunks begin with a reset."""
-        which = [i for i, job in enumerate(self.jobs) if job.reset]
-        recent_answers.reset_sessions(self.before, self.slab.forecaster, which)
+        """Reset the sessions in `before` whose chunks begin with a reset."""
+        indexes = [i for i, job in enumerate(self.jobs) if job.reset]
+        recent_answers.reset_sessions(self.before, self.slab.forecaster, indexes)
 
     def sessions(self) -> Sequence[str]:
         """The session of every column."""
@@ -120,39 +134,46 @@ class ChunkColumns:
             names += job.sessions
         return names
 
-    def keep(self, go: Bools, split: Split) -> dict[int, Advance]:
-        """Leave the other columns out; returns their chunks by column, as jobs of one session each.
+    def keep(self, kept: Bools, split: Split) -> dict[int, Advance]:
+        """Leave out the chunks that are not marked.
 
-        divide : told of a job that was taken to parts for it
+        Parameters
+        ----------
+        kept : [batch]
+        split : called with a bulk job that is divided for it, and its parts
+
+        Returns
+        -------
+        The chunks that were left out, by their index until now, as jobs of one session each.
         """
-        jobs, taken = self.jobs, self.job_rows
-        left_out = {i: jobs[i] for i in range(len(jobs)) if not go[i]}
-        bulks = []
+        jobs, job_rows = self.jobs, self.job_rows
+        left_out = {i: jobs[i] for i in range(len(jobs)) if not kept[i]}
+        bulk_jobs = []
         for (job, rows), (_, span) in zip(self.bulk_jobs, list(self.spans()), strict=True):
-            if go[span].all():
-                bulks.append((job, rows))
+            if kept[span].all():
+                bulk_jobs.append((job, rows))
                 continue
             parts = JobParts(job)
-            alone = {span.start + i: parts.single(i) for i in np.flatnonzero(~go[span]).tolist()}
-            which = np.flatnonzero(go[span])
-            rest = [parts.subset(which)] if len(which) else []
-            bulks += [(part, rows[which]) for part in rest]
-            split(job, [*rest, *alone.values()])
-            left_out |= alone
-        self.jobs = [jobs[i] for i in range(len(jobs)) if go[i]]
-        self.job_rows = [taken[i] for i in range(len(jobs)) if go[i]]
-        self.bulk_jobs = bulks
-        self._compact(go)
+            singles = {span.start + i: parts.single(i) for i in np.flatnonzero(~kept[span]).tolist()}
+            indexes = np.flatnonzero(kept[span])
+            rest = [parts.subset(indexes)] if len(indexes) else []
+            bulk_jobs += [(part, rows[indexes]) for part in rest]
+            split(job, [*rest, *singles.values()])
+            left_out |= singles
+        self.jobs = [jobs[i] for i in range(len(jobs)) if kept[i]]
+        self.job_rows = [job_rows[i] for i in range(len(jobs)) if kept[i]]
+        self.bulk_jobs = bulk_jobs
+        self._keep_columns(kept)
         return left_out
 
-    def _compact(self, go: Bools) -> None:
-        self.observations = self.observations[np.repeat(go, self.lengths)]
-        self.lengths, self.rows, self.digests = self.lengths[go], self.rows[go], self.digests[go]
-        self.before = self.before.select(np.flatnonzero(go))
+    def _keep_columns(self, kept: Bools) -> None:
+        self.observations = self.observations[np.repeat(kept, self.lengths)]
+        self.lengths, self.rows, self.digests = self.lengths[kept], self.rows[kept], self.digests[kept]
+        self.before = self.before.select(np.flatnonzero(kept))
 
 
 def join_columns(columns: Sequence[Column]) -> Column:
-    """The columns one after the other; a single one as it is."""
+    """The columns one after the other; a single column is returned as it is, not copied."""
     return columns[0] if len(columns) == 1 else np.concatenate(columns)  # type: ignore[return-value]
 
 

@@ -1,7 +1,7 @@
-"""The commit of a wave to the store, and its publication.
+"""The commit of a batch to the store, and its publication.
 
-The commit is the only point of no return. Where other replicas write to the store, too, a session that one
-of them has moved on leaves the wave.
+The commit is the only point of no return. Where other replicas write to the store too, a session that another
+replica has moved on is taken out of the batch.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import logging
 from collections.abc import Collection
 
 from app.engine.batch import Batch
-from app.engine.residents import Residents, block
+from app.engine.residents import Residents, seal
 from app.engine.withdraw import uncompared_sessions, withdraw
-from app.errors import StoreFailed
-from app.session.names import tenant_of
-from app.stores import NO_CONFLICTS, Block, Conflicts
+from app.errors import CarryoverError, StoreFailed
+from app.stores import Block, Conflicts
 
 log = logging.getLogger("carryover.engine")
 
 
 class Commit:
-    """Writes waves to the store, and then makes them resident."""
+    """Writes batches to the store, and then makes them resident."""
 
     def __init__(self, residents: Residents) -> None:
         self.residents = residents
@@ -28,41 +27,44 @@ class Commit:
         self.metrics = residents.metrics
         self._call = residents.call_store
 
-    async def commit(self, batch: Batch, touched: Collection[str]) -> None:
-        """Tell the store of the wave: the only point of no return.
-
-        Where other replicas write to the store, too, a session that one of them has moved on leaves the wave.
+    async def commit(self, batch: Batch) -> None:
+        """Write the batch to the store: the only point of no return.
 
         Raises
         ------
-        StoreFailed : nothing was kept, or in a store that is shared: nobody knows what was
+        StoreFailed : nothing was written; in a shared store it is unknown what was
         """
         if self.residents.shared_store is None:
-            await self._commit(batch)
+            self._withdraw(await self._write(batch), batch)
             return
         try:
-            await self._confirm(uncompared_sessions(batch, touched), batch)
-            self._withdraw(await self._commit(batch), batch)
+            await self._confirm(uncompared_sessions(batch), batch)
+            self._withdraw(await self._write(batch), batch)
         except StoreFailed:
-            self._drop(touched)
+            self._drop(batch.touched)
             raise
 
     async def _confirm(self, sessions: Collection[str], batch: Batch) -> None:
-        """What is answered without a commit is answered of rows that are still what the store has."""
-        doubtful = [session for session in sessions if self.residents.find(session) is not None]
-        if doubtful and self.residents.shared_store is not None:
-            self._withdraw(await self._call(self.residents.shared_store.confirm, doubtful), batch)
+        """Check that the resident rows behind answers without a commit are those of the shared store."""
+        resident = [session for session in sessions if self.residents.find(session) is not None]
+        if resident and self.residents.shared_store is not None:
+            self._withdraw(await self._call(self.residents.shared_store.confirm, resident), batch)
 
-    def _withdraw(self, lost: Conflicts, batch: Batch) -> None:
-        if lost:
-            future_inputs = sum(why is None for why in lost.values())
-            log.warning("%d sessions were moved on by another replica: they are loaded again", future_inputs)
-            self.metrics.fenced += future_inputs
-            withdraw(batch, lost)
-            self._drop(lost)
+    def _withdraw(self, conflicts: Conflicts, batch: Batch) -> None:
+        if not conflicts:
+            return
+        moved = sum(error is None for error in conflicts.values())
+        if moved:
+            log.warning("%d sessions were moved on by another replica: they are loaded again", moved)
+            self.metrics.fenced += moved
+        if moved < len(conflicts):
+            log.error("%d sessions could not be stored: they were not advanced", len(conflicts) - moved)
+        withdraw(batch, conflicts)
+        if self.residents.shared_store is not None:
+            self._drop(conflicts)
 
     def _drop(self, sessions: Collection[str]) -> None:
-        """These are not what the store has, or may not be: whoever asks next loads them."""
+        """Forget rows that may differ from the store: the next job loads them again."""
         for session in sessions:
             found = self.residents.find(session)
             if found is not None:
@@ -70,50 +72,61 @@ class Commit:
         if self.residents.shared_store is not None:
             self.residents.shared_store.forget(sessions)
 
-    async def _commit(self, batch: Batch) -> Conflicts:
+    async def _write(self, batch: Batch) -> Conflicts:
         tombstones = [tombstone for _, tombstone in batch.removed]
-        kept: list[Block] = []
-        if self.store.writes_through:
-            kept = [block(staged.slab, staged.sessions, staged.after) for staged in batch.staged]
-        if kept and tombstones:  # a last chunk is staged, too
+        blocks: list[Block] = []
+        unwritable: dict[str, CarryoverError] = {}
+        for staged in batch.staged if self.store.writes_through else ():
+            sealed, failed = seal(staged.slab, staged.sessions, staged.after)
+            blocks += sealed
+            unwritable |= failed
+        if blocks and tombstones:  # a session that its last chunk removes is staged too
             gone = {tombstone.session for tombstone in tombstones}
-            kept = [rest for one in kept if (rest := one.without(gone))]
-        if not kept and not tombstones:
-            return NO_CONFLICTS
-        self.metrics.stored_bytes += sum(sum(map(len, one.bodies)) for one in kept)
-        lost: Conflicts = await self._call(self.store.commit, kept, tombstones)
-        return lost
+            blocks = [rest for whole in blocks if (rest := whole.without(gone))]
+        if not blocks and not tombstones:
+            return unwritable
+        self.metrics.stored_bytes += sum(sum(map(len, whole.bodies)) for whole in blocks)
+        try:
+            conflicts: Conflicts = await self._call(self.store.commit, blocks, tombstones)
+        except Exception:
+            failed = await self._call(self.store.unwritable, blocks)
+            if not failed:
+                raise  # it is the store that failed, not a record
+            unwritable |= failed
+            blocks = [rest for whole in blocks if (rest := whole.without(failed))]
+            conflicts = await self._call(self.store.commit, blocks, tombstones)
+        return {**conflicts, **unwritable} if unwritable else conflicts
 
     def publish(self, batch: Batch) -> None:
-        """Make the wave resident. Called only when its commit has succeeded; nothing in here can fail."""
+        """Make the batch resident. Called only after its commit has succeeded; nothing in here can fail."""
         for staged in batch.staged:
             staged.slab.write(staged.rows, staged.after)
             if batch.created:
                 for session in staged.sessions:
                     if session in batch.created:
-                        self._publish_born(session, batch)
+                        self._publish_created(session, batch)
         for slab, tombstone in batch.removed:
             slab.remove(tombstone.session)
-            self.residents.sessions_per_tenant[tenant_of(tombstone.session)] -= 1
+            self.residents.counts.discard(tombstone.session)
             if tombstone.reason == "deleted":
                 self.metrics.deleted += 1
             else:
                 self.metrics.expired += 1
 
-    def _publish_born(self, session: str, batch: Batch) -> None:
+    def _publish_created(self, session: str, batch: Batch) -> None:
         slab, row = batch.created.pop(session)
-        if session in batch.previous_slabs:  # who takes its place is the same session
+        if session in batch.previous_slabs:  # it replaces itself, and was counted once more meanwhile
             batch.previous_slabs.pop(session).remove(session)
-            self.residents.sessions_per_tenant[tenant_of(session)] -= 1
+            self.residents.counts.discard(session)
         else:
             self.metrics.created += 1
         slab.publish(session, row)
 
     def abandon(self, batch: Batch) -> None:
-        """Give back the rows of sessions that were not born after all."""
+        """Give back the rows of sessions that were not created after all."""
         for session, (slab, row) in batch.created.items():
             slab.give_back(row)
-            self.residents.sessions_per_tenant[tenant_of(session)] -= 1
+            self.residents.counts.discard(session)
         batch.created.clear()
         if self.residents.shared_store is not None and batch.lookups:
             self.residents.shared_store.forget(

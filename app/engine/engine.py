@@ -1,17 +1,19 @@
-"""The engine: one owner of all state, and its tick (DESIGN section 4).
+"""The engine: the one owner of all state, and its tick.
 
     collect -> admit -> step -> commit -> publish -> reply
 
-It runs on the event loop, and only a store that waits for a disk or a network is called from a thread.
-There is no batching window: whatever arrived while the last tick ran is the next wave. A session is in
-a wave once, so queue order is session order. A chunk too long for one wave is carried through several,
-its session set aside, its half-way carry with the job: what is resident is always a whole chunk's end.
+It runs on the event loop. Only a store that waits for a disk or a network is called from a thread. There is
+no batching window: whatever arrived while the last tick ran is the next batch. A session is in a batch
+once, so the order of the queue is the order of each session. A chunk too long for one batch is carried
+through several: meanwhile its session takes no other job, and its unfinished carry stays with the job. So a
+resident session is always at the end of a whole chunk.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,22 +21,24 @@ from typing import Any
 import numpy as np
 
 from app.config import Settings
+from app.engine import listing
 from app.engine.admission import Admission
 from app.engine.batch import Batch
 from app.engine.commit import Commit
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, FairShare
+from app.engine.linger import Linger
 from app.engine.model_slabs import ModelSlabs
 from app.engine.queue import JobQueue
 from app.engine.reply import reply
-from app.engine.residents import Residents
+from app.engine.residents import NO_SESSIONS, Residents
+from app.engine.slow_jobs import SlowJobs, cancelled_error
 from app.engine.step import Stepper
 from app.engine.store_calls import StoreCalls
 from app.engine.upkeep import Upkeep
 from app.engine.warm_start import warm_start_sessions
 from app.engine.watchers import Watchers
 from app.errors import CarryoverError, Overloaded, StepFailed, Stopping, StoreFailed
-from app.jobs.jobs import Advance, AdvanceMany, Job, submit_and_wait
-from app.jobs.session_list import SessionNames
+from app.jobs.jobs import Advance, AdvanceMany, Forecast, Job, submit_and_wait
 from app.jobs.split import split_job
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
@@ -43,20 +47,17 @@ from models.forecaster import Forecaster
 
 log = logging.getLogger("carryover.engine")
 
-LINGER_SECONDS = 100e-6  # a client that waits for each answer sends its next chunk within this
-IN_VAIN, SELDOM = 3, 64  # after so many times in a row that nothing came it is tried in one tick of so many
-
 
 class Engine:
     """Owner of the slabs, the networks and the store.
 
     Parameters
     ----------
-    forecasters : the models, one a name; the first is the default unless settings name one
-    store : where sessions rest that are not resident
+    forecasters : the models, one for each name; the first is the default unless the settings name another
+    store : keeps the sessions that are not resident
     settings : the limits
     clock : seconds since 1970
-    older : networks that sessions may still run on, and no new one gets
+    older : networks that sessions may still run on, and that no new session gets
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Engine:
         older: Sequence[Forecaster] = (),
     ) -> None:
         self.metrics = Metrics()
-        self.tracing: Tracing | None = None  # told of each wave
+        self.tracing: Tracing | None = None  # told of each batch
         self.settings = settings
         self.clock = clock
         self._call_store = StoreCalls(store, self.metrics)
@@ -76,21 +77,21 @@ class Engine:
         self.residents = Residents(models, store, settings, self._call_store, self.metrics)
         self.watchers = Watchers()
         self.stopping = False
-        self.draining = False  # asked to be sent no more, and serves what comes all the same
+        self._stop_at = math.inf  # by the monotonic clock: when unfinished jobs are refused
+        self.draining = False  # asks for no more requests, and still serves those that come
         self.fair_share = FairShare(settings.tenant_share)
         self._queue = JobQueue()
-        self._queue_bytes = 0
-        self._unfinished: list[Job] = []  # with progress; their sessions are set aside
+        self._linger = Linger(self._queue)
+        self._slow = SlowJobs(max(1, settings.batch_sessions // 4))
         self._awake = asyncio.Event()
         self._stepper = Stepper(settings.recent_bytes)
         self._admission = Admission(self.residents, self._stepper)
         self._commit = Commit(self.residents)
         self._upkeep = Upkeep(
-            self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.wave_sessions
+            self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.batch_sessions
         )
         self.ticks = 0
-        self._jobs = 0  # of the last wave
-        self._in_vain = 0  # times in a row that it lingered and nothing came
+        self._last_jobs = 0  # of the last batch
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -98,9 +99,15 @@ class Engine:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="engine")
         self._upkeep.start()
 
-    async def stop(self) -> None:
-        """Finish what was accepted, refuse what comes, close the store."""
+    async def stop(self, seconds: float = math.inf) -> None:
+        """Refuse new jobs, finish accepted ones, close the store.
+
+        Parameters
+        ----------
+        seconds : after which accepted jobs that are not finished are refused; nothing of them is applied
+        """
         self.stopping = True
+        self._stop_at = time.monotonic() + seconds
         self._upkeep.stop()
         self._awake.set()
         if self._task is not None:
@@ -108,7 +115,7 @@ class Engine:
         try:
             await self._call_store(self.residents.store.close)
         except StoreFailed as error:
-            log.error("what was answered last is not kept: %s", error)
+            log.error("the store could not be closed, its last changes may be lost: %s", error)
         self._call_store.shutdown()
 
     def submit(self, job: Job) -> None:
@@ -122,14 +129,14 @@ class Engine:
             raise Stopping("the server is stopping")
         if len(self._queue) >= self.settings.queue_jobs:
             raise Overloaded(f"{self.settings.queue_jobs} jobs are waiting already")
-        if self._queue_bytes > self.settings.queue_bytes:
+        if self._queue.nbytes > self.settings.queue_bytes:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
         if type(job) is AdvanceMany:
-            most = min(self.settings.wave_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
-            for part in split_job(job, most, self._stepper.observations):
-                self._put(part)
+            max_sessions = min(self.settings.batch_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
+            for part in split_job(job, max_sessions, self._stepper.max_observations):
+                self._queue.add(part)
         else:
-            self._put(job)
+            self._queue.add(job)
         self._awake.set()
 
     def _enqueue_upkeep(self, job: Job) -> None:
@@ -140,155 +147,171 @@ class Engine:
         """Seconds since 1970, by the engine's clock."""
         return self.clock()
 
-    def _put(self, job: Job) -> None:
-        self._queue.add(job)
-        self._queue_bytes += job.nbytes
-
     async def ask(self, job: Job) -> Any:
         """Queue a job and wait for its answer.
 
         Raises
         ------
-        CarryoverError : what the job was refused with
+        CarryoverError : the job was refused
         """
         return await submit_and_wait(self.submit, job)
 
     async def names(
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
-        """(name, model) of up to `limit` sessions behind `after` that begin with `prefix`, in order."""
-        return await self.residents.names(after, limit, model, prefix)
+        """(name, model) of up to `limit` sessions after the name `after` that begin with `prefix`, sorted."""
+        return await listing.names(self.residents, after, limit, model, prefix)
 
     def last_pass_seconds(self, model: str) -> float:
-        """Seconds that the newest pass of this model took; 0 for one that is not served."""
+        """Seconds that the newest pass of this model took; 0 for a model that is not served."""
         slab = self.residents.models.current.get(model)
         return 0.0 if slab is None else self._stepper.last_pass_seconds(slab)
 
     @property
     def queue_length(self) -> int:
-        """Sessions' turns that wait in the queue."""
+        """Chunks and commands that wait in the queue."""
         return len(self._queue)
 
     @property
     def queue_bytes(self) -> int:
         """Bytes of observations that wait in the queue."""
-        return self._queue_bytes
+        return self._queue.nbytes
 
     def readiness_problems(self) -> list[str]:
-        """Why no requests should be sent here; empty when they may."""
-        leaving = self.stopping or self.draining
-        told = ["stopping"] * leaving + [self._upkeep.failure] * bool(self._upkeep.failure)
-        return told + ["no model is loaded"] * (not self.residents.models.current) + self.liveness_problems()
+        """Why no requests should be sent to this process; empty when they may be."""
+        problems = ["stopping"] * (self.stopping or self.draining)
+        problems += [self._upkeep.failure] * bool(self._upkeep.failure)
+        problems += ["no model is loaded"] * (not self.residents.models.current)
+        return problems + self.liveness_problems()
 
     def liveness_problems(self) -> list[str]:
-        """Why this process will never answer a chunk again; empty while it lives."""
+        """Why this process will never answer a chunk again; empty while it can."""
         stopped = self._task is not None and self._task.done() and not self.stopping
         return ["the engine has stopped"] * stopped
 
     async def _run(self) -> None:
-        # What leaves the finite numbers is looked for and refused: no client may fill the log with warnings.
+        # NaN and infinity are found and refused after the step: no client may fill the log with warnings.
         with np.errstate(over="ignore", invalid="ignore"):
-            while not (self.stopping and not self._queue and not self._unfinished):
+            while not (self.stopping and not self._queue and not self._slow):
                 await self._awake.wait()
                 self._awake.clear()
-                while self._queue or self._unfinished:
+                while self._queue or self._slow:
                     await self._tick()
+                    if time.monotonic() >= self._stop_at:
+                        self._refuse_rest()
                     if self.residents.store.tend_due:
                         await self._upkeep.tend()
-                    await asyncio.sleep(0)  # what arrived meanwhile is read now: it is the next wave
-                    if not self._queue and not self._unfinished:
-                        await self._linger()
-
-    async def _linger(self) -> None:
-        """Look out for a client that waits for each answer: to be woken by its next chunk costs more.
-
-        Behind a wave of several there is no such look-out: it would find the first of them and not wait for
-        the others, and many small waves cost more than a large one.
-        """
-        if self._jobs > 1 or (self._in_vain >= IN_VAIN and self.ticks % SELDOM):
-            return
-        until = time.perf_counter() + LINGER_SECONDS
-        while time.perf_counter() < until:
-            if self._queue:
-                self._in_vain = 0
-                return
-            await asyncio.sleep(0)
-        self._in_vain += 1
+                    await asyncio.sleep(0)  # reads what arrived meanwhile: it is the next batch
+                    if not self._queue and not self._slow:
+                        await self._linger.wait(self._last_jobs, self.ticks)
 
     async def _tick(self) -> None:
         stages = self.metrics.stages
         stages.begin()
         self.ticks += 1
-        batch = Batch(self.clock())
-        jobs, touched = self._collect()
-        self._jobs = len(jobs)
-        self.metrics.batches.add(len(touched))
+        batch = self._collect()
+        self._last_jobs = len(batch.jobs)
+        self.metrics.batches.add(len(batch.touched))
         if self.tracing is not None:
-            self.tracing.begin_batch(len(touched))
+            self.tracing.begin_batch(len(batch.touched))
         stages.end("collect")
         try:
-            await self.residents.make_resident(jobs, touched, batch)
+            await self.residents.make_resident(batch)
             if len(self.residents.models.slabs) > len(self.residents.models.current):
-                warm_start_sessions(self.residents, touched)
-                batch.bulk_rows.clear()  # who starts warm has moved
-            self._admission.admit(jobs, touched, batch)
+                warm_start_sessions(self.residents, batch)
+                batch.bulk_rows.clear()  # a warm start moves rows
+            self._admission.admit(batch)
             stages.end("admit")
             self._stepper.step(batch)
             stages.end("step")
-            await self._commit.commit(batch, touched)
+            await self._commit.commit(batch)
             stages.end("commit")
             self._commit.publish(batch)
             if self.watchers:
                 self.watchers.notify(batch.provisional_answers, batch.removed)
             stages.end("publish")
-        except Exception as error:  # noqa: BLE001  (whatever it was, every client of the wave is answered)
-            self._fail(jobs, batch, error)
+        except Exception as error:  # noqa: BLE001  (whatever it was, every client of the batch is answered)
+            self._fail(batch, error)
         self._commit.abandon(batch)
-        self._unfinished = batch.unfinished
-        self._move_up(touched, batch)
+        self._slow.put(batch.unfinished)
+        self._release_sessions(batch)
         reply(batch, self.metrics)
         stages.end("reply")
         if self.tracing is not None:
             self.tracing.end_batch()
 
-    def _move_up(self, touched: SessionNames, batch: Batch) -> None:
-        """Let those behind the wave's jobs lead; what was buried under a job is asked again without it."""
-        kept = {session for job in (*batch.unfinished, *batch.retries) for session in job.sessions}
-        self._queue.finish(touched - kept if kept else touched)
-        for job in batch.retries:
-            self._queue.requeue(job)
-            self._queue_bytes += job.nbytes
-
-    def _collect(self) -> tuple[list[Job], SessionNames]:
-        """The next wave: what goes on from the last one, and whatever is ready, up to the bounds."""
-        jobs = self._unfinished
-        touched = {session for job in jobs for session in job.sessions}
-        room = self.settings.wave_sessions - len(touched)
+    def _collect(self) -> Batch:
+        """The next batch: some of the slow jobs, and those that are ready, up to the bounds."""
         self.fair_share.update_limit()
         self._stepper.contended = self.fair_share.contended
-        taken = self._queue.take(room, self._stepper.nbytes, self.fair_share.limit) if room > 0 else []
-        if len(taken) == 1 and not jobs and type(taken[0]) is AdvanceMany:
-            self._queue_bytes -= taken[0].nbytes
-            # As it is: a copy of a thousand takes longer than many a wave.
-            return taken, taken[0].sessions.unique
+        if self._slow:
+            self._drop_cancelled()
+        pinned = self._slow.pinned if self._slow else NO_SESSIONS
+        max_slow = min(self._stepper.max_slow_jobs, self._slow.max_begun)
+        room = self.settings.batch_sessions - min(len(self._slow), max_slow) - len(pinned)
+        taken = self._queue.take(room, self._stepper.max_nbytes, self.fair_share.limit) if room > 0 else []
+        if len(taken) == 1 and not self._slow and type(taken[0]) is AdvanceMany:
+            # The job's own set: to copy a thousand names takes longer than many a batch.
+            return Batch(self.clock(), taken, taken[0].sessions.unique)
+        jobs: list[Job] = []
+        touched: set[str] = set()
         for job in taken:
-            jobs.append(job)
-            self._queue_bytes -= job.nbytes
             if type(job) is Advance:  # nearly every job
+                jobs.append(job)
                 touched.add(job.session)
+            elif type(job) is Forecast:
+                self._slow.put((job,))
             else:
+                jobs.append(job)
                 touched.update(job.sessions)
-        return jobs, touched
+        if self._slow:
+            slow = self._slow.take(max_slow)
+            pinned = self._slow.pinned
+            jobs += slow
+            touched.update(session for job in slow for session in job.sessions)
+        return Batch(self.clock(), jobs, touched, pinned, self._slow.may_begin)
 
-    def _fail(self, jobs: Sequence[Job], batch: Batch, error: Exception) -> None:
+    def _drop_cancelled(self) -> None:
+        """Answer the slow jobs whose clients have left: nothing of them was applied."""
+        dropped = self._slow.drop_cancelled()
+        if dropped:
+            self._refuse(dropped, cancelled_error())
+
+    def _refuse_rest(self) -> None:
+        """Refuse every job that is not finished: the time to stop has come."""
+        jobs = [*self._slow.drain(), *self._queue.drain()]
+        if jobs:
+            log.warning("%d requests were refused: the server had to stop", len(jobs))
+            self._refuse(jobs, Stopping("the server is stopping; nothing of this request was applied"))
+
+    def _refuse(self, jobs: Sequence[Job], error: CarryoverError) -> None:
+        """Answer jobs that are in no batch."""
+        reply(Batch(self.clock(), jobs, final_answers=[(job, error) for job in jobs]), self.metrics)
+        self._queue.finish({session for job in jobs for session in job.sessions})
+
+    def _release_sessions(self, batch: Batch) -> None:
+        """Let the next job of every session come, unless the session's job goes on or is tried again."""
+        kept = {session for job in (*batch.unfinished, *batch.retries) for session in job.sessions}
+        self._queue.finish(batch.touched - kept if kept else batch.touched)
+        for job in batch.retries:
+            self._queue.requeue(job)
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
         """The tick failed as a whole: nothing moves, and every client may retry."""
         self.metrics.failed_ticks += 1
-        log.error("tick failed: %s", error, exc_info=not isinstance(error, CarryoverError))
+        if isinstance(error, CarryoverError):
+            log.error("tick failed: %s", error)
+        else:  # its message may quote the name of a session, which the log's formatter leaves out
+            log.error("tick failed", exc_info=error)
         if isinstance(error, StoreFailed):
             self._upkeep.failure = error.detail
-        refusal = error if isinstance(error, CarryoverError) else StepFailed(f"the tick failed: {error}")
+        refusal = (
+            error
+            if isinstance(error, CarryoverError)
+            else StepFailed("the tick failed; see the server's log")
+        )
         batch.fail(refusal)
         answered = {id(job) for job, _ in batch.final_answers}
         batch.unfinished.clear()
         batch.retries = ()
-        batch.final_answers += [(job, refusal) for job in batch.expand(jobs) if id(job) not in answered]
+        batch.final_answers += [(job, refusal) for job in batch.expand(batch.jobs) if id(job) not in answered]

@@ -1,7 +1,7 @@
-"""Exactly once: may this chunk be applied, was it already, or is it out of step? (DESIGN section 5)
+"""The rules of exactly once, for one session: a chunk is applied, answered again, or refused.
 
-Pure rules over one session. Where a whole wave is in step, as it nearly always is, the engine sees so
-with one comparison of arrays and never comes here.
+A whole batch nearly always starts where its sessions are. The engine finds that with one comparison of
+arrays, and calls these rules only for the chunks that differ.
 """
 
 from __future__ import annotations
@@ -15,17 +15,27 @@ from app.stores import Tombstone
 
 
 def check_epoch(session: str, actual: int, claimed: int | None, position: int) -> None:
-    """Refuse a client that speaks to another incarnation of this id, which is at `position`."""
+    """Refuse a client whose epoch is that of an earlier session of this id.
+
+    Raises
+    ------
+    OutOfStep
+    """
     if claimed is not None and claimed != actual:
         raise OutOfStep(
-            f"session {id_of(session)!r} is not the one that this epoch belongs to: it was made anew since",
+            f"session {id_of(session)!r} has another epoch: it was created anew since",
             epoch=epoch_token(actual),
             position=position,
         )
 
 
 def check_position(session: str, position: int, at: int | None) -> None:
-    """Refuse a command made for another position."""
+    """Refuse a command that was meant for another position.
+
+    Raises
+    ------
+    OutOfStep
+    """
     if at is not None and at != position:
         raise OutOfStep(
             f"session {id_of(session)!r} is at {position}, the request is for {at}", position=position
@@ -33,28 +43,33 @@ def check_position(session: str, position: int, at: int | None) -> None:
 
 
 def stored_answer(rows: Rows, i: int, session: str, at: int, length: int, digest: int) -> tuple[int, Answer]:
-    """The stored answer of a chunk that was applied already, and the position behind it.
+    """The position after a chunk that was applied before, and its stored answer.
+
+    Parameters
+    ----------
+    rows, i : the session is `rows[i]`
+    at, length, digest : of the chunk
 
     Raises
     ------
-    OutOfStep : it is not one of the session's remembered chunks
+    OutOfStep : it is none of the session's remembered chunks
     """
     position = scalar(rows.headers, "position", i)
-    place = recent_answers.find(rows, i, at, length)
-    if place is None:
+    recent = recent_answers.find(rows, i, at, length)
+    if recent is None:
         raise OutOfStep(
             f"session {id_of(session)!r} is at {position}, the chunk starts at {at}", position=position
         )
-    if recent_answers.digest(rows, i, place) != digest:
+    if recent_answers.digest(rows, i, recent) != digest:
         raise OutOfStep(
             f"session {id_of(session)!r} is at {position}: another chunk than this one was applied at {at}",
             position=position,
         )
-    return at + length, recent_answers.answer(rows, i, place)
+    return at + length, recent_answers.answer(rows, i, recent)
 
 
 def missing_session_error(session: str, tombstone: Tombstone | CarryoverError | None) -> CarryoverError:
-    """Why there is no such session here."""
+    """The error for a session that does not exist: unknown, gone, or not readable."""
     if isinstance(tombstone, CarryoverError):
         return tombstone
     if tombstone is None:

@@ -1,4 +1,4 @@
-"""What a learning session tells beside its predictions: intervals, errors, scores, and what was missing."""
+"""What a chunk is answered beside its predictions: intervals, errors, scores, which inputs were missing."""
 
 from __future__ import annotations
 
@@ -7,48 +7,41 @@ import numpy as np
 from app.engine.inputs import level_index
 from app.jobs.options import ChunkOptions
 from app.session.rows import Answer
-from models.adaptation.learner import Scores
 from models.arrays import Floats
-from models.forecaster import Forecaster
+from models.forecaster import Forecaster, StepResult
 
-PLAIN = ChunkOptions()
+NO_OPTIONS = ChunkOptions()
 
 
 def extra_outputs(
-    options: ChunkOptions | None,
-    carry: Floats,
-    observations: Floats,
-    predictions: Floats,
-    scores: Scores | None,
-    forecaster: Forecaster,
+    options: ChunkOptions | None, observations: Floats, result: StepResult, forecaster: Forecaster
 ) -> Answer:
-    """Of one chunk, or a slice of one; empty where nobody asked.
+    """The outputs of one chunk, or of a slice of a chunk, by name; empty where none are wanted.
 
     Parameters
     ----------
-    extras : what the chunk asks for; without a level the session's own choice counts
-    carry : [carry_size] of the session
-    observations : [steps, inputs], NaN where not observed
-    predictions : [steps, outputs]
-    judged : laid out alike
+    options : of the chunk; without a level, the session's own level counts
+    observations : [steps, inputs], NaN where missing
+    result : of this chunk alone
     """
-    options = options or PLAIN
-    told: Answer = {}
-    level = options.level or (session_level(carry, forecaster) if scores is not None else None)
-    if level and scores is not None:
-        widths = scores.widths[:, level_index(level, forecaster)]
-        told["lower"], told["upper"] = predictions - widths, predictions + widths
-    if options.score and scores is not None:
-        told["residuals"], told["scores"] = scores.errors.copy(), scores.scores[:, None].copy()
+    options, scores = options or NO_OPTIONS, result.scores
+    outputs: Answer = {}
+    if scores is not None:
+        level = options.level or session_level(result.carries[0], forecaster)
+        if level:
+            widths = scores.widths[:, level_index(level, forecaster)]
+            outputs["lower"], outputs["upper"] = result.predictions - widths, result.predictions + widths
+        if options.score:
+            outputs["residuals"], outputs["scores"] = scores.errors.copy(), scores.scores[:, None].copy()
     if options.gaps:
-        told["observed"] = (~np.isnan(observations)).astype(np.float32)
-    return told
+        outputs["observed"] = (~np.isnan(observations)).astype(np.float32)
+    return outputs
 
 
 def forecast_interval(
     level: float | None, carry: Floats, forecast: Floats, forecaster: Forecaster
 ) -> tuple[Floats, ...]:
-    """The lower and upper ends of a forecast from `carry`, [steps, outputs]; none without a level."""
+    """Lower and upper ends of a forecast from `carry`, [steps, outputs] each; empty without a level."""
     level = level or session_level(carry, forecaster)
     if not level:
         return ()
@@ -57,6 +50,6 @@ def forecast_interval(
 
 
 def session_level(carry: Floats, forecaster: Forecaster) -> float | None:
-    """The level that the session wants with every chunk."""
+    """The level of the intervals that the session wants with every chunk; None if it wants none."""
     level = float(forecaster.level(carry[None])[0]) if forecaster.learning.tracks_errors else 0.0
     return forecaster.learning.levels[level_index(level, forecaster)] if level else None

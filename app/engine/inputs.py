@@ -1,7 +1,7 @@
-"""What the numbers of a chunk with extras are to its model: gaps laid out, time features made.
+"""Prepares the numbers of a chunk with options for its model: gaps become NaN, times become columns.
 
-Done when the job meets its session, because only then the model is known, and once: what was made stays with
-the job, and its digest is that of what the client sent.
+This is done when the job meets its session, because the model is not known before. The digest of such a chunk
+is that of the numbers as the client sent them.
 """
 
 from __future__ import annotations
@@ -13,38 +13,43 @@ from app.jobs.jobs import Advance
 from app.jobs.options import ChunkOptions, digest_with_options
 from app.session.digest import digests
 from app.session.slab import Slab
-from models.arrays import Floats
+from models.arrays import Floats, Seconds
 from models.data import calendar
 from models.forecaster import Forecaster
 
 
 def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
-    """Make the observations of `job` as wide as its model's, and check what it asks for.
+    """Make the observations of `job` as wide as its model's inputs, and check its options.
 
-    Always of what was sent: a job that is asked again may meet another session than the first time.
+    It always starts from the numbers that the client sent: a job that is tried again may meet another
+    session.
 
     Raises
     ------
-    Unprocessable : it asks for what its session does not keep; a number is missing that nothing predicts;
-        timestamps that are irregular, or of no use; names the row, and the column where there is one
+    Unprocessable : the session keeps no such intervals or scores; a missing number is not predicted by
+        anything; the timestamps are irregular, or the model takes none. Names the row, and the column if any.
     """
     options, forecaster = job.options, slab.forecaster
     if options is None:
         return
     if options.wants_extra_outputs:
         check_intervals(options.level, forecaster)
-    observations = job.raw_observations = (
-        job.observations if job.raw_observations is None else job.raw_observations
-    )
-    sent = digests(np.ascontiguousarray(observations), np.array([len(observations)]), job.horizon)
-    job.digest, job.clock = digest_with_options(int(sent[0]), job.horizon, options), None
-    job.observations = _widened(job, slab, row, options)
+    if job.raw_observations is None:
+        job.raw_observations = job.observations
+    raw = job.raw_observations
+    sent = digests(np.ascontiguousarray(raw), np.array([len(raw)]), job.horizon)
+    job.digest = digest_with_options(int(sent[0]), job.horizon, options)
+    job.observations, job.clock = _model_inputs(raw, options, job, slab, row)
     if options.gaps:
         _check_gaps(job.observations, forecaster)
 
 
 def check_intervals(level: float | None, forecaster: Forecaster) -> None:
-    """Refuse what sessions of this forecaster do not keep.
+    """Refuse intervals or scores that sessions of this forecaster do not keep.
+
+    Parameters
+    ----------
+    level : of the intervals; None for scores alone
 
     Raises
     ------
@@ -62,24 +67,24 @@ def check_intervals(level: float | None, forecaster: Forecaster) -> None:
 
 
 def level_index(level: float, forecaster: Forecaster) -> int:
-    """Where this level, of those that the forecaster's sessions keep, is among them; float32 will do."""
+    """Index of this level among those that the forecaster's sessions keep; it may be rounded to float32."""
     return int(np.abs(np.array(forecaster.learning.levels) - level).argmin())
 
 
 def future_inputs(
     forecaster: Forecaster, now: float | None, steps: int, future: Floats | None
 ) -> Floats | None:
-    """[steps, inputs known ahead] of a forecast, in the forecaster's order; None where there are none.
+    """[steps, inputs known ahead] of a forecast, in the forecaster's order; None where it has no such inputs.
 
     Parameters
     ----------
-    now : time of the last observation, seconds since 1970, if the session has told
-    future : [steps, ...] of the artifact's `future` columns, as the client told
+    now : time of the last observation, seconds since 1970; None if the session has no timestamps
+    future : [steps, future columns of the artifact], from the client
 
     Raises
     ------
-    Unprocessable : it is not so many rows of so many columns
-    CannotForecast : it is needed, and missing; or the session has told no time
+    Unprocessable : `future` has another shape
+    CannotForecast : `future` is needed and missing, or the session has no timestamps
     """
     artifact = forecaster.artifact
     _check_future(forecaster, steps, future)
@@ -90,34 +95,42 @@ def future_inputs(
         step = artifact.interval_seconds
         if now is None or step is None:
             raise CannotForecast(
-                "the session has told no timestamps, which a forecast goes on from", missing=[]
+                "the session has no timestamps yet, and a forecast of this model continues from the last",
+                missing=[],
             )
-        made = calendar.encode(artifact.time_features, now + step * np.arange(1.0, steps + 1))
-        known |= dict(zip(calendar.columns(artifact.time_features), made.T, strict=True))
+        features = calendar.encode(artifact.time_features, now + step * np.arange(1.0, steps + 1))
+        known |= dict(zip(calendar.columns(artifact.time_features), features.T, strict=True))
     return np.stack([known[artifact.columns[i]] for i in forecaster.future_inputs], axis=1).astype(np.float32)
 
 
 def clock_after(forecaster: Forecaster, carry: Floats, clock: float | None, length: int) -> float | None:
-    """The time of a chunk's last row, in seconds since 1970: as told by `clock`, or counted on from the time
-    that its session's `carry` tells, from before it; None where neither does."""
-    before = forecaster.clock(carry)
+    """The time of a chunk's last row, seconds since 1970; None where it is not known.
+
+    Parameters
+    ----------
+    carry : [carry_size], of the session before the chunk
+    clock : the time that the chunk's own timestamps give, if it has any
+    length : rows of the chunk
+    """
+    before = forecaster.layout.clock(carry)
     if clock is not None or before is None:
         return clock
     return before + (forecaster.artifact.interval_seconds or 0) * length
 
 
 def advance_clock(forecaster: Forecaster, carry: Floats, clock: float | None, length: int) -> None:
-    """The session of this carry has observed so many rows more; in place."""
+    """Move the time in a session's carry, [carry_size], on by `length` rows; in place."""
     seconds = clock_after(forecaster, carry, clock, length)
     if seconds is not None:
-        forecaster.set_clock(carry, seconds)
+        forecaster.layout.set_clock(carry, seconds)
 
 
 def _check_future(forecaster: Forecaster, steps: int, future: Floats | None) -> None:
     names = forecaster.artifact.future
     if future is None and names:
-        told = ", ".join(names)
-        raise CannotForecast(f"a forecast of this model needs the future of {told}", missing=list(names))
+        raise CannotForecast(
+            f"a forecast of this model needs the future of {', '.join(names)}", missing=list(names)
+        )
     if future is not None and future.shape != (steps, len(names)):
         raise Unprocessable(
             f"future must be {steps} rows of {len(names)} numbers ({', '.join(names) or 'none'}), "
@@ -126,59 +139,65 @@ def _check_future(forecaster: Forecaster, steps: int, future: Floats | None) -> 
         )
 
 
-def _widened(job: Advance, slab: Slab, row: int, options: ChunkOptions) -> Floats:
-    """[steps, inputs], where what was sent allows it: a gap filled with NaN, the time features made."""
-    artifact, observations = (
-        slab.forecaster.artifact,
-        job.observations if job.raw_observations is None else job.raw_observations,
-    )
-    blank = observations.shape[1] == 0
-    if blank:
+def _model_inputs(
+    raw: Floats, options: ChunkOptions, job: Advance, slab: Slab, row: int
+) -> tuple[Floats, float | None]:
+    """[steps, inputs] with missing numbers as NaN and the time columns added; and the time of the last row.
+
+    Observations of another width than the model's stay as they are, and are refused later.
+    """
+    artifact, observations = slab.forecaster.artifact, raw
+    is_gap = raw.shape[1] == 0
+    if is_gap:
         width = slab.forecaster.input_size - artifact.time_input_count
-        observations = np.full((len(observations), width), np.nan, np.float32)
-    if artifact.time_features and (blank or options.timestamps is not None):
-        return np.hstack([observations, _times(job, slab, row, options)])
+        observations = np.full((len(raw), width), np.nan, np.float32)
+    if artifact.time_features and (is_gap or options.timestamps is not None):
+        times = _times(len(raw), options, job, slab, row)
+        return np.hstack([observations, calendar.encode(artifact.time_features, times)]), float(times[-1])
     if options.timestamps is not None:
-        raise Unprocessable(f"model {artifact.name!r} makes nothing of timestamps", field="timestamps")
-    return observations
+        raise Unprocessable(f"model {artifact.name!r} takes no timestamps", field="timestamps")
+    return observations, None
 
 
-def _times(job: Advance, slab: Slab, row: int, options: ChunkOptions) -> Floats:
-    """The columns made from the chunk's times: told, or for a gap counted on from the session's own."""
-    artifact, length = slab.forecaster.artifact, len(job.observations)
-    step = artifact.interval_seconds or 0.0
-    before = None if job.reset else slab.forecaster.clock(slab.carries[row])
-    told = options.timestamps
-    if told is None:
+def _times(length: int, options: ChunkOptions, job: Advance, slab: Slab, row: int) -> Seconds:
+    """[steps], the chunk's timestamps; for a gap without any, the times that follow the session's last."""
+    step = slab.forecaster.artifact.interval_seconds or 0.0
+    before = None if job.reset else slab.forecaster.layout.clock(slab.carries[row])
+    times = options.timestamps
+    if times is None:
         if before is None:
             raise Unprocessable(
-                "the session has told no timestamps, which a gap could go on from", field="skip"
+                "the session has no timestamps yet, so a gap needs timestamps of its own", field="skip"
             )
-        told = before + step * np.arange(1.0, length + 1)
-    if len(told) != length:
-        raise Unprocessable(f"there are {len(told)} timestamps for {length} observations", field="timestamps")
-    odd = calendar.first_irregular(told, step, before if _in_step(job, slab, row) else None)
-    if odd is not None:
+        times = before + step * np.arange(1.0, length + 1)
+    if len(times) != length:
         raise Unprocessable(
-            f"row {odd} is not {step:g} s behind the one before it, as the model's stream is", row=odd
+            f"there are {len(times)} timestamps for {length} observations", field="timestamps"
         )
-    job.clock = float(told[-1])
-    return calendar.encode(artifact.time_features, told)
+    irregular = calendar.first_irregular(times, step, before if _in_step(job, slab, row) else None)
+    if irregular is not None:
+        raise Unprocessable(
+            f"row {irregular} is not {step:g} s after the row before it, as this model expects", row=irregular
+        )
+    return times
 
 
 def _in_step(job: Advance, slab: Slab, row: int) -> bool:
-    """Whether the chunk would be applied. One that was is not compared with the clock that it moved on."""
+    """Whether the chunk would be applied.
+
+    A replayed chunk is not compared with the time that it set itself.
+    """
     header = slab.headers[row]
     return bool(job.at in (None, header["position"]) and job.epoch in (None, header["epoch"]))
 
 
 def _check_gaps(observations: Floats, forecaster: Forecaster) -> None:
-    alone = [i for i, output in enumerate(forecaster.artifact.feedback) if output is None]
-    if len(observations[0]) != forecaster.input_size or not alone:
-        return  # a wrong width is told as such
-    missing = np.argwhere(np.isnan(observations[:, alone]))
+    unpredicted = [i for i, output in enumerate(forecaster.artifact.feedback) if output is None]
+    if len(observations[0]) != forecaster.input_size or not unpredicted:
+        return  # a wrong width is refused later, with its own message
+    missing = np.argwhere(np.isnan(observations[:, unpredicted]))
     if len(missing):
-        row, column = int(missing[0, 0]), alone[int(missing[0, 1])]
+        row, column = int(missing[0, 0]), unpredicted[int(missing[0, 1])]
         name = forecaster.artifact.columns[column]
         raise Unprocessable(
             f"row {row}, column {column} is missing, and nothing predicts {name!r}", row=row, column=column

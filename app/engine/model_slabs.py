@@ -1,4 +1,4 @@
-"""Which network a session runs on: one slab a network, and the newest network of each model's name."""
+"""The slab of each network, and the newest network of each model's name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class ModelSlabs:
 
     Parameters
     ----------
-    forecasters : the models, one a name; the first is the default unless settings name one
+    forecasters : the models, one for each name; the first is the default unless the settings name another
     older : networks that sessions may still run on, and that no new session gets
 
     Raises
     ------
-    UnknownModel : the default is not among them
+    UnknownModel : the default model is not among them
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class ModelSlabs:
             ) from None
 
     def adopt(self, forecaster: Forecaster) -> bool:
-        """Give new sessions this network; those under way keep theirs until they are reset.
+        """Give new sessions this network; existing sessions keep theirs until they are reset.
 
-        Returns whether it is another network than the one before.
+        Returns whether it differs from the network that new sessions got before.
         """
         artifact = forecaster.artifact
         before = self.current.get(artifact.name)
@@ -72,7 +72,7 @@ class ModelSlabs:
         return slab is not before
 
     def retire(self, model: str) -> None:
-        """Give no new session a network of this name; those under way keep theirs.
+        """Give no new session a network of this name; existing sessions keep theirs.
 
         Raises
         ------
@@ -88,10 +88,10 @@ class ModelSlabs:
         if newest.forecaster.artifact.fingerprint == slab.forecaster.artifact.fingerprint:
             return slab
         if slab.forecaster.artifact.learning.kind == kind:
-            return newest  # they never chose: the newest network's own way is theirs
+            return newest  # its sessions did not choose how to learn: they learn as the newest network does
         try:
             return self._of_kind(newest, kind)
-        except BadArtifact:  # it cannot learn so
+        except BadArtifact:  # the newest network cannot learn in this way
             return newest
 
     def slab_for_learning(
@@ -102,12 +102,12 @@ class ModelSlabs:
         Parameters
         ----------
         learning : arguments of `Learning.with_options`
-        level : of the intervals that it wants with every chunk; it keeps some, then
+        level : of the intervals that it wants with every chunk, if any; the session then keeps intervals
 
         Raises
         ------
         UnknownModel
-        Unprocessable : its model cannot learn so, or keeps no intervals of that level
+        Unprocessable : the model cannot learn in this way, or keeps no intervals of that level
         """
         slab = self.slab_for_model(model)
         try:
@@ -124,29 +124,31 @@ class ModelSlabs:
         return slab, carry
 
     def _of_kind(self, slab: Slab, kind: str) -> Slab:
-        """The slab of the same artifact's sessions that learn so.
+        """The slab of the same artifact for sessions of this kind of learning; made when it is first needed.
 
         Raises
         ------
-        BadArtifact : they cannot
+        BadArtifact : the network cannot learn in this way
         """
-        for known in self.sibling_slabs(slab):
-            if known.forecaster.learning.kind == kind:
-                return known
+        for sibling in self.sibling_slabs(slab):
+            if sibling.forecaster.learning.kind == kind:
+                return sibling
         forecaster = slab.forecaster.with_kind(kind)
-        self.slabs[forecaster.fingerprint] = made = self._slab(forecaster)
-        return made
+        self.slabs[forecaster.fingerprint] = new_slab = self._slab(forecaster)
+        return new_slab
 
     def sibling_slabs(self, slab: Slab) -> list[Slab]:
-        """The slabs of the same artifact, one for each kind of learning, this among them."""
+        """The slabs of the same artifact, one for each kind of learning, including this one."""
         artifact = slab.forecaster.artifact.fingerprint
-        return [one for one in self.slabs.values() if one.forecaster.artifact.fingerprint == artifact]
+        return [
+            sibling for sibling in self.slabs.values() if sibling.forecaster.artifact.fingerprint == artifact
+        ]
 
     def older_slabs(self, model: str) -> list[Slab]:
-        """The slabs of networks that had this name before, with sessions that still run on them."""
+        """The slabs of networks that had this name before; sessions may still run on them."""
         return [
             slab
-            for slab in list(self.slabs.values())  # its successor may be a new one
+            for slab in list(self.slabs.values())  # a copy, because `successor` may add a slab
             if slab.forecaster.artifact.name == model and self.successor(slab) is not slab
         ]
 
@@ -169,7 +171,7 @@ class ModelSlabs:
         return slab
 
     def known(self, fingerprint: str) -> Slab | None:
-        """The slab of what a carry belongs to, if its artifact is loaded."""
+        """The slab that a carry of this fingerprint belongs to; None if its artifact is not loaded."""
         artifact, _, kind = fingerprint.partition(KIND_SEPARATOR)
         if fingerprint in self.slabs or artifact not in self.slabs:
             return self.slabs.get(fingerprint)
@@ -179,9 +181,10 @@ class ModelSlabs:
             return None
 
     def model_of(self, fingerprint: str) -> str:
+        """The name of the model that a carry of this fingerprint belongs to, as lists show it."""
         slab = self.slabs.get(fingerprint.partition(KIND_SEPARATOR)[0])
         return slab.forecaster.artifact.name if slab is not None else f"not loaded: {fingerprint[:12]}"
 
     def _slab(self, forecaster: Forecaster) -> Slab:
-        fitting = max(2 * self.settings.wave_sessions, SLAB_BYTES // (4 * forecaster.carry_size))
+        fitting = max(2 * self.settings.batch_sessions, SLAB_BYTES // (4 * forecaster.carry_size))
         return Slab(forecaster, min(self.settings.resident_sessions, fitting), self.settings.recent_chunks)

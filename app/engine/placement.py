@@ -1,9 +1,9 @@
-"""Where the chunks of a wave belong: the slab and row of each session, which a first chunk creates."""
+"""The slab and row of each chunk's session, which a first chunk creates."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,30 +21,30 @@ from models.arrays import Ints
 Placement = tuple[AdvanceMany, Slab, Ints]
 
 
-def place(job: Advance, sessions: Residents, touched: Collection[str], batch: Batch) -> tuple[Slab, int]:
-    """Slab and row of the session of a chunk. It is created when absent, unless the client counts on it.
+def place(job: Advance, residents: Residents, batch: Batch) -> tuple[Slab, int]:
+    """Slab and row of a chunk's session. It is created if absent, unless the client expects it to exist.
 
     Raises
     ------
-    CarryoverError : it cannot be created, or is of another model
+    CarryoverError : it cannot be created, or it runs another model
     """
     session = job.session
-    for slab in sessions.models.slabs.values():
+    for slab in residents.models.slabs.values():
         row = slab.index.get(session)
         if row is not None:
             if job.model is not None:
                 _check_model(session, slab, job.model)
-            if job.reset and is_in_step(slab, row, job, batch):
-                return sessions.move_to_newest(session, slab, row, batch, touched)
+            if job.reset and _is_in_step(slab, row, job, batch):
+                return residents.move_to_newest(session, slab, row, batch)
             return slab, row
     if job.at or job.epoch is not None or not job.create:
         raise exactly_once.missing_session_error(session, batch.tombstones.get(session))
-    slab = sessions.models.slab_for_model(job.model)
-    return slab, sessions.create(session, slab, None, batch, touched)
+    slab = residents.models.slab_for_model(job.model)
+    return slab, residents.create(session, slab, None, batch)
 
 
-def is_in_step(slab: Slab, row: int, job: Advance, batch: Batch) -> bool:
-    """Whether the session is there and where the client believes it to be."""
+def _is_in_step(slab: Slab, row: int, job: Advance, batch: Batch) -> bool:
+    """Whether the session is alive, and where the client believes it to be."""
     header = slab.headers[row]
     return bool(
         (job.progress is not None or header["deadline"] >= batch.now)
@@ -54,67 +54,72 @@ def is_in_step(slab: Slab, row: int, job: Advance, batch: Batch) -> bool:
 
 
 def place_bulk(
-    job: AdvanceMany, sessions: Residents, touched: Collection[str], batch: Batch
+    job: AdvanceMany, residents: Residents, batch: Batch
 ) -> tuple[list[Placement], list[AdvanceMany]]:
-    """The same for many chunks: those of each slab, in one part; and those whose sessions have expired.
+    """The chunks of each slab's sessions as one job, with slab and rows; and the chunks of expired sessions.
 
-    What cannot be placed is refused alone.
+    A chunk that cannot be placed is refused alone.
     """
-    together = batch.bulk_rows.get(id(job)) or sessions.find_all(job, batch.now)
+    together = batch.bulk_rows.get(id(job)) or residents.find_all(job, batch.now)
     if together is not None:
         return [(job, *together)], []
     parts = JobParts(job)
-    found, newborn, late, refused = _sort(job, sessions, batch)
-    if newborn:
+    chunks = _sort(job, residents, batch)
+    if chunks.new:
         try:
-            slab = sessions.models.slab_for_model(job.model)
-            names = [job.sessions[i] for i in newborn]
-            rows = sessions.create_many(names, slab, None, batch, touched).tolist()
+            slab = residents.models.slab_for_model(job.model)
+            names = [job.sessions[i] for i in chunks.new]
+            rows = residents.create_many(names, slab, None, batch).tolist()
         except CarryoverError as error:
-            refused |= dict.fromkeys(newborn, error)
+            chunks.refused |= dict.fromkeys(chunks.new, error)
         else:
-            found[slab] |= dict(zip(newborn, rows, strict=True))
+            chunks.rows[slab] |= dict(zip(chunks.new, rows, strict=True))
     placed: list[Placement] = []
-    for slab, by_index in found.items():
-        which = np.array(sorted(by_index))
-        placed.append((parts.subset(which), slab, np.array([by_index[i] for i in which.tolist()])))
-    expired = [parts.subset(np.array(late))] if late else []
-    alone = [(parts.single(i), why) for i, why in refused.items()]
-    batch.split(job, [*(part for part, _, _ in placed), *expired, *(part for part, _ in alone)])
-    for single, why in alone:
-        batch.refuse(single, why)
+    for slab, by_index in chunks.rows.items():
+        indexes = np.array(sorted(by_index))
+        placed.append((parts.subset(indexes), slab, np.array([by_index[i] for i in indexes.tolist()])))
+    expired = [parts.subset(np.array(chunks.expired))] if chunks.expired else []
+    refused = [(parts.single(i), error) for i, error in chunks.refused.items()]
+    batch.split(job, [*(part for part, _, _ in placed), *expired, *(part for part, _ in refused)])
+    for single, reason in refused:
+        batch.refuse(single, reason)
     return placed, expired
 
 
-def _sort(
-    job: AdvanceMany, sessions: Residents, batch: Batch
-) -> tuple[defaultdict[Slab, dict[int, int]], list[int], list[int], dict[int, CarryoverError]]:
-    """Indexes of the chunks: with the row by slab; to be born; whose session expired; refused."""
-    found: defaultdict[Slab, dict[int, int]] = defaultdict(dict)
-    newborn: list[int] = []
-    late: list[int] = []
-    refused: dict[int, CarryoverError] = {}
+@dataclass(slots=True)
+class _SortedChunks:
+    """The chunks of a bulk job by what their sessions are, as indexes into the job."""
+
+    rows: defaultdict[Slab, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+    new: list[int] = field(default_factory=list)
+    expired: list[int] = field(default_factory=list)
+    refused: dict[int, CarryoverError] = field(default_factory=dict)
+
+
+def _sort(job: AdvanceMany, residents: Residents, batch: Batch) -> _SortedChunks:
+    chunks = _SortedChunks()
     for i, session in enumerate(job.sessions):
-        there = sessions.find(session)
-        if there is None:
-            counted_on = (job.at is not None and job.at[i] > 0) or (job.epochs is not None and job.epochs[i])
-            if counted_on or isinstance(batch.tombstones.get(session), CarryoverError):
-                refused[i] = exactly_once.missing_session_error(session, batch.tombstones.get(session))
+        found = residents.find(session)
+        if found is None:
+            expected = (job.at is not None and job.at[i] > 0) or (job.epochs is not None and job.epochs[i])
+            if expected or isinstance(batch.tombstones.get(session), CarryoverError):
+                error = exactly_once.missing_session_error(session, batch.tombstones.get(session))
+                chunks.refused[i] = error
             else:
-                newborn.append(i)
+                chunks.new.append(i)
             continue
-        slab, row = there
+        slab, row = found
         try:
             if job.model is not None:
                 _check_model(session, slab, job.model)
         except SessionExists as error:
-            refused[i] = error
+            chunks.refused[i] = error
             continue
         if scalar(slab.headers, "deadline", row) < batch.now:
-            late.append(i)
+            chunks.expired.append(i)
         else:
-            found[slab][i] = row
-    return found, newborn, late, refused
+            chunks.rows[slab][i] = row
+    return chunks
 
 
 def _check_model(session: str, slab: Slab, model: str) -> None:

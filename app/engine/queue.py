@@ -1,11 +1,11 @@
-"""Jobs that wait, in the order that sessions must see them.
+"""Jobs that wait, in the order that each session must see them.
 
-A session has one job at a time: ready or under way. What comes for it meanwhile stands in its line, and a
-job of several sessions stands in each of their lines and is ready when it leads them all. So whatever is
-ready may share a wave, and taking a wave costs its own length however much waits behind it.
+A session has one job at a time, ready or under way. Its later jobs stand in its line. A job of several
+sessions stands in the line of each, and is ready when it is first in all of them. So ready jobs may share a
+batch, and to take a batch costs its own length, however many jobs wait.
 
-Tenants are served by turns, a job each: one that floods fills what the others leave of a wave, up to its
-share where others call (`app.lanes`), and makes none of them wait for more than the wave under way.
+Tenants alternate, a job each. A tenant that floods the queue fills what the others leave of a batch, up to
+its share while others call (`app.engine.fair_share`), and delays them by no more than the batch under way.
 """
 
 from __future__ import annotations
@@ -19,31 +19,36 @@ from app.jobs.jobs import Advance, AdvanceMany, Job
 from app.jobs.session_list import SessionNames
 from app.session.names import tenant_of
 
-MAX_SESSION_LISTS = 8  # kept as they are; every one of them is looked through for a session
+MAX_SESSION_LISTS = 8  # kept whole; a look-up of a session goes through each of them
 
 
 class JobQueue:
-    """The lines. `len` is how many sessions' turns wait, a job of several sessions counting for each."""
+    """The ready jobs and the lines.
+
+    Its length is the number of chunks and commands that wait: a job of several sessions counts for each.
+    """
 
     def __init__(self) -> None:
-        self._ready: dict[str, deque[Job]] = {}  # by tenant, who is next in front
-        # Sessions that have a job ready or under way: those of a few rosters, as they are, and all others. To
-        # join and part sets of a thousand takes as long as a twentieth of their step.
+        self.nbytes = 0  # of observations that wait
+        self._ready: dict[str, deque[Job]] = {}  # by tenant; the first is the next to be taken from
+        # Sessions that have a job ready or under way: those of a few bulk jobs as whole sets, and all others.
+        # To merge and separate sets of a thousand names takes as long as a twentieth of their step.
         self._session_lists: list[SessionNames] = []
         self._busy: set[str] = set()
-        self._lines: dict[str, deque[Job]] = {}  # of those, the ones that others stand behind
-        self._blocked: dict[int, int] = {}  # by id of the job: lines of several that it does not lead yet
+        self._lines: dict[str, deque[Job]] = {}  # of busy sessions that later jobs wait for
+        self._blocked: dict[int, int] = {}  # by id of a job: in how many lines of several it is not first
         self._waiting = 0
 
     def __len__(self) -> int:
         return self._waiting
 
     def __bool__(self) -> bool:
-        """Whether anything is ready: a job of no session counts for none, and waits all the same."""
+        """Whether a job is ready. A job of no session can be, and does not count in the length."""
         return bool(self._ready)
 
     def add(self, job: Job) -> None:
-        """Behind everything that waits for its sessions."""
+        """Queue a job behind everything that waits for its sessions."""
+        self.nbytes += job.nbytes
         if type(job) is Advance:  # nearly every job
             self._waiting += 1
             if not self._is_busy(job.session):
@@ -53,18 +58,97 @@ class JobQueue:
                 self._line(job.session).append(job)
             return
         self._waiting += len(job.sessions)
-        named: SessionNames = job.sessions.unique if type(job) is AdvanceMany else set(job.sessions)
-        blocked = (named & self._busy).union(*(named & session_list for session_list in self._session_lists))
+        names: SessionNames = job.sessions.unique if type(job) is AdvanceMany else set(job.sessions)
+        blocked = (names & self._busy).union(*(names & session_list for session_list in self._session_lists))
         if type(job) is AdvanceMany and not blocked and len(self._session_lists) < MAX_SESSION_LISTS:
-            self._session_lists.append(named)
+            self._session_lists.append(names)
         else:
-            self._busy |= named
+            self._busy |= names
         for session in blocked:
             self._line(session).append(job)
         if not blocked:
             self._make_ready(job)
         elif len(blocked) > 1:
             self._blocked[id(job)] = len(blocked)
+
+    def take(self, max_sessions: int, max_bytes: int = sys.maxsize, share: int = UNLIMITED) -> list[Job]:
+        """Ready jobs, tenants alternating and the oldest of each first; at least one if any is ready.
+
+        Parameters
+        ----------
+        max_sessions : of all jobs together; a single larger job is taken alone
+        max_bytes : of observations; the job that reaches it is the last
+        share : of one tenant; the job that reaches it is the last of that tenant
+        """
+        taken: list[Job] = []
+        sessions_left, bytes_left = max_sessions, max_bytes
+        shares_left: dict[str, int] = {}
+        first_next: dict[str, deque[Job]] = {}  # tenants whose next job did not fit: first in the next batch
+        last_next: dict[str, deque[Job]] = {}  # tenants that have had their share: last in the next batch
+        while self._ready and bytes_left > 0 and sessions_left > 0:
+            tenant = next(iter(self._ready))
+            jobs = self._ready.pop(tenant)
+            others_ready = bool(self._ready)
+            share_left = shares_left.get(tenant, share)
+            while jobs and bytes_left > 0 and share_left > 0:
+                count = 1 if type(jobs[0]) is Advance else len(jobs[0].sessions)
+                if count > sessions_left and taken:
+                    first_next[tenant] = jobs
+                    break
+                taken.append(job := jobs.popleft())
+                sessions_left -= count
+                bytes_left -= job.nbytes
+                share_left -= 1 if count == 1 else -(-count // BULK_SESSIONS_PER_CHUNK)
+                if others_ready:
+                    break
+            shares_left[tenant] = share_left
+            if jobs and tenant not in first_next:
+                (self._ready if share_left > 0 else last_next)[tenant] = jobs
+        if first_next or last_next:
+            self._ready = first_next | self._ready | last_next
+        self._waiting -= max_sessions - sessions_left
+        self.nbytes -= max_bytes - bytes_left
+        return taken
+
+    def requeue(self, job: Job) -> None:
+        """Make a job that was taken ready again, ahead of all others."""
+        self._waiting += len(job.sessions)
+        self.nbytes += job.nbytes
+        tenant = _tenant(job)
+        self._ready = {tenant: self._ready.pop(tenant, deque()), **self._ready}
+        self._ready[tenant].appendleft(job)
+
+    def finish(self, sessions: SessionNames) -> None:
+        """The jobs of these sessions were answered: the next in each line moves up."""
+        lines = self._lines
+        followed = [session for session in sessions if session in lines] if lines else ()
+        self._release(sessions)
+        for session in followed:
+            self._busy.add(session)
+            line = lines[session]
+            follower = line.popleft()
+            if not line:
+                del lines[session]
+            blocked = self._blocked.get(id(follower), 1) - 1
+            if blocked:
+                self._blocked[id(follower)] = blocked
+            else:
+                self._blocked.pop(id(follower), None)
+                self._make_ready(follower)
+
+    def drain(self) -> list[Job]:
+        """Remove every job that waits, each once. Its sessions are busy until `finish`."""
+        drained = {id(job): job for job in self.waiting_jobs()}
+        self._ready, self._lines, self._blocked = {}, {}, {}
+        self._waiting = self.nbytes = 0
+        return list(drained.values())
+
+    def waiting_jobs(self) -> Iterator[Job]:
+        """Every job that waits, ready jobs first."""
+        for jobs in self._ready.values():
+            yield from jobs
+        for line in self._lines.values():
+            yield from line
 
     def _make_ready(self, job: Job) -> None:
         tenant = _tenant(job)
@@ -76,20 +160,20 @@ class JobQueue:
     def _is_busy(self, session: str) -> bool:
         if session in self._busy:
             return True
-        # Nearly always there is none; asked so, none costs nothing.
+        # There is nearly always no list, and this test of it costs nothing.
         return bool(self._session_lists) and any(
             session in session_list for session_list in self._session_lists
         )
 
-    def _part_with(self, sessions: SessionNames) -> None:
-        """These are busy no longer."""
-        for place, session_list in enumerate(self._session_lists):
-            if session_list is sessions:  # whoever of them is among the others, too, is there for who follows
-                del self._session_lists[place]
+    def _release(self, sessions: SessionNames) -> None:
+        """These sessions are not busy any more."""
+        for i, session_list in enumerate(self._session_lists):
+            if session_list is sessions:  # a session that is in `_busy` too stays busy for the job behind
+                del self._session_lists[i]
                 return
         if not self._session_lists and len(sessions) == len(
             self._busy
-        ):  # they are those: nobody is looked up
+        ):  # the same sets: no look-up is needed
             self._busy = set()
             return
         self._session_lists = [
@@ -98,75 +182,8 @@ class JobQueue:
         self._busy -= sessions
 
     def _line(self, session: str) -> deque[Job]:
-        """Where those wait whose session has a job already."""
+        """The jobs that wait for this session's job."""
         return self._lines.setdefault(session, deque())
-
-    def take(self, most: int, most_bytes: int = sys.maxsize, share: int = UNLIMITED) -> list[Job]:
-        """Ready jobs, tenants by turns and oldest first, of up to `most` sessions together; at least one.
-
-        The one that reaches `most_bytes` of observations is the last, and that which reaches its tenant's
-        `share` of a wave the last of that tenant.
-        """
-        taken: list[Job] = []
-        left = most
-        shares: dict[str, int] = {}  # what is left of each
-        leading: dict[str, deque[Job]] = {}  # tenants whose next job did not fit: they lead the next wave
-        served: dict[str, deque[Job]] = {}  # tenants that have had their share
-        while self._ready and most_bytes > 0 and left > 0:
-            tenant = next(iter(self._ready))
-            jobs = self._ready.pop(tenant)
-            others = bool(self._ready)
-            mine = shares.get(tenant, share)
-            while jobs and most_bytes > 0 and mine > 0:
-                count = 1 if type(jobs[0]) is Advance else len(jobs[0].sessions)
-                if count > left and taken:
-                    leading[tenant] = jobs
-                    break
-                taken.append(job := jobs.popleft())
-                left -= count
-                most_bytes -= job.nbytes
-                mine -= 1 if count == 1 else -(-count // BULK_SESSIONS_PER_CHUNK)
-                if others:
-                    break
-            shares[tenant] = mine
-            if jobs and tenant not in leading:
-                (self._ready if mine > 0 else served)[tenant] = jobs
-        if leading or served:
-            self._ready = leading | self._ready | served
-        self._waiting -= most - left
-        return taken
-
-    def requeue(self, job: Job) -> None:
-        """Ready once more, ahead of the others: it was taken and could not be done yet."""
-        self._waiting += len(job.sessions)
-        tenant = _tenant(job)
-        self._ready = {tenant: self._ready.pop(tenant, deque()), **self._ready}
-        self._ready[tenant].appendleft(job)
-
-    def finish(self, sessions: SessionNames) -> None:
-        """The jobs of these sessions were answered: whoever stands behind them moves up."""
-        lines = self._lines
-        followed = [session for session in sessions if session in lines] if lines else ()
-        self._part_with(sessions)
-        for session in followed:
-            self._busy.add(session)
-            line = lines[session]
-            follower = line.popleft()
-            if not line:
-                del lines[session]
-            still = self._blocked.get(id(follower), 1) - 1
-            if still:
-                self._blocked[id(follower)] = still
-            else:
-                self._blocked.pop(id(follower), None)
-                self._make_ready(follower)
-
-    def waiting_jobs(self) -> Iterator[Job]:
-        """Every job that waits, ready ones first."""
-        for jobs in self._ready.values():
-            yield from jobs
-        for line in self._lines.values():
-            yield from line
 
 
 def _without(session_list: SessionNames, sessions: SessionNames) -> SessionNames:
@@ -174,7 +191,7 @@ def _without(session_list: SessionNames, sessions: SessionNames) -> SessionNames
 
 
 def _tenant(job: Job) -> str:
-    """Whose job it is; one of no session is nobody's, and waits its turn like anybody's."""
+    """The tenant that a job counts for; a job of no session has a place of its own among the tenants."""
     if type(job) is Advance:
         return tenant_of(job.session) if job.usage is None else job.usage.tenant
     return tenant_of(job.sessions[0]) if job.sessions else ""

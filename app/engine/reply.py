@@ -1,4 +1,4 @@
-"""The end of a tick: its answers leave, and what it did is counted."""
+"""The end of a tick: the answers leave, and the batch is counted."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ log = logging.getLogger("carryover.engine")
 
 
 def reply(batch: Batch, metrics: Metrics) -> None:
-    """Call the reply of every job of the wave with its answer."""
+    """Call the `reply` of every job of the batch with its answer."""
     _count(batch, metrics)
     usage: UsageCounter | None = None
-    count = 0  # whose jobs these are, and how many in a row
+    count = 0  # jobs in a row that this usage counts
     for job, outcome in batch.provisional_answers + batch.final_answers:
         if type(job) is Advance and job.usage is not None:
             if job.usage is not usage:
@@ -27,13 +27,13 @@ def reply(batch: Batch, metrics: Metrics) -> None:
         try:
             job.reply(outcome)
         except Exception:
-            log.exception("a reply could not be given; the others go on")
+            log.exception("an answer could not be handed over; the other answers go on")
     if usage is not None:
         usage.release(count)
 
 
 def _count(batch: Batch, metrics: Metrics) -> None:
-    """What the wave did, before its answers leave: refusals are counted where they are told."""
+    """Count what the batch did, before its answers leave. Refusals are counted where they are sent."""
     chunks = observations = 0
     for job, outcome in batch.provisional_answers:
         if type(job) is Advance:

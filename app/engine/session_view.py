@@ -1,4 +1,4 @@
-"""A session as people see it."""
+"""The view of a session that clients get."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NEVER = float("inf")
 
 
 def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
-    """The session at the front of `rows` as people see it."""
+    """The view of the first session in `rows`."""
     header = dict(zip(rows.headers.dtype.names or (), rows.headers[0].tolist(), strict=True))
     artifact = slab.forecaster.artifact
     return SessionView(

@@ -1,7 +1,7 @@
-"""Chunks too long for one wave, and forecasts: they move on by a slice a wave, their neighbours beside them.
+"""Chunks too long for one batch, and forecasts: each batch advances them by a slice, beside their neighbours.
 
-The half-way carry goes with the job, and the session is set aside: what is resident, and what is staged,
-is always the end of a whole chunk.
+The carry after the last slice stays with the job, and the session takes no other job meanwhile. Only the
+end of a whole chunk is staged, so a resident session is always at the end of a whole chunk.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from models.forecaster import StepResult
 
 log = logging.getLogger("carryover.engine")
 
-Rolling = tuple[Slab, int, Advance | Forecast]
+RollingForecast = tuple[Slab, int, Advance | Forecast]
 
 
 def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
-    """The first wave of a long chunk: the only one that asks whether it is in step.
+    """Begin a long chunk. Only here is it checked whether it starts where its session is.
 
     Raises
     ------
-    Late : the session has expired
-    Unprocessable, CannotForecast : the forecast is not told what it has to know ahead
+    SessionExpired
+    Unprocessable, CannotForecast : its forecast lacks inputs that must be known ahead
     """
     before = slab.read(np.array([row]))
     if before.headers["deadline"][0] < batch.now:
@@ -43,8 +43,8 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
     digest = job.digest
     if digest is None:
         digest = int(digests(job.observations, np.array([len(job.observations)]), job.horizon)[0])
-    mine = job.epoch is None or job.epoch == scalar(before.headers, "epoch")
-    if not mine or job.at not in (None, scalar(before.headers, "position")):
+    same_epoch = job.epoch is None or job.epoch == scalar(before.headers, "epoch")
+    if not same_epoch or job.at not in (None, scalar(before.headers, "position")):
         batch.replay_or_refuse(slab, job, before, 0, digest)
         return
     if job.reset:
@@ -54,24 +54,22 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
         now = clock_after(slab.forecaster, before.carries[0], job.clock, len(job.observations))
         future = None if job.options is None else job.options.future
         job.progress.future_inputs = future_inputs(slab.forecaster, now, job.horizon, future)
-    batch.long.append((slab, row, job))
+    batch.long_chunks.append((slab, row, job))
 
 
 def finish_slice(
-    slab: Slab, row: int, job: Advance, passed: StepResult, batch: Batch, recent_bytes: int
+    slab: Slab, row: int, job: Advance, result: StepResult, batch: Batch, recent_bytes: int
 ) -> None:
-    """A slice of a long chunk was stepped."""
+    """Take the result of a slice of a long chunk; the chunk goes on, its forecast begins, or it is staged."""
     progress = job.progress
     if progress is None:
         return
-    predictions, carry = passed.predictions, passed.carries[0]
-    stepped = job.observations[progress.offset :][: len(predictions)]
-    more = extra_outputs(job.options, carry, stepped, predictions, passed.scores, slab.forecaster)
-    progress.extra_outputs.append(more)
-    progress.scores.append(passed.scores)
-    progress.predictions.append(predictions)
-    progress.offset += len(predictions)
-    progress.carry = carry.copy()
+    stepped = job.observations[progress.offset :][: len(result.predictions)]
+    progress.extra_outputs.append(extra_outputs(job.options, stepped, result, slab.forecaster))
+    progress.scores.append(result.scores)
+    progress.predictions.append(result.predictions)
+    progress.offset += len(result.predictions)
+    progress.carry = result.carries[0].copy()
     if progress.offset < len(job.observations):
         batch.unfinished.append(job)
     elif job.horizon:
@@ -81,59 +79,52 @@ def finish_slice(
         _stage(slab, row, job, batch, recent_bytes)
 
 
-def roll(slab: Slab, rolling: Sequence[Rolling], steps: int, batch: Batch, recent_bytes: int) -> None:
-    """Move every forecast of one slab on by the same slice, of at most so many steps."""
-    carries = np.stack([job.progress.forecast_carry for _, _, job in rolling if job.progress])  # type: ignore[misc]
-    left = [_horizon(job) - job.progress.forecast_steps for _, _, job in rolling if job.progress]
+def roll(slab: Slab, rolling: Sequence[RollingForecast], steps: int, batch: Batch, recent_bytes: int) -> None:
+    """Advance every forecast of one slab by the same number of steps, at most `steps`."""
+    under_way = [(row, job, job.progress) for _, row, job in rolling if job.progress is not None]
+    carries = np.stack([progress.forecast_carry for _, _, progress in under_way])  # type: ignore[misc]
+    remaining = [_horizon(job) - progress.forecast_steps for _, job, progress in under_way]
     try:
-        steps = min(*left, steps)
-        forecast, moved = slab.forecaster.roll_out(carries, steps, _ahead(rolling, steps))
+        steps = min(*remaining, steps)
+        inputs = _next_inputs([progress for _, _, progress in under_way], steps)
+        forecast, carries = slab.forecaster.roll_out(carries, steps, inputs)
     except Exception as error:
         log.exception("a forecast of %d sessions raised", len(rolling))
         for _, _, job in rolling:
             batch.refuse(job, StepFailed(f"the forecast failed: {error}"))
         return
-    for i, (_, row, job) in enumerate(rolling):
+    for i, (row, job, progress) in enumerate(under_way):
         if not np.isfinite(forecast[i]).all():
-            batch.refuse(job, StepFailed("the forecast left the finite numbers; the session did not move"))
+            batch.refuse(
+                job, StepFailed("the forecast produced NaN or infinity; the session was not advanced")
+            )
+            continue
+        progress.forecast.append(forecast[i])
+        progress.forecast_steps += steps
+        progress.forecast_carry = carries[i].copy()
+        if progress.forecast_steps < _horizon(job):
+            batch.unfinished.append(job)
+        elif isinstance(job, Advance):
+            _stage(slab, row, job, batch, recent_bytes)
         else:
-            _rolled(slab, row, job, forecast[i], moved[i].copy(), batch, recent_bytes)
+            _answer_forecast(slab, row, job, progress, batch)
 
 
-def _ahead(rolling: Sequence[Rolling], steps: int) -> Floats | None:
-    """[batch, steps, inputs known ahead] of the next slice of each, where the model has such inputs."""
-    told = [job.progress.future_inputs[job.progress.forecast_steps :][:steps] for _, _, job in rolling
-            if job.progress is not None and job.progress.future_inputs is not None]  # fmt: skip
-    return np.stack(told) if told else None
+def _next_inputs(under_way: Sequence[Progress], steps: int) -> Floats | None:
+    """[batch, steps, inputs known ahead] of the next steps; None where the model has no such inputs."""
+    inputs = [progress.future_inputs[progress.forecast_steps :][:steps] for progress in under_way
+              if progress.future_inputs is not None]  # fmt: skip
+    return np.stack(inputs) if inputs else None
 
 
-def _rolled(
-    slab: Slab,
-    row: int,
-    job: Advance | Forecast,
-    forecast: Floats,
-    carry: Floats,
-    batch: Batch,
-    recent_bytes: int,
-) -> None:
-    progress = job.progress
-    if progress is None:
-        return
-    progress.forecast.append(forecast)
-    progress.forecast_steps += len(forecast)
-    progress.forecast_carry = carry
-    if progress.forecast_steps < _horizon(job):
-        batch.unfinished.append(job)
-    elif isinstance(job, Advance):
-        _stage(slab, row, job, batch, recent_bytes)
-    else:
-        header = slab.headers[row : row + 1]
-        answer = {"forecast": np.concatenate(progress.forecast)}
-        ends = forecast_interval(job.level, progress.carry, answer["forecast"], slab.forecaster)
-        answer |= zip(("lower", "upper"), ends, strict=False)
-        position, epoch = scalar(header, "position"), scalar(header, "epoch")
-        model = slab.forecaster.artifact.name
-        batch.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, answer)))
+def _answer_forecast(slab: Slab, row: int, job: Forecast, progress: Progress, batch: Batch) -> None:
+    header = slab.headers[row : row + 1]
+    outputs = {"forecast": np.concatenate(progress.forecast)}
+    ends = forecast_interval(job.level, progress.carry, outputs["forecast"], slab.forecaster)
+    outputs |= zip(("lower", "upper"), ends, strict=False)
+    position, epoch = scalar(header, "position"), scalar(header, "epoch")
+    model = slab.forecaster.artifact.name
+    batch.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, outputs)))
 
 
 def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""Calls of the store: at once, or from a thread of its own where the store waits for a disk or a network."""
+"""Calls of the store: on the event loop, or from one thread if the store waits for a disk or a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.stores import Store
 
 
 class StoreCalls:
-    """Calls the store's methods one after the other, and counts what each took."""
+    """Calls the store's methods one after the other, and measures how long each takes."""
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self.store = store
@@ -21,7 +21,7 @@ class StoreCalls:
         self._thread = ThreadPoolExecutor(1, "carryover-store") if store.may_block else None
 
     async def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function(*arguments)` of the store returns."""
+        """Call a method of the store; returns its result."""
         began = time.perf_counter()
         try:
             if self._thread is None:
@@ -33,6 +33,6 @@ class StoreCalls:
             )
 
     def shutdown(self) -> None:
-        """Wait for the call under way, and end the thread."""
+        """Wait for the call in progress, and end the thread."""
         if self._thread is not None:
             self._thread.shutdown()

@@ -1,41 +1,56 @@
-"""How long a pass of a model takes, so that no wave holds the event loop for much longer than it should."""
+"""How much a pass of a model may take on, so that no batch holds the event loop for too long."""
 
 from __future__ import annotations
 
-BATCH_SECONDS = 0.005  # that a pass should take at most; the event loop waits so long
+BATCH_SECONDS = 0.005  # that a pass may take; other clients wait for as long
 CONTENDED_SECONDS = 0.0005  # the same while several tenants call
-SOON, SLOWLY = 0.5, 0.02  # weights of a measurement below what was believed, and of one above
-NARROW, WIDE = 4, 64  # sessions; between them a pass tells neither number well
-MIN_STEPS, LEAST_OBSERVATIONS = 16, 64
+FASTER_WEIGHT, SLOWER_WEIGHT = 0.5, 0.02  # of a measurement below the estimate, and of one above it
+NARROW, WIDE = 4, 64  # sessions; between them a pass measures neither cost well
+MIN_STEPS, MIN_OBSERVATIONS, MIN_SLOW_JOBS = 16, 64, 4
 
 
 class TimeBudget:
-    """A pass takes about `longest * step + total * observation` seconds. Both are measured as it runs."""
+    """A pass takes about `longest * step_seconds + total * observation_seconds`; both are measured."""
 
     def __init__(self) -> None:
         self.step_seconds = 2e-5
         self.observation_seconds = 1e-6
-        self.last_seconds = 0.0  # seconds that the newest pass took
+        self.last_seconds = 0.0  # that the newest pass took
 
     def record(self, seconds: float, longest: int, sessions: int, total: int) -> None:
-        """Learn from a pass: one observation's share from a wide one, a step's from a narrow one."""
+        """Learn from a pass: the cost of an observation from a wide pass, that of a step from a narrow pass.
+
+        Parameters
+        ----------
+        longest : observations of the longest chunk
+        sessions : in the pass
+        total : observations of all chunks together
+        """
         self.last_seconds = seconds
         if sessions >= WIDE:
-            self.observation_seconds = _learnt(self.observation_seconds, seconds / total)
+            self.observation_seconds = _updated(self.observation_seconds, seconds / total)
         elif sessions <= NARROW and longest >= MIN_STEPS:
-            self.step_seconds = _learnt(self.step_seconds, seconds / longest)
+            self.step_seconds = _updated(self.step_seconds, seconds / longest)
 
     @property
-    def observations(self) -> int:
-        """That a pass may take together."""
-        return max(LEAST_OBSERVATIONS, int(BATCH_SECONDS / self.observation_seconds))
+    def max_observations(self) -> int:
+        """Observations that a pass may take together."""
+        return max(MIN_OBSERVATIONS, int(BATCH_SECONDS / self.observation_seconds))
 
-    def steps(self, sessions: int, seconds: float = BATCH_SECONDS) -> int:
-        """That so many sessions may be moved on by together."""
+    def max_steps(self, sessions: int, seconds: float = BATCH_SECONDS) -> int:
+        """Steps that a pass may take with this many sessions in this time."""
         return max(MIN_STEPS, int(seconds / (self.step_seconds + sessions * self.observation_seconds)))
 
+    def max_sessions(self, seconds: float) -> int:
+        """Sessions that a pass may advance by `MIN_STEPS` in this time."""
+        left = seconds / MIN_STEPS - self.step_seconds
+        return max(MIN_SLOW_JOBS, int(left / self.observation_seconds))
 
-def _learnt(believed: float, measured: float) -> float:
-    """What the machine does besides makes a pass slower, never faster: a quick one is the better witness."""
-    weight = SOON if measured < believed else SLOWLY
-    return believed + weight * (min(measured, 10 * believed) - believed)
+
+def _updated(estimate: float, measured: float) -> float:
+    """The next estimate.
+
+    Other work of the machine makes a pass slower, never faster: the faster one counts more.
+    """
+    weight = FASTER_WEIGHT if measured < estimate else SLOWER_WEIGHT
+    return estimate + weight * (min(measured, 10 * estimate) - estimate)

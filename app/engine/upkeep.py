@@ -1,4 +1,4 @@
-"""Upkeep beside the ticks: sessions that have idled too long expire, and the store is tended."""
+"""Upkeep beside the ticks: idle sessions expire, and the store does its maintenance."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from app.session.slab import Slab
 log = logging.getLogger("carryover.engine")
 
 SWEEP_SECONDS = 1.0
-EXPIRED_AT_REST = 1000  # sessions in the store that one sweep expires
-SWEEP_ROWS = 65_536  # looked at for expiry in one sweep of one slab: about a third of a millisecond
+STORED_PER_SWEEP = 1000  # sessions in the store that one sweep expires at most
+ROWS_PER_SWEEP = 65_536  # rows of each slab that one sweep tests: about a third of a millisecond
 
 
 class Upkeep:
@@ -23,11 +23,11 @@ class Upkeep:
 
     Parameters
     ----------
-    call_store : the store, and how to call it
+    call_store : calls a method of the store, at once or from a thread
     slabs : of the resident sessions, by fingerprint
     clock : seconds since 1970
     enqueue : queues a job for the engine
-    wave_sessions : the most sessions of one job
+    max_sessions : of one job
     """
 
     def __init__(
@@ -36,16 +36,16 @@ class Upkeep:
         slabs: Mapping[str, Slab],
         clock: Callable[[], float],
         enqueue: Callable[[Job], None],
-        wave_sessions: int,
+        max_sessions: int,
     ) -> None:
-        self.failure = ""  # what the store failed with, until its upkeep succeeds
+        self.failure = ""  # of the store; empty again once its maintenance succeeds
         self.store = call_store.store
         self._call = call_store
         self._slabs = slabs
         self._clock = clock
         self._enqueue = enqueue
-        self._wave_sessions = wave_sessions
-        self._swept: dict[str, int] = {}  # the row that the next sweep of a slab begins at
+        self._max_sessions = max_sessions
+        self._next_row: dict[str, int] = {}  # by fingerprint: where the next sweep of a slab begins
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -56,31 +56,31 @@ class Upkeep:
             self._tasks.append(loop.create_task(self._tend_regularly(), name="engine-tend"))
 
     def stop(self) -> None:
+        """End all tasks."""
         for task in self._tasks:
             task.cancel()
 
     async def _sweep(self) -> None:
-        """Bury what has idled too long, a slice at a time, for as long as the engine runs."""
+        """Expire idle sessions, a part of them at a time, for as long as the engine runs."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = self._clock()
-            late = await self._expired_at_rest(now)
+            expired = await self._expired_in_store(now)
             for fingerprint, slab in self._slabs.items():
-                start = self._swept.get(fingerprint, 0)
-                names, self._swept[fingerprint] = slab.expired(now, start, SWEEP_ROWS)
-                late += names
-            late = list(dict.fromkeys(late))  # a store that writes through tells of resident ones, too
-            most = self._wave_sessions
-            for i in range(0, len(late), most):
-                self._enqueue(Expire(late[i : i + most]))
+                start = self._next_row.get(fingerprint, 0)
+                names, self._next_row[fingerprint] = slab.expired(now, start, ROWS_PER_SWEEP)
+                expired += names
+            expired = list(dict.fromkeys(expired))  # a store that writes through lists resident sessions too
+            for i in range(0, len(expired), self._max_sessions):
+                self._enqueue(Expire(expired[i : i + self._max_sessions]))
 
-    async def _expired_at_rest(self, now: float) -> list[str]:
+    async def _expired_in_store(self, now: float) -> list[str]:
         try:
-            late: list[str] = await self._call(self.store.expired, now, EXPIRED_AT_REST)
+            expired: list[str] = await self._call(self.store.expired, now, STORED_PER_SWEEP)
         except StoreFailed as error:
             self.failure = error.detail
             return []
-        return late
+        return expired
 
     async def _tend_regularly(self) -> None:
         while True:
@@ -88,14 +88,14 @@ class Upkeep:
             await self.tend()
 
     async def tend(self) -> None:
-        """Let the store do its upkeep, which tells whether it is well."""
+        """Have the store do its maintenance, and note whether it succeeded."""
         try:
             await self._call(self.store.tend)
         except StoreFailed as error:
             if not self.failure:
-                log.error("the store ails: %s", error)
+                log.error("the store has failed: %s", error)
             self.failure = error.detail
         else:
             if self.failure:
-                log.warning("the store is well again")
+                log.warning("the store works again")
             self.failure = ""

@@ -1,37 +1,42 @@
-"""Residents of an older network, started warm on the newer one: their last observations are replayed.
+"""Moves resident sessions of an older network to the newer one, by replaying their last observations.
 
-Never a carry of one network in another: the newer one begins from zero and observes again what the
-session's carry has kept (`CARRYOVER_REPLAY_OBSERVATIONS`). Position, epoch, times and remembered answers
-stay. No client can see when it happens, so it needs no commit of its own: a server that stops before the
-session's next chunk finds the older record and replays the same observations again.
+The newer network never gets the older one's carry: it begins at zero and observes again what the session's
+carry has kept (`CARRYOVER_REPLAY_OBSERVATIONS`). Position, epoch, times and remembered answers stay. Clients
+cannot see when it happens, so it needs no commit of its own: a server that stops before the session's next
+chunk finds the older record and replays the same observations again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 
+from app.engine.batch import Batch
 from app.engine.residents import Residents
+from app.jobs.jobs import Advance, Forecast
 from app.session.rows import Rows, copy_headers, header_type
 from app.session.slab import Slab
-from models.arrays import Ints
+from models.arrays import Floats, Ints
 
 log = logging.getLogger("carryover.engine")
 
 
-def warm_start_sessions(sessions: Residents, touched: Iterable[str]) -> None:
-    """Move those of these sessions that are resident on an older network to the newest of its name."""
-    touched = list(touched)
-    for slab in sessions.models.outdated_slabs():
-        mine = [session for session in touched if session in slab.index]
-        if mine and _compatible(slab, sessions.models.current[slab.forecaster.artifact.name]):
-            _move(sessions, slab, sessions.models.successor(slab), mine, touched)
+def warm_start_sessions(residents: Residents, batch: Batch) -> None:
+    """Move those of the batch's sessions that are resident on an older network to the newest of its name.
+
+    A session stays while a job of it is under way: the job's unfinished carry is the older network's.
+    """
+    begun = {job.session for job in batch.jobs if isinstance(job, Advance | Forecast) and job.progress}
+    for slab in residents.models.outdated_slabs():
+        moving = [session for session in batch.touched - begun if session in slab.index]
+        if moving and _compatible(slab, residents.models.current[slab.forecaster.artifact.name]):
+            _move(residents, slab, residents.models.successor(slab), moving, batch.staying)
 
 
 def _compatible(older: Slab, newer: Slab) -> bool:
-    """Whether what one observed is what the other observes, and predicts."""
+    """Whether both observe the same columns and predict the same targets."""
     before, after = older.forecaster, newer.forecaster
     return (
         before.tail > 0
@@ -40,33 +45,35 @@ def _compatible(older: Slab, newer: Slab) -> bool:
     )
 
 
-def _move(sessions: Residents, older: Slab, newer: Slab, mine: list[str], staying: list[str]) -> None:
-    before = older.read(older.rows_of(mine))
+def _move(
+    residents: Residents, older: Slab, newer: Slab, sessions: list[str], staying: Collection[str]
+) -> None:
+    before = older.read(older.rows_of(sessions))
     try:
-        carries = _replayed(older, newer, before)
+        carries = _replay(older, newer, before)
     except Exception:
-        log.exception("the newer network failed on %d sessions: they keep the older one", len(mine))
+        log.exception("the newer network failed on %d sessions: they keep the older one", len(sessions))
         return
-    sessions.make_room(newer, len(mine), staying)
-    headers = np.zeros(len(mine), header_type(newer.recent_chunks, newer.forecaster.output_size))
+    residents.make_room(newer, len(sessions), staying)
+    headers = np.zeros(len(sessions), header_type(newer.recent_chunks, newer.forecaster.output_size))
     copy_headers(before.headers, headers)
-    rows = np.array([newer.take() for _ in mine])
+    rows = np.array([newer.take() for _ in sessions])
     newer.write(rows, Rows(headers, carries, before.long_answers))
-    for session, row in zip(mine, rows.tolist(), strict=True):
+    for session, row in zip(sessions, rows.tolist(), strict=True):
         older.remove(session)
         newer.publish(session, row)
 
 
-def _replayed(older: Slab, newer: Slab, before: Rows) -> np.ndarray:
-    """Carries of the newer network, [batch, carry_size], after what each session has observed last."""
+def _replay(older: Slab, newer: Slab, before: Rows) -> Floats:
+    """Carries of the newer network, [batch, carry_size], after the last observations of each session."""
     tail = older.forecaster.tail
     kept: Ints = np.minimum(before.headers["since_reset"], tail)
     carries = newer.forecaster.initial_carries_from(older.forecaster, before.carries)
-    some = np.flatnonzero(kept)
-    if len(some):
-        tails = older.forecaster.tails(before.carries[some])
-        observed = np.concatenate([rows[tail - n :] for rows, n in zip(tails, kept[some], strict=True)])
-        _, carries[some] = newer.forecaster.advance(observed, kept[some], carries[some])
+    replayed = np.flatnonzero(kept)
+    if len(replayed):
+        tails = older.forecaster.layout.tails(before.carries[replayed])
+        observed = np.concatenate([rows[tail - n :] for rows, n in zip(tails, kept[replayed], strict=True)])
+        _, carries[replayed] = newer.forecaster.advance(observed, kept[replayed], carries[replayed])
     if not np.isfinite(carries).all():
-        raise ArithmeticError("the newer network left the finite numbers")
+        raise ArithmeticError("the newer network produced NaN or infinity")
     return carries

@@ -1,109 +1,120 @@
-"""What a wave becomes when some of its sessions turn out to be elsewhere, or cannot be kept.
+"""Sessions are taken out of a batch when another replica has moved them on, or they cannot be written.
 
-Another replica was ahead of them in the store they share: what was worked out here rests on a state that is
-no more. Nothing of it is published; the jobs are asked again in the next wave, which loads the sessions as
-they are and decides anew whether each chunk is applied, answered again, or refused (DESIGN section 5).
+What the batch computed for a session that another replica moved on starts from an outdated state. Nothing
+of it is published. Its jobs are tried again in the next batch, which loads the session as it is and decides
+anew whether each chunk is applied, answered again, or refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
 from app.engine.batch import Batch, StagedRows
 from app.jobs.answers import BulkAnswer
-from app.jobs.jobs import Advance, AdvanceMany, Expire, Forecast, Job
+from app.jobs.jobs import Advance, AdvanceMany, Expire, Forecast, Job, Outcome
 from app.jobs.split import JobParts
 from app.stores import Conflicts
+from models.arrays import Bools
 
 
-def uncompared_sessions(batch: Batch, touched: Iterable[str]) -> set[str]:
-    """The sessions that answers of this wave rest on, and that its commit does not compare."""
+def uncompared_sessions(batch: Batch) -> set[str]:
+    """The sessions that answers of this batch rest on, and that its commit does not compare."""
     compared = {session for staged in batch.staged for session in staged.sessions}
     compared.update(tombstone.session for _, tombstone in batch.removed)
     compared.update(session for job in batch.unfinished for session in job.sessions)
-    return set(touched) - compared
+    return set(batch.touched) - compared
 
 
-def withdraw(batch: Batch, lost: Conflicts) -> None:
-    """Take these sessions out of a wave, before its commit or behind it."""
-    late = [job for job in batch.retries if not _refused(job, lost, batch)]
-    batch.provisional_answers = [
-        kept for job, outcome in batch.provisional_answers for kept in _kept(job, outcome, lost, late, batch)
+def withdraw(batch: Batch, conflicts: Conflicts) -> None:
+    """Take these sessions out of a batch, before its commit or after it.
+
+    Parameters
+    ----------
+    conflicts : by session, the error that its jobs are refused with; None where they are tried again
+    """
+    withdrawal = _Withdrawal(batch, conflicts)
+    retries = [job for job in batch.retries if not withdrawal.refuse(job)]
+    batch.provisional_answers = withdrawal.keep(batch.provisional_answers)
+    batch.final_answers = withdrawal.keep(batch.final_answers) + withdrawal.refusals
+    batch.retries = retries + withdrawal.retries
+    gone = set(conflicts)
+    gone.update(session for job in batch.retries for session in job.sessions)
+    gone.update(session for job, _ in withdrawal.refusals for session in job.sessions)
+    batch.staged = [rest for staged in batch.staged if (rest := _without(staged, gone))]
+    batch.removed = [
+        (slab, tombstone) for slab, tombstone in batch.removed if tombstone.session not in conflicts
     ]
-    batch.final_answers = [
-        kept for job, outcome in batch.final_answers for kept in _kept(job, outcome, lost, late, batch)
-    ]
-    again = {session for job in late for session in job.sessions}
-    batch.staged = [some for staged in batch.staged if (some := _without(staged, lost.keys() | again))]
-    batch.removed = [(slab, tombstone) for slab, tombstone in batch.removed if tombstone.session not in lost]
-    for session in lost:
+    for session in conflicts:
         batch.previous_slabs.pop(session, None)
-    batch.retries = late
 
 
-def _kept(
-    job: Job, outcome: Any, lost: Conflicts, late: list[Job], batch: Batch
-) -> Iterator[tuple[Job, Any]]:
-    """What remains of a job and its answer; the rest is refused, or asked again."""
-    if isinstance(job, Expire) or lost.keys().isdisjoint(job.sessions):
-        yield job, outcome
-    elif isinstance(outcome, BulkAnswer) and isinstance(job, AdvanceMany):
-        yield from _parted(job, outcome, lost, late, batch)
-    else:
-        yield from _asked_again(job, lost, late)
+class _Withdrawal:
+    """Sorts a batch's answers: some are kept, the other jobs are refused or tried again."""
+
+    def __init__(self, batch: Batch, conflicts: Conflicts) -> None:
+        self.refusals: list[tuple[Job, Outcome]] = []
+        self.retries: list[Job] = []
+        self._batch = batch
+        self._conflicts = conflicts
+
+    def keep(self, answers: Iterable[tuple[Job, Outcome]]) -> list[tuple[Job, Outcome]]:
+        """The answers that do not rest on a withdrawn session."""
+        kept: list[tuple[Job, Outcome]] = []
+        for job, outcome in answers:
+            if isinstance(job, Expire) or self._conflicts.keys().isdisjoint(job.sessions):
+                kept.append((job, outcome))
+            elif isinstance(outcome, BulkAnswer) and isinstance(job, AdvanceMany):
+                kept += self._keep_rest(job, outcome)
+            else:
+                self._refuse_or_retry(job)
+        return kept
+
+    def refuse(self, job: Job) -> bool:
+        """Refuse a job if one of its sessions cannot be written; whether it was."""
+        errors = [error for session in job.sessions if (error := self._conflicts.get(session)) is not None]
+        if errors:
+            self.refusals.append((job, errors[0]))
+        return bool(errors)
+
+    def _refuse_or_retry(self, job: Job) -> None:
+        if not self.refuse(job):
+            if isinstance(job, Advance | Forecast):
+                job.progress = None
+            self.retries.append(job)
+
+    def _keep_rest(self, job: AdvanceMany, outcome: BulkAnswer) -> Iterator[tuple[Job, Outcome]]:
+        """The answer of a bulk job's other sessions; each withdrawn one goes on as a job of its own."""
+        keep = np.array([session not in self._conflicts for session in job.sessions])
+        kept_indexes, parts = np.flatnonzero(keep), JobParts(job)
+        rest = [parts.subset(kept_indexes)] if len(kept_indexes) else []
+        withdrawn = [parts.single(i) for i in np.flatnonzero(~keep).tolist()]
+        self._batch.split(job, [*rest, *withdrawn])
+        for single in withdrawn:
+            self._refuse_or_retry(single)
+        for part in rest:
+            yield part, _part_of(outcome, keep)
 
 
-def _asked_again(job: Job, lost: Conflicts, late: list[Job]) -> Iterator[tuple[Job, Any]]:
-    failures = [why for session in job.sessions if (why := lost.get(session)) is not None]
-    if failures:
-        yield job, failures[0]
-        return
-    if isinstance(job, Advance | Forecast):
-        job.progress = None
-    late.append(job)
-
-
-def _parted(
-    job: AdvanceMany, outcome: BulkAnswer, lost: Conflicts, late: list[Job], batch: Batch
-) -> Iterator[tuple[Job, Any]]:
-    keep = np.array([session not in lost for session in job.sessions])
-    which, parts = np.flatnonzero(keep), JobParts(job)
-    rest = [parts.subset(which)] if len(which) else []
-    alone = [parts.single(i) for i in np.flatnonzero(~keep).tolist()]
-    batch.split(job, [*rest, *alone])
-    for part in rest:
-        yield part, _part_of(outcome, keep)
-    for single in alone:
-        yield from _asked_again(single, lost, late)
-
-
-def _part_of(outcome: BulkAnswer, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> BulkAnswer:
+def _part_of(outcome: BulkAnswer, keep: Bools) -> BulkAnswer:
     outputs = outcome.outputs if isinstance(outcome.outputs, int) else outcome.outputs[keep]
-    numbers = outcome.numbers[np.repeat(keep, outcome.steps * outcome.outputs)]
-    part = BulkAnswer(outcome.positions[keep], outcome.epochs[keep], outcome.steps[keep], outputs, numbers)
-    place = np.cumsum(keep) - 1
-    for name, columns in outcome.extra_outputs.items():
-        part.extra_outputs[name] = {int(place[i]): one for i, one in columns.items() if keep[i]}
+    predictions = outcome.predictions[np.repeat(keep, outcome.steps * outcome.outputs)]
+    positions, epochs, steps = outcome.positions[keep], outcome.epochs[keep], outcome.steps[keep]
+    part = BulkAnswer(positions, epochs, steps, outputs, predictions)
+    new_index = np.cumsum(keep) - 1
+    for name, by_index in outcome.extra_outputs.items():
+        part.extra_outputs[name] = {int(new_index[i]): output for i, output in by_index.items() if keep[i]}
     return part
 
 
 def _without(staged: StagedRows, sessions: Iterable[str]) -> StagedRows | None:
+    """The staged rows of the other sessions; None where there are none."""
     gone = set(sessions)
-    which = np.array([i for i, session in enumerate(staged.sessions) if session not in gone], np.int64)
-    if len(which) == len(staged.sessions):
+    kept = np.array([i for i, session in enumerate(staged.sessions) if session not in gone], np.int64)
+    if len(kept) == len(staged.sessions):
         return staged
-    if not len(which):
+    if not len(kept):
         return None
-    names = [staged.sessions[i] for i in which.tolist()]
-    return StagedRows(staged.slab, names, staged.rows[which], staged.after.select(which))
-
-
-def _refused(job: Job, lost: Conflicts, batch: Batch) -> bool:
-    """Whether a job that waits for a burial is refused, because that could not be kept."""
-    failures = [why for session in job.sessions if (why := lost.get(session)) is not None]
-    if failures:
-        batch.final_answers.append((job, failures[0]))
-    return bool(failures)
+    names = [staged.sessions[i] for i in kept.tolist()]
+    return StagedRows(staged.slab, names, staged.rows[kept], staged.after.select(kept))

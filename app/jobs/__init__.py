@@ -1,1 +1,1 @@
-"""What the engine can be asked to do, and what it answers."""
+"""The jobs that the engine takes, and its answers."""

@@ -1,4 +1,4 @@
-"""What the engine answers: plain values, which `wire` turns into bytes."""
+"""What the engine answers: plain values, which `app.codec` turns into bytes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from models.artifact.learning import Learning
 
 EPOCH_TOKEN = re.compile(r"(?!0{16})[0-9a-f]{16}", re.ASCII)
 UNKNOWN_EPOCH = 2
-"""An epoch that no session has: theirs are odd. Zero stands for no epoch at all."""
+"""An epoch that no session has: the epochs of sessions are odd, and 0 stands for no claim."""
 
 
 class ChunkAnswer(msgspec.Struct, eq=False):
-    """A chunk applied, or answered again; or a forecast. A `Struct`: it costs half to make."""
+    """A chunk that was applied or answered again, or a forecast.
+
+    A `Struct`, because it takes half as long to make.
+    """
 
     session: str
     model: str
@@ -31,46 +34,53 @@ class ChunkAnswer(msgspec.Struct, eq=False):
 
 @dataclass(slots=True, eq=False)
 class BulkAnswer:
-    """Many chunks applied, answered again, or refused: columns in the order of the request.
+    """Chunks that were applied, answered again, or refused, in columns in the order of the request.
 
     positions, epochs : [n]; -1 and 0 where refused
     steps : [n], how many predictions each chunk has; 0 where refused
     outputs : numbers in one prediction; [n] where the sessions' models differ
-    numbers : [total], the predictions of one chunk after the other, flat
-    replayed : indexes of the chunks that had been applied already, ascending
-    errors : by index, of those that were refused
-    findings : by name and index, what is told beside the predictions: lower, residuals, scores, ...
+    predictions : [total], of one chunk after the other, flat
+    replayed : indexes of the chunks that had been applied before, ascending
+    errors : by index, of the chunks that were refused
+    extra_outputs : by name and index, outputs beside the predictions: lower, residuals, scores, ...
     """
 
     positions: Ints
     epochs: Epochs
     steps: Ints
     outputs: int | Ints
-    numbers: Floats
+    predictions: Floats
     replayed: list[int] = field(default_factory=list)
     errors: dict[int, CarryoverError] = field(default_factory=dict)
     extra_outputs: dict[str, dict[int, Floats]] = field(default_factory=dict)
 
-    def add_extra_outputs(self, i: int, more: Answer) -> None:
-        """Tell these beside the predictions of the chunk at this index."""
-        for name, numbers in more.items():
+    def add_extra_outputs(self, i: int, outputs: Answer) -> None:
+        """Add outputs of the chunk at this index."""
+        for name, numbers in outputs.items():
             self.extra_outputs.setdefault(name, {})[i] = numbers
 
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
-    """A session as people see it."""
+    """A session as clients see it.
+
+    level : of the intervals that it wants with every chunk
+    errors : [1, outputs], if it keeps its errors
+    since_reset : observations since it was created or reset
+    last_prediction : [outputs], if it has observed anything
+    created, seen, expires : seconds since 1970; `expires` is None if it never does
+    """
 
     session: str
     model: str
     fingerprint: str
     learning: Learning
-    level: float | None  # of the intervals that it wants with every chunk
-    errors: ErrorStatistics | None  # [1, outputs]
+    level: float | None
+    errors: ErrorStatistics | None
     position: int
     epoch: int
     since_reset: int
-    last_prediction: Floats | None  # [outputs]
+    last_prediction: Floats | None
     created: float
     seen: float
     expires: float | None
@@ -83,5 +93,5 @@ def epoch_token(epoch: int) -> str:
 
 
 def parse_epoch(text: str) -> int:
-    """The epoch that `epoch_token` wrote; for a text that it cannot have written, one that no session has."""
+    """The epoch of a token; `UNKNOWN_EPOCH` for a text that `epoch_token` cannot have written."""
     return int(text, 16) if EPOCH_TOKEN.fullmatch(text) else UNKNOWN_EPOCH

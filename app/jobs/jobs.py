@@ -1,7 +1,7 @@
-"""The engine's vocabulary: what may be asked of it, and what it answers.
+"""The jobs of the engine: one class for each kind of request.
 
-A job names its sessions, and is answered exactly once, by a call of its `reply` with an answer or an
-error. Jobs know nothing of HTTP; `api/` makes them of requests.
+A job names its sessions. It is answered exactly once, by a call of its `reply` with an answer or an error.
+Jobs know nothing of HTTP; the protocols make them from requests.
 """
 
 from __future__ import annotations
@@ -27,16 +27,19 @@ Reply = Callable[[Any], None]
 
 
 class UsageCounter(Protocol):
-    """What knows how many jobs are under way. Told of many at once: a wrapped reply a job would cost more."""
+    """Counts the jobs of a caller in flight.
+
+    It is told of many answers at once: a call for each costs more.
+    """
 
     tenant: str
 
     def release(self, count: int) -> None:
-        """So many of its jobs were answered."""
+        """Count jobs that were answered."""
 
 
 class Client:
-    """Whoever waits for the answers of some jobs: a connection. `left` is set once it is closed."""
+    """A connection that waits for the answers of jobs. `left` is set once it is closed."""
 
     __slots__ = ("left",)
 
@@ -51,11 +54,11 @@ def is_cancelled(job: Any) -> bool:
 
 
 def discard_answer(_: Any) -> None:
-    """The reply of a job whose client has gone."""
+    """The reply of a job that nobody waits for."""
 
 
 class _OneSession:
-    """A job that touches one session."""
+    """A job of one session."""
 
     __slots__ = ()
     session: str
@@ -66,43 +69,49 @@ class _OneSession:
 
     @property
     def nbytes(self) -> int:
-        """Of observations that wait with it."""
+        """Bytes of observations that wait with the job."""
         return 0
 
 
 @dataclass(slots=True)
 class Progress:
-    """A chunk too long for one wave, or one whose forecast still rolls. Nothing of it is published yet."""
+    """How far a chunk or a forecast is that takes several batches. Nothing of it is published yet.
 
-    carry: Floats  # [carry_size], after `offset` observations
-    digest: int = 0  # of the whole chunk
+    carry : [carry_size], after `offset` observations
+    digest : of the whole chunk
+    predictions, extra_outputs, scores : of each slice of the chunk
+    forecast_carry : [carry_size], after `forecast_steps`; None while the chunk is not finished
+    forecast : of each slice
+    future_inputs : [horizon, inputs known ahead], if the model has such inputs
+    """
+
+    carry: Floats
+    digest: int = 0
     offset: int = 0
     predictions: list[Floats] = field(default_factory=list)
-    forecast_carry: Floats | None = None  # [carry_size], the copy that the forecast moves on
+    extra_outputs: list[Answer] = field(default_factory=list)
+    scores: list[Scores | None] = field(default_factory=list)
+    forecast_carry: Floats | None = None
     forecast: list[Floats] = field(default_factory=list)
     forecast_steps: int = 0
-    future_inputs: Floats | None = None  # [horizon, inputs known ahead], what the forecast is told
-    extra_outputs: list[Answer] = field(
-        default_factory=list
-    )  # of each slice, what is told beside predictions
-    scores: list[Scores | None] = field(default_factory=list)  # of each slice
+    future_inputs: Floats | None = None
 
 
 class Advance(msgspec.Struct, eq=False):
-    """Move one session on by a chunk. Answered by `ChunkAnswer`. A `Struct`: it costs half to make.
+    """Advance one session by a chunk. Answered by `ChunkAnswer`. A `Struct`: it takes half as long to make.
 
-    observations : [steps, inputs] of finite float32
-    at : the position the client believes the session to be at
-    epoch : the incarnation the client believes it talks to
+    observations : [steps, inputs], finite
+    at : the position that the client believes the session to be at
+    epoch : the epoch that the client believes the session to have
     horizon : steps of forecast to add
-    create : a session that is not there is created, unless the client counts on it
-    reset : the carry is zeroed first, in the same commit
-    delete : the session is forgotten afterwards, in the same commit
-    extras : what it asks for, or brings along, besides
-    use : what counts it as under way, told once it is answered
-    client : who waits for the answer; None where that is not known
-    sent, digest, clock : of a chunk with extras, once it has met its session: its numbers as they came, of
-        which `observations` are then made; their digest; the time of its last row
+    create : whether a session that does not exist is created, unless `at` or `epoch` says that it exists
+    reset : whether the carry is zeroed first, in the same commit
+    delete : whether the session is removed afterwards, in the same commit
+    options : what the chunk asks for, or brings along, beside its numbers
+    usage : counts the job as in flight until it is answered
+    client : waits for the answer; None where that is not known
+    raw_observations, digest, clock : of a chunk with options, set once its session is known: its numbers as
+        the client sent them; their digest; the time of its last row, seconds since 1970
     """
 
     session: str
@@ -134,13 +143,14 @@ class Advance(msgspec.Struct, eq=False):
 
 @dataclass(slots=True, eq=False)
 class AdvanceMany:
-    """Move many sessions on, each by a chunk. Answered by `BulkAnswer`.
+    """Advance many sessions, each by a chunk. Answered by `BulkAnswer`.
 
-    sessions : n ids; one that is named twice is moved on in order
-    observations : [total, inputs] of finite float32, the chunks laid one after the other
+    sessions : n ids; a session that is named twice is advanced in the order of the request
+    observations : [total, inputs], finite, one chunk after the other
     lengths : [n], each at least 1, `total` together
-    at, epochs : [n] as in `Advance`; -1 and 0 where the client claims nothing, None where it never does
-    extras : of every chunk; with some, each goes as a job of its own
+    at, epochs : [n], as in `Advance`; -1 and 0 where the client claims nothing, None where it claims
+        nothing at all
+    options : of every chunk; with options, each chunk goes as a job of its own
     """
 
     sessions: SessionList
@@ -158,15 +168,15 @@ class AdvanceMany:
 
     @property
     def nbytes(self) -> int:
-        """Of observations that wait with it."""
+        """Bytes of observations that wait with the job."""
         return self.observations.nbytes
 
 
 @dataclass(slots=True)
 class Forecast(_OneSession):
-    """Roll out on a copy. Answered by `ChunkAnswer` with no predictions; nothing moves.
+    """Forecast from a copy of the carry. Answered by `ChunkAnswer` without predictions; the session stays.
 
-    level : of the intervals told beside it
+    level : of the intervals that are answered beside it
     future : [steps, inputs known ahead], own units
     """
 
@@ -181,9 +191,9 @@ class Forecast(_OneSession):
 
 @dataclass(slots=True)
 class Create(_OneSession):
-    """A new session. Answered by `SessionView`.
+    """Create a session. Answered by `SessionView`.
 
-    learning : what it chooses of how it learns, by the arguments of `Learning.with_options`
+    learning : how it learns, as arguments of `Learning.with_options`
     level : of the intervals that it wants with every chunk
     """
 
@@ -197,7 +207,7 @@ class Create(_OneSession):
 
 @dataclass(slots=True)
 class Inspect(_OneSession):
-    """What a session looks like. Answered by `SessionView`."""
+    """Show a session. Answered by `SessionView`."""
 
     session: str
     reply: Reply = discard_answer
@@ -215,7 +225,7 @@ class Reset(_OneSession):
 
 @dataclass(slots=True)
 class Fork(_OneSession):
-    """A new session `target` with a copy of the carry. Answered by the new one's `SessionView`."""
+    """Create a session `target` with a copy of the carry. Answered by the `SessionView` of the target."""
 
     session: str
     target: str
@@ -230,7 +240,7 @@ class Fork(_OneSession):
 
 @dataclass(slots=True)
 class Delete(_OneSession):
-    """Forget a session, leaving a tombstone. Answered by None."""
+    """Remove a session, leaving a tombstone. Answered by None."""
 
     session: str
     at: int | None = None
@@ -240,7 +250,7 @@ class Delete(_OneSession):
 
 @dataclass(slots=True)
 class Export(_OneSession):
-    """All that a session remembers. Answered by `SessionState`."""
+    """Export everything that a session remembers. Answered by `SessionState`."""
 
     session: str
     reply: Reply = discard_answer
@@ -249,9 +259,9 @@ class Export(_OneSession):
 
 @dataclass(slots=True)
 class Import(_OneSession):
-    """Put a session in the state that was exported, as a new incarnation. Answered by `SessionView`.
+    """Put a session in an exported state, with a new epoch. Answered by `SessionView`.
 
-    at, epoch : of the session that it replaces, if the client minds
+    at, epoch : that the session to be replaced must have, if any
     """
 
     session: str
@@ -263,7 +273,10 @@ class Import(_OneSession):
 
 @dataclass(slots=True)
 class Adopt:
-    """From here on new sessions of this name get this network. Answered by whether it was another one."""
+    """Give new sessions of this model's name this network.
+
+    Answered by whether it differs from the one before.
+    """
 
     forecaster: Forecaster
     reply: Reply = discard_answer
@@ -273,10 +286,7 @@ class Adopt:
 
 @dataclass(slots=True)
 class Retire:
-    """From here on no new session gets a network of this name; those under way keep theirs until they end.
-
-    Answered by None.
-    """
+    """Give no new session a network of this name; existing sessions keep theirs. Answered by None."""
 
     model: str
     reply: Reply = discard_answer
@@ -286,7 +296,7 @@ class Retire:
 
 @dataclass(slots=True)
 class Refuse(_OneSession):
-    """Answer with this error when the session's turn comes: refusals, too, keep the order of a stream."""
+    """Answer with this error behind the session's earlier jobs: refusals keep the order of a stream too."""
 
     session: str
     error: CarryoverError
@@ -295,7 +305,7 @@ class Refuse(_OneSession):
 
 @dataclass(slots=True)
 class Expire:
-    """Bury those of these sessions whose time has come. Asked by the engine itself; answered by None."""
+    """Remove those of these sessions that have expired. Submitted by the engine itself; answered by None."""
 
     sessions: Sequence[str]
     reply: Reply = discard_answer
@@ -324,18 +334,18 @@ Outcome = ChunkAnswer | BulkAnswer | SessionView | SessionState | bool | Carryov
 
 
 class JobReceiver(Protocol):
-    """What takes jobs: the engine, or the engine as one caller sees it."""
+    """Takes jobs: the engine, or a caller's view of it."""
 
     def submit(self, job: Job) -> None:
         """Queue a job; its `reply` is called exactly once."""
 
 
 async def submit_and_wait(submit: Callable[[Job], None], job: Job) -> Any:
-    """Hand a job over and wait for its answer.
+    """Submit a job and wait for its answer.
 
     Raises
     ------
-    CarryoverError : what the job was refused with
+    CarryoverError : the job was refused
     """
     answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     job.reply = lambda outcome: None if answered.done() else answered.set_result(outcome)

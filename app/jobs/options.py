@@ -1,4 +1,4 @@
-"""What a chunk asks for, or brings along, besides its numbers. Most have none of it, and pay nothing."""
+"""What a chunk asks for, or brings along, beside its numbers. Most chunks have no options and pay nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.arrays import Floats, Seconds
 
 
 class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
-    """Of one chunk.
+    """Options of one chunk.
 
     level : of the intervals that are answered beside the predictions
     score : whether residuals and scores are answered
@@ -33,8 +33,8 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
 
 
 def digest_with_options(digest: int, horizon: int, options: ChunkOptions) -> int:
-    """The digest of a chunk with these extras: a retry that asks for something else is another chunk."""
-    told = hashlib.blake2b(repr((options.level, options.score, horizon)).encode(), digest_size=8)
+    """The digest of a chunk with these options: a retry with other options is another chunk."""
+    hashed = hashlib.blake2b(repr((options.level, options.score, horizon)).encode(), digest_size=8)
     for numbers in (options.timestamps, options.future):
-        told.update(b"|" if numbers is None else np.ascontiguousarray(numbers).tobytes())
-    return digest ^ int.from_bytes(told.digest(), "little")
+        hashed.update(b"|" if numbers is None else np.ascontiguousarray(numbers).tobytes())
+    return digest ^ int.from_bytes(hashed.digest(), "little")

@@ -1,7 +1,8 @@
-"""The sessions of one request of many, as a value that keeps what was found out about it.
+"""The session names of a bulk request, as a value that remembers what was computed from it.
 
-Who serves a fleet names the same thousand sessions in every request. To hash that many texts and to look up
-where each lies takes as long as a fifth of their step; a roster that is kept (`app.bulk.ids`) has done both.
+A client that serves a fleet names the same thousand sessions in every request. To hash their names and to
+look up their rows takes as long as a fifth of their step. A list that is kept between requests
+(`app.codec.bulk.session_lists`) has done both.
 """
 
 from __future__ import annotations
@@ -16,40 +17,40 @@ SessionNames = set[str] | frozenset[str]
 
 
 class SessionList(tuple[str, ...]):
-    """Names in the order of a request; one that is named twice is there twice.
+    """Names in the order of a request; a session that is named twice is in it twice.
 
-    checked : whether all are known to be session ids
+    valid : whether all names are known to be session ids
     """
 
     valid = False
-    _found: tuple[object, Ints] | None = None
-    _under: tuple[str, SessionList] | None = None
+    _rows: tuple[object, Ints] | None = None  # with the generation that they are of
+    _prefixed: tuple[str, SessionList] | None = None
 
     @cached_property
     def unique(self) -> frozenset[str]:
-        """The names, each once."""
+        """The names without repetition."""
         return frozenset(self)
 
     def with_prefix(self, prefix: str) -> SessionList:
-        """The names, each behind this prefix."""
-        if self._under is None or self._under[0] != prefix:
-            self._under = prefix, SessionList(prefix + name for name in self)
-        return self._under[1]
+        """The names, each with this prefix."""
+        if self._prefixed is None or self._prefixed[0] != prefix:
+            self._prefixed = prefix, SessionList(prefix + name for name in self)
+        return self._prefixed[1]
 
     def rows(self, index: dict[str, int], generation: object) -> Ints:
-        """The row of every name, not to be written to.
+        """The row of every name. The array is shared and read-only.
 
         Parameters
         ----------
         index : rows by name
-        edition : another object once a name of the index has left or its row is another one
+        generation : an object that is replaced when a name leaves the index or gets another row
 
         Raises
         ------
-        KeyError : one of the names is not there
+        KeyError : a name is not in the index
         """
-        if self._found is None or self._found[0] is not generation:
+        if self._rows is None or self._rows[0] is not generation:
             rows = np.fromiter(map(index.__getitem__, self), np.int64, len(self))
             rows.flags.writeable = False
-            self._found = generation, rows
-        return self._found[1]
+            self._rows = generation, rows
+        return self._rows[1]

@@ -1,7 +1,7 @@
-"""A request of many sessions: cut into parts that a wave can take, and one answer put together from theirs.
+"""Splits a bulk request into parts that fit a batch, and puts their answers together.
 
-Nearly every such job is one part, itself. Otherwise its parts are jobs of their own, in the order of the
-request for each session, and a `AnswerCollector` waits for all of their answers.
+Nearly every bulk job is its own only part. Otherwise its parts are jobs of their own, in the order of the
+request for each session, and an `AnswerCollector` waits for all their answers.
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ from app.jobs.session_list import SessionList
 from models.arrays import Floats, Ints
 from models.forecaster import longest_chunk
 
-LONG_CHUNK = 64  # observations; a longer one among many would hold them up, and goes alone
+LONG_CHUNK = 64  # observations; a longer chunk would hold up the others of its part, and goes alone
 
 
-def split_job(
-    job: AdvanceMany, most_sessions: int, most_observations: int
-) -> Sequence[Advance | AdvanceMany]:
-    """The job itself when one wave can take it, or parts of it in order, each of sessions that differ.
+def split_job(job: AdvanceMany, max_sessions: int, max_observations: int) -> Sequence[Advance | AdvanceMany]:
+    """The job itself if it fits one batch; otherwise its parts in order. A part names each session once.
 
     Parameters
     ----------
-    most_sessions, most_observations : of one part, unless it is a single chunk
+    max_sessions, max_observations : of one part, unless it is a single chunk
     """
     sessions = job.sessions
-    fits = len(sessions) <= most_sessions and len(job.observations) <= most_observations
+    fits = len(sessions) <= max_sessions and len(job.observations) <= max_observations
     if job.options is not None:
         parts = JobParts(job)
         return [parts.single(i) for i in range(len(sessions))]
@@ -43,64 +41,64 @@ def split_job(
     ):
         return (job,)
     parts = JobParts(job)
-    return [parts.take(np.array(group)) for group in _groups(job, most_sessions, most_observations)]
+    return [parts.take(np.array(group)) for group in _groups(job, max_sessions, max_observations)]
 
 
-def _groups(job: AdvanceMany, most_sessions: int, most_observations: int) -> list[list[int]]:
+def _groups(job: AdvanceMany, max_sessions: int, max_observations: int) -> list[list[int]]:
     """Indexes of each part. The second chunk of a session is in a later part than its first."""
-    turns = _turns(job.sessions)
+    repetitions = _repetitions(job.sessions)
     lengths = job.lengths.tolist()
     groups: list[list[int]] = []
-    turn, observations = -1, 0
-    for i in np.argsort(turns, kind="stable").tolist():
-        long = lengths[i] > LONG_CHUNK
-        observations += most_observations if long else lengths[i]
-        if turns[i] != turn or observations > most_observations or len(groups[-1]) >= most_sessions:
+    repetition, observations = -1, 0
+    for i in np.argsort(repetitions, kind="stable").tolist():
+        cost = max_observations if lengths[i] > LONG_CHUNK else lengths[i]  # a long chunk fills a part
+        observations += cost
+        if repetitions[i] != repetition or observations > max_observations or len(groups[-1]) >= max_sessions:
             groups.append([])
-            turn, observations = turns[i], most_observations if long else lengths[i]
+            repetition, observations = repetitions[i], cost
         groups[-1].append(i)
     return groups
 
 
-def _turns(sessions: Sequence[str]) -> list[int]:
-    """How often each of these sessions was named before."""
-    seen: dict[str, int] = {}
-    turns = []
+def _repetitions(sessions: Sequence[str]) -> list[int]:
+    """How often each of these names has occurred before."""
+    counts: dict[str, int] = {}
+    repetitions = []
     for session in sessions:
-        turn = seen.get(session, 0)
-        seen[session] = turn + 1
-        turns.append(turn)
-    return turns
+        repetition = counts.get(session, 0)
+        counts[session] = repetition + 1
+        repetitions.append(repetition)
+    return repetitions
 
 
 class JobParts:
-    """A job taken to parts: every chunk of it goes into exactly one."""
+    """Divides a bulk job. Every chunk must be given to exactly one part."""
 
     def __init__(self, job: AdvanceMany) -> None:
         self._job = job
         self._starts = np.cumsum(job.lengths) - job.lengths
-        self._gathering = AnswerCollector(len(job), job.reply)
+        self._collector = AnswerCollector(len(job), job.reply)
 
-    def take(self, which: Ints) -> Advance | AdvanceMany:
+    def take(self, indexes: Ints) -> Advance | AdvanceMany:
         """The chunks at these indexes as a job of their own."""
-        return self.single(int(which[0])) if len(which) == 1 else self.subset(which)
+        return self.single(int(indexes[0])) if len(indexes) == 1 else self.subset(indexes)
 
-    def subset(self, which: Ints) -> AdvanceMany:
-        """The chunks at these indexes as one job, which may hold a single one."""
+    def subset(self, indexes: Ints) -> AdvanceMany:
+        """The chunks at these indexes as one bulk job, even if it is a single chunk."""
         job = self._job
         return AdvanceMany(
-            SessionList([job.sessions[i] for i in which.tolist()]),
-            job.observations[_spread(self._starts[which], job.lengths[which])],
-            job.lengths[which],
-            None if job.at is None else job.at[which],
-            None if job.epochs is None else job.epochs[which],
+            SessionList([job.sessions[i] for i in indexes.tolist()]),
+            job.observations[_ranges(self._starts[indexes], job.lengths[indexes])],
+            job.lengths[indexes],
+            None if job.at is None else job.at[indexes],
+            None if job.epochs is None else job.epochs[indexes],
             job.model,
-            self._gathering.subset_reply(which),
+            self._collector.subset_reply(indexes),
             job.options,
         )
 
     def single(self, i: int) -> Advance:
-        """The chunk at this index as a job of its own."""
+        """The chunk at this index as a job of one session."""
         job, start = self._job, int(self._starts[i])
         at = -1 if job.at is None else int(job.at[i])
         epoch = 0 if job.epochs is None else int(job.epochs[i])
@@ -111,12 +109,12 @@ class JobParts:
             epoch or None,
             0,
             job.model,
-            self._gathering.single_reply(i),
-            options=self._extras(start, int(job.lengths[i])),
+            self._collector.single_reply(i),
+            options=self._options(start, int(job.lengths[i])),
         )
 
-    def _extras(self, start: int, length: int) -> ChunkOptions | None:
-        """Of one chunk: a gap in another is none of it."""
+    def _options(self, start: int, length: int) -> ChunkOptions | None:
+        """The options of one chunk. It has gaps only if its own numbers are missing."""
         options, observations = self._job.options, self._job.observations
         if options is None or not options.gaps:
             return options
@@ -127,7 +125,7 @@ class JobParts:
 
 
 class AnswerCollector:
-    """One answer of `count` chunks, given when the last of its parts is answered."""
+    """Builds the answer of `count` chunks, and replies when the last of its parts is answered."""
 
     def __init__(self, count: int, reply: Reply) -> None:
         self._reply = reply
@@ -138,51 +136,52 @@ class AnswerCollector:
         self._outputs = np.zeros(count, np.int64)
         self._replayed: list[int] = []
         self._errors: dict[int, CarryoverError] = {}
-        self._findings: dict[str, dict[int, Floats]] = {}
-        self._pieces: list[tuple[Ints, Floats]] = []  # indexes, and the numbers of their predictions
+        self._extra_outputs: dict[str, dict[int, Floats]] = {}
+        self._predictions: list[tuple[Ints, Floats]] = []  # indexes of chunks, and their predictions, flat
 
     def single_reply(self, i: int) -> Reply:
         """The reply of a job for the chunk at this index."""
-        return lambda outcome: self._one(i, outcome)
+        return lambda outcome: self._add_single(i, outcome)
 
-    def subset_reply(self, which: Ints) -> Reply:
+    def subset_reply(self, indexes: Ints) -> Reply:
         """The reply of a job for the chunks at these indexes."""
-        return lambda outcome: self._many(which, outcome)
+        return lambda outcome: self._add_subset(indexes, outcome)
 
-    def fail(self, which: Sequence[int], error: CarryoverError) -> None:
+    def fail(self, indexes: Sequence[int], error: CarryoverError) -> None:
         """Refuse the chunks at these indexes."""
-        self._errors |= dict.fromkeys(which, error)
-        self._arrived(len(which))
+        self._errors |= dict.fromkeys(indexes, error)
+        self._count_answered(len(indexes))
 
-    def _one(self, i: int, outcome: Any) -> None:
+    def _add_single(self, i: int, outcome: Any) -> None:
         if not isinstance(outcome, ChunkAnswer):
             self.fail((i,), outcome)
             return
         predictions = outcome.answer["predictions"]
         for name, numbers in outcome.answer.items():
             if name != "predictions":
-                self._findings.setdefault(name, {})[i] = numbers
+                self._extra_outputs.setdefault(name, {})[i] = numbers
         self._positions[i], self._epochs[i] = outcome.position, outcome.epoch
         self._steps[i], self._outputs[i] = predictions.shape
-        self._pieces.append((np.array([i]), predictions.ravel()))
+        self._predictions.append((np.array([i]), predictions.ravel()))
         if outcome.replayed:
             self._replayed.append(i)
-        self._arrived(1)
+        self._count_answered(1)
 
-    def _many(self, which: Ints, outcome: Any) -> None:
+    def _add_subset(self, indexes: Ints, outcome: Any) -> None:
         if not isinstance(outcome, BulkAnswer):
-            self.fail(which.tolist(), outcome)
+            self.fail(indexes.tolist(), outcome)
             return
-        self._positions[which], self._epochs[which] = outcome.positions, outcome.epochs
-        self._steps[which], self._outputs[which] = outcome.steps, outcome.outputs
-        self._pieces.append((which, outcome.numbers))
-        self._replayed += which[outcome.replayed].tolist()
-        self._errors |= {int(which[i]): error for i, error in outcome.errors.items()}
-        for name, columns in outcome.extra_outputs.items():
-            self._findings.setdefault(name, {}).update((int(which[i]), one) for i, one in columns.items())
-        self._arrived(len(which))
+        self._positions[indexes], self._epochs[indexes] = outcome.positions, outcome.epochs
+        self._steps[indexes], self._outputs[indexes] = outcome.steps, outcome.outputs
+        self._predictions.append((indexes, outcome.predictions))
+        self._replayed += indexes[outcome.replayed].tolist()
+        self._errors |= {int(indexes[i]): error for i, error in outcome.errors.items()}
+        for name, by_index in outcome.extra_outputs.items():
+            outputs = self._extra_outputs.setdefault(name, {})
+            outputs.update((int(indexes[i]), numbers) for i, numbers in by_index.items())
+        self._count_answered(len(indexes))
 
-    def _arrived(self, count: int) -> None:
+    def _count_answered(self, count: int) -> None:
         self._missing -= count
         if self._missing == 0:
             self._reply(self._answer())
@@ -190,9 +189,9 @@ class AnswerCollector:
     def _answer(self) -> BulkAnswer:
         counts = self._steps * self._outputs
         starts = np.cumsum(counts) - counts
-        numbers = np.empty(int(counts.sum()), np.float32)
-        for which, some in self._pieces:
-            numbers[_spread(starts[which], counts[which])] = some
+        predictions = np.empty(int(counts.sum()), np.float32)
+        for indexes, numbers in self._predictions:
+            predictions[_ranges(starts[indexes], counts[indexes])] = numbers
         widths = np.unique(self._outputs[self._steps > 0])
         outputs = int(widths[0]) if len(widths) == 1 else self._outputs
         return BulkAnswer(
@@ -200,16 +199,16 @@ class AnswerCollector:
             self._epochs,
             self._steps,
             outputs,
-            numbers,
+            predictions,
             sorted(self._replayed),
             dict(sorted(self._errors.items())),
-            self._findings,
+            self._extra_outputs,
         )
 
 
-def _spread(starts: Ints, counts: Ints) -> Ints:
-    """The places start, start + 1, ... of every run, one run after the other."""
+def _ranges(starts: Ints, counts: Ints) -> Ints:
+    """The indexes start, start + 1, ... of every range, one range after the other."""
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
-    places: Ints = np.arange(total) + np.repeat(starts - (ends - counts), counts)
-    return places
+    indexes: Ints = np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    return indexes

@@ -1,8 +1,8 @@
-"""What happened, as plain numbers. Counted where it happens; nothing here knows of Prometheus.
+"""Counters and histograms as plain numbers. Nothing here knows of Prometheus.
 
-A counter is an attribute that is added to, and a histogram a list of counts: the hot route can afford
-neither locks nor labels that are looked up. All of it belongs to the event loop's thread, but for what the
-store's calls take, which that thread measures, too, from the outside. `app.exposition` reads it on a scrape.
+A counter is an attribute, and a histogram a list of counts: the hot route can afford neither locks nor
+look-ups of labels. Only the event loop's thread writes them; it also measures the calls of the store.
+`api/prometheus.py` reads them on a scrape.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from models.forecaster import Forecaster
 
 STAGES = ("collect", "admit", "step", "commit", "publish", "reply")
 SECONDS = tuple(round(base * 10.0**power, 6) for power in range(-5, 2) for base in (1, 2.5, 5))[:-2]
-FRESH = 256  # values that wait to be sorted in
+FRESH = 256  # values that are counted together
 SIZES = tuple(float(2**power) for power in range(17))
 
 
 class Histogram:
-    """How often a value was at most each bound: `counts[i]` for `bounds[i]`; the last is for the rest.
+    """Counts of values by upper bound: `counts[i]` for `bounds[i]`, and the last for all larger values.
 
-    Values are sorted in by the hundred: one at a time, they would cost as much as half a tick of one chunk.
+    Values are counted by the hundred: counting each at once would cost half as much as a tick of one chunk.
     """
 
     __slots__ = ("_counts", "_fresh", "_total", "bounds")
@@ -35,58 +35,58 @@ class Histogram:
         self.bounds = bounds
         self._counts = np.zeros(len(bounds) + 1, np.int64)
         self._total = 0.0
-        self._fresh: list[float] = []  # not sorted in yet
+        self._fresh: list[float] = []  # not counted yet
 
     def add(self, value: float) -> None:
-        """Count one value."""
+        """Count a value."""
         self._fresh.append(value)
         if len(self._fresh) >= FRESH:
-            self._sort_in()
+            self._count_fresh()
 
     @property
     def counts(self) -> list[int]:
-        self._sort_in()
+        self._count_fresh()
         counts: list[int] = self._counts.tolist()
         return counts
 
     @property
     def total(self) -> float:
-        self._sort_in()
+        self._count_fresh()
         return self._total
 
     @property
     def count(self) -> int:
         return sum(self.counts)
 
-    def _sort_in(self) -> None:
+    def _count_fresh(self) -> None:
         fresh, self._fresh = self._fresh, []
         self._counts += np.bincount(np.searchsorted(self.bounds, fresh), minlength=len(self._counts))
         self._total += sum(fresh)
 
 
 class StageTimer:
-    """How long each stage of a tick takes: `begin` a tick, then say which stage has ended."""
+    """How long each stage of a tick takes: call `begin`, then `end` after each stage."""
 
     def __init__(self) -> None:
         self.histograms = {stage: Histogram() for stage in STAGES}
         self._since = 0.0
 
     def begin(self) -> None:
-        """A tick begins."""
+        """Start the clock of a tick."""
         self._since = perf_counter()
 
     def end(self, stage: str) -> None:
-        """What took from the last call to this one was this stage."""
+        """Count the time since the last call for this stage."""
         now = perf_counter()
         self.histograms[stage].add(now - self._since)
         self._since = now
 
 
 class ScoreTally:
-    """How good the predictions of one model's learning sessions have been, added up over all of them.
+    """The errors of one model's learning sessions, added up over all of them.
 
-    count, squares, changes : [outputs], how many, their squared errors, and those of persistence
-    missed : [levels], of `interval_count` observations those outside their intervals, all outputs together
+    count, squares, changes : [outputs], predictions, their squared errors, and those of persistence
+    missed : [levels], how many of `interval_count` observations lay outside their intervals, over all outputs
     """
 
     def __init__(self, outputs: int, levels: tuple[float, ...]) -> None:
@@ -97,20 +97,21 @@ class ScoreTally:
         self.changes = np.zeros(outputs)
         self.missed = np.zeros(len(levels))
 
-    def add(self, judged: Scores, levels: tuple[float, ...]) -> None:
-        """Count what a pass found out; sessions that keep other levels count for their errors alone."""
-        seen = ~np.isnan(judged.errors)
-        self.count += seen.sum(axis=0)
-        self.squares += np.square(judged.errors, where=seen, out=np.zeros_like(judged.errors)).sum(axis=0)
-        self.changes += np.square(judged.changes, where=seen, out=np.zeros_like(judged.errors)).sum(axis=0)
+    def add(self, scores: Scores, levels: tuple[float, ...]) -> None:
+        """Add the scores of a pass. Sessions with other levels add their errors and not their intervals."""
+        observed = ~np.isnan(scores.errors)
+        self.count += observed.sum(axis=0)
+        zeros = np.zeros_like
+        self.squares += np.square(scores.errors, where=observed, out=zeros(scores.errors)).sum(axis=0)
+        self.changes += np.square(scores.changes, where=observed, out=zeros(scores.errors)).sum(axis=0)
         if levels == self.levels:
-            self.interval_count += int(seen.sum())
-            self.missed += judged.missed.sum(axis=(0, 2))
+            self.interval_count += int(observed.sum())
+            self.missed += scores.missed.sum(axis=(0, 2))
 
 
 @dataclass(slots=True)
 class Metrics:
-    """The counters of one server, all of them from its start."""
+    """The counters of one server since its start."""
 
     chunks: int = 0
     observations: int = 0
@@ -134,19 +135,19 @@ class Metrics:
     stages: StageTimer = field(default_factory=StageTimer)
     store_seconds: dict[str, Histogram] = field(default_factory=dict)  # by call
 
-    def record_scores(self, forecaster: Forecaster, judged: Scores) -> None:
-        """What sessions of this model found out about their predictions."""
+    def record_scores(self, forecaster: Forecaster, scores: Scores) -> None:
+        """Add the scores of sessions of this model."""
         model, levels = forecaster.artifact.name, forecaster.learning.levels
         if model not in self.scores:
             self.scores[model] = ScoreTally(forecaster.output_size, levels)
-        self.scores[model].add(judged, levels)
+        self.scores[model].add(scores, levels)
 
     def record_refusal(self, error: Exception) -> None:
-        """A request, a message, or a chunk of a bulk request was refused with this error."""
+        """Count a request, a message, or a chunk of a bulk request that was refused with this error."""
         self.refusals[slug(type(error))] += 1
 
     def record_request(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered. `route` is a template, never what a client made up."""
+        """Count an answered request. `route` is a template and never text of a client."""
         self.requests[route, status] += 1
         try:
             self.request_seconds[route].add(seconds)
@@ -155,5 +156,5 @@ class Metrics:
             histogram.add(seconds)
 
     def record_store_call(self, call: str, seconds: float) -> None:
-        """A call of the store has ended."""
+        """Count a finished call of the store."""
         self.store_seconds.setdefault(call, Histogram()).add(seconds)

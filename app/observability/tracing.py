@@ -1,10 +1,10 @@
-"""OpenTelemetry spans, where the settings ask for them: one a request, linked to that of its wave.
+"""OpenTelemetry spans, where the settings ask for them: one for each request, linked to that of its batch.
 
-A request's span begins when its job is handed over and ends with its answer; `traceparent` (W3C Trace
-Context) makes it a child of the client's. A wave steps many requests at once, so it is no request's child:
-each of theirs links to it. No span holds an observation, a key, or a session's name.
+A request's span begins when its job is submitted and ends with its answer; `traceparent` (W3C Trace Context)
+makes it a child of the client's span. A batch holds many requests, so its span is no child of theirs: the
+span of each request links to it. No span holds an observation, a key, or a session's name.
 
-Where they go is said by OpenTelemetry's own variables, such as `OTEL_EXPORTER_OTLP_ENDPOINT`.
+OpenTelemetry's own variables, such as `OTEL_EXPORTER_OTLP_ENDPOINT`, say where the spans go.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ TRACEPARENT: ContextVar[str] = ContextVar("traceparent", default="")
 
 
 class Tracing:
-    """Makes spans, and sends them on.
+    """Makes spans and exports them.
 
     Parameters
     ----------
-    exporter : where to
+    exporter : where the spans go
+    version : of the server
 
     Raises
     ------
@@ -42,44 +43,44 @@ class Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        told = Resource.create({"service.name": "carryover", "service.version": version})
-        self._provider = TracerProvider(resource=told, shutdown_on_exit=False)
+        resource = Resource.create({"service.name": "carryover", "service.version": version})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("carryover", version)
         self._parents = TraceContextTextMapPropagator()
         self._batch: Span | None = None
 
     def trace(self, job: Job) -> Callable[[Any], None]:
-        """Begin the span of a job. Its `reply` ends it, or what is returned, for one that is not queued."""
+        """Begin the span of a job. The job's `reply` ends it; where the job is refused, the returned call."""
         parent = TRACEPARENT.get()
         context = self._parents.extract({"traceparent": parent}) if parent else None
         span = self._tracer.start_span(type(job).__name__, context)
         span.set_attribute("carryover.sessions", len(job.sessions))
         reply = job.reply
 
-        def ended(outcome: Any) -> None:
+        def end(outcome: Any) -> None:
             self._end(span, outcome)
 
-        def answered(outcome: Any) -> None:
-            ended(outcome)
+        def end_and_reply(outcome: Any) -> None:
+            end(outcome)
             reply(outcome)
 
-        job.reply = answered
-        return ended
+        job.reply = end_and_reply
+        return end
 
     def begin_batch(self, sessions: int) -> None:
-        """A tick has taken so many sessions."""
+        """Begin the span of a batch with this number of sessions."""
         self._batch = self._tracer.start_span("batch", None)
         self._batch.set_attribute("carryover.sessions", sessions)
 
     def end_batch(self) -> None:
-        """Its answers have left."""
+        """End the span of the batch: its answers were sent."""
         if self._batch is not None:
             self._batch.end()
         self._batch = None
 
     def close(self) -> None:
-        """Send what is not sent yet."""
+        """Export the spans that were not exported yet."""
         self._provider.shutdown()
 
     def _end(self, span: Span, outcome: Any) -> None:
@@ -93,7 +94,7 @@ class Tracing:
 
 
 def create_tracing(where: str, version: str) -> Tracing | None:
-    """What the setting `traces` asks for.
+    """The tracing that the setting `traces` names; None where it is off.
 
     Raises
     ------

@@ -1,9 +1,10 @@
-"""What is served, as the protocol tells it: metadata, configuration, statistics, the repository."""
+"""The models that are served: metadata, configuration, statistics and repository of the protocol."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from math import inf
 from typing import Any
 
 from app.access.callers import Caller
@@ -35,8 +36,8 @@ class Catalog:
 
     Parameters
     ----------
-    library : where a model that is loaded comes from
-    version : of the server
+    library : artifacts on disk, from which models are loaded
+    version : version of the server
     """
 
     def __init__(self, engine: Engine, library: ModelLibrary, settings: Settings, version: str) -> None:
@@ -46,22 +47,22 @@ class Catalog:
         self.version = version
         self.statistics: defaultdict[str, Statistics] = defaultdict(Statistics)
 
-    def server(self) -> dict[str, Any]:
-        """Name, version, and the parts of the protocol that are there."""
+    def server_metadata(self) -> dict[str, Any]:
+        """Name, version and supported extensions of the server."""
         return {"name": "carryover", "version": self.version, "extensions": list(EXTENSIONS)}
 
     def check_ready(self) -> None:
-        """Nothing, where requests may be sent.
+        """Check that the server accepts requests.
 
         Raises
         ------
-        Unavailable : they may not
+        Unavailable : it does not
         """
-        if why := self.engine.readiness_problems():
-            raise Unavailable(f"not ready: {', '.join(why)}")
+        if problems := self.engine.readiness_problems():
+            raise Unavailable(f"not ready: {', '.join(problems)}")
 
     def current_forecaster(self, model: str, version: str = "") -> Forecaster:
-        """The network that new sequences of this model get.
+        """The network that new sequences of this model use.
 
         Raises
         ------
@@ -72,12 +73,12 @@ class Catalog:
         slab = self.engine.residents.models.current.get(model)
         if slab is not None:
             return slab.forecaster
-        raise (
-            triton_errors.model_unloaded(model) if self._older(model) else triton_errors.unknown_model(model)
-        )
+        if self._older_networks(model):
+            raise triton_errors.model_unloaded(model)
+        raise triton_errors.unknown_model(model)
 
     def running_forecaster(self, model: str, version: str = "") -> Forecaster:
-        """The same; of a model that was unloaded, the network that its last sequences still run on.
+        """The same, but for an unloaded model the network that its last sequences still use.
 
         Raises
         ------
@@ -86,20 +87,20 @@ class Catalog:
         try:
             return self.current_forecaster(model, version)
         except UnknownModel:
-            running = [one for one in self._older(model) if one[1]]
-            if version not in ("", VERSION) or not running:
+            used = [forecaster for forecaster, sessions in self._older_networks(model) if sessions]
+            if version not in ("", VERSION) or not used:
                 raise
-            return running[-1][0]
+            return used[-1]
 
     def metadata(self, model: str, version: str = "") -> dict[str, Any]:
-        """Its tensors.
+        """Input and output tensors of a model.
 
         Raises
         ------
         UnknownModel
         """
         forecaster = self.current_forecaster(model, version)
-        outputs = [(one.name, one.width(forecaster)) for one in OUTPUTS if one.is_available(forecaster)]
+        outputs = _available_outputs(forecaster)
         return {
             "name": model,
             "versions": [VERSION],
@@ -109,28 +110,28 @@ class Catalog:
         }
 
     def config(self, model: str, version: str = "") -> dict[str, Any]:
-        """Its ModelConfig.
+        """Triton's ModelConfig of a model.
 
         Raises
         ------
         UnknownModel
         """
         forecaster = self.current_forecaster(model, version)
-        outputs = [(one.name, one.width(forecaster)) for one in OUTPUTS if one.is_available(forecaster)]
-        idle, settings = self.settings.ttl_seconds, self.settings
+        outputs = _available_outputs(forecaster)
+        idle_seconds = self.settings.ttl_seconds
         return {
             "name": model,
             "platform": PLATFORM,
             "backend": PLATFORM,
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": 1,
-            "input": [_configured(OBSERVATIONS, forecaster.input_size)],
-            "output": [_configured(name, width) for name, width in outputs],
+            "input": [_config_entry(OBSERVATIONS, forecaster.input_size)],
+            "output": [_config_entry(name, width) for name, width in outputs],
             "instance_group": [{"name": model, "kind": "KIND_CPU", "count": 1}],
             "sequence_batching": {
-                "max_sequence_idle_microseconds": FOREVER if idle == float("inf") else int(1e6 * idle),
+                "max_sequence_idle_microseconds": FOREVER if idle_seconds == inf else int(1e6 * idle_seconds),
                 "oldest": {
-                    "max_candidate_sequences": settings.max_sessions,
+                    "max_candidate_sequences": self.settings.max_sessions,
                     "max_queue_delay_microseconds": 0,
                 },
             },
@@ -138,7 +139,7 @@ class Catalog:
         }
 
     def model_statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Of one model, or of each.
+        """Statistics of one model, or of every model that is served.
 
         Raises
         ------
@@ -147,24 +148,22 @@ class Catalog:
         if model:
             self.current_forecaster(model, version)
         names = [model] if model else list(self.engine.residents.models.current)
-        return {"model_stats": [self.statistics[name].told(name, VERSION) for name in names]}
+        return {"model_stats": [self.statistics[name].as_dict(name, VERSION) for name in names]}
 
     def index(self, ready_only: bool = False) -> list[dict[str, Any]]:
-        """Every model that is, or was, served."""
+        """Name, version and state of every model that is, or was, served."""
         current = self.engine.residents.models.current
-        told = [_listed(name, "READY") for name in current]
-        gone = {slab.forecaster.artifact.name for slab in self.engine.residents.models.slabs.values()} - set(
-            current
-        )
-        for name in sorted(gone) if not ready_only else ():
-            running = sum(count for _, count in self._older(name))
-            told.append(_listed(name, "UNLOADING" if running else "UNAVAILABLE", "unloaded"))
-        return told
+        entries = [_index_entry(name, "READY") for name in current]
+        known = {slab.forecaster.artifact.name for slab in self.engine.residents.models.slabs.values()}
+        for name in sorted(known - set(current)) if not ready_only else ():
+            sessions = sum(count for _, count in self._older_networks(name))
+            entries.append(_index_entry(name, "UNLOADING" if sessions else "UNAVAILABLE", "unloaded"))
+        return entries
 
     def count(self, model: str, timer: RequestTimer, failed: bool = False) -> None:
-        """Tell the statistics of a request that has been answered."""
+        """Count an answered request in the statistics of its model."""
         if model not in self.engine.residents.models.current:
-            return  # a name that a client made up: it gets no counters
+            return  # a client's wrong name: without this check, each would add counters
         if failed:
             self.statistics[model].record_failure(timer)
         else:
@@ -172,13 +171,13 @@ class Catalog:
                 timer, self.engine.ticks, self.engine.last_pass_seconds(model)
             )
 
-    async def load(self, caller: Caller, model: str, parameters: Any = None) -> None:
-        """Serve the artifact of this name as it is on disk now. Sequences under way keep what they have.
+    async def load(self, caller: Caller, model: str, parameters: object = None) -> None:
+        """Serve the artifact of this name as it is on disk now. Running sequences keep their network.
 
         Raises
         ------
         Forbidden
-        Unsupported : it brings a configuration or files of its own
+        Unsupported : the request contains a configuration or files
         Unprocessable : there is no such artifact, or it cannot be loaded
         """
         caller.require_role("admin")
@@ -187,14 +186,14 @@ class Catalog:
         try:
             forecaster = await asyncio.to_thread(self.library.reload, model)
         except UnknownModel:
-            told = f"failed to load '{model}', failed to poll from model repository"
-            raise Unprocessable(told) from None
+            text = f"failed to load '{model}', failed to poll from model repository"
+            raise Unprocessable(text) from None
         except BadModel as error:
             raise Unprocessable(f"failed to load '{model}', {error.detail}") from None
         await caller.ask(Adopt(forecaster))
 
     async def unload(self, caller: Caller, model: str) -> None:
-        """Give no new sequence this model; those under way go on until they end. Not to be there is no error.
+        """Start no new sequence on this model; running sequences go on. An unknown model is not an error.
 
         Raises
         ------
@@ -206,22 +205,27 @@ class Catalog:
         except UnknownModel:
             return
 
-    def _older(self, model: str) -> list[tuple[Forecaster, int]]:
-        """Networks that had this name before, each with the sessions that run on it."""
-        sessions = self.engine.residents
-        newest = sessions.models.current.get(model)
-        of_name = (slab for slab in sessions.models.slabs.values() if slab.forecaster.artifact.name == model)
+    def _older_networks(self, model: str) -> list[tuple[Forecaster, int]]:
+        """Networks that had this name before, each with its number of sessions."""
+        models = self.engine.residents.models
+        newest = models.current.get(model)
+        of_name = (slab for slab in models.slabs.values() if slab.forecaster.artifact.name == model)
         return [(slab.forecaster, len(slab)) for slab in of_name if slab is not newest]
+
+
+def _available_outputs(forecaster: Forecaster) -> list[tuple[str, int]]:
+    """Names and widths."""
+    return [(output.name, output.width(forecaster)) for output in OUTPUTS if output.is_available(forecaster)]
 
 
 def _tensor(name: str, width: int) -> dict[str, Any]:
     return {"name": name, "datatype": "FP32", "shape": [-1, -1, width]}
 
 
-def _configured(name: str, width: int) -> dict[str, Any]:
+def _config_entry(name: str, width: int) -> dict[str, Any]:
     return {"name": name, "data_type": "TYPE_FP32", "dims": [-1, width]}
 
 
-def _listed(name: str, state: str, reason: str = "") -> dict[str, Any]:
-    told = {"name": name, "version": VERSION, "state": state}
-    return told | {"reason": reason} if reason else told
+def _index_entry(name: str, state: str, reason: str = "") -> dict[str, Any]:
+    entry = {"name": name, "version": VERSION, "state": state}
+    return entry | {"reason": reason} if reason else entry

@@ -1,7 +1,7 @@
 """A body of `infer`: JSON, JSON with binary tensors behind it, or the bytes of the one input alone.
 
-Which of them is told by the header `Inference-Header-Content-Length` only, as clients rely on: it is absent,
-the length of the JSON, or 0. It counts what was not compressed.
+The header `Inference-Header-Content-Length` alone decides which: it is absent, the length of the JSON, or 0.
+It counts bytes before compression.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from models.arrays import Floats
 from models.forecaster import Forecaster
 
 Data = list[float | list[float | list[float | None] | None] | None]
-WINDOW_BITS = {"gzip": 31, "deflate": 15}  # for zlib: which wrapping to expect
+WINDOW_BITS = {"gzip": 31, "deflate": 15}  # tells zlib which format to expect
 
 
 class TensorParameters(msgspec.Struct, frozen=True):
-    """Of an input or an output; any other passes."""
+    """Parameters of an input or an output; unknown ones are ignored."""
 
     binary_data_size: int | None = None
     binary_data: bool | None = None
@@ -37,7 +37,7 @@ PLAIN = TensorParameters()
 
 
 class Input(msgspec.Struct):
-    """A tensor that comes in."""
+    """An input tensor."""
 
     name: str
     shape: list[int]
@@ -46,8 +46,8 @@ class Input(msgspec.Struct):
     parameters: TensorParameters = PLAIN
 
 
-class Wanted(msgspec.Struct):
-    """An output that is asked for."""
+class RequestedOutput(msgspec.Struct):
+    """An output that the request names."""
 
     name: str
     parameters: TensorParameters = PLAIN
@@ -59,13 +59,13 @@ class Body(msgspec.Struct):
     inputs: list[Input]
     id: str = ""
     parameters: Parameters = msgspec.field(default_factory=Parameters)
-    outputs: list[Wanted] = []
+    outputs: list[RequestedOutput] = []
 
 
 _decode = msgspec.json.Decoder(Body).decode
 
 
-def read(
+def decode_request(
     body: bytes,
     header_length: str,
     query: Mapping[str, str],
@@ -73,17 +73,17 @@ def read(
     forecaster: Forecaster,
     limits: Limits,
 ) -> Inference:
-    """The inference that a body asks for.
+    """Decode the body of a request.
 
     Parameters
     ----------
-    body : not compressed any more
+    body : decompressed
     header_length : `Inference-Header-Content-Length`; empty for none
-    query : parameters in the address: the only place for those of a body of one raw input
+    query : parameters of the URL, used where the body is one raw input
 
     Raises
     ------
-    CarryoverError : worded as Triton words it
+    CarryoverError : with Triton's texts
     """
     if not header_length:
         return _from_json(body, b"", model, forecaster, limits)
@@ -93,14 +93,14 @@ def read(
     return _from_json(body[:length], memoryview(body)[length:], model, forecaster, limits)
 
 
-def decompress(body: bytes, encoding: str, most: int) -> bytes:
-    """A body as it was before `Content-Encoding`.
+def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Undo the `Content-Encoding` of a body.
 
     Raises
     ------
-    Unsupported : of a kind that is neither gzip nor deflate
+    Unsupported : neither gzip nor deflate
     Malformed : it cannot be decompressed
-    TooLarge : more than `most` bytes
+    TooLarge : more than `max_bytes` bytes
     """
     if encoding in ("", "identity"):
         return body
@@ -108,20 +108,20 @@ def decompress(body: bytes, encoding: str, most: int) -> bytes:
         raise triton_errors.unsupported(f"content encoding {encoding[:40]!r}")
     stream = zlib.decompressobj(WINDOW_BITS[encoding])
     try:
-        plain = stream.decompress(body, most + 1)
+        plain = stream.decompress(body, max_bytes + 1)
     except zlib.error as error:
         raise Malformed(f"the body is not {encoding}: {error}") from None
-    if len(plain) > most:
-        raise TooLarge(f"a body has at most {most} bytes", limit=most)
+    if len(plain) > max_bytes:
+        raise TooLarge(f"a body has at most {max_bytes} bytes", limit=max_bytes)
     if not stream.eof:
         raise Malformed(f"the body is not {encoding}: it ends too early")
     return plain
 
 
-def _header_length(told: str, size: int) -> int:
-    if told.isascii() and told.isdigit() and int(told[:20]) <= size:
-        return int(told)
-    raise Malformed(f"inference header size should be in range (0, {size}), got: {told[:20]}")
+def _header_length(text: str, size: int) -> int:
+    if text.isascii() and text.isdigit() and int(text[:20]) <= size:
+        return int(text)
+    raise Malformed(f"inference header size should be in range (0, {size}), got: {text[:20]}")
 
 
 def _from_json(
@@ -133,28 +133,28 @@ def _from_json(
 ) -> Inference:
     chunks.check_size(text, limits)
     try:
-        told = _decode(text)
+        request = _decode(text)
     except msgspec.ValidationError as error:
         raise parse_error(str(error)) from None
     except DECODE_ERRORS as error:
         raise Malformed(f"failed to parse the request JSON buffer: {error}") from None
-    binary = told.parameters.binary_data_output
-    wanted = check_outputs(_wanted(told.outputs, binary), model, forecaster)
-    parameters = told.parameters
-    observations = _observations(told.inputs, tail, parameters, model, forecaster, limits)
-    return Inference(model, observations, parameters, told.id, wanted, binary)
+    parameters = request.parameters
+    binary = parameters.binary_data_output
+    outputs = check_outputs(_requested_outputs(request.outputs, binary), model, forecaster)
+    observations = _observations(request.inputs, tail, parameters, model, forecaster, limits)
+    return Inference(model, observations, parameters, request.id, outputs, binary)
 
 
 def _from_raw(
     body: bytes, query: Mapping[str, str], model: str, forecaster: Forecaster, limits: Limits
 ) -> Inference:
-    """One input, its length telling its steps; what it is answered with goes as bytes, too."""
+    """The body is one input, whose length gives the number of steps; outputs are returned as bytes too."""
     width = forecaster.input_size
     size = (len(body) // (4 * width), width)
-    # Texts of numbers and of truths become what they are; a sequence's id stays as it was written.
-    plain = {name: value for name, value in query.items() if name != "sequence_id"}
+    # Numbers and booleans are converted from text; a sequence's id stays a text.
+    texts = {name: value for name, value in query.items() if name != "sequence_id"}
     try:
-        parameters = msgspec.convert(plain, Parameters, strict=False)
+        parameters = msgspec.convert(texts, Parameters, strict=False)
     except msgspec.ValidationError as error:
         raise parse_error(str(error)) from None
     sequence = query.get("sequence_id", "")
@@ -163,20 +163,21 @@ def _from_raw(
     return Inference(model, observations, parameters, binary=True)
 
 
-def _wanted(outputs: list[Wanted], binary: bool) -> dict[str, bool]:
+def _requested_outputs(outputs: list[RequestedOutput], binary: bool) -> dict[str, bool]:
+    """Names, each with whether its numbers are sent as bytes."""
     for output in outputs:
         if output.parameters.classification:
             raise triton_errors.unsupported("classification")
         if output.parameters.shared_memory_region is not None:
             raise triton_errors.unsupported("shared memory")
-    told = ((output.name, output.parameters.binary_data) for output in outputs)
-    return {name: binary if mine is None else mine for name, mine in told}
+    own = {output.name: output.parameters.binary_data for output in outputs}
+    return {name: binary if choice is None else choice for name, choice in own.items()}
 
 
 def _observations(
     inputs: list[Input],
     tail: bytes | memoryview,
-    told: Parameters,
+    request: Parameters,
     model: str,
     forecaster: Forecaster,
     limits: Limits,
@@ -193,7 +194,7 @@ def _observations(
         if len(tail):
             raise triton_errors.too_many_bytes(model)
         observations, gaps = from_numbers(tensor.data, size, limits)
-        told.gaps |= gaps
+        request.gaps |= gaps
         return observations
     if length is None or tensor.data is not None:
         raise Unprocessable("an input has either 'data' or 'binary_data_size' in 'parameters'")
@@ -201,4 +202,4 @@ def _observations(
         raise triton_errors.too_few_bytes(tensor.name, model, length - len(tail))
     if length < len(tail):
         raise triton_errors.too_many_bytes(model)
-    return from_bytes(tail, tensor.name, size, model, limits, told.gaps)
+    return from_bytes(tail, tensor.name, size, model, limits, request.gaps)

@@ -1,4 +1,4 @@
-"""Answers to `infer`: JSON, with the bytes of binary outputs behind it."""
+"""Answers to `infer`: JSON, followed by the bytes of binary outputs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,23 @@ import orjson
 from app.jobs.answers import ChunkAnswer
 from app.open_inference.inference import VERSION, Inference, response_parameters
 
-MIN_COMPRESSED_BYTES = 1024
-"""Bytes below which compressing costs more than sending: a client that accepts gzip takes plain, too."""
-
-QUICK = 1
-WRAPPINGS = {"gzip": 31, "deflate": 15}  # window bits that make zlib write each
+MIN_COMPRESSED_BYTES = 1024  # below this, compressing takes longer than sending
+FASTEST = 1  # zlib's level
+WINDOW_BITS = {"gzip": 31, "deflate": 15}  # tells zlib which format to write
 
 
-def encode(inference: Inference, answer: ChunkAnswer) -> tuple[bytes, int | None]:
-    """The body, and the length of the JSON in front of binary outputs; None where there are none."""
+def encode_response(inference: Inference, answer: ChunkAnswer) -> tuple[bytes, int | None]:
+    """The body, and the length of its JSON, or None where no output is binary."""
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for name, numbers in inference.outputs(answer):
-        told: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": (1, *numbers.shape)}
+        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": (1, *numbers.shape)}
         if inference.requested_outputs.get(name, inference.binary):
             tail.append(numbers.astype("<f4", copy=False).tobytes())
-            told["parameters"] = {"binary_data_size": len(tail[-1])}
+            output["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
-            told["data"] = numbers.ravel()
-        outputs.append(told)
+            output["data"] = numbers.ravel()
+        outputs.append(output)
     head = {
         "model_name": answer.model,
         "model_version": VERSION,
@@ -42,26 +40,26 @@ def encode(inference: Inference, answer: ChunkAnswer) -> tuple[bytes, int | None
 
 
 def compress(body: bytes, accepted: str) -> tuple[bytes, str]:
-    """The body in an encoding that the client accepts, where that is worth it, and which; empty for none."""
+    """The body as it is sent, and its encoding; empty where compressing is not accepted or not worth it."""
     if len(body) < MIN_COMPRESSED_BYTES:
         return body, ""
-    told = [part.partition(";") for part in accepted.replace(" ", "").split(",")]
-    wanted = {name for name, _, weight in told if weight not in ("q=0", "q=0.0")}
-    for encoding, bits in WRAPPINGS.items():
-        if encoding in wanted:
-            stream = zlib.compressobj(QUICK, zlib.DEFLATED, bits)
+    parts = [part.partition(";") for part in accepted.replace(" ", "").split(",")]
+    names = {name for name, _, weight in parts if weight not in ("q=0", "q=0.0")}
+    for encoding, bits in WINDOW_BITS.items():
+        if encoding in names:
+            stream = zlib.compressobj(FASTEST, zlib.DEFLATED, bits)
             return stream.compress(body) + stream.flush(), encoding
     return body, ""
 
 
 def headers(encoding: str, header_length: int | None) -> dict[str, str]:
-    """What goes with the body, its length aside."""
-    told = {"content-type": "application/json"}
+    """Headers of the answer, except `content-length`."""
+    fields = {"content-type": "application/json"}
     if header_length is not None:
-        told = {
+        fields = {
             "content-type": "application/octet-stream",
             "inference-header-content-length": str(header_length),
         }
     if encoding:
-        told["content-encoding"] = encoding
-    return told
+        fields["content-encoding"] = encoding
+    return fields

@@ -1,4 +1,4 @@
-"""`infer` on the hot route: no task, no coroutine; the engine's reply writes the answer."""
+"""`infer` on the hot route: without task or coroutine, the engine's reply writes the answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.codec.problems import open_inference_error
 from app.errors import CarryoverError
 from app.open_inference import encode
 from app.open_inference.catalog import Catalog
-from app.open_inference.decode import decompress, read
+from app.open_inference.decode import decode_request, decompress
 from app.open_inference.inference import Inference
 from app.open_inference.statistics import RequestTimer
 from app.protocols.exchange import Connection, Exchange
@@ -26,7 +26,7 @@ NO_QUERY: dict[str, str] = {}
 
 
 def route(catalog: Catalog) -> ExchangeFactory:
-    """The hot route for these models; a request with a query goes the long way."""
+    """The hot route for these models; a request with a query takes the ordinary route."""
 
     def exchange(protocol: HotProtocol) -> Exchange | None:
         match = INFER.fullmatch(protocol.url)
@@ -66,9 +66,11 @@ class InferExchange(Exchange):
         if self.encoding:
             body = decompress(body, self.encoding, self.caller.max_bytes)
         limits = self.protocol.limits.chunk
-        self.inference = inference = read(body, self.length, NO_QUERY, self.model, forecaster, limits)
-        job = inference.job(limits, self.reply)
-        self.timer.ask()
+        self.inference = inference = decode_request(
+            body, self.length, NO_QUERY, self.model, forecaster, limits
+        )
+        job = inference.job(limits, self.reply, self.protocol.waiting_client)
+        self.timer.mark_submitted()
         self.caller.submit(job)
 
     def reply(self, outcome: Any) -> None:
@@ -76,22 +78,22 @@ class InferExchange(Exchange):
         if inference is None or isinstance(outcome, CarryoverError):
             self._refuse(outcome if inference is None else inference.to_triton_error(outcome))
             return
-        self.timer.reply()
-        body, length = encode.encode(inference, outcome)
+        self.timer.mark_answered()
+        body, length = encode.encode_response(inference, outcome)
         encoding = ""
         if self.accepted and len(body) >= encode.MIN_COMPRESSED_BYTES:
             body, encoding = encode.compress(body, self.accepted)
-        told = encode.headers(encoding, length)
-        kind = told.pop("content-type").encode()
-        self.respond(200, kind, body, _lines(told))
+        headers = encode.headers(encoding, length)
+        media_type = headers.pop("content-type").encode()
+        self.respond(200, media_type, body, _header_lines(headers))
         self.catalog.count(self.model, self.timer)
 
     def _refuse(self, error: CarryoverError) -> None:
         self.count_refusal(error)
-        status, told, headers = open_inference_error(error)
-        self.respond(status, JSON, orjson.dumps(told), _lines(headers))
+        status, document, headers = open_inference_error(error)
+        self.respond(status, JSON, orjson.dumps(document), _header_lines(headers))
         self.catalog.count(self.model, self.timer, failed=True)
 
 
-def _lines(headers: dict[str, str]) -> bytes:
+def _header_lines(headers: dict[str, str]) -> bytes:
     return b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())

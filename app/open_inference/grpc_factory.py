@@ -1,4 +1,4 @@
-"""Whether there is gRPC: it needs a port, and packages that not every installation has."""
+"""Creates the gRPC server, if the settings name a port; its packages are optional."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def create_grpc_server(
     settings: Settings, catalog: Catalog, authenticator: Authenticator, limits: Limits
 ) -> GrpcServer | None:
-    """The port that the settings name, not yet open.
+    """The server for the configured port, not started; None without a port.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def create_grpc_server(
         ) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     service = InferenceService(catalog, authenticator, limits)
-    return GrpcServer(service, f"{host}:{settings.grpc_port}", settings.body_bytes, _certificate(settings))
+    return GrpcServer(service, f"{host}:{settings.grpc_port}", settings, _certificate(settings))
 
 
 def _certificate(settings: Settings) -> tuple[bytes, bytes] | None:

@@ -1,7 +1,7 @@
-"""One request for a sequence, whatever it came by: what it asks of the engine, and what it gets.
+"""One request for a sequence, over HTTP or gRPC: its job for the engine, and the outputs of its answer.
 
-`OUTPUTS` is the table of what a model can tell. A request that names its outputs gets those, and one that
-names none gets all that its parameters ask for.
+`OUTPUTS` lists what a model can answer. A request that names outputs gets those; a request that names none
+gets all that its parameters require.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from app.codec import chunks
 from app.codec.limits import Limits, validate_session_id
 from app.errors import CarryoverError, Malformed, UnknownModel, Unprocessable
 from app.jobs.answers import ChunkAnswer, epoch_token, parse_epoch
-from app.jobs.jobs import Advance, Reply
+from app.jobs.jobs import Advance, Client, Reply
 from app.jobs.options import ChunkOptions
 from app.open_inference import triton_errors
 from models.arrays import Floats
 from models.forecaster import Forecaster
 
-VERSION = "1"  # the protocol numbers versions; an artifact has a fingerprint, and the newest is served
+VERSION = "1"  # artifacts have fingerprints, not numbers; the newest is served as version 1
 OBSERVATIONS = "observations"
 PREDICTIONS = "predictions"
-MAX_SEQUENCE_ID = 2**64 - 1  # of a sequence
+MAX_SEQUENCE_ID = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a model can tell.
+    """An output tensor.
 
-    needs : the parameters without which no request gets it
-    has : whether this model has it at all
-    width : numbers a step
+    required_parameters : a request gets the output only with all of them
+    is_available : whether a model has this output
+    width : numbers per step
     """
 
     name: str
@@ -43,36 +43,36 @@ class Output:
     width: Callable[[Forecaster], int] = lambda forecaster: forecaster.output_size
 
 
-def _forecasts(forecaster: Forecaster) -> bool:
+def _can_forecast(forecaster: Forecaster) -> bool:
     return not forecaster.missing
 
 
-def _judges(forecaster: Forecaster) -> bool:
+def _tracks_errors(forecaster: Forecaster) -> bool:
     return forecaster.learning.tracks_errors
 
 
-def _does_both(forecaster: Forecaster) -> bool:
-    return _judges(forecaster) and _forecasts(forecaster)
+def _forecasts_intervals(forecaster: Forecaster) -> bool:
+    return _tracks_errors(forecaster) and _can_forecast(forecaster)
 
 
 OUTPUTS = (
     Output(PREDICTIONS),
-    Output("lower", ("level",), _judges),
-    Output("upper", ("level",), _judges),
-    Output("residuals", ("score",), _judges),
-    Output("scores", ("score",), _judges, lambda _: 1),
-    Output("observed", ("gaps",), _forecasts, lambda forecaster: forecaster.input_size),
-    Output("forecast", ("horizon",), _forecasts),
-    Output("forecast_lower", ("horizon", "level"), _does_both),
-    Output("forecast_upper", ("horizon", "level"), _does_both),
+    Output("lower", ("level",), _tracks_errors),
+    Output("upper", ("level",), _tracks_errors),
+    Output("residuals", ("score",), _tracks_errors),
+    Output("scores", ("score",), _tracks_errors, lambda _: 1),
+    Output("observed", ("gaps",), _can_forecast, lambda forecaster: forecaster.input_size),
+    Output("forecast", ("horizon",), _can_forecast),
+    Output("forecast_lower", ("horizon", "level"), _forecasts_intervals),
+    Output("forecast_upper", ("horizon", "level"), _forecasts_intervals),
 )
-NEEDS = {output.name: output.required_parameters for output in OUTPUTS}
+REQUIRED_PARAMETERS = {output.name: output.required_parameters for output in OUTPUTS}
 
 
 class Parameters(msgspec.Struct):
-    """Of a request. Those of Triton that change nothing here (`priority`, `timeout`), and any other, pass.
+    """Parameters of a request. Unknown ones, and Triton's `priority` and `timeout`, are ignored.
 
-    gaps : a NaN among numbers that come as bytes stands for what was not observed, as null does in JSON
+    gaps : NaN in a binary tensor means "not observed", as null does in JSON
     """
 
     sequence_id: int | str = 0
@@ -91,8 +91,8 @@ class Inference(msgspec.Struct, eq=False):
     """A chunk for a sequence.
 
     observations : [steps, inputs] of finite float32
-    wanted : names of outputs, each with whether its numbers go as bytes; empty for every one there is
-    binary : whether the outputs of a request that names none go as bytes
+    requested_outputs : names, each with whether its numbers are sent as bytes; empty for all
+    binary : whether all outputs are sent as bytes, where none is named
     """
 
     model: str
@@ -102,49 +102,50 @@ class Inference(msgspec.Struct, eq=False):
     requested_outputs: Mapping[str, bool] = {}
     binary: bool = False
 
-    def job(self, limits: Limits, reply: Reply) -> Advance:
-        """What is asked of the engine.
+    def job(self, limits: Limits, reply: Reply, client: Client | None = None) -> Advance:
+        """The job for the engine.
 
         Raises
         ------
-        Unprocessable : it names no sequence, or a parameter is out of its range
+        Unprocessable : no sequence is named, or a parameter is out of its range
         """
-        told = self.parameters
-        horizon = chunks.validate_horizon(told.horizon, limits)
+        parameters = self.parameters
+        horizon = chunks.validate_horizon(parameters.horizon, limits)
         for name in self.requested_outputs:
-            for parameter in NEEDS[name]:
-                if not getattr(told, parameter):
+            for parameter in REQUIRED_PARAMETERS[name]:
+                if not getattr(parameters, parameter):
                     raise triton_errors.wrong_output(
                         name, self.model, f": it needs the parameter {parameter}"
                     )
         return Advance(
-            session_of(told.sequence_id, self.model),
+            session_of(parameters.sequence_id, self.model),
             self.observations,
-            chunks.validate_position(told.at),
-            None if told.epoch is None else parse_epoch(told.epoch),
+            chunks.validate_position(parameters.at),
+            None if parameters.epoch is None else parse_epoch(parameters.epoch),
             horizon,
             self.model,
             reply,
-            options=self._extras(),
-            create=told.sequence_start,
-            reset=told.sequence_start,
-            delete=told.sequence_end,
+            options=self._options(),
+            client=client,
+            create=parameters.sequence_start,
+            reset=parameters.sequence_start,
+            delete=parameters.sequence_end,
         )
 
-    def _extras(self) -> ChunkOptions | None:
-        told = self.parameters
-        if told.gaps or told.score or told.level is not None:
-            return ChunkOptions(told.level, told.score, told.gaps)
+    def _options(self) -> ChunkOptions | None:
+        parameters = self.parameters
+        if parameters.gaps or parameters.score or parameters.level is not None:
+            return ChunkOptions(parameters.level, parameters.score, parameters.gaps)
         return None
 
     def outputs(self, answer: ChunkAnswer) -> list[tuple[str, Floats]]:
-        """Name and numbers, [steps, width], of what is told back, in the order that was asked for."""
+        """Name and numbers, [steps, width], of each output, in the order of the request."""
         if not self.requested_outputs:
             return list(answer.answer.items())
         return [(name, answer.answer[name]) for name in self.requested_outputs]
 
     def to_triton_error(self, error: CarryoverError) -> CarryoverError:
-        """The error as Triton words it."""
+        """The error with Triton's text."""
         if isinstance(error, UnknownModel):
             return triton_errors.model_unloaded(self.model)
         if self.parameters.sequence_start:
@@ -152,52 +153,52 @@ class Inference(msgspec.Struct, eq=False):
         return triton_errors.not_started(error, self.parameters.sequence_id, self.model)
 
 
-def parameters(told: Any) -> Parameters:
-    """Parameters that came as plain values.
+def parse_parameters(values: Mapping[str, Any]) -> Parameters:
+    """Parameters from plain values.
 
     Raises
     ------
-    Unprocessable : naming the one of a wrong type
+    Malformed : naming a parameter of a wrong type
     """
     try:
-        return msgspec.convert(told, Parameters)
+        return msgspec.convert(values, Parameters)
     except msgspec.ValidationError as error:
         raise parse_error(str(error)) from None
 
 
 def session_of(sequence: int | str, model: str) -> str:
-    """The session that a sequence is: a number in decimal, a text as it is.
+    """The session id of a sequence: a number in decimal, or a text as it is.
 
     Raises
     ------
-    Unprocessable : none is named, or it can be none
+    Unprocessable : no sequence is named, or the id is not valid
     """
     if sequence in (0, ""):
         raise triton_errors.no_sequence(model)
     if isinstance(sequence, str):
         return validate_session_id(sequence)
     if not 0 < sequence <= MAX_SEQUENCE_ID:
-        raise Unprocessable(f"Unable to parse 'sequence_id': {sequence} is no unsigned integer of 64 bits")
+        raise Unprocessable(f"Unable to parse 'sequence_id': {sequence} is not an unsigned 64-bit integer")
     return str(sequence)
 
 
-def check_outputs(wanted: Mapping[str, bool], model: str, forecaster: Forecaster) -> Mapping[str, bool]:
-    """Outputs that were asked for by name, as they are.
+def check_outputs(names: Mapping[str, bool], model: str, forecaster: Forecaster) -> Mapping[str, bool]:
+    """Check the outputs that a request names, and return them.
 
     Raises
     ------
-    Unprocessable : the model has none of that name
+    Unprocessable : the model has no such output
     """
-    if wanted:
-        there = {output.name for output in OUTPUTS if output.is_available(forecaster)}
-        for name in wanted:
-            if name not in there:
+    if names:
+        available = {output.name for output in OUTPUTS if output.is_available(forecaster)}
+        for name in names:
+            if name not in available:
                 raise triton_errors.wrong_output(name, model)
-    return wanted
+    return names
 
 
 def response_parameters(answer: ChunkAnswer) -> dict[str, str | int | bool]:
-    """Where the session is now, as parameters of the response."""
+    """Position and epoch of the session after the chunk, as parameters of the response."""
     return {
         "position": answer.position,
         "epoch": epoch_token(answer.epoch),
@@ -205,12 +206,12 @@ def response_parameters(answer: ChunkAnswer) -> dict[str, str | int | bool]:
     }
 
 
-def parse_error(complaint: str) -> Malformed:
+def parse_error(message: str) -> Malformed:
     """Translate msgspec's ``Expected `int`, got `str` - at `$.parameters.at` ``."""
-    what, _, path = complaint.partition(" - at ")
+    problem, _, path = message.partition(" - at ")
     field = next(
         (part for part in reversed(path.strip("`$").replace("[", ".[").split(".")) if part[:1].isalpha()), ""
     )
     return Malformed(
-        f"Unable to parse '{field}': {what}" if field else f"Unable to parse the request: {what}"
+        f"Unable to parse '{field}': {problem}" if field else f"Unable to parse the request: {problem}"
     )

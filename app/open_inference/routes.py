@@ -1,4 +1,4 @@
-"""`/v2` over HTTP. Every success is 200; errors have their shape from `api/problems.py`."""
+"""`/v2` over HTTP. Every success is 200; errors are `{"error": ...}`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.api.middleware.guard import get_caller
 from app.errors import CarryoverError, Malformed
 from app.open_inference import encode
 from app.open_inference.catalog import Catalog
-from app.open_inference.decode import decompress, read
+from app.open_inference.decode import decode_request, decompress
 from app.open_inference.run_inference import run_inference
 from app.open_inference.statistics import RequestTimer
 
@@ -25,7 +25,7 @@ TENSORS: dict[str, Any] = {
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route's `responses` say of these statuses."""
+    """Descriptions of these statuses for the OpenAPI document."""
     return {
         status: {"description": "refused", "content": {"application/json": {"schema": ERROR}}}
         for status in statuses
@@ -33,9 +33,9 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def catalog(request: Request) -> Catalog:
-    """The models, as the protocol has them."""
-    told: Catalog = request.app.state.catalog
-    return told
+    """The models that are served."""
+    found: Catalog = request.app.state.catalog
+    return found
 
 
 Models = Annotated[Catalog, Depends(catalog)]
@@ -44,18 +44,18 @@ Models = Annotated[Catalog, Depends(catalog)]
 @router.get("", responses=errors(503))
 async def server(models: Models) -> dict[str, Any]:
     """Name, version and extensions of the server."""
-    return models.server()
+    return models.server_metadata()
 
 
 @router.get("/health/live", response_class=Response)
 async def live() -> Response:
-    """The event loop turns."""
+    """Whether the server runs."""
     return Response()
 
 
 @router.get("/health/ready", response_class=Response, responses=errors(503))
 async def ready(models: Models) -> Response:
-    """Whether to send requests here."""
+    """Whether the server accepts requests."""
     models.check_ready()
     return Response()
 
@@ -64,7 +64,7 @@ async def ready(models: Models) -> Response:
 @router.get("/models/{model}/stats", responses=errors(400, 403, 404))
 @router.get("/models/{model}/versions/{version}/stats", responses=errors(400, 403, 404))
 async def stats(request: Request, models: Models, model: str = "", version: str = "") -> dict[str, Any]:
-    """What came of the requests of one model, or of each: of everybody's, so not for every key."""
+    """Counts and times of the requests of one model, or of every model; needs the role admin."""
     get_caller(request).require_role("admin")
     return models.model_statistics(model, version)
 
@@ -72,7 +72,7 @@ async def stats(request: Request, models: Models, model: str = "", version: str 
 @router.get("/models/{model}/ready", response_class=Response, responses=errors(400))
 @router.get("/models/{model}/versions/{version}/ready", response_class=Response, responses=errors(400))
 async def model_ready(models: Models, model: str, version: str = "") -> Response:
-    """Whether new sequences of the model are taken."""
+    """Whether new sequences of the model can start."""
     try:
         models.current_forecaster(model, version)
     except CarryoverError:
@@ -83,14 +83,14 @@ async def model_ready(models: Models, model: str, version: str = "") -> Response
 @router.get("/models/{model}/config", responses=errors(404))
 @router.get("/models/{model}/versions/{version}/config", responses=errors(404))
 async def config(models: Models, model: str, version: str = "") -> dict[str, Any]:
-    """The model's configuration, its `sequence_batching` with it."""
+    """The model's configuration, including `sequence_batching`."""
     return models.config(model, version)
 
 
 @router.get("/models/{model}", responses=errors(404))
 @router.get("/models/{model}/versions/{version}", responses=errors(404))
 async def metadata(models: Models, model: str, version: str = "") -> dict[str, Any]:
-    """The model's tensors."""
+    """Input and output tensors of the model."""
     return models.metadata(model, version)
 
 
@@ -107,24 +107,20 @@ async def metadata(models: Models, model: str, version: str = "") -> dict[str, A
     openapi_extra={"requestBody": {"required": True, "content": TENSORS}},
 )
 async def infer(request: Request, models: Models, model: str, version: str = "") -> Response:
-    """Move a sequence on by a chunk, and answer the prediction of what follows each observation."""
+    """Advance a sequence by a chunk; the answer predicts what follows each observation."""
     body = await request.body()
-    timer, limits, headers, asking = (
-        RequestTimer(),
-        request.app.state.limits,
-        request.headers,
-        get_caller(request),
-    )
+    timer, limits = RequestTimer(), request.app.state.limits
+    headers, caller = request.headers, get_caller(request)
     try:
         forecaster = models.running_forecaster(model, version)
-        body = decompress(body, headers.get("content-encoding", ""), asking.max_bytes)
+        body = decompress(body, headers.get("content-encoding", ""), caller.max_bytes)
         length = headers.get("inference-header-content-length", "")
-        inference = read(body, length, request.query_params, model, forecaster, limits)
-        told = await run_inference(inference, asking, limits, timer)
+        inference = decode_request(body, length, request.query_params, model, forecaster, limits)
+        answer = await run_inference(inference, caller, limits, timer)
     except CarryoverError:
         models.count(model, timer, failed=True)
         raise
-    content, header_length = encode.encode(inference, told)
+    content, header_length = encode.encode_response(inference, answer)
     content, encoding = encode.compress(content, headers.get("accept-encoding", ""))
     models.count(model, timer)
     return Response(content, headers=encode.headers(encoding, header_length))
@@ -132,30 +128,29 @@ async def infer(request: Request, models: Models, model: str, version: str = "")
 
 @router.post("/repository/index")
 async def index(request: Request, models: Models) -> list[dict[str, Any]]:
-    """Every model that is, or was, served."""
-    told = _object(await request.body())
-    return models.index(told.get("ready") is True)
+    """Name, version and state of every model that is, or was, served."""
+    return models.index(_json_object(await request.body()).get("ready") is True)
 
 
 @router.post("/repository/models/{model}/load", response_class=Response, responses=errors(400, 403, 501))
 async def load(request: Request, models: Models, model: str) -> Response:
     """Serve the artifact of this name as it is on disk now."""
-    await models.load(get_caller(request), model, _object(await request.body()).get("parameters"))
+    await models.load(get_caller(request), model, _json_object(await request.body()).get("parameters"))
     return Response()
 
 
 @router.post("/repository/models/{model}/unload", response_class=Response, responses=errors(403))
 async def unload(request: Request, models: Models, model: str) -> Response:
-    """Give no new sequence this model; those under way go on until they end."""
+    """Start no new sequence on this model; running sequences go on until they end."""
     await models.unload(get_caller(request), model)
     return Response()
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        told = orjson.loads(body or b"{}")
+        document = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError as error:
         raise Malformed(f"failed to parse the request JSON buffer: {error}") from None
-    if not isinstance(told, dict):
-        raise Malformed("the request is no JSON object")
-    return told
+    if not isinstance(document, dict):
+        raise Malformed("the request is not a JSON object")
+    return document

@@ -1,4 +1,4 @@
-"""An inference for those who await it: the plain route, and gRPC."""
+"""An inference that is awaited: by the ordinary HTTP route and by gRPC."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from app.open_inference.statistics import RequestTimer
 async def run_inference(
     inference: Inference, caller: Caller, limits: Limits, timer: RequestTimer
 ) -> ChunkAnswer:
-    """Ask the engine, and wait for its answer.
+    """Submit the job of an inference, and wait for its answer.
 
     Raises
     ------
-    CarryoverError : worded as Triton words it
+    CarryoverError : with Triton's texts
     """
     job: Advance = inference.job(limits, discard_answer)
-    timer.ask()
+    timer.mark_submitted()
     try:
         answer: ChunkAnswer = await caller.ask(job)
     except CarryoverError as error:
         raise inference.to_triton_error(error) from None
-    timer.reply()
+    timer.mark_answered()
     return answer

@@ -1,8 +1,8 @@
-"""What came of the requests of one model under `/v2`, as Triton's statistics extension tells it.
+"""Counts and times of the requests of one model under `/v2`: Triton's statistics extension.
 
-A request is in four parts: it is read (`compute_input`), waits for its wave (`queue`), goes through the
-network with all of its wave (`compute_infer`), and its answer is written (`compute_output`). An execution is
-a wave with requests of the model in it; its batch size is how many.
+A request has four phases: it is read (`compute_input`), it waits for its batch (`queue`), the network
+computes the batch (`compute_infer`), and the answer is written (`compute_output`). An execution is a batch
+with requests of the model; its batch size is their number.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ import time
 from collections import defaultdict
 from typing import Any
 
-EXACT_SIZES = 64  # of batches; larger ones are told as the next power of two, so that the answer stays short
+EXACT_SIZES = 64  # larger batch sizes are reported as the next power of two, which keeps the answer short
 PHASES = ("compute_input", "compute_infer", "compute_output")
 
 
 class RequestTimer:
-    """The times of one request, in nanoseconds: `began` being read, `asked` of the engine, `replied` to."""
+    """When one request started to be read, was submitted to the engine and was answered by it, in ns."""
 
-    __slots__ = ("asked", "began", "replied")
+    __slots__ = ("answered_ns", "started_ns", "submitted_ns")
 
     def __init__(self) -> None:
-        self.began = time.perf_counter_ns()
-        self.asked = self.replied = self.began
+        self.started_ns = time.perf_counter_ns()
+        self.submitted_ns = self.answered_ns = self.started_ns
 
-    def ask(self) -> None:
-        """It was read: the engine has it."""
-        self.asked = time.perf_counter_ns()
+    def mark_submitted(self) -> None:
+        """The request was read and is now submitted to the engine."""
+        self.submitted_ns = time.perf_counter_ns()
 
-    def reply(self) -> None:
+    def mark_answered(self) -> None:
         """The engine has answered."""
-        self.replied = time.perf_counter_ns()
+        self.answered_ns = time.perf_counter_ns()
 
 
 class Batches:
-    """The executions of one size: how many, and the nanoseconds of reading, of the passes, of writing."""
+    """The executions of one batch size: their number, and the nanoseconds of each of `PHASES`."""
 
     __slots__ = ("count", "ns")
 
@@ -44,7 +44,7 @@ class Batches:
 
 
 class Statistics:
-    """The counters of one model, since the server started. Plain integers: the hot route counts here."""
+    """The counters of one model since the server started; plain integers, for the hot route."""
 
     def __init__(self) -> None:
         self.last_inference = 0  # ms since 1970
@@ -52,14 +52,14 @@ class Statistics:
         self.successes = self.failures = self.failed_ns = 0
         self.read_ns = self.queued_ns = self.inferred_ns = self.written_ns = 0
         self._batches: defaultdict[int, Batches] = defaultdict(Batches)
-        self._tick = -1  # whose batch is open
+        self._tick = -1  # the tick whose batch is being counted
         self._size = self._read = self._infer = self._written = 0  # of that batch
 
     def record_success(self, timer: RequestTimer, tick: int, pass_seconds: float) -> None:
-        """A request was answered in this tick, whose pass through the network took so long."""
-        written = time.perf_counter_ns() - timer.replied
-        read = timer.asked - timer.began
-        waited = timer.replied - timer.asked
+        """Count a request that was answered in this tick; its batch took `pass_seconds` in the network."""
+        written = time.perf_counter_ns() - timer.answered_ns
+        read = timer.submitted_ns - timer.started_ns
+        waited = timer.answered_ns - timer.submitted_ns
         infer = min(int(1e9 * pass_seconds), waited)
         self.last_inference = time.time_ns() // 1_000_000
         self.successes += 1
@@ -77,12 +77,12 @@ class Statistics:
         self._written += written
 
     def record_failure(self, timer: RequestTimer) -> None:
-        """A request was refused."""
+        """Count a request that was refused."""
         self.failures += 1
-        self.failed_ns += time.perf_counter_ns() - timer.began
+        self.failed_ns += time.perf_counter_ns() - timer.started_ns
 
-    def told(self, model: str, version: str) -> dict[str, Any]:
-        """As the protocol has it."""
+    def as_dict(self, model: str, version: str) -> dict[str, Any]:
+        """The counters in the format of the protocol."""
         self._close()
         parts = (self.read_ns, self.inferred_ns, self.written_ns)
         stats = {
@@ -100,11 +100,11 @@ class Statistics:
             "inference_count": self.successes,
             "execution_count": self.executions,
             "inference_stats": stats,
-            "batch_stats": [_told(size, batches) for size, batches in sorted(self._batches.items())],
+            "batch_stats": [_batch_entry(size, batches) for size, batches in sorted(self._batches.items())],
         }
 
     def _close(self) -> None:
-        """Count the batch that is open."""
+        """Add the batch that is being counted to the batches of its size."""
         if not self._size:
             return
         batches = self._batches[_rounded(self._size)]
@@ -112,10 +112,10 @@ class Statistics:
         for i, ns in enumerate((self._read, self._infer, self._written)):
             batches.ns[i] += ns
         self._size = self._read = self._infer = self._written = 0
-        self._tick = -1  # what follows in the same tick is counted as another
+        self._tick = -1  # later requests of the same tick count as a new batch
 
 
-def _told(size: int, batches: Batches) -> dict[str, Any]:
+def _batch_entry(size: int, batches: Batches) -> dict[str, Any]:
     parts = zip(PHASES, batches.ns, strict=True)
     return {"batch_size": size} | {name: _duration(batches.count, ns) for name, ns in parts}
 

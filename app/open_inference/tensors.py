@@ -1,4 +1,4 @@
-"""The one input of a request, whatever its numbers came as: checked, and laid out as [steps, inputs]."""
+"""The one input of a request, from JSON or bytes: checked, and as an array [steps, inputs]."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from models.arrays import Floats
 from models.forecaster import Forecaster
 
 FLOAT32 = np.dtype("<f4")
-FEW = 16  # numbers that plain Python looks at sooner than NumPy
+FEW = 16  # so few numbers are checked faster by plain Python than by NumPy
 
 
 def check_input(
     name: str, datatype: str, shape: Sequence[int], model: str, forecaster: Forecaster
 ) -> tuple[int, int]:
-    """(steps, inputs) of the one input.
+    """Check type and shape of the input, and return (steps, inputs).
 
     Raises
     ------
@@ -45,17 +45,17 @@ def from_bytes(
     limits: Limits,
     gaps: bool,
 ) -> Floats:
-    """Little-endian float32 as [steps, inputs]; with `gaps`, NaN is what was not observed.
+    """Little-endian float32 as [steps, inputs]; with `gaps`, NaN means "not observed".
 
     Raises
     ------
-    Unprocessable : not as many bytes as the shape has; a NaN or an infinity; no step at all
+    Unprocessable : the number of bytes does not fit the shape; NaN or infinity; no step
     TooLarge
     """
-    wanted = 4 * size[0] * size[1]
-    if len(data) != wanted:
-        raise triton_errors.wrong_bytes(name, model, wanted, len(data))
-    # A copy, because the bytes are part of a body that would stay alive with it, and aligned, too.
+    expected = 4 * size[0] * size[1]
+    if len(data) != expected:
+        raise triton_errors.wrong_bytes(name, model, expected, len(data))
+    # A copy: it is aligned, and the body that holds the bytes can be freed.
     observations = np.frombuffer(data, FLOAT32).astype(np.float32).reshape(size)
     if not (_is_short(size, limits) and math.isfinite(sum(observations.ravel().tolist()))):
         chunks.check_observations(observations, limits, gaps=gaps)
@@ -63,11 +63,11 @@ def from_bytes(
 
 
 def from_numbers(data: list[Any], size: tuple[int, int], limits: Limits) -> tuple[Floats, bool]:
-    """Numbers, nested in any way that holds as many as the shape, and whether some are null.
+    """Flat or nested numbers as [steps, inputs], and whether any is null.
 
     Raises
     ------
-    Unprocessable : of another count; beyond float32; no step at all
+    Unprocessable : the number of values does not fit the shape; beyond float32; no step
     TooLarge
     """
     if _is_short(size, limits) and len(data) == size[0] * size[1] and _is_plain(data):
@@ -80,7 +80,7 @@ def from_numbers(data: list[Any], size: tuple[int, int], limits: Limits) -> tupl
     if numbers.size != size[0] * size[1]:
         raise Unprocessable("Unable to parse 'data': Shape does not match true shape of 'data' field")
     observations = numbers.reshape(size)
-    chunks.check_observations(observations, limits, gaps=True)  # JSON has no NaN: what is one here was null
+    chunks.check_observations(observations, limits, gaps=True)  # JSON has no NaN: a NaN here was null
     return observations, bool(np.isnan(observations).any())
 
 
@@ -89,8 +89,8 @@ def _is_short(size: tuple[int, int], limits: Limits) -> bool:
 
 
 def _is_plain(data: list[Any]) -> bool:
-    """Whether a flat list holds float32 numbers only."""
+    """Whether a flat list contains only numbers in the range of float32."""
     try:
         return bool(min(data) >= -MAX_FLOAT32 and max(data) <= MAX_FLOAT32)
-    except (TypeError, ValueError):  # nested, or null among them; or empty
+    except (TypeError, ValueError):  # nested, empty, or with nulls
         return False

@@ -1,4 +1,4 @@
-"""How Triton words what it refuses: its clients' operators search for these sentences."""
+"""Error texts as Triton writes them, because operators search for them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def no_sequence(model: str) -> Unprocessable:
 
 
 def not_started(error: CarryoverError, sequence: int | str, model: str) -> CarryoverError:
-    """Why a request that starts nothing found no session; any other error is itself."""
+    """Triton's error where a request without START found no session; any other error is returned as it is."""
     if not isinstance(error, UnknownSession | SessionGone):
         return error
-    told = (
+    text = (
         f"inference request for sequence {sequence} to model '{model}' must specify the START flag "
         "on the first request of the sequence"
     )
-    more = f": {error.detail}" if isinstance(error, SessionGone) else ""
-    return type(error)(told + more, **error.extra)
+    reason = f": {error.detail}" if isinstance(error, SessionGone) else ""
+    return type(error)(text + reason, **error.extra)
 
 
 def unknown_model(model: str, version: str = "") -> UnknownModel:
@@ -52,37 +52,37 @@ def wrong_batch_size(model: str) -> Unprocessable:
     )
 
 
-def wrong_type(name: str, told: str, model: str) -> Unprocessable:
+def wrong_type(name: str, datatype: str, model: str) -> Unprocessable:
     """An input of another data type."""
     return Unprocessable(
-        f"inference input '{name}' data-type is '{told}', but model '{model}' expects 'FP32'"
+        f"inference input '{name}' data-type is '{datatype}', but model '{model}' expects 'FP32'"
     )
 
 
-def wrong_shape(name: str, model: str, wanted: Sequence[int], told: Sequence[int]) -> Unprocessable:
+def wrong_shape(name: str, model: str, expected: Sequence[int], given: Sequence[int]) -> Unprocessable:
     """An input of another shape."""
     return Unprocessable(
         f"unexpected shape for input '{name}' for model '{model}'. "
-        f"Expected {_shape(wanted)}, got {_shape(told)}"
+        f"Expected {_shape(expected)}, got {_shape(given)}"
     )
 
 
-def wrong_inputs(names: Sequence[str], wanted: str, model: str) -> Unprocessable:
-    """Inputs that are not the one there is."""
-    stranger = next((name for name in names if name != wanted), None)
-    if stranger is not None:
-        return Unprocessable(f"unexpected inference input '{stranger}' for model '{model}'")
+def wrong_inputs(names: Sequence[str], expected: str, model: str) -> Unprocessable:
+    """The inputs are not exactly the expected one."""
+    other = next((name for name in names if name != expected), None)
+    if other is not None:
+        return Unprocessable(f"unexpected inference input '{other}' for model '{model}'")
     if names:
-        return Unprocessable(f"input '{wanted}' already exists in request")
+        return Unprocessable(f"input '{expected}' already exists in request")
     return Unprocessable(
         f"expected 1 inputs but got 0 inputs for model '{model}'. Got input(s) [], but missing required "
-        f"input(s) ['{wanted}']. Please provide all required input(s)."
+        f"input(s) ['{expected}']. Please provide all required input(s)."
     )
 
 
-def wrong_output(name: str, model: str, why: str = "") -> Unprocessable:
-    """An output that the model, or this request, does not have."""
-    return Unprocessable(f"unexpected inference output '{name}' for model '{model}'{why}")
+def wrong_output(name: str, model: str, reason: str = "") -> Unprocessable:
+    """The model does not have the output, or the request lacks a parameter for it."""
+    return Unprocessable(f"unexpected inference output '{name}' for model '{model}'{reason}")
 
 
 def too_few_bytes(name: str, model: str, missing: int) -> Unprocessable:
@@ -93,20 +93,20 @@ def too_few_bytes(name: str, model: str, missing: int) -> Unprocessable:
 
 
 def too_many_bytes(model: str) -> Unprocessable:
-    """The body goes on behind its binary tensors."""
+    """The body continues after its binary tensors."""
     return Unprocessable(f"unexpected additional input data for model '{model}'")
 
 
-def wrong_bytes(name: str, model: str, wanted: int, told: int) -> Unprocessable:
-    """A tensor whose bytes are not those of its shape."""
+def wrong_bytes(name: str, model: str, expected: int, given: int) -> Unprocessable:
+    """The number of bytes does not fit the shape."""
     return Unprocessable(
-        f"input byte size mismatch for input '{name}' for model '{model}'. Expected {wanted}, got {told}"
+        f"input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {given}"
     )
 
 
-def unsupported(what: str) -> Unsupported:
-    """A part of the protocol that this server does not have."""
-    return Unsupported(f"{what} is not supported by this server")
+def unsupported(feature: str) -> Unsupported:
+    """The server does not support this part of the protocol."""
+    return Unsupported(f"{feature} is not supported by this server")
 
 
 def _shape(numbers: Sequence[int]) -> str:

@@ -1,8 +1,8 @@
-"""A 64-bit digest of every chunk of a wave at once, to tell a retry from another chunk at the same place.
+"""A 64-bit digest of every chunk of a batch at once, to tell a retry from another chunk at the same position.
 
-Each number's bits are mixed with its place in the chunk by SplitMix64 (Steele, Lea and Flood, 2014) and
-the results added up: two chunks that differ agree by chance once in 2**64. It guards against mistakes,
-not against a client that wants to deceive itself.
+Each number's bits are mixed with its index in the chunk by SplitMix64 (Steele, Lea and Flood, 2014), and
+the results are added up: two different chunks agree by chance once in 2**64. The digest guards against
+mistakes and not against attacks: a client can only deceive its own session.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ def digests(observations: Floats, lengths: Ints, horizon: int = 0) -> Digests:
 
     Parameters
     ----------
-    observations : [total, inputs], the chunks laid one after the other
+    observations : [total, inputs], the chunks one after the other
     lengths : [batch], each at least 1
-    horizon : the steps of forecast asked for beside it; another horizon is another request
+    horizon : steps of the forecast that goes with the answer; another horizon is another request
 
     Returns
     -------
     [batch] of uint64
     """
-    told = np.empty(len(lengths), np.uint64)
-    _digest(np.ascontiguousarray(observations).view(np.uint32), lengths, horizon, told)
-    return told
+    found = np.empty(len(lengths), np.uint64)
+    _digest(np.ascontiguousarray(observations).view(np.uint32), lengths, horizon, found)
+    return found
 
 
 @jit(readonly("uint32", 2), readonly("int64"), INT, contiguous("uint64"))
-def _digest(words: Words, lengths: Ints, horizon: int, told: Digests) -> None:
-    """Every operand is of 64 bits without a sign: with one that has a sign, Numba would go on in floats."""
+def _digest(words: Words, lengths: Ints, horizon: int, found: Digests) -> None:
+    """Every operand is an unsigned 64-bit integer: with a signed one Numba would compute in floats."""
     row = 0
     for i in range(len(lengths)):
-        total, place = np.uint64(0), np.uint64(horizon)
+        total, index = np.uint64(0), np.uint64(horizon)
         for _ in range(lengths[i]):
             for word in words[row]:
-                place += np.uint64(1)
-                mixed = np.uint64(word) + place * GOLDEN
+                index += np.uint64(1)
+                mixed = np.uint64(word) + index * GOLDEN
                 mixed = (mixed ^ (mixed >> S30)) * FIRST
                 mixed = (mixed ^ (mixed >> S27)) * SECOND
                 total += mixed ^ (mixed >> S31)
             row += 1
-        told[i] = total
+        found[i] = total

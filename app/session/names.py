@@ -1,8 +1,8 @@
-"""Session names: what clients call a session, and what the engine calls it.
+"""Session names: the id that clients use, and the name that the engine uses.
 
-A key owns a namespace, its tenant. Within the engine, the stores and the queue a session of tenant `acme` is
-`acme/pump-7`; a client's id can hold no `/`, so no id, however it was made up, reaches another tenant's
-session. Without keys there is one tenant, the nameless one, and both names are the same.
+A key belongs to a tenant, which is a namespace. In the engine, the stores and the queue, session `pump-7` of
+tenant `acme` is `acme/pump-7`. An id cannot hold a `/`, so no id reaches a session of another tenant. Without
+keys there is one tenant with an empty name, and id and name are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TENANT = re.compile(r"[A-Za-z0-9._\-]{1,64}", re.ASCII)
 
 
 def prefix(tenant: str) -> str:
-    """What the engine's names of this tenant's sessions begin with."""
+    """The prefix of the engine's names of this tenant's sessions."""
     return f"{tenant}{SEPARATOR}" if tenant else ""
 
 
@@ -24,10 +24,15 @@ def tenant_of(name: str) -> str:
 
 
 def id_of(name: str) -> str:
-    """What its own clients call a session: answers and errors name it so, never the engine's way."""
+    """The session's id, for answers and errors: they never show the engine's name."""
     return name.rpartition(SEPARATOR)[2]
 
 
 def cursor_before(prefix: str) -> str:
-    """A text that sorts before every id with this prefix, and behind every id that sorts before those."""
+    """A text that sorts before every id with this prefix, and after every id that sorts before those."""
     return prefix and f"{prefix[:-1]}{chr(ord(prefix[-1]) - 1)}\x7f"  # no id holds a character above `z`
+
+
+def name_range(after: str, prefix: str) -> tuple[str, str]:
+    """The names behind `after` that begin with `prefix` sort behind the first text and before the second."""
+    return max(after, cursor_before(prefix)), f"{prefix}\x7f"

@@ -1,4 +1,4 @@
-"""The answers of a session's last few chunks, so that a retry is answered again and never applied again."""
+"""The answers to a session's last few chunks: a retry gets the same answer and is not applied again."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from models.jit import jit, readonly, writable
 
 
 def find(rows: Rows, i: int, at: int, length: int) -> int | None:
-    """Which remembered chunk of session `i` began at `at` and had this length, if any: 0 is the newest."""
+    """The index of the remembered chunk of session `i` that began at `at` with this length.
+
+    0 is the newest; None means that there is no such chunk.
+    """
     header = rows.headers[i]
     end = int(header["position"])
-    for place, steps in enumerate(header["steps"].tolist()):
+    for chunk, steps in enumerate(header["steps"].tolist()):
         if steps == 0 or end <= at:
             return None
         if end - steps == at:
-            return place if steps == length else None
+            return chunk if steps == length else None
         end -= steps
     return None
 
 
-def digest(rows: Rows, i: int, place: int) -> int:
+def digest(rows: Rows, i: int, chunk: int) -> int:
     """The digest of a remembered chunk of session `i`."""
-    return int(rows.headers["digest"][i, place])
+    return int(rows.headers["digest"][i, chunk])
 
 
-def answer(rows: Rows, i: int, place: int) -> Answer:
-    """The stored answer of session `i` at this place."""
+def answer(rows: Rows, i: int, chunk: int) -> Answer:
+    """The stored answer of session `i` to a remembered chunk."""
     long = rows.long_answers.get(i, ())
-    kept = long[place] if place < len(long) else None
-    return kept if kept is not None else {"predictions": rows.headers["answer"][i, place][None]}
+    kept = long[chunk] if chunk < len(long) else None
+    return kept if kept is not None else {"predictions": rows.headers["answer"][i, chunk][None]}
 
 
 def remember(
@@ -43,32 +46,32 @@ def remember(
     digests: Digests,
     last: Floats,
     long: dict[int, Answer],
-    most_bytes: int,
+    max_bytes: int,
 ) -> None:
-    """Put the newest answer of every session in front, in place.
+    """Put the newest answer of every session first, in place.
 
     Parameters
     ----------
     rows : the sessions; their headers are written to
     lengths, digests : [batch], of the chunks just applied
-    last : [batch, outputs], the prediction after each chunk: the whole answer where it had one step
-    long : by index, the answers that are more than that
-    most_bytes : older long answers of a session are forgotten beyond this; the newest is always kept
+    last : [batch, outputs], the prediction after each chunk: the whole answer to a chunk of length 1
+    long : by index, the answers that hold more than that
+    max_bytes : older long answers of a session are forgotten beyond this; the newest is always kept
     """
     headers = rows.headers
     _put_in_front(headers["steps"], headers["digest"], headers["answer"], lengths, digests, last)
     if not long and not rows.long_answers:
         return
     for i in long.keys() | rows.long_answers.keys():
-        _remember_long(rows, i, long.get(i), most_bytes)
+        _remember_long(rows, i, long.get(i), max_bytes)
 
 
 def reset_sessions(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0,)) -> None:
-    """Begin these sessions' carries anew and leave their positions, in place.
+    """Reset the carries of these sessions in place; their positions stay.
 
-    Their answers are forgotten: after a reset no chunk from before it may be taken for a retry.
+    Their answers are forgotten: after a reset no earlier chunk may be taken for a retry.
     """
-    which = list(which)  # a tuple would be an index of as many dimensions
+    which = list(which)  # NumPy would take a tuple for one index per dimension
     rows.carries[which] = forecaster.reset(rows.carries[which])
     for name in ("since_reset", "steps", "has_long"):
         rows.headers[name][which] = 0
@@ -88,31 +91,31 @@ def _put_in_front(
     digests: Digests,
     last: Floats,
 ) -> None:
-    """What was newest is second from now on, and what was oldest is forgotten."""
+    """Shift every remembered chunk by one, and drop the oldest."""
     chunks, outputs = steps.shape[1], last.shape[1]
     for i in range(len(lengths)):
         length, mark = np.uint32(lengths[i]), digests[i]
-        for place in range(chunks):
-            steps[i, place], length = length, steps[i, place]
-            digest[i, place], mark = mark, digest[i, place]
+        for chunk in range(chunks):
+            steps[i, chunk], length = length, steps[i, chunk]
+            digest[i, chunk], mark = mark, digest[i, chunk]
         for output in range(outputs):
             number = last[i, output]
-            for place in range(chunks):
-                answer[i, place, output], number = number, answer[i, place, output]
+            for chunk in range(chunks):
+                answer[i, chunk, output], number = number, answer[i, chunk, output]
 
 
-def _remember_long(rows: Rows, i: int, newest: Answer | None, most_bytes: int) -> None:
-    most_chunks = rows.headers["steps"].shape[1]
-    answers = (newest, *rows.long_answers.get(i, ()))[:most_chunks]
+def _remember_long(rows: Rows, i: int, newest: Answer | None, max_bytes: int) -> None:
+    max_chunks = rows.headers["steps"].shape[1]
+    answers = (newest, *rows.long_answers.get(i, ()))[:max_chunks]
     total = 0
-    for place, kept in enumerate(answers):
+    for chunk, kept in enumerate(answers):
         if not kept:
             continue
-        for array in kept.values():  # a sum of a generator would cost three times as much
+        for array in kept.values():  # three times as fast as a sum over a generator
             total += array.nbytes
-        if place and total > most_bytes:
-            rows.headers["steps"][i, place:] = 0
-            answers = answers[:place]
+        if chunk and total > max_bytes:
+            rows.headers["steps"][i, chunk:] = 0
+            answers = answers[:chunk]
             break
     while answers and answers[-1] is None:
         answers = answers[:-1]

@@ -1,12 +1,12 @@
-"""What a session is, as columns: many sessions of one model are one `Rows`, a value.
+"""Sessions as columns: many sessions of one model are one `Rows`, a value.
 
-A session is a header (position, times, epoch, and the answers of its last few chunks) and a carry. Both
-have a fixed size, so that a wave's sessions are read, moved on and written back by a handful of array
-operations whatever their number. Only an answer longer than one prediction is kept as an object beside
-them, in `long`.
+A session is a header (position, times, epoch, and the answers to its last few chunks) and a carry. Both have
+a fixed size, so that the sessions of a batch are read, advanced and written back by a handful of array
+operations, however many they are. Only an answer longer than one prediction is an object of its own, in
+`long_answers`.
 
-The answers are newest first: `steps[i, 0]` is the length of the last chunk, and the chunk before it ended
-where it began. A length of 0 ends the list.
+The answers are newest first: `steps[i, 0]` is the length of the last chunk, which began where the chunk
+before it ended. A length of 0 ends the list.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from app.errors import StoreFailed
 from models.arrays import Bytes, Floats, Headers, Ints
 from models.forecaster import Forecaster
 
-Answer = dict[str, Floats]  # "predictions" [steps, outputs] and whatever else was asked for
+Answer = dict[str, Floats]  # "predictions" [steps, outputs], and forecast, intervals or scores on request
 LongAnswers = tuple[Answer | None, ...]  # newest first; None where the header holds the answer
 
 
 def header_type(recent_chunks: int, outputs: int) -> np.dtype[np.void]:
-    """The header of one session of a model with so many outputs."""
+    """The header of one session of a model with this number of outputs."""
     return np.dtype(
         [
             ("position", "<i8"),
@@ -39,7 +39,7 @@ def header_type(recent_chunks: int, outputs: int) -> np.dtype[np.void]:
             ("seen", "<f8"),
             ("deadline", "<f8"),  # when it expires; infinity: never
             ("ttl", "<f8"),  # seconds of idleness; infinity: never
-            ("has_long", "<u4"),  # how many answers are kept beside; 0 if and only if there are none
+            ("has_long", "<u4"),  # the number of entries in `long_answers`; 0 where it has none
             ("digest", "<u8", (recent_chunks,)),
             ("steps", "<u4", (recent_chunks,)),
             ("answer", "<f4", (recent_chunks, outputs)),
@@ -49,9 +49,10 @@ def header_type(recent_chunks: int, outputs: int) -> np.dtype[np.void]:
 
 @dataclass(slots=True)
 class Rows:
-    """Columns of `n` sessions of one model, detached from where they are kept.
+    """Columns of `n` sessions of one model, copied out of the slab.
 
-    headers : [n] of `header_type`; carries : [n, carry_size]; long : by index, only where there are any.
+    headers : [n] of `header_type`; carries : [n, carry_size]
+    long_answers : by index, only of sessions that have any
     """
 
     headers: Headers
@@ -90,8 +91,8 @@ _decode = msgspec.msgpack.Decoder(_Body).decode
 def pack(rows: Rows) -> list[bytes]:
     """One self-contained record for each session, little-endian.
 
-    All records without a long answer are alike but for their header and carry, so that those are copied as
-    columns into as many copies of one record.
+    Records without a long answer differ only in header and carry. So one record is copied as often as it is
+    needed, and headers and carries are copied into the copies as columns.
     """
     form, header, carry = _form(rows.headers.dtype, rows.carries.shape[1])
     table = np.empty((len(rows), len(form)), np.uint8)
@@ -107,10 +108,10 @@ def pack(rows: Rows) -> list[bytes]:
 
 @lru_cache(maxsize=64)
 def _form(header_type: np.dtype[np.void], carry_size: int) -> tuple[Bytes, slice, slice]:
-    """A record of zeros without a long answer, and where its header and its carry lie."""
+    """A record of zeros without a long answer, and where in it the header and the carry are."""
     empty = _body(np.zeros((), header_type), np.zeros(carry_size, np.float32), ())
     form = _encode(empty)
-    end = len(form) - 1  # behind the carry, no long answers take one byte
+    end = len(form) - 1  # after the carry comes an empty list of long answers: one byte
     carry = slice(end - len(empty.carry), end)
     end = end - len(_encode(empty.carry))
     header = slice(end - len(empty.headers), end)
@@ -128,9 +129,9 @@ def _body(header: Any, carry: Floats, long: LongAnswers) -> _Body:
 
 
 def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster) -> Rows:
-    """The sessions that `pack` made, for a slab of this layout.
+    """The sessions of records that `pack` wrote, for a slab of this layout.
 
-    A record written under other settings keeps as many of its newest answers and observations as fit.
+    Of a record written under other settings the newest answers and observations are kept, as many as fit.
 
     Raises
     ------
@@ -145,7 +146,7 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
         try:
             body = _decode(record)
             header = np.frombuffer(body.headers, header_type(body.recent, body.outputs), 1)
-            carry = forecaster.resize_tail(np.frombuffer(body.carry, "<f4"))
+            carry = forecaster.layout.resize_tail(np.frombuffer(body.carry, "<f4"))
         except (msgspec.MsgspecError, ValueError) as error:
             raise StoreFailed(f"a stored session cannot be read: {error}") from error
         if body.outputs != outputs:
@@ -159,7 +160,7 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
 
 
 def copy_headers(old: Headers, new: Headers) -> None:
-    """Fill headers of another layout, in place, with as much as fits; what is newest comes first."""
+    """Copy headers into others of another layout: of the remembered answers the newest, as many as fit."""
     if old.dtype == new.dtype:
         new[:] = old
         return

@@ -1,10 +1,10 @@
 """The resident sessions of one model: a row each, in arrays that are read and written in place.
 
-Memory is reserved at start and committed by the kernel page by page as rows are first used, so an empty
-slab of a million rows costs nothing. Rows are taken and given back in constant time. When the slab is
-full, the clock (second chance; Corbato, 1968) picks who leaves: a bit a row, set by each wave that used
-it, cleared by a hand that passes; it finds a session that was not used for about one turn, at a constant
-cost a session and without a write per access that an exact list would need.
+Memory is reserved at start, and the kernel provides it page by page as rows are first used: an empty slab of
+a million rows costs nothing. A row is taken and given back in constant time. When the slab is full, the
+clock algorithm (second chance; Corbato, 1968) chooses which sessions leave. Each row has a mark that every
+use sets and that the clock's hand clears as it passes, so that the hand finds sessions that were not used
+since its last pass. The cost for each session is constant; an exact list would need a write for each access.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from models.arrays import Floats, Headers, Ints
 from models.forecaster import Forecaster
 from models.jit import jit, readonly
 
-RUN = 256  # rows from which on it is worth looking whether they lie one behind the other
-HAND_STEP = 1024  # rows that the clock's hand looks at in one array operation
+RUN = 256  # with at least this many rows it pays to test whether they are consecutive
+HAND_STEP = 1024  # rows that the clock's hand passes in one array operation
 COLD, WARM, PINNED = 0, 1, 2
 
 
 class Slab:
-    """Rows of the sessions of `forecaster`, by session id.
+    """Rows of the sessions of `forecaster`, by session name.
 
     Parameters
     ----------
-    capacity : rows; at least the sessions of one wave, or a wave could not be held
+    capacity : rows; at least the sessions of one batch, which must all be resident
     recent_chunks : answers remembered for each session
     """
 
@@ -39,16 +39,16 @@ class Slab:
         self.recent_chunks = recent_chunks
         self.headers = np.zeros(capacity, header_type(recent_chunks, forecaster.output_size))
         self.carries = np.zeros((capacity, forecaster.carry_size), np.float32)
-        # Rows are copied through these views: field by field NumPy takes ten times as long, number by number
-        # twice.
+        # Rows are copied through these views: field by field takes NumPy ten times as long, and number by
+        # number twice as long.
         self._whole = self.headers.view(f"V{self.headers.dtype.itemsize}")
         self._one_carry = np.dtype((np.void, self.carries.itemsize * forecaster.carry_size))
         self._whole_carries = self._as_one(self.carries)
         self._fresh = forecaster.new_carry
         self.long_answers: dict[int, LongAnswers] = {}
         self.index: dict[str, int] = {}  # published sessions only
-        # Another one whenever a session leaves. Until then rows that were looked up hold: no name is
-        # published while it has a row here.
+        # Replaced when a session leaves, which invalidates cached row lookups. A new session invalidates
+        # none: no name is published while it has a row here.
         self.generation = object()
         self.names: SortedList[str] = SortedList()
         self._owner: list[str | None] = []  # by row; None where free or not yet published
@@ -61,11 +61,11 @@ class Slab:
 
     @property
     def free_rows(self) -> int:
-        """Rows that can be taken before somebody has to leave."""
+        """Rows that can be taken before a session must leave."""
         return self.capacity - len(self._owner) + len(self._free)
 
     def take(self) -> int:
-        """A free row, its header zeroed. The caller makes room first."""
+        """A free row with a header of zeros. The caller has made room before."""
         if self._free:
             row = self._free.pop()
             self.headers[row] = np.zeros((), self.headers.dtype)
@@ -73,12 +73,12 @@ class Slab:
         else:
             row = len(self._owner)
             self._owner.append(None)
-            if self._fresh.any():  # otherwise the page stays the kernel's until the session observes
+            if self._fresh.any():  # a carry of zeros needs no memory until the session's first chunk
                 self.carries[row] = self._fresh
         return row
 
     def give_back(self, row: int) -> None:
-        """Free a row that was taken and never published, or whose session has left."""
+        """Free a row that was taken and never published, or that a session has left."""
         self._owner[row] = None
         self._used[row] = COLD
         self.headers["deadline"][row] = np.inf  # the sweep passes over it
@@ -86,14 +86,14 @@ class Slab:
         self._free.append(row)
 
     def publish(self, session: str, row: int) -> None:
-        """From here on `session` is found at `row`."""
+        """Make `session` resident at `row`."""
         self.index[session] = row
         self.names.add(session)
         self._owner[row] = session
         self._used[row] = WARM
 
     def remove(self, session: str) -> None:
-        """Forget a session that is resident."""
+        """Remove a resident session, and free its row."""
         row = self.index.pop(session)
         self.generation = object()
         self.names.remove(session)
@@ -105,12 +105,12 @@ class Slab:
         return Rows(headers, self.carries.take(rows, axis=0), self._long_of(rows, headers))
 
     def view(self, rows: Ints) -> Rows:
-        """These rows as they stand: the headers copied, the carries not to be written to.
+        """These rows with the headers copied and the carries read-only.
 
-        Those of a thousand rows that lie one behind the other, as of sessions that one request created, are
-        read where they are. They hold until one of the rows is written.
+        The carries of many consecutive rows, such as those of sessions that one request created, are not
+        copied: they are valid until one of the rows is written.
         """
-        if len(rows) < RUN or not _in_a_row(rows):
+        if len(rows) < RUN or not _are_consecutive(rows):
             return self.read(rows)
         run = slice(int(rows[0]), int(rows[-1]) + 1)
         headers = self._whole[run].copy().view(self.headers.dtype)
@@ -119,17 +119,17 @@ class Slab:
         return Rows(headers, carries, self._long_of(rows, headers))
 
     def _as_one(self, carries: Floats) -> Headers:
-        """Every carry as one value."""
+        """Every carry as a single value of the array."""
         return np.ascontiguousarray(carries, np.float32).view(self._one_carry)[:, 0]
 
     def _long_of(self, rows: Ints, headers: Headers) -> dict[int, LongAnswers]:
-        """By index, the long answers of these rows; a thousand are not looked up one by one for a few."""
+        """By index, the long answers of these rows: only rows that have any are looked up."""
         if not self.long_answers:
             return {}
         return {i: self.long_answers[int(rows[i])] for i in np.flatnonzero(headers["has_long"]).tolist()}
 
     def write(self, rows: Ints, values: Rows) -> None:
-        """Put values in place, and count the rows as used."""
+        """Write values into these rows, and mark the rows as used."""
         if self.long_answers:
             for row in rows[np.flatnonzero(self.headers["has_long"][rows])].tolist():
                 self.long_answers.pop(row, None)
@@ -140,50 +140,49 @@ class Slab:
             self.long_answers[int(rows[i])] = answers
 
     def pin(self, rows: Sequence[int] | Ints) -> None:
-        """These may not leave until they are written or released."""
+        """Keep these rows until they are written or unpinned."""
         self._used[rows] = PINNED
 
     def unpin(self, rows: Sequence[int] | Ints) -> None:
         self._used[rows] = WARM
 
     def least_recently_used(self, count: int) -> list[str]:
-        """Up to `count` sessions that have not been used for longest, about; never a pinned one."""
+        """Up to `count` sessions among the least recently used, and never a pinned one."""
         found: list[str] = []
-        looked = 0
+        total_passed = 0
         limit = 2 * len(self._owner) + HAND_STEP
-        while len(found) < count and looked < limit:
+        while len(found) < count and total_passed < limit:
             stop = min(self._hand + HAND_STEP, len(self._owner))
-            turn = self._used[self._hand : stop]
-            cold = np.flatnonzero(turn == COLD)[: count - len(found)]
-            passed = int(cold[-1]) + 1 if len(found) + len(cold) == count and len(cold) else len(turn)
+            marks = self._used[self._hand : stop]
+            cold = np.flatnonzero(marks == COLD)[: count - len(found)]
+            passed = int(cold[-1]) + 1 if len(found) + len(cold) == count and len(cold) else len(marks)
             found += [name for row in cold.tolist() if (name := self._owner[self._hand + row]) is not None]
-            turn[:passed][turn[:passed] == WARM] = COLD
-            turn[cold] = PINNED  # not found twice in one call
-            looked += passed
+            marks[:passed][marks[:passed] == WARM] = COLD
+            marks[cold] = PINNED  # not found twice in one call
+            total_passed += passed
             self._hand = 0 if self._hand + passed >= len(self._owner) else self._hand + passed
         self._used[[self.index[name] for name in found]] = COLD
         return found
 
     def expired(self, now: float, start: int, count: int) -> tuple[list[str], int]:
-        """Sessions past their deadline among `count` rows from `start`, and where to look next."""
+        """Sessions past their deadline among `count` rows from `start`, and the row to continue with."""
         stop = min(start + count, len(self._owner))
-        late = np.flatnonzero(self.headers["deadline"][start:stop] < now)
-        names = [name for row in late.tolist() if (name := self._owner[start + row]) is not None]
+        expired = np.flatnonzero(self.headers["deadline"][start:stop] < now)
+        names = [name for row in expired.tolist() if (name := self._owner[start + row]) is not None]
         return names, 0 if stop >= len(self._owner) else stop
 
     def earliest_deadline(self, rows: Ints) -> float:
-        """When the first of these expires."""
+        """When the first of the sessions at these rows expires, in seconds since 1970."""
         return float(self.headers["deadline"][rows].min())
 
     def rows_of(self, sessions: Iterable[str]) -> Ints:
-        """Rows of sessions that are resident."""
+        """The rows of sessions that are all resident."""
         return np.fromiter(map(self.index.__getitem__, sessions), np.int64)
 
 
 @jit(readonly("int64"))
-def _in_a_row(rows: Ints) -> bool:
-    """Whether they lie one behind the other."""
-    told = True
+def _are_consecutive(rows: Ints) -> bool:
+    consecutive = True
     for i in range(1, len(rows)):
-        told &= rows[i] == rows[0] + i
-    return told
+        consecutive &= rows[i] == rows[0] + i
+    return consecutive

@@ -1,12 +1,12 @@
-"""A session as a file: what `GET /sessions/{id}/state` gives and `PUT` takes.
+"""A session as a file, which `GET /sessions/{id}/state` returns and `PUT` accepts.
 
-One safetensors file, readable with any safetensors library, that describes itself: the carry, the
-position, the fingerprint that the carry belongs to, and the answers that replays need. It comes from
-outside, so nothing in it is believed until it was checked.
+The file describes itself and can be read with any safetensors library: the carry, the position, the
+fingerprint that the carry belongs to, and the answers that replays need. A client sends it, so everything in
+it is checked before it is used.
 
     __metadata__        format, version, session, model, fingerprint, position, since_reset,
                         created, updated (seconds since 1970), ttl_seconds (inf: never),
-                        checksum (SHA-256 over the rest of it and every tensor: a flipped bit is noticed)
+                        checksum (SHA-256 over the other metadata and every tensor)
     carry               f32 [carry_size]: (h, c) as [2, layers, hidden], then the last prediction, scaled,
                         then what the session has learned, then the last observations, where the server
                         keeps them; the fingerprint names the kind of learning where the session chose it
@@ -36,9 +36,10 @@ from models.arrays import AnyArray, Floats
 from models.forecaster import Forecaster
 
 FORMAT, VERSION = "carryover-session", "1"
-MOST_CHUNKS = 4096
-FURTHEST = 2**63 - 1
-WHOLE = re.compile(r"[0-9]{1,19}", re.ASCII)
+MAX_CHUNKS = 4096
+MAX_POSITION = 2**62  # a position that chunks may still advance, as an int64
+MAX_TTL_SECONDS = 1e9  # as for `POST /sessions`; infinity is never
+WHOLE_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 NAMES = "predictions|lower|upper|residuals|scores|observed|forecast|forecast_lower|forecast_upper"
 MAY_BE_NAN = {"residuals", "scores"}
 ANSWER = re.compile(rf"recent\.([0-9]{{1,4}})\.({NAMES})", re.ASCII)
@@ -46,7 +47,7 @@ ANSWER = re.compile(rf"recent\.([0-9]{{1,4}})\.({NAMES})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """All that a session remembers, and where it came from.
+    """Everything that a session remembers, and which session of which model it was.
 
     carry : [carry_size]; answers : newest first, (steps, digest, answer)
     created, updated : seconds since 1970; ttl_seconds : infinity is never
@@ -65,7 +66,7 @@ class SessionState:
 
 
 def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionState:
-    """The session at the front of `rows`."""
+    """The first session of `rows`."""
     header = rows.headers[0]
     steps = [steps for steps in header["steps"].tolist() if steps]
     return SessionState(
@@ -79,36 +80,36 @@ def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionS
         ttl_seconds=float(header["ttl"]),
         carry=rows.carries[0].copy(),
         answers=tuple(
-            (length, recent_answers.digest(rows, 0, place), dict(recent_answers.answer(rows, 0, place)))
-            for place, length in enumerate(steps)
+            (length, recent_answers.digest(rows, 0, chunk), dict(recent_answers.answer(rows, 0, chunk)))
+            for chunk, length in enumerate(steps)
         ),
     )
 
 
 def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> Rows:
-    """The session as a row of a slab of this layout; its epoch and deadline are the caller's to draw.
+    """The session as a row of a slab of this layout; the caller sets its epoch and deadline.
 
     Raises
     ------
-    Unprocessable : it has another shape than its fingerprint's model
+    Unprocessable : its shape is not that of the fingerprint's model
     """
     outputs = forecaster.output_size
     try:
-        carry = forecaster.resize_tail(state.carry)
+        carry = forecaster.layout.resize_tail(state.carry)
         forecaster.check(carry)
     except ValueError as error:
         raise Unprocessable(str(error), field="carry") from None
     if any(answer["predictions"].shape[1] != outputs for _, _, answer in state.answers):
-        raise Unprocessable(f"an answer has not {outputs} numbers a prediction", field="recent")
+        raise Unprocessable(f"an answer's predictions do not have {outputs} numbers each", field="recent")
     rows = Rows(np.zeros(1, header_type(recent_chunks, outputs)), carry[None].copy())
     header = rows.headers
     for name in ("position", "since_reset", "created"):
         header[name] = getattr(state, name)
     header["seen"], header["ttl"] = state.updated, state.ttl_seconds
     long: list[Answer | None] = []
-    for place, (length, digest, answer) in enumerate(state.answers[:recent_chunks]):
-        header["steps"][0, place], header["digest"][0, place] = length, digest
-        header["answer"][0, place] = answer["predictions"][-1]
+    for chunk, (length, digest, answer) in enumerate(state.answers[:recent_chunks]):
+        header["steps"][0, chunk], header["digest"][0, chunk] = length, digest
+        header["answer"][0, chunk] = answer["predictions"][-1]
         long.append(answer if length > 1 or len(answer) > 1 else None)
     if any(long):
         rows.long_answers[0] = tuple(long)
@@ -123,11 +124,10 @@ def encode(state: SessionState) -> bytes:
         "recent.steps": np.array([steps for steps, _, _ in state.answers], np.int64),
         "recent.digests": np.array([digest for _, digest, _ in state.answers], np.uint64),
     }
-    for place, (_, _, answer) in enumerate(state.answers):
+    for chunk, (_, _, answer) in enumerate(state.answers):
         for name, numbers in answer.items():
-            tensors[f"recent.{place}.{name}"] = np.ascontiguousarray(numbers)
-    told = {name: getattr(state, name) for name in _TOLD}
-    metadata = {"format": FORMAT, "version": VERSION} | {name: str(value) for name, value in told.items()}
+            tensors[f"recent.{chunk}.{name}"] = np.ascontiguousarray(numbers)
+    metadata = {"format": FORMAT, "version": VERSION} | {name: str(getattr(state, name)) for name in _FIELDS}
     return safetensors.numpy.save(tensors, metadata | {"checksum": _checksum(metadata, tensors)})
 
 
@@ -136,7 +136,7 @@ def decode(data: bytes) -> SessionState:
 
     Raises
     ------
-    Unprocessable : damaged, hostile, of another format or version; nothing of it was believed
+    Unprocessable : the file is damaged or malformed, or of another format or version
     """
     try:
         tensors = safetensors.numpy.load(data)
@@ -150,8 +150,11 @@ def decode(data: bytes) -> SessionState:
     if since_reset > position:
         raise Unprocessable("since_reset is beyond the position", field="since_reset")
     ttl_seconds = _time(metadata, "ttl_seconds")
-    if not ttl_seconds > 0:
-        raise Unprocessable("ttl_seconds must be positive", field="ttl_seconds")
+    if not (0 < ttl_seconds <= MAX_TTL_SECONDS or ttl_seconds == math.inf):
+        raise Unprocessable(
+            f"ttl_seconds must be more than 0 and at most {MAX_TTL_SECONDS:.0f}, or inf for never",
+            field="ttl_seconds",
+        )
     return SessionState(
         session=metadata["session"],
         model=metadata["model"],
@@ -167,13 +170,13 @@ def decode(data: bytes) -> SessionState:
 
 
 _LABELS = ("session", "model", "fingerprint")
-_TOLD = (*_LABELS, "position", "since_reset", "created", "updated", "ttl_seconds")
+_FIELDS = (*_LABELS, "position", "since_reset", "created", "updated", "ttl_seconds")
 
 
 def _metadata(data: bytes) -> dict[str, str]:
     (length,) = struct.unpack_from("<Q", data)
-    told: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return told
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata
 
 
 def _checksum(metadata: dict[str, str], tensors: dict[str, AnyArray]) -> str:
@@ -186,7 +189,7 @@ def _checksum(metadata: dict[str, str], tensors: dict[str, AnyArray]) -> str:
 
 def _check_label(metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
-        raise Unprocessable(f"this is no {FORMAT} file", field="format")
+        raise Unprocessable(f"the file is not a {FORMAT} file", field="format")
     if metadata.get("version") != VERSION:
         raise Unprocessable(
             f"the file has version {str(metadata.get('version'))[:20]!r}, this server reads {VERSION!r}",
@@ -199,8 +202,8 @@ def _check_label(metadata: dict[str, str]) -> None:
 
 def _whole(metadata: dict[str, str], name: str) -> int:
     text = metadata.get(name, "")
-    if WHOLE.fullmatch(text) is None or int(text) > FURTHEST:
-        raise Unprocessable(f"{name} is not a whole number from 0 to {FURTHEST}", field=name)
+    if WHOLE_NUMBER.fullmatch(text) is None or int(text) > MAX_POSITION:
+        raise Unprocessable(f"{name} is not a whole number from 0 to {MAX_POSITION}", field=name)
     return int(text)
 
 
@@ -220,17 +223,18 @@ def _tensor(
     found = tensors.get(name)
     if found is None or found.dtype != kind or found.ndim != dimensions:
         raise Unprocessable(
-            f"{name} is missing, or not {np.dtype(kind).name} of {dimensions} dimensions", field=name
+            f"{name} is missing, or not a tensor of {dimensions} dimensions of {np.dtype(kind).name}",
+            field=name,
         )
     if kind is np.float32 and (np.isinf(found).any() or (not nan and np.isnan(found).any())):
-        raise Unprocessable(f"{name} has a number that is not finite", field=name)
+        raise Unprocessable(f"{name} has NaN or infinity", field=name)
     return found
 
 
 def _answers(tensors: dict[str, AnyArray], position: int) -> tuple[tuple[int, int, Answer], ...]:
     steps = _tensor(tensors, "recent.steps", np.int64, 1).tolist()
     digests = _tensor(tensors, "recent.digests", np.uint64, 1).tolist()
-    if len(steps) != len(digests) or len(steps) > MOST_CHUNKS:
+    if len(steps) != len(digests) or len(steps) > MAX_CHUNKS:
         raise Unprocessable("recent.steps and recent.digests do not match", field="recent")
     if any(length < 1 for length in steps) or sum(steps) > position:
         raise Unprocessable("the remembered chunks do not fit the position", field="recent.steps")
@@ -238,10 +242,12 @@ def _answers(tensors: dict[str, AnyArray], position: int) -> tuple[tuple[int, in
     for name in tensors.keys() - {"carry", "recent.steps", "recent.digests"}:
         match = ANSWER.fullmatch(name)
         if match is None or int(match[1]) >= len(steps):
-            raise Unprocessable(f"there is no place for a tensor {name[:80]!r}", field="recent")
+            raise Unprocessable(f"unexpected tensor {name[:80]!r}", field="recent")
         nan = match[2] in MAY_BE_NAN
         answers[int(match[1])][match[2]] = _tensor(tensors, name, np.float32, 2, nan=nan)
     for length, answer in zip(steps, answers, strict=True):
         if "predictions" not in answer or len(answer["predictions"]) != length:
-            raise Unprocessable("a remembered chunk has not as many predictions as steps", field="recent")
+            raise Unprocessable(
+                "a remembered chunk does not have one prediction for each step", field="recent"
+            )
     return tuple(zip(steps, digests, answers, strict=True))

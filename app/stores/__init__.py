@@ -1,22 +1,23 @@
-"""Where committed sessions live, and what remains of those that are gone.
+"""Where committed sessions live, and the tombstones of those that are gone.
 
-A store is told of a wave in one `commit`: all of it is kept or none. A store that `writes_through` is
-told of every change, because it must survive the process; `memory.MemoryStore` is told only of sessions that
-leave the slab, because the slab is in the same memory and would otherwise be kept twice.
+A batch reaches a store in one `commit`: all of it is kept or none. A store that `writes_through` gets every
+change, because it must survive the process. `memory.MemoryStore` gets only the sessions that leave the slab:
+the slab is in the same memory, and a resident session would be kept twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from app.errors import CarryoverError
+from app.errors import CarryoverError, StepFailed
+from app.session.names import id_of
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A session at rest. `body` is what `app.rows.pack` made of it."""
+    """A session as a store keeps it. `body` comes from `session.rows.pack`."""
 
     session: str
     fingerprint: str
@@ -24,10 +25,14 @@ class Record:
     body: bytes
     position: int = 0
 
+    def block(self) -> Block:
+        """A block of this session alone."""
+        return Block(self.fingerprint, (self.session,), (self.position,), (self.deadline,), (self.body,))
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Sessions of one model at rest, in columns: a commit costs some objects, not some a session."""
+    """Sessions of one model as a store keeps them, in columns: so a commit makes few Python objects."""
 
     fingerprint: str
     sessions: Sequence[str]
@@ -39,25 +44,28 @@ class Block:
         return len(self.sessions)
 
     def record(self, i: int) -> Record:
-        """One of them by itself."""
+        """The session at index `i`."""
         return Record(
             self.sessions[i], self.fingerprint, self.deadlines[i], self.bodies[i], self.positions[i]
         )
 
     def records(self) -> Iterator[Record]:
-        """Each of them by itself."""
+        """Every session as a `Record`."""
         return map(self.record, range(len(self)))
 
     def without(self, sessions: Collection[str]) -> Block:
-        """The others."""
-        kept = [i for i, session in enumerate(self.sessions) if session not in sessions]
+        """A block of all other sessions."""
+        return self.select([i for i, session in enumerate(self.sessions) if session not in sessions])
+
+    def select(self, indexes: Sequence[int]) -> Block:
+        """A block of the sessions at these indexes."""
         columns = (self.sessions, self.positions, self.deadlines, self.bodies)
-        return Block(self.fingerprint, *([column[i] for i in kept] for column in columns))  # type: ignore[arg-type]
+        return Block(self.fingerprint, *([column[i] for i in indexes] for column in columns))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """What is remembered of a session that is gone."""
+    """What a store remembers of a session that is gone."""
 
     session: str
     position: int
@@ -66,71 +74,111 @@ class Tombstone:
 
 
 Conflicts = Mapping[str, CarryoverError | None]
-"""Sessions that are not as the engine has them: None where another replica was ahead, or what failed."""
+"""By session, why it was not kept or confirmed: None where another replica was ahead, or the error."""
 
 NO_CONFLICTS: Conflicts = {}
 
 
+def any_model(fingerprint: str) -> bool:  # noqa: ARG001
+    """The sessions of every model are wanted."""
+    return True
+
+
+def find_unwritable(blocks: Sequence[Block], seal: Callable[[Block], object]) -> dict[str, CarryoverError]:
+    """By session, why `seal` raises for a block of that session alone."""
+    found: dict[str, CarryoverError] = {}
+    for block in blocks:
+        for i, session in enumerate(block.sessions):
+            try:
+                seal(block.select([i]))
+            except Exception as error:  # noqa: BLE001  (whatever it was, it fails this session alone)
+                found[session] = StepFailed(
+                    f"session {id_of(session)!r} cannot be stored: {error}; it was not advanced"
+                )
+    return found
+
+
 class Store(Protocol):
-    """What the engine needs of a store. Calls come one at a time, in the order of the ticks."""
+    """What the engine needs of a store. Calls come one after the other, in the order of the ticks."""
 
     writes_through: bool
-    """Whether every change is committed, or only what leaves the slab."""
+    """Whether every change is committed, or only the sessions that leave the slab."""
     may_block: bool
-    """Whether calls may wait for a device: the engine then makes them from a thread."""
+    """Whether a call may wait for a device: the engine then makes the calls from a thread."""
     tend_seconds: float
-    """How often `tend` is called at least; 0: there is nothing to tend."""
+    """The most seconds between two calls of `tend`; 0: it need not be called."""
     tend_due: bool
-    """Whether `tend` should be called behind this tick's replies already."""
+    """Whether `tend` should be called right after this tick's replies."""
 
     def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
-        """Keep all of this or, raising `StoreFailed`, none. A tombstone removes its session's record.
-        No session is in it twice.
+        """Keep all of this or none. A tombstone removes its session's record. No session comes twice.
 
-        Returns those that were not kept after all: none, where nobody else writes to the store.
+        Returns
+        -------
+        The sessions that were not kept; empty where no other replica writes to the store.
+
+        Raises
+        ------
+        StoreFailed : nothing was kept
+        """
+
+    def unwritable(self, blocks: Sequence[Block]) -> dict[str, CarryoverError]:
+        """By session, why its record cannot be written here. Called after a commit has failed.
+
+        A session whose record is at fault fails alone: the others are committed without it.
         """
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
-        """Those of these sessions that are here, and why others are not.
+        """The records of these sessions, and by session the tombstone or the error of others.
 
-        A store that does not write through hands its records over and keeps them no longer.
+        A session that was never there is in neither. A store that does not write through gives its records
+        away: it no longer has them.
         """
 
-    def names(self, after: str, limit: int) -> list[tuple[str, str]]:
-        """(id, fingerprint) of up to `limit` sessions whose ids sort behind `after`, in order."""
+    def names(
+        self, after: str, limit: int, prefix: str = "", wanted: Callable[[str], bool] = any_model
+    ) -> list[tuple[str, str]]:
+        """(name, fingerprint) of up to `limit` sessions behind `after` that begin with `prefix`, in order.
+
+        The work grows with `limit` and the number of models, and not with the number of sessions.
+
+        Parameters
+        ----------
+        wanted : whether to list the sessions of this fingerprint
+        """
 
     def expired(self, now: float, limit: int) -> list[str]:
         """Up to `limit` sessions whose deadline has passed."""
 
     def __len__(self) -> int:
-        """How many sessions are kept here."""
+        """How many sessions the store has."""
 
     def tend(self) -> None:
-        """A bounded piece of upkeep, never a part of a commit.
+        """Do a bounded piece of upkeep, never a part of a commit.
 
         Raises
         ------
-        StoreFailed : and, for as long as it does, commits are not to be expected to succeed
+        StoreFailed : commits are likely to fail until a later call succeeds
         """
 
     def close(self) -> None:
-        """Keep what is not kept yet, and let go of the device."""
+        """Write what is not written yet, and release the device. A second call does nothing."""
 
 
 @runtime_checkable
 class SharedStore(Store, Protocol):
-    """A store that other replicas write to as well: what is resident may be out of date.
+    """A store that other replicas write to as well: a resident session may be out of date.
 
-    It remembers each session's revision from `load` or `commit` on, until it is told to `forget`, and commits
-    a session only where that is still the one in the store: atomically a session, not a wave. A commit that
-    raises `StoreFailed` may have been kept in part.
+    It remembers each session's revision from `load` or `commit` until `forget`, and commits a session only
+    while the store still has that revision. This is atomic for each session and not for a batch. A commit
+    that raises `StoreFailed` may have been kept in part.
     """
 
     fenced: int
     """Commits refused because another replica was ahead."""
 
     def confirm(self, sessions: Sequence[str]) -> Conflicts:
-        """Those of these sessions that are no more as they were loaded or committed last."""
+        """Those of these sessions that have changed in the store since they were loaded or committed here."""
 
     def forget(self, sessions: Iterable[str]) -> None:
-        """These are resident no longer."""
+        """Forget the revisions of these sessions, which are no longer resident."""

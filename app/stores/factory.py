@@ -11,8 +11,12 @@ from app.stores.memory import MemoryStore
 from app.stores.sqlite.store import SqliteStore
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: Settings, *, accept_loss: bool = False) -> Store:
     """The store that the settings name.
+
+    Parameters
+    ----------
+    accept_loss : open a file though commits are missing from it
 
     Raises
     ------
@@ -23,10 +27,16 @@ def open_store(settings: Settings) -> Store:
         return open_shared_store(settings, tombstone_seconds)
     if settings.store_path is None:
         return MemoryStore(settings.tombstones, tombstone_seconds)
-    # Behind each fsync the store's thread competes with a busy event loop for the interpreter: the default of
-    # 5 ms would be the price of every commit.
+    # After each fsync the store's thread competes with a busy event loop for the interpreter: the default
+    # interval of 5 ms would be added to every commit.
     sys.setswitchinterval(0.0005)
-    return SqliteStore(settings.store_path, settings.tombstones, tombstone_seconds, settings.durability)
+    return SqliteStore(
+        settings.store_path,
+        settings.tombstones,
+        tombstone_seconds,
+        settings.durability,
+        accept_loss=accept_loss,
+    )
 
 
 def open_shared_store(settings: Settings, tombstone_seconds: float) -> Store:
@@ -34,7 +44,7 @@ def open_shared_store(settings: Settings, tombstone_seconds: float) -> Store:
 
     Raises
     ------
-    ConfigError : its URL cannot be read, it cannot be reached, or its client is not installed
+    ConfigError : its URL is not valid, it cannot be reached, or its client is not installed
     """
     try:
         from app.stores.redis.scripting import WriteConcern
@@ -48,7 +58,7 @@ def open_shared_store(settings: Settings, tombstone_seconds: float) -> Store:
         url = parse_url(settings.store)
     except ValueError as error:
         raise ConfigError(f"store (CARRYOVER_STORE) cannot be read: {error}") from error
-    sys.setswitchinterval(0.0005)  # as for a file, below
+    sys.setswitchinterval(0.0005)  # as for a file: see `open_store`
     timeout = settings.store_timeout_seconds
     write_concern = WriteConcern(settings.store_replicas, settings.store_fsync, int(900 * timeout))
     return RedisStore(url, tombstone_seconds, write_concern, timeout)

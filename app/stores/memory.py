@@ -6,11 +6,13 @@ import heapq
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedList
 
 from app.errors import CarryoverError
-from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone
+from app.session.names import name_range
+from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone, any_model
 
 
 class MemoryStore:
@@ -18,7 +20,7 @@ class MemoryStore:
 
     Parameters
     ----------
-    most_tombstones, tombstone_seconds : the oldest are forgotten beyond either
+    max_tombstones, tombstone_seconds : the oldest are forgotten beyond either
     """
 
     writes_through = False
@@ -27,65 +29,90 @@ class MemoryStore:
     tend_due = False
 
     def __init__(
-        self, most_tombstones: int, tombstone_seconds: float, clock: Callable[[], float] = time.time
+        self, max_tombstones: int, tombstone_seconds: float, clock: Callable[[], float] = time.time
     ) -> None:
-        self._most_tombstones = most_tombstones
+        self._max_tombstones = max_tombstones
         self._tombstone_seconds = tombstone_seconds
         self._clock = clock
-        self._records: SortedDict[str, Record] = SortedDict()
-        self._deadlines: list[tuple[float, str]] = []  # a heap; entries of sessions that left are passed over
+        self._records: dict[str, Record] = {}
+        self._names: dict[str, SortedList[str]] = {}  # of those records, by fingerprint
+        self._deadlines: list[tuple[float, str]] = []  # a heap; may hold entries of sessions that left
         self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
 
     def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
         for record in (record for block in blocks for record in block.records()):
-            self._records[record.session] = record
+            self._put(record)
             self._tombstones.pop(record.session, None)
             if record.deadline != float("inf"):
                 heapq.heappush(self._deadlines, (record.deadline, record.session))
         for tombstone in tombstones:
-            self._records.pop(tombstone.session, None)
+            self._pop(tombstone.session)
             self._tombstones.pop(tombstone.session, None)
             self._tombstones[tombstone.session] = tombstone
         self._forget_old_tombstones()
         return NO_CONFLICTS
+
+    def unwritable(self, blocks: Sequence[Block]) -> dict[str, CarryoverError]:  # noqa: ARG002
+        return {}  # it keeps records as they are
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         self._forget_old_tombstones()
         records: list[Record] = []
         tombstones: dict[str, Tombstone | CarryoverError] = {}
         for session in sessions:
-            if session in self._records:
-                records.append(self._records.pop(session))
+            if (record := self._pop(session)) is not None:
+                records.append(record)
             elif session in self._tombstones:
                 tombstones[session] = self._tombstones[session]
         return records, tombstones
 
-    def names(self, after: str, limit: int) -> list[tuple[str, str]]:
-        keys = self._records.irange(after, inclusive=(False, True))
-        return [(key, self._records[key].fingerprint) for key, _ in zip(keys, range(limit), strict=False)]
+    def names(
+        self, after: str, limit: int, prefix: str = "", wanted: Callable[[str], bool] = any_model
+    ) -> list[tuple[str, str]]:
+        start, end = name_range(after, prefix)
+        pages = [
+            [(name, model) for name in islice(names.irange(start, end, inclusive=(False, False)), limit)]
+            for model, names in self._names.items()
+            if wanted(model)
+        ]
+        return list(islice(heapq.merge(*pages), limit))
 
     def expired(self, now: float, limit: int) -> list[str]:
-        late: list[str] = []
-        while self._deadlines and self._deadlines[0][0] < now and len(late) < limit:
+        found: list[str] = []
+        while self._deadlines and self._deadlines[0][0] < now and len(found) < limit:
             deadline, session = heapq.heappop(self._deadlines)
             record = self._records.get(session)
             if record is not None and record.deadline == deadline:
-                late.append(session)
-        return late
+                found.append(session)
+        return found
 
     def __len__(self) -> int:
         return len(self._records)
 
     def tend(self) -> None:
-        """There is nothing to tend."""
+        """Nothing needs upkeep."""
 
     def close(self) -> None:
         """Nothing outlives the process."""
+
+    def _put(self, record: Record) -> None:
+        self._pop(record.session)
+        self._records[record.session] = record
+        self._names.setdefault(record.fingerprint, SortedList()).add(record.session)
+
+    def _pop(self, session: str) -> Record | None:
+        record = self._records.pop(session, None)
+        if record is not None:
+            names = self._names[record.fingerprint]
+            names.remove(session)
+            if not names:
+                del self._names[record.fingerprint]
+        return record
 
     def _forget_old_tombstones(self) -> None:
         oldest = self._clock() - self._tombstone_seconds
         while self._tombstones:
             first = next(iter(self._tombstones.values()))
-            if len(self._tombstones) <= self._most_tombstones and first.removed >= oldest:
+            if len(self._tombstones) <= self._max_tombstones and first.removed >= oldest:
                 return
             self._tombstones.popitem(last=False)

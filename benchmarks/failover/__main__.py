@@ -3,7 +3,7 @@
     python -m benchmarks.failover [--clients 64] [--rounds 1] [--only NAME ...] [--out FOLDER]
 
 Needs redis-server and haproxy (both are Debian packages). Writes each history to FOLDER as JSON Lines. The
-exit status is 1 if the checker finds an error, or if a stopped replica woke up and none of its late commits
+exit status is 1 if the checker finds an error, or if a stopped replica continued and none of its late commits
 was refused.
 """
 
@@ -35,14 +35,14 @@ def main() -> int:
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
-    for turn in range(options.rounds):
-        outcomes += _round(options, options.out / f"round{turn}")
-    bad = [one for one in outcomes if one.complaints]
-    unfenced = [one for one in outcomes if one.name == "asleep" and not one.fenced]
-    for one in bad:
-        print(f"{one.name}: {len(one.complaints)} errors, the first: {one.complaints[0]}")
+    for round_number in range(options.rounds):
+        outcomes += _round(options, options.out / f"round{round_number}")
+    bad = [outcome for outcome in outcomes if outcome.complaints]
+    unfenced = [outcome for outcome in outcomes if outcome.name == "asleep" and not outcome.fenced]
+    for outcome in bad:
+        print(f"{outcome.name}: {len(outcome.complaints)} errors, the first: {outcome.complaints[0]}")
     if unfenced:
-        print("a stopped replica woke up, and none of its late commits was refused")
+        print("a stopped replica continued, and none of its late commits was refused")
     return 1 if bad or unfenced else 0
 
 
@@ -66,7 +66,7 @@ def _played(
     *,
     sentinels: bool = False,
 ) -> list[Outcome]:
-    wanted = [one for one in which if not options.only or one.__name__ in options.only]
+    wanted = [scenario for scenario in which if not options.only or scenario.__name__ in options.only]
     if not wanted:
         return []
     outcomes = []
@@ -75,13 +75,13 @@ def _played(
         Deployment(Path(own), replicas, running, sentinels=sentinels) as deployment,
     ):
         for scenario in wanted:
-            one = asyncio.run(play(deployment, scenario, folder, options.clients, options.think))
+            outcome = asyncio.run(play(deployment, scenario, folder, options.clients, options.think))
             print(
-                f"| {one.name} | {one.recovery_seconds:.2f} | {one.chunks} | {one.retries} | {one.fenced} "
-                f"| {len(one.complaints)} |",
+                f"| {outcome.name} | {outcome.recovery_seconds:.2f} | {outcome.chunks} | {outcome.retries} "
+                f"| {outcome.fenced} | {len(outcome.complaints)} |",
                 flush=True,
             )
-            outcomes.append(one)
+            outcomes.append(outcome)
     return outcomes
 
 

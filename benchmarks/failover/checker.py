@@ -40,8 +40,8 @@ def check(events: Iterable[Event], reference: Reference, tolerance: float = TOLE
         by_session[event["session"]].append(event)
     return [
         f"{session}: {complaint}"
-        for session, some in sorted(by_session.items())
-        for complaint in _check_session(some, reference, tolerance)
+        for session, events in sorted(by_session.items())
+        for complaint in _check_session(events, reference, tolerance)
     ]
 
 
@@ -63,7 +63,9 @@ def _check_session(events: Sequence[Event], reference: Reference, tolerance: flo
             segments.append(since_reset)
             continue
         answers += [
-            (len(segments) - 1, len(since_reset), one) for one in wanted[seq] if one["outcome"] in ACCEPTED
+            (len(segments) - 1, len(since_reset), attempt)
+            for attempt in wanted[seq]
+            if attempt["outcome"] in ACCEPTED
         ]
         since_reset += event["observations"]
         position += len(event["observations"])
@@ -77,19 +79,19 @@ def _check_session(events: Sequence[Event], reference: Reference, tolerance: flo
 def _answered_once(seq: int, tries: Sequence[Event], position: int) -> list[str]:
     """What is wrong with the answers to one chunk or reset, made for `position`."""
     complaints = []
-    accepted = [one for one in tries if one["outcome"] in ACCEPTED]
+    accepted = [attempt for attempt in tries if attempt["outcome"] in ACCEPTED]
     if not accepted:
         complaints.append(f"{seq} was never acknowledged, and more followed")
-    if sum(one["outcome"] == "applied" for one in accepted) > 1 and tries[0]["op"] == "chunk":
+    if sum(attempt["outcome"] == "applied" for attempt in accepted) > 1 and tries[0]["op"] == "chunk":
         complaints.append(f"{seq} was applied twice")
-    for one in tries:
-        if one["outcome"] == "refused":
+    for attempt in tries:
+        if attempt["outcome"] == "refused":
             complaints.append(
-                f"{seq} was refused ({one.get('status')}), the session at {one.get('position')}"
+                f"{seq} was refused ({attempt.get('status')}), the session at {attempt.get('position')}"
             )
-        end = position + len(one.get("observations", ()))
-        if one["outcome"] in ACCEPTED and one["position"] != end:
-            complaints.append(f"{seq} was answered with position {one['position']} in place of {end}")
+        end = position + len(attempt.get("observations", ()))
+        if attempt["outcome"] in ACCEPTED and attempt["position"] != end:
+            complaints.append(f"{seq} was answered with position {attempt['position']} in place of {end}")
     return complaints
 
 

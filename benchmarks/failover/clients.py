@@ -17,7 +17,7 @@ from benchmarks.failover.checker import Event
 TRY_SECONDS = 2.0  # that one try may take
 PAUSE_SECONDS = 0.02  # between a try that failed and the next
 RESET_EVERY = 40  # chunks
-PATIENCE_SECONDS = 30.0  # that one chunk may take, all tries together
+RETRY_SECONDS = 30.0  # that one chunk may take, all tries together
 
 
 @dataclass
@@ -96,7 +96,7 @@ class _Client:
             body["observations"] = numbers
             path = f"/sessions/{self.session}/observations"
         first = time.monotonic()
-        while (began := time.monotonic()) < first + PATIENCE_SECONDS:
+        while (began := time.monotonic()) < first + RETRY_SECONDS:
             event = {"session": self.session, "seq": seq, "op": op, **body, "t": round(began, 4)}
             event |= await self._try("POST", path, body, op)
             self.crowd.history.append(event)
@@ -108,13 +108,13 @@ class _Client:
                 raise AssertionError(f"{self.session} was refused at {self.position}: {event['status']}")
             self.crowd.retries += 1
             await asyncio.sleep(PAUSE_SECONDS)
-        raise TimeoutError(f"{self.session} had no answer for {PATIENCE_SECONDS:g} s")
+        raise TimeoutError(f"{self.session} had no answer for {RETRY_SECONDS:g} s")
 
     async def _final(self) -> None:
-        for _ in range(round(PATIENCE_SECONDS / PAUSE_SECONDS)):
-            told = await self._try("GET", f"/sessions/{self.session}", None, "final")
-            if told["outcome"] == "applied":
-                line = {"session": self.session, "op": "final", "position": told["position"]}
+        for _ in range(round(RETRY_SECONDS / PAUSE_SECONDS)):
+            result = await self._try("GET", f"/sessions/{self.session}", None, "final")
+            if result["outcome"] == "applied":
+                line = {"session": self.session, "op": "final", "position": result["position"]}
                 self.crowd.history.append(line)
                 return
             await asyncio.sleep(PAUSE_SECONDS)
@@ -130,11 +130,11 @@ class _Client:
             return {"outcome": "unknown", "status": status}
         if status >= 400:
             return {"outcome": "refused", "status": status, "position": answer.get("position")}
-        told = {"outcome": "applied", "position": answer["position"], "status": status}
+        result = {"outcome": "applied", "position": answer["position"], "status": status}
         if op == "chunk":
-            told["outcome"] = "replayed" if answer["replayed"] else "applied"
-            told["predictions"] = _flat(answer["predictions"])
-        return told
+            result["outcome"] = "replayed" if answer["replayed"] else "applied"
+            result["predictions"] = _flat(answer["predictions"])
+        return result
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, Any]:
         if self._streams is None:

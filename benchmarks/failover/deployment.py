@@ -60,8 +60,8 @@ class Deployment:
         for proxy in (*self.to_store, *self.to_replica):
             proxy.heal()
         self.balancer.stop()
-        for one in self.replicas:
-            one.stop()
+        for replica in self.replicas:
+            replica.stop()
         for server in (*self.stores, *([self.sentinel] if self.sentinel else [])):
             server.kill()
         self.network.close()
@@ -79,17 +79,17 @@ class Deployment:
         return words[-1] if words[-1:] and words[-1].isdecimal() else ""
 
     def _start(self) -> None:
-        for one in self.replicas[: self.running]:
-            one.start()
-        for one in self.replicas[: self.running]:
-            one.wait()
+        for replica in self.replicas[: self.running]:
+            replica.start()
+        for replica in self.replicas[: self.running]:
+            replica.wait()
         self.balancer.start()
         front = Replica(self.folder, {}, self.balancer.port)
         wait_until(front.ready, "the balancer has a replica")
 
     def fenced(self) -> list[int]:
         """Commits that each replica was refused since it was started."""
-        return [one.counter("fenced") for one in self.replicas]
+        return [replica.counter("fenced") for replica in self.replicas]
 
     def _add(self) -> None:
         environment = dict(SETTINGS)
@@ -112,7 +112,7 @@ def _stores(folder: Path, count: int) -> list[RedisServer]:
     if followers:  # a link that is up may still be at offset 0: ask for what was written
         primary.ask("SET", "carryover:first", "1")
         wait_until(
-            lambda: all(one.ask("GET", "carryover:first").startswith("1") for one in followers),
+            lambda: all(replica.ask("GET", "carryover:first").startswith("1") for replica in followers),
             "the replicas have what the primary has",
         )
     return [primary, *followers]

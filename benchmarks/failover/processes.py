@@ -40,8 +40,9 @@ backend replicas
     balance hash path,field(3,/)
     hash-type consistent
     option httpchk
-    http-check send meth GET uri /health/ready
+    http-check send meth GET uri /health/balancer
     http-check expect status 200
+    http-check disable-on-404
 {servers}
 """
 
@@ -145,11 +146,11 @@ class Replica:
     def start(self) -> Replica:
         """Start it; `wait` tells when it is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        told = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
         with (self.folder / f"{self.port}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", SERVE, "serve", "--port", str(self.port)],
-                env=told | dict(self.environment),
+                env=inherited | dict(self.environment),
                 stdout=log,
                 stderr=log,
             )

@@ -98,9 +98,11 @@ class Proxy:
                         pump.cancel()
                     await asyncio.gather(*pumps, return_exceptions=True)
             finally:
-                for one in writers:
-                    one.close()
-                await asyncio.gather(*(one.wait_closed() for one in writers), return_exceptions=True)
+                for open_writer in writers:
+                    open_writer.close()
+                await asyncio.gather(
+                    *(open_writer.wait_closed() for open_writer in writers), return_exceptions=True
+                )
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):

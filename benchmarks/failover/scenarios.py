@@ -107,9 +107,9 @@ async def scaled(deployment: Deployment, crowd: Crowd) -> float:
 
 
 async def _started(deployment: Deployment, which: int) -> None:
-    one = deployment.replicas[which]
-    one.start()
-    await asyncio.to_thread(one.wait)
+    replica = deployment.replicas[which]
+    replica.start()
+    await asyncio.to_thread(replica.wait)
     await asyncio.sleep(0.5)  # until the balancer has seen it, which nobody can ask it here
 
 

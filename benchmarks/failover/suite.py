@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.config import SHIPPED
+from app.config import SHIPPED_MODELS
 from benchmarks.failover.checker import check, read
 from benchmarks.failover.clients import Crowd
 from benchmarks.failover.deployment import Deployment
@@ -38,14 +38,14 @@ class Plain:
     """What the shipped model answers a stream that nobody interrupts."""
 
     def __init__(self) -> None:
-        self._forecaster = Forecaster(load(SHIPPED / "sine"))
+        self._forecaster = Forecaster(load(SHIPPED_MODELS / "sine"))
 
     def __call__(self, observations: Sequence[float]) -> list[float]:
         rows = np.array(observations, np.float32)[:, None]
         carries = np.zeros((1, self._forecaster.carry_size), np.float32)
         predictions, _ = self._forecaster.advance(rows, np.array([len(rows)]), carries)
-        told: list[float] = predictions[:, 0].tolist()
-        return told
+        result: list[float] = predictions[:, 0].tolist()
+        return result
 
 
 async def play(

@@ -59,7 +59,7 @@ class Stepper(Worker):
     @torch.inference_mode()
     def forward(self, data: list[Chunk]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = [{}] * len(data)
-        for places in waves(data):
+        for places in passes(data):
             chunks = [data[place] for place in places]
             for place, answer in zip(places, self.advance(chunks), strict=True):
                 answers[place] = answer
@@ -85,14 +85,14 @@ class Stepper(Worker):
         return predictions, torch.cat((last_h[0], last_c[0]), dim=1)
 
 
-def waves(chunks: list[Chunk]) -> Iterable[list[int]]:
+def passes(chunks: list[Chunk]) -> Iterable[list[int]]:
     """Split a batch into the places that one pass may take: one length, each session once, in order."""
     seen: dict[str, int] = {}
     keys = []
     for place, chunk in enumerate(chunks):
-        turn = seen.get(chunk.session, 0)
-        seen[chunk.session] = turn + 1
-        keys.append((turn, len(chunk.observations), place))
+        index = seen.get(chunk.session, 0)
+        seen[chunk.session] = index + 1
+        keys.append((index, len(chunk.observations), place))
     for _, group in groupby(sorted(keys), key=lambda key: key[:2]):
         yield [place for _, _, place in group]
 

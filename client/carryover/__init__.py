@@ -5,12 +5,13 @@
         for prediction in pump.stream(readings, chunk=50):
             ...
 
-`effects` says how it is built: every operation is a plan that does no input or output, run by `service`
-(blocking) or `aio` (awaited). A chunk's way: `numbers`, `wire` or `frames`, `plans` or `streaming`, `values`.
+Every operation is a plan, a generator that does no input or output (see `effects`). `service` runs plans with
+blocking calls and `aio` with awaited calls. A chunk passes through `observations`, then `wire` or `frames`,
+then `plans` or `streaming`, and its answer through `values`.
 """
 
 from carryover.aio import AsyncCarryover, AsyncSession, AsyncStream
-from carryover.bulk import Answers
+from carryover.bulk import BulkAnswer
 from carryover.errors import (
     BadModel,
     CannotForecast,
@@ -44,18 +45,18 @@ from carryover.errors import (
     Unsupported,
     UnsupportedType,
 )
-from carryover.line import NoSocket
-from carryover.retry import Patience
+from carryover.retry import RetryPolicy
 from carryover.service import Carryover, Session, Stream
+from carryover.session_socket import SocketUnavailable
 from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo
 
 __all__ = [
     "Answer",
-    "Answers",
     "AsyncCarryover",
     "AsyncSession",
     "AsyncStream",
     "BadModel",
+    "BulkAnswer",
     "CannotForecast",
     "Carryover",
     "CarryoverError",
@@ -65,7 +66,6 @@ __all__ = [
     "Malformed",
     "MethodNotAllowed",
     "ModelInfo",
-    "NoSocket",
     "NotCarryover",
     "NotFound",
     "NothingObserved",
@@ -73,14 +73,15 @@ __all__ = [
     "OutOfStep",
     "OverLimit",
     "Overloaded",
-    "Patience",
     "Prediction",
     "Problem",
+    "RetryPolicy",
     "Session",
     "SessionDamaged",
     "SessionExists",
     "SessionGone",
     "SessionInfo",
+    "SocketUnavailable",
     "StepFailed",
     "Stopping",
     "StoreFailed",

@@ -1,4 +1,4 @@
-"""The client that awaits, on asyncio and on trio. `service` is its twin, and says more of each call."""
+"""The asynchronous client, for asyncio and trio. `service` has the same calls, described in full."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from carryover import bulk, effects, plans, streaming
 from carryover.connection import BROKEN, AsyncConnection, http_options, reply_of, request_options, unreachable
 from carryover.effects import Plan
 from carryover.errors import Unreachable
-from carryover.numbers import Chunk, checked_size, chunk_of, chunks_of, gap, is_whole
-from carryover.retry import Patience
-from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo, gathered
-from carryover.window import ahead_of
-from carryover.wire import Cursor, Wanted, adopted
+from carryover.observations import Chunk, check_positive, chunk_of, chunks_of, is_in_memory, missing_chunk
+from carryover.retry import RetryPolicy
+from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo, concatenate_answers
+from carryover.window import max_in_flight_for
+from carryover.wire import ChunkOptions, Cursor, cursor_for
 
 T = TypeVar("T")
 
 
 class AsyncCarryover:
-    """A Carryover server; see `Carryover`. Two tasks may use it at once for different sessions only."""
+    """A Carryover server; see `Carryover`. Tasks that use it at the same time must use different sessions."""
 
     def __init__(
         self,
         url: str = "http://127.0.0.1:8000",
         *,
         key: str | None = None,
-        patience: Patience | float = 60.0,
+        retry: RetryPolicy | float = 60.0,
         timeout: float = 30.0,
         verify: ssl.SSLContext | None = None,
     ) -> None:
         self.url = url
         self.timeout = timeout
         self._verify = verify
-        self._patience = patience if isinstance(patience, Patience) else Patience(patience)
+        self._retry = retry if isinstance(retry, RetryPolicy) else RetryPolicy(retry)
         self._key = key
         self._http = httpx.AsyncClient(**http_options(url, key, timeout, verify))
         self._cursors: dict[str, Cursor] = {}
@@ -55,15 +55,15 @@ class AsyncCarryover:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; sessions stay where they are."""
+        """Close the connections. The sessions stay on the server."""
         await self._http.aclose()
 
     def session(self, id: str, model: str | None = None, **options: Any) -> AsyncSession:
-        """A session by its id; see `Carryover.session`."""
-        return AsyncSession(self, adopted(self._cursors, id, model, options))
+        """Return a session by its id; see `Carryover.session`."""
+        return AsyncSession(self, cursor_for(self._cursors, id, model, options))
 
     def forget(self, id: str) -> None:
-        """Drop what this client knows of a session: that of a million of them is memory."""
+        """Free the memory that this client uses for a session. The session stays on the server."""
         self._cursors.pop(id, None)
 
     async def advance(
@@ -73,32 +73,34 @@ class AsyncCarryover:
         *,
         level: float | None = None,
         score: bool = False,
-    ) -> bulk.Answers:
-        """Move many sessions on by a chunk each, in one request; see `Carryover.advance`."""
-        cursors = {name: adopted(self._cursors, name, None, {}) for name in observations}
+    ) -> bulk.BulkAnswer:
+        """Send one chunk for each of many sessions, in one request; see `Carryover.advance`."""
+        cursors = {name: cursor_for(self._cursors, name, None, {}) for name in observations}
         chunks = {name: chunk_of(rows) for name, rows in observations.items()}
-        return await self._run(bulk.advance(cursors, chunks, model, Wanted(0, level, score), self._patience))
+        return await self._run(
+            bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry)
+        )
 
     def sessions(self, model: str | None = None, after: str = "") -> AsyncIterator[dict[str, Any]]:
-        """Every session behind `after`, in the order of their ids: `session`, `model`, ..."""
-        return self._emitted(plans.sessions(model, self._patience, after))
+        """Yield every session whose id sorts after `after`, in order of id; see `Carryover.sessions`."""
+        return self._emit(plans.sessions(model, self._retry, after))
 
     async def count(self) -> int:
-        """How many sessions there are."""
-        return await self._run(plans.count(self._patience))
+        """Return the number of sessions."""
+        return await self._run(plans.count(self._retry))
 
     async def models(self) -> list[ModelInfo]:
-        """Every model that is loaded."""
-        return await self._run(plans.models(self._patience))
+        """Return every loaded model."""
+        return await self._run(plans.models(self._retry))
 
-    # Plans are run here.
+    # Running plans.
 
     async def _run(self, plan: Plan[T]) -> T:
         try:
             effect = next(plan)
             while True:
                 try:
-                    result = await self._performed(effect)
+                    result = await self._perform(effect)
                 except Unreachable as error:
                     effect = plan.throw(error)
                 else:
@@ -107,8 +109,8 @@ class AsyncCarryover:
             value: T = done.value
             return value
 
-    async def _emitted(self, plan: Plan[None], perform: Any = None) -> AsyncGenerator[Any, None]:
-        perform = perform or self._performed
+    async def _emit(self, plan: Plan[None], perform: Any = None) -> AsyncGenerator[Any, None]:
+        perform = perform or self._perform
         try:
             effect = next(plan)
             while True:
@@ -127,7 +129,7 @@ class AsyncCarryover:
         finally:
             plan.close()
 
-    async def _performed(self, effect: Any) -> Any:
+    async def _perform(self, effect: Any) -> Any:
         if effect.__class__ is effects.Sleep:
             await anyio.sleep(effect.seconds)
             return None
@@ -149,29 +151,29 @@ class AsyncSession:
 
     @property
     def id(self) -> str:
-        """Its name on the server."""
+        """The session's id on the server."""
         return self._cursor.session
 
     @property
     def position(self) -> int | None:
-        """Observations consumed, as far as this client knows; None before the server was asked."""
+        """Observations consumed, as far as this client knows; None before the first answer."""
         return self._cursor.position
 
     async def advance(
         self, observations: Any, *, horizon: int = 0, level: float | None = None, score: bool = False
     ) -> Answer:
-        """Move on by one chunk, and predict what follows each of its observations."""
+        """Send one chunk, and return the prediction that follows each of its observations."""
         service = self.service
         chunk = await service._run(
-            plans.chunked(observations, self._cursor, service._models, service._patience)
+            plans.to_chunk(observations, self._cursor, service._models, service._retry)
         )
-        wanted = Wanted(horizon, level, score)
-        return await service._run(plans.advance(self._cursor, chunk, wanted, service._patience))
+        options = ChunkOptions(horizon, level, score)
+        return await service._run(plans.advance(self._cursor, chunk, options, service._retry))
 
     async def skip(self, count: int) -> Answer:
-        """Move on over observations that are wholly missing."""
+        """Advance the session over `count` missing observations."""
         return await self.service._run(
-            plans.advance(self._cursor, gap(count), Wanted(), self.service._patience)
+            plans.advance(self._cursor, missing_chunk(count), ChunkOptions(), self.service._retry)
         )
 
     def stream(
@@ -182,75 +184,71 @@ class AsyncSession:
         horizon: int = 0,
         level: float | None = None,
         score: bool = False,
-        ahead: int | None = None,
+        max_in_flight: int | None = None,
         socket: bool | None = None,
     ) -> AsyncStream:
-        """Stream observations, of an async iterable too; iterating gives a `Prediction` an observation."""
-        service, size = self.service, checked_size(chunk)
-        way = streaming.Way(service.url, service._key, service._patience, socket)
-        wanted = Wanted(horizon, level, score)
-        whole, most = is_whole(observations), ahead_of(observations, ahead)
-        plan = streaming.stream(self._cursor, wanted, most, whole, way)
-        return AsyncStream(_streamed(service, self._cursor, plan, observations, size))
+        """Stream observations in chunks, also from an async iterable; see `Session.stream`."""
+        service, size = self.service, check_positive(chunk)
+        target = streaming.StreamTarget(service.url, service._key, service._retry, socket)
+        options = ChunkOptions(horizon, level, score)
+        limit = max_in_flight_for(observations, max_in_flight)
+        plan = streaming.stream(self._cursor, options, limit, is_in_memory(observations), target)
+        return AsyncStream(_stream(service, self._cursor, plan, observations, size))
 
     async def forecast(self, steps: int, *, level: float | None = None, future: Any = None) -> Forecast:
-        """Roll out for so many steps, feeding predictions back in; the session does not move."""
+        """Forecast `steps` steps by feeding predictions back in; see `Session.forecast`."""
         return await self.service._run(
-            plans.forecast(self._cursor, steps, level, future, self.service._patience)
+            plans.forecast(self._cursor, steps, level, future, self.service._retry)
         )
 
     async def create(self) -> SessionInfo:
-        """Make it now, rather than by its first chunk; one that is there is an error."""
-        return await self.service._run(plans.create(self._cursor, self.service._patience))
+        """Create the session now, and not with its first chunk. It is an error if it exists."""
+        return await self.service._run(plans.create(self._cursor, self.service._retry))
 
     async def info(self) -> SessionInfo:
-        """What the server knows of it. Where this client believes it to be stays as it is."""
-        return await self.service._run(plans.peek(self._cursor, self.service._patience))
+        """Ask the server about the session. The position that this client expects does not change."""
+        return await self.service._run(plans.describe(self._cursor, self.service._retry))
 
     async def refresh(self) -> SessionInfo:
-        """Take over where the server has it: after `OutOfStep`, to go on from there."""
-        return await self.service._run(plans.inspect(self._cursor, self.service._patience))
+        """Take over the session's position from the server, to continue after `OutOfStep`."""
+        return await self.service._run(plans.inspect(self._cursor, self.service._retry))
 
     def rewind(self, position: int) -> None:
-        """Go on behind `position`, the end of one of the last few chunks, as if later answers had not come.
-
-        The same observations have to follow in the same chunks: they are answered from what the server
-        remembers, and applied only from where it is. So a program that was killed loses no answer.
-        """
+        """Continue at `position`, to get later answers again; see `Session.rewind`."""
         self._cursor.position = position
 
     async def reset(self) -> SessionInfo:
-        """Zero the carry; the position stays."""
-        return await self.service._run(plans.reset(self._cursor, self.service._patience))
+        """Set the carry to zero. The position does not change."""
+        return await self.service._run(plans.reset(self._cursor, self.service._retry))
 
     async def fork(self, id: str | None = None) -> AsyncSession:
-        """A new session with a copy of the carry; its id is drawn when none is given."""
+        """Create a session with a copy of the carry. Without an `id`, it gets a random one."""
         service = self.service
-        into = None if id is None else Cursor(id)
-        made = await service._run(plans.fork(self._cursor, into, service._patience))
-        service._cursors[made.session] = made
-        return AsyncSession(service, made)
+        target = None if id is None else Cursor(id)
+        copy = await service._run(plans.fork(self._cursor, target, service._retry))
+        service._cursors[copy.session] = copy
+        return AsyncSession(service, copy)
 
     async def delete(self) -> None:
-        """Forget it."""
-        await self.service._run(plans.delete(self._cursor, self.service._patience))
+        """Delete the session."""
+        await self.service._run(plans.delete(self._cursor, self.service._retry))
 
     async def state(self) -> bytes:
-        """All that it remembers, as a safetensors file."""
-        return await self.service._run(plans.export(self._cursor, self.service._patience))
+        """Return the session's state, as the bytes of a safetensors file."""
+        return await self.service._run(plans.export(self._cursor, self.service._retry))
 
     async def save(self, path: str | Path) -> None:
-        """Write its state to a file."""
+        """Write the session's state to a file."""
         await anyio.Path(path).write_bytes(await self.state())
 
     async def load(self, source: str | Path | bytes) -> SessionInfo:
-        """Put it in a saved state, whether it is there or not."""
+        """Give the session a saved state; it is created if it does not exist."""
         state = source if isinstance(source, bytes) else await anyio.Path(source).read_bytes()
-        return await self.service._run(plans.load(self._cursor, state, self.service._patience))
+        return await self.service._run(plans.load(self._cursor, state, self.service._retry))
 
 
 class AsyncStream:
-    """Predictions as they come in; iterate over it once."""
+    """The predictions of a stream, as they arrive. Iterate over it once."""
 
     def __init__(self, answers: AsyncGenerator[Answer, None]) -> None:
         self._answers = answers
@@ -261,15 +259,15 @@ class AsyncStream:
                 yield prediction
 
     def answers(self) -> AsyncIterator[Answer]:
-        """An answer a chunk, in place of a prediction an observation."""
+        """Yield one `Answer` per chunk, and not one `Prediction` per observation."""
         return self._answers
 
     async def collect(self) -> Answer:
-        """All of it, as the answer to one chunk; pandas on the index that came in."""
-        return gathered([answer async for answer in self._answers])
+        """Read the whole stream, and return it as the answer to one chunk."""
+        return concatenate_answers([answer async for answer in self._answers])
 
     async def close(self) -> None:
-        """Stop. Chunks in flight may have been applied: the session asks the server before it goes on."""
+        """Stop. The server may have applied chunks in flight: the session asks it for its position."""
         await self._answers.aclose()
 
     async def __aenter__(self) -> Self:
@@ -281,10 +279,10 @@ class AsyncStream:
         await self.close()
 
 
-async def _streamed(
+async def _stream(
     service: AsyncCarryover, cursor: Cursor, plan: Plan[None], observations: Any, size: int
 ) -> AsyncGenerator[Answer, None]:
-    columns = await service._run(plans.columns_for(observations, cursor, service._models, service._patience))
+    columns = await service._run(plans.columns_for(observations, cursor, service._models, service._retry))
     pull = _puller(observations, size, *columns)
     connection = AsyncConnection(service.url, service.timeout, service._verify)
 
@@ -300,10 +298,10 @@ async def _streamed(
             return await connection.open()
         if kind is effects.Close:
             return await connection.close()
-        return await service._performed(effect)
+        return await service._perform(effect)
 
     try:
-        async with aclosing(service._emitted(plan, perform)) as answers:
+        async with aclosing(service._emit(plan, perform)) as answers:
             async for answer in answers:
                 yield answer
     finally:
@@ -313,7 +311,7 @@ async def _streamed(
 async def _puller(
     observations: Any, size: int, inputs: tuple[str, ...], targets: tuple[str, ...]
 ) -> AsyncGenerator[Chunk, None]:
-    """Chunks of an iterable of either kind."""
+    """Yield chunks from an iterable or an async iterable."""
     if not hasattr(observations, "__aiter__"):
         chunks: Iterator[Chunk] = chunks_of(observations, size, inputs, targets)
         for chunk in chunks:

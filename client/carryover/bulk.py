@@ -1,4 +1,4 @@
-"""Many sessions moved on by one request: the answers of those that moved, beside the errors of the rest."""
+"""Chunks of many sessions in one request: an answer or an error for each session."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from carryover import wire
 from carryover.effects import Plan, Sleep
 from carryover.errors import CarryoverError, OutOfStep, Problem, Unavailable, refusal
-from carryover.numbers import Chunk
-from carryover.plans import ABSENT, asked
-from carryover.retry import Patience, Pauses
-from carryover.values import STEPWISE, Answer
-from carryover.wire import Cursor, Wanted
+from carryover.observations import Chunk
+from carryover.plans import ABSENT, send
+from carryover.retry import Pauses, RetryPolicy
+from carryover.values import STEP_FIELDS, Answer
+from carryover.wire import ChunkOptions, Cursor
 
-NOWHERE = 2**62
-"""A position that no session is at: a chunk sent there moves nothing, and the refusal tells where it is."""
+UNREACHABLE_POSITION = 2**62
+"""No session reaches this position. A chunk sent for it is refused, and the refusal holds the real one."""
 
 
-class Answers(Mapping[str, Answer]):
-    """Answers by session. To look up a session that was refused raises its error; `errors` holds them all."""
+class BulkAnswer(Mapping[str, Answer]):
+    """Answers by session. Reading that of a refused session raises its error; `errors` holds all errors."""
 
     def __init__(self, answers: Mapping[str, Answer], errors: Mapping[str, CarryoverError]) -> None:
         self.errors = dict(errors)
@@ -48,48 +48,50 @@ def advance(
     cursors: Mapping[str, Cursor],
     chunks: Mapping[str, Chunk],
     model: str | None,
-    wanted: Wanted,
-    patience: Patience,
-) -> Plan[Answers]:
-    """Move all of them on, each exactly once, or not at all.
+    options: ChunkOptions,
+    retry: RetryPolicy,
+) -> Plan[BulkAnswer]:
+    """Send a chunk for each session; each chunk is applied exactly once, or its error is in `errors`.
 
-    What is refused for the moment (503) is sent again, alone; what is refused for good is in `errors`.
+    Chunks that are refused for the moment (429, 503) are sent again, without the others.
     """
-    errors: dict[str, CarryoverError] = yield from _located(cursors, chunks, model, patience)
+    errors: dict[str, CarryoverError] = yield from _locate(cursors, chunks, model, retry)
     answers: dict[str, Answer] = {}
-    left, pauses = [name for name in chunks if name not in errors], Pauses(patience)
-    while left:
-        told = yield from _sent(
-            [cursors[name] for name in left], [chunks[name] for name in left], model, wanted, patience
+    remaining, pauses = [name for name in chunks if name not in errors], Pauses(retry)
+    while remaining:
+        outcomes = yield from _send(
+            [cursors[name] for name in remaining], [chunks[name] for name in remaining], model, options, retry
         )
         later: dict[str, CarryoverError] = {}
-        for name, outcome in zip(left, told, strict=True):
+        for name, outcome in zip(remaining, outcomes, strict=True):
             if isinstance(outcome, Answer):
                 answers[name] = outcome
-                cursors[name].moved(outcome)
+                cursors[name].update(outcome)
             else:
                 (later if isinstance(outcome, Unavailable) else errors)[name] = outcome
-        left = list(later)
+        remaining = list(later)
         try:
-            if left:
+            if remaining:
                 yield Sleep(pauses.after(next(iter(later.values()))))
         except Unavailable:
             errors |= later
-            left = []
-    return Answers(answers, errors)
+            remaining = []
+    return BulkAnswer(answers, errors)
 
 
-def _located(
-    cursors: Mapping[str, Cursor], chunks: Mapping[str, Chunk], model: str | None, patience: Patience
+def _locate(
+    cursors: Mapping[str, Cursor], chunks: Mapping[str, Chunk], model: str | None, retry: RetryPolicy
 ) -> Plan[dict[str, CarryoverError]]:
-    """Learn the positions of those that are not known, all by one request that can move nothing."""
+    """Ask for all unknown positions with one request, which cannot change a session."""
     unknown = [name for name in chunks if cursors[name].position is None]
     errors: dict[str, CarryoverError] = {}
     if not unknown:
         return errors
-    ones = [chunks[name].part(0, 1) for name in unknown]
-    told = yield from _sent([cursors[name] for name in unknown], ones, model, Wanted(), patience, NOWHERE)
-    for name, outcome in zip(unknown, told, strict=True):
+    parts = [chunks[name].part(0, 1) for name in unknown]
+    outcomes = yield from _send(
+        [cursors[name] for name in unknown], parts, model, ChunkOptions(), retry, UNREACHABLE_POSITION
+    )
+    for name, outcome in zip(unknown, outcomes, strict=True):
         if isinstance(outcome, OutOfStep) and outcome.position is not None:
             cursors[name].position = outcome.position
         elif isinstance(outcome, ABSENT):
@@ -99,36 +101,40 @@ def _located(
     return errors
 
 
-def _sent(
+def _send(
     cursors: list[Cursor],
     chunks: list[Chunk],
     model: str | None,
-    wanted: Wanted,
-    patience: Patience,
+    options: ChunkOptions,
+    retry: RetryPolicy,
     at: int | None = None,
 ) -> Plan[list[Answer | Problem]]:
     ats = [cursor.position or 0 if at is None else at for cursor in cursors]
-    request = wire.advance(cursors, chunks, ats, model, wanted)
-    told = wire.document((yield from asked(request, patience)))
-    told["replayed"] = set(told["replayed"])
-    return [_outcome(told, i, *pair) for i, pair in enumerate(zip(cursors, chunks, strict=True))]
+    request = wire.advance(cursors, chunks, ats, model, options)
+    columns = wire.reply_object((yield from send(request, retry)))
+    columns["replayed"] = set(columns["replayed"])
+    return [_outcome(columns, i, *pair) for i, pair in enumerate(zip(cursors, chunks, strict=True))]
 
 
-def _outcome(told: Mapping[str, Any], i: int, cursor: Cursor, chunk: Chunk) -> Answer | Problem:
-    error = told["errors"].get(str(i))
+def _outcome(columns: Mapping[str, Any], i: int, cursor: Cursor, chunk: Chunk) -> Answer | Problem:
+    error = columns["errors"].get(str(i))
     if error is not None:
         return refusal(error)
-    one = {"position": told["positions"][i], "epoch": told["epochs"][i], "replayed": i in told["replayed"]}
-    deep = isinstance(told["predictions"][i][0], list)
-    for name in STEPWISE:
-        found = told.get(name)
-        if found is not None and found[i] is not None:
-            one[name] = _rows(found[i], deep or name == "scores", chunk.flat)
-    return wire.answered(one, cursor, chunk)
+    fields = {
+        "position": columns["positions"][i],
+        "epoch": columns["epochs"][i],
+        "replayed": i in columns["replayed"],
+    }
+    deep = isinstance(columns["predictions"][i][0], list)
+    for name in STEP_FIELDS:
+        column = columns.get(name)
+        if column is not None and column[i] is not None:
+            fields[name] = _rows(column[i], deep or name == "scores", chunk.flat)
+    return wire.parse_answer(fields, cursor, chunk)
 
 
 def _rows(numbers: Any, deep: bool, flat: bool) -> Any:
-    """A session's entry of a column as [steps] or [steps, outputs]; a single observation's is one row."""
+    """Return a session's entry of a column as [steps] or [steps, outputs]; if not `deep`, it is one row."""
     rows = numbers if deep else [numbers]
     if isinstance(rows, list) and flat and isinstance(rows[0], list) and len(rows[0]) == 1:
         return [row[0] for row in rows]

@@ -1,4 +1,4 @@
-"""How requests and bytes get to the server, blocking and awaited; what breaks on the way is `Unreachable`."""
+"""Connections to the server, blocking and asynchronous. A failed connection raises `Unreachable`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READ_BYTES = 65_536
 
 
 class Connection:
-    """Bytes to and from the server, for a socket. `OSError` becomes `Unreachable`."""
+    """A blocking connection for the bytes of a WebSocket. `OSError` becomes `Unreachable`."""
 
     def __init__(self, url: str, timeout: float, verify: ssl.SSLContext | None) -> None:
         self.url = url
@@ -43,16 +43,16 @@ class Connection:
             raise unreachable(self.url, error) from error
 
     def write(self, data: bytes) -> None:
-        """Send all of it."""
+        """Send all bytes."""
         try:
-            self._opened().sendall(data)
+            self._connected().sendall(data)
         except OSError as error:
             raise unreachable(self.url, error) from error
 
     def read(self) -> bytes:
         """Wait for at least one byte."""
         try:
-            data = self._opened().recv(READ_BYTES)
+            data = self._connected().recv(READ_BYTES)
         except OSError as error:
             raise unreachable(self.url, error) from error
         if not data:
@@ -66,14 +66,14 @@ class Connection:
                 self._socket.close()
             self._socket = None
 
-    def _opened(self) -> socket.socket:
+    def _connected(self) -> socket.socket:
         if self._socket is None:
             raise Unreachable(f"the connection to {self.url} is closed")
         return self._socket
 
 
 class AsyncConnection:
-    """The same, awaited; on asyncio and on trio, as httpx."""
+    """The asynchronous connection, for asyncio and trio."""
 
     def __init__(self, url: str, timeout: float, verify: ssl.SSLContext | None) -> None:
         self.url = url
@@ -85,7 +85,7 @@ class AsyncConnection:
         """Connect; an older connection is closed."""
         await self.close()
         host, port, secure = address(self.url)
-        with _broken(self.url):
+        with _translate_errors(self.url):
             with anyio.fail_after(self.timeout):
                 if secure:
                     context = self.verify or ssl.create_default_context()
@@ -96,14 +96,14 @@ class AsyncConnection:
                     self._stream = await anyio.connect_tcp(host, port)
 
     async def write(self, data: bytes) -> None:
-        """Send all of it."""
-        with _broken(self.url), anyio.fail_after(self.timeout):
-            await self._opened().send(data)
+        """Send all bytes."""
+        with _translate_errors(self.url), anyio.fail_after(self.timeout):
+            await self._connected().send(data)
 
     async def read(self) -> bytes:
         """Wait for at least one byte."""
-        with _broken(self.url), anyio.fail_after(self.timeout):
-            return await self._opened().receive(READ_BYTES)
+        with _translate_errors(self.url), anyio.fail_after(self.timeout):
+            return await self._connected().receive(READ_BYTES)
 
     async def close(self) -> None:
         """Close it, if it is open."""
@@ -112,14 +112,14 @@ class AsyncConnection:
             with anyio.CancelScope(shield=True), contextlib.suppress(OSError, *LOST):
                 await anyio.aclose_forcefully(stream)
 
-    def _opened(self) -> anyio.abc.ByteStream:
+    def _connected(self) -> anyio.abc.ByteStream:
         if self._stream is None:
             raise Unreachable(f"the connection to {self.url} is closed")
         return self._stream
 
 
 @contextlib.contextmanager
-def _broken(url: str) -> Iterator[None]:
+def _translate_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (OSError, *LOST) as error:
@@ -127,18 +127,18 @@ def _broken(url: str) -> Iterator[None]:
 
 
 def http_options(url: str, key: str | None, timeout: float, verify: ssl.SSLContext | None) -> dict[str, Any]:
-    """What an httpx client of either kind is made with.
+    """Return the arguments of an httpx client, blocking or asynchronous.
 
     Raises
     ------
-    ValueError : the URL is none
+    ValueError : the URL is not http:// or https://
     """
     try:
         scheme = httpx.URL(url).scheme
     except httpx.InvalidURL:
         scheme = ""
     if scheme not in ("http", "https"):
-        raise ValueError(f"{url!r} is no http:// or https:// URL")
+        raise ValueError(f"{url!r} is not an http:// or https:// URL")
     headers = {"user-agent": "carryover-client"} | ({} if key is None else {"authorization": f"Bearer {key}"})
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
     return {
@@ -151,7 +151,7 @@ def http_options(url: str, key: str | None, timeout: float, verify: ssl.SSLConte
 
 
 def request_options(request: effects.Request) -> dict[str, Any]:
-    """A request in httpx's words."""
+    """Return the arguments of httpx's `request`."""
     options: dict[str, Any] = {"method": request.method, "url": request.path}
     if request.query is not None:
         options["params"] = request.query
@@ -161,17 +161,17 @@ def request_options(request: effects.Request) -> dict[str, Any]:
 
 
 def reply_of(response: httpx.Response) -> Reply:
-    """A response in our words."""
+    """Convert httpx's response."""
     return Reply(response.status_code, response.content, response.headers.get("retry-after"))
 
 
 def unreachable(url: str, error: Exception) -> Unreachable:
-    """A broken connection, and what to do about it."""
+    """Return the error for a connection that failed."""
     return Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}; is the server running?")
 
 
 def address(url: str) -> tuple[str, int, bool]:
-    """Host, port, and whether TLS is spoken there."""
-    told = httpx.URL(url)
-    secure = told.scheme == "https"
-    return told.host, told.port or (443 if secure else 80), secure
+    """Return host, port, and whether the URL asks for TLS."""
+    parsed = httpx.URL(url)
+    secure = parsed.scheme == "https"
+    return parsed.host, parsed.port or (443 if secure else 80), secure

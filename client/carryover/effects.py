@@ -1,9 +1,9 @@
-"""What a plan asks of the world.
+"""Effects: the input and output that a plan requests.
 
-Every operation of this package is a *plan*: a generator that yields effects, gets their results sent in,
-and returns its own. It does no input or output itself, so the same plan runs in `service.Carryover`, where
-an effect blocks, and in `aio.AsyncCarryover`, where it is awaited. Connections that break come back into the
-plan as `Unreachable`.
+Every operation of this package is a *plan*: a generator that yields effects, receives their results, and
+returns its own. It does no input or output itself. So the same plan runs in `service.Carryover`, which blocks
+for an effect, and in `aio.AsyncCarryover`, which awaits it. If a connection fails, `Unreachable` is thrown
+into the plan.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Plan = Generator[Any, Any, T]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request, whole. Its result is a `Reply`."""
+    """Send an HTTP request. The result is a `Reply`."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer, whole."""
+    """An HTTP response."""
 
     status: int
     body: bytes
@@ -38,50 +38,50 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Seconds to let pass."""
+    """Wait for some seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Open a connection for bytes to the server. There is one at a time; an older one is closed."""
+    """Open a TCP or TLS connection to the server. An older connection is closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Bytes to send on that connection."""
+    """Send bytes on the connection."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Bytes that came in on it, at least one."""
+    """Wait for bytes from the connection. The result has at least one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close it, if it is open."""
+    """Close the connection, if it is open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """The next chunk of the source; None at its end."""
+    """Take the next chunk from the source. The result is None at its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emit(Generic[T]):
-    """A result on the way, for the caller of a stream."""
+    """Give a value to the caller of a stream."""
 
     value: T
 
 
 @dataclass(slots=True)
-class Tried:
-    """Whether a request may have been done already: an earlier try of it was sent and had no answer."""
+class Attempts:
+    """Whether an earlier attempt was sent and not answered: the server may have applied it."""
 
-    before: bool = field(default=False)
+    unanswered: bool = field(default=False)
 
 
 OPEN, READ, CLOSE, PULL = Open(), Read(), Close(), Pull()

@@ -1,37 +1,37 @@
-"""Everything that can go wrong, one class for each type of problem that the server knows.
+"""The client's errors: one class for each problem type of the server, and two for answers that are not one.
 
 CarryoverError
-├── Unreachable              no answer at all, for as long as the client's patience lasts
-├── NotCarryover             something answered that does not speak for a Carryover server
-└── Problem                  the server refused, and said why
-    ├── Malformed            not JSON at all, or not the layout that was declared
-    ├── Unprocessable        well formed and wrong: shape, a non-number, an infinity; `row`, `column`, `field`
-    ├── UnsupportedType      a form of body that the server cannot read or write
-    ├── Unsupported          a part of a protocol that the server does not have
-    ├── TooLarge             over a limit of the service: `limit`
+├── Unreachable              no answer from the server
+├── NotCarryover             the answer is not that of a Carryover server
+└── Problem                  the server refused the request; its reason is in the message
+    ├── Malformed            the body is not JSON, or not in the declared format
+    ├── Unprocessable        the values are wrong: shape, type, infinity; see `row`, `column`, `field`
+    ├── UnsupportedType      the server cannot read or write this content type
+    ├── Unsupported          the server does not have this part of a protocol
+    ├── TooLarge             over the limit in `limit`
     ├── UnknownModel
-    ├── BadModel             an artifact on the server's disk that cannot be loaded
-    ├── UnknownSession       never seen, as far as the server remembers
-    ├── SessionGone          it was there: expired or deleted at `position`
-    ├── SessionExists        a create, fork or load onto a session that is there, or one of another model
-    ├── OtherModel           a state of another network than the one it is meant for
-    ├── OutOfStep            the session is at `position`, not where this client left it
-    ├── CannotForecast       the targets do not cover the inputs
+    ├── BadModel             the server cannot load the model's artifact
+    ├── UnknownSession       the session does not exist
+    ├── SessionGone          the session expired or was deleted, at `position`
+    ├── SessionExists        a create, fork or load onto a session that exists, or one of another model
+    ├── OtherModel           the state is of another network
+    ├── OutOfStep            the session is at `position`, not where this client expects it
+    ├── CannotForecast       the model's targets do not cover its inputs
     ├── NothingObserved      a forecast before the first observation
-    ├── SessionDamaged       what the store holds of it fails its checksum
-    ├── StepFailed           the network left the finite numbers; the session did not move
-    ├── Unauthorized         no key, or one that the server does not know
-    ├── Forbidden            the key may not do this
-    ├── Misdirected          addressed to a host that this server, which needs no key, is not
-    ├── NotFound             there is no such route: another version, or another service
+    ├── SessionDamaged       the stored session fails its checksum
+    ├── StepFailed           the network produced NaN or infinity; the session did not change
+    ├── Unauthorized         no key, or an invalid or revoked key
+    ├── Forbidden            the key does not permit this
+    ├── Misdirected          the Host header names another server
+    ├── NotFound             no such route
     ├── MethodNotAllowed
-    ├── Internal             the server failed; its log says why
-    └── Unavailable          not now; tried again before it was raised
-        ├── Overloaded       too much is waiting
+    ├── Internal             the server failed; its log has the reason
+    └── Unavailable          not possible now; the client has retried
+        ├── Overloaded       too many chunks are waiting
         ├── TooManySessions
-        ├── OverLimit        more than this key may use
-        ├── Stopping         the server is draining
-        └── StoreFailed      the store refused; nothing moved
+        ├── OverLimit        the key's quota is used up
+        ├── Stopping         the server is shutting down
+        └── StoreFailed      the store failed; the session did not change
 """
 
 from __future__ import annotations
@@ -79,19 +79,19 @@ URN = "urn:carryover:"
 
 
 class CarryoverError(Exception):
-    """Root of the tree."""
+    """Base class of the client's errors."""
 
 
 class Unreachable(CarryoverError):
-    """No answer came; whether the request was done is not known. To send the very same again is safe."""
+    """No answer came. The server may have applied the request; sending the same request again is safe."""
 
 
 class NotCarryover(CarryoverError):
-    """An answer that no Carryover server gives: a proxy's page, another service."""
+    """The answer is not that of a Carryover server: it is a proxy's page, or another service's answer."""
 
 
 class Problem(CarryoverError):
-    """The server refused (RFC 9457). `extra` holds what a program wants to read beside the sentence."""
+    """The server refused the request (RFC 9457). `extra` holds the fields for programs, such as `limit`."""
 
     def __init__(self, detail: str, status: int, kind: str = "", extra: Mapping[str, Any] | None = None):
         super().__init__(detail)
@@ -102,7 +102,7 @@ class Problem(CarryoverError):
 
     @property
     def position(self) -> int | None:
-        """Where the session is, or was; None where the server did not say."""
+        """The session's position; None if the server did not send it."""
         return self.extra.get("position")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -198,7 +198,7 @@ class Internal(Problem):
 
 
 class Unavailable(Problem):
-    """Not now. `retry_after_seconds` is what the server asked for."""
+    """The request is not possible now. `retry_after_seconds` is the server's Retry-After."""
 
     retry_after_seconds: float = 0.0
 
@@ -224,58 +224,59 @@ class StoreFailed(Unavailable):
 
 
 def problem(status: int, body: bytes, retry_after: str | None = None) -> CarryoverError:
-    """The error that an answer with this status tells of.
+    """Return the error for an answer with a status of 400 or above.
 
     Parameters
     ----------
-    retry_after : the header, in seconds; a date in it is not read
+    retry_after : the Retry-After header, in seconds; a date is ignored
     """
     try:
-        told = json.loads(body)
+        document = json.loads(body)
     except ValueError:
-        told = None
-    if not isinstance(told, dict) or not str(told.get("type", "")).startswith(URN):
-        return _foreign(status, body, retry_after)
-    return refusal(told, retry_after)
+        document = None
+    if not isinstance(document, dict) or not str(document.get("type", "")).startswith(URN):
+        return _foreign_error(status, body, retry_after)
+    return refusal(document, retry_after)
 
 
-def refusal(told: Mapping[str, Any], retry_after: str | None = None) -> Problem:
-    """The error in a problem document: a body, a frame of a socket, an entry of a bulk answer."""
-    kind, status = str(told.get("type", "")), int(told.get("status", 0))
+def refusal(document: Mapping[str, Any], retry_after: str | None = None) -> Problem:
+    """Return the error of a problem document from a response, a socket message or a bulk answer."""
+    kind, status = str(document.get("type", "")), int(document.get("status", 0))
     cls = _BY_TYPE.get(kind.removeprefix(URN)) or _BY_STATUS.get(status, Problem)
-    extra = {name: value for name, value in told.items() if name not in _STANDARD}
-    error = cls(str(told.get("detail", told.get("title", kind))), status, kind, extra)
-    return _timed(error, retry_after)
+    extra = {name: value for name, value in document.items() if name not in _STANDARD}
+    error = cls(str(document.get("detail", document.get("title", kind))), status, kind, extra)
+    return _with_retry_after(error, retry_after)
 
 
-def _foreign(status: int, body: bytes, retry_after: str | None) -> CarryoverError:
-    """An answer of a proxy, mostly: 502 to 504 pass, whatever else stays."""
+def _foreign_error(status: int, body: bytes, retry_after: str | None) -> CarryoverError:
+    """The error for an answer that is not the server's, mostly a proxy's; 429 and 502 to 504 are retried."""
     cls = _BY_STATUS.get(status)
     shown = " ".join(body[:200].decode("utf-8", "replace").split())
     if cls is None or not issubclass(cls, Unavailable | Unauthorized | Forbidden):
-        return NotCarryover(f"no Carryover server answers there: status {status}, {shown!r}")
-    return _timed(cls(f"status {status} from in front of the server: {shown!r}", status), retry_after)
+        return NotCarryover(f"the answer is not from a Carryover server: status {status}, {shown!r}")
+    error = cls(f"status {status} from a proxy in front of the server: {shown!r}", status)
+    return _with_retry_after(error, retry_after)
 
 
-def _timed(error: Problem, retry_after: str | None) -> Problem:
+def _with_retry_after(error: Problem, retry_after: str | None) -> Problem:
     if isinstance(error, Unavailable) and retry_after is not None and retry_after.strip().isdigit():
         error.retry_after_seconds = float(retry_after)
     return error
 
 
-def _beneath(cls: type[Problem]) -> Iterator[type[Problem]]:
-    for one in cls.__subclasses__():
-        yield one
-        yield from _beneath(one)
+def _subclasses(cls: type[Problem]) -> Iterator[type[Problem]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 def _slug(name: str) -> str:
-    """`OutOfStep` -> `out-of-step`, as the server writes it."""
-    return "".join(f"-{one.lower()}" if one.isupper() else one for one in name).lstrip("-")
+    """`OutOfStep` -> `out-of-step`, the server's name of the type."""
+    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("-")
 
 
 _STANDARD = ("type", "title", "status", "detail", "session", "tag")
-_BY_TYPE = {_slug(cls.__name__): cls for cls in _beneath(Problem)}
+_BY_TYPE = {_slug(cls.__name__): cls for cls in _subclasses(Problem)}
 _BY_STATUS: dict[int, type[Problem]] = {
     401: Unauthorized,
     403: Forbidden,

@@ -1,4 +1,4 @@
-"""What can be done with one session, and with the service: each a plan over requests (see `effects`)."""
+"""The operations on one session and on the service, as plans over requests (see `effects`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from carryover import wire
-from carryover.effects import Emit, Plan, Reply, Request, Sleep, Tried
+from carryover.effects import Attempts, Emit, Plan, Reply, Request, Sleep
 from carryover.errors import (
     CarryoverError,
     SessionExists,
@@ -17,196 +17,196 @@ from carryover.errors import (
     Unreachable,
     problem,
 )
-from carryover.numbers import Chunk, chunk_of, is_frame
-from carryover.retry import Patience, Pauses
+from carryover.observations import Chunk, chunk_of, is_frame
+from carryover.retry import Pauses, RetryPolicy
 from carryover.values import Answer, Forecast, ModelInfo, SessionInfo, model_info, session_info
-from carryover.wire import Cursor, Wanted
+from carryover.wire import ChunkOptions, Cursor
 
 PAGE = 500
 ABSENT = (UnknownSession, SessionGone)
 
 
-def asked(request: Request, patience: Patience, tried: Tried | None = None) -> Plan[Reply]:
-    """Send until there is an answer: again after a broken connection, and after the server's 503 or 429.
+def send(request: Request, retry: RetryPolicy, attempts: Attempts | None = None) -> Plan[Reply]:
+    """Send a request until it is answered: again after a failed connection, and after a status 429 or 503.
 
     Raises
     ------
-    CarryoverError : the server's refusal, or Unreachable or Unavailable once patience is at an end
+    CarryoverError : the server's refusal; or Unreachable or Unavailable when the policy's time is over
     """
     pauses = None
     while True:
-        trouble: CarryoverError
+        failure: CarryoverError
         try:
             reply: Reply = yield request
         except Unreachable as error:
-            trouble = error
-            if tried is not None:
-                tried.before = True
+            failure = error
+            if attempts is not None:
+                attempts.unanswered = True
         else:
             if reply.status < 400:
                 return reply
-            trouble = problem(reply.status, reply.body, reply.retry_after)
-            if not isinstance(trouble, Unavailable):
-                raise trouble
-        pauses = pauses or Pauses(patience)
-        yield Sleep(pauses.after(trouble))
+            failure = problem(reply.status, reply.body, reply.retry_after)
+            if not isinstance(failure, Unavailable):
+                raise failure
+        pauses = pauses or Pauses(retry)
+        yield Sleep(pauses.after(failure))
 
 
-def located(cursor: Cursor, patience: Patience) -> Plan[None]:
-    """Find out where the session is; one that is not there begins at 0.
+def locate(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
+    """Ask for the session's position; a session that does not exist is at 0.
 
-    A session that is gone is begun anew only here, before this client has sent anything to it.
+    An expired or deleted session starts again only here, before this client has sent it a chunk.
     """
     if cursor.position is not None:
         return
     try:
-        told = wire.document((yield from asked(wire.inspect(cursor), patience)))
+        session = wire.reply_object((yield from send(wire.inspect(cursor), retry)))
     except ABSENT:
-        if cursor.created_with is None:
+        if cursor.creation_options is None:
             cursor.position, cursor.epoch = 0, None
             return
-        yield from create(cursor, patience)
+        yield from create(cursor, retry)
         return
-    _same_model(cursor, told)
-    cursor.moved(told)
+    _check_model(cursor, session)
+    cursor.update(session)
 
 
-def advance(cursor: Cursor, chunk: Chunk, wanted: Wanted, patience: Patience) -> Plan[Answer]:
-    """Move the session on by a chunk, exactly once."""
-    yield from located(cursor, patience)
-    reply = yield from asked(wire.observe(cursor, chunk, wanted), patience)
-    answer = wire.answered(wire.document(reply), cursor, chunk)
-    cursor.moved(answer)
+def advance(cursor: Cursor, chunk: Chunk, options: ChunkOptions, retry: RetryPolicy) -> Plan[Answer]:
+    """Send one chunk, which is applied exactly once."""
+    yield from locate(cursor, retry)
+    reply = yield from send(wire.observe(cursor, chunk, options), retry)
+    answer = wire.parse_answer(wire.reply_object(reply), cursor, chunk)
+    cursor.update(answer)
     return answer
 
 
-def create(cursor: Cursor, patience: Patience) -> Plan[SessionInfo]:
-    """Make the session; a try that was cut off and made it is no error."""
-    tried = Tried()
+def create(cursor: Cursor, retry: RetryPolicy) -> Plan[SessionInfo]:
+    """Create the session. If an unanswered attempt has created it already, that is not an error."""
+    attempts = Attempts()
     try:
-        reply = yield from asked(wire.create(cursor), patience, tried)
+        reply = yield from send(wire.create(cursor), retry, attempts)
     except SessionExists:
-        if not tried.before:
+        if not attempts.unanswered:
             raise
-        reply = yield from asked(wire.inspect(cursor), patience)
-    return _moved(cursor, reply)
+        reply = yield from send(wire.inspect(cursor), retry)
+    return _update(cursor, reply)
 
 
-def inspect(cursor: Cursor, patience: Patience) -> Plan[SessionInfo]:
-    """What the server knows of the session; the next chunk goes on from there."""
-    return _moved(cursor, (yield from asked(wire.inspect(cursor), patience)))
+def inspect(cursor: Cursor, retry: RetryPolicy) -> Plan[SessionInfo]:
+    """Ask the server about the session, and continue at its position."""
+    return _update(cursor, (yield from send(wire.inspect(cursor), retry)))
 
 
-def peek(cursor: Cursor, patience: Patience) -> Plan[SessionInfo]:
-    """The same, and where this client believes the session to be stays as it is."""
-    return session_info(wire.document((yield from asked(wire.inspect(cursor), patience))))
+def describe(cursor: Cursor, retry: RetryPolicy) -> Plan[SessionInfo]:
+    """Ask the server about the session. The position that this client expects does not change."""
+    return session_info(wire.reply_object((yield from send(wire.inspect(cursor), retry))))
 
 
-def reset(cursor: Cursor, patience: Patience) -> Plan[SessionInfo]:
-    """Zero the carry; the position stays, so that to do it twice is to do it once."""
-    yield from located(cursor, patience)
-    return _moved(cursor, (yield from asked(wire.reset(cursor), patience)))
+def reset(cursor: Cursor, retry: RetryPolicy) -> Plan[SessionInfo]:
+    """Set the carry to zero. The position does not change, so a repeated reset has no further effect."""
+    yield from locate(cursor, retry)
+    return _update(cursor, (yield from send(wire.reset(cursor), retry)))
 
 
-def fork(cursor: Cursor, into: Cursor | None, patience: Patience) -> Plan[Cursor]:
-    """A new session with a copy of the carry. An id that is not given is drawn here: a retry finds it."""
-    yield from located(cursor, patience)
-    drawn = into is None
-    copy, tried = into or Cursor(secrets.token_hex(12)), Tried()
+def fork(cursor: Cursor, target: Cursor | None, retry: RetryPolicy) -> Plan[Cursor]:
+    """Create a session with a copy of the carry. The client draws a missing id, so that a retry finds it."""
+    yield from locate(cursor, retry)
+    drawn = target is None
+    copy, attempts = target or Cursor(secrets.token_hex(12)), Attempts()
     try:
-        reply = yield from asked(wire.fork(cursor, copy.session), patience, tried)
+        reply = yield from send(wire.fork(cursor, copy.session), retry, attempts)
     except SessionExists:
-        if not (drawn and tried.before):
+        if not (drawn and attempts.unanswered):
             raise
-        reply = yield from asked(wire.inspect(copy), patience)
-    _moved(copy, reply)
+        reply = yield from send(wire.inspect(copy), retry)
+    _update(copy, reply)
     return copy
 
 
-def delete(cursor: Cursor, patience: Patience) -> Plan[None]:
-    """Forget the session; that a try which was cut off has done so already is no error."""
-    tried = Tried()
+def delete(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
+    """Delete the session. If an unanswered attempt has deleted it already, that is not an error."""
+    attempts = Attempts()
     try:
-        yield from asked(wire.delete(cursor), patience, tried)
+        yield from send(wire.delete(cursor), retry, attempts)
     except ABSENT:
-        if not tried.before:
+        if not attempts.unanswered:
             raise
-    cursor.lost()
+    cursor.invalidate()
 
 
 def forecast(
-    cursor: Cursor, steps: int, level: float | None, future: Any, patience: Patience
+    cursor: Cursor, steps: int, level: float | None, future: Any, retry: RetryPolicy
 ) -> Plan[Forecast]:
-    """Roll out on a copy of the carry; the session does not move."""
+    """Forecast from a copy of the carry. The session does not change."""
     rows = None if future is None else chunk_of(future)
-    reply = yield from asked(wire.forecast(cursor, steps, level, rows), patience)
-    return wire.forecasted(wire.document(reply))
+    reply = yield from send(wire.forecast(cursor, steps, level, rows), retry)
+    return wire.parse_forecast(wire.reply_object(reply))
 
 
-def export(cursor: Cursor, patience: Patience) -> Plan[bytes]:
-    """The session's state as a safetensors file."""
-    reply = yield from asked(wire.export(cursor), patience)
+def export(cursor: Cursor, retry: RetryPolicy) -> Plan[bytes]:
+    """Return the session's state, as the bytes of a safetensors file."""
+    reply = yield from send(wire.export(cursor), retry)
     return reply.body
 
 
-def load(cursor: Cursor, state: bytes, patience: Patience) -> Plan[SessionInfo]:
-    """Put the session in an exported state, whether it is there or not."""
-    return _moved(cursor, (yield from asked(wire.load(cursor, state), patience)))
+def load(cursor: Cursor, state: bytes, retry: RetryPolicy) -> Plan[SessionInfo]:
+    """Give the session an exported state; it is created if it does not exist."""
+    return _update(cursor, (yield from send(wire.load(cursor, state), retry)))
 
 
-def sessions(model: str | None, patience: Patience, after: str = "") -> Plan[None]:
-    """Emit every session behind `after`, page after page."""
-    cursor: str | None = after
-    while cursor is not None:
-        told = wire.document((yield from asked(wire.page(cursor, model, PAGE), patience)))
-        for one in told["sessions"]:
-            yield Emit(one)
-        cursor = told["next"]
+def sessions(model: str | None, retry: RetryPolicy, after: str = "") -> Plan[None]:
+    """Emit every session whose id sorts after `after`, page by page."""
+    start: str | None = after
+    while start is not None:
+        page = wire.reply_object((yield from send(wire.page(start, model, PAGE), retry)))
+        for session in page["sessions"]:
+            yield Emit(session)
+        start = page["next"]
 
 
-def count(patience: Patience) -> Plan[int]:
-    """How many sessions there are."""
-    told = wire.document((yield from asked(wire.page("", None, 1), patience)))
-    return int(told["total"])
+def count(retry: RetryPolicy) -> Plan[int]:
+    """Return the number of sessions."""
+    page = wire.reply_object((yield from send(wire.page("", None, 1), retry)))
+    return int(page["total"])
 
 
-def models(patience: Patience) -> Plan[list[ModelInfo]]:
-    """Every model that is loaded."""
-    told = wire.document((yield from asked(Request("GET", "/models"), patience)))
-    return [model_info(one) for one in told["models"]]
+def models(retry: RetryPolicy) -> Plan[list[ModelInfo]]:
+    """Return every loaded model."""
+    payload = wire.reply_object((yield from send(Request("GET", "/models"), retry)))
+    return [model_info(model) for model in payload["models"]]
 
 
-def chunked(
-    observations: Any, cursor: Cursor, known: dict[str, ModelInfo], patience: Patience
+def to_chunk(
+    observations: Any, cursor: Cursor, known: dict[str, ModelInfo], retry: RetryPolicy
 ) -> Plan[Chunk]:
-    """Observations as a chunk; the columns of a DataFrame are put into the order of the model's inputs."""
-    columns = yield from columns_for(observations, cursor, known, patience)
+    """Convert observations to a chunk; a DataFrame's columns are put into the order of the model's inputs."""
+    columns = yield from columns_for(observations, cursor, known, retry)
     return chunk_of(observations, *columns)
 
 
 def columns_for(
-    observations: Any, cursor: Cursor, known: dict[str, ModelInfo], patience: Patience
+    observations: Any, cursor: Cursor, known: dict[str, ModelInfo], retry: RetryPolicy
 ) -> Plan[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Inputs and targets of the session's model, if the observations have columns to be named."""
+    """Return the inputs and targets of the session's model, if the observations are a DataFrame."""
     if not is_frame(observations):
         return (), ()
     if cursor.model is None:
-        yield from located(cursor, patience)
+        yield from locate(cursor, retry)
     if cursor.model not in known:
-        told: list[ModelInfo] = yield from models(patience)
-        known.update((one.name, one) for one in told)
-        cursor.model = cursor.model or next((one.name for one in told if one.default), None)
+        loaded: list[ModelInfo] = yield from models(retry)
+        known.update((info.name, info) for info in loaded)
+        cursor.model = cursor.model or next((info.name for info in loaded if info.default), None)
     model = known.get(cursor.model or "")
     return ((), ()) if model is None else (model.inputs, model.targets)
 
 
-def _moved(cursor: Cursor, reply: Reply) -> SessionInfo:
-    told = wire.document(reply)
-    cursor.moved(told)
-    return session_info(told)
+def _update(cursor: Cursor, reply: Reply) -> SessionInfo:
+    session = wire.reply_object(reply)
+    cursor.update(session)
+    return session_info(session)
 
 
-def _same_model(cursor: Cursor, told: Mapping[str, Any]) -> None:
-    if cursor.model not in (None, told["model"]):
-        detail = f"session {cursor.session!r} runs model {told['model']!r}, not {cursor.model!r}"
+def _check_model(cursor: Cursor, session: Mapping[str, Any]) -> None:
+    if cursor.model not in (None, session["model"]):
+        detail = f"session {cursor.session!r} runs model {session['model']!r}, not {cursor.model!r}"
         raise SessionExists(detail, 409, "urn:carryover:session-exists")

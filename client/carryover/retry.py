@@ -1,7 +1,7 @@
-"""How long to go on trying, and how long to wait in between: exponential, with full jitter.
+"""Retries: how long to repeat a failed request, with pauses that grow exponentially and have full jitter.
 
-Source: M. Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015: of the ways to spread clients
-that were all cut off at once, a pause drawn evenly from zero to the doubled bound makes the least work.
+Source: M. Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015. After many clients were
+disconnected at once, a pause drawn evenly between zero and the doubled bound causes the fewest requests.
 """
 
 from __future__ import annotations
@@ -18,48 +18,50 @@ log = logging.getLogger("carryover")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """What is put up with before an error reaches the caller.
+class RetryPolicy:
+    """How long failures are retried before an error reaches the caller.
 
-    seconds : from the first failure, or from the last progress of a stream, to giving up; 0: at the first
-    first, most : bounds in seconds of the first pause and of any
+    seconds : longest time without progress before the error is raised; 0: it is raised at once
+    first_pause, max_pause : upper bounds of the first pause and of every pause, in seconds
+    clock : a monotonic clock, in seconds
+    draw : a random number between two bounds
     """
 
     seconds: float = 60.0
-    first: float = 0.05
-    most: float = 5.0
+    first_pause: float = 0.05
+    max_pause: float = 5.0
     clock: Callable[[], float] = time.monotonic
     draw: Callable[[float, float], float] = random.uniform
 
 
 class Pauses:
-    """The pauses of one call or stream: `after` each failure, `progress` when something came through."""
+    """The pauses of one call or stream. Call `after` for each failure, and `progress` after each success."""
 
-    __slots__ = ("_failures", "_patience", "_since")
+    __slots__ = ("_failures", "_policy", "_since")
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
         self.progress()
 
     def progress(self) -> None:
-        """Whatever failed before is over."""
+        """Start counting failures and time anew."""
         self._failures = 0
         self._since = 0.0
 
     def after(self, error: CarryoverError) -> float:
-        """Seconds to wait before the next try.
+        """Return the seconds to wait before the next attempt.
 
         Raises
         ------
-        CarryoverError : that error, once patience is at an end
+        CarryoverError : the given error, when the policy's time is over
         """
-        patience, now = self._patience, self._patience.clock()
+        policy, now = self._policy, self._policy.clock()
         if not self._failures:
             self._since = now
-        pause = patience.draw(0.0, min(patience.most, patience.first * 2.0**self._failures))
+        pause = policy.draw(0.0, min(policy.max_pause, policy.first_pause * 2.0**self._failures))
         if isinstance(error, Unavailable):
             pause += error.retry_after_seconds
-        if now + pause - self._since > patience.seconds:
+        if now + pause - self._since > policy.seconds:
             raise error
         self._failures += 1
         log.log(logging.WARNING if self._failures == 1 else logging.DEBUG, "trying again: %s", error)

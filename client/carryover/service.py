@@ -1,4 +1,4 @@
-"""The client that blocks: `Carryover`, its `Session`s and their `Stream`s."""
+"""The blocking client: `Carryover`, its sessions and their streams."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from carryover import bulk, effects, plans, streaming
 from carryover.connection import BROKEN, Connection, http_options, reply_of, request_options, unreachable
 from carryover.effects import Plan
 from carryover.errors import Unreachable
-from carryover.numbers import checked_size, chunk_of, chunks_of, gap, is_whole
-from carryover.retry import Patience
-from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo, gathered
-from carryover.window import ahead_of
-from carryover.wire import Cursor, Wanted, adopted
+from carryover.observations import check_positive, chunk_of, chunks_of, is_in_memory, missing_chunk
+from carryover.retry import RetryPolicy
+from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo, concatenate_answers
+from carryover.window import max_in_flight_for
+from carryover.wire import ChunkOptions, Cursor, cursor_for
 
 T = TypeVar("T")
 
@@ -29,13 +29,13 @@ class Carryover:
 
     Parameters
     ----------
-    url : where it is
-    key : sent as `Authorization: Bearer`
-    patience : how long to go on trying; a number is its seconds, 0 gives up at the first failure
+    url : the server's address, http:// or https://
+    key : the API key, sent as `Authorization: Bearer`
+    retry : how long failures are retried: a policy, or a number of seconds; 0 raises the first error
     timeout : seconds that one request, or one answer of a socket, may take
-    verify : the TLS context for https; the system's when absent
+    verify : the TLS context for https; by default the system's
 
-    Not to be used by two threads at once, except for different sessions.
+    Threads that use it at the same time must use different sessions.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Carryover:
         url: str = "http://127.0.0.1:8000",
         *,
         key: str | None = None,
-        patience: Patience | float = 60.0,
+        retry: RetryPolicy | float = 60.0,
         timeout: float = 30.0,
         verify: ssl.SSLContext | None = None,
     ) -> None:
         self.url = url
         self.timeout = timeout
         self._verify = verify
-        self._patience = patience if isinstance(patience, Patience) else Patience(patience)
+        self._retry = retry if isinstance(retry, RetryPolicy) else RetryPolicy(retry)
         self._key = key
         self._http = httpx.Client(**http_options(url, key, timeout, verify))
         self._cursors: dict[str, Cursor] = {}
@@ -65,21 +65,21 @@ class Carryover:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; sessions stay where they are."""
+        """Close the connections. The sessions stay on the server."""
         self._http.close()
 
     def session(self, id: str, model: str | None = None, **options: Any) -> Session:
-        """A session by its id. Nothing is asked yet: its first chunk creates it where it is not there.
+        """Return a session by its id, without a request. Its first chunk creates it if it does not exist.
 
         Parameters
         ----------
-        model : the server's default when absent; a session of another model is refused
-        options : of a session that is created: `ttl_seconds`, `level`, `learning`
+        model : by default the server's; if the session runs another model, its first chunk is refused
+        options : used when the session is created: `ttl_seconds`, `level`, `learning`
         """
-        return Session(self, adopted(self._cursors, id, model, options))
+        return Session(self, cursor_for(self._cursors, id, model, options))
 
     def forget(self, id: str) -> None:
-        """Drop what this client knows of a session: that of a million of them is memory."""
+        """Free the memory that this client uses for a session. The session stays on the server."""
         self._cursors.pop(id, None)
 
     def advance(
@@ -89,37 +89,42 @@ class Carryover:
         *,
         level: float | None = None,
         score: bool = False,
-    ) -> bulk.Answers:
-        """Move many sessions on by a chunk each, in one request.
+    ) -> bulk.BulkAnswer:
+        """Send one chunk for each of many sessions, in one request.
+
+        Parameters
+        ----------
+        observations : by session id, each as for `Session.advance`
 
         Raises
         ------
-        CarryoverError : for all of them; what befalls one alone is raised where its answer is looked up
+        CarryoverError : if the whole request fails; the error of a single session is raised when its answer
+            is read
         """
-        cursors = {name: adopted(self._cursors, name, None, {}) for name in observations}
+        cursors = {name: cursor_for(self._cursors, name, None, {}) for name in observations}
         chunks = {name: chunk_of(rows) for name, rows in observations.items()}
-        return self._run(bulk.advance(cursors, chunks, model, Wanted(0, level, score), self._patience))
+        return self._run(bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry))
 
     def sessions(self, model: str | None = None, after: str = "") -> Iterator[dict[str, Any]]:
-        """Every session behind `after`, in the order of their ids: `session`, `model`, ..."""
-        return self._emitted(plans.sessions(model, self._patience, after))
+        """Yield every session with an id after `after`, in order of id: the entries of `GET /sessions`."""
+        return self._emit(plans.sessions(model, self._retry, after))
 
     def count(self) -> int:
-        """How many sessions there are."""
-        return self._run(plans.count(self._patience))
+        """Return the number of sessions."""
+        return self._run(plans.count(self._retry))
 
     def models(self) -> list[ModelInfo]:
-        """Every model that is loaded."""
-        return self._run(plans.models(self._patience))
+        """Return every loaded model."""
+        return self._run(plans.models(self._retry))
 
-    # Plans are run here.
+    # Running plans.
 
     def _run(self, plan: Plan[T]) -> T:
         try:
             effect = next(plan)
             while True:
                 try:
-                    result = self._performed(effect)
+                    result = self._perform(effect)
                 except Unreachable as error:
                     effect = plan.throw(error)
                 else:
@@ -128,8 +133,8 @@ class Carryover:
             value: T = done.value
             return value
 
-    def _emitted(self, plan: Plan[None], perform: Any = None) -> Generator[Any, None, None]:
-        perform = perform or self._performed
+    def _emit(self, plan: Plan[None], perform: Any = None) -> Generator[Any, None, None]:
+        perform = perform or self._perform
         try:
             effect = next(plan)
             while True:
@@ -148,7 +153,7 @@ class Carryover:
         finally:
             plan.close()
 
-    def _performed(self, effect: Any) -> Any:
+    def _perform(self, effect: Any) -> Any:
         if effect.__class__ is effects.Sleep:
             time.sleep(effect.seconds)
             return None
@@ -159,7 +164,7 @@ class Carryover:
 
 
 class Session:
-    """One session of a server. It knows where it is: every chunk is numbered, and applied exactly once."""
+    """One session of a server. It tracks its position, so that every chunk is applied exactly once."""
 
     def __init__(self, service: Carryover, cursor: Cursor) -> None:
         self.service = service
@@ -170,39 +175,41 @@ class Session:
 
     @property
     def id(self) -> str:
-        """Its name on the server."""
+        """The session's id on the server."""
         return self._cursor.session
 
     @property
     def position(self) -> int | None:
-        """Observations consumed, as far as this client knows; None before the server was asked."""
+        """Observations consumed, as far as this client knows; None before the first answer."""
         return self._cursor.position
 
     def advance(
         self, observations: Any, *, horizon: int = 0, level: float | None = None, score: bool = False
     ) -> Answer:
-        """Move on by one chunk, and predict what follows each of its observations.
+        """Send one chunk, and return the prediction that follows each of its observations.
 
         Parameters
         ----------
         observations : a number, a list of numbers or rows, an array [steps] or [steps, inputs], a Series, a
-            DataFrame; None and NaN are observations that are missing
+            DataFrame; None and NaN mean that an observation is missing
         horizon : steps of forecast to add
-        level : of an interval around each prediction, such as 0.9
-        score : add the residuals of the predictions before, and how surprising the observations are
+        level : coverage of an interval around each prediction, such as 0.9
+        score : add the residual and the surprise of each observation
 
         Raises
         ------
         CarryoverError
         """
         service = self.service
-        chunk = service._run(plans.chunked(observations, self._cursor, service._models, service._patience))
-        wanted = Wanted(horizon, level, score)
-        return service._run(plans.advance(self._cursor, chunk, wanted, service._patience))
+        chunk = service._run(plans.to_chunk(observations, self._cursor, service._models, service._retry))
+        options = ChunkOptions(horizon, level, score)
+        return service._run(plans.advance(self._cursor, chunk, options, service._retry))
 
     def skip(self, count: int) -> Answer:
-        """Move on over observations that are wholly missing."""
-        return self.service._run(plans.advance(self._cursor, gap(count), Wanted(), self.service._patience))
+        """Advance the session over `count` missing observations."""
+        return self.service._run(
+            plans.advance(self._cursor, missing_chunk(count), ChunkOptions(), self.service._retry)
+        )
 
     def stream(
         self,
@@ -212,95 +219,96 @@ class Session:
         horizon: int = 0,
         level: float | None = None,
         score: bool = False,
-        ahead: int | None = None,
+        max_in_flight: int | None = None,
         socket: bool | None = None,
     ) -> Stream:
-        """Stream observations in chunks; iterating gives a `Prediction` an observation.
+        """Stream observations in chunks. The result yields one `Prediction` per observation.
 
-        The stream goes on through broken connections and restarts of a server that stores its sessions.
+        The stream continues after broken connections, and after restarts of a server that stores its
+        sessions.
 
         Parameters
         ----------
         observations : as for `advance`, of any length; or any iterable of numbers or rows
-        chunk : observations to a chunk
+        chunk : observations per chunk
         horizon, level, score : as for `advance`
-        ahead : chunks sent before the answer to the first is in. By default one where the observations come
-            from an iterator, which is not asked for more before the caller has its predictions; else 8
-        socket : False: requests only; True: a socket or an error; by default a socket where there is one
+        max_in_flight : chunks sent before the first of them is answered. The default is 8 for observations in
+            memory, and 1 for an iterator: it is read only after the caller has the predictions so far
+        socket : False: only requests; True: a socket or an error; by default a socket if the server offers it
         """
         service = self.service
         inputs, targets = service._run(
-            plans.columns_for(observations, self._cursor, service._models, service._patience)
+            plans.columns_for(observations, self._cursor, service._models, service._retry)
         )
-        source = chunks_of(observations, checked_size(chunk), inputs, targets)
-        way = streaming.Way(service.url, service._key, service._patience, socket)
-        wanted = Wanted(horizon, level, score)
-        whole, most = is_whole(observations), ahead_of(observations, ahead)
-        plan = streaming.stream(self._cursor, wanted, most, whole, way)
-        return Stream(_streamed(service, plan, source))
+        source = chunks_of(observations, check_positive(chunk), inputs, targets)
+        target = streaming.StreamTarget(service.url, service._key, service._retry, socket)
+        options = ChunkOptions(horizon, level, score)
+        limit = max_in_flight_for(observations, max_in_flight)
+        plan = streaming.stream(self._cursor, options, limit, is_in_memory(observations), target)
+        return Stream(_stream(service, plan, source))
 
     def forecast(self, steps: int, *, level: float | None = None, future: Any = None) -> Forecast:
-        """Roll out for so many steps, feeding predictions back in; the session does not move.
+        """Forecast `steps` steps by feeding predictions back in. The session does not change.
 
         Parameters
         ----------
-        level : of an interval around them
-        future : [steps, ...], inputs that are known ahead
+        level : coverage of an interval around the forecast
+        future : [steps, known inputs], the values of inputs that are known in advance
         """
-        return self.service._run(plans.forecast(self._cursor, steps, level, future, self.service._patience))
+        return self.service._run(plans.forecast(self._cursor, steps, level, future, self.service._retry))
 
     def create(self) -> SessionInfo:
-        """Make it now, rather than by its first chunk; one that is there is an error."""
-        return self.service._run(plans.create(self._cursor, self.service._patience))
+        """Create the session now, and not with its first chunk. It is an error if it exists."""
+        return self.service._run(plans.create(self._cursor, self.service._retry))
 
     def info(self) -> SessionInfo:
-        """What the server knows of it. Where this client believes it to be stays as it is."""
-        return self.service._run(plans.peek(self._cursor, self.service._patience))
+        """Ask the server about the session. The position that this client expects does not change."""
+        return self.service._run(plans.describe(self._cursor, self.service._retry))
 
     def refresh(self) -> SessionInfo:
-        """Take over where the server has it: after `OutOfStep`, to go on from there."""
-        return self.service._run(plans.inspect(self._cursor, self.service._patience))
+        """Take over the session's position from the server, to continue after `OutOfStep`."""
+        return self.service._run(plans.inspect(self._cursor, self.service._retry))
 
     def rewind(self, position: int) -> None:
-        """Go on behind `position`, the end of one of the last few chunks, as if later answers had not come.
+        """Continue at `position`, the end of a recent chunk, to get later answers again.
 
-        The same observations have to follow in the same chunks: they are answered from what the server
-        remembers, and applied only from where it is. So a program that was killed loses no answer.
+        Send the same observations in the same chunks. The server answers those that it has applied from its
+        stored answers, and applies the rest. So a program that was killed gets every answer.
         """
         self._cursor.position = position
 
     def reset(self) -> SessionInfo:
-        """Zero the carry; the position stays."""
-        return self.service._run(plans.reset(self._cursor, self.service._patience))
+        """Set the carry to zero. The position does not change."""
+        return self.service._run(plans.reset(self._cursor, self.service._retry))
 
     def fork(self, id: str | None = None) -> Session:
-        """A new session with a copy of the carry; its id is drawn when none is given."""
+        """Create a session with a copy of the carry. Without an `id`, it gets a random one."""
         service = self.service
-        into = None if id is None else Cursor(id)
-        made = service._run(plans.fork(self._cursor, into, service._patience))
-        service._cursors[made.session] = made
-        return Session(service, made)
+        target = None if id is None else Cursor(id)
+        copy = service._run(plans.fork(self._cursor, target, service._retry))
+        service._cursors[copy.session] = copy
+        return Session(service, copy)
 
     def delete(self) -> None:
-        """Forget it."""
-        self.service._run(plans.delete(self._cursor, self.service._patience))
+        """Delete the session."""
+        self.service._run(plans.delete(self._cursor, self.service._retry))
 
     def state(self) -> bytes:
-        """All that it remembers, as a safetensors file."""
-        return self.service._run(plans.export(self._cursor, self.service._patience))
+        """Return the session's state, as the bytes of a safetensors file."""
+        return self.service._run(plans.export(self._cursor, self.service._retry))
 
     def save(self, path: str | Path) -> None:
-        """Write its state to a file."""
+        """Write the session's state to a file."""
         Path(path).write_bytes(self.state())
 
     def load(self, source: str | Path | bytes) -> SessionInfo:
-        """Put it in a saved state, whether it is there or not."""
+        """Give the session a saved state; it is created if it does not exist."""
         state = source if isinstance(source, bytes) else Path(source).read_bytes()
-        return self.service._run(plans.load(self._cursor, state, self.service._patience))
+        return self.service._run(plans.load(self._cursor, state, self.service._retry))
 
 
 class Stream:
-    """Predictions as they come in; iterate over it once."""
+    """The predictions of a stream, as they arrive. Iterate over it once."""
 
     def __init__(self, answers: Generator[Answer, None, None]) -> None:
         self._answers = answers
@@ -310,15 +318,15 @@ class Stream:
             yield from answer
 
     def answers(self) -> Iterator[Answer]:
-        """An answer a chunk, in place of a prediction an observation."""
+        """Yield one `Answer` per chunk, and not one `Prediction` per observation."""
         return self._answers
 
     def collect(self) -> Answer:
-        """All of it, as the answer to one chunk; pandas on the index that came in."""
-        return gathered(list(self._answers))
+        """Read the whole stream, and return it as the answer to one chunk."""
+        return concatenate_answers(list(self._answers))
 
     def close(self) -> None:
-        """Stop. Chunks in flight may have been applied: the session asks the server before it goes on."""
+        """Stop. The server may have applied chunks in flight: the session asks it for its position."""
         self._answers.close()
 
     def __enter__(self) -> Self:
@@ -330,7 +338,7 @@ class Stream:
         self.close()
 
 
-def _streamed(service: Carryover, plan: Plan[None], source: Iterator[Any]) -> Generator[Answer, None, None]:
+def _stream(service: Carryover, plan: Plan[None], source: Iterator[Any]) -> Generator[Answer, None, None]:
     connection = Connection(service.url, service.timeout, service._verify)
 
     def perform(effect: Any) -> Any:
@@ -345,9 +353,9 @@ def _streamed(service: Carryover, plan: Plan[None], source: Iterator[Any]) -> Ge
             return connection.open()
         if kind is effects.Close:
             return connection.close()
-        return service._performed(effect)
+        return service._perform(effect)
 
     try:
-        yield from service._emitted(plan, perform)
+        yield from service._emit(plan, perform)
     finally:
         connection.close()

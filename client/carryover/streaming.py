@@ -1,64 +1,70 @@
-"""A stream: chunks out of a source, one answer each, whatever the connection does.
+"""A stream: it takes chunks from a source and emits an answer for each, across failed connections.
 
-Over the session's socket while there is one, several chunks in flight; else a request a chunk. A connection
-that breaks, a server that stops or has too much to do: pause, connect again, send again what has no answer.
+It uses the session's socket, with several chunks in flight, or else one request per chunk. If the connection
+fails, or the server stops or is overloaded, the stream pauses, connects again, and sends every unanswered
+chunk again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from carryover import frames, line, plans, wire
+from carryover import frames, plans, session_socket, wire
 from carryover.effects import CLOSE, PULL, Emit, Plan, Sleep
 from carryover.errors import CarryoverError, NotCarryover, Unavailable, Unreachable, refusal
-from carryover.line import Line, NoSocket
-from carryover.numbers import Chunk
-from carryover.retry import Patience, Pauses
+from carryover.observations import Chunk
+from carryover.retry import Pauses, RetryPolicy
+from carryover.session_socket import SessionSocket, SocketUnavailable
 from carryover.values import Answer
 from carryover.window import Sent, Window
-from carryover.wire import Cursor, Wanted
+from carryover.wire import ChunkOptions, Cursor
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How to reach the server. socket: None, the socket if there is one; True, nothing else; False, never."""
+class StreamTarget:
+    """How to reach the server.
+
+    socket : True: only the socket; False: only requests; None: the socket if possible
+    """
 
     url: str
     key: str | None
-    patience: Patience
+    retry: RetryPolicy
     socket: bool | None = None
 
 
-def stream(cursor: Cursor, wanted: Wanted, ahead: int, whole: bool, way: Way) -> Plan[None]:
+def stream(
+    cursor: Cursor, options: ChunkOptions, max_in_flight: int, in_memory: bool, target: StreamTarget
+) -> Plan[None]:
     """Pull chunks until the source is empty, and emit an answer for each, in order.
 
     Parameters
     ----------
-    ahead : chunks in flight at most
-    whole : the source never waits
+    max_in_flight : the most chunks in flight
+    in_memory : reading the source never blocks
     """
-    window = Window(cursor, wanted, ahead, whole)
-    if cursor.created_with is not None:
-        yield from plans.located(cursor, way.patience)
+    window = Window(cursor, options, max_in_flight, in_memory)
+    if cursor.creation_options is not None:
+        yield from plans.locate(cursor, target.retry)
     try:
-        if way.socket is False:
-            yield from _by_requests(window, way)
+        if target.socket is False:
+            yield from _stream_requests(window, target)
             return
         try:
-            yield from _by_socket(window, way)
-        except NoSocket:
-            if way.socket:
+            yield from _stream_socket(window, target)
+        except SocketUnavailable:
+            if target.socket:
                 raise
-            yield from _by_requests(window, way)
+            yield from _stream_requests(window, target)
     except GeneratorExit:
-        if window.pending:  # consumed or not: the server knows
-            cursor.lost()
+        if window.pending:  # only the server knows whether they were applied
+            cursor.invalidate()
         raise
 
 
-def _by_requests(window: Window, way: Way) -> Plan[None]:
+def _stream_requests(window: Window, target: StreamTarget) -> Plan[None]:
     cursor = window.cursor
-    yield from plans.located(cursor, way.patience)
+    yield from plans.locate(cursor, target.retry)
     while True:
         if not window.pending:
             chunk: Chunk | None = yield PULL
@@ -66,41 +72,41 @@ def _by_requests(window: Window, way: Way) -> Plan[None]:
                 return
             window.push(chunk)
         chunk = window.pending[0].chunk
-        reply = yield from plans.asked(wire.observe(cursor, chunk, window.wanted), way.patience)
-        yield Emit(window.take(wire.answered(wire.document(reply), cursor, chunk)))
+        reply = yield from plans.send(wire.observe(cursor, chunk, window.options), target.retry)
+        yield Emit(window.take(wire.parse_answer(wire.reply_object(reply), cursor, chunk)))
 
 
-def _by_socket(window: Window, way: Way) -> Plan[None]:
-    """One connection after the other, until the source is empty."""
-    pauses, url = Pauses(way.patience), _socket_url(way.url, window.cursor)
+def _stream_socket(window: Window, target: StreamTarget) -> Plan[None]:
+    """Use one connection after another, until the source is empty."""
+    pauses, url = Pauses(target.retry), _socket_url(target.url, window.cursor)
     while True:
         try:
-            connection = yield from line.opened(url, way.key)
-            yield from _conversed(window, connection, pauses)
+            connection = yield from session_socket.open_socket(url, target.key)
+            yield from _serve_connection(window, connection, pauses)
             return
-        except (Unreachable, Unavailable) as trouble:
-            pause = pauses.after(trouble)
+        except (Unreachable, Unavailable) as error:
+            pause = pauses.after(error)
         yield CLOSE
         yield Sleep(pause)
 
 
-def _conversed(window: Window, connection: Line, pauses: Pauses) -> Plan[None]:
-    """All that one connection carries."""
-    window.learned(connection.hello)
+def _serve_connection(window: Window, connection: SessionSocket, pauses: Pauses) -> Plan[None]:
+    """Stream over one connection, until the source is empty or an answer is a refusal."""
+    window.apply_hello(connection.hello)
     for sent in window.pending:
-        _put(window, sent, connection)
+        _send_chunk(window, sent, connection)
     more = True
     while more or window.pending:
-        more = more and (yield from _filled(window, connection))
+        more = more and (yield from _fill(window, connection))
         yield from connection.flush()
         if not window.pending:
             break
-        answers, refusal = _taken(window, (yield from connection.receive()))
+        answers, refusal = _take_answers(window, (yield from connection.receive()))
         if answers:
             pauses.progress()
-        if refusal is None and window.whole and more:
-            # What is sent now is on its way while the caller looks at the answers.
-            more = yield from _filled(window, connection)
+        if refusal is None and window.in_memory and more:
+            # Sent before the answers are emitted: the server works while the caller uses them.
+            more = yield from _fill(window, connection)
             yield from connection.flush()
         for answer in answers:
             yield Emit(answer)
@@ -109,63 +115,65 @@ def _conversed(window: Window, connection: Line, pauses: Pauses) -> Plan[None]:
     yield from connection.close()
 
 
-def _filled(window: Window, connection: Line) -> Plan[bool]:
-    """Queue chunks as long as there is room, and tell whether the source may have more."""
+def _fill(window: Window, connection: SessionSocket) -> Plan[bool]:
+    """Queue chunks while the window has room, and return whether the source may have more."""
     while window.has_room():
-        if not window.whole:  # it may take its time
+        if not window.in_memory:  # reading the source may block: send the queued chunks first
             yield from connection.flush()
         chunk: Chunk | None = yield PULL
         if chunk is None:
             return False
-        _put(window, window.push(chunk), connection)
+        _send_chunk(window, window.push(chunk), connection)
     return True
 
 
-def _taken(window: Window, messages: list[tuple[bytes, bool]]) -> tuple[list[Answer], CarryoverError | None]:
-    """The answers in these messages, up to the first that is a refusal."""
+def _take_answers(
+    window: Window, messages: list[tuple[bytes, bool]]
+) -> tuple[list[Answer], CarryoverError | None]:
+    """Return the answers in these messages up to the first refusal, and that refusal."""
     answers: list[Answer] = []
     try:
         for data, is_text in messages:
-            answers.append(window.take(_answered(window, data, is_text)))
+            answers.append(window.take(_parse_message(window, data, is_text)))
     except CarryoverError as error:
         return answers, error
     return answers, None
 
 
-def _put(window: Window, sent: Sent, connection: Line) -> None:
-    cursor, wanted = window.cursor, window.wanted
-    # The first message names the model, which a binary one cannot: the server refuses another session's.
+def _send_chunk(window: Window, sent: Sent, connection: SessionSocket) -> None:
+    cursor, options = window.cursor, window.options
+    # The first message names the model, so that the server can refuse it; a binary message cannot name one.
     named = sent.first and cursor.model is not None
-    floats = sent.chunk.floats() if wanted.plain and not named else None
+    floats = sent.chunk.floats() if options.plain and not named else None
     if floats is not None:
-        connection.put(frames.message(floats, sent.at, cursor.epoch, wanted.horizon), text=False)
+        connection.put(frames.message(floats, sent.at, cursor.epoch, options.horizon), text=False)
         return
     model = cursor.model if named else None
-    text = wire.chunk_text(sent.chunk, sent.at, cursor.epoch, model, wanted)
+    text = wire.chunk_text(sent.chunk, sent.at, cursor.epoch, model, options)
     connection.put(text.encode(), text=True)
 
 
-def _answered(window: Window, data: bytes, is_text: bool) -> Answer:
+def _parse_message(window: Window, data: bytes, is_text: bool) -> Answer:
     if not window.pending:
-        raise NotCarryover("a message that answers nothing")
+        raise NotCarryover("the server sent a message that answers no chunk")
     sent = window.pending[0]
     if not is_text:
         try:
-            told = frames.answer(data, sent.chunk.flat)
+            fields = frames.answer(data, sent.chunk.flat)
         except ValueError as error:
             raise NotCarryover(str(error)) from None
     else:
-        told = wire.read(data)
-        if "predictions" not in told:
-            raise _refused(told)
-    answer = wire.answered(told, window.cursor, sent.chunk)
+        fields = wire.parse_object(data)
+        if "predictions" not in fields:
+            raise _refusal(fields)
+    answer = wire.parse_answer(fields, window.cursor, sent.chunk)
     if answer.position != sent.at + len(sent.chunk):
-        raise NotCarryover(f"the answer is of position {answer.position}, not of the chunk at {sent.at}")
+        raise NotCarryover(f"the answer has position {answer.position}, but the chunk starts at {sent.at}")
     return answer
 
 
-def _refused(told: dict[str, object]) -> CarryoverError:
-    return refusal(told) if "status" in told else NotCarryover("an answer without predictions")
+def _refusal(fields: dict[str, object]) -> CarryoverError:
+    return refusal(fields) if "status" in fields else NotCarryover("an answer has no predictions")
 
 
 def _socket_url(url: str, cursor: Cursor) -> str:

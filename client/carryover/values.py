@@ -1,4 +1,4 @@
-"""What the server answers, as values: an `Answer` a chunk, a `Prediction` an observation, a `Forecast`."""
+"""The values that the client returns: answers, predictions, forecasts, and descriptions."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from carryover.numbers import joined, labelled
+from carryover.observations import concatenate, with_labels
 
-STEPWISE = ("predictions", "lower", "upper", "residuals", "scores", "observed")
-AHEAD = ("forecast", "forecast_lower", "forecast_upper")
+STEP_FIELDS = ("predictions", "lower", "upper", "residuals", "scores", "observed")
+FORECAST_FIELDS = ("forecast", "forecast_lower", "forecast_upper")
 
 
 class Answer:
-    """A chunk applied.
+    """The answer to one chunk.
 
-    Sequences are in the kind that the observations came in: lists, arrays, or pandas on the same index.
+    Sequences have the type of the observations: lists, arrays, or pandas objects with the same index.
 
-    session, model : whose it is
-    position : observations consumed, this chunk's included
-    epoch : which incarnation of the session it was
-    replayed : the chunk had been applied already; a retry was answered from what was stored
-    predictions : [steps] or [steps, outputs]; `predictions[t]` is of what follows observation t
-    lower, upper : as predictions, the interval around them; None without a `level`
-    residuals : as predictions, observed minus the prediction the session had made; None without `score`
+    session, model : the session's id and its model
+    position : observations consumed, including this chunk
+    epoch : changes when a session is created again under the same id
+    replayed : the chunk had been applied before, and this is its stored answer
+    predictions : [steps] or [steps, outputs]; `predictions[t]` predicts what follows observation t
+    lower, upper : shaped as predictions, the interval around them; None without a `level`
+    residuals : shaped as predictions, the observation minus the prediction for it; None without `score`
     scores : [steps], surprise from 0 to 1; None without `score`
-    observed : [steps, inputs], False where an observation was missing; None when none was
+    observed : [steps, inputs], False for a missing value; None if no value was missing
     forecast, forecast_lower, forecast_upper : [horizon] or [horizon, outputs]; None without a `horizon`
     """
 
@@ -48,7 +48,7 @@ class Answer:
         self.position = position
         self.epoch = epoch
         self.replayed = replayed
-        self.raw = raw  # by name, never pandas: that is made when somebody looks
+        self.raw = raw  # by name, lists or arrays: pandas objects are made when a property is read
         self.labels = labels
         self.columns = columns
         self.length = len(raw["predictions"])
@@ -60,7 +60,7 @@ class Answer:
         return (Prediction(self, row) for row in range(self.length))
 
     def __getitem__(self, row: int) -> Prediction:
-        """One observation's prediction; negative counts from the end."""
+        """Return the prediction after one observation; a negative number counts from the end."""
         if not -self.length <= row < self.length:
             raise IndexError(f"the chunk has {self.length} observations")
         return Prediction(self, row % self.length)
@@ -117,11 +117,11 @@ class Answer:
         numbers = self.raw.get(name)
         if numbers is None or self.labels is None:
             return numbers
-        return labelled(numbers, self.labels, self.columns)
+        return with_labels(numbers, self.labels, self.columns)
 
 
 class Prediction:
-    """What follows one observation. A view of its chunk's answer: to make one costs next to nothing."""
+    """The prediction of what follows one observation: a view of its chunk's answer."""
 
     __slots__ = ("_row", "answer")
 
@@ -131,17 +131,17 @@ class Prediction:
 
     @property
     def value(self) -> Any:
-        """The predicted number; a row of them for rows."""
+        """The predicted number; a row of numbers if the observations were rows."""
         return self.answer.raw["predictions"][self._row]
 
     @property
     def position(self) -> int:
-        """Observations consumed up to this one, this one included."""
+        """Observations consumed, including this one."""
         return self.answer.position - self.answer.length + self._row + 1
 
     @property
     def label(self) -> Any:
-        """Of the observation, in its pandas index; without one, None."""
+        """The observation's label in its pandas index; None without an index."""
         return None if self.answer.labels is None else self.answer.labels[self._row]
 
     @property
@@ -156,7 +156,7 @@ class Prediction:
 
     @property
     def residual(self) -> Any:
-        """The observation minus what had been predicted for it; None without `score`."""
+        """The observation minus the prediction for it; None without `score`."""
         return self._at("residuals")
 
     @property
@@ -165,7 +165,7 @@ class Prediction:
         return self._at("scores")
 
     def __float__(self) -> float:
-        """The number, of a model with one output."""
+        """The predicted number of a model with one output."""
         value = self.value
         return float(value if not hasattr(value, "__len__") or len(value) > 1 else value[0])
 
@@ -183,10 +183,10 @@ class Prediction:
 
 
 class Forecast:
-    """Predictions fed back in, for many steps ahead of `position`; the session did not move.
+    """Predictions for the steps after `position`, each made by feeding the one before back in.
 
-    values : [steps] or [steps, outputs], an array where NumPy is installed
-    lower, upper : likewise; None without a `level`
+    values : [steps] or [steps, outputs]; an array if NumPy is installed
+    lower, upper : shaped as values, the interval around them; None without a `level`
     """
 
     __slots__ = ("lower", "model", "position", "session", "upper", "values")
@@ -216,12 +216,12 @@ class Forecast:
         return np.array(self.values, dtype) if copy is not False else np.asarray(self.values, dtype)
 
     def __repr__(self) -> str:
-        return f"<Forecast {self.session!r} behind {self.position}: {len(self)} steps>"
+        return f"<Forecast {self.session!r} from {self.position}: {len(self)} steps>"
 
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """A session as the server describes it. `more` holds what this client has no name for."""
+    """A session as the server describes it. `more` holds fields that this client does not know."""
 
     session: str
     model: str
@@ -242,7 +242,7 @@ class SessionInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model as the server describes it. `more` holds what this client has no name for."""
+    """A model as the server describes it. `more` holds fields that this client does not know."""
 
     name: str
     inputs: tuple[str, ...]
@@ -255,43 +255,43 @@ class ModelInfo:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def session_info(told: Mapping[str, Any]) -> SessionInfo:
-    """What `GET /sessions/{id}` says."""
-    known = {one.name for one in fields(SessionInfo)} - {"more"}
-    times = {name: _time(told.get(name)) for name in ("created", "updated", "expires")}
-    given = {name: value for name, value in told.items() if name in known} | times
-    return SessionInfo(**given, more={name: value for name, value in told.items() if name not in known})
+def session_info(payload: Mapping[str, Any]) -> SessionInfo:
+    """Parse the answer of `GET /sessions/{id}`."""
+    known = {field.name for field in fields(SessionInfo)} - {"more"}
+    times = {name: _time(payload.get(name)) for name in ("created", "updated", "expires")}
+    given = {name: value for name, value in payload.items() if name in known} | times
+    return SessionInfo(**given, more={name: value for name, value in payload.items() if name not in known})
 
 
-def model_info(told: Mapping[str, Any]) -> ModelInfo:
-    """What `GET /models/{name}` says."""
-    known = {one.name for one in fields(ModelInfo)} - {"more", "units"}
-    given = {name: value for name, value in told.items() if name in known} | {
-        "inputs": tuple(column["name"] for column in told["inputs"]),
-        "targets": tuple(told["targets"]),
-        "units": tuple(column.get("unit") for column in told["inputs"]),
+def model_info(payload: Mapping[str, Any]) -> ModelInfo:
+    """Parse the answer of `GET /models/{name}`."""
+    known = {field.name for field in fields(ModelInfo)} - {"more", "units"}
+    given = {name: value for name, value in payload.items() if name in known} | {
+        "inputs": tuple(column["name"] for column in payload["inputs"]),
+        "targets": tuple(payload["targets"]),
+        "units": tuple(column.get("unit") for column in payload["inputs"]),
     }
-    return ModelInfo(**given, more={name: value for name, value in told.items() if name not in known})
+    return ModelInfo(**given, more={name: value for name, value in payload.items() if name not in known})
 
 
-def gathered(answers: list[Answer]) -> Answer:
-    """One answer for many chunks in a row; the forecast is the last one's.
+def concatenate_answers(answers: list[Answer]) -> Answer:
+    """Join the answers of consecutive chunks into one; the forecast is that of the last chunk.
 
     Raises
     ------
-    ValueError : there are none
+    ValueError : there are no answers
     """
     if not answers:
         raise ValueError("there were no observations")
     last = answers[-1]
-    raw = {name: last.raw[name] for name in AHEAD if name in last.raw}
-    for name in STEPWISE:
-        if all(name in one.raw for one in answers):
-            raw[name] = joined([one.raw[name] for one in answers])
-    labels = (
-        last.labels if last.labels is None else answers[0].labels.append([one.labels for one in answers[1:]])
-    )
-    replayed = any(one.replayed for one in answers)
+    raw = {name: last.raw[name] for name in FORECAST_FIELDS if name in last.raw}
+    for name in STEP_FIELDS:
+        if all(name in answer.raw for answer in answers):
+            raw[name] = concatenate([answer.raw[name] for answer in answers])
+    labels = None
+    if last.labels is not None:
+        labels = answers[0].labels.append([answer.labels for answer in answers[1:]])
+    replayed = any(answer.replayed for answer in answers)
     return Answer(last.session, last.model, last.position, last.epoch, replayed, raw, labels, last.columns)
 
 

@@ -1,8 +1,8 @@
-"""What a stream has in flight. Pure state: chunks go in behind, answers take them out in front.
+"""The chunks of a stream that are in flight: a queue, without input or output.
 
-A chunk stays here until its answer is in, and is sent again over whatever connection comes next. The server
-then applies it, or answers it from what it remembers, so that nothing is lost and nothing applied twice. It
-remembers a few chunks and a few bytes of answers only: no more than that may be in flight.
+A chunk stays in the window until its answer arrives. After a failed connection it is sent again over the next
+one. The server then applies it, or sends its stored answer, so nothing is lost and nothing is applied twice.
+The server stores only a few answers, so the window never holds more chunks than that.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from carryover.numbers import Chunk, checked_size, is_whole
+from carryover.observations import Chunk, check_positive, is_in_memory
 from carryover.values import Answer
-from carryover.wire import Cursor, Wanted
+from carryover.wire import ChunkOptions, Cursor
 
 RECENT_CHUNKS, RECENT_BYTES = 8, 4096
-"""What a server remembers unless its operator set CARRYOVER_RECENT_CHUNKS and CARRYOVER_RECENT_BYTES."""
+"""The server's defaults of CARRYOVER_RECENT_CHUNKS and CARRYOVER_RECENT_BYTES."""
 
 
 class Sent:
-    """A chunk in flight, and where it starts."""
+    """A chunk in flight, and the position where it starts."""
 
     __slots__ = ("at", "chunk", "first")
 
     def __init__(self, chunk: Chunk, at: int, first: bool) -> None:
         self.chunk = chunk
         self.at = at
-        self.first = first  # it is sent before an answer has told the epoch
+        self.first = first  # sent before an answer has confirmed the session's model
 
 
 class Window:
@@ -35,70 +35,72 @@ class Window:
 
     Parameters
     ----------
-    ahead : chunks in flight at most; one, until the first answer has told what an answer weighs
-    whole : the source never waits
+    max_in_flight : the most chunks in flight; it is 1 until the first answer shows the size of answers
+    in_memory : reading the source never blocks
     """
 
-    def __init__(self, cursor: Cursor, wanted: Wanted, ahead: int, whole: bool = False) -> None:
+    def __init__(
+        self, cursor: Cursor, options: ChunkOptions, max_in_flight: int, in_memory: bool = False
+    ) -> None:
         self.cursor = cursor
-        self.wanted = wanted
-        self.ahead = ahead
-        self.whole = whole
+        self.options = options
+        self.max_in_flight = max_in_flight
+        self.in_memory = in_memory
         self.pending: deque[Sent] = deque()
-        self.most_chunks, self.most_bytes = RECENT_CHUNKS, RECENT_BYTES
-        self._weight = 0.0  # bytes of answer an observation
+        self.max_chunks, self.max_bytes = RECENT_CHUNKS, RECENT_BYTES
+        self._bytes_per_observation = 0.0  # of an answer; 0 before the first answer
         self._forecast_bytes = 0
-        self._flying = 0  # observations
+        self._observations_in_flight = 0
 
-    def learned(self, hello: Mapping[str, Any]) -> None:
-        """Take over what the server says of itself and of the session."""
-        self.most_chunks = hello.get("recent_chunks", self.most_chunks)
-        self.most_bytes = hello.get("recent_bytes", self.most_bytes)
+    def apply_hello(self, hello: Mapping[str, Any]) -> None:
+        """Take over the server's limits, and the session's position if it is not known yet."""
+        self.max_chunks = hello.get("recent_chunks", self.max_chunks)
+        self.max_bytes = hello.get("recent_bytes", self.max_bytes)
         if self.cursor.position is None:
             self.cursor.position, self.cursor.epoch = hello.get("position") or 0, hello.get("epoch")
 
     def has_room(self) -> bool:
-        """Whether another chunk may be sent before an answer comes; a first one always may."""
+        """Whether another chunk may be sent before the next answer. With nothing in flight, it always may."""
         pending = self.pending
         if not pending:
             return True
-        if not self._weight or len(pending) >= min(self.ahead, self.most_chunks):
+        if not self._bytes_per_observation or len(pending) >= min(self.max_in_flight, self.max_chunks):
             return False
-        observations = self._flying + len(pending[-1].chunk)
-        bytes_ = observations * self._weight + (len(pending) + 1) * self._forecast_bytes
-        return bytes_ <= self.most_bytes
+        observations = self._observations_in_flight + len(pending[-1].chunk)
+        forecasts = (len(pending) + 1) * self._forecast_bytes
+        return observations * self._bytes_per_observation + forecasts <= self.max_bytes
 
     def push(self, chunk: Chunk) -> Sent:
-        """Put a chunk behind those in flight."""
+        """Add a chunk after those in flight."""
         last = self.pending[-1] if self.pending else None
         at = last.at + len(last.chunk) if last else self.cursor.position or 0
-        sent = Sent(chunk, at, first=not self.cursor.model_told)
+        sent = Sent(chunk, at, first=not self.cursor.model_confirmed)
         self.pending.append(sent)
-        self._flying += len(chunk)
+        self._observations_in_flight += len(chunk)
         return sent
 
     def take(self, answer: Answer) -> Answer:
-        """The answer to the chunk in front."""
+        """Remove the oldest chunk, and take over the position from its answer."""
         sent = self.pending.popleft()
-        self._flying -= len(sent.chunk)
-        self._weigh(answer)
-        self.cursor.moved(answer)
+        self._observations_in_flight -= len(sent.chunk)
+        self._measure(answer)
+        self.cursor.update(answer)
         return answer
 
-    def _weigh(self, answer: Answer) -> None:
-        if self._weight:
+    def _measure(self, answer: Answer) -> None:
+        if self._bytes_per_observation:
             return
-        ahead = sum(_count(numbers) for name, numbers in answer.raw.items() if name.startswith("forecast"))
+        forecast = sum(_count(numbers) for name, numbers in answer.raw.items() if name.startswith("forecast"))
         total = sum(_count(numbers) for numbers in answer.raw.values())
-        self._forecast_bytes = 4 * ahead
-        self._weight = 4 * (total - ahead) / len(answer)
+        self._forecast_bytes = 4 * forecast
+        self._bytes_per_observation = 4 * (total - forecast) / len(answer)
 
 
-def ahead_of(source: Any, given: int | None) -> int:
-    """Chunks in flight at most: see `Session.stream`."""
+def max_in_flight_for(source: Any, given: int | None) -> int:
+    """Return the most chunks in flight; see `Session.stream`."""
     if given is not None:
-        return checked_size(given)
-    return RECENT_CHUNKS if is_whole(source) else 1
+        return check_positive(given)
+    return RECENT_CHUNKS if is_in_memory(source) else 1
 
 
 def _count(numbers: Any) -> int:

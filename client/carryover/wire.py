@@ -1,4 +1,4 @@
-"""Every request that is made, and every answer that is read: the one place that knows the server's JSON."""
+"""Building requests and parsing answers. Only this module knows the server's JSON."""
 
 from __future__ import annotations
 
@@ -10,57 +10,57 @@ from urllib.parse import quote
 
 from carryover.effects import Reply, Request
 from carryover.errors import NotCarryover
-from carryover.numbers import Chunk, like
-from carryover.values import AHEAD, STEPWISE, Answer, Forecast
+from carryover.observations import Chunk, match_kind
+from carryover.values import FORECAST_FIELDS, STEP_FIELDS, Answer, Forecast
 
 STATE = "application/octet-stream"
-NUMBERS = frozenset(STEPWISE + AHEAD)
+NUMBERS = frozenset(STEP_FIELDS + FORECAST_FIELDS)
 
 
 @dataclass(slots=True)
 class Cursor:
-    """Where a session is, as far as this client knows: what numbers its chunks.
+    """A session's position and epoch, as far as this client knows. Each chunk is sent with them.
 
-    position : None until the server was asked
-    epoch : None for a session that is not there yet
-    created_with : fields of `POST /sessions`, for a session that its first chunk would create otherwise
-    model_told : the server has agreed to the model
+    position : None before the first answer
+    epoch : None for a session that does not exist yet
+    creation_options : fields of `POST /sessions`, which then creates the session before its first chunk
+    model_confirmed : the server has accepted the model
     """
 
     session: str
     model: str | None = None
-    created_with: Mapping[str, Any] | None = None
+    creation_options: Mapping[str, Any] | None = None
     position: int | None = None
     epoch: str | None = None
-    model_told: bool = False
+    model_confirmed: bool = False
 
-    def moved(self, told: Mapping[str, Any] | Answer) -> None:
-        """Take over what an answer says."""
-        if isinstance(told, Answer):
-            self.position, self.epoch, self.model = told.position, told.epoch, told.model or self.model
+    def update(self, answer: Mapping[str, Any] | Answer) -> None:
+        """Take over position, epoch and model from an answer."""
+        if isinstance(answer, Answer):
+            self.position, self.epoch, self.model = answer.position, answer.epoch, answer.model or self.model
         else:
-            self.position, self.epoch, self.model = told["position"], told["epoch"], told["model"]
-        self.model_told = True
+            self.position, self.epoch, self.model = answer["position"], answer["epoch"], answer["model"]
+        self.model_confirmed = True
 
-    def lost(self) -> None:
-        """Ask the server before the next chunk."""
+    def invalidate(self) -> None:
+        """Make the client ask the server for the position before the next chunk."""
         self.position, self.epoch = None, None
 
     @property
     def path(self) -> str:
-        """`.` and `..` are session ids, and steps to a URL: written out."""
+        """The session's URL path. The ids `.` and `..` are escaped: URLs give them another meaning."""
         dotted = set(self.session) == {"."}
         return "/sessions/" + (self.session.replace(".", "%2E") if dotted else quote(self.session, safe=":"))
 
-    def claims(self) -> dict[str, Any]:
-        """`at` and `epoch`, as far as they are known."""
-        told = {"at": self.position, "epoch": self.epoch}
-        return {name: value for name, value in told.items() if value is not None}
+    def preconditions(self) -> dict[str, Any]:
+        """Return `at` and `epoch`, if they are known."""
+        fields = {"at": self.position, "epoch": self.epoch}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a chunk's answer shall hold beside the predictions."""
+class ChunkOptions:
+    """What a chunk's answer contains in addition to the predictions."""
 
     horizon: int = 0
     level: float | None = None
@@ -68,25 +68,27 @@ class Wanted:
 
     @property
     def plain(self) -> bool:
-        """Whether a binary message can say it."""
+        """Whether a binary message can express it."""
         return self.level is None and not self.score
 
 
-def adopted(cursors: dict[str, Cursor], id: str, model: str | None, options: dict[str, Any]) -> Cursor:
-    """The one cursor of a session, made where there is none yet."""
+def cursor_for(cursors: dict[str, Cursor], id: str, model: str | None, options: dict[str, Any]) -> Cursor:
+    """Return the session's cursor, which is created at the first call."""
     cursor = cursors.setdefault(id, Cursor(id, model))
     if model is not None and model != cursor.model:
-        cursor.model, cursor.model_told = model, False
+        cursor.model, cursor.model_confirmed = model, False
     if options:
-        cursor.created_with = options
+        cursor.creation_options = options
     return cursor
 
 
 # Requests.
 
 
-def chunk_text(chunk: Chunk, at: int | None, epoch: str | None, model: str | None, wanted: Wanted) -> str:
-    """A chunk's body: of a request, or of a socket's text message."""
+def chunk_text(
+    chunk: Chunk, at: int | None, epoch: str | None, model: str | None, options: ChunkOptions
+) -> str:
+    """Return a chunk as JSON, for a request's body or a socket's text message."""
     parts = [f'"skip":{chunk.skip}' if chunk.skip else f'"observations":{chunk.text()}']
     if at is not None:
         parts.append(f'"at":{at}')
@@ -94,26 +96,26 @@ def chunk_text(chunk: Chunk, at: int | None, epoch: str | None, model: str | Non
         parts.append(f'"epoch":"{epoch}"')
     if model is not None:
         parts.append(f'"model":{json.dumps(model)}')
-    if wanted.horizon:
-        parts.append(f'"horizon":{wanted.horizon}')
-    if wanted.level is not None:
-        parts.append(f'"level":{wanted.level}')
-    if wanted.score:
+    if options.horizon:
+        parts.append(f'"horizon":{options.horizon}')
+    if options.level is not None:
+        parts.append(f'"level":{options.level}')
+    if options.score:
         parts.append('"score":true')
     return "{" + ",".join(parts) + "}"
 
 
-def observe(cursor: Cursor, chunk: Chunk, wanted: Wanted) -> Request:
+def observe(cursor: Cursor, chunk: Chunk, options: ChunkOptions) -> Request:
     """`POST /sessions/{id}/observations`."""
-    model = None if cursor.model_told else cursor.model
-    text = chunk_text(chunk, cursor.position, cursor.epoch, model, wanted)
+    model = None if cursor.model_confirmed else cursor.model
+    text = chunk_text(chunk, cursor.position, cursor.epoch, model, options)
     return Request("POST", f"{cursor.path}/observations", text.encode())
 
 
 def create(cursor: Cursor) -> Request:
     """`POST /sessions`."""
-    body = {"id": cursor.session, "model": cursor.model, **(cursor.created_with or {})}
-    return _posting("/sessions", {name: value for name, value in body.items() if value is not None})
+    body = {"id": cursor.session, "model": cursor.model, **(cursor.creation_options or {})}
+    return _post("/sessions", {name: value for name, value in body.items() if value is not None})
 
 
 def inspect(cursor: Cursor) -> Request:
@@ -123,17 +125,17 @@ def inspect(cursor: Cursor) -> Request:
 
 def reset(cursor: Cursor) -> Request:
     """`POST /sessions/{id}/reset`."""
-    return _posting(f"{cursor.path}/reset", cursor.claims())
+    return _post(f"{cursor.path}/reset", cursor.preconditions())
 
 
-def fork(cursor: Cursor, into: str) -> Request:
+def fork(cursor: Cursor, target: str) -> Request:
     """`POST /sessions/{id}/fork`."""
-    return _posting(f"{cursor.path}/fork", {"id": into} | cursor.claims())
+    return _post(f"{cursor.path}/fork", {"id": target} | cursor.preconditions())
 
 
 def delete(cursor: Cursor) -> Request:
     """`DELETE /sessions/{id}`."""
-    return Request("DELETE", cursor.path, query=cursor.claims())
+    return Request("DELETE", cursor.path, query=cursor.preconditions())
 
 
 def export(cursor: Cursor) -> Request:
@@ -147,7 +149,7 @@ def load(cursor: Cursor, state: bytes) -> Request:
 
 
 def forecast(cursor: Cursor, steps: int, level: float | None, future: Chunk | None) -> Request:
-    """`GET /sessions/{id}/forecast`; with rows of the future a `POST`."""
+    """`GET /sessions/{id}/forecast`, or `POST` with known future inputs."""
     if future is not None:
         rows = f'{{"steps":{steps},"flat":true,"future":{future.text()}'
         body = rows + ("}" if level is None else f',"level":{level}}}')
@@ -169,20 +171,20 @@ def advance(
     chunks: Sequence[Chunk],
     ats: Sequence[int],
     model: str | None,
-    wanted: Wanted,
+    options: ChunkOptions,
 ) -> Request:
-    """`POST /observations`: numbers as deep as the deepest needs."""
+    """`POST /observations`. A chunk is a list of rows; if every chunk has one observation, it is a row."""
     single = all(len(chunk) == 1 for chunk in chunks)
-    told = [_rows_text(chunk) for chunk in chunks]
+    rows = [_rows_text(chunk) for chunk in chunks]
     body: dict[str, Any] = {
         "sessions": [cursor.session for cursor in cursors],
         "at": list(ats),
         "epochs": [cursor.epoch for cursor in cursors],
     }
-    more = {"model": model, "level": wanted.level, "score": wanted.score or None}
-    body |= {name: value for name, value in more.items() if value is not None}
-    # A chunk of one observation is its row: the server answers as deep as it is asked.
-    column = ",".join(one[1:-1] if single else one for one in told)
+    optional = {"model": model, "level": options.level, "score": options.score or None}
+    body |= {name: value for name, value in optional.items() if value is not None}
+    # The nesting of the answer is that of the request.
+    column = ",".join(text[1:-1] if single else text for text in rows)
     return Request("POST", "/observations", f'{json.dumps(body)[:-1]},"observations":[{column}]}}'.encode())
 
 
@@ -193,54 +195,55 @@ def _rows_text(chunk: Chunk) -> str:
     return rows.text()
 
 
-def _posting(path: str, told: Mapping[str, Any]) -> Request:
-    return Request("POST", path, json.dumps(told).encode())
+def _post(path: str, body: Mapping[str, Any]) -> Request:
+    return Request("POST", path, json.dumps(body).encode())
 
 
 # Answers.
 
 
-def document(reply: Reply) -> dict[str, Any]:
-    """The JSON object of an answer.
+def reply_object(reply: Reply) -> dict[str, Any]:
+    """Parse a reply's body as a JSON object.
 
     Raises
     ------
-    NotCarryover
+    NotCarryover : it is something else
     """
-    return read(reply.body)
+    return parse_object(reply.body)
 
 
-def read(data: bytes | str) -> dict[str, Any]:
-    """A JSON object.
+def parse_object(data: bytes | str) -> dict[str, Any]:
+    """Parse a JSON object.
 
     Raises
     ------
-    NotCarryover : it is none
+    NotCarryover : it is something else
     """
     try:
-        told = json.loads(data)
+        parsed = json.loads(data)
     except ValueError:
-        told = None
-    if not isinstance(told, dict):
-        raise NotCarryover(f"the answer is no JSON object: {str(data[:80])!r}")
-    return told
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise NotCarryover(f"the answer is not a JSON object: {str(data[:80])!r}")
+    return parsed
 
 
-def answered(told: Mapping[str, Any], cursor: Cursor, chunk: Chunk) -> Answer:
-    """A chunk's answer, its numbers in the kind of the chunk.
+def parse_answer(fields: Mapping[str, Any], cursor: Cursor, chunk: Chunk) -> Answer:
+    """Build the answer to a chunk, with its numbers in the chunk's type.
 
     Raises
     ------
     NotCarryover : a field is missing
     """
-    raw = {name: like(value, chunk) for name, value in told.items() if name in NUMBERS and value is not None}
+    present = {name: fields[name] for name in NUMBERS if fields.get(name) is not None}
+    raw = {name: match_kind(value, chunk) for name, value in present.items()}
     try:
         return Answer(
             cursor.session,
-            told.get("model") or cursor.model or "",
-            told["position"],
-            told["epoch"],
-            told["replayed"],
+            fields.get("model") or cursor.model or "",
+            fields["position"],
+            fields["epoch"],
+            fields["replayed"],
             raw,
             chunk.labels,
             chunk.columns,
@@ -249,11 +252,10 @@ def answered(told: Mapping[str, Any], cursor: Cursor, chunk: Chunk) -> Answer:
         raise NotCarryover(f"the answer to a chunk has no {missing}") from None
 
 
-def forecasted(told: Mapping[str, Any]) -> Forecast:
-    """A forecast, in arrays where NumPy is installed."""
-    raw = {
-        name: like(told[name], None) for name in ("forecast", "lower", "upper") if told.get(name) is not None
-    }
-    return Forecast(
-        told["session"], told["model"], told["position"], raw["forecast"], raw.get("lower"), raw.get("upper")
+def parse_forecast(fields: Mapping[str, Any]) -> Forecast:
+    """Build a forecast; its numbers are arrays if NumPy is installed."""
+    values, lower, upper = (
+        None if fields.get(name) is None else match_kind(fields[name], None)
+        for name in ("forecast", "lower", "upper")
     )
+    return Forecast(fields["session"], fields["model"], fields["position"], values, lower, upper)

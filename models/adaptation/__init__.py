@@ -1,1 +1,1 @@
-"""What a session learns of its own stream: readout, intervals, surprise."""
+"""What sessions learn of their own streams: readout, intervals, surprise."""

@@ -1,19 +1,19 @@
-"""Prediction intervals whose long-run coverage holds whatever the stream does.
+"""Prediction intervals whose long-run coverage holds for every stream.
 
-For each output and level one number q is kept: the half-width of the interval over the recent size of that
-output's errors. An error beyond the interval widens it, one within narrows it, in the proportion that the
-level asks for:
+For each output and level there is one number q: the half-width of the interval, divided by the recent size of
+the errors of that output. An error outside the interval widens it, an error inside narrows it, in the
+proportion that the level demands:
 
     q += rate * ((|error| > q * scale) - (1 - level))
 
-What is added up is the coverage itself: over T observations it differs from the level by (q_T - q_0) / (rate
-* T), and q cannot run away, because beyond the largest |error| / scale nothing is missed. No assumption on
-the stream is made: adaptive conformal inference (Gibbs and Candes, NeurIPS 2021) in its form of quantile
-tracking (Angelopoulos, Candes and Tibshirani, Conformal PID control for time series prediction, NeurIPS 2023,
-section 2.1), on errors over their scale.
+Over T observations the coverage differs from the level by (q_T - q_0) / (rate * T). q is bounded, because an
+interval wider than the largest |error| / scale misses nothing. So the coverage converges to the level without
+any assumption about the stream. This is adaptive conformal inference (Gibbs and Candes, NeurIPS 2021) as
+quantile tracking (Angelopoulos, Candes and Tibshirani, Conformal PID control for time series prediction,
+NeurIPS 2023, section 2.1), applied to errors divided by their scale.
 
-The intervals of a forecast are those of the next step, widened by how the errors of this model grow with the
-horizon, which its training has measured (`Learning.growth`).
+The interval of a forecast is that of the next step times a factor that grows with the horizon. Training
+measures this growth of the errors (`Learning.growth`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ RATE = 0.05
 
 
 def initial_state(learning: Learning, outputs: int) -> tuple[Floats, Floats]:
-    """What a session begins with: ratios [levels, outputs], and the squared scale of its errors [outputs].
+    """The intervals of a session that has observed nothing.
 
-    Times the scale, the ratios are `learning.spread`; without one, those of normal errors wide as the data.
+    Returns
+    -------
+    ratios : [levels, outputs]; times the scale they are `learning.spread`. Without a spread, they are those
+    of
+        normal errors with the standard deviation of the data
+    square : [outputs], the squared scale of the errors
     """
     normal = np.array([[NormalDist().inv_cdf((1 + level) / 2)] for level in learning.levels], np.float32)
     if not learning.spread:
@@ -53,7 +58,7 @@ def track(ratios: Floats, sizes: Floats, scale: Floats, levels: Floats) -> Bools
 
     Returns
     -------
-    missed : [..., levels, outputs], where the error was beyond the interval; False where not observed.
+    missed : [..., levels, outputs], where the error was outside the interval; False where not observed
     """
     missed = sizes[..., None, :] > np.maximum(ratios, 0) * scale[..., None, :]
     ratios += RATE * (missed - (1 - levels)[:, None]) * ~np.isnan(sizes)[..., None, :]
@@ -61,8 +66,11 @@ def track(ratios: Floats, sizes: Floats, scale: Floats, levels: Floats) -> Bools
 
 
 def growth(learning: Learning, steps: int) -> Floats:
-    """[steps], how much wider than the first each interval of a forecast is; between the measured horizons
-    as the straight line through their logarithms, beyond the last as the square root."""
+    """How much wider than the first each interval of a forecast is: [steps].
+
+    Between the measured horizons the logarithm is interpolated linearly in the logarithm of the horizon;
+    beyond the last, the growth is the square root, that of a random walk.
+    """
     horizons = np.arange(1, steps + 1, dtype=np.float64)
     if not learning.growth:
         return np.sqrt(horizons).astype(np.float32)

@@ -1,13 +1,13 @@
-"""What a session learns of its own stream, batched over sessions: its part of the carry, and how it moves.
+"""What sessions learn of their own streams, batched over sessions.
 
-Each observation meets the prediction that had been made for it. The error corrects the readout
-(`models.readout`), moves the intervals (`models.intervals`) and is judged (`models.surprise`); then the
-network steps, and its output is corrected into the next prediction. All of it lies in one stretch of float32
-of the session's carry, which `Layout` names; a session that begins holds `Learner.new_carry` there.
+The error of each prediction corrects the readout (models/adaptation/readout.py), moves the intervals
+(models/adaptation/intervals.py) and is scored (models/adaptation/surprise.py). What a session has learned is
+one stretch of float32 of its carry; `LearnedLayout` says where each part lies in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
@@ -21,20 +21,20 @@ from models.artifact.learning import Learning, feature_count
 
 Shape = tuple[int, ...]
 
-WINDOW = 100_000  # running means fade beyond about so many observations: float32 would not move any more
-SCALE_WINDOW = 200  # of the recent size of errors that intervals are widths over
-SURPRISE_WINDOW = 500  # of the one that surprise is over
+WINDOW = 100_000  # observations of the running means; with more of them, a float32 mean would stop moving
+SCALE_WINDOW = 200  # observations of the recent error size that intervals are relative to ("square")
+SURPRISE_WINDOW = 500  # observations of the recent error size that surprise is relative to ("slow")
 MEANS = ("known", "square", "slow", "observed", "mse", "mae", "persistence")
-FURTHEST = np.float32(100)  # scaled units; beyond, an observation weighs less: a spike may not undo a readout
-SMALLEST_SCALE = np.float32(1e-6)  # of a scale: a stream that is predicted exactly still has intervals
+FURTHEST = np.float32(100)  # scaled units; a larger observation weighs less: a spike must not undo a readout
+SMALLEST_SCALE = np.float32(1e-6)  # least error size: intervals stay open when a stream is predicted exactly
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What was found out about the observations of a pass, laid out as they are.
+    """Errors and scores of the observations of a pass, laid out as the observations.
 
     errors : [total, outputs], observed minus predicted; NaN where either is missing
-    scores : [total], in [0, 1); NaN where nothing was judged
+    scores : [total], in [0, 1), 1 is most surprising; NaN where nothing was scored
     widths : [total, levels, outputs], half-widths around the prediction behind each observation
     changes : [total, outputs], observed minus what was observed before it: the errors of persistence
     missed : [total, levels, outputs], 1 where the observation was outside its interval
@@ -48,52 +48,98 @@ class Scores:
 
     @classmethod
     def empty(cls, total: int, outputs: int, levels: int) -> Scores:
-        """To be filled in."""
+        """Zeros, to be filled in by `Learner.learn`."""
         by_level = (total, levels, outputs)
         shapes = ((total, outputs), (total,), by_level, (total, outputs), by_level)
         return cls(*(np.zeros(shape, np.float32) for shape in shapes))
 
     def pick(self, which: Any) -> Scores:
-        """Of some observations, an index of NumPy's."""
-        return Scores(*(getattr(self, one.name)[which] for one in fields(self)))
+        """The scores of these observations, a NumPy index."""
+        return Scores(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def rescale(self, unit: Floats) -> Scores:
-        """The same in other units: `unit` [outputs] of them are one of these."""
+        """The same in other units, [outputs] of which make 1 of the present ones."""
         return Scores(self.errors * unit, self.scores, self.widths * unit, self.changes * unit, self.missed)
 
-    def put(self, which: Any, of_them: Scores) -> None:
-        """Fill in what was found out about some observations."""
-        for one in fields(self):
-            getattr(self, one.name)[which] = getattr(of_them, one.name)
+    def put(self, which: Any, scores: Scores) -> None:
+        """Fill in the scores of these observations, a NumPy index."""
+        for field in fields(self):
+            getattr(self, field.name)[which] = getattr(scores, field.name)
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorStatistics:
-    """How wrong a session has been since it was made or reset (of late, once that is long), own units.
+    """How wrong sessions have been since they were created or reset.
 
-    Each is [outputs], NaN where nothing was observed yet, but `coverage`: [levels, outputs].
+    Running means, which fade beyond `WINDOW` observations. Each is [..., outputs], `coverage` is
+    [..., levels, outputs]; NaN where nothing was observed yet.
+
+    observed : how many observations
+    mse, mae : mean squared and mean absolute error of the predictions
+    persistence : mean squared error of predicting the last observation
+    coverage : share of the observations within the interval
     """
 
-    observed: Floats  # how many
+    observed: Floats
     mse: Floats
     mae: Floats
-    persistence: Floats  # the MSE of saying what was observed last
-    coverage: Floats  # share of the observations within the interval
+    persistence: Floats
+    coverage: Floats
 
     def rescale(self, unit: Floats) -> ErrorStatistics:
-        """The same in other units: `unit` [outputs] of them are one of these."""
+        """The same in other units, [outputs] of which make 1 of the present ones."""
         return ErrorStatistics(
             self.observed, self.mse * unit**2, self.mae * unit, self.persistence * unit**2, self.coverage
         )
 
 
-class Learner:
-    """The learning part of sessions of one artifact.
+class LearnedLayout:
+    """Where each part of what a session has learned lies, one after the other.
 
     Parameters
     ----------
-    artifact : its targets all among its inputs
-    learning : on
+    shapes : name -> shape of the part of one session
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        self._places: dict[str, tuple[int, Shape]] = {}
+        self.size = 0
+        for name, shape in shapes.items():
+            self._places[name] = (self.size, shape)
+            self.size += prod(shape)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parts, in order."""
+        return tuple(self._places)
+
+    def start(self, name: str) -> int:
+        """The first column of a part."""
+        return self._places[name][0]
+
+    def view(self, rows: Floats, name: str) -> Any:
+        """[batch, *shape], a view of a part of rows [batch, size]: writing to it writes to the rows."""
+        start, shape = self._places[name]
+        return rows[:, start : start + prod(shape)].reshape(len(rows), *shape)
+
+    def parts(self, row: Floats) -> dict[str, Any]:
+        """All parts of one row, [size], by name."""
+        return {name: self.view(row[None], name)[0] for name in self._places}
+
+
+class Learner:
+    """The learning part of the sessions of one artifact.
+
+    Parameters
+    ----------
+    artifact : all its targets are among its inputs
+    learning : enabled
+
+    Attributes
+    ----------
+    size : numbers that a session has learned, the columns of `rows` below
+    levels : [levels], of the intervals
+    target_columns : for each output its input column
     """
 
     def __init__(self, artifact: Artifact, learning: Learning) -> None:
@@ -101,31 +147,19 @@ class Learner:
         self.levels = np.array(learning.levels, np.float32)
         self.target_columns = [artifact.columns.index(name) for name in artifact.targets]
         self._basis = artifact.weights.get("readout.basis")
-        outputs = artifact.output_size
-        self._size = feature_count(learning, artifact.hidden_size, artifact.input_size)
-        groups, each = (outputs, 1) if learning.readout == "gain" else (1, outputs)
-        shapes: dict[str, Shape] = {"begun": (), "level": ()}
-        if learning.adapts_readout:
-            shapes |= {"forgetting": (), "prior": (), "coordinate": (), "features": (groups, self._size)}
-            shapes |= {"weights": (groups, each, self._size), "covariance": (groups, self._size, self._size)}
-        if learning.tracks_errors:
-            by_level = (len(learning.levels), outputs)
-            shapes |= dict.fromkeys(MEANS, (outputs,))
-            shapes |= {"ratios": by_level, "missed": by_level, "surprise": (), "histogram": (surprise.BINS,)}
-        self._places: dict[str, tuple[int, Shape]] = {}
-        self.size = 0
-        for name, shape in shapes.items():
-            self._places[name] = (self.size, shape)
-            self.size += prod(shape)
-        self._fresh = self.initial_state(learning)
+        self._features = feature_count(learning, artifact.hidden_size, artifact.input_size)
+        self.layout = LearnedLayout(_shapes(learning, self._features, artifact.output_size))
+        self.size = self.layout.size
+        self._view = self.layout.view
+        self._initial = self.initial_state(learning)
 
     def initial_state(self, learning: Learning) -> Floats:
-        """[size], a session that begins, and chose this way to learn, of this layout."""
+        """[size], a session that has observed nothing and learns like this, which is of this layout."""
         rows = np.zeros((1, self.size), np.float32)
         if learning.adapts_readout:
             self._view(rows, "forgetting")[...] = learning.forgetting
             self._view(rows, "prior")[...] = learning.prior
-            self._begin_readout(rows)
+            self._initialize_readout(rows)
         if learning.tracks_errors:
             ratios, square = intervals.initial_state(learning, len(self.target_columns))
             self._view(rows, "ratios")[...] = ratios
@@ -134,42 +168,42 @@ class Learner:
         return np.asarray(rows[0])
 
     def reset(self, rows: Floats) -> Floats:
-        """[batch, size], the beginning of these sessions again: what they chose stays."""
-        again = np.repeat(self._fresh[None], len(rows), axis=0)
+        """[batch, size], the same sessions with all that they learned forgotten; their options stay."""
+        cleared = np.repeat(self._initial[None], len(rows), axis=0)
         if self.learning.adapts_readout:
             for name in ("forgetting", "prior"):
-                self._view(again, name)[...] = self._view(rows, name)
-            self._begin_readout(again)
-        self._view(again, "level")[...] = self._view(rows, "level")
-        return again
+                self._view(cleared, name)[...] = self._view(rows, name)
+            self._initialize_readout(cleared)
+        self._view(cleared, "level")[...] = self._view(rows, "level")
+        return cleared
 
     def level(self, rows: Floats) -> Any:
         """[batch], a view: the level of the intervals that each session wants with every chunk; 0 is none."""
         return self._view(rows, "level")
 
-    def learn(self, rows: Floats, predicted: Floats, observed: Floats, judged: Scores, at: Any) -> None:
+    def learn(self, rows: Floats, predicted: Floats, observed: Floats, scores: Scores, at: Any) -> None:
         """Learn from one observation of each session, in place.
 
         Parameters
         ----------
         rows : [batch, size]
-        predicted : [batch, outputs], scaled; what was said of this observation, if the session has begun
+        predicted : [batch, outputs], scaled; the prediction of this observation, if the session has begun
         observed : [batch, outputs], scaled; NaN where it was not
-        judged, at : where to tell what was found out, scaled, and at which of its places
+        scores, at : written to, scaled, at these rows
         """
         begun = self._view(rows, "begun")
         errors = np.where(begun[:, None] > 0, observed - predicted, np.float32(np.nan))
         if self.learning.adapts_readout:
-            self._correct_from(rows, errors)
-        judged.errors[at] = errors
+            self._correct_readout(rows, errors)
+        scores.errors[at] = errors
         if self.learning.tracks_errors:
-            self._judge(rows, errors, observed, judged, at)
+            self._track_errors(rows, errors, observed, scores, at)
         else:
-            judged.scores[at] = np.nan
+            scores.scores[at] = np.nan
         begun[...] = 1.0
 
     def predict(self, rows: Floats, hidden: Floats, inputs: Floats, outputs: Floats) -> Floats:
-        """The network's outputs corrected; what they were made of is kept for the next observation.
+        """Correct the network's outputs; the features of the correction are kept for the next observation.
 
         Parameters
         ----------
@@ -177,20 +211,24 @@ class Learner:
         hidden : [batch, hidden], of the last layer
         inputs : [batch, inputs], scaled, none missing
         outputs : [batch, outputs], the network's own, scaled
+
+        Returns
+        -------
+        [batch, outputs], scaled
         """
         if not self.learning.adapts_readout:
             return outputs
-        seen = self._view(rows, "features")
+        features = self._view(rows, "features")
         if self.learning.readout == "gain":
-            seen[:, :, 0] = outputs
+            features[:, :, 0] = outputs
         else:
             stop = 0
             for part in (hidden if self._basis is None else hidden @ self._basis, inputs):
                 if part is not inputs or self.learning.inputs:
                     start, stop = stop, stop + part.shape[1]
-                    seen[:, 0, start:stop] = part
-        seen[..., -1] = 1.0
-        corrections = readout.corrections(self._view(rows, "weights"), seen)
+                    features[:, 0, start:stop] = part
+        features[..., -1] = 1.0
+        corrections = readout.corrections(self._view(rows, "weights"), features)
         return outputs + corrections.reshape(outputs.shape)
 
     def widths(self, rows: Floats) -> Floats:
@@ -201,12 +239,12 @@ class Learner:
         return np.asarray(np.maximum(self._view(rows, "ratios"), 0) * scale[:, None])
 
     def errors(self, rows: Floats) -> ErrorStatistics:
-        """Running means of these sessions, each [batch, ...], scaled."""
+        """How wrong these sessions have been, each [batch, ...], scaled."""
         observed = self._view(rows, "observed")
         with np.errstate(invalid="ignore"):
             unknown = np.where(observed > 0, 0, np.nan).astype(np.float32)
-        told = {name: self._view(rows, name) + unknown for name in ("mse", "mae", "persistence")}
-        return ErrorStatistics(observed, coverage=1 - self._view(rows, "missed") + unknown[:, None], **told)
+        means = {name: self._view(rows, name) + unknown for name in ("mse", "mae", "persistence")}
+        return ErrorStatistics(observed, coverage=1 - self._view(rows, "missed") + unknown[:, None], **means)
 
     def options(self, row: Floats) -> Learning:
         """How one session learns, [size]."""
@@ -216,27 +254,25 @@ class Learner:
         return self.learning.with_options(forgetting=round(forgetting, 7), prior=round(prior, 6))
 
     def check(self, row: Floats) -> None:
-        """Refuse a stretch of a carry, [size], that no session of this learner could have.
+        """Refuse values, [size], that no session of this learner can have learned.
 
         Raises
         ------
         ValueError
         """
-        told = {name: self._view(row[None], name)[0] for name in self._places}
-        if told["begun"] not in (0, 1) or (told["level"] and not np.isin(told["level"], self.levels)):
-            raise ValueError("the carry's level is none that the session keeps")
+        parts = self.layout.parts(row)
+        if parts["begun"] not in (0, 1) or (parts["level"] and not np.isin(parts["level"], self.levels)):
+            raise ValueError("the carry's level is not one of the levels of its intervals")
         if self.learning.adapts_readout:
             self.options(row)
-            if (
-                told["coordinate"] not in range(self._size)
-                or not (np.diagonal(told["covariance"], 0, 1, 2) > 0).all()
-            ):
-                raise ValueError("the carry's covariance is none")
+            variances = np.diagonal(parts["covariance"], 0, 1, 2)
+            if parts["coordinate"] not in range(self._features) or not (variances > 0).all():
+                raise ValueError("the carry's covariance is not a covariance")
         squares = ("square", "slow", "surprise", "histogram", "observed")
-        if self.learning.tracks_errors and min(told[name].min() for name in squares) < 0:
+        if self.learning.tracks_errors and min(parts[name].min() for name in squares) < 0:
             raise ValueError("the carry's squares and counts are below 0")
 
-    def _correct_from(self, rows: Floats, errors: Floats) -> None:
+    def _correct_readout(self, rows: Floats, errors: Floats) -> None:
         weights = self._view(rows, "weights")
         by_group = errors.reshape(weights.shape[:-1])  # [batch, groups, outputs of the group]
         seen = ~np.isnan(by_group)
@@ -257,47 +293,56 @@ class Learner:
             np.repeat(prior[:, None], groups, axis=1),
             np.repeat(coordinate.astype(np.int64)[:, None], groups, axis=1),
         )
-        coordinate[...] = (coordinate + 1) % self._size
+        coordinate[...] = (coordinate + 1) % self._features
 
-    def _judge(self, rows: Floats, errors: Floats, observed: Floats, judged: Scores, at: Any) -> None:
+    def _track_errors(self, rows: Floats, errors: Floats, observed: Floats, scores: Scores, at: Any) -> None:
         square, slow, count = (self._view(rows, name) for name in ("square", "slow", "observed"))
         sizes = np.abs(errors)
         usual = np.sqrt(slow) + SMALLEST_SCALE
         size = surprise.smooth(self._view(rows, "surprise"), errors, usual)
-        judged.scores[at] = surprise.score(self._view(rows, "histogram"), size)
-        judged.missed[at] = missed = intervals.track(
+        scores.scores[at] = surprise.score(self._view(rows, "histogram"), size)
+        scores.missed[at] = missed = intervals.track(
             self._view(rows, "ratios"), sizes, np.sqrt(square) + SMALLEST_SCALE, self.levels
         )
         known = self._view(rows, "known")
-        judged.changes[at] = naive = observed - known
+        scores.changes[at] = naive = observed - known
         seen = ~np.isnan(errors)
         count += seen
-        _drift(square, errors * errors, seen, np.minimum(count + 1, SCALE_WINDOW))
+        _move_mean(square, errors * errors, seen, np.minimum(count + 1, SCALE_WINDOW))
         capped = np.square(np.minimum(sizes, surprise.CAP * usual))
-        _drift(slow, capped, seen, np.minimum(count + 1, SURPRISE_WINDOW))
+        _move_mean(slow, capped, seen, np.minimum(count + 1, SURPRISE_WINDOW))
         window = np.minimum(np.maximum(count, 1), WINDOW)
-        _drift(self._view(rows, "mse"), errors * errors, seen, window)
-        _drift(self._view(rows, "mae"), sizes, seen, window)
-        _drift(self._view(rows, "persistence"), naive * naive, seen, window)
-        _drift(self._view(rows, "missed"), missed, seen[:, None], window[:, None])
+        _move_mean(self._view(rows, "mse"), errors * errors, seen, window)
+        _move_mean(self._view(rows, "mae"), sizes, seen, window)
+        _move_mean(self._view(rows, "persistence"), naive * naive, seen, window)
+        _move_mean(self._view(rows, "missed"), missed, seen[:, None], window[:, None])
         np.copyto(known, observed, where=~np.isnan(observed))
 
-    def _begin_readout(self, rows: Floats) -> None:
+    def _initialize_readout(self, rows: Floats) -> None:
         covariance = self._view(rows, "covariance")
         prior = np.repeat(self._view(rows, "prior")[:, None], covariance.shape[1], axis=1)
         readout.initialize(self._view(rows, "weights"), covariance, prior)
 
-    def _view(self, rows: Floats, name: str) -> Any:
-        """[batch, *shape], a view: writing to it writes to the rows."""
-        start, shape = self._places[name]
-        return rows[:, start : start + prod(shape)].reshape(len(rows), *shape)
+
+def _shapes(learning: Learning, features: int, outputs: int) -> dict[str, Shape]:
+    """The parts of what one session learns, in the order of the carry: stored carries depend on it."""
+    groups, each = (outputs, 1) if learning.readout == "gain" else (1, outputs)
+    shapes: dict[str, Shape] = {"begun": (), "level": ()}
+    if learning.adapts_readout:
+        shapes |= {"forgetting": (), "prior": (), "coordinate": (), "features": (groups, features)}
+        shapes |= {"weights": (groups, each, features), "covariance": (groups, features, features)}
+    if learning.tracks_errors:
+        by_level = (len(learning.levels), outputs)
+        shapes |= dict.fromkeys(MEANS, (outputs,))
+        shapes |= {"ratios": by_level, "missed": by_level, "surprise": (), "histogram": (surprise.BINS,)}
+    return shapes
 
 
 def _weight(size: Floats) -> Floats:
-    """The root of what an observation of this size weighs, as in weighted least squares; at most 1."""
+    """The square root of the weight of an observation of this size in the least squares, at most 1."""
     return np.asarray(np.minimum(FURTHEST / np.maximum(size, 1), 1))
 
 
-def _drift(mean: Floats, value: Any, seen: Any, window: Any) -> None:
-    """Move a running mean on, in place, where something was observed."""
+def _move_mean(mean: Floats, value: Any, seen: Any, window: Any) -> None:
+    """Move a running mean on by a value, in place, where something was observed."""
     mean += np.where(seen, (value - mean) / window, np.float32(0))

@@ -1,26 +1,26 @@
 """A session's own correction of the readout, learned from every error by recursive least squares.
 
-The prediction of output o is the network's own plus w_o . f, where f is a vector of features and w_o
-starts at zero. At each observation the error e of the prediction that had been made moves w:
+The prediction of output o is that of the network plus w_o . f, where f is a vector of features and w_o
+starts at zero. At each observation the error e of its prediction moves w:
 
     g = P f        s = forgetting + f . g
     w_o += e_o g / s                            P <- (P - g g' / s) / forgetting
 
 which minimises the sum over the past of forgetting^age (y - w . f)^2 (Haykin, Adaptive Filter Theory, 4th
-ed., chapter 9). Alone, this forgets its prior as well, and where a direction of f is not excited, P grows
-without bound: wind-up. So the prior is kept up: at each observation one coordinate, in turn, is observed to
-be zero, with the weight that the prior loses on all of them in the meantime (Gay, Dynamically regularized
-fast RLS with application to echo cancellation, ICASSP 1996):
+ed., chapter 9). On its own this forgets the prior, too, and where f does not excite a direction, P grows
+without bound ("wind-up"). So the prior is renewed: at each observation one coordinate, the next in cyclic
+order, is treated as observed to be zero, with the weight that the prior loses over a whole cycle (Gay,
+Dynamically regularized fast RLS with application to echo cancellation, ICASSP 1996):
 
     a = k (1 - forgetting) prior    g = P u_i    s = 1 + a g_i
     w_o -= a w_oi g / s             P <- P - a g g' / s
 
-P stays near 1 / prior at most, and a correction that nothing speaks for any more fades.
+P stays below about 1 / prior, and a correction that the data no longer supports fades.
 
-Numbers. Only g g' is ever subtracted, whose two triangles are the same products: P stays symmetric bit by
-bit. Kept symmetric, and with the prior kept up, rounding errors decay as old observations do (Ljung and
+Numerics. Only g g' is ever subtracted, and its two triangles are the same products, so P stays exactly
+symmetric. With P symmetric and the prior renewed, rounding errors decay as old observations do (Ljung and
 Ljung, Error propagation properties of recursive least-squares adaptation algorithms, Automatica 1985).
-Should P lose its sign all the same, the session's P begins anew and its w stays.
+If P still stops being positive, the session's P is initialized again and its w stays.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BLOCK_BYTES = 2**20
 
 
 def initialize(weights: Floats, covariance: Floats, prior: Floats) -> None:
-    """A readout that corrects nothing yet, in place.
+    """Make readouts that correct nothing yet, in place.
 
     Parameters
     ----------
@@ -48,7 +48,16 @@ def initialize(weights: Floats, covariance: Floats, prior: Floats) -> None:
 
 
 def corrections(weights: Floats, features: Floats) -> Floats:
-    """What is added to the network's predictions: [..., outputs] from [..., k]."""
+    """What is added to the network's predictions.
+
+    Parameters
+    ----------
+    weights : [..., outputs, k]; features : [..., k]
+
+    Returns
+    -------
+    [..., outputs]
+    """
     return np.asarray(np.matmul(weights, features[..., None])[..., 0])
 
 
@@ -68,11 +77,11 @@ def update(
     ----------
     weights : [..., outputs, k]
     covariance : [..., k, k], symmetric
-    features : [..., k], which the prediction was made of
+    features : [..., k], of the prediction
     errors : [..., outputs], observed minus predicted; 0 where not observed
-    heard : [...], whether anything was observed; where not, nothing is learned nor forgotten
+    observed : [...], whether anything was observed; where not, nothing is learned or forgotten
     forgetting, prior : [...]
-    turn : [...], the coordinate whose prior is kept up now, below k
+    coordinate : [...], below k, whose prior is renewed by this call
     """
     columns: tuple[Any, ...] = (
         weights,
@@ -99,18 +108,18 @@ def _update(
     prior: Floats,
     coordinate: Ints,
 ) -> None:
-    """A block of sessions, small enough for its covariances to stay in the cache from pass to pass."""
+    """`update` for a block of sessions whose covariances fit in the processor's cache."""
     gain = np.matmul(covariance, features[..., None])[..., 0]  # [..., k]
-    scale = (features * gain).sum(-1)  # above 0, or the covariance is none any more
+    scale = (features * gain).sum(-1)  # above 0, unless rounding has made the covariance invalid
     lost = observed & ~(scale >= 0)
     if lost.any():
-        initialize(np.empty_like(weights[lost]), fresh := np.empty_like(covariance[lost]), prior[lost])
-        covariance[lost] = fresh
+        initialize(np.empty_like(weights[lost]), renewed := np.empty_like(covariance[lost]), prior[lost])
+        covariance[lost] = renewed
         observed = observed & ~lost
     keep = np.where(observed, forgetting, np.float32(1))
     scale += keep
     weights += (errors * observed[..., None] / scale[..., None])[..., None] * gain[..., None, :]
-    # The second update starts from what the first leaves; both are then taken off in one pass.
+    # The second update uses the result of the first; both are then subtracted in one pass over P.
     column = _column(covariance, coordinate) - gain * (_at(gain, coordinate) / scale * observed)[..., None]
     column /= keep[..., None]
     pull = features.shape[-1] * (1 - keep) * prior  # [...]
@@ -118,17 +127,17 @@ def _update(
     weights -= (_at(weights, coordinate[..., None]) * shrink[..., None])[..., None] * column[..., None, :]
     gain *= np.sqrt(observed / scale)[..., None]
     column *= np.sqrt(shrink)[..., None]
-    taken = gain[..., :, None] * gain[..., None, :]
-    covariance -= taken
+    product = gain[..., :, None] * gain[..., None, :]
+    covariance -= product
     covariance *= (1 / keep)[..., None, None]
-    covariance -= np.multiply(column[..., :, None], column[..., None, :], out=taken)
+    covariance -= np.multiply(column[..., :, None], column[..., None, :], out=product)
 
 
 def _at(vectors: Floats, coordinate: Ints) -> Floats:
-    """[...] of [..., k]: the coordinate whose turn it is."""
+    """[...], one coordinate of each of [..., k]."""
     return np.take_along_axis(vectors, np.broadcast_to(coordinate, vectors.shape[:-1])[..., None], -1)[..., 0]
 
 
 def _column(matrices: Floats, coordinate: Ints) -> Floats:
-    """[..., k] of [..., k, k], symmetric: the row whose turn it is."""
+    """[..., k], one row of each of [..., k, k], which are symmetric."""
     return np.take_along_axis(matrices, coordinate[..., None, None], -2)[..., 0, :]

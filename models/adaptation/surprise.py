@@ -1,13 +1,14 @@
 """How surprising an observation was: the calibrated tail probability of its error in the session's history.
 
-The errors of all outputs, each over its own recent size, make one number z, the root of their mean square;
-smoothed over some ten observations (z^2 <- 0.9 z^2 + 0.1 new), because what is wrong mostly lasts, and a lone
-spike of ten times the usual error is three times the usual z even so. A
-histogram over log z, whose past fades, tells how often a z as large has been: the score is 1 minus that
-share. Beyond all that was seen the histogram says nothing; there, one imagined observation with a heavy tail
-((1 + z^2 / 3)^(-3/2), about that of Student's t with 3 degrees of freedom) keeps the score below 1 and
-rising with z. This is the (smoothed) conformal p-value of Vovk, Gammerman and Shafer, Algorithmic
-Learning in a Random World (2005), chapter 2, over a fading window.
+The errors of all outputs, each divided by its own recent size, give one number z, the root of their mean
+square. z is smoothed over about ten observations (z^2 <- 0.9 z^2 + 0.1 new): most faults last, and a single
+error of ten times the usual size still gives three times the usual z.
+
+A histogram over log z, whose past fades, says how often z has been as large: the score is 1 minus that share.
+Beyond the largest z so far, one imaginary observation with a heavy tail ((1 + z^2 / 3)^(-3/2), about that of
+Student's t with 3 degrees of freedom) keeps the score below 1 and rising with z. This is the (smoothed)
+conformal p-value of Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005), chapter 2,
+over a fading window.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ PER_OCTAVE = 4
 LOWEST = -6.0  # log2 of the first bin's lower edge
 FADING = np.float32(1 - 1 / 5000)
 SMOOTHING = np.float32(0.9)
-CAP = np.float32(4)  # scales, at which an error enters its own scale: a burst may not hide itself
-HUGE = np.float32(1e9)  # squared it is still a float32
+CAP = np.float32(4)  # times its scale, at most, an error adds to that scale: a burst must not hide itself
+HUGE = np.float32(1e9)  # its square is still finite in float32
 BELOW_ONE = np.float32(1 - 2**-24)
 
 
 def smooth(surprise: Floats, errors: Floats, scale: Floats) -> Floats:
-    """Take in the errors of one observation of each session, in place.
+    """Add the errors of one observation of each session to the smoothed mean square, in place.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def smooth(surprise: Floats, errors: Floats, scale: Floats) -> Floats:
 
     Returns
     -------
-    [...], the root of what `surprise` is now; NaN where nothing was observed, which moves nothing.
+    [...], the root of the new `surprise`; NaN where nothing was observed, which changes nothing
     """
     seen = ~np.isnan(errors)
     observed = seen.any(-1)
@@ -48,16 +49,16 @@ def smooth(surprise: Floats, errors: Floats, scale: Floats) -> Floats:
 
 
 def score(histogram: Floats, size: Floats) -> Floats:
-    """The score of each session's error, which is then added to its histogram, in place.
+    """Score each session's error, then add it to the histogram, in place.
 
     Parameters
     ----------
     histogram : [..., BINS], fading counts
-    size : [...], of `smooth`; where NaN nothing is judged nor added
+    size : [...], of `smooth`; where NaN nothing is scored or added
 
     Returns
     -------
-    [...] in [0, 1): 1 minus the share of errors at least as large; NaN where nothing was observed.
+    [...] in [0, 1): 1 minus the share of errors at least as large; NaN where nothing was observed
     """
     seen = ~np.isnan(size)
     size = np.where(seen, np.minimum(size, HUGE), 0)
@@ -68,7 +69,9 @@ def score(histogram: Floats, size: Floats) -> Floats:
     here = np.take_along_axis(histogram, bin_, -1)
     total = upto[..., -1]
     larger = total - np.take_along_axis(upto, bin_, -1)[..., 0]
-    larger += here[..., 0] * (1 - (inside - bin_[..., 0]))  # a bin's share lies evenly over it
+    larger += here[..., 0] * (
+        1 - (inside - bin_[..., 0])
+    )  # the counts of a bin are taken to be spread evenly over it
     larger[place >= BINS] = 0
     score = 1 - (np.maximum(larger, 0) + (1 + size * size / 3) ** -1.5) / (total + 1)
     histogram *= np.where(seen, FADING, np.float32(1))[..., None]

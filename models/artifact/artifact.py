@@ -1,7 +1,7 @@
 """A trained model as a value, checked when it is made: no invalid Artifact exists.
 
-The fingerprint covers everything that decides a prediction: weights, shape, column names, scaling. Labels
-(the model's name, units, metrics) are outside it and may be edited by hand.
+The fingerprint covers everything that decides a prediction: weights, shape, column names, scaling. The
+model's name, units and metrics are not part of it and may be edited by hand.
 """
 
 import hashlib
@@ -48,13 +48,14 @@ class Artifact:
         float32 arrays under the names of `StatefulLSTM`'s state_dict; `readout.basis` [hidden, rank] beside
         them when `learning` asks for a rank.
     learning
-        What its sessions learn of their own streams; then every target must be an input.
+        What its sessions learn of their own streams; if anything, every target must be an input.
     future
-        Inputs that are known ahead, and that a forecast is told; none of them is a target.
+        Inputs that are known ahead, whose values a forecast is given; none of them is a target.
     time_features, interval_seconds
-        Names in `models.calendar.PERIODS`, whose columns are the last inputs, and the step of the stream.
+        Names in `models.data.calendar.PERIODS`, whose columns are the last inputs, and the seconds from row
+        to row of the stream.
     metrics
-        What training measured; JSON values.
+        What training measured: JSON values; null for what could not be measured.
 
     Raises
     ------
@@ -105,7 +106,7 @@ class Artifact:
 
     @property
     def time_input_count(self) -> int:
-        """How many of the last inputs are made from timestamps."""
+        """How many inputs are time features; they are the last inputs."""
         return 2 * len(self.time_features)
 
     @property
@@ -115,9 +116,9 @@ class Artifact:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over whatever decides a prediction; a carry belongs to one fingerprint."""
+        """SHA-256 (hex) over everything that decides a prediction; a carry belongs to one fingerprint."""
         shape: list[Any] = [self.columns, self.targets, self.hidden_size, self.num_layers, self.predicts]
-        # What an artifact of version 1 could not say is left out where it says nothing: its name stays.
+        # Fields that version 1 did not have are left out at their defaults: its fingerprints stay the same.
         if self.learning.enabled or self.future or self.time_features:
             shape += [self.learning.as_dict(), self.future, self.time_features, self.interval_seconds]
         digest = hashlib.sha256(json.dumps(shape).encode())
@@ -128,16 +129,26 @@ class Artifact:
         return digest.hexdigest()
 
     def network(self) -> StatefulLSTM:
-        """A fresh network in eval mode, on the CPU, in float32; the caller may change it freely."""
-        own = {name: weight for name, weight in self.weights.items() if not name.startswith("readout.")}
-        tensors = {name: torch.tensor(weight) for name, weight in own.items()}
+        """A new network in eval mode, on the CPU, in float32; the caller may change it."""
+        tensors = {
+            name: torch.tensor(weight)
+            for name, weight in self.weights.items()
+            if not name.startswith("readout.")
+        }
         return network_from_weights(tensors, self.num_layers, self.change_of)
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that cannot stand in an address."""
+    """Refuse a model name that cannot be part of a URL.
+
+    Raises
+    ------
+    BadArtifact
+    """
     if not NAME.fullmatch(name):
-        raise BadArtifact(f"name {name[:99]!r} must be 1 to 128 of A-Z a-z 0-9 . _ - (no . - first)")
+        raise BadArtifact(
+            f"name {name[:99]!r} must be 1 to 128 characters of A-Z a-z 0-9 . _ - and not begin with . or -"
+        )
 
 
 def _check_labels(artifact: Artifact) -> None:
@@ -157,11 +168,18 @@ def _check_size(artifact: Artifact) -> None:
         raise BadArtifact(f"predicts must be 'level' or 'change', not {str(artifact.predicts)[:40]!r}")
     unseen = [name for name in artifact.targets if name not in artifact.columns]
     if artifact.predicts == "change" and unseen:
-        raise BadArtifact(f"predicts changes of {unseen[0]!r}, which is not an input")
+        raise BadArtifact(
+            f"a network that predicts changes needs its targets as inputs; {unseen[0]!r} is not an input"
+        )
 
 
 def check_bounds(hidden_size: Any, num_layers: Any, input_size: int, output_size: int) -> None:
-    """Refuse a shape that no network should have, before anything of that size is made."""
+    """Refuse a network that is too large, before memory for it is allocated.
+
+    Raises
+    ------
+    BadArtifact
+    """
     bounds = (("hidden_size", hidden_size, MAX_HIDDEN), ("num_layers", num_layers, MAX_LAYERS))
     for what, size, most in bounds:
         if type(size) is not int or not 1 <= size <= most:
@@ -183,23 +201,23 @@ def _check_scaling(artifact: Artifact) -> None:
             column = artifact.columns.index(name)
             ours, theirs = artifact.target_scaling.pick([output]), artifact.scaling.pick([column])
             if ours.mean != theirs.mean or ours.std != theirs.std:
-                raise BadArtifact(f"target {name!r} is scaled otherwise than the input of that name")
+                raise BadArtifact(f"target {name!r} is scaled differently from the input of that name")
 
 
 def _check_learning(artifact: Artifact) -> None:
     learning = artifact.learning
     unseen = [name for name in artifact.targets if name not in artifact.columns]
     if learning.enabled and unseen:
-        raise BadArtifact(
-            f"nothing can be learned about {unseen[0]!r}, which is predicted and never observed"
-        )
+        raise BadArtifact(f"sessions cannot learn about the target {unseen[0]!r}, which is not an input")
     if learning.rank > artifact.hidden_size:
         raise BadArtifact(f"rank {learning.rank} is more than the {artifact.hidden_size} hidden features")
     if (
         learning.readout == "rls"
         and feature_count(learning, artifact.hidden_size, artifact.input_size) > MAX_FEATURES
     ):
-        raise BadArtifact(f"rls is for at most {MAX_FEATURES} features: give a rank, or use gain")
+        raise BadArtifact(
+            f"the readout rls takes at most {MAX_FEATURES} features: set a rank, or use the readout gain"
+        )
     if any(len(row) != artifact.output_size for row in learning.spread):
         raise BadArtifact(f"spread must have {artifact.output_size} numbers for each level")
 
@@ -207,23 +225,25 @@ def _check_learning(artifact: Artifact) -> None:
 def _check_ahead(artifact: Artifact) -> None:
     for name in artifact.future:
         if name not in artifact.columns or name in artifact.targets:
-            raise BadArtifact(f"{str(name)[:80]!r} is known ahead, so it must be an input and no target")
+            raise BadArtifact(f"{str(name)[:80]!r} is known ahead, so it must be an input and not a target")
     for name in artifact.time_features:
         if name not in calendar.PERIODS:
-            raise BadArtifact(f"time feature {str(name)[:40]!r} is none of {', '.join(calendar.PERIODS)}")
-    made = calendar.columns(artifact.time_features)
-    if made and (artifact.columns[-len(made) :] != made or len(made) == artifact.input_size):
-        raise BadArtifact(f"the last inputs must be the time features' {', '.join(made)}, behind one other")
+            raise BadArtifact(
+                f"unknown time feature {str(name)[:40]!r}; there are {', '.join(calendar.PERIODS)}"
+            )
+    expected = calendar.columns(artifact.time_features)
+    if expected and (artifact.columns[-len(expected) :] != expected or len(expected) == artifact.input_size):
+        raise BadArtifact(f"the last inputs must be {', '.join(expected)}, after at least one other input")
     step = artifact.interval_seconds
-    if (made or step is not None) and not (type(step) in (int, float) and 0 < step < 1e10):  # type: ignore[operator]
-        raise BadArtifact("interval_seconds must be the step of the stream, above 0")
+    if (expected or step is not None) and not (type(step) in (int, float) and 0 < step < 1e10):  # type: ignore[operator]
+        raise BadArtifact("interval_seconds must be the seconds from row to row, above 0")
 
 
 def _check_weights(artifact: Artifact) -> None:
     size = (artifact.input_size, artifact.hidden_size, artifact.num_layers, artifact.output_size)
     shapes = weight_shapes(*size, artifact.learning.rank)
-    for odd in sorted(set(shapes) ^ set(artifact.weights)):
-        raise BadArtifact(f"weights {'lack' if odd in shapes else 'have an unknown'} {odd[:80]}")
+    for name in sorted(set(shapes) ^ set(artifact.weights)):
+        raise BadArtifact(f"weights {'lack' if name in shapes else 'have an unknown'} {name[:80]}")
     for name, weight in artifact.weights.items():
         if weight.shape != shapes[name]:
             raise BadArtifact(f"{name} has shape {list(weight.shape)}, expected {list(shapes[name])}")

@@ -1,9 +1,9 @@
-"""An artifact on disk: save and load, no pickle.
+"""An artifact on disk: save and load, without pickle.
 
-    Artifact (models/trained.py)  -> save ->  folder/model.json           names, shape, scaling, metrics
-                                  <- load <-  folder/weights.safetensors
+    Artifact  -> save ->  folder/model.json            names, shape, scaling, metrics
+              <- load <-  folder/weights.safetensors
 
-JSON and safetensors hold numbers and names only, so that loading runs nothing; all of it is checked even so.
+JSON and safetensors hold numbers and names only, so that loading runs no code. Everything is checked.
 """
 
 import json
@@ -29,7 +29,7 @@ __all__ = ["Artifact", "BadArtifact", "Column", "PredictionMode", "Scaling", "lo
 MAX_JSON_BYTES = 2**22
 FORMAT = "carryover-artifact"
 FORMAT_VERSION = 2
-# In the order of writing: without model.json there is no artifact.
+# In the order of writing: a folder without model.json is not an artifact.
 FILES = ("weights.safetensors", "model.json")
 FIELDS = frozenset(
     (
@@ -43,54 +43,61 @@ SINCE_2 = frozenset(("learning", "future", "time_features", "interval_seconds"))
 def save(artifact: Artifact, folder: Path) -> None:
     """Write the artifact; a new folder appears whole or not at all.
 
-    Over an older artifact the two files are replaced one by one (a mounted volume cannot be renamed): whoever
-    reads between the two is refused by the fingerprint, never given a mixture.
+    In an existing folder the two files are replaced one after the other (a mounted volume cannot be renamed).
+    A reader between the two gets an error, because the fingerprint does not match, and never a mixture.
 
     Raises
     ------
     BadArtifact
-        If the folder holds something that is not an artifact.
+        If the folder holds other files and no artifact.
     """
     check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder if folder.exists() else folder.parent
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=beside))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=beside))
     try:
-        fresh.chmod(0o755)
-        _write(fresh / "weights.safetensors", safetensors.numpy.save(dict(artifact.weights)))
-        description = json.dumps(_described(artifact), indent=2, allow_nan=False)
-        _write(fresh / "model.json", f"{description}\n".encode())
+        temporary.chmod(0o755)
+        _write(temporary / "weights.safetensors", safetensors.numpy.save(dict(artifact.weights)))
+        description = json.dumps(_describe(artifact), indent=2, allow_nan=False)
+        _write(temporary / "model.json", f"{description}\n".encode())
         if not folder.exists():
-            fresh.rename(folder)
+            temporary.rename(folder)
         else:
             for file in FILES:
-                (fresh / file).replace(folder / file)
+                (temporary / file).replace(folder / file)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse to write an artifact among files that have nothing to do with one."""
+    """Refuse to write an artifact where there is a file, or a folder of other files.
+
+    Raises
+    ------
+    BadArtifact
+    """
     if folder.exists() and not folder.is_dir():
-        raise BadArtifact(f"{folder} is no folder")
+        raise BadArtifact(f"{folder} is not a folder")
     if folder.exists() and not (folder / "model.json").exists() and any(folder.iterdir()):
-        raise BadArtifact(f"{folder} is not empty and holds no artifact; choose another folder")
+        raise BadArtifact(f"{folder} is not empty and holds no artifact: choose another folder")
 
 
 def load(folder: Path) -> Artifact:
-    """Read an artifact, trusting nothing in it.
+    """Read and check an artifact.
 
     Raises
     ------
     BadArtifact
         Names the folder and what is wrong: a missing, oversized, damaged or truncated file, an unknown
-        version or field, shapes that do not match, a fingerprint that is not that of the contents.
+        version or field, shapes that do not match, a fingerprint that does not match the contents.
     """
     try:
-        told = _read_description(folder / "model.json")
-        artifact = _assembled(told, folder / "weights.safetensors")
-        if artifact.fingerprint != told["fingerprint"]:
-            raise BadArtifact("fingerprint does not match the contents: damaged, or files of two artifacts")
+        description = _read_description(folder / "model.json")
+        artifact = _build(description, folder / "weights.safetensors")
+        if artifact.fingerprint != description["fingerprint"]:
+            raise BadArtifact(
+                "fingerprint does not match the contents: the files are damaged, or of two artifacts"
+            )
     except BadArtifact as error:
         raise BadArtifact(f"{folder}: {error}") from error
     return artifact
@@ -103,7 +110,7 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _described(artifact: Artifact) -> dict[str, Any]:
+def _describe(artifact: Artifact) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -113,8 +120,8 @@ def _described(artifact: Artifact) -> dict[str, Any]:
         "hidden_size": artifact.hidden_size,
         "num_layers": artifact.num_layers,
         "predicts": artifact.predicts,
-        "scaling": _listed(artifact.scaling),
-        "target_scaling": _listed(artifact.target_scaling),
+        "scaling": _scaling_lists(artifact.scaling),
+        "target_scaling": _scaling_lists(artifact.target_scaling),
         "learning": artifact.learning.as_dict(),
         "future": list(artifact.future),
         "time_features": list(artifact.time_features),
@@ -124,12 +131,12 @@ def _described(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _listed(scaling: Scaling) -> dict[str, list[float]]:
+def _scaling_lists(scaling: Scaling) -> dict[str, list[float]]:
     return {"mean": scaling.mean.tolist(), "std": scaling.std.tolist()}
 
 
 def _read_bounded(path: Path, most: int) -> bytes:
-    # Opened only when it is a plain file: a pipe or device of that name would block or never end.
+    # Only a plain file is opened: a pipe would block, a device might never end.
     if not path.is_file():
         raise BadArtifact(f"{path.name} is missing")
     try:
@@ -138,67 +145,69 @@ def _read_bounded(path: Path, most: int) -> bytes:
     except OSError as error:
         raise BadArtifact(f"{path.name} cannot be read: {error.strerror}") from error
     if len(content) > most:
-        raise BadArtifact(f"{path.name} is larger than the {most} bytes that it can need")
+        raise BadArtifact(f"{path.name} is larger than the {most} bytes that it may have")
     return content
 
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(_read_bounded(path, MAX_JSON_BYTES), parse_constant=_no_constant)
+        description = json.loads(_read_bounded(path, MAX_JSON_BYTES), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         if isinstance(error, BadArtifact):
             raise
         raise BadArtifact(f"{path.name} is not valid JSON: {error}") from error
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise BadArtifact(f"{path.name} does not describe a {FORMAT}")
-    if type(told.get("version")) is not int or not 1 <= told["version"] <= FORMAT_VERSION:
-        version = str(told.get("version"))[:40]
-        raise BadArtifact(f"version {version} is unknown; this program reads 1 to {FORMAT_VERSION}")
-    for odd in sorted((FIELDS | SINCE_2 if told["version"] > 1 else FIELDS) ^ set(told)):
-        raise BadArtifact(f"{path.name} {'has an unknown field' if odd in told else 'lacks'} {odd[:80]!r}")
-    return told
+    if type(description.get("version")) is not int or not 1 <= description["version"] <= FORMAT_VERSION:
+        version = str(description.get("version"))[:40]
+        raise BadArtifact(f"version {version} is unknown; this program reads versions 1 to {FORMAT_VERSION}")
+    for name in sorted((FIELDS | SINCE_2 if description["version"] > 1 else FIELDS) ^ set(description)):
+        raise BadArtifact(
+            f"{path.name} {'has an unknown field' if name in description else 'lacks'} {name[:80]!r}"
+        )
+    return description
 
 
 def _no_constant(word: str) -> NoReturn:
     raise BadArtifact(f"model.json holds {word}, which is not a number")
 
 
-def _assembled(told: dict[str, Any], weights: Path) -> Artifact:
-    inputs = tuple(_column(entry) for entry in _list(told, "inputs"))
-    targets = tuple(_text(name, "targets") for name in _list(told, "targets"))
-    hidden, layers = told["hidden_size"], told["num_layers"]
-    learning = parse_learning(told["learning"]) if "learning" in told else Learning()
+def _build(description: dict[str, Any], weights: Path) -> Artifact:
+    inputs = tuple(_column(entry) for entry in _list(description, "inputs"))
+    targets = tuple(_text(name, "targets") for name in _list(description, "targets"))
+    hidden, layers = description["hidden_size"], description["num_layers"]
+    learning = parse_learning(description["learning"]) if "learning" in description else Learning()
     check_bounds(hidden, layers, len(inputs), len(targets))
-    if not isinstance(told["metrics"], dict):
+    if not isinstance(description["metrics"], dict):
         raise BadArtifact("metrics is not an object")
     return Artifact(
-        name=_text(told["name"], "name"),
+        name=_text(description["name"], "name"),
         inputs=inputs,
         targets=targets,
         hidden_size=hidden,
         num_layers=layers,
-        scaling=_scaling(told["scaling"], "scaling"),
-        target_scaling=_scaling(told["target_scaling"], "target_scaling"),
+        scaling=_scaling(description["scaling"], "scaling"),
+        target_scaling=_scaling(description["target_scaling"], "target_scaling"),
         weights=_read_weights(
             weights, weight_shapes(len(inputs), hidden, layers, len(targets), learning.rank)
         ),
-        predicts=told["predicts"],
+        predicts=description["predicts"],
         learning=learning,
-        future=_names(told, "future"),
-        time_features=_names(told, "time_features"),
-        interval_seconds=told.get("interval_seconds"),
-        metrics=told["metrics"],
+        future=_names(description, "future"),
+        time_features=_names(description, "time_features"),
+        interval_seconds=description.get("interval_seconds"),
+        metrics=description["metrics"],
     )
 
 
-def _list(told: dict[str, Any], key: str) -> list[Any]:
-    if not isinstance(told[key], list):
+def _list(description: dict[str, Any], key: str) -> list[Any]:
+    if not isinstance(description[key], list):
         raise BadArtifact(f"{key} is not a list")
-    return list(told[key])
+    return list(description[key])
 
 
-def _names(told: dict[str, Any], key: str) -> tuple[str, ...]:
-    return tuple(_text(name, key) for name in _list(told, key)) if key in told else ()
+def _names(description: dict[str, Any], key: str) -> tuple[str, ...]:
+    return tuple(_text(name, key) for name in _list(description, key)) if key in description else ()
 
 
 def _text(value: Any, what: str) -> str:
@@ -221,7 +230,7 @@ def _scaling(entry: Any, key: str) -> Scaling:
 
 
 def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Floats]:
-    # The shape decides how long the file may be, so that a false one is refused before it fills memory.
+    # The shape bounds the size of the file, so that a wrong file is refused before it fills memory.
     header = 4096 + 256 * len(shapes)
     content = _read_bounded(path, header + 4 * sum(prod(shape) for shape in shapes.values()))
     try:

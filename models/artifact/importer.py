@@ -1,4 +1,4 @@
-"""A network that somebody else trained, made an artifact."""
+"""Make an artifact of a network that was trained elsewhere."""
 
 import pickle
 import zipfile
@@ -18,7 +18,7 @@ from models.nets.lstm import weight_shapes
 
 WRAPPERS = ("model_state_dict", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "model.")
-HINT = "save it with torch.save(model.state_dict(), path)"
+HINT = "save the weights with torch.save(model.state_dict(), path)"
 
 
 def import_checkpoint(
@@ -37,19 +37,20 @@ def import_checkpoint(
     Parameters
     ----------
     path
-        What `torch.save(model.state_dict(), path)` wrote; read with `weights_only=True`, so that nothing
-        in it runs. The shape is read off the weights.
+        What `torch.save(model.state_dict(), path)` wrote. It is read with `weights_only=True`, so that no
+        code in it runs. The shape is that of the weights.
     columns, units, targets
-        Names of inputs and outputs. Without names the columns are `value`, or `x0, x1, ...`; as many outputs
-        as inputs are taken to be the inputs' next values, otherwise they are `y0, y1, ...`.
+        Names of inputs and outputs. Without names the inputs are `value`, or `x0, x1, ...`. If there are as
+        many outputs as inputs, they are taken for the next values of the inputs; otherwise they are `y0, y1,
+        ...`.
     mean, std
-        The scaling that the network was trained with, one number for each input; none: the data's own units.
-        Outputs that are not inputs are left as the network gives them.
+        The scaling that the network was trained with, one number for each input; by default none. Outputs
+        that are not inputs are not scaled.
 
     Raises
     ------
     BadArtifact
-        Names the file and what does not fit.
+        The message names the file and what does not fit.
     """
     try:
         weights = _weights(_state_dict(path))
@@ -77,27 +78,29 @@ def _state_dict(path: Path) -> dict[str, Any]:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise BadArtifact(f"holds more than weights, and is not run to find out what; {HINT}") from error
+        raise BadArtifact(
+            f"holds more than weights; it was not loaded, because loading would run its code; {HINT}"
+        ) from error
     except Exception as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise BadArtifact(f"is damaged or not a checkpoint: {told}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise BadArtifact(f"is damaged or not a checkpoint: {reason}") from error
     for key in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise BadArtifact(f"is no state_dict; {HINT}")
+        raise BadArtifact(f"is not a state_dict; {HINT}")
     return _unprefixed(loaded)
 
 
 def _check_size(path: Path) -> None:
     if not path.is_file():
-        raise BadArtifact("is no file")
+        raise BadArtifact("is not a file")
     size = path.stat().st_size
     if zipfile.is_zipfile(path):  # a small archive may unpack to a large one
         with zipfile.ZipFile(path) as archive:
             size = max(size, sum(entry.file_size for entry in archive.infolist()))
     if size > 2 * MAX_WEIGHT_BYTES:
-        raise BadArtifact(f"holds {size} bytes, more than any network here may have")
+        raise BadArtifact(f"holds {size} bytes, more than a network may have")
 
 
 def _unprefixed(state: dict[str, Any]) -> dict[str, Any]:
@@ -108,13 +111,13 @@ def _unprefixed(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _weights(state: dict[str, Any]) -> dict[str, Floats]:
-    # Shapes first: a tensor of stride zero is small in the file and as large as it likes once copied.
+    # Check shapes first: a tensor of stride zero is small in the file, but may be huge when copied.
     for key, value in state.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
             raise BadArtifact(f"{key[:80]} is not a dense tensor of floats")
     shapes = _expected(state)
-    for odd in sorted(set(shapes) ^ set(state)):
-        raise BadArtifact(f"{'lacks' if odd in shapes else 'has an unexpected'} {odd[:80]}")
+    for name in sorted(set(shapes) ^ set(state)):
+        raise BadArtifact(f"{'lacks' if name in shapes else 'has an unexpected'} {name[:80]}")
     for key, shape in shapes.items():
         if tuple(state[key].shape) != shape:
             raise BadArtifact(f"{key} has shape {list(state[key].shape)}, expected {list(shape)}")

@@ -1,8 +1,8 @@
-"""What a session may learn of its own stream, as one value; part of an artifact, chosen again for a session.
+"""What sessions learn of their own streams, as one value: part of an artifact, or an option of a session.
 
-Two things are learned, each by itself: a correction of the network's readout (`models.readout`), and how
-wrong its predictions are (`models.intervals`, `models.surprise`). An artifact that says nothing learns
-nothing, and pays nothing for it.
+Sessions can learn two things, independently: a correction of the network's readout
+(models/adaptation/readout.py), and how wrong the predictions are (models/adaptation/intervals.py and
+surprise.py). By default they learn nothing, which costs nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ READOUTS: tuple[Readout, ...] = get_args(Readout)
 DEFAULT_LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 INTERVALS = "+intervals"
 MAX_LEVELS = 16
-MOST_FORGETTING = 0.9999  # float32 loses its own rounding errors no sooner (benchmarks/steps.py)
+MOST_FORGETTING = 0.9999  # above it, rounding errors of float32 accumulate (benchmarks/steps.py)
 MAX_FEATURES = 1025  # a covariance of 4 MiB a session
 
 
@@ -30,25 +30,27 @@ class Learning:
     Attributes
     ----------
     readout
-        `off`; `gain`: each output is corrected by a gain and a bias of its own; `rls`: by a linear map of
-        the network's hidden features.
+        `off`: nothing is corrected; `gain`: each output by a gain and a bias of its own; `rls`: by a linear
+        map of the network's hidden features, learned by recursive least squares.
     inputs
-        Whether the observation itself is among the features of `rls`, beside the hidden ones.
+        Whether the features of `rls` include the observation itself.
     rank
-        Leading directions of the hidden features that `rls` sees, of the artifact's own basis; 0 is all.
+        How many leading directions of the hidden features `rls` uses, of the artifact's basis; 0: all
+        features.
     forgetting
-        Weight that an observation keeps at the next one, above 0.5 and at most 0.9999: half of what was known
-        is forgotten in log(1/2) / log(forgetting) observations.
+        Factor on the weight of the past at each observation, above 0.5 and at most 0.9999: the weight halves
+        in log(1/2) / log(forgetting) observations.
     prior
-        Pull towards the trained readout, in squared units of a scaled feature; the larger, the slower.
+        Strength of the pull towards the trained readout, in squared units of a scaled feature; larger is
+        slower.
     levels
-        Of prediction intervals, ascending, between 0 and 1. None: neither intervals nor scores.
+        Of prediction intervals, ascending, between 0 and 1. Empty: neither intervals nor scores.
     spread
-        [levels][outputs], the half-widths that a session begins with, in scaled units. None: those of
-        normal errors as wide as the data.
+        [levels][outputs], half-widths of a new session, in scaled units. Empty: those of normal errors with
+        the standard deviation of the data.
     growth
         How much wider than for the next step the intervals of a forecast are at 1, 2, 4, 8, ... steps; the
-        first is 1. None: as the square root, that of a random walk.
+        first is 1. Empty: the square root of the steps, as for a random walk.
 
     Raises
     ------
@@ -98,16 +100,20 @@ class Learning:
 
     @property
     def tracks_errors(self) -> bool:
-        """Whether errors are kept: intervals, scores, running means."""
+        """Whether there are intervals, scores and running means of the errors."""
         return bool(self.levels)
 
     @property
     def kind(self) -> str:
-        """What decides how a session's row is laid out; the rest may differ from session to session."""
+        """What decides the layout of a carry; everything else may differ between sessions of one layout."""
         return self.readout + INTERVALS * self.tracks_errors
 
     def with_kind(self, kind: str) -> Learning:
-        """This, of the kind that another session chose.
+        """The same, of another kind.
+
+        Parameters
+        ----------
+        kind : as in the property of that name
 
         Raises
         ------
@@ -123,46 +129,46 @@ class Learning:
         prior: float | None = None,
         intervals: bool | None = None,
     ) -> Learning:
-        """This, as a session wants it for itself.
+        """The same, with the options of a session; None leaves the present value.
 
         Raises
         ------
         BadArtifact : a value is out of its bounds
         """
-        told = {"readout": readout, "forgetting": forgetting, "prior": prior}
-        wanted: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+        options = {"readout": readout, "forgetting": forgetting, "prior": prior}
+        changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         if intervals is not None:
-            wanted["levels"] = (self.levels or DEFAULT_LEVELS) if intervals else ()
+            changes["levels"] = (self.levels or DEFAULT_LEVELS) if intervals else ()
             if intervals != self.tracks_errors:
-                wanted["spread"] = ()
-        return replace(self, **wanted)
+                changes["spread"] = ()
+        return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The fields as JSON values."""
         return asdict(self)
 
 
-def parse_learning(told: Any) -> Learning:
-    """What `told` wrote.
+def parse_learning(fields: Any) -> Learning:
+    """The inverse of `Learning.as_dict`.
 
     Raises
     ------
-    BadArtifact : it is none
+    BadArtifact : the values are not those of a `Learning`
     """
-    if not isinstance(told, Mapping) or set(told) != set(Learning().as_dict()):
+    if not isinstance(fields, Mapping) or set(fields) != set(Learning().as_dict()):
         raise BadArtifact(f"learning must have the fields {', '.join(sorted(Learning().as_dict()))}")
-    if not all(_is_list(told[name]) for name in ("levels", "spread", "growth")):
+    if not all(_is_list(fields[name]) for name in ("levels", "spread", "growth")):
         raise BadArtifact("levels, spread and growth of learning must be lists")
-    if not all(_is_list(row) for row in told["spread"]):
+    if not all(_is_list(row) for row in fields["spread"]):
         raise BadArtifact("spread of learning must be a list of lists")
-    spread = tuple(tuple(row) for row in told["spread"])
+    spread = tuple(tuple(row) for row in fields["spread"])
     return Learning(
-        **{**told, "levels": tuple(told["levels"]), "spread": spread, "growth": tuple(told["growth"])}
+        **{**fields, "levels": tuple(fields["levels"]), "spread": spread, "growth": tuple(fields["growth"])}
     )
 
 
 def feature_count(learning: Learning, hidden: int, inputs: int) -> int:
-    """How many numbers a prediction is corrected by, the constant among them."""
+    """How many features a correction has, the constant included."""
     if learning.readout == "gain":
         return 2
     return (learning.rank or hidden) + (inputs if learning.inputs else 0) + 1
@@ -174,10 +180,10 @@ def _is_list(value: Any) -> bool:
 
 def _number(value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise BadArtifact(f"learning holds {str(value)[:40]!r} where a number belongs")
+        raise BadArtifact(f"learning has {str(value)[:40]!r} where a number is expected")
     return float(value)
 
 
-def _check(holds: bool, otherwise: str) -> None:
+def _check(holds: bool, message: str) -> None:
     if not holds:
-        raise BadArtifact(otherwise)
+        raise BadArtifact(message)

@@ -1,1 +1,1 @@
-"""Files to series, series to scaled data sets."""
+"""Read files as series; prepare series as scaled data sets."""

@@ -1,7 +1,7 @@
-"""Inputs made from timestamps: where in the day, the week, the year an observation lies, as sine and cosine.
+"""Time features: the time of day, week and year of an observation, as sine and cosine.
 
-An artifact that names time features has their columns last among its inputs, and the step of its stream in
-seconds, so that a forecast knows its own future and an irregular timestamp is refused.
+An artifact with time features has their columns as its last inputs. It also has the seconds from row to row,
+so that a forecast can compute its future time features and an irregular timestamp is refused.
 """
 
 from __future__ import annotations
@@ -19,26 +19,48 @@ PERIODS = {
     "day_of_year": 365.2425 * 86_400.0,
 }
 MONDAY = 4 * 86_400.0  # 1970-01-01 was a Thursday: weeks are counted from the first Monday
-TOLERANCE = 0.01  # of a step, by which a timestamp may be off: clocks and decimals round
+TOLERANCE = 0.01  # of a step, by which a timestamp may be off: clocks and decimals are rounded
 
 
 def columns(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns that these time features add to the inputs."""
-    return tuple(f"{name}_{wave}" for name in names for wave in ("sin", "cos"))
+    """The names of the columns that these time features add to the inputs."""
+    return tuple(f"{name}_{function}" for name in names for function in ("sin", "cos"))
 
 
 def encode(names: Sequence[str], seconds: Seconds) -> Floats:
-    """[steps, 2 x names] of times in seconds since 1970, UTC: sine and cosine of each one's phase."""
+    """Sine and cosine of the phase of each time in each period.
+
+    Parameters
+    ----------
+    names
+        Of `PERIODS`.
+    seconds
+        [steps], since 1970, UTC.
+
+    Returns
+    -------
+    [steps, 2 x names], in the order of `columns`
+    """
     phases = [
         2 * np.pi * ((seconds - (MONDAY if name == "day_of_week" else 0.0)) / PERIODS[name] % 1.0)
         for name in names
     ]
-    waves = [wave(phase) for phase in phases for wave in (np.sin, np.cos)]
-    return np.stack(waves, axis=-1).astype(np.float32)
+    values = [function(phase) for phase in phases for function in (np.sin, np.cos)]
+    return np.stack(values, axis=-1).astype(np.float32)
 
 
 def first_irregular(seconds: Seconds, step: float, before: float | None = None) -> int | None:
-    """The first row that is not one step behind the one before it; `before` is the time ahead of row 0."""
+    """The first row whose time is not one step after that of the row before it; None if there is none.
+
+    Parameters
+    ----------
+    seconds
+        [rows]
+    step
+        In seconds.
+    before
+        The time of the row before the first row, if known.
+    """
     times = seconds if before is None else np.concatenate([[before], seconds])
-    odd = np.flatnonzero(~(np.abs(np.diff(times) - step) <= TOLERANCE * step))
-    return None if not len(odd) else int(odd[0]) + (1 if before is None else 0)
+    irregular = np.flatnonzero(~(np.abs(np.diff(times) - step) <= TOLERANCE * step))
+    return None if not len(irregular) else int(irregular[0]) + (1 if before is None else 0)

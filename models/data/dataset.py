@@ -24,7 +24,7 @@ DEFAULT_SPLIT = (0.7, 0.15, 0.15)
 
 
 def sine(points: int = 1000, *, step: float = 100 / 999) -> Series:
-    """The built-in series: `sin(linspace(0, 100, 1000))`, or more points of the same wave."""
+    """The built-in series: `sin(linspace(0, 100, 1000))`, or more points of the same sine."""
     return Series("sine", ("value",), np.sin(step * np.arange(points))[:, None])
 
 
@@ -36,12 +36,21 @@ def open_series(
     time_features: Sequence[str] = (),
     gaps: bool = False,
 ) -> Series:
-    """The built-in `sine`, or a file, with `gaps` or without; time features come after the columns.
+    """Read a file, or make the built-in `sine`.
+
+    Parameters
+    ----------
+    source
+        `sine`, or the path of a file; see `read_series` for `time_column` and `gaps`.
+    columns, targets
+        Inputs and targets to read; all columns when `columns` is empty.
+    time_features
+        Added as columns after the others.
 
     Raises
     ------
     BadData
-        Names the file and what is wrong with it.
+        The file cannot be used; the message names it.
     """
     if source == "sine":
         series = sine()
@@ -53,7 +62,7 @@ def open_series(
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of each part, one after the other from the start; rows after them are not used."""
+    """The number of rows of each part, in order from row 0; further rows are not used."""
 
     train: int
     validation: int
@@ -77,7 +86,7 @@ def split_rows(rows: int, parts: Sequence[float] = DEFAULT_SPLIT) -> Split:
         If the parts do not fit or the training part has fewer than 3 rows.
     """
     if len(parts) != 3 or not all(np.isfinite(part) and part >= 0 for part in parts):
-        raise BadData("a split is three numbers, none below zero: train,validation,test")
+        raise BadData("a split is three numbers, none below 0: train,validation,test")
     if all(part <= 1 for part in parts):
         if sum(parts) > 1 + 1e-9:
             raise BadData(f"the fractions of the split add up to {sum(parts):g}, more than 1")
@@ -93,7 +102,7 @@ def split_rows(rows: int, parts: Sequence[float] = DEFAULT_SPLIT) -> Split:
 
 
 def fit_scaling(values: Doubles) -> Scaling:
-    """Mean and standard deviation of [rows, features], gaps left out; a constant column keeps its unit."""
+    """Mean and standard deviation of [rows, features], without gaps; a constant column gets the std 1."""
     spread = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
     return Scaling(np.nanmean(values, axis=0), np.where(spread, np.nanstd(values, axis=0), 1.0))
 
@@ -109,14 +118,15 @@ class Dataset:
     scaling, target_scaling
         Fitted on the training part alone, or the artifact's.
     observations, truth
-        float32 [rows, inputs] and [rows, outputs], scaled; the prediction from row t is of `truth[t + 1]`.
-        A gap is NaN in the truth, which no error is made of; in the observations what came before fills it.
+        float32 [rows, inputs] and [rows, outputs], scaled; the prediction at row t is of `truth[t + 1]`. A
+        gap is NaN in the truth, and makes no error; in the observations it is filled by the value before.
     gaps
-        [rows, inputs], where nothing was observed; None where nothing is missing.
+        [rows, inputs], True where nothing was observed; None if nothing is missing.
     future
-        Inputs that are known ahead, and are no targets.
+        Inputs that are known ahead; none is a target.
     time_features, interval_seconds
-        Names of `models.calendar`, whose columns are the last inputs, and the step from row to row.
+        Names of `models.data.calendar.PERIODS`, whose columns are the last inputs, and the seconds from row
+        to row.
     """
 
     columns: tuple[Column, ...]
@@ -142,7 +152,7 @@ class Dataset:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Inputs that are neither predicted nor known ahead: with any, nothing can run freely."""
+        """Inputs that are neither predicted nor known ahead: with any, a free run is impossible."""
         known = (*self.future, *calendar.columns(self.time_features))
         return tuple(name for name in self.names if name not in self.targets and name not in known)
 
@@ -155,17 +165,25 @@ def prepare(
     scaling: tuple[Scaling, Scaling] | None = None,
     future: Sequence[str] = (),
 ) -> Dataset:
-    """Pick, scale and make tensors. Without a given scaling it is fitted on the training part alone.
+    """Select columns of a series, scale them and make tensors.
+
+    Parameters
+    ----------
+    scaling
+        Of inputs and of targets; without it, fitted on the training part alone.
+    future
+        Inputs that are known ahead.
 
     Raises
     ------
     BadData
-        If a column is missing, or what is called known ahead is no input, or a target.
+        A column is missing or was never observed in the training part, or what is known ahead is a target or
+        not an input.
     """
     names = [column.name for column in columns]
     for name in future:
         if name not in names or name in targets:
-            raise BadData(f"{name!r} is called known ahead, so it must be an input and no target")
+            raise BadData(f"{name!r} is known ahead, so it must be an input and not a target")
     inputs, outputs = series.pick(names), series.pick(targets)
     _check_observed(series, [*names, *targets], split)
     if scaling is None:
@@ -189,22 +207,22 @@ def _check_observed(series: Series, names: Sequence[str], split: Split) -> None:
     missing = np.isnan(series.pick(names)[: split.train])
     for column, name in enumerate(names):
         if missing[:, column].all():
-            raise BadData(f"{series.source}: nothing was observed of {name!r} in the training part")
+            raise BadData(f"{series.source}: column {name!r} has no value in the training part")
 
 
 def identity_scaling(count: int) -> Scaling:
-    """The data's own units, for as many columns."""
+    """A scaling of this many columns that changes nothing."""
     return Scaling(np.zeros(count), np.ones(count))
 
 
 def training_streams(dataset: Dataset, streams: int) -> tuple[Tensor, Tensor]:
-    """The training part as parallel contiguous streams.
+    """Cut the training part into parallel contiguous streams.
 
     Returns
     -------
     observations, truth
-        [streams, steps, inputs] and [streams, steps, outputs]; truth is one step ahead. What does not divide
-        evenly is left out at the beginning, the oldest rows.
+        [streams, steps, inputs] and [streams, steps, outputs]; truth is one step ahead. If the rows do not
+        divide evenly, the oldest are left out.
 
     Raises
     ------
@@ -226,6 +244,6 @@ def _tensor(values: Doubles, source: str, names: Sequence[str]) -> Tensor:
     if np.isinf(single).any():
         row, column = np.argwhere(np.isinf(single))[0]
         raise BadData(
-            f"{source}, row {row + 1}, column {names[column]!r}: too large, once scaled, for float32"
+            f"{source}, row {row + 1}, column {names[column]!r}: too large for float32 after scaling"
         )
     return torch.from_numpy(single)

@@ -1,6 +1,6 @@
 """CSV, Parquet and NPZ files -> Series.
 
-Each format becomes named columns of cells first; what a cell must be is decided in one place for all of them.
+Each format is first read into named columns of cells. The rules for cells are the same for all formats.
 """
 
 import csv
@@ -19,7 +19,7 @@ from models.errors import BadData
 
 Table = dict[str, AnyArray]
 
-GAPS = frozenset(("", "nan", "na", "null", "none"))  # in any case
+GAPS = frozenset(("", "nan", "na", "null", "none"))  # upper or lower case
 
 
 def read_series(
@@ -36,21 +36,21 @@ def read_series(
         `.csv` (comma, semicolon or tab; a first row without a number is the header), `.parquet`, or `.npz`
         (each array a column, or one array [rows, columns] and perhaps the names in an array `columns`).
     columns
-        Which to read, in this order; all but the time column when absent.
+        Which to read, in this order; without it, all but the time column.
     time_column
-        Its name; when absent, the first column of ISO 8601 times, if there is one. Numbers are seconds since
-        1970.
+        Its name; without it, the first column of ISO 8601 times, if there is one. Numbers are seconds since
+        1970, UTC.
     gaps
-        Whether an empty cell (or one of `GAPS`) is a value that was not observed, or refused.
+        Whether an empty cell (or another of `GAPS`) means that nothing was observed; without, it is refused.
 
     Raises
     ------
     BadData
-        Names the file, the row (from 1, below the header) and the column.
+        The message names the file, the row (from 1, below the header) and the column.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise BadData(f"{path} is none of {', '.join(READERS)}")
+        raise BadData(f"{path} is not a {', '.join(READERS)} file")
     if not path.is_file():
         raise BadData(f"{path} does not exist")
     table = reader(path)
@@ -78,8 +78,8 @@ def _read_csv(path: Path) -> Table:
         raise BadData(f"{path} is not CSV in UTF-8: {error}") from error
     if not rows:
         raise BadData(f"{path} is empty")
-    headless = any(_is_number(cell) for cell in rows[0])
-    names = _default_names(len(rows[0])) if headless else [cell.strip() for cell in rows.pop(0)]
+    no_header = any(_is_number(cell) for cell in rows[0])
+    names = _default_names(len(rows[0])) if no_header else [cell.strip() for cell in rows.pop(0)]
     for number, row in enumerate(rows, start=1):
         if len(row) != len(names):
             raise BadData(f"{path}, row {number}: {len(row)} cells, expected {len(names)}")
@@ -123,16 +123,18 @@ READERS: dict[str, Callable[[Path], Table]] = {
 
 
 def _spread(arrays: Table, path: Path, names: list[str] | None) -> Table:
-    """One column per name: matrices are taken apart."""
+    """One-dimensional columns: each matrix [rows, columns] becomes its columns."""
     table: Table = {}
     for key, array in arrays.items():
         if array.ndim == 1:
             table[key] = array
         elif array.ndim == 2:
-            given = names or [f"{key}{i}" for i in range(array.shape[1])]
-            if len(given) != array.shape[1]:
-                raise BadData(f"{path}: {len(given)} names in columns, {array.shape[1]} columns in {key}")
-            table |= dict(zip(given, array.T, strict=True))
+            column_names = names or [f"{key}{i}" for i in range(array.shape[1])]
+            if len(column_names) != array.shape[1]:
+                raise BadData(
+                    f"{path}: {len(column_names)} names in columns, {array.shape[1]} columns in {key}"
+                )
+            table |= dict(zip(column_names, array.T, strict=True))
         else:
             raise BadData(
                 f"{path}: array {key} has {array.ndim} dimensions, expected [rows] or [rows, columns]"
@@ -165,18 +167,18 @@ def _numbers(cells: AnyArray, path: Path, name: str, gaps: bool = False) -> Doub
         return cells.astype(np.float64)
     except (TypeError, ValueError) as error:
         row = next((i for i, cell in enumerate(cells) if not _is_number(cell)), 0)
-        told = "an empty cell" if cells[row] in ("", None) else repr(str(cells[row])[:40])
-        hint = "; --gaps takes it as not observed" if _is_gap(cells[row]) else ""
-        raise BadData(f"{path}, row {row + 1}, column {name!r}: {told} is not a number{hint}") from error
+        shown = "an empty cell" if cells[row] in ("", None) else repr(str(cells[row])[:40])
+        hint = "; with --gaps it means not observed" if _is_gap(cells[row]) else ""
+        raise BadData(f"{path}, row {row + 1}, column {name!r}: {shown} is not a number{hint}") from error
 
 
 def _look_like_times(cells: AnyArray) -> bool:
     if cells.dtype.kind != "O":
         return cells.dtype.kind == "M"
-    return len(cells) > 0 and not _is_number(cells[0]) and _moment(cells[0]) is not None
+    return len(cells) > 0 and not _is_number(cells[0]) and _parse_time(cells[0]) is not None
 
 
-def _moment(cell: Any) -> np.datetime64 | None:
+def _parse_time(cell: Any) -> np.datetime64 | None:
     try:
         moment = cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip())
     except ValueError:
@@ -190,10 +192,10 @@ def _times(cells: AnyArray, path: Path, name: str) -> Times:
     elif _is_number(cells[0]):
         moments = (_numbers(cells, path, name) * 1e6).astype(np.int64).astype("datetime64[us]")
     else:
-        moments = np.array([_moment(cell) for cell in cells], dtype="datetime64[us]")
+        moments = np.array([_parse_time(cell) for cell in cells], dtype="datetime64[us]")
     missing = np.flatnonzero(np.isnat(moments))
     if len(missing):
         row = int(missing[0])
-        told = repr(str(cells[row])[:40])
-        raise BadData(f"{path}, row {row + 1}, column {name!r}: {told} is not an ISO 8601 time")
+        shown = repr(str(cells[row])[:40])
+        raise BadData(f"{path}, row {row + 1}, column {name!r}: {shown} is not an ISO 8601 time")
     return moments

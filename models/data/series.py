@@ -1,4 +1,4 @@
-"""A series: columns of numbers in the order of time, with or without the times themselves."""
+"""A series: columns of numbers in the order of time, with or without timestamps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,25 +13,25 @@ from models.errors import BadData
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """What was read.
+    """Columns of numbers in the order of time.
 
     Attributes
     ----------
     source
         The file, as messages name it.
     columns, values
-        Names, and float64 [rows, columns] in the data's own units; every value is finite, or NaN where it was
-        not observed and `gaps` says that this may be.
+        Names, and float64 [rows, columns] in the data's own units. Every value is finite; with `gaps` it may
+        be NaN: not observed.
     times
-        [rows] datetime64[us] in UTC, never going back; None without a time column.
+        [rows] datetime64[us] in UTC, never decreasing; None without a time column.
     time_features
-        Those of `models.calendar.PERIODS` whose columns are the last ones, made from the times.
+        Those of `models.data.calendar.PERIODS`, whose columns are the last ones.
 
     Raises
     ------
     BadData
-        For infinity, for NaN without `gaps`, and for times that run back: rows are counted from 1, below the
-        header.
+        For infinity, for NaN without `gaps`, and for times that go back. The message counts rows from 1,
+        below the header.
     """
 
     source: str
@@ -57,7 +57,7 @@ class Series:
 
     @property
     def name(self) -> str:
-        """The source without its folders: what an artifact remembers of it."""
+        """The file name without folders, as artifacts record it."""
         return Path(self.source).name
 
     def pick(self, names: Sequence[str]) -> Doubles:
@@ -66,7 +66,7 @@ class Series:
         Raises
         ------
         BadData
-            Tells which columns there are.
+            There is no such column; the message lists the columns.
         """
         for name in names:
             if name not in self.columns:
@@ -74,17 +74,17 @@ class Series:
         return self.values[:, [self.columns.index(name) for name in names]]
 
     def fill_gaps(self) -> "Series":
-        """Each gap filled by what was observed last, or by what is observed first.
+        """Fill each gap with the last observed value; gaps before the first value get that one.
 
         Raises
         ------
         BadData
-            For a column in which nothing was observed.
+            For a column without any value.
         """
         return replace(self, values=fill_gaps(self.source, self.columns, self.values), gaps=False)
 
     def with_time_features(self, names: Sequence[str]) -> "Series":
-        """Add the columns that `models.calendar` makes from the times, behind the others.
+        """Add time features as columns after the others.
 
         Raises
         ------
@@ -105,42 +105,48 @@ class Series:
         )
 
     def seconds(self) -> Seconds:
-        """[rows], the times as seconds since 1970, UTC."""
-        if self.times is None:
-            raise BadData(f"{self.source} has no time column to read times from; name it: --time-column")
-        return self.times.astype(np.int64) / 1e6
-
-    def interval_seconds(self) -> float:
-        """The step from row to row.
+        """[rows], the times as seconds since 1970, UTC.
 
         Raises
         ------
         BadData
-            Without times, or naming the first row that does not lie one step behind the row before it.
+            Without times.
+        """
+        if self.times is None:
+            raise BadData(f"{self.source} has no time column; name it: --time-column")
+        return self.times.astype(np.int64) / 1e6
+
+    def interval_seconds(self) -> float:
+        """The step from row to row, in seconds.
+
+        Raises
+        ------
+        BadData
+            Without times, or where a row is not one step after the row before it; the message names the row.
         """
         seconds = self.seconds()
         step = float(np.median(np.diff(seconds))) if len(self) > 1 else 0.0
         if not step > 0:
-            raise BadData(f"{self.source} has no step from row to row: most of its times are equal")
-        odd = calendar.first_irregular(seconds, step)
-        if odd is not None and self.times is not None:
+            raise BadData(f"{self.source} has no step from row to row: most times are equal")
+        row = calendar.first_irregular(seconds, step)
+        if row is not None and self.times is not None:
             raise BadData(
-                f"{self.source}, row {odd + 1}: {self.times[odd]} lies {seconds[odd] - seconds[odd - 1]:g} s "
-                f"behind the row before it, the others {step:g} s; time features need one step"
+                f"{self.source}, row {row + 1}: {self.times[row]} is {seconds[row] - seconds[row - 1]:g} s "
+                f"after the row before it, the other rows {step:g} s; time features need one step"
             )
         return step
 
 
 def fill_gaps(source: str, columns: Sequence[str], values: Doubles) -> Doubles:
-    """[rows, columns], as `Series.fill_gaps`."""
-    seen = ~np.isnan(values)
-    if seen.all():
+    """`Series.fill_gaps` for values [rows, columns]."""
+    observed = ~np.isnan(values)
+    if observed.all():
         return values
-    for column in np.flatnonzero(~seen.any(axis=0)):
-        raise BadData(f"{source}: nothing was observed in column {columns[int(column)]!r}")
-    last = np.maximum.accumulate(np.where(seen, np.arange(len(values))[:, None], -1), axis=0)
-    whole: Doubles = np.take_along_axis(values, np.where(last < 0, seen.argmax(axis=0), last), axis=0)
-    return whole
+    for column in np.flatnonzero(~observed.any(axis=0)):
+        raise BadData(f"{source}: column {columns[int(column)]!r} has no value")
+    last = np.maximum.accumulate(np.where(observed, np.arange(len(values))[:, None], -1), axis=0)
+    filled: Doubles = np.take_along_axis(values, np.where(last < 0, observed.argmax(axis=0), last), axis=0)
+    return filled
 
 
 def _check_order(source: str, times: Times) -> None:
@@ -148,5 +154,5 @@ def _check_order(source: str, times: Times) -> None:
     if len(back):
         row = int(back[0]) + 1
         raise BadData(
-            f"{source}, row {row + 1}: time {times[row]} comes before {times[row - 1]}; sort by time"
+            f"{source}, row {row + 1}: time {times[row]} is before {times[row - 1]}; sort the rows by time"
         )

@@ -1,10 +1,10 @@
-"""Streaming backtest: the network fed chunk by chunk with its carry kept, beside baselines.
+"""Streaming backtest: a network fed chunk by chunk with its carry kept, compared with baselines.
 
-Every row of the part is predicted from what came before it and from nothing else, by
-    the network     as one session of the service, its carry kept from chunk to chunk, all that it learns on
-    frozen          the same network when nothing is learned along the way, if anything is
+Every row of the test part is predicted from the rows before it, by
+    the network     as one session of the service, which keeps its carry, and learns if the artifact says so
+    frozen          the same network without learning, if its sessions learn
     reset           the frozen network, its carry zeroed before each chunk
-    the baselines   of models/baselines.py
+    the baselines   of models/evaluation/baselines.py
 """
 
 from collections.abc import Mapping
@@ -33,11 +33,17 @@ PERSISTENCE, SEASONAL, ONLINE_AR = "persistence", "seasonal naive", "online AR"
 
 @dataclass(frozen=True)
 class Score:
-    """How far predictions are off.
+    """Errors of predictions; None for what could not be measured.
 
-    `mse`, `mae`, `rmse` in whatever unit the errors were in; `mase` is the MAE over the MAE of persistence on
-    the training part (Hyndman and Koehler, 2006), averaged over columns; `skill` is 1 - MSE / MSE of
-    persistence on the same rows, None where persistence makes no error.
+    Attributes
+    ----------
+    mse, mae, rmse
+        In the unit of the errors.
+    mase
+        MAE divided by the MAE of persistence on the training part (Hyndman and Koehler, 2006), averaged over
+        columns.
+    skill
+        1 - MSE / MSE of persistence on the same rows; None where persistence makes no error.
     """
 
     mse: float
@@ -49,23 +55,23 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Backtest:
-    """What came of it.
+    """The result of a backtest.
 
     Attributes
     ----------
-    rows
-        The rows that were predicted, and their times, if the series has any.
+    rows, times
+        The rows that were predicted, and their times; None for a series without times.
     truth, predictions
-        float64 [rows, targets] in the data's own units, predictions by method.
+        [rows, targets] in the data's own units; predictions by method.
     scores
         By method, over all targets, in scaled units.
     by_target
         By target and method, in the target's own unit.
     bands, widths, surprise
         How the intervals did, by level; their half-widths [rows, levels, targets] in the data's own units;
-        and how surprising each row was, [rows]. None for an artifact whose sessions judge no errors.
+        how surprising each row was, [rows]. Empty and None for an artifact without intervals.
     season
-        Rows to a season, None where none was found: then there is no seasonal naive.
+        Rows of a season; None if none was found: then there is no seasonal baseline.
     """
 
     artifact: Artifact
@@ -82,7 +88,7 @@ class Backtest:
     chunk: int
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the predictions, as JSON values."""
+        """The result without the predictions, as JSON values."""
         return {
             "model": self.artifact.name,
             "fingerprint": self.artifact.fingerprint,
@@ -91,9 +97,7 @@ class Backtest:
             "chunk": self.chunk,
             "season": self.season,
             "intervals": [band.as_dict() for band in self.bands],
-            "surprises": [
-                {"first_row": place.start, "last_row": place.stop - 1} for place in self.surprises()
-            ],
+            "surprises": [{"first_row": rows.start, "last_row": rows.stop - 1} for rows in self.surprises()],
             "scaled": {method: vars(score) for method, score in self.scores.items()},
             "by_target": {
                 target: {method: vars(score) for method, score in scores.items()}
@@ -102,11 +106,11 @@ class Backtest:
         }
 
     def surprises(self) -> list[range]:
-        """The rows of the highest 1 % of scores, those near each other taken together; the highest first."""
+        """Ranges of rows with the highest 1 % of scores; rows near each other form one; the highest first."""
         return [] if self.surprise is None else surprising_ranges(self.surprise, self.rows)
 
     def surprise_threshold(self) -> float:
-        """The least score of those 1 %; 1 where nothing was judged."""
+        """The lowest score of those 1 %; 1 for an artifact without scores."""
         return 1.0 if self.surprise is None else surprise_threshold(self.surprise)
 
 
@@ -120,16 +124,16 @@ def backtest(
     series
         With all columns of the artifact, time features included.
     split
-        Its test part is predicted; the carry starts at row 0, as it would for a client that sent everything.
+        Its test part is predicted; the carry starts at row 0, as for a client that sent every row.
     chunk
-        Observations to a chunk.
+        Observations of a chunk.
     season
-        Rows to a season; when absent it is looked for in the training part.
+        Rows of a season; without it, one is looked for in the training part.
 
     Raises
     ------
     BadData
-        If the test part is empty or a column is missing.
+        The test part is empty, a column is missing, or rows are not as far apart as in the training.
     """
     rows = split.test_rows
     if not rows or rows.start < 1:
@@ -144,7 +148,7 @@ def backtest(
     values = series.pick(artifact.targets)
     known = fill_gaps(series.source, artifact.targets, values)
     season = season or find_season(known[: split.train])
-    run = _followed(artifact, series, split, chunk) if artifact.learning.enabled else None
+    run = _simulate_session(artifact, series, split, chunk) if artifact.learning.enabled else None
     predictions = _predictions(artifact, dataset, known, rows, chunk, season)
     if run is not None:
         frozen = {FROZEN: predictions.pop(NETWORK)}
@@ -173,7 +177,7 @@ def backtest(
 
 
 def predict_in_chunks(network: StatefulLSTM, dataset: Dataset, rows: range, chunk: int) -> Tensor:
-    """Predict each of the rows, feeding chunk by chunk; the carry is all that passes between chunks.
+    """Predict each of the rows, feeding chunk by chunk; only the carry passes between chunks.
 
     Returns
     -------
@@ -192,10 +196,10 @@ def predict_in_chunks(network: StatefulLSTM, dataset: Dataset, rows: range, chun
     return torch.cat(outputs)
 
 
-def _followed(artifact: Artifact, series: Series, split: Split, chunk: int) -> SimulatedRun:
-    """One session from row 0 on; the validation part is told of too, which fixed bands are made from.
+def _simulate_session(artifact: Artifact, series: Series, split: Split, chunk: int) -> SimulatedRun:
+    """One session from row 0 on, over validation and test part: fixed bands are measured on the former.
 
-    A gap in an input that is no target, which nothing could stand in for, is filled.
+    A gap in an input that is not a target is filled: no prediction can replace it.
     """
     rows = range(max(split.validation_rows.start, 1), split.test_rows.stop)
     observations = series.pick(artifact.columns)

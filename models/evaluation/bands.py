@@ -1,4 +1,4 @@
-"""How prediction intervals did along a series, beside fixed ones; and where a series was most surprising."""
+"""The coverage of prediction intervals along a series, compared with fixed ones; the most surprising rows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ SURPRISING = 0.01  # share of rows
 
 @dataclass(frozen=True)
 class Coverage:
-    """Share of rows within a band.
+    """Share of the observations within a band; None for what could not be measured.
 
-    `least` and `most` are those of any target over all rows; `window_least` and `window_most` those of any
-    target in any window of 1,000 rows, None where there are fewer. `width` is the mean from edge to edge, in
-    scaled units.
+    Attributes
+    ----------
+    mean
+        Over all targets.
+    least, most
+        The lowest and the highest share of a target over all rows.
+    window_least, window_most
+        The lowest and the highest share of a target in a window of 1,000 rows; None with fewer rows.
+    width
+        Mean from edge to edge, in scaled units.
     """
 
     mean: float
@@ -35,10 +42,15 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Band:
-    """The intervals of one level as a session gave them, beside a fixed band.
+    """The intervals of one level.
 
-    `fixed` has the half-widths, one a target, that cover this share of the validation rows: split conformal
-    prediction (Papadopoulos et al., ECML 2002); None without validation rows.
+    Attributes
+    ----------
+    given
+        As the session gave them.
+    fixed
+        Constant half-widths, one for each target, that cover this share of the validation rows: split
+        conformal prediction (Papadopoulos et al., ECML 2002); None without validation rows.
     """
 
     level: float
@@ -46,7 +58,7 @@ class Band:
     fixed: Coverage | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The fields as JSON values."""
         return asdict(self)
 
 
@@ -55,10 +67,10 @@ def evaluate_bands(artifact: Artifact, run: SimulatedRun, values: Doubles, split
 
     Parameters
     ----------
-    followed
+    run
         Over the validation and the test part.
     values
-        [rows, targets], own units, of the whole series.
+        [rows, targets], the data's own units, of the whole series; NaN is a gap.
     """
     if run.widths is None:
         return ()
@@ -76,12 +88,20 @@ def evaluate_bands(artifact: Artifact, run: SimulatedRun, values: Doubles, split
 
 
 def coverage(sizes: Doubles, widths: Doubles) -> Coverage:
-    """Of errors of these sizes by bands of these half-widths, [rows or 1, targets], scaled; NaN is a gap."""
-    inside, seen = sizes <= widths, ~np.isnan(sizes)
-    by_target = inside.sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-    least, most = _in_windows(inside, seen)
+    """The coverage of a band.
+
+    Parameters
+    ----------
+    sizes
+        [rows, targets], absolute errors, scaled; NaN is a gap.
+    widths
+        [rows or 1, targets], half-widths, scaled.
+    """
+    inside, observed = sizes <= widths, ~np.isnan(sizes)
+    by_target = inside.sum(axis=0) / np.maximum(observed.sum(axis=0), 1)
+    least, most = _in_windows(inside, observed)
     return Coverage(
-        mean=float(inside.sum() / max(1, seen.sum())),
+        mean=float(inside.sum() / max(1, observed.sum())),
         least=float(by_target.min()),
         most=float(by_target.max()),
         window_least=least,
@@ -91,20 +111,19 @@ def coverage(sizes: Doubles, widths: Doubles) -> Coverage:
 
 
 def surprising_ranges(scores: Doubles, rows: range, share: float = SURPRISING) -> list[range]:
-    """Where the highest scores of a series lie.
+    """The rows with the highest scores of a series.
 
     Parameters
     ----------
     scores
-        [rows], NaN where nothing was judged.
+        [rows], NaN where nothing was scored.
     share
-        Of the rows that count as surprising.
+        Share of the rows that count as surprising.
 
     Returns
     -------
     list[range]
-        Stretches of rows, those not farther from each other than a 400th of all taken together; the one with
-        the highest score first.
+        Rows at most a 400th of the series apart form one range; the range with the highest score is first.
     """
     known = np.where(np.isnan(scores), -1.0, scores)
     highest = np.flatnonzero(known >= surprise_threshold(scores, share))
@@ -119,19 +138,19 @@ def surprise_threshold(scores: Doubles, share: float = SURPRISING) -> float:
     return float(np.sort(known)[-max(1, round(share * len(known)))])
 
 
-def _in_windows(inside: Bools, seen: Bools) -> tuple[float | None, float | None]:
-    """The least and the most share of any target in any window in which it was observed."""
+def _in_windows(inside: Bools, observed: Bools) -> tuple[float | None, float | None]:
+    """The lowest and the highest share of a target in a window in which it was observed."""
     if len(inside) < WINDOW:
         return None, None
-    within, of = (_sums(counted) for counted in (inside, seen))
-    if not of.any():
+    covered, total = _window_sums(inside), _window_sums(observed)
+    if not total.any():
         return None, None
-    shares = within[of > 0] / of[of > 0]
+    shares = covered[total > 0] / total[total > 0]
     return float(shares.min()), float(shares.max())
 
 
-def _sums(counted: Bools) -> Doubles:
-    """[windows, targets], how many in each."""
-    count = np.concatenate([np.zeros((1, counted.shape[1])), counted.cumsum(axis=0)])
+def _window_sums(mask: Bools) -> Doubles:
+    """[windows, targets], how many are True in each window."""
+    count = np.concatenate([np.zeros((1, mask.shape[1])), mask.cumsum(axis=0)])
     sums: Doubles = count[WINDOW:] - count[:-WINDOW]
     return sums

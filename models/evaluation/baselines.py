@@ -1,8 +1,8 @@
-"""What a network must beat: predictions that need no training, each row's from what came before it.
+"""Baselines: predictions that need no training, of each row from the rows before it.
 
 persistence      the value of the row before
-seasonal naive   the value of one season before, where a season is found
-online AR        a linear map of the last values, learned along the way
+seasonal naive   the value one season before, if a season is found
+online AR        a linear map of the last values, learned on the way
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ LAGS = 25  # a day of hourly readings, and the hour before it
 def online_autoregression(
     values: Doubles, rows: range, lags: int = LAGS, forgetting: float = 0.999, prior: float = 1.0
 ) -> Doubles:
-    """Predict each column by the last values of its own and a constant, fitted by recursive least squares.
+    """Predict each column from its own last values and a constant, fitted by recursive least squares.
 
-    What is fitted is the change from the row before, by the very recursion that corrects a session's readout
-    (`models.readout`); it learns from row 1 on, so that all rows before the first predicted one teach it.
+    The change from the row before is fitted, by the same recursion that corrects a session's readout
+    (models/adaptation/readout.py), from row 1 on.
 
     Parameters
     ----------
     values
-        [rows, columns], of about unit size; lags before row 0 are 0.
+        [rows, columns], of about unit size, no gaps; values before row 0 are taken as 0.
 
     Returns
     -------
-    [rows, columns], float64
+    [rows, columns]
     """
     columns = values.shape[1]
     single = values.astype(np.float32)
@@ -44,16 +44,16 @@ def online_autoregression(
     observed = np.ones(columns, bool)
     predictions = np.empty((rows.stop, columns), np.float32)
     for row in range(1, rows.stop):
-        seen = features[row - 1]
-        predictions[row] = single[row - 1] + readout.corrections(weights, seen)[:, 0]
+        lagged = features[row - 1]
+        predictions[row] = single[row - 1] + readout.corrections(weights, lagged)[:, 0]
         errors = (single[row] - predictions[row])[:, None]
         coordinate = np.full(columns, row % (lags + 1))
-        readout.update(weights, covariance, seen, errors, observed, keep, pull, coordinate)
+        readout.update(weights, covariance, lagged, errors, observed, keep, pull, coordinate)
     return predictions[rows.start :].astype(np.float64)
 
 
 def find_season(past: Doubles) -> int | None:
-    """The lag of the first high autocorrelation beyond one below zero, of the first column.
+    """The season of the first column: the lag of the first high autocorrelation after a negative one.
 
     Parameters
     ----------
@@ -63,12 +63,12 @@ def find_season(past: Doubles) -> int | None:
     Returns
     -------
     int | None
-        Rows, or None for a series that never turns or where no lag reaches a correlation of 0.3.
+        Rows; None if no lag has a negative correlation and a later one reaches 0.3.
     """
     rows, values = np.arange(len(past)), past[:, 0]
     if len(values) < 7:
         return None
-    # Changes first: slow drift looks like itself at every lag. Under noise only the levels tell.
+    # Changes first: the levels of a slow drift correlate at every lag. With much noise only the levels work.
     levels = values - np.polyval(np.polyfit(rows, values, 1), rows)
     return _first_peak(np.diff(values)) or _first_peak(levels)
 
@@ -77,13 +77,15 @@ def _first_peak(values: Doubles) -> int | None:
     lags = len(values) // 3
     if np.ptp(values) <= 1e-9 * np.abs(values).max():
         return None
-    spectrum = np.abs(np.fft.rfft(values, 2 * len(values))) ** 2  # padded: a lag must not wrap around
+    spectrum = (
+        np.abs(np.fft.rfft(values, 2 * len(values))) ** 2
+    )  # zero-padded, so that lags do not wrap around
     correlation = np.fft.irfft(spectrum)[:lags] / np.arange(len(values), len(values) - lags, -1)
     below = np.flatnonzero(correlation < 0)
     best = correlation[below[0] :].max() if len(below) else 0.0
     if best < 0.3 * correlation[0]:
         return None
-    # The first peak near the highest: two seasons match about as well as one.
+    # The first peak near the highest, because two seasons correlate about as well as one.
     peak = below[0] + int(np.argmax(correlation[below[0] :] >= 0.9 * best))
     while peak + 1 < lags and correlation[peak + 1] > correlation[peak]:
         peak += 1

@@ -1,4 +1,4 @@
-"""Figures, drawn without a display and without matplotlib's global state."""
+"""Figures, drawn without a display and without matplotlib's global state (pyplot)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from models.arrays import Doubles, Times
 
 TRUTH, ONE_STEP, FREE, OTHER = "#9aa3ad", "#1f6fb4", "#d1495b", "#8d6a9f"
 MOST_PANELS = 4
-MANY_ROWS = 1000  # beyond them lines and dots are drawn finer
+MANY_ROWS = 1000  # with more rows, lines and dots are thinner
 
 
 def draw_training(
@@ -27,15 +27,15 @@ def draw_training(
     free: Doubles | None,
     warmup: int,
 ) -> None:
-    """The true wave, one-step predictions and a free-running forecast over it.
+    """Draw the true series, one-step predictions and a free-running forecast.
 
     Parameters
     ----------
     rows
-        The rows that are drawn.
+        The rows to draw.
     truth, one_step, free
-        [rows, targets] in the data's own units; `free` runs on its own predictions after `warmup` rows, and
-        is None for a model that cannot.
+        [rows, targets] in the data's own units; `free` runs on its own predictions after `warmup` rows; None
+        for a model that cannot run freely.
     """
     figure, panels = _panels(len(targets), title)
     for column, axes in enumerate(panels):
@@ -57,11 +57,18 @@ def draw_training(
 
 @dataclass(frozen=True, eq=False)
 class BacktestPlot:
-    """What is drawn of a backtest; [rows, targets] in the data's own units.
+    """What a figure of a backtest shows; [rows, targets] in the data's own units.
 
-    `x` are the rows, or their times; `lower` and `upper` are the edges of the interval of this `level`,
-    and `surprise` [rows] the scores with the least of them that counts as surprising; None where the model
-    gives none.
+    Attributes
+    ----------
+    x
+        The rows, or their times.
+    truth, lines
+        The true series, and predictions by name.
+    level, lower, upper
+        A level and the edges of its interval; None for a model without intervals.
+    surprise, surprise_threshold
+        Scores, [rows], and the lowest that counts as surprising; None for a model without scores.
     """
 
     x: Sequence[int] | Times
@@ -74,19 +81,19 @@ class BacktestPlot:
     surprise_threshold: float = 1.0
 
     def with_interval(self, levels: Sequence[float], widths: Doubles, level: float = 0.9) -> "BacktestPlot":
-        """With the band of the level nearest to this one, around the first line.
+        """The same with the band of the level nearest to `level`, around the first line.
 
         Parameters
         ----------
         levels, widths
-            Those of the model, and the half-widths [rows, levels, targets] that it gave.
+            Of the model, and their half-widths [rows, levels, targets].
         """
-        nearest = min(range(len(levels)), key=lambda place: abs(levels[place] - level))
+        nearest = min(range(len(levels)), key=lambda i: abs(levels[i] - level))
         predicted, half = next(iter(self.lines.values())), widths[:, nearest]
         return replace(self, level=levels[nearest], lower=predicted - half, upper=predicted + half)
 
     def pick(self, targets: list[int]) -> "BacktestPlot":
-        """Of some targets alone."""
+        """The same for these targets only."""
         return replace(
             self,
             truth=self.truth[:, targets],
@@ -96,43 +103,43 @@ class BacktestPlot:
         )
 
 
-def draw_backtest(path: Path, title: str, targets: Sequence[str], stream: BacktestPlot) -> None:
-    """The true series, the predictions over it with their band, what the band missed; the scores below."""
-    figure, panels = _panels(len(targets), title, below=stream.surprise is not None)
-    below = panels.pop() if stream.surprise is not None else None
-    fine = 0.4 if len(stream.truth) > MANY_ROWS else 1.0
+def draw_backtest(path: Path, title: str, targets: Sequence[str], plot: BacktestPlot) -> None:
+    """Draw the true series, predictions with their band, and what the band missed; below, the scores."""
+    figure, panels = _panels(len(targets), title, below=plot.surprise is not None)
+    below = panels.pop() if plot.surprise is not None else None
+    fine = 0.4 if len(plot.truth) > MANY_ROWS else 1.0
     for column, axes in enumerate(panels):
-        along, truth = stream.x, stream.truth[:, column]
-        axes.plot(along, truth, color=TRUTH, linewidth=3 * fine, label="true", solid_capstyle="round")
-        for (name, values), color in zip(stream.lines.items(), (ONE_STEP, OTHER), strict=False):
-            axes.plot(along, values[:, column], color=color, linewidth=1.1 * fine, label=name)
-        if stream.lower is not None and stream.upper is not None:
-            lower, upper = stream.lower[:, column], stream.upper[:, column]
+        x, truth = plot.x, plot.truth[:, column]
+        axes.plot(x, truth, color=TRUTH, linewidth=3 * fine, label="true", solid_capstyle="round")
+        for (name, values), color in zip(plot.lines.items(), (ONE_STEP, OTHER), strict=False):
+            axes.plot(x, values[:, column], color=color, linewidth=1.1 * fine, label=name)
+        if plot.lower is not None and plot.upper is not None:
+            lower, upper = plot.lower[:, column], plot.upper[:, column]
             axes.fill_between(
-                along,
+                x,
                 lower,
                 upper,
                 color=ONE_STEP,
                 alpha=0.18,
                 linewidth=0,
-                label=f"{stream.level:.0%} interval",
+                label=f"{plot.level:.0%} interval",
             )
             missed = (truth < lower) | (truth > upper)
             axes.plot(
-                np.asarray(along)[missed], truth[missed], ".", color=FREE, markersize=6 * fine, label="missed"
+                np.asarray(x)[missed], truth[missed], ".", color=FREE, markersize=6 * fine, label="missed"
             )
         axes.set_ylabel(targets[column])
-    if below is not None and stream.surprise is not None:
-        _draw_scores(below, stream.x, stream.surprise, stream.surprise_threshold)
-    _finish(figure, panels, path, below, dated=np.asarray(stream.x).dtype.kind == "M")
+    if below is not None and plot.surprise is not None:
+        _draw_scores(below, plot.x, plot.surprise, plot.surprise_threshold)
+    _finish(figure, panels, path, below, dated=np.asarray(plot.x).dtype.kind == "M")
 
 
-def _draw_scores(axes: Axes, along: Sequence[int] | Times, surprise: Doubles, surprising: float) -> None:
-    """Scores as -log10(1 - score), on which a thousandth and a millionth do not look alike."""
+def _draw_scores(axes: Axes, x: Sequence[int] | Times, surprise: Doubles, threshold: float) -> None:
+    """Draw -log10(1 - score), which shows a thousandth and a millionth as different."""
     rarity = -np.log10(np.maximum(1 - surprise, 1e-9))
-    axes.fill_between(along, 0, np.nan_to_num(rarity), color=TRUTH, linewidth=0)
-    high = surprise >= surprising
-    axes.plot(np.asarray(along)[high], rarity[high], ".", color=FREE, markersize=4)
+    axes.fill_between(x, 0, np.nan_to_num(rarity), color=TRUTH, linewidth=0)
+    high = surprise >= threshold
+    axes.plot(np.asarray(x)[high], rarity[high], ".", color=FREE, markersize=4)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("score")
     highest = max(2, int(np.nanmax(rarity, initial=0)) + 1)
@@ -141,7 +148,7 @@ def _draw_scores(axes: Axes, along: Sequence[int] | Times, surprise: Doubles, su
 
 
 def _panels(targets: int, title: str, below: bool = False) -> tuple[Figure, list[Axes]]:
-    """A panel for each target, and perhaps a lower one below them."""
+    """A panel for each target, and optionally a lower panel below them."""
     count = min(targets, MOST_PANELS)
     figure = Figure(figsize=(9, 1.2 + 2.2 * count + 1.2 * below), layout="constrained")
     FigureCanvasAgg(figure)
@@ -168,5 +175,5 @@ def _finish(
     else:
         stacked[-1].set_xlabel("row")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    # Without the program's name in it, the same figure is the same file.
+    # Without the name of the program, the same figure is the same file, byte for byte.
     figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""What a finished training leaves behind: artifact, metrics.json, figure.png."""
+"""The results of a finished training: artifact, metrics.json, figure.png."""
 
 import json
 from dataclasses import asdict, replace
@@ -57,7 +57,7 @@ def write_report(training: Training, name: str, source: str, seconds: float, fol
 
 
 def history(training: Training) -> dict[str, list[float | None]]:
-    """One list for each number that an epoch tells, to six digits."""
+    """For each number of an epoch a list over the epochs, rounded to six digits."""
     names = ("loss", "closed_loop", "validation", "learning_rate")
     return {name: [_short(getattr(epoch, name)) for epoch in training.history] for name in names}
 
@@ -92,12 +92,15 @@ def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dic
 
 
 def simulate_served(artifact: Artifact, dataset: Dataset) -> SimulatedRun:
-    """A session led along the series from row 0 on, told of over the part least known to the network."""
+    """Run a session along the series from row 0 on, and return the rows of `evaluation_part`."""
     return simulate(Forecaster(artifact), unscaled_observations(dataset), evaluation_part(dataset.split)[1])
 
 
 def measure_served(artifact: Artifact, dataset: Dataset, served: SimulatedRun) -> dict[str, Any]:
-    """The one-step error of a session that learns, and the share of observations in each interval."""
+    """The one-step error of a session that learns, and the share of observations in each interval.
+
+    The error is over scaled columns; None for what could not be measured.
+    """
     truth = _units(dataset.target_scaling, dataset.truth[served.rows.start : served.rows.stop])
     errors = np.abs(served.predictions - truth)  # [rows, targets], own units
     coverage = {}
@@ -111,7 +114,7 @@ def measure_served(artifact: Artifact, dataset: Dataset, served: SimulatedRun) -
 
 
 def evaluation_part(split: Split) -> tuple[str, range]:
-    """The part least known to the network: test, else validation, else training."""
+    """The name and rows of the part that training used least: test, else validation, else training."""
     if split.test:
         return "test", split.test_rows
     if split.validation:
@@ -120,7 +123,7 @@ def evaluation_part(split: Split) -> tuple[str, range]:
 
 
 def last_free_run(network: StatefulLSTM, dataset: Dataset) -> FreeRun | None:
-    """50 observations and 200 unobserved steps at the end of the split, fewer in a short series.
+    """A free run at the end of the split: 50 observations and 200 unobserved steps, fewer in a short series.
 
     None for a network that does not predict all its inputs.
     """
@@ -139,7 +142,7 @@ def by_target(dataset: Dataset, errors: Tensor) -> dict[str, float]:
 
 
 def draw(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None, name: str, path: Path) -> None:
-    """The figure of a training: over the rows of the free run, or the last 250."""
+    """Draw the figure of a training: the rows of the free run, or the last 250."""
     end = dataset.split.test_rows.stop
     rows = run.rows if run is not None else range(max(1, end - WARMUP - STEPS), end)
     scaling = dataset.target_scaling
@@ -156,21 +159,19 @@ def draw(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None, name: str
 
 
 def draw_served(artifact: Artifact, dataset: Dataset, served: SimulatedRun, path: Path) -> None:
-    """The figure of a training whose sessions learn: the last 250 rows, with their band and scores."""
+    """Draw the figure of a training whose sessions learn: the last 250 rows, with band and scores."""
     last = slice(-(WARMUP + STEPS), None)
     rows = served.rows[last]
-    stream = BacktestPlot(
+    plot = BacktestPlot(
         x=rows,
         truth=_units(dataset.target_scaling, dataset.truth[rows.start : rows.stop]),
         lines={"one step ahead": served.predictions[last].astype(np.float64)},
     )
     if served.widths is not None and served.scores is not None:
-        stream = stream.with_interval(artifact.learning.levels, served.widths[last].astype(np.float64))
-        surprising = surprise_threshold(served.scores.astype(np.float64))
-        stream = replace(
-            stream, surprise=served.scores[last].astype(np.float64), surprise_threshold=surprising
-        )
-    draw_backtest(path, f"{artifact.name}: as its sessions learn", artifact.targets, stream)
+        plot = plot.with_interval(artifact.learning.levels, served.widths[last].astype(np.float64))
+        threshold = surprise_threshold(served.scores.astype(np.float64))
+        plot = replace(plot, surprise=served.scores[last].astype(np.float64), surprise_threshold=threshold)
+    draw_backtest(path, f"{artifact.name}: as its sessions learn", artifact.targets, plot)
 
 
 def _units(scaling: Scaling, values: Tensor) -> Doubles:

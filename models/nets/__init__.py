@@ -1,1 +1,1 @@
-"""Networks: an LSTM in torch, and its layers folded for many sessions at once."""
+"""Networks: an LSTM in torch, and the same computed for many sessions at once."""

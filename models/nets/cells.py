@@ -1,12 +1,12 @@
-"""The network's layers folded: one step of many sessions for the price of one matrix product.
+"""One LSTM step of many sessions at once, each layer as one matrix product.
 
-A call of `torch.nn.LSTM` costs some 80 us before it computes anything, which is fine for a chunk of
-fifty observations and is most of the cost of a chunk of one. Here a layer is one product of `[x, h, 1]`
-with its two weight matrices and the sum of its two biases, by BLAS, and one compiled pass over its gates.
+A call of `torch.nn.LSTM` costs some 80 us before it computes anything. That is fine for a chunk of fifty
+observations, and most of the cost of a chunk of one. Here a layer is one BLAS product of `[x, h, 1]` with its
+two weight matrices and the sum of its two biases, followed by one compiled pass over its gates.
 
-The sigmoid and the tanh of that pass are made of arithmetic alone, with no branch and no table, so that a
-processor does eight or sixteen at once; they are off by about one unit in the last place, and share a
-division where they are multiplied.
+The sigmoid and the tanh of that pass are arithmetic without branches or tables, so that the processor
+computes eight or sixteen at once. Their error is about one unit in the last place. Where they are multiplied,
+they share a division.
 
 Source of the equations: the documentation of `torch.nn.LSTM`; Hochreiter and Schmidhuber (1997). Of the
 polynomial: Moshier's Cephes library, `expf`; Cody and Waite, Software Manual for the Elementary
@@ -24,24 +24,29 @@ from models.nets.lstm import StatefulLSTM
 single = np.float32
 HALF, ONE, TWO = single(0.5), single(1), single(2)
 LOG2_E = single(1.44269504088896341)
-LN_2_HIGH, LN_2_LOW = single(0.693359375), single(-2.12194440e-4)  # in two parts, or the remainder is inexact
+LN_2_HIGH, LN_2_LOW = single(0.693359375), single(-2.12194440e-4)  # in two parts, to keep the remainder exact
 EXP = tuple(
     map(single, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1))
 )
-WHOLE = single(3 << 22)  # added to a number it leaves the nearest integer, in the lowest bits, too
+WHOLE = single(3 << 22)  # adding it rounds a number to the nearest integer, which is then in the lowest bits
 BITS_OF_ONE, MANTISSA = np.int32(127 << 23), np.int32(23)
-FLAT = single(18.02)  # for x beyond half of it, tanh is 1 in float32
-FAR = single(87)  # exp neither overflows nor is it denormal up to here
-GATED_FAR = single(60)  # nor does it multiplied by that of FLAT
+FLAT = single(18.02)  # beyond half of it, tanh is 1 in float32
+FAR = single(87)  # up to here exp neither overflows nor becomes denormal
+GATED_FAR = single(60)  # up to here, neither does its product with the exp of FLAT
 
 
 class LSTMCells:
-    """All layers of a `StatefulLSTM` and its readout, for one observation of each row at a time."""
+    """All layers of a `StatefulLSTM` and its readout, stepped by one observation of each row.
+
+    Parameters
+    ----------
+    network : StatefulLSTM, on the CPU; its weights are copied
+    """
 
     def __init__(self, network: StatefulLSTM) -> None:
         lstm = network.lstm
         self.hidden_size = lstm.hidden_size
-        self.layers = [_folded(network, layer) for layer in range(lstm.num_layers)]
+        self.layers = [_folded_weights(network, layer) for layer in range(lstm.num_layers)]
         self.readout = np.ascontiguousarray(network.fc.weight.detach().numpy().T)
         self.bias = network.fc.bias.detach().numpy().copy()
 
@@ -51,13 +56,14 @@ class LSTMCells:
         Parameters
         ----------
         x : [batch, inputs], scaled
-        rows : [batch, at least 2 layers hidden], in one piece; each begins with (h, c) as
+        rows : [batch, at least 2 layers hidden], C-contiguous; each begins with (h, c) as
             [2, layers, hidden]
-        moved : like `rows`: where the new (h, c) go, and nothing else; without it they overwrite the old
+        moved : like `rows`; the new (h, c) are written here, and nothing else. Without it they overwrite
+            those of `rows`
 
         Returns
         -------
-        [batch, outputs], the readout of the last layer, scaled.
+        [batch, outputs], the readout of the last layer, scaled; without the input of `change_of`
         """
         size, layers = self.hidden_size, len(self.layers)
         moved = rows if moved is None else moved
@@ -72,7 +78,8 @@ class LSTMCells:
 
 @jit(readonly("float32", 2), readonly_contiguous("float32", 2), INT, contiguous("float32", 2))
 def _lay_out(x: Floats, rows: Floats, hidden: int, operand: Floats) -> None:
-    """`[x, h, 1]` of every row. A place with a sign might count from the end, and cost four times as much."""
+    """Write `[x, h, 1]` of every row."""
+    # Unsigned indices: checking whether a signed one counts from the end made the loop four times slower.
     inputs, start = np.uint64(x.shape[1]), np.uint64(hidden)
     last = np.uint64(operand.shape[1] - 1)
     for row in range(len(operand)):
@@ -107,7 +114,7 @@ def exp(x: np.float32) -> np.float32:
 
 @jit_inline
 def expm1(x: np.float32) -> np.float32:
-    """e to the x, less 1: exact, too, for an x near 0."""
+    """e to the x, minus 1; precise near 0, too."""
     scale, beyond = _power(x)
     return scale * beyond + (scale - ONE)
 
@@ -120,7 +127,7 @@ def sigmoid(x: np.float32) -> np.float32:
 
 @jit_inline
 def sigmoid_times_tanh(gate: np.float32, x: np.float32) -> np.float32:
-    """sigmoid(gate) tanh(x), for the price of one division; NaN stays NaN."""
+    """sigmoid(gate) tanh(x), with one division; NaN stays NaN."""
     closed = exp(min(max(-gate, -GATED_FAR), GATED_FAR))
     steep = expm1(min(max(x + x, -FLAT), FLAT))
     return steep / ((ONE + closed) * (steep + TWO))
@@ -134,7 +141,7 @@ def _move_on(gates: Floats, rows: Floats, moved: Floats, hidden: int, cell: int)
         entry, forget = gates[row, :size], gates[row, size : 2 * size]
         candidate, output = gates[row, 2 * size : 3 * size], gates[row, 3 * size :]
         h, c, before = moved[row, hidden:], moved[row, cell:], rows[row, cell:]
-        # No loop reads the old rows and writes the new ones: where they are the same, it would go one by one.
+        # No loop reads `rows` and writes `moved`: as they may be the same memory, it would not be vectorised.
         for i in range(size):
             entry[i] = sigmoid(forget[i]) * before[i] + sigmoid_times_tanh(entry[i], candidate[i])
         for i in range(size):
@@ -142,8 +149,8 @@ def _move_on(gates: Floats, rows: Floats, moved: Floats, hidden: int, cell: int)
             h[i] = sigmoid_times_tanh(output[i], entry[i])
 
 
-def _folded(network: StatefulLSTM, layer: int) -> Floats:
-    """Weights of one layer as [inputs + hidden + 1, 4 gates of hidden each]."""
+def _folded_weights(network: StatefulLSTM, layer: int) -> Floats:
+    """The weights of one layer as one matrix: [inputs + hidden + 1, 4 hidden]."""
     lstm = network.lstm
     inward = getattr(lstm, f"weight_ih_l{layer}").detach().numpy()
     recurrent = getattr(lstm, f"weight_hh_l{layer}").detach().numpy()

@@ -9,17 +9,17 @@ Carry = tuple[Tensor, Tensor]
 
 
 class StatefulLSTM(nn.Module):
-    """An LSTM whose memory is a value in the signature, never an attribute.
+    """An LSTM whose state is an argument and a result, never an attribute.
 
     Parameters
     ----------
     input_size, hidden_size, num_layers, output_size
         As in `torch.nn.LSTM` and `torch.nn.Linear`.
     change_of
-        The input column that each output is the next value of. When given, the network predicts the change
-        from the last observation in place of the level, which suits data that drifts.
+        For each output its input column. When given, the network predicts the change from the last
+        observation instead of the level, which suits data that drifts.
     dropout
-        Share of the hidden features that the readout does without, in training mode alone.
+        Share of the hidden features that are dropped before the readout, in training mode only.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class StatefulLSTM(nn.Module):
         self.change_of = None if change_of is None else tuple(change_of)
 
     def forward(self, observations: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
-        """Predict what follows each observation, and hand the memory back.
+        """Predict what follows each observation, and return the new state.
 
         Parameters
         ----------
@@ -74,14 +74,14 @@ def _check_columns(change_of: Sequence[int], input_size: int, output_size: int) 
 
 
 def detach_carry(carry: Carry) -> Carry:
-    """The same numbers, cut off from the graph that made them."""
+    """The same numbers, detached from the graph."""
     return carry[0].detach(), carry[1].detach()
 
 
 def weight_shapes(
     input_size: int, hidden_size: int, num_layers: int, output_size: int, rank: int = 0
 ) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight that a `StatefulLSTM` of this size has, and of a basis of this rank."""
+    """Name -> shape of every weight of a `StatefulLSTM` of this size, and of a readout basis of this rank."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(num_layers):
         into = input_size if layer == 0 else hidden_size
@@ -97,7 +97,7 @@ def weight_shapes(
 def network_from_weights(
     weights: dict[str, Tensor], num_layers: int, change_of: Sequence[int] | None = None
 ) -> StatefulLSTM:
-    """A network in eval mode around existing weights; draws nothing from torch's random generator."""
+    """A network in eval mode with these weights; torch's random generator is not used."""
     output_size, hidden_size = weights["fc.weight"].shape
     input_size = weights["lstm.weight_ih_l0"].shape[1]
     with torch.device("meta"):

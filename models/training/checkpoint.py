@@ -1,4 +1,4 @@
-"""A training on disk, to be gone on with: same recipe, same data, same result as without the interruption."""
+"""A training on disk. A resumed training gives the same result as one that was never interrupted."""
 
 import hashlib
 import os
@@ -18,41 +18,43 @@ FORMAT_VERSION = 1
 
 
 def save_checkpoint(training: Training, path: Path) -> None:
-    """Write the state after the last epoch; the file before is replaced in one step or stays."""
+    """Write the state after the last epoch. An earlier file is replaced atomically, or kept on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with fresh.open("wb") as file:
+        with temporary.open("wb") as file:
             torch.save(_labels(training) | {"state": training.state()}, file)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
+        temporary.replace(path)
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(training: Training, path: Path) -> None:
-    """Bring a training to where the checkpoint was taken.
+    """Restore a training from its checkpoint.
 
     Raises
     ------
     BadCheckpoint
-        If it is no checkpoint, or another recipe's, or of other data; the training is as it was.
+        The file is not a checkpoint, or one of another recipe or of other data. The training is unchanged.
     """
     try:
-        told: Any = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise BadCheckpoint(f"{path} holds more than a training, and is not run to find out what") from error
+        raise BadCheckpoint(
+            f"{path} holds more than a training; it was not loaded, because loading would run its code"
+        ) from error
     except Exception as error:
-        raise BadCheckpoint(f"{path} is damaged or no checkpoint; remove it to start anew") from error
-    if not isinstance(told, dict):
-        raise BadCheckpoint(f"{path} is no checkpoint")
+        raise BadCheckpoint(f"{path} is damaged or not a checkpoint; remove it to start again") from error
+    if not isinstance(checkpoint, dict):
+        raise BadCheckpoint(f"{path} is not a checkpoint")
     for label, value in _labels(training).items():
-        if told.get(label) != value:
+        if checkpoint.get(label) != value:
             raise BadCheckpoint(
-                f"{path} is of another {label}; remove it to start anew, or go on as it was begun"
+                f"{path} is of another {label}; remove it to start again, or resume with the same {label}"
             )
-    training.restore(told["state"])
+    training.restore(checkpoint["state"])
 
 
 def _labels(training: Training) -> dict[str, Any]:

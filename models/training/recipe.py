@@ -1,4 +1,4 @@
-"""A recipe: all that decides a training besides the data, as one value."""
+"""A recipe: everything besides the data that decides a training, as one value."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -20,33 +20,38 @@ class Recipe:
     hidden_size, num_layers, predicts
         The network; see `StatefulLSTM`.
     epochs, patience
-        Passes over the training part, and how many in a row may be no better before stopping (0: any).
+        Passes over the training part; training stops after `patience` epochs without improvement (0: never).
     judge_every
-        Epochs from one look at the validation error to the next.
+        Epochs from one measurement of the validation error to the next.
     streams, piece
-        Contiguous streams in parallel, and steps between two cuts of the graph (truncated back-propagation
-        through time: Williams and Peng, 1990). The carry goes on from piece to piece, detached.
+        Contiguous streams in parallel, and steps per piece: the carry passes from piece to piece, detached
+        (truncated back-propagation through time: Williams and Peng, 1990).
     shuffled
-        Begin each stream at a random row, anew in each epoch, instead of laying them side by side.
+        Start each stream at a random row in each epoch, instead of cutting the part into equal streams.
     drift
-        Move each stream's targets, as inputs and as truth, by a random level of this spread and stretch them
-        by a random factor, in scaled units: what a series does once it is no longer the one learnt from
-        (such changes of whole series: Um et al., ICMI 2017). 0: never.
+        Shift the targets of each stream, as inputs and as truth, by a random level of this standard deviation
+        in scaled units, and stretch them by a random factor: as series do that have moved away from the
+        training data (augmentation of whole series: Um et al., ICMI 2017). 0: never.
     dropout, weight_decay
-        Share of the hidden features that the readout does without at each step (Srivastava et al., JMLR
-        2014), and decoupled decay of the weights (Loshchilov and Hutter, 2019).
+        Share of the hidden features dropped before the readout at each step (Srivastava et al., JMLR 2014),
+        and decoupled decay of the weights (Loshchilov and Hutter, 2019).
     closed_loop
-        After each piece, run freely for so many steps and learn from those errors too (0: never).
+        Steps to run freely after each piece; those errors are learned from, too (0: never).
     learning_rate, schedule, clip
-        Adam's rate at the start, what becomes of it (`cosine`: falls towards zero, Loshchilov and Hutter,
-        2017), and the largest norm of a gradient (0: any).
+        Adam's initial rate, its schedule (`cosine`: falls towards zero, Loshchilov and Hutter, 2017), and the
+        largest norm of a gradient (0: unlimited).
     scaled
-        Whether to scale by mean and standard deviation of the training part, or leave the data's own units.
+        Whether to scale by mean and standard deviation of the training part, or keep the data's own units.
     seed
-        Of the first weights, and of all that is drawn while training; nothing else is random.
+        Of the initial weights and of everything random during training.
     learning
-        What a session of the trained network learns of its own stream. Where it corrects the readout, the
-        epoch is chosen by the validation error with that correction at work.
+        What sessions of the trained network learn of their own streams. If that includes the readout, the
+        validation error is measured with sessions that correct it.
+
+    Raises
+    ------
+    BadRecipe
+        If a value is out of its bounds.
     """
 
     hidden_size: int = 64
@@ -75,9 +80,9 @@ class Recipe:
                 raise BadRecipe(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("patience", "closed_loop", "clip", "seed", "drift", "weight_decay"):
             if not getattr(self, name) >= 0:
-                raise BadRecipe(f"{name} must not be below 0, as {getattr(self, name)} is")
+                raise BadRecipe(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
-            raise BadRecipe(f"dropout must be 0 or more and below 1, not {self.dropout}")
+            raise BadRecipe(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if not 0 < self.learning_rate < math.inf:
             raise BadRecipe(f"learning_rate must be above 0, not {self.learning_rate}")
 
@@ -92,7 +97,7 @@ class Recipe:
         return asdict(self)
 
 
-# Section 1 of DESIGN: one stream, pieces of 50, ten epochs, Adam at 0.01, the data as it is, nothing else.
+# The textbook example of a stateful LSTM: one stream, pieces of 50, ten epochs, Adam at 0.01, unscaled data.
 TEXTBOOK = Recipe(
     epochs=10,
     patience=0,
@@ -104,10 +109,10 @@ TEXTBOOK = Recipe(
     scaled=False,
 )
 
-# For data that drifts away from what was learnt, a few months of hourly readings being enough: the change
-# from the last observation is learnt, from streams moved to levels that were never seen, and each session
-# corrects its own readout. Chosen on the validation rows of one series (docs/explanation/learning.md),
-# kept for others.
+# For data that drifts away from the training part; a few months of hourly readings are enough. The network
+# learns the change from the last observation, on streams shifted to levels that the data never had, and each
+# session corrects its own readout. Chosen on the validation rows of one series, then used unchanged for
+# others.
 DRIFTING = Recipe(
     predicts="change",
     epochs=150,

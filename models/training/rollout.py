@@ -1,4 +1,4 @@
-"""Running a network along a series: one step ahead, and freely on its own predictions."""
+"""Run a network along a series: one step ahead, or freely on its own predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,14 @@ from models.nets.lstm import Carry, StatefulLSTM
 
 @dataclass(frozen=True)
 class FreeRun:
-    """Predictions of `warmup` observed steps and then `steps` unobserved ones, from a zero carry.
+    """Predictions over `warmup` observed rows and then `steps` unobserved rows, from a zero carry.
 
-    `rows` are the rows that are predicted; `predictions` and `truth` [rows, outputs] are scaled.
+    Attributes
+    ----------
+    rows
+        The rows that are predicted.
+    predictions, truth
+        [rows, outputs], scaled.
     """
 
     warmup: int
@@ -25,21 +30,21 @@ class FreeRun:
     truth: Tensor
 
     def errors(self) -> Tensor:
-        """[steps, outputs], scaled: of the unobserved rows alone."""
+        """[steps, outputs], scaled: of the unobserved rows only."""
         return (self.predictions - self.truth)[self.warmup - 1 :]
 
 
 def one_step(
     network: StatefulLSTM, dataset: Dataset, rows: range, *, reset_every: int | None = None
 ) -> Tensor:
-    """Predict each of the rows from everything before it, the carry kept from row 0 on.
+    """Predict each row from everything before it; the carry is kept from row 0 on.
 
     Parameters
     ----------
     rows
-        What is predicted, at least row 1: nothing comes before row 0.
+        The rows to predict, from row 1 at least: nothing comes before row 0.
     reset_every
-        Zero the carry before every so many of these rows instead, and start at them.
+        Instead, start at the first of the rows and zero the carry every this many rows.
 
     Returns
     -------
@@ -50,8 +55,8 @@ def one_step(
         observations = dataset.observations[: rows.stop - 1].to(next(network.parameters()).device)
         if reset_every is None:
             outputs, _ = network(observations[None])
-            kept: Tensor = outputs[0, rows.start - 1 :].cpu()
-            return kept
+            predictions: Tensor = outputs[0, rows.start - 1 :].cpu()
+            return predictions
         pieces = torch.split(observations[rows.start - 1 :], reset_every)
         return torch.cat([network(piece[None])[0][0] for piece in pieces]).cpu()
 
@@ -75,12 +80,12 @@ def run_freely(
     steps
         How many further predictions to make.
     ahead
-        [batch, steps, inputs], where inputs without feedback (those known ahead) are read from.
+        [batch, steps, inputs], scaled; read for the inputs without feedback (those known ahead).
 
     Returns
     -------
     Tensor
-        [batch, steps, outputs], scaled, attached to the graph: of the rows after the first unobserved one.
+        [batch, steps, outputs], scaled, attached to the graph: of the rows after the first unobserved row.
     """
     known = [column for column, output in enumerate(feedback) if output is None]
     outputs: list[Tensor] = []
@@ -102,14 +107,12 @@ def free_run(network: StatefulLSTM, dataset: Dataset, start: int, warmup: int, s
     Raises
     ------
     BadData
-        If an input is neither predicted nor known ahead, or the series ends too early.
+        An input is neither predicted nor known ahead, or the series is too short.
     """
     rows = range(start + 1, start + warmup + steps)
     check_runs_freely(dataset)
     if rows.stop > len(dataset.truth):
-        raise BadData(
-            f"a free run to row {rows.stop} needs more than the {len(dataset.truth)} rows there are"
-        )
+        raise BadData(f"a free run to row {rows.stop} is too long for a series of {len(dataset.truth)} rows")
     observations = dataset.observations[start : rows.stop].to(next(network.parameters()).device)[None]
     with torch.no_grad():
         warm, carry = network(observations[:, :warmup])
@@ -122,9 +125,10 @@ def free_run(network: StatefulLSTM, dataset: Dataset, start: int, warmup: int, s
 def closed_loop_error(
     network: StatefulLSTM, dataset: Dataset, rows: range, *, every: int, steps: int
 ) -> float:
-    """Mean square error (scaled) of free runs begun at every so many of the rows, within them.
+    """Mean squared error, scaled, of free runs of `steps` rows that start every `every` rows.
 
-    Each starts from the carry of everything before it and covers the rows after the first unobserved one.
+    Each run starts from the carry of everything before it, stays within `rows`, and is measured on the rows
+    after its first unobserved row.
     """
     device = next(network.parameters()).device
     observations, truth = dataset.observations.to(device)[None], dataset.truth.to(device)[None]
@@ -141,11 +145,16 @@ def closed_loop_error(
 
 
 def check_runs_freely(dataset: Dataset) -> None:
-    """Refuse a network that cannot be fed its own predictions."""
+    """Refuse a data set whose network cannot be fed its own predictions.
+
+    Raises
+    ------
+    BadData
+    """
     if dataset.missing:
-        raise BadData(f"cannot run freely: no target predicts the input {', '.join(dataset.missing)}")
+        raise BadData(f"cannot run freely: no target predicts input {', '.join(dataset.missing)}")
 
 
 def root_mean_square(errors: Tensor) -> float:
-    """RMSE of errors of any shape, gaps left out."""
+    """RMSE of errors of any shape, without gaps; NaN if there are only gaps."""
     return float(errors.double().square().nanmean().sqrt())

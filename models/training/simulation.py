@@ -1,7 +1,7 @@
-"""A trained network along a series as the service runs it: one session, with all that it learns on the way.
+"""Run a trained network along a series as the service does: as one session, which learns on the way.
 
-network, dataset -> as_artifact -> Forecaster -> follow -> predictions, half-widths, scores
-                                              -> beginnings: what a session begins with
+network, dataset -> build_artifact -> Forecaster -> simulate -> predictions, half-widths, scores
+                                                 -> calibrate_learning -> initial widths and their growth
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from models.nets.lstm import StatefulLSTM
 from models.training.recipe import Recipe
 
 HORIZONS = 8  # 1, 2, 4, ... 128 steps
-FEWEST_RUNS = 16  # free runs that the growth of errors is measured on, or it is not
+FEWEST_RUNS = 16  # free runs; with fewer, the growth of errors is not measured
 
 
 @dataclass(frozen=True, eq=False)
 class SimulatedRun:
-    """One session led along a series.
+    """What one session gave along a series.
 
     Attributes
     ----------
     rows
         The rows that are predicted.
     predictions
-        float32 [rows, outputs], own units: of each row, from everything before it.
+        [rows, outputs], the data's own units: of each row, from everything before it.
     widths
-        [rows, levels, outputs], half-widths of the intervals around them; None without levels.
+        [rows, levels, outputs], half-widths of the intervals around the predictions; None without levels.
     scores
         [rows], how surprising each row was; None without levels.
     """
@@ -56,7 +56,18 @@ def build_artifact(
     name: str = "trained",
     metrics: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """A trained network with all that is needed to serve it."""
+    """Make an artifact of a trained network.
+
+    Parameters
+    ----------
+    learning
+        What sessions learn; the recipe's by default.
+
+    Raises
+    ------
+    BadArtifact
+        If anything does not fit together.
+    """
     learning = recipe.learning if learning is None else learning
     weights = {key: weight.detach().cpu().numpy() for key, weight in network.state_dict().items()}
     if learning.rank:
@@ -80,7 +91,7 @@ def build_artifact(
 
 
 def leading_directions(network: StatefulLSTM, dataset: Dataset, rank: int) -> Floats:
-    """[hidden, rank], the directions in which the hidden features of the training part vary most.
+    """The directions in which the hidden features vary most over the training part: [hidden, rank].
 
     Their principal components (Jolliffe, Principal Component Analysis, 2002): the right singular vectors of
     the features less their mean.
@@ -95,51 +106,52 @@ def leading_directions(network: StatefulLSTM, dataset: Dataset, rank: int) -> Fl
 
 
 def simulate(forecaster: Forecaster, observations: Doubles, rows: range, chunk: int = 512) -> SimulatedRun:
-    """Lead one session from row 0 on, chunk by chunk; its carry is all that passes between two chunks.
+    """Run one session from row 0 on, chunk by chunk; only the carry passes between chunks.
 
     Parameters
     ----------
     observations
-        [rows, inputs] in the data's own units; NaN where nothing was observed, if the session learns.
+        [rows, inputs] in the data's own units; NaN where a target was not observed.
     rows
-        Which rows to tell of, at least row 1: nothing comes before row 0.
+        The rows to return, from row 1 at least: nothing comes before row 0.
     """
-    given = observations[: rows.stop].astype(np.float32)
+    inputs = observations[: rows.stop].astype(np.float32)
     carries = forecaster.new_carry[None]
     predictions: list[Floats] = []
     widths: list[Floats] = []
     scores: list[Floats] = []
-    for start in range(0, len(given), chunk):
-        piece = given[start : start + chunk]
-        passed = forecaster.observe(piece, np.array([len(piece)]), carries)
-        carries = passed.carries
-        predictions.append(passed.predictions)
-        if passed.scores is not None:
-            widths.append(passed.scores.widths)
-            scores.append(passed.scores.scores)
-    before = slice(rows.start - 1, rows.stop - 1)  # the prediction of a row stands behind the row before it
-    judged = forecaster.learning.tracks_errors
+    for start in range(0, len(inputs), chunk):
+        piece = inputs[start : start + chunk]
+        result = forecaster.observe(piece, np.array([len(piece)]), carries)
+        carries = result.carries
+        predictions.append(result.predictions)
+        if result.scores is not None:
+            widths.append(result.scores.widths)
+            scores.append(result.scores.scores)
+    before = slice(rows.start - 1, rows.stop - 1)  # a row is predicted at the row before it
+    tracked = forecaster.learning.tracks_errors
     return SimulatedRun(
         rows=rows,
         predictions=np.concatenate(predictions)[before],
-        widths=np.concatenate(widths)[before] if judged else None,
-        scores=np.concatenate(scores)[rows.start :] if judged else None,
+        widths=np.concatenate(widths)[before] if tracked else None,
+        scores=np.concatenate(scores)[rows.start :] if tracked else None,
     )
 
 
 def streaming_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe, rows: range) -> float:
-    """The one-step MSE (scaled) over the rows, the session's own readout at work from row 0 on."""
-    correcting = replace(recipe.learning, levels=(), spread=())
-    forecaster = Forecaster(build_artifact(network, dataset, recipe, correcting))
+    """The one-step MSE, scaled, over the rows, of a session that corrects its readout from row 0 on."""
+    readout_only = replace(recipe.learning, levels=(), spread=())
+    forecaster = Forecaster(build_artifact(network, dataset, recipe, readout_only))
     predictions = simulate(forecaster, unscaled_observations(dataset), rows).predictions
     return float(np.nanmean(np.square(_errors(dataset, rows, predictions))))
 
 
 def calibrate_learning(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> Learning:
-    """The recipe's learning, with what the validation part tells of errors put in.
+    """The recipe's learning with `spread` and `growth` measured on the validation part.
 
-    `spread` is each level's quantile of their absolute values (split conformal prediction: Papadopoulos et
-    al., ECML 2002); `growth` is how their root mean square grows with the horizon of a free run.
+    `spread` is the quantile of the absolute errors at each level (split conformal prediction: Papadopoulos et
+    al., ECML 2002). `growth` is how their root mean square grows with the horizon of a free run. Without a
+    validation part, or where nothing was observed in it, the recipe's learning is returned unchanged.
     """
     learning, rows = recipe.learning, dataset.split.validation_rows
     if not learning.tracks_errors or not rows:
@@ -156,9 +168,9 @@ def calibrate_learning(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) 
 
 
 def unscaled_observations(dataset: Dataset) -> Doubles:
-    """[rows, inputs], the observations as the data had them: NaN where a target was not observed.
+    """[rows, inputs], the observations in the data's own units: NaN where a target was not observed.
 
-    Where an input that is no target is missing, nothing could stand in for it: there, it is filled.
+    A gap in an input that is not a target stays filled: no prediction can replace it.
     """
     values = dataset.scaling.unscale(dataset.observations.double().numpy())
     if dataset.gaps is not None:
@@ -176,20 +188,23 @@ def _errors(dataset: Dataset, rows: range, predictions: Floats) -> Doubles:
 def _growth(
     forecaster: Forecaster, dataset: Dataset, observations: Doubles, rows: range
 ) -> tuple[float, ...]:
-    """Root mean square errors at 1, 2, 4, ... steps over that at 1; none where too few runs fit in."""
+    """Root mean square error at 1, 2, 4, ... steps, divided by that at 1; empty if too few runs fit in."""
     count = min(HORIZONS, int(log2(max(len(rows) // 4, 1))) + 1)
     longest = 2 ** (count - 1)
     starts = np.arange(rows.start, rows.stop - longest + 1, max(1, (len(rows) - longest) // 100))
     if forecaster.missing or len(starts) < FEWEST_RUNS:
         return ()
-    due = starts[:, None] + np.arange(longest)  # [runs, steps], the rows that are forecast
+    forecast_rows = starts[:, None] + np.arange(longest)  # [runs, steps]
     ahead = (
-        observations[due][..., forecaster.future_inputs].astype(np.float32)
+        observations[forecast_rows][..., forecaster.future_inputs].astype(np.float32)
         if forecaster.future_inputs
         else None
     )
     forecast, _ = forecaster.roll_out(_carries(forecaster, observations, starts), longest, ahead)
-    errors = dataset.target_scaling.scale(forecast.astype(np.float64)) - dataset.truth.double().numpy()[due]
+    errors = (
+        dataset.target_scaling.scale(forecast.astype(np.float64))
+        - dataset.truth.double().numpy()[forecast_rows]
+    )
     at = 2 ** np.arange(count) - 1
     sizes = np.sqrt(np.nanmean(np.square(errors[:, at]), axis=0)) + 1e-9  # [horizons, outputs]
     ratios = np.exp(np.log(sizes / sizes[0]).mean(axis=1))
@@ -197,7 +212,7 @@ def _growth(
 
 
 def _carries(forecaster: Forecaster, observations: Doubles, starts: Ints) -> Floats:
-    """[starts, carry_size], of one session that is about to observe each of these rows."""
+    """[starts, carry_size], the carry of one session just before it observes each of these rows."""
     carries: list[Floats] = [forecaster.new_carry[None]]
     for begin, end in zip([0, *starts[:-1]], starts, strict=True):
         piece = observations[begin:end].astype(np.float32)

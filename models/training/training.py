@@ -1,9 +1,9 @@
-"""Truncated back-propagation through time, the carry kept from piece to piece and detached between them.
+"""Truncated back-propagation through time: the carry passes from piece to piece, detached.
 
-epoch:  streams laid side by side, or begun anywhere and moved to other levels
+epoch:  the training part as equal streams, or streams that start anywhere and are shifted to other levels
         carry = 0;  for each piece:  outputs, carry = network(piece, carry)
-                                     loss (+ loss of a free run from here) -> step
-                                     carry = detached(carry)
+                                     loss (+ loss of a free run from here) -> optimizer step
+                                     carry = detach_carry(carry)
 """
 
 import math
@@ -26,10 +26,19 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to, all in scaled units.
+    """The result of one epoch; errors are in scaled units.
 
-    `loss` is the mean one-step MSE while training, `closed_loop` that of the free runs, `validation` the
-    error that decides which weights are kept (None without a validation part).
+    Attributes
+    ----------
+    loss
+        Mean one-step MSE while training.
+    closed_loop
+        The same of the free runs; None without them.
+    validation
+        The error that decides which weights are kept; None when it was not measured in this epoch, or there
+        is nothing to measure it on.
+    best
+        Whether it is the lowest so far.
     """
 
     number: int
@@ -41,19 +50,20 @@ class Epoch:
 
 
 class Training:
-    """One training, an epoch at a time; `state` and `restore` let another process go on with it.
+    """One training, an epoch at a time; `state` and `restore` let another process resume it.
 
     Parameters
     ----------
     dataset, recipe
         What to learn, and how.
     device
-        Where; "cpu" or "cuda".
+        "cpu" or "cuda".
 
     Raises
     ------
     BadData
-        If the training part is too short, or a closed loop cannot be closed.
+        The training part is too short, or the recipe needs free runs and an input is neither predicted nor
+        known ahead.
     """
 
     def __init__(self, dataset: Dataset, recipe: Recipe, device: str = "cpu") -> None:
@@ -72,13 +82,13 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """After the last epoch, or after `patience` epochs that were no better."""
+        """Whether the last epoch is done, or `patience` epochs in a row brought no improvement."""
         done = len(self.history)
         since_best = done - max((epoch.number for epoch in self.history if epoch.best), default=done)
         return done >= self.recipe.epochs or 0 < self.recipe.patience <= since_best
 
     def run(self) -> Iterator[Epoch]:
-        """Train to the end, telling each epoch; whoever stops listening stops the training between two."""
+        """Train to the end, yielding each epoch; a caller that stops iterating stops between two epochs."""
         while not self.finished:
             yield self.run_epoch()
 
@@ -87,25 +97,26 @@ class Training:
 
         Raises
         ------
-        Diverged
-            The weights are then useless; a checkpoint from before is not.
+        TrainingDiverged
+            The loss is NaN or infinite: the present weights are useless, those of `best_network` are not.
         """
         rate = self.recipe.learning_rate_at(len(self.history))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         number = len(self.history) + 1
         with torch.random.fork_rng(devices=[]):
-            # Of the epoch's number alone, so that one gone on with draws what it would have drawn.
+            # The seed depends on the number of the epoch only, so that a resumed training draws the same.
             torch.manual_seed(1_000_003 * (self.recipe.seed + 1) + number)
             loss, closed = self._pass(*self._streams())
-        judged = number % self.recipe.judge_every == 0 or number == self.recipe.epochs
-        validation = validation_error(self.network, self.dataset, self.recipe) if judged else None
-        told = Epoch(number, loss, closed, validation, rate, self._is_best(validation))
-        self.history.append(told)
-        return told
+        due = number % self.recipe.judge_every == 0 or number == self.recipe.epochs
+        validation = validation_error(self.network, self.dataset, self.recipe) if due else None
+        epoch = Epoch(number, loss, closed, validation, rate, self._is_best(validation))
+        self.history.append(epoch)
+        return epoch
 
     def best_network(self) -> StatefulLSTM:
-        """The network with the best weights, or the last ones without a validation part; eval mode, CPU."""
+        """The network with the best weights, or the last weights without a validation error; eval mode,
+        CPU."""
         network = initial_network(self.dataset, self.recipe)
         network.load_state_dict(self.best_weights or self.network.state_dict())
         return network.eval()
@@ -121,19 +132,19 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken, under the same recipe and data."""
+        """Return to `state`, which was taken under the same recipe and data."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.best_error, self.best_weights = state["best_error"], state["best_weights"]
 
     def _streams(self) -> tuple[Tensor, Tensor]:
-        """What this epoch learns from: [streams, steps, inputs] and [streams, steps, outputs]."""
+        """Inputs and truth of this epoch: [streams, steps, inputs] and [streams, steps, outputs]."""
         observations, truth = self.observations, self.truth
         if self.recipe.shuffled:
             streams, steps = truth.shape[:2]
-            first = torch.randint(self.dataset.split.train - steps, (streams, 1))
-            at = first + torch.arange(steps)  # [streams, steps]
+            starts = torch.randint(self.dataset.split.train - steps, (streams, 1))
+            at = starts + torch.arange(steps)  # [streams, steps]
             observations = self.dataset.observations[at].to(self.device)
             truth = self.dataset.truth[at + 1].to(self.device)
         return add_drift(observations, truth, self.dataset, self.recipe.drift)
@@ -187,7 +198,7 @@ class Training:
 
 
 def initial_network(dataset: Dataset, recipe: Recipe) -> StatefulLSTM:
-    """The network before any training; the seed decides its weights and touches no one else's randomness."""
+    """The network before training, whose weights the seed decides; torch's global generator is restored."""
     change_of = (
         [dataset.names.index(name) for name in dataset.targets] if recipe.predicts == "change" else None
     )
@@ -204,25 +215,31 @@ def initial_network(dataset: Dataset, recipe: Recipe) -> StatefulLSTM:
 
 
 def add_drift(observations: Tensor, truth: Tensor, dataset: Dataset, spread: float) -> tuple[Tensor, Tensor]:
-    """Each stream's targets at another level and scale, where they are inputs and where they are truth.
+    """Shift and stretch the targets of each stream, as inputs and as truth.
 
-    A level is normal of this spread, a scale log-normal of 0.3 times it; both in scaled units, one for each
-    stream and target. Targets that are no inputs, and inputs that are no targets, stay.
+    For each stream and target, the shift is normal with standard deviation `spread`, in scaled units, and the
+    factor is log-normal with 0.3 times that. Targets that are not inputs, and inputs that are not targets,
+    are unchanged.
+
+    Parameters
+    ----------
+    observations, truth
+        [streams, steps, inputs] and [streams, steps, outputs], scaled; not written to.
     """
     if not spread:
         return observations, truth
-    seen = [output for output, name in enumerate(dataset.targets) if name in dataset.names]
-    into = [dataset.names.index(dataset.targets[output]) for output in seen]
-    level = spread * torch.randn(len(truth), 1, len(seen)).to(truth.device)
-    scale = torch.exp(0.3 * spread * torch.randn(len(truth), 1, len(seen))).to(truth.device)
+    moved = [output for output, name in enumerate(dataset.targets) if name in dataset.names]
+    into = [dataset.names.index(dataset.targets[output]) for output in moved]
+    level = spread * torch.randn(len(truth), 1, len(moved)).to(truth.device)
+    scale = torch.exp(0.3 * spread * torch.randn(len(truth), 1, len(moved))).to(truth.device)
     observations, truth = observations.clone(), truth.clone()
     observations[..., into] = observations[..., into] * scale + level
-    truth[..., seen] = truth[..., seen] * scale + level
+    truth[..., moved] = truth[..., moved] * scale + level
     return observations, truth
 
 
 def mean_squared_error(outputs: Tensor, truth: Tensor) -> Tensor:
-    """The loss: over all that was observed; 0 where nothing was."""
+    """The loss: MSE over everything that was observed; 0 if nothing was."""
     missing = torch.isnan(truth)
     if not missing.any():
         return nn.functional.mse_loss(outputs, truth)
@@ -231,12 +248,10 @@ def mean_squared_error(outputs: Tensor, truth: Tensor) -> Tensor:
 
 
 def validation_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> float | None:
-    """The streaming one-step MSE over the validation part, the carry kept from row 0 on.
+    """The streaming one-step MSE, scaled, over the validation part; the carry is kept from row 0 on.
 
-    Under a recipe whose sessions correct their readout, with that correction at work.
-
-    Under a closed-loop recipe the mean square error of free runs of that length is added: what is learnt from
-    is what is judged by.
+    If sessions correct their readout, it is measured with that correction. If the recipe has free runs, their
+    mean squared error is added, as it is to the loss.
     """
     rows = dataset.split.validation_rows
     if not rows:

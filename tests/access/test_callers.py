@@ -116,7 +116,7 @@ async def test_a_tenant_has_room_again_when_a_session_of_its_goes(start_http, ke
         assert (await http.put("/sessions/b/state", content=state, headers=headers)).status_code == 200
         assert (await http.delete("/sessions/a", headers=headers)).status_code == 204
         assert (await http.post("/sessions", json={"id": "c"}, headers=headers)).status_code == 201
-        assert service.engine.residents.sessions_per_tenant["small"] == 2
+        assert service.engine.residents.counts.per_tenant["small"] == 2
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)

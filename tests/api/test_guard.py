@@ -5,6 +5,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from app.errors import UnknownSession
 from app.observability import logs
 from tests.helpers import raw
 from tests.helpers.locked import Keys
@@ -226,6 +227,38 @@ async def test_a_socket_that_comes_and_goes_is_no_line_of_the_log(
         assert logging.getLogger("carryover").level == getattr(logging, level.upper())
         one_socket = logging.getLogger(f"{logs.SOCKET_LOGGER}.14")  # as picows names it
         assert one_socket.getEffectiveLevel() == expected
+
+
+@pytest.mark.parametrize("formatter", [logs.JsonFormatter(), logs.TextFormatter()])
+def test_the_traceback_of_a_crash_names_no_session(formatter):
+    name = "secret-name"
+    try:
+        try:
+            {}[f"acme/{name}"]
+        except KeyError as error:
+            raise UnknownSession(f"there is no session {name!r}") from error
+    except UnknownSession as error:
+        group = ExceptionGroup("2 tasks failed", [error, ValueError("a shape is wrong")])
+    record = logging.getLogger("carryover").makeRecord(
+        "carryover", logging.ERROR, __file__, 1, "it failed", (), (type(group), group, group.__traceback__)
+    )
+    line = formatter.format(record)
+    assert name not in line
+    for text in ("KeyError", "there is no session '...'", "a shape is wrong", "test_guard.py"):
+        assert text in line
+
+
+async def test_the_log_of_a_crashed_request_names_its_route_and_no_session(start_http, caplog, monkeypatch):
+    async with start_http() as service:
+
+        def crash(*_: object) -> None:
+            raise RuntimeError("planted")
+
+        monkeypatch.setattr(service.engine, "submit", crash)
+        answer = await service.http.get("/sessions/secret-name")
+    assert answer.status_code == 500
+    assert "GET /sessions/{id}" in caplog.text
+    assert "secret-name" not in caplog.text
 
 
 def test_an_exception_is_logged_in_the_same_line():

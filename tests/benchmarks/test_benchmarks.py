@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +21,7 @@ from app.config import Settings
 from app.jobs.answers import ChunkAnswer
 from benchmarks.binary_layout import decode_message, encode_message
 from benchmarks.dialects import SessionInBody, SessionInPath, Triton
+from benchmarks.fairness import WITHOUT_METRICS
 from benchmarks.figures import Figure, medians_of, promised_figures, spread
 from benchmarks.frames import BadFrame, http_answers, masked_frame, websocket_answers
 from benchmarks.load import BadRun, percentile
@@ -34,6 +37,7 @@ from benchmarks.streams import CYCLE, Stream
 from benchmarks.ways import ORDERS, WAYS, first_predictions, plan_of
 from benchmarks.wrk import encode_plan, parse_wrk
 from models.artifact.files import load
+from tests.helpers.paths import ROOT
 
 RESULT = (
     'RESULT {"requests": %d, "seconds": 2.0, "bad": %d, "connect": 0, "read": %d, "write": 0, "status": 0, '
@@ -132,7 +136,7 @@ def test_a_stream_repeats_its_cycle_and_is_its_own():
     stream, other = Stream("a", 3), Stream("b", 3)
     assert np.array_equal(stream.chunk(1), stream.chunk(1 + CYCLE))
     assert not np.array_equal(stream.chunk(0), other.chunk(0))
-    chunks = [stream.chunk(turn) for turn in range(10)]
+    chunks = [stream.chunk(index) for index in range(10)]
     assert np.array_equal(stream.consumed(29), np.concatenate(chunks)[:29])
 
 
@@ -157,7 +161,7 @@ def test_ours_is_given_the_same_network_as_its_peers(tmp_path, reference):
 
 
 class Service:
-    """A connection to a server in a few lines, which can be told to err."""
+    """A connection to a small server in this process, which can be made to answer wrongly."""
 
     def __init__(self, reference: Reference, forgets: bool = False) -> None:
         self.reference, self.forgets = reference, forgets
@@ -179,9 +183,9 @@ def run_against(service: Service, reference: Reference, counted: int) -> None:
     judge = Judge(SessionInPath(), reference)
     for stream in streams:
         judge.open(stream, service)  # type: ignore[arg-type]
-    for turn in range(1, 6):
+    for index in range(1, 6):
         for stream in streams:
-            service.send(SessionInPath().request(stream.session, stream.chunk(turn), "middle"))
+            service.send(SessionInPath().request(stream.session, stream.chunk(index), "middle"))
     judge.close(streams, service)  # type: ignore[arg-type]
     judge.account(counted, in_flight=3)
 
@@ -229,8 +233,8 @@ def test_the_lists_of_a_mixed_plan_are_more_than_a_server_keeps_and_hold_the_sam
     assert {frozenset(names) for names in lists} == {frozenset(stream.session for stream in streams)}
     first, second = bodies[0], bodies[1]
     assert first["sessions"] == [stream.session for stream in streams]
-    told = dict(zip(second["sessions"], second["observations"], strict=True))
-    assert told == {stream.session: pytest.approx(float(stream.chunk(2)[0])) for stream in streams}
+    by_session = dict(zip(second["sessions"], second["observations"], strict=True))
+    assert by_session == {stream.session: pytest.approx(float(stream.chunk(2)[0])) for stream in streams}
 
 
 def test_medians_and_spread_are_over_the_rounds():
@@ -316,3 +320,10 @@ def test_options_narrow_the_matrix():
     (ours,) = (server for server in known_servers() if server.name == "carryover")
     quick = list(scenarios_of(ours, argparse.Namespace(quick=True, only=["http"])))
     assert quick == [Scenario("carryover", "http", 1, 1), Scenario("carryover", "http", 64, 1)]
+
+
+def test_the_program_that_leaves_out_metrics_finds_everything_that_it_replaces():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_METRICS], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

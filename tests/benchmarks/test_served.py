@@ -24,16 +24,16 @@ class Doubling(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.bodies.append(body)
         rows = [[7.0 if value is None else 2 * value for value in row] for row in body["observations"]]
-        told = {"predictions": rows, "lower": rows, "upper": rows, "scores": [0.5] * len(rows)}
+        payload = {"predictions": rows, "lower": rows, "upper": rows, "scores": [0.5] * len(rows)}
         if self.spoilt:
-            told["predictions"] = [[float("nan")]]
-        self.answer(told)
+            payload["predictions"] = [[float("nan")]]
+        self.answer(payload)
 
     def do_GET(self) -> None:
         self.answer({"position": sum(len(body["observations"]) for body in self.bodies)})
 
-    def answer(self, told: dict[str, Any]) -> None:
-        text = json.dumps(told).encode()
+    def answer(self, payload: dict[str, Any]) -> None:
+        text = json.dumps(payload).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

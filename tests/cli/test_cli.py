@@ -1,4 +1,4 @@
-"""The command line: what people type, what they are told, and the status a script sees."""
+"""The command line: what people type, what is printed, and the exit status."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def failed(capsys, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_and_each_option(command, capsys):
+def test_every_command_has_help_for_itself_and_each_option(command, capsys):
     assert run([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert "For example: carryover" in text
@@ -55,8 +55,9 @@ def test_every_command_explains_itself_and_each_option(command, capsys):
     assert all(re.search(r"[a-z]{3,}.*\.", option.split("  ", 1)[-1], re.S) for option in options)
 
 
-def test_help_comes_without_waiting_for_torch():
-    program = "import sys; from app.cli import run; run(['--help']); print(int('torch' in sys.modules))"
+def test_help_imports_neither_torch_nor_pydantic():
+    heavy = "{'torch', 'pydantic'} & set(sys.modules)"
+    program = f"import sys; from app.cli import run; run(['--help']); print(len({heavy}))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -64,19 +65,19 @@ def test_help_comes_without_waiting_for_torch():
     assert all(command in done.stdout for command in COMMANDS)
 
 
-def test_the_textbook_recipe_prints_a_loss_line_an_epoch(tmp_path, capsys):
+def test_the_textbook_recipe_prints_the_loss_of_each_epoch(tmp_path, capsys):
     assert run(["train", "--recipe", "textbook", "--out", str(tmp_path / "textbook")]) == 0
     lines = capsys.readouterr().out.splitlines()
     losses = [float(line.split()[-1]) for line in lines if line.startswith("epoch")]
     assert len(losses) == 10
     assert losses[-1] < 5e-5
-    told = json.loads((tmp_path / "textbook" / "metrics.json").read_text())
-    assert (told["recipe"]["streams"], told["recipe"]["piece"], told["recipe"]["learning_rate"]) == (
+    report = json.loads((tmp_path / "textbook" / "metrics.json").read_text())
+    assert (report["recipe"]["streams"], report["recipe"]["piece"], report["recipe"]["learning_rate"]) == (
         1,
         50,
         0.01,
     )
-    assert told["data"]["split"] == {"train": 1000, "validation": 0, "test": 0}
+    assert report["data"]["split"] == {"train": 1000, "validation": 0, "test": 0}
 
 
 def test_a_model_is_trained_from_a_file_evaluated_and_listed(csv, tmp_path, capsys):
@@ -102,7 +103,7 @@ def test_a_model_is_trained_from_a_file_evaluated_and_listed(csv, tmp_path, caps
     assert artifact.fingerprint in capsys.readouterr().out
 
 
-def test_time_features_are_made_in_training_and_again_in_evaluation(csv, tmp_path, capsys):
+def test_time_features_are_computed_in_training_and_in_evaluation(csv, tmp_path, capsys):
     out = tmp_path / "pump"
     given = ["--columns", "flow", "--time-features", "hour_of_day"]
     assert run(["train", str(csv), "--out", str(out), *given, *QUICK]) == 0
@@ -115,7 +116,7 @@ def test_time_features_are_made_in_training_and_again_in_evaluation(csv, tmp_pat
     assert json.loads(capsys.readouterr().out)["rows"] == 30
 
 
-def test_a_model_that_goes_on_learning_is_trained_and_evaluated_beside_the_frozen_one(csv, tmp_path, capsys):
+def test_a_learning_model_is_trained_and_compared_with_the_frozen_network(csv, tmp_path, capsys):
     out, figure = tmp_path / "pump", tmp_path / "x.png"
     given = [
         "--recipe",
@@ -134,18 +135,22 @@ def test_a_model_that_goes_on_learning_is_trained_and_evaluated_beside_the_froze
     assert (len(learning.spread), learning.growth[0]) == (len(learning.levels), 1.0)
     drawing = ["--figure", str(figure), "--draw", "pressure", "--drawn", "20", "--level", "0.8"]
     assert run(["evaluate", str(out), str(csv), *drawing]) == 0
-    told = capsys.readouterr().out
-    assert all(word in told for word in ("network, frozen", "online AR", "intervals", "most surprising: 20"))
+    report = capsys.readouterr().out
+    assert all(
+        word in report for word in ("network, frozen", "online AR", "intervals", "most surprising: 20")
+    )
     assert figure.exists()
     assert run(["evaluate", str(out), str(csv), "--no-figure", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [band["level"] for band in told["intervals"]] == list(learning.levels)
-    assert all(0 <= place["first_row"] - told["first_row"] < told["rows"] for place in told["surprises"])
+    report = json.loads(capsys.readouterr().out)
+    assert [band["level"] for band in report["intervals"]] == list(learning.levels)
+    assert all(
+        0 <= place["first_row"] - report["first_row"] < report["rows"] for place in report["surprises"]
+    )
     assert run(["evaluate", str(out), str(csv), "--draw", "flux"]) == 2
-    assert "'flux' is no target of the model; it has flow, pressure" in capsys.readouterr().err
+    assert "'flux' is not a target of the model; its targets are flow, pressure" in capsys.readouterr().err
 
 
-def test_a_file_with_gaps_is_learnt_from_and_evaluated_when_told_so(csv, tmp_path, capsys):
+def test_a_file_with_gaps_is_trained_on_and_evaluated_with_the_option_gaps(csv, tmp_path, capsys):
     lines = csv.read_text().splitlines()
     for row in (5, 60, 180, 190):
         cells = lines[row].split(",")
@@ -153,14 +158,14 @@ def test_a_file_with_gaps_is_learnt_from_and_evaluated_when_told_so(csv, tmp_pat
     csv.write_text("\n".join(lines) + "\n")
     out = tmp_path / "pump"
     assert run(["train", str(csv), "--out", str(out), *QUICK]) == 2
-    assert "row 5, column 'flow': an empty cell is not a number; --gaps" in capsys.readouterr().err
+    assert "row 5, column 'flow': an empty cell is not a number; with --gaps" in capsys.readouterr().err
     assert run(["train", str(csv), "--out", str(out), "--gaps", "--levels", "0.9", *QUICK]) == 0
     figure = tmp_path / "x.png"
     assert run(["evaluate", str(out), str(csv), "--gaps", "--figure", str(figure)]) == 0
     assert "nan" not in capsys.readouterr().out
 
 
-def test_columns_known_ahead_are_inputs_and_not_predicted(csv, tmp_path, capsys):
+def test_columns_known_in_advance_are_inputs_and_not_predicted(csv, tmp_path, capsys):
     out = tmp_path / "pump"
     given = ["--future", "pressure", "--levels", "0.9", "--readout", "gain"]
     assert run(["train", str(csv), "--out", str(out), *given, *QUICK]) == 0
@@ -169,23 +174,23 @@ def test_columns_known_ahead_are_inputs_and_not_predicted(csv, tmp_path, capsys)
     assert (artifact.learning.readout, artifact.learning.levels) == ("gain", (0.9,))
     assert "free_run" in artifact.metrics
     assert run(["train", str(csv), "--out", str(out), "--future", "flux", *QUICK]) == 2
-    assert "'flux' is called known ahead, so it must be an input" in capsys.readouterr().err
+    assert "'flux' is known ahead, so it must be an input" in capsys.readouterr().err
     assert run(["train", str(csv), "--out", str(out), "--levels", "0.9,0.5", *QUICK]) == 2
     assert "levels must ascend" in capsys.readouterr().err
 
 
-def test_evaluate_tests_on_the_part_that_training_did_not_see(trained, capsys):
+def test_evaluate_uses_the_part_that_training_did_not_see(trained, capsys):
     assert run(["evaluate", str(trained), "--no-figure", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["first_row"], told["rows"]) == (850, 150)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["first_row"], report["rows"]) == (850, 150)
     assert run(["evaluate", str(trained), "--no-figure", "--json", "--split", "100,0,50"]) == 0
     assert json.loads(capsys.readouterr().out)["first_row"] == 100
 
 
-def test_evaluating_on_rows_that_were_learnt_from_says_so(trained, tmp_path, capsys):
+def test_evaluating_on_training_rows_prints_a_note(trained, tmp_path, capsys):
     evaluate = ["--no-figure", "--json"]
     assert run(["evaluate", str(trained), *evaluate, "--split", "100,0,50"]) == 0
-    assert "note: the model learnt from the rows before 700" in capsys.readouterr().err
+    assert "note: the model was trained on the rows before 700" in capsys.readouterr().err
     out = tmp_path / "untested"
     assert run(["train", "--out", str(out), "--split", "0.9,0.1,0", *QUICK]) == 0
     capsys.readouterr()
@@ -198,7 +203,7 @@ def test_json_is_one_document_and_nothing_else(trained, tmp_path, capsys):
     assert run(["models", str(trained), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "wave"
     assert run(["models", str(trained.parent), "--json"]) == 0
-    assert [told["name"] for told in json.loads(capsys.readouterr().out)] == ["wave"]
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == ["wave"]
     assert run(["train", "--out", str(tmp_path / "x"), "--json", *QUICK]) == 0
     assert json.loads(capsys.readouterr().out)["epochs"] == 3
 
@@ -213,7 +218,7 @@ def test_a_checkpoint_is_imported(trained, tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
 
 
-def test_an_interrupted_training_is_gone_on_with(tmp_path, capsys, monkeypatch):
+def test_an_interrupted_training_continues(tmp_path, capsys, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(["train", "--out", str(whole), *QUICK]) == 0
     capsys.readouterr()
@@ -226,16 +231,16 @@ def test_an_interrupted_training_is_gone_on_with(tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("models.training.checkpoint.save_checkpoint", interrupted)
         assert run(["train", "--out", str(broken), *QUICK]) == 130
-    assert "go on with --resume" in capsys.readouterr().err
+    assert "continue with --resume" in capsys.readouterr().err
     assert not broken.exists()
     assert run(["train", "--out", str(broken), "--resume", *QUICK]) == 0
-    assert "going on after epoch 2" in capsys.readouterr().err
+    assert "continuing after epoch 2" in capsys.readouterr().err
     assert load(broken).fingerprint == load(whole).fingerprint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "whole"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "text"),
     [
         (["frobnicate"], "No such command 'frobnicate'"),
         (["train", "--bogus"], "No such option: --bogus"),
@@ -252,17 +257,17 @@ def test_an_interrupted_training_is_gone_on_with(tmp_path, capsys, monkeypatch):
         (["train", "none.csv"], "none.csv does not exist"),
         (["train", "--time-features", "hour_of_day"], "--time-column"),
         (["import"], "Missing argument"),
-        (["import", "none.pt", "--out", "x"], "none.pt: is no file"),
+        (["import", "none.pt", "--out", "x"], "none.pt: is not a file"),
         (["import", "none.pt", "--out", "x", "--mean", "low"], "--mean"),
         (["models", "nowhere"], "no artifact in nowhere; train one"),
         (["evaluate", "nowhere"], "model.json is missing"),
     ],
 )
-def test_bad_usage_and_bad_input_are_one_line_and_status_2(arguments, told, capsys, tmp_path, monkeypatch):
+def test_bad_usage_and_bad_input_are_one_line_and_status_2(arguments, text, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, line = failed(capsys, *arguments)
     assert status == 2
-    assert told in line
+    assert text in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -279,7 +284,7 @@ def test_a_damaged_artifact_is_named(trained, tmp_path, capsys):
     assert (status, str(tmp_path / "bad") in line) == (2, True)
 
 
-def test_data_with_a_hole_is_told_with_row_and_column(csv, tmp_path, capsys):
+def test_the_error_for_an_empty_cell_names_row_and_column(csv, tmp_path, capsys):
     lines = csv.read_text().splitlines()
     lines[5] = lines[5].rsplit(",", 1)[0] + ","
     csv.write_text("\n".join(lines))

@@ -58,7 +58,7 @@ def started(start_hot, capsys):
     return start
 
 
-def told(capsys: Any) -> list[dict[str, str]]:
+def read_csv(capsys: Any) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
 
 
@@ -68,10 +68,10 @@ async def ran(service: Any, *arguments: object) -> int:
     return await asyncio.to_thread(run, [*map(str, arguments), *url])
 
 
-async def test_a_file_is_streamed_and_its_times_kept(started, readings, values, artifacts, capsys):
+async def test_a_file_is_streamed_and_its_times_are_copied(started, readings, values, artifacts, capsys):
     async with started() as service:
         assert await ran(service, "stream", readings, "a", "--time-column", "when", "--chunk", 7) == 0
-        rows = told(capsys)
+        rows = read_csv(capsys)
         assert (await service.session("a"))["position"] == STEPS
     assert [row["position"] for row in rows] == [str(i + 1) for i in range(STEPS)]
     assert rows[3]["when"] == "t3"
@@ -79,7 +79,7 @@ async def test_a_file_is_streamed_and_its_times_kept(started, readings, values, 
     np.testing.assert_allclose(got, one_pass(artifacts["sine"], values), atol=TOLERANCE)
 
 
-async def test_an_interrupted_stream_goes_on_and_loses_no_prediction(started, readings, tmp_path, capsys):
+async def test_an_interrupted_stream_continues_and_loses_no_prediction(started, readings, tmp_path, capsys):
     whole, broken = tmp_path / "whole.csv", tmp_path / "broken.csv"
     async with started() as service:
         assert await ran(service, "stream", readings, "a", "--out", whole, "--chunk", 10) == 0
@@ -89,13 +89,13 @@ async def test_an_interrupted_stream_goes_on_and_loses_no_prediction(started, re
         # Killed: 80 observations were applied; of the predictions 50 were written, and half of a line.
         broken.write_text("".join(lines[:51]) + lines[51][:4])
         assert await ran(service, "stream", readings, "b", "--out", broken, "--chunk", 10) == 0
-        assert "going on behind row 50" in capsys.readouterr().err
+        assert "continuing after row 50" in capsys.readouterr().err
         assert (await service.session("b"))["position"] == STEPS
         assert await ran(service, "stream", readings, "b", "--out", broken, "--chunk", 10) == 0
     assert broken.read_text() == whole.read_text()
 
 
-async def test_a_stream_without_an_output_goes_on_where_the_session_is(started, readings, values, capsys):
+async def test_a_stream_without_an_output_continues_at_the_position(started, readings, values, capsys):
     async with started() as service:
         await service.advance("a", values[:100])
         assert await ran(service, "stream", readings, "a", "--json") == 0
@@ -151,7 +151,7 @@ async def test_columns_are_found_by_the_model_s_names_and_gaps_are_sent(started,
     path.write_text("c,note,b,a\n1,x,2,3\n4,y,,6\n7,z,8,9\n")
     async with started() as service:
         status = await ran(service, "stream", path, "a", "--model", "pair", "--time-column", "note")
-        rows = told(capsys)
+        rows = read_csv(capsys)
         want = (await service.advance("b", [[3, 2, 1], [6, None, 4], [9, 8, 7]], model="pair")).numbers
     assert (status, [row["note"] for row in rows]) == (0, ["x", "y", "z"])
     got = [[float(row[name]) for name in ("c", "a", "b")] for row in rows]
@@ -162,7 +162,7 @@ async def test_a_forecast_is_printed(started, values, capsys):
     async with started() as service:
         await service.advance("a", values)
         assert await ran(service, "forecast", "a", "--steps", 3) == 0
-        rows = told(capsys)
+        rows = read_csv(capsys)
         assert await ran(service, "forecast", "a", "-n", 3, "--json") == 0
         document = json.loads(capsys.readouterr().out)
     assert [row["step"] for row in rows] == ["1", "2", "3"]
@@ -186,7 +186,7 @@ async def test_a_session_is_shown_forked_reset_and_deleted(started, values, caps
         assert capsys.readouterr().err == f"carryover: session 'b' was deleted at position {STEPS}\n"
 
 
-async def test_sessions_move_house(started, values, tmp_path, capsys):
+async def test_sessions_are_exported_and_imported(started, values, tmp_path, capsys):
     async with started() as service:
         await service.advance("a", values)
         assert await ran(service, "sessions", "export", tmp_path / "house") == 0
@@ -207,7 +207,7 @@ async def test_sessions_move_house(started, values, tmp_path, capsys):
         (["forecast", "a", "--key-file", "none"], 1, "none: No such file"),
     ],
 )
-def test_what_goes_wrong_is_one_line(arguments, status, sentence, tmp_path, monkeypatch, capsys):
+def test_an_error_is_one_line(arguments, status, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.csv").touch()
     url = [] if "--url" in arguments else ["--url", "http://127.0.0.1:1"]
@@ -217,7 +217,7 @@ def test_what_goes_wrong_is_one_line(arguments, status, sentence, tmp_path, monk
     assert sentence in captured.err
 
 
-async def test_what_cannot_be_streamed_says_so(started, tmp_path, capsys):
+async def test_the_error_says_why_a_file_cannot_be_streamed(started, tmp_path, capsys):
     (tmp_path / "wide.csv").write_text("p,q\n1,2\n")
     (tmp_path / "words.csv").write_text("value\n1\nlow\n")
     (tmp_path / "good.csv").write_text("value\n1\n")
@@ -269,7 +269,7 @@ def test_parquet_is_read_row_by_row(tmp_path):
 # The demo, and completion.
 
 
-def test_the_demo_trains_serves_and_tells_what_carrying_buys(capfd):
+def test_the_demo_trains_serves_and_compares_both_errors(capfd):
     assert run(["demo", "sine", "temperatures", "--steps", "60", "--epochs", "2"]) == 0
     out = capfd.readouterr().out
     assert "serving at http://127.0.0.1:" in out

@@ -1,4 +1,4 @@
-"""Moving house: every session goes into a folder and comes back, and an interruption costs nothing."""
+"""Export and import: every session goes to a folder and comes back, and an interruption loses nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = [f"s{i:02}" for i in range(9)] + ["..", "a:b"]
 
 
 async def moved(service: Any, work: Callable[[Carryover], Any]) -> Any:
-    """What `work` gives with a client of the service, off its event loop."""
+    """The result of `work` with a client of the service, on another thread."""
 
     def call() -> Any:
         with Carryover(f"http://127.0.0.1:{service.port}") as server:
@@ -34,22 +34,22 @@ async def filled(service: Any) -> None:
 
 
 async def positions(service: Any) -> dict[str, int]:
-    told = (await service.http.get("/sessions")).json()["sessions"]
+    listed = (await service.http.get("/sessions")).json()["sessions"]
     found = {}
-    for name in (one["session"] for one in told):
+    for name in (entry["session"] for entry in listed):
         found[name] = (await service.session(name.replace("..", "%2E%2E")))["position"]
     return found
 
 
-async def test_an_interrupted_export_goes_on_where_it_stopped(start_hot, tmp_path: Path):
+async def test_an_interrupted_export_continues_where_it_stopped(start_hot, tmp_path: Path):
     async with start_hot() as service:
         await filled(service)
 
-        def some(server: Carryover) -> list[str]:
+        def first_four(server: Carryover) -> list[str]:
             left = session_backup.export_sessions(server, tmp_path)
             return [next(left) for _ in range(4)]
 
-        first = await moved(service, some)
+        first = await moved(service, first_four)
         with (tmp_path / session_backup.LIST_FILE).open("a") as lines:
             lines.write('{"session": "cut o')  # killed in mid-write
         rest = await moved(service, lambda server: list(session_backup.export_sessions(server, tmp_path)))
@@ -57,9 +57,7 @@ async def test_an_interrupted_export_goes_on_where_it_stopped(start_hot, tmp_pat
     assert (first + rest, again) == (sorted(NAMES), [])
 
 
-async def test_an_import_brings_back_what_was_exported_and_goes_on_where_it_stopped(
-    start_hot, tmp_path: Path
-):
+async def test_an_import_restores_the_export_and_continues_where_it_stopped(start_hot, tmp_path: Path):
     async with start_hot() as service:
         await filled(service)
         before = await positions(service)
@@ -67,16 +65,18 @@ async def test_an_import_brings_back_what_was_exported_and_goes_on_where_it_stop
         for name in before:
             await service.http.delete(f"/sessions/{name.replace('..', '%2E%2E')}")
 
-        def one(server: Carryover) -> str:
-            return next(session_backup.imported(server, tmp_path))
+        def first_session(server: Carryover) -> str:
+            return next(session_backup.import_sessions(server, tmp_path))
 
-        await moved(service, one)
-        await moved(service, lambda server: list(session_backup.imported(server, tmp_path)))
+        await moved(service, first_session)
+        await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path)))
         assert await positions(service) == before
-        assert await moved(service, lambda server: list(session_backup.imported(server, tmp_path))) == []
+        assert (
+            await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path))) == []
+        )
 
 
-async def test_a_folder_that_is_no_export_is_refused(tmp_path: Path):
+async def test_a_folder_that_is_not_an_export_is_refused(tmp_path: Path):
     (tmp_path / session_backup.LIST_FILE).write_text("not json\n")
-    with pytest.raises(BackupFailed, match="no list of sessions"):
+    with pytest.raises(BackupFailed, match="not a list of sessions"):
         session_backup.read_session_list(tmp_path)

@@ -13,13 +13,13 @@ import carryover
 import numpy as np
 import pandas as pd
 import pytest
-from carryover import AsyncCarryover, Carryover, connection, line, plans
+from carryover import AsyncCarryover, Carryover, connection, plans, session_socket
 
 from tests.helpers.zoo import TARGETS, TOLERANCE, one_pass, rolled_out, series
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = carryover.Patience(20.0, most=0.05)
+RETRY = carryover.RetryPolicy(20.0, max_pause=0.05)
 Call = Callable[[Callable[[Any], Any]], Any]
 
 
@@ -42,10 +42,10 @@ def connected(start_hot, kind):
         async with start_hot(**settings) as service:
             url = f"http://127.0.0.1:{service.port}"
             if kind == "blocking":
-                with Carryover(url, patience=PATIENCE) as client:
+                with Carryover(url, retry=RETRY) as client:
                     yield service, lambda work: asyncio.to_thread(work, client)
             else:
-                async with AsyncCarryover(url, patience=PATIENCE) as client:
+                async with AsyncCarryover(url, retry=RETRY) as client:
                     yield service, lambda work: awaited(work(client))
 
     return connect
@@ -70,8 +70,8 @@ async def test_chunks_equal_one_pass_and_count_positions(connected, artifacts):
             await call(lambda c, s=start: c.session("a").advance(whole[s : s + 30])) for start in (0, 30, 60)
         ]
     assert [part.position for part in parts] == [30, 60, 90]
-    told = np.concatenate([part.predictions for part in parts])
-    np.testing.assert_allclose(told, one_pass(artifacts["sine"], whole), atol=TOLERANCE)
+    predictions = np.concatenate([part.predictions for part in parts])
+    np.testing.assert_allclose(predictions, one_pass(artifacts["sine"], whole), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("model", ["sine", "pair", "partial"])
@@ -84,7 +84,7 @@ async def test_a_stream_equals_one_pass(connected, socket, artifacts, model, chu
     assert (answer.position, answer.replayed) == (100, False)
 
 
-async def test_a_stream_goes_on_where_the_session_is(connected, socket, artifacts):
+async def test_a_stream_continues_at_the_session_s_position(connected, socket, artifacts):
     whole = series("sine", 60)
     async with connected() as (_, call):
         await call(lambda c: c.session("a").advance(whole[:20]))
@@ -100,16 +100,16 @@ async def test_every_observation_of_a_stream_has_its_prediction(connected, socke
         predictions = client.session("a").stream(whole, 4, socket=socket)
         if isinstance(client, Carryover):
             return list(predictions)
-        return gathered(predictions)
+        return collect(predictions)
 
     async with connected() as (service, call):
-        told = await call(streamed)
+        predictions = await call(streamed)
         want = (await service.advance("b", whole.tolist())).numbers[:, 0]
-    assert [one.position for one in told] == list(range(1, 11))
-    np.testing.assert_allclose([float(one) for one in told], want, atol=TOLERANCE)
+    assert [prediction.position for prediction in predictions] == list(range(1, 11))
+    np.testing.assert_allclose([float(prediction) for prediction in predictions], want, atol=TOLERANCE)
 
 
-async def gathered(items: Any) -> list[Any]:
+async def collect(items: Any) -> list[Any]:
     return [item async for item in items]
 
 
@@ -118,7 +118,7 @@ async def gathered(items: Any) -> list[Any]:
 
 @pytest.fixture
 def lossy(monkeypatch) -> None:
-    """Every third answer is lost after the server has given it."""
+    """Lose every third answer, after the server has sent it."""
     counts = {"requests": 0, "reads": 0}
 
     def lost(what: str) -> None:
@@ -126,7 +126,7 @@ def lossy(monkeypatch) -> None:
         if counts[what] % 3 == 0:
             raise carryover.Unreachable("lost on purpose")
 
-    performed, awaiting = Carryover._performed, AsyncCarryover._performed
+    performed, awaiting = Carryover._perform, AsyncCarryover._perform
     read, reading = connection.Connection.read, connection.AsyncConnection.read
 
     def perform(self, effect):
@@ -149,27 +149,27 @@ def lossy(monkeypatch) -> None:
         lost("reads")
         return data
 
-    monkeypatch.setattr(Carryover, "_performed", perform)
-    monkeypatch.setattr(AsyncCarryover, "_performed", perform_awaited)
+    monkeypatch.setattr(Carryover, "_perform", perform)
+    monkeypatch.setattr(AsyncCarryover, "_perform", perform_awaited)
     monkeypatch.setattr(connection.Connection, "read", read_lossy)
     monkeypatch.setattr(connection.AsyncConnection, "read", reading_lossy)
 
 
 @pytest.mark.usefixtures("lossy")
 @pytest.mark.parametrize("as_text", [False, True])
-async def test_lost_answers_lose_nothing_and_double_nothing(connected, socket, artifacts, as_text):
+async def test_every_chunk_is_applied_once_although_answers_are_lost(connected, socket, artifacts, as_text):
     whole = series("sine", 120)
     rows = whole[:, 0].tolist() if as_text else whole
     async with connected() as (service, call):
         answer = await call(lambda c: c.session("a").stream(rows, 3, socket=socket).collect())
         assert (await service.session("a"))["position"] == 120
     assert answer.replayed
-    told = np.array(answer.predictions).reshape(-1, 1)
-    np.testing.assert_allclose(told, one_pass(artifacts["sine"], whole), atol=TOLERANCE)
+    predictions = np.array(answer.predictions).reshape(-1, 1)
+    np.testing.assert_allclose(predictions, one_pass(artifacts["sine"], whole), atol=TOLERANCE)
 
 
 @pytest.mark.usefixtures("lossy")
-async def test_a_server_that_remembers_one_answer_is_sent_one_chunk_at_a_time(connected, artifacts):
+async def test_a_server_that_stores_one_answer_gets_one_chunk_at_a_time(connected, artifacts):
     whole = series("sine", 24)
     async with connected(recent_chunks=1) as (_, call):
         answer = await call(lambda c: c.session("a").stream(whole, 3, socket=True).collect())
@@ -177,7 +177,7 @@ async def test_a_server_that_remembers_one_answer_is_sent_one_chunk_at_a_time(co
 
 
 @pytest.mark.usefixtures("lossy")
-async def test_no_call_is_done_twice_when_its_answer_is_lost(connected):
+async def test_no_call_is_applied_twice_when_its_answer_is_lost(connected):
     async with connected() as (service, call):
         for place in range(6):
             await call(lambda c, p=place: c.session("a").advance([0.1 * p]))
@@ -188,7 +188,7 @@ async def test_no_call_is_done_twice_when_its_answer_is_lost(connected):
         assert await call(lambda c: c.count()) == 1
 
 
-async def test_another_writer_is_told_and_not_run_over(connected, socket):
+async def test_a_chunk_of_another_client_is_detected_and_not_overwritten(connected, socket):
     async with connected() as (service, call):
         await call(lambda c: c.session("a").advance([0.1, 0.2]))
         await service.advance("a", [0.5])
@@ -199,7 +199,7 @@ async def test_another_writer_is_told_and_not_run_over(connected, socket):
         assert (await call(lambda c: c.session("a").advance([0.3]))).position == 4
 
 
-async def test_a_session_that_was_lost_in_mid_stream_is_not_begun_anew(connected, socket):
+async def test_a_session_deleted_in_the_middle_of_a_stream_does_not_start_again(connected, socket):
     async with connected() as (service, call):
         await call(lambda c: c.session("a").advance([0.1, 0.2]))
         await service.http.delete("/sessions/a")
@@ -209,7 +209,9 @@ async def test_a_session_that_was_lost_in_mid_stream_is_not_begun_anew(connected
         assert (await call(lambda c: c.count())) == 1
 
 
-async def test_a_stream_left_early_goes_on_where_the_server_is(connected, artifacts):
+async def test_after_a_stream_was_left_early_the_session_continues_at_the_server_s_position(
+    connected, artifacts
+):
     whole = series("sine", 60)
 
     def left_early(client: Any) -> Any:
@@ -226,15 +228,15 @@ async def test_a_stream_left_early_goes_on_where_the_server_is(connected, artifa
 
 def first(stream: Any) -> Any:
     with stream:
-        return next(one for one in stream if one.position == 10)
+        return next(prediction for prediction in stream if prediction.position == 10)
 
 
 async def first_awaited(stream: Any) -> Any:
     async with stream:
-        return await anext(one async for one in stream if one.position == 10)
+        return await anext(prediction async for prediction in stream if prediction.position == 10)
 
 
-async def test_an_iterator_is_asked_for_no_more_before_its_predictions_are_seen(connected, socket, kind):
+async def test_an_iterator_is_read_further_only_after_its_predictions_are_seen(connected, socket, kind):
     seen: list[int] = []
     pulled: list[int] = []
 
@@ -247,12 +249,12 @@ async def test_an_iterator_is_asked_for_no_more_before_its_predictions_are_seen(
     def streamed(client: Any) -> Any:
         stream = client.session("a").stream(readings(), 2, socket=socket)
         if isinstance(client, Carryover):
-            return [seen.append(one.position) for one in stream]
-        return noted(stream)
+            return [seen.append(prediction.position) for prediction in stream]
+        return note_positions(stream)
 
-    async def noted(stream: Any) -> None:
-        async for one in stream:
-            seen.append(one.position)  # noqa: PERF401
+    async def note_positions(stream: Any) -> None:
+        async for prediction in stream:
+            seen.append(prediction.position)  # noqa: PERF401
 
     async with connected() as (_, call):
         await call(streamed)
@@ -270,16 +272,16 @@ async def test_an_async_iterable_is_streamed(start_hot, socket):
     assert (answer.position, len(answer)) == (5, 5)
 
 
-# What comes back.
+# Types of answers.
 
 
-async def test_answers_come_in_the_kind_of_the_observations(connected, socket):
+async def test_answers_have_the_type_of_the_observations(connected, socket):
     numbers = [0.1, 0.2, 0.3]
     async with connected() as (_, call):
         got = {}
         for name, rows in {
             "list": numbers,
-            "rows": [[one] for one in numbers],
+            "rows": [[number] for number in numbers],
             "array": np.array(numbers),
             "columns": np.array(numbers)[:, None],
             "integers": np.array([0, 1, 1]),
@@ -292,9 +294,8 @@ async def test_answers_come_in_the_kind_of_the_observations(connected, socket):
     assert len(got["rows"].predictions[2]) == 1
     assert got["array"].predictions.shape == got["integers"].predictions.shape == (3,)
     assert got["columns"].predictions.shape == (3, 1)
-    assert {one.predictions.dtype for name, one in got.items() if hasattr(one.predictions, "dtype")} == {
-        np.dtype("float32")
-    }
+    arrays = [answer.predictions for answer in got.values() if hasattr(answer.predictions, "dtype")]
+    assert {predictions.dtype for predictions in arrays} == {np.dtype("float32")}
     assert np.shape(got["list"].forecast) == np.shape(got["array"].forecast) == (2,)
     assert np.shape(got["columns"].forecast) == (2, 1)
     np.testing.assert_allclose(got["list"].predictions, got["array"].predictions, atol=TOLERANCE)
@@ -306,10 +307,10 @@ async def test_a_series_keeps_its_index_and_name(connected, socket):
     async with connected() as (_, call):
         answer = await call(lambda c: c.session("a").stream(readings, 2, socket=socket).collect())
         single = await call(lambda c: c.session("b").advance(readings))
-    for told in (answer, single):
-        assert told.predictions.index.equals(hours)
-        assert told.predictions.name == "flow"
-        assert told[-1].label == hours[-1]
+    for result in (answer, single):
+        assert result.predictions.index.equals(hours)
+        assert result.predictions.name == "flow"
+        assert result[-1].label == hours[-1]
 
 
 async def test_the_columns_of_a_frame_are_put_into_the_model_s_order(connected, artifacts, socket):
@@ -324,7 +325,7 @@ async def test_the_columns_of_a_frame_are_put_into_the_model_s_order(connected, 
     )
 
 
-async def test_a_forecast_is_an_array_and_moves_nothing(connected, artifacts):
+async def test_a_forecast_is_an_array_and_leaves_the_session_unchanged(connected, artifacts):
     whole = series("sine", 20)
     async with connected() as (_, call):
         await call(lambda c: c.session("a").advance(whole))
@@ -356,13 +357,13 @@ async def test_a_session_is_saved_loaded_forked_reset_and_deleted(connected, tmp
     assert error.value.position == 4
 
 
-async def test_a_session_is_created_with_what_it_was_given(connected):
+async def test_a_session_is_created_with_its_options(connected):
     async with connected() as (_, call):
         answer = await call(lambda c: c.session("a", "pair", ttl_seconds=60).advance([[1.0, 2.0, 3.0]]))
-        told = await call(lambda c: c.session("a").info())
-        assert (answer.model, told.ttl_seconds, told.position) == ("pair", 60, 1)
-        made = await call(lambda c: c.session("b", "pair").create())
-        assert (made.position, made.model, made.updated.tzinfo is not None) == (0, "pair", True)
+        info = await call(lambda c: c.session("a").info())
+        assert (answer.model, info.ttl_seconds, info.position) == ("pair", 60, 1)
+        created = await call(lambda c: c.session("b", "pair").create())
+        assert (created.position, created.model, created.updated.tzinfo is not None) == (0, "pair", True)
 
 
 async def test_a_session_of_another_model_is_refused(connected, socket):
@@ -384,17 +385,17 @@ async def test_sessions_are_listed_beyond_a_page(connected, monkeypatch):
 
         def listed(client: Any) -> Any:
             found = client.sessions()
-            return list(found) if isinstance(client, Carryover) else gathered(found)
+            return list(found) if isinstance(client, Carryover) else collect(found)
 
-        assert [one["session"] for one in await call(listed)] == ["..", "a", "b", "d", "e"]
+        assert [entry["session"] for entry in await call(listed)] == ["..", "a", "b", "d", "e"]
         assert (await call(lambda c: c.session("..").info())).position == 1
-        assert {one.name for one in await call(lambda c: c.models())} >= {"sine", "pair", "partial"}
+        assert {model.name for model in await call(lambda c: c.models())} >= {"sine", "pair", "partial"}
 
 
 # Many sessions in one request.
 
 
-async def test_bulk_moves_every_session_from_where_it_is(connected, artifacts):
+async def test_bulk_advances_every_session_from_its_position(connected, artifacts):
     whole = {name: series("sine", 30, seed) for seed, name in enumerate("abc")}
     async with connected() as (service, call):
         await service.advance("b", whole["b"][:10])
@@ -421,7 +422,7 @@ async def test_in_bulk_a_bad_neighbour_fails_alone(connected):
     assert isinstance(answers["c"].predictions, np.ndarray)
 
 
-# What a model that learns has to say.
+# Models that learn.
 
 
 @pytest.mark.parametrize("way", ["advance", "requests", "socket", "bulk", "bulk of one"])
@@ -452,7 +453,7 @@ async def test_intervals_residuals_and_scores_come_with_the_predictions(connecte
     assert info.learning["readout"] == "rls"
 
 
-async def test_a_gap_is_not_observed_and_a_skip_moves_over_many(connected):
+async def test_a_missing_value_is_marked_and_a_skip_advances_over_many(connected):
     async with connected() as (_, call):
         answer = await call(
             lambda c: c.session("a", "adaptive").advance(np.array([[1, 2], [np.nan, 3], [4, 5]]), level=0.9)
@@ -470,19 +471,19 @@ async def test_bulk_applies_nothing_twice_when_answers_are_lost(connected):
             assert (answers["a"].position, answers["b"].position) == (place, 2 * place)
 
 
-# Ways to the server.
+# Connections.
 
 
-async def test_without_a_socket_library_a_stream_is_requests(connected, monkeypatch):
-    monkeypatch.setattr(line, "ClientProtocol", None)
+async def test_without_websockets_a_stream_uses_requests(connected, monkeypatch):
+    monkeypatch.setattr(session_socket, "ClientProtocol", None)
     async with connected() as (_, call):
         answer = await call(lambda c: c.session("a").stream([0.1, 0.2], 1).collect())
         assert answer.position == 2
-        with pytest.raises(carryover.NoSocket, match=r"carryover-client\[sockets\]"):
+        with pytest.raises(carryover.SocketUnavailable, match=r"carryover-client\[sockets\]"):
             await call(lambda c: c.session("a").stream([0.1], socket=True).collect())
 
 
-async def test_what_the_server_refuses_is_raised_with_its_place(connected, socket):
+async def test_a_refusal_is_raised_with_the_row_that_caused_it(connected, socket):
     async with connected() as (_, call):
         with pytest.raises(carryover.Unprocessable) as error:
             await call(lambda c: c.session("a").stream([0.1, 0.2, float("inf")], 2, socket=socket).collect())
@@ -491,14 +492,14 @@ async def test_what_the_server_refuses_is_raised_with_its_place(connected, socke
     assert answer.position == 3
 
 
-async def test_a_server_that_is_not_there_is_told_at_once_without_patience(kind):
-    async def asked() -> None:
+async def test_without_retries_an_unreachable_server_is_an_error_at_once(kind):
+    async def advance() -> None:
         if kind == "blocking":
-            with Carryover("http://127.0.0.1:1", patience=0) as client:
+            with Carryover("http://127.0.0.1:1", retry=0) as client:
                 client.session("a").advance([0.1])
         else:
-            async with AsyncCarryover("http://127.0.0.1:1", patience=0) as client:
+            async with AsyncCarryover("http://127.0.0.1:1", retry=0) as client:
                 await client.session("a").stream([0.1], socket=True).collect()
 
     with pytest.raises(carryover.Unreachable, match="is the server running"):
-        await asked()
+        await advance()

@@ -1,4 +1,4 @@
-"""The parts of the client that do no input or output: plans, patience, windows, errors, requests."""
+"""The parts of the client that do no input or output: plans, retries, windows, errors, requests."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 import carryover
 import numpy as np
 import pytest
-from carryover import Patience, bulk, errors, frames, line, plans, streaming, wire
+from carryover import RetryPolicy, bulk, errors, frames, plans, session_socket, streaming, wire
 from carryover.effects import Emit, Open, Pull, Read, Reply, Request, Sleep, Write
-from carryover.numbers import Chunk, chunk_of, chunks_of
+from carryover.observations import Chunk, chunk_of, chunks_of
 from carryover.retry import Pauses
 from carryover.values import Answer
 from carryover.window import Window
-from carryover.wire import Cursor, Wanted
+from carryover.wire import ChunkOptions, Cursor
 
 from app.codec.problems import STATUS, problem
 from tests.helpers.paths import ROOT
 
 
 def run(plan: Any, perform: Callable[[Any], Any]) -> Any:
-    """What the plan returns; `perform` gives each effect's result, or an error to throw in."""
+    """Run a plan and return its result; `perform` returns each effect's result, or an error to throw."""
     try:
         effect = next(plan)
         while True:
@@ -36,68 +36,70 @@ def run(plan: Any, perform: Callable[[Any], Any]) -> Any:
 
 
 def scripted(*replies: Any) -> tuple[Callable[[Any], Any], list[float], list[Request]]:
-    """Answers requests in order; tells the pauses that were made, and what was asked."""
-    left, pauses, requests = list(replies), [], []
+    """Return a function that answers requests in order, the pauses it was asked for, and the requests."""
+    remaining, pauses, requests = list(replies), [], []
 
     def perform(effect: Any) -> Any:
         if isinstance(effect, Sleep):
             pauses.append(effect.seconds)
             return None
         requests.append(effect)
-        return left.pop(0)
+        return remaining.pop(0)
 
     return perform, pauses, requests
 
 
 class Clock:
-    """Stands still until told; pauses are the longest that may be drawn."""
+    """A clock that the test sets; every pause is the longest that may be drawn."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
-    def patience(self, seconds: float) -> Patience:
-        return Patience(seconds, clock=lambda: self.now, draw=lambda low, high: high)
+    def retry(self, seconds: float) -> RetryPolicy:
+        return RetryPolicy(seconds, clock=lambda: self.now, draw=lambda low, high: high)
 
 
-def told(position: int, **more: Any) -> Reply:
+def chunk_reply(position: int, **more: Any) -> Reply:
     body = {"session": "a", "model": "sine", "position": position, "epoch": "0" * 15 + "1", "replayed": False}
     return Reply(200, json.dumps(body | {"predictions": [0.5]} | more).encode())
 
 
-def refused(error: Any, retry_after: str | None = None) -> Reply:
+def refusal_reply(error: Any, retry_after: str | None = None) -> Reply:
     status, body, _ = problem(error)
     return Reply(status, json.dumps(body).encode(), retry_after)
 
 
-# Patience.
+# Retries.
 
 
 def test_pauses_double_up_to_a_bound_and_are_drawn_from_zero():
     drawn = []
-    patience = Patience(1e9, first=1.0, most=5.0, draw=lambda low, high: drawn.append((low, high)) or high)
-    pauses = Pauses(patience)
+    retry = RetryPolicy(
+        1e9, first_pause=1.0, max_pause=5.0, draw=lambda low, high: drawn.append((low, high)) or high
+    )
+    pauses = Pauses(retry)
     assert [pauses.after(carryover.Unreachable("x")) for _ in range(4)] == [1, 2, 4, 5]
     assert {low for low, _ in drawn} == {0.0}
 
 
-def test_what_the_server_asks_for_is_waited_for():
-    perform, pauses, _ = scripted(refused(app_error("Overloaded"), "3"), told(1))
-    run(plans.asked(Request("GET", "/"), Clock().patience(10)), perform)
+def test_the_client_waits_as_long_as_the_server_asks():
+    perform, pauses, _ = scripted(refusal_reply(app_error("Overloaded"), "3"), chunk_reply(1))
+    run(plans.send(Request("GET", "/"), Clock().retry(10)), perform)
     assert pauses == [pytest.approx(3.05)]
 
 
-def test_patience_ends_with_the_last_error():
+def test_when_the_time_is_over_the_last_error_is_raised():
     clock = Clock()
-    pauses = Pauses(clock.patience(2.0))
+    pauses = Pauses(clock.retry(2.0))
     pauses.after(carryover.Unreachable("first"))
     clock.now = 2.0
     with pytest.raises(carryover.Unreachable, match="second"):
         pauses.after(carryover.Unreachable("second"))
 
 
-def test_progress_makes_a_stream_patient_again():
+def test_progress_restarts_the_time_and_the_pauses():
     clock = Clock()
-    pauses = Pauses(clock.patience(2.0))
+    pauses = Pauses(clock.retry(2.0))
     for _ in range(5):
         pauses.after(carryover.Unreachable("x"))
         pauses.progress()
@@ -107,29 +109,34 @@ def test_progress_makes_a_stream_patient_again():
 
 def test_a_request_is_sent_again_byte_for_byte():
     perform, _, requests = scripted(
-        told(5), carryover.Unreachable("cut off"), refused(app_error("StoreFailed")), told(6, replayed=True)
+        chunk_reply(5),
+        carryover.Unreachable("cut off"),
+        refusal_reply(app_error("StoreFailed")),
+        chunk_reply(6, replayed=True),
     )
     cursor = Cursor("a")
-    answer = run(plans.advance(cursor, chunk_of([0.1]), Wanted(), Clock().patience(10)), perform)
+    answer = run(plans.advance(cursor, chunk_of([0.1]), ChunkOptions(), Clock().retry(10)), perform)
     assert requests[1] == requests[2] == requests[3]
     assert json.loads(requests[1].body) == {"observations": [0.1], "at": 5, "epoch": "0" * 15 + "1"}
     assert (answer.replayed, cursor.position) == (True, 6)
 
 
-def test_what_cannot_succeed_later_is_not_sent_again():
-    perform, pauses, requests = scripted(refused(app_error("TooLarge")))
+def test_a_request_that_cannot_succeed_later_is_not_sent_again():
+    perform, pauses, requests = scripted(refusal_reply(app_error("TooLarge")))
     with pytest.raises(carryover.TooLarge):
-        run(plans.asked(Request("GET", "/"), Clock().patience(10)), perform)
+        run(plans.send(Request("GET", "/"), Clock().retry(10)), perform)
     assert (len(requests), pauses) == (1, [])
 
 
-def test_a_fork_under_a_name_that_was_taken_before_is_told_even_after_a_retry():
-    perform, _, _ = scripted(told(1), carryover.Unreachable("cut off"), refused(app_error("SessionExists")))
+def test_a_fork_to_an_existing_session_is_an_error_even_after_a_retry():
+    perform, _, _ = scripted(
+        chunk_reply(1), carryover.Unreachable("cut off"), refusal_reply(app_error("SessionExists"))
+    )
     with pytest.raises(carryover.SessionExists):
-        run(plans.fork(Cursor("a"), Cursor("b"), Clock().patience(10)), perform)
+        run(plans.fork(Cursor("a"), Cursor("b"), Clock().retry(10)), perform)
 
 
-def test_in_bulk_what_is_refused_for_the_moment_is_sent_again_alone():
+def test_in_bulk_only_the_sessions_that_were_refused_for_the_moment_are_sent_again():
     cursors = {name: Cursor(name, position=3) for name in "ab"}
     chunks = {name: chunk_of([0.5]) for name in "ab"}
     body = {"positions": [4, None], "epochs": ["1", None], "predictions": [[0.1], None], "replayed": []}
@@ -139,7 +146,7 @@ def test_in_bulk_what_is_refused_for_the_moment_is_sent_again_alone():
         Reply(200, json.dumps(body | {"errors": {"1": later}}).encode()),
         Reply(200, json.dumps(last).encode()),
     )
-    answers = run(bulk.advance(cursors, chunks, None, Wanted(), Clock().patience(10)), perform)
+    answers = run(bulk.advance(cursors, chunks, None, ChunkOptions(), Clock().retry(10)), perform)
     assert json.loads(requests[1].body)["sessions"] == ["b"]
     assert [answers[name].predictions for name in "ab"] == [[0.1], [0.2]]
 
@@ -153,11 +160,11 @@ def app_error(name: str) -> Any:
     return getattr(served, name)("it went wrong", position=7)
 
 
-@pytest.mark.parametrize("served", STATUS, ids=lambda one: one.__name__)
-def test_every_problem_of_the_server_is_an_error_of_the_same_name(served):
-    status, body, _ = problem(served("it went wrong", position=7))
+@pytest.mark.parametrize("server_error", STATUS, ids=lambda error: error.__name__)
+def test_every_problem_of_the_server_is_an_error_of_the_same_name(server_error):
+    status, body, _ = problem(server_error("it went wrong", position=7))
     error = carryover.errors.problem(status, json.dumps(body).encode(), "2")
-    assert type(error).__name__ == served.__name__
+    assert type(error).__name__ == server_error.__name__
     assert (str(error), error.status, error.position) == ("it went wrong", status, 7)
     assert isinstance(error, carryover.Unavailable) == (status in (429, 503))
 
@@ -172,11 +179,11 @@ def test_every_problem_of_the_server_is_an_error_of_the_same_name(served):
         (404, "NotCarryover"),
     ],
 )
-def test_a_proxy_s_page_is_told_by_its_status(status, kind):
+def test_a_proxy_s_page_is_an_error_of_its_status(status, kind):
     assert type(errors.problem(status, b"<html>no</html>")).__name__ == kind
 
 
-def test_a_problem_of_a_later_server_is_still_an_error_of_its_status():
+def test_an_unknown_problem_type_is_an_error_of_its_status():
     body = {"type": "urn:carryover:over-quota", "title": "Over quota", "status": 429, "detail": "slowly"}
     assert type(errors.problem(429, json.dumps(body).encode())) is carryover.OverLimit
 
@@ -184,62 +191,62 @@ def test_a_problem_of_a_later_server_is_still_an_error_of_its_status():
 # Windows.
 
 
-def window(ahead: int, **hello: Any) -> Window:
-    made = Window(Cursor("a"), Wanted(), ahead)
-    made.learned({"position": 10, "epoch": "1"} | hello)
-    return made
+def make_window(max_in_flight: int, **hello: Any) -> Window:
+    window = Window(Cursor("a"), ChunkOptions(), max_in_flight)
+    window.apply_hello({"position": 10, "epoch": "1"} | hello)
+    return window
 
 
 def answer(position: int, steps: int = 1) -> Answer:
     return Answer("a", "sine", position, "1", False, {"predictions": np.zeros(steps, np.float32)})
 
 
-def flying(made: Window, steps: int) -> int:
-    """How many chunks of so many observations it lets fly, once an answer was in."""
-    made.take(answer(made.push(chunk_of(np.zeros(steps))).at + steps, steps))
-    while made.has_room():
-        made.push(chunk_of(np.zeros(steps)))
-    return len(made.pending)
+def chunks_in_flight(window: Window, steps: int) -> int:
+    """Return how many chunks of `steps` observations the window accepts after the first answer."""
+    window.take(answer(window.push(chunk_of(np.zeros(steps))).at + steps, steps))
+    while window.has_room():
+        window.push(chunk_of(np.zeros(steps)))
+    return len(window.pending)
 
 
-def test_one_chunk_flies_until_the_first_answer_is_in():
-    made = window(8)
-    made.push(chunk_of([0.1]))
-    assert not made.has_room()
+def test_one_chunk_is_in_flight_until_the_first_answer():
+    window = make_window(8)
+    window.push(chunk_of([0.1]))
+    assert not window.has_room()
 
 
 @pytest.mark.parametrize(
-    ("ahead", "steps", "hello", "want"),
+    ("max_in_flight", "steps", "hello", "want"),
     [
         (8, 1, {}, 8),
         (3, 1, {}, 3),
         (8, 1, {"recent_chunks": 2}, 2),
         (8, 200, {}, 5),  # 4,096 bytes hold five answers of 200 numbers
-        (8, 5000, {}, 1),  # the last answer is always remembered
+        (8, 5000, {}, 1),  # the last answer is always stored
         (8, 200, {"recent_bytes": 1600}, 2),
     ],
 )
-def test_no_more_flies_than_the_server_remembers(ahead, steps, hello, want):
-    assert flying(window(ahead, **hello), steps) == want
+def test_no_more_chunks_are_in_flight_than_the_server_stores_answers(max_in_flight, steps, hello, want):
+    assert chunks_in_flight(make_window(max_in_flight, **hello), steps) == want
 
 
-def test_chunks_are_numbered_one_behind_the_other():
-    made = window(8)
-    made.take(answer(made.push(chunk_of([0.1])).at + 1))
-    assert [made.push(chunk_of([0.1] * n)).at for n in (2, 3, 1)] == [11, 13, 16]
+def test_each_chunk_starts_where_the_one_before_ends():
+    window = make_window(8)
+    window.take(answer(window.push(chunk_of([0.1])).at + 1))
+    assert [window.push(chunk_of([0.1] * n)).at for n in (2, 3, 1)] == [11, 13, 16]
 
 
 # Sockets.
 
 
-class Served:
-    """A server's end of a socket, in memory: what it says, and what it was told."""
+class FakeServer:
+    """The server's end of a socket, in memory: it sends `messages` and keeps what it received."""
 
     def __init__(self, *messages: bytes) -> None:
         from websockets.server import ServerProtocol
 
         self.protocol = ServerProtocol()
-        self.messages, self.heard, self.opened = list(messages), [], 0
+        self.messages, self.received, self.opened = list(messages), [], 0
         self.emitted: list[Answer] = []
         self.chunks = [chunk_of([0.1]), None]
 
@@ -257,7 +264,7 @@ class Served:
                     self.request = event
                     self.protocol.send_response(self.protocol.accept(event))
                 else:
-                    self.heard.append(event.data)
+                    self.received.append(event.data)
         elif isinstance(effect, Read):
             if self.messages:
                 self.protocol.send_text(self.messages.pop(0))
@@ -265,80 +272,85 @@ class Served:
         return None
 
 
-def over(server: Served, key: str | None = None) -> None:
-    way = streaming.Way("https://host/prefix/", key, Clock().patience(0), True)
-    run(streaming.stream(Cursor("..", "sine"), Wanted(level=0.9, score=True), 8, True, way), server.perform)
+def stream_over(server: FakeServer, key: str | None = None) -> None:
+    way = streaming.StreamTarget("https://host/prefix/", key, Clock().retry(0), True)
+    run(
+        streaming.stream(Cursor("..", "sine"), ChunkOptions(level=0.9, score=True), 8, True, way),
+        server.perform,
+    )
 
 
 HELLO = b'{"session":"..","position":4,"epoch":"0000000000000001","in_flight":64}'
 
 
-def test_the_socket_is_asked_for_with_the_key_and_told_what_is_wanted():
-    server = Served(HELLO, told(5, lower=[0.1], upper=[0.9], residuals=[None], scores=[None]).body)
-    over(server, "secret")
+def test_the_handshake_has_the_key_and_the_first_message_has_the_options():
+    server = FakeServer(HELLO, chunk_reply(5, lower=[0.1], upper=[0.9], residuals=[None], scores=[None]).body)
+    stream_over(server, "secret")
     assert server.request.path == "/prefix/sessions/%2E%2E/stream"
     assert server.request.headers["Authorization"] == "Bearer secret"
-    asked = {"observations": [0.1], "at": 4, "epoch": "0000000000000001", "model": "sine"}
-    assert json.loads(server.heard[0]) == asked | {"level": 0.9, "score": True}
-    (one,) = server.emitted[0]
-    assert (one.lower, one.upper, one.residual, one.score) == (0.1, 0.9, None, None)
+    expected = {"observations": [0.1], "at": 4, "epoch": "0000000000000001", "model": "sine"}
+    assert json.loads(server.received[0]) == expected | {"level": 0.9, "score": True}
+    (row,) = server.emitted[0]
+    assert (row.lower, row.upper, row.residual, row.score) == (0.1, 0.9, None, None)
 
 
-def test_an_answer_of_another_position_is_no_answer():
+def test_an_answer_with_another_position_is_refused():
     with pytest.raises(carryover.NotCarryover, match="position 9"):
-        over(Served(HELLO, told(9).body))
+        stream_over(FakeServer(HELLO, chunk_reply(9).body))
 
 
 def test_a_refusal_on_the_socket_is_an_error_of_its_type():
     body = json.dumps(problem(app_error("SessionDamaged"))[1]).encode()
     with pytest.raises(carryover.SessionDamaged):
-        over(Served(HELLO, body))
+        stream_over(FakeServer(HELLO, body))
 
 
-def test_a_handshake_that_is_refused_means_requests_or_an_error():
+def test_a_refused_handshake_is_either_unavailable_sockets_or_the_refusal():
     def answered_with(status: bytes) -> Any:
         def perform(effect: Any) -> Any:
             return b"HTTP/1.1 %b\r\ncontent-length: 0\r\n\r\n" % status if isinstance(effect, Read) else None
 
         return perform
 
-    with pytest.raises(line.NoSocket):
-        run(line.opened("ws://host/", None), answered_with(b"426 Upgrade Required"))
+    with pytest.raises(session_socket.SocketUnavailable):
+        run(session_socket.open_socket("ws://host/", None), answered_with(b"426 Upgrade Required"))
     with pytest.raises(carryover.Unauthorized):
-        run(line.opened("ws://host/", None), answered_with(b"401 Unauthorized"))
+        run(session_socket.open_socket("ws://host/", None), answered_with(b"401 Unauthorized"))
 
 
-# Numbers.
+# Observations.
 
 
-def test_gaps_are_null_whatever_they_came_as():
+def test_missing_values_of_every_type_are_null():
     nan = float("nan")
-    for rows in ([0.1, None, nan], np.array([0.1, nan, nan]), (one for one in (0.1, nan, None))):
+    for rows in ([0.1, None, nan], np.array([0.1, nan, nan]), (value for value in (0.1, nan, None))):
         assert json.loads(chunk_of(rows).text()) == [0.1, None, None]
     assert json.loads(chunk_of(np.array([[1, nan], [nan, 2]])).text()) == [[1, None], [None, 2]]
     assert chunk_of(np.array([0.1, nan])).floats() is None
 
 
-def test_a_gap_s_answer_has_nan_in_arrays_and_none_in_lists():
+def test_missing_numbers_of_an_answer_are_nan_in_arrays_and_none_in_lists():
     body = json.loads(
-        told(3, predictions=[1, 2, 3], residuals=[0.1, None, 0.2], observed=[[True], [False], [True]]).body
+        chunk_reply(
+            3, predictions=[1, 2, 3], residuals=[0.1, None, 0.2], observed=[[True], [False], [True]]
+        ).body
     )
-    arrays = wire.answered(body, Cursor("a"), chunk_of(np.zeros(3)))
-    lists = wire.answered(body, Cursor("a"), chunk_of([0.0, None, 0.0]))
+    arrays = wire.parse_answer(body, Cursor("a"), chunk_of(np.zeros(3)))
+    lists = wire.parse_answer(body, Cursor("a"), chunk_of([0.0, None, 0.0]))
     np.testing.assert_array_equal(arrays.residuals, np.array([0.1, np.nan, 0.2], np.float32))
     assert (arrays.observed.dtype, lists.residuals, lists.scores) == (bool, [0.1, None, 0.2], None)
 
 
-def test_a_skip_is_sent_as_one():
-    text = wire.chunk_text(Chunk([], True, skip=5), 3, None, None, Wanted())
+def test_a_skip_is_sent_as_a_number():
+    text = wire.chunk_text(Chunk([], True, skip=5), 3, None, None, ChunkOptions())
     assert json.loads(text) == {"skip": 5, "at": 3}
 
 
 @pytest.mark.parametrize("source", [list(range(7)), np.arange(7), range(7), iter(range(7))])
-def test_any_source_is_cut_alike(source):
-    cut = list(chunks_of(source, 3, (), ()))
-    assert [len(one) for one in cut] == [3, 3, 1]
-    assert [number for one in cut for number in json.loads(one.text())] == list(range(7))
+def test_every_kind_of_source_is_cut_into_the_same_chunks(source):
+    chunks = list(chunks_of(source, 3, (), ()))
+    assert [len(chunk) for chunk in chunks] == [3, 3, 1]
+    assert [number for chunk in chunks for number in json.loads(chunk.text())] == list(range(7))
 
 
 def test_binary_messages_are_those_of_the_server():
@@ -365,8 +377,8 @@ def test_the_client_is_typed_and_needs_neither_numpy_nor_a_socket_library():
 import sys
 sys.modules.update({"numpy": None, "websockets": None, "pandas": None})
 import carryover
-chunk = carryover.numbers.chunk_of([0.1, None])
-print(chunk.text(), carryover.line.ClientProtocol)
+chunk = carryover.observations.chunk_of([0.1, None])
+print(chunk.text(), carryover.session_socket.ClientProtocol)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""A server killed and restarted under streaming clients: their loops do not notice."""
+"""A server is killed and restarted while clients stream: their loops continue without an error."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from carryover import AsyncCarryover, Carryover, Patience
+from carryover import AsyncCarryover, Carryover, RetryPolicy
 
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 from tests.system.test_serve import serving
 
 STEPS, CHUNK, KILL_AT, APART = 3000, 4, 400, 800
-PATIENCE = Patience(60.0, most=0.3)
+RETRY = RetryPolicy(60.0, max_pause=0.3)
 
 
 class Progress:
-    """How far each client is. Those in front wait for the rest: a kill finds all of them under way."""
+    """The progress of each client. Fast clients wait for slow ones: the kill finds all of them streaming."""
 
     def __init__(self, clients: int) -> None:
         self.seen = [0] * clients
@@ -39,28 +39,28 @@ class Progress:
 
 
 def blocking(url: str, name: str, whole: np.ndarray, over: bool, note: Callable[[int], None]) -> list[float]:
-    told: list[float] = []
-    with Carryover(url, patience=PATIENCE) as client:
+    predictions: list[float] = []
+    with Carryover(url, retry=RETRY) as client:
         for prediction in client.session(name).stream(whole, CHUNK, socket=over):
-            told.append(float(prediction))
-            note(len(told))
-    return told
+            predictions.append(float(prediction))
+            note(len(predictions))
+    return predictions
 
 
 def awaited(url: str, name: str, whole: np.ndarray, over: bool, note: Callable[[int], None]) -> list[float]:
     async def streamed() -> list[float]:
-        told: list[float] = []
-        async with AsyncCarryover(url, patience=PATIENCE) as client:
+        predictions: list[float] = []
+        async with AsyncCarryover(url, retry=RETRY) as client:
             async for prediction in client.session(name).stream(whole, CHUNK, socket=over):
-                told.append(float(prediction))
-                note(len(told))
-        return told
+                predictions.append(float(prediction))
+                note(len(predictions))
+        return predictions
 
     return asyncio.run(streamed())
 
 
 @pytest.mark.timeout(180)
-def test_the_callers_loop_never_notices_a_killed_server(zoo_folder, artifacts, tmp_path: Path):
+def test_a_stream_continues_when_the_server_is_killed_and_restarted(zoo_folder, artifacts, tmp_path: Path):
     ways = [(run, over) for run in (blocking, awaited) for over in (False, True)]
     wholes = [series("sine", STEPS, seed) for seed in range(len(ways))]
     settings = {
@@ -79,12 +79,12 @@ def test_the_callers_loop_never_notices_a_killed_server(zoo_folder, artifacts, t
             assert max(progress.seen) < STEPS
         # Left by SIGKILL.
         with serving(zoo_folder, **settings) as (_, port):
-            told = [caller.result(timeout=120) for caller in callers]
+            results = [caller.result(timeout=120) for caller in callers]
             with Carryover(f"http://127.0.0.1:{port}") as client:
                 assert [client.session(f"s{i}").info().position for i in range(len(ways))] == [STEPS] * len(
                     ways
                 )
-    for predictions, whole in zip(told, wholes, strict=True):
+    for predictions, whole in zip(results, wholes, strict=True):
         want = one_pass(artifacts["sine"], whole)[:, 0]
         np.testing.assert_allclose(predictions, want, atol=2 * TOLERANCE)
 

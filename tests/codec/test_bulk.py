@@ -140,7 +140,7 @@ async def test_a_session_named_twice_advances_in_order(start, artifacts):
 
 async def test_more_sessions_than_a_batch_holds_are_split_and_answered_together(start, artifacts):
     wholes = {f"s{i}": series("sine", 2, seed=i) for i in range(25)}
-    async with start(wave_sessions=4, resident_sessions=8) as service:
+    async with start(batch_sessions=4, resident_sessions=8) as service:
         for at in (0, 1):
             answer = await many(service, list(wholes), chunks_of(wholes, at, at + 1), at=[at] * 25)
             assert answer["errors"] == {}
@@ -336,7 +336,7 @@ async def test_expired_sessions_of_a_request_are_created_again_and_the_others_co
 
 async def test_sessions_in_the_store_are_loaded(start, artifacts):
     wholes = {f"s{i}": series("sine", 2, seed=i) for i in range(8)}
-    async with start(wave_sessions=8, resident_sessions=8) as service:
+    async with start(batch_sessions=8, resident_sessions=8) as service:
         await many(service, list(wholes), chunks_of(wholes, 0, 1))
         await many(service, [f"other{i}" for i in range(8)], [0.0] * 8)
         answer = await many(service, list(wholes), chunks_of(wholes, 1, 2), at=[1] * 8)
@@ -389,7 +389,7 @@ async def test_lists_sent_alternately_that_evict_each_other_continue_where_they_
     wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(2 * MIN_SESSIONS)}
     names, half = list(wholes), MIN_SESSIONS // 2
     got: dict[str, list[float]] = {name: [] for name in names}
-    async with start(wave_sessions=MIN_SESSIONS, resident_sessions=MIN_SESSIONS) as service:
+    async with start(batch_sessions=MIN_SESSIONS, resident_sessions=MIN_SESSIONS) as service:
         for step_number in range(4):
             for listed in (names[:MIN_SESSIONS], names[MIN_SESSIONS:], names[half:-half]):
                 names_now = [name for name in listed if len(got[name]) <= step_number]

@@ -21,7 +21,7 @@ from unittest.mock import ANY
 import httpx
 import pytest
 
-from app.config import SHIPPED
+from app.config import SHIPPED_MODELS
 from tests.helpers.paths import ROOT
 from tests.system.test_serve import serving
 
@@ -57,19 +57,19 @@ def blocks(page: Path) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with serving(SHIPPED) as (_, port):
+    with serving(SHIPPED_MODELS) as (_, port):
         yield f"127.0.0.1:{port}"
 
 
 def delete_sessions(server: str) -> None:
-    """Several pages use the same names: what one has streamed is not to be found by the next."""
+    """Delete all sessions: several pages use the same names."""
     with httpx.Client(base_url=f"http://{server}") as http:
         for session in http.get("/sessions").raise_for_status().json()["sessions"]:
             http.delete(f"/sessions/{session['session']}").raise_for_status()
 
 
 class Reader:
-    """Does what a page says, in a folder of its own."""
+    """Runs the blocks of a page, in a folder of its own."""
 
     def __init__(self, folder: Path, server: str, stack: contextlib.ExitStack) -> None:
         self.folder = folder
@@ -80,9 +80,9 @@ class Reader:
         self.address: str | None = None
 
     def leave(self) -> None:
-        for one in self.namespace.values():
-            if isinstance(one, httpx.Client):
-                one.close()
+        for value in self.namespace.values():
+            if isinstance(value, httpx.Client):
+                value.close()
 
     def do(self, page: Path, block: Block) -> bool:
         text = self.served(block.text)
@@ -104,8 +104,8 @@ class Reader:
         return text.replace(HOST, self.address)
 
     def trained_server(self) -> str:
-        models = os.pathsep.join([str(SHIPPED), str(self.folder / "runs")])
-        _, port = self.stack.enter_context(serving(SHIPPED, CARRYOVER_MODELS=models))
+        models = os.pathsep.join([str(SHIPPED_MODELS), str(self.folder / "runs")])
+        _, port = self.stack.enter_context(serving(SHIPPED_MODELS, CARRYOVER_MODELS=models))
         return f"127.0.0.1:{port}"
 
     def shell(self, text: str) -> str:
@@ -148,7 +148,7 @@ def test_every_link_and_picture_of_a_page_leads_somewhere(page):
 
 
 @pytest.mark.parametrize(
-    ("told", "expected", "same"),
+    ("actual", "expected", "same"),
     [
         ('{"a":[1.0,2.00001],"epoch":"x"}', '{"a":[1.0,2.0],"epoch":"y"}', True),
         ('{"a":[1.0,2.1]}', '{"a":[1.0,2.0]}', False),
@@ -158,13 +158,13 @@ def test_every_link_and_picture_of_a_page_leads_somewhere(page):
         ("epoch 4", "epoch 3 ...", False),
     ],
 )
-def test_a_transcript_is_compared_by_what_it_means(told, expected, same):
+def test_a_transcript_is_compared_by_what_it_means(actual, expected, same):
     if same:
-        compare(told, expected)
-        assert told
+        compare(actual, expected)
+        assert actual
     else:
         with pytest.raises(AssertionError):
-            compare(told, expected)
+            compare(actual, expected)
 
 
 def transcript(text: str) -> list[tuple[str, str]]:
@@ -174,18 +174,18 @@ def transcript(text: str) -> list[tuple[str, str]]:
     return [(command.partition("      # ")[0], expected.strip()) for command, _, expected in split]
 
 
-def compare(told: str, expected: str) -> None:
+def compare(actual: str, expected: str) -> None:
     """Pass where both mean the same: JSON to four digits, anything for `...`, what is drawn left out."""
     if not expected:
         return
     if "..." in expected:
         pattern = ".*".join(re.escape(_without_drawn(part.strip())) for part in expected.split("..."))
-        assert re.fullmatch(pattern, _without_drawn(told.strip()), re.S), f"{told}\nis not\n{expected}"
+        assert re.fullmatch(pattern, _without_drawn(actual.strip()), re.S), f"{actual}\nis not\n{expected}"
         return
     try:
-        got, wanted = json.loads(told), json.loads(expected)
+        got, wanted = json.loads(actual), json.loads(expected)
     except ValueError:
-        assert told.split() == expected.split()
+        assert actual.split() == expected.split()
         return
     assert got == _about(wanted)
 
@@ -199,7 +199,7 @@ def _without_drawn(text: str) -> str:
 def _about(value: Any) -> Any:
     """Equal to whatever is as good as this value."""
     if isinstance(value, dict):
-        return {name: ANY if name in DRAWN else _about(one) for name, one in value.items()}
+        return {name: ANY if name in DRAWN else _about(value) for name, value in value.items()}
     if isinstance(value, list):
-        return [_about(one) for one in value]
+        return [_about(value) for value in value]
     return pytest.approx(value, abs=1e-4) if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""The engine by itself: order, waves, failures, stopping. No HTTP."""
+"""The engine by itself: order, batches, failures, stopping. No HTTP."""
 
 import asyncio
 import logging
@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.config import Settings
-from app.engine import engine as engine_module
 from app.engine.engine import Engine
 from app.errors import CarryoverError, OutOfStep, Stopping, UnknownModel
 from app.jobs.answers import ChunkAnswer
@@ -30,7 +29,7 @@ def forecasters(artifacts) -> list[Forecaster]:
 
 
 def engine_of(forecasters, **changes) -> Engine:
-    small = {"resident_sessions": 64, "wave_sessions": 16, "bulk_sessions": 16}
+    small = {"resident_sessions": 64, "batch_sessions": 16, "bulk_sessions": 16}
     return Engine(forecasters, MemoryStore(100, 1e9), Settings(**(small | changes)), Clock())
 
 
@@ -49,7 +48,7 @@ async def test_jobs_of_one_session_are_done_in_the_order_they_came(forecasters):
     assert answers == list(range(1, 21))
 
 
-async def test_stopping_finishes_what_was_accepted_and_refuses_what_comes(forecasters):
+async def test_stopping_finishes_accepted_jobs_and_refuses_new_jobs(forecasters):
     engine, answers = engine_of(forecasters), []
     for i in range(40):
         job = chunk(f"s{i}", series("sine", 3000), horizon=50)
@@ -62,10 +61,10 @@ async def test_stopping_finishes_what_was_accepted_and_refuses_what_comes(foreca
     with pytest.raises(Stopping):
         engine.submit(chunk("late", [[0.1]]))
     await stopping
-    assert [type(answer) for answer in answers] == [ChunkAnswer] * 40
+    assert list(map(type, answers)) == [ChunkAnswer] * 40
 
 
-async def test_a_reply_that_raises_disturbs_nobody(forecasters, caplog):
+async def test_a_reply_that_raises_does_not_affect_the_other_jobs(forecasters, caplog):
     engine, answers = engine_of(forecasters), []
     for i in range(3):
         job = chunk(f"s{i}", [[0.1]])
@@ -88,15 +87,16 @@ async def test_a_client_that_stopped_waiting_changes_nothing(forecasters):
     await engine.stop()
 
 
-@pytest.mark.parametrize("place", ["make_resident", "commit", "publish"])
-async def test_a_tick_that_fails_anywhere_answers_everybody_and_the_next_one_is_right(
-    forecasters, artifacts, monkeypatch, place
+@pytest.mark.parametrize("stage", ["make_resident", "commit", "publish"])
+async def test_a_tick_that_fails_at_any_stage_answers_every_job_and_the_next_tick_is_right(
+    forecasters, artifacts, monkeypatch, stage
 ):
     engine, whole = engine_of(forecasters), series("sine", 6)
     engine.start()
     await engine.ask(chunk("a", whole[:3], 0))
     with monkeypatch.context() as patch:
-        patch.setattr(engine.residents, place, lambda *_: 1 / 0)
+        owner = engine.residents if stage == "make_resident" else engine._commit
+        patch.setattr(owner, stage, lambda *_: 1 / 0)
         for job in (chunk("a", whole[3:], 3), chunk("new", whole[:1], 0), Reset("a"), Inspect("nobody")):
             with pytest.raises(CarryoverError):
                 await engine.ask(job)
@@ -108,7 +108,7 @@ async def test_a_tick_that_fails_anywhere_answers_everybody_and_the_next_one_is_
     await engine.stop()
 
 
-async def test_no_row_is_lost_by_what_is_refused(forecasters):
+async def test_refused_jobs_give_back_every_row_that_they_took(forecasters):
     engine = engine_of(forecasters)
     engine.start()
     for i in range(100):
@@ -128,8 +128,8 @@ async def test_no_row_is_lost_by_what_is_refused(forecasters):
     await engine.stop()
 
 
-async def test_the_smallest_slab_still_serves_every_call(forecasters):
-    engine = engine_of(forecasters, resident_sessions=2, wave_sessions=1, bulk_sessions=1)
+async def test_the_smallest_slab_serves_every_kind_of_job(forecasters):
+    engine = engine_of(forecasters, resident_sessions=2, batch_sessions=1, bulk_sessions=1)
     engine.start()
     for i in range(6):
         await engine.ask(chunk(f"s{i}", [[0.1]], 0))
@@ -152,12 +152,12 @@ def test_any_traffic_leaves_every_session_where_its_accepted_chunks_put_it(artif
     steps = data.draw(st.lists(st.tuples(names, st.integers(1, 5), st.sampled_from("....rdf")), max_size=40))
 
     async def run() -> None:
-        engine = engine_of([forecaster], resident_sessions=4, wave_sessions=3, bulk_sessions=3)
+        engine = engine_of([forecaster], resident_sessions=4, batch_sessions=3, bulk_sessions=3)
         engine.start()
         consumed: dict[str, list[np.ndarray]] = {}
         position: dict[str, int] = {}
-        for number, (name, length, what) in enumerate(steps):
-            if what == "." or name not in consumed:
+        for number, (name, length, kind) in enumerate(steps):
+            if kind == "." or name not in consumed:
                 rows = series("partial", length, number)
                 got = await engine.ask(chunk(name, rows, position.get(name, 0)))
                 consumed.setdefault(name, []).append(rows)
@@ -165,17 +165,17 @@ def test_any_traffic_leaves_every_session_where_its_accepted_chunks_put_it(artif
                 want = one_pass(artifacts["partial"], np.concatenate(consumed[name]))[-length:]
                 np.testing.assert_allclose(got.answer["predictions"], want, atol=TOLERANCE)
                 assert got.position == position[name]
-            elif what == "r":
+            elif kind == "r":
                 await engine.ask(Reset(name, position[name]))
                 consumed[name] = []
-            elif what == "d":
+            elif kind == "d":
                 await engine.ask(Delete(name))
                 del consumed[name], position[name]
             else:
-                into = name.upper()
-                if into not in consumed:
-                    await engine.ask(Fork(name, into))
-                    consumed[into], position[into] = list(consumed[name]), position[name]
+                target = name.upper()
+                if target not in consumed:
+                    await engine.ask(Fork(name, target))
+                    consumed[target], position[target] = list(consumed[name]), position[name]
         for name in consumed:
             assert (await engine.ask(Inspect(name))).position == position[name]
             with pytest.raises(OutOfStep):
@@ -185,7 +185,7 @@ def test_any_traffic_leaves_every_session_where_its_accepted_chunks_put_it(artif
     asyncio.run(run())
 
 
-async def test_expired_sessions_of_another_width_are_made_anew_by_a_bulk_request(artifacts):
+async def test_a_bulk_request_replaces_expired_sessions_of_another_width(artifacts):
     clock, models = Clock(), [Forecaster(artifacts[name]) for name in ("pair", "sine")]
     engine = Engine(models, MemoryStore(10, 1e9, clock), Settings(idle_ttl_seconds=5.0), clock)
     engine.start()
@@ -193,30 +193,6 @@ async def test_expired_sessions_of_another_width_are_made_anew_by_a_bulk_request
     ones = np.ones(2, np.int64)
     await engine.ask(AdvanceMany(SessionList(["x", "y"]), np.zeros((2, 1), np.float32), ones, model="sine"))
     clock.wait(100.0)
-    told = await engine.ask(AdvanceMany(SessionList(["x", "y"]), np.zeros((2, wide), np.float32), ones))
-    assert (told.errors, told.positions.tolist()) == ({}, [1, 1])
+    answer = await engine.ask(AdvanceMany(SessionList(["x", "y"]), np.zeros((2, wide), np.float32), ones))
+    assert (answer.errors, answer.positions.tolist()) == ({}, [1, 1])
     await engine.stop()
-
-
-async def test_it_lingers_for_the_next_wave_only_where_waves_come_that_soon(forecasters, monkeypatch):
-    engine, loop = engine_of(forecasters), asyncio.get_running_loop()
-    seldom, often = engine_module.SELDOM, 1
-
-    async def lingers(seconds: float, tick: int, coming: str = "") -> bool:
-        """Whether it saw the job that came meanwhile."""
-        monkeypatch.setattr(engine_module, "LINGER_SECONDS", seconds)
-        engine.ticks = tick
-        if coming:
-            loop.call_soon(engine.submit, chunk(coming, [[0.1]]))
-        await asyncio.wait_for(engine._linger(), 5.0)
-        return bool(engine._queue.take(1))
-
-    assert await lingers(60.0, often, "a")
-    for _ in range(engine_module.IN_VAIN):
-        assert not await lingers(0.0, often)
-    assert not await lingers(60.0, often)  # returns at once, though nothing comes
-    engine._jobs = 2
-    assert not await lingers(60.0, seldom)
-    engine._jobs = 1
-    assert await lingers(60.0, seldom, "b")
-    assert await lingers(60.0, often, "c")

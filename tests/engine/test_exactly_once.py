@@ -16,7 +16,7 @@ def test_no_claim_is_always_in_step():
     exactly_once.check_position("a", 5, 5)
 
 
-def test_a_wrong_claim_is_refused_with_what_is_right():
+def test_a_wrong_claim_is_refused_with_the_right_value():
     with pytest.raises(OutOfStep) as refused:
         exactly_once.check_position("a", 5, 4)
     assert refused.value.extra["position"] == 5
@@ -25,7 +25,7 @@ def test_a_wrong_claim_is_refused_with_what_is_right():
     assert refused.value.extra == {"epoch": "00000000000000ff", "position": 3}
 
 
-def test_a_chunk_applied_before_is_answered_with_the_position_behind_it():
+def test_a_chunk_applied_before_is_answered_with_the_position_after_it():
     rows = one_session()
     first = apply(rows, 3, digest=11)
     apply(rows, 2, digest=12)
@@ -37,7 +37,7 @@ def test_a_chunk_applied_before_is_answered_with_the_position_behind_it():
 @pytest.mark.parametrize(
     ("at", "length", "digest"), [(0, 3, 99), (0, 2, 11), (1, 2, 11), (5, 1, 0), (6, 1, 0)]
 )
-def test_whatever_was_not_applied_exactly_so_is_out_of_step(at, length, digest):
+def test_a_chunk_that_differs_in_position_length_or_digest_is_out_of_step(at, length, digest):
     rows = one_session()
     apply(rows, 3, digest=11)
     apply(rows, 2, digest=12)
@@ -46,7 +46,7 @@ def test_whatever_was_not_applied_exactly_so_is_out_of_step(at, length, digest):
     assert refused.value.extra["position"] == 5
 
 
-def test_who_is_not_there_was_never_seen_or_is_gone_with_its_last_position():
+def test_a_missing_session_is_unknown_or_gone_with_its_last_position():
     assert isinstance(exactly_once.missing_session_error("a", None), UnknownSession)
     gone = exactly_once.missing_session_error("a", Tombstone("a", 7, "expired", 0.0))
     assert isinstance(gone, SessionGone)

@@ -1,4 +1,4 @@
-"""Beside others a tenant has only so much under way, is read no further meanwhile, and loses nothing."""
+"""While others call, a tenant has a bounded number of jobs in flight, is not read on, and loses nothing."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def both(clock=lambda: 0.0):
     return fair_share, TenantShare(fair_share, "a"), TenantShare(fair_share, "b")
 
 
-def test_a_tenant_alone_is_not_bounded_and_beside_another_it_is_until_that_is_silent_for_a_second():
+def test_a_tenant_is_bounded_only_while_another_has_called_within_the_last_second():
     now = 0.0
     fair_share, a, b = both(lambda: now)
     a.acquire(100)
@@ -50,60 +50,60 @@ def test_a_tenant_alone_is_not_bounded_and_beside_another_it_is_until_that_is_si
     assert not a.full
 
 
-async def test_those_in_line_go_on_in_their_order_as_answers_leave():
+async def test_waiting_connections_resume_in_order_as_answers_leave():
     _, a, b = both()
-    told = []
+    resumed = []
 
-    class Line:
+    class Connection:
         def __init__(self, name):
             self.name = name
 
         def resume(self):
-            told.append(self.name)
+            resumed.append(self.name)
             a.acquire(1)
 
     a.acquire(2)
     b.acquire(1)
     for name in "xyz":
-        a.add_waiter(Line(name))
+        a.add_waiter(Connection(name))
     for expected in ("x", "xy", "xyz"):
         await asyncio.sleep(0)
         a.release(1)
-        assert "".join(told) == expected[:-1]
+        assert "".join(resumed) == expected[:-1]
         await asyncio.sleep(0)
-        assert "".join(told) == expected
+        assert "".join(resumed) == expected
 
 
-async def test_those_that_take_no_room_do_not_end_the_line():
+async def test_a_connection_that_takes_no_room_does_not_stop_those_behind_it():
     _, a, b = both()
-    told = []
+    resumed = []
 
-    class Line:
+    class Connection:
         def resume(self):
-            told.append(self)
+            resumed.append(self)
 
     a.acquire(2)
     b.acquire(1)
     for _ in range(5):
-        a.add_waiter(Line())
+        a.add_waiter(Connection())
     a.release(2)
     for _ in range(5):
         await asyncio.sleep(0)
-    assert len(told) == 5
+    assert len(resumed) == 5
 
 
 def watched(service):
-    """The most that the flood had under way at once, told as it goes on; several tenants call from now on."""
+    """[most jobs that the flood had in flight at once], kept up to date; several tenants call from now on."""
     service.engine.fair_share._clock = lambda: 0.0
     share = service.app.state.authenticator._tenant_shares["flood"]
-    most, submit = [0], service.engine.submit
+    most_in_flight, submit = [0], service.engine.submit
 
     def watch(job):
         submit(job)
-        most[0] = max(most[0], share.in_flight + 1)
+        most_in_flight[0] = max(most_in_flight[0], share.in_flight + 1)
 
     service.engine.submit = watch
-    return most
+    return most_in_flight
 
 
 async def called_by_both(service, keys):
@@ -114,24 +114,24 @@ async def called_by_both(service, keys):
         assert answer.status_code == 200
 
 
-async def test_what_a_flood_pipelines_waits_in_its_connection_and_is_answered_in_order(start_hot, keys):
+async def test_pipelined_chunks_of_a_flood_wait_in_its_connection_and_are_answered_in_order(start_hot, keys):
     header = f"authorization: Bearer {keys.token['flood']}"
     async with start_hot(api_keys_file=keys.path, tenant_share=SHARE) as service:
         await called_by_both(service, keys)
-        most = watched(service)
-        async with connected(service.port) as one, connected(service.port) as other:
-            for connection, session in ((one, "a"), (other, "b")):
+        most_in_flight = watched(service)
+        async with connected(service.port) as first, connected(service.port) as second:
+            for connection, session in ((first, "a"), (second, "b")):
                 connection.send(b"".join(chunk(session, 0.5, at, header) for at in range(SENT)))
-            for connection in (one, other):
+            for connection in (first, second):
                 positions = [(await connection.answer())[2]["position"] for _ in range(SENT)]
                 assert positions == list(range(1, SENT + 1))
-        assert SHARE <= most[0] <= 3 * SHARE  # a piece of what was read holds a few requests
+        assert SHARE <= most_in_flight[0] <= 3 * SHARE  # a piece of what was read holds a few requests
 
 
-async def test_a_flood_over_a_socket_waits_in_it_and_is_answered_in_order(start_hot, keys):
+async def test_chunks_of_a_flood_over_a_socket_wait_in_it_and_are_answered_in_order(start_hot, keys):
     async with start_hot(api_keys_file=keys.path, tenant_share=SHARE) as service:
         await called_by_both(service, keys)
-        most = watched(service)
+        most_in_flight = watched(service)
         async with opened(service, "/sessions/s/stream", keys.headers("flood")) as socket:
             await socket.recv()
             for at in range(SENT):
@@ -140,10 +140,10 @@ async def test_a_flood_over_a_socket_waits_in_it_and_is_answered_in_order(start_
                 json.loads(await asyncio.wait_for(socket.recv(), 20))["position"] for _ in range(SENT)
             ]
         assert positions == list(range(1, SENT + 1))
-        assert SHARE <= most[0] <= 6 * SHARE
+        assert SHARE <= most_in_flight[0] <= 6 * SHARE
 
 
-async def test_a_flood_that_hangs_up_leaves_its_lane_empty(start_hot, keys):
+async def test_a_flood_that_hangs_up_leaves_no_job_in_flight(start_hot, keys):
     header = f"authorization: Bearer {keys.token['flood']}"
     async with start_hot(api_keys_file=keys.path, tenant_share=SHARE) as service:
         await called_by_both(service, keys)
@@ -156,24 +156,24 @@ async def test_a_flood_that_hangs_up_leaves_its_lane_empty(start_hot, keys):
         await called_by_both(service, keys)
 
 
-async def test_long_chunks_beside_others_equal_one_pass(start_hot, keys):
+async def test_long_chunks_while_others_call_equal_one_pass(start_hot, keys):
     rows = [[0.01 * i] for i in range(60)]
     async with start_hot(api_keys_file=keys.path, tenant_share=SHARE) as service:
-        told = []
+        predictions = []
         for session in ("alone", "beside"):
             answer = await service.http.post(
                 f"/sessions/{session}/observations",
                 json={"observations": rows},
                 headers=keys.headers("flood"),
             )
-            told.append(answer.json()["predictions"])
+            predictions.append(answer.json()["predictions"])
             await called_by_both(service, keys)
             service.engine.fair_share._clock = lambda: 0.0
-        assert told[0] == [pytest.approx(row, abs=1e-6) for row in told[1]]
+        assert predictions[0] == [pytest.approx(row, abs=1e-6) for row in predictions[1]]
 
 
-@pytest.mark.parametrize("why", ["in line", "calmed"])
-async def test_a_connection_that_had_to_wait_is_read_on_as_a_socket(start_hot, keys, why):
+@pytest.mark.parametrize("reason", ["share is full", "throttled"])
+async def test_a_connection_that_had_to_wait_is_upgraded_to_a_socket(start_hot, keys, reason):
     header = f"authorization: Bearer {keys.token['flood']}"
     upgrade = (
         f"GET /sessions/s/stream HTTP/1.1\r\nhost: localhost\r\n{header}\r\nupgrade: websocket\r\n"
@@ -188,9 +188,9 @@ async def test_a_connection_that_had_to_wait_is_read_on_as_a_socket(start_hot, k
             connection.send(chunk("a", 0.5, 0, header))
             await connection.answer()
             (protocol,) = (
-                one for one in service.server.server_state.connections if one.reader.share is share
+                found for found in service.server.server_state.connections if found.reader.share is share
             )
-            if why == "in line":
+            if reason == "share is full":
                 share.acquire(SHARE)
                 connection.send(upgrade)
                 await until(lambda: bool(share._waiters))
@@ -204,7 +204,7 @@ async def test_a_connection_that_had_to_wait_is_read_on_as_a_socket(start_hot, k
                 await connection.reader.readuntil(b'"predictions"')
 
 
-async def test_what_is_pipelined_behind_a_request_of_the_router_is_bounded_beside_others_too(start_hot, keys):
+async def test_requests_pipelined_behind_a_routed_request_are_bounded_while_others_call(start_hot, keys):
     get = (
         f"GET /sessions/a HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {keys.token['flood']}\r\n\r\n"
     )
@@ -217,7 +217,7 @@ async def test_what_is_pipelined_behind_a_request_of_the_router_is_bounded_besid
             await until(lambda: len(waiting) == 1)
             share = service.app.state.authenticator._tenant_shares["flood"]
             (protocol,) = (
-                one for one in service.server.server_state.connections if one.reader.share is share
+                found for found in service.server.server_state.connections if found.reader.share is share
             )
             for _ in range(50):
                 connection.send(get.encode() * 20)
@@ -230,21 +230,21 @@ async def test_what_is_pipelined_behind_a_request_of_the_router_is_bounded_besid
             assert [(await connection.answer())[0] for _ in range(1001)] == [404] * 1001
 
 
-async def test_a_connection_that_cannot_be_read_on_holds_up_nobody_behind_it(caplog):
+async def test_a_connection_that_cannot_be_resumed_does_not_stop_those_behind_it(caplog):
     _, a, b = both()
-    told = []
+    resumed = []
 
-    class Line:
+    class Connection:
         def resume(self):
-            told.append(self)
-            if len(told) == 1:
+            resumed.append(self)
+            if len(resumed) == 1:
                 raise ValueError("broken")
 
     a.acquire(2)
     b.acquire(1)
     for _ in range(2):
-        a.add_waiter(Line())
+        a.add_waiter(Connection())
     a.release(1)
     await asyncio.sleep(0)
-    assert len(told) == 2
-    assert "could not be read on" in caplog.text
+    assert len(resumed) == 2
+    assert "could not be resumed" in caplog.text

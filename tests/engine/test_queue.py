@@ -1,4 +1,4 @@
-"""Whatever is ready may share a wave, and every session sees its jobs in order."""
+"""Ready jobs may share a batch, and every session sees its jobs in order."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -17,22 +17,22 @@ def finish(queue: JobQueue, done: Expire) -> None:
     queue.finish(set(done.sessions))
 
 
-def test_jobs_of_different_sessions_are_taken_together_and_of_one_session_one_by_one():
+def test_jobs_of_different_sessions_are_taken_together_and_of_the_same_session_one_by_one():
     queue = JobQueue()
     first, second, other = job("a"), job("a"), job("b")
-    for one in (first, second, other):
-        queue.add(one)
+    for waiting in (first, second, other):
+        queue.add(waiting)
     assert queue.take(10) == [first, other]
     assert queue.take(10) == []
     finish(queue, first)
     assert queue.take(10) == [second]
 
 
-def test_a_job_of_several_sessions_waits_until_it_leads_all_their_lines():
+def test_a_job_of_several_sessions_waits_until_it_is_first_in_all_their_lines():
     queue = JobQueue()
     a, b, both, behind = job("a"), job("b"), job("a", "b"), job("b")
-    for one in (a, b, both, behind):
-        queue.add(one)
+    for waiting in (a, b, both, behind):
+        queue.add(waiting)
     taken = queue.take(10)
     assert taken == [a, b]
     finish(queue, a)
@@ -43,7 +43,7 @@ def test_a_job_of_several_sessions_waits_until_it_leads_all_their_lines():
     assert queue.take(10) == [behind]
 
 
-def test_a_wave_is_bounded_by_sessions_but_never_empty():
+def test_a_batch_is_bounded_by_sessions_but_never_empty():
     queue = JobQueue()
     large, small = job("a", "b", "c"), job("d")
     queue.add(large)
@@ -52,11 +52,11 @@ def test_a_wave_is_bounded_by_sessions_but_never_empty():
     assert queue.take(2) == [small]
 
 
-def test_a_job_that_could_not_be_done_yet_comes_again_before_those_behind_it():
+def test_a_requeued_job_comes_before_those_behind_it():
     queue = JobQueue()
     first, second, other = job("a"), job("a"), job("b")
-    for one in (first, second, other):
-        queue.add(one)
+    for waiting in (first, second, other):
+        queue.add(waiting)
     queue.take(1)
     queue.requeue(first)
     assert queue.take(10) == [first, other]
@@ -84,7 +84,7 @@ def test_a_job_of_no_session_is_ready_and_taken():
 
 NAMES = "abcdefg"
 SESSION_LISTS = [SessionList(names) for names in ("ab", "bc", "cde", "fg", "abcd", "a", "aab")]
-one_job = st.one_of(
+any_job = st.one_of(
     st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(lambda names: job(*names)),
     st.sampled_from(NAMES).map(lambda name: Advance(name, np.zeros((1, 1), np.float32))),
     st.sampled_from(SESSION_LISTS).map(
@@ -93,26 +93,26 @@ one_job = st.one_of(
         )
     ),
 )
-taken = st.tuples(st.integers(1, 5), st.booleans())  # at most so many; finished together, or each alone
+taken = st.tuples(st.integers(1, 5), st.booleans())  # the bound; whether they finish together
 
 
 @settings(max_examples=500)
-@given(st.lists(st.one_of(one_job, taken), max_size=40))
-def test_every_job_is_taken_once_in_the_order_of_each_of_its_sessions_and_waves_are_disjoint(moves):
+@given(st.lists(st.one_of(any_job, taken), max_size=40))
+def test_every_job_is_taken_once_in_the_order_of_each_of_its_sessions_and_batches_are_disjoint(moves):
     queue = JobQueue()
     jobs, done = [], []
 
-    def batch(most, together):
-        jobs_of_it = queue.take(most)
-        touched = [session for one in jobs_of_it for session in set(one.sessions)]
+    def batch(max_sessions, together):
+        batch_jobs = queue.take(max_sessions)
+        touched = [session for job in batch_jobs for session in set(job.sessions)]
         assert len(touched) == len(set(touched))
         if together:
             queue.finish(set(touched))
         else:
-            for one in jobs_of_it:
-                queue.finish(one.sessions.unique if isinstance(one, AdvanceMany) else set(one.sessions))
-        done.extend(jobs_of_it)
-        return jobs_of_it
+            for job in batch_jobs:
+                queue.finish(job.sessions.unique if isinstance(job, AdvanceMany) else set(job.sessions))
+        done.extend(batch_jobs)
+        return batch_jobs
 
     for move in moves:
         if isinstance(move, tuple):
@@ -124,17 +124,17 @@ def test_every_job_is_taken_once_in_the_order_of_each_of_its_sessions_and_waves_
         pass
     assert sorted(map(id, done)) == sorted(map(id, jobs))
     for session in NAMES:
-        order = [id(one) for one in done if session in one.sessions]
-        assert order == [id(one) for one in jobs if session in one.sessions]
+        order = [id(job) for job in done if session in job.sessions]
+        assert order == [id(job) for job in jobs if session in job.sessions]
     assert (len(queue), queue._lines, queue._blocked, list(queue.waiting_jobs())) == (0, {}, {}, [])
-    assert (queue._busy, queue._session_lists) == (set(), [])
+    assert (queue._busy, queue._session_lists, queue.nbytes) == (set(), [], 0)
 
 
 def chunks(tenant: str, count: int) -> list[Advance]:
     return [Advance(f"{tenant}/{i}", np.zeros((1, 1), np.float32)) for i in range(count)]
 
 
-def test_tenants_are_served_by_turns_however_much_one_of_them_has_waiting():
+def test_tenants_alternate_however_many_jobs_of_one_of_them_wait():
     queue = JobQueue()
     flood, quiet = chunks("flood", 1000), chunks("quiet", 3)
     for job in [*flood, *quiet]:
@@ -144,7 +144,7 @@ def test_tenants_are_served_by_turns_however_much_one_of_them_has_waiting():
     assert len(queue) == 993
 
 
-def test_a_job_too_large_for_what_others_left_of_a_wave_leads_the_next():
+def test_a_job_too_large_for_the_rest_of_a_batch_is_first_in_the_next():
     queue = JobQueue()
     small, rows = chunks("small", 30), np.zeros((8, 1), np.float32)
     large = AdvanceMany(SessionList(f"large/{i}" for i in range(8)), rows, np.ones(8, np.int64))
@@ -156,7 +156,7 @@ def test_a_job_too_large_for_what_others_left_of_a_wave_leads_the_next():
     assert queue.take(8) == [large]
 
 
-def test_one_tenants_order_is_the_order_of_its_coming():
+def test_the_jobs_of_a_tenant_are_taken_in_the_order_in_which_they_came():
     queue = JobQueue()
     jobs = chunks("a", 50)
     for job in jobs:
@@ -164,7 +164,7 @@ def test_one_tenants_order_is_the_order_of_its_coming():
     assert [job for _ in range(10) for job in queue.take(5)] == jobs
 
 
-def test_a_tenant_has_no_more_of_a_wave_than_its_share_and_leads_none_after_it():
+def test_a_tenant_has_no_more_of_a_batch_than_its_share_and_is_last_in_the_next():
     queue = JobQueue()
     flood, quiet = chunks("flood", 10), chunks("quiet", 1)
     for job in flood:

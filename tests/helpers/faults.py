@@ -1,4 +1,4 @@
-"""Things that go wrong, planted: stores that fail, networks that raise, waves that are held back."""
+"""Planted faults: stores that fail, networks that raise, batches that are held back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CURSED = np.float32(-77.5)  # an observation that the planted networks cannot be
 
 
 class WritesThrough(MemoryStore):
-    """A store of the kind that survives the process, without a disk: told of every change, from a thread."""
+    """A store that survives the process, without a disk: every change is committed to it, on a thread."""
 
     writes_through = True
     may_block = True
@@ -36,7 +36,7 @@ class WritesThrough(MemoryStore):
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         records, tombstones = super().load(sessions)
         for record in records:  # it goes on keeping what it hands out
-            self._records[record.session] = record
+            self._put(record)
         return records, tombstones
 
     def expired(self, now: float, limit: int) -> list[str]:
@@ -47,21 +47,21 @@ def forecaster(engine: Engine, model: str = "sine") -> Forecaster:
     return engine.residents.models.current[model].forecaster
 
 
-def raise_on_curse(one: Forecaster) -> None:
-    """From now on a pass that holds the cursed observation raises, whoever else is in it."""
-    advance = one.advance
+def raise_on_curse(forecaster: Forecaster) -> None:
+    """Make every pass that contains the cursed observation raise, including its other sessions."""
+    advance = forecaster.advance
 
     def raising(observations: Any, lengths: Any, carries: Any) -> Any:
         if (observations == CURSED).any():
             raise RuntimeError("cursed")
         return advance(observations, lengths, carries)
 
-    one.advance = raising  # type: ignore[method-assign]
+    forecaster.advance = raising  # type: ignore[method-assign]
 
 
-def blow_up_on_curse(one: Forecaster, what: str) -> None:
-    """From now on the session of the cursed observation leaves the finite numbers: carry or predictions."""
-    advance = one.advance
+def blow_up_on_curse(forecaster: Forecaster, what: str) -> None:
+    """Make the cursed observation produce NaN in its session's carry, or infinity in its predictions."""
+    advance = forecaster.advance
 
     def blowing_up(observations: Any, lengths: Any, carries: Any) -> Any:
         predictions, moved = advance(observations, lengths, carries)
@@ -73,12 +73,12 @@ def blow_up_on_curse(one: Forecaster, what: str) -> None:
             predictions[rows] = np.inf
         return predictions, moved
 
-    one.advance = blowing_up  # type: ignore[method-assign]
+    forecaster.advance = blowing_up  # type: ignore[method-assign]
 
 
 @asynccontextmanager
 async def held(engine: Engine) -> AsyncIterator[asyncio.Event]:
-    """No tick begins until the event is set: whatever waits by then is one wave."""
+    """Hold back ticks until the event is set: all jobs that wait by then form one batch."""
     tick, release = engine._tick, asyncio.Event()
 
     async def waiting() -> None:
@@ -94,7 +94,7 @@ async def held(engine: Engine) -> AsyncIterator[asyncio.Event]:
 
 
 async def queued(engine: Engine, sessions: Iterable[str]) -> None:
-    """Wait until every one of these has a job waiting."""
+    """Wait until each of these sessions has a waiting job."""
     wanted = set(sessions)
     await until(
         lambda: wanted <= {session for job in engine._queue.waiting_jobs() for session in job.sessions}
@@ -102,7 +102,7 @@ async def queued(engine: Engine, sessions: Iterable[str]) -> None:
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for a condition, not for a while."""
+    """Wait for a condition."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  (the condition is of code that knows nothing of us)
             await asyncio.sleep(0)

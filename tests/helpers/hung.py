@@ -1,9 +1,9 @@
-"""A test that hangs fails by its name, with the stacks it waited in, and the run goes on.
+"""Fail a test that hangs, show the stacks where it waits, and continue with the next test.
 
-pytest-timeout has two methods. Its thread ends the process, a worker with all the tests that it had left, and
-under xdist what it prints is lost. Its signal fails the test alone, but uvloop lets no exception out of a
-callback except an interrupt. Ours is the signal, with an interrupt. Where not even a signal gets through,
-`faulthandler_timeout` tells the stacks and ends the process.
+pytest-timeout has two methods. Its thread method ends the process, with all tests that a worker has left, and
+its output is lost under xdist. Its signal method fails only the test, but uvloop suppresses every exception
+in a callback except KeyboardInterrupt. So this plugin uses the signal and raises KeyboardInterrupt. If the
+process does not even handle signals, `faulthandler_timeout` prints the stacks and ends it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 import pytest
 from pytest_timeout import is_debugging
 
-AGAIN_SECONDS = 20  # for what hangs once more while it is taken down
+AGAIN_SECONDS = 20  # until the next signal, for a test that also hangs in its teardown
 
 
 class Hung(KeyboardInterrupt):
-    """The time of a test is up."""
+    """A test has exceeded its time limit."""
 
 
 @pytest.hookimpl
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
-    """In place of pytest-timeout's own."""
+    """Replace pytest-timeout's timer."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         if is_debugging():
@@ -60,7 +60,7 @@ pytest_runtest_teardown = pytest.hookimpl(wrapper=True)(failed_by_name)
 
 
 def stacks(frame: FrameType | None) -> str:
-    """Where every thread is, and what every task of the running loop awaits."""
+    """Return the stack of every thread, and of every task of the running loop."""
     frames = sys._current_frames() | {threading.main_thread().ident: frame}  # this handler is no part of it
     threads = [
         f"{thread.name}\n{''.join(traceback.format_stack(frames.get(thread.ident)))}"
@@ -77,7 +77,7 @@ def tasks() -> set[asyncio.Task[Any]]:
 
 
 def awaits(task: asyncio.Task[Any]) -> str:
-    """`Task.get_stack` ends at the first frame that is suspended; this goes down to the last."""
+    """Return a task's stack down to its innermost coroutine; `Task.get_stack` gives only the outermost."""
     lines, waiting = [task.get_name()], task.get_coro()
     while waiting is not None:
         if at := getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None):

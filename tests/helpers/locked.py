@@ -1,4 +1,4 @@
-"""A server with keys: who has which, and requests and sockets that send one."""
+"""Keys for a server under test, and the headers that send them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.access.quotas import Quota
 
 
 class Keys:
-    """A keys' file; `token` by name. A name is its key's tenant, unless said otherwise."""
+    """A file of keys; `token` holds them by name. Without a `tenant`, a key's name is its tenant."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "keys.json"
@@ -34,14 +34,14 @@ class Keys:
         return {"authorization": f"Bearer {self.token[name]}"} | more
 
 
-def alike(told: Any, *names: str) -> Any:
-    """An answer without what differs from one session to the next: so two answers can be compared."""
-    if isinstance(told, dict):
+def alike(answer: Any, *names: str) -> Any:
+    """Remove everything from an answer that differs between sessions, so that two answers can be compared."""
+    if isinstance(answer, dict):
         drawn = ("epoch", "epochs", "created", "updated", "expires")
-        return {key: alike(value, *names) for key, value in told.items() if key not in drawn}
-    if isinstance(told, list):
-        return [alike(one, *names) for one in told]
-    if isinstance(told, str):
+        return {key: alike(value, *names) for key, value in answer.items() if key not in drawn}
+    if isinstance(answer, list):
+        return [alike(item, *names) for item in answer]
+    if isinstance(answer, str):
         for name in names:
-            told = told.replace(name, "<session>")
-    return told
+            answer = answer.replace(name, "<session>")
+    return answer

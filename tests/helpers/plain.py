@@ -1,4 +1,4 @@
-"""One session that learns, by the plainest means: Python and float64, one observation after the other.
+"""A reference implementation of a session that learns, in Python and float64, one observation at a time.
 
 Written from the formulas in the docstrings of `models.readout` and `models.intervals`, and sharing nothing
 with them but the constants: no batches, no layout of a carry, no numerical form.
@@ -28,7 +28,7 @@ class Said(NamedTuple):
     widths: list[list[float]]
 
 
-def said(artifact: Artifact, learning: Learning, rows: Sequence[Row]) -> list[Said]:
+def predicted(artifact: Artifact, learning: Learning, rows: Sequence[Row]) -> list[Said]:
     """What a session says behind each of its rows; None in a row was not observed."""
     session = _Session(artifact, learning)
     return [session.observe(row) for row in rows]
@@ -46,19 +46,20 @@ class _Session:
         self.bands = [[_Band(level) for _ in self.outputs] for level in learning.levels]
 
     def observe(self, row: Row) -> Said:
-        """Meet an observation of one layer's network that predicts changes of its inputs."""
+        """Process an observation of a one-layer network that predicts changes of its inputs."""
         artifact, scaling = self.artifact, self.artifact.scaling
         scaled = [
-            None if one is None else (one - scaling.mean[i]) / scaling.std[i] for i, one in enumerate(row)
+            None if value is None else (value - scaling.mean[i]) / scaling.std[i]
+            for i, value in enumerate(row)
         ]
         observed = [scaled[artifact.columns.index(name)] for name in artifact.targets]
         errors = [
-            None if one is None or not self.begun else one - said
-            for one, said in zip(observed, self.predicted, strict=True)
+            None if value is None or not self.begun else value - predicted
+            for value, predicted in zip(observed, self.predicted, strict=True)
         ]
         self._learn(errors)
         stand_ins = [self.predicted[artifact.targets.index(name)] for name in artifact.columns]
-        inputs = [own if one is None else one for one, own in zip(scaled, stand_ins, strict=True)]
+        inputs = [own if value is None else value for value, own in zip(scaled, stand_ins, strict=True)]
         self._predict(np.array(inputs))
         unit = artifact.target_scaling.std
         return Said(
@@ -108,15 +109,15 @@ class _Readout:
         self.outputs, self.learning = outputs, learning
         self.weights = np.zeros((len(outputs), size))
         self.covariance = np.eye(size) / learning.prior
-        self.turn = 1 % size  # the first observation, of which nothing was said, has had its turn
+        self.row = 1 % size  # row 0 belongs to the first observation, for which there was no prediction
 
     def correct(self, features: list[float]) -> list[float]:
         self.features = np.array(features)
         return [float(weights @ self.features) for weights in self.weights]
 
     def learn(self, errors: list[float | None]) -> None:
-        turn, size, forgetting = self.turn, len(self.features), self.learning.forgetting
-        self.turn = (turn + 1) % size
+        row, size, forgetting = self.row, len(self.features), self.learning.forgetting
+        self.row = (row + 1) % size
         if all(error is None for error in errors):
             return
         gain = self.covariance @ self.features
@@ -125,10 +126,10 @@ class _Readout:
             self.weights[output] += (error or 0.0) * gain / scale
         self.covariance = (self.covariance - np.outer(gain, gain) / scale) / forgetting
         pull = size * (1 - forgetting) * self.learning.prior
-        column = self.covariance[:, turn]
-        scale = 1 + pull * column[turn]
+        column = self.covariance[:, row]
+        scale = 1 + pull * column[row]
         for weights in self.weights:
-            weights -= pull * weights[turn] * column / scale
+            weights -= pull * weights[row] * column / scale
         self.covariance = self.covariance - pull * np.outer(column, column) / scale
 
 

@@ -1,4 +1,4 @@
-"""Records as a store is told of them: in blocks."""
+"""Records in blocks, the form in which a store gets them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from app.stores import Block, Record
 def blocks(records: Iterable[Record]) -> list[Block]:
     """These records, a block a model."""
     by_model: dict[str, list[Record]] = {}
-    for one in records:
-        by_model.setdefault(one.fingerprint, []).append(one)
-    return [_block(model, some) for model, some in by_model.items()]
+    for record in records:
+        by_model.setdefault(record.fingerprint, []).append(record)
+    return [_block(model, model_records) for model, model_records in by_model.items()]
 
 
-def _block(model: str, some: Iterable[Record]) -> Block:
-    columns = zip(*((one.session, one.position, one.deadline, one.body) for one in some), strict=True)
+def _block(model: str, model_records: Iterable[Record]) -> Block:
+    columns = zip(
+        *((record.session, record.position, record.deadline, record.body) for record in model_records),
+        strict=True,
+    )
     return Block(model, *columns)

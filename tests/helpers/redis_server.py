@@ -1,4 +1,4 @@
-"""A Redis of the test's own, on a free port: never the one that the machine may run."""
+"""A Redis server for tests, on a free port, separate from any Redis of the machine."""
 
 import pytest
 

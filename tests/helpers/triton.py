@@ -1,4 +1,4 @@
-"""Triton's own clients, as PyPI has them, behind one small set of methods: what `/v2` is tested with.
+"""Triton's own clients from PyPI behind a common interface, to test `/v2` with.
 
 The plain ones block, and so run on a thread of their own; they are called from one thread only, as gevent
 wants it.
@@ -32,7 +32,7 @@ class Client:
     def __init__(self, service: Way) -> None:
         self.port = service.port
         if self.tensors is rpc:
-            self.port = service.server.config.app.state.grpc.number
+            self.port = service.server.config.app.state.grpc.port
         self.client: Any = None
 
     async def open(self) -> None:
@@ -104,8 +104,8 @@ class Blocking(Client):
 
     async def _run(self, function: Callable[[], Any]) -> Any:
         def run() -> Any:
-            told = function()
-            return asyncio.run(told) if asyncio.iscoroutine(told) else told
+            result = function()
+            return asyncio.run(result) if asyncio.iscoroutine(result) else result
 
         return await asyncio.get_running_loop().run_in_executor(self.thread, run)
 

@@ -1,7 +1,7 @@
-"""Every way into the service behind one small set of methods, so that one test holds them all to a promise.
+"""Every way to send chunks to the service, behind a common interface, so that one test can check all of them.
 
-To add a way: a subclass of `Way` that says how a chunk is sent, and its name in `WAYS`. What is no chunk
-(create, reset, fork, ...) goes over HTTP whatever the way.
+To add a way, write a subclass of `Way` that sends chunks, and add it to `WAYS`. All other requests (create,
+reset, fork, ...) use HTTP.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.helpers import binary
 
 @dataclass(frozen=True)
 class Reply:
-    """What a chunk was answered, whatever the way. `problem` is empty when it was applied or replayed."""
+    """The answer to a chunk, the same for every way. `problem` is empty if it was applied or replayed."""
 
     status: int
     position: int | None = None
@@ -37,19 +37,19 @@ class Reply:
 
     @property
     def numbers(self) -> Floats:
-        """The predictions of a chunk that must have been answered."""
+        """The predictions; the test fails if the chunk was refused."""
         assert self.status == 200, self.problem
         assert self.predictions is not None
         return self.predictions
 
 
 class Way:
-    """A running service, and how this way sends chunks to it."""
+    """A running service, and a way to send chunks to it."""
 
     name: ClassVar[str]
-    socket: ClassVar[bool] = True  # a real one, on loopback; else ASGI in memory
+    socket: ClassVar[bool] = True  # a real connection on loopback; False: ASGI in memory
     settings: ClassVar[dict[str, Any]] = {}
-    server: Any = None  # uvicorn's, where there is one
+    server: Any = None  # uvicorn's, if there is one
     app: Any = None  # FastAPI's
 
     def __init__(self, engine: Engine, http: httpx.AsyncClient, port: int | None) -> None:
@@ -66,29 +66,29 @@ class Way:
         horizon: int | None = None,
         model: str | None = None,
     ) -> Reply:
-        """Send one chunk and await its answer; what is masked in an array was not observed."""
-        told = {"at": at, "epoch": epoch, "horizon": horizon, "model": model}
+        """Send one chunk and return its answer; masked values of an array are missing."""
+        fields = {"at": at, "epoch": epoch, "horizon": horizon, "model": model}
         body = {"observations": _plain(rows)} | {
-            key: value for key, value in told.items() if value is not None
+            key: value for key, value in fields.items() if value is not None
         }
         response = await self.http.post(f"/sessions/{session}/observations", json=body)
         return replied(response)
 
     async def raw(self, session: str, body: bytes) -> Reply:
-        """Send these bytes as they are in place of a JSON chunk."""
+        """Send these bytes unchanged as the body, in place of a JSON chunk."""
         return replied(await self.http.post(f"/sessions/{session}/observations", content=body))
 
     async def session(self, session: str) -> dict[str, Any]:
-        """What GET tells of a session that is there."""
+        """Return the answer of GET for a session that exists."""
         response = await self.http.get(f"/sessions/{session}")
         assert response.status_code == 200, response.text
-        shown: dict[str, Any] = response.json()
-        return shown
+        description: dict[str, Any] = response.json()
+        return description
 
     async def stream(
         self, session: str, rows: Floats, cuts: Sequence[int], model: str | None = None, start: int = 0
     ) -> Floats:
-        """Send a series cut into chunks of these sizes, each `at` its place; the predictions put together."""
+        """Send a series in chunks of these sizes, with `at`, and return all predictions."""
         assert sum(cuts) == len(rows)
         got, at = [], start
         for size in cuts:
@@ -99,32 +99,32 @@ class Way:
         return np.concatenate(got)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
 
 
 class AsgiRoute(Way):
-    """The route of FastAPI, called in memory."""
+    """FastAPI's route, called in memory."""
 
     name = "asgi"
     socket = False
 
 
 class HttpRoute(Way):
-    """The route of FastAPI, over a socket."""
+    """FastAPI's route, over a connection."""
 
     name = "http"
     settings: ClassVar[dict[str, Any]] = {"hot_route": False}
 
 
 class HotRoute(Way):
-    """The same bytes, answered ahead of the router."""
+    """The hot route, which answers before FastAPI's router."""
 
     name = "hot"
     settings: ClassVar[dict[str, Any]] = {"hot_route": True}
 
 
 class TextSocket(Way):
-    """A socket a session, opened with its first chunk; JSON both ways."""
+    """One WebSocket per session, opened with its first chunk, with JSON messages."""
 
     name = "text"
 
@@ -141,9 +141,9 @@ class TextSocket(Way):
         horizon: int | None = None,
         model: str | None = None,
     ) -> Reply:
-        told = {"at": at, "epoch": epoch, "horizon": horizon, "model": model}
+        fields = {"at": at, "epoch": epoch, "horizon": horizon, "model": model}
         body = {"observations": _plain(rows)} | {
-            key: value for key, value in told.items() if value is not None
+            key: value for key, value in fields.items() if value is not None
         }
         return await self.raw(session, json.dumps(body).encode())
 
@@ -168,7 +168,7 @@ class TextSocket(Way):
 
 
 class BinarySocket(TextSocket):
-    """The same with binary frames, where a chunk can be said in one."""
+    """One WebSocket per session, with a binary message for each chunk that can be expressed as one."""
 
     name = "binary"
 
@@ -192,9 +192,9 @@ class BinarySocket(TextSocket):
         head = HEADER.pack(0, gaps, observations.shape[1], horizon or 0, place, number)
         answer = await (await self._line(session)).ask(head + observations.tobytes())
         if isinstance(answer, str):
-            told = json.loads(answer)
-            _check_problem(told)
-            return Reply(told["status"], told.get("position"), problem=told)
+            fields = json.loads(answer)
+            _check_problem(fields)
+            return Reply(fields["status"], fields.get("position"), problem=fields)
         _, replayed, width, steps, position, number = HEADER.unpack_from(answer)
         numbers = np.frombuffer(answer, "<f4", offset=HEADER.size).reshape(-1, width)
         forecast = numbers[steps:] if len(numbers) > steps else None
@@ -202,34 +202,34 @@ class BinarySocket(TextSocket):
 
 
 class _Line:
-    """One socket, whose answers come in the order of its messages."""
+    """A WebSocket; its answers come in the order of its messages."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
-        self.asked: deque[asyncio.Future[Any]] = deque()
+        self.pending: deque[asyncio.Future[Any]] = deque()
         self.reader = asyncio.ensure_future(self._read())
 
     @classmethod
     async def open(cls, url: str) -> _Line:
         socket = await connect(url, max_size=None, max_queue=None, compression=None, ping_interval=None)
-        await socket.recv()  # where the session is
+        await socket.recv()  # the hello message
         return cls(socket)
 
     async def ask(self, message: bytes, text: bool = False) -> Any:
         answer = asyncio.get_running_loop().create_future()
-        self.asked.append(answer)
+        self.pending.append(answer)
         await self.socket.send(message, text=text)
         return await answer
 
     async def _read(self) -> None:
         async for message in self.socket:
-            answer = self.asked.popleft()
+            answer = self.pending.popleft()
             if not answer.done():
                 answer.set_result(message)
 
 
 class BulkJson(Way):
-    """A request of many sessions that names one, as JSON columns. It cannot ask for a forecast."""
+    """The bulk route with a single session, as JSON columns. It cannot request a forecast."""
 
     name = "bulk-json"
     socket = False
@@ -247,8 +247,8 @@ class BulkJson(Way):
         if horizon or not plain or not all(isinstance(row, list) for row in plain):
             return await super().advance(session, rows, at, epoch, horizon, model)
         body: dict[str, Any] = {"sessions": [session], "observations": [plain], "at": [at]}
-        told = {"epochs": None if epoch is None else [epoch], "model": model}
-        body |= {key: value for key, value in told.items() if value is not None}
+        fields = {"epochs": None if epoch is None else [epoch], "model": model}
+        body |= {key: value for key, value in fields.items() if value is not None}
         response = await self.http.post("/observations", json=body)
         answer = response.json()
         if response.status_code != 200:
@@ -268,7 +268,7 @@ class BulkJson(Way):
 
 
 class BulkBinary(BulkJson):
-    """The same as bytes."""
+    """The bulk route with a single session, as bytes."""
 
     name = "bulk-binary"
 
@@ -285,7 +285,7 @@ class BulkBinary(BulkJson):
         if horizon or not plain or len({len(row) if isinstance(row, list) else 0 for row in plain}) > 1:
             return await super().advance(session, rows, at, epoch, horizon, model)
         observations = np.array(plain, np.float32).reshape(len(plain), -1)
-        asked = binary.encode(
+        pending = binary.encode(
             [session],
             [observations],
             None if at is None else [at],
@@ -294,7 +294,7 @@ class BulkBinary(BulkJson):
             gaps=isinstance(rows, np.ma.MaskedArray),
         )
         headers = {"content-type": "application/octet-stream"}
-        response = await self.http.post("/observations", content=asked, headers=headers)
+        response = await self.http.post("/observations", content=pending, headers=headers)
         if response.status_code != 200:
             return Reply(response.status_code, problem=check_problem(response))
         answer = binary.decode(response.content)
@@ -307,7 +307,7 @@ class BulkBinary(BulkJson):
 
 
 class Protocol(Way):
-    """The Open Inference Protocol, numbers as bytes both ways. It creates only what it is told to start."""
+    """The Open Inference Protocol, with binary numbers. It creates a session only with `sequence_start`."""
 
     name = "v2"
     settings: ClassVar[dict[str, Any]] = {"hot_route": True}
@@ -334,8 +334,8 @@ class Protocol(Way):
         if (None in plain and not gaps) or not observations.size:
             return await super().advance(session, rows, at, epoch, horizon, model)
         name = model or self._model(session)
-        told = {"at": at, "epoch": epoch, "horizon": horizon}
-        parameters: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
+        fields = {"at": at, "epoch": epoch, "horizon": horizon}
+        parameters: dict[str, Any] = {key: value for key, value in fields.items() if value is not None}
         parameters |= {"gaps": True} if gaps else {}
         observations = observations.reshape(1, len(plain), -1)
         # To start a session that is at 0 changes nothing of it.
@@ -375,13 +375,13 @@ class Protocol(Way):
             part = np.frombuffer(response.content, "<f4", steps * width, start)
             numbers[output["name"]] = part.reshape(steps, width)
             start += output["parameters"]["binary_data_size"]
-        told = answer["parameters"]
+        fields = answer["parameters"]
         return Reply(
             200,
-            told["position"],
+            fields["position"],
             numbers["predictions"],
-            told["replayed"],
-            told["epoch"],
+            fields["replayed"],
+            fields["epoch"],
             numbers.get("forecast"),
         )
 
@@ -400,40 +400,40 @@ WAYS: tuple[type[Way], ...] = (
 
 def replied(response: httpx.Response) -> Reply:
     """A response to a chunk, its shape checked."""
-    told = response.json()
+    fields = response.json()
     if response.status_code != 200:
         check_problem(response)
-        return Reply(response.status_code, told.get("position"), problem=told)
+        return Reply(response.status_code, fields.get("position"), problem=fields)
     assert response.headers["content-type"] == "application/json"
-    assert {"session", "model"} <= told.keys()
-    return _applied(told)
+    assert {"session", "model"} <= fields.keys()
+    return _applied(fields)
 
 
-def _applied(told: dict[str, Any]) -> Reply:
+def _applied(fields: dict[str, Any]) -> Reply:
     return Reply(
         200,
-        told["position"],
-        _matrix(told["predictions"]),
-        told["replayed"],
-        told["epoch"],
-        _matrix(told["forecast"]) if "forecast" in told else None,
+        fields["position"],
+        _matrix(fields["predictions"]),
+        fields["replayed"],
+        fields["epoch"],
+        _matrix(fields["forecast"]) if "forecast" in fields else None,
     )
 
 
 def check_problem(response: httpx.Response) -> dict[str, Any]:
-    """The one shape of every error: RFC 9457."""
-    told: dict[str, Any] = response.json()
+    """Check that an answer is a problem document (RFC 9457), and return it."""
+    fields: dict[str, Any] = response.json()
     assert response.headers["content-type"] == "application/problem+json"
-    assert told["status"] == response.status_code
+    assert fields["status"] == response.status_code
     assert (response.status_code == 503) == ("retry-after" in response.headers)
-    _check_problem(told)
-    return told
+    _check_problem(fields)
+    return fields
 
 
-def _check_problem(told: dict[str, Any]) -> None:
-    assert told["type"].startswith("urn:carryover:")
-    assert told["title"]
-    assert isinstance(told["detail"], str)
+def _check_problem(fields: dict[str, Any]) -> None:
+    assert fields["type"].startswith("urn:carryover:")
+    assert fields["title"]
+    assert isinstance(fields["detail"], str)
 
 
 def _plain(rows: Any) -> Any:

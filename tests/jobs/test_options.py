@@ -30,11 +30,11 @@ async def test_a_neighbour_that_is_refused_takes_nothing_from_what_the_others_as
     rows = series("adaptive", 3).tolist()
     async with start_http() as service:
         body = {"sessions": ["a", "no id", "b"], "observations": rows, "model": "adaptive", "level": 0.9}
-        told = (await service.http.post("/observations", json=body | {"score": True})).json()
-        assert list(told["errors"]) == ["1"]
-        assert [one is None for one in told["lower"]] == [False, True, False]
-        assert told["scores"] == [None, None, None]
-        assert len(told["residuals"]) == 3
+        answer = (await service.http.post("/observations", json=body | {"score": True})).json()
+        assert list(answer["errors"]) == ["1"]
+        assert [one is None for one in answer["lower"]] == [False, True, False]
+        assert answer["scores"] == [None, None, None]
+        assert len(answer["residuals"]) == 3
 
 
 @pytest.mark.parametrize("model", ["adaptive", "pair"])
@@ -45,9 +45,9 @@ async def test_a_neighbour_that_is_refused_leaves_a_gap_a_gap(start_http, artifa
     async with start_http() as service:
         body = binary_bulk(model, ["gap", "bad", "well"], rows)
         kind = {"content-type": "application/octet-stream", "accept": "application/json"}
-        told = (await service.http.post("/observations", content=body, headers=kind)).json()
-        assert list(told["errors"]) == ["1"]
-        np.testing.assert_allclose(told["predictions"][0], passed.predictions, rtol=CLOSE, atol=CLOSE)
+        answer = (await service.http.post("/observations", content=body, headers=kind)).json()
+        assert list(answer["errors"]) == ["1"]
+        np.testing.assert_allclose(answer["predictions"][0], passed.predictions, rtol=CLOSE, atol=CLOSE)
 
 
 async def test_a_session_that_wants_intervals_is_told_them_in_bulk_too(start_http):
@@ -63,8 +63,8 @@ async def test_a_session_that_wants_intervals_is_told_them_in_bulk_too(start_htt
         again = (await service.http.post("/observations", json=body)).json()
         assert again == first | {"replayed": [0, 1]}
         twice = body | {"sessions": ["b", "b"], "at": [4, 6], "observations": [rows[:2], rows[2:]]}
-        told = (await service.http.post("/observations", json=twice)).json()
-        assert [len(part) for part in told["upper"]] == [2, 2]
+        answer = (await service.http.post("/observations", json=twice)).json()
+        assert [len(part) for part in answer["upper"]] == [2, 2]
 
 
 async def test_a_stream_that_expired_begins_anew_whatever_its_timestamps(start_http, clock):
@@ -72,10 +72,10 @@ async def test_a_stream_that_expired_begins_anew_whatever_its_timestamps(start_h
     async with start_http(idle_ttl_seconds=10.0) as service:
         await posted(service, "s", observations=rows, model="planned", timestamps=[0, HOUR])
         clock.wait(11)
-        told = await posted(
+        answer = await posted(
             service, "s", observations=rows, model="planned", timestamps=[9 * HOUR, 10 * HOUR]
         )
-        assert told["position"] == 2
+        assert answer["position"] == 2
 
 
 async def test_a_gap_does_not_go_on_from_the_clock_of_a_session_that_expired(start_http, clock):
@@ -104,8 +104,8 @@ async def test_a_gap_of_an_expired_session_is_one_of_its_namesakes_width(start_h
     async with start_http(idle_ttl_seconds=10.0) as service:
         await posted(service, "s", observations=[[0.1, 0.2]], model="adaptive")
         clock.wait(11)
-        told = await posted(service, "s", skip=2)
-        assert (told["model"], told["position"]) == ("sine", 2)
+        answer = await posted(service, "s", skip=2)
+        assert (answer["model"], answer["position"]) == ("sine", 2)
 
 
 async def test_a_skip_that_asks_for_another_forecast_is_another_chunk(start_http):
@@ -120,8 +120,10 @@ async def test_a_claim_of_another_epoch_is_told_before_odd_timestamps(start_http
     rows = [[0.1, 5.0]]
     async with start_http() as service:
         await posted(service, "s", observations=rows, model="planned", timestamps=[0])
-        told = await posted(service, "s", 409, observations=rows, timestamps=[0], at=1, epoch="0" * 15 + "3")
-        assert told["position"] == 1
+        answer = await posted(
+            service, "s", 409, observations=rows, timestamps=[0], at=1, epoch="0" * 15 + "3"
+        )
+        assert answer["position"] == 1
 
 
 async def test_timestamps_finer_than_a_second_go_on_one_step_behind_each_other(
@@ -132,8 +134,8 @@ async def test_timestamps_finer_than_a_second_go_on_one_step_behind_each_other(
     async with start_http(models=(tmp_path / "fine",), default_model="planned") as service:
         for at in range(0, 300, 20):
             rows = [[0.1, 5.0]] * 20
-            told = await posted(service, "s", observations=rows, timestamps=times[at : at + 20].tolist())
-        assert told["position"] == 300
+            answer = await posted(service, "s", observations=rows, timestamps=times[at : at + 20].tolist())
+        assert answer["position"] == 300
 
 
 async def test_sessions_that_chose_how_they_learn_keep_the_name_of_their_model_through_a_restart(start_http):
@@ -180,8 +182,8 @@ async def test_sessions_of_every_kind_are_counted_with_their_model(start_http):
     async with start_http() as service:
         for name, learning in (("a", {}), ("b", {"readout": "gain"})):
             await service.http.post("/sessions", json={"id": name, "learning": learning})
-        told = (await service.http.get("/models/sine")).json()
-        assert (told["sessions_resident"], told["sessions_on_older"]) == (2, 0)
+        answer = (await service.http.get("/models/sine")).json()
+        assert (answer["sessions_resident"], answer["sessions_on_older"]) == (2, 0)
 
 
 async def test_choosing_a_kind_that_is_there_loads_no_network_again(start_http, monkeypatch):
@@ -197,7 +199,7 @@ async def test_choosing_a_kind_that_is_there_loads_no_network_again(start_http, 
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "field"),
     [
         ({"observations": [[0.1, 0.2]], "future": [[1.0]]}, "future"),
         ({"observations": [[0.1, 0.2]], "horizon": 2, "future": [[1.0], [1.0, 2.0]]}, "future"),
@@ -205,10 +207,10 @@ async def test_choosing_a_kind_that_is_there_loads_no_network_again(start_http, 
         ({"observations": [[0.1, 0.2]], "horizon": 2, "future": [[1e39], [1.0]]}, "future"),
     ],
 )
-async def test_a_future_that_cannot_be_is_refused_by_its_name(start_http, body, told):
+async def test_a_future_that_cannot_be_is_refused_by_its_name(start_http, body, field):
     async with start_http() as service:
         problem = await posted(service, "s", 422, **body, model="adaptive")
-        assert told in problem["detail"]
+        assert field in problem["detail"]
 
 
 async def test_the_errors_of_a_long_chunk_are_counted_once_it_is_applied(start_http, artifacts):
@@ -229,23 +231,23 @@ async def test_the_longest_chunk_may_tell_the_longest_future(start_http):
     async with start_http(**limits) as service:
         body = {"observations": rows, "horizon": 300, "future": [[6.0]] * 300, "model": "planned"}
         problem = await posted(service, "s", 422, **body)
-        assert "told no timestamps" in problem["detail"]
+        assert "no timestamps yet" in problem["detail"]
 
 
 async def test_what_is_answered_holds_no_nan_and_no_infinity(start_http):
     """Neither where nothing was judged nor behind a number that is none of the stream's."""
     rows = [[0.1, 0.2], [None, None], [1e12, -1e12], [None, 0.1], [0.1, 0.2]]
     async with start_http() as service:
-        told = await service.http.post(
+        answered = await service.http.post(
             "/sessions/s/observations",
             json={"observations": rows, "model": "adaptive", "level": 0.9, "score": True, "horizon": 3},
         )
         shown = await service.http.get("/sessions/s")
         listed = await service.http.get("/models")
-    assert told.status_code == 200
-    for response in (told, shown, listed):
+    assert answered.status_code == 200
+    for response in (answered, shown, listed):
         json.loads(response.content, parse_constant=pytest.fail)
-    assert told.json()["scores"][:2] == [None, None]
+    assert answered.json()["scores"][:2] == [None, None]
 
 
 @pytest.mark.parametrize("message", [{"skip": 2}, {"observations": [[0.1]]}])

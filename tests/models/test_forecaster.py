@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.forecaster import SHORT_CHUNK, CannotForecast, Forecaster
+from models.forecaster import CannotForecast, Forecaster
+from models.nets.chunks import SHORT_CHUNK
 from tests.helpers.zoo import TOLERANCE, one_pass, rolled_out, series
 
 MODELS = ["sine", "pair", "partial"]
@@ -55,7 +56,7 @@ def test_a_series_in_chunks_equals_the_network_in_one_pass(forecasters, artifact
 
 
 @pytest.mark.parametrize("model", ["sine", "pair"])
-def test_a_forecast_goes_on_where_it_stopped_and_begins_with_the_last_prediction(
+def test_a_forecast_continues_where_it_stopped_and_begins_with_the_last_prediction(
     forecasters, artifacts, model
 ):
     forecaster, whole = forecasters[model], series(model, 30)
@@ -71,7 +72,7 @@ def test_a_forecast_goes_on_where_it_stopped_and_begins_with_the_last_prediction
     np.testing.assert_allclose(forecaster.last_predictions(carry)[0], predictions[-1], atol=TOLERANCE)
 
 
-def test_a_forecast_that_would_need_what_nobody_predicts_names_it(forecasters):
+def test_a_forecast_that_needs_an_unpredicted_input_names_it(forecasters):
     with pytest.raises(CannotForecast, match="input a") as refused:
         forecasters["partial"].roll_out(new_carry(forecasters["partial"]), 1)
     assert refused.value.missing == ("a",)

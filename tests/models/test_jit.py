@@ -7,18 +7,18 @@ from numba.core import caching
 from models.jit import INT, contiguous, jit, readonly
 
 
-def doubled(numbers, times, told):
+def doubled(numbers, times, out):
     for i in range(len(numbers)):
-        told[i] = times * numbers[i]
+        out[i] = times * numbers[i]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError, EOFError])
-def test_a_function_is_translated_where_nothing_can_be_kept_or_read_back(monkeypatch, error):
+def test_a_function_is_compiled_where_the_cache_cannot_be_written_or_read(monkeypatch, error):
     def refused(*_):
         raise error("no room, or damaged")
 
     for name in ("load_overload", "save_overload"):
         monkeypatch.setattr(caching.FunctionCache, name, refused)
-    told = np.empty(2)
-    jit(readonly("float64"), INT, contiguous("float64"))(doubled)(np.array([1.0, 2.0]), 3, told)
-    assert told.tolist() == [3.0, 6.0]
+    out = np.empty(2)
+    jit(readonly("float64"), INT, contiguous("float64"))(doubled)(np.array([1.0, 2.0]), 3, out)
+    assert out.tolist() == [3.0, 6.0]

@@ -27,8 +27,8 @@ async def scraped(service) -> dict[str, float]:
     }
 
 
-async def test_what_happened_is_counted_once(start_http, clock):
-    async with start_http(resident_sessions=8, wave_sessions=8) as service:
+async def test_every_event_is_counted_once(start_http, clock):
+    async with start_http(resident_sessions=8, batch_sessions=8) as service:
         await service.advance("a", [[0.1]] * 3, at=0)
         await service.advance("a", [[0.1]] * 3, at=0)  # replayed
         await service.advance("a", [[0.1]], at=9)  # out of step
@@ -37,8 +37,10 @@ async def test_what_happened_is_counted_once(start_http, clock):
         await service.http.post("/observations", json=bulk)
         await service.http.get("/sessions/a/forecast?steps=4")
         await service.http.delete("/sessions/a")
-        told = await scraped(service)
-    counters = {name.removeprefix("carryover_").removesuffix("_total"): value for name, value in told.items()}
+        values = await scraped(service)
+    counters = {
+        name.removeprefix("carryover_").removesuffix("_total"): value for name, value in values.items()
+    }
     expected = {
         "chunks": 3, "observations": 5, "replays": 1, "forecasts": 1, "sessions_created": 2,
         "sessions_deleted": 1, "sessions_expired": 0, "sessions": 1, "sessions_resident": 1,
@@ -50,36 +52,36 @@ async def test_what_happened_is_counted_once(start_http, clock):
     }  # fmt: skip
     assert {name: counters.get(name) for name in expected} == expected
     assert (
-        told["carryover_tick_seconds_count,stage=step"]
-        == told["carryover_tick_seconds_count,stage=commit"]
+        values["carryover_tick_seconds_count,stage=step"]
+        == values["carryover_tick_seconds_count,stage=commit"]
         > 0
     )
-    assert told["carryover_batch_sessions_count"] == told["carryover_tick_seconds_count,stage=collect"]
-    assert told["process_open_fds"] > 0
+    assert values["carryover_batch_sessions_count"] == values["carryover_tick_seconds_count,stage=collect"]
+    assert values["process_open_fds"] > 0
 
 
 async def test_sessions_that_leave_the_slab_and_come_back_are_counted(start_http):
-    async with start_http(resident_sessions=8, wave_sessions=8) as service:
+    async with start_http(resident_sessions=8, batch_sessions=8) as service:
         for i in range(20):
             await service.advance(f"s{i}", [[0.1]])
         await service.advance("s0", [[0.1]])
-        told = await scraped(service)
-    assert told["carryover_sessions"] == 20
-    assert told["carryover_sessions_evicted_total"] >= 12
-    assert told["carryover_sessions_restored_total"] >= 1
-    assert told["carryover_store_seconds_count,call=load"] >= 20
+        values = await scraped(service)
+    assert values["carryover_sessions"] == 20
+    assert values["carryover_sessions_evicted_total"] >= 12
+    assert values["carryover_sessions_restored_total"] >= 1
+    assert values["carryover_store_seconds_count,call=load"] >= 20
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-async def test_a_store_on_disk_tells_how_long_it_takes_and_how_much_it_writes(start_http):
+async def test_a_store_on_disk_reports_its_seconds_and_bytes(start_http):
     async with start_http() as service:
         await service.advance("a", [[0.1]])
-        told = await scraped(service)
-    assert told["carryover_store_seconds_count,call=commit"] >= 1
-    assert told["carryover_store_written_bytes_total"] > 100
+        values = await scraped(service)
+    assert values["carryover_store_seconds_count,call=commit"] >= 1
+    assert values["carryover_store_written_bytes_total"] > 100
 
 
-async def test_expiries_are_told_from_deletions(start_http, clock):
+async def test_expiries_and_deletions_are_counted_apart(start_http, clock):
     async with start_http(idle_ttl_seconds=5) as service:
         await service.advance("a", [[0.1]])
         clock.wait(10)
@@ -88,7 +90,7 @@ async def test_expiries_are_told_from_deletions(start_http, clock):
         assert (service.engine.metrics.created, service.engine.metrics.deleted) == (2, 0)
 
 
-async def test_no_label_is_of_a_clients_making(start_http):
+async def test_no_label_comes_from_a_client(start_http):
     async with start_http() as service:
         before = await scraped(service)
         for i in range(50):
@@ -97,9 +99,9 @@ async def test_no_label_is_of_a_clients_making(start_http):
             await service.http.get(f"/models/made-up-{i}")
             await service.http.request(f"MADE{i}", "/sessions")
             await service.http.get("/sessions", headers={"authorization": f"Bearer made-up-{i}"})
-        told = await scraped(service)
-    assert not [name for name in told if "made" in name.lower()]
-    assert len(told) - len(before) < 200  # a few routes and their buckets, whatever fifty clients send
+        values = await scraped(service)
+    assert not [name for name in values if "made" in name.lower()]
+    assert len(values) - len(before) < 200  # a few routes and their buckets, whatever fifty clients send
 
 
 async def test_an_idle_server_costs_no_ticks(start_http):
@@ -108,15 +110,15 @@ async def test_an_idle_server_costs_no_ticks(start_http):
         assert first["carryover_batch_sessions_count"] == second["carryover_batch_sessions_count"]
 
 
-def test_a_histogram_counts_each_value_where_it_belongs():
-    told = Histogram((1, 2, 5))
+def test_a_histogram_counts_each_value_in_its_bucket():
+    values = Histogram((1, 2, 5))
     for value in (0.5, 1, 1.5, 5, 9):
-        told.add(value)
-    assert told.counts == [2, 1, 1, 1]
-    assert (told.count, told.total) == (5, 17)
+        values.add(value)
+    assert values.counts == [2, 1, 1, 1]
+    assert (values.count, values.total) == (5, 17)
 
 
-def test_stages_share_a_tick_among_them():
+def test_the_stages_of_a_tick_are_timed_one_after_the_other():
     stages = StageTimer()
     stages.begin()
     for stage in ("collect", "admit"):
@@ -134,7 +136,7 @@ def test_a_route_has_its_own_histogram():
     assert metrics.request_seconds["/a"].count == 2
 
 
-async def test_every_metric_is_named_in_the_way_of_prometheus(start_http):
+async def test_every_metric_name_follows_prometheus(start_http):
     async with start_http() as service:
         await service.advance("a", [[0.1]])
         text = (await service.http.get("/metrics")).text
@@ -147,7 +149,7 @@ async def test_every_metric_is_named_in_the_way_of_prometheus(start_http):
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-async def test_a_resident_session_that_a_store_tells_of_too_expires_once_and_fails_no_tick(start_http, clock):
+async def test_a_resident_session_that_the_store_lists_as_expired_expires_once(start_http, clock):
     async with start_http(idle_ttl_seconds=5) as service:
         for name in ("a", "b"):
             await service.advance(name, [[0.1]])
@@ -157,12 +159,12 @@ async def test_a_resident_session_that_a_store_tells_of_too_expires_once_and_fai
         assert len(service.engine.residents) == 0
 
 
-async def test_an_engine_that_died_is_neither_live_nor_ready_and_says_so(start_http):
+async def test_a_dead_engine_is_neither_live_nor_ready(start_http):
     async with start_http() as service:
         assert (await service.http.get("/health/live")).json() == {"status": "ok", "reasons": []}
         service.engine._task.cancel()
         await until(service.engine._task.done)
         for path in ("/health/live", "/health/ready"):
-            told = await service.http.get(path)
-            assert (told.status_code, told.json()["reasons"]) == (503, ["the engine has stopped"])
+            values = await service.http.get(path)
+            assert (values.status_code, values.json()["reasons"]) == (503, ["the engine has stopped"])
         service.engine._task = None

@@ -30,8 +30,8 @@ def spans(monkeypatch):
 @pytest.mark.parametrize("hot", [True, False])
 async def test_a_request_is_one_span_in_the_clients_trace_and_linked_to_its_batch(start_hot, spans, hot):
     async with start_hot(hot_route=hot) as service:
-        told = await service.http.post("/sessions/secret/observations", json=CHUNK, headers=PARENT)
-        assert told.headers["x-request-id"] == TRACE
+        response = await service.http.post("/sessions/secret/observations", json=CHUNK, headers=PARENT)
+        assert response.headers["x-request-id"] == TRACE
     found = {span.name: span for span in spans.get_finished_spans()}
     request, batch = found["Advance"], found["batch"]
     assert f"{request.context.trace_id:032x}" == TRACE
@@ -43,7 +43,7 @@ async def test_a_request_is_one_span_in_the_clients_trace_and_linked_to_its_batc
     assert "0.123456" not in everything
 
 
-async def test_what_was_refused_says_why_in_its_span_and_one_without_a_trace_begins_its_own(
+async def test_a_refusal_is_named_in_its_span_and_a_request_without_a_trace_begins_one(
     start_hot, spans, tmp_path
 ):
     keys = Keys(tmp_path)
@@ -59,8 +59,8 @@ async def test_what_was_refused_says_why_in_its_span_and_one_without_a_trace_beg
         async with httpx.AsyncClient(base_url=service.http.base_url) as other:
             await other.get("/sessions/none", headers=keys.headers("slow"))
     spans = [span for span in spans.get_finished_spans() if span.name != "batch"]
-    told = [(span.name, span.status.description) for span in spans]
-    assert told == [
+    response = [(span.name, span.status.description) for span in spans]
+    assert response == [
         ("Advance", None),
         ("Advance", "over-limit"),
         ("Inspect", "unknown-session"),
@@ -69,10 +69,10 @@ async def test_what_was_refused_says_why_in_its_span_and_one_without_a_trace_beg
     assert [span.parent is not None for span in spans] == [False, False, True, False]
 
 
-def test_without_its_extra_a_server_that_should_trace_says_what_to_install(monkeypatch):
+def test_tracing_without_its_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(
         __import__("sys").modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None
     )
-    with pytest.raises(ConfigError, match="carryover\\[traces\\]"):
+    with pytest.raises(ConfigError, match="carryover-server\\[traces\\]"):
         tracing.create_tracing("otlp", "1")
     assert tracing.create_tracing("off", "1") is None

@@ -1,4 +1,4 @@
-"""Whatever bytes come in: an inference or a refusal, never a crash. And what the statistics make of waves."""
+"""Any bytes give an inference or an error, never a crash. Statistics count batches correctly."""
 
 import json
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.codec.limits import Limits
 from app.errors import CarryoverError
-from app.open_inference.decode import decompress, read
+from app.open_inference.decode import decode_request, decompress
 from app.open_inference.grpc import conversion
 from app.open_inference.grpc.messages import message
 from app.open_inference.inference import Inference
@@ -41,38 +41,40 @@ def pair(artifacts) -> Forecaster:
     return Forecaster(artifacts["pair"])
 
 
-def taken(function, *arguments):
-    """What a reader makes of its arguments: an inference that fits the model, or None where it refuses."""
+def decoded(function, *arguments):
+    """The inference that `function` returns, checked against the model; None if it raises."""
     try:
-        asked = function(*arguments)
+        inference = function(*arguments)
     except CarryoverError:
         return None
-    assert isinstance(asked, Inference)
-    assert asked.observations.ndim == 2
-    assert 0 < len(asked.observations) <= LIMITS.observations
-    assert asked.observations.shape[1] == 3
-    assert not np.isinf(asked.observations).any()
-    return asked
+    assert isinstance(inference, Inference)
+    assert inference.observations.ndim == 2
+    assert 0 < len(inference.observations) <= LIMITS.observations
+    assert inference.observations.shape[1] == 3
+    assert not np.isinf(inference.observations).any()
+    return inference
 
 
 @given(body=st.binary(max_size=300), length=LENGTHS)
 def test_any_bytes_are_read_or_refused(pair, body, length):
-    taken(read, body, length, {}, "pair", pair, LIMITS)
+    decoded(decode_request, body, length, {}, "pair", pair, LIMITS)
 
 
-@given(body=BODIES, tail=st.binary(max_size=30), told=st.booleans())
-def test_any_json_is_read_or_refused(pair, body, tail, told):
+@given(body=BODIES, tail=st.binary(max_size=30), with_length=st.booleans())
+def test_any_json_is_read_or_refused(pair, body, tail, with_length):
     text = json.dumps(body).encode()
-    asked = taken(read, text + tail, str(len(text)) if told else "", {}, "pair", pair, LIMITS)
-    if asked is not None and not asked.parameters.gaps:
-        assert np.isfinite(asked.observations).all()
+    inference = decoded(
+        decode_request, text + tail, str(len(text)) if with_length else "", {}, "pair", pair, LIMITS
+    )
+    if inference is not None and not inference.parameters.gaps:
+        assert np.isfinite(inference.observations).all()
 
 
 @given(
     query=st.dictionaries(st.sampled_from(["at", "sequence_id", "horizon", "gaps", "x"]), st.text(max_size=6))
 )
 def test_any_query_of_a_raw_body_is_read_or_refused(pair, query):
-    taken(read, bytes(24), "0", query, "pair", pair, LIMITS)
+    decoded(decode_request, bytes(24), "0", query, "pair", pair, LIMITS)
 
 
 @given(body=st.binary(max_size=200), encoding=st.sampled_from(["gzip", "deflate", "br", "identity", ""]))
@@ -96,16 +98,16 @@ def test_any_message_is_read_or_refused(pair, shape, numbers, raw, parameter, na
     setattr(made.parameters[name], conversion.KINDS[type(parameter)], parameter)
     tensor = made.inputs.add(name="observations", datatype="FP32", shape=shape)
     tensor.contents.fp32_contents.extend(numbers)
-    taken(conversion.read, made, pair, LIMITS)
+    decoded(conversion.decode_request, made, pair, LIMITS)
 
 
 def batches(statistics):
-    told = statistics.told("m", "1")
-    sizes = {one["batch_size"]: one["compute_infer"]["count"] for one in told["batch_stats"]}
-    return told["inference_count"], told["execution_count"], sizes
+    report = statistics.as_dict("m", "1")
+    sizes = {entry["batch_size"]: entry["compute_infer"]["count"] for entry in report["batch_stats"]}
+    return report["inference_count"], report["execution_count"], sizes
 
 
-def test_requests_of_one_tick_are_one_execution_of_their_number():
+def test_requests_of_one_tick_count_as_one_execution():
     statistics = Statistics()
     for tick, size in ((1, 3), (2, 1), (5, 3), (6, 64)):
         for _ in range(size):
@@ -113,7 +115,7 @@ def test_requests_of_one_tick_are_one_execution_of_their_number():
     assert batches(statistics) == (71, 4, {1: 1, 3: 2, 64: 1})
 
 
-def test_sizes_of_large_batches_are_told_as_powers_of_two():
+def test_sizes_of_large_batches_are_reported_as_powers_of_two():
     statistics = Statistics()
     for tick, size in ((1, 65), (2, 100), (3, 129)):
         for _ in range(size):
@@ -121,13 +123,13 @@ def test_sizes_of_large_batches_are_told_as_powers_of_two():
     assert batches(statistics) == (294, 3, {128: 2, 256: 1})
 
 
-def test_the_parts_of_a_request_add_up_to_all_of_it():
+def test_the_times_of_the_phases_add_up_to_the_time_of_the_request():
     statistics = Statistics()
     timer = RequestTimer()
-    timer.ask()
-    timer.reply()
+    timer.mark_submitted()
+    timer.mark_answered()
     statistics.record_success(timer, 1, 60.0)  # a pass cannot have taken longer than the request waited
-    told = statistics.told("m", "1")["inference_stats"]
+    report = statistics.as_dict("m", "1")["inference_stats"]
     parts = ("queue", "compute_input", "compute_infer", "compute_output")
-    assert sum(told[part]["ns"] for part in parts) == told["success"]["ns"] > 0
-    assert told["queue"]["ns"] == 0
+    assert sum(report[part]["ns"] for part in parts) == report["success"]["ns"] > 0
+    assert report["queue"]["ns"] == 0

@@ -1,4 +1,4 @@
-"""`/v2` over gRPC: its messages, its stream, its statuses, who may call, and what happens without it."""
+"""`/v2` over gRPC: messages, streams, statuses, keys, and servers without gRPC."""
 
 import asyncio
 import builtins
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as rpc
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from grpc_tools import protoc
 from numpy.testing import assert_allclose, assert_array_equal
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -16,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from app import main
 from app.config import Settings
 from app.errors import ConfigError
-from app.open_inference.grpc.messages import ENUMS, MESSAGES, message
+from app.open_inference.grpc.messages import COMPILED, PACKAGE, SOURCE, message, pool
 from tests.helpers.locked import Keys
 from tests.helpers.triton import AioGrpc, Grpc
 from tests.helpers.zoo import TOLERANCE, one_pass, series
@@ -35,8 +37,8 @@ def serve(start_hot):
     return lambda **changes: start_hot(grpc_port=0, **changes)
 
 
-def theirs(path):
-    """A message or an enumeration as the client's package describes it."""
+def client_descriptor(path):
+    """The descriptor of a message or an enumeration in the client's package."""
     outer, *inner = path.split(".")
     files = (service_pb2.DESCRIPTOR, model_config_pb2.DESCRIPTOR)
     found = next(
@@ -56,21 +58,44 @@ def described(field):
     return field.name, field.number, field.is_repeated, field.type if exact else kind.full_name
 
 
-@pytest.mark.parametrize("path", sorted(MESSAGES))
-def test_every_field_of_ours_is_the_clients_field_of_that_name(path):
-    known = {described(field) for field in theirs(path).fields}
-    ours = [described(field) for field in message(path).DESCRIPTOR.fields]
-    assert [field for field in ours if field not in known] == []
+def test_the_checked_in_descriptors_equal_those_that_protoc_makes(tmp_path):
+    compiled = tmp_path / COMPILED.name
+    arguments = ["protoc", f"--proto_path={SOURCE.parent}", f"--descriptor_set_out={compiled}", SOURCE.name]
+    assert protoc.main(arguments) == 0
+    made, checked_in = (FileDescriptorSet.FromString(path.read_bytes()) for path in (compiled, COMPILED))
+    assert made == checked_in, "run `make messages`"
+
+
+def names_of(messages, prefix=""):
+    """Names of messages and of enumerations, those within others as `Outer.Inner`."""
+    for each in messages:
+        inner = f"{prefix}{each.name}"
+        yield inner, [f"{inner}.{enum.name}" for enum in each.enum_type]
+        if not each.options.map_entry:
+            yield from names_of(each.nested_type, f"{inner}.")
+
+
+(FILE,) = FileDescriptorSet.FromString(COMPILED.read_bytes()).file
+MESSAGES = dict(names_of(FILE.message_type))
+ENUMS = [enum.name for enum in FILE.enum_type] + [name for inner in MESSAGES.values() for name in inner]
+
+
+@pytest.mark.parametrize("path", sorted(name for name in MESSAGES if not name.endswith("Entry")))
+def test_every_field_has_number_and_type_of_the_clients_field(path):
+    known = {described(field) for field in client_descriptor(path).fields}
+    fields = [described(field) for field in message(path).DESCRIPTOR.fields]
+    assert [field for field in fields if field not in known] == []
 
 
 @pytest.mark.parametrize("path", sorted(ENUMS))
-def test_every_value_of_ours_is_the_clients_value_of_that_name(path):
-    known = {value.name: value.number for value in theirs(path).values}
-    assert ENUMS[path].items() <= known.items()
+def test_every_enumeration_value_has_the_clients_number(path):
+    known = {value.name: value.number for value in client_descriptor(path).values}
+    values = pool.FindEnumTypeByName(f"{PACKAGE}.{path}").values
+    assert {value.name: value.number for value in values}.items() <= known.items()
 
 
 class Stream:
-    """The client's bidirectional stream; results in the order of their coming."""
+    """The client's bidirectional stream; results in the order of arrival."""
 
     def __init__(self, port):
         self.client = rpc.InferenceServerClient(f"127.0.0.1:{port}")
@@ -93,25 +118,25 @@ class Stream:
 
 
 def port_of(service):
-    return service.server.config.app.state.grpc.number
+    return service.server.config.app.state.grpc.port
 
 
-async def test_interleaved_sequences_on_one_stream_are_answered_in_order_and_right(serve, artifacts):
+async def test_interleaved_sequences_on_one_stream_are_answered_correctly_and_in_order(serve, artifacts):
     wholes = {i + 1: series("pair", 30, i) for i in range(16)}
     sizes = {name: cuts(30, name) for name in wholes}
 
     def drive(port):
         stream, sent, got = Stream(port), [], {name: [] for name in wholes}
-        at, turn = dict.fromkeys(wholes, 0), 0
+        at, number = dict.fromkeys(wholes, 0), 0
         while any(sizes.values()):
             for name, left in sizes.items():
                 if left:
                     size, first = left.pop(0), at[name] == 0
                     chunk = wholes[name][at[name] : at[name] + size]
-                    stream.send("pair", chunk, name, first, not left, request_id=f"{name}-{turn}")
+                    stream.send("pair", chunk, name, first, not left, request_id=f"{name}-{number}")
                     at[name] += size
-                    sent.append(f"{name}-{turn}")
-                    turn += 1
+                    sent.append(f"{name}-{number}")
+                    number += 1
         for wanted in sent:
             result, error = stream.take()
             assert error is None
@@ -127,15 +152,15 @@ async def test_interleaved_sequences_on_one_stream_are_answered_in_order_and_rig
         assert_allclose(np.concatenate(got[name]), one_pass(artifacts["pair"], whole), atol=TOLERANCE)
 
 
-async def test_what_a_stream_refuses_is_told_and_the_stream_goes_on(serve):
+async def test_an_error_on_a_stream_is_answered_and_the_stream_goes_on(serve):
     def drive(port):
         stream = Stream(port)
         stream.send("sine", [[0.5]], 5)
         stream.send("nobody", [[0.5]], 5, True)
         stream.send("sine", [[0.5]], 5, True)
-        told = [stream.take() for _ in range(3)]
+        answers = [stream.take() for _ in range(3)]
         stream.close()
-        return told
+        return answers
 
     async with serve() as service:
         first, second, third = await asyncio.to_thread(drive, port_of(service))
@@ -144,11 +169,11 @@ async def test_what_a_stream_refuses_is_told_and_the_stream_goes_on(serve):
     assert third[0].as_numpy("predictions").shape == (1, 1, 1)
 
 
-async def test_a_client_that_leaves_in_the_middle_of_a_stream_harms_nobody(serve):
+async def test_a_client_that_leaves_in_the_middle_of_a_stream_does_not_affect_others(serve):
     def leave(port):
         stream = Stream(port)
-        for turn in range(50):
-            stream.send("sine", [[0.5]], 5, turn == 0)
+        for number in range(50):
+            stream.send("sine", [[0.5]], 5, number == 0)
         stream.client.stop_stream(cancel_requests=True)
         stream.client.close()
 
@@ -171,18 +196,18 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_harms_nobody(serve
         ({"rows": [[0.5]] * 20_000}, "RESOURCE_EXHAUSTED"),
     ],
 )
-async def test_a_refusal_has_the_status_of_its_kind(serve, changes, status):
-    asked = {"model": "sine", "rows": [[0.5]], "sequence": 5, "start": True} | changes
+async def test_each_kind_of_error_has_its_grpc_status(serve, changes, status):
+    arguments = {"model": "sine", "rows": [[0.5]], "sequence": 5, "start": True} | changes
     async with serve(chunk_observations=10_000) as service:
         client = AioGrpc(service)
         await client.open()
         with pytest.raises(InferenceServerException) as error:
-            await client.infer(**asked)
+            await client.infer(**arguments)
         assert error.value.status() == f"StatusCode.{status}"
         await client.close()
 
 
-async def test_a_server_that_stops_is_unavailable(serve):
+async def test_a_stopping_server_is_unavailable(serve):
     async with serve() as service:
         service.engine.stopping = True
         client = AioGrpc(service)
@@ -195,7 +220,7 @@ async def test_a_server_that_stops_is_unavailable(serve):
 
 
 def request(**changes):
-    """A request by the client's own messages, for what its classes do not say."""
+    """A request of the client's own messages, for fields that its classes do not have."""
     made = service_pb2.ModelInferRequest(model_name="sine")
     made.parameters["sequence_id"].int64_param = changes.pop("sequence", 5)
     made.parameters["sequence_start"].bool_param = True
@@ -214,7 +239,7 @@ async def sent(service, made):
         return await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(made)
 
 
-async def test_numbers_may_come_typed_or_raw(serve):
+async def test_observations_may_be_typed_contents_or_raw_bytes(serve):
     numbers = np.array([0.5, 0.6], np.float32)
     async with serve() as service:
         typed = await sent(service, request(contents=numbers.tolist()))
@@ -223,7 +248,7 @@ async def test_numbers_may_come_typed_or_raw(serve):
 
 
 @pytest.mark.parametrize(
-    ("changes", "status", "told"),
+    ("changes", "status", "text"),
     [
         ({"contents": [1.0, 2.0], "raw": [b"12345678"]}, "INVALID_ARGUMENT", "must not be specified"),
         ({"raw": [b"1234"]}, "INVALID_ARGUMENT", "Expected 8, got 4"),
@@ -233,21 +258,21 @@ async def test_numbers_may_come_typed_or_raw(serve):
         ({"output_parameters": ["classification"]}, "UNIMPLEMENTED", "classification"),
     ],
 )
-async def test_what_is_wrong_with_a_message_is_told(serve, changes, status, told):
+async def test_the_error_says_what_is_wrong_with_a_message(serve, changes, status, text):
     async with serve() as service:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await sent(service, request(**changes))
         assert error.value.code().name == status
-        assert told in error.value.details()
+        assert text in error.value.details()
 
 
-async def test_a_number_above_the_signed_ones_comes_as_the_negative_of_its_bits(serve):
+async def test_a_sequence_id_of_2_to_the_63_or_more_arrives_as_a_negative_number(serve):
     async with serve() as service:
         await sent(service, request(sequence=-2, contents=[0.5, 0.6]))
         assert (await service.session(str(2**64 - 2)))["position"] == 2
 
 
-async def test_a_call_that_is_not_there_is_unimplemented(serve):
+async def test_an_unknown_call_is_unimplemented(serve):
     async with serve() as service:
         client = Grpc(service)
         await client.open()
@@ -257,11 +282,11 @@ async def test_a_call_that_is_not_there_is_unimplemented(serve):
         await client.close()
 
 
-async def test_a_server_with_keys_lets_in_who_has_one_and_only_to_their_own(serve, tmp_path):
+async def test_a_key_is_needed_and_opens_only_the_sequences_of_its_tenant(serve, tmp_path):
     keys = Keys(tmp_path)
-    for name in ("ours", "theirs"):
+    for name in ("owner", "other"):
         keys.add(name)
-    keys.add("chief", "admin")
+    keys.add("admin", "admin")
     async with serve(api_keys_file=keys.path) as service:
         client = AioGrpc(service)
         await client.open()
@@ -269,17 +294,17 @@ async def test_a_server_with_keys_lets_in_who_has_one_and_only_to_their_own(serv
         with pytest.raises(InferenceServerException) as error:
             await client.infer("sine", [[0.5]], 5, start=True)
         assert error.value.status() == "StatusCode.UNAUTHENTICATED"
-        await client.infer("sine", [[0.5]], 5, start=True, headers=keys.headers("ours"))
+        await client.infer("sine", [[0.5]], 5, start=True, headers=keys.headers("owner"))
         with pytest.raises(InferenceServerException, match="START flag"):
-            await client.infer("sine", [[0.5]], 5, headers=keys.headers("theirs"))
+            await client.infer("sine", [[0.5]], 5, headers=keys.headers("other"))
         with pytest.raises(InferenceServerException) as error:
-            await client.call("unload_model", "sine", headers=keys.headers("ours"))
+            await client.call("unload_model", "sine", headers=keys.headers("owner"))
         assert error.value.status() == "StatusCode.PERMISSION_DENIED"
-        await client.call("unload_model", "sine", headers=keys.headers("chief"))
+        await client.call("unload_model", "sine", headers=keys.headers("admin"))
         await client.close()
 
 
-def test_without_its_packages_the_port_is_refused_with_how_to_get_them(monkeypatch, zoo_folder):
+def test_without_the_grpc_packages_the_error_says_how_to_install_them(monkeypatch, zoo_folder):
     real = builtins.__import__
 
     def without(name, *arguments, **named):
@@ -288,11 +313,11 @@ def test_without_its_packages_the_port_is_refused_with_how_to_get_them(monkeypat
         return real(name, *arguments, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"pip install 'carryover\[grpc\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'carryover-server\[grpc\]'"):
         main.create_app(Settings(models=(zoo_folder,), grpc_port=0))
 
 
-async def test_a_port_in_use_is_refused_by_its_number(serve, zoo_folder):
+async def test_a_port_in_use_is_an_error_that_names_it(serve, zoo_folder):
     async with serve() as service:
         app = main.create_app(Settings(models=(zoo_folder,), grpc_port=port_of(service)))
         with pytest.raises(ConfigError, match=f"gRPC cannot listen on 127.0.0.1:{port_of(service)}"):

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol by the clients that it is for: every call that they have, unchanged."""
+"""The Open Inference Protocol with Triton's own clients: every call that they have."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -38,8 +38,8 @@ def serve(request, start_hot):
     return serve
 
 
-async def told(client, method, *arguments, **named):
-    """What a call answers, as JSON has it, numbers of gRPC's 64 bits and all."""
+async def call_json(client, method, *arguments, **named):
+    """The answer of a call as a dictionary; in gRPC's, 64-bit numbers are texts."""
     if client.name.startswith("grpc"):
         named["as_json"] = True
     return await client.call(method, *arguments, **named)
@@ -47,9 +47,9 @@ async def told(client, method, *arguments, **named):
 
 async def states(client):
     """Of every model, by its name."""
-    index = await told(client, "get_model_repository_index")
+    index = await call_json(client, "get_model_repository_index")
     models = index["models"] if isinstance(index, dict) else index
-    return {one["name"]: one["state"] for one in models}
+    return {model["name"]: model["state"] for model in models}
 
 
 async def refused(client, *arguments, **named):
@@ -58,9 +58,7 @@ async def refused(client, *arguments, **named):
     return error.value.message()
 
 
-async def test_sixty_four_interleaved_sequences_in_chunks_of_any_size_equal_their_own_passes(
-    serve, artifacts
-):
+async def test_interleaved_sequences_in_chunks_of_any_size_equal_single_passes(serve, artifacts):
     wholes = [series("pair", 40, i) for i in range(64)]
     async with serve() as (client, _):
         streams = [client.stream("pair", whole, i + 1, cuts(40, i)) for i, whole in enumerate(wholes)]
@@ -68,7 +66,7 @@ async def test_sixty_four_interleaved_sequences_in_chunks_of_any_size_equal_thei
             assert_allclose(got, one_pass(artifacts["pair"], whole), atol=TOLERANCE, rtol=0)
 
 
-async def test_health_tells_what_is_alive_and_ready(serve):
+async def test_health_reports_what_is_alive_and_ready(serve):
     async with serve() as (client, _):
         assert await client.call("is_server_live")
         assert await client.call("is_server_ready")
@@ -78,7 +76,7 @@ async def test_health_tells_what_is_alive_and_ready(serve):
         assert not await client.call("is_model_ready", "nobody")
 
 
-async def test_a_server_that_stops_is_alive_and_not_ready(serve):
+async def test_a_stopping_server_is_alive_and_not_ready(serve):
     async with serve() as (client, service):
         service.engine.stopping = True
         assert await client.call("is_server_live")
@@ -86,29 +84,29 @@ async def test_a_server_that_stops_is_alive_and_not_ready(serve):
         service.engine.stopping = False
 
 
-async def test_the_server_names_itself_and_only_what_it_has(serve):
+async def test_the_server_lists_only_extensions_that_it_supports(serve):
     async with serve() as (client, _):
-        answer = await told(client, "get_server_metadata")
+        answer = await call_json(client, "get_server_metadata")
         assert answer["name"] == "carryover"
         assert "sequence" in answer["extensions"]
         assert not {"classification", "system_shared_memory", "trace"} & set(answer["extensions"])
 
 
-async def test_metadata_tells_the_tensors_of_a_model(serve):
+async def test_metadata_lists_the_tensors_of_a_model(serve):
     async with serve() as (client, _):
         for version in ("", "1"):
-            answer = await told(client, "get_model_metadata", "pair", version)
+            answer = await call_json(client, "get_model_metadata", "pair", version)
             (tensor,) = answer["inputs"]
             assert (tensor["name"], tensor["datatype"]) == ("observations", "FP32")
             assert [int(size) for size in tensor["shape"]] == [-1, -1, 3]
             assert [output["name"] for output in answer["outputs"]] == ["predictions", "observed", "forecast"]
-        partial = await told(client, "get_model_metadata", "partial")
+        partial = await call_json(client, "get_model_metadata", "partial")
         assert [output["name"] for output in partial["outputs"]] == ["predictions"]
 
 
-async def test_a_model_that_learns_tells_of_intervals_and_scores_in_its_metadata(serve):
+async def test_metadata_of_a_learning_model_lists_intervals_and_scores(serve):
     async with serve() as (client, _):
-        answer = await told(client, "get_model_metadata", "adaptive")
+        answer = await call_json(client, "get_model_metadata", "adaptive")
         names = {output["name"]: int(output["shape"][2]) for output in answer["outputs"]}
         assert {
             "lower": 2,
@@ -121,7 +119,7 @@ async def test_a_model_that_learns_tells_of_intervals_and_scores_in_its_metadata
 
 async def test_the_configuration_says_that_sequences_are_batched(serve):
     async with serve(idle_ttl_seconds=60) as (client, _):
-        answer = await told(client, "get_model_config", "pair")
+        answer = await call_json(client, "get_model_config", "pair")
         config = answer.get("config", answer)
         assert config["sequence_batching"]["oldest"]
         assert int(config["sequence_batching"]["max_sequence_idle_microseconds"]) == 60_000_000
@@ -131,7 +129,7 @@ async def test_the_configuration_says_that_sequences_are_batched(serve):
 
 
 @pytest.mark.parametrize("method", ["get_model_metadata", "get_model_config", "get_inference_statistics"])
-async def test_an_unknown_model_is_told_in_tritons_words(serve, method):
+async def test_an_unknown_model_has_tritons_error_text(serve, method):
     async with serve() as (client, _):
         with pytest.raises(
             InferenceServerException, match="Request for unknown model: 'nobody' is not found"
@@ -141,12 +139,12 @@ async def test_an_unknown_model_is_told_in_tritons_words(serve, method):
             await client.call(method, "sine", "7")
 
 
-async def test_statistics_count_what_was_answered_and_what_was_refused(serve):
+async def test_statistics_count_answered_and_refused_requests(serve):
     async with serve() as (client, _):
         for at in range(3):
             await client.infer("sine", [[0.5]], 1, start=at == 0)
         await refused(client, "sine", [[0.5]], 99)
-        answer = await told(client, "get_inference_statistics", "sine")
+        answer = await call_json(client, "get_inference_statistics", "sine")
         (stats,) = answer["model_stats"]
         parts = stats["inference_stats"]
         counts = {name: int(part["count"]) for name, part in parts.items() if "count" in part}
@@ -156,19 +154,21 @@ async def test_statistics_count_what_was_answered_and_what_was_refused(serve):
         spent = [int(parts[name]["ns"]) for name in ("queue", *PHASES)]
         assert min(spent) > 0
         assert sum(spent) == int(parts["success"]["ns"])
-        batches = [(int(one["batch_size"]), int(one[PHASES[0]]["count"])) for one in stats["batch_stats"]]
+        batches = [
+            (int(batch["batch_size"]), int(batch[PHASES[0]]["count"])) for batch in stats["batch_stats"]
+        ]
         assert batches == [(1, 3)]
-        every = await told(client, "get_inference_statistics")
+        every = await call_json(client, "get_inference_statistics")
         assert {each["name"] for each in every["model_stats"]} >= {"sine", "pair"}
 
 
-async def test_a_request_without_a_sequence_is_refused_in_tritons_words(serve):
+async def test_a_request_without_a_sequence_has_tritons_error_text(serve):
     wanted = "inference request to model 'sine' must specify a non-zero or non-empty correlation ID"
     async with serve() as (client, _):
         assert await refused(client, "sine", [[0.5]]) == wanted
 
 
-async def test_an_unknown_sequence_is_refused_in_tritons_words(serve):
+async def test_an_unknown_sequence_has_tritons_error_text(serve):
     wanted = (
         "inference request for sequence {} to model 'sine' must specify the START flag "
         "on the first request of the sequence"
@@ -178,7 +178,7 @@ async def test_an_unknown_sequence_is_refused_in_tritons_words(serve):
         assert await refused(client, "sine", [[0.5]], "pump") == wanted.format("pump")
 
 
-async def test_a_sequence_that_ended_is_unknown_and_its_end_is_told(serve):
+async def test_the_error_for_an_ended_sequence_says_where_it_ended(serve):
     async with serve() as (client, service):
         await client.infer("sine", [[0.5], [0.6]], 5, start=True, end=True)
         assert "START flag" in (message := await refused(client, "sine", [[0.5]], 5))
@@ -186,7 +186,7 @@ async def test_a_sequence_that_ended_is_unknown_and_its_end_is_told(serve):
         assert len(service.engine.residents) == 0
 
 
-async def test_what_is_wrong_with_a_tensor_is_told_in_tritons_words(serve):
+async def test_errors_about_tensors_have_tritons_texts(serve):
     async with serve() as (client, _):
         message = await refused(client, "pair", [[0.5]], 5, start=True)
         assert (
@@ -218,7 +218,7 @@ async def test_what_is_wrong_with_a_tensor_is_told_in_tritons_words(serve):
         assert (await client.infer("sine", [[0.5]], 5, start=True)).as_numpy("forecast") is None
 
 
-async def test_start_zeroes_a_sequence_that_is_there_and_its_position_goes_on(serve, artifacts):
+async def test_start_resets_an_existing_sequence_and_keeps_its_position(serve, artifacts):
     whole = series("sine", 20)
     async with serve() as (client, service):
         await client.infer("sine", series("sine", 7, 3), 9, start=True)
@@ -229,7 +229,7 @@ async def test_start_zeroes_a_sequence_that_is_there_and_its_position_goes_on(se
 
 
 @pytest.mark.parametrize("sequence", [1, 2**53 + 1, 2**63 - 1, "pump-7", "0x1f:A"])
-async def test_a_sequence_is_the_session_of_its_name_whichever_way_it_was_made(serve, sequence):
+async def test_a_sequence_is_the_session_with_its_id(serve, sequence):
     async with serve() as (client, service):
         first = await client.infer("sine", [[0.5]], sequence, start=True)
         shown = await service.session(str(sequence))
@@ -239,7 +239,7 @@ async def test_a_sequence_is_the_session_of_its_name_whichever_way_it_was_made(s
         assert_array_equal(again.as_numpy("predictions"), first.as_numpy("predictions"))
 
 
-async def test_a_session_made_elsewhere_goes_on_as_a_sequence(serve, artifacts):
+async def test_a_session_made_by_another_route_continues_as_a_sequence(serve, artifacts):
     whole = series("sine", 12)
     async with serve() as (client, service):
         await service.advance("77", whole[:5], 0)
@@ -249,7 +249,7 @@ async def test_a_session_made_elsewhere_goes_on_as_a_sequence(serve, artifacts):
         assert (await service.http.get("/sessions/77")).status_code == 410
 
 
-async def test_sequences_of_one_model_are_not_anothers(serve):
+async def test_a_sequence_of_one_model_is_refused_by_another(serve):
     async with serve() as (client, _):
         await client.infer("sine", [[0.5]], 5, start=True)
         message = await refused(client, "pair", [[0.5, 0.1, 0.2]], 5)
@@ -266,7 +266,7 @@ async def test_at_applies_a_chunk_exactly_once(serve):
         assert (await service.session("5"))["position"] == 3
 
 
-async def test_a_start_that_is_sent_again_is_answered_again_and_resets_once(serve):
+async def test_a_retried_start_is_replayed_and_resets_once(serve):
     async with serve() as (client, service):
         await client.infer("sine", [[0.1], [0.2]], 5, start=True)
         first = await client.infer("sine", [[0.5]], 5, start=True, parameters={"at": 2})
@@ -276,7 +276,7 @@ async def test_a_start_that_is_sent_again_is_answered_again_and_resets_once(serv
         assert (shown["position"], shown["observations_since_reset"]) == (3, 1)
 
 
-async def test_horizon_adds_a_forecast_as_the_other_routes_answer_it(serve):
+async def test_horizon_adds_the_same_forecast_as_on_other_routes(serve):
     async with serve() as (client, service):
         result = await client.infer("sine", [[0.5], [0.6]], 5, start=True, parameters={"horizon": 4})
         wanted = await service.advance("other", [[0.5], [0.6]], 0, horizon=4)
@@ -284,13 +284,13 @@ async def test_horizon_adds_a_forecast_as_the_other_routes_answer_it(serve):
         assert_array_equal(result.as_numpy("predictions")[0], wanted.numbers)
 
 
-async def test_level_score_and_gaps_add_what_a_model_that_learns_can_tell(serve):
+async def test_level_score_and_gaps_add_the_outputs_of_a_learning_model(serve):
     rows = series("adaptive", 30)
     rows[10:12] = np.nan
     parameters = {"level": 0.9, "score": True, "gaps": True, "horizon": 3}
     async with serve() as (client, service):
         result = await client.infer("adaptive", rows, 5, start=True, parameters=parameters)
-        body = {"observations": [[None if np.isnan(one) else float(one) for one in row] for row in rows]}
+        body = {"observations": np.where(np.isnan(rows), None, rows.astype(float)).tolist()}
         body |= {"model": "adaptive", "level": 0.9, "score": True, "horizon": 3}
         answer = (await service.http.post("/sessions/other/observations", json=body)).json()
         bands = ("lower", "upper", "forecast_lower", "forecast_upper")
@@ -300,7 +300,7 @@ async def test_level_score_and_gaps_add_what_a_model_that_learns_can_tell(serve)
         assert result.as_numpy("scores").shape == (1, 30, 1)
 
 
-async def test_an_output_that_is_asked_for_comes_alone(serve):
+async def test_a_requested_output_is_returned_alone(serve):
     async with serve() as (client, _):
         result = await client.infer(
             "sine", [[0.5]], 5, start=True, outputs=["forecast"], parameters={"horizon": 2}
@@ -309,18 +309,18 @@ async def test_an_output_that_is_asked_for_comes_alone(serve):
         assert result.as_numpy("predictions") is None
 
 
-async def test_the_request_id_and_the_position_come_back(serve):
+async def test_the_answer_has_the_request_id_and_the_position(serve):
     async with serve() as (client, _):
         result = await client.infer("sine", [[0.5], [0.6]], 5, start=True, request_id="r-1")
         response = result.get_response()
         if client.name.startswith("grpc"):
-            told = (response.id, response.parameters["position"].int64_param)
+            got = (response.id, response.parameters["position"].int64_param)
         else:
-            told = (response["id"], response["parameters"]["position"])
-        assert told == ("r-1", 2)
+            got = (response["id"], response["parameters"]["position"])
+        assert got == ("r-1", 2)
 
 
-async def test_unload_takes_no_new_sequence_lets_the_others_end_and_load_takes_them_again(serve):
+async def test_unload_refuses_new_sequences_lets_running_ones_end_and_load_undoes_it(serve):
     async with serve() as (client, _):
         await client.infer("sine", [[0.5]], 5, start=True)
         await client.call("unload_model", "sine")
@@ -335,7 +335,7 @@ async def test_unload_takes_no_new_sequence_lets_the_others_end_and_load_takes_t
         assert (await states(client))["sine"] == "READY"
 
 
-async def test_what_cannot_be_loaded_is_refused_and_what_is_not_there_unloads_without_a_word(serve):
+async def test_loading_a_bad_model_is_an_error_and_unloading_an_unknown_one_is_not(serve):
     async with serve() as (client, _):
         with pytest.raises(InferenceServerException, match="failed to load 'nobody', failed to poll"):
             await client.call("load_model", "nobody")
@@ -344,16 +344,16 @@ async def test_what_cannot_be_loaded_is_refused_and_what_is_not_there_unloads_wi
             await client.call("load_model", "sine", config="{}")
 
 
-async def test_sequences_of_every_client_share_waves_with_every_other_way_in(serve):
+async def test_sequences_of_every_client_share_batches_with_other_routes(serve):
     async with serve() as (client, service):
         sizes = []
         make_resident = service.engine.residents.make_resident
 
-        async def noted(jobs, touched, wave):
-            sizes.append(len(touched))
-            await make_resident(jobs, touched, wave)
+        async def record_batch(batch):
+            sizes.append(len(batch.touched))
+            await make_resident(batch)
 
-        service.engine.residents.make_resident = noted
+        service.engine.residents.make_resident = record_batch
         chunks = [[0.5]] * 2
         many = [service.advance(f"s{i}", chunks) for i in range(40)]
         await asyncio.gather(*many, *(client.infer("sine", chunks, 100 + i, start=True) for i in range(8)))

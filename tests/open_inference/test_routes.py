@@ -36,10 +36,10 @@ def tensor(rows, **changes):
 
 
 def binary(rows, parameters, **changes):
-    """Headers and body of a request whose one input is bytes."""
+    """Headers and body of a request with one binary input."""
     numbers = np.array(rows, "<f4").tobytes()
-    told = tensor(rows, data=None, parameters={"binary_data_size": len(numbers)})
-    head = json.dumps({"inputs": [told], "parameters": parameters} | changes).encode()
+    input_ = tensor(rows, data=None, parameters={"binary_data_size": len(numbers)})
+    head = json.dumps({"inputs": [input_], "parameters": parameters} | changes).encode()
     return {"headers": {LENGTH: str(len(head))}, "content": head + numbers}
 
 
@@ -54,16 +54,18 @@ def output(response, name="predictions"):
     assert response.status_code == 200, response.text
     length = int(response.headers.get(LENGTH, len(response.content)))
     at = length
-    for one in json.loads(response.content[:length])["outputs"]:
-        size = one.get("parameters", {}).get("binary_data_size", 0)
-        if one["name"] == name:
-            numbers = one["data"] if "data" in one else np.frombuffer(response.content[at : at + size], "<f4")
-            return np.array(numbers, np.float32).reshape(one["shape"])
+    for entry in json.loads(response.content[:length])["outputs"]:
+        size = entry.get("parameters", {}).get("binary_data_size", 0)
+        if entry["name"] == name:
+            numbers = (
+                entry["data"] if "data" in entry else np.frombuffer(response.content[at : at + size], "<f4")
+            )
+            return np.array(numbers, np.float32).reshape(entry["shape"])
         at += size
     raise KeyError(name)
 
 
-async def test_numbers_as_bytes_and_as_json_are_answered_alike_in_both(serve, artifacts):
+async def test_bytes_and_json_give_the_same_numbers_in_requests_and_answers(serve, artifacts):
     whole = series("sine", 9)
     wanted = one_pass(artifacts["sine"], whole)[None]
     async with serve() as service:
@@ -75,17 +77,17 @@ async def test_numbers_as_bytes_and_as_json_are_answered_alike_in_both(serve, ar
         for answer in answers:
             assert_allclose(output(answer), wanted, atol=TOLERANCE)
         kinds = [(LENGTH in answer.headers, answer.headers["content-type"]) for answer in answers]
-        told = [(False, "application/json")] * 2 + [(True, "application/octet-stream")] * 2
-        assert kinds == told
+        expected = [(False, "application/json")] * 2 + [(True, "application/octet-stream")] * 2
+        assert kinds == expected
 
 
-async def test_each_output_says_for_itself_whether_it_comes_as_bytes(serve):
+async def test_each_output_chooses_bytes_or_json(serve):
     wanted = [{"name": "predictions"}, {"name": "forecast", "parameters": {"binary_data": False}}]
     async with serve() as service:
         parameters = START | {"binary_data_output": True, "horizon": 2}
         answer = await ask(service, parameters, outputs=wanted)
         head = json.loads(answer.content[: int(answer.headers[LENGTH])])
-        assert ["data" in one for one in head["outputs"]] == [False, True]
+        assert ["data" in entry for entry in head["outputs"]] == [False, True]
         assert output(answer).shape == (1, 1, 1)
         assert output(answer, "forecast").shape == (1, 2, 1)
 
@@ -111,15 +113,15 @@ async def test_a_large_number_of_a_sequence_is_kept_exactly(serve, sequence):
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_a_compressed_request_is_the_same_request(serve, encoding, pack):
     async with serve() as service:
-        asked = binary([[0.5], [0.6]], START)
-        plain = await service.http.post(INFER, **asked)
-        headers = asked["headers"] | {"content-encoding": encoding}
-        packed = await service.http.post(INFER, headers=headers, content=pack(asked["content"]))
+        sent = binary([[0.5], [0.6]], START)
+        plain = await service.http.post(INFER, **sent)
+        headers = sent["headers"] | {"content-encoding": encoding}
+        packed = await service.http.post(INFER, headers=headers, content=pack(sent["content"]))
         assert_array_equal(output(packed), output(plain))
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_a_long_answer_is_compressed_for_those_who_accept_it(serve, encoding):
+async def test_a_long_answer_is_compressed_for_clients_that_accept_it(serve, encoding):
     rows = series("sine", 400).tolist()
     async with serve() as service:
         plain = await service.http.post(INFER, json=_body(rows), headers={"accept-encoding": "identity"})
@@ -134,7 +136,7 @@ async def test_a_long_answer_is_compressed_for_those_who_accept_it(serve, encodi
         assert "content-encoding" not in refused.headers
 
 
-async def test_a_body_that_grows_beyond_the_limit_when_it_is_unpacked_is_refused(serve):
+async def test_a_body_above_the_limit_after_decompression_is_refused(serve):
     async with serve(body_bytes=100_000) as service:
         bomb = gzip.compress(b"[" * 10_000_000, mtime=0)
         assert len(bomb) < 100_000
@@ -143,14 +145,14 @@ async def test_a_body_that_grows_beyond_the_limit_when_it_is_unpacked_is_refused
         assert (answer.status_code, answer.json()["error"]) == (400, "a body has at most 100000 bytes")
 
 
-async def test_a_body_over_the_limit_is_refused_in_the_protocols_shape(serve):
+async def test_a_body_above_the_limit_is_refused_in_the_protocols_format(serve):
     async with serve(body_bytes=2000) as service:
         answer = await service.http.post(INFER, content=b"[" * 3000)
         assert (answer.status_code, answer.json()["error"]) == (400, "a body has at most 2000 bytes")
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "status", "told"),
+    ("content", "headers", "status", "text"),
     [
         (b"{", {}, 400, "failed to parse the request JSON buffer"),
         (b"\xff", {}, 400, "failed to parse the request JSON buffer"),
@@ -169,12 +171,12 @@ async def test_a_body_over_the_limit_is_refused_in_the_protocols_shape(serve):
         (b"", {LENGTH: "0"}, 400, "must specify a non-zero or non-empty correlation ID"),
     ],
 )  # fmt: skip
-async def test_bytes_that_are_no_request_are_refused(serve, content, headers, status, told):
+async def test_bytes_that_are_not_a_request_are_refused(serve, content, headers, status, text):
     async with serve() as service:
         answer = await service.http.post(INFER, content=content, headers=headers)
         assert answer.status_code == status
         if content != b"":
-            assert told in answer.json()["error"]
+            assert text in answer.json()["error"]
         assert len(service.engine.residents) == 0
 
 
@@ -219,23 +221,23 @@ WRONG_PARAMETERS = [
     (START | {"level": 0.9}, 400, "the session keeps neither intervals nor scores"),
 ]
 WRONG = [
-    *(({"inputs": inputs}, status, told) for inputs, status, told in WRONG_INPUTS),
-    *(({"outputs": [one]}, status, told) for one, status, told in WRONG_OUTPUTS),
-    *(({"parameters": parameters}, status, told) for parameters, status, told in WRONG_PARAMETERS),
+    *(({"inputs": inputs}, status, text) for inputs, status, text in WRONG_INPUTS),
+    *(({"outputs": [entry]}, status, text) for entry, status, text in WRONG_OUTPUTS),
+    *(({"parameters": parameters}, status, text) for parameters, status, text in WRONG_PARAMETERS),
 ]
 
 
-@pytest.mark.parametrize(("changes", "status", "told"), WRONG)
-async def test_what_is_wrong_with_a_request_is_told_and_moves_nothing(serve, changes, status, told):
+@pytest.mark.parametrize(("changes", "status", "text"), WRONG)
+async def test_a_wrong_request_has_an_error_text_and_changes_nothing(serve, changes, status, text):
     async with serve() as service:
         answer = await ask(service, **changes)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
-        assert told in answer.json()["error"]
+        assert text in answer.json()["error"]
         assert len(service.engine.residents) == 0
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
-async def test_json_that_is_none_is_refused(serve, word):
+async def test_nan_and_infinity_are_not_json(serve, word):
     body = json.dumps({"inputs": [tensor([["?"]])], "parameters": START}).replace('"?"', word)
     async with serve() as service:
         answer = await service.http.post(INFER, content=body)
@@ -244,30 +246,28 @@ async def test_json_that_is_none_is_refused(serve, word):
 
 
 @pytest.mark.parametrize(
-    ("tail", "told"),
+    ("tail", "text"),
     [(b"1234567", "expecting 1 additional bytes"), (b"123456789", "unexpected additional input data")],
 )
-async def test_lengths_that_do_not_add_up_are_refused(serve, tail, told):
-    asked = binary([[0.5], [0.6]], START)
+async def test_a_wrong_number_of_bytes_is_refused(serve, tail, text):
+    sent = binary([[0.5], [0.6]], START)
     async with serve() as service:
-        answer = await service.http.post(
-            INFER, headers=asked["headers"], content=asked["content"][:-8] + tail
-        )
+        answer = await service.http.post(INFER, headers=sent["headers"], content=sent["content"][:-8] + tail)
         assert answer.status_code == 400
-        assert told in answer.json()["error"]
+        assert text in answer.json()["error"]
 
 
-async def test_bytes_of_another_shape_are_refused(serve):
-    asked = binary(
+async def test_bytes_that_do_not_fit_the_shape_are_refused(serve):
+    sent = binary(
         [[0.5], [0.6]], START, inputs=[tensor([[1]], data=None, parameters={"binary_data_size": 8})]
     )
     async with serve() as service:
-        answer = await service.http.post(INFER, **asked)
+        answer = await service.http.post(INFER, **sent)
         assert "input byte size mismatch for input 'observations'" in answer.json()["error"]
         assert "Expected 4, got 8" in answer.json()["error"]
 
 
-async def test_a_raw_body_is_the_one_input_and_its_parameters_ride_in_the_address(serve, artifacts):
+async def test_a_raw_body_is_the_input_and_the_query_has_its_parameters(serve, artifacts):
     whole = series("sine", 6)
     query = "?sequence_id=0007&sequence_start=true&at=0&horizon=2&colour=red"
     async with serve() as service:
@@ -279,7 +279,7 @@ async def test_a_raw_body_is_the_one_input_and_its_parameters_ride_in_the_addres
         assert "Unable to parse 'at'" in bad.json()["error"]
 
 
-async def test_parameters_that_nobody_here_knows_pass(serve):
+async def test_unknown_parameters_are_ignored(serve):
     async with serve() as service:
         answer = await ask(
             service, START | {"priority": 1, "timeout": 9, "colour": "red", "deep": {"a": [1]}}
@@ -287,16 +287,16 @@ async def test_parameters_that_nobody_here_knows_pass(serve):
         assert answer.status_code == 200
 
 
-async def test_the_version_may_be_told_and_there_is_one(serve):
+async def test_version_1_is_accepted_and_others_are_unknown(serve):
     async with serve() as service:
         body = _body([[0.5]])
         assert (await service.http.post("/v2/models/sine/versions/1/infer", json=body)).status_code == 200
         answer = await service.http.post("/v2/models/sine/versions/2/infer", json=body)
-        told = "Request for unknown model: 'sine' version 2 is not found"
-        assert (answer.status_code, answer.json()["error"]) == (404, told)
+        text = "Request for unknown model: 'sine' version 2 is not found"
+        assert (answer.status_code, answer.json()["error"]) == (404, text)
 
 
-async def test_a_refusal_tells_a_program_where_the_session_is(serve):
+async def test_an_error_has_the_position_of_the_session(serve):
     async with serve() as service:
         await ask(service)
         answer = await ask(service, {"sequence_id": 5, "at": 7})
@@ -332,19 +332,19 @@ async def test_health_is_a_status_and_an_empty_body(serve, path):
         ("POST", "/v2", 405),
     ],
 )
-async def test_what_is_not_there_is_refused_in_the_protocols_shape(serve, method, path, status):
+async def test_unknown_routes_are_refused_in_the_protocols_format(serve, method, path, status):
     async with serve() as service:
         answer = await service.http.request(method, path)
         assert answer.status_code == status
         assert set(answer.json()) == {"error"}
 
 
-async def test_the_index_is_a_bare_array_and_can_be_of_the_ready_only(serve):
+async def test_the_index_is_an_array_and_can_list_only_ready_models(serve):
     async with serve() as service:
         await service.http.post("/v2/repository/models/sine/unload")
         every = (await service.http.post("/v2/repository/index")).json()
         ready = (await service.http.post("/v2/repository/index", json={"ready": True})).json()
-        assert {one["name"] for one in every} - {one["name"] for one in ready} == {"sine"}
+        assert {entry["name"] for entry in every} - {entry["name"] for entry in ready} == {"sine"}
         assert (await service.http.post("/v2/repository/index", content=b"[]")).status_code == 400
         assert (await service.http.post("/v2/repository/index", content=b"{")).status_code == 400
 
@@ -352,18 +352,18 @@ async def test_the_index_is_a_bare_array_and_can_be_of_the_ready_only(serve):
 async def test_pipelined_requests_are_answered_in_their_order(serve):
     async with serve() as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        for turn in range(20):
+        for number in range(20):
             body = json.dumps(
-                {"id": str(turn), **_body([[0.5]], {"sequence_id": turn + 1, "sequence_start": True})}
+                {"id": str(number), **_body([[0.5]], {"sequence_id": number + 1, "sequence_start": True})}
             )
             writer.write(
                 f"POST {INFER} HTTP/1.1\r\nhost: localhost\r\n"
                 f"content-length: {len(body)}\r\n\r\n{body}".encode()
             )
-        for turn in range(20):
+        for number in range(20):
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            assert json.loads(await reader.readexactly(length))["id"] == str(turn)
+            assert json.loads(await reader.readexactly(length))["id"] == str(number)
         writer.close()
 
 

@@ -23,32 +23,32 @@ def equal(answer, wanted):
 
 
 @pytest.mark.parametrize("steps", [1, 7, 300])
-async def test_a_first_chunk_begins_anew_and_the_position_goes_on(start_http, artifacts, steps):
+async def test_a_first_chunk_resets_and_the_position_goes_on(start_http, artifacts, steps):
     whole = series("pair", steps)
     async with start_http() as service:
         await ask(service, "a", series("pair", 5, 1), model="pair")
         answer = await ask(service, "a", whole, reset=True)
         equal(answer, one_pass(artifacts["pair"], whole))
-        told = await service.session("a")
-        assert (answer.position, told["position"]) == (5 + steps, 5 + steps)
-        assert told["observations_since_reset"] == steps
+        shown = await service.session("a")
+        assert (answer.position, shown["position"]) == (5 + steps, 5 + steps)
+        assert shown["observations_since_reset"] == steps
 
 
 @pytest.mark.parametrize("steps", [1, 7, 300])
-async def test_a_last_chunk_is_answered_and_its_session_gone(start_http, artifacts, steps):
+async def test_a_last_chunk_is_answered_and_its_session_deleted(start_http, artifacts, steps):
     whole = series("pair", steps)
     async with start_http() as service:
         answer = await ask(service, "a", whole, model="pair", delete=True)
         equal(answer, one_pass(artifacts["pair"], whole))
-        told = await service.http.get("/sessions/a")
-        assert (told.status_code, told.json()["position"]) == (410, steps)
+        shown = await service.http.get("/sessions/a")
+        assert (shown.status_code, shown.json()["position"]) == (410, steps)
         assert len(service.engine.residents) == 0
         again = await ask(service, "a", whole, model="pair")
         assert again.position == steps
         assert again.epoch != answer.epoch
 
 
-async def test_a_forecast_behind_a_first_and_last_chunk_begins_where_that_left_it(start_http):
+async def test_the_forecast_of_a_first_and_last_chunk_starts_after_the_chunk(start_http):
     whole = series("sine", 6)
     async with start_http() as service:
         await ask(service, "a", series("sine", 9, 2))
@@ -58,20 +58,20 @@ async def test_a_forecast_behind_a_first_and_last_chunk_begins_where_that_left_i
         assert len(service.engine.residents) == 1
 
 
-async def test_first_last_and_plain_chunks_share_a_wave_and_keep_to_themselves(start_http, artifacts):
+async def test_first_last_and_plain_chunks_share_a_batch_without_affecting_each_other(start_http, artifacts):
     before, after = series("sine", 8, 1), series("sine", 5, 2)
     kinds = [{}, {"reset": True}, {"delete": True}, {"reset": True, "delete": True}]
     names = [f"s{i}" for i in range(12)]
     async with start_http() as service:
         await asyncio.gather(*(ask(service, name, before) for name in names))
         async with held(service.engine) as release:
-            asked = [
+            tasks = [
                 asyncio.ensure_future(ask(service, name, after, **kinds[i % 4]))
                 for i, name in enumerate(names)
             ]
             await queued(service.engine, names)
             release.set()
-            answers = await asyncio.gather(*asked)
+            answers = await asyncio.gather(*tasks)
         for i, answer in enumerate(answers):
             begins = kinds[i % 4].get("reset", False)
             known = after if begins else [*before, *after]
@@ -80,14 +80,14 @@ async def test_first_last_and_plain_chunks_share_a_wave_and_keep_to_themselves(s
         assert left == {name for i, name in enumerate(names) if not kinds[i % 4].get("delete")}
 
 
-async def test_a_chunk_that_must_find_its_session_creates_none(start_http):
+async def test_a_chunk_without_create_makes_no_session(start_http):
     async with start_http() as service:
         with pytest.raises(Exception, match="there is no session 'a'"):
             await ask(service, "a", series("sine", 2), create=False)
         assert len(service.engine.residents) == 0
 
 
-async def test_an_expired_session_is_started_anew_from_nothing(start_http, artifacts, clock):
+async def test_an_expired_session_starts_from_zero(start_http, artifacts, clock):
     whole = series("sine", 4)
     async with start_http(idle_ttl_seconds=10) as service:
         await ask(service, "a", series("sine", 6, 1))
@@ -99,7 +99,7 @@ async def test_an_expired_session_is_started_anew_from_nothing(start_http, artif
 
 @pytest.mark.parametrize("store", ["through"], indirect=True)
 @pytest.mark.parametrize("flags", [{"reset": True}, {"delete": True}, {"reset": True, "delete": True}])
-async def test_a_failed_commit_neither_resets_nor_moves_nor_ends(start_http, artifacts, flags):
+async def test_a_failed_commit_neither_resets_nor_advances_nor_deletes(start_http, artifacts, flags):
     whole = series("sine", 10)
     async with start_http() as service:
         await ask(service, "a", whole[:4])
@@ -113,15 +113,15 @@ async def test_a_failed_commit_neither_resets_nor_moves_nor_ends(start_http, art
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-async def test_a_session_that_ended_is_gone_from_the_file_too(start_http):
+async def test_an_ended_session_is_deleted_from_the_file_too(start_http):
     async with start_http() as service:
         await ask(service, "a", series("sine", 3))
         await ask(service, "a", series("sine", 3), delete=True)
         await ask(service, "b", series("sine", 3), delete=True)
     async with start_http() as service:
         for name, position in (("a", 6), ("b", 3)):
-            told = await service.http.get(f"/sessions/{name}")
-            assert (told.status_code, told.json()["position"]) == (410, position)
+            shown = await service.http.get(f"/sessions/{name}")
+            assert (shown.status_code, shown.json()["position"]) == (410, position)
         assert len(service.engine.residents) == 0
 
 
@@ -136,7 +136,7 @@ class TestNewerNetwork:
         return made("sine", hidden=32, layers=2, seed=9)
 
     @pytest.mark.parametrize("steps", [3, 300])
-    async def test_a_first_chunk_takes_its_session_to_it(self, start_http, folder, newer, steps):
+    async def test_a_first_chunk_moves_its_session_to_it(self, start_http, folder, newer, steps):
         whole = series("sine", steps)
         async with start_http(models=(folder,)) as service:
             first = await ask(service, "a", series("sine", 5, 1))
@@ -148,7 +148,7 @@ class TestNewerNetwork:
             assert (await service.session("a"))["fingerprint"] == newer.fingerprint
             assert len(service.engine.residents) == 1
 
-    async def test_one_that_fails_there_stays_where_it_was(self, start_http, artifacts, folder, newer):
+    async def test_a_session_whose_chunk_fails_stays_behind(self, start_http, artifacts, folder, newer):
         whole = series("sine", 9)
         async with start_http(models=(folder,)) as service:
             await ask(service, "a", whole[:5])
@@ -163,7 +163,7 @@ class TestNewerNetwork:
             equal(answer, one_pass(artifacts["sine"], whole)[5:])
             assert (await service.session("a"))["fingerprint"] == artifacts["sine"].fingerprint
 
-    async def test_one_that_is_out_of_step_stays_where_it_was(self, start_http, artifacts, folder, newer):
+    async def test_a_session_that_is_out_of_step_stays_behind(self, start_http, artifacts, folder, newer):
         whole = series("sine", 9)
         async with start_http(models=(folder,)) as service:
             await ask(service, "a", whole[:5])

@@ -5,11 +5,11 @@ import asyncio
 import numpy as np
 import pytest
 
-from app.engine import engine as engine_module
+from app.engine import upkeep
 from app.session.slab import RUN
 from app.session.state_file import decode
 from tests.helpers.faults import held, queued, until
-from tests.helpers.plain import said
+from tests.helpers.plain import predicted
 from tests.helpers.ways import check_problem
 from tests.helpers.zoo import one_pass, series
 from tests.promises.test_promises import equal
@@ -48,36 +48,36 @@ async def test_a_failed_commit_moves_nothing_and_the_retry_is_right(start, artif
             equal(reply.numbers, one_pass(artifacts["sine"], whole)[4:])
 
 
-async def test_a_failed_commit_moves_none_of_many_that_lie_one_behind_the_other(start_http, artifacts):
+async def test_a_failed_commit_moves_none_of_many_sessions_in_consecutive_rows(start_http, artifacts):
     names = [f"s{i}" for i in range(RUN)]
     whole = series("sine", 3)
 
-    async def step(service, turn):
-        chunks = {"sessions": names, "observations": [float(whole[turn, 0])] * RUN, "at": [turn] * RUN}
+    async def step(service, at):
+        chunks = {"sessions": names, "observations": [float(whole[at, 0])] * RUN, "at": [at] * RUN}
         return (await service.http.post("/observations", json=chunks)).json()
 
     async with start_http() as service:
-        for turn in range(2):
-            await step(service, turn)
+        for at in range(2):
+            await step(service, at)
         store_of(service).full = True
-        told = await step(service, 2)
-        assert told["status"] == 503
+        refused = await step(service, 2)
+        assert refused["status"] == 503
         store_of(service).full = False
-        told = await step(service, 2)
-        assert told["positions"] == [3] * RUN
-        assert told["replayed"] == []
+        answer = await step(service, 2)
+        assert answer["positions"] == [3] * RUN
+        assert answer["replayed"] == []
         equal(
-            np.array([told["predictions"][::50]], np.float32).T, one_pass(artifacts["sine"], whole)[[2] * 6]
+            np.array([answer["predictions"][::50]], np.float32).T, one_pass(artifacts["sine"], whole)[[2] * 6]
         )
 
 
 @pytest.mark.parametrize("steps", [1, 7, 300])
 async def test_after_a_failed_commit_nothing_was_learned_twice(start_http, artifacts, steps):
-    """A chunk in one wave and one in several: errors met by a tick that failed are met once more."""
+    """A chunk of one batch, and one of several: the errors of a tick that failed are learned from once."""
     whole = series("adaptive", 10 + steps)
     whole[11:, 0] = np.nan
-    rows = [[None if np.isnan(one) else float(one) for one in row] for row in whole]
-    told = said(artifacts["adaptive"], artifacts["adaptive"].learning, rows)[10:]
+    rows = [[None if np.isnan(number) else float(number) for number in row] for row in whole]
+    expected = predicted(artifacts["adaptive"], artifacts["adaptive"].learning, rows)[10:]
     chunk = {"observations": rows[10:], "at": 10, "level": 0.9, "score": True}
     async with start_http() as service:
         await service.advance("s", whole[:10], 0, model="adaptive")
@@ -90,9 +90,9 @@ async def test_after_a_failed_commit_nothing_was_learned_twice(start_http, artif
         np.testing.assert_array_equal(await remembered(service), before)
         answer = (await service.http.post("/sessions/s/observations", json=chunk)).json()
         assert not answer["replayed"]
-        np.testing.assert_allclose(answer["predictions"], [one.prediction for one in told], atol=1e-4)
+        np.testing.assert_allclose(answer["predictions"], [step.prediction for step in expected], atol=1e-4)
         widths = np.subtract(answer["upper"], answer["lower"]) / 2
-        np.testing.assert_allclose(widths, [one.widths[1] for one in told], atol=1e-4)
+        np.testing.assert_allclose(widths, [step.widths[1] for step in expected], atol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [1, 5000])
@@ -128,7 +128,7 @@ async def test_a_failed_commit_undoes_reset_fork_create_and_delete(start_http, a
 
 
 @pytest.mark.timeout(30)
-async def test_a_burial_that_cannot_be_kept_is_refused_and_not_tried_for_ever(start, clock):
+async def test_an_expiry_that_cannot_be_written_is_refused_and_not_tried_for_ever(start, clock):
     async with start(idle_ttl_seconds=50) as service:
         await service.advance("a", [[0.1]], 0)
         clock.wait(51)
@@ -139,8 +139,8 @@ async def test_a_burial_that_cannot_be_kept_is_refused_and_not_tried_for_ever(st
 
 
 async def test_the_sweep_goes_on_after_the_store_has_failed(start_http, clock, monkeypatch):
-    monkeypatch.setattr(engine_module, "SWEEP_SECONDS", 0.001)
-    async with start_http(idle_ttl_seconds=50, resident_sessions=4, wave_sessions=4) as service:
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
+    async with start_http(idle_ttl_seconds=50, resident_sessions=4, batch_sessions=4) as service:
         for i in range(12):
             await service.advance(f"s{i}", [[0.1]], 0)
         store_of(service).full = True

@@ -1,4 +1,4 @@
-"""DESIGN section 5: what `at` and `epoch` promise, and what reset, fork and forecast do to it."""
+"""What `at` and `epoch` promise, and what reset, fork and forecast do to it."""
 
 import asyncio
 
@@ -14,6 +14,7 @@ from tests.promises.test_promises import equal
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.every_pair
 async def test_a_retry_is_answered_again_and_moves_nothing(start, artifacts):
     whole = series("sine", 10)
     async with start() as service:
@@ -31,6 +32,7 @@ async def test_without_at_a_chunk_is_applied_every_time(start):
         assert [(await service.advance("a", [[0.5]])).position for _ in range(3)] == [1, 2, 3]
 
 
+@pytest.mark.every_pair
 async def test_the_last_eight_chunks_are_replayed_and_older_ones_refused(start):
     whole = series("pair", 20)
     async with start() as service:
@@ -68,9 +70,10 @@ async def test_remembered_answers_are_bound_in_bytes_and_the_last_always_stays(s
             assert sum(kept) <= 1000 + 800
 
 
+@pytest.mark.every_pair
 async def test_a_retry_survives_eviction(start):
     whole = series("sine", 6)
-    async with start(resident_sessions=2, wave_sessions=2) as service:
+    async with start(resident_sessions=2, batch_sessions=2) as service:
         first = await service.advance("a", whole, 0, horizon=3)
         for i in range(6):
             await service.advance(f"other{i}", [[0.1]], 0)
@@ -136,10 +139,10 @@ async def test_of_two_posts_at_once_with_the_same_at_one_wins_and_the_other_gets
 async def test_of_two_different_posts_with_the_same_at_one_wins_and_the_other_gets_409(start):
     whole = series("sine", 8)
     async with start() as service:
-        one, two = await asyncio.gather(
+        first, second = await asyncio.gather(
             service.advance("a", whole[:4], 0), service.advance("a", whole[4:], 0)
         )
-        assert sorted([one.status, two.status]) == [200, 409]
+        assert sorted([first.status, second.status]) == [200, 409]
         assert (await service.session("a"))["position"] == 4
 
 
@@ -237,21 +240,21 @@ async def test_a_forecast_feeds_predictions_back_and_moves_nothing(start, artifa
     async with start() as service:
         await service.advance("a", whole[:30], 0, model=model)
         for _ in range(2):
-            told = (await service.http.get("/sessions/a/forecast", params={"steps": 25})).json()
+            answer = (await service.http.get("/sessions/a/forecast", params={"steps": 25})).json()
             want = rolled_out(artifacts[model], whole[:30], 25)
             np.testing.assert_allclose(
-                np.array(told["forecast"]), want, atol=1e-4 if model == "pair" else 2e-6
+                np.array(answer["forecast"]), want, atol=1e-4 if model == "pair" else 2e-6
             )
-            assert told["position"] == 30
+            assert answer["position"] == 30
         equal((await service.advance("a", whole[30:], 30)).numbers, one_pass(artifacts[model], whole)[30:])
 
 
 async def test_a_forecast_whose_inputs_nobody_predicts_is_refused_and_names_them(start):
     async with start() as service:
         await service.advance("a", [[0.1, 0.2]], 0, model="partial")
-        told = check_problem(await service.http.get("/sessions/a/forecast", params={"steps": 5}))
+        answer = check_problem(await service.http.get("/sessions/a/forecast", params={"steps": 5}))
         refused = await service.advance("a", [[0.1, 0.2]], 1, horizon=5)
-        for problem in (told, refused.problem):
+        for problem in (answer, refused.problem):
             assert (problem["status"], problem["missing"]) == (422, ["a"])
             assert "input a" in problem["detail"]
         assert (await service.session("a"))["position"] == 1

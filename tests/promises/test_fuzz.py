@@ -79,19 +79,19 @@ def chunk(body: bytes) -> Any:
 
 
 def text_message(body: bytes) -> Any:
-    told = frames.decode_text(body, None, LIMITS).chunk
-    return None if told is None else told.observations
+    chunk = frames.decode_text(body, None, LIMITS).chunk
+    return None if chunk is None else chunk.observations
 
 
 def binary_message(body: bytes) -> Any:
-    told = frames.decode_binary(body, None, LIMITS).chunk
-    return None if told is None else told.observations
+    chunk = frames.decode_binary(body, None, LIMITS).chunk
+    return None if chunk is None else chunk.observations
 
 
 def bulk_body(content_type: str) -> Callable[[bytes], Any]:
     def parse(body: bytes) -> Any:
-        told = BULK.decode(body, content_type, "")
-        for _, job in told.jobs:
+        parsed = BULK.decode(body, content_type, "")
+        for _, job in parsed.jobs:
             assert np.isfinite(job.observations).all()
             assert job.lengths.sum() == len(job.observations)
         return None
@@ -100,9 +100,9 @@ def bulk_body(content_type: str) -> Callable[[bytes], Any]:
 
 
 def a_state_file(body: bytes) -> Any:
-    told = state_file.decode(body)
-    assert told.position >= 0
-    return told.carry
+    state = state_file.decode(body)
+    assert state.position >= 0
+    return state.carry
 
 
 # To add a parser: how it is called, and bytes that it understands.
@@ -165,12 +165,12 @@ def test_what_nobody_meant_is_understood_or_refused_within_bounds(name):
     @given(body=st.one_of(mutated(seeds()), st.binary(max_size=300)))
     def attack(body):
         try:
-            told = parse(body)
+            parsed = parse(body)
         except CarryoverError as error:
-            told = json.dumps([error.detail, error.extra])
-            assert len(told) < 8000
+            parsed = json.dumps([error.detail, error.extra])
+            assert len(parsed) < 8000
         else:
-            assert told is None or np.isfinite(told).all()
+            assert parsed is None or np.isfinite(parsed).all()
 
     parse(seeds()[0])  # imports and caches are no part of what an attack uses
     tracemalloc.start()
@@ -186,11 +186,11 @@ class TestArtifacts:
 
     @pytest.fixture
     def folder(self, zoo_folder, tmp_path) -> Path:
-        told = tmp_path / "sent"
-        told.mkdir()
+        parsed = tmp_path / "sent"
+        parsed.mkdir()
         for name in files.FILES:
-            (told / name).write_bytes((zoo_folder / "sine" / name).read_bytes())
-        return told
+            (parsed / name).write_bytes((zoo_folder / "sine" / name).read_bytes())
+        return parsed
 
     @pytest.mark.parametrize("name", files.FILES)
     def test_one_whose_files_were_changed_is_loaded_as_it_is_or_refused(self, folder, name):
@@ -202,22 +202,22 @@ class TestArtifacts:
         def attack(body):
             (folder / name).write_bytes(body)
             try:
-                told = files.load(folder)
+                parsed = files.load(folder)
             except ModelsError:
                 return
-            assert told.fingerprint == expected  # the weights and shapes that it says are those that it has
+            assert parsed.fingerprint == expected  # the weights and shapes that it says are those that it has
 
         attack()
 
     def test_one_that_says_it_is_enormous_is_refused_before_memory_is_taken(self, folder):
-        told = json.loads((folder / "model.json").read_text())
+        parsed = json.loads((folder / "model.json").read_text())
         for changes in (
             {"hidden_size": 10**9},
             {"num_layers": 10**9},
             {"hidden_size": 2**63},
             {"hidden_size": True},
         ):
-            (folder / "model.json").write_text(json.dumps(told | changes))
+            (folder / "model.json").write_text(json.dumps(parsed | changes))
             tracemalloc.start()
             with pytest.raises(ModelsError):
                 files.load(folder)
@@ -263,9 +263,9 @@ def test_a_keys_file_of_anything_is_read_or_refused(tmp_path):
     def attack(body):
         path.write_bytes(body)
         try:
-            told = keys.read(path)
+            parsed = keys.read(path)
         except CarryoverError:
             return
-        assert all(keys.NAME.fullmatch(key.name) and "/" not in key.tenant for key in told)
+        assert all(keys.NAME.fullmatch(key.name) and "/" not in key.tenant for key in parsed)
 
     attack()

@@ -36,10 +36,10 @@ def sending(body: Any = None, **query: Any) -> Example:
     """A request with this JSON body; `{id}` in it stands for the session."""
 
     def example(session: str, _: bytes) -> dict[str, Any]:
-        told: dict[str, Any] = {"params": query}
+        answers: dict[str, Any] = {"params": query}
         if body is not None:
-            told["content"] = json.dumps(body).replace("{id}", session)
-        return told
+            answers["content"] = json.dumps(body).replace("{id}", session)
+        return answers
 
     return example
 
@@ -93,20 +93,27 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
 # Routes that know no session: what they tell is the same for everybody, or refused.
 OF_NO_SESSION = {
     ("GET", "/models"), ("GET", "/models/{name}"), ("POST", "/models/{name}/reload"),
-    ("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/metrics"),
+    ("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/health/balancer"), ("GET", "/metrics"),
     ("GET", "/v2"), ("GET", "/v2/health/live"), ("GET", "/v2/health/ready"), ("GET", "/v2/models/stats"),
     *(("GET", f"/v2/models/{{model}}{version}{what}") for version in ("", "/versions/{version}")
       for what in ("", "/config", "/ready", "/stats")),
     ("POST", "/v2/repository/index"), ("POST", "/v2/repository/models/{model}/load"),
     ("POST", "/v2/repository/models/{model}/unload"),
 }  # fmt: skip
-PUBLIC_PATHS = {"/health/live", "/health/ready", "/v2", "/v2/health/live", "/v2/health/ready"}
+PUBLIC_PATHS = {
+    "/health/live",
+    "/health/ready",
+    "/health/balancer",
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
+}
 
 
 def operations() -> Iterator[tuple[str, str]]:
     """Every method and path of the OpenAPI document."""
-    for path, told in main.create_app(Settings()).openapi()["paths"].items():
-        for method in told:
+    for path, methods in main.create_app(Settings()).openapi()["paths"].items():
+        for method in methods:
             yield method.upper(), path
 
 
@@ -116,13 +123,13 @@ def test_every_route_of_the_document_has_an_example_here():
 
 @pytest.fixture
 def keys(tmp_path) -> Keys:
-    told = Keys(tmp_path)
-    told.add("theirs")
-    told.add("ours")
-    told.add("ours-to-read", "read", "ours")
-    told.add("boss", "admin")
-    told.add("eyes", "monitor")
-    return told
+    keys = Keys(tmp_path)
+    keys.add("theirs")
+    keys.add("ours")
+    keys.add("ours-to-read", "read", "ours")
+    keys.add("boss", "admin")
+    keys.add("eyes", "monitor")
+    return keys
 
 
 @pytest.fixture(params=[AsgiRoute, HotRoute], ids=lambda way: way.name)
@@ -181,18 +188,18 @@ async def compare_all(http: httpx.AsyncClient, keys: Keys, method: str, path: st
 async def compare(http: httpx.AsyncClient, keys: Keys, method: str, path: str, example: Example) -> None:
     """Ask for theirs, and for one that nobody has: the answers are the same, and theirs is untouched."""
     before, state = await their_session(http, keys), await their_state(http, keys)
-    told = []
+    answers = []
     for session in (UNKNOWN_EPOCH, THEIRS):
         request = example(session, state) | {"headers": keys.headers("ours")}
         response = await http.request(method, addressed(path, session), **request)
         content: Any = response.content
         if content and response.headers.get("content-type", "").endswith("json"):
             content = alike(response.json(), session)
-        told.append((response.status_code, content))
+        answers.append((response.status_code, content))
         assert before[0]["epoch"] not in response.text
         await forget_ours(http, keys)  # what this made, so that both find the same
-    assert told[0] == told[1]
-    assert told[0][0] < 500
+    assert answers[0] == answers[1]
+    assert answers[0][0] < 500
     assert await looked_at(http, keys) == before
 
 
@@ -215,9 +222,9 @@ async def test_a_listing_counts_and_names_its_own_tenants_sessions_only(start, k
         for name in ("a", "zz"):
             made = await service.http.post("/sessions", json={"id": name}, headers=keys.headers("ours"))
             assert made.headers["location"] == f"/sessions/{name}"
-        told = (await service.http.get("/sessions", headers=keys.headers("ours-to-read"))).json()
-        assert [one["session"] for one in told["sessions"]] == ["a", "zz"]
-        assert told["total"] == 2
+        listed = (await service.http.get("/sessions", headers=keys.headers("ours-to-read"))).json()
+        assert [one["session"] for one in listed["sessions"]] == ["a", "zz"]
+        assert listed["total"] == 2
         theirs = (await service.http.get("/sessions", headers=keys.headers("theirs"))).json()
         assert ([one["session"] for one in theirs["sessions"]], theirs["total"]) == ([THEIRS], 1)
 
@@ -275,8 +282,8 @@ async def test_a_key_to_read_changes_nothing(start, keys, method, path):
         )
         refused = response.status_code == 403 or set(response.json().get("errors", {})) == {"0", "1"}
         assert refused, response.text
-        told = (await service.http.get("/sessions", headers=keys.headers("ours"))).json()
-        assert told == {"sessions": [], "next": None, "total": 0}
+        listed = (await service.http.get("/sessions", headers=keys.headers("ours"))).json()
+        assert listed == {"sessions": [], "next": None, "total": 0}
 
 
 async def test_a_monitor_reads_the_metrics_and_nothing_else(start, keys):

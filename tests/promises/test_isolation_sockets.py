@@ -20,8 +20,8 @@ from tests.promises.test_isolation import STEPS, THEIRS, UNKNOWN_EPOCH, looked_a
 pytestmark = pytest.mark.anyio
 
 
-def text(**told: Any):
-    return lambda session: json.dumps(told | {"session": session})
+def text(**fields: Any):
+    return lambda session: json.dumps(fields | {"session": session})
 
 
 def packed(at: int):
@@ -54,21 +54,21 @@ def store():
 
 @pytest.fixture
 def keys(tmp_path):
-    told = Keys(tmp_path)
-    told.add("theirs")
-    told.add("ours", sockets=4)
-    told.add("reads", "read", "ours")
-    return told
+    keys = Keys(tmp_path)
+    keys.add("theirs")
+    keys.add("ours", sockets=4)
+    keys.add("reads", "read", "ours")
+    return keys
 
 
 def opened(service, path: str, headers: dict[str, str] | None = None, **more: Any):
     return connect(f"ws://127.0.0.1:{service.port}{path}", additional_headers=headers or {}, **more)
 
 
-def read(told: Any, session: str) -> Any:
-    if isinstance(told, str):
-        return alike(json.loads(told), session)
-    return told[1:16], told[-8:]  # all but the epoch and the name
+def read(message: Any, session: str) -> Any:
+    if isinstance(message, str):
+        return alike(json.loads(message), session)
+    return message[1:16], message[-8:]  # all but the epoch and the name
 
 
 def test_every_field_of_a_message_is_in_an_example_here():
@@ -87,23 +87,23 @@ def test_every_field_of_a_message_is_in_an_example_here():
 async def test_anothers_session_is_answered_like_one_that_nobody_has(start_hot, keys, kind, named):
     async with start_hot(api_keys_file=keys.path) as service:
         before = await their_session(service.http, keys)
-        told = []
+        answers = []
         for session in (UNKNOWN_EPOCH, THEIRS):
             path = "/stream" if named else f"/sessions/{session}/stream"
             async with opened(service, path, keys.headers("ours")) as socket:
                 await socket.send(MESSAGES[kind](session))
-                told.append([read(await socket.recv(), session) for _ in range(2)])
-        assert told[0] == told[1]
+                answers.append([read(await socket.recv(), session) for _ in range(2)])
+        assert answers[0] == answers[1]
         assert await looked_at(service.http, keys) == before
 
 
 async def test_who_watches_anothers_session_sees_what_they_would_of_nobodys(start_hot, keys):
     async with start_hot(api_keys_file=keys.path) as service:
         before = await their_session(service.http, keys)
-        told = []
+        answers = []
         for session in (UNKNOWN_EPOCH, THEIRS):
             async with opened(service, f"/sessions/{session}/watch", keys.headers("reads")) as socket:
-                told.append(read(await socket.recv(), session))
+                answers.append(read(await socket.recv(), session))
                 body = {"observations": [[0.1]], "at": before[0]["position"]}
                 await service.http.post(
                     f"/sessions/{THEIRS}/observations", json=body, headers=keys.headers("theirs")
@@ -111,14 +111,14 @@ async def test_who_watches_anothers_session_sees_what_they_would_of_nobodys(star
                 before = await looked_at(service.http, keys)
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(socket.recv(), 0.2)
-        assert told[0] == told[1]
+        assert answers[0] == answers[1]
 
 
 async def refused(service, path: str, headers: dict[str, str], **more: Any) -> InvalidStatus:
-    with pytest.raises(InvalidStatus) as told:
+    with pytest.raises(InvalidStatus) as error:
         async with opened(service, path, headers, **more):
             pass
-    return told.value
+    return error.value
 
 
 async def test_a_socket_without_a_good_key_is_not_opened(start_hot, keys):

@@ -42,7 +42,7 @@ async def test_sessions_that_share_waves_and_rows_learn_each_as_if_alone(start, 
     """Two rows in the slab and six sessions: each is put away and brought back again and again."""
     streams = {f"s{i}": series("adaptive", 24, seed=i) for i in range(6)}
     got = {name: [] for name in streams}
-    async with start(resident_sessions=2, wave_sessions=2) as service:
+    async with start(resident_sessions=2, batch_sessions=2) as service:
         for at in range(0, 24, 4):
             for name, whole in streams.items():
                 reply = await service.advance(name, whole[at : at + 4], at, model="adaptive")
@@ -58,29 +58,29 @@ async def test_intervals_scores_and_residuals_are_told_when_asked_for(start_http
     async with start_http() as service:
         first = await posted(service, "s", observations=whole[:10].tolist(), model="adaptive")
         assert not {"lower", "upper", "scores", "residuals"} & first.keys()
-        told = await posted(service, "s", observations=whole[10:].tolist(), level=0.9, score=True)
+        answer = await posted(service, "s", observations=whole[10:].tolist(), level=0.9, score=True)
     widths = passed.scores.widths[10:, 1]
-    np.testing.assert_allclose(told["lower"], passed.predictions[10:] - widths, rtol=CLOSE, atol=CLOSE)
-    np.testing.assert_allclose(told["upper"], passed.predictions[10:] + widths, rtol=CLOSE, atol=CLOSE)
-    np.testing.assert_allclose(told["scores"], passed.scores.scores[10:], atol=CLOSE)
+    np.testing.assert_allclose(answer["lower"], passed.predictions[10:] - widths, rtol=CLOSE, atol=CLOSE)
+    np.testing.assert_allclose(answer["upper"], passed.predictions[10:] + widths, rtol=CLOSE, atol=CLOSE)
+    np.testing.assert_allclose(answer["scores"], passed.scores.scores[10:], atol=CLOSE)
     order = forecaster.learner.target_columns
-    before = np.array(first["predictions"] + told["predictions"])[9:-1]
-    np.testing.assert_allclose(told["residuals"], whole[10:, order] - before, atol=CLOSE)
+    before = np.array(first["predictions"] + answer["predictions"])[9:-1]
+    np.testing.assert_allclose(answer["residuals"], whole[10:, order] - before, atol=CLOSE)
 
 
 async def test_the_first_observation_has_no_score(start_http):
     async with start_http() as service:
-        told = await posted(service, "s", observations=[[0.1, 0.2]], model="adaptive", score=True)
-        assert told["scores"] == [None]
-        assert told["residuals"] == [[None, None]]
+        answer = await posted(service, "s", observations=[[0.1, 0.2]], model="adaptive", score=True)
+        assert answer["scores"] == [None]
+        assert answer["residuals"] == [[None, None]]
 
 
 async def test_a_session_may_want_intervals_with_every_chunk(start, artifacts):
     async with start() as service:
         await service.http.post("/sessions", json={"id": "s", "model": "adaptive", "level": 0.8})
         assert (await service.session("s"))["level"] == 0.8
-        told = await posted(service, "s", observations=series("adaptive", 3).tolist())
-        assert np.shape(told["lower"]) == (3, 2)
+        answer = await posted(service, "s", observations=series("adaptive", 3).tolist())
+        assert np.shape(answer["lower"]) == (3, 2)
         await service.http.post("/sessions/s/reset")
         assert (await service.session("s"))["level"] == 0.8
         reply = await service.advance("s", series("adaptive", 2), 3, model="adaptive")
@@ -100,7 +100,7 @@ async def test_a_retry_is_answered_with_the_same_intervals_and_moves_nothing(sta
 
 
 @pytest.mark.parametrize(
-    ("model", "asked", "told"),
+    ("model", "options", "reason"),
     [
         ("adaptive", {"level": 0.7}, "0.8, 0.9, not 0.7"),
         ("adaptive", {"level": 2}, "not 2"),
@@ -108,13 +108,13 @@ async def test_a_retry_is_answered_with_the_same_intervals_and_moves_nothing(sta
         ("sine", {"score": True}, "neither intervals nor scores"),
     ],
 )
-async def test_what_a_session_does_not_keep_is_refused_and_nothing_moves(start_http, model, asked, told):
+async def test_what_a_session_does_not_keep_is_refused_and_nothing_moves(start_http, model, options, reason):
     async with start_http() as service:
         rows = series(model, 2).tolist()
-        problem = await posted(service, "s", 422, observations=rows, model=model, **asked)
-        assert told in problem["detail"]
+        problem = await posted(service, "s", 422, observations=rows, model=model, **options)
+        assert reason in problem["detail"]
         await posted(service, "t", observations=rows, model=model)
-        await posted(service, "t", 422, observations=rows, **asked)
+        await posted(service, "t", 422, observations=rows, **options)
         assert (await service.session("t"))["position"] == 2
 
 
@@ -141,8 +141,8 @@ async def test_a_model_that_learns_nothing_takes_gaps_too(start, artifacts):
 async def test_the_answer_marks_what_was_missing(start_http):
     async with start_http() as service:
         rows = [[0.1, None], [0.2, 0.3]]
-        told = await posted(service, "s", observations=rows, model="adaptive")
-        assert told["observed"] == [[True, False], [True, True]]
+        answer = await posted(service, "s", observations=rows, model="adaptive")
+        assert answer["observed"] == [[True, False], [True, True]]
         flat = await posted(service, "t", observations=[0.1, None, 0.2])
         assert flat["observed"] == [True, False, True]
 
@@ -152,17 +152,17 @@ async def test_a_gap_may_be_skipped_and_is_the_same_as_rows_of_null(start_http):
     async with start_http() as service:
         for name, gap in (("a", {"observations": [[None, None]] * 3}), ("b", {"skip": 3})):
             await posted(service, name, observations=whole[:6], model="adaptive")
-            told = await posted(service, name, **gap, at=6)
-            assert told["position"] == 9
-            assert told["observed"] == [[False, False]] * 3
+            answer = await posted(service, name, **gap, at=6)
+            assert answer["position"] == 9
+            assert answer["observed"] == [[False, False]] * 3
             again = await posted(service, name, **gap, at=6)
-            assert again == told | {"replayed": True}
-        one, other = [await posted(service, name, observations=whole[6:], at=9) for name in "ab"]
-        np.testing.assert_allclose(one["predictions"], other["predictions"], rtol=CLOSE)
+            assert again == answer | {"replayed": True}
+        first, second = [await posted(service, name, observations=whole[6:], at=9) for name in "ab"]
+        np.testing.assert_allclose(first["predictions"], second["predictions"], rtol=CLOSE)
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "reason"),
     [
         (
             {"observations": [[0.1, None, 0, 1]]},
@@ -182,13 +182,13 @@ async def test_a_gap_may_be_skipped_and_is_the_same_as_rows_of_null(start_http):
         ({"observations": [[1, 1], [2, 2]], "timestamps": [0, 3500]}, 422, "row 1 is not 3600 s"),
         ({"observations": [[1, 1]], "timestamps": [0], "horizon": 2}, 422, "future of plan"),
         ({"observations": [[1, 1]], "timestamps": [0], "horizon": 2, "future": [[1]]}, 422, "2 rows of 1"),
-        ({"observations": [[1, 1, 0, 1]], "horizon": 2, "future": [[1], [2]]}, 422, "told no timestamps"),
+        ({"observations": [[1, 1, 0, 1]], "horizon": 2, "future": [[1], [2]]}, 422, "no timestamps yet"),
     ],
 )
-async def test_what_cannot_be_made_an_observation_is_refused_with_its_place(start_http, body, status, told):
+async def test_what_cannot_be_made_an_observation_is_refused_with_its_place(start_http, body, status, reason):
     async with start_http() as service:
         problem = await posted(service, "s", status, **body, model="planned")
-        assert told in problem["detail"]
+        assert reason in problem["detail"]
         assert (await service.http.get("/sessions/s")).status_code == 404
 
 
@@ -201,16 +201,16 @@ async def test_timestamps_of_a_model_that_makes_nothing_of_them_are_refused(star
 async def test_time_features_are_made_from_timestamps_in_any_notation(start_http, artifacts):
     seconds = 1_700_000_000 + 3600 * np.arange(30)
     phase = 2 * np.pi * (seconds / 86_400 % 1)
-    told = series("planned", 30)[:, :2]
-    whole = np.column_stack([told, np.sin(phase), np.cos(phase)]).astype(np.float32)
+    sent = series("planned", 30)[:, :2]
+    whole = np.column_stack([sent, np.sin(phase), np.cos(phase)]).astype(np.float32)
     _, passed = reference(artifacts["planned"], whole)
     stamps = [datetime.fromtimestamp(second, UTC).isoformat() for second in seconds.tolist()]
     async with start_http() as service:
-        one = await posted(
-            service, "s", observations=told[:20].tolist(), timestamps=stamps[:20], model="planned"
+        first = await posted(
+            service, "s", observations=sent[:20].tolist(), timestamps=stamps[:20], model="planned"
         )
-        two = await posted(service, "s", observations=told[20:].tolist(), timestamps=seconds[20:].tolist())
-        got = one["predictions"] + two["predictions"]
+        second = await posted(service, "s", observations=sent[20:].tolist(), timestamps=seconds[20:].tolist())
+        got = first["predictions"] + second["predictions"]
         np.testing.assert_allclose(got, passed.predictions, rtol=1e-4, atol=1e-4)
         columns = await posted(service, "t", observations=whole.tolist(), model="planned")
         np.testing.assert_allclose(columns["predictions"], got, rtol=1e-4, atol=1e-4)
@@ -233,20 +233,20 @@ async def test_a_stream_with_timestamps_goes_on_one_step_behind_itself(start_htt
 async def test_a_forecast_knows_the_plan_and_its_own_hours(start_http, artifacts):
     seconds = 3600.0 * np.arange(30)
     phase = 2 * np.pi * (seconds / 86_400 % 1)
-    told = series("planned", 30)[:, :2]
-    whole = np.column_stack([told, np.sin(phase), np.cos(phase)]).astype(np.float32)
+    sent = series("planned", 30)[:, :2]
+    whole = np.column_stack([sent, np.sin(phase), np.cos(phase)]).astype(np.float32)
     forecaster, passed = reference(artifacts["planned"], whole[:20])
     expected, _ = forecaster.roll_out(passed.carries, 10, whole[None, 20:, 1:])
     async with start_http() as service:
-        rows, stamps = told[:20].tolist(), seconds[:20].tolist()
+        rows, stamps = sent[:20].tolist(), seconds[:20].tolist()
         await posted(service, "s", observations=rows, timestamps=stamps, model="planned")
-        asked = {"steps": 10, "future": told[20:, 1:].tolist(), "level": 0.9}
-        response = await service.http.post("/sessions/s/forecast", json=asked)
+        request = {"steps": 10, "future": sent[20:, 1:].tolist(), "level": 0.9}
+        response = await service.http.post("/sessions/s/forecast", json=request)
         assert response.status_code == 200, response.text
         np.testing.assert_allclose(response.json()["forecast"], expected[0], rtol=1e-4, atol=1e-4)
         assert (await service.http.get("/sessions/s/forecast?steps=10")).status_code == 422
         assert (await service.session("s"))["position"] == 20
-        body = {"observations": rows, "timestamps": stamps, "horizon": 10, "future": asked["future"]}
+        body = {"observations": rows, "timestamps": stamps, "horizon": 10, "future": request["future"]}
         with_it = await posted(service, "t", **body, level=0.9, model="planned")
         np.testing.assert_allclose(with_it["forecast"], response.json()["forecast"], rtol=1e-4)
         np.testing.assert_allclose(with_it["forecast_lower"], response.json()["lower"], rtol=1e-4)
@@ -257,9 +257,9 @@ async def test_the_intervals_of_a_forecast_are_those_of_the_next_step_widened_by
         rows = series("adaptive", 30).tolist()
         last = await posted(service, "s", observations=rows, level=0.9, model="adaptive")
         response = await service.http.get("/sessions/s/forecast?steps=4&level=0.9")
-        told = {name: np.array(response.json()[name]) for name in ("forecast", "lower", "upper")}
-        half = (told["upper"] - told["lower"]) / 2
-        np.testing.assert_allclose(told["lower"][0], last["lower"][-1], rtol=1e-5)
+        answer = {name: np.array(response.json()[name]) for name in ("forecast", "lower", "upper")}
+        half = (answer["upper"] - answer["lower"]) / 2
+        np.testing.assert_allclose(answer["lower"][0], last["lower"][-1], rtol=1e-5)
         np.testing.assert_allclose(half / half[0], np.array([[1, 1.4, np.sqrt(1.4 * 2), 2]] * 2).T, rtol=0.1)
         assert (await service.http.get("/sessions/s/forecast?steps=4&level=0.7")).status_code == 422
         assert (await service.session("s"))["position"] == 30
@@ -322,9 +322,11 @@ async def test_what_was_learned_moves_with_the_session(start_http):
             state = (await service.http.get(f"/sessions/{name}/state")).content
             response = await service.http.put("/sessions/moved/state", content=state)
             assert response.status_code == 200, response.text
-            told = [await posted(service, one, observations=whole[30:], level=0.9) for one in (name, "moved")]
-            assert told[0]["predictions"] == told[1]["predictions"]
-            assert told[0]["lower"] == told[1]["lower"]
+            answers = [
+                await posted(service, one, observations=whole[30:], level=0.9) for one in (name, "moved")
+            ]
+            assert answers[0]["predictions"] == answers[1]["predictions"]
+            assert answers[0]["lower"] == answers[1]["lower"]
             assert (await service.session("moved"))["errors"] == (await service.session(name))["errors"]
             assert (await posted(service, name, **chunk))["scores"] == first["scores"]
 
@@ -351,14 +353,14 @@ async def test_in_bulk_intervals_scores_and_gaps_are_columns_too(start_http):
             await posted(service, name, observations=rows[:5], model="adaptive")
         body = {"sessions": ["a", "b", "a"], "observations": [rows[5:7], rows[5:8], [rows[7]]],
                 "level": 0.9, "score": True}  # fmt: skip
-        told = (await service.http.post("/observations", json=body)).json()
-        assert told["positions"] == [7, 8, 8]
-        np.testing.assert_allclose(told["lower"][0] + told["lower"][2], told["lower"][1], rtol=CLOSE)
-        np.testing.assert_allclose(told["scores"][0] + told["scores"][2], told["scores"][1], atol=CLOSE)
+        answer = (await service.http.post("/observations", json=body)).json()
+        assert answer["positions"] == [7, 8, 8]
+        np.testing.assert_allclose(answer["lower"][0] + answer["lower"][2], answer["lower"][1], rtol=CLOSE)
+        np.testing.assert_allclose(answer["scores"][0] + answer["scores"][2], answer["scores"][1], atol=CLOSE)
         gaps = {"sessions": ["a", "b"], "observations": [[None, 0.1], [0.2, 0.1]]}
-        told = (await service.http.post("/observations", json=gaps)).json()
-        assert told["observed"] == [[False, True], None]
-        assert told["errors"] == {}
+        answer = (await service.http.post("/observations", json=gaps)).json()
+        assert answer["observed"] == [[False, True], None]
+        assert answer["errors"] == {}
 
 
 async def test_a_chunk_whose_learning_leaves_the_finite_numbers_fails_alone(start):
@@ -399,18 +401,20 @@ async def test_the_metrics_tell_how_good_each_learning_model_has_been(start_http
         await posted(service, "s", observations=whole[:40].tolist(), model="adaptive")
         await posted(service, "s", observations=whole[40:].tolist())
         page = (await service.http.get("/metrics")).text
-    told = {
+    metrics = {
         line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line[0] != "#"
     }
     wrong, naive = passed.scores.errors[1:], passed.scores.changes[1:]
     for i, output in enumerate(artifacts["adaptive"].targets):
         where = f'{{model="adaptive",output="{output}"}}'
-        assert told[f"carryover_model_predictions_judged{where}"] == 59
-        assert told[f"carryover_model_mse{where}"] == pytest.approx((wrong[:, i] ** 2).mean(), rel=1e-4)
+        assert metrics[f"carryover_model_predictions_judged{where}"] == 59
+        assert metrics[f"carryover_model_mse{where}"] == pytest.approx((wrong[:, i] ** 2).mean(), rel=1e-4)
         skill = 1 - (wrong[:, i] ** 2).sum() / (naive[:, i] ** 2).sum()
-        assert told[f"carryover_model_skill{where}"] == pytest.approx(skill, rel=1e-3)
+        assert metrics[f"carryover_model_skill{where}"] == pytest.approx(skill, rel=1e-3)
     covered = 1 - passed.scores.missed[1:, 1].mean()
-    assert told['carryover_model_coverage{level="0.9",model="adaptive"}'] == pytest.approx(covered, rel=1e-4)
+    assert metrics['carryover_model_coverage{level="0.9",model="adaptive"}'] == pytest.approx(
+        covered, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -421,7 +425,7 @@ async def test_the_metrics_tell_how_good_each_learning_model_has_been(start_http
 )  # fmt: skip
 async def test_a_state_file_with_a_learner_that_cannot_be_is_refused(start_http, artifacts, name, spoilt):
     forecaster = Forecaster(artifacts["adaptive"])
-    begin = 2 * forecaster.hidden + forecaster.output_size + forecaster.learner._places[name][0]
+    begin = forecaster.layout.learned.start + forecaster.learner.layout.start(name)
     async with start_http() as service:
         await posted(service, "s", observations=series("adaptive", 5).tolist(), model="adaptive")
         state = state_file.decode((await service.http.get("/sessions/s/state")).content)

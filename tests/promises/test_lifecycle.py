@@ -59,7 +59,7 @@ async def test_a_session_that_was_never_seen_is_not_continued(start, at):
 @pytest.mark.parametrize("why", ["expired", "deleted"])
 async def test_a_stream_that_was_forgotten_is_not_silently_continued(start, clock, artifacts, why, resident):
     whole = series("sine", 9)
-    async with start(resident_sessions=2, wave_sessions=2, idle_ttl_seconds=50) as service:
+    async with start(resident_sessions=2, batch_sessions=2, idle_ttl_seconds=50) as service:
         await service.advance("a", whole[:4], 0)
         if not resident:
             for name in ("x", "y", "z"):
@@ -104,7 +104,7 @@ async def test_an_idle_ttl_of_0_is_never(start_http, clock):
 @pytest.mark.parametrize("resident", [64, 4])
 async def test_the_sweep_buries_what_nobody_asks_for(start_http, clock, monkeypatch, resident):
     monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
-    async with start_http(resident_sessions=resident, wave_sessions=4, idle_ttl_seconds=50) as service:
+    async with start_http(resident_sessions=resident, batch_sessions=4, idle_ttl_seconds=50) as service:
         for i in range(20):
             await service.advance(f"s{i}", [[0.1]], 0)
         await service.http.post("/sessions", json={"id": "stays", "ttl_seconds": 1000})
@@ -116,7 +116,7 @@ async def test_the_sweep_buries_what_nobody_asks_for(start_http, clock, monkeypa
 
 async def test_the_sweep_gives_way_to_traffic_in_a_slab_as_small_as_a_wave(start, clock, monkeypatch):
     monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
-    async with start(resident_sessions=4, wave_sessions=4, idle_ttl_seconds=50) as service:
+    async with start(resident_sessions=4, batch_sessions=4, idle_ttl_seconds=50) as service:
         for i in range(12):
             await service.advance(f"old{i}", [[0.1]], 0)
         clock.wait(51)
@@ -159,7 +159,7 @@ async def test_an_invalid_session_id_is_refused(start_http, name):
 
 
 async def test_a_listing_by_cursor_is_complete_while_other_sessions_come_and_go(start_http):
-    async with start_http(resident_sessions=8, wave_sessions=4) as service:
+    async with start_http(resident_sessions=8, batch_sessions=4) as service:
         lasting = [f"k{i:02}" for i in range(40)]
         for name in lasting:
             body = {"id": name, "model": "pair" if int(name[1:]) < 10 else "sine"}

@@ -86,7 +86,7 @@ async def test_many_first_chunks_in_one_wave_do_not_pass_the_limit_on_sessions(s
 async def test_jobs_over_the_limit_are_503_with_retry_after_and_the_accepted_are_done(start):
     names = [f"s{i}" for i in range(8)]
     async with (
-        start(queue_jobs=5, wave_sessions=5, bulk_sessions=5) as service,
+        start(queue_jobs=5, batch_sessions=5, bulk_sessions=5) as service,
         held(service.engine) as release,
     ):
         accepted = [asyncio.ensure_future(service.advance(name, [[0.5]], 0)) for name in names[:5]]
@@ -112,7 +112,7 @@ async def test_bytes_that_wait_are_bound(start):
 
 
 async def test_no_more_sessions_are_resident_than_the_limit_and_none_is_forgotten(start, artifacts):
-    async with start(resident_sessions=4, wave_sessions=3) as service:
+    async with start(resident_sessions=4, batch_sessions=3) as service:
         whole = series("sine", 3)
         for at in range(3):
             for i in range(10):
@@ -127,14 +127,14 @@ async def test_a_forecast_over_the_limit_is_refused(start):
         reply = await service.advance("a", [[0.5]], 0, horizon=21)
         assert (reply.status, reply.problem["field"]) == (422, "horizon")
         assert (await service.advance("a", [[0.5]], 0, horizon=20)).forecast.shape == (20, 1)
-        told = check_problem(await service.http.get("/sessions/a/forecast", params={"steps": 21}))
-        assert (told["status"], told["limit"]) == (422, 20)
+        problem = check_problem(await service.http.get("/sessions/a/forecast", params={"steps": 21}))
+        assert (problem["status"], problem["limit"]) == (422, 20)
 
 
 @pytest.mark.parametrize("way", [AsgiRoute, HotRoute, TextSocket], indirect=True)
 async def test_a_long_chunk_is_sliced_and_a_short_neighbour_answered_long_before(start, artifacts):
     long, short = series("pair", 10_000), series("pair", 30, seed=1)
-    async with start(resident_sessions=4, wave_sessions=4) as service:
+    async with start(resident_sessions=4, batch_sessions=4) as service:
         await service.advance("short", short[:1], 0, model="pair")
         answered: list[str] = []
 
@@ -160,7 +160,7 @@ async def test_a_long_chunk_is_sliced_and_a_short_neighbour_answered_long_before
 async def taken_up(engine, session: str) -> None:
     """Wait until a chunk of this session waits or is under way."""
     await until(
-        lambda: any(session in one.sessions for one in (*engine._queue.waiting_jobs(), *engine._unfinished))
+        lambda: any(session in one.sessions for one in (*engine._queue.waiting_jobs(), *engine._slow))
     )
 
 

@@ -159,9 +159,9 @@ async def test_everything_else_that_is_wrong_has_its_status_in_the_one_shape(
 async def test_a_crash_is_a_problem_too_and_tells_no_secrets(start_http):
     async with start_http() as service:
         service.engine.submit = lambda _: 1 / 0
-        told = check_problem(await service.http.get("/sessions/a"))
-        assert told["type"] == "urn:carryover:internal"
-        assert "ZeroDivision" not in json.dumps(told)
+        problem = check_problem(await service.http.get("/sessions/a"))
+        assert problem["type"] == "urn:carryover:internal"
+        assert "ZeroDivision" not in json.dumps(problem)
 
 
 BULK = bulk.BulkDecoder(bulk.BulkLimits(9, limits.Limits(9, 9, 1)), SessionListCache())

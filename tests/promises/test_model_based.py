@@ -319,7 +319,7 @@ class Lives(RuleBasedStateMachine):
     # The engine.
 
     def _open(self) -> None:
-        told = Settings(resident_sessions=3, wave_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL)
+        told = Settings(resident_sessions=3, batch_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL)
         self.engine = Engine([self.forecaster], self._store(), told, lambda: self.now)
         self.engines = [self.engine]
 
@@ -408,7 +408,7 @@ class LearningLives(Lives):
         return {"predictions": np.array([one.prediction for one in self._said(session)[-last:]])}
 
     def _said(self, session: Told) -> list[plain.Said]:
-        return plain.said(self.forecaster.artifact, self._learning(session), session.since_reset)
+        return plain.predicted(self.forecaster.artifact, self._learning(session), session.since_reset)
 
     def _learning(self, session: Told) -> Learning:
         return self.forecaster.learning.with_options(**session.choice.get("learning", {}))

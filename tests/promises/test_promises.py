@@ -1,4 +1,4 @@
-"""What must hold of streams and of their neighbours, by every way in and over every store."""
+"""What must hold for every stream and for the sessions that share a batch with it."""
 
 import asyncio
 
@@ -7,9 +7,11 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.helpers.faults import CURSED, blow_up_on_curse, forecaster, held, queued, raise_on_curse
+from tests.helpers.ways import WAYS, HotRoute, HttpRoute, TextSocket
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 
 pytestmark = pytest.mark.anyio
+in_memory = pytest.mark.parametrize("store", ["memory"], indirect=True)
 
 
 def cuts(steps: int, seed: int, longest: int = 15) -> list[int]:
@@ -46,7 +48,7 @@ async def test_interleaved_sessions_of_several_models_equal_their_own_passes(sta
 
 async def test_chunks_equal_one_pass_even_through_eviction(start, artifacts):
     wholes = {f"s{i}": series("pair", 30, i) for i in range(24)}
-    async with start(resident_sessions=4, wave_sessions=4) as service:
+    async with start(resident_sessions=4, batch_sessions=4) as service:
         streams = [service.stream(name, whole, cuts(30, 5), "pair") for name, whole in wholes.items()]
         for whole, got in zip(wholes.values(), await asyncio.gather(*streams), strict=True):
             equal(got, one_pass(artifacts["pair"], whole))
@@ -63,15 +65,15 @@ async def test_a_flat_list_is_answered_flat_and_a_nested_one_nested(start):
                 f"/sessions/{session}/observations", json={"observations": rows}
             )
             predictions = response.json()["predictions"]
-            assert [isinstance(one, list) for one in predictions] == [isinstance(one, list) for one in rows]
+            assert list(map(type, predictions)) == list(map(type, rows))
 
 
-async def test_a_healthy_wave_is_one_batched_pass(start, artifacts):
+async def test_a_batch_of_valid_chunks_is_one_pass(start, artifacts):
     names = [f"s{i}" for i in range(8)]
     async with start() as service:
-        one, passes = forecaster(service.engine), []
-        advance = one.advance
-        one.advance = lambda rows, lengths, carries: (
+        sine, passes = forecaster(service.engine), []
+        advance = sine.advance
+        sine.advance = lambda rows, lengths, carries: (
             passes.append(len(lengths)) or advance(rows, lengths, carries)
         )
         async with held(service.engine) as release:
@@ -110,10 +112,16 @@ BAD_BODIES = {
 }
 
 
-@pytest.mark.parametrize("store", ["memory"], indirect=True)
-@pytest.mark.parametrize("bad", BAD_BODIES)
+# Bodies are parsed by the plain route, the hot route and the socket. What the engine refuses is tested
+# beside chunks of every way in.
+BY_PARSER = [(way, bad) for bad in BAD_BODIES for way in (HttpRoute, HotRoute, TextSocket)]
+BY_ENGINE = [(way, bad) for bad in ("ahead", "cursed") for way in WAYS if (way, bad) not in BY_PARSER]
+
+
+@in_memory
+@pytest.mark.parametrize(("way", "bad"), BY_PARSER + BY_ENGINE, indirect=["way"])
 async def test_a_bad_neighbour_fails_alone(start, artifacts, bad):
-    """One wave: ten healthy sessions and a bad one; then everyone retries, and goes on."""
+    """A batch of ten valid chunks and a bad one; then every client retries, and goes on."""
     body, status = BAD_BODIES[bad]
     wholes = {f"s{i}": series("sine", 12, i) for i in range(10)}
     async with start() as service:
@@ -145,26 +153,27 @@ async def test_a_step_that_raises_moves_nothing(start, artifacts):
     whole = series("sine", 9)
     async with start() as service:
         await service.advance("a", whole[:4], 0)
-        one = forecaster(service.engine)
-        advance = one.advance
-        one.advance = lambda *_: 1 / 0
+        sine = forecaster(service.engine)
+        advance = sine.advance
+        sine.advance = lambda *_: 1 / 0
         for name, at in (("a", 4), ("new", 0)):
             reply = await service.advance(name, whole[4:6], at)
             assert (reply.status, reply.problem["type"]) == (500, "urn:carryover:step-failed")
-        one.advance = advance
+        sine.advance = advance
         assert (await service.session("a"))["position"] == 4
         assert (await service.http.get("/sessions/new")).status_code == 404
         equal((await service.advance("a", whole[4:], 4)).numbers, one_pass(artifacts["sine"], whole)[4:])
 
 
-@pytest.mark.parametrize("what", ["carry", "predictions"])
+@in_memory
+@pytest.mark.parametrize("spoilt", ["carry", "predictions"])
 @pytest.mark.parametrize("steps", [1, 3])
-async def test_a_network_that_leaves_the_finite_numbers_is_a_500_for_that_session_alone(
-    start, artifacts, what, steps
+async def test_a_network_that_produces_nan_or_infinity_is_a_500_for_that_session_alone(
+    start, artifacts, spoilt, steps
 ):
     whole, cursed = series("sine", 8), np.full((steps, 1), CURSED)
     async with start() as service:
-        blow_up_on_curse(forecaster(service.engine), what)
+        blow_up_on_curse(forecaster(service.engine), spoilt)
         for name in ("a", "b", "c"):
             await service.advance(name, whole[:4], 0)
         async with held(service.engine) as release:
@@ -182,14 +191,15 @@ async def test_a_network_that_leaves_the_finite_numbers_is_a_500_for_that_sessio
         equal((await service.advance("b", whole[4:], 4)).numbers, want[4:])
 
 
+@in_memory
 @pytest.mark.parametrize("number", [3e38, -3.4028234e38, 1e-45, 0.0])
-async def test_any_finite_float32_is_applied_or_refused_and_never_poisons(start, number, caplog):
+async def test_any_finite_float32_is_applied_or_refused_and_the_session_goes_on(start, number, caplog):
     whole = series("pair", 6)
     async with start() as service:
         await service.advance("a", whole[:2], 0, model="pair")
         reply = await service.advance("a", [[number, number, -number]], 2)
         assert reply.status == (500 if abs(number) > 1e38 else 200)  # scaled, it is too large for a float32
-        assert "raised" not in caplog.text, "a wave was stepped one by one for it"
+        assert "raised" not in caplog.text, "a batch was stepped one by one because of it"
         at = 3 if reply.status == 200 else 2
         assert (await service.session("a"))["position"] == at
         assert np.isfinite((await service.advance("a", whole[2:], at)).numbers).all()

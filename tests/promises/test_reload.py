@@ -40,9 +40,9 @@ async def test_a_session_keeps_its_network_until_reset_and_new_ones_get_the_newe
     async with start_http(models=(folder,)) as service:
         await service.advance("old", whole[:4])
         save(newer, folder / "sine")
-        told = await reloaded(service)
-        assert (told["changed"], told["model"]["fingerprint"]) == (True, newer.fingerprint)
-        assert told["model"]["sessions_on_older"] == 1
+        answer = await reloaded(service)
+        assert (answer["changed"], answer["model"]["fingerprint"]) == (True, newer.fingerprint)
+        assert answer["model"]["sessions_on_older"] == 1
         await service.advance("new", whole)
         got = await service.advance("old", whole[4:], 4)
         assert_allclose(got.numbers, one_pass(artifacts["sine"], whole)[4:], atol=TOLERANCE, rtol=0)
@@ -126,9 +126,9 @@ async def test_with_replay_sessions_of_a_bulk_request_start_warm_and_what_is_ans
     async def observed(service, rows, at):
         observations = [whole[rows].tolist() for whole in wholes.values()]
         body = {"sessions": list(wholes), "observations": observations, "at": [at] * len(wholes)}
-        told = (await service.http.post("/observations", json=body)).json()
-        assert (told["errors"], told["positions"]) == ({}, [at + len(observations[0])] * len(wholes))
-        return told["predictions"]
+        answer = (await service.http.post("/observations", json=body)).json()
+        assert (answer["errors"], answer["positions"]) == ({}, [at + len(observations[0])] * len(wholes))
+        return answer["predictions"]
 
     async with start_http(models=(folder,), replay_observations=8) as service:
         await observed(service, slice(6), 0)
@@ -136,14 +136,14 @@ async def test_with_replay_sessions_of_a_bulk_request_start_warm_and_what_is_ans
         await reloaded(service)
         got = [await observed(service, slice(6, 9), 6), await observed(service, slice(9, 12), 9)]
         for i, (name, whole) in enumerate(wholes.items()):
-            told = [row for part in got for row in part[i]]
-            assert_allclose(told, one_pass(newer, whole)[6:], atol=TOLERANCE, rtol=0)
+            answer = [row for part in got for row in part[i]]
+            assert_allclose(answer, one_pass(newer, whole)[6:], atol=TOLERANCE, rtol=0)
             assert (await service.session(name))["position"] == 12
 
 
 async def test_replay_reaches_sessions_that_were_not_resident(start_http, folder, newer):
     wholes = {f"s{i}": series("sine", 12, i) for i in range(12)}
-    small = {"resident_sessions": 4, "wave_sessions": 4, "replay_observations": 5}
+    small = {"resident_sessions": 4, "batch_sessions": 4, "replay_observations": 5}
     async with start_http(models=(folder,), **small) as service:
         for name, whole in wholes.items():
             await service.advance(name, whole[:9], 0)
@@ -207,3 +207,13 @@ async def test_a_hang_up_signal_reloads_every_model_and_a_damaged_one_changes_no
         (folder / "sine" / "weights.safetensors").write_bytes(b"torn")
         await service.server._reload()
         assert (await service.advance("a", [[0.1]])).status == 200
+
+
+async def test_a_model_added_to_a_later_folder_does_not_become_the_default(
+    start_http, artifacts, folder, tmp_path
+):
+    trained = tmp_path / "trained"
+    save(dataclasses.replace(artifacts["sine"], name="a-first-by-name"), trained / "a-first-by-name")
+    async with start_http(models=(folder, trained)) as service:
+        told = (await service.http.post("/sessions", json={"id": "a"})).json()
+        assert told["model"] == "sine"

@@ -38,10 +38,10 @@ class Client:
             body = {"observations": whole[at : at + size].tolist(), "at": at}
             if epoch is not None:
                 body["epoch"] = epoch
-            told = await self.insist(json.dumps(body).encode())
-            got.append(np.array(told["predictions"], np.float32))
-            at, epoch = at + size, told["epoch"]
-            assert told["position"] == at, f"{self.name} is at {told['position']}, not {at}"
+            answer = await self.insist(json.dumps(body).encode())
+            got.append(np.array(answer["predictions"], np.float32))
+            at, epoch = at + size, answer["epoch"]
+            assert answer["position"] == at, f"{self.name} is at {answer['position']}, not {at}"
         await self.hang_up()
         return np.concatenate(got)
 
@@ -49,13 +49,13 @@ class Client:
         """Retry until an answer comes, as a client does that must not lose a chunk."""
         while True:
             try:
-                status, told = await self.post(body)
+                status, answer = await self.post(body)
             except (Dropped, ConnectionError, asyncio.IncompleteReadError):
                 self.retries += 1
                 continue
-            assert status in (200, 503), told
+            assert status in (200, 503), answer
             if status == 200:
-                return told
+                return answer
 
     async def post(self, body: bytes) -> tuple[int, dict]:
         if self.line is None:
@@ -116,7 +116,7 @@ async def swarm(service, artifact, clients: int, steps: int = 40) -> int:
 async def test_two_hundred_clients_with_retries_and_dropped_connections_lose_and_repeat_nothing(
     start, artifacts, resident
 ):
-    async with start(resident_sessions=resident, wave_sessions=64) as service:
+    async with start(resident_sessions=resident, batch_sessions=64) as service:
         retries = await swarm(service, artifacts["sine"], clients=200)
         assert retries > 100
         assert len(service.engine.residents) == 200

@@ -42,9 +42,9 @@ def pieces(body: bytes) -> Iterator[bytes]:
 def by_urllib(url: str, method: str, body: bytes, headers: dict[str, str], chunks: bool) -> int:
     data = pieces(body) if chunks else body
     extra = {"transfer-encoding": "chunked"} if chunks else {}
-    asked = urllib.request.Request(url, data, headers | extra, method=method)
+    request = urllib.request.Request(url, data, headers | extra, method=method)
     try:
-        with urllib.request.urlopen(asked, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return int(json.loads(error.read())["status"])

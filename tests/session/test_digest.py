@@ -1,4 +1,4 @@
-"""Digests tell chunks apart, and do not depend on the neighbours in the wave."""
+"""Digests differ for different chunks, and do not depend on the neighbours in the batch."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -23,10 +23,10 @@ def test_a_chunk_has_the_same_digest_alone_and_among_others(chunks):
 
 
 @settings(max_examples=200, deadline=None)
-@given(one=st.lists(floats, min_size=1, max_size=5), two=st.lists(floats, min_size=1, max_size=5))
-def test_different_chunks_differ(one, two):
-    bits = [np.array(chunk, np.float32).tobytes() for chunk in (one, two)]
-    assert (digest([[x] for x in one]) == digest([[x] for x in two])) == (bits[0] == bits[1])
+@given(first=st.lists(floats, min_size=1, max_size=5), second=st.lists(floats, min_size=1, max_size=5))
+def test_different_chunks_differ(first, second):
+    bits = [np.array(chunk, np.float32).tobytes() for chunk in (first, second)]
+    assert (digest([[x] for x in first]) == digest([[x] for x in second])) == (bits[0] == bits[1])
 
 
 def test_order_shape_horizon_and_trailing_zeros_count():

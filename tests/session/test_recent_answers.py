@@ -16,7 +16,7 @@ def one_session() -> Rows:
 
 
 def apply(rows: Rows, steps: int, digest: int, most_bytes: int = 10**6) -> np.ndarray:
-    """As a wave does: move the position, remember the answer."""
+    """As a batch does: advance the position, remember the answer."""
     numbers = np.full((steps, 2), digest, np.float32)
     long = {0: {"predictions": numbers}} if steps > 1 else {}
     rows.headers["position"] += steps

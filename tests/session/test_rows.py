@@ -13,7 +13,7 @@ def forecaster(artifacts) -> Forecaster:
     return Forecaster(artifacts["pair"])
 
 
-def some(forecaster, chunks: int = 4, count: int = 3) -> Rows:
+def sample_rows(forecaster, chunks: int = 4, count: int = 3) -> Rows:
     rng = np.random.default_rng(0)
     rows = Rows(
         np.zeros(count, header_type(chunks, forecaster.output_size)),
@@ -32,7 +32,7 @@ def some(forecaster, chunks: int = 4, count: int = 3) -> Rows:
 
 
 def test_what_was_packed_is_unpacked(forecaster):
-    rows = some(forecaster)
+    rows = sample_rows(forecaster)
     again = unpack(pack(rows), 4, forecaster)
     np.testing.assert_array_equal(again.headers, rows.headers)
     np.testing.assert_array_equal(again.carries, rows.carries)
@@ -42,9 +42,9 @@ def test_what_was_packed_is_unpacked(forecaster):
         np.testing.assert_array_equal(again.long_answers[1][1][name], array)
 
 
-def test_a_record_says_the_same_whoever_was_packed_with_it(forecaster):
+def test_a_record_does_not_depend_on_the_sessions_packed_with_it(forecaster):
     """Those without long answers are copies of one form, the others are written one by one."""
-    rows = some(forecaster)
+    rows = sample_rows(forecaster)
     alone = [pack(rows.select(np.array([i])))[0] for i in range(3)]
     assert pack(rows) == alone
     emptied = Rows(rows.headers, rows.carries, dict.fromkeys(range(3), ()))  # all one by one
@@ -53,7 +53,7 @@ def test_a_record_says_the_same_whoever_was_packed_with_it(forecaster):
 
 @pytest.mark.parametrize("chunks", [1, 2, 9])
 def test_another_number_of_remembered_answers_keeps_the_newest_that_fit(forecaster, chunks):
-    rows = some(forecaster)
+    rows = sample_rows(forecaster)
     again = unpack(pack(rows), chunks, forecaster)
     fits = min(4, chunks)
     np.testing.assert_array_equal(again.headers["steps"][:, :fits], rows.headers["steps"][:, :fits])
@@ -62,7 +62,7 @@ def test_another_number_of_remembered_answers_keeps_the_newest_that_fit(forecast
 
 
 def test_the_record_of_another_model_or_a_damaged_one_is_refused(forecaster, artifacts):
-    record = pack(some(forecaster))[1]
+    record = pack(sample_rows(forecaster))[1]
     with pytest.raises(CarryoverError):
         unpack([record], 4, Forecaster(artifacts["sine"]))
     for damaged in (b"", record[:-1], record[: len(record) // 2], b"\xc1" + record[1:]):
@@ -71,7 +71,7 @@ def test_the_record_of_another_model_or_a_damaged_one_is_refused(forecaster, art
 
 
 def test_a_choice_of_rows_keeps_their_long_answers(forecaster):
-    rows = some(forecaster)
+    rows = sample_rows(forecaster)
     chosen = rows.select(np.array([2, 1]))
     assert chosen.headers["position"].tolist() == rows.headers["position"][[2, 1]].tolist()
     assert list(chosen.long_answers) == [1]

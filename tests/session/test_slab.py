@@ -58,18 +58,18 @@ def test_what_is_read_is_a_copy_and_what_is_written_is_found(forecaster):
     assert slab.long_answers == {}
 
 
-def test_who_was_used_since_the_hand_passed_stays_before_who_was_not(forecaster):
+def test_sessions_not_used_since_the_hand_passed_leave_first(forecaster):
     slab = rested(filled(forecaster, 10))
     used = slab.rows_of(["s0", "s1", "s2", "s5"])
     slab.write(used, slab.read(used))
     assert set(slab.least_recently_used(6)) == {"s3", "s4", "s6", "s7", "s8", "s9"}
 
 
-def test_everybody_used_still_leaves_somebody_to_go(forecaster):
+def test_a_slab_of_used_rows_still_finds_sessions_to_evict(forecaster):
     assert len(filled(forecaster, 10).least_recently_used(4)) == 4
 
 
-def test_the_pinned_never_leave(forecaster):
+def test_pinned_rows_never_leave(forecaster):
     slab = rested(filled(forecaster, 10))
     slab.pin(slab.rows_of(["s2", "s3"]))
     assert set(slab.least_recently_used(10)) == {f"s{i}" for i in range(10)} - {"s2", "s3"}
@@ -85,28 +85,28 @@ def test_a_row_taken_and_not_yet_published_never_leaves(forecaster):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_the_clock_finds_as_many_as_asked_for_each_once_whatever_happened_before(artifacts, data):
+def test_the_clock_finds_the_requested_number_each_once_after_any_history(artifacts, data):
     slab = filled(Forecaster(artifacts["partial"]), data.draw(st.sampled_from([1, 7, 40])))
     for _ in range(data.draw(st.integers(1, 6))):
-        some = data.draw(st.lists(st.sampled_from(sorted(slab.index)), unique=True))
-        if some:
-            slab.pin(slab.rows_of(some))
-        count = data.draw(st.integers(0, len(slab) - len(some)))
+        pinned = data.draw(st.lists(st.sampled_from(sorted(slab.index)), unique=True))
+        if pinned:
+            slab.pin(slab.rows_of(pinned))
+        count = data.draw(st.integers(0, len(slab) - len(pinned)))
         found = slab.least_recently_used(count)
-        if some:
-            slab.unpin(slab.rows_of(some))
+        if pinned:
+            slab.unpin(slab.rows_of(pinned))
         assert len(set(found)) == len(found) == count
-        assert not set(found) & set(some)
+        assert not set(found) & set(pinned)
 
 
-def test_the_clock_turns_over_a_slab_larger_than_its_step(forecaster):
+def test_the_clock_passes_a_slab_larger_than_its_step(forecaster):
     count = 3 * HAND_STEP + 5
     slab = rested(filled(forecaster, count))
     seen = [name for _ in range(5) for name in slab.least_recently_used(count // 5)]
     assert len(set(seen)) == len(seen)
 
 
-def test_the_sweep_tells_of_every_expired_row_a_slice_at_a_time(forecaster):
+def test_the_sweep_finds_every_expired_row_slice_by_slice(forecaster):
     slab = filled(forecaster, 10, capacity=20)
     slab.headers["deadline"][:10] = [5, 50] * 5
     slab.remove("s0")

@@ -79,7 +79,7 @@ def test_a_slab_that_remembers_fewer_chunks_keeps_the_newest():
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_no_flipped_bit_is_believed(data):
+def test_a_flipped_bit_is_refused(data):
     place = data.draw(st.integers(0, len(FILE) - 1))
     damaged = bytearray(FILE)
     damaged[place] ^= 1 << data.draw(st.integers(0, 7))
@@ -89,7 +89,7 @@ def test_no_flipped_bit_is_believed(data):
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, len(FILE) - 1))
-def test_no_truncated_file_is_believed(length):
+def test_a_truncated_file_is_refused(length):
     with pytest.raises(Unprocessable):
         decode(FILE[:length])
 
@@ -113,33 +113,33 @@ def forged(change: Any) -> bytes:
 
 
 FORGERIES = {
-    "another format": lambda tensors, told: told.update(format="else"),
-    "a newer version": lambda tensors, told: told.update(version="2"),
-    "no session": lambda tensors, told: told.pop("session"),
-    "a position below zero": lambda tensors, told: told.update(position="-1"),
-    "a position beyond all": lambda tensors, told: told.update(position=str(2**63)),
-    "a position in words": lambda tensors, told: told.update(position="twelve"),
-    "more since the reset than ever": lambda tensors, told: told.update(since_reset="13"),
-    "no time": lambda tensors, told: told.update(created="nan"),
-    "a time out of range": lambda tensors, told: told.update(updated="1e300"),
-    "a ttl of nothing": lambda tensors, told: told.update(ttl_seconds="0"),
-    "a carry with a NaN": lambda tensors, told: tensors["carry"].__setitem__(0, np.nan),
-    "a carry of doubles": lambda tensors, told: tensors.update(carry=tensors["carry"].astype(np.float64)),
-    "a carry of two dimensions": lambda tensors, told: tensors.update(carry=tensors["carry"][None]),
-    "no carry": lambda tensors, told: tensors.pop("carry"),
-    "chunks longer than the position": lambda tensors, told: tensors["recent.steps"].__setitem__(0, 99),
-    "a chunk of nothing": lambda tensors, told: tensors["recent.steps"].__setitem__(0, 0),
-    "a digest too few": lambda tensors, told: tensors.update(
+    "another format": lambda tensors, metadata: metadata.update(format="else"),
+    "a newer version": lambda tensors, metadata: metadata.update(version="2"),
+    "no session": lambda tensors, metadata: metadata.pop("session"),
+    "a position below zero": lambda tensors, metadata: metadata.update(position="-1"),
+    "a position beyond all": lambda tensors, metadata: metadata.update(position=str(2**63)),
+    "a position in words": lambda tensors, metadata: metadata.update(position="twelve"),
+    "more since the reset than ever": lambda tensors, metadata: metadata.update(since_reset="13"),
+    "no time": lambda tensors, metadata: metadata.update(created="nan"),
+    "a time out of range": lambda tensors, metadata: metadata.update(updated="1e300"),
+    "a ttl of nothing": lambda tensors, metadata: metadata.update(ttl_seconds="0"),
+    "a carry with a NaN": lambda tensors, metadata: tensors["carry"].__setitem__(0, np.nan),
+    "a carry of doubles": lambda tensors, metadata: tensors.update(carry=tensors["carry"].astype(np.float64)),
+    "a carry of two dimensions": lambda tensors, metadata: tensors.update(carry=tensors["carry"][None]),
+    "no carry": lambda tensors, metadata: tensors.pop("carry"),
+    "chunks longer than the position": lambda tensors, metadata: tensors["recent.steps"].__setitem__(0, 99),
+    "a chunk of nothing": lambda tensors, metadata: tensors["recent.steps"].__setitem__(0, 0),
+    "a digest too few": lambda tensors, metadata: tensors.update(
         {"recent.digests": tensors["recent.digests"][:1].copy()}
     ),
-    "an answer too short": lambda tensors, told: tensors.update(
+    "an answer too short": lambda tensors, metadata: tensors.update(
         {"recent.0.predictions": tensors["recent.0.predictions"][:1].copy()}
     ),
-    "an answer missing": lambda tensors, told: tensors.pop("recent.1.predictions"),
-    "an answer too many": lambda tensors, told: tensors.update(
+    "an answer missing": lambda tensors, metadata: tensors.pop("recent.1.predictions"),
+    "an answer too many": lambda tensors, metadata: tensors.update(
         {"recent.7.predictions": np.ones((1, 1), "f4")}
     ),
-    "a stowaway": lambda tensors, told: tensors.update({"payload": np.ones(3, np.float32)}),
+    "a stowaway": lambda tensors, metadata: tensors.update({"payload": np.ones(3, np.float32)}),
 }
 
 
@@ -194,14 +194,14 @@ async def test_a_state_of_another_network_is_409_and_a_damaged_one_422_and_nothi
         await service.advance("a", [[0.1]])
         file = await state(service, "a")
         before = await service.session("a")
-        other = forged(lambda tensors, told: told.update(fingerprint="0" * 64))
-        small = forged(lambda tensors, told: told.update(fingerprint=artifacts["pair"].fingerprint))
+        other = forged(lambda tensors, metadata: metadata.update(fingerprint="0" * 64))
+        small = forged(lambda tensors, metadata: metadata.update(fingerprint=artifacts["pair"].fingerprint))
         for body, status in ((other, 409), (small, 422), (file[:-1], 422), (b"", 422)):
             assert (await service.http.put("/sessions/a/state", content=body)).status_code == status
         assert await service.session("a") == before
 
 
-async def test_an_import_that_minds_what_it_replaces_is_refused_out_of_step(start_http):
+async def test_an_import_with_a_position_is_refused_out_of_step(start_http):
     async with start_http() as service:
         await service.advance("a", [[0.1]])
         file = await state(service, "a")

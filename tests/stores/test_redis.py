@@ -61,63 +61,63 @@ class TestCompareAndSet:
     def test_it_is_a_shared_store(self, stores):
         assert isinstance(stores[0], SharedStore)
 
-    def test_who_has_not_seen_the_newest_is_refused_and_changes_nothing(self, stores):
-        one, other = stores
-        one.commit(blocks([record("a", 1), record("b", 1)]), [])
-        other.load(["a"])
-        other.commit(blocks([record("a", 2)]), [])
-        assert one.commit(blocks([record("a", 3), record("b", 2)]), []) == {"a": None}
-        assert sorted(one.load(["a", "b"])[0], key=lambda it: it.session) == [record("a", 2), record("b", 2)]
-        assert (one.fenced, other.fenced) == (1, 0)
+    def test_a_replica_that_is_behind_is_refused_and_changes_nothing(self, stores):
+        here, there = stores
+        here.commit(blocks([record("a", 1), record("b", 1)]), [])
+        there.load(["a"])
+        there.commit(blocks([record("a", 2)]), [])
+        assert here.commit(blocks([record("a", 3), record("b", 2)]), []) == {"a": None}
+        assert sorted(here.load(["a", "b"])[0], key=lambda it: it.session) == [record("a", 2), record("b", 2)]
+        assert (here.fenced, there.fenced) == (1, 0)
 
-    def test_the_same_position_by_another_way_is_refused(self, stores):
-        one, other = stores
-        one.commit(blocks([record("a", 5)]), [])
-        other.load(["a"])
-        other.commit(blocks([record("a", 5)]), [])
-        assert one.commit(blocks([record("a", 6)]), []) == {"a": None}
+    def test_a_commit_from_the_same_position_but_another_revision_is_refused(self, stores):
+        here, there = stores
+        here.commit(blocks([record("a", 5)]), [])
+        there.load(["a"])
+        there.commit(blocks([record("a", 5)]), [])
+        assert here.commit(blocks([record("a", 6)]), []) == {"a": None}
 
-    def test_after_loading_again_the_slower_one_may_go_on(self, stores):
-        one, other = stores
-        one.commit(blocks([record("a", 1)]), [])
-        other.load(["a"])
-        other.commit(blocks([record("a", 2)]), [])
-        one.commit(blocks([record("a", 2)]), [])
-        one.load(["a"])
-        assert one.commit(blocks([record("a", 3)]), []) == {}
+    def test_after_loading_again_a_replica_that_was_behind_may_commit(self, stores):
+        here, there = stores
+        here.commit(blocks([record("a", 1)]), [])
+        there.load(["a"])
+        there.commit(blocks([record("a", 2)]), [])
+        here.commit(blocks([record("a", 2)]), [])
+        here.load(["a"])
+        assert here.commit(blocks([record("a", 3)]), []) == {}
 
-    def test_of_two_that_create_a_session_one_is_first(self, stores):
-        one, other = stores
-        assert (one.load(["a"]), other.load(["a"])) == (([], {}), ([], {}))
-        assert other.commit(blocks([record("a")]), []) == {}
-        assert one.commit(blocks([record("a")]), []) == {"a": None}
+    def test_of_two_replicas_that_create_a_session_the_second_is_refused(self, stores):
+        here, there = stores
+        assert (here.load(["a"]), there.load(["a"])) == (([], {}), ([], {}))
+        assert there.commit(blocks([record("a")]), []) == {}
+        assert here.commit(blocks([record("a")]), []) == {"a": None}
 
-    def test_a_burial_by_who_is_behind_is_refused(self, stores):
-        one, other = stores
-        one.commit(blocks([record("a", 1)]), [])
-        other.load(["a"])
-        other.commit(blocks([record("a", 2)]), [])
-        assert one.commit([], [Tombstone("a", 1, "expired", 1e9)]) == {"a": None}
-        assert one.load(["a"])[0] == [record("a", 2)]
+    def test_a_removal_by_a_replica_that_is_behind_is_refused(self, stores):
+        here, there = stores
+        here.commit(blocks([record("a", 1)]), [])
+        there.load(["a"])
+        there.commit(blocks([record("a", 2)]), [])
+        assert here.commit([], [Tombstone("a", 1, "expired", 1e9)]) == {"a": None}
+        assert here.load(["a"])[0] == [record("a", 2)]
 
-    def test_who_deletes_what_others_created_since_the_count_counts_no_less_than_none(self, stores):
-        one, other = stores
-        one.commit(blocks([record("a")]), [])
-        other.load(["a"])
-        assert other.commit([], [Tombstone("a", 1, "deleted", 1e9)]) == {}
-        assert len(other) == 0
+    def test_the_number_of_sessions_is_never_below_zero(self, stores):
+        here, there = stores
+        here.commit(blocks([record("a")]), [])
+        there.load(["a"])
+        assert there.commit([], [Tombstone("a", 1, "deleted", 1e9)]) == {}
+        assert len(there) == 0
 
-    def test_a_session_is_confirmed_only_as_it_was_seen_last(self, stores):
-        one, other = stores
-        one.commit(blocks([record("a"), record("b")]), [])
-        other.load(["a", "b"])
-        assert other.confirm(["a", "b"]) == {}
-        one.commit(blocks([record("a", 2)]), [])
-        assert other.confirm(["a", "b"]) == {"a": None}
+    def test_a_session_is_confirmed_only_at_its_last_known_revision(self, stores):
+        here, there = stores
+        here.commit(blocks([record("a"), record("b")]), [])
+        there.load(["a", "b"])
+        assert there.confirm(["a", "b"]) == {}
+        here.commit(blocks([record("a", 2)]), [])
+        assert there.confirm(["a", "b"]) == {"a": None}
 
     def test_a_commit_whose_answer_was_lost_is_recognised_when_sent_again(self, stores, monkeypatch):
-        one = stores[0]
-        link = one._servers.primaries()[0]
+        here = stores[0]
+        link = here._servers.primaries()[0]
         receive, lost = link.receive, []
 
         def losing(count):
@@ -129,31 +129,31 @@ class TestCompareAndSet:
             return replies
 
         monkeypatch.setattr(link, "receive", losing)
-        assert one.commit(blocks([record("a", 1)]), []) == {}
+        assert here.commit(blocks([record("a", 1)]), []) == {}
         assert lost
-        assert one.commit(blocks([record("a", 2)]), []) == {}
+        assert here.commit(blocks([record("a", 2)]), []) == {}
 
-    def test_scripts_that_the_server_forgot_are_told_again(self, stores, redis_server):
+    def test_scripts_that_the_server_forgot_are_loaded_again(self, stores, redis_server):
         stores[0].commit(blocks([record("a")]), [])
         redis_server.ask("SCRIPT", "FLUSH")
         assert stores[0].commit(blocks([record("a", 2)]), []) == {}
 
-    def test_a_wave_is_one_round_trip_and_no_read(self, stores, redis_server):
-        one = stores[0]
-        one.commit(blocks([record(f"s{i}") for i in range(64)]), [])
+    def test_a_batch_is_one_round_trip_and_no_read(self, stores, redis_server):
+        here = stores[0]
+        here.commit(blocks([record(f"s{i}") for i in range(64)]), [])
         redis_server.ask("CONFIG", "RESETSTAT")
-        one.commit(blocks([record(f"s{i}", 2) for i in range(64)]), [])
-        told = redis_server.ask("INFO", "commandstats")
-        assert "cmdstat_evalsha:calls=1," in told
-        assert "cmdstat_get:" not in told
+        here.commit(blocks([record(f"s{i}", 2) for i in range(64)]), [])
+        result = redis_server.ask("INFO", "commandstats")
+        assert "cmdstat_evalsha:calls=1," in result
+        assert "cmdstat_get:" not in result
 
 
 class TestValues:
-    def test_a_value_that_was_changed_is_damage_and_is_told(self, stores, redis_server):
-        one = stores[0]
-        one.commit(blocks([record("a"), record("b")]), [])
+    def test_a_changed_value_is_reported_as_damage(self, stores, redis_server):
+        here = stores[0]
+        here.commit(blocks([record("a"), record("b")]), [])
         redis_server.ask("SETRANGE", values.key("a"), "100", "x")
-        records, others = one.load(["a", "b"])
+        records, others = here.load(["a", "b"])
         assert [it.session for it in records] == ["b"]
         assert isinstance(others["a"], SessionDamaged)
 
@@ -162,7 +162,7 @@ class TestValues:
         redis_server.ask("COPY", values.key("a"), values.key("b"))
         assert isinstance(stores[0].load(["b"])[1]["b"], SessionDamaged)
 
-    def test_the_store_forgets_a_session_by_itself_once_nobody_needs_it(self, stores):
+    def test_an_expired_session_leaves_the_server_after_its_tombstone_time(self, stores):
         now = stores[0]._clock()
         stores[0].commit(blocks([record("a", deadline=now + 50), record("b")]), [])
         link = stores[0]._servers.primaries()[0]
@@ -175,12 +175,12 @@ class TestValues:
 
 
 class TestTrouble:
-    def test_a_server_that_is_not_there_is_told_at_start_without_the_password(self):
+    def test_an_unreachable_server_is_reported_at_start_without_the_password(self):
         with pytest.raises(ConfigError, match="cannot be used") as raised:
             RedisStore(parse_url(f"redis://user:secret@127.0.0.1:{free_port()}"), 1.0, timeout=0.2)
         assert "secret" not in str(raised.value)
 
-    def test_a_commit_that_no_replica_has_is_no_answer(self, redis_url):
+    def test_a_commit_that_no_replica_holds_fails(self, redis_url):
         store = RedisStore(parse_url(redis_url), 1000.0, WriteConcern(1, False, 50))
         with pytest.raises(StoreFailed, match="0 of 1 replicas"):
             store.commit(blocks([record("a")]), [])
@@ -194,7 +194,7 @@ class TestTrouble:
         with pytest.raises(ConfigError, match="WAITAOF"):
             RedisStore(parse_url(redis_url), 1000.0, WriteConcern(0, True))
 
-    def test_a_server_that_sleeps_costs_its_patience_once(self, tmp_path):
+    def test_a_server_that_hangs_delays_calls_once(self, tmp_path):
         with RedisServer(tmp_path / "own") as server:
             store = RedisStore(parse_url(server.url), 1000.0, timeout=0.3)
             store.commit(blocks([record("a")]), [])
@@ -208,7 +208,7 @@ class TestTrouble:
             assert took < 0.9
             store.close()
 
-    def test_a_server_that_was_restarted_is_found_again(self, tmp_path):
+    def test_a_restarted_server_is_found_again(self, tmp_path):
         server = RedisServer(tmp_path / "own", "--appendonly", "yes", "--appendfsync", "always").start()
         store = RedisStore(parse_url(server.url), 1000.0)
         store.commit(blocks([record("a")]), [])
@@ -238,94 +238,94 @@ def chunk(session: str, numbers: list[float], at: int | None) -> Advance:
 
 
 class TestReplicas:
-    async def test_a_stream_goes_on_wherever_it_is_sent(self, replicas):
-        one, other = replicas
+    async def test_a_stream_continues_on_any_replica(self, replicas):
+        here, there = replicas
         numbers = [float(x) for x in np.sin(np.arange(30) / 5)]
-        told = []
+        result = []
         for i, number in enumerate(numbers):
-            told.append(await (one, other)[i // 3 % 2].ask(chunk("a", [number], i)))
+            result.append(await (here, there)[i // 3 % 2].ask(chunk("a", [number], i)))
         whole, _ = FORECASTER.advance(
             np.array(numbers, np.float32)[:, None],
             np.array([30]),
             np.zeros((1, FORECASTER.carry_size), np.float32),
         )
         np.testing.assert_allclose(
-            np.concatenate([answer.answer["predictions"] for answer in told]), whole, atol=1e-6
+            np.concatenate([answer.answer["predictions"] for answer in result]), whole, atol=1e-6
         )
-        assert one.metrics.fenced + other.metrics.fenced > 0
+        assert here.metrics.fenced + there.metrics.fenced > 0
 
     async def test_a_retry_that_reaches_another_replica_is_replayed(self, replicas):
-        one, other = replicas
-        await one.ask(chunk("a", [0.1], 0))
-        await other.ask(Inspect("a"))
-        first = await one.ask(chunk("a", [0.2], 1))
-        again = await other.ask(chunk("a", [0.2], 1))
+        here, there = replicas
+        await here.ask(chunk("a", [0.1], 0))
+        await there.ask(Inspect("a"))
+        first = await here.ask(chunk("a", [0.2], 1))
+        again = await there.ask(chunk("a", [0.2], 1))
         assert (first.replayed, again.replayed, again.position) == (False, True, 2)
         np.testing.assert_array_equal(first.answer["predictions"], again.answer["predictions"])
 
     @pytest.mark.parametrize("what", ["inspect", "forecast", "export", "fork"])
-    async def test_what_is_read_is_read_as_it_is_now(self, replicas, what):
-        one, other = replicas
-        await one.ask(chunk("a", [0.1], 0))
-        await other.ask(chunk("a", [0.2], 1))
+    async def test_a_read_sees_what_another_replica_committed(self, replicas, what):
+        here, there = replicas
+        await here.ask(chunk("a", [0.1], 0))
+        await there.ask(chunk("a", [0.2], 1))
         jobs = {
             "inspect": Inspect("a"),
             "forecast": Forecast("a", 3),
             "export": Export("a"),
             "fork": Fork("a", "b"),
         }
-        assert (await one.ask(jobs[what])).position == 2
+        assert (await here.ask(jobs[what])).position == 2
 
     async def test_a_delayed_duplicate_from_before_a_reset_elsewhere_is_refused(self, replicas):
-        one, other = replicas
-        await one.ask(chunk("a", [0.1], 0))
-        await other.ask(Reset("a"))
+        here, there = replicas
+        await here.ask(chunk("a", [0.1], 0))
+        await there.ask(Reset("a"))
         with pytest.raises(OutOfStep):
-            await one.ask(chunk("a", [0.1], 0))
+            await here.ask(chunk("a", [0.1], 0))
 
-    async def test_who_was_deleted_elsewhere_is_gone_here(self, replicas):
-        one, other = replicas
-        await one.ask(chunk("a", [0.1], 0))
-        await other.ask(Delete("a"))
+    async def test_a_session_deleted_on_another_replica_is_gone_here(self, replicas):
+        here, there = replicas
+        await here.ask(chunk("a", [0.1], 0))
+        await there.ask(Delete("a"))
         for job in (Inspect("a"), chunk("a", [0.2], 1), Reset("a")):
             with pytest.raises(SessionGone):
-                await one.ask(job)
-        assert (await one.ask(Create("a"))).position == 0
+                await here.ask(job)
+        assert (await here.ask(Create("a"))).position == 0
 
-    async def test_a_session_that_idles_here_and_is_busy_elsewhere_is_not_buried(self, replicas):
-        one, other = replicas
-        now = one.clock()
-        await one.ask(Create("a", None, 100.0))
-        other.clock = one.clock = lambda: now + 90
-        await other.ask(chunk("a", [0.1], 0))
-        other.clock = one.clock = lambda: now + 150
-        await one.ask(Expire(["a"]))
-        assert (await one.ask(chunk("a", [0.2], 1))).position == 2
+    async def test_a_session_that_is_in_use_on_another_replica_does_not_expire_here(self, replicas):
+        here, there = replicas
+        now = here.clock()
+        await here.ask(Create("a", None, 100.0))
+        there.clock = here.clock = lambda: now + 90
+        await there.ask(chunk("a", [0.1], 0))
+        there.clock = here.clock = lambda: now + 150
+        await here.ask(Expire(["a"]))
+        assert (await here.ask(chunk("a", [0.2], 1))).position == 2
 
-    async def test_in_a_bulk_request_only_those_that_moved_elsewhere_are_worked_out_anew(self, replicas):
-        one, other = replicas
+    async def test_in_a_bulk_request_only_sessions_that_moved_on_another_replica_are_repeated(self, replicas):
+        here, there = replicas
         names = [f"s{i}" for i in range(10)]
 
         def bulk(at: int) -> AdvanceMany:
             column = np.full((10, 1), 0.1, np.float32)
             return AdvanceMany(SessionList(names), column, np.ones(10, np.int64), np.full(10, at))
 
-        await one.ask(bulk(0))
+        await here.ask(bulk(0))
         for name in names[:3]:
-            await other.ask(chunk(name, [0.1], 1))
-        told = await one.ask(bulk(1))
-        assert (told.positions.tolist(), told.replayed, told.errors) == ([2] * 10, [0, 1, 2], {})
-        alone = await other.ask(chunk("s0", [0.1], 2))
-        beside = await one.ask(chunk("s9", [0.1], 2))
+            await there.ask(chunk(name, [0.1], 1))
+        result = await here.ask(bulk(1))
+        assert (result.positions.tolist(), result.replayed, result.errors) == ([2] * 10, [0, 1, 2], {})
+        alone = await there.ask(chunk("s0", [0.1], 2))
+        beside = await here.ask(chunk("s9", [0.1], 2))
         np.testing.assert_allclose(alone.answer["predictions"], beside.answer["predictions"], atol=1e-6)
 
-    async def test_a_chunk_without_at_is_applied_behind_what_another_replica_did(self, replicas):
-        one, other = replicas
-        await one.ask(chunk("a", [0.1], None))
-        await other.ask(chunk("a", [0.2], None))
-        assert (await one.ask(chunk("a", [0.3], None))).position == 3
+    async def test_a_chunk_without_at_is_applied_after_what_another_replica_committed(self, replicas):
+        here, there = replicas
+        await here.ask(chunk("a", [0.1], None))
+        await there.ask(chunk("a", [0.2], None))
+        assert (await here.ask(chunk("a", [0.3], None))).position == 3
 
-    async def test_a_thousand_races_lose_nothing_and_double_nothing(self, replicas):
+    async def test_a_thousand_races_lose_no_chunk_and_apply_none_twice(self, replicas):
         async def drive(engine: Engine) -> None:
             for _ in range(100):
                 await engine.ask(chunk("a", [0.1], None))
@@ -334,68 +334,70 @@ class TestReplicas:
         assert (await replicas[0].ask(Inspect("a"))).position == 1000
 
     async def test_a_store_that_fails_leaves_no_row_that_may_be_out_of_date(self, replicas, monkeypatch):
-        one = replicas[0]
-        await one.ask(chunk("a", [0.1], 0))
-        commit = one.residents.store.commit
+        here = replicas[0]
+        await here.ask(chunk("a", [0.1], 0))
+        commit = here.residents.store.commit
 
         def kept_and_lost(blocks, tombstones):
             commit(blocks, tombstones)
             raise StoreFailed("the answer was lost")
 
-        monkeypatch.setattr(one.residents.store, "commit", kept_and_lost)
+        monkeypatch.setattr(here.residents.store, "commit", kept_and_lost)
         with pytest.raises(StoreFailed):
-            await one.ask(chunk("a", [0.2], 1))
+            await here.ask(chunk("a", [0.2], 1))
         monkeypatch.undo()
-        assert (await one.ask(Inspect("a"))).position == 2
-        assert (await one.ask(chunk("a", [0.2], 1))).replayed
+        assert (await here.ask(Inspect("a"))).position == 2
+        assert (await here.ask(chunk("a", [0.2], 1))).replayed
 
-    async def test_a_part_of_the_store_that_fails_harms_its_own_sessions_alone(self, replicas, monkeypatch):
-        one = replicas[0]
-        fail_for(monkeypatch, one, "s1")
+    async def test_a_failing_part_of_the_store_affects_only_its_own_sessions(self, replicas, monkeypatch):
+        here = replicas[0]
+        fail_for(monkeypatch, here, "s1")
         column = np.full((3, 1), 0.1, np.float32)
         names = ["s0", "s1", "s2"]
-        told = await one.ask(
+        result = await here.ask(
             AdvanceMany(SessionList(names), column, np.ones(3, np.int64), np.zeros(3, np.int64))
         )
-        assert told.positions.tolist() == [1, -1, 1]
-        assert isinstance(told.errors[1], StoreFailed)
+        assert result.positions.tolist() == [1, -1, 1]
+        assert isinstance(result.errors[1], StoreFailed)
         with pytest.raises(StoreFailed):
-            await one.ask(chunk("s1", [0.1], 0))
+            await here.ask(chunk("s1", [0.1], 0))
         monkeypatch.undo()
-        assert (await one.ask(chunk("s1", [0.1], 0))).position == 1
+        assert (await here.ask(chunk("s1", [0.1], 0))).position == 1
 
-    async def test_a_burial_that_fails_alone_is_refused_and_not_tried_for_ever(self, replicas, monkeypatch):
-        one = replicas[0]
-        now = one.clock()
-        await one.ask(Create("a", None, 100.0))
-        one.clock = lambda: now + 150
-        fail_for(monkeypatch, one, "a")
+    async def test_a_removal_that_fails_alone_is_refused_and_not_repeated_forever(
+        self, replicas, monkeypatch
+    ):
+        here = replicas[0]
+        now = here.clock()
+        await here.ask(Create("a", None, 100.0))
+        here.clock = lambda: now + 150
+        fail_for(monkeypatch, here, "a")
         with pytest.raises(StoreFailed):
-            await one.ask(chunk("a", [0.1], 0))
+            await here.ask(chunk("a", [0.1], 0))
         monkeypatch.undo()
         with pytest.raises(SessionGone):
-            await one.ask(chunk("a", [0.1], 1))
+            await here.ask(chunk("a", [0.1], 1))
 
-    async def test_a_long_chunk_that_is_overtaken_elsewhere_is_decided_anew(self, replicas):
-        one, other = replicas
-        await one.ask(chunk("a", [0.1], 0))
-        await other.ask(chunk("a", [0.2], 1))
+    async def test_a_long_chunk_that_another_replica_overtakes_is_decided_anew(self, replicas):
+        here, there = replicas
+        await here.ask(chunk("a", [0.1], 0))
+        await there.ask(chunk("a", [0.2], 1))
         with pytest.raises(OutOfStep) as raised:
-            await one.ask(chunk("a", [0.3] * 3000, 1))
+            await here.ask(chunk("a", [0.3] * 3000, 1))
         assert raised.value.extra["position"] == 2
-        assert (await one.ask(chunk("a", [0.3] * 3000, 2))).position == 3002
+        assert (await here.ask(chunk("a", [0.3] * 3000, 2))).position == 3002
 
-    async def test_revisions_are_remembered_of_the_resident_only(self, replicas):
-        one = replicas[0]
+    async def test_only_revisions_of_resident_sessions_are_remembered(self, replicas):
+        here = replicas[0]
         for i in range(20):
             with pytest.raises(CarryoverError):
-                await one.ask(Inspect(f"nobody-{i}"))
-            await one.ask(chunk(f"s{i}", [0.1], 0))
+                await here.ask(Inspect(f"nobody-{i}"))
+            await here.ask(chunk(f"s{i}", [0.1], 0))
             if i % 2:
-                await one.ask(Delete(f"s{i}"))
+                await here.ask(Delete(f"s{i}"))
                 with pytest.raises(SessionGone):
-                    await one.ask(Inspect(f"s{i}"))
-        store = one.residents.store
+                    await here.ask(Inspect(f"s{i}"))
+        store = here.residents.store
         assert (len(store._revisions), len(store._tombstone_revisions)) == (10, 0)
 
 
@@ -405,8 +407,8 @@ def fail_for(monkeypatch, engine: Engine, session: str) -> None:
 
     def failing(blocks, tombstones):
         lost = commit(
-            [one.without({session}) for one in blocks],
-            [one for one in tombstones if one.session != session],
+            [block.without({session}) for block in blocks],
+            [tombstone for tombstone in tombstones if tombstone.session != session],
         )
         return {**lost, session: StoreFailed("its server is gone")}
 
@@ -424,32 +426,32 @@ class TestPlanted:
 
     async def story(self, replicas) -> list[str]:
         """A client whose retries and resets reach two replicas, one of which sleeps through some of it."""
-        one, other = replicas
+        here, there = replicas
         events = []
 
         async def send(engine: Engine, seq: int, op: str, at: int, numbers: tuple[float, ...] = ()) -> None:
             event = {"session": "a", "seq": seq, "op": op, "at": at, "observations": list(numbers)}
             job = Reset("a", at) if op == "reset" else chunk("a", list(numbers), at)
             try:
-                told = await engine.ask(job)
+                result = await engine.ask(job)
             except CarryoverError as error:
                 event |= {"outcome": "refused", "status": str(error), "position": error.extra.get("position")}
             else:
-                event |= {"outcome": "applied", "position": told.position, "predictions": []}
+                event |= {"outcome": "applied", "position": result.position, "predictions": []}
                 if op == "chunk":
-                    event["outcome"] = "replayed" if told.replayed else "applied"
-                    event["predictions"] = told.answer["predictions"][:, 0].tolist()
+                    event["outcome"] = "replayed" if result.replayed else "applied"
+                    event["predictions"] = result.answer["predictions"][:, 0].tolist()
             events.append(event)
 
-        await send(one, 0, "chunk", 0, (0.1, 0.2))
-        await send(other, 1, "chunk", 2, (0.9,))
-        await send(one, 1, "chunk", 2, (0.9,))  # the retry: `one` slept, and is at 2 still
-        await send(other, 2, "chunk", 3, (0.4,))
-        await send(one, 3, "reset", 4)
-        await send(other, 4, "chunk", 4, (0.7, 0.8))  # `other` is at 4 as well, and knows of no reset
+        await send(here, 0, "chunk", 0, (0.1, 0.2))
+        await send(there, 1, "chunk", 2, (0.9,))
+        await send(here, 1, "chunk", 2, (0.9,))  # the retry: `here` slept, and is at 2 still
+        await send(there, 2, "chunk", 3, (0.4,))
+        await send(here, 3, "reset", 4)
+        await send(there, 4, "chunk", 4, (0.7, 0.8))  # `there` is at 4 as well, and knows of no reset
         return check(events, reference)
 
-    async def test_without_a_bug_the_checker_has_no_complaint(self, replicas):
+    async def test_without_a_planted_bug_the_checker_finds_nothing(self, replicas):
         assert await self.story(replicas) == []
 
     async def test_comparing_nothing_is_noticed(self, replicas, monkeypatch):
@@ -467,7 +469,7 @@ class TestPlanted:
         monkeypatch.setattr(
             RedisStore,
             "_known_revisions",
-            lambda store, sessions: [before(store).get(one, b"") for one in sessions],
+            lambda store, sessions: [before(store).get(session, b"") for session in sessions],
         )
         remember_positions(monkeypatch)
         complaints = await self.story(replicas)

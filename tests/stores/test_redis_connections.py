@@ -21,9 +21,10 @@ from tests.stores.test_store import record
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
         ("redis://here", RedisUrl("", (("here", 6379),))),
+        ("redis://here?allow_eviction=true", RedisUrl("", (("here", 6379),), allow_eviction=True)),
         ("redis://here:7000/3", RedisUrl("", (("here", 7000),), "", {"db": 3})),
         ("redis://[::1]:7000", RedisUrl("", (("::1", 7000),))),
         (
@@ -40,8 +41,8 @@ from tests.stores.test_store import record
         ("rediss+cluster://a:1,b", RedisUrl("cluster", (("a", 1), ("b", 6379)), "", {}, True)),
     ],
 )
-def test_a_url_is_taken_to_parts(url, told):
-    assert parse_url(url) == told
+def test_a_url_is_parsed(url, expected):
+    assert parse_url(url) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_a_url_is_taken_to_parts(url, told):
         "redis://here?ssl_ca_certs=/ca", "rediss://here?verify=no",
     ],
 )  # fmt: skip
-def test_another_url_is_refused(url):
+def test_an_invalid_url_is_refused(url):
     with pytest.raises(ValueError, match=r"."):
         parse_url(url)
 
@@ -66,7 +67,7 @@ def test_the_settings_know_every_scheme():
     assert {scheme.removesuffix(":") for scheme in SHARED_STORE_SCHEMES} == set(SCHEMES)
 
 
-def test_a_url_that_cannot_be_read_is_a_setting_that_cannot_be_read():
+def test_an_invalid_url_is_an_invalid_setting():
     with pytest.raises(ConfigError, match="CARRYOVER_STORE"):
         open_store(Settings(store="redis://a,b"))
 
@@ -79,7 +80,7 @@ def test_a_url_that_cannot_be_read_is_a_setting_that_cannot_be_read():
         (WriteConcern(1, True, 900), ("WAITAOF", 1, 1, 900), [1, 1], [1, 0]),
     ],
 )
-def test_who_must_hold_a_write_is_asked_and_counted(write_concern, command, enough, shortfall):
+def test_the_write_concern_sends_its_command_and_counts_the_reply(write_concern, command, enough, shortfall):
     assert write_concern.command() == command
     assert write_concern.shortfall(enough) is None
     assert write_concern.shortfall(shortfall)
@@ -87,7 +88,7 @@ def test_who_must_hold_a_write_is_asked_and_counted(write_concern, command, enou
 
 
 @needs_redis
-def test_the_sentinels_say_which_server_it_is(tmp_path):
+def test_the_sentinels_name_the_server(tmp_path):
     config = tmp_path / "sentinel.conf"
     with RedisServer(tmp_path / "store") as server:
         config.write_text(f"sentinel monitor main 127.0.0.1 {server.port} 1\n")
@@ -103,7 +104,7 @@ def test_the_sentinels_say_which_server_it_is(tmp_path):
 
 @needs_redis
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
-def test_it_speaks_tls_and_trusts_only_whom_it_should(tmp_path):
+def test_tls_is_used_and_an_unknown_certificate_is_refused(tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from app.stores import Record, Store, Tombstone
+from app.errors import StoreFailed
+from app.stores import Record, Store, Tombstone, any_model
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
 from app.stores.sqlite.store import SqliteStore
 from tests.helpers.records import blocks
-from tests.helpers.redis_server import needs_redis
+from tests.helpers.redis_server import RedisServer, needs_redis
 
 PRINT = "f" * 64
 NEVER = float("inf")
@@ -21,7 +25,7 @@ MOST_TOMBSTONES, TOMBSTONE_SECONDS = 3, 100.0
 
 
 class Clock:
-    """Seconds since 1970, passing only when told to."""
+    """Seconds since 1970, which pass only when a test says so."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -54,7 +58,26 @@ class StoreContract:
         records = [record("a"), record("b", deadline=2e9 + 0.125), record("c", fingerprint="0" * 64)]
         store.commit(blocks(records), [])
         settle()
-        assert sorted(store.load(["c", "a", "b"])[0], key=lambda one: one.session) == records
+        assert sorted(store.load(["c", "a", "b"])[0], key=lambda found: found.session) == records
+
+    @pytest.mark.parametrize("deadline", [1e15, 1e305])
+    def test_a_record_that_cannot_be_written_is_named_and_the_others_can_be(self, store, settle, deadline):
+        """Either it is kept like any other, or the commit fails as a whole and the session is named."""
+        written = [record("good"), record("far", deadline=deadline), record("later", deadline=2e9)]
+        try:
+            store.commit(blocks(written), [])
+        except (StoreFailed, ValueError):
+            assert set(store.unwritable(blocks(written))) == {"far"}
+            assert store.load(["good", "far", "later"]) == ([], {})
+            written = [record("good"), record("later", deadline=2e9)]
+            store.commit(blocks(written), [])
+        assert store.unwritable(blocks(written)) == {}
+        settle()
+        found, others = store.load(["good", "far", "later"])
+        assert sorted(found, key=lambda loaded: loaded.session) == sorted(
+            written, key=lambda kept: kept.session
+        )
+        assert others == {}
 
     def test_the_newest_of_a_session_is_loaded(self, store, settle):
         store.commit(blocks([record("a", 1)]), [])
@@ -64,7 +87,7 @@ class StoreContract:
         settle()
         assert store.load(["a"])[0] == [record("a", 3)]
 
-    def test_a_session_that_was_never_there_is_neither_here_nor_gone(self, store, settle):
+    def test_a_session_that_never_existed_has_no_record_and_no_tombstone(self, store, settle):
         store.commit(blocks([record("a")]), [])
         settle()
         assert store.load(["b", "a b"]) == ([], {})
@@ -78,7 +101,7 @@ class StoreContract:
         settle()
         assert store.load(["a", "b"]) == ([record("b")], {"a": tombstone})
 
-    def test_a_session_made_anew_has_no_tombstone(self, store, clock, settle):
+    def test_a_session_created_again_has_no_tombstone(self, store, clock, settle):
         store.commit(blocks([record("a", 7)]), [])
         store.commit([], [Tombstone("a", 7, "deleted", clock.now)])
         settle()
@@ -115,6 +138,35 @@ class StoreContract:
         assert store.names("d", 3) == [("e", PRINT)]
         assert store.names("e", 3) == []
 
+    def test_names_are_listed_by_prefix_and_by_model(self, store, settle):
+        other = "0" * 64
+        store.commit(
+            blocks([record(name) for name in ("acme/a1", "acme/a2", "acme/b", "zoo/a1", "a", "acmf")]), []
+        )
+        store.commit(blocks([record(name, fingerprint=other) for name in ("acme/a3", "acme/c", "zoo/b")]), [])
+        settle()
+        everything = ["a", "acme/a1", "acme/a2", "acme/a3", "acme/b", "acme/c", "acmf", "zoo/a1", "zoo/b"]
+        assert [name for name, _ in store.names("", 99)] == everything
+        assert [name for name, _ in store.names("", 3, "acme/")] == everything[1:4]
+        assert [name for name, _ in store.names("acme/a3", 99, "acme/")] == everything[4:6]
+        assert [name for name, _ in store.names("", 99, "acme/a")] == everything[1:4]
+        assert store.names("", 99, wanted=other.__eq__) == [
+            ("acme/a3", other), ("acme/c", other), ("zoo/b", other),
+        ]  # fmt: skip
+        assert store.names("acme/a3", 1, "acme/", other.__eq__) == [("acme/c", other)]
+        assert store.names("", 99, "zoo/c") == []
+        assert store.names("", 99, wanted="1".__eq__) == []
+
+    def test_a_session_that_moves_to_another_model_is_listed_under_that_alone(self, store, settle):
+        other = "0" * 64
+        store.commit(blocks([record("a"), record("b")]), [])
+        settle()
+        store.load(["a", "b"])
+        store.commit(blocks([record("a", 2, fingerprint=other), record("b", 2)]), [])
+        settle()
+        assert store.names("", 9) == [("a", other), ("b", PRINT)]
+        assert store.names("", 9, wanted=PRINT.__eq__) == [("b", PRINT)]
+
     def test_the_expired_are_found_and_no_others(self, store, clock, settle):
         store.commit(
             blocks([record("a", deadline=clock.now + 5), record("b"), record("c", deadline=clock.now + 9)]),
@@ -124,7 +176,7 @@ class StoreContract:
         assert store.expired(clock.now + 4, 10) == []
         assert store.expired(clock.now + 6, 10) == ["a"]
 
-    def test_no_more_of_the_expired_are_found_than_asked_for(self, store, clock, settle):
+    def test_no_more_expired_sessions_are_found_than_the_limit(self, store, clock, settle):
         store.commit(blocks([record(name, deadline=clock.now - 1) for name in "abc"]), [])
         settle()
         assert len(store.expired(clock.now, 2)) == 2
@@ -149,12 +201,53 @@ class StoreContract:
         assert len(store) == 2
 
 
+def steps_of(call: Callable[[], object]) -> int:
+    """Lines of Python that a call runs."""
+    count = 0
+
+    def trace(*_: object) -> object:
+        nonlocal count
+        count += 1
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return count
+
+
+LISTINGS: list[tuple[str, int, str, Callable[[str], bool]]] = [
+    ("", 10, "", any_model),
+    ("tenant-1/s-000", 10, "tenant-1/", any_model),
+    ("", 10, "", "0".__eq__),
+    ("", 10, "nobody/", any_model),
+    ("", 1, "tenant-2/", "1".__eq__),
+]
+
+
+def fill(store: Store, start: int, end: int) -> None:
+    """Sessions of 3 tenants and 2 models."""
+    for first in range(start, end, 500):
+        numbers = range(first, min(first + 500, end))
+        records = [record(f"tenant-{i % 3}/s-{i:05}", fingerprint=PRINT[i % 2 :]) for i in numbers]
+        store.commit(blocks(records), [])
+
+
 class TestMemory(StoreContract):
+    @pytest.mark.parametrize("listing", LISTINGS)
+    def test_the_work_of_a_page_does_not_grow_with_the_number_of_sessions(self, store, listing):
+        fill(store, 0, 200)
+        before = steps_of(lambda: store.names(*listing))
+        fill(store, 200, 4000)
+        assert steps_of(lambda: store.names(*listing)) == before
+
     @pytest.fixture
     def store(self, clock) -> Store:
         return MemoryStore(MOST_TOMBSTONES, TOMBSTONE_SECONDS, clock)
 
-    def test_what_is_loaded_is_handed_over(self, store):
+    def test_a_loaded_record_leaves_the_store(self, store):
         store.commit(blocks([record("a")]), [])
         store.load(["a"])
         assert (len(store), store.load(["a"])) == (0, ([], {}))
@@ -166,6 +259,28 @@ def period(request) -> float:
 
 
 class TestSqlite(StoreContract):
+    @pytest.mark.parametrize("listing", LISTINGS)
+    def test_the_work_of_a_page_does_not_grow_with_the_number_of_sessions(self, store, listing):
+        def work() -> int:
+            count = 0
+
+            def step() -> int:
+                nonlocal count
+                count += 1
+                return 0
+
+            store._database.set_progress_handler(step, 1)
+            store.names(*listing)
+            store._database.set_progress_handler(None, 1)
+            return count
+
+        fill(store, 0, 200)
+        store.names("", 1)
+        before = work()
+        fill(store, 200, 4000)
+        store.names("", 1)
+        assert work() <= 1.1 * before
+
     @pytest.fixture
     def store(self, clock, tmp_path: Path, period) -> Iterator[Store]:
         store = SqliteStore(tmp_path / "carryover.sqlite", MOST_TOMBSTONES, TOMBSTONE_SECONDS, period, clock)
@@ -181,21 +296,45 @@ class TestSqlite(StoreContract):
         store.commit(blocks([record("b", 2), record("c")]), [tombstone])
         store.close()
         again = SqliteStore(store.path, MOST_TOMBSTONES, TOMBSTONE_SECONDS, period, clock)
-        told = again.load(["a", "b", "c"]), again.names("", 9), again.expired(9.0, 9), len(again)
+        result = again.load(["a", "b", "c"]), again.names("", 9), again.expired(9.0, 9), len(again)
         again.close()
         names = [("b", PRINT), ("c", PRINT), ("d", PRINT)]
-        assert told == (([record("b", 2), record("c")], {"a": tombstone}), names, ["d"], 3)
+        assert result == (([record("b", 2), record("c")], {"a": tombstone}), names, ["d"], 3)
 
 
 @needs_redis
 class TestRedis(StoreContract):
+    @pytest.mark.parametrize("listing", LISTINGS)
+    def test_the_work_of_a_page_does_not_grow_with_the_number_of_sessions(self, store, all_servers, listing):
+        def work() -> Counter[str]:
+            for server in all_servers:
+                server.ask("CONFIG", "RESETSTAT")
+            store.names(*listing)
+            calls: Counter[str] = Counter()
+            for server in all_servers:
+                found = re.findall(r"cmdstat_(\w+):calls=(\d+)", server.ask("INFO", "commandstats"))
+                calls.update({name: int(count) for name, count in found})
+            return calls
+
+        fill(store, 0, 200)
+        before = work()
+        fill(store, 200, 4000)
+        assert work() == before
+        assert before.keys() <= {"evalsha", "smembers", "zrangebylex", "getrange", "asking"}
+        assert before["smembers"] == 1
+        assert before["getrange"] <= listing[1]
+
+    @pytest.fixture
+    def all_servers(self, redis_server) -> list[RedisServer]:
+        return [redis_server]
+
     @pytest.fixture
     def store(self, clock, redis_url) -> Iterator[Store]:
         store = RedisStore(parse_url(redis_url), TOMBSTONE_SECONDS, clock=clock)
         yield store
         store.close()
 
-    def test_a_session_made_anew_has_no_tombstone(self, store, clock, settle):
+    def test_a_session_created_again_has_no_tombstone(self, store, clock, settle):
         """Once its maker has seen the tombstone: a store that is shared takes nothing made in ignorance."""
         store.commit(blocks([record("a", 7)]), [])
         store.commit([], [Tombstone("a", 7, "deleted", clock.now)])

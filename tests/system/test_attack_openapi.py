@@ -36,9 +36,10 @@ CHECKED = CHECKS.get_by_names(
 
 DOCUMENT = schemathesis.openapi.from_dict(main.create_app(Settings()).openapi())
 OPERATIONS = {
-    (one.method.upper(), one.path): one for one in (told.ok() for told in DOCUMENT.get_all_operations())
+    (operation.method.upper(), operation.path): operation
+    for operation in (result.ok() for result in DOCUMENT.get_all_operations())
 }
-KINDS = {"as told": GenerationMode.POSITIVE, "otherwise": GenerationMode.NEGATIVE}
+KINDS = {"valid": GenerationMode.POSITIVE, "invalid": GenerationMode.NEGATIVE}
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """Behind a proxy that shares its connections among clients, nobody gets another client's answer.
 
-nginx and haproxy are Debian's, started here. Both forward `Upgrade` (nginx as its own documentation
-configures it for WebSockets) and keep connections to the server open. An attacker sends a request that
-offers an upgrade, then, in a packet of its own, a body that is a request itself. A server that parsed the
-body as a request would answer twice: the proxy would hand the second answer to whoever is next on that
-connection.
+nginx and haproxy are Debian's, started here. Both forward `Upgrade` (nginx as its documentation configures it
+for WebSockets) and keep connections to the server open. An attacker sends a request that offers an upgrade,
+and then, in a packet of its own, a body that is a request itself. A server that parsed the body as a request
+would answer twice: the proxy would hand the second answer to the next client on that connection.
 """
 
 from __future__ import annotations
@@ -122,12 +121,16 @@ def running(template: str, command, folder: Path, server: int) -> Iterator[int]:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 break
             except ConnectionRefusedError:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.05)
+                process_wait(process, 0.05)
         yield port
     finally:
         process.kill()
         process.communicate()
+
+
+def process_wait(process: subprocess.Popen, seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 async def attack(port: int, method: str, path: str, offer: tuple[str, ...]) -> None:

@@ -1,11 +1,11 @@
-"""A server killed at random moments: what it acknowledged is there, once; benchmarks/crash.py is longer."""
+"""A server killed at random moments keeps every acknowledged chunk; benchmarks/crash.py is the long run."""
 
 import asyncio
 
 from benchmarks.crash import COMMIT_AFTER_REPLY, crash
 
 
-def test_what_was_acknowledged_survives_kills_and_is_applied_once(zoo_folder, tmp_path, capsys):
+def test_every_acknowledged_chunk_survives_kills_and_is_applied_once(zoo_folder, tmp_path, capsys):
     report = asyncio.run(crash(zoo_folder / "sine", tmp_path, kills=4, clients=32, seed=3))
     with capsys.disabled():
         print(f"\n{report}")
@@ -15,8 +15,8 @@ def test_what_was_acknowledged_survives_kills_and_is_applied_once(zoo_folder, tm
     assert report.sent_again > 0
 
 
-def test_a_commit_behind_the_reply_is_found_out(zoo_folder, tmp_path):
-    """The bug is planted, so that a pass of the test above means something."""
+def test_a_commit_after_the_reply_is_found(zoo_folder, tmp_path):
+    """A planted bug: the test above must be able to fail."""
     report = asyncio.run(
         crash(zoo_folder / "sine", tmp_path, kills=2, clients=32, seed=4, planted=COMMIT_AFTER_REPLY)
     )

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
-SAID = {
+OUTPUTS = {
     "weather": ("one hour ahead, RMSE in degrees: carried", "interval held"),
     "gaps": ("gaps left to the session", "last reading repeated"),
     "replay": ("200 sessions, 4,000 observations", "RMSE one hour ahead"),
@@ -17,11 +17,11 @@ SAID = {
 
 
 def test_every_example_is_run():
-    told = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__", "common"}
-    assert told == set(SAID)
+    names = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__", "common"}
+    assert names == set(OUTPUTS)
 
 
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", OUTPUTS)
 def test_an_example_runs_and_draws(name, tmp_path):
     figure = tmp_path / "figure.png"
     steps = "20" if name == "replay" else "96"
@@ -29,5 +29,5 @@ def test_an_example_runs_and_draws(name, tmp_path):
     command = [sys.executable, "-m", f"examples.{name}", *short]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert all(words in done.stdout for words in SAID[name])
+    assert all(words in done.stdout for words in OUTPUTS[name])
     assert figure.read_bytes().startswith(b"\x89PNG")

@@ -1,6 +1,6 @@
-"""Real replicas, a real balancer and a real store, killed and put to sleep under load; a short one.
+"""Real replicas, a balancer and a store, killed and stopped under load: a short run.
 
-`python -m benchmarks.failover` is the long one: every way of failing, 64 clients.
+`python -m benchmarks.failover` is the long run, with every failure and 64 clients.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class TestChecker:
     plain = staticmethod(lambda observations: [2 * number for number in observations])
 
     def event(self, seq, at, numbers, outcome="applied", **more):
-        told = {"session": "a", "seq": seq, "op": "chunk", "at": at, "observations": numbers}
-        told |= {"outcome": outcome, "position": at + len(numbers), "predictions": [2 * n for n in numbers]}
-        return told | more
+        event = {"session": "a", "seq": seq, "op": "chunk", "at": at, "observations": numbers}
+        event |= {"outcome": outcome, "position": at + len(numbers), "predictions": [2 * n for n in numbers]}
+        return event | more
 
     def complaints(self, *events):
         return checker.check(events, self.plain)
@@ -59,7 +59,7 @@ class TestChecker:
         assert self.complaints(self.event(0, 0, [1.0, 2.0]), *retried, final) == []
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "complaint"),
         [
             ({"position": 1}, "position 1 in place of 2"),
             ({"predictions": [2.0, 4.1]}, "off what an uninterrupted run"),
@@ -68,11 +68,11 @@ class TestChecker:
             ({"outcome": "refused", "status": 409}, "was refused (409)"),
         ],
     )
-    def test_a_wrong_answer_is_told(self, change, told):
+    def test_a_wrong_answer_is_found(self, change, complaint):
         events = self.event(0, 0, [1.0, 2.0]) | change, self.event(1, 2, [3.0])
-        assert any(told in complaint for complaint in self.complaints(*events))
+        assert any(complaint in found for found in self.complaints(*events))
 
-    def test_a_chunk_that_was_applied_twice_is_told(self):
+    def test_a_chunk_that_was_applied_twice_is_found(self):
         assert self.complaints(self.event(0, 0, [1.0]), self.event(0, 0, [1.0])) == ["a: 0 was applied twice"]
 
     def test_an_acknowledged_chunk_that_is_lost_in_the_end_is_told(self):

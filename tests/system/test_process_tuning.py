@@ -1,4 +1,4 @@
-"""The heap keeps what a wave gives back, and what was loaded is not walked again."""
+"""glibc keeps freed memory, and loaded objects are excluded from garbage collection."""
 
 import ctypes
 import gc
@@ -18,7 +18,7 @@ def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
     assert not process_tuning.keep_freed_memory()
 
 
-def test_what_was_loaded_is_never_walked_again():
+def test_loaded_objects_are_excluded_from_garbage_collection():
     loaded = [[] for _ in range(1000)]
     before = gc.get_freeze_count()
     process_tuning.freeze_loaded_objects()
@@ -27,8 +27,8 @@ def test_what_was_loaded_is_never_walked_again():
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("store", ["memory"])
-async def test_a_server_spares_what_it_loaded_once_it_listens(start_hot, monkeypatch):
-    spared = []
-    monkeypatch.setattr(server, "freeze_loaded_objects", lambda: spared.append("all"))
+async def test_a_listening_server_excludes_what_it_loaded_from_garbage_collection(start_hot, monkeypatch):
+    excluded = []
+    monkeypatch.setattr(server, "freeze_loaded_objects", lambda: excluded.append("all"))
     async with start_hot():
-        assert spared == ["all"]
+        assert excluded == ["all"]

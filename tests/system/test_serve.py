@@ -1,4 +1,4 @@
-"""`carryover serve` as a process: it listens, and on SIGTERM finishes what was accepted and exits 0."""
+"""`carryover serve` as a process: it listens, and on SIGTERM answers accepted requests and exits with 0."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ def serving(zoo_folder: Path, **settings: str) -> Iterator[tuple[subprocess.Pope
 
 
 def posted(port: int, session: str, body: dict) -> socket.socket:
-    """A connection on which this chunk was sent and no answer read yet."""
+    """A connection on which this chunk was sent, before its answer is read."""
     content = json.dumps(body).encode()
     line = socket.create_connection(("127.0.0.1", port), timeout=30)
     head = f"POST /sessions/{session}/observations HTTP/1.1\r\nhost: localhost\r\n"
@@ -70,17 +70,17 @@ def answered(line: socket.socket) -> tuple[int, dict]:
 
 
 @pytest.mark.parametrize("hot_route", ["1", "0"])
-def test_sigterm_finishes_what_was_accepted_and_exits_0(zoo_folder, artifacts, hot_route):
+def test_sigterm_answers_accepted_requests_and_exits_0(zoo_folder, artifacts, hot_route):
     whole = series("sine", 8000)
     with serving(zoo_folder, CARRYOVER_HOT_ROUTE=hot_route) as (process, port):
         lines = [posted(port, f"s{i}", {"observations": whole.tolist(), "at": 0}) for i in range(4)]
         wait_until_accepted(port)
         process.send_signal(signal.SIGTERM)
         for line in lines:
-            status, told = answered(line)
-            assert (status, told["position"]) == (200, 8000)
+            status, answer = answered(line)
+            assert (status, answer["position"]) == (200, 8000)
             want = one_pass(artifacts["sine"], whole)
-            np.testing.assert_allclose(np.array(told["predictions"]), want, atol=2 * TOLERANCE)
+            np.testing.assert_allclose(np.array(answer["predictions"]), want, atol=2 * TOLERANCE)
             line.close()
         assert process.wait(timeout=30) == 0
         with pytest.raises(ConnectionError):
@@ -88,7 +88,7 @@ def test_sigterm_finishes_what_was_accepted_and_exits_0(zoo_folder, artifacts, h
 
 
 def wait_until_accepted(port: int) -> None:
-    """A request sent after the others, on a connection of its own, was answered: they were read before."""
+    """Wait for the answer of a later request on another connection: the earlier ones were read before it."""
     for _ in range(3):
         with posted(port, "probe", {"observations": [0.5]}) as line:
             assert answered(line)[0] == 200
@@ -98,7 +98,7 @@ def test_an_idle_server_stops_at_once(zoo_folder):
     with serving(zoo_folder) as (process, port):
         with posted(port, "a", {"observations": [0.5]}) as line:
             assert answered(line)[0] == 200
-            began = time.monotonic()
+            start = time.monotonic()
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=30) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - start < 5

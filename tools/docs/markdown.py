@@ -1,4 +1,4 @@
-"""Markdown that more than one generated page is made of."""
+"""Markdown helpers for the generated pages."""
 
 from __future__ import annotations
 

@@ -18,5 +18,7 @@ its variable.
 
 def page() -> str:
     """Return the page."""
-    rows = [(f"`{setting.variable}`", setting.default, setting.about) for setting in describe_settings()]
+    rows = [
+        (f"`{setting.variable}`", setting.default, setting.description) for setting in describe_settings()
+    ]
     return "\n".join([INTRODUCTION, *table(("variable", "default", "meaning"), rows)]).rstrip() + "\n"

@@ -29,3 +29,15 @@ async def get_readiness(request: Request, response: Response) -> dict[str, Any]:
     reasons = engine.readiness_problems()
     response.status_code = 503 if reasons else 200
     return {"status": "not ready" if reasons else "ok", "reasons": reasons}
+
+
+@router.get(
+    "/health/balancer", response_model=Health, responses={404: {"model": Health}, 503: {"model": Health}}
+)
+async def get_balancer_status(request: Request, response: Response) -> dict[str, Any]:
+    """As `/health/ready`, but 404 while the server drains: HAProxy then closes no socket."""
+    engine: Engine = request.app.state.engine
+    reasons = engine.readiness_problems()
+    drains = engine.draining and reasons == ["stopping"]
+    response.status_code = 404 if drains else 503 if reasons else 200
+    return {"status": "draining" if drains else "not ready" if reasons else "ok", "reasons": reasons}

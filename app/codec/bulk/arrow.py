@@ -179,7 +179,7 @@ def _lengths(column: Any) -> Ints:
 def _predictions(pa: Any, answer: BulkAnswer, applied: np.ndarray[Any, np.dtype[np.bool_]]) -> Any:
     """Predictions as a list of rows for each chunk."""
     widths = np.repeat(np.broadcast_to(answer.outputs, answer.steps.shape), answer.steps)
-    rows = pa.ListArray.from_arrays(_offsets(pa, widths), pa.array(answer.numbers, pa.float32()))
+    rows = pa.ListArray.from_arrays(_offsets(pa, widths), pa.array(answer.predictions, pa.float32()))
     return pa.ListArray.from_arrays(_offsets(pa, answer.steps), rows, mask=pa.array(~applied))
 
 

@@ -112,7 +112,7 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
             answer.positions.astype("<i8", copy=False).tobytes(),
             answer.epochs.astype("<u8", copy=False).tobytes(),
             counts.tobytes(),
-            answer.numbers.astype("<f4", copy=False).tobytes(),
+            answer.predictions.astype("<f4", copy=False).tobytes(),
             replayed.tobytes(),
             errors,
         )

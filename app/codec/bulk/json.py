@@ -263,7 +263,7 @@ def _position(value: Any) -> int:
 
 def _predictions(answer: BulkAnswer, depths: int | Sequence[int]) -> Any:
     """The predictions, nested as deep as the observations were."""
-    numbers, outputs = np.ascontiguousarray(answer.numbers), answer.outputs
+    numbers, outputs = np.ascontiguousarray(answer.predictions), answer.outputs
     if isinstance(depths, int) and isinstance(outputs, int) and not answer.errors:
         if depths == 3:
             steps = int(answer.steps[0])

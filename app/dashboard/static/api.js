@@ -1,4 +1,4 @@
-// The service as the page calls it. The key lives in this tab alone: never in an address, never in a log.
+// Calls of the server. The API key is kept in this tab only: it is in no address and in no log.
 
 const KEY = "carryover.key";
 
@@ -7,16 +7,15 @@ export const key = {
   set: (text) => (text ? sessionStorage.setItem(KEY, text) : sessionStorage.removeItem(KEY)),
 };
 
-/** An answer that is a problem (RFC 9457). */
+/** An error answer of the server (RFC 9457). */
 export class Problem extends Error {
-  constructor(status, told) {
-    super(told.detail ?? told.title ?? `the server answered ${status}`);
+  constructor(status, problem) {
+    super(problem.detail ?? problem.title ?? `the server answered ${status}`);
     this.status = status;
-    this.told = told;
   }
 }
 
-/** Answers the body of `path`: JSON, or a Blob where that is asked for. */
+/** Returns the body of the answer: JSON, or a Blob with `as: "blob"`. */
 export async function call(path, { method = "GET", body, as = "json" } = {}) {
   const headers = { accept: "application/json" };
   if (key.get()) headers.authorization = `Bearer ${key.get()}`;
@@ -27,17 +26,17 @@ export async function call(path, { method = "GET", body, as = "json" } = {}) {
   return as === "blob" ? answer.blob() : answer.json();
 }
 
-/** A socket. A browser can send it no header, so the key goes as a subprotocol. */
+/** Opens a socket. Browsers cannot add headers to it, so the key is sent as a subprotocol. */
 export function socket(path) {
-  const to = address(path);
-  to.protocol = to.protocol === "https:" ? "wss:" : "ws:";
-  return new WebSocket(to, key.get() ? ["carryover", `carryover.bearer.${key.get()}`] : []);
+  const url = address(path);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  return new WebSocket(url, key.get() ? ["carryover", `carryover.bearer.${key.get()}`] : []);
 }
 
 export const sessionPath = (id, rest = "") => `sessions/${encodeURIComponent(id)}${rest}`;
 
 function address(path) {
-  const to = new URL(path, document.baseURI);
-  to.hash = "";
-  return to;
+  const url = new URL(path, document.baseURI);
+  url.hash = "";
+  return url;
 }

@@ -1,10 +1,10 @@
-// Two uPlot charts over the same positions. What is drawn, and in which colours; the drawing is uPlot's.
+// Two uPlot charts with a common axis of positions: their series and colours.
 
 /* global uPlot */
 
 const SERIES = [
   // [column, label, colour, further options]
-  ["observed", "observed", "--observed", { width: 5 }], // wide and pale: a prediction that fits lies on it,
+  ["observed", "observed", "--observed", { width: 5 }], // wide and pale, so that a good prediction lies on it
   ["predicted", "predicted", "--predicted", { width: 2 }],
   ["upper", "upper", null, {}],
   ["lower", "lower", null, {}],
@@ -16,7 +16,7 @@ const SERIES = [
 const BANDS = [["upper", "lower", "--band"], ["fanUpper", "fanLower", "--fan"]];
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const place = (name) => SERIES.findIndex(([column]) => column === name) + 1;
+const seriesIndex = (name) => SERIES.findIndex(([column]) => column === name) + 1;
 
 export class Chart {
   #plot;
@@ -36,7 +36,7 @@ export class Chart {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
   }
 
-  /** Shows the columns of `Trail.window`; what the reader has zoomed into stays. */
+  /** Shows the columns of `Trail.window`; the zoom of the reader stays. */
   show(columns) {
     this.#plot.setData([columns.positions, ...SERIES.map(([name]) => columns[name])], !this.#zoomed);
     const scored = columns.score !== columns.none;
@@ -85,5 +85,5 @@ function line([, label, name, more]) {
 }
 
 function band([upper, lower, name]) {
-  return { series: [place(upper), place(lower)], fill: () => colour(name) };
+  return { series: [seriesIndex(upper), seriesIndex(lower)], fill: () => colour(name) };
 }

@@ -1,8 +1,8 @@
-// The API for people: Swagger UI over the server's own OpenAPI document.
+// The page of the API: Swagger UI with the server's own OpenAPI document.
 
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#api",
   deepLinking: true,
-  validatorUrl: null, // else it would show the document to a validator on another host
+  validatorUrl: null, // otherwise it would send the document to a validator on another host
 });

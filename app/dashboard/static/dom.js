@@ -1,11 +1,11 @@
-// What every part of the page needs of the document. Text is only ever set as text.
+// Helpers for the document. Text is never set as HTML.
 
 export const $ = (id) => document.getElementById(id);
 
-/** A new element: its properties, then what it holds. */
-export function made(tag, properties = {}, ...within) {
+/** A new element with these properties and children. */
+export function create(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
-  element.append(...within);
+  element.append(...children);
   return element;
 }
 
@@ -18,7 +18,7 @@ export const number = (value) =>
 
 export const count = (value) => (value ?? 0).toLocaleString("en");
 
-/** How long ago, in words. */
+/** The time since `time`, such as `5 min ago`. */
 export function ago(time, now = Date.now()) {
   const seconds = Math.max(0, (now - Date.parse(time)) / 1000);
   if (Number.isNaN(seconds)) return "–";
@@ -35,7 +35,7 @@ export function toast(text) {
   hiding = setTimeout(() => ($("toast").textContent = ""), 6000);
 }
 
-/** Asks in a dialog: resolves to the text, true where none is asked for, or null when it was declined. */
+/** Shows a dialog: resolves to the text, or to true without an input, or to null when it was cancelled. */
 export function ask({ title, text = "", label = null, value = "", yes = "OK", secret = false }) {
   $("ask-title").textContent = title;
   $("ask-text").textContent = text;

@@ -1,7 +1,7 @@
-// The table of sessions: searched by the server, sorted here, rows kept so that the keyboard stays where it is.
+// The table of sessions: searched by the server, sorted here. Rows are reused, so that the keyboard focus stays.
 
 import { call } from "./api.js";
-import { $, ago, count, made, number } from "./dom.js";
+import { $, ago, count, create, number } from "./dom.js";
 
 const REFRESH_MS = 2000;
 const TYPING_MS = 250;
@@ -42,10 +42,10 @@ export class List {
   }
 
   async refresh() {
-    const asked = (this.asked = Symbol("asked")); // a later question makes this one's answer old
+    const request = (this.request = Symbol("request")); // the answer of an earlier request is ignored
     try {
       const found = await this.#load($("search").value.replace(NO_ID, ""));
-      if (asked !== this.asked) return;
+      if (request !== this.request) return;
       const before = new Map(this.sessions.map((row) => [row.session, row.position]));
       this.sessions = found.rows;
       for (const row of found.rows) row.moved = before.has(row.session) && before.get(row.session) !== row.position;
@@ -54,7 +54,7 @@ export class List {
       this.#show();
       this.failed(null);
     } catch (error) {
-      if (asked === this.asked) this.failed(error);
+      if (request === this.request) this.failed(error);
     }
   }
 
@@ -62,11 +62,11 @@ export class List {
     const rows = [];
     let after = "";
     for (let page = 0; page < this.pages; page++) {
-      const asking = new URLSearchParams({ detail: "true", limit: "100", prefix, after });
-      const told = await call(`sessions?${asking}`);
-      rows.push(...told.sessions);
-      if (!told.next || page === this.pages - 1) return { rows, next: told.next, total: told.total };
-      after = told.next;
+      const query = new URLSearchParams({ detail: "true", limit: "100", prefix, after });
+      const answer = await call(`sessions?${query}`);
+      rows.push(...answer.sessions);
+      if (!answer.next || page === this.pages - 1) return { rows, next: answer.next, total: answer.total };
+      after = answer.next;
     }
   }
 
@@ -82,8 +82,8 @@ export class List {
 
   #show() {
     const value = VALUE[this.sort.by];
-    const turn = this.sort.down ? -1 : 1;
-    const order = (a, b) => (value(a) < value(b) ? -turn : value(a) > value(b) ? turn : a.session < b.session ? -1 : 1);
+    const sign = this.sort.down ? -1 : 1;
+    const order = (a, b) => (value(a) < value(b) ? -sign : value(a) > value(b) ? sign : a.session < b.session ? -1 : 1);
     const wanted = [...this.sessions].sort(order).map((row) => this.#row(row));
     const body = $("rows");
     wanted.forEach((row, i) => body.children[i] === row || body.insertBefore(row, body.children[i] ?? null));
@@ -93,26 +93,26 @@ export class List {
     $("shown").textContent = count(this.sessions.length);
     $("moving").textContent = count(this.sessions.filter((row) => row.moved).length);
     $("none").hidden = this.sessions.length > 0;
-    $("none").textContent = $("search").value ? "No session's id begins so." : "There are no sessions yet.";
+    $("none").textContent = $("search").value ? "No session id begins with this." : "There are no sessions yet.";
   }
 
-  #row(told) {
-    let row = this.rows.get(told.session);
+  #row(entry) {
+    let row = this.rows.get(entry.session);
     if (!row) {
-      const link = made("a", { href: `#/${encodeURIComponent(told.session)}` }, told.session);
-      const cells = Array.from({ length: 4 }, (_, i) => made("td", { className: i ? "number" : "" }));
-      row = made("tr", {}, made("th", { scope: "row" }, link), ...cells);
-      this.rows.set(told.session, row);
+      const link = create("a", { href: `#/${encodeURIComponent(entry.session)}` }, entry.session);
+      const cells = Array.from({ length: 4 }, (_, i) => create("td", { className: i ? "number" : "" }));
+      row = create("tr", {}, create("th", { scope: "row" }, link), ...cells);
+      this.rows.set(entry.session, row);
     }
-    const error = told.errors?.mse == null ? "–" : number(Math.sqrt(told.errors.mse));
-    [told.model, count(told.position), error, ago(told.updated)].forEach((text, i) => {
+    const error = entry.errors?.mse == null ? "–" : number(Math.sqrt(entry.errors.mse));
+    [entry.model, count(entry.position), error, ago(entry.updated)].forEach((text, i) => {
       const cell = row.children[i + 1];
       if (cell.textContent !== text) cell.textContent = text;
     });
-    row.classList.toggle("moved", Boolean(told.moved));
-    row.classList.toggle("chosen", told.session === this.chosen);
+    row.classList.toggle("moved", Boolean(entry.moved));
+    row.classList.toggle("chosen", entry.session === this.chosen);
     const link = row.querySelector("a");
-    if (told.session === this.chosen) link.setAttribute("aria-current", "true");
+    if (entry.session === this.chosen) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
     return row;
   }

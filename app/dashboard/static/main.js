@@ -1,7 +1,7 @@
-// Puts the parts together: models, list, panel, and what the address says is shown.
+// Connects the parts of the page. The address names the session that is shown.
 
 import { call, key } from "./api.js";
-import { $, ask, count, made, toast } from "./dom.js";
+import { $, ask, count, create, toast } from "./dom.js";
 import { List } from "./list.js";
 import { Panel } from "./panel.js";
 import { TryIt } from "./tryit.js";
@@ -20,11 +20,11 @@ const panel = new Panel({ models: model, moved: () => list.refresh(), gone: () =
 new TryIt({ models: model, panel, show: (session) => (show(session), open()) });
 
 addEventListener("hashchange", open);
-$("use-key").onclick = () => askKey("The key is kept in this tab only, until it is closed.");
+$("use-key").onclick = () => askKey("The key is kept in this tab only, until the tab is closed.");
 setInterval(() => document.hidden || loadModels(), MODELS_MS);
-begin();
+start();
 
-async function begin() {
+async function start() {
   await loadModels();
   await list.refresh();
   open();
@@ -39,40 +39,41 @@ function open() {
 
 async function loadModels() {
   try {
-    const told = (await call("models")).models;
-    models = new Map(told.map((one) => [one.name, one]));
-    showModels(told);
+    const list = (await call("models")).models;
+    models = new Map(list.map((model) => [model.name, model]));
+    showModels(list);
   } catch (error) {
     failed(error);
   }
 }
 
-function showModels(told) {
-  $("models").replaceChildren(...told.map(card));
+function showModels(list) {
+  $("models").replaceChildren(...list.map(card));
   const select = $("try-model");
-  const before = select.value || told.find((one) => one.default)?.name;
-  select.replaceChildren(...told.map((one) => made("option", { value: one.name, selected: one.name === before }, one.name)));
+  const before = select.value || list.find((model) => model.default)?.name;
+  const option = ({ name }) => create("option", { value: name, selected: name === before }, name);
+  select.replaceChildren(...list.map(option));
 }
 
-function card(one) {
-  const inputs = one.inputs.map(({ name, unit }) => (unit ? `${name} (${unit})` : name)).join(", ");
-  return made(
+function card(model) {
+  const inputs = model.inputs.map(({ name, unit }) => (unit ? `${name} (${unit})` : name)).join(", ");
+  return create(
     "li", {},
-    made("b", {}, one.name), one.default ? " (default)" : "",
-    made("span", {}, `${inputs} → ${one.targets.join(", ")}; LSTM ${one.hidden_size} × ${one.num_layers}`),
-    made("span", {}, `${held(one)}${count(one.carry_bytes)} bytes a session`),
-    made("span", {}, one.fingerprint.slice(0, 12)),
+    create("b", {}, model.name), model.default ? " (default)" : "",
+    create("span", {}, `${inputs} → ${model.targets.join(", ")}; LSTM ${model.hidden_size} × ${model.num_layers}`),
+    create("span", {}, `${residents(model)}${count(model.carry_bytes)} bytes per session`),
+    create("span", {}, model.fingerprint.slice(0, 12)),
   );
 }
 
-/** How many sessions it has; untold where the key may not know of other tenants'. */
-function held({ sessions_resident: resident }) {
+/** The number of sessions in memory; empty if the key may not see other tenants. */
+function residents({ sessions_resident: resident }) {
   return resident === null ? "" : `${count(resident)} ${resident === 1 ? "session" : "sessions"} in memory, `;
 }
 
-/** Tells of a refresh that failed, or with null that all is well. */
+/** Shows the error of a failed refresh; null means that the refresh succeeded. */
 function failed(error) {
-  if (error?.status === 401) askKey("This server wants an API key.");
+  if (error?.status === 401) askKey("This server needs an API key.");
   const link = $("link");
   if (error === null && panel.session === null) [link.className, link.textContent] = ["pill live", "live"];
   else if (error) [link.className, link.textContent] = ["pill lost", error.status ? error.message : "server not reached"];
@@ -86,5 +87,5 @@ async function askKey(text) {
   if (typed === null) return;
   key.set(typed);
   toast(typed ? "The key is used from now on" : "No key is used");
-  await begin();
+  await start();
 }

@@ -1,19 +1,19 @@
-// One session: its live chart, its facts, and what can be done to it.
+// One session: its live chart, its facts and its actions.
 
 import { call, Problem, sessionPath, socket } from "./api.js";
 import { Chart } from "./chart.js";
-import { $, ago, ask, count, made, number, toast } from "./dom.js";
+import { $, ago, ask, count, create, number, toast } from "./dom.js";
 import { Trail } from "./trail.js";
 
-const SUMMARY_MS = 5000; // a screen reader is told no more often
+const SUMMARY_MS = 5000; // a screen reader reads the summary at most this often
 const FACTS_MS = 2000;
 const RETRY_MS = 1500;
 const ROWS = 12;
 
 export class Panel {
   constructor({ models, moved, gone }) {
-    this.models = models; // answers a model by its name
-    this.moved = moved; // called when something here changed what the list shows
+    this.models = models; // returns a model by its name
+    this.moved = moved; // called when an action here has changed the list
     this.gone = gone;
     this.session = null;
     this.trail = new Trail();
@@ -29,7 +29,7 @@ export class Panel {
     setInterval(() => this.#summarise(), SUMMARY_MS);
   }
 
-  /** Shows this session from now on; null for none. */
+  /** Shows this session; null for none. */
   open(session) {
     if (session === this.session) return;
     this.session = session;
@@ -43,12 +43,12 @@ export class Panel {
     if (session === null) return;
     this.chart ??= new Chart($("chart"), $("surprise"));
     this.view = null;
-    this.there = false; // until the watch says so
+    this.exists = false; // until the watch says so
     this.#watch(session);
     this.#draw();
   }
 
-  /** Lays the predictions of the same model, reset at each chunk, beside; null takes them away. */
+  /** Also shows the predictions of a second session that is reset at each chunk; null removes them. */
   compare(twin) {
     this.twin = twin;
     this.#draw();
@@ -56,7 +56,7 @@ export class Panel {
 
   #watch(session) {
     const watching = (this.watching = socket(sessionPath(session, "/watch")));
-    watching.onmessage = ({ data }) => session === this.session && this.#seen(JSON.parse(data));
+    watching.onmessage = ({ data }) => session === this.session && this.#received(JSON.parse(data));
     watching.onopen = () => this.#link("live");
     watching.onclose = () => {
       if (this.watching !== watching || this.session === null) return;
@@ -70,23 +70,23 @@ export class Panel {
     $("link").textContent = { live: "live", lost: "connection lost, trying again" }[state];
   }
 
-  #seen(told) {
-    if (told.missed) toast(`${count(told.missed)} observations went by too fast to be shown`);
-    for (const event of told.events ?? []) {
+  #received(message) {
+    if (message.missed) toast(`${count(message.missed)} observations came too fast to be shown`);
+    for (const event of message.events ?? []) {
       if (event.event === "chunk") this.trail.chunk(event);
       else this.trail.fan = null;
       if (event.event === "gone") toast(`${this.session} is ${event.why}`);
     }
-    const last = told.events?.at(-1) ?? told;
-    this.#is(last.event !== "gone" && last.position !== null);
+    const last = message.events?.at(-1) ?? message;
+    this.#setExists(last.event !== "gone" && last.position !== null);
     this.#draw();
   }
 
-  /** Whether the session exists: one that does not is not asked after. */
-  #is(there) {
-    if (there && !this.there) setTimeout(() => this.#facts());
-    if (!there) this.#told([["state", "there is no such session now"]]);
-    this.there = there;
+  /** Notes whether the session exists; the facts of a missing session are not requested. */
+  #setExists(exists) {
+    if (exists && !this.exists) setTimeout(() => this.#facts());
+    if (!exists) this.#showFacts([["state", "this session does not exist"]]);
+    this.exists = exists;
   }
 
   #draw() {
@@ -105,7 +105,7 @@ export class Panel {
     return Number($("output").value || 0);
   }
 
-  /** Which input is the observed value of the output that is shown; -1 for none. */
+  /** Index of the input that the shown output predicts; -1 for none. */
   get input() {
     const model = this.model;
     return model ? model.inputs.findIndex((input) => input.name === model.targets[this.output]) : 0;
@@ -117,12 +117,12 @@ export class Panel {
 
   async #facts() {
     const session = this.session;
-    if (session === null || !this.there || document.hidden) return;
+    if (session === null || !this.exists || document.hidden) return;
     try {
       const view = await call(sessionPath(session));
       if (session === this.session) this.#show(view);
     } catch (error) {
-      if (error instanceof Problem && session === this.session) this.#told([["state", error.message]]);
+      if (error instanceof Problem && session === this.session) this.#showFacts([["state", error.message]]);
     }
   }
 
@@ -132,7 +132,7 @@ export class Panel {
     if (fresh) this.#outputs();
     const { errors } = view;
     const coverage = Object.entries(errors?.coverage ?? {}).find(([level]) => Number(level) === (view.level ?? 0.9));
-    this.#told([
+    this.#showFacts([
       ["model", view.model],
       ["position", count(view.position)],
       ["since reset", count(view.observations_since_reset)],
@@ -145,14 +145,14 @@ export class Panel {
     ]);
   }
 
-  #told(facts) {
-    $("facts").replaceChildren(...facts.map(([name, value]) => made("div", {}, made("dt", {}, name), made("dd", {}, value))));
+  #showFacts(facts) {
+    $("facts").replaceChildren(...facts.map(([name, value]) => create("div", {}, create("dt", {}, name), create("dd", {}, value))));
   }
 
   #outputs() {
     const targets = this.model?.targets ?? [];
     $("output-label").hidden = targets.length < 2;
-    $("output").replaceChildren(...targets.map((name, i) => made("option", { value: i }, name)));
+    $("output").replaceChildren(...targets.map((name, i) => create("option", { value: i }, name)));
     this.#draw();
   }
 
@@ -162,21 +162,21 @@ export class Panel {
     const names = [["observed", "observed", true], ["predicted", "predicted", true]];
     names.push(["band", `interval${this.view?.level ? ` (${this.view.level})` : ""}`, any("lower")]);
     names.push(["forecast", "forecast", any("forecast")], ["forgetful", "reset at each chunk", any("twin")]);
-    const shown = names.filter(([, , is]) => is);
-    const told = shown.map(([, text]) => text).join();
-    if (told === this.legend) return;
-    this.legend = told;
-    $("legend").replaceChildren(...shown.map(([name, text]) => made("li", {}, made("i", { className: `key ${name}` }), text)));
+    const shown = names.filter(([, , visible]) => visible);
+    const legend = shown.map(([, text]) => text).join();
+    if (legend === this.legend) return;
+    this.legend = legend;
+    $("legend").replaceChildren(...shown.map(([name, text]) => create("li", {}, create("i", { className: `key ${name}` }), text)));
   }
 
-  /** The chart in words. */
+  /** Describes the chart in words. */
   #summarise() {
     if (this.session === null || document.hidden) return;
     const { observed, predicted } = this.columns ?? {};
     const both = (observed ?? []).map((value, i) => [value, predicted[i]]).filter(([a, b]) => a !== null && b !== null);
     const text = both.length
-      ? `The last ${count(both.length)} observations that were predicted: RMSE ${number(rmse(both))}, last observed ${number(both.at(-1)[0])}, predicted ${number(both.at(-1)[1])}.`
-      : "Waiting for chunks: what was sent before this page looked is not kept.";
+      ? `The last ${count(both.length)} predicted observations: RMSE ${number(rmse(both))}, last observed ${number(both.at(-1)[0])}, predicted ${number(both.at(-1)[1])}.`
+      : "Waiting for chunks. The server does not keep earlier observations.";
     if ($("summary").textContent !== text) $("summary").textContent = text;
     if ($("last").closest("details").open) this.#table();
   }
@@ -186,7 +186,7 @@ export class Panel {
     const seen = c.positions.map((_, i) => i).filter((i) => c.observed[i] !== null).slice(-ROWS).reverse();
     const interval = (i) => (c.lower[i] === null ? "–" : `${number(c.lower[i])} to ${number(c.upper[i])}`);
     const row = (i) => [count(c.positions[i]), number(c.observed[i]), number(c.predicted[i]), interval(i), number(c.score[i])];
-    $("last").replaceChildren(...seen.map((i) => made("tr", {}, ...row(i).map((text) => made("td", {}, text)))));
+    $("last").replaceChildren(...seen.map((i) => create("tr", {}, ...row(i).map((text) => create("td", {}, text)))));
   }
 
   async #do(action) {
@@ -201,29 +201,29 @@ export class Panel {
 
   async #reset() {
     const view = await call(sessionPath(this.session, "/reset"), { method: "POST", body: {} });
-    toast(`${this.session} was reset; it stays at ${count(view.position)}`);
+    toast(`${this.session} was reset; its position stays ${count(view.position)}`);
   }
 
   async #fork() {
     const id = await ask({ title: `Fork ${this.session}`, label: "New session", value: `${this.session}-fork`, yes: "Fork" });
     if (id === null) return;
     const view = await call(sessionPath(this.session, "/fork"), { method: "POST", body: id ? { id } : {} });
-    toast(`${view.session} goes its own way from ${count(view.position)}`);
+    toast(`${view.session} is a copy at position ${count(view.position)}`);
   }
 
   async #delete() {
     const { session } = this;
-    const sure = await ask({ title: `Delete ${session}?`, text: "What it carries is forgotten.", yes: "Delete" });
-    if (!sure) return;
-    this.there = false;
+    const confirmed = await ask({ title: `Delete ${session}?`, text: "Its carry is deleted and cannot be restored.", yes: "Delete" });
+    if (!confirmed) return;
+    this.exists = false;
     await call(sessionPath(session), { method: "DELETE" });
     this.gone();
-    toast(`${session} is deleted`);
+    toast(`${session} was deleted`);
   }
 
   async #export() {
     const blob = await call(sessionPath(this.session, "/state"), { as: "blob" });
-    const link = made("a", { href: URL.createObjectURL(blob), download: `${this.session}.safetensors` });
+    const link = create("a", { href: URL.createObjectURL(blob), download: `${this.session}.safetensors` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
@@ -231,8 +231,8 @@ export class Panel {
   async #forecast() {
     const steps = Number($("steps").value);
     const level = this.view?.level ?? this.view?.learning?.levels?.[0];
-    const wide = level ? `&level=${this.view.level ?? this.view.learning.levels.at(-1)}` : "";
-    this.trail.forecast(await call(sessionPath(this.session, `/forecast?steps=${steps}${wide}`)));
+    const interval = level ? `&level=${this.view.level ?? this.view.learning.levels.at(-1)}` : "";
+    this.trail.forecast(await call(sessionPath(this.session, `/forecast?steps=${steps}${interval}`)));
     this.#draw();
   }
 }

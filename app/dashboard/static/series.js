@@ -1,52 +1,52 @@
-// What is streamed: the sine, or the numbers of a CSV.
+// The streamed series: the sine, or the numbers of a CSV.
 
 const STEP = 100 / 999; // as in sin(linspace(0, 100, 1000))
 const SEPARATORS = [",", ";", "\t"];
 
-/** The sine, without end, for each of `inputs` features a little later. */
+/** The endless sine, with a small delay for each further input. */
 export function* sine(inputs) {
   for (let i = 0; ; i++) yield Array.from({ length: inputs }, (_, j) => Math.sin((i - 5 * j) * STEP));
 }
 
-/** The columns of a CSV: its header, or one made up, and its rows of numbers. Throws where there are none. */
-export function parsed(text) {
+/** The columns of a CSV: names (from its header, or made up) and rows of numbers. Throws if there are no rows. */
+export function parseCsv(text) {
   const lines = text.replace(/^\uFEFF/, "").split(/\r?\n/).filter((line) => line.trim());
   if (!lines.length) throw new Error("the file is empty");
   const separator = SEPARATORS.reduce((a, b) => (lines[0].split(b).length > lines[0].split(a).length ? b : a));
   const rows = lines.map((line) => cells(line, separator));
-  const headed = rows[0].some((cell) => cell !== "" && numeric(cell) === null);
-  const names = headed ? rows[0] : rows[0].map((_, i) => `column ${i + 1}`);
-  const values = (headed ? rows.slice(1) : rows).map((row) => names.map((_, i) => numeric(row[i] ?? "")));
+  const hasHeader = rows[0].some((cell) => cell !== "" && numeric(cell) === null);
+  const names = hasHeader ? rows[0] : rows[0].map((_, i) => `column ${i + 1}`);
+  const values = (hasHeader ? rows.slice(1) : rows).map((row) => names.map((_, i) => numeric(row[i] ?? "")));
   if (!values.length) throw new Error("the file has a header and nothing below it");
-  return { names, values, times: times(headed ? rows.slice(1) : rows) };
+  return { names, values, times: times(hasHeader ? rows.slice(1) : rows) };
 }
 
-/** The inputs that have to be sent: columns made from the times come last, and are made by the server. */
-export function sent(model) {
+/** The inputs that a client sends; the server computes the time features, which come last. */
+export function sentInputs(model) {
   return model.inputs.slice(0, model.inputs.length - 2 * model.time_features.length);
 }
 
-/** The timestamps of rows `from` to `to` for a model that wants some: the file's own, else one step after the other. */
+/** The timestamps of rows `from` to `to`, if the model needs them: those of the file, or regular ones. */
 export function timestamps(model, table, from, to) {
   if (!model.time_features.length) return {};
   const step = (_, i) => (from + i) * model.interval_seconds;
   return { timestamps: table?.times?.slice(from, to) ?? Array.from({ length: to - from }, step) };
 }
 
-/** The rows of a CSV as a model takes them: columns of its inputs' names, else the first that hold numbers. */
+/** The rows of a CSV for a model: the columns with the names of its inputs, or else the first numeric ones. */
 export function rowsFor(inputs, { names, values }) {
   const known = names.map((name) => name.trim().toLowerCase());
-  let places = inputs.map((input) => known.indexOf(input.name.toLowerCase()));
-  if (places.includes(-1)) {
+  let indices = inputs.map((input) => known.indexOf(input.name.toLowerCase()));
+  if (indices.includes(-1)) {
     const filled = (i) => values.filter((row) => row[i] !== null).length;
-    places = names.map((_, i) => i).filter((i) => filled(i) > values.length / 2).slice(0, inputs.length);
+    indices = names.map((_, i) => i).filter((i) => filled(i) > values.length / 2).slice(0, inputs.length);
   }
-  if (places.length < inputs.length)
-    throw new Error(`the model takes ${inputs.length} columns of numbers, the file has ${places.length}`);
-  return { columns: places.map((i) => names[i]), rows: values.map((row) => places.map((i) => row[i])) };
+  if (indices.length < inputs.length)
+    throw new Error(`the model needs ${inputs.length} columns of numbers, the file has ${indices.length}`);
+  return { columns: indices.map((i) => names[i]), rows: values.map((row) => indices.map((i) => row[i])) };
 }
 
-/** Seconds since 1970 of the first column that holds nothing but times, read as UTC; null where none does. */
+/** Seconds since 1970 from the first column that has only times, read as UTC; null if there is none. */
 function times(rows) {
   for (let i = 0; i < rows[0].length; i++) {
     const read = rows.map((row) => (numeric(row[i] ?? "") === null ? seconds(row[i] ?? "") : NaN));
@@ -58,7 +58,7 @@ function times(rows) {
 function seconds(text) {
   const zoned = /[zZ]$|[+-]\d\d:?\d\d$/.test(text);
   const iso = text.trim().replace(" ", "T");
-  return Date.parse(zoned ? iso : iso.includes("T") ? `${iso}Z` : iso) / 1000; // a date alone is UTC as it is
+  return Date.parse(zoned ? iso : iso.includes("T") ? `${iso}Z` : iso) / 1000; // a date alone is parsed as UTC
 }
 
 function cells(line, separator) {

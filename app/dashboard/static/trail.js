@@ -1,7 +1,7 @@
-// What the page has seen of one session: columns by position, the oldest dropped.
+// What the page has received of one session: columns by position, without the oldest.
 
-const ROOM = 20_000;
-const SLACK = 4_000; // dropped at once, so that dropping is rare
+const MAX_LENGTH = 20_000;
+const SLACK = 4_000; // dropped together, so that dropping is rare
 
 export class Trail {
   constructor() {
@@ -18,20 +18,20 @@ export class Trail {
     return Math.max(...Object.values(this.columns).map((column) => column.length));
   }
 
-  /** Takes a chunk: `position` is where it left the session, each row an array of one number a feature. */
+  /** Adds a chunk: `position` is that of the session after it; each row is an array with a number per feature. */
   chunk({ position, observations, predictions, lower, upper, scores }) {
     const start = position - observations.length + 1; // of the first observation
     if (this.first !== null && start < this.first) this.clear();
     this.first ??= start;
     this.#put("observed", start, observations);
-    this.#put("predicted", start + 1, predictions); // each is of what follows
+    this.#put("predicted", start + 1, predictions); // a prediction is of the next position
     if (lower) this.#put("lower", start + 1, lower);
     if (upper) this.#put("upper", start + 1, upper);
     if (scores) this.#put("score", start, scores.map((score) => (Array.isArray(score) ? score : [score])));
-    this.#drop(); // a forecast stays, so that it is seen how it held
+    this.#drop(); // a forecast stays, to compare it with the observations
   }
 
-  /** Predictions of another model, or of the same one treated otherwise, laid beside. */
+  /** Adds predictions of another session, to compare them. */
   predictions(position, rows) {
     if (this.first === null) return;
     this.#put("predicted", position - rows.length + 2, rows);
@@ -42,7 +42,7 @@ export class Trail {
     this.fan = { position, forecast, lower, upper };
   }
 
-  /** The last `count` positions of one output, each column as the chart takes it; `none` where there is nothing. */
+  /** The last `count` positions of one output, as columns for the chart; an empty column is `none`. */
   window(count, output, input, twin = null) {
     const first = this.first ?? this.fan?.position ?? 0;
     const last = Math.max(first, first + this.length - 1);
@@ -50,7 +50,7 @@ export class Trail {
     const end = this.fan ? Math.max(last, this.fan.position + this.fan.forecast.length) : last;
     const positions = Array.from({ length: end - start + 1 }, (_, i) => start + i);
     const none = positions.map(() => null);
-    const cut = (rows, from, at) => (rows?.length && at >= 0 ? picked(rows, start - from, positions.length, at) : none);
+    const cut = (rows, from, at) => (rows?.length && at >= 0 ? pick(rows, start - from, positions.length, at) : none);
     const ahead = this.fan && this.fan.position + this.fan.forecast.length >= start ? this.fan : null;
     const fan = (name) => cut(ahead?.[name], (ahead?.position ?? 0) + 1, output);
     return {
@@ -76,15 +76,15 @@ export class Trail {
   }
 
   #drop() {
-    const over = this.length - ROOM;
+    const over = this.length - MAX_LENGTH;
     if (over < SLACK) return;
     this.first += over;
     for (const column of Object.values(this.columns)) column.splice(0, over);
   }
 }
 
-/** One number of each of `size` rows from `start` on; null where there is no row. */
-function picked(rows, start, size, at) {
+/** One number from each of `size` rows from `start` on; null for a missing row. */
+function pick(rows, start, size, at) {
   const column = new Array(size);
   for (let i = 0; i < size; i++) column[i] = rows[start + i]?.[at] ?? null;
   return column;

@@ -1,19 +1,19 @@
-// Streams a series into a session, and beside it into the same model reset at each chunk: what the carry buys.
+// Streams a series into two sessions, one of which is reset at each chunk, and compares their errors.
 
 import { call, sessionPath, socket } from "./api.js";
 import { $, count, number, toast } from "./dom.js";
-import { parsed, rowsFor, sent, sine, timestamps } from "./series.js";
+import { parseCsv, rowsFor, sentInputs, sine, timestamps } from "./series.js";
 import { Trail } from "./trail.js";
 
 const LEVEL = 0.9;
-const MOST_BYTES = 50e6;
-const TWIN_SECONDS = 600; // idle, after which one that a closed page has left behind expires
+const MAX_BYTES = 50e6;
+const TWIN_SECONDS = 600; // after this idle time, the second session of a closed page expires
 
 export class TryIt {
   constructor({ models, panel, show }) {
     this.models = models;
     this.panel = panel;
-    this.show = show; // shows a session
+    this.show = show; // shows a session by its id
     this.table = null; // of a CSV; null for the sine
     this.running = null;
     $("try").onsubmit = (event) => {
@@ -38,8 +38,8 @@ export class TryIt {
 
   async #take(file) {
     try {
-      if (file && file.size > MOST_BYTES) throw new Error("a CSV of at most 50 MB can be tried here");
-      this.table = file ? parsed(await file.text()) : null;
+      if (file && file.size > MAX_BYTES) throw new Error("the CSV is larger than 50 MB");
+      this.table = file ? parseCsv(await file.text()) : null;
     } catch (error) {
       toast(error.message);
       return;
@@ -48,26 +48,26 @@ export class TryIt {
     $("try-sine").hidden = !file;
     $("try-source").textContent = file
       ? `${file.name}: ${count(this.table.values.length)} rows of ${this.table.names.join(", ")}`
-      : "The sine. Or drop a CSV here, or choose one.";
+      : "The sine. Drop a CSV here, or click to choose a file.";
   }
 
   async #run() {
     const model = this.models($("try-model").value);
-    const inputs = sent(model);
+    const inputs = sentInputs(model);
     const rows = this.table ? rowsFor(inputs, this.table).rows.values() : sine(inputs.length);
     const session = `try-${Math.random().toString(36).slice(2, 8)}`;
     const run = (this.running = { stopped: false });
     this.#running(true);
-    const made = [session, `${session}-forgetful`];
+    const ids = [session, `${session}-forgetful`];
     try {
-      await create(made[0], model.name);
-      await create(made[1], model.name, { ttl_seconds: TWIN_SECONDS });
+      await createSession(ids[0], model.name);
+      await createSession(ids[1], model.name, { ttl_seconds: TWIN_SECONDS });
       this.show(session);
-      await this.#stream(run, rows, model, ...made);
+      await this.#stream(run, rows, model, ...ids);
     } finally {
       this.running = null;
       this.#running(false);
-      await call(sessionPath(made[1]), { method: "DELETE" }).catch(() => {});
+      await call(sessionPath(ids[1]), { method: "DELETE" }).catch(() => {});
     }
   }
 
@@ -76,7 +76,7 @@ export class TryIt {
     const twin = new Trail();
     const errors = { carried: new Errors(model), forgetful: new Errors(model) };
     const size = Number($("try-chunk").value);
-    const ask = (await call(sessionPath(session))).learning?.levels?.includes(LEVEL) ? { level: LEVEL, score: true } : {};
+    const extras = (await call(sessionPath(session))).learning?.levels?.includes(LEVEL) ? { level: LEVEL, score: true } : {};
     let done = 0;
     try {
       for (let due = performance.now(); !run.stopped; due += 1000 / Number($("try-pace").value || 1)) {
@@ -84,15 +84,15 @@ export class TryIt {
         if (!observations.length) break;
         const chunk = { observations, ...timestamps(model, this.table, done, done + observations.length) };
         done += observations.length;
-        const answers = [lines[0].send({ ...chunk, ...ask }), lines[1].send({ reset: true }), lines[1].send(chunk)];
+        const answers = [lines[0].send({ ...chunk, ...extras }), lines[1].send({ reset: true }), lines[1].send(chunk)];
         const [kept, , lost] = await Promise.all(answers);
         twin.first ??= kept.position - observations.length + 1;
         twin.predictions(kept.position, lost.predictions);
         if (this.panel.session === session && this.panel.twin !== twin) this.panel.compare(twin);
-        errors.carried.take(observations, kept.predictions);
-        errors.forgetful.take(observations, lost.predictions);
-        this.#worth(errors);
-        due = Math.max(due, performance.now() - 1000); // one that fell behind does not hurry after
+        errors.carried.add(observations, kept.predictions);
+        errors.forgetful.add(observations, lost.predictions);
+        this.#showErrors(errors);
+        due = Math.max(due, performance.now() - 1000); // after a delay, do not send faster to catch up
         await pause(due + 1000 / Number($("try-pace").value || 1) - performance.now());
       }
     } finally {
@@ -105,33 +105,33 @@ export class TryIt {
     if (is) $("worth").hidden = true;
   }
 
-  #worth({ carried, forgetful }) {
+  #showErrors({ carried, forgetful }) {
     $("worth").hidden = false;
     $("rmse-carried").textContent = number(carried.rmse);
     $("rmse-forgetful").textContent = number(forgetful.rmse);
     const factor = forgetful.rmse / carried.rmse;
-    const text = factor > 1.05 ? `Forgetting costs a factor of ${factor.toPrecision(2)}.` : "";
+    const text = factor > 1.05 ? `Without the carry, the error is ${factor.toPrecision(2)} times as large.` : "";
     if (text !== $("factor").textContent) $("factor").textContent = text;
   }
 }
 
-/** Running squared errors of one-step predictions, whatever was not observed left out. */
+/** Sum of squared errors of one-step predictions, without missing observations. */
 class Errors {
-  #places;
+  #indices;
   #last = null;
   #sum = 0;
   #count = 0;
 
   constructor(model) {
-    this.#places = model.targets.map((target) => model.inputs.findIndex((input) => input.name === target));
+    this.#indices = model.targets.map((target) => model.inputs.findIndex((input) => input.name === target));
   }
 
-  take(observations, predictions) {
+  add(observations, predictions) {
     observations.forEach((row, t) => {
       const expected = t ? predictions[t - 1] : this.#last;
-      this.#places.forEach((place, j) => {
-        if (!expected || place < 0 || row[place] === null) return;
-        this.#sum += (row[place] - expected[j]) ** 2;
+      this.#indices.forEach((index, j) => {
+        if (!expected || index < 0 || row[index] === null) return;
+        this.#sum += (row[index] - expected[j]) ** 2;
         this.#count += 1;
       });
     });
@@ -143,15 +143,15 @@ class Errors {
   }
 }
 
-/** A socket whose answers come in the order of what was sent. */
+/** A socket whose answers come in the order of the messages. */
 class Line {
   static async open(session) {
     const line = new Line();
     line.waiting = [];
     line.socket = socket(sessionPath(session, "/stream"));
     await new Promise((resolve, reject) => {
-      line.socket.onmessage = resolve; // the first message tells where the session is
-      line.socket.onclose = () => reject(new Error("the server did not take the socket"));
+      line.socket.onmessage = resolve; // the first message has the position of the session
+      line.socket.onclose = () => reject(new Error("the server refused the socket"));
     });
     line.socket.onmessage = ({ data }) => line.#answered(JSON.parse(data));
     line.socket.onclose = () => line.#lost();
@@ -170,10 +170,10 @@ class Line {
     this.socket.close();
   }
 
-  #answered(told) {
+  #answered(message) {
     const { resolve, reject } = this.waiting.shift();
-    if (told.status >= 400) reject(new Error(told.detail));
-    else resolve(told);
+    if (message.status >= 400) reject(new Error(message.detail));
+    else resolve(message);
   }
 
   #lost() {
@@ -181,8 +181,8 @@ class Line {
   }
 }
 
-/** A session with intervals where its model can keep them. */
-async function create(id, model, more = {}) {
+/** Creates a session, with intervals if its model supports them. */
+async function createSession(id, model, more = {}) {
   const learning = { learning: { intervals: true }, level: LEVEL };
   await call("sessions", { method: "POST", body: { id, model, ...more, ...learning } }).catch((error) => {
     if (error.status !== 422) throw error;

@@ -1,15 +1,16 @@
-"""`inference.GRPCInferenceService`: one function a call. What they tell, HTTP tells, too."""
+"""`inference.GRPCInferenceService`: one function for each call. HTTP answers the same."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from app.access.callers import Authenticator, Caller
+from app.access.callers import CLIENT, Authenticator, Caller
 from app.codec.limits import Limits
 from app.errors import (
     CarryoverError,
@@ -20,16 +21,17 @@ from app.errors import (
     UnknownModel,
     Unsupported,
 )
+from app.jobs.jobs import Client
 from app.open_inference.catalog import Catalog
 from app.open_inference.grpc import conversion
+from app.open_inference.grpc.decoding import decode_message
+from app.open_inference.grpc.infer_stream import InferStream
 from app.open_inference.grpc.messages import message
 from app.open_inference.run_inference import run_inference
 from app.open_inference.statistics import RequestTimer
 
 NAME = "inference.GRPCInferenceService"
 TENANT = "carryover-tenant"
-IN_FLIGHT = 256
-"""Requests of one stream that may wait for an answer before it is read no further."""
 
 CODES: tuple[tuple[type[CarryoverError], grpc.StatusCode], ...] = (
     (UnknownModel, grpc.StatusCode.NOT_FOUND),
@@ -45,20 +47,26 @@ Call = Callable[[Any, Context], Awaitable[Any]]
 
 
 class InferenceService:
-    """The calls.
+    """The calls of the protocol.
 
     Parameters
     ----------
-    door : tells who is calling, by the metadata `authorization`
+    authenticator : finds the caller by the metadata `authorization`
     """
 
     def __init__(self, catalog: Catalog, authenticator: Authenticator, limits: Limits) -> None:
         self.catalog = catalog
         self.authenticator = authenticator
         self.limits = limits
+        self._streams: set[InferStream] = set()
+
+    def stop_streams(self) -> None:
+        """Close every open stream after the answers to the requests that were read."""
+        for stream in self._streams:
+            stream.stop()
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """What the server is told to serve."""
+        """The handlers of all calls."""
         unary: dict[str, Callable[[Any, Caller], Awaitable[dict[str, Any]]]] = {
             "ServerMetadata": self._server_metadata,
             "ModelReady": self._model_ready,
@@ -69,37 +77,50 @@ class InferenceService:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
-        methods = {name: _unary(name, self._told(name, call)) for name, call in unary.items()}
-        methods["ServerLive"] = _unary("ServerLive", self._live)
-        methods["ServerReady"] = _unary("ServerReady", self._ready)
-        methods["ModelInfer"] = _unary("ModelInfer", self._infer)
+        methods = {name: self._unary(name, self._from_dict(name, call)) for name, call in unary.items()}
+        methods["ServerLive"] = self._unary("ServerLive", self._live)
+        methods["ServerReady"] = self._unary("ServerReady", self._ready)
+        methods["ModelInfer"] = self._unary("ModelInfer", self._infer)
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            message("ModelInferRequest").FromString,
+            None,
             message("ModelStreamInferResponse").SerializeToString,
         )
         return grpc.method_handlers_generic_handler(NAME, methods)
 
-    def _told(self, name: str, call: Callable[[Any, Caller], Awaitable[dict[str, Any]]]) -> Call:
-        """A call that answers as HTTP does, as a call that answers with its message."""
+    def _unary(self, name: str, call: Call) -> grpc.RpcMethodHandler:
+        async def decoded(data: bytes, context: Context) -> Any:
+            try:
+                request = decode_message(f"{name}Request", data)
+            except CarryoverError as error:
+                await self._abort(context, error)
+            return await call(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            decoded, None, message(f"{name}Response").SerializeToString
+        )
+
+    def _from_dict(self, name: str, call: Callable[[Any, Caller], Awaitable[dict[str, Any]]]) -> Call:
+        """A handler that converts the dictionary of `call`, as HTTP answers it, to the response message."""
         response = message(f"{name}Response")
 
         async def answer(request: Any, context: Context) -> Any:
             try:
                 return ParseDict(await call(request, self._caller(context)), response())
             except CarryoverError as error:
-                await context.abort(status_code(error), error.detail)
+                await self._abort(context, error)
 
         return answer
 
     def _caller(self, context: Context) -> Caller:
-        told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-        authorization = told.get("authorization")
-        found = self.authenticator.authenticate(
-            None if authorization is None else authorization.encode(), told.get(TENANT)
+        metadata = context.invocation_metadata() or ()
+        texts = {name: value for name, value in metadata if isinstance(value, str)}
+        authorization = texts.get("authorization")
+        caller = self.authenticator.authenticate(
+            None if authorization is None else authorization.encode(), texts.get(TENANT)
         )
-        found.require_role("read")
-        return found
+        caller.require_role("read")
+        return caller
 
     async def _live(self, _: Any, __: Context) -> Any:
         return message("ServerLiveResponse")(live=True)
@@ -108,7 +129,7 @@ class InferenceService:
         return message("ServerReadyResponse")(ready=not self.catalog.engine.readiness_problems())
 
     async def _server_metadata(self, _: Any, __: Caller) -> dict[str, Any]:
-        return self.catalog.server()
+        return self.catalog.server_metadata()
 
     async def _model_ready(self, request: Any, _: Caller) -> dict[str, Any]:
         try:
@@ -131,7 +152,7 @@ class InferenceService:
         return {"models": self.catalog.index(request.ready)}
 
     async def _load(self, request: Any, caller: Caller) -> dict[str, Any]:
-        await self.catalog.load(caller, request.model_name, conversion.plain_values(request.parameters))
+        await self.catalog.load(caller, request.model_name, bool(request.parameters))
         return {}
 
     async def _unload(self, request: Any, caller: Caller) -> dict[str, Any]:
@@ -139,16 +160,21 @@ class InferenceService:
         return {}
 
     async def _infer(self, request: Any, context: Context) -> Any:
+        client = Client()
+        CLIENT.set(client)
         try:
-            return await self._inferred(request, self._caller(context))
+            return await self._answer(request, self._caller(context))
+        except asyncio.CancelledError:
+            client.left = True  # the engine may drop the job, if it has not begun it
+            raise
         except CarryoverError as error:
-            await context.abort(status_code(error), error.detail)
+            await self._abort(context, error)
 
-    async def _inferred(self, request: Any, caller: Caller) -> Any:
+    async def _answer(self, request: Any, caller: Caller) -> Any:
         timer, model = RequestTimer(), request.model_name
         try:
             forecaster = self.catalog.running_forecaster(model, request.model_version)
-            inference = conversion.read(request, forecaster, self.limits)
+            inference = conversion.decode_request(request, forecaster, self.limits)
             answer = await run_inference(inference, caller, self.limits, timer)
         except CarryoverError:
             self.catalog.count(model, timer, failed=True)
@@ -157,47 +183,44 @@ class InferenceService:
         self.catalog.count(model, timer)
         return response
 
-    async def _stream(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        """Answers in the order of the requests, which are in the engine's queue as soon as they are read."""
+    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         try:
             caller = self._caller(context)
+            caller.usage.check_socket()
         except CarryoverError as error:
-            await context.abort(status_code(error), error.detail)
-        waiting: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(IN_FLIGHT)
-        reading = asyncio.create_task(self._read(requests, caller, waiting))
+            await self._abort(context, error)
+        client = Client()
+        CLIENT.set(client)  # for the tasks that the stream creates
+        stream = InferStream(requests, partial(self._stream_response, caller))
+        self._streams.add(stream)
+        caller.usage.add_socket(stream)
         try:
-            while (answering := await waiting.get()) is not None:
-                yield await answering
-            await reading
+            async for response in stream.responses():
+                yield response
+        except CarryoverError as error:
+            await self._abort(context, error)
         finally:
-            reading.cancel()
+            client.left = True
+            caller.usage.remove_socket(stream)
+            self._streams.discard(stream)
 
-    async def _read(
-        self, requests: AsyncIterator[Any], caller: Caller, waiting: asyncio.Queue[asyncio.Task[Any] | None]
-    ) -> None:
+    async def _stream_response(self, caller: Caller, data: bytes) -> Any:
+        response, request = message("ModelStreamInferResponse"), None
         try:
-            async for request in requests:
-                # A task begins in the order in which it was made, and asks the engine before it first waits.
-                await waiting.put(asyncio.create_task(self._streamed(request, caller)))
-        except grpc.RpcError:
-            pass  # the client has gone; what it asked for is done all the same
-        await waiting.put(None)
-
-    async def _streamed(self, request: Any, caller: Caller) -> Any:
-        response = message("ModelStreamInferResponse")
-        try:
-            return response(infer_response=await self._inferred(request, caller))
+            request = decode_message("ModelInferRequest", data)
+            return response(infer_response=await self._answer(request, caller))
         except CarryoverError as error:
-            failed = message("ModelInferResponse")(id=request.id)  # a client knows its request by the id
+            request_id = request.id if request is not None else ""  # tells the client which request failed
+            failed = message("ModelInferResponse")(id=request_id)
             return response(error_message=error.detail, infer_response=failed)
+
+    async def _abort(self, context: Context, error: CarryoverError) -> None:
+        """End a call with an error; raises (grpc)."""
+        self.catalog.engine.metrics.record_refusal(error)
+        await context.abort(status_code(error), error.detail)
 
 
 def status_code(error: CarryoverError) -> grpc.StatusCode:
-    """The status of an error."""
-    found = (code for kind, code in CODES if isinstance(error, kind))
-    return next(found, grpc.StatusCode.INVALID_ARGUMENT)
-
-
-def _unary(name: str, call: Call) -> grpc.RpcMethodHandler:
-    request, response = message(f"{name}Request"), message(f"{name}Response")
-    return grpc.unary_unary_rpc_method_handler(call, request.FromString, response.SerializeToString)
+    """The gRPC status of an error."""
+    codes = (code for kind, code in CODES if isinstance(error, kind))
+    return next(codes, grpc.StatusCode.INVALID_ARGUMENT)

@@ -1,1 +1,1 @@
-"""Sessions in Redis or Valkey, shared by many replicas: who was ahead is decided by a compare-and-set."""
+"""Sessions in Redis or Valkey, shared by many replicas: a compare-and-set decides which commit counts."""

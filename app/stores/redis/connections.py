@@ -1,8 +1,8 @@
-"""Connections: one to each server that sessions live on, and which server a session lives on.
+"""Connections: one to each server that has sessions, and which server has which session.
 
-redis-py opens the connections (TLS, passwords, Sentinels, the map of a cluster); what goes over them is
-packed by hiredis and sent as a whole, because redis-py's own pipelines cost several times what the server
-does. A server that did not answer in time is not asked again for as long: it slows its own sessions, once.
+redis-py opens the connections (TLS, passwords, Sentinels, the map of a cluster). Commands are packed by
+hiredis and sent together, because redis-py's own pipelines take several times as long as the server. A server
+that did not answer in time gets no command for the same time again, so that it delays its own sessions once.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import Connection, ConnectionPool, SSLConnection
 from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as Unreachable
-from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as TooSlow
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -28,12 +28,12 @@ from app.stores.redis.url import RedisUrl
 
 Command = Sequence[bytes | str | int]
 
-KEYS_PER_CALL = 256  # sessions that one script call takes at most: others are let in between
-REFRESH_SECONDS = 0.5  # that the map of a cluster is trusted at least
+KEYS_PER_CALL = 256  # the most keys of one script call: other clients get their turn between two calls
+REFRESH_SECONDS = 0.5  # between two look-ups of a cluster's map, at least
 
 
 class Link:
-    """One connection to one server: commands leave together, and their replies come in order."""
+    """A connection to one server: commands are sent together, and their replies come in order."""
 
     def __init__(self, pool: ConnectionPool, patience: float) -> None:
         self._connection: Any = pool.make_connection()
@@ -41,28 +41,28 @@ class Link:
         self._shunned_until = 0.0
 
     def send(self, commands: Sequence[Command]) -> None:
-        """Write all of these.
+        """Send these commands.
 
         Raises
         ------
-        RedisError : nothing can be expected of the server now
+        RedisError : the server cannot be reached, or did not answer a moment ago
         """
         if time.monotonic() < self._shunned_until:
             raise TooSlow("it did not answer a moment ago")
         try:
             self._connection.connect()
-            packed = b"".join([hiredis.pack_command(tuple(one)) for one in commands])  # type: ignore[arg-type]
+            packed = b"".join([hiredis.pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
             self._connection.send_packed_command([packed], check_health=False)
         except TooSlow:
             self._shun()
             raise
 
     def receive(self, count: int) -> list[Any]:
-        """The replies to as many commands; an error reply is its `ResponseError`.
+        """The replies to this number of commands; an error reply is a `ResponseError` in the list.
 
         Raises
         ------
-        RedisError : the connection is gone; what was sent may have been done, or not
+        RedisError : the connection is lost; the commands may or may not have been executed
         """
         replies: list[Any] = []
         try:
@@ -79,7 +79,7 @@ class Link:
         return replies
 
     def ask(self, *command: bytes | str | int) -> Any:
-        """One command and its reply.
+        """Send a command and return its reply.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class Link:
         return reply
 
     def disconnect(self) -> None:
-        """Let go of the connection; the next command makes another."""
+        """Close the connection; the next command opens another."""
         self._connection.disconnect()
 
     def _shun(self) -> None:
@@ -101,7 +101,7 @@ class Link:
 
 @dataclass(slots=True)
 class KeyGroup:
-    """Keys, by index, that one script call may take."""
+    """The keys of one script call, by index."""
 
     link: Link
     indexes: Sequence[int]
@@ -109,25 +109,25 @@ class KeyGroup:
 
 
 class Servers(Protocol):
-    """Who serves which keys."""
+    """Which server has which keys."""
 
     def groups(self, keys: Sequence[str], indexes: Iterable[int]) -> list[KeyGroup]:
-        """These keys by the server that has them."""
+        """Group these keys by the server that has them."""
 
     def primaries(self) -> list[Link]:
-        """Every server that sessions live on."""
+        """Every server that has sessions."""
 
     def link_to(self, host: str, port: int) -> Link:
-        """The server that another one has sent us to."""
+        """The server that another server has redirected us to."""
 
     def refresh(self) -> None:
-        """Find out anew who serves what, unless that was done a moment ago."""
+        """Look up anew which server has which keys, unless that was done a moment ago."""
 
     def close(self) -> None: ...
 
 
 class SingleServer:
-    """A single server: the one that was named, or whichever the Sentinels say."""
+    """A single server: the one in the URL, or the one that the Sentinels name."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -141,11 +141,11 @@ class SingleServer:
     def primaries(self) -> list[Link]:
         return [self._link]
 
-    def link_to(self, host: str, port: int) -> Link:  # noqa: ARG002  (only a cluster sends anybody elsewhere)
+    def link_to(self, host: str, port: int) -> Link:  # noqa: ARG002  (only a cluster redirects)
         return self._link
 
     def refresh(self) -> None:
-        """The Sentinels are asked by the next connection."""
+        """The next connection asks the Sentinels."""
 
     def close(self) -> None:
         self._link.disconnect()
@@ -165,7 +165,8 @@ class Cluster:
         for i in indexes:
             by_slot.setdefault(key_slot(keys[i].encode()), []).append(i)
         return [
-            KeyGroup(self._link(self._nodes.get_node_from_slot(slot)), some) for slot, some in by_slot.items()
+            KeyGroup(self._link(self._nodes.get_node_from_slot(slot)), group)
+            for slot, group in by_slot.items()
         ]
 
     def primaries(self) -> list[Link]:
@@ -200,7 +201,7 @@ class Cluster:
 
 
 def connect(url: RedisUrl, timeout: float) -> Servers:
-    """The servers at a place.
+    """The servers of a URL.
 
     Raises
     ------
@@ -226,14 +227,25 @@ def _cluster(url: RedisUrl, options: dict[str, Any]) -> RedisCluster:
 
 
 def scan_keys(link: Link, pattern: str, cursor: int, count: int) -> tuple[int, list[str]]:
-    """A slice of a server's keys, and the cursor behind it: 0 when it was the last."""
-    behind, found = link.ask("SCAN", cursor, "MATCH", pattern, "COUNT", count)
-    return int(behind), [name.decode() for name in found]
+    """A slice of a server's keys, and the cursor of the next slice: 0 after the last."""
+    next_cursor, found = link.ask("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+    return int(next_cursor), [name.decode() for name in found]
 
 
-def all_keys(link: Link, pattern: str) -> Iterator[str]:
-    """All of a server's keys; one may come twice."""
+def all_keys(link: Link, pattern: str) -> Iterator[list[str]]:
+    """All of a server's keys in slices; a key may come twice."""
     cursor = -1
     while cursor:
         cursor, found = scan_keys(link, pattern, max(cursor, 0), 10_000)
-        yield from found
+        yield found
+
+
+def client_reason(error: RedisError) -> str:
+    """Why a call failed, for clients: without the addresses of servers."""
+    if isinstance(error, TooSlow):
+        return "it did not answer in time"
+    if isinstance(error, MovedError | AskError):
+        return "its cluster is moving sessions between servers"
+    if isinstance(error, Unreachable):
+        return "it cannot be reached"
+    return str(error)

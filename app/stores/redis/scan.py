@@ -1,16 +1,16 @@
-"""A walk over every key of every server, a slice at a time: finds the expired, counts the living."""
+"""A walk over every key of every server, a slice at a time, to find expired sessions and count the others."""
 
 from __future__ import annotations
 
 from app.stores.redis import values
 from app.stores.redis.connections import Servers, scan_keys
 
-SLICE = 1000  # keys that one look passes
+SLICE = 1000  # keys of one step
 PATTERN = values.key("*")
 
 
 class KeyScan:
-    """A walk over every key of every server, a slice at a time, which counts the living."""
+    """A walk over every key of every server, a slice at a time."""
 
     def __init__(self) -> None:
         self.live_count = 0
@@ -29,10 +29,10 @@ class KeyScan:
         return [values.session_of(name) for name in found]
 
     def is_complete(self) -> bool:
-        """Whether every key was passed."""
+        """Whether the walk has passed every key."""
         return self._server >= self._servers
 
     def restart(self) -> int:
-        """How many lived; the next walk begins."""
+        """Begin the next walk. Returns how many sessions this one has counted."""
         live_count, self.live_count, self._server = self.live_count, 0, 0
         return live_count

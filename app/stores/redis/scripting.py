@@ -1,12 +1,13 @@
-"""A script over many sessions: one round trip to every server that has any of them, all at once.
+"""Runs a script over many keys: one round trip, to all servers at the same time.
 
-A script that was not run (the server has forgotten it, the slot has moved) or whose answer was lost with
-the connection is sent once more: every script here may run twice. What fails then fails for its sessions
-alone, and with an answer lost nobody knows whether it was done.
+A script is sent again when it was not run (the server has forgotten it, or the slot has moved) or when its
+answer was lost with the connection: so every script must be safe to run twice. A failure affects only its
+own keys; after a lost answer it is unknown whether the script was run.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as Unreachable
 
-from app.stores.redis.connections import Command, KeyGroup, Link, Servers
+from app.stores.redis.connections import Command, KeyGroup, Link, Servers, client_reason
 from app.stores.redis.scripts import SCRIPTS, Script
+
+log = logging.getLogger("carryover.store")
 
 ATTEMPTS = 3
 SOURCES = {script.digest: script.source for script in SCRIPTS}
@@ -23,10 +26,10 @@ SOURCES = {script.digest: script.source for script in SCRIPTS}
 
 @dataclass(frozen=True)
 class WriteConcern:
-    """Who must hold a write before it counts.
+    """What must hold a write before it counts.
 
-    replicas : of the primary
-    on_disk : the primary's append-only file, and the replicas' if there are any
+    replicas : this number of replicas of the primary
+    on_disk : also the append-only file of the primary and of those replicas
     milliseconds : how long that may take
     """
 
@@ -38,13 +41,13 @@ class WriteConcern:
         return self.on_disk or self.replicas > 0
 
     def command(self) -> Command:
-        """What is asked behind the writes, over the same connection."""
+        """The command to send after the writes, over the same connection."""
         if self.on_disk:
             return "WAITAOF", 1, self.replicas, self.milliseconds
         return "WAIT", self.replicas, self.milliseconds
 
     def shortfall(self, reply: Any) -> str | None:
-        """What is missing from the reply, if anything."""
+        """What is missing according to the reply; None where nothing is."""
         if isinstance(reply, ResponseError):
             return str(reply)
         local, replicas = reply if self.on_disk else (1, reply)
@@ -57,7 +60,11 @@ class WriteConcern:
 
 @dataclass(slots=True)
 class ScriptResults:
-    """replies : the indexes of a call, and what the script returned for them; failed : why, by index."""
+    """What a script returned.
+
+    replies : the indexes of the keys of each call, and its result
+    failures : by index of a key, why it failed
+    """
 
     replies: list[tuple[Sequence[int], Any]] = field(default_factory=list)
     failures: dict[int, str] = field(default_factory=dict)
@@ -75,7 +82,7 @@ def run_script(
     Parameters
     ----------
     arguments : `script.arguments_per_key` for every key, one key after the other
-    acknowledged : who must hold what it wrote
+    write_concern : what must hold its writes
     """
     results = ScriptResults()
     groups = servers.groups(keys, range(len(keys)))
@@ -96,29 +103,29 @@ def _round(
     results: ScriptResults,
     attempt: int,
 ) -> list[KeyGroup]:
-    """Send all, then receive all. Returns what is to be sent again."""
+    """Send all calls, then receive all replies. Returns the groups that must be sent again."""
     by_link: dict[Link, list[KeyGroup]] = {}
     for group in groups:
         by_link.setdefault(group.link, []).append(group)
     troubled: list[tuple[KeyGroup, RedisError]] = []
     sent = []
-    for link, mine in by_link.items():
-        commands = [one for group in mine for one in _commands(group, script, keys, arguments)]
+    for link, its_groups in by_link.items():
+        commands = [command for group in its_groups for command in _commands(group, script, keys, arguments)]
         if write_concern:
             commands.append(write_concern.command())
         try:
             link.send(commands)
-            sent.append((link, mine, len(commands)))
+            sent.append((link, its_groups, len(commands)))
         except RedisError as error:
-            troubled += [(group, error) for group in mine]
-    for link, mine, count in sent:
+            troubled += [(group, error) for group in its_groups]
+    for link, its_groups, count in sent:
         try:
             replies = link.receive(count)
         except RedisError as error:
-            troubled += [(group, error) for group in mine]
+            troubled += [(group, error) for group in its_groups]
         else:
-            troubled += _sorted(mine, replies, write_concern, results)
-    return _again(servers, troubled, keys, results, last=attempt == ATTEMPTS - 1)
+            troubled += _take_replies(its_groups, replies, write_concern, results)
+    return _retries(servers, troubled, keys, results, is_last=attempt == ATTEMPTS - 1)
 
 
 def _commands(
@@ -128,14 +135,14 @@ def _commands(
     command: list[bytes | str | int] = ["EVALSHA", script.digest, len(indexes)]
     command += [keys[i] for i in indexes]
     if each:
-        command += [one for i in indexes for one in arguments[each * i : each * i + each]]
+        command += [value for i in indexes for value in arguments[each * i : each * i + each]]
     return [("ASKING",), command] if group.asking else [command]
 
 
-def _sorted(
+def _take_replies(
     groups: Sequence[KeyGroup], replies: list[Any], write_concern: WriteConcern | None, results: ScriptResults
 ) -> list[tuple[KeyGroup, RedisError]]:
-    """Keep the replies that are answers; the others are trouble."""
+    """Add the replies to the results. Returns the groups whose reply is an error."""
     shortfall = write_concern.shortfall(replies.pop()) if write_concern else None
     troubled: list[tuple[KeyGroup, RedisError]] = []
     waiting = iter(replies)
@@ -150,28 +157,29 @@ def _sorted(
     return troubled
 
 
-def _again(
+def _retries(
     servers: Servers,
     troubled: Sequence[tuple[KeyGroup, RedisError]],
     keys: Sequence[str],
     results: ScriptResults,
     *,
-    last: bool,
+    is_last: bool,
 ) -> list[KeyGroup]:
-    again: list[KeyGroup] = []
+    retries: list[KeyGroup] = []
     for group, error in troubled:
         try:
-            mended = [] if last else _mended(servers, group, error, keys)
+            again = [] if is_last else _retry(servers, group, error, keys)
         except RedisError as another:
-            mended, error = [], another
-        again += mended
-        if not mended:
-            results.failures.update(dict.fromkeys(group.indexes, str(error)))
-    return again
+            again, error = [], another
+        retries += again
+        if not again:
+            log.debug("a call of the store failed: %s", error)
+            results.failures.update(dict.fromkeys(group.indexes, client_reason(error)))
+    return retries
 
 
-def _mended(servers: Servers, group: KeyGroup, error: RedisError, keys: Sequence[str]) -> list[KeyGroup]:
-    """The batch as it may be sent again; none where that would not help."""
+def _retry(servers: Servers, group: KeyGroup, error: RedisError, keys: Sequence[str]) -> list[KeyGroup]:
+    """The group as it can be sent again; empty where that would not help."""
     if isinstance(error, NoScriptError):
         for source in SOURCES.values():
             group.link.ask("SCRIPT", "LOAD", source)
@@ -179,7 +187,7 @@ def _mended(servers: Servers, group: KeyGroup, error: RedisError, keys: Sequence
     if isinstance(error, MovedError):
         servers.refresh()
         return [KeyGroup(servers.link_to(error.host, error.port), group.indexes)]
-    if isinstance(error, AskError):  # behind MovedError, which redis-py derives from it
+    if isinstance(error, AskError):  # after MovedError, which redis-py derives from it
         return [KeyGroup(servers.link_to(error.host, error.port), group.indexes, asking=True)]
     if isinstance(error, Unreachable):
         servers.refresh()

@@ -1,4 +1,4 @@
-"""What the store runs within the server, by digest: each session is compared and set in one atomic step."""
+"""The scripts that the server runs, by digest: a session is compared and set in one atomic step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Script:
         self.arguments_per_key = arguments_per_key
 
 
-# A commit that is sent again, its first answer lost with the connection, finds its own revision: it is kept.
-# Nearly all that this takes is the way from Lua to a command, so that what is kept for ever is set by one.
+# A commit is sent again when its answer was lost with the connection: it then finds its own revision, and
+# counts as kept. Nearly all of the time goes into calls from Lua: sessions without a lifetime share one MSET.
 COMMIT = Script(
     f"""
 local lost, kept = {{}}, {{}}
@@ -58,8 +58,8 @@ return changed
     arguments_per_key=1,
 )
 
-# WAIT covers what its own connection wrote: to be sure that replicas hold what another replica of ours
-# wrote, write. The same bytes over themselves change nothing and are replicated behind all that came before.
+# WAIT covers only writes of its own connection. So that it covers what another replica of ours wrote, the
+# same bytes are written again: that changes nothing, and it is replicated after all earlier writes.
 COMPARE_AND_WRITE = Script(
     f"""
 local changed = {{}}
@@ -97,8 +97,82 @@ return heads
     arguments_per_key=0,
 )
 
+# The names of a model's sessions are a sorted set whose members all have the score 0: it is in byte order. A
+# name is added before its session is committed and removed after the session is gone, so that a crash leaves
+# a name too many and none too few. These scripts take members as a JSON array for each key.
+ADD_NAMES = Script(
+    """
+for i = 1, #KEYS do
+    for _, name in ipairs(cjson.decode(ARGV[i])) do
+        redis.call('ZADD', KEYS[i], 0, name)
+    end
+end
+return {}
+""",
+    arguments_per_key=1,
+)
+
+ADD_MODELS = Script(
+    """
+for i = 1, #KEYS do
+    redis.call('SADD', KEYS[i], unpack(cjson.decode(ARGV[i])))
+end
+return {}
+""",
+    arguments_per_key=1,
+)
+
+MEMBERS = Script(
+    """
+local members = {}
+for i = 1, #KEYS do
+    members[i] = redis.call('SMEMBERS', KEYS[i])
+end
+return members
+""",
+    arguments_per_key=0,
+)
+
+REMOVE_NAMES = Script(
+    """
+for i = 1, #KEYS do
+    for _, name in ipairs(cjson.decode(ARGV[i])) do
+        redis.call('ZREM', KEYS[i], name)
+    end
+end
+return {}
+""",
+    arguments_per_key=1,
+)
+
+NAMES = Script(
+    """
+local pages = {}
+for i = 1, #KEYS do
+    pages[i] = redis.call(
+        'ZRANGEBYLEX', KEYS[i], '(' .. ARGV[3 * i - 2], '(' .. ARGV[3 * i - 1], 'LIMIT', 0, ARGV[3 * i]
+    )
+end
+return pages
+""",
+    arguments_per_key=3,
+)
+
+COUNTS = Script(
+    """
+local counts = {}
+for i = 1, #KEYS do
+    counts[i] = redis.call('ZCARD', KEYS[i])
+end
+return counts
+""",
+    arguments_per_key=0,
+)
+
 PROBE = Script(
     "for i = 1, #KEYS do redis.call('SET', KEYS[i], '', 'PX', 60000) end return {}", arguments_per_key=0
 )
 
-SCRIPTS = (COMMIT, COMPARE, COMPARE_AND_WRITE, VALUES, HEADS, PROBE)
+ON_SESSIONS = (COMMIT, COMPARE, COMPARE_AND_WRITE, VALUES, HEADS, PROBE)
+ON_NAMES = (ADD_NAMES, REMOVE_NAMES, NAMES, COUNTS, ADD_MODELS, MEMBERS)
+SCRIPTS = ON_SESSIONS + ON_NAMES

@@ -1,36 +1,40 @@
 """Sessions in Redis or Valkey, shared by many replicas.
 
-A replica's slab is a cache of what is here. Each value begins with a revision, drawn at random for every
-commit; the store remembers which one each resident session was loaded or committed with, and a commit sets
-a session only where that is still the one. Whoever was slower, was cut off, or was asleep meanwhile is told
-so, and has changed nothing. Positions could not tell: two replicas reach the same one by different ways.
+A replica's slab is a cache of the store. Each value begins with a revision, drawn at random for every commit.
+The store object remembers the revision of each resident session, and a commit sets a session only while the
+server still has that revision. A replica that was slower, cut off or paused learns that, and has changed
+nothing. Positions would not do: two replicas can reach the same position with different chunks.
 
-A wave costs one round trip and no read. A session is a key of its own, so everything is atomic a session,
-and nothing is across sessions: a wave may be kept in part.
+A batch costs one round trip and no read. Each session is a key of its own and is committed atomically; a
+batch is not, and may be kept in part. The names of the sessions are kept in order beside them: `name_index`.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from redis.exceptions import RedisError
 
 from app.errors import CarryoverError, ConfigError, SessionDamaged, StoreFailed
-from app.stores import Block, Conflicts, Record, Tombstone
+from app.session.names import id_of, name_range
+from app.stores import Block, Conflicts, Record, Tombstone, any_model, find_unwritable
 from app.stores.redis import values
-from app.stores.redis.connections import Servers, all_keys, connect
-from app.stores.redis.scan import PATTERN, KeyScan
+from app.stores.redis.connections import Servers, client_reason, connect
+from app.stores.redis.name_index import NameIndex, NamesFailed
+from app.stores.redis.scan import KeyScan
 from app.stores.redis.scripting import ScriptResults, WriteConcern, run_script
 from app.stores.redis.scripts import COMMIT, COMPARE, COMPARE_AND_WRITE, HEADS, PROBE, VALUES, Script
 from app.stores.redis.url import RedisUrl
 from app.stores.redis.values import NO_REVISION
 
+log = logging.getLogger("carryover.store")
+
 NEVER = float("inf")
-LISTED_SECONDS = 60.0  # that a listing goes on with the names it began with
 PROBES = tuple(f"carryover:probe:{i}" for i in range(8))  # enough to be on several servers of a cluster
+KEEPS_ALL = "noeviction"  # the policy of a server that refuses writes when its memory is full
 
 
 class RedisStore:
@@ -38,15 +42,15 @@ class RedisStore:
 
     Parameters
     ----------
-    where : one server, its Sentinels, or a cluster
+    url : of a single server, of Sentinels, or of a cluster
     tombstone_seconds : how long a session that is gone is remembered
-    acknowledged : who must hold a write before it counts
+    write_concern : what must hold a write before it counts
     timeout : seconds that a server has for an answer
     clock : seconds since 1970; those of all replicas should agree
 
     Raises
     ------
-    ConfigError : the server cannot be reached, or cannot do what is asked of it
+    ConfigError : the server cannot be reached, does not support the write concern, or may evict sessions
     """
 
     writes_through = True
@@ -64,27 +68,30 @@ class RedisStore:
     ) -> None:
         self.url = url
         self.fenced = 0  # commits refused because another replica was ahead
+        self._is_failing = False
         self._tombstone_seconds = tombstone_seconds
         self._write_concern = write_concern or WriteConcern()
         self._clock = clock
-        self._revisions: dict[str, bytes] = {}  # of sessions as they were loaded or committed last
-        self._tombstone_revisions: dict[str, bytes] = {}  # of tombstones, until their sessions are made anew
+        self._revisions: dict[str, bytes] = {}  # of sessions, as they were loaded or committed last
+        self._models: dict[str, str] = {}  # the fingerprint of each of those, which lists it
+        self._tombstone_revisions: dict[str, bytes] = {}  # of tombstones, until a session takes their place
         self._count = 0
         self._scan = KeyScan()
-        self._listing: tuple[str, float, list[str]] = ("", 0.0, [])  # last name told, when begun, all names
         try:
             self._servers: Servers = connect(url, timeout)
-            # Tombstones are counted, too, until the first census is complete.
-            self._count = sum(link.ask("DBSIZE") for link in self._servers.primaries())
+            self._names = NameIndex(self._servers)
             self._check_version()
-        except RedisError as error:
+            self._check_eviction()
+            self._names.build()
+            self._count = self._names.count()
+        except (RedisError, NamesFailed) as error:
             raise ConfigError(f"store {url} cannot be used: {error}") from error
 
     def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
-        """Keep each of these whose session is still as it was loaded or committed last.
+        """Keep each of these whose session has not changed since it was loaded or committed here.
 
-        Returns those that were not kept: None where another replica was ahead, or what failed, and then
-        nobody knows whether it was kept. What it was known by is forgotten: load it again.
+        Returns the sessions that were not kept: None where another replica was ahead, or an error, and then
+        it is unknown whether the session was kept. Their revisions are forgotten: load them again.
 
         Raises
         ------
@@ -101,41 +108,52 @@ class RedisStore:
             strict=True,
         ):
             arguments += (base, kept, value)
-        lost = self._compared(COMMIT, alive + gone, arguments)
+        moved = self._add_names(blocks)
+        lost = self._run_compare(COMMIT, alive + gone, arguments)
+        self._remove_names(moved, gone, lost)
         if lost:
             self.forget(lost)
-        self._committed(dict(zip(alive, fresh, strict=False)), gone, lost)
+        self._remember(dict(zip(alive, fresh, strict=False)), gone, lost)
         return lost
 
+    def unwritable(self, blocks: Sequence[Block]) -> dict[str, CarryoverError]:
+        def seal(block: Block) -> None:
+            self._lifetimes((block,), ())
+            values.pack_block(block, [NO_REVISION])
+
+        return find_unwritable(blocks, seal)
+
     def confirm(self, sessions: Sequence[str]) -> Conflicts:
-        """Those of these sessions that are not as they were loaded or committed last; see `commit`."""
+        """Those of these sessions that have changed since they were loaded or committed: see `commit`."""
         script = COMPARE_AND_WRITE if self._write_concern else COMPARE
-        changed = self._compared(script, sessions, self._known_revisions(sessions))
+        changed = self._run_compare(script, sessions, self._known_revisions(sessions))
         self.forget(changed)
         return changed
 
     def forget(self, sessions: Iterable[str]) -> None:
-        """These are resident no longer."""
+        """Forget the revisions of these sessions, which are no longer resident."""
         for session in sessions:
             self._revisions.pop(session, None)
+            self._models.pop(session, None)
             self._tombstone_revisions.pop(session, None)
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         wanted = list(sessions)
         records: list[Record] = []
         others: dict[str, Tombstone | CarryoverError] = {}
-        for session, value in self._told(VALUES, wanted, others):
+        for session, value in self._run_read(VALUES, wanted, others):
             self.forget((session,))
             if not value:
                 continue
             try:
                 found = values.unpack(session, value)
             except values.DamagedValue as error:
-                others[session] = SessionDamaged(f"what the store holds of {session!r} is damaged: {error}")
+                others[session] = SessionDamaged(f"what is stored of {id_of(session)!r} is damaged: {error}")
                 continue
             revision = value[: values.REVISION_BYTES]
             if isinstance(found, Record):
                 self._revisions[session] = revision
+                self._models[session] = found.fingerprint
                 records.append(found)
             else:
                 self._tombstone_revisions[session] = revision
@@ -143,52 +161,78 @@ class RedisStore:
                     others[session] = found
         return records, others
 
-    def names(self, after: str, limit: int) -> list[tuple[str, str]]:
-        """See `Store`. Redis keeps no order: a listing begins with a look at every name."""
+    def names(
+        self, after: str, limit: int, prefix: str = "", wanted: Callable[[str], bool] = any_model
+    ) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
-        listed = self._listed(after)
-        start = bisect_right(listed, after)
-        while len(found) < limit and start < len(listed):
-            some = listed[start : start + limit - len(found)]
-            start += len(some)
-            found += [(session, seen[0]) for session, seen in self._glances(some) if seen]
-        self._listing = (found[-1][0] if found else "", self._listing[1], listed)
+        start, end = name_range(after, prefix)
+        try:
+            models = list(filter(wanted, self._names.models()))
+            while models and len(found) < limit:
+                page = self._names.page(models, start, end, limit - len(found))
+                if not page:
+                    break
+                found += self._with_sessions(page, models)
+                start = next(reversed(page))
+        except NamesFailed as error:
+            raise self._failed(str(error)) from error
         return found
 
+    def _with_sessions(
+        self, page: Mapping[str, Sequence[str]], models: Sequence[str]
+    ) -> list[tuple[str, str]]:
+        """Of these names, each with the models that list it, those that have a session, and its model."""
+        found = []
+        for session, seen in self._peek_all(list(page)):
+            fingerprint = seen[0] if seen else ""
+            if fingerprint in models:
+                found.append((session, fingerprint))
+            for listed in page[session]:
+                if listed != fingerprint:
+                    self._names.suspect(listed, session)
+        return sorted(found)
+
     def expired(self, now: float, limit: int) -> list[str]:
-        """See `Store`. Each call looks at a slice of the keys; whoever comes to the end begins anew."""
-        late: list[str] = []
+        """See `Store`. Each call looks at the next slice of the keys, and begins again after the last."""
+        found: list[str] = []
+        names: dict[str, list[str]] = {}
         try:
-            some = self._scan.next_sessions(self._servers)
+            sessions = self._scan.next_sessions(self._servers)
         except RedisError as error:
-            raise self._failed(str(error)) from error
-        for session, seen in self._glances(some):
+            raise self._failed(client_reason(error)) from error
+        for session, seen in self._peek_all(sessions):
             if seen:
+                fingerprint, deadline = seen
                 self._scan.live_count += 1
-                if seen[1] < now:
-                    late.append(session)
+                names.setdefault(fingerprint, []).append(session)
+                if deadline < now:
+                    found.append(session)
+        self._names.repair(names)
+        self._names.remove_stale()
         if self._scan.is_complete():
             self._count = self._scan.restart()
-        return late[:limit]
+        return found[:limit]
 
     def __len__(self) -> int:
-        """How many sessions there were at the last count, and what this replica has changed since.
+        """How many sessions the last walk has counted, and what this replica has changed since.
 
-        Never below none: who deletes what another has created since the count takes off what was never added.
+        Never below 0: a session that another replica created after the count is subtracted when it is deleted
+        here, though it was never added.
         """
         return max(self._count, 0)
 
     def tend(self) -> None:
-        """Write a trial: a server that only answers may still take no commits."""
+        """Write a trial: a server that answers may still refuse commits."""
         results = run_script(self._servers, PROBE, PROBES, write_concern=self._write_concern)
         if not results.replies:
             raise self._failed(next(iter(results.failures.values())))
+        self._is_failing = False
 
     def close(self) -> None:
         self._servers.close()
 
     def _known_revisions(self, sessions: Sequence[str]) -> list[bytes]:
-        """What each of these is known by: the revision of its record, or of its tombstone."""
+        """The revision of each session's record, or of its tombstone."""
         found = list(map(self._revisions.get, sessions))
         if None not in found:
             return found  # type: ignore[return-value]
@@ -206,22 +250,55 @@ class RedisStore:
         ]
         return lifetimes + [values.lifetime_milliseconds(now, now, remembered)] * len(tombstones)
 
-    def _committed(self, alive: dict[str, bytes], gone: Sequence[str], lost: Conflicts) -> None:
-        """These are kept, but for the lost: the revisions of the living, and who is gone."""
+    def _add_names(self, blocks: Sequence[Block]) -> dict[str, list[str]]:
+        """List the sessions that are new or have moved to another model: before they are committed.
+
+        Returns the names to remove after that, by the model that listed them before.
+        """
+        new: dict[str, list[str]] = {}
+        moved: dict[str, list[str]] = {}
+        for block in blocks:
+            models, fingerprint = self._models, block.fingerprint
+            if set(map(models.get, block.sessions)) == {fingerprint}:
+                continue
+            for session in block.sessions:
+                before = models.get(session)
+                if before == fingerprint:
+                    continue
+                new.setdefault(fingerprint, []).append(session)
+                if before is not None:
+                    moved.setdefault(before, []).append(session)
+        if new:
+            self._names.add(new)
+            for fingerprint, sessions in new.items():
+                self._models.update(dict.fromkeys(sessions, fingerprint))
+        return moved
+
+    def _remove_names(self, moved: dict[str, list[str]], gone: Sequence[str], lost: Conflicts) -> None:
+        """Remove the names of sessions that are gone or have moved: after that was committed."""
+        for session in gone:
+            if session not in lost and (fingerprint := self._models.pop(session, None)) is not None:
+                moved.setdefault(fingerprint, []).append(session)
+        names = {model: [name for name in group if name not in lost] for model, group in moved.items()}
+        if names:
+            self._names.remove(names)
+
+    def _remember(self, alive: dict[str, bytes], gone: Sequence[str], lost: Conflicts) -> None:
+        """Remember the revisions of what was kept."""
         if lost:
             alive = {session: revision for session, revision in alive.items() if session not in lost}
             gone = [session for session in gone if session not in lost]
         if not alive.keys() <= self._revisions.keys():
-            born = alive.keys() - self._revisions.keys()
-            self._count += len(born)
-            for session in born:
+            created = alive.keys() - self._revisions.keys()
+            self._count += len(created)
+            for session in created:
                 self._tombstone_revisions.pop(session, None)
         self._revisions.update(alive)
         self._count -= sum(self._revisions.pop(session, None) is not None for session in gone)
         for session in gone:
             self._tombstone_revisions.pop(session, None)
 
-    def _compared(self, script: Script, sessions: Sequence[str], arguments: Sequence[bytes]) -> Conflicts:
+    def _run_compare(self, script: Script, sessions: Sequence[str], arguments: Sequence[bytes]) -> Conflicts:
         results = run_script(self._servers, script, self._keys(sessions), arguments, self._write_concern)
         lost: dict[str, StoreFailed | None] = {
             sessions[indexes[i]]: None for indexes, reply in results.replies for i in reply
@@ -231,7 +308,7 @@ class RedisStore:
         lost.update(self._failures(sessions, results))
         return lost
 
-    def _told(
+    def _run_read(
         self, script: Script, sessions: Sequence[str], failed: dict[str, Tombstone | CarryoverError]
     ) -> list[tuple[str, bytes]]:
         results = run_script(self._servers, script, self._keys(sessions))
@@ -243,58 +320,63 @@ class RedisStore:
         ]
 
     def _failures(self, sessions: Sequence[str], results: ScriptResults) -> dict[str, StoreFailed]:
-        """Why some could not be asked about.
+        """The errors of a script, by session.
 
         Raises
         ------
-        StoreFailed : none of them could
+        StoreFailed : it failed for all sessions
         """
         if results.failures and not results.replies:
             raise self._failed(next(iter(results.failures.values())))
         return {sessions[i]: self._failed(why) for i, why in results.failures.items()}
 
-    def _glances(self, sessions: Sequence[str]) -> list[tuple[str, tuple[str, float] | None]]:
+    def _peek_all(self, sessions: Sequence[str]) -> list[tuple[str, tuple[str, float] | None]]:
+        """Fingerprint and deadline of each of these sessions that can be read; None where it is gone."""
         unread: dict[str, Tombstone | CarryoverError] = {}
-        return [(session, values.peek(head)) for session, head in self._told(HEADS, sessions, unread)]
-
-    def _listed(self, after: str) -> list[str]:
-        """Every name, in order: those of the listing that this page goes on with, or as they are now."""
-        last, begun, listed = self._listing
-        now = time.monotonic()
-        if after and after == last and now < begun + LISTED_SECONDS:
-            return listed
-        try:
-            everywhere = [all_keys(link, PATTERN) for link in self._servers.primaries()]
-            listed = sorted({values.session_of(name) for some in everywhere for name in some})
-        except RedisError as error:
-            raise self._failed(str(error)) from error
-        self._listing = ("", now, listed)
-        return listed
+        return [(session, values.peek(head)) for session, head in self._run_read(HEADS, sessions, unread)]
 
     def _keys(self, sessions: Sequence[str]) -> list[str]:
         return [values.key(session) for session in sessions]
 
     def _failed(self, why: str) -> StoreFailed:
-        return StoreFailed(f"the store {self.url} failed: {why}")
+        """The error for clients, which does not name the server; the log does, once until it works again."""
+        if not self._is_failing:
+            log.error("store %s failed: %s", self.url, why)
+        self._is_failing = True
+        return StoreFailed(f"the store failed: {why}")
 
     def _check_version(self) -> None:
-        """Say at start, not at the first commit, that a server is too old for what is asked of it."""
+        """Refuse a server that does not support the write concern: at start, not at the first commit."""
         if not self._write_concern.on_disk:
             return
         for link in self._servers.primaries():
             if link.ask("COMMAND", "INFO", "WAITAOF")[0] is None:
                 raise ConfigError(f"store {self.url}: this server has no WAITAOF (Redis 7.2, Valkey 8)")
-            told = link.ask("CONFIG", "GET", "appendonly")
-            if told[1:] != [b"yes"]:
+            setting = link.ask("CONFIG", "GET", "appendonly")
+            if setting[1:] != [b"yes"]:
                 raise ConfigError(f"store {self.url}: to wait for its disk, the server needs appendonly yes")
+
+    def _check_eviction(self) -> None:
+        """Refuse a server that evicts keys when its memory is full: their sessions would begin anew."""
+        if self.url.allow_eviction:
+            return
+        for link in self._servers.primaries():
+            lines = link.ask("INFO", "memory").decode().splitlines()
+            policy = next((line for line in lines if line.startswith("maxmemory_policy:")), ":").split(":")[1]
+            if policy and policy != KEEPS_ALL:
+                raise ConfigError(
+                    f"store {self.url}: the server may evict sessions (maxmemory-policy {policy}), and they "
+                    f"would begin anew: set it to {KEEPS_ALL}, or add ?allow_eviction=true to the URL"
+                )
 
 
 def _values(blocks: Sequence[Block], tombstones: Sequence[Tombstone], fresh: Sequence[bytes]) -> list[bytes]:
-    """What each of these is kept as, under its fresh revision."""
+    """The value of each of these with its new revision."""
     revisions = iter(fresh)
     found = [
         value for block in blocks for value in values.pack_block(block, list(islice(revisions, len(block))))
     ]
     return found + [
-        values.pack_tombstone(one, revision) for one, revision in zip(tombstones, revisions, strict=True)
+        values.pack_tombstone(tombstone, revision)
+        for tombstone, revision in zip(tombstones, revisions, strict=True)
     ]

@@ -1,8 +1,11 @@
-"""Where the store is, as a URL: one server, Sentinels that know which one, or a cluster.
+"""The URL of a store: a single server, one that Sentinels choose, or a cluster.
 
-redis://[user:password@]host[:port][/db]             one server; rediss:// speaks TLS
+redis://[user:password@]host[:port][/db]             a single server; rediss:// uses TLS
 redis+sentinel://[...]host[:port],host.../service[/db]
 redis+cluster://[...]host[:port],host...
+
+Options follow a question mark: `allow_eviction=true` accepts a server that may evict sessions when its memory
+is full; with rediss there are those of TLS, as redis-py names them.
 """
 
 from __future__ import annotations
@@ -20,16 +23,17 @@ TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """A URL taken to parts. `options` are what redis-py's connections take, the password among them."""
+    """The parts of a URL. `options` go to redis-py's connections, the password among them."""
 
     kind: Kind
     hosts: tuple[tuple[str, int], ...]
     service: str = ""
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     tls: bool = False
+    allow_eviction: bool = False
 
     def __str__(self) -> str:
-        """The place as people may see it: without a password."""
+        """The URL without user, password and options."""
         hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
         scheme = f"redis{'s' * self.tls}{'+' * bool(self.kind)}{self.kind}"
         return f"{scheme}://{hosts}" + (f"/{self.service}" if self.service else "")
@@ -40,25 +44,27 @@ def parse_url(url: str) -> RedisUrl:
 
     Raises
     ------
-    ValueError : it is none of the forms above
+    ValueError : it does not have one of the forms above
     """
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
-        raise ValueError(f"{parts.scheme!r} is none of {', '.join(SCHEMES)}")
+        raise ValueError(f"the scheme {parts.scheme!r} is not one of {', '.join(SCHEMES)}")
     secure, _, kind = parts.scheme.partition("+")
     user, _, hosts = parts.netloc.rpartition("@")
     path = [unquote(part) for part in parts.path.split("/") if part]
     service = path.pop(0) if kind == "sentinel" and path else ""
     if kind == "sentinel" and not service:
-        raise ValueError("name the Sentinels' service behind the hosts: redis+sentinel://host:26379/service")
+        raise ValueError("name the Sentinels' service after the hosts: redis+sentinel://host:26379/service")
     if kind == "cluster" and path:
         raise ValueError("a cluster has no numbered databases")
-    options = _credentials(user) | _database(path) | _tls(parts.query, secure == "rediss")
+    query, allow_eviction = _query(parts.query, secure == "rediss")
+    options = _credentials(user) | _database(path) | query
     port = SENTINEL_PORT if kind == "sentinel" else PORT
-    found = tuple(_host(one, port) for one in hosts.split(","))
-    if not kind and len(found) > 1:
+    addresses = tuple(_host(host, port) for host in hosts.split(","))
+    if not kind and len(addresses) > 1:
         raise ValueError("several hosts need redis+sentinel:// or redis+cluster://")
-    return RedisUrl(kind, found, service, options, secure == "rediss")  # type: ignore[arg-type]
+    tls = secure == "rediss"
+    return RedisUrl(kind, addresses, service, options, tls, allow_eviction)  # type: ignore[arg-type]
 
 
 def _credentials(user: str) -> dict[str, Any]:
@@ -76,15 +82,22 @@ def _database(path: list[str]) -> dict[str, Any]:
     return {"db": int(path[0])}
 
 
-def _tls(query: str, secure: bool) -> dict[str, Any]:
-    options = dict(parse_qsl(query, keep_blank_values=True))
+def _query(query: str, secure: bool) -> tuple[dict[str, Any], bool]:
+    """The options of TLS, and whether a server that may evict sessions is accepted."""
+    options: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
+    allow_eviction = _is_true(options.pop("allow_eviction", "false"))
     unknown = [name for name in options if name not in TLS_OPTIONS or not secure]
     if unknown:
-        raise ValueError(f"unknown option {unknown[0]}; with rediss there are {', '.join(TLS_OPTIONS)}")
-    told: dict[str, Any] = dict(options)
-    if "ssl_check_hostname" in told:
-        told["ssl_check_hostname"] = told["ssl_check_hostname"].lower() in ("1", "true", "yes")
-    return told
+        raise ValueError(
+            f"unknown option {unknown[0]}: there is allow_eviction, and with rediss {', '.join(TLS_OPTIONS)}"
+        )
+    if "ssl_check_hostname" in options:
+        options["ssl_check_hostname"] = _is_true(options["ssl_check_hostname"])
+    return options, allow_eviction
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() in ("1", "true", "yes")
 
 
 def _host(text: str, port: int) -> tuple[str, int]:

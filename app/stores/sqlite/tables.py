@@ -1,29 +1,41 @@
 """The tables of the SQLite file, read and written in few and large statements.
 
-Python's `sqlite3` gives the interpreter lock up for each row that it steps to, and takes it back in
-competition with the event loop: a wave read or written row by row takes up to a switch interval a row. So
-many rows go in by one statement, and come out as one row, of JSON.
+Python's `sqlite3` gives up the interpreter lock for each row that it steps to, and takes it back in
+competition with the event loop: a batch read or written row by row would take up to a switch interval a
+row. So a batch is written by one statement, and many rows are read as one row of JSON.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from heapq import merge
+from itertools import islice
 from zlib import crc32
 
 import msgspec
 
-from app.errors import SessionDamaged, StoreFailed
-from app.session.names import id_of
-from app.stores import Record, Tombstone
-from app.stores.sqlite.journal import RecordRef, Removal, checksum, microseconds, seconds
+from app.errors import SessionDamaged
+from app.session.names import id_of, name_range
+from app.stores import Block, Record, Tombstone
+from app.stores.sqlite.records import (
+    checksums,
+    microseconds,
+    record_checksum,
+    seconds,
+    tombstone_checksum,
+)
+from app.stores.sqlite.schema import state_checksum
 
 # Text that is not UTF-8 is a ValueError.
 UNREADABLE = (msgspec.MsgspecError, ValueError, sqlite3.DatabaseError)
 
-FORGOTTEN = 1000  # tombstones that one fold forgets at most
-PRUNED = 16  # waves that leave with one fold at most: a file of an older version may have hundreds
+FORGOTTEN = 1000  # tombstones that leave the table at a time
+LOOKED_AT = 1000  # sessions whose deadline is looked at anew, by one call
+WALKED = 10_000  # ids that are read at a time when an index is walked
 
 THESE = "(SELECT value FROM json_each(?))"
 
@@ -31,80 +43,139 @@ RECORDS = f"""SELECT json_group_array(json_array(id, fingerprint, position, dead
 FROM sessions WHERE id IN {THESE}"""
 TOMBSTONES = f"""SELECT json_group_array(json_array(number, id, position, why, buried, crc))
 FROM tombstones WHERE id IN {THESE}"""
-PRESENT = f"SELECT json_group_array(id) FROM sessions WHERE id IN {THESE}"
-NAMES = """SELECT json_group_array(json_array(id, fingerprint))
-FROM (SELECT id, fingerprint FROM sessions WHERE id > ? ORDER BY id LIMIT ?)"""
-EXPIRED = """SELECT json_group_array(id)
-FROM (SELECT id FROM sessions WHERE deadline < ? ORDER BY deadline LIMIT ?)"""
+PRESENT = f"SELECT count(*) FROM sessions WHERE id IN {THESE}"
+FINGERPRINTS = """WITH RECURSIVE models (print) AS (
+    SELECT min(fingerprint) FROM sessions
+    UNION ALL
+    SELECT (SELECT min(fingerprint) FROM sessions WHERE fingerprint > print)
+    FROM models WHERE print IS NOT NULL
+) SELECT json_group_array(print) FROM models WHERE print IS NOT NULL"""
+NAMES = """SELECT json_group_array(id) FROM (
+    SELECT id FROM sessions WHERE fingerprint = ? AND id > ? AND id < ? ORDER BY id LIMIT ?
+)"""
+IDS = "SELECT json_group_array(id) FROM (SELECT id FROM sessions WHERE id > ? ORDER BY id LIMIT ?)"
+DUE = """SELECT json_group_array(json_array(due, session, id, deadline)) FROM (
+    SELECT due, session, id, deadline FROM expiries LEFT JOIN sessions ON sessions.rowid = session
+    WHERE due < ? ORDER BY due LIMIT ?
+)"""
+OLD_TOMBSTONES = """DELETE FROM tombstones WHERE number IN (
+    SELECT number FROM (SELECT number, buried FROM tombstones ORDER BY number LIMIT ?) WHERE buried < ?
+)"""
+PAIRS = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
+ANY_TOMBSTONE = "SELECT EXISTS (SELECT 1 FROM tombstones)"
 
-# One statement, though it does many things: between two of them the event loop would have the interpreter
-# for as long as it wants, and the next wave waits for the fold to end. What is told is JSON, but for the
-# bodies, which lie one after the other.
-FOLDING = f"""
-CREATE TEMP VIEW fold AS SELECT '' AS records, '' AS bodies, '' AS gone, '' AS known, '' AS graves, 0 AS most,
-    0 AS oldest, 0 AS sequence, 0 AS sessions, 0 AS buried, 0 AS crc;
-CREATE TEMP TRIGGER folding INSTEAD OF INSERT ON fold BEGIN
+UPSERT = """
     INSERT INTO sessions (id, fingerprint, position, deadline, crc, body)
-        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-            json_extract(value, '$[3]'), json_extract(value, '$[4]'),
-            substr(NEW.bodies, json_extract(value, '$[5]'), json_extract(value, '$[6]'))
-        FROM json_each(NEW.records) WHERE TRUE
-        ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, position = excluded.position,
-            deadline = excluded.deadline, crc = excluded.crc, body = excluded.body;
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+        json_extract(value, '$[3]'), json_extract(value, '$[4]'),
+        substr(NEW.bodies, json_extract(value, '$[5]'), json_extract(value, '$[6]'))
+    FROM {} WHERE TRUE
+    ON CONFLICT (id) DO UPDATE SET {}
+        position = excluded.position, deadline = excluded.deadline, crc = excluded.crc, body = excluded.body
+"""
+# One statement, though it does many things: it is a transaction of its own, and between two statements the
+# event loop would take the interpreter. A session's model rarely changes, and an update that names the column
+# writes the index of names once more: so the sessions of another model than before come second.
+COMMITTING = f"""
+CREATE TEMP VIEW batch AS SELECT '' AS records, '' AS bodies, 0 AS size, '' AS gone, '' AS removals,
+    0 AS forgotten, 0 AS sequence, 0 AS removal, 0 AS crc;
+CREATE TEMP TRIGGER committing INSTEAD OF INSERT ON batch BEGIN
+    {UPSERT.format("json_each(NEW.records)", "")} WHERE fingerprint = excluded.fingerprint;
+    {
+    UPSERT.format(
+        "(SELECT 1 WHERE changes() < NEW.size) CROSS JOIN json_each(NEW.records)",
+        "fingerprint = excluded.fingerprint,",
+    )
+};
     DELETE FROM sessions WHERE id IN (SELECT value FROM json_each(NEW.gone));
-    DELETE FROM tombstones WHERE id IN (SELECT value FROM json_each(NEW.known));
+    DELETE FROM tombstones WHERE id IN (SELECT value FROM json_each(NEW.gone)) OR number <= NEW.forgotten;
     INSERT INTO tombstones (number, id, position, why, buried, crc)
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
             json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
-        FROM json_each(NEW.graves);
-    DELETE FROM tombstones WHERE number <= (
-        SELECT max(number) FROM (SELECT number, buried FROM tombstones ORDER BY number LIMIT {FORGOTTEN})
-        WHERE number <= NEW.most OR buried < NEW.oldest
-    );
-    UPDATE carryover SET folded = NEW.sequence, sessions = NEW.sessions, buried = NEW.buried, crc = NEW.crc;
-    DELETE FROM journal WHERE sequence IN (
-        SELECT sequence FROM journal WHERE sequence <= NEW.sequence ORDER BY sequence LIMIT {PRUNED}
-    );
+        FROM json_each(NEW.removals);
+    UPDATE state SET sequence = NEW.sequence, removals = NEW.removal, crc = NEW.crc;
 END
 """
-FOLD = "INSERT INTO fold VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-ANY_TOMBSTONE = "SELECT EXISTS (SELECT 1 FROM tombstones)"
+COMMIT = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _encode = msgspec.json.Encoder().encode
 _records = msgspec.json.Decoder(list[tuple[str, str, int, int | None, int, str]]).decode
 _tombstones = msgspec.json.Decoder(list[tuple[int, str, int, str, int, int]]).decode
-_names = msgspec.json.Decoder(list[tuple[str, str]]).decode
-_ids = msgspec.json.Decoder(list[str]).decode
+_due = msgspec.json.Decoder(list[tuple[int, int, str | None, int | None]]).decode
+_texts = msgspec.json.Decoder(list[str]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTombstone:
+    """A tombstone and its number, in the order of removals."""
+
+    tombstone: Tombstone
+    number: int
 
 
 class Tables:
-    """The folded part of a store. Every method raises `sqlite3.Error` as it comes.
+    """The tables of a store. Every method raises `sqlite3.Error` as it comes.
 
     Parameters
     ----------
-    database : opened by `layout.opened`
-
-    Raises
-    ------
-    StoreFailed : what is said of the tables is damaged
+    database : opened by `schema.open_database`
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        database.text_factory = bytes  # a damaged text is not even UTF-8; the decoders below tell
-        *told, crc = database.execute("SELECT folded, sessions, buried, crc FROM carryover").fetchone()
-        if _summary_check(*told) != crc:
-            raise StoreFailed("what it says of its tables is damaged: the checksum does not match")
-        self.folded: int
+        database.text_factory = bytes  # a damaged text is not even UTF-8: the decoders above find that out
+        self.sequence: int
+        self.last_removal: int
         self.sessions: int
-        self.removed: int
-        self.folded, self.sessions, self.removed = told
-        database.executescript(FOLDING)
-        self.tombstones = self._has_tombstones()
+        self._generation, self.sequence, self.last_removal, self.sessions = database.execute(
+            "SELECT generation, sequence, removals, sessions FROM state"
+        ).fetchone()
+        database.executescript(COMMITTING)
+        self.has_tombstones = bool(database.execute(ANY_TOMBSTONE).fetchone()[0])
 
-    def present(self, sessions: Sequence[str]) -> set[str]:
-        """Those of these that have a row, alive or not."""
-        return set(_ids(self._one(PRESENT, json.dumps(sessions)))) if sessions else set()
+    def commit(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone], forgotten: int) -> int:
+        """Keep all of this, or raise and keep none: one statement, one transaction, one fsync.
+
+        Parameters
+        ----------
+        forgotten : tombstones up to this number leave the table
+
+        Returns
+        -------
+        The batch's sequence.
+        """
+        sequence = self.sequence + 1
+        records, bodies, size = _encoded(blocks)
+        last_removal = removals[-1].number if removals else self.last_removal
+        check = state_checksum(self._generation, sequence, last_removal)
+        gone = _encode([removal.tombstone.session for removal in removals]).decode()
+        rows = _encode([_tombstone_row(removal) for removal in removals]).decode()
+        before = self._database.total_changes
+        self._database.execute(
+            COMMIT,
+            (records, bodies, size, gone, rows, forgotten if removals else 0, sequence, last_removal, check),
+        )
+        self.sequence, self.last_removal = sequence, last_removal
+        if removals:
+            self.has_tombstones = True
+        # One change a session and that of `state`: anything more, and sessions may have come or gone.
+        if self._database.total_changes - before != size + 1:
+            (self.sessions,) = self._database.execute("SELECT sessions FROM state").fetchone()
+        return sequence
+
+    def check_writable(self, block: Block) -> None:
+        """Encode a block as `commit` does.
+
+        Raises
+        ------
+        ValueError : a value does not fit
+        """
+        _encoded((block,))
+
+    def count_present(self, sessions: Sequence[str]) -> int:
+        """How many of these sessions are here."""
+        (count,) = self._database.execute(PRESENT, (json.dumps(sessions),)).fetchone()
+        return int(count)
 
     def records(self, sessions: Sequence[str]) -> tuple[list[Record], dict[str, SessionDamaged]]:
         """The records of those that are here, and which of them are damaged."""
@@ -114,7 +185,7 @@ class Tables:
             if not _is_damage(error):
                 raise
         records, damaged = [], {}
-        for session in sessions:  # one by one: the others go on
+        for session in sessions:  # each by itself: the others go on
             try:
                 found, bad = self._records([session])
             except UNREADABLE as error:
@@ -126,79 +197,107 @@ class Tables:
                 damaged |= bad
         return records, damaged
 
-    def load_tombstones(self, sessions: Sequence[str]) -> dict[str, tuple[int, Tombstone]]:
-        """Tombstones and their numbers, by session. A damaged one is none."""
-        if not sessions or not self.tombstones:
-            return {}
-        found = {}
-        for number, session, position, why, buried, crc in _tombstones(
-            self._one(TOMBSTONES, json.dumps(sessions))
+    def load_tombstones(self, sessions: Sequence[str]) -> list[StoredTombstone]:
+        """The tombstones of these sessions. A damaged one is left out."""
+        if not sessions or not self.has_tombstones:
+            return []
+        found = []
+        for number, session, position, why, removed, crc in _tombstones(
+            self._value(TOMBSTONES, json.dumps(sessions))
         ):
             tombstone = Tombstone(
-                session, position, "expired" if why == "expired" else "deleted", seconds(buried)
+                session, position, "expired" if why == "expired" else "deleted", seconds(removed)
             )
-            if checksum(tombstone) == crc:
-                found[session] = number, tombstone
+            if tombstone_checksum(tombstone) == crc:
+                found.append(StoredTombstone(tombstone, number))
         return found
 
-    def names(self, after: str, limit: int) -> list[tuple[str, str]]:
-        """(id, fingerprint) of up to `limit` rows behind `after`, in order."""
-        return _names(self._one(NAMES, after, limit))
+    def forget_tombstones(self, before: float) -> None:
+        """Remove some of the tombstones that are older than this time, in seconds since 1970."""
+        if self.has_tombstones:
+            self._database.execute(OLD_TOMBSTONES, (FORGOTTEN, microseconds(before)))
+            self.has_tombstones = bool(self._database.execute(ANY_TOMBSTONE).fetchone()[0])
+
+    def names(
+        self, after: str, limit: int, prefix: str, wanted: Callable[[str], bool]
+    ) -> list[tuple[str, str]]:
+        """See `Store.names`. Reads at most `limit` names of each model."""
+        start, end = name_range(after, prefix)
+        pages = [
+            [(name, model) for name in _texts(self._value(NAMES, model, start, end, limit))]
+            for model in filter(wanted, _texts(self._value(FINGERPRINTS)))
+        ]
+        return list(islice(merge(*pages), limit))
 
     def expired(self, now: float, limit: int) -> list[str]:
-        """Up to `limit` sessions whose deadline has passed."""
-        return _ids(self._one(EXPIRED, microseconds(now), limit))
+        """Up to `limit` sessions whose deadline has passed; those that were used since are put off."""
+        late: list[str] = []
+        time = microseconds(now)
+        due = _due(self._value(DUE, time, max(limit, LOOKED_AT)))
+        moved: list[tuple[int, int]] = []
+        kept: list[tuple[int, int]] = []
+        for when, row, session, deadline in due:
+            if session is not None and deadline is not None and time is not None and deadline < time:
+                late.append(session)
+                continue
+            moved.append((when, row))
+            if session is not None and deadline is not None:
+                kept.append((deadline, row))
+        if moved:
+            self._move_expiries(moved, kept)
+        return list(dict.fromkeys(late))[:limit]
 
-    def fold(
-        self,
-        records: Sequence[RecordRef],
-        removals: Sequence[Removal],
-        without_row: Collection[str],
-        sequence: int,
-        buried: int,
-        forget: tuple[int, int | None],
-    ) -> None:
-        """Take these in, which makes an end of the journal's waves up to `sequence`, in one statement.
+    def ids(self) -> Iterator[str]:
+        """Every id, as a look-up finds them."""
 
-        Parameters
-        ----------
-        strange : sessions that have no row here
-        buried : number of the last tombstone up to there
-        forget : tombstones up to this number, or buried before this time, in microseconds since 1970
-        """
-        alive = [one.block.sessions[i] for one, i in records]
-        dead = [removal.tombstone.session for removal in removals]
-        gone = [session for session in dead if session not in without_row]
-        sessions = self.sessions + sum(session in without_row for session in alive) - len(gone)
-        heads, bodies = _told(records)
-        known = alive + dead if self.tombstones else []
-        told = [_encode(one).decode() for one in (gone, known, list(map(_removal_row, removals)))]
-        summary = (sequence, sessions, buried, _summary_check(sequence, sessions, buried))
-        self._database.execute(FOLD, (heads, bodies, *told, *forget, *summary))
-        self.folded, self.sessions, self.removed = sequence, sessions, buried
-        if removals or self.tombstones:
-            self.tombstones = self._has_tombstones()
+        def page(after: str) -> list[str]:
+            return _texts(self._value(IDS, after, WALKED))
 
-    def _has_tombstones(self) -> bool:
-        return bool(self._database.execute(ANY_TOMBSTONE).fetchone()[0])
+        yield from _walk(page)
+
+    def listed_ids(self) -> Iterator[str]:
+        """Every id, as a listing finds them."""
+        for fingerprint in _texts(self._value(FINGERPRINTS)):
+            yield from _walk(partial(self._listed, fingerprint))
+
+    def _listed(self, fingerprint: str, after: str) -> list[str]:
+        return _texts(self._value(NAMES, fingerprint, after, name_range("", "")[1], WALKED))
+
+    def _move_expiries(self, moved: Sequence[tuple[int, int]], kept: Sequence[tuple[int, int]]) -> None:
+        self._database.execute("BEGIN IMMEDIATE")
+        self._database.execute(
+            f"DELETE FROM expiries WHERE (due, session) IN ({PAIRS})", (_encode(moved).decode(),)
+        )
+        self._database.execute(f"INSERT OR IGNORE INTO expiries {PAIRS}", (_encode(kept).decode(),))
+        self._database.execute("COMMIT")
 
     def _records(self, sessions: Sequence[str]) -> tuple[list[Record], dict[str, SessionDamaged]]:
         records: list[Record] = []
         damaged: dict[str, SessionDamaged] = {}
+        wanted = set(sessions)  # a damaged index finds the row of another
         for session, fingerprint, position, deadline, crc, body in _records(
-            self._one(RECORDS, json.dumps(sessions))
+            self._value(RECORDS, json.dumps(sessions))
         ):
             record = Record(session, fingerprint, seconds(deadline), bytes.fromhex(body), position)
-            if checksum(record) == crc:
+            if session in wanted and record_checksum(record) == crc:
                 records.append(record)
             else:
                 damaged[session] = damage_error(session)
         return records, damaged
 
-    def _one(self, statement: str, *values: object) -> bytes:
+    def _value(self, statement: str, *values: object) -> bytes:
         """The one value of the one row."""
         (value,) = self._database.execute(statement, values).fetchone()
         return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _walk(page: Callable[[str], list[str]]) -> Iterator[str]:
+    after = ""
+    while names := page(after):
+        if names[-1] <= after:
+            raise sqlite3.DatabaseError("an index is out of order")
+        yield from names
+        after = names[-1]
 
 
 def damage_error(session: str) -> SessionDamaged:
@@ -209,8 +308,13 @@ def damage_error(session: str) -> SessionDamaged:
     )
 
 
-def _summary_check(folded: int, sessions: int, buried: int) -> int:
-    return crc32(b"%d %d %d" % (folded, sessions, buried))
+def name_sum(names: Iterable[str]) -> tuple[int, int]:
+    """How many names these are, and a sum of their checksums, whatever their order."""
+    count = total = 0
+    for name in names:
+        count += 1
+        total += crc32(name.encode())
+    return count, total
 
 
 def _is_damage(error: Exception) -> bool:
@@ -218,20 +322,24 @@ def _is_damage(error: Exception) -> bool:
     return bool(name.startswith(("SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_MISMATCH")))
 
 
-def _told(records: Sequence[RecordRef]) -> tuple[str, bytes]:
-    """What `FOLDING` is told of these: heads, and bodies one after the other, the first of them at 1."""
+def _encoded(blocks: Sequence[Block]) -> tuple[str, bytes, int]:
+    """What `COMMITTING` takes of these: a head a record, the bodies one after the other, and how many."""
     heads: list[tuple[object, ...]] = []
     bodies: list[bytes] = []
-    start = 1
-    for one, i in records:
-        block, body = one.block, one.block.bodies[i]
-        named = (block.sessions[i], block.fingerprint, block.positions[i], one.deadlines[i], one.crcs[i])
-        heads.append((*named, start, len(body)))
-        bodies.append(body)
-        start += len(body)
-    return _encode(heads).decode(), b"".join(bodies)
+    start = 1  # where SQL counts from
+    for block in blocks:
+        columns = zip(
+            block.sessions, block.positions, block.deadlines, checksums(block), block.bodies, strict=True
+        )
+        for session, position, deadline, crc, body in columns:
+            size = len(body)
+            heads.append((session, block.fingerprint, position, microseconds(deadline), crc, start, size))
+            start += size
+        bodies += block.bodies
+    return _encode(heads).decode(), b"".join(bodies), len(heads)
 
 
-def _removal_row(removal: Removal) -> tuple[object, ...]:
-    dead = removal.tombstone
-    return removal.number, dead.session, dead.position, dead.reason, microseconds(dead.removed), removal.crc
+def _tombstone_row(removal: StoredTombstone) -> tuple[object, ...]:
+    gone = removal.tombstone
+    removed = microseconds(gone.removed)
+    return removal.number, gone.session, gone.position, gone.reason, removed, tombstone_checksum(gone)

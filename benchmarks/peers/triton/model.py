@@ -40,8 +40,8 @@ class TritonPythonModel:
             places = [place for place, chunk in enumerate(chunks) if chunk.shape[1] == length]
             names = [int(_tensor(requests[place], "CORRID")) for place in places]
             predictions = self._step(names, torch.cat([chunks[place] for place in places]))
-            for turn, (place, name) in enumerate(zip(places, names, strict=True)):
-                responses[place] = _response(predictions[turn : turn + 1], self.positions[name])
+            for index, (place, name) in enumerate(zip(places, names, strict=True)):
+                responses[place] = _response(predictions[index : index + 1], self.positions[name])
                 if int(_tensor(requests[place], "END")):
                     del self.rows[name], self.positions[name]
         return responses

@@ -13,7 +13,7 @@ def tracked(errors, ratios, scale):
     return np.array([intervals.track(ratios, np.abs(error), scale, LEVELS) for error in errors])
 
 
-def test_half_ratios_equal_a_plain_loop():
+def test_ratios_equal_a_plain_loop():
     draw = np.random.default_rng(0)
     errors = draw.normal(size=(200, 3, 2)).astype(np.float32)
     errors[50:60, 0, 1] = np.nan
@@ -35,7 +35,7 @@ def test_half_ratios_equal_a_plain_loop():
 
 
 @pytest.mark.parametrize("stream", ["normal", "heavy", "jumps", "trend", "silent"])
-def test_long_run_coverage_holds_whatever_the_stream_does(stream):
+def test_long_run_coverage_holds_for_every_stream(stream):
     draw = np.random.default_rng(1)
     steps = 20_000
     errors = {
@@ -54,14 +54,14 @@ def test_long_run_coverage_holds_whatever_the_stream_does(stream):
         np.testing.assert_allclose(covered, LEVELS, atol=0.01)
 
 
-def test_what_was_not_observed_moves_nothing():
+def test_a_gap_moves_no_interval():
     ratios = np.ones((1, 2, 1), np.float32)
     missed = intervals.track(ratios, np.full((1, 1), np.nan, np.float32), np.ones((1, 1), np.float32), LEVELS)
     assert not missed.any()
     np.testing.assert_array_equal(ratios, 1.0)
 
 
-def test_a_session_begins_with_the_half_ratios_of_normal_errors_or_those_of_its_artifact():
+def test_initial_ratios_are_those_of_normal_errors_or_of_the_artifact():
     ratios, square = intervals.initial_state(Learning(levels=(0.5, 0.9)), 2)
     np.testing.assert_allclose(ratios, [[0.6745, 0.6745], [1.6449, 1.6449]], atol=1e-4)
     np.testing.assert_array_equal(square, 1.0)

@@ -8,7 +8,7 @@ import pytest
 from models.adaptation.learner import Learner
 from models.artifact.learning import Learning
 from models.forecaster import CannotForecast, Forecaster
-from tests.helpers.plain import said
+from tests.helpers.plain import predicted
 from tests.helpers.zoo import series
 
 KINDS = {
@@ -42,10 +42,10 @@ def streamed(forecaster, whole, pieces, carry=None):
         passed = forecaster.observe(whole[at : at + piece], np.array([piece]), carry)
         passes.append(passed)
         carry, at = passed.carries, at + piece
-    judged = [passed.scores for passed in passes]
+    scored = [passed.scores for passed in passes]
     parts = (
         [passed.predictions for passed in passes],
-        *([getattr(one, name) for one in judged] for name in ("errors", "scores", "widths")),
+        *([getattr(scores, name) for scores in scored] for name in ("errors", "scores", "widths")),
     )
     return [np.concatenate(part) for part in parts], carry
 
@@ -59,8 +59,8 @@ def test_chunked_equals_whole(forecaster):
     whole = series("pair", 90)
     at_once, carry = streamed(forecaster, whole, [90])
     in_pieces, other = streamed(forecaster, whole, [1, 2, 30, 1, 7, 49])
-    for one, two in zip([*at_once, carry], [*in_pieces, other], strict=True):
-        np.testing.assert_allclose(one, two, rtol=CLOSE, atol=CLOSE)
+    for whole_run, pieces in zip([*at_once, carry], [*in_pieces, other], strict=True):
+        np.testing.assert_allclose(whole_run, pieces, rtol=CLOSE, atol=CLOSE)
 
 
 def test_chunks_of_mixed_lengths_in_one_pass_equal_each_alone(forecaster):
@@ -74,14 +74,14 @@ def test_chunks_of_mixed_lengths_in_one_pass_equal_each_alone(forecaster):
     ends = lengths.cumsum()
     for i, chunk in enumerate(chunks):
         alone = forecaster.observe(chunk, lengths[i : i + 1], carries[i : i + 1])
-        mine = slice(ends[i] - lengths[i], ends[i])
-        np.testing.assert_allclose(together.predictions[mine], alone.predictions, rtol=CLOSE, atol=CLOSE)
-        np.testing.assert_allclose(together.scores.errors[mine], alone.scores.errors, rtol=CLOSE, atol=CLOSE)
-        np.testing.assert_allclose(together.scores.scores[mine], alone.scores.scores, rtol=CLOSE, atol=CLOSE)
+        own = slice(ends[i] - lengths[i], ends[i])
+        np.testing.assert_allclose(together.predictions[own], alone.predictions, rtol=CLOSE, atol=CLOSE)
+        np.testing.assert_allclose(together.scores.errors[own], alone.scores.errors, rtol=CLOSE, atol=CLOSE)
+        np.testing.assert_allclose(together.scores.scores[own], alone.scores.scores, rtol=CLOSE, atol=CLOSE)
         np.testing.assert_allclose(together.carries[i], alone.carries[0], rtol=CLOSE, atol=CLOSE)
 
 
-def test_the_error_told_is_of_the_prediction_that_had_been_made(forecaster):
+def test_the_reported_error_is_that_of_the_earlier_prediction(forecaster):
     whole = series("pair", 30)
     (predictions, errors, _, _), _ = streamed(forecaster, whole, [10, 20])
     order = forecaster.learner.target_columns
@@ -98,21 +98,21 @@ def test_a_session_that_learns_nothing_predicts_as_the_network_does(artifacts):
     np.testing.assert_allclose(passed.carries, carries, atol=1e-6)
     assert passed.scores is None
     judging = learning(artifacts, "intervals alone")
-    judged = judging.observe(whole, lengths, new_carry(judging, 2))
-    np.testing.assert_allclose(judged.predictions, predictions, atol=1e-6)
+    scored = judging.observe(whole, lengths, new_carry(judging, 2))
+    np.testing.assert_allclose(scored.predictions, predictions, atol=1e-6)
 
 
-def test_an_adapting_readout_halves_the_error_of_a_stream_that_the_network_does_not_know(artifacts):
+def test_an_adapted_readout_halves_the_error_on_an_unknown_stream(artifacts):
     whole = 3 + 0.5 * series("pair", 600)
     errors = {}
     for kind in ("intervals alone", "rls", "gain"):
-        (_, told, _, _), _ = streamed(learning(artifacts, kind), whole, [600])
-        errors[kind] = np.nanmean(np.square(told[300:]))
+        (_, of_kind, _, _), _ = streamed(learning(artifacts, kind), whole, [600])
+        errors[kind] = np.nanmean(np.square(of_kind[300:]))
     assert errors["rls"] < 0.5 * errors["intervals alone"]
     assert errors["gain"] < 0.8 * errors["intervals alone"]
 
 
-def test_where_values_are_missing_the_prediction_stands_in_and_nothing_is_nan_or_learned(forecaster):
+def test_a_missing_value_is_replaced_by_its_prediction_and_teaches_nothing(forecaster):
     whole = series("pair", 60)
     _, carry = streamed(forecaster, whole[:40], [40])
     predicted = forecaster.last_predictions(carry)[0]
@@ -130,7 +130,7 @@ def test_where_values_are_missing_the_prediction_stands_in_and_nothing_is_nan_or
         np.testing.assert_array_equal(after_gap.scores.widths, forecaster.forecast_widths(carry, 1)[0])
 
 
-def test_a_value_missing_leaves_the_errors_of_the_others(forecaster):
+def test_a_missing_value_leaves_the_errors_of_other_outputs(forecaster):
     whole = series("pair", 50)
     holed = whole.copy()
     holed[np.random.default_rng(0).uniform(size=whole.shape) < 0.2] = np.nan
@@ -161,22 +161,22 @@ def test_a_forecast_uses_the_readout_that_the_session_learned(artifacts):
     assert np.abs(forecast - frozen.roll_out(other, 3)[0]).max() > 0.1
 
 
-def test_a_restart_forgets_what_was_learned_and_keeps_what_was_chosen(artifacts):
+def test_a_reset_forgets_what_was_learned_and_keeps_the_options(artifacts):
     forecaster = learning(artifacts, "rls")
     chosen = replace(KINDS["rls"], forgetting=0.9, prior=5.0)
     carry = forecaster.initial_state(chosen)[None]
     _, moved = streamed(forecaster, series("pair", 30), [30], carry)
     assert np.abs(moved - carry).max() > 0.1
     np.testing.assert_array_equal(forecaster.reset(moved), carry)
-    told = forecaster.learning_of(moved[0])
-    assert (told.forgetting, told.prior) == (0.9, 5.0)
+    result = forecaster.learning_of(moved[0])
+    assert (result.forgetting, result.prior) == (0.9, 5.0)
 
 
-def test_every_part_of_the_row_is_a_view_of_it(artifacts):
+def test_every_part_of_a_row_is_a_view(artifacts):
     for kind in KINDS:
         learner = learning(artifacts, kind).learner
         rows = np.zeros((3, learner.size + 5), np.float32)[:, 2:-3]
-        for name in learner._places:
+        for name in learner.layout.names:
             assert np.shares_memory(learner._view(rows, name), rows)
 
 
@@ -184,15 +184,15 @@ def test_the_running_errors_are_those_of_the_stream(artifacts):
     forecaster = learning(artifacts, "rls")
     whole = series("pair", 400)
     (_, errors, _, widths), carry = streamed(forecaster, whole, [400])
-    told = forecaster.errors(carry)
+    result = forecaster.errors(carry)
     order = forecaster.learner.target_columns
-    np.testing.assert_array_equal(told.observed[0], 399)
-    np.testing.assert_allclose(told.mse[0], np.nanmean(errors**2, axis=0), rtol=1e-4)
-    np.testing.assert_allclose(told.mae[0], np.nanmean(np.abs(errors), axis=0), rtol=1e-4)
+    np.testing.assert_array_equal(result.observed[0], 399)
+    np.testing.assert_allclose(result.mse[0], np.nanmean(errors**2, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(result.mae[0], np.nanmean(np.abs(errors), axis=0), rtol=1e-4)
     naive = np.square(np.diff(whole[:, order], axis=0)).mean(axis=0)
-    np.testing.assert_allclose(told.persistence[0], naive, rtol=1e-4)
+    np.testing.assert_allclose(result.persistence[0], naive, rtol=1e-4)
     within = (np.abs(errors[1:, None]) <= widths[:-1]).mean(axis=0)
-    np.testing.assert_allclose(told.coverage[0], within, atol=1e-3)
+    np.testing.assert_allclose(result.coverage[0], within, atol=1e-3)
     assert np.abs(within[1] - 0.9).max() < 0.05
 
 
@@ -222,12 +222,12 @@ def test_a_model_whose_input_is_known_ahead_forecasts_with_it_and_not_without(ar
     np.testing.assert_allclose(predictions[:2], forecast[0, 1:], atol=1e-5)
 
 
-def test_targets_that_are_never_observed_cannot_be_learned_about(artifacts):
-    with pytest.raises(ValueError, match="never observed"):
+def test_learning_about_targets_that_are_not_inputs_is_refused(artifacts):
+    with pytest.raises(ValueError, match="not an input"):
         replace(artifacts["sine"], targets=("other",), learning=KINDS["gain"])
 
 
-def test_a_learner_of_a_plain_layout_has_no_more_than_it_needs(artifacts):
+def test_a_learner_has_only_the_parts_that_it_needs(artifacts):
     sizes = {kind: learning(artifacts, kind).learner.size for kind in KINDS}
     assert sizes["gain"] < sizes["rls of rank 3"] + 60 < sizes["rls"]
     assert Learner(artifacts["sine"], Learning("rls")).size < 65 * 65 + 2 * 65 + 8
@@ -236,7 +236,7 @@ def test_a_learner_of_a_plain_layout_has_no_more_than_it_needs(artifacts):
 @pytest.mark.parametrize(
     "chosen", [{}, {"readout": "gain"}, {"readout": "off"}, {"forgetting": 0.9, "prior": 10.0}], ids=str
 )
-def test_a_stream_with_gaps_is_learned_as_by_the_plainest_means(artifacts, chosen):
+def test_a_stream_with_gaps_is_learned_as_by_a_plain_loop(artifacts, chosen):
     """Packed into a carry, in float32 and batched, against Python and float64, one after the other."""
     artifact = artifacts["adaptive"]
     learning = artifact.learning.with_options(**chosen)
@@ -245,16 +245,18 @@ def test_a_stream_with_gaps_is_learned_as_by_the_plainest_means(artifacts, chose
     whole[0] = np.nan
     forecaster = Forecaster(artifact, learning=learning)
     passed = forecaster.observe(whole, np.array([150]), forecaster.new_carry[None])
-    told = said(artifact, learning, [[None if one != one else float(one) for one in row] for row in whole])
-    np.testing.assert_allclose(passed.predictions, [one.prediction for one in told], atol=1e-5)
-    np.testing.assert_allclose(passed.scores.widths, [one.widths for one in told], atol=1e-5)
-    errors = np.array([one.errors for one in told], float)
+    result = predicted(
+        artifact, learning, [[None if np.isnan(number) else float(number) for number in row] for row in whole]
+    )
+    np.testing.assert_allclose(passed.predictions, [step.prediction for step in result], atol=1e-5)
+    np.testing.assert_allclose(passed.scores.widths, [step.widths for step in result], atol=1e-5)
+    errors = np.array([step.errors for step in result], float)
     np.testing.assert_allclose(passed.scores.errors, errors, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["rls", "gain"])
 @pytest.mark.parametrize("spike", [1e4, 1e9, 1e18])
-def test_one_number_that_is_none_of_the_streams_does_not_undo_a_readout(artifacts, kind, spike):
+def test_one_spike_does_not_undo_a_readout(artifacts, kind, spike):
     artifact = artifacts["adaptive"]
     whole = series("adaptive", 400)
     spiked = whole.copy()

@@ -59,12 +59,12 @@ def test_sessions_learn_the_same_together_and_alone():
     features, targets = streams(5, 60, 7, 3)
     together, _ = learned(features, targets, 0.99, 1.0)
     for session in range(5):
-        mine = slice(session, session + 1)
-        alone, _ = learned(features[:, mine], targets[:, mine], 0.99, 1.0)
-        np.testing.assert_allclose(together[mine], alone, rtol=1e-5, atol=1e-6)
+        own = slice(session, session + 1)
+        alone, _ = learned(features[:, own], targets[:, own], 0.99, 1.0)
+        np.testing.assert_allclose(together[own], alone, rtol=1e-5, atol=1e-6)
 
 
-def test_where_nothing_is_heard_nothing_is_learned_nor_forgotten():
+def test_where_nothing_is_observed_nothing_is_learned_or_forgotten():
     features, targets = streams(2, 50, 5, 1)
     observed = np.ones((50, 2, 1), bool)
     observed[30:, 1] = False
@@ -75,14 +75,14 @@ def test_where_nothing_is_heard_nothing_is_learned_nor_forgotten():
     assert np.abs(weights[0] - early[0]).max() > 0
 
 
-def test_the_covariance_stays_symmetric_bit_by_bit_and_positive():
+def test_the_covariance_stays_exactly_symmetric_and_positive():
     features, targets = streams(2, 20_000, 9, 1)
     _, covariance = learned(features, targets, 0.98, 1.0)
     np.testing.assert_array_equal(covariance, covariance.swapaxes(-1, -2))
     assert np.linalg.eigvalsh(covariance.astype(np.float64)).min() > 0
 
 
-def test_a_direction_that_nothing_excites_winds_nothing_up():
+def test_a_direction_that_nothing_excites_does_not_wind_up():
     """Without a prior that is kept up, the covariance would be 0.98**-20000 there: beyond any float."""
     features, targets = streams(1, 20_000, 6, 1)
     features[..., 1:5] = 0.0
@@ -91,7 +91,7 @@ def test_a_direction_that_nothing_excites_winds_nothing_up():
     assert np.isfinite(weights).all()
 
 
-def test_a_correction_that_nothing_speaks_for_any_more_fades():
+def test_a_correction_that_the_data_no_longer_supports_fades():
     features, targets = streams(1, 3_000, 6, 1)
     features[1000:, ..., 2] = 0.0
     before, _ = learned(features[:1000], targets[:1000], 0.98, 1.0)
@@ -99,7 +99,7 @@ def test_a_correction_that_nothing_speaks_for_any_more_fades():
     assert abs(after[0, 0, 0, 2]) < 0.05 * abs(before[0, 0, 0, 2])
 
 
-def test_a_covariance_that_lost_its_sign_begins_anew_and_the_weights_stay():
+def test_an_invalid_covariance_is_renewed_and_the_weights_stay():
     features, targets = streams(2, 40, 4, 1)
     weights, covariance = learned(features, targets, 0.99, 4.0)
     covariance[0] = -np.eye(4, dtype=np.float32)

@@ -41,7 +41,7 @@ def test_a_score_is_the_share_of_smaller_errors():
             assert abs((scores > level).mean() - (1 - level)) < 0.15 * (1 - level) + 0.002
 
 
-def test_beyond_all_that_was_seen_the_score_still_rises_and_stays_below_one():
+def test_beyond_the_largest_error_the_score_still_rises_and_stays_below_one():
     history = np.abs(np.random.default_rng(3).standard_normal(2_000))
     beyond = [scored([*history, size])[-1] for size in (6.0, 20.0, 100.0, 1e4, 1e30)]
     assert all(low <= high for low, high in pairwise(beyond))
@@ -50,14 +50,14 @@ def test_beyond_all_that_was_seen_the_score_still_rises_and_stays_below_one():
     assert beyond[-1] < 1.0
 
 
-def test_what_was_not_observed_is_not_judged():
+def test_a_gap_is_not_scored():
     histogram = np.zeros((2, surprise.BINS), np.float32)
     scores = surprise.score(histogram, np.array([1.0, np.nan], np.float32))
     np.testing.assert_array_equal(np.isnan(scores), [False, True])
     np.testing.assert_array_equal(histogram.sum(axis=1), [1, 0])
 
 
-def test_surprise_is_smoothed_over_what_was_observed():
+def test_surprise_is_smoothed_over_observed_values_only():
     surprise_of = np.array([1.0, 1.0, 2.0], np.float32)
     errors = np.array([[3.0, np.nan], [3.0, 4.0], [np.nan, np.nan]], np.float32)
     sizes = surprise.smooth(surprise_of, errors, np.array([1.0, 2.0], np.float32))

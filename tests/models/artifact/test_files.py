@@ -52,7 +52,7 @@ def made(**changes) -> Artifact:
     torch.manual_seed(1)
     network = StatefulLSTM(3, 4, 2, 2)
     scaling = Scaling(np.array([1.0, 2.0, 3.0]), np.array([0.5, 1.0, 2.0]))
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": "pump",
         "inputs": (Column("flow", "m3/h"), Column("pressure", "bar"), Column("hour_sin")),
         "targets": ("pressure", "flow"),
@@ -63,7 +63,7 @@ def made(**changes) -> Artifact:
         "weights": {name: weight.numpy() for name, weight in network.state_dict().items()},
         "metrics": {"mse": 0.25},
     }
-    return Artifact(**(told | changes))
+    return Artifact(**(fields | changes))
 
 
 def test_what_is_saved_is_what_is_loaded(folder, artifact):
@@ -79,12 +79,12 @@ def test_what_is_saved_is_what_is_loaded(folder, artifact):
     assert torch.equal(loaded.network()(chunk)[0], artifact.network()(chunk)[0])
 
 
-def test_a_folder_holds_two_files_and_no_leftovers(folder):
+def test_a_folder_has_two_files_and_no_leftovers(folder):
     assert listed(folder) == ["model.json", "weights.safetensors"]
     assert listed(folder.parent) == ["pump"]
 
 
-def test_an_artifact_is_replaced_where_one_was_and_other_files_stay(folder, artifact):
+def test_an_older_artifact_is_replaced_and_other_files_stay(folder, artifact):
     (folder / "notes.txt").write_text("mine")
     save(replace(artifact, name="other"), folder)
     assert load(folder).name == "other"
@@ -97,17 +97,17 @@ def test_a_save_that_fails_leaves_no_folder(tmp_path, artifact):
     assert listed(tmp_path) == []
 
 
-def test_a_folder_of_other_things_is_not_written_to(tmp_path, artifact):
+def test_a_folder_of_other_files_is_not_written_to(tmp_path, artifact):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(BadArtifact, match="not empty"):
         save(artifact, tmp_path)
-    with pytest.raises(BadArtifact, match="no folder"):
+    with pytest.raises(BadArtifact, match="not a folder"):
         check_folder(tmp_path / "thesis.tex")
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_flipped_bit_is_refused_or_touches_no_prediction(saved, tmp_path_factory, data):
+def test_a_flipped_bit_is_refused_or_changes_no_prediction(saved, tmp_path_factory, data):
     copy = tmp_path_factory.mktemp("flipped")
     file = data.draw(st.sampled_from(["model.json", "weights.safetensors"]))
     content = bytearray((saved / file).read_bytes())
@@ -152,7 +152,7 @@ def test_a_pipe_in_place_of_a_file_does_not_block(folder, file):
 
 
 @pytest.mark.parametrize("file", ["model.json", "weights.safetensors"])
-def test_an_oversized_file_is_refused_before_it_is_read_whole(folder, file):
+def test_an_oversized_file_is_refused_before_all_of_it_is_read(folder, file):
     with (folder / file).open("ab") as stretched:
         stretched.truncate(2**36)  # sparse: 64 GiB to whoever reads it all
     with pytest.raises(BadArtifact, match=f"{file} is larger"):
@@ -168,7 +168,7 @@ def test_weights_of_another_training_are_refused(folder, tmp_path, artifact):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"version": 3}, "version 3 is unknown"),
         ({"version": "1"}, "version 1 is unknown"),
@@ -215,14 +215,14 @@ def test_weights_of_another_training_are_refused(folder, tmp_path, artifact):
         ({"scaling": {"mean": [1, 2, 3], "std": [1, 2]}}, "3 means and 2 stds"),
         ({"scaling": {"mean": ["a", 2, 3], "std": [1, 2, 3]}}, "not a list of numbers"),
         ({"scaling": {"mean": [[1], 2, 3], "std": [1, 2, 3]}}, "not a list of numbers"),
-        ({"scaling": {"mean": [9, 9, 9], "std": [1, 1, 1]}}, "scaled otherwise"),
+        ({"scaling": {"mean": [9, 9, 9], "std": [1, 1, 1]}}, "scaled differently"),
     ],
 )
-def test_a_description_that_does_not_fit_is_refused_by_name(folder, changes, told):
+def test_a_description_that_does_not_fit_is_refused_by_name(folder, changes, message):
     path = folder / "model.json"
     fields = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in fields.items() if value is not LEFT_OUT}))
-    with pytest.raises(BadArtifact, match=told) as refused:
+    with pytest.raises(BadArtifact, match=message) as refused:
         load(folder)
     assert str(folder) in str(refused.value)
 
@@ -231,14 +231,14 @@ def test_a_description_that_does_not_fit_is_refused_by_name(folder, changes, tol
     "text",
     ["", "null", "[]", "{", "[" * 100_000, '{"format": 1e999}', "9" * 10_000, '{"a": NaN}', "\ufeff{}"],
 )
-def test_a_description_that_is_no_sound_json_is_refused(folder, text):
+def test_a_description_that_is_not_valid_json_is_refused(folder, text):
     (folder / "model.json").write_text(text)
     with pytest.raises(BadArtifact, match=r"model\.json"):
         load(folder)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda w: w | {"fc.bias": w["fc.bias"].astype(np.float64)}, "float64|larger"),
         (lambda w: w | {"fc.bias": np.full(2, np.nan, np.float32)}, "fc.bias has a value that is not finite"),
@@ -247,10 +247,10 @@ def test_a_description_that_is_no_sound_json_is_refused(folder, text):
         (lambda w: {name: w[name] for name in w if name != "fc.bias"}, "lack fc.bias"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_name(folder, artifact, change, told):
+def test_weights_that_do_not_fit_are_refused_by_name(folder, artifact, change, message):
     weights = safetensors.numpy.save(change(dict(artifact.weights)))
     (folder / "weights.safetensors").write_bytes(weights)
-    with pytest.raises(BadArtifact, match=told):
+    with pytest.raises(BadArtifact, match=message):
         load(folder)
 
 
@@ -265,7 +265,7 @@ def test_pickle_in_place_of_weights_is_never_run(folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_labels_may_be_edited_and_whatever_decides_a_prediction_may_not(artifact):
+def test_labels_may_be_edited_and_what_decides_a_prediction_may_not(artifact):
     labels = replace(artifact, name="other", metrics={}, inputs=(Column("flow", "l/s"), *artifact.inputs[1:]))
     assert labels.fingerprint == artifact.fingerprint
     weights = dict(artifact.weights) | {"fc.bias": artifact.weights["fc.bias"] + np.float32(1e-6)}
@@ -274,7 +274,7 @@ def test_labels_may_be_edited_and_whatever_decides_a_prediction_may_not(artifact
     assert artifact.fingerprint not in {other.fingerprint for other in others}
 
 
-def test_a_change_of_what_is_no_input_is_refused(artifact):
+def test_a_change_of_a_target_that_is_not_an_input_is_refused(artifact):
     with pytest.raises(BadArtifact, match="level"):
         replace(artifact, predicts="change", targets=("pressure", "level"))
 
@@ -285,20 +285,20 @@ def test_an_artifact_knows_what_a_forecast_feeds_back(artifact):
     assert (artifact.input_size, artifact.output_size) == (3, 2)
 
 
-def test_scaling_there_and_back_is_the_same_numbers():
+def test_scaling_and_unscaling_gives_the_same_numbers():
     scaling = Scaling(np.array([1.0, -2.0]), np.array([0.1, 30.0]))
     values = np.random.default_rng(0).normal(size=(50, 2))
     np.testing.assert_allclose(scaling.unscale(scaling.scale(values)), values, atol=1e-12)
 
 
-def test_a_networks_own_copy_may_change_without_changing_the_artifact(artifact):
+def test_changing_a_network_does_not_change_its_artifact(artifact):
     before = artifact.weights["fc.bias"].copy()
     with torch.no_grad():
         artifact.network().fc.bias.add_(1)
     np.testing.assert_array_equal(artifact.weights["fc.bias"], before)
 
 
-def test_an_artifact_of_version_1_is_read_learns_nothing_and_keeps_its_fingerprint():
+def test_an_artifact_of_version_1_learns_nothing_and_keeps_its_fingerprint():
     shipped = load(SHIPPED / "sine")
     assert json.loads((SHIPPED / "sine" / "model.json").read_text())["version"] == 1
     assert not shipped.learning.enabled
@@ -314,7 +314,7 @@ def test_what_its_sessions_learn_is_saved_and_decides_the_fingerprint(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"readout": "magic"}, "readout"),
         ({"forgetting": 0.4}, "forgetting"),
@@ -330,12 +330,12 @@ def test_what_its_sessions_learn_is_saved_and_decides_the_fingerprint(tmp_path, 
         ({"levels": tuple((i + 1) / 100 for i in range(17))}, "16 levels"),
     ],
 )
-def test_learning_that_cannot_be_is_refused_by_name(artifact, changes, told):
-    with pytest.raises(BadArtifact, match=told):
+def test_invalid_learning_is_refused_by_name(artifact, changes, message):
+    with pytest.raises(BadArtifact, match=message):
         replace(artifact, learning=Learning(**({"readout": "rls"} | changes)))
 
 
-def test_a_session_may_choose_how_it_learns_within_what_its_artifact_knows():
+def test_a_session_chooses_how_it_learns_within_the_layout_of_its_artifact():
     shipped = Learning("rls", forgetting=0.99, levels=(0.9,), spread=((2.0,),))
     assert shipped.with_options() == shipped
     assert shipped.with_options(readout="off", forgetting=0.9).kind == "off+intervals"

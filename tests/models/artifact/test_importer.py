@@ -40,9 +40,9 @@ def test_an_imported_network_predicts_as_it_did_before(imported, tmp_path):
         torch.testing.assert_close(load(tmp_path / "net").network()(chunk)[0], net(chunk), atol=1e-6, rtol=0)
 
 
-def test_the_shape_and_default_names_are_read_off_the_weights(imported):
-    one = imported(Textbook().state_dict())
-    assert (one.columns, one.targets) == (("value",), ("value",))
+def test_shape_and_default_names_come_from_the_weights(imported):
+    default = imported(Textbook().state_dict())
+    assert (default.columns, default.targets) == (("value",), ("value",))
     several = imported(Textbook(3, 8, 2, 3).state_dict())
     assert (several.columns, several.targets) == (("x0", "x1", "x2"), ("x0", "x1", "x2"))
     assert (several.hidden_size, several.num_layers) == (8, 2)
@@ -61,7 +61,7 @@ def test_names_units_and_scaling_are_kept(imported):
 
 @pytest.mark.parametrize("wrap", ["state_dict", "model_state_dict"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
-def test_usual_wrappings_are_taken_off(imported, wrap, prefix):
+def test_usual_wrappers_and_prefixes_are_removed(imported, wrap, prefix):
     state = {prefix + name: weight for name, weight in Textbook().state_dict().items()}
     assert imported({wrap: state, "epoch": 3}).hidden_size == 8
 
@@ -72,7 +72,7 @@ def test_weights_of_another_precision_become_float32(imported, dtype):
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "told"),
+    ("checkpoint", "message"),
     [
         (Textbook(), "state_dict"),
         (Textbook(bidirectional=True).state_dict(), "lstm.bias_hh_l0_reverse"),
@@ -80,8 +80,8 @@ def test_weights_of_another_precision_become_float32(imported, dtype):
         (Textbook(proj_size=4).state_dict(), "weight_hr|expected"),
         (nn.Linear(1, 1).state_dict(), "lacks a matrix lstm.weight_ih_l0"),
         ({}, "lacks a matrix"),
-        ([1, 2], "no state_dict"),
-        ({1: torch.zeros(1)}, "no state_dict"),
+        ([1, 2], "not a state_dict"),
+        ({1: torch.zeros(1)}, "not a state_dict"),
         (Textbook().state_dict() | {"fc.bias": 3}, "fc.bias is not a dense tensor"),
         (Textbook().state_dict() | {"fc.bias": torch.zeros(1, dtype=torch.int64)}, "not a dense tensor"),
         (Textbook().state_dict() | {"fc.bias": torch.zeros(1).to_sparse()}, "not a dense tensor"),
@@ -92,14 +92,14 @@ def test_weights_of_another_precision_become_float32(imported, dtype):
         (Textbook().state_dict() | {"fc.weight": torch.zeros(8, 1, 1)}, "lacks a matrix fc.weight"),
     ],
 )
-def test_other_checkpoints_are_refused_by_name(imported, checkpoint, told):
-    with pytest.raises(BadArtifact, match=told) as refused:
+def test_other_checkpoints_are_refused_by_name(imported, checkpoint, message):
+    with pytest.raises(BadArtifact, match=message) as refused:
         imported(checkpoint)
     assert "net.pt" in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"columns": ["a", "b"]}, "1 inputs, not 2"),
         ({"targets": ["a", "b"]}, "1 outputs, not 2"),
@@ -111,8 +111,8 @@ def test_other_checkpoints_are_refused_by_name(imported, checkpoint, told):
         ({"targets": ["other"], "predicts": "change"}, "not an input"),
     ],
 )
-def test_options_that_do_not_fit_the_weights_are_refused(imported, options, told):
-    with pytest.raises(BadArtifact, match=told):
+def test_options_that_do_not_fit_the_weights_are_refused(imported, options, message):
+    with pytest.raises(BadArtifact, match=message):
         imported(Textbook().state_dict(), **options)
 
 
@@ -121,7 +121,7 @@ def test_no_code_in_a_checkpoint_is_run(imported, tmp_path):
         def __reduce__(self):
             return (tmp_path / "ran").mkdir, ()
 
-    with pytest.raises(BadArtifact, match="not run"):
+    with pytest.raises(BadArtifact, match="not loaded"):
         imported(Textbook().state_dict() | {"fc.bias": Bomb()})
     assert not (tmp_path / "ran").exists()
 
@@ -141,6 +141,6 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
         import_checkpoint(tmp_path / "net.pt", "net")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(BadArtifact, match=r"none\.pt: is no file"):
+def test_a_missing_checkpoint_file_is_named(tmp_path):
+    with pytest.raises(BadArtifact, match=r"none\.pt: is not a file"):
         import_checkpoint(tmp_path / "none.pt", "net")

@@ -32,7 +32,7 @@ def test_the_built_in_sine_is_that_of_the_textbook():
     np.testing.assert_array_equal(sine().values[:, 0], np.sin(np.linspace(0, 100, 1000)))
 
 
-def test_csv_is_read_with_its_times_left_out(tmp_path):
+def test_a_csv_is_read_without_its_time_column(tmp_path):
     series = open_series(written(tmp_path, CSV))
     assert series.columns == ("flow", "pressure")
     np.testing.assert_array_equal(series.values, [[1.5, 10], [2.5, 20], [-300, 30]])
@@ -40,7 +40,7 @@ def test_csv_is_read_with_its_times_left_out(tmp_path):
     assert series.times[1] == np.datetime64("2024-01-01T01:00:00")
 
 
-def test_columns_are_read_in_the_order_asked_for_with_the_targets_behind(tmp_path):
+def test_columns_are_read_in_the_given_order_followed_by_the_targets(tmp_path):
     series = open_series(written(tmp_path, CSV), ["pressure"], ["flow"])
     assert series.columns == ("pressure", "flow")
 
@@ -63,7 +63,7 @@ def test_a_csv_without_a_header_keeps_its_first_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a,b\n1,2\n3,oops\n", "row 2, column 'b': 'oops' is not a number"),
         ("a,b\n1,2\n,4\n", "row 2, column 'a': an empty cell is not a number"),
@@ -80,36 +80,36 @@ def test_a_csv_without_a_header_keeps_its_first_row(tmp_path):
         ("t\n2024-01-02\n", "no columns of numbers"),
     ],
 )
-def test_what_cannot_be_learnt_from_is_told_with_file_row_and_column(tmp_path, text, told):
+def test_a_bad_cell_is_named_with_file_row_and_column(tmp_path, text, message):
     path = written(tmp_path, text)
     with pytest.raises(BadData) as refused:
         open_series(path)
     assert path in str(refused.value)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_unknown_columns_files_and_formats_are_named(tmp_path):
     path = written(tmp_path, CSV)
-    for call, told in [
+    for call, message in [
         (lambda: open_series(path, ["flux"]), "no column 'flux'; it has date, flow, pressure"),
         (lambda: open_series(path, ["date"]), "--time-column date"),
         (lambda: open_series(path, time_column="when"), "no column 'when'"),
         (lambda: open_series(str(tmp_path / "none.csv")), "does not exist"),
-        (lambda: open_series(str(tmp_path)), "is none of .csv, .parquet, .npz"),
+        (lambda: open_series(str(tmp_path)), "is not a .csv, .parquet, .npz file"),
         (lambda: open_series("sine", ["flow"]), "sine has no column 'flow'"),
         (lambda: open_series("sine", time_features=["hour_of_day"]), "no time column"),
         (lambda: open_series(path, time_features=["hour"]), "unknown time feature 'hour'"),
     ]:
         with pytest.raises(BadData) as refused:
             call()
-        assert told in str(refused.value)
+        assert message in str(refused.value)
 
 
-def test_a_cell_of_text_does_not_matter_in_a_column_left_out(tmp_path):
+def test_text_in_an_unused_column_does_not_matter(tmp_path):
     assert open_series(written(tmp_path, "a,note\n1,fine\n2,worse\n"), ["a"]).columns == ("a",)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+def test_bytes_that_are_not_text_are_refused(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"a,b\n1,\xff\n")
     with pytest.raises(BadData, match="UTF-8"):
         open_series(str(tmp_path / "x.csv"))
@@ -130,7 +130,7 @@ def test_npz_is_read_column_by_column_or_as_a_matrix_with_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "message"),
     [
         ({"a": np.zeros((2, 2, 2))}, "3 dimensions"),
         ({"a": np.zeros(2), "b": np.zeros(3)}, "different lengths"),
@@ -139,9 +139,9 @@ def test_npz_is_read_column_by_column_or_as_a_matrix_with_names(tmp_path):
         ({"a": np.array(["1", "x"])}, "row 2, column 'a': 'x'"),
     ],
 )
-def test_npz_that_is_no_table_of_numbers_is_refused(tmp_path, arrays, told):
+def test_npz_that_is_not_a_table_of_numbers_is_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "x.npz", **arrays)
-    with pytest.raises(BadData, match=told):
+    with pytest.raises(BadData, match=message):
         open_series(str(tmp_path / "x.npz"))
 
 
@@ -156,7 +156,7 @@ def test_npz_never_unpickles(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_parquet_is_read_with_its_times_left_out(tmp_path):
+def test_parquet_is_read_without_its_time_column(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -201,13 +201,13 @@ def test_time_features_agree_with_the_calendar(moment):
     np.testing.assert_allclose(series.values[0, 1:], expected, atol=1e-4)
 
 
-def test_a_year_closes_its_circle():
+def test_the_end_of_a_year_is_next_to_its_beginning():
     series = hourly(366 * 24, "2024-01-01").with_time_features(["day_of_year"])
     assert np.abs(series.values[0, 1:] - series.values[-1, 1:]).max() < 0.02
     assert np.abs(np.diff(series.values[:, 1:], axis=0)).max() < 0.01
 
 
-def test_times_with_an_offset_are_put_in_utc(tmp_path):
+def test_times_with_an_offset_are_converted_to_utc(tmp_path):
     series = open_series(written(tmp_path, "t,a\n2024-01-01T02:00:00+02:00,1\n2024-01-01T01:00:00Z,2\n"))
     assert series.times is not None
     assert series.times[0] == np.datetime64("2024-01-01T00:00:00")
@@ -225,18 +225,20 @@ def test_time_features_come_after_the_columns(tmp_path):
     assert series.time_features == ("hour_of_day",)
 
 
-def test_time_features_ask_for_one_step_from_row_to_row():
+def test_time_features_need_one_step_from_row_to_row():
     series = hourly(9)
     assert series.interval_seconds() == 3600
     times = series.times.copy()  # type: ignore[union-attr]
     times[5:] += np.timedelta64(1, "h")
-    with pytest.raises(BadData, match=r"row 6: 2024-01-01T06:00:00.000000 lies 7200 s behind .* 3600 s"):
+    with pytest.raises(
+        BadData, match=r"row 6: 2024-01-01T06:00:00.000000 is 7200 s after the row before it, .* 3600 s"
+    ):
         Series("x.csv", ("a",), series.values, times).with_time_features(["hour_of_day"])
     with pytest.raises(BadData, match="no step"):
         Series("x.csv", ("a",), series.values, times[:1].repeat(9)).with_time_features(["hour_of_day"])
 
 
-def test_a_dataset_tells_what_is_known_ahead():
+def test_a_dataset_says_which_inputs_are_known_ahead():
     series = hourly(9).with_time_features(["hour_of_day"])
     columns = [Column(name) for name in series.columns]
     dataset = prepare(series, columns, ["a"], Split(5, 2, 2))
@@ -266,7 +268,7 @@ def test_a_split_is_contiguous_in_time(parts, expected):
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "message"),
     [
         ((0.7, 0.3), "three numbers"),
         ((0.7, 0.2, -0.1), "three numbers"),
@@ -276,8 +278,8 @@ def test_a_split_is_contiguous_in_time(parts, expected):
         ((0.02, 0.5, 0.2), "too few"),
     ],
 )
-def test_a_split_that_does_not_fit_is_refused(parts, told):
-    with pytest.raises(BadData, match=told):
+def test_a_split_that_does_not_fit_is_refused(parts, message):
+    with pytest.raises(BadData, match=message):
         split_rows(100, parts)
 
 
@@ -306,7 +308,7 @@ def test_a_constant_column_is_kept_and_not_divided_by_zero():
     assert (scaling.mean[0], scaling.std[0]) == (7, 1)
 
 
-def test_a_value_too_large_for_float32_is_told_with_its_row():
+def test_a_value_too_large_for_float32_is_named_with_its_row():
     values = np.concatenate([np.random.default_rng(0).normal(size=(50, 1)), [[1e60]]])
     with pytest.raises(BadData, match="row 51, column 'a'"):
         prepared(Series("x", ("a",), values), Split(40, 5, 5))
@@ -337,9 +339,9 @@ def prepared(series: Series, split: Split, *, scaled: bool = True):
 GAPPY = "date,flow,pressure\n2024-01-01,,10\n2024-01-02,1,NaN\n2024-01-03,null,\n2024-01-04,3,30\n"
 
 
-def test_empty_cells_are_gaps_where_they_may_be(tmp_path):
+def test_empty_cells_are_gaps_where_gaps_are_allowed(tmp_path):
     path = written(tmp_path, GAPPY)
-    with pytest.raises(BadData, match=r"row 1, column 'flow': an empty cell is not a number; --gaps"):
+    with pytest.raises(BadData, match=r"row 1, column 'flow': an empty cell is not a number; with --gaps"):
         open_series(path)
     series = open_series(path, gaps=True)
     np.testing.assert_array_equal(series.values, [[np.nan, 10], [1, np.nan], [np.nan, np.nan], [3, 30]])
@@ -350,7 +352,7 @@ def test_empty_cells_are_gaps_where_they_may_be(tmp_path):
         open_series(written(tmp_path, "a,b\n1,2\nsoon,3\n"), gaps=True)
 
 
-def test_a_dataset_fills_what_is_seen_and_judges_by_what_was_observed(tmp_path):
+def test_a_dataset_fills_gaps_in_observations_and_not_in_truth(tmp_path):
     series = open_series(written(tmp_path, GAPPY), gaps=True)
     columns = [Column(name) for name in series.columns]
     dataset = prepare(series, columns, ["pressure"], Split(4, 0, 0))
@@ -363,10 +365,10 @@ def test_a_dataset_fills_what_is_seen_and_judges_by_what_was_observed(tmp_path):
     np.testing.assert_allclose(unscaled_observations(dataset), [[1, 10], [1, np.nan], [1, np.nan], [3, 30]])
 
 
-def test_a_column_of_which_nothing_was_observed_is_refused(tmp_path):
+def test_a_column_without_any_value_is_refused(tmp_path):
     series = open_series(written(tmp_path, "a,b\n1,\n2,\n3,\n4,4\n"), gaps=True)
-    with pytest.raises(BadData, match="nothing was observed of 'b' in the training part"):
+    with pytest.raises(BadData, match="column 'b' has no value in the training part"):
         prepare(series, [Column("a"), Column("b")], ["a"], Split(3, 1, 0))
     nothing = Series("x.csv", ("a",), np.full((3, 1), np.nan), gaps=True)
-    with pytest.raises(BadData, match="nothing was observed in column 'a'"):
+    with pytest.raises(BadData, match="column 'a' has no value"):
         nothing.fill_gaps()

@@ -56,7 +56,7 @@ def untrained(columns: int = 2) -> tuple[Artifact, Series]:
     return Artifact("raw", tuple(map(Column, names)), names, 4, 1, scaling, scaling, weights), series
 
 
-def test_the_carry_pays_in_the_backtest_of_a_wave(trained):
+def test_keeping_the_carry_improves_the_backtest_of_a_sine(trained):
     scores = backtest(trained, sine(), split_rows(1000)).scores
     assert scores[NETWORK].mse * 100 < scores[RESET].mse
     assert scores[NETWORK].mse < scores[PERSISTENCE].mse
@@ -75,7 +75,7 @@ def test_chunks_of_any_size_equal_one_pass(chunk, start):
     torch.testing.assert_close(streamed, whole[0, start - 1 : 89], atol=1e-6, rtol=0)
 
 
-def test_reset_is_the_same_network_from_zero_at_each_chunk():
+def test_the_reset_method_zeroes_the_carry_at_each_chunk():
     artifact, series = untrained()
     split = Split(60, 10, 20)
     result = backtest(artifact, series, split, chunk=7)
@@ -86,7 +86,7 @@ def test_reset_is_the_same_network_from_zero_at_each_chunk():
     np.testing.assert_allclose(result.predictions[RESET], expected, atol=1e-5)
 
 
-def test_every_score_is_what_its_formula_says():
+def test_every_score_follows_its_formula():
     artifact, series = untrained()
     result = backtest(artifact, series, Split(60, 10, 20), chunk=8, season=12)
     values, std = series.values, artifact.target_scaling.std
@@ -111,10 +111,12 @@ def test_no_prediction_sees_its_own_row_or_a_later_one():
     artifact, series = untrained()
     split, changed = Split(60, 10, 20), series.values.copy()
     changed[80:] += 100
-    one = backtest(artifact, series, split, season=5)
-    two = backtest(artifact, Series("x.csv", series.columns, changed), split, season=5)
-    for method, predicted in one.predictions.items():
-        np.testing.assert_allclose(predicted[:11], two.predictions[method][:11], atol=1e-5, err_msg=method)
+    result = backtest(artifact, series, split, season=5)
+    changed_result = backtest(artifact, Series("x.csv", series.columns, changed), split, season=5)
+    for method, predicted in result.predictions.items():
+        np.testing.assert_allclose(
+            predicted[:11], changed_result.predictions[method][:11], atol=1e-5, err_msg=method
+        )
 
 
 def test_a_constant_series_has_no_mase_and_no_skill_rather_than_a_crash():
@@ -139,7 +141,7 @@ def test_a_season_is_found_under_noise_and_trend(period):
     "values",
     [np.zeros(300), np.arange(300.0), np.random.default_rng(0).normal(size=300), np.zeros(1), np.arange(5.0)],
 )
-def test_no_season_is_made_up(values):
+def test_no_season_is_found_where_there_is_none(values):
     assert find_season(values[:, None]) is None
 
 
@@ -173,7 +175,7 @@ def learning() -> tuple[Artifact, Series]:
     return replace(artifact, learning=Learning(readout="rls", levels=(0.5, 0.9))), series
 
 
-def test_what_a_session_learns_is_told_beside_the_frozen_network():
+def test_a_learning_session_is_compared_with_the_frozen_network():
     artifact, series = learning()
     split = Split(60, 10, 20)
     result = backtest(artifact, series, split, chunk=7)
@@ -190,7 +192,7 @@ def test_what_a_session_learns_is_told_beside_the_frozen_network():
     np.testing.assert_allclose(result.predictions[NETWORK], expected[69:89], rtol=1e-4, atol=1e-5)
 
 
-def test_the_bands_are_judged_beside_fixed_ones_of_the_validation_rows():
+def test_intervals_are_compared_with_fixed_bands_of_the_validation_rows():
     artifact, series = learning()
     result = backtest(artifact, series, Split(50, 20, 20))
     assert result.widths is not None
@@ -221,7 +223,7 @@ def test_a_figure_shows_the_band_its_misses_and_the_scores(tmp_path):
     assert int.from_bytes(plain.read_bytes()[20:24], "big") < heights[0]
 
 
-def test_a_series_of_another_step_is_refused():
+def test_a_series_with_other_seconds_from_row_to_row_is_refused():
     artifact, _ = untrained(3)
     columns = (Column("a"), *map(Column, calendar.columns(("hour_of_day",))))
     network = StatefulLSTM(3, 4, 1, 1)
@@ -242,7 +244,7 @@ def test_a_series_of_another_step_is_refused():
         backtest(artifact, series, Split(60, 10, 20))
 
 
-def test_gaps_are_stood_in_for_and_judged_by_nobody():
+def test_gaps_are_filled_by_predictions_and_excluded_from_every_score():
     artifact, series = learning()
     values = series.values.copy()
     values[np.random.default_rng(2).random(values.shape) < 0.2] = np.nan
@@ -263,7 +265,7 @@ def test_gaps_are_stood_in_for_and_judged_by_nobody():
     json.dumps(result.as_dict(), allow_nan=False)
 
 
-def test_a_session_that_goes_on_learning_beats_the_frozen_network_and_fixed_bands():
+def test_a_learning_session_beats_the_frozen_network_and_fixed_bands():
     rng, rows = np.random.default_rng(3), np.arange(1800)
     wave = np.sin(2 * np.pi * rows / 24) * np.where(rows < 900, 1.0, 1.8)  # the swing grows after training
     other = np.roll(wave, 6) + np.where(rows < 900, 0.0, 3.0)  # and the level jumps
@@ -285,7 +287,7 @@ def test_a_session_that_goes_on_learning_beats_the_frozen_network_and_fixed_band
     assert nine.fixed.least < 0.85
 
 
-def test_the_band_drawn_is_of_the_nearest_level():
+def test_the_drawn_band_is_that_of_the_nearest_level():
     values, widths = np.zeros((5, 2)), np.arange(30.0).reshape(5, 3, 2)
     drawn = BacktestPlot(range(5), values, {"network": values + 1}).with_interval(
         (0.5, 0.8, 0.95), widths, level=0.9

@@ -28,7 +28,7 @@ def test_the_online_ar_is_weighted_least_squares_on_the_past():
             assert predictions[row - 2, column] == pytest.approx(expected, abs=2e-4)
 
 
-def test_the_online_ar_learns_a_wave_that_changes_its_pace():
+def test_the_online_ar_learns_a_sine_that_changes_its_frequency():
     rows = np.arange(3000)
     values = np.sin(np.where(rows < 1500, rows / 5, rows / 8))[:, None]
     errors = online_autoregression(values, range(1, 3000))[:, 0] - values[1:, 0]

@@ -46,21 +46,21 @@ def test_cells_keep_their_weights_when_the_network_changes():
 
 
 @njit  # not kept on disk: it would not notice a change of what it calls
-def every_gated(gate, x, told):
+def every_gated(gate, x, out):
     for i in range(len(x)):
-        told[i] = sigmoid_times_tanh(gate, x[i])
+        out[i] = sigmoid_times_tanh(gate, x[i])
 
 
 @njit
-def every_sigmoid(x, told):
+def every_sigmoid(x, out):
     for i in range(len(x)):
-        told[i] = sigmoid(x[i])
+        out[i] = sigmoid(x[i])
 
 
 def applied(function, x):
-    told = np.empty(len(x), np.float32)
-    function(np.asarray(x, np.float32), told)
-    return told
+    out = np.empty(len(x), np.float32)
+    function(np.asarray(x, np.float32), out)
+    return out
 
 
 NUMBERS = np.concatenate(
@@ -74,31 +74,31 @@ NUMBERS = np.concatenate(
 
 
 @pytest.mark.parametrize("gate", [-50.0, -3.0, -0.1, 0.0, 0.7, 12.0, 100.0])
-def test_a_gated_tanh_is_right_to_two_units_in_the_last_place_even_where_it_is_tiny(gate):
-    told = np.empty(len(NUMBERS), np.float32)
-    every_gated(np.float32(gate), NUMBERS, told)
+def test_sigmoid_times_tanh_is_right_to_two_units_in_the_last_place_even_near_zero(gate):
+    out = np.empty(len(NUMBERS), np.float32)
+    every_gated(np.float32(gate), NUMBERS, out)
     want = np.tanh(NUMBERS.astype(np.float64)) / (1 + np.exp(-np.float64(np.float32(gate))))
-    np.testing.assert_allclose(told, want, rtol=3e-7, atol=1e-44)
+    np.testing.assert_allclose(out, want, rtol=3e-7, atol=1e-44)
 
 
-def test_sigmoid_is_right_to_a_unit_in_the_last_place_of_one():
+def test_sigmoid_is_right_to_one_unit_in_the_last_place_of_one():
     want = 1 / (1 + np.exp(-NUMBERS.astype(np.float64)))
     np.testing.assert_allclose(applied(every_sigmoid, NUMBERS), want, rtol=0, atol=1.2e-7)
     assert (np.diff(applied(every_sigmoid, np.linspace(-90, 90, 10_001))) >= -1.2e-7).all()
 
 
-def test_what_is_not_finite_stays_so_or_saturates():
+def test_nan_stays_nan_and_infinity_saturates():
     strange = np.array([np.nan, np.inf, -np.inf, 0.0], np.float32)
-    told = applied(every_sigmoid, strange)
-    assert np.isnan(told[0])
-    np.testing.assert_allclose(told[1:], [1.0, 0.0, 0.5], atol=1e-6)
-    for gate, open_by in zip(strange, told, strict=True):
+    out = applied(every_sigmoid, strange)
+    assert np.isnan(out[0])
+    np.testing.assert_allclose(out[1:], [1.0, 0.0, 0.5], atol=1e-6)
+    for gate, open_by in zip(strange, out, strict=True):
         gated_by = np.empty(len(strange), np.float32)
         every_gated(gate, strange, gated_by)
         np.testing.assert_allclose(gated_by, open_by * np.tanh(strange), atol=1e-6)  # NaN where that is
 
 
-def test_a_cell_that_has_counted_far_goes_on():
+def test_a_very_large_cell_state_still_steps_like_torch():
     cells = LSTMCells(network := StatefulLSTM(1, 4, 1, 1).eval())
     rows = np.full((1, 8), 1e9, np.float32)
     h = torch.full((1, 1, 4), 1e9)

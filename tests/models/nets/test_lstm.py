@@ -46,18 +46,18 @@ def test_nothing_is_remembered_between_calls():
     assert torch.equal(lstm(chunk)[0], first)
 
 
-def test_a_network_of_changes_adds_the_last_observation_to_what_it_learnt():
+def test_a_network_that_predicts_changes_adds_the_last_observation():
     level, change, chunk = network(), network((2, 0)), observations(5)
     torch.testing.assert_close(change(chunk)[0], level(chunk)[0] + chunk[..., [2, 0]], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("change_of", [(0,), (0, 3), (-1, 0)])
-def test_a_change_of_a_column_that_is_not_there_is_refused(change_of):
+def test_a_change_of_a_column_that_does_not_exist_is_refused(change_of):
     with pytest.raises(ValueError, match="change_of"):
         network(change_of)
 
 
-def test_a_detached_carry_is_the_same_numbers_without_the_graph():
+def test_a_detached_carry_has_the_same_numbers_without_the_graph():
     _, carry = network()(observations(5))
     cut = detach_carry(carry)
     assert carry[0].requires_grad
@@ -67,12 +67,12 @@ def test_a_detached_carry_is_the_same_numbers_without_the_graph():
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-def test_the_shapes_told_are_those_of_the_network(layers):
+def test_weight_shapes_are_those_of_the_network(layers):
     weights = network(layers=layers).state_dict()
     assert weight_shapes(3, 8, layers, 2) == {name: tuple(weight.shape) for name, weight in weights.items()}
 
 
-def test_a_network_around_given_weights_predicts_alike_and_draws_no_random_numbers():
+def test_a_network_from_weights_predicts_the_same_and_draws_no_random_numbers():
     original, chunk = network((2, 0)), observations()
     before = torch.random.get_rng_state()
     copy = network_from_weights(dict(original.state_dict()), 2, (2, 0))

@@ -41,7 +41,7 @@ def readings(rows: int = 400) -> Dataset:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 512])
-def test_chunks_of_any_size_tell_the_same(chunk):
+def test_a_simulation_does_not_depend_on_the_chunk_size(chunk):
     dataset = readings(120)
     forecaster = Forecaster(build_artifact(initial_network(dataset, RECIPE).eval(), dataset, RECIPE))
     whole = simulate(forecaster, unscaled_observations(dataset), range(40, 120), chunk=1000)
@@ -54,7 +54,7 @@ def test_chunks_of_any_size_tell_the_same(chunk):
     assert pieces.widths.shape == (80, 2, 2)
 
 
-def test_nothing_is_known_of_a_row_before_it_is_predicted():
+def test_no_row_affects_its_own_prediction():
     dataset = readings()
     forecaster = Forecaster(build_artifact(initial_network(dataset, RECIPE).eval(), dataset, RECIPE))
     observations = unscaled_observations(dataset)
@@ -65,7 +65,7 @@ def test_nothing_is_known_of_a_row_before_it_is_predicted():
     assert (before.predictions[51] != after.predictions[51]).all()
 
 
-def test_without_learning_it_is_the_frozen_network():
+def test_a_simulation_without_learning_is_the_frozen_network():
     dataset, recipe = readings(), replace(RECIPE, learning=Learning())
     network = initial_network(dataset, recipe).eval()
     followed = simulate(
@@ -84,7 +84,7 @@ def test_a_readout_that_learns_makes_a_smaller_error_than_an_untrained_network()
     assert streaming_error(network, dataset, RECIPE, rows) < 0.5 * float(frozen)
 
 
-def test_a_session_begins_with_the_errors_of_the_validation_part():
+def test_initial_intervals_come_from_the_errors_of_the_validation_part():
     dataset = readings()
     network = initial_network(dataset, RECIPE).eval()
     learned = calibrate_learning(network, dataset, RECIPE)
@@ -101,7 +101,7 @@ def test_a_session_begins_with_the_errors_of_the_validation_part():
     assert replace(learned, spread=(), growth=()) == LEARNING
 
 
-def test_growth_is_measured_on_free_runs_that_know_what_is_known_ahead():
+def test_growth_is_measured_on_free_runs_with_inputs_known_ahead():
     dataset = readings()
     network = initial_network(dataset, RECIPE).eval()
     recipe = replace(RECIPE, learning=Learning(levels=(0.9,)))
@@ -121,12 +121,12 @@ def test_growth_is_measured_on_free_runs_that_know_what_is_known_ahead():
     np.testing.assert_allclose(calibrate_learning(network, dataset, recipe).growth, expected, rtol=1e-3)
 
 
-def test_without_validation_rows_a_session_begins_as_the_recipe_says():
+def test_without_validation_rows_initial_intervals_are_those_of_the_recipe():
     dataset = replace(readings(), split=Split(300, 0, 100))
     assert calibrate_learning(initial_network(dataset, RECIPE).eval(), dataset, RECIPE) == LEARNING
 
 
-def test_the_basis_holds_the_directions_that_vary_most():
+def test_the_basis_has_the_directions_that_vary_most():
     dataset = readings()
     network = initial_network(dataset, RECIPE).eval()
     basis = leading_directions(network, dataset, 3)

@@ -46,12 +46,12 @@ def textbook() -> Training:
     return training
 
 
-def same_weights(one: StatefulLSTM, other: StatefulLSTM) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+def same_weights(first: StatefulLSTM, second: StatefulLSTM) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_the_textbook_recipe_learns_the_wave_in_ten_epochs(textbook):
+def test_the_textbook_recipe_learns_the_sine_in_ten_epochs(textbook):
     assert [epoch.number for epoch in textbook.history] == list(range(1, 11))
     assert textbook.history[-1].loss <= 5e-5
 
@@ -77,7 +77,7 @@ def test_the_textbook_rolls_out_on_one_prediction_at_a_time(textbook):
     torch.testing.assert_close(run.predictions[49:], torch.cat(expected, dim=1)[0], atol=1e-5, rtol=0)
 
 
-def test_the_carry_is_kept_within_an_epoch_and_cut_between_pieces(textbook):
+def test_the_carry_is_kept_within_an_epoch_and_detached_between_pieces(textbook):
     whole, pieces = (initial_network(textbook.dataset, TEXTBOOK) for _ in range(2))
     training = Training(textbook.dataset, replace(TEXTBOOK, learning_rate=1e-12))
     loss = training.run_epoch().loss
@@ -87,7 +87,7 @@ def test_the_carry_is_kept_within_an_epoch_and_cut_between_pieces(textbook):
     assert same_weights(whole, pieces)
 
 
-def test_one_seed_is_one_result_and_another_is_another():
+def test_the_seed_decides_the_result():
     def trained(seed: int) -> StatefulLSTM:
         training = Training(wave(), replace(SMALL, seed=seed, epochs=2))
         list(training.run())
@@ -97,7 +97,7 @@ def test_one_seed_is_one_result_and_another_is_another():
     assert not same_weights(trained(1), trained(2))
 
 
-def test_a_training_leaves_the_randomness_of_others_alone():
+def test_a_training_leaves_torchs_global_generator_unchanged():
     before = torch.random.get_rng_state()
     Training(wave(), SMALL).run_epoch()
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -119,29 +119,29 @@ def test_resumed_equals_uninterrupted(tmp_path, stop):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "dataset", "told"),
+    ("recipe", "dataset", "message"),
     [(replace(SMALL, seed=1), wave(), "another recipe"), (SMALL, wave(points=310), "another data")],
 )
-def test_a_checkpoint_of_another_training_is_refused(tmp_path, recipe, dataset, told):
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, recipe, dataset, message):
     save_checkpoint(Training(wave(), SMALL), tmp_path / "checkpoint")
-    with pytest.raises(BadCheckpoint, match=told):
+    with pytest.raises(BadCheckpoint, match=message):
         load_checkpoint(Training(dataset, recipe), tmp_path / "checkpoint")
 
 
-def test_a_damaged_checkpoint_is_refused_and_nothing_in_it_is_run(tmp_path):
+def test_a_damaged_checkpoint_is_refused_and_no_code_in_it_is_run(tmp_path):
     class Bomb:
         def __reduce__(self):
             return (tmp_path / "ran").mkdir, ()
 
     path = tmp_path / "checkpoint"
     torch.save({"state": Bomb()}, path)
-    with pytest.raises(BadCheckpoint, match="not run"):
+    with pytest.raises(BadCheckpoint, match="not loaded"):
         load_checkpoint(Training(wave(), SMALL), path)
     path.write_bytes(b"half a checkpo")
-    with pytest.raises(BadCheckpoint, match=r"damaged|not run"):
+    with pytest.raises(BadCheckpoint, match=r"damaged|not loaded"):
         load_checkpoint(Training(wave(), SMALL), path)
     torch.save([1, 2], path)
-    with pytest.raises(BadCheckpoint, match="no checkpoint"):
+    with pytest.raises(BadCheckpoint, match="not a checkpoint"):
         load_checkpoint(Training(wave(), SMALL), path)
     assert not (tmp_path / "ran").exists()
 
@@ -176,7 +176,7 @@ def test_the_validation_error_streams_with_the_carry_kept():
     assert validation_error(network, dataset, SMALL) == pytest.approx(float(errors.square().mean()), rel=1e-5)
 
 
-def test_closed_loop_error_is_that_of_free_runs_from_everything_before():
+def test_closed_loop_error_is_measured_on_free_runs_after_everything_before():
     dataset = wave()
     network = initial_network(dataset, SMALL).eval()
     expected = []
@@ -187,7 +187,7 @@ def test_closed_loop_error_is_that_of_free_runs_from_everything_before():
     assert error == pytest.approx(float(torch.cat(expected).square().mean()), rel=1e-4)
 
 
-def test_closed_loop_training_keeps_long_forecasts_on_course():
+def test_closed_loop_training_improves_long_forecasts():
     def far_off(closed_loop: int) -> float:
         recipe = Recipe(hidden_size=16, epochs=30, patience=0, streams=4, piece=25, closed_loop=closed_loop)
         training = Training(wave(Split(600, 0, 0), 1000), recipe)
@@ -198,10 +198,10 @@ def test_closed_loop_training_keeps_long_forecasts_on_course():
     assert far_off(25) < 0.5 * far_off(0)
 
 
-def test_a_closed_loop_that_cannot_be_closed_is_refused():
+def test_closed_loop_training_of_unpredicted_inputs_is_refused():
     series = Series("x", ("a", "b"), np.random.default_rng(0).normal(size=(100, 2)))
     dataset = prepare(series, [Column("a"), Column("b")], ["a"], split_rows(100))
-    with pytest.raises(BadData, match="no target predicts the input b"):
+    with pytest.raises(BadData, match="no target predicts input b"):
         Training(dataset, replace(SMALL, closed_loop=3))
 
 
@@ -289,11 +289,11 @@ def test_a_finished_training_leaves_an_artifact_metrics_and_a_figure(tmp_path):
     loaded = load(tmp_path / "wave")
     assert loaded.fingerprint == artifact.fingerprint
     assert same_weights(loaded.network(), training.best_network())
-    told = json.loads((tmp_path / "wave" / "metrics.json").read_text())
-    assert told["fingerprint"] == artifact.fingerprint
-    assert len(told["history"]["loss"]) == 6
-    assert told["one_step"]["part"] == "test"
-    assert told["free_run"]["warmup"] == 50
+    metrics = json.loads((tmp_path / "wave" / "metrics.json").read_text())
+    assert metrics["fingerprint"] == artifact.fingerprint
+    assert len(metrics["history"]["loss"]) == 6
+    assert metrics["one_step"]["part"] == "test"
+    assert metrics["free_run"]["warmup"] == 50
     assert (tmp_path / "wave" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in (tmp_path / "wave").iterdir()) == [
         "figure.png",
@@ -303,7 +303,7 @@ def test_a_finished_training_leaves_an_artifact_metrics_and_a_figure(tmp_path):
     ]
 
 
-def test_what_cannot_run_freely_is_reported_without_a_free_run(tmp_path):
+def test_a_network_that_cannot_run_freely_is_reported_without_a_free_run(tmp_path):
     series = Series("x", ("a", "b"), np.random.default_rng(0).normal(size=(100, 2)))
     dataset = prepare(series, [Column("a"), Column("b")], ["a"], split_rows(100))
     training = Training(dataset, replace(SMALL, epochs=1))
@@ -321,7 +321,7 @@ def drifting_pair(rows: int = 300) -> Dataset:
     return prepare(series, columns, ["b", "a"], split_rows(rows), future=["plan"])
 
 
-def test_a_drift_moves_targets_alike_as_inputs_and_as_truth_and_nothing_else():
+def test_drift_moves_targets_equally_as_inputs_and_as_truth_and_nothing_else():
     dataset = drifting_pair()
     torch.manual_seed(0)
     observations = dataset.observations[:100].reshape(4, 25, 3)
@@ -336,7 +336,7 @@ def test_a_drift_moves_targets_alike_as_inputs_and_as_truth_and_nothing_else():
     assert add_drift(observations, truth, dataset, 0.0)[0] is observations
 
 
-def test_shuffled_streams_are_stretches_of_the_training_part():
+def test_shuffled_streams_are_contiguous_rows_of_the_training_part():
     dataset = drifting_pair()
     training = Training(dataset, replace(SMALL, shuffled=True, streams=5))
     torch.manual_seed(0)
@@ -351,7 +351,7 @@ def test_shuffled_streams_are_stretches_of_the_training_part():
 
 
 @pytest.mark.parametrize("learning", [Learning(), DRIFTING.learning])
-def test_a_training_that_draws_goes_on_as_if_never_interrupted(tmp_path, learning):
+def test_a_resumed_training_draws_the_same_random_numbers(tmp_path, learning):
     recipe = replace(DRIFTING, hidden_size=6, epochs=6, judge_every=2, learning=learning)
     whole, first, second = (Training(drifting_pair(), recipe) for _ in range(3))
     list(whole.run())
@@ -363,21 +363,21 @@ def test_a_training_that_draws_goes_on_as_if_never_interrupted(tmp_path, learnin
     list(second.run())
     assert second.history == whole.history
     assert same_weights(second.best_network(), whole.best_network())
-    judged = [epoch.validation is not None for epoch in whole.history]
-    assert judged == [False, True] * 3
+    measured = [epoch.validation is not None for epoch in whole.history]
+    assert measured == [False, True] * 3
 
 
-def test_the_epoch_kept_is_judged_with_the_readout_at_work():
+def test_the_best_epoch_is_chosen_with_the_adapted_readout():
     recipe = replace(DRIFTING, hidden_size=6, epochs=4, judge_every=1)
     training = Training(drifting_pair(), recipe)
     list(training.run())
-    told = validation_error(training.best_network(), training.dataset, recipe)
-    assert told == pytest.approx(min(epoch.validation for epoch in training.history), rel=1e-6)
+    error = validation_error(training.best_network(), training.dataset, recipe)
+    assert error == pytest.approx(min(epoch.validation for epoch in training.history), rel=1e-6)
     frozen = validation_error(training.best_network(), training.dataset, replace(recipe, learning=Learning()))
-    assert told < frozen
+    assert error < frozen
 
 
-def test_weight_decay_and_dropout_leave_their_mark():
+def test_weight_decay_and_dropout_have_an_effect():
     dataset = drifting_pair()
 
     def norm(**settings: float) -> float:
@@ -395,15 +395,15 @@ def test_weight_decay_and_dropout_leave_their_mark():
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [({"dropout": 1.0}, "dropout"), ({"drift": -1.0}, "drift"), ({"judge_every": 0}, "judge_every")],
 )
-def test_settings_that_make_no_sense_are_named(settings, told):
-    with pytest.raises(BadRecipe, match=told):
+def test_invalid_settings_are_named(settings, message):
+    with pytest.raises(BadRecipe, match=message):
         Recipe(**settings)
 
 
-def test_a_finished_training_tells_what_its_sessions_will_do(tmp_path):
+def test_a_finished_training_reports_how_its_sessions_do(tmp_path):
     training = Training(drifting_pair(), replace(DRIFTING, hidden_size=6, epochs=5))
     list(training.run())
     artifact = write_report(training, "pair", "x.csv", 1.0, tmp_path / "pair")
@@ -423,7 +423,7 @@ def gappy_pair(share: float = 0.2) -> Dataset:
     return prepare(series, whole.columns, whole.targets, whole.split, future=whole.future)
 
 
-def test_the_loss_is_over_what_was_observed():
+def test_the_loss_leaves_out_gaps():
     outputs, truth = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[math.nan, 1.0], [1.0, math.nan]])
     outputs.requires_grad_()
     loss = mean_squared_error(outputs, truth)
@@ -435,12 +435,12 @@ def test_the_loss_is_over_what_was_observed():
 
 
 @pytest.mark.parametrize("learning", [Learning(), DRIFTING.learning])
-def test_a_training_goes_through_gaps_and_tells_no_nan(tmp_path, learning):
+def test_a_training_with_gaps_reports_no_nan(tmp_path, learning):
     recipe = replace(DRIFTING, hidden_size=6, epochs=4, judge_every=1, closed_loop=3, learning=learning)
     training = Training(gappy_pair(), recipe)
-    told = list(training.run())
-    assert all(math.isfinite(epoch.loss) for epoch in told)
-    assert told[-1].loss < told[0].loss
+    epochs = list(training.run())
+    assert all(math.isfinite(epoch.loss) for epoch in epochs)
+    assert epochs[-1].loss < epochs[0].loss
     write_report(training, "pair", "x.csv", 1.0, tmp_path / "pair")  # which writes no NaN
     again = json.loads((tmp_path / "pair" / "metrics.json").read_text())
     assert again["one_step"]["mse_scaled"] > 0

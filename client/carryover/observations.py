@@ -1,6 +1,6 @@
-"""Observations as people have them: numbers, lists, NumPy, pandas. Answers come back in the same kind.
+"""Observations as numbers, lists, NumPy arrays or pandas objects. Answers have the type of the observations.
 
-NumPy is optional: nothing here imports it unless an array comes in, or it is there already for a forecast.
+NumPy is optional: without it, observations can be numbers and lists.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ except ImportError:  # the extra `numpy`
 
 
 class Chunk:
-    """One or more observations on their way to the server.
+    """One or more observations to be sent together.
 
-    rows : a list of numbers or of rows; or an array, [steps] or [steps, inputs]; NaN and None are gaps
-    flat : bare numbers, of a model with one input; its predictions come back as flat
+    rows : a list of numbers or of rows; or an array, [steps] or [steps, inputs]; NaN and None are missing
+        values
+    flat : the rows are numbers, of a model with one input; its predictions are then numbers, too
     labels : the pandas index of the observations, or None
-    columns : names of what is predicted, for a DataFrame; the name of a Series alone
-    skip : observations wholly missing, in place of rows
+    columns : the names of the predicted columns for a DataFrame, or the name of a Series
+    skip : a number of missing observations, in place of rows
     """
 
     __slots__ = ("_floats", "columns", "flat", "labels", "rows", "skip")
@@ -48,11 +49,11 @@ class Chunk:
 
     @property
     def is_array(self) -> bool:
-        """Whether its answer is made of arrays."""
+        """Whether the answer consists of arrays."""
         return not isinstance(self.rows, list)
 
     def part(self, start: int, end: int) -> Chunk:
-        """Some of its observations."""
+        """Return the observations from `start` to `end`, as a chunk."""
         labels = None if self.labels is None else self.labels[start:end]
         part = Chunk(self.rows[start:end], self.flat, labels, self.columns)
         if self._floats is not None:
@@ -60,15 +61,17 @@ class Chunk:
         return part
 
     def text(self) -> str:
-        """The rows as JSON; what is not a number is null, an observation that is missing."""
+        """Return the rows as JSON; NaN becomes null, a missing observation."""
         text = json.dumps(self.rows.tolist() if self.is_array else self.rows)
-        # There are only numbers in it, so that these three letters are a gap wherever they stand.
+        # The text holds numbers only, so every "NaN" in it is a missing value.
         return text.replace("NaN", "null") if "NaN" in text else text
 
     def floats(self) -> Any:
-        """[steps, inputs] of little-endian float32, or None: only arrays without gaps go as bytes."""
+        """Return [steps, inputs] as little-endian float32; None for lists and for missing values."""
         if self._floats is None and self.is_array and not self.skip:
-            with np.errstate(over="ignore"):  # beyond float32 it is infinite, which the server refuses
+            with np.errstate(
+                over="ignore"
+            ):  # values beyond float32 become infinite, which the server refuses
                 floats = self.rows.astype("<f4", order="C", copy=False)
             if not np.isnan(floats).any():
                 self._floats = floats[:, None] if self.flat else floats
@@ -76,80 +79,80 @@ class Chunk:
 
 
 def chunk_of(observations: Any, inputs: Sequence[str] = (), targets: Sequence[str] = ()) -> Chunk:
-    """Observations of any kind as a chunk.
+    """Convert observations of any supported type to a chunk.
 
     Parameters
     ----------
     observations : a number, a list of numbers or rows, an array [steps] or [steps, inputs], pandas
-    inputs, targets : of the model: a DataFrame with these columns is put into their order
+    inputs, targets : the model's columns; the columns of a DataFrame are put into the order of the inputs
 
     Raises
     ------
-    ValueError, TypeError : there are no numbers in it
+    ValueError, TypeError : the observations are not numbers, or have more than two dimensions
     """
     if isinstance(observations, Chunk):
         return observations
     if is_pandas(observations):
-        return _of_pandas(observations, inputs, targets)
+        return _from_pandas(observations, inputs, targets)
     if hasattr(observations, "__array__"):
-        return _of_array(np.asarray(observations))
+        return _from_array(np.asarray(observations))
     if isinstance(observations, int | float) or observations is None:
         return Chunk([observations], True)
-    rows = [_plain(row) for row in observations]
+    rows = [_to_python(row) for row in observations]
     return Chunk(rows, not rows or not isinstance(rows[0], list | tuple))
 
 
-def gap(count: int) -> Chunk:
-    """Observations that are wholly missing."""
-    return Chunk([], True, skip=checked_size(count))
+def missing_chunk(count: int) -> Chunk:
+    """Return a chunk of `count` missing observations."""
+    return Chunk([], True, skip=check_positive(count))
 
 
-def checked_size(count: int) -> int:
-    """A whole number above 0.
+def check_positive(count: int) -> int:
+    """Return the number.
 
     Raises
     ------
-    ValueError
+    ValueError : it is below 1
     """
     if count < 1:
-        raise ValueError(f"it takes at least one observation, not {count}")
+        raise ValueError(f"the number must be at least 1, not {count}")
     return count
 
 
 def is_pandas(observations: Any) -> bool:
-    """Whether it has an index of its own."""
+    """Whether it is a Series or a DataFrame."""
     return hasattr(observations, "iloc") and hasattr(observations, "index")
 
 
 def is_frame(observations: Any) -> bool:
-    """Whether it is a DataFrame, whose columns the model's inputs and targets name."""
+    """Whether it is a DataFrame."""
     return is_pandas(observations) and hasattr(observations, "columns")
 
 
-def is_whole(source: Any) -> bool:
-    """Whether all of it is there already: a list, an array, a Series; not a generator."""
+def is_in_memory(source: Any) -> bool:
+    """Whether all observations exist already: a list, an array, a Series; not a generator."""
     return isinstance(source, list | tuple | range) or hasattr(source, "__array__") or is_pandas(source)
 
 
 def chunks_of(source: Any, size: int, inputs: Sequence[str], targets: Sequence[str]) -> Iterator[Chunk]:
-    """Cut a source into chunks of `size` observations; a generator is asked for one chunk at a time.
+    """Cut a source into chunks of `size` observations; an iterator is read one chunk at a time.
 
     Raises
     ------
     ValueError, TypeError : as `chunk_of`
     """
-    if is_whole(source):
-        whole = chunk_of(source, inputs, targets)
-        whole.floats()  # made once, for all its parts
-        for start in range(0, len(whole), size):
-            yield whole.part(start, start + size)
+    if is_in_memory(source):
+        everything = chunk_of(source, inputs, targets)
+        everything.floats()  # converts once, for all parts
+        for start in range(0, len(everything), size):
+            yield everything.part(start, start + size)
         return
     for rows in batched(source, size):
         yield chunk_of(rows)
 
 
 def batched(source: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items, the last one shorter."""
+    """Yield lists of `size` items; the last list may be shorter."""
     rows: list[Any] = []
     for row in source:
         rows.append(row)
@@ -160,10 +163,10 @@ def batched(source: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield rows
 
 
-def like(numbers: Any, chunk: Chunk | None) -> Any:
-    """Numbers of an answer's JSON in the kind that the chunk came in; null becomes NaN in an array."""
+def match_kind(numbers: Any, chunk: Chunk | None) -> Any:
+    """Convert an answer's numbers to the chunk's type, lists or arrays. In an array, null becomes NaN."""
     if hasattr(numbers, "dtype"):
-        return numbers.copy()  # bytes of a message cannot be written to
+        return numbers.copy()  # an array over a message's bytes is read-only
     if np is None or (chunk is not None and not chunk.is_array):
         return numbers
     if _is_bool(numbers):
@@ -171,8 +174,8 @@ def like(numbers: Any, chunk: Chunk | None) -> Any:
     return np.array(numbers, np.float32)
 
 
-def labelled(numbers: Any, labels: Any, columns: tuple[Any, ...] | None) -> Any:
-    """A Series or DataFrame on this index, as [steps] or [steps, outputs] asks for."""
+def with_labels(numbers: Any, labels: Any, columns: tuple[Any, ...] | None) -> Any:
+    """Return numbers [steps] as a Series, or [steps, outputs] as a DataFrame, with this index."""
     import pandas as pd
 
     if numbers.ndim == 1:
@@ -182,14 +185,14 @@ def labelled(numbers: Any, labels: Any, columns: tuple[Any, ...] | None) -> Any:
     )
 
 
-def joined(parts: list[Any]) -> Any:
-    """Numbers of many answers one behind the other."""
+def concatenate(parts: list[Any]) -> Any:
+    """Join the numbers of many answers, in order."""
     if isinstance(parts[0], list):
         return [number for part in parts for number in part]
     return np.concatenate(parts)
 
 
-def _of_pandas(observations: Any, inputs: Sequence[str], targets: Sequence[str]) -> Chunk:
+def _from_pandas(observations: Any, inputs: Sequence[str], targets: Sequence[str]) -> Chunk:
     if not is_frame(observations):
         numbers = observations.to_numpy(dtype="float64", na_value=np.nan)
         return Chunk(numbers, True, observations.index, (observations.name,))
@@ -199,16 +202,16 @@ def _of_pandas(observations: Any, inputs: Sequence[str], targets: Sequence[str])
     return Chunk(numbers, False, observations.index, tuple(targets) or None)
 
 
-def _of_array(array: Any) -> Chunk:
+def _from_array(array: Any) -> Chunk:
     if array.dtype.kind not in "fiub":
         array = array.astype("float64")
     if array.ndim > 2:
-        raise ValueError(f"observations have one or two dimensions, these {array.ndim}")
+        raise ValueError(f"observations must have one or two dimensions, not {array.ndim}")
     return Chunk(array.reshape(1) if array.ndim == 0 else array, array.ndim < 2)
 
 
-def _plain(row: Any) -> Any:
-    """NumPy's numbers and rows are written as Python's."""
+def _to_python(row: Any) -> Any:
+    """Convert NumPy numbers and rows to Python objects, which JSON can hold."""
     return row.tolist() if hasattr(row, "tolist") else row
 
 

@@ -1,7 +1,4 @@
-"""The session's socket: a WebSocket spoken over a plain connection, as plans.
-
-The protocol is the `websockets` library's, which does no input or output of its own (the extra `sockets`).
-"""
+"""The session's socket, as plans. It uses the protocol classes of `websockets` (the extra `sockets`)."""
 
 from __future__ import annotations
 
@@ -23,16 +20,16 @@ else:
     WHOLE = (Opcode.TEXT, Opcode.BINARY)  # the server sends each message in one frame
 
 MESSAGE_BYTES = 2**28
-LASTING = (Unavailable, errors.Unauthorized, errors.Forbidden, errors.Unprocessable)
-"""What a request would be told, too: no reason to fall back to one."""
+PERMANENT = (Unavailable, errors.Unauthorized, errors.Forbidden, errors.Unprocessable)
+"""A request would be refused for the same reason: there is no point in falling back to requests."""
 
 
-class NoSocket(CarryoverError):
-    """There is no socket to be had: no library for it, or something in between speaks plain HTTP only."""
+class SocketUnavailable(CarryoverError):
+    """A socket cannot be used: `websockets` is not installed, or a proxy supports only plain HTTP."""
 
 
-class Line:
-    """One open socket. `hello` is the server's first message."""
+class SessionSocket:
+    """An open socket of one session. `hello` is the server's first message."""
 
     def __init__(self, protocol: ClientProtocol) -> None:
         self._protocol = protocol
@@ -40,21 +37,21 @@ class Line:
         self.hello: dict[str, Any] = {}
 
     def put(self, data: bytes, *, text: bool) -> None:
-        """Queue one message; `flush` sends what is queued in one piece."""
+        """Queue one message; `flush` sends all queued messages at once."""
         (self._protocol.send_text if text else self._protocol.send_binary)(data)
 
     def flush(self) -> Plan[None]:
-        """Send what is queued."""
+        """Send the queued messages."""
         queued = self._protocol.data_to_send()
         if queued:
             yield Write(b"".join(queued))
 
     def receive(self) -> Plan[list[tuple[bytes, bool]]]:
-        """The messages that came in, at least one, and whether each is text.
+        """Return the received messages, at least one, and for each whether it is text.
 
         Raises
         ------
-        Unreachable : the server closed it, to stop or because it went away
+        Unreachable : the server closed the socket
         """
         while True:
             events, self._events = self._events, []
@@ -64,19 +61,19 @@ class Line:
             if messages:
                 return messages
             if any(frame.opcode is Opcode.CLOSE for frame in events):
-                why = self._protocol.close_reason or "it gave no reason"
-                raise Unreachable(f"the server closed the socket: {why}")
+                reason = self._protocol.close_reason or "no reason given"
+                raise Unreachable(f"the server closed the socket: {reason}")
             self._events = yield from _events(self._protocol)
 
     def close(self) -> Plan[None]:
-        """Say goodbye; nobody waits for an answer."""
+        """Send a close frame and close the connection, without waiting for the server's close frame."""
         self._protocol.send_close()
         yield from self.flush()
         yield CLOSE
 
 
-def opened(url: str, key: str | None) -> Plan[Line]:
-    """Open a session's socket, up to the server's hello.
+def open_socket(url: str, key: str | None) -> Plan[SessionSocket]:
+    """Open a session's socket, and wait for the server's hello.
 
     Parameters
     ----------
@@ -84,11 +81,11 @@ def opened(url: str, key: str | None) -> Plan[Line]:
 
     Raises
     ------
-    NoSocket : nor will there be one later
+    SocketUnavailable : sockets do not work here, now or later
     Unreachable, Unavailable, Unauthorized, Forbidden
     """
     if ClientProtocol is None:
-        raise NoSocket("pip install 'carryover-client[sockets]' for streams over a socket")
+        raise SocketUnavailable("streaming over a socket needs pip install 'carryover-client[sockets]'")
     protocol = ClientProtocol(parse_uri(url), max_size=MESSAGE_BYTES)
     request = protocol.connect()
     if key is not None:
@@ -100,11 +97,11 @@ def opened(url: str, key: str | None) -> Plan[Line]:
     while not events:
         events = yield from _events(protocol)
     _check(events[0], protocol)
-    line = Line(protocol)
-    line._events = events[1:]
-    greeting, *_ = yield from line.receive()
-    line.hello = wire.read(greeting[0])
-    return line
+    session_socket = SessionSocket(protocol)
+    session_socket._events = events[1:]
+    (data, _), *_ = yield from session_socket.receive()
+    session_socket.hello = wire.parse_object(data)
+    return session_socket
 
 
 def _events(protocol: ClientProtocol) -> Plan[list[Any]]:
@@ -117,12 +114,12 @@ def _events(protocol: ClientProtocol) -> Plan[list[Any]]:
 
 
 def _check(response: Any, protocol: ClientProtocol) -> None:
-    """Raise what a handshake that was refused means."""
+    """Raise the error of a refused handshake."""
     if not isinstance(response, Response):
-        raise NoSocket("the answer to the handshake is no HTTP")
+        raise SocketUnavailable("the answer to the WebSocket handshake is not HTTP")
     if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS and protocol.handshake_exc is None:
         return
     error = problem(response.status_code, bytes(response.body or b""), response.headers.get("Retry-After"))
-    if isinstance(error, LASTING):
+    if isinstance(error, PERMANENT):
         raise error
-    raise NoSocket(f"the server opened no socket: {error}")
+    raise SocketUnavailable(f"the server refused the WebSocket handshake: {error}")

@@ -1,0 +1,101 @@
+"""One pass of a network over many sessions; a session that fails is found, and fails alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.errors import StepFailed
+from models.adaptation.learner import Scores
+from models.arrays import Floats, Ints
+from models.forecaster import Forecaster, StepResult
+
+log = logging.getLogger("carryover.engine")
+
+Failures = dict[int, StepFailed]  # by index of the session
+
+
+@dataclass(slots=True)
+class PassInputs:
+    """What a pass takes.
+
+    observations : [total, inputs], one chunk after the other
+    lengths : [batch], of the chunks
+    carries : [batch, carry_size], before the pass
+    gaps : whether numbers are missing (NaN)
+    """
+
+    observations: Floats
+    lengths: Ints
+    carries: Floats
+    gaps: bool
+
+    def one(self, i: int, observations: slice) -> PassInputs:
+        """The inputs of one session, whose chunk lies at this slice of the observations."""
+        chunk = slice(i, i + 1)
+        return PassInputs(
+            self.observations[observations], self.lengths[chunk], self.carries[chunk], self.gaps
+        )
+
+
+def run_pass(forecaster: Forecaster, inputs: PassInputs) -> tuple[StepResult, Failures]:
+    """Step every session; the results of a session that failed mean nothing."""
+    failures: Failures = {}
+    try:
+        result = _advance(forecaster, inputs)
+    except Exception:
+        log.exception("a step of %d sessions raised; each is tried alone", len(inputs.lengths))
+        result, failures = _one_by_one(forecaster, inputs)
+    if not (_all_finite(result.carries) and _all_finite(result.predictions)):
+        failures = _not_finite(result, inputs.lengths) | failures
+    return result, failures
+
+
+def _advance(forecaster: Forecaster, inputs: PassInputs) -> StepResult:
+    """Observation by observation only where there are gaps or sessions that learn."""
+    if inputs.gaps or forecaster.learner is not None:
+        return forecaster.observe(inputs.observations, inputs.lengths, inputs.carries)
+    return StepResult(*forecaster.advance(inputs.observations, inputs.lengths, inputs.carries), None)
+
+
+def _one_by_one(forecaster: Forecaster, inputs: PassInputs) -> tuple[StepResult, Failures]:
+    predictions = np.zeros((len(inputs.observations), forecaster.output_size), np.float32)
+    learner = forecaster.learner
+    scores = None if learner is None else Scores.empty(*predictions.shape, len(learner.levels))
+    carries = inputs.carries.copy()
+    failures: Failures = {}
+    start = 0
+    for i, length in enumerate(inputs.lengths.tolist()):
+        chunk = slice(start, start + length)
+        start += length
+        try:
+            result = _advance(forecaster, inputs.one(i, chunk))
+        except Exception as error:  # noqa: BLE001  (whatever it was, it fails this session alone)
+            failures[i] = StepFailed(f"the network failed: {error}; the session was not advanced")
+            continue
+        predictions[chunk], carries[i] = result.predictions, result.carries[0]
+        if scores is not None and result.scores is not None:
+            scores.put(chunk, result.scores)
+    return StepResult(predictions, carries, scores), failures
+
+
+def _all_finite(numbers: Floats) -> bool:
+    """False if a number is not finite, and perhaps for numbers near the largest.
+
+    One dot product takes half as long as a pass that tests every number.
+    """
+    flat = numbers.ravel()
+    return math.isfinite(np.vdot(flat, flat))
+
+
+def _not_finite(result: StepResult, lengths: Ints) -> Failures:
+    starts = np.cumsum(lengths) - lengths
+    finite = np.isfinite(result.carries).all(axis=1)
+    finite &= np.logical_and.reduceat(np.isfinite(result.predictions).all(axis=1), starts)
+    return {
+        i: StepFailed("the network produced NaN or infinity; the session was not advanced")
+        for i in np.flatnonzero(~finite).tolist()
+    }
