@@ -142,7 +142,7 @@ class Residents:
             known = self.models.known(fingerprint)
             if known is not None:
                 try:
-                    self._restore(known, records_of_model, batch.touched)
+                    self._restore(known, records_of_model, batch.staying)
                 except StoreFailed:
                     self._restore_one_by_one(known, records_of_model, batch)
             else:
@@ -161,7 +161,7 @@ class Residents:
         """Restore what can be read; a record that cannot be fails its session alone."""
         for record in records:
             try:
-                self._restore(slab, [record], batch.touched)
+                self._restore(slab, [record], batch.staying)
             except StoreFailed as error:
                 batch.tombstones[record.session] = SessionDamaged(error.detail)
                 if not self.store.writes_through:  # it handed the record over
@@ -221,7 +221,7 @@ class Residents:
         if batch.previous_slabs:  # a session that replaces an existing one does not add to the count
             coming -= len(batch.previous_slabs.keys() & set(sessions))
         self.counts.check_room(tenant_of(sessions[0]), coming, len(self) + len(batch.created))
-        self.make_room(slab, len(sessions), batch.touched)
+        self.make_room(slab, len(sessions), batch.staying)
         rows = np.array([slab.take() for _ in sessions])
         self.counts.add(sessions)
         headers = np.zeros(len(rows), slab.headers.dtype)
