@@ -16,9 +16,10 @@ from app.access.keys import KeyRing
 from app.api import errors
 from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.guard import Guard
+from app.api.middleware.head import HeadRequests
 from app.api.prometheus import PrometheusExporter
 from app.api.routes import bulk, dashboard, health, metrics, models, sessions
-from app.codec.bulk import BulkDecoder, BulkLimits
+from app.codec.bulk import BulkDecoder, BulkLimits, preload
 from app.codec.bulk.session_lists import SessionListCache
 from app.codec.limits import Limits
 from app.config import Settings
@@ -104,10 +105,12 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
         max(forecaster.input_size for forecaster in forecasters),
     )
     app.state.grpc = grpc = create_grpc_server(settings, app.state.catalog, authenticator, app.state.limits)
+    preload()
     app.state.bulk_decoder = BulkDecoder(
         BulkLimits(settings.bulk_sessions, app.state.limits), SessionListCache()
     )
     errors.add_exception_handlers(app)
+    app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, max_bytes=settings.body_bytes)
     app.add_middleware(
         Guard,

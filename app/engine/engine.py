@@ -38,7 +38,7 @@ from app.engine.upkeep import Upkeep
 from app.engine.warm_start import warm_start_sessions
 from app.engine.watchers import Watchers
 from app.errors import CarryoverError, Overloaded, StepFailed, Stopping, StoreFailed
-from app.jobs.jobs import Advance, AdvanceMany, Forecast, Job, submit_and_wait
+from app.jobs.jobs import Advance, AdvanceMany, Job, submit_and_wait
 from app.jobs.split import split_job
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
@@ -127,7 +127,7 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
-        if len(self._queue) >= self.settings.queue_jobs:
+        if self.queue_length >= self.settings.queue_jobs:
             raise Overloaded(f"{self.settings.queue_jobs} jobs are waiting already")
         if self._queue.nbytes > self.settings.queue_bytes:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
@@ -169,8 +169,8 @@ class Engine:
 
     @property
     def queue_length(self) -> int:
-        """Chunks and commands that wait in the queue."""
-        return len(self._queue)
+        """Chunks and commands that wait, slow jobs under way included."""
+        return len(self._queue) + len(self._slow)
 
     @property
     def queue_bytes(self) -> int:
@@ -244,8 +244,7 @@ class Engine:
         """The next batch: some of the slow jobs, and those that are ready, up to the bounds."""
         self.fair_share.update_limit()
         self._stepper.contended = self.fair_share.contended
-        if self._slow:
-            self._drop_cancelled()
+        self._slow.put(self._queue.take_forecasts())
         pinned = self._slow.pinned if self._slow else NO_SESSIONS
         max_slow = min(self._stepper.max_slow_jobs, self._slow.max_begun)
         room = self.settings.batch_sessions - min(len(self._slow), max_slow) - len(pinned)
@@ -259,12 +258,11 @@ class Engine:
             if type(job) is Advance:  # nearly every job
                 jobs.append(job)
                 touched.add(job.session)
-            elif type(job) is Forecast:
-                self._slow.put((job,))
             else:
                 jobs.append(job)
                 touched.update(job.sessions)
         if self._slow:
+            self._drop_cancelled()
             slow = self._slow.take(max_slow)
             pinned = self._slow.pinned
             jobs += slow

@@ -33,7 +33,9 @@ def opened(request, tmp_path, artifacts, clock):
 
     @asynccontextmanager
     async def opened(**changes) -> AsyncIterator[Engine]:
-        settings = Settings(**({"resident_sessions": 64, "batch_sessions": 32, "bulk_sessions": 32} | changes))
+        settings = Settings(
+            **({"resident_sessions": 64, "batch_sessions": 32, "bulk_sessions": 32} | changes)
+        )
         store = STORES[request.param](settings, tmp_path, clock)
         engine = Engine([Forecaster(artifacts["sine"])], store, settings, clock)
         engine.start()

@@ -5,6 +5,7 @@ for WebSockets) and keep connections to the server open. An attacker sends a req
 and then, in a packet of its own, a body that is a request itself. A server that parsed the body as a request
 would answer twice: the proxy would hand the second answer to the next client on that connection.
 """
+
 from __future__ import annotations
 
 import asyncio
