@@ -126,16 +126,8 @@ def setting(default: Any, description: str, *, shown: str | None = None, **bound
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
-class Settings(BaseSettings):
-    """How a server runs. Immutable.
-
-    `Settings(...)` reads no environment variable; `Settings.from_env` does.
-
-    Raises
-    ------
-    ConfigError
-        At construction, when a value is out of its bounds or two values contradict each other.
-    """
+class SettingFields(BaseSettings):
+    """Every setting with its type, bounds, default and description, in the order in which they are shown."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
@@ -300,6 +292,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error", "critical"] = setting(
         "info", "lowest level of logged lines"
     )
+
+
+class Settings(SettingFields):
+    """How a server runs. Immutable.
+
+    `Settings(...)` reads no environment variable; `Settings.from_env` does.
+
+    Raises
+    ------
+    ConfigError
+        At construction, when a value is out of its bounds or two values contradict each other.
+    """
 
     def __init__(self, **values: Any) -> None:
         try:
