@@ -18,7 +18,13 @@ from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.inputs import advance_clock, prepare_inputs
 from app.engine.network_pass import Failures, PassInputs, run_pass
-from app.engine.time_budget import BATCH_SECONDS, CONTENDED_SECONDS, MIN_STEPS, TimeBudget
+from app.engine.time_budget import (
+    BATCH_SECONDS,
+    CONTENDED_SECONDS,
+    MIN_SLOW_JOBS,
+    MIN_STEPS,
+    TimeBudget,
+)
 from app.errors import CannotForecast, Unprocessable
 from app.jobs.jobs import Advance, AdvanceMany
 from app.jobs.split import LONG_CHUNK
@@ -59,6 +65,12 @@ class Stepper:
         return self.max_observations * min(row_nbytes or [4])
 
     @property
+    def max_slow_jobs(self) -> int:
+        """Forecasts and long chunks that one batch may advance by the fewest steps, in its time."""
+        budgets = self._time_budgets.values()
+        return min((budget.max_sessions(self._seconds) for budget in budgets), default=MIN_SLOW_JOBS)
+
+    @property
     def _seconds(self) -> float:
         return CONTENDED_SECONDS if self.contended else BATCH_SECONDS
 
@@ -84,7 +96,10 @@ class Stepper:
         elif job.horizon and forecaster.missing:
             raise cannot_forecast_error(forecaster)
         elif job.horizon or len(observations) > (MIN_STEPS if self.contended else LONG_CHUNK):
-            slicing.begin(job, slab, row, batch)
+            if batch.may_begin > len(batch.long_chunks):
+                slicing.begin(job, slab, row, batch)
+            else:
+                batch.unfinished.append(job)  # it begins in a later batch
         else:
             batch.chunks_of(slab).add(job, row)
 
@@ -245,12 +260,13 @@ def _with_slices(group: ChunkColumns, long_chunks: Sequence[Advance], size: int)
     slices: list[Floats] = [job.observations[progress.offset :][:size] for job, progress in under_way]
     lengths = np.array([len(part) for part in slices], np.int64)
     carries = np.stack([progress.carry for _, progress in under_way])
+    first_rows = np.array([0] * len(group) + [progress.offset for _, progress in under_way], np.int64)
     if len(group):
         slices.insert(0, group.observations)
         lengths = np.concatenate([group.lengths, lengths])
         carries = np.concatenate([group.before.carries, carries])
     gaps = group.gaps or any(job.options is not None and job.options.gaps for job in long_chunks)
-    return PassInputs(join_columns(slices), lengths, carries, gaps)
+    return PassInputs(join_columns(slices), lengths, carries, gaps, first_rows)
 
 
 def _advance_clocks(group: ChunkColumns, carries: Floats) -> None:
