@@ -5,8 +5,8 @@
     traffic.py sequences URL SERVERS       /v2 sequences; how many requests each replica had
     traffic.py fill URL COUNT              so many sessions of one observation each
 
-`load` and `socket` write "streaming" to stderr once they are. `load` ends with status 1 when a chunk is missing or was applied twice, or a prediction is not that of
-one uninterrupted pass.
+`load` and `socket` write "streaming" to stderr as soon as every session has an answer. `load` ends with
+status 1 when a chunk is missing or was applied twice, or a prediction is not that of one uninterrupted pass.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Stream:
     replayed: int = 0
     predictions: list[float] = field(default_factory=list)
     answered_at: list[float] = field(default_factory=list)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
     position: int = 0
 
     def __post_init__(self) -> None:
@@ -68,6 +69,7 @@ class Stream:
                 self.replayed += answer.replayed
                 self.predictions += np.asarray(answer.predictions, np.float32).ravel().tolist()
                 self.answered_at.append(time.monotonic())
+                self.answered.set()
             self.position = (await session.info()).position
 
     def worst(self, forecaster: Forecaster) -> float:
@@ -84,7 +86,9 @@ async def send_load(url: str, clients: int) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     draw = random.randrange(10**6)
     streams = [Stream(url, f"load-{draw}-{i}", i) for i in range(clients)]
-    await asyncio.gather(report_start(streams), *(one.run(stop) for one in streams))
+    start = asyncio.create_task(report_start(streams))
+    await asyncio.gather(*(one.run(stop) for one in streams))
+    start.cancel()  # SIGTERM may come before the first answer
     forecaster = Forecaster(load(SINE))
     answered = sorted(moment for one in streams for moment in one.answered_at)
     report = {
@@ -102,8 +106,7 @@ async def send_load(url: str, clients: int) -> int:
 
 async def report_start(streams: list[Stream]) -> None:
     """Wait until every stream has an answer, and report it."""
-    while not all(stream.answered_at for stream in streams):
-        await asyncio.sleep(0.05)
+    await asyncio.gather(*(stream.answered.wait() for stream in streams))
     print("streaming", file=sys.stderr)
 
 
