@@ -178,6 +178,11 @@ class SettingFields(BaseSettings):
         "idle seconds after which a session expires; 0: never",
         shown="86400; with a store on disk 0",
     )
+    expire_after_jump: bool = setting(
+        False,
+        "after a start that finds the clock later than the last write by more than the idle time: expire "
+        "sessions as usual, in place of keeping those that idled meanwhile",
+    )
     store_replicas: int = setting(
         0, "replicas of the Redis primary that must hold a chunk before it is answered", ge=0
     )

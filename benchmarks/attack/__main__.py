@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _all(run: Run, attacks: Sequence[Attack]) -> list[Result]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  (for the type checker)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the servers are killed, too
     results: list[Result] = []
     for attack in attacks:
         start = time.monotonic()
@@ -82,8 +86,8 @@ async def _attempt(attack: Attack, run: Run) -> AsyncIterator[Result]:
         async for result in attack(run):
             yield result
     except (OSError, RuntimeError, asyncio.IncompleteReadError) as error:
-        nan = float("nan")
-        yield Result(attack.__name__, "", nan, 0.0, 0.0, f"not measured: {error}", worked=True)
+        nan, reason = float("nan"), f"{type(error).__name__}: {error}"
+        yield Result(attack.__name__, "", nan, 0.0, 0.0, f"not measured: {reason}", worked=True)
 
 
 def _write_models(folder: Path) -> None:
