@@ -126,16 +126,8 @@ def setting(default: Any, description: str, *, shown: str | None = None, **bound
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
-class Settings(BaseSettings):
-    """How a server runs. Immutable.
-
-    `Settings(...)` reads no environment variable; `Settings.from_env` does.
-
-    Raises
-    ------
-    ConfigError
-        At construction, when a value is out of its bounds or two values contradict each other.
-    """
+class SettingFields(BaseSettings):
+    """Every setting with its type, bounds, default and description, in the order in which they are shown."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
@@ -185,6 +177,11 @@ class Settings(BaseSettings):
         None,
         "idle seconds after which a session expires; 0: never",
         shown="86400; with a store on disk 0",
+    )
+    expire_after_jump: bool = setting(
+        False,
+        "after a start that finds the clock later than the last write by more than the idle time: expire "
+        "sessions as usual, in place of keeping those that idled meanwhile",
     )
     store_replicas: int = setting(
         0, "replicas of the Redis primary that must hold a chunk before it is answered", ge=0
@@ -295,6 +292,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error", "critical"] = setting(
         "info", "lowest level of logged lines"
     )
+
+
+class Settings(SettingFields):
+    """How a server runs. Immutable.
+
+    `Settings(...)` reads no environment variable; `Settings.from_env` does.
+
+    Raises
+    ------
+    ConfigError
+        At construction, when a value is out of its bounds or two values contradict each other.
+    """
 
     def __init__(self, **values: Any) -> None:
         try:

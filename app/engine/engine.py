@@ -26,6 +26,7 @@ from app.engine.admission import Admission
 from app.engine.batch import Batch
 from app.engine.commit import Commit
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, FairShare
+from app.engine.idle_time import hold_idle_sessions
 from app.engine.linger import Linger
 from app.engine.model_slabs import ModelSlabs
 from app.engine.queue import JobQueue
@@ -42,6 +43,7 @@ from app.jobs.jobs import Advance, AdvanceMany, Job, submit_and_wait
 from app.jobs.split import split_job
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
+from app.session.steady_clock import SteadyClock
 from app.stores import Store
 from models.forecaster import Forecaster
 
@@ -56,7 +58,7 @@ class Engine:
     forecasters : the models, one for each name; the first is the default unless the settings name another
     store : keeps the sessions that are not resident
     settings : the limits
-    clock : seconds since 1970
+    clock : seconds since 1970; by default one that no step of the machine's clock moves
     older : networks that sessions may still run on, and that no new session gets
     """
 
@@ -65,13 +67,13 @@ class Engine:
         forecasters: Sequence[Forecaster],
         store: Store,
         settings: Settings,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         older: Sequence[Forecaster] = (),
     ) -> None:
         self.metrics = Metrics()
         self.tracing: Tracing | None = None  # told of each batch
         self.settings = settings
-        self.clock = clock
+        self.clock = clock or SteadyClock()
         self._call_store = StoreCalls(store, self.metrics)
         models = ModelSlabs(forecasters, settings, older)
         self.residents = Residents(models, store, settings, self._call_store, self.metrics)
@@ -96,6 +98,7 @@ class Engine:
 
     def start(self) -> None:
         """Begin to tick on the running event loop."""
+        self.residents.held_before = hold_idle_sessions(self.residents.store, self.settings, self.clock())
         self._task = asyncio.get_running_loop().create_task(self._run(), name="engine")
         self._upkeep.start()
 

@@ -167,7 +167,7 @@ class Guard:
 
 
 def _local(location: str) -> str:
-    """A redirect's target without its host, which Starlette takes from the request: anything may stand there."""
+    """A redirect's target without its host, which Starlette takes from the request's `Host`."""
     target = urlsplit(location)
     path = "/" + target.path.lstrip("/")  # two slashes would begin a host
     return f"{path}?{target.query}" if target.query else path
