@@ -5,6 +5,7 @@ Nothing in a `Batch` is resident. When the commit fails it is discarded, and eve
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -45,7 +46,9 @@ class Batch:
 
     now : when all of it happens, seconds since 1970
     jobs : in the order of the queue
-    touched : names of their sessions; these stay resident for the whole tick
+    touched : names of their sessions
+    pinned : sessions of other jobs; with `touched`, those that stay resident for the whole tick
+    may_begin : long chunks that may be begun
     chunks : chunks that are stepped in one pass, by slab
     long_chunks : slab, row and job of chunks that take several batches and have observations left
     forecasts : slab, row and job of every forecast, those behind a chunk included
@@ -67,6 +70,8 @@ class Batch:
     now: float
     jobs: Sequence[Job] = ()
     touched: SessionNames = frozenset()
+    pinned: SessionNames = frozenset()
+    may_begin: int = sys.maxsize
     chunks: dict[Slab, ChunkColumns] = field(default_factory=dict)
     long_chunks: list[tuple[Slab, int, Advance]] = field(default_factory=list)
     forecasts: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
@@ -83,6 +88,11 @@ class Batch:
     retries: Sequence[Job] = ()
     provisional_answers: list[tuple[Job, Outcome]] = field(default_factory=list)
     final_answers: list[tuple[Job, Outcome]] = field(default_factory=list)
+
+    @property
+    def staying(self) -> SessionNames:
+        """Sessions that must stay resident for the whole tick."""
+        return self.touched | self.pinned if self.pinned else self.touched
 
     def chunks_of(self, slab: Slab) -> ChunkColumns:
         """The columns for chunks of this slab's sessions; made with its first chunk."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,11 +26,13 @@ from app.engine.admission import Admission
 from app.engine.batch import Batch
 from app.engine.commit import Commit
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, FairShare
+from app.engine.idle_time import hold_idle_sessions
 from app.engine.linger import Linger
 from app.engine.model_slabs import ModelSlabs
 from app.engine.queue import JobQueue
 from app.engine.reply import reply
-from app.engine.residents import Residents
+from app.engine.residents import NO_SESSIONS, Residents
+from app.engine.slow_jobs import SlowJobs, cancelled_error
 from app.engine.step import Stepper
 from app.engine.store_calls import StoreCalls
 from app.engine.upkeep import Upkeep
@@ -40,6 +43,7 @@ from app.jobs.jobs import Advance, AdvanceMany, Job, submit_and_wait
 from app.jobs.split import split_job
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
+from app.session.steady_clock import SteadyClock
 from app.stores import Store
 from models.forecaster import Forecaster
 
@@ -54,7 +58,7 @@ class Engine:
     forecasters : the models, one for each name; the first is the default unless the settings name another
     store : keeps the sessions that are not resident
     settings : the limits
-    clock : seconds since 1970
+    clock : seconds since 1970; by default one that no step of the machine's clock moves
     older : networks that sessions may still run on, and that no new session gets
     """
 
@@ -63,23 +67,24 @@ class Engine:
         forecasters: Sequence[Forecaster],
         store: Store,
         settings: Settings,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         older: Sequence[Forecaster] = (),
     ) -> None:
         self.metrics = Metrics()
         self.tracing: Tracing | None = None  # told of each batch
         self.settings = settings
-        self.clock = clock
+        self.clock = clock or SteadyClock()
         self._call_store = StoreCalls(store, self.metrics)
         models = ModelSlabs(forecasters, settings, older)
         self.residents = Residents(models, store, settings, self._call_store, self.metrics)
         self.watchers = Watchers()
         self.stopping = False
+        self._stop_at = math.inf  # by the monotonic clock: when unfinished jobs are refused
         self.draining = False  # asks for no more requests, and still serves those that come
         self.fair_share = FairShare(settings.tenant_share)
         self._queue = JobQueue()
         self._linger = Linger(self._queue)
-        self._unfinished: list[Job] = []  # with progress; their sessions take no other job
+        self._slow = SlowJobs(max(1, settings.batch_sessions // 4))
         self._awake = asyncio.Event()
         self._stepper = Stepper(settings.recent_bytes)
         self._admission = Admission(self.residents, self._stepper)
@@ -93,12 +98,19 @@ class Engine:
 
     def start(self) -> None:
         """Begin to tick on the running event loop."""
+        self.residents.held_before = hold_idle_sessions(self.residents.store, self.settings, self.clock())
         self._task = asyncio.get_running_loop().create_task(self._run(), name="engine")
         self._upkeep.start()
 
-    async def stop(self) -> None:
-        """Finish every accepted job, refuse new ones, close the store."""
+    async def stop(self, seconds: float = math.inf) -> None:
+        """Refuse new jobs, finish accepted ones, close the store.
+
+        Parameters
+        ----------
+        seconds : after which accepted jobs that are not finished are refused; nothing of them is applied
+        """
         self.stopping = True
+        self._stop_at = time.monotonic() + seconds
         self._upkeep.stop()
         self._awake.set()
         if self._task is not None:
@@ -118,7 +130,7 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
-        if len(self._queue) >= self.settings.queue_jobs:
+        if self.queue_length >= self.settings.queue_jobs:
             raise Overloaded(f"{self.settings.queue_jobs} jobs are waiting already")
         if self._queue.nbytes > self.settings.queue_bytes:
             raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
@@ -160,8 +172,8 @@ class Engine:
 
     @property
     def queue_length(self) -> int:
-        """Chunks and commands that wait in the queue."""
-        return len(self._queue)
+        """Chunks and commands that wait, slow jobs under way included."""
+        return len(self._queue) + len(self._slow)
 
     @property
     def queue_bytes(self) -> int:
@@ -183,15 +195,17 @@ class Engine:
     async def _run(self) -> None:
         # NaN and infinity are found and refused after the step: no client may fill the log with warnings.
         with np.errstate(over="ignore", invalid="ignore"):
-            while not (self.stopping and not self._queue and not self._unfinished):
+            while not (self.stopping and not self._queue and not self._slow):
                 await self._awake.wait()
                 self._awake.clear()
-                while self._queue or self._unfinished:
+                while self._queue or self._slow:
                     await self._tick()
+                    if time.monotonic() >= self._stop_at:
+                        self._refuse_rest()
                     if self.residents.store.tend_due:
                         await self._upkeep.tend()
                     await asyncio.sleep(0)  # reads what arrived meanwhile: it is the next batch
-                    if not self._queue and not self._unfinished:
+                    if not self._queue and not self._slow:
                         await self._linger.wait(self._last_jobs, self.ticks)
 
     async def _tick(self) -> None:
@@ -207,7 +221,7 @@ class Engine:
         try:
             await self.residents.make_resident(batch)
             if len(self.residents.models.slabs) > len(self.residents.models.current):
-                warm_start_sessions(self.residents, batch.touched)
+                warm_start_sessions(self.residents, batch)
                 batch.bulk_rows.clear()  # a warm start moves rows
             self._admission.admit(batch)
             stages.end("admit")
@@ -222,7 +236,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001  (whatever it was, every client of the batch is answered)
             self._fail(batch, error)
         self._commit.abandon(batch)
-        self._unfinished = batch.unfinished
+        self._slow.put(batch.unfinished)
         self._release_sessions(batch)
         reply(batch, self.metrics)
         stages.end("reply")
@@ -230,23 +244,51 @@ class Engine:
             self.tracing.end_batch()
 
     def _collect(self) -> Batch:
-        """The next batch: jobs that go on from the last one, and those that are ready, up to the bounds."""
-        jobs = self._unfinished
-        touched = {session for job in jobs for session in job.sessions}
-        room = self.settings.batch_sessions - len(touched)
+        """The next batch: some of the slow jobs, and those that are ready, up to the bounds."""
         self.fair_share.update_limit()
         self._stepper.contended = self.fair_share.contended
+        self._slow.put(self._queue.take_forecasts())
+        pinned = self._slow.pinned if self._slow else NO_SESSIONS
+        max_slow = min(self._stepper.max_slow_jobs, self._slow.max_begun)
+        room = self.settings.batch_sessions - min(len(self._slow), max_slow) - len(pinned)
         taken = self._queue.take(room, self._stepper.max_nbytes, self.fair_share.limit) if room > 0 else []
-        if len(taken) == 1 and not jobs and type(taken[0]) is AdvanceMany:
+        if len(taken) == 1 and not self._slow and type(taken[0]) is AdvanceMany:
             # The job's own set: to copy a thousand names takes longer than many a batch.
             return Batch(self.clock(), taken, taken[0].sessions.unique)
+        jobs: list[Job] = []
+        touched: set[str] = set()
         for job in taken:
-            jobs.append(job)
             if type(job) is Advance:  # nearly every job
+                jobs.append(job)
                 touched.add(job.session)
             else:
+                jobs.append(job)
                 touched.update(job.sessions)
-        return Batch(self.clock(), jobs, touched)
+        if self._slow:
+            self._drop_cancelled()
+            slow = self._slow.take(max_slow)
+            pinned = self._slow.pinned
+            jobs += slow
+            touched.update(session for job in slow for session in job.sessions)
+        return Batch(self.clock(), jobs, touched, pinned, self._slow.may_begin)
+
+    def _drop_cancelled(self) -> None:
+        """Answer the slow jobs whose clients have left: nothing of them was applied."""
+        dropped = self._slow.drop_cancelled()
+        if dropped:
+            self._refuse(dropped, cancelled_error())
+
+    def _refuse_rest(self) -> None:
+        """Refuse every job that is not finished: the time to stop has come."""
+        jobs = [*self._slow.drain(), *self._queue.drain()]
+        if jobs:
+            log.warning("%d requests were refused: the server had to stop", len(jobs))
+            self._refuse(jobs, Stopping("the server is stopping; nothing of this request was applied"))
+
+    def _refuse(self, jobs: Sequence[Job], error: CarryoverError) -> None:
+        """Answer jobs that are in no batch."""
+        reply(Batch(self.clock(), jobs, final_answers=[(job, error) for job in jobs]), self.metrics)
+        self._queue.finish({session for job in jobs for session in job.sessions})
 
     def _release_sessions(self, batch: Batch) -> None:
         """Let the next job of every session come, unless the session's job goes on or is tried again."""

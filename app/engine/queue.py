@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, UNLIMITED
-from app.jobs.jobs import Advance, AdvanceMany, Job
+from app.jobs.jobs import Advance, AdvanceMany, Forecast, Job
 from app.jobs.session_list import SessionNames
 from app.session.names import tenant_of
 
@@ -31,6 +31,7 @@ class JobQueue:
     def __init__(self) -> None:
         self.nbytes = 0  # of observations that wait
         self._ready: dict[str, deque[Job]] = {}  # by tenant; the first is the next to be taken from
+        self._ready_forecasts: list[Forecast] = []  # these take several batches, and no room of the next
         # Sessions that have a job ready or under way: those of a few bulk jobs as whole sets, and all others.
         # To merge and separate sets of a thousand names takes as long as a twentieth of their step.
         self._session_lists: list[SessionNames] = []
@@ -44,7 +45,7 @@ class JobQueue:
 
     def __bool__(self) -> bool:
         """Whether a job is ready. A job of no session can be, and does not count in the length."""
-        return bool(self._ready)
+        return bool(self._ready or self._ready_forecasts)
 
     def add(self, job: Job) -> None:
         """Queue a job behind everything that waits for its sessions."""
@@ -67,7 +68,7 @@ class JobQueue:
         for session in blocked:
             self._line(session).append(job)
         if not blocked:
-            self._make_ready(job)
+            self._make_any_ready(job)
         elif len(blocked) > 1:
             self._blocked[id(job)] = len(blocked)
 
@@ -110,6 +111,12 @@ class JobQueue:
         self.nbytes -= max_bytes - bytes_left
         return taken
 
+    def take_forecasts(self) -> list[Forecast]:
+        """Every ready forecast."""
+        taken, self._ready_forecasts = self._ready_forecasts, []
+        self._waiting -= len(taken)
+        return taken
+
     def requeue(self, job: Job) -> None:
         """Make a job that was taken ready again, ahead of all others."""
         self._waiting += len(job.sessions)
@@ -134,14 +141,28 @@ class JobQueue:
                 self._blocked[id(follower)] = blocked
             else:
                 self._blocked.pop(id(follower), None)
-                self._make_ready(follower)
+                self._make_any_ready(follower)
+
+    def drain(self) -> list[Job]:
+        """Remove every job that waits, each once. Its sessions are busy until `finish`."""
+        drained = {id(job): job for job in self.waiting_jobs()}
+        self._ready, self._lines, self._blocked, self._ready_forecasts = {}, {}, {}, []
+        self._waiting = self.nbytes = 0
+        return list(drained.values())
 
     def waiting_jobs(self) -> Iterator[Job]:
         """Every job that waits, ready jobs first."""
         for jobs in self._ready.values():
             yield from jobs
+        yield from self._ready_forecasts
         for line in self._lines.values():
             yield from line
+
+    def _make_any_ready(self, job: Job) -> None:
+        if type(job) is Forecast:
+            self._ready_forecasts.append(job)
+        else:
+            self._make_ready(job)
 
     def _make_ready(self, job: Job) -> None:
         tenant = _tenant(job)

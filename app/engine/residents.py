@@ -7,6 +7,7 @@ or it is staged in a `Batch` first.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import repeat
@@ -61,6 +62,7 @@ class Residents:
         self.ttl_seconds = settings.ttl_seconds  # of sessions that choose none
         self.call_store = call_store
         self.metrics = metrics or Metrics()
+        self.held_before = -math.inf  # sessions in the store with an earlier deadline do not expire
         self.counts = SessionCounts(settings.max_sessions)
 
     def __len__(self) -> int:
@@ -142,16 +144,20 @@ class Residents:
             known = self.models.known(fingerprint)
             if known is not None:
                 try:
-                    self._restore(known, records_of_model, batch.touched)
+                    self._restore(known, records_of_model, batch)
                 except StoreFailed:
                     self._restore_one_by_one(known, records_of_model, batch)
             else:
                 batch.tombstones |= {record.session: _not_loaded(record) for record in records_of_model}
 
-    def _restore(self, slab: Slab, records: Sequence[Record], staying: Iterable[str]) -> None:
-        self.make_room(slab, len(records), staying)
+    def _restore(self, slab: Slab, records: Sequence[Record], batch: Batch) -> None:
+        self.make_room(slab, len(records), batch.staying)
         values = unpack([record.body for record in records], slab.recent_chunks, slab.forecaster)
         self.metrics.restored += len(records)
+        deadlines = values.headers["deadline"]
+        held = deadlines < self.held_before
+        if held.any():  # their idle time begins again
+            deadlines[held] = batch.now + values.headers["ttl"][held]
         rows = np.array([slab.take() for _ in records])
         slab.write(rows, values)
         for record, row in zip(records, rows.tolist(), strict=True):
@@ -161,7 +167,7 @@ class Residents:
         """Restore what can be read; a record that cannot be fails its session alone."""
         for record in records:
             try:
-                self._restore(slab, [record], batch.touched)
+                self._restore(slab, [record], batch)
             except StoreFailed as error:
                 batch.tombstones[record.session] = SessionDamaged(error.detail)
                 if not self.store.writes_through:  # it handed the record over
@@ -221,7 +227,7 @@ class Residents:
         if batch.previous_slabs:  # a session that replaces an existing one does not add to the count
             coming -= len(batch.previous_slabs.keys() & set(sessions))
         self.counts.check_room(tenant_of(sessions[0]), coming, len(self) + len(batch.created))
-        self.make_room(slab, len(sessions), batch.touched)
+        self.make_room(slab, len(sessions), batch.staying)
         rows = np.array([slab.take() for _ in sessions])
         self.counts.add(sessions)
         headers = np.zeros(len(rows), slab.headers.dtype)

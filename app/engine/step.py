@@ -18,7 +18,13 @@ from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.inputs import advance_clock, prepare_inputs
 from app.engine.network_pass import Failures, PassInputs, run_pass
-from app.engine.time_budget import BATCH_SECONDS, CONTENDED_SECONDS, MIN_STEPS, TimeBudget
+from app.engine.time_budget import (
+    BATCH_SECONDS,
+    CONTENDED_SECONDS,
+    MIN_SLOW_JOBS,
+    MIN_STEPS,
+    TimeBudget,
+)
 from app.errors import CannotForecast, Unprocessable
 from app.jobs.jobs import Advance, AdvanceMany
 from app.jobs.split import LONG_CHUNK
@@ -59,6 +65,12 @@ class Stepper:
         return self.max_observations * min(row_nbytes or [4])
 
     @property
+    def max_slow_jobs(self) -> int:
+        """Forecasts and long chunks that one batch may advance by the fewest steps, in its time."""
+        budgets = self._time_budgets.values()
+        return min((budget.max_sessions(self._seconds) for budget in budgets), default=MIN_SLOW_JOBS)
+
+    @property
     def _seconds(self) -> float:
         return CONTENDED_SECONDS if self.contended else BATCH_SECONDS
 
@@ -84,7 +96,10 @@ class Stepper:
         elif job.horizon and forecaster.missing:
             raise cannot_forecast_error(forecaster)
         elif job.horizon or len(observations) > (MIN_STEPS if self.contended else LONG_CHUNK):
-            slicing.begin(job, slab, row, batch)
+            if batch.may_begin > len(batch.long_chunks):
+                slicing.begin(job, slab, row, batch)
+            else:
+                batch.unfinished.append(job)  # it begins in a later batch
         else:
             batch.chunks_of(slab).add(job, row)
 

@@ -6,7 +6,7 @@ BATCH_SECONDS = 0.005  # that a pass may take; other clients wait for as long
 CONTENDED_SECONDS = 0.0005  # the same while several tenants call
 FASTER_WEIGHT, SLOWER_WEIGHT = 0.5, 0.02  # of a measurement below the estimate, and of one above it
 NARROW, WIDE = 4, 64  # sessions; between them a pass measures neither cost well
-MIN_STEPS, MIN_OBSERVATIONS = 16, 64
+MIN_STEPS, MIN_OBSERVATIONS, MIN_SLOW_JOBS = 16, 64, 4
 
 
 class TimeBudget:
@@ -40,6 +40,11 @@ class TimeBudget:
     def max_steps(self, sessions: int, seconds: float = BATCH_SECONDS) -> int:
         """Steps that a pass may take with this many sessions in this time."""
         return max(MIN_STEPS, int(seconds / (self.step_seconds + sessions * self.observation_seconds)))
+
+    def max_sessions(self, seconds: float) -> int:
+        """Sessions that a pass may advance by `MIN_STEPS` in this time."""
+        left = seconds / MIN_STEPS - self.step_seconds
+        return max(MIN_SLOW_JOBS, int(left / self.observation_seconds))
 
 
 def _updated(estimate: float, measured: float) -> float:

@@ -13,7 +13,9 @@ from collections.abc import Collection
 
 import numpy as np
 
+from app.engine.batch import Batch
 from app.engine.residents import Residents
+from app.jobs.jobs import Advance, Forecast
 from app.session.rows import Rows, copy_headers, header_type
 from app.session.slab import Slab
 from models.arrays import Floats, Ints
@@ -21,12 +23,16 @@ from models.arrays import Floats, Ints
 log = logging.getLogger("carryover.engine")
 
 
-def warm_start_sessions(residents: Residents, touched: Collection[str]) -> None:
-    """Move those of these sessions that are resident on an older network to the newest of its name."""
+def warm_start_sessions(residents: Residents, batch: Batch) -> None:
+    """Move those of the batch's sessions that are resident on an older network to the newest of its name.
+
+    A session stays while a job of it is under way: the job's unfinished carry is the older network's.
+    """
+    begun = {job.session for job in batch.jobs if isinstance(job, Advance | Forecast) and job.progress}
     for slab in residents.models.outdated_slabs():
-        moving = [session for session in touched if session in slab.index]
+        moving = [session for session in batch.touched - begun if session in slab.index]
         if moving and _compatible(slab, residents.models.current[slab.forecaster.artifact.name]):
-            _move(residents, slab, residents.models.successor(slab), moving, touched)
+            _move(residents, slab, residents.models.successor(slab), moving, batch.staying)
 
 
 def _compatible(older: Slab, newer: Slab) -> bool:

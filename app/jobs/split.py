@@ -95,6 +95,7 @@ class JobParts:
             job.model,
             self._collector.subset_reply(indexes),
             job.options,
+            job.client,
         )
 
     def single(self, i: int) -> Advance:
@@ -111,6 +112,7 @@ class JobParts:
             job.model,
             self._collector.single_reply(i),
             options=self._options(start, int(job.lengths[i])),
+            client=job.client,
         )
 
     def _options(self, start: int, length: int) -> ChunkOptions | None:

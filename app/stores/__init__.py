@@ -107,6 +107,10 @@ class Store(Protocol):
     """Whether a call may wait for a device: the engine then makes the calls from a thread."""
     tend_seconds: float
     """The most seconds between two calls of `tend`; 0: it need not be called."""
+    last_saved: float | None
+    """When sessions were last written before this start, seconds since 1970; None where nothing tells."""
+    held_before: float | None
+    """The deadline before which sessions are held, as `hold` kept it; None where none are."""
     tend_due: bool
     """Whether `tend` should be called right after this tick's replies."""
 
@@ -149,6 +153,9 @@ class Store(Protocol):
 
     def expired(self, now: float, limit: int) -> list[str]:
         """Up to `limit` sessions whose deadline has passed."""
+
+    def hold(self, before: float | None) -> None:
+        """Keep `held_before` for this start and the next ones; None forgets it."""
 
     def __len__(self) -> int:
         """How many sessions the store has."""

@@ -6,6 +6,7 @@ import sys
 
 from app.config import Settings
 from app.errors import ConfigError
+from app.session.steady_clock import SteadyClock
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.sqlite.store import SqliteStore
@@ -26,7 +27,7 @@ def open_store(settings: Settings, *, accept_loss: bool = False) -> Store:
     if settings.store_is_shared:
         return open_shared_store(settings, tombstone_seconds)
     if settings.store_path is None:
-        return MemoryStore(settings.tombstones, tombstone_seconds)
+        return MemoryStore(settings.tombstones, tombstone_seconds, SteadyClock())
     # After each fsync the store's thread competes with a busy event loop for the interpreter: the default
     # interval of 5 ms would be added to every commit.
     sys.setswitchinterval(0.0005)
@@ -35,6 +36,7 @@ def open_store(settings: Settings, *, accept_loss: bool = False) -> Store:
         settings.tombstones,
         tombstone_seconds,
         settings.durability,
+        SteadyClock(),
         accept_loss=accept_loss,
     )
 
@@ -61,4 +63,4 @@ def open_shared_store(settings: Settings, tombstone_seconds: float) -> Store:
     sys.setswitchinterval(0.0005)  # as for a file: see `open_store`
     timeout = settings.store_timeout_seconds
     write_concern = WriteConcern(settings.store_replicas, settings.store_fsync, int(900 * timeout))
-    return RedisStore(url, tombstone_seconds, write_concern, timeout)
+    return RedisStore(url, tombstone_seconds, write_concern, timeout, SteadyClock())

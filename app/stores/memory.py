@@ -27,6 +27,8 @@ class MemoryStore:
     may_block = False
     tend_seconds = 0.0
     tend_due = False
+    last_saved: float | None = None
+    held_before: float | None = None
 
     def __init__(
         self, max_tombstones: int, tombstone_seconds: float, clock: Callable[[], float] = time.time
@@ -85,6 +87,9 @@ class MemoryStore:
             if record is not None and record.deadline == deadline:
                 found.append(session)
         return found
+
+    def hold(self, before: float | None) -> None:
+        self.held_before = before
 
     def __len__(self) -> int:
         return len(self._records)

@@ -33,7 +33,9 @@ def opened(request, tmp_path, artifacts, clock):
 
     @asynccontextmanager
     async def opened(**changes) -> AsyncIterator[Engine]:
-        settings = Settings(**({"resident_sessions": 64, "wave_sessions": 32, "bulk_sessions": 32} | changes))
+        settings = Settings(
+            **({"resident_sessions": 64, "batch_sessions": 32, "bulk_sessions": 32} | changes)
+        )
         store = STORES[request.param](settings, tmp_path, clock)
         engine = Engine([Forecaster(artifacts["sine"])], store, settings, clock)
         engine.start()
@@ -135,7 +137,7 @@ async def test_a_job_whose_admission_raises_fails_alone(opened, monkeypatch):
 async def test_a_stored_session_that_cannot_be_read_fails_alone(opened, monkeypatch):
     """Four rows, so that the first sessions rest in the store."""
     names = [f"s{i}" for i in range(8)]
-    async with opened(resident_sessions=4, wave_sessions=4, bulk_sessions=4) as engine:
+    async with opened(resident_sessions=4, batch_sessions=4, bulk_sessions=4) as engine:
         for name in names:
             await engine.ask(chunk(name, 0))
         resting = [name for name in names if engine.residents.find(name) is None][:3]

@@ -9,7 +9,7 @@ from app.engine import upkeep
 from app.session.slab import RUN
 from app.session.state_file import decode
 from tests.helpers.faults import held, queued, until
-from tests.helpers.plain import said
+from tests.helpers.plain import predicted
 from tests.helpers.ways import check_problem
 from tests.helpers.zoo import one_pass, series
 from tests.promises.test_promises import equal
@@ -77,7 +77,7 @@ async def test_after_a_failed_commit_nothing_was_learned_twice(start_http, artif
     whole = series("adaptive", 10 + steps)
     whole[11:, 0] = np.nan
     rows = [[None if np.isnan(number) else float(number) for number in row] for row in whole]
-    expected = said(artifacts["adaptive"], artifacts["adaptive"].learning, rows)[10:]
+    expected = predicted(artifacts["adaptive"], artifacts["adaptive"].learning, rows)[10:]
     chunk = {"observations": rows[10:], "at": 10, "level": 0.9, "score": True}
     async with start_http() as service:
         await service.advance("s", whole[:10], 0, model="adaptive")

@@ -408,7 +408,7 @@ class LearningLives(Lives):
         return {"predictions": np.array([one.prediction for one in self._said(session)[-last:]])}
 
     def _said(self, session: Told) -> list[plain.Said]:
-        return plain.said(self.forecaster.artifact, self._learning(session), session.since_reset)
+        return plain.predicted(self.forecaster.artifact, self._learning(session), session.since_reset)
 
     def _learning(self, session: Told) -> Learning:
         return self.forecaster.learning.with_options(**session.choice.get("learning", {}))

@@ -169,9 +169,7 @@ return counts
     arguments_per_key=0,
 )
 
-PROBE = Script(
-    "for i = 1, #KEYS do redis.call('SET', KEYS[i], '', 'PX', 60000) end return {}", arguments_per_key=0
-)
+PROBE = Script("for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[i]) end return {}", arguments_per_key=1)
 
 ON_SESSIONS = (COMMIT, COMPARE, COMPARE_AND_WRITE, VALUES, HEADS, PROBE)
 ON_NAMES = (ADD_NAMES, REMOVE_NAMES, NAMES, COUNTS, ADD_MODELS, MEMBERS)

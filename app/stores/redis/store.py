@@ -33,6 +33,7 @@ from app.stores.redis.values import NO_REVISION
 log = logging.getLogger("carryover.store")
 
 NEVER = float("inf")
+HELD = "carryover:held"
 PROBES = tuple(f"carryover:probe:{i}" for i in range(8))  # enough to be on several servers of a cluster
 KEEPS_ALL = "noeviction"  # the policy of a server that refuses writes when its memory is full
 
@@ -84,6 +85,8 @@ class RedisStore:
             self._check_eviction()
             self._names.build()
             self._count = self._names.count()
+            self.last_saved = max(self._read_times(PROBES), default=None)
+            self.held_before = max(self._read_times((HELD,)), default=None)
         except (RedisError, NamesFailed) as error:
             raise ConfigError(f"store {url} cannot be used: {error}") from error
 
@@ -223,10 +226,22 @@ class RedisStore:
 
     def tend(self) -> None:
         """Write a trial: a server that answers may still refuse commits."""
-        results = run_script(self._servers, PROBE, PROBES, write_concern=self._write_concern)
+        now = b"%r" % self._clock()  # the next start reads when sessions were last written
+        results = run_script(self._servers, PROBE, PROBES, [now] * len(PROBES), self._write_concern)
         if not results.replies:
             raise self._failed(next(iter(results.failures.values())))
         self._is_failing = False
+
+    def hold(self, before: float | None) -> None:
+        self.held_before = before
+        value = b"" if before is None else b"%r" % before
+        results = run_script(self._servers, PROBE, (HELD,), [value], self._write_concern)
+        if not results.replies:
+            raise self._failed(next(iter(results.failures.values())))
+
+    def _read_times(self, keys: Sequence[str]) -> list[float]:
+        results = run_script(self._servers, VALUES, keys)
+        return [float(value) for _, reply in results.replies for value in reply if value]
 
     def close(self) -> None:
         self._servers.close()

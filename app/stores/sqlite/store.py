@@ -24,7 +24,7 @@ import msgspec
 from app.errors import CarryoverError, ConfigError, StoreFailed
 from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone, any_model, find_unwritable
 from app.stores.sqlite.check import check_last_commit, check_names
-from app.stores.sqlite.commit_mark import CommitMark, LastCommit
+from app.stores.sqlite.commit_mark import CommitMark, LastCommit, read_mark
 from app.stores.sqlite.records import MAX_SECONDS, microseconds
 from app.stores.sqlite.schema import PAGE_BYTES, explained, open_database, reason
 from app.stores.sqlite.tables import StoredTombstone, Tables
@@ -81,6 +81,10 @@ class SqliteStore:
         self._is_lost = False  # the file is not where it was
         self._is_closed = False
         check_last_commit(path, accept_loss=accept_loss)
+        mark = read_mark(path)
+        self.last_saved = None if mark is None else mark.committed
+        self._held_path = path.with_name(path.name + "-held")
+        self.held_before = _read_time(self._held_path)
         self._database = open_database(path)
         try:
             with explained(path):
@@ -150,6 +154,14 @@ class SqliteStore:
         self._flush()
         with self._or_failed("be read"):
             return self._tables.expired(now, limit)
+
+    def hold(self, before: float | None) -> None:
+        self.held_before = before
+        with self._or_failed("keep which sessions are held"):
+            if before is None:
+                self._held_path.unlink(missing_ok=True)
+            else:
+                self._held_path.write_text(repr(before))
 
     def __len__(self) -> int:
         return self._tables.sessions + self._pending_growth
@@ -287,6 +299,13 @@ def _check_deadlines(block: Block) -> None:
     if max(block.deadlines) >= MAX_SECONDS:  # or never
         for deadline in block.deadlines:
             microseconds(deadline)
+
+
+def _read_time(path: Path) -> float | None:
+    try:
+        return float(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _grouped(places: Iterable[tuple[Block, int]]) -> list[Block]:

@@ -8,7 +8,7 @@ import pytest
 from models.adaptation.learner import Learner
 from models.artifact.learning import Learning
 from models.forecaster import CannotForecast, Forecaster
-from tests.helpers.plain import said
+from tests.helpers.plain import predicted
 from tests.helpers.zoo import series
 
 KINDS = {
@@ -245,7 +245,7 @@ def test_a_stream_with_gaps_is_learned_as_by_a_plain_loop(artifacts, chosen):
     whole[0] = np.nan
     forecaster = Forecaster(artifact, learning=learning)
     passed = forecaster.observe(whole, np.array([150]), forecaster.new_carry[None])
-    result = said(
+    result = predicted(
         artifact, learning, [[None if np.isnan(number) else float(number) for number in row] for row in whole]
     )
     np.testing.assert_allclose(passed.predictions, [step.prediction for step in result], atol=1e-5)

@@ -1,0 +1,120 @@
+"""Idle time is what passes while the server runs: a step of the clock expires no session."""
+
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from app.config import Settings
+from app.engine import upkeep
+from app.engine.engine import Engine
+from app.errors import SessionGone
+from app.jobs.jobs import Advance, Create
+from app.session.steady_clock import SteadyClock
+from models.forecaster import Forecaster
+from tests.conftest import STORES
+from tests.helpers.faults import until
+from tests.helpers.redis_server import needs_redis
+
+pytestmark = pytest.mark.anyio
+
+TTL = 100.0
+YEAR = 3.2e7
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
+def started(request, tmp_path, artifacts, clock, monkeypatch):
+    """Starts an engine over a store that outlives it."""
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
+    if request.param == "redis":
+        request.getfixturevalue("redis_url")
+
+    @asynccontextmanager
+    async def started(**changes):
+        settings = Settings(**({"idle_ttl_seconds": TTL, "resident_sessions": 1024} | changes))
+        store = STORES[request.param](settings, tmp_path, clock)
+        engine = Engine([Forecaster(artifacts["sine"])], store, settings, clock)
+        engine.start()
+        sweeps = []
+        call = engine._upkeep._expired_in_store
+        engine._upkeep._expired_in_store = lambda now: sweeps.append(now) or call(now)
+        yield engine
+        await until(lambda: len(sweeps) > 2)
+        await engine._call_store(store.tend)  # the regular one may not have come yet
+        await engine.stop()
+
+    return started
+
+
+def chunk(session: str, at: int) -> Advance:
+    return Advance(session, np.full((1, 1), 0.5, np.float32), at)
+
+
+async def test_after_a_jump_between_two_runs_no_session_expires_until_requested(started, clock, caplog):
+    names = ["first", "second", "third"]
+    async with started() as engine:
+        for name in names:
+            await engine.ask(chunk(name, 0))
+    clock.wait(YEAR)
+    async with started() as engine:
+        assert "CARRYOVER_EXPIRE_AFTER_JUMP" in caplog.text
+        assert (await engine.ask(chunk("first", 1))).position == 2
+        assert (await engine.ask(Create("new"))).position == 0
+    clock.wait(1.0)
+    async with started() as engine:  # it is held however often the server starts
+        assert (await engine.ask(chunk("second", 1))).position == 2
+        assert len(engine.residents) == 4
+        clock.wait(TTL + 1)  # what is used after the jump idles as ever
+        with pytest.raises(SessionGone):
+            await engine.ask(chunk("second", 2))
+    async with started(expire_after_jump=True) as engine:
+        for name in ("first", "third", "new"):
+            with pytest.raises(SessionGone):
+                await engine.ask(chunk(name, 1))
+    async with started() as engine:
+        assert engine.residents.store.held_before is None
+
+
+async def test_a_stop_that_is_shorter_than_the_idle_time_counts_as_idle_time(started, clock, caplog):
+    async with started() as engine:
+        await engine.ask(chunk("a", 0))
+        await engine.ask(Create("brief", ttl_seconds=10.0))
+    clock.wait(TTL - 1)
+    async with started() as engine:
+        assert "CARRYOVER_EXPIRE_AFTER_JUMP" not in caplog.text
+        with pytest.raises(SessionGone):
+            await engine.ask(chunk("brief", 1))
+        assert (await engine.ask(chunk("a", 1))).position == 2
+
+
+async def test_a_clock_that_went_back_is_noticed_and_expires_nothing(started, clock, caplog):
+    async with started() as engine:
+        await engine.ask(chunk("a", 0))
+    clock.wait(-YEAR)
+    async with started() as engine:
+        assert "earlier than the store's last write" in caplog.text
+        assert (await engine.ask(chunk("a", 1))).position == 2
+
+
+def test_a_step_of_the_wall_clock_does_not_move_a_running_server():
+    wall, monotonic = [1e9], [5.0]
+    clock = SteadyClock(lambda: wall[0], lambda: monotonic[0])
+    assert clock() == 1e9
+    wall[0] += YEAR
+    assert clock() == 1e9
+    monotonic[0] += 2.5
+    assert clock() == 1e9 + 2.5
+    wall[0] = 0.0
+    assert clock() == 1e9 + 2.5
+
+
+def test_engine_and_stores_use_the_steady_clock(artifacts, tmp_path):
+    from app.stores.factory import open_store
+
+    for store in ("memory", f"sqlite:{tmp_path / 'store.sqlite'}"):
+        settings = Settings(store=store)
+        opened = open_store(settings)
+        engine = Engine([Forecaster(artifacts["sine"])], opened, settings)
+        assert isinstance(engine.clock, SteadyClock)
+        assert isinstance(opened._clock, SteadyClock)
+        opened.close()
