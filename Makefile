@@ -12,7 +12,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test lint format types imports docs reference messages bench soak failover lock clean
+.PHONY: help serve test lint format types imports docs reference messages bench soak attack failover lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -57,6 +57,9 @@ soak: $(VENV)/.test ## mixed traffic with restarts, every answer checked (ARGS="
 messages: $(VENV)/.test ## compile the messages of gRPC
 	@cd app/open_inference/grpc && $(CURDIR)/$(PY) -m grpc_tools.protoc --proto_path=. \
 		--descriptor_set_out=inference.binpb inference.proto
+
+attack: $(VENV)/.test ## attack a server on 127.0.0.1 and print what each attack did (ARGS="--write-page")
+	@$(PY) -m benchmarks.attack $(ARGS)
 
 lock: $(VENV)/.dev ## pin the image's packages by hash, list their licences
 	@$(PY) deploy/lock.py

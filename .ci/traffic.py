@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from carryover import AsyncCarryover, Carryover, Patience
+from carryover import AsyncCarryover, Carryover, RetryPolicy
 
 from models.artifact.files import load
 from models.forecaster import Forecaster
@@ -57,7 +57,7 @@ class Stream:
     async def run(self, stop: asyncio.Event) -> None:
         """Send chunk after chunk, each until it is answered; then ask the server where the session is."""
         draw = random.Random(self.seed)
-        async with AsyncCarryover(self.url, patience=Patience(90.0, most=0.5), timeout=10.0) as service:
+        async with AsyncCarryover(self.url, retry=RetryPolicy(90.0, max_pause=0.5), timeout=10.0) as service:
             session = service.session(self.name)
             while not stop.is_set():
                 length = draw.choice((1, 1, 2, 5))

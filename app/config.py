@@ -126,16 +126,8 @@ def setting(default: Any, description: str, *, shown: str | None = None, **bound
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
-class Settings(BaseSettings):
-    """How a server runs. Immutable.
-
-    `Settings(...)` reads no environment variable; `Settings.from_env` does.
-
-    Raises
-    ------
-    ConfigError
-        At construction, when a value is out of its bounds or two values contradict each other.
-    """
+class SettingFields(BaseSettings):
+    """Every setting with its type, bounds, default and description, in the order in which they are shown."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
@@ -183,7 +175,7 @@ class Settings(BaseSettings):
     )
     idle_ttl_seconds: Seconds | None = setting(
         None,
-        "a session expires after so many seconds without a request; 0: never",
+        "idle seconds after which a session expires; 0: never",
         shown="86400; with a store on disk 0",
     )
     expire_after_jump: bool = setting(
@@ -202,8 +194,15 @@ class Settings(BaseSettings):
     )
     drain_seconds: Seconds = setting(
         0.0,
-        "after a stop signal, serve for so many seconds more while readiness fails, "
-        "so that balancers send requests elsewhere",
+        "seconds to serve on after a stop signal while readiness fails, so that balancers send requests "
+        "elsewhere",
+    )
+    stop_seconds: float = setting(
+        30.0,
+        "seconds after the drain in which the server answers accepted requests and exits",
+        ge=0.1,
+        le=3600,
+        allow_inf_nan=False,
     )
     tombstones: int = setting(
         100_000, "most deleted or expired sessions whose last position is remembered", ge=0
@@ -228,7 +227,7 @@ class Settings(BaseSettings):
     hot_route: bool = setting(
         True, "answer chunks on a shorter path than other requests: same answers, less delay"
     )
-    keep_alive_seconds: int = setting(75, "an idle connection is closed after so many seconds", ge=1)
+    keep_alive_seconds: int = setting(75, "idle seconds after which a connection is closed", ge=1)
     api_keys_file: FilePath | None = setting(
         None,
         "file of the API keys that clients need, made by `carryover keys`; read again when it changes",
@@ -267,7 +266,9 @@ class Settings(BaseSettings):
         0.0, "most observations per second of all clients together; above it 503; 0: no limit"
     )
     connections: int = setting(
-        20_000, "most open connections; a further one is closed without an answer", ge=1
+        20_000,
+        "most open connections; a further one is closed unanswered; with gRPC, a quarter are for its port",
+        ge=1,
     )
     sockets: int = setting(10_000, "most open sockets; above it 503", ge=1)
     request_seconds: int = setting(30, "how long a request may take to arrive completely; else 408", ge=1)
@@ -291,6 +292,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error", "critical"] = setting(
         "info", "lowest level of logged lines"
     )
+
+
+class Settings(SettingFields):
+    """How a server runs. Immutable.
+
+    `Settings(...)` reads no environment variable; `Settings.from_env` does.
+
+    Raises
+    ------
+    ConfigError
+        At construction, when a value is out of its bounds or two values contradict each other.
+    """
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -351,6 +364,16 @@ class Settings(BaseSettings):
         if self.api_keys_file is not None or not self._is_local or ANY_HOST in allowed:
             return None
         return frozenset(("localhost", *allowed))
+
+    @property
+    def grpc_connections(self) -> int:
+        """Connections of the gRPC port: a quarter of all, as each carries many calls; 0 without the port."""
+        return 0 if self.grpc_port is None else max(1, self.connections // 4)
+
+    @property
+    def http_connections(self) -> int:
+        """Connections of the HTTP port: what gRPC does not have."""
+        return max(1, self.connections - self.grpc_connections)
 
     @property
     def store_path(self) -> Path | None:

@@ -16,9 +16,10 @@ from app.access.keys import KeyRing
 from app.api import errors
 from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.guard import Guard
+from app.api.middleware.head import HeadRequests
 from app.api.prometheus import PrometheusExporter
 from app.api.routes import bulk, dashboard, health, metrics, models, sessions
-from app.codec.bulk import BulkDecoder, BulkLimits
+from app.codec.bulk import BulkDecoder, BulkLimits, preload
 from app.codec.bulk.session_lists import SessionListCache
 from app.codec.limits import Limits
 from app.config import Settings
@@ -30,10 +31,12 @@ from app.open_inference import routes as protocol
 from app.open_inference.catalog import Catalog
 from app.open_inference.grpc_factory import create_grpc_server
 from app.process_tuning import keep_freed_memory
+from app.shutdown import StopDeadline
 from app.stores.factory import open_store
 
 log = logging.getLogger("carryover")
 
+GRPC_SHARE = 0.5  # of the remaining time to stop, for accepted gRPC calls
 KEYS_SECONDS = 1.0  # between two checks for a change of the keys' file
 
 
@@ -62,6 +65,8 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
     engine.tracing = create_tracing(settings.traces, _version())
     authenticator = Authenticator(engine, settings, key_ring)
 
+    deadline = StopDeadline(settings.stop_seconds)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if key_ring is not None:
@@ -71,10 +76,11 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
         if grpc is not None:
             await grpc.open()
         yield
+        deadline.start()
         if grpc is not None:
-            await grpc.close()
+            await grpc.close(GRPC_SHARE * deadline.remaining_seconds())
         watching.cancel()
-        await engine.stop()
+        await _stop_engine(engine, deadline)
         if engine.tracing is not None:
             await asyncio.to_thread(engine.tracing.close)
 
@@ -87,6 +93,7 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
         redoc_url=None,
     )
     app.state.engine = engine
+    app.state.stop_deadline = deadline
     app.state.authenticator = authenticator
     app.state.exporter = PrometheusExporter(engine, authenticator, app.version, settings.store_path)
     app.state.library = library
@@ -98,10 +105,12 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
         max(forecaster.input_size for forecaster in forecasters),
     )
     app.state.grpc = grpc = create_grpc_server(settings, app.state.catalog, authenticator, app.state.limits)
+    preload()
     app.state.bulk_decoder = BulkDecoder(
         BulkLimits(settings.bulk_sessions, app.state.limits), SessionListCache()
     )
     errors.add_exception_handlers(app)
+    app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, max_bytes=settings.body_bytes)
     app.add_middleware(
         Guard,
@@ -114,6 +123,15 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
     for module in (sessions, bulk, models, health, metrics, dashboard, protocol):
         app.router.routes.extend(module.router.routes)  # include_router would copy each route
     return app
+
+
+async def _stop_engine(engine: Engine, deadline: StopDeadline) -> None:
+    stopping = asyncio.create_task(engine.stop(), name="stop")
+    await asyncio.wait({stopping}, timeout=deadline.remaining_seconds())
+    if not stopping.done():
+        log.error("the engine did not stop within %g seconds; its open jobs are lost", deadline.seconds)
+        return
+    stopping.result()
 
 
 async def _watch_keys(authenticator: Authenticator) -> None:

@@ -23,7 +23,8 @@ from app.process_tuning import freeze_loaded_objects
 from app.protocols.http import HotProtocol
 from app.protocols.upgrade import upgrade_factory
 
-GRACE_SECONDS = 30  # for accepted requests, after a stop signal
+REQUESTS_SHARE = 0.6  # of the time to stop, for accepted requests
+FILES_BESIDE_CONNECTIONS = 128  # of the store, the models and Python itself
 
 
 class Server(uvicorn.Server):
@@ -41,6 +42,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.drain_seconds = drain_seconds
         self.published_port = published_port
+        self.ends_process = False  # whether to end the process if it does not stop in time
         self._stops_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -56,6 +58,16 @@ class Server(uvicorn.Server):
         """Whether to stop; called ten times a second."""
         self.should_exit |= time.monotonic() >= self._stops_at
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer accepted requests and stop, within the time that the settings allow."""
+        state = self.config.app.state  # type: ignore[union-attr]
+        state.stop_deadline.start()
+        if self.ends_process:
+            state.stop_deadline.end_process_when_missed()
+        if state.grpc is not None:
+            state.grpc.start_closing(REQUESTS_SHARE * state.stop_deadline.seconds)
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and then exclude everything that was loaded from garbage collection."""
@@ -120,7 +132,7 @@ def create_server(settings: Settings, *, accept_loss: bool = False) -> Server:
         access_log=False,  # uvicorn's would contain session ids; the guard and the hot route log without them
         log_level=settings.log_level,
         timeout_keep_alive=settings.keep_alive_seconds,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(REQUESTS_SHARE * settings.stop_seconds)),
         server_header=False,
         headers=[("x-content-type-options", "nosniff")],
         log_config=logs.configuration(settings.log_format, settings.log_level),
@@ -141,8 +153,9 @@ def run(settings: Settings, *, accept_loss: bool = False) -> int:
     ------
     ConfigError : as `create_app`
     """
-    _raise_open_files()
+    settings = fit_connections(settings, _raise_open_files())
     serving = create_server(settings, accept_loss=accept_loss)
+    serving.ends_process = True
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again after it has stopped; a requested stop is a success.
         signal.signal(number, lambda *_: None)
@@ -153,10 +166,27 @@ def run(settings: Settings, *, accept_loss: bool = False) -> int:
     return 0 if serving.started else 1
 
 
-def _raise_open_files() -> None:
-    """Allow as many open files as possible: each connection needs one, and the usual limit is 1,024."""
+def fit_connections(settings: Settings, open_files: int | None) -> Settings:
+    """Settings with no more connections than the process may have open files; None: no limit is known."""
+    if open_files is None or settings.connections <= open_files - FILES_BESIDE_CONNECTIONS:
+        return settings
+    connections = max(1, open_files - FILES_BESIDE_CONNECTIONS)
+    log.warning(
+        "CARRYOVER_CONNECTIONS is %d, but the process may have only %d open files (ulimit -n): "
+        "at most %d connections are accepted",
+        settings.connections,
+        open_files,
+        connections,
+    )
+    return settings.model_copy(update={"connections": connections})
+
+
+def _raise_open_files() -> int | None:
+    """Allow as many open files as possible, and return their number: the usual limit is 1,024."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+        return None if hard_limit == resource.RLIM_INFINITY else hard_limit
+    return None

@@ -55,11 +55,11 @@ def write_seeded_weights(path: Path, seed: int = 0) -> None:
     save_file(modules.state_dict(), path)
 
 
-def write_artifact(weights: Path, folder: Path) -> None:
+def write_artifact(weights: Path, folder: Path, name: str = "bench") -> None:
     """Write the same weights as an artifact that Carryover serves, with a scaling that changes nothing."""
     identity = Scaling(np.zeros(1), np.ones(1))
     arrays = {name: tensor.numpy() for name, tensor in load_file(weights).items()}
-    artifact = Artifact("bench", (Column("value"),), ("value",), HIDDEN, 1, identity, identity, arrays)
+    artifact = Artifact(name, (Column("value"),), ("value",), HIDDEN, 1, identity, identity, arrays)
     save(artifact, folder)
 
 

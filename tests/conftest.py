@@ -24,7 +24,7 @@ from app.stores.redis.url import parse_url
 from app.stores.sqlite.store import SqliteStore
 from models.artifact.files import Artifact, save
 from tests.helpers import zoo
-from tests.helpers.faults import WritesThrough
+from tests.helpers.faults import WritesThrough, until
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.ways import WAYS, AsgiRoute, BulkBinary, HotRoute, Way
 
@@ -239,6 +239,7 @@ async def over_loopback(way: type[Way], settings: Settings, clock: Clock) -> Asy
             listener.close()
         for connection in list(serving.server_state.connections):
             connection.shutdown()
+        await until(lambda: not serving.server_state.connections)  # as uvicorn itself waits
         await serving.lifespan.shutdown()
 
 

@@ -190,3 +190,11 @@ def test_by_default_sessions_expire_after_a_day_in_memory_and_never_on_disk():
     assert (Settings().ttl_seconds, on_disk.ttl_seconds) == (86_400.0, float("inf"))
     assert Settings(store="sqlite:x", idle_ttl_seconds=5.0).ttl_seconds == 5.0
     assert Settings(idle_ttl_seconds=0.0).ttl_seconds == float("inf")
+
+
+def test_without_keys_a_server_that_others_can_reach_is_refused(tmp_path):
+    for exposed in ({"host": "0.0.0.0"}, {"host": "192.168.1.4"}, {"published_host": "plant.example"}):
+        with pytest.raises(ConfigError, match=r"no API keys.*--insecure"):
+            Settings(**exposed)
+        assert Settings(**exposed, api_keys_file=tmp_path / "keys.json")
+        assert Settings(**exposed, insecure=True)

@@ -210,7 +210,7 @@ class Authenticator:
         rate = settings.observations_per_second
         self._server_bucket = TokenBucket(rate) if rate else None
         self.sockets: set[Revocable] = set()  # open, of all keys
-        self.connections = ConnectionLimit(settings.connections)  # of all listeners
+        self.connections = ConnectionLimit(settings.http_connections)  # those of gRPC are counted by its core
         self._made = Caller if engine.tracing is None else TracedCaller
         self._tenant_shares: WeakValueDictionary[str, TenantShare] = WeakValueDictionary()  # by tenant
         self._anyone = self._made(engine, settings, usage=self._usage("", None))

@@ -1,10 +1,10 @@
-"""How many connections may be open at once, over all listeners."""
+"""How many connections of HTTP and of sockets may be open at once; gRPC's core counts its own."""
 
 from __future__ import annotations
 
 
 class ConnectionLimit:
-    """Counts open connections of every kind: HTTP, sockets, gRPC. Used by the event loop's thread alone.
+    """Counts open connections of HTTP and of sockets. Used by the event loop's thread alone.
 
     Parameters
     ----------

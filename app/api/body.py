@@ -1,4 +1,4 @@
-"""Bodies of the control routes: JSON, validated.
+"""Bodies of requests: decompressed, and those of the control routes validated.
 
 A body is read as JSON whatever its content type says, because `curl -d` declares a form.
 """
@@ -10,22 +10,42 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import ValidationError
 
+from app.api.middleware.guard import get_caller
 from app.api.schemas import RequestBody
+from app.codec.compression import decompress
+from app.codec.limits import BYTE_ORDER_MARK, check_values
 from app.errors import Malformed, Unprocessable
 
 Body = TypeVar("Body", bound=RequestBody)
 
+MAX_VALUES = 64  # in the JSON of a control route
+MAX_FIELD = 100  # characters of a field's name in an error
 
-async def parse_body(request: Request, body_type: type[Body]) -> Body:
+
+async def read_body(request: Request) -> bytes:
+    """The request's body, decompressed.
+
+    Raises
+    ------
+    UnsupportedType, Malformed, TooLarge : as `decompress`
+    """
+    encoding = request.headers.get("content-encoding", "")
+    return decompress(await request.body(), encoding, get_caller(request).max_bytes)
+
+
+async def parse_body(request: Request, body_type: type[Body], max_values: int = MAX_VALUES) -> Body:
     """The request's body, validated; an empty body is an empty object.
 
     Raises
     ------
     Malformed : not JSON
     Unprocessable : names the field
+    TooLarge : more than `max_values` values
     """
+    body = (await read_body(request)).removeprefix(BYTE_ORDER_MARK)
+    check_values(body, max_values)
     try:
-        return body_type.model_validate_json(await request.body() or b"{}")
+        return body_type.model_validate_json(body or b"{}")
     except ValidationError as error:
         raise _first_error(error) from None
 
@@ -37,8 +57,8 @@ def openapi_body(body_type: type[RequestBody], required: bool = False) -> dict[s
 
 
 def _first_error(error: ValidationError) -> Malformed | Unprocessable:
-    first = error.errors(include_url=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return Malformed(f"the body is not JSON: {first['ctx']['error']}")
-    field = ".".join(str(part) for part in first["loc"])
+    field = ".".join(str(part) for part in first["loc"])[:MAX_FIELD]
     return Unprocessable(f"{field}: {first['msg']}" if field else first["msg"], field=field)

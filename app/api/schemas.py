@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
+from app.codec.limits import MAX_MODEL_NAME, SESSION_ID
 from app.session.state_file import MAX_TTL_SECONDS
 
 At = Annotated[
@@ -20,9 +21,21 @@ Epoch = Annotated[
     str | None,
     Field(description="The epoch of an earlier answer; 409 if the session was created again since."),
 ]
+
+
+def _session_id(text: str) -> str:
+    if SESSION_ID.fullmatch(text) is None:
+        raise ValueError("not a valid session id")
+    return text
+
+
 SessionId = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z0-9._:\-]{1,128}$", description="1 to 128 characters of `A-Z a-z 0-9 . _ : -`."),
+    AfterValidator(_session_id),
+    Field(
+        description="1 to 128 characters of `A-Z a-z 0-9 . _ : -`, not `.` or `..`.",
+        json_schema_extra={"pattern": f"^{SESSION_ID.pattern}$"},
+    ),
 ]
 Numbers = list[list[float]] | list[float]
 NumbersWithGaps = list[list[float | None]] | list[float | None]
@@ -30,8 +43,17 @@ Level = Annotated[
     float | None,
     Field(gt=0, lt=1, description="Add prediction intervals of this level, which the session must keep."),
 ]
+
+
+class _FirstErrorOnly(FailFast):
+    """Of a list: an error for each of its entries would take gigabytes."""
+
+    __hash__ = object.__hash__  # which a union needs
+
+
+Row = Annotated[list[float], _FirstErrorOnly()]
 Future = Annotated[
-    list[list[float]] | list[float] | None,
+    Annotated[list[Row], _FirstErrorOnly()] | Row | None,
     Field(
         description="For a forecast, a row for each step: the inputs that are known ahead, in their order."
     ),
@@ -61,7 +83,7 @@ class LearningOptions(RequestBody):
 
 class NewSession(RequestBody):
     id: SessionId | None = Field(None, description="Random when absent.")
-    model: str | None = Field(None, description="The default model when absent.")
+    model: str | None = Field(None, max_length=MAX_MODEL_NAME, description="The default model when absent.")
     ttl_seconds: float | None = Field(
         None,
         gt=0,

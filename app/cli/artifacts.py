@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,16 +62,36 @@ def import_(
     predicts: Annotated[
         Predicts, typer.Option(help="What the last layer predicts: the next value, or its change.")
     ] = Predicts.level,
+    modules: Annotated[
+        str | None,
+        typer.Option(
+            "--names",
+            metavar="lstm=NAME,fc=NAME",
+            help="What the class calls its nn.LSTM and its nn.Linear. [default: lstm=lstm,fc=fc]",
+        ),
+    ] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SAMPLE.NPZ",
+            help="Arrays `inputs` and `outputs` in the data's own units: rows, and what your code predicts. "
+            "The import is refused if the artifact differs by more than 1e-4 (scaled).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Make an artifact from the checkpoint of a class with `self.lstm` (nn.LSTM) and `self.fc` (nn.Linear).
+    """Make an artifact from the checkpoint of a class with one nn.LSTM and one nn.Linear on its output.
 
-    The checkpoint is loaded with weights_only=True: no code in it is run.
+    The checkpoint is loaded with weights_only=True: no code in it is run. So the import does not see what
+    `forward` does; --verify compares the artifact with your network.
 
     For example: carryover import net.pt --out artifacts/net --columns flow --mean 4.1 --std 0.7
     """
     from models.artifact.files import save
     from models.artifact.importer import import_checkpoint
+    from models.evaluation.verify import verify as verify_sample
 
+    modules_by_role = options.parse_pairs(modules, "--names", "lstm=NAME,fc=NAME")
     artifact = import_checkpoint(
         checkpoint,
         options.artifact_name(name, out),
@@ -80,9 +101,19 @@ def import_(
         mean=options.parse_numbers(mean, "--mean"),
         std=options.parse_numbers(std, "--std"),
         predicts=predicts.value,
+        modules=modules_by_role,
     )
+    difference = None if verify is None else verify_sample(artifact, verify)
     save(artifact, out)
     print(f"{out}: {_shape(artifact)}, fingerprint {artifact.fingerprint[:12]}")
+    if difference is None:
+        print(
+            "note: the forward of your class is not in the checkpoint. The artifact is the linear layer of "
+            "the LSTM's output. To compare it with your network: --verify sample.npz",
+            file=sys.stderr,
+        )
+    else:
+        print(f"verified: the outputs of {verify} differ by at most {difference:.1g} (scaled)")
     print(f"serve it: carryover serve --models {out}")
 
 

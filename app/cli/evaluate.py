@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
@@ -16,6 +17,7 @@ from app.cli import options
 if TYPE_CHECKING:
     from models.artifact.files import Artifact
     from models.data.dataset import Split
+    from models.data.readers import TimeOptions
     from models.data.series import Series
     from models.evaluation.backtest import Backtest, Score
     from models.evaluation.bands import Coverage
@@ -43,6 +45,8 @@ def evaluate(
         typer.Option(min=1, help="Rows in a season. [default: estimated from the training part]"),
     ] = None,
     time_column: options.TimeColumn = None,
+    time_zone: options.TimeZone = None,
+    no_times: options.NoTimes = False,
     gaps: options.Gaps = False,
     figure: Annotated[Path, typer.Option(help="File for the figure.")] = Path("evaluation.png"),
     no_figure: Annotated[bool, typer.Option("--no-figure", help="Write no figure.")] = False,
@@ -89,19 +93,19 @@ def evaluate(
 
     torch.set_num_threads(threads)
     model = load(artifact)
-    series = _series(model, data, time_column, gaps)
+    series = _series(model, data, options.time_options(time_column, time_zone, no_times), gaps)
     result = backtest(model, series, _split(model, series, split), chunk=chunk, season=season)
     if not no_figure:
         _draw(result, figure, drawn or DRAWN_ROWS, options.parse_names(draw), level or DRAWN_LEVEL)
     if as_json:
-        print(json.dumps(result.as_dict(), indent=2))
+        print(json.dumps(result.as_dict(), indent=2, allow_nan=False))
         return
     _print_tables(result, by_target)
     if not no_figure:
         print(f"see {figure}")
 
 
-def _series(model: Artifact, data: str | None, time_column: str | None, gaps: bool) -> Series:
+def _series(model: Artifact, data: str | None, times: TimeOptions, gaps: bool) -> Series:
     from models.data.dataset import open_series
     from models.errors import BadData
 
@@ -110,7 +114,7 @@ def _series(model: Artifact, data: str | None, time_column: str | None, gaps: bo
     if data is None:
         raise BadData(f"name the file to stream; the model was trained on {trained_on or 'an unknown file'}")
     columns = model.columns[: model.input_size - model.time_input_count]
-    return open_series(data, columns, model.targets, time_column, model.time_features, gaps)
+    return open_series(data, columns, model.targets, times, model.time_features, gaps)
 
 
 def _trained_on(model: Artifact) -> str | None:
@@ -206,12 +210,15 @@ def _print_bands(result: Backtest) -> None:
 def _coverage_cells(coverage: Coverage | None) -> list[str]:
     if coverage is None:
         return ["-"] * 3
-    windows = (
-        "-"
-        if coverage.window_least is None or coverage.window_most is None
-        else f"{coverage.window_least:.3f} to {coverage.window_most:.3f}"
-    )
-    return [f"{coverage.least:.3f} to {coverage.most:.3f}", windows, f"{coverage.width:.4g}"]
+    return [
+        _format_range(coverage.least, coverage.most),
+        _format_range(coverage.window_least, coverage.window_most),
+        _format_number(coverage.width),
+    ]
+
+
+def _format_range(least: float | None, most: float | None) -> str:
+    return "-" if least is None or most is None or math.isnan(least) else f"{least:.3f} to {most:.3f}"
 
 
 def _describe_rows(result: Backtest, rows: range) -> str:
@@ -242,4 +249,4 @@ def _print_rows(title: str, headings: Sequence[str], rows: Mapping[str, Sequence
 
 
 def _format_number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"

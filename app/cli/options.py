@@ -1,9 +1,14 @@
 """Options that several commands share, and functions that parse their text."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from models.data.readers import TimeOptions
 
 Split = Annotated[
     str | None,
@@ -18,6 +23,13 @@ TimeColumn = Annotated[
         metavar="NAME", help="Column of times; not an input. [default: the first column with times]"
     ),
 ]
+TimeZone = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ZONE", help="Zone of times without an offset, such as Europe/Berlin. [default: UTC]"
+    ),
+]
+NoTimes = Annotated[bool, typer.Option("--no-times", help="Leave out the column of times.")]
 Gaps = Annotated[
     bool,
     typer.Option(
@@ -53,12 +65,24 @@ def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         ) from None
 
 
-def parse_units(text: str | None, option: str = "--units") -> dict[str, str]:
+def parse_units(text: str | None) -> dict[str, str]:
     """Units by column, from `NAME=UNIT,...`."""
+    return parse_pairs(text, "--units", "NAME=UNIT")
+
+
+def parse_pairs(text: str | None, option: str, form: str) -> dict[str, str]:
+    """Comma-separated pairs with an equals sign in each; empty when absent."""
     pairs = [entry.partition("=") for entry in parse_names(text)]
     if not all(name and equals for name, equals, _ in pairs):
-        raise typer.BadParameter(f"{text!r} is not NAME=UNIT,...", param_hint=option)
-    return {name.strip(): unit.strip() for name, _, unit in pairs}
+        raise typer.BadParameter(f"{text!r} is not {form},...", param_hint=option)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def time_options(column: str | None, zone: str | None, ignored: bool) -> TimeOptions:
+    """How the times of a file are read."""
+    from models.data.readers import TimeOptions
+
+    return TimeOptions(column, zone, ignored)
 
 
 def artifact_name(given: str | None, folder: Path) -> str:

@@ -5,18 +5,16 @@ A stream may have gaps: an empty cell, `NA` or `nan` is a missing observation.
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+from models.data.csv_rules import is_gap, read_rows
 from models.errors import BadData
 
-MISSING = {"", "na", "n/a", "nan", "null", "none"}
 POLL_SECONDS = 0.2
 
 
@@ -40,16 +38,16 @@ def open_rows(path: Path, standard_input: IO[str], *, follow: bool) -> Iterator[
 
     Raises
     ------
-    BadData : the file is empty, or pyarrow is missing
+    BadData : the file is empty or not CSV, or pyarrow is missing; while rows are read, one has another length
     """
     if str(path) == "-":
-        yield _csv(standard_input, None)
+        yield _csv(standard_input, "standard input")
     elif path.suffix == ".parquet":
         with path.open("rb") as raw:
             yield _parquet(raw)
     else:
         with path.open(encoding="utf-8", newline="") as file:
-            yield _csv(_follow(file), None) if follow else _csv(file, _count_lines(file))
+            yield _csv(_follow(file), str(path)) if follow else _csv(file, str(path), _count_lines(path))
 
 
 def select_columns(
@@ -59,7 +57,7 @@ def select_columns(
 
     Parameters
     ----------
-    columns : the inputs; if the file has as many columns with other names, they are taken in order
+    columns : the inputs; if the file has as many columns, all with other names, they are taken in order
     label : column that is copied to the predictions
 
     Raises
@@ -71,7 +69,7 @@ def select_columns(
         raise BadData(f"there is no column {label!r}; there are {', '.join(names)}")
     others = [name for name in names if name != label]
     missing = [name for name in columns if name not in names]
-    if missing and len(others) != len(columns):
+    if missing and (len(others) != len(columns) or len(missing) < len(columns)):
         text = f"the model reads {', '.join(columns)}; the columns are {', '.join(names)}"
         raise BadData(f"{text}: name them with --columns")
     indices = [names.index(name) for name in (others if missing else columns)]
@@ -83,22 +81,14 @@ def select_columns(
     return observation, lambda row: None if label_index is None else row[label_index]
 
 
-def _csv(file: Iterator[str] | IO[str], lines: int | None) -> RowSource:
-    reader = csv.reader(file)
-    first = next((row for row in reader if row), None)
-    if first is None:
-        raise BadData("there are no rows")
-    rows = (row for row in reader if row)
-    if all(_is_number(cell) for cell in first):
-        names = ("value",) if len(first) == 1 else tuple(f"x{i}" for i in range(len(first)))
-        return RowSource(names, chain([first], rows), lines)
-    return RowSource(tuple(name.strip() for name in first), rows, None if lines is None else lines - 1)
+def _csv(file: Iterator[str] | IO[str], source: str, lines: int | None = None) -> RowSource:
+    table = read_rows(file, source)
+    return RowSource(table.names, table.rows, None if lines is None else lines - table.has_header)
 
 
-def _count_lines(file: IO[str]) -> int:
-    lines = sum(1 for line in file if line.strip())
-    file.seek(0)
-    return lines
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
 
 
 def _parquet(raw: IO[bytes]) -> RowSource:
@@ -130,17 +120,9 @@ def _follow(file: IO[str]) -> Iterator[str]:
 
 def _number(row: Sequence[Any], index: int, names: Sequence[str]) -> float | None:
     cell = row[index] if index < len(row) else None
-    if cell is None or (isinstance(cell, str) and cell.strip().lower() in MISSING):
+    if cell is None or is_gap(cell):
         return None
     try:
         return float(cell)
     except (TypeError, ValueError):
         raise BadData(f"column {names[index]!r} has {cell!r}, which is not a number") from None
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return cell.strip().lower() in MISSING
-    return True

@@ -15,6 +15,7 @@ from app.cli import options, recipe_options
 
 if TYPE_CHECKING:
     from models.data.dataset import Dataset
+    from models.data.readers import TimeOptions
     from models.training.recipe import Recipe
     from models.training.training import Training
 
@@ -42,6 +43,8 @@ def train(
         str | None, typer.Option(metavar="NAME=UNIT,...", help="Units of columns, shown to users.")
     ] = None,
     time_column: options.TimeColumn = None,
+    time_zone: options.TimeZone = None,
+    no_times: options.NoTimes = False,
     time_features: Annotated[
         str | None,
         typer.Option(
@@ -139,18 +142,20 @@ def train(
         future=options.parse_names(future),
         units=options.parse_units(units),
     )
-    dataset = _dataset(data, names, time_column, split, gaps, chosen.scaled)
+    times = options.time_options(time_column, time_zone, no_times)
+    dataset = _dataset(data, names, times, split, gaps, chosen.scaled)
     _set_device(device, threads)
-    _check_out(out, options.artifact_name(name, out))
-    training = _training(dataset, chosen, device, checkpoint or _default_checkpoint(out), resume)
+    checkpoint = checkpoint or _default_checkpoint(out)
+    _check_out(out, options.artifact_name(name, out), checkpoint)
+    training = _training(dataset, chosen, device, checkpoint, resume)
     seconds = _run(
         training,
-        checkpoint or _default_checkpoint(out),
+        checkpoint,
         lines=recipe is recipe_options.RecipeName.textbook,
         quiet=as_json,
     )
     _finish(training, options.artifact_name(name, out), data, seconds, out, as_json)
-    (checkpoint or _default_checkpoint(out)).unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -170,14 +175,14 @@ class InputNames:
 
 
 def _dataset(
-    source: str, names: InputNames, time_column: str | None, split: str | None, gaps: bool, scaled: bool
+    source: str, names: InputNames, times: TimeOptions, split: str | None, gaps: bool, scaled: bool
 ) -> Dataset:
     from models.data import calendar
     from models.data.dataset import DEFAULT_SPLIT, identity_scaling, open_series, prepare, split_rows
     from models.data.scaling import Column
     from models.errors import BadData
 
-    series = open_series(source, names.columns, names.targets, time_column, names.time_features, gaps)
+    series = open_series(source, names.columns, names.targets, times, names.time_features, gaps)
     computed = calendar.columns(names.time_features)
     inputs = [*names.columns, *computed] if names.columns else list(series.columns)
     targets = names.targets or tuple(name for name in inputs if name not in (*computed, *names.future))
@@ -198,13 +203,16 @@ def _set_device(device: Device, threads: int) -> None:
         raise typer.BadParameter("CUDA is not available; use --device cpu", param_hint="--device")
 
 
-def _check_out(out: Path, name: str) -> None:
-    """Check what would otherwise fail after the training."""
+def _check_out(out: Path, name: str, checkpoint: Path) -> None:
+    """Check what would otherwise fail after an epoch, or after the training."""
     from models.artifact.artifact import check_name
-    from models.artifact.files import check_folder
+    from models.artifact.files import check_folder, check_writable
 
     check_name(name)
     check_folder(out)
+    if checkpoint.is_dir():
+        raise typer.BadParameter(f"{checkpoint} is a folder", param_hint="--checkpoint")
+    check_writable(checkpoint)
 
 
 def _default_checkpoint(out: Path) -> Path:
@@ -236,6 +244,8 @@ def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> floa
             if training.history:
                 print(f"stopped after epoch {len(training.history)}; continue with --resume", file=sys.stderr)
             raise
+    if training.diverged is not None:
+        print(f"{training.diverged}. Kept: the best weights before it", file=sys.stderr)
     return time.monotonic() - start
 
 
@@ -253,13 +263,20 @@ def _finish(training: Training, name: str, source: str, seconds: float, out: Pat
     )
     frozen = " frozen" if served else ""
     print(
-        f"one step ahead, {one_step['part']} part: MSE{frozen} {one_step['mse_scaled']:.3g}, "
-        f"persistence {one_step['persistence_mse_scaled']:.3g} (scaled)"
+        f"one step ahead, {one_step['part']} part: MSE{frozen} {_measure(one_step['mse_scaled'])}, "
+        f"persistence {_measure(one_step['persistence_mse_scaled'])} (scaled)"
     )
     if served:
-        covered = ", ".join(f"{level}: {share:.3f}" for level, share in served["coverage"].items())
-        print(f"as its sessions learn: MSE {served['mse_scaled']:.3g}; coverage {covered or 'not kept'}")
+        shares = served["coverage"].items()
+        covered = ", ".join(f"{level}: {_measure(share, '.3f')}" for level, share in shares)
+        print(
+            f"as its sessions learn: MSE {_measure(served['mse_scaled'])}; coverage {covered or 'not kept'}"
+        )
     if free:
-        errors = ", ".join(f"{target} {rmse:.3g}" for target, rmse in free["rmse"].items())
+        errors = ", ".join(f"{target} {_measure(rmse)}" for target, rmse in free["rmse"].items())
         print(f"free-running {free['steps']} steps after {free['warmup']} observations, RMSE: {errors}")
     print(f"see {out / 'figure.png'}; serve it: carryover serve --models {out}")
+
+
+def _measure(value: float | None, digits: str = ".3g") -> str:
+    return "not measured" if value is None else f"{value:{digits}}"

@@ -14,6 +14,8 @@ import numpy as np
 from app.codec.limits import MAX_FLOAT32, AnyDecodeError, Limits
 from app.errors import Malformed, TooLarge, Unprocessable
 
+MAX_DIAGNOSED = 100_000  # lists and objects in a body that is read again, which builds all of them
+
 
 def too_many_steps_error(steps: int, most: int) -> Unprocessable:
     """The error of a forecast over the limit."""
@@ -34,6 +36,8 @@ def decode_error(body: bytes, error: AnyDecodeError) -> Malformed | Unprocessabl
         return Malformed("the JSON is nested too deeply")
     if isinstance(error, msgspec.ValidationError):
         return _wrong_value(str(error))
+    if body.count(b"[") + body.count(b"{") > MAX_DIAGNOSED:
+        return Malformed(f"the body is not JSON: {error}")
     try:
         document = json.loads(body)  # accepts NaN and Infinity, which are not JSON but are sent
     except (ValueError, RecursionError):
@@ -65,11 +69,14 @@ def ragged_rows_error(rows: Sequence[Any]) -> Unprocessable:
     expected = _shape(rows[0])
     for row, numbers in enumerate(rows):
         if _shape(numbers) != expected:
-            difference = f"row {row} has {_shape(numbers)}, row 0 has {expected}"
-            return Unprocessable(
-                f"every observation must have as many numbers as the first: {difference}", row=row
-            )
+            return ragged_row_error(row, _shape(numbers), expected)
     return Unprocessable("the observations are not rows of numbers")
+
+
+def ragged_row_error(row: int, found: str, expected: str) -> Unprocessable:
+    """The error of a row that differs in width from row 0."""
+    difference = f"row {row} has {found}, row 0 has {expected}"
+    return Unprocessable(f"every observation must have as many numbers as the first: {difference}", row=row)
 
 
 def _shape(row: object) -> str:

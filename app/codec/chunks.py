@@ -22,6 +22,7 @@ from app.codec.body_errors import (
     too_many_observations_error,
 )
 from app.codec.limits import (
+    BYTE_ORDER_MARK,
     DECODE_ERRORS,
     MAX_FLOAT32,
     MAX_POSITION,
@@ -29,6 +30,7 @@ from app.codec.limits import (
     SMALL_BODY_BYTES,
     AnyDecodeError,
     Limits,
+    validate_model_name,
 )
 from app.errors import Unprocessable
 from app.jobs.answers import parse_epoch
@@ -127,6 +129,7 @@ def decode_with_gaps(body: bytes, error: AnyDecodeError, gapped: Callable[[bytes
     ------
     Malformed, Unprocessable : the nulls were not the only error
     """
+    body = body.removeprefix(BYTE_ORDER_MARK)
     try:
         return gapped(body)
     except DECODE_ERRORS as other:
@@ -156,6 +159,7 @@ def validate_chunk(
         raise too_many_observations_error(limits, str(len(rows)))
     else:
         observations, flat = parse_observations(rows, gaps=gaps)
+    validate_model_name(fields.model)
     at, epoch = validate_position(fields.at), None if fields.epoch is None else parse_epoch(fields.epoch)
     horizon = validate_horizon(fields.horizon or 0, limits)
     gaps = rows is None or (gaps and bool(np.isnan(observations).any()))
@@ -181,7 +185,8 @@ def check_size(body: bytes, limits: Limits) -> None:
     """
     if len(body) > SMALL_BODY_BYTES:
         rows = limits.observations + limits.steps * (b'"future"' in body)
-        if body.count(b",") > rows * limits.inputs + 16:
+        rows_of_times = limits.observations * (b'"timestamps"' in body)
+        if body.count(b",") > rows * limits.inputs + rows_of_times + 16:
             raise too_many_observations_error(limits, "more")
 
 
@@ -204,10 +209,9 @@ def check_observations(observations: Floats, limits: Limits, *, gaps: bool = Fal
         raise too_many_observations_error(limits, str(len(observations)))
     finite = ~np.isinf(observations) if gaps else np.isfinite(observations)
     if not finite.all():
-        row, column = (int(index) for index in np.argwhere(~finite)[0])
-        raise invalid_number_error(
-            row, column, f"is {observations[row, column]}, which is not a finite number"
-        )
+        row, column = divmod(int(finite.argmin()), observations.shape[1])
+        number = float(observations[row, column])
+        raise invalid_number_error(row, column, f"is {number}, which is not a finite number")
 
 
 def validate_position(at: int | None) -> int | None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
-from app.errors import Unprocessable
+from app.errors import TooLarge, Unprocessable
 
-SESSION_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}", re.ASCII)
+# Browsers and proxies remove the path segments `.` and `..`, so sessions of these names could not be reached.
+SESSION_ID = re.compile(r"(?!\.{1,2}(?![A-Za-z0-9._:\-]))[A-Za-z0-9._:\-]{1,128}", re.ASCII)
 MAX_POSITION = 2**63 - 1  # positions are int64
 MAX_TIMESTAMP = 95_617_584_000.0  # seconds since 1970: the year 5000
 SMALL_BODY_BYTES = 65_536
-MAX_FLOAT32 = float(np.finfo(np.float32).max)
+MAX_SESSION_ID = 128  # characters
+MAX_MODEL_NAME = 256  # characters
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8: before JSON it is ignored, as RFC 8259 allows
+# The largest double that rounds to a finite float32. The shortest decimal of the largest float32,
+# 3.4028235e38, is between the two.
+MAX_FLOAT32 = math.nextafter(2.0**128 - 2.0**103, 0.0)
 # What a JSON decoder raises: UnicodeDecodeError for text that is not UTF-8, RecursionError for deep nesting.
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 AnyDecodeError = msgspec.DecodeError | UnicodeDecodeError | RecursionError
@@ -25,13 +31,38 @@ def validate_session_id(text: str) -> str:
 
     Raises
     ------
-    Unprocessable : not 1 to 128 characters of `A-Z a-z 0-9 . _ : -`
+    Unprocessable : not 1 to 128 characters of `A-Z a-z 0-9 . _ : -`, or `.` or `..`
     """
     if SESSION_ID.fullmatch(text) is None:
         raise Unprocessable(
-            f"invalid session id {text[:140]!r}: use 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+            f"invalid session id {text[:140]!r}: use 1 to 128 characters of A-Z a-z 0-9 . _ : -, not . or .."
         )
     return text
+
+
+def validate_model_name(name: str | None) -> str | None:
+    """Return the name of a model unchanged.
+
+    Raises
+    ------
+    Unprocessable : too long; errors would repeat it for each session
+    """
+    if name is not None and len(name) > MAX_MODEL_NAME:
+        raise Unprocessable(f"the name of a model has at most {MAX_MODEL_NAME} characters", field="model")
+    return name
+
+
+def check_values(body: bytes, most: int) -> None:
+    """Refuse JSON of far too many values before it is parsed, because parsing it blocks the event loop.
+
+    A value is behind a comma or a bracket. Commas and brackets in strings count, too.
+
+    Raises
+    ------
+    TooLarge : more than `most` values
+    """
+    if len(body) > most and body.count(b",") + body.count(b"[") + body.count(b"{") > most:
+        raise TooLarge(f"the JSON has more than {most} values", limit=most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ def hold_idle_sessions(store: Store, settings: Settings, now: float) -> float:
     """The deadline before which sessions in the store are held; minus infinity where none are.
 
     A clock that was set wrong, or right again, looks like a long stop of the server. Sessions whose time to
-    live ran out meanwhile are kept until `CARRYOVER_EXPIRE_AFTER_JUMP` is set, however often the server starts.
+    live ran out meanwhile are kept until `CARRYOVER_EXPIRE_AFTER_JUMP` is set, also by later starts.
     """
     if settings.expire_after_jump:
         if store.held_before is not None:

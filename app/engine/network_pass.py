@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.errors import StepFailed
+from app.errors import StepFailed, Unprocessable
 from models.adaptation.learner import Scores
 from models.arrays import Floats, Ints
 from models.forecaster import Forecaster, StepResult
 
 log = logging.getLogger("carryover.engine")
 
-Failures = dict[int, StepFailed]  # by index of the session
+Failures = dict[int, StepFailed | Unprocessable]  # by index of the session
+HUGE_DEVIATION = 1e9  # times the standard deviation: the square of such an error may overflow float32
 
 
 @dataclass(slots=True)
@@ -26,12 +27,14 @@ class PassInputs:
     lengths : [batch], of the chunks
     carries : [batch, carry_size], before the pass
     gaps : whether numbers are missing (NaN)
+    first_rows : [batch], which row of its chunk is a session's first here; None: row 0 for all
     """
 
     observations: Floats
     lengths: Ints
     carries: Floats
     gaps: bool
+    first_rows: Ints | None = None
 
     def one(self, i: int, observations: slice) -> PassInputs:
         """The inputs of one session, whose chunk lies at this slice of the observations."""
@@ -50,7 +53,7 @@ def run_pass(forecaster: Forecaster, inputs: PassInputs) -> tuple[StepResult, Fa
         log.exception("a step of %d sessions raised; each is tried alone", len(inputs.lengths))
         result, failures = _one_by_one(forecaster, inputs)
     if not (_all_finite(result.carries) and _all_finite(result.predictions)):
-        failures = _not_finite(result, inputs.lengths) | failures
+        failures = _not_finite(forecaster, inputs, result) | failures
     return result, failures
 
 
@@ -91,11 +94,23 @@ def _all_finite(numbers: Floats) -> bool:
     return math.isfinite(np.vdot(flat, flat))
 
 
-def _not_finite(result: StepResult, lengths: Ints) -> Failures:
-    starts = np.cumsum(lengths) - lengths
+def _not_finite(forecaster: Forecaster, inputs: PassInputs, result: StepResult) -> Failures:
+    starts = np.cumsum(inputs.lengths) - inputs.lengths
     finite = np.isfinite(result.carries).all(axis=1)
     finite &= np.logical_and.reduceat(np.isfinite(result.predictions).all(axis=1), starts)
-    return {
-        i: StepFailed("the network produced NaN or infinity; the session was not advanced")
-        for i in np.flatnonzero(~finite).tolist()
-    }
+    return {i: _failure(forecaster, inputs, i, int(starts[i])) for i in np.flatnonzero(~finite).tolist()}
+
+
+def _failure(forecaster: Forecaster, inputs: PassInputs, i: int, start: int) -> StepFailed | Unprocessable:
+    """Why a session failed: the observation's fault if one is beyond all bounds, else the network's."""
+    observations = inputs.observations[start : start + int(inputs.lengths[i])]
+    scaling = forecaster.artifact.scaling
+    huge = np.argwhere(np.abs((observations - scaling.mean) / scaling.std) > HUGE_DEVIATION)
+    if not len(huge):
+        return StepFailed("the network produced NaN or infinity; the session was not advanced")
+    row, column = huge[0].tolist()
+    number, name = float(observations[row, column]), forecaster.artifact.inputs[column].name
+    row += 0 if inputs.first_rows is None else int(inputs.first_rows[i])
+    return Unprocessable(
+        f"row {row}: {name} is {number:g}, too large to learn from; send null if it was not observed", row=row
+    )

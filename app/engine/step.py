@@ -260,12 +260,13 @@ def _with_slices(group: ChunkColumns, long_chunks: Sequence[Advance], size: int)
     slices: list[Floats] = [job.observations[progress.offset :][:size] for job, progress in under_way]
     lengths = np.array([len(part) for part in slices], np.int64)
     carries = np.stack([progress.carry for _, progress in under_way])
+    first_rows = np.array([0] * len(group) + [progress.offset for _, progress in under_way], np.int64)
     if len(group):
         slices.insert(0, group.observations)
         lengths = np.concatenate([group.lengths, lengths])
         carries = np.concatenate([group.before.carries, carries])
     gaps = group.gaps or any(job.options is not None and job.options.gaps for job in long_chunks)
-    return PassInputs(join_columns(slices), lengths, carries, gaps)
+    return PassInputs(join_columns(slices), lengths, carries, gaps, first_rows)
 
 
 def _advance_clocks(group: ChunkColumns, carries: Floats) -> None:

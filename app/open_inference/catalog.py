@@ -171,7 +171,7 @@ class Catalog:
                 timer, self.engine.ticks, self.engine.last_pass_seconds(model)
             )
 
-    async def load(self, caller: Caller, model: str, parameters: Any = None) -> None:
+    async def load(self, caller: Caller, model: str, parameters: object = None) -> None:
         """Serve the artifact of this name as it is on disk now. Running sequences keep their network.
 
         Raises

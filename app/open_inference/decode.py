@@ -6,14 +6,13 @@ It counts bytes before compression.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 
 import msgspec
 
-from app.codec import chunks
+from app.codec import chunks, compression
 from app.codec.limits import DECODE_ERRORS, Limits
-from app.errors import Malformed, TooLarge, Unprocessable
+from app.errors import Malformed, Unprocessable, UnsupportedType
 from app.open_inference import triton_errors
 from app.open_inference.inference import OBSERVATIONS, Inference, Parameters, check_outputs, parse_error
 from app.open_inference.tensors import check_input, from_bytes, from_numbers
@@ -21,7 +20,6 @@ from models.arrays import Floats
 from models.forecaster import Forecaster
 
 Data = list[float | list[float | list[float | None] | None] | None]
-WINDOW_BITS = {"gzip": 31, "deflate": 15}  # tells zlib which format to expect
 
 
 class TensorParameters(msgspec.Struct, frozen=True):
@@ -102,20 +100,10 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
     Malformed : it cannot be decompressed
     TooLarge : more than `max_bytes` bytes
     """
-    if encoding in ("", "identity"):
-        return body
-    if encoding not in WINDOW_BITS:
-        raise triton_errors.unsupported(f"content encoding {encoding[:40]!r}")
-    stream = zlib.decompressobj(WINDOW_BITS[encoding])
     try:
-        plain = stream.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise Malformed(f"the body is not {encoding}: {error}") from None
-    if len(plain) > max_bytes:
-        raise TooLarge(f"a body has at most {max_bytes} bytes", limit=max_bytes)
-    if not stream.eof:
-        raise Malformed(f"the body is not {encoding}: it ends too early")
-    return plain
+        return compression.decompress(body, encoding, max_bytes)
+    except UnsupportedType:
+        raise triton_errors.unsupported(f"content encoding {encoding[:40]!r}") from None
 
 
 def _header_length(text: str, size: int) -> int:

@@ -69,7 +69,7 @@ class InferExchange(Exchange):
         self.inference = inference = decode_request(
             body, self.length, NO_QUERY, self.model, forecaster, limits
         )
-        job = inference.job(limits, self.reply)
+        job = inference.job(limits, self.reply, self.protocol.waiting_client)
         self.timer.mark_submitted()
         self.caller.submit(job)
 

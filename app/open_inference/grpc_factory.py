@@ -34,7 +34,7 @@ def create_grpc_server(
         ) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     service = InferenceService(catalog, authenticator, limits)
-    return GrpcServer(service, f"{host}:{settings.grpc_port}", settings.body_bytes, _certificate(settings))
+    return GrpcServer(service, f"{host}:{settings.grpc_port}", settings, _certificate(settings))
 
 
 def _certificate(settings: Settings) -> tuple[bytes, bytes] | None:

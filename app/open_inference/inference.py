@@ -16,7 +16,7 @@ from app.codec import chunks
 from app.codec.limits import Limits, validate_session_id
 from app.errors import CarryoverError, Malformed, UnknownModel, Unprocessable
 from app.jobs.answers import ChunkAnswer, epoch_token, parse_epoch
-from app.jobs.jobs import Advance, Reply
+from app.jobs.jobs import Advance, Client, Reply
 from app.jobs.options import ChunkOptions
 from app.open_inference import triton_errors
 from models.arrays import Floats
@@ -102,7 +102,7 @@ class Inference(msgspec.Struct, eq=False):
     requested_outputs: Mapping[str, bool] = {}
     binary: bool = False
 
-    def job(self, limits: Limits, reply: Reply) -> Advance:
+    def job(self, limits: Limits, reply: Reply, client: Client | None = None) -> Advance:
         """The job for the engine.
 
         Raises
@@ -126,6 +126,7 @@ class Inference(msgspec.Struct, eq=False):
             self.model,
             reply,
             options=self._options(),
+            client=client,
             create=parameters.sequence_start,
             reset=parameters.sequence_start,
             delete=parameters.sequence_end,

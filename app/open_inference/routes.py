@@ -8,12 +8,15 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.middleware.guard import get_caller
+from app.codec.limits import check_values
 from app.errors import CarryoverError, Malformed
 from app.open_inference import encode
 from app.open_inference.catalog import Catalog
 from app.open_inference.decode import decode_request, decompress
 from app.open_inference.run_inference import run_inference
 from app.open_inference.statistics import RequestTimer
+
+MAX_VALUES = 10_000  # in the JSON of a request to the repository
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
@@ -147,6 +150,7 @@ async def unload(request: Request, models: Models, model: str) -> Response:
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
+    check_values(body, MAX_VALUES)
     try:
         document = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError as error:

@@ -31,6 +31,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from app.access.callers import Authenticator, Caller
 from app.access.origins import check_host
 from app.codec import bulk
+from app.codec.limits import SESSION_ID
 from app.codec.problems import body_too_large_error
 from app.engine.fair_share import CHUNKS_PER_ROUTED_REQUEST
 from app.errors import CarryoverError, Forbidden, Misdirected, Unauthorized
@@ -39,11 +40,11 @@ from app.protocols.exchange import BulkExchange, ChunkExchange, Exchange
 from app.protocols.http_connection import HttpConnection
 
 BULK = b"/observations"
-OBSERVATIONS = re.compile(rb"/sessions/([A-Za-z0-9._:\-]{1,128})/observations")
+OBSERVATIONS = re.compile(rb"/sessions/(%b)/observations" % SESSION_ID.pattern.encode())
 MAX_PIPELINED = 32
 """Requests of one connection that may wait for an answer before it is read no further."""
-ROUTED_HEADERS = frozenset((b"origin", b"carryover-tenant"))
-"""Headers that send a request to the router: of a browser's page, of an admin who enters another tenant."""
+ROUTED_HEADERS = frozenset((b"origin", b"carryover-tenant", b"content-encoding"))
+"""Headers that send a request to the router: of browsers, admins in another tenant, compressed bodies."""
 
 ExchangeFactory = Callable[["HotProtocol"], "Exchange | None"]
 """Makes the exchange of a request whose headers have come; None leaves the request to the router."""
@@ -147,6 +148,9 @@ class HotProtocol(HttpConnection):
         if match is not None:
             return ChunkExchange(self, match[1].decode("ascii"))
         if self.url == BULK:
+            size = self.header(b"content-length")
+            if bulk.is_slow(int(size) if size else None):
+                return None
             return BulkExchange(self, self.header(b"content-type"), self.header(b"accept"))
         return next(make(self) for start, make in self.extra_routes.items() if self.url.startswith(start))
 
@@ -168,7 +172,9 @@ class HotProtocol(HttpConnection):
                 self.request_id = value
             elif name == b"traceparent":
                 parent = value
-            elif name in ROUTED_HEADERS:
+            elif name in ROUTED_HEADERS and not (
+                name == b"content-encoding" and self.url.startswith(tuple(self.extra_routes))
+            ):  # those routes decompress by themselves
                 return False
         if hosts != 1 or authorizations > 1 or (host != self._known_host and not self._accepts_host(host)):
             return False

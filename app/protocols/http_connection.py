@@ -247,6 +247,13 @@ class HttpConnection(ClosingProtocol):
     def _watch_idleness(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._lingering is None and not self.transport.is_closing():
+            # In place of the parent's timer, which knows nothing of a body that does not come to its end.
+            self._unset_keepalive_if_required()
+            self._watch_idleness(self._patience)
+
     @property
     def _patience(self) -> float:
         return min(self.timeout_keep_alive, self.authenticator.settings.request_seconds)

@@ -35,6 +35,7 @@ from app.session.rows import Answer, Rows, header_type
 from models.arrays import AnyArray, Floats
 from models.forecaster import Forecaster
 
+MAX_HEADER_BYTES = 2**20  # some 10,000 tensors: to read 150,000 takes over a second
 FORMAT, VERSION = "carryover-session", "1"
 MAX_CHUNKS = 4096
 MAX_POSITION = 2**62  # a position that chunks may still advance, as an int64
@@ -138,6 +139,8 @@ def decode(data: bytes) -> SessionState:
     ------
     Unprocessable : the file is damaged or malformed, or of another format or version
     """
+    if len(data) >= 8 and struct.unpack_from("<Q", data)[0] > MAX_HEADER_BYTES:
+        raise Unprocessable(f"the header of a state file has at most {MAX_HEADER_BYTES} bytes")
     try:
         tensors = safetensors.numpy.load(data)
         metadata = _metadata(data)

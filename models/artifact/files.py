@@ -70,7 +70,7 @@ def save(artifact: Artifact, folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse to write an artifact where there is a file, or a folder of other files.
+    """Refuse to write an artifact where there is a file, a folder of other files, or nothing can be written.
 
     Raises
     ------
@@ -80,6 +80,21 @@ def check_folder(folder: Path) -> None:
         raise BadArtifact(f"{folder} is not a folder")
     if folder.exists() and not (folder / "model.json").exists() and any(folder.iterdir()):
         raise BadArtifact(f"{folder} is not empty and holds no artifact: choose another folder")
+    check_writable(folder)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path that cannot be created, or written to, before the work whose result it is to hold.
+
+    Raises
+    ------
+    BadArtifact
+    """
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if existing != path and not existing.is_dir():
+        raise BadArtifact(f"{path} cannot be written: {existing} is not a folder")
+    if not os.access(existing, os.W_OK):
+        raise BadArtifact(f"{path} cannot be written: there is no permission to write {existing}")
 
 
 def load(folder: Path) -> Artifact:

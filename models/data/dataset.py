@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.arrays import Bools, Doubles
 from models.data import calendar
-from models.data.readers import read_series
+from models.data.readers import NO_OPTIONS, TimeOptions, read_series
 from models.data.scaling import Column, Scaling
 from models.data.series import Series, fill_gaps
 from models.errors import BadData
@@ -32,7 +32,7 @@ def open_series(
     source: str,
     columns: Sequence[str] | None = None,
     targets: Sequence[str] = (),
-    time_column: str | None = None,
+    times: TimeOptions = NO_OPTIONS,
     time_features: Sequence[str] = (),
     gaps: bool = False,
 ) -> Series:
@@ -41,7 +41,7 @@ def open_series(
     Parameters
     ----------
     source
-        `sine`, or the path of a file; see `read_series` for `time_column` and `gaps`.
+        `sine`, or the path of a file; see `read_series` for `times` and `gaps`.
     columns, targets
         Inputs and targets to read; all columns when `columns` is empty.
     time_features
@@ -57,7 +57,7 @@ def open_series(
         series.pick(tuple(columns or ()) + tuple(targets))
         return series.with_time_features(time_features)
     wanted = [*columns, *(name for name in targets if name not in columns)] if columns else None
-    return read_series(Path(source), wanted, time_column, gaps).with_time_features(time_features)
+    return read_series(Path(source), wanted, times, gaps).with_time_features(time_features)
 
 
 @dataclass(frozen=True)

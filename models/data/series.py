@@ -153,6 +153,7 @@ def _check_order(source: str, times: Times) -> None:
     back = np.flatnonzero(np.diff(times) < np.timedelta64(0))
     if len(back):
         row = int(back[0]) + 1
-        raise BadData(
-            f"{source}, row {row + 1}: time {times[row]} is before {times[row - 1]}; sort the rows by time"
-        )
+        hint = "sort the rows by time"
+        if times[row - 1] - times[row] <= np.timedelta64(1, "h"):
+            hint += ", or, for local times across a clock change, name their --time-zone"
+        raise BadData(f"{source}, row {row + 1}: time {times[row]} is before {times[row - 1]}; {hint}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from models.arrays import Doubles, Floats, Times
 from models.artifact.files import Artifact
 from models.data.dataset import Dataset, Split, prepare
+from models.data.measures import json_fields, mean_observed, measured, skill
 from models.data.series import Series, fill_gaps
 from models.errors import BadData
 from models.evaluation.bands import Band, evaluate_bands, surprise_threshold, surprising_ranges
@@ -33,7 +34,7 @@ PERSISTENCE, SEASONAL, ONLINE_AR = "persistence", "seasonal naive", "online AR"
 
 @dataclass(frozen=True)
 class Score:
-    """Errors of predictions; None for what could not be measured.
+    """Errors of predictions; NaN, or infinite, where they could not be measured.
 
     Attributes
     ----------
@@ -88,7 +89,7 @@ class Backtest:
     chunk: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The result without the predictions, as JSON values."""
+        """The result without the predictions, as JSON values: None for what could not be measured."""
         return {
             "model": self.artifact.name,
             "fingerprint": self.artifact.fingerprint,
@@ -98,9 +99,9 @@ class Backtest:
             "season": self.season,
             "intervals": [band.as_dict() for band in self.bands],
             "surprises": [{"first_row": rows.start, "last_row": rows.stop - 1} for rows in self.surprises()],
-            "scaled": {method: vars(score) for method, score in self.scores.items()},
+            "scaled": {method: json_fields(score) for method, score in self.scores.items()},
             "by_target": {
-                target: {method: vars(score) for method, score in scores.items()}
+                target: {method: json_fields(score) for method, score in scores.items()}
                 for target, scores in self.by_target.items()
             },
         }
@@ -231,18 +232,18 @@ def _predictions(
 
 
 def _scores(errors: Mapping[str, Doubles], past: Doubles) -> dict[str, Score]:
-    naive = np.nanmean(np.abs(np.diff(past, axis=0)), axis=0)  # [targets]
-    persistence = float(np.nanmean(np.square(errors[PERSISTENCE])))
+    naive = mean_observed(np.abs(np.diff(past, axis=0)), axis=0)  # [targets]
+    persistence = measured(mean_observed(np.square(errors[PERSISTENCE])))
     return {method: _score(error, naive, persistence) for method, error in errors.items()}
 
 
-def _score(error: Doubles, naive: Doubles, persistence: float) -> Score:
-    mse = float(np.nanmean(np.square(error)))
-    by_column = np.nanmean(np.abs(error), axis=0)
+def _score(error: Doubles, naive: Doubles, persistence: float | None) -> Score:
+    mse = float(mean_observed(np.square(error)))
+    by_column = mean_observed(np.abs(error), axis=0)  # NaN for a target that was never observed
     return Score(
         mse=mse,
-        mae=float(by_column.mean()),
+        mae=float(mean_observed(by_column)),
         rmse=mse**0.5,
-        mase=float((by_column / naive).mean()) if naive.all() else None,
-        skill=1 - mse / persistence if persistence else None,
+        mase=measured(mean_observed(by_column / naive)) if naive.all() else None,
+        skill=skill(measured(mse), persistence),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from models.arrays import Bools, Doubles
 from models.artifact.artifact import Artifact
 from models.data.dataset import Split
+from models.data.measures import json_fields
 from models.training.simulation import SimulatedRun
 
 WINDOW = 1000  # rows
@@ -18,7 +20,7 @@ SURPRISING = 0.01  # share of rows
 
 @dataclass(frozen=True)
 class Coverage:
-    """Share of the observations within a band; None for what could not be measured.
+    """Share of the observations within a band; NaN where nothing was observed.
 
     Attributes
     ----------
@@ -58,8 +60,9 @@ class Band:
     fixed: Coverage | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
+        """The fields as JSON values: None for what could not be measured."""
+        fixed = None if self.fixed is None else json_fields(self.fixed)
+        return {"level": self.level, "given": json_fields(self.given), "fixed": fixed}
 
 
 def evaluate_bands(artifact: Artifact, run: SimulatedRun, values: Doubles, split: Split) -> tuple[Band, ...]:
@@ -82,7 +85,8 @@ def evaluate_bands(artifact: Artifact, run: SimulatedRun, values: Doubles, split
     bands = []
     for i, level in enumerate(artifact.learning.levels):
         given = coverage(sizes[test], run.widths[test, i] / spread)
-        fixed = coverage(sizes[test], np.nanquantile(past, level, axis=0)[None]) if len(past) else None
+        measurable = len(past) and np.isfinite(past).any(axis=0).all()
+        fixed = coverage(sizes[test], np.nanquantile(past, level, axis=0)[None]) if measurable else None
         bands.append(Band(level, given, fixed))
     return tuple(bands)
 
@@ -98,12 +102,13 @@ def coverage(sizes: Doubles, widths: Doubles) -> Coverage:
         [rows or 1, targets], half-widths, scaled.
     """
     inside, observed = sizes <= widths, ~np.isnan(sizes)
-    by_target = inside.sum(axis=0) / np.maximum(observed.sum(axis=0), 1)
+    count = observed.sum(axis=0)
+    shares = inside.sum(axis=0)[count > 0] / count[count > 0]  # of the targets that were observed
     least, most = _in_windows(inside, observed)
     return Coverage(
-        mean=float(inside.sum() / max(1, observed.sum())),
-        least=float(by_target.min()),
-        most=float(by_target.max()),
+        mean=float(inside.sum() / count.sum()) if len(shares) else math.nan,
+        least=float(shares.min()) if len(shares) else math.nan,
+        most=float(shares.max()) if len(shares) else math.nan,
         window_least=least,
         window_most=most,
         width=float(2 * np.broadcast_to(widths, sizes.shape).mean()),

@@ -12,6 +12,7 @@ from torch import Tensor
 from models.arrays import Doubles
 from models.artifact.files import Artifact, save
 from models.data.dataset import Dataset, Split
+from models.data.measures import mean_observed, measured, skill
 from models.data.scaling import Scaling
 from models.evaluation.bands import surprise_threshold
 from models.evaluation.figures import BacktestPlot, draw_backtest, draw_training
@@ -31,7 +32,17 @@ WARMUP, STEPS = 50, 200
 
 
 def write_report(training: Training, name: str, source: str, seconds: float, folder: Path) -> Artifact:
-    """Measure the trained network, then write everything into the folder."""
+    """Measure the trained network, then write everything into the folder.
+
+    What could not be measured, because nothing was observed or an error is infinite, is None in the metrics.
+
+    Parameters
+    ----------
+    source
+        Where the data came from, as the metrics record it.
+    seconds
+        That the training took.
+    """
     network, dataset = training.best_network(), training.dataset
     run = last_free_run(network, dataset)
     learning = calibrate_learning(network, dataset, training.recipe)
@@ -42,13 +53,15 @@ def write_report(training: Training, name: str, source: str, seconds: float, fol
         "recipe": training.recipe.as_dict(),
         "epochs": len(training.history),
     }
+    if training.diverged is not None:
+        metrics["diverged"] = training.diverged
     if served is not None:
         metrics["served"] = measure_served(artifact, dataset, served)
     artifact = replace(artifact, metrics=metrics)
     save(artifact, folder)
-    told = {"fingerprint": artifact.fingerprint, **metrics}
-    told |= {"seconds": round(seconds, 1), "torch": torch.__version__, "history": history(training)}
-    (folder / "metrics.json").write_text(json.dumps(told, allow_nan=False) + "\n", encoding="utf-8")
+    report = {"fingerprint": artifact.fingerprint, **metrics}
+    report |= {"seconds": round(seconds, 1), "torch": torch.__version__, "history": history(training)}
+    (folder / "metrics.json").write_text(json.dumps(report, allow_nan=False) + "\n", encoding="utf-8")
     if served is None:
         draw(network, dataset, run, name, folder / "figure.png")
     else:
@@ -63,31 +76,37 @@ def history(training: Training) -> dict[str, list[float | None]]:
 
 
 def _short(value: float | None) -> float | None:
+    value = measured(value)
     return None if value is None else float(f"{value:.6g}")
 
 
 def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dict[str, Any]:
     """One-step error beside persistence, and the error of the free run.
 
-    MSE is over scaled columns; an RMSE by column is in the column's own unit.
+    MSE is over scaled columns; an RMSE by column is in the column's own unit. None for what could not be
+    measured.
     """
     part, rows = evaluation_part(dataset.split)
     truth = dataset.truth[rows.start : rows.stop]
     errors = one_step(network, dataset, rows) - truth
-    persistence = float((dataset.truth[rows.start - 1 : rows.stop - 1] - truth).square().nanmean())
-    mse = float(errors.square().nanmean())
+    persistence = measured(float((dataset.truth[rows.start - 1 : rows.stop - 1] - truth).square().nanmean()))
+    mse = measured(float(errors.square().nanmean()))
     metrics: dict[str, Any] = {
         "one_step": {
             "part": part,
             "mse_scaled": mse,
             "persistence_mse_scaled": persistence,
-            "skill": 1 - mse / persistence if persistence else None,
+            "skill": skill(mse, persistence),
             "rmse": by_target(dataset, errors),
         }
     }
     if run is not None:
-        told = {"warmup": run.warmup, "steps": run.steps, "first_row": run.rows.start - 1}
-        metrics["free_run"] = told | {"rmse": by_target(dataset, run.errors())}
+        metrics["free_run"] = {
+            "warmup": run.warmup,
+            "steps": run.steps,
+            "first_row": run.rows.start - 1,
+            "rmse": by_target(dataset, run.errors()),
+        }
     return metrics
 
 
@@ -103,13 +122,14 @@ def measure_served(artifact: Artifact, dataset: Dataset, served: SimulatedRun) -
     """
     truth = _units(dataset.target_scaling, dataset.truth[served.rows.start : served.rows.stop])
     errors = np.abs(served.predictions - truth)  # [rows, targets], own units
-    coverage = {}
+    coverage: dict[str, float | None] = {}
     if served.widths is not None:
-        inside = errors[:, None] <= served.widths
-        covered = inside.sum(axis=(0, 2)) / max(1, int((~np.isnan(errors)).sum()))
+        count = int((~np.isnan(errors)).sum())
+        inside = (errors[:, None] <= served.widths).sum(axis=(0, 2)).tolist()
         levels = (f"{level:g}" for level in artifact.learning.levels)
-        coverage = {level: float(share) for level, share in zip(levels, covered, strict=True)}
-    mse = float(np.nanmean(np.square(errors / dataset.target_scaling.std)))
+        shares = (hits / count if count else None for hits in inside)
+        coverage = dict(zip(levels, shares, strict=True))
+    mse = measured(mean_observed(np.square(errors / dataset.target_scaling.std)))
     return {"part": evaluation_part(dataset.split)[0], "mse_scaled": mse, "coverage": coverage}
 
 
@@ -135,10 +155,13 @@ def last_free_run(network: StatefulLSTM, dataset: Dataset) -> FreeRun | None:
     return free_run(network, dataset, end - warmup - steps, warmup, steps)
 
 
-def by_target(dataset: Dataset, errors: Tensor) -> dict[str, float]:
-    """RMSE of [rows, targets], in each target's own unit."""
+def by_target(dataset: Dataset, errors: Tensor) -> dict[str, float | None]:
+    """RMSE of errors [rows, targets], in each target's own unit; None where it could not be measured."""
     spread = dataset.target_scaling.std
-    return {name: root_mean_square(errors[:, i]) * float(spread[i]) for i, name in enumerate(dataset.targets)}
+    return {
+        name: measured(root_mean_square(errors[:, i]) * float(spread[i]))
+        for i, name in enumerate(dataset.targets)
+    }
 
 
 def draw(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None, name: str, path: Path) -> None:

@@ -6,7 +6,7 @@ network, dataset -> build_artifact -> Forecaster -> simulate -> predictions, hal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log2
 from typing import Any
@@ -18,11 +18,16 @@ from models.arrays import Doubles, Floats, Ints
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
 from models.data.dataset import Dataset
+from models.data.measures import mean_observed
 from models.forecaster import Forecaster
 from models.nets.lstm import StatefulLSTM
 from models.training.recipe import Recipe
 
+# What a diverging network or learner gives is infinite or NaN: that is measured, or not, without warnings.
+DIVERGENCE_ALLOWED = np.errstate(over="ignore", invalid="ignore")
 HORIZONS = 8  # 1, 2, 4, ... 128 steps
+SMALLEST_WIDTH = 1e-4  # scaled units, of an initial interval
+LARGEST = 9e5  # of an initial width, scaled, and of the growth: `Learning` allows less than 1e6
 FEWEST_RUNS = 16  # free runs; with fewer, the growth of errors is not measured
 
 
@@ -105,6 +110,7 @@ def leading_directions(network: StatefulLSTM, dataset: Dataset, rank: int) -> Fl
     return np.ascontiguousarray(directions[:rank].T, dtype=np.float32)
 
 
+@DIVERGENCE_ALLOWED
 def simulate(forecaster: Forecaster, observations: Doubles, rows: range, chunk: int = 512) -> SimulatedRun:
     """Run one session from row 0 on, chunk by chunk; only the carry passes between chunks.
 
@@ -143,15 +149,17 @@ def streaming_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe, row
     readout_only = replace(recipe.learning, levels=(), spread=())
     forecaster = Forecaster(build_artifact(network, dataset, recipe, readout_only))
     predictions = simulate(forecaster, unscaled_observations(dataset), rows).predictions
-    return float(np.nanmean(np.square(_errors(dataset, rows, predictions))))
+    return float(mean_observed(np.square(_errors(dataset, rows, predictions))))
 
 
+@DIVERGENCE_ALLOWED
 def calibrate_learning(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> Learning:
     """The recipe's learning with `spread` and `growth` measured on the validation part.
 
     `spread` is the quantile of the absolute errors at each level (split conformal prediction: Papadopoulos et
-    al., ECML 2002). `growth` is how their root mean square grows with the horizon of a free run. Without a
-    validation part, or where nothing was observed in it, the recipe's learning is returned unchanged.
+    al., ECML 2002). `growth` is how their root mean square grows with the horizon of a free run. What cannot
+    be measured stays as the recipe has it: without a validation part, or where a target was never observed in
+    it, or where an error is infinite.
     """
     learning, rows = recipe.learning, dataset.split.validation_rows
     if not learning.tracks_errors or not rows:
@@ -159,12 +167,17 @@ def calibrate_learning(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) 
     forecaster = Forecaster(build_artifact(network, dataset, recipe, learning))
     observations = unscaled_observations(dataset)
     sizes = np.abs(_errors(dataset, rows, simulate(forecaster, observations, rows).predictions))
-    spread = np.maximum(np.nanquantile(sizes, learning.levels, axis=0), 1e-4)  # [levels, outputs]
-    return replace(
-        learning,
-        spread=tuple(tuple(float(f"{width:.5g}") for width in row) for row in spread),
-        growth=_growth(forecaster, dataset, observations, rows),
-    )
+    spread = _spread(sizes, learning.levels)
+    growth = _growth(forecaster, dataset, observations, rows)
+    return replace(learning, spread=spread or learning.spread, growth=growth or learning.growth)
+
+
+def _spread(sizes: Doubles, levels: Sequence[float]) -> tuple[tuple[float, ...], ...]:
+    """Quantiles of absolute errors [rows, outputs], scaled; empty where they cannot be measured."""
+    if not np.isfinite(sizes).any(axis=0).all() or np.isinf(sizes).any():
+        return ()
+    widths = np.clip(np.nanquantile(sizes, levels, axis=0), SMALLEST_WIDTH, LARGEST)  # [levels, outputs]
+    return tuple(tuple(float(f"{width:.5g}") for width in row) for row in widths)
 
 
 def unscaled_observations(dataset: Dataset) -> Doubles:
@@ -206,9 +219,11 @@ def _growth(
         - dataset.truth.double().numpy()[forecast_rows]
     )
     at = 2 ** np.arange(count) - 1
-    sizes = np.sqrt(np.nanmean(np.square(errors[:, at]), axis=0)) + 1e-9  # [horizons, outputs]
+    sizes = np.sqrt(mean_observed(np.square(errors[:, at]), axis=0)) + 1e-9  # [horizons, outputs]
     ratios = np.exp(np.log(sizes / sizes[0]).mean(axis=1))
-    return tuple(float(f"{ratio:.4g}") for ratio in np.maximum.accumulate(ratios))
+    if not np.isfinite(ratios).all():
+        return ()
+    return tuple(float(f"{ratio:.4g}") for ratio in np.minimum(np.maximum.accumulate(ratios), LARGEST))
 
 
 def _carries(forecaster: Forecaster, observations: Doubles, starts: Ints) -> Floats:

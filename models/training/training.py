@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from models.data.dataset import Dataset, training_streams
-from models.errors import TrainingDiverged
+from models.errors import BadData, TrainingDiverged
 from models.nets.lstm import Carry, StatefulLSTM, detach_carry
 from models.training.recipe import Recipe
 from models.training.rollout import check_runs_freely, closed_loop_error, one_step, run_freely
-from models.training.simulation import streaming_error
+from models.training.simulation import build_artifact, streaming_error
 
 Weights = dict[str, Tensor]
 
@@ -59,18 +59,28 @@ class Training:
     device
         "cpu" or "cuda".
 
+    Attributes
+    ----------
+    diverged
+        Why the training ended before its last epoch; None if it did not.
+
     Raises
     ------
     BadData
         The training part is too short, or the recipe needs free runs and an input is neither predicted nor
         known ahead.
+    BadArtifact
+        The artifact of this training would be refused: a column name, a rank, targets that are not inputs.
     """
 
     def __init__(self, dataset: Dataset, recipe: Recipe, device: str = "cpu") -> None:
         if recipe.closed_loop:
             check_runs_freely(dataset)
         self.dataset, self.recipe, self.device = dataset, recipe, device
-        self.network = initial_network(dataset, recipe).to(device)
+        self.network = initial_network(dataset, recipe)
+        # Everything that the artifact refuses is refused now: afterwards it would cost the whole training.
+        build_artifact(self.network, dataset, recipe)
+        self.network.to(device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -79,6 +89,7 @@ class Training:
         self.history: list[Epoch] = []
         self.best_error = math.inf
         self.best_weights: Weights | None = None
+        self.diverged: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -88,9 +99,24 @@ class Training:
         return done >= self.recipe.epochs or 0 < self.recipe.patience <= since_best
 
     def run(self) -> Iterator[Epoch]:
-        """Train to the end, yielding each epoch; a caller that stops iterating stops between two epochs."""
+        """Train to the end, yielding each epoch; a caller that stops iterating stops between two epochs.
+
+        A training that diverges ends with the best weights of the earlier epochs.
+
+        Raises
+        ------
+        TrainingDiverged
+            No earlier epoch left weights that were found good.
+        """
         while not self.finished:
-            yield self.run_epoch()
+            try:
+                epoch = self.run_epoch()
+            except TrainingDiverged as error:
+                if self.best_weights is None:
+                    raise
+                self.diverged = str(error)
+                return
+            yield epoch
 
     def run_epoch(self) -> Epoch:
         """One pass over all streams from a zero carry, then the validation error.
@@ -108,6 +134,7 @@ class Training:
             # The seed depends on the number of the epoch only, so that a resumed training draws the same.
             torch.manual_seed(1_000_003 * (self.recipe.seed + 1) + number)
             loss, closed = self._pass(*self._streams())
+        self._check_weights()
         due = number % self.recipe.judge_every == 0 or number == self.recipe.epochs
         validation = validation_error(self.network, self.dataset, self.recipe) if due else None
         epoch = Epoch(number, loss, closed, validation, rate, self._is_best(validation))
@@ -182,10 +209,16 @@ class Training:
     def _finite(self, loss: Tensor) -> float:
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"epoch {len(self.history) + 1}: the loss is {value}; try a smaller learning rate"
-            )
+            raise self._divergence(f"the loss is {value}")
         return value
+
+    def _check_weights(self) -> None:
+        """The last step of a pass has no loss after it that would show the divergence."""
+        if not all(bool(weight.isfinite().all()) for weight in self.network.parameters()):
+            raise self._divergence("a weight is NaN or infinite")
+
+    def _divergence(self, reason: str) -> TrainingDiverged:
+        return TrainingDiverged(f"epoch {len(self.history) + 1}: {reason}; try a smaller learning rate")
 
     def _is_best(self, validation: float | None) -> bool:
         if validation is None or validation >= self.best_error:
@@ -198,10 +231,14 @@ class Training:
 
 
 def initial_network(dataset: Dataset, recipe: Recipe) -> StatefulLSTM:
-    """The network before training, whose weights the seed decides; torch's global generator is restored."""
-    change_of = (
-        [dataset.names.index(name) for name in dataset.targets] if recipe.predicts == "change" else None
-    )
+    """The network before training, whose weights the seed decides; torch's global generator is restored.
+
+    Raises
+    ------
+    BadData
+        It is to predict changes, and a target is not an input.
+    """
+    change_of = _change_of(dataset) if recipe.predicts == "change" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return StatefulLSTM(
@@ -212,6 +249,15 @@ def initial_network(dataset: Dataset, recipe: Recipe) -> StatefulLSTM:
             change_of,
             recipe.dropout,
         )
+
+
+def _change_of(dataset: Dataset) -> list[int]:
+    for name in dataset.targets:
+        if name not in dataset.names:
+            raise BadData(
+                f"a network that predicts changes needs its targets as inputs; {name!r} is not an input"
+            )
+    return [dataset.names.index(name) for name in dataset.targets]
 
 
 def add_drift(observations: Tensor, truth: Tensor, dataset: Dataset, spread: float) -> tuple[Tensor, Tensor]:
@@ -251,7 +297,8 @@ def validation_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) ->
     """The streaming one-step MSE, scaled, over the validation part; the carry is kept from row 0 on.
 
     If sessions correct their readout, it is measured with that correction. If the recipe has free runs, their
-    mean squared error is added, as it is to the loss.
+    mean squared error is added, as it is to the loss. None if there is no validation part, if nothing was
+    observed in it, or if the error is infinite.
     """
     rows = dataset.split.validation_rows
     if not rows:
@@ -264,4 +311,4 @@ def validation_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) ->
         error = float((one_step(network, dataset, rows) - truth).square().nanmean())
     if recipe.closed_loop:
         error += closed_loop_error(network, dataset, rows, every=recipe.piece, steps=recipe.closed_loop)
-    return error
+    return error if math.isfinite(error) else None

@@ -7,11 +7,13 @@ from websockets.exceptions import InvalidStatus
 
 from app.errors import UnknownSession
 from app.observability import logs
+from tests.helpers import raw
 from tests.helpers.locked import Keys
 
 pytestmark = pytest.mark.anyio
 
 CHUNK = {"observations": [[0.1]]}
+BODY = b'{"observations": [[0.1]]}'
 OTHER = "https://plant.example"
 
 
@@ -272,3 +274,69 @@ def test_an_exception_is_logged_in_the_same_line():
     assert (answer["event"], answer["level"]) == ("it failed", "error")
     assert "ValueError" in answer["exception"]
     assert "it failed" in logs.TextFormatter().format(record)
+
+
+@pytest.mark.parametrize("hot_route", [True, False])
+async def test_a_host_is_checked_for_every_request_whether_or_not_it_is_hot(start_hot, hot_route):
+    async with start_hot(hot_route=hot_route) as service:
+        for path in ("/sessions/a/observations", "/observations", "/sessions", "/v2/models/sine/infer"):
+            answer = await service.http.post(path, json=CHUNK, headers={"host": REBOUND})  # no Origin
+            assert answer.status_code == (400 if path.startswith("/v2") else 421)
+        for host in NO_NAMES[1:-1]:
+            answer = await service.http.post("/sessions/a/observations", json=CHUNK, headers={"host": host})
+            assert answer.status_code == 421
+        assert (await service.http.get("/sessions")).json()["total"] == 0
+        for host in OWN_NAMES:
+            answer = await service.http.post("/sessions/a/observations", json=CHUNK, headers={"host": host})
+            assert answer.status_code == 200
+
+
+UNCLEAR_HEADS = {
+    "two hosts": ("HTTP/1.1", ["host: localhost", "host: localhost"]),
+    "two other hosts": ("HTTP/1.1", ["host: localhost", "host: evil.example"]),
+    "no host": ("HTTP/1.1", []),
+    "two keys": ("HTTP/1.1", ["host: localhost", "authorization: Bearer a", "authorization: Bearer b"]),
+    "two hosts of HTTP/1.0": ("HTTP/1.0", ["host: localhost", "host: localhost"]),
+}
+
+
+@pytest.mark.parametrize("head", UNCLEAR_HEADS)
+@pytest.mark.parametrize(
+    "target",
+    [
+        ("POST", "/sessions/a/observations"), ("POST", "/observations"), ("POST", "/sessions"),
+        ("POST", "/v2/models/sine/infer"), ("GET", "/health/live"), ("GET", "/sessions/a/stream"),
+    ],
+    ids=lambda target: target[1],
+)  # fmt: skip
+async def test_a_head_that_may_be_read_in_two_ways_is_400(start_hot, head, target):
+    version, headers = UNCLEAR_HEADS[head]
+    lines = [f"{target[0]} {target[1]} {version}", *headers, f"content-length: {len(BODY)}"]
+    if target[1].endswith("stream"):
+        lines = [f"GET {target[1]} {version}", *headers, "connection: upgrade", "upgrade: websocket"]
+    async with start_hot() as service, raw.connect(service.port) as connection:
+        await connection.send("\r\n".join([*lines, "", ""]).encode() + BODY)
+        (answer,) = await connection.answers()
+        assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
+        assert (await service.http.get("/sessions")).json()["total"] == 0
+
+
+async def test_http_1_0_needs_no_host(start_hot):
+    async with start_hot() as service, raw.connect(service.port) as connection:
+        await connection.send(b"GET /health/live HTTP/1.0\r\n\r\n")
+        assert (await connection.answer()).status == 200
+
+
+async def test_a_redirect_names_no_host_of_the_request(start_http, keys):
+    async with start_http(api_keys_file=keys.path) as service:
+        headers = keys.headers("acme", host="evil.example")
+        for path, target in (
+            ("/sessions/", "/sessions"),
+            ("/sessions/?limit=1", "/sessions?limit=1"),
+            ("/health/live/", "/health/live"),
+        ):
+            answer = await service.http.get(path, headers=headers)
+            assert (answer.status_code, answer.headers["location"]) == (307, target)
+        for path in ("//evil.example/sessions/", "//evil.example/%2e%2e/sessions/"):
+            answer = await service.http.get(f"http://localhost{path}", headers=headers)
+            assert not answer.headers.get("location", "/").startswith("//")

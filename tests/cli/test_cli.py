@@ -218,6 +218,29 @@ def test_a_checkpoint_is_imported(trained, tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
 
 
+def test_an_import_is_verified_with_the_users_own_outputs_or_says_that_it_was_not(trained, tmp_path, capsys):
+    network = load(trained).network()
+    state = {name.replace("lstm.", "rnn."): weight for name, weight in network.state_dict().items()}
+    torch.save(state, tmp_path / "net.pt")
+    inputs = np.random.default_rng(0).normal(size=(30, 1))
+    with torch.no_grad():
+        outputs = network(torch.tensor(inputs, dtype=torch.float32)[None])[0][0].numpy()
+    np.savez(tmp_path / "sample.npz", inputs=inputs, outputs=outputs)
+    np.savez(tmp_path / "relu.npz", inputs=inputs, outputs=np.maximum(outputs, 0))
+    given = ["import", str(tmp_path / "net.pt"), "--out", str(tmp_path / "net"), "--names", "lstm=rnn"]
+    status, line = failed(capsys, *given, "--verify", str(tmp_path / "relu.npz"))
+    assert (status, "your forward may do more" in line) == (2, True)
+    assert not (tmp_path / "net").exists()
+    assert run([*given, "--verify", str(tmp_path / "sample.npz")]) == 0
+    captured = capsys.readouterr()
+    assert "verified: " in captured.out
+    assert captured.err == ""
+    assert run(given) == 0
+    assert "forward of your class is not in the checkpoint" in capsys.readouterr().err
+    status, line = failed(capsys, *given[:-1], "rnn")
+    assert (status, "'rnn' is not lstm=NAME,fc=NAME" in line) == (2, True)
+
+
 def test_an_interrupted_training_continues(tmp_path, capsys, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(["train", "--out", str(whole), *QUICK]) == 0
@@ -293,9 +316,40 @@ def test_the_error_for_an_empty_cell_names_row_and_column(csv, tmp_path, capsys)
 
 
 def test_a_failure_is_status_1(tmp_path, capsys):
+    given = ["--learning-rate", "1e30", "--clip", "0", "--schedule", "constant"]
+    status, line = failed(capsys, "train", "--json", "--out", str(tmp_path / "x"), *given)
+    assert (status, "epoch 1: the loss is" in line) == (1, True)
+
+
+def test_places_that_cannot_be_written_are_refused_before_the_training(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    status, line = failed(capsys, "train", "--json", "--out", str(tmp_path / "file" / "x"))
-    assert (status, "file" in line) == (1, True)
+    for option, place in (
+        ("--out", "file/x"),
+        ("--out", "file"),
+        ("--checkpoint", "file/x"),
+        ("--checkpoint", ""),
+    ):
+        given = {"--out": str(tmp_path / "x")} | {option: str(tmp_path / place)}
+        status, line = failed(capsys, "train", *(word for pair in given.items() for word in pair))
+        assert (status, str(tmp_path) in line) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_sensor_that_is_silent_in_the_test_part_is_reported_as_not_measured(tmp_path, capsys):
+    t = np.arange(600)
+    cells = np.where(t >= 505, "", np.char.mod("%.4f", np.sin(t / 10)))
+    rows = [f"{np.sin(i / 10):.4f},{cell}" for i, cell in zip(t, cells, strict=True)]
+    (tmp_path / "g.csv").write_text("\n".join(["a,b", *rows]) + "\n")
+    data, out = str(tmp_path / "g.csv"), str(tmp_path / "g")
+    assert run(["train", data, "--out", out, "--gaps", "--readout", "rls", "--levels", "0.9", *QUICK]) == 0
+    assert load(Path(out)).metrics["one_step"]["rmse"]["b"] is None
+    capsys.readouterr()
+    assert run(["evaluate", out, data, "--gaps", "--no-figure", "--by-target"]) == 0
+    assert "nan" not in capsys.readouterr().out
+    assert run(["evaluate", out, data, "--gaps", "--no-figure", "--json"]) == 0
+    by_target = json.loads(capsys.readouterr().out)["by_target"]
+    assert by_target["a"]["network"]["mse"] > 0
+    assert by_target["b"]["network"] == dict.fromkeys(("mse", "mae", "rmse", "mase", "skill"))
 
 
 def test_an_unforeseen_error_keeps_its_traceback(monkeypatch):

@@ -21,6 +21,7 @@ import pytest
 from app.cli import run
 from app.cli.demo import StreamComparison, _draw
 from app.cli.row_reader import open_rows, select_columns
+from models.data.dataset import open_series
 from models.errors import BadData
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 
@@ -201,9 +202,9 @@ async def test_sessions_are_exported_and_imported(started, values, tmp_path, cap
     [
         (["sessions", "list"], 1, "is the server running?"),
         (["forecast", "a"], 1, "is the server running?"),
-        (["sessions", "list", "--url", "ftp://x"], 2, "is no http:// or https:// URL"),
+        (["sessions", "list", "--url", "ftp://x"], 2, "is not an http:// or https:// URL"),
         (["stream", "none.csv", "a"], 1, "none.csv: No such file"),
-        (["stream", "empty.csv", "a"], 2, "there are no rows"),
+        (["stream", "empty.csv", "a"], 2, "empty.csv is empty"),
         (["forecast", "a", "--key-file", "none"], 1, "none: No such file"),
     ],
 )
@@ -248,6 +249,55 @@ def test_a_source_s_columns_are_taken_by_name_or_in_order(tmp_path):
         assert select_columns(source, ("u",), "b")[1](row) == "1"
         with pytest.raises(BadData, match="name them with --columns"):
             select_columns(source, ("u",), None)
+
+
+def test_a_file_with_some_of_the_inputs_is_not_read_in_order(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("b,x\n1,10\n2,20\n")
+    with (
+        open_rows(path, sys.stdin, follow=False) as source,
+        pytest.raises(BadData, match="the model reads a, b; the columns are b, x: name them with --columns"),
+    ):
+        select_columns(source, ("a", "b"), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "refused"),
+    [
+        ("a;b\n1;2\n", [[1, 2]], None),
+        ("\ufeffa\tb\r\n1\t2\r\n\r\n3\t\r\n", [[1, 2], [3, None]], None),
+        ('"b, l/s",a\n1,2\n', [[1, 2]], None),
+        ("1,2\n,3\n", [[1, 2], [None, 3]], None),
+        (",\n1,2\n", [[None, None], [1, 2]], None),
+        ("a,b\n1,2\n3\n", None, "row 2: 1 cells, expected 2"),
+        ("a,b\n1,2,3\n", None, "row 1: 3 cells, expected 2"),
+        ("a,a\n1,2\n", None, "names a column twice"),
+        ('a,b\n1,"2"x\n', None, "not CSV in UTF-8"),
+        ("\n\n", None, "is empty"),
+        ("a,b\n1,\udcff\n", None, "not CSV in UTF-8"),
+    ],
+)
+def test_train_and_stream_read_a_csv_by_the_same_rules(tmp_path, text, rows, refused):
+    path = tmp_path / "x.csv"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+
+    def streamed() -> list[list[float | None]]:
+        with open_rows(path, sys.stdin, follow=False) as source:
+            observation, _ = select_columns(
+                source, ("u", "v") if "a" not in source.names else source.names, None
+            )
+            return [observation(row) for row in source.rows]
+
+    def trained() -> list[list[float | None]]:
+        values = open_series(str(path), gaps=True).values
+        return [[None if np.isnan(value) else value for value in row] for row in values]
+
+    for read in (streamed, trained):
+        if refused is None:
+            assert read() == rows
+        else:
+            with pytest.raises(BadData, match=refused):
+                read()
 
 
 def test_standard_input_needs_no_header():

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from app.codec import limits
+from app.codec import bulk, limits
 from app.codec.bulk import BulkDecoder, BulkLimits
+from app.codec.bulk import json as bulk_json
+from app.codec.bulk import request as bulk_request
 from app.codec.bulk.session_lists import MIN_SESSIONS, SessionListCache
 from app.errors import Malformed, TooLarge, Unprocessable
 from app.jobs.jobs import AdvanceMany
@@ -444,33 +446,142 @@ async def test_without_pyarrow_the_arrow_form_is_a_415(start, monkeypatch):
 
 
 @pytest.mark.parametrize("store", list(STORES)[:1], indirect=True)
-async def test_arrow_takes_rows_and_chunks_and_a_null_of_them_fails_alone(start):
+@pytest.mark.parametrize(
+    ("columns", "statuses"),
+    [
+        ({"observations": [[0.1], None, [0.3]]}, [200, 422, 200]),
+        ({"observations": [[0.1], [], [0.3]]}, [200, 422, 200]),
+        ({"observations": [[0.1], [0.1, 0.2], [0.3]]}, [200, 422, 200]),
+        ({"observations": [[0.1], [float("nan")], [0.3]]}, [200, 422, 200]),
+        ({"observations": [[0.1], [1e39], [0.3]]}, [200, 422, 200]),
+        ({"observations": [0.1, float("inf"), 0.3]}, [200, 422, 200]),
+        ({"observations": [0.1, 3.4028235e38, 0.3]}, [200, 200, 200]),
+        ({"observations": [[[0.1]], None, [[0.3]]]}, [200, 422, 200]),
+        ({"observations": [[[0.1]], [], [[0.3]]]}, [200, 422, 200]),
+        ({"observations": [[[0.1]], [[]], [[0.3]]]}, [200, 422, 200]),
+        ({"observations": [[[0.1]], [[0.1], None], [[0.3]]]}, [200, 422, 200]),
+        ({"observations": [[[0.1]], [[0.1], [0.1, 0.2]], [[0.3]]]}, [200, 422, 200]),
+        ({"observations": [[[0.1]], [[0.1]] * 101, [[0.3]]]}, [200, 413, 200]),
+        ({"session": ["a", None, "c"]}, [200, 422, 200]),
+        ({"session": ["a", "..", "c"]}, [200, 422, 200]),
+        ({"session": pa.array(["a", "b", "a"]).dictionary_encode()}, [200, 200, 200]),
+        ({"at": pa.array([0, 2**64 - 1, None], "uint64")}, [200, 422, 200]),
+        ({"at": pa.array([0, -2, None], "int64")}, [200, 422, 200]),
+        ({"at": pa.array([0.0, 0.5, None])}, [200, 422, 200]),
+        ({"at": pa.array([0.0, 0.0, None])}, [200, 200, 200]),
+        ({"at": pa.array([None, None, None], "int64")}, [200, 200, 200]),
+        ({"epoch": ["0", None, None], "at": [0, 7, 0]}, [404, 404, 200]),
+    ],
+)
+async def test_a_bad_row_of_arrow_fails_alone(start, columns, statuses):
+    whole = {"session": ["a", "b", "c"], "observations": [[0.1], [0.2], [0.3]]} | columns
+    async with start(chunk_observations=100) as service:
+        response = await post(service, stream_of(pa.table(whole)), **ARROW)
+        assert response.status_code == 200, response.content
+        rows = pa.ipc.open_stream(response.content).read_all().to_pylist()
+        problems = [None if row["error"] is None else json.loads(row["error"]) for row in rows]
+        assert [200 if problem is None else problem["status"] for problem in problems] == statuses
+        assert [row["position"] is not None for row in rows] == [status == 200 for status in statuses]
+
+
+@pytest.mark.parametrize("store", list(STORES)[:1], indirect=True)
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"session": pa.array([b"a", b"b"])},
+        {"session": pa.array(["a", "b"], pa.string_view())},
+        {"session": pa.array([1, 2])},
+        {"observations": ["0.1", "0.2"]},
+        {"observations": [True, False]},
+        {"observations": [[[[0.1]]], [[[0.2]]]]},
+        {"observations": pa.array([[0.1], [0.2]], pa.list_view(pa.float32()))},
+        {"observations": pa.array([0.1, 0.1]).dictionary_encode()},
+        {"at": ["0", "0"]},
+    ],
+)
+async def test_a_column_of_another_type_refuses_the_whole_request(start, columns):
+    whole = {"session": ["a", "b"], "observations": [[0.1], [0.2]]} | columns
     async with start() as service:
-        for observations in (
-            [[1.0], None, [3.0]],
-            [[[1.0]], [], [[3.0]]],
-            [[[1.0]], None, [[3.0]]],
-        ):
-            table = pa.table(
-                {
-                    "session": ["a", "b", "c"],
-                    "observations": observations,
-                    "at": pa.array([None] * 3, "int64"),
-                }
-            )
-            response = await post(service, stream_of(table), **ARROW)
-            assert response.status_code in {200, 422}, response.content
-            if response.status_code == 200:
-                rows = pa.ipc.open_stream(response.content).read_all().to_pylist()
-                assert [row["error"] is None for row in rows] == [True, False, True]
-        fixed = pa.array([[1.0], [2.0]], pa.list_(pa.float32(), 1))
-        response = await post(
-            service, stream_of(pa.table({"session": ["a", "b"], "observations": fixed})), **ARROW
-        )
-        assert response.status_code == 200
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
-        response = await post(service, stream_of(table, options), **ARROW)
+        response = await post(service, stream_of(pa.table(whole)), **ARROW)
         assert response.status_code == 422
+        check_problem(response)
+
+
+@pytest.mark.parametrize("store", list(STORES)[:1], indirect=True)
+async def test_arrow_accepts_fixed_size_lists_and_refuses_compressed_batches(start):
+    async with start() as service:
+        fixed = pa.array([[1.0], [2.0]], pa.list_(pa.float32(), 1))
+        table = pa.table({"session": ["a", "b"], "observations": fixed})
+        assert (await post(service, stream_of(table), **ARROW)).status_code == 200
+        names = pa.array(["a", "b"]).dictionary_encode()
+        for sessions in (["a", "b"], names):
+            table = pa.table({"session": sessions, "observations": fixed})
+            options = pa.ipc.IpcWriteOptions(compression="zstd")
+            response = await post(service, stream_of(table, options), **ARROW)
+            assert response.status_code == 422
+
+
+@pytest.mark.parametrize(
+    "observations",
+    [
+        [[[0.1 * i, 0.2], [0.3, -i]] for i in range(3_000)],
+        [[0.1 * i, 0.2] for i in range(3_000)],
+        [0.1 * i for i in range(3_000)],
+        [[0.1, None] if i % 7 else [0.2, 0.3] for i in range(3_000)],
+        [[[0.1, None], [0.2, 0.3]] for _ in range(3_000)],
+        [[0.1, 0.2] if i % 500 else 0.5 for i in range(3_000)],
+        [[0.1, 0.2] if i % 500 else ["x", 1] for i in range(3_000)],
+        [[0.1, 0.2] if i % 500 else [float("nan"), 1e999] for i in range(3_000)],
+        [[0.1, 0.2] if i % 500 else [1e39, 1] for i in range(3_000)],
+        [[[0.1]] * (1 + i % 50) for i in range(3_000)],
+        [[[0.1]] * (49 + i % 3) for i in range(3_000)],
+    ],
+    ids=range(11),
+)
+@pytest.mark.parametrize("large", [0, 2**30])
+def test_a_request_decoded_in_slices_is_the_request_decoded_as_a_whole(observations, large, monkeypatch):
+    """As a whole, and chunk by chunk, which needs no slices."""
+    limits_ = BulkLimits(10_000, limits.Limits(50, 100, 3))
+    names = [f"s{i}" for i in range(len(observations))]
+    body = json.dumps({"sessions": names, "observations": observations, "at": [i % 3 for i in range(3_000)]})
+    monkeypatch.setattr(bulk_json, "LARGE_BODY_BYTES", large)
+    request = BulkDecoder(limits_, SessionListCache()).decode(body.encode(), "", "")
+    seen = set(request.errors)
+    for indexes, job in request.jobs:
+        chunks = np.split(job.observations, np.cumsum(job.lengths)[:-1])
+        for i, chunk in zip(indexes.tolist(), chunks, strict=True):
+            seen.add(i)
+            item = observations[i]
+            rows = item if isinstance(item, list) and isinstance(item[0], list) else [item]
+            expected = np.array(rows, float).astype(np.float32).reshape(len(rows), -1)
+            assert_array_equal(chunk, expected)
+        assert job.at is not None
+        assert job.at.tolist() == [i % 3 for i in indexes.tolist()]
+        assert list(job.sessions) == [names[i] for i in indexes.tolist()]
+    assert seen == set(range(3_000))
+    wrong = {
+        i
+        for i, item in enumerate(observations)
+        if "x" in str(item) or "nan" in str(item) or "1e+39" in str(item)
+    }
+    too_long = {i for i, item in enumerate(observations) if isinstance(item, list) and len(item) > 50}
+    assert set(request.errors) == wrong | too_long
+
+
+@pytest.mark.parametrize("store", list(STORES)[:1], indirect=True)
+async def test_a_request_queued_in_parts_is_answered_as_one(start, artifacts, monkeypatch):
+    monkeypatch.setattr(bulk_request, "PART_OBSERVATIONS", 10)
+    monkeypatch.setattr(bulk_json, "LARGE_BODY_BYTES", 100)
+    monkeypatch.setattr(bulk, "LARGE_BODY_BYTES", 100)
+    wholes = {f"s{i}": series("sine", 5, seed=i) for i in range(9)}
+    names = [*wholes, "no good", "s0"]
+    chunks = [whole.tolist() for whole in wholes.values()] + [[[0.1]], [[0.5], [0.6]]]
+    async with start() as service:
+        answer = await many(service, names, chunks, at=[0] * 10 + [5])
+        assert list(answer["errors"]) == ["9"]
+        assert answer["positions"] == [5] * 9 + [None, 7]
+        for whole, predictions in zip(wholes.values(), answer["predictions"], strict=False):
+            equal(np.array(predictions, np.float32), one_pass(artifacts["sine"], whole))
 
 
 def stream_of(table: pa.Table, options: Any = None) -> bytes:

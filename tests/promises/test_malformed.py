@@ -19,7 +19,6 @@ CHUNKS = {
     "cut off": (b'{"observations": [1, 2', 400, {}),
     "more behind": (b'{"observations": [1]} {}', 400, {}),
     "not UTF-8": (b'{"observations": [1], "epoch": "\xff"}', 400, {}),
-    "byte order mark": (b'\xef\xbb\xbf{"observations": [1]}', 400, {}),
     "half a surrogate": (rb'{"observations": [1], "model": "\ud800"}', 400, {}),
     "deep": (b"[" * 100_000, 422, {}),
     "deep inside": (b'{"observations": ' + b"[" * 100_000, 422, {"row": 0, "column": 0}),
@@ -154,6 +153,53 @@ async def test_everything_else_that_is_wrong_has_its_status_in_the_one_shape(
         assert response.status_code == status, response.text
         check_problem(response)
         assert await service.session("a") == before
+
+
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+async def test_a_sentinel_in_a_session_that_learns_is_refused_with_its_row(start):
+    async with start() as service:
+        await service.http.post("/sessions", json={"id": "a", "learning": {"intervals": True}})
+        await service.advance("a", [[0.5], [0.25]])
+        for rows in ([[0.1], [1e30]], [[0.1], [-3e38]]):
+            reply = await service.advance("a", rows)
+            assert reply.status in (400, 422)
+            assert "row 1" in json.dumps(reply.problem)
+        long = [[0.1]] * 3_000
+        reply = await service.advance("a", [*long[:2_990], [1e30], *long[:9]])
+        assert reply.status in (400, 422)
+        assert "row 2990" in json.dumps(reply.problem)
+        body = {"sessions": ["b", "a"], "observations": [[[0.1]], [[0.1], [1e30]]]}
+        answer = (await service.http.post("/observations", json=body)).json()
+        assert (answer["positions"], answer["errors"]["1"]["row"]) == ([1, None], 1)
+        assert (await service.session("a"))["position"] == 2
+
+
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+async def test_the_shortest_decimal_of_the_largest_float32_is_accepted(start):
+    async with start() as service:
+        reply = await service.advance("a", [[3.4028235e38], [-3.4028235e38]])
+        assert reply.status == 200, reply
+        assert (await service.advance("a", [[3.4028236e38]])).status in (400, 422)
+        body = {"sessions": ["b"], "observations": [3.4028235e38]}
+        assert (await service.http.post("/observations", json=body)).json()["positions"] == [1]
+
+
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+@pytest.mark.parametrize("name", [".", ".."])
+async def test_sessions_cannot_be_named_as_path_segments_that_browsers_remove(start, name):
+    async with start() as service:
+        path = name.replace(".", "%2e")
+        for url in (f"/sessions/{path}/observations", f"/sessions/{path}/reset"):
+            response = await service.http.post(url, json={"observations": [0.5]} if "obs" in url else {})
+            assert response.status_code in (404, 422)
+        for body in ({"id": name}, {"id": name, "ttl_seconds": 5}):
+            assert (await service.http.post("/sessions", json=body)).status_code == 422
+        await service.advance("a", [[0.5]])
+        assert (await service.http.post("/sessions/a/fork", json={"id": name})).status_code == 422
+        body = {"sessions": [name], "observations": [0.5]}
+        answer = (await service.http.post("/observations", json=body)).json()
+        assert answer["errors"]["0"]["status"] == 422
+        assert (await service.http.get("/sessions")).json()["total"] == 1
 
 
 async def test_a_crash_is_a_problem_too_and_tells_no_secrets(start_http):

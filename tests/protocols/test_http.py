@@ -310,7 +310,7 @@ OVERRIDDEN = {
     HttpConnection: {
         "__init__", "connection_made", "connection_lost", "data_received", "on_message_begin", "on_body",
         "on_message_complete", "pause_writing", "resume_writing", "timeout_keep_alive_handler",
-        "on_headers_complete",
+        "on_headers_complete", "on_response_complete",
     },
     HotProtocol: {
         "__init__", "on_headers_complete", "on_body", "on_message_complete", "_start_asgi_task", "shutdown",

@@ -1,9 +1,9 @@
 """Behind a proxy that shares its connections among clients, nobody gets another client's answer.
 
-nginx and haproxy are Debian's, started here. Both forward `Upgrade` (nginx as its own documentation configures it
-for WebSockets) and keep connections to the server open. An attacker sends a request that offers an upgrade, then,
-in a packet of its own, a body that is a request itself. A server that parsed the body as a request would answer
-twice: the proxy would hand the second answer to whoever is next on that connection.
+nginx and haproxy are Debian's, started here. Both forward `Upgrade` (nginx as its documentation configures it
+for WebSockets) and keep connections to the server open. An attacker sends a request that offers an upgrade,
+and then, in a packet of its own, a body that is a request itself. A server that parsed the body as a request
+would answer twice: the proxy would hand the second answer to the next client on that connection.
 """
 
 from __future__ import annotations

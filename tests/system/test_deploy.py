@@ -17,7 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from app.access.origins import check_host
 from app.config import Settings
+from app.errors import Misdirected
+from tests.helpers.locked import Keys
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -365,3 +368,58 @@ def test_every_package_of_the_image_has_its_licence_listed():
 def test_the_load_of_the_container_checks_starts():
     command = [sys.executable, str(ROOT / ".ci/traffic.py"), "--help"]
     assert "SIGTERM" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+HOST_VARIABLES = ("CARRYOVER_HOST", "CARRYOVER_PUBLISHED_HOST", "CARRYOVER_ALLOWED_HOSTS")
+SERVICE_SUFFIXES = ("", ".default", ".default.svc", ".default.svc.cluster.local")
+
+
+def kubernetes_environment(overlay: str) -> dict[str, str]:
+    """The settings of the server's container in an overlay of deploy/kubernetes."""
+    file = DEPLOY / "kubernetes" / overlay / "kustomization.yaml"
+    (config,) = yaml.safe_load(file.read_text())["configMapGenerator"]
+    return dict(literal.split("=", 1) for literal in config["literals"])
+
+
+def compose_environment(file: str) -> dict[str, str]:
+    """The settings of the server's container where the shell sets no variable."""
+    environment = yaml.safe_load((ROOT / file).read_text())["services"]["carryover"]["environment"]
+    found = {name: str(text) for name, text in environment.items() if text is not None}
+    default = re.compile(r"\$\{\w+:-([^${}]*)\}")
+    for name, text in found.items():
+        while default.search(text):
+            text = default.sub(r"\1", text)
+        found[name] = text
+    return found
+
+
+@pytest.mark.parametrize(
+    ("environment", "hosts"),
+    [
+        (
+            lambda: kubernetes_environment("cluster"),
+            [f"carryover{suffix}:8000" for suffix in SERVICE_SUFFIXES] + ["10.1.2.3:8000"],
+        ),
+        (
+            lambda: kubernetes_environment("durable"),
+            [f"carryover{suffix}:8000" for suffix in SERVICE_SUFFIXES] + ["10.1.2.3:8000"],
+        ),
+        (lambda: compose_environment("compose.yaml"), ["carryover:8000", "localhost:8000", "127.0.0.1"]),
+        (
+            lambda: compose_environment("compose.cluster.yaml"),
+            ["balancer:8000", "carryover:8000", "localhost:8000", "127.0.0.1:8000"],
+        ),
+    ],
+    ids=["kubernetes/cluster", "kubernetes/durable", "compose", "compose.cluster"],
+)
+def test_a_server_of_each_manifest_answers_to_the_names_that_its_clients_use(environment, hosts, tmp_path):
+    settings = environment()
+    kept = {name: settings[name] for name in HOST_VARIABLES if name in settings}
+    if "CARRYOVER_API_KEYS_FILE" in settings:
+        kept["CARRYOVER_API_KEYS_FILE"] = str(Keys(tmp_path).path)
+    names = Settings.from_env(kept).accepted_host_names
+    for host in hosts:
+        check_host(host, names)
+    if names is not None:
+        with pytest.raises(Misdirected):
+            check_host("evil.example", names)

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
@@ -139,6 +140,8 @@ class Guard:
 
     def _dress(self, headers: MutableHeaders, origin: str | None, request_id: str) -> None:
         headers["x-request-id"] = request_id
+        if "location" in headers:
+            headers["location"] = _local(headers["location"])
         for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
         if origin in self.allowed_origins and origin is not None:
@@ -161,6 +164,13 @@ class Guard:
         if caller is not None and caller.key is not None:
             fields |= {"key": caller.key.name, "tenant": caller.tenant}
         log.info("request", extra=fields)
+
+
+def _local(location: str) -> str:
+    """A redirect's target without its host, which Starlette takes from the request's `Host`."""
+    target = urlsplit(location)
+    path = "/" + target.path.lstrip("/")  # two slashes would begin a host
+    return f"{path}?{target.query}" if target.query else path
 
 
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:

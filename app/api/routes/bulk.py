@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.api.body import read_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
 from app.api.routes import operation_id
@@ -32,8 +33,8 @@ async def advance_sessions(request: Request) -> Response:
     """Advance many sessions, each by a chunk. The error of a chunk is in `errors`, by its index."""
     headers = request.headers
     decoder: bulk.BulkDecoder = request.app.state.bulk_decoder
-    bulk_request = decoder.decode(
-        await request.body(), headers.get("content-type", ""), headers.get("accept", "")
+    bulk_request = await decoder.decode_with_pauses(
+        await read_body(request), headers.get("content-type", ""), headers.get("accept", "")
     )
     answer = await bulk_request.ask(get_caller(request))
     for error in answer.errors.values():

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.access.callers import Caller
-from app.api.body import openapi_body, parse_body
+from app.api.body import MAX_VALUES, openapi_body, parse_body, read_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
 from app.api.routes import operation_id
@@ -120,7 +120,7 @@ async def delete_session(
 )
 async def advance_session(request: Request, id: Id) -> Response:
     """Advance a session by a chunk. The answer has a prediction of what follows each observation."""
-    chunk = chunks.decode_chunk(await request.body(), request.app.state.limits)
+    chunk = chunks.decode_chunk(await read_body(request), request.app.state.limits)
     job = Advance(
         validate_session_id(id), chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model,
         options=chunk.options,
@@ -181,7 +181,9 @@ async def forecast_session(
 )
 async def forecast_session_with_future(request: Request, id: str) -> Response:
     """Forecast with inputs that are known ahead."""
-    return await _roll_out(request, id, await parse_body(request, ForecastRequest))
+    limits = request.app.state.limits
+    max_values = MAX_VALUES + limits.steps * (limits.inputs + 1)  # a row of numbers for each step
+    return await _roll_out(request, id, await parse_body(request, ForecastRequest, max_values))
 
 
 async def _roll_out(request: Request, id: str, body: ForecastRequest) -> Response:
@@ -231,7 +233,7 @@ async def import_session(
     epoch: str | None = None,
 ) -> dict[str, Any]:
     """Create or replace a session with an exported state. It gets a new epoch."""
-    state = state_file.decode(await request.body())
+    state = state_file.decode(await read_body(request))
     job = Import(validate_session_id(id), state, at, _epoch(epoch))
     return answers.encode_session(await get_caller(request).ask(job))
 

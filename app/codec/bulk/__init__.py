@@ -12,14 +12,18 @@ the answer, by its index. Only an error of the request itself refuses the whole 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from app.codec.bulk import arrow, binary, json
+from app.codec.bulk.json import LARGE_BODY_BYTES
 from app.codec.bulk.request import BulkLimits, BulkRequest
 from app.codec.bulk.session_lists import SessionListCache
+from app.errors import UnsupportedType
 from app.jobs.answers import BulkAnswer
 
-__all__ = ["BulkDecoder", "BulkLimits", "BulkRequest", "encode"]
+__all__ = ["BulkDecoder", "BulkLimits", "BulkRequest", "encode", "is_slow", "preload"]
 
 FORMS = {binary.CONTENT_TYPE: binary, arrow.CONTENT_TYPE: arrow, json.CONTENT_TYPE: json}
 
@@ -42,19 +46,67 @@ class BulkDecoder:
         ------
         Malformed, Unprocessable, TooLarge, UnsupportedType : the whole request is refused
         """
-        form = _media_type(content_type)
-        accepted = [kind for kind in map(_media_type, accept.split(",")) if kind in FORMS]
-        answer_type = accepted[0] if accepted else form if form in FORMS else json.CONTENT_TYPE
-        if answer_type == arrow.CONTENT_TYPE:
-            arrow.import_pyarrow()  # refused now, not after the sessions have advanced
-        request: BulkRequest = FORMS.get(form, json).decode(body, self.limits, self.session_lists)
+        form, answer_type = _forms(content_type, accept)
+        request: BulkRequest = FORMS[form].decode(body, self.limits, self.session_lists)
         request.answer_type = answer_type
         return request
+
+    async def decode_with_pauses(self, body: bytes, content_type: str, accept: str) -> BulkRequest:
+        """Decode a request, and let the event loop go on after every few milliseconds.
+
+        Raises
+        ------
+        Malformed, Unprocessable, TooLarge, UnsupportedType : the whole request is refused
+        """
+        form, answer_type = _forms(content_type, accept)
+        if form != json.CONTENT_TYPE:
+            return self.decode(body, content_type, accept)
+        slices = json.decode_in_slices(body, self.limits, self.session_lists)
+        while True:
+            try:
+                next(slices)
+            except StopIteration as stop:
+                request: BulkRequest = stop.value
+                request.answer_type = answer_type
+                return request
+            await asyncio.sleep(0)
+
+
+def is_slow(size: int | None) -> bool:
+    """Whether a request should be decoded with pauses, and queued in parts.
+
+    Parameters
+    ----------
+    size : of the body in bytes; None if unknown
+    """
+    return size is None or size > LARGE_BODY_BYTES
 
 
 def encode(answer: BulkAnswer, request: BulkRequest) -> tuple[bytes, str]:
     """The body of the answer, and its content type."""
     return FORMS[request.answer_type].encode(answer, request), request.answer_type
+
+
+def preload() -> None:
+    """Import pyarrow where it is installed, or the first request of its form would block the event loop."""
+    with contextlib.suppress(UnsupportedType):
+        arrow.warm_up()
+
+
+def _forms(content_type: str, accept: str) -> tuple[str, str]:
+    """The content types of the request and of its answer.
+
+    Raises
+    ------
+    UnsupportedType : Arrow, and pyarrow is not installed
+    """
+    form = _media_type(content_type)
+    form = form if form in FORMS else json.CONTENT_TYPE
+    accepted = [kind for kind in map(_media_type, accept.split(",")) if kind in FORMS]
+    answer_type = accepted[0] if accepted else form
+    if answer_type == arrow.CONTENT_TYPE:
+        arrow.import_pyarrow()  # refused now, not after the sessions have advanced
+    return form, answer_type
 
 
 def _media_type(header: str) -> str:

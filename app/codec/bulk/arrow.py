@@ -15,27 +15,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
+from app.codec.body_errors import invalid_number_error, ragged_row_error, too_many_observations_error
 from app.codec.bulk.request import (
     BulkLimits,
     BulkRequest,
+    build_jobs,
     build_request,
-    check_column_length,
     check_session_count,
 )
 from app.codec.bulk.session_lists import SessionListCache
+from app.codec.limits import MAX_FLOAT32, MAX_POSITION, Limits, validate_model_name, validate_session_id
 from app.codec.problems import problem
-from app.errors import Malformed, TooLarge, Unprocessable, UnsupportedType
+from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable, UnsupportedType
 from app.jobs.answers import BulkAnswer, epoch_token, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
-from models.arrays import Floats, Ints
+from models.arrays import Bools, Epochs, Floats, Ints
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
+COLUMNS = ("session", "observations", "at", "epoch")  # others are not read
 MAX_BYTES = 64 * 2**20  # of a request in memory
+MAX_NUMBERS = 1_000_000  # in one request
+MAX_BATCHES = 1024
+MAX_DICTIONARY_BATCHES = 16  # where a column has a dictionary: each batch is looked up in all of it
+MAX_SCHEMA_BYTES = 2**20
 
 
 def decode(body: bytes, limits: BulkLimits, _: SessionListCache) -> BulkRequest:
@@ -51,15 +58,12 @@ def decode(body: bytes, limits: BulkLimits, _: SessionListCache) -> BulkRequest:
         table = _table(pa, body)
     except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         raise Malformed(f"the body is not an Arrow IPC stream: {error}") from None
-    for name in ("session", "observations"):
-        if len(table.schema.get_all_field_indices(name)) != 1:
-            raise Unprocessable(f"the table must have one column {name!r}", field=name)
     check_session_count(table.num_rows, limits)
     try:
-        columns = _columns(pa, table)
+        columns = _Columns(pa, table)
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         raise Unprocessable(f"the columns are not those of a bulk request: {error}") from None
-    return build_request(columns, limits)
+    return columns.request(limits)
 
 
 def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
@@ -92,6 +96,24 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
     return data
 
 
+def warm_up() -> None:
+    """Import pyarrow, and let it set up what it sets up on first use.
+
+    Raises
+    ------
+    UnsupportedType : it is not installed
+    """
+    pa = import_pyarrow()
+    table = pa.table({"session": ["a"], "observations": [[0.5]], "at": [0], "epoch": ["0"]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    limits = BulkLimits(1, Limits(1, 1, 1))
+    request = decode(sink.getvalue().to_pybytes(), limits, SessionListCache())
+    nothing = np.zeros(1, np.int64)
+    encode(BulkAnswer(nothing, nothing.view(np.uint64), nothing, 1, np.zeros(0, np.float32), [], {}), request)
+
+
 def import_pyarrow() -> Any:
     """Return the module `pyarrow`.
 
@@ -101,6 +123,8 @@ def import_pyarrow() -> Any:
     """
     try:
         import pyarrow as pa
+        import pyarrow.compute
+        import pyarrow.ipc
     except ImportError:
         raise UnsupportedType(
             "pyarrow is not installed on this server; send JSON or application/octet-stream"
@@ -109,59 +133,64 @@ def import_pyarrow() -> Any:
 
 
 def _table(pa: Any, body: bytes) -> pa.Table:
-    # Compressed batches are refused before pyarrow reads them: it would allocate whatever size they claim.
+    """The columns that are read. Nothing is decompressed or expanded before it is checked."""
+    batches = 0
     for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(body)):
+        batches += 1
+        if batches > MAX_BATCHES:
+            raise TooLarge(f"a request has at most {MAX_BATCHES} record batches", limit=MAX_BATCHES)
+        if message.metadata.size > MAX_SCHEMA_BYTES:
+            raise TooLarge(f"a schema has at most {MAX_SCHEMA_BYTES} bytes", limit=MAX_SCHEMA_BYTES)
         if _is_compressed(message):
             raise Unprocessable("compressed record batches are not accepted")
-    table = pa.ipc.open_stream(body).read_all()
+    schema = pa.ipc.open_stream(body).schema
+    indexes = [_index(pa, schema, name) for name in COLUMNS]
+    read = sorted(index for index in indexes if index is not None)
+    if batches > MAX_DICTIONARY_BATCHES and any(
+        pa.types.is_dictionary(schema.field(index).type) for index in read
+    ):
+        raise TooLarge(f"with dictionaries a request has at most {MAX_DICTIONARY_BATCHES} record batches")
+    options = pa.ipc.IpcReadOptions(included_fields=read, use_threads=False)
+    table = pa.ipc.open_stream(body, options=options).read_all()
     table.validate(full=True)  # before any other use: wrong offsets crash the process
     if table.nbytes > MAX_BYTES:
         raise TooLarge(f"a request has at most {MAX_BYTES} bytes in memory", limit=MAX_BYTES)
     return table
 
 
-def _columns(pa: Any, table: pa.Table) -> AdvanceMany:
-    count = table.num_rows
-    sessions = [name if isinstance(name, str) else "" for name in table["session"].to_pylist()]
-    observations, lengths, gaps = _observations(pa, table["observations"].combine_chunks())
-    check_column_length("observations", len(lengths), count)
-    at = epochs = None
-    if "at" in table.column_names:
-        at = table["at"].cast(pa.int64()).fill_null(-1).to_numpy().astype(np.int64)
-    if "epoch" in table.column_names:
-        tokens = table["epoch"].cast(pa.string()).to_pylist()
-        epochs = np.array([0 if text is None else parse_epoch(text) for text in tokens], np.uint64)
-    model = (table.schema.metadata or {}).get(b"model")
-    columns = AdvanceMany(
-        SessionList(sessions), observations, lengths, at, epochs, None if model is None else model.decode()
+def _index(pa: Any, schema: Any, name: str) -> int | None:
+    """Where a column is, after a check of its type: some types claim far more values than they have bytes."""
+    found = schema.get_all_field_indices(name)
+    if len(found) > 1 or (not found and name in ("session", "observations")):
+        raise Unprocessable(f"the table must have one column {name!r}", field=name)
+    if not found:
+        return None
+    kind = schema.field(found[0]).type
+    if name == "observations":
+        valid = _is_number(pa, _leaf(pa, kind))
+    elif name == "at":
+        valid = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+    else:
+        text = kind.value_type if pa.types.is_dictionary(kind) else kind
+        valid = pa.types.is_string(text) or pa.types.is_large_string(text) or pa.types.is_null(text)
+    if not valid:
+        raise Unprocessable(f"the column {name!r} cannot be of type {str(kind)[:80]}", field=name)
+    return int(found[0])
+
+
+def _leaf(pa: Any, kind: Any) -> Any:
+    """The type of the numbers in lists, or in lists of lists."""
+    for _ in range(2):
+        if _is_list(pa, kind):
+            kind = kind.value_type
+    return kind
+
+
+def _is_number(pa: Any, kind: Any) -> bool:
+    types = pa.types
+    return bool(
+        types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind)
     )
-    columns.options = ChunkOptions(gaps=True) if gaps else None
-    return columns
-
-
-def _observations(pa: Any, column: Any) -> tuple[Floats, Ints, bool]:
-    """Observations [total, inputs], lengths [n], and whether nulls are among the numbers, which means not
-    observed. A null list is an empty list."""
-    if isinstance(column, pa.ChunkedArray):  # combine_chunks returns it unchanged when it has no chunks
-        column = pa.concat_arrays(column.chunks)
-    count = len(column)
-    lengths = np.ones(count, np.int64)
-    if _is_list(pa, column.type) and _is_list(pa, column.type.value_type):
-        lengths = _lengths(column)
-        column = column.flatten()
-    width = 1
-    if _is_list(pa, column.type):
-        widths = np.unique(_lengths(column))
-        if len(widths) > 1:
-            raise ValueError("every observation must have as many numbers as the first")
-        width = int(widths[0]) if len(widths) else 1
-        column = column.flatten()
-    if not width:
-        raise ValueError("an observation needs at least one number")
-    column = column.cast(pa.float32())
-    gaps = column.null_count > 0 and not np.isnan(column.drop_null().to_numpy(zero_copy_only=False)).any()
-    numbers = column.to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(numbers, np.float32).reshape(-1, width), lengths, gaps
 
 
 def _is_list(pa: Any, kind: Any) -> bool:
@@ -169,10 +198,146 @@ def _is_list(pa: Any, kind: Any) -> bool:
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
+class _Columns:
+    """The columns of a request of n chunks.
+
+    sessions : [n] names, empty for null
+    lengths : [n] observations of each chunk
+    widths : [total] numbers of each observation
+    numbers : [sum of widths], float32, NaN where null
+    invalid : [sum of widths] whether a number is NaN, or not finite in float32
+    at : [n], -1 for none; wrong_at : [n] whether it is not a position
+    epochs : [n], 0 for none
+    """
+
+    def __init__(self, pa: Any, table: pa.Table) -> None:
+        self.count = count = table.num_rows
+        self.sessions = [name or "" for name in _texts(pa, _array(pa, table["session"]))]
+        self._read_observations(pa, _array(pa, table["observations"]))
+        self.at: Ints | None = None
+        self.wrong_at = np.zeros(count, bool)
+        if "at" in table.column_names:
+            self._at_values = _array(pa, table["at"])
+            self.at, self.wrong_at = _positions(pa, self._at_values)
+        self.epochs: Epochs | None = None
+        if "epoch" in table.column_names:
+            tokens = _texts(pa, _array(pa, table["epoch"]))
+            self.epochs = np.array([0 if text is None else parse_epoch(text) for text in tokens], np.uint64)
+        model = (table.schema.metadata or {}).get(b"model")
+        self.model = None if model is None else validate_model_name(model.decode())
+
+    def request(self, limits: BulkLimits) -> BulkRequest:
+        """The request: one job where the observations are alike, else chunk by chunk."""
+        alike = len(self.widths) and self.widths.min() == self.widths.max() > 0
+        if not alike or self.invalid.any() or self.wrong_at.any():
+            return self._request_of_chunks(limits)
+        observations = self.numbers.reshape(-1, self.widths[0])
+        job = AdvanceMany(
+            SessionList(self.sessions), observations, self.lengths, self.at, self.epochs, self.model
+        )
+        job.options = _options(observations)
+        return build_request(job, limits)
+
+    def _request_of_chunks(self, limits: BulkLimits) -> BulkRequest:
+        errors: dict[int, CarryoverError] = {}
+        chunks: dict[int, Floats] = {}
+        row = number = 0
+        for i, length in enumerate(self.lengths.tolist()):
+            widths = self.widths[row : row + length]
+            end = number + int(widths.sum())
+            try:
+                validate_session_id(self.sessions[i])
+                if self.wrong_at[i]:
+                    value = self._at_values[i].as_py()
+                    raise Unprocessable(f"at must be 0 to {MAX_POSITION}, not {value}", field="at")
+                if length > limits.chunk.observations:
+                    raise too_many_observations_error(limits.chunk, str(length))
+                chunks[i] = _chunk(widths, self.numbers[number:end], self.invalid[number:end])
+            except CarryoverError as error:
+                errors[i] = error
+            row, number = row + length, end
+        at = [-1] * self.count if self.at is None else self.at.tolist()
+        epochs = [0] * self.count if self.epochs is None else self.epochs.tolist()
+        jobs = build_jobs(self.sessions, chunks, at, epochs, self.model)
+        for _, job in jobs:
+            job.options = _options(job.observations)
+        return BulkRequest(self.count, jobs, errors)
+
+    def _read_observations(self, pa: Any, column: Any) -> None:
+        self.lengths = np.ones(self.count, np.int64)
+        if _is_list(pa, column.type) and _is_list(pa, column.type.value_type):
+            self.lengths = _lengths(column)
+            column = column.flatten()  # a null list has no items
+        self.widths = np.ones(len(column), np.int64)
+        if _is_list(pa, column.type):
+            self.widths = _lengths(column)
+            column = column.flatten()
+        if len(column) > MAX_NUMBERS:
+            raise TooLarge(f"a request has at most {MAX_NUMBERS} numbers", limit=MAX_NUMBERS)
+        exact = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # NaN where null
+        nulls = column.is_null().to_numpy(zero_copy_only=False)
+        self.invalid = (np.abs(exact) > MAX_FLOAT32) | (np.isnan(exact) & ~nulls)
+        with np.errstate(over="ignore"):
+            self.numbers = exact.astype(np.float32)
+
+
+def _chunk(widths: Ints, numbers: Floats, invalid: Bools) -> Floats:
+    """[steps, inputs] of the numbers of a chunk."""
+    if not len(widths):
+        raise Unprocessable("the chunk is empty: it needs at least one observation")
+    width = int(widths[0])
+    if not (widths == width).all():
+        row = int(np.flatnonzero(widths != width)[0])
+        raise ragged_row_error(row, f"{widths[row]} numbers", f"{width} numbers")
+    if not width:
+        raise Unprocessable("row 0 is empty: an observation needs at least one number", row=0)
+    if invalid.any():
+        place = int(np.flatnonzero(invalid)[0])
+        row, column = divmod(place, width)
+        raise invalid_number_error(row, column, f"is {numbers[place]}, which is not a finite float32")
+    return numbers.reshape(-1, width)
+
+
+def _options(observations: Floats) -> ChunkOptions | None:
+    return ChunkOptions(gaps=True) if np.isnan(observations).any() else None
+
+
+def _array(pa: Any, column: Any) -> Any:
+    """A column as one array."""
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _texts(pa: Any, column: Any) -> list[str | None]:
+    """A column of text. An entry of a dictionary is one string, however often it occurs."""
+    if not pa.types.is_dictionary(column.type):
+        texts: list[str | None] = column.to_pylist()
+        return texts
+    texts = column.dictionary.to_pylist()
+    return [None if index is None else texts[index] for index in column.indices.to_pylist()]
+
+
+def _positions(pa: Any, column: Any) -> tuple[Ints, Bools]:
+    """Positions, -1 for none, and which entries are not positions."""
+    none = column.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_null(column.type):
+        return np.full(len(column), -1, np.int64), np.zeros(len(column), bool)
+    if pa.types.is_floating(column.type):  # pandas writes whole numbers so where some are missing
+        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        none = none | np.isnan(values)
+        wrong = ~none & ((values != np.floor(values)) | (values < 0) | (values >= 2.0**63))
+    else:
+        values = column.fill_null(0).to_numpy(zero_copy_only=False)
+        wrong = ~none & ((values > MAX_POSITION) | (values < -1))  # -1 is none, as in the binary form
+    positions = np.full(len(column), -1, np.int64)
+    positions[~(none | wrong)] = values[~(none | wrong)]
+    return positions, wrong
+
+
 def _lengths(column: Any) -> Ints:
+    """The lengths of lists; 0 for null."""
     import pyarrow.compute as pc
 
-    lengths: Ints = pc.list_value_length(column).fill_null(0).to_numpy().astype(np.int64)
+    lengths: Ints = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     return lengths
 
 
@@ -188,12 +353,12 @@ def _offsets(pa: Any, lengths: Ints) -> Any:
 
 
 def _is_compressed(message: Any) -> bool:
-    """Whether the buffers of a record batch message are compressed (Arrow's Message.fbs).
+    """Whether the buffers of a message are compressed (Arrow's Message.fbs).
 
     Read from the bytes, because pyarrow says so only after it has decompressed them. A flatbuffer's table
-    begins with the distance back to its vtable, whose third and fourth entries are at offsets 8 and 10.
+    begins with the distance back to its vtable, whose entries begin at offset 4.
     """
-    if message.type != "record batch":
+    if message.type not in ("record batch", "dictionary"):
         return False
     data = message.metadata.to_pybytes()
 
@@ -201,10 +366,16 @@ def _is_compressed(message: Any) -> bool:
         return int.from_bytes(data[at : at + size], "little")
 
     def field(table: int, at: int) -> int:
-        fields = table - number(table, 4)
-        return number(fields + at, 2) if at < number(fields, 2) else 0
+        """Where the field of this entry begins; 0 where the table does not have it."""
+        vtable = table - number(table, 4)
+        offset = number(vtable + at, 2) if at < number(vtable, 2) else 0
+        return table + offset if offset else 0
 
-    root = number(0, 4)
-    header = root + field(root, 8)
-    batch = header + number(header, 4)
-    return field(batch, 10) != 0
+    def child(table: int, at: int) -> int:
+        place = field(table, at)
+        return place + number(place, 4)
+
+    batch = child(number(0, 4), 8)  # Message.header
+    if message.type == "dictionary":
+        batch = child(batch, 6)  # DictionaryBatch.data
+    return field(batch, 10) != 0  # RecordBatch.compression

@@ -47,6 +47,7 @@ from app.codec.bulk.request import (
     check_session_count,
 )
 from app.codec.bulk.session_lists import SessionListCache
+from app.codec.limits import validate_model_name
 from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed
 from app.jobs.answers import BulkAnswer
@@ -86,9 +87,9 @@ def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> 
     if flags & MODEL:
         name, _, ids = ids.partition(b"\n")
         model = name.decode("ascii")
+    check_column_length("session ids", ids.count(b"\n") + 1, count)  # before a million strings are made
     sessions = session_lists.decode(ids, _split_lines, limits.sessions)
-    check_column_length("session ids", len(sessions), count)
-    columns = AdvanceMany(sessions, observations, lengths, at, epochs, model)
+    columns = AdvanceMany(sessions, observations, lengths, at, epochs, validate_model_name(model))
     if flags & GAPS and np.isnan(observations).any():
         columns.options = ChunkOptions(gaps=True)
     return build_request(columns, limits)

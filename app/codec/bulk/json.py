@@ -6,16 +6,15 @@ The nesting of the numbers says what they are, and the predictions are nested ju
     "observations": [[0.1, 7], [0.2, 8]]    a row each: one observation
     "observations": [[[0.1], [0.2]], ...]   a list of rows each: a chunk
 
-It may differ between sessions. A request whose chunks are alike and valid is decoded as a whole; any other
-request is decoded chunk by chunk.
+It may differ between sessions. A small request whose chunks are alike and valid is decoded as a whole; any
+other request is decoded in slices, and a slice whose chunks are not alike chunk by chunk.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Generator, Sequence
+from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -33,9 +32,17 @@ from app.codec.bulk.request import (
     precondition_columns,
 )
 from app.codec.bulk.session_lists import SessionListCache
-from app.codec.limits import DECODE_ERRORS, MAX_FLOAT32, MAX_POSITION, SMALL_BODY_BYTES, validate_session_id
+from app.codec.limits import (
+    BYTE_ORDER_MARK,
+    DECODE_ERRORS,
+    MAX_FLOAT32,
+    MAX_POSITION,
+    SMALL_BODY_BYTES,
+    validate_model_name,
+    validate_session_id,
+)
 from app.codec.problems import problem
-from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable
+from app.errors import CarryoverError, TooLarge, Unprocessable
 from app.jobs.answers import BulkAnswer, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
@@ -45,9 +52,17 @@ T = TypeVar("T")
 
 CONTENT_TYPE = "application/json"
 NO_FIELDS = chunks.ChunkFields()
-MAX_NUMBERS = 1_000_000  # in one request: more would block the event loop for over a tenth of a second
+MAX_NUMBERS = 1_000_000  # in one request
+MAX_ENTRY_BYTES = 256  # of a session id, a position or an epoch in a large request
+LARGE_BODY_BYTES = 2**18  # a larger body is decoded in slices, with pauses: as a whole it takes over 10 ms
+SLICE_BYTES = 2**14  # decoded between two pauses: about a millisecond
 OPENING = re.compile(rb'"observations"\s*:\s*(\[(?:\s*\[){0,2})')
+# Each begins with its literal, which `re` finds 20 times faster than a pattern.
 INDEX = re.compile(r"\[(\d+)\]")
+NON_FINITE = tuple(
+    re.compile(rb"%b(?<=[\[,:\s]%b)(?=[\],}\s])" % (token, token))
+    for token in (b"NaN", b"Infinity", b"-Infinity")
+)
 
 
 class _Columns(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=True):
@@ -60,18 +75,18 @@ class _Columns(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=T
     score: bool = False
 
 
-class _AnyColumns(msgspec.Struct, forbid_unknown_fields=True):
-    sessions: list[Any]
-    observations: list[Any]
-    at: list[Any] | None = None
-    epochs: list[Any] | None = None
+class _RawColumns(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    sessions: msgspec.Raw
+    observations: list[msgspec.Raw]
+    at: msgspec.Raw = msgspec.Raw(b"null")
+    epochs: msgspec.Raw = msgspec.Raw(b"null")
     model: str | None = None
     level: float | None = None
     score: bool = False
 
 
-# By depth: a number, a row or a chunk for each session. The second of each pair accepts nulls.
-_DECODERS: dict[int, tuple[Any, Any]] = {
+# By depth, the decoders for numbers, rows or chunks: without nulls, and with.
+_WHOLE: dict[int, tuple[Any, Any]] = {
     1: (msgspec.json.Decoder(_Columns[float]), msgspec.json.Decoder(_Columns[float | None])),
     2: (msgspec.json.Decoder(_Columns[list[float]]), msgspec.json.Decoder(_Columns[list[float | None]])),
     3: (
@@ -79,8 +94,15 @@ _DECODERS: dict[int, tuple[Any, Any]] = {
         msgspec.json.Decoder(_Columns[list[list[float | None]]]),
     ),
 }
+_SLICE: dict[int, tuple[Any, Any]] = {
+    1: (msgspec.json.Decoder(list[float]), msgspec.json.Decoder(list[float | None])),
+    2: (msgspec.json.Decoder(list[list[float]]), msgspec.json.Decoder(list[list[float | None]])),
+    3: (msgspec.json.Decoder(list[list[list[float]]]), msgspec.json.Decoder(list[list[list[float | None]]])),
+}
+_decode_raw = msgspec.json.Decoder(_RawColumns).decode
+_decode_item = msgspec.json.Decoder(float | list[float | list[float | None] | None] | None).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
-_decode_any = msgspec.json.Decoder(_AnyColumns).decode
+_decode_values = msgspec.json.Decoder(list[Any] | None).decode
 
 
 def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> BulkRequest:
@@ -90,27 +112,34 @@ def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> 
     ------
     Malformed, Unprocessable, TooLarge : the whole request is refused
     """
+    slices = decode_in_slices(body, limits, session_lists)
+    while True:
+        try:
+            next(slices)
+        except StopIteration as stop:
+            request: BulkRequest = stop.value
+            return request
+
+
+def decode_in_slices(
+    body: bytes, limits: BulkLimits, session_lists: SessionListCache
+) -> Generator[None, None, BulkRequest]:
+    """Decode a request, with a pause after each slice of a large one.
+
+    Raises
+    ------
+    Malformed, Unprocessable, TooLarge : the whole request is refused
+    """
+    body = body.removeprefix(BYTE_ORDER_MARK)
     if len(body) > SMALL_BODY_BYTES and body.count(b",") > MAX_NUMBERS:
         raise TooLarge(f"a request has at most {MAX_NUMBERS} numbers", limit=MAX_NUMBERS)
     opening = OPENING.search(body)
     depth = opening[1].count(b"[") if opening else 1
-    try:
-        columns, gaps = _decode_columns(body, depth)
-        sessions = session_lists.decode(bytes(columns.sessions), _decode_names, limits.sessions)
-    except DECODE_ERRORS:
-        return _decode_each(_any_columns(body), limits)
-    _check_columns(columns, len(sessions), limits)
-    arrays = _arrays(columns.observations, depth)
-    if arrays is None or (columns.at is not None and not _are_positions(columns.at)):
-        return _decode_each(_any_columns(body), limits)
-    epochs = (
-        None
-        if columns.epochs is None
-        else [0 if text is None else parse_epoch(text) for text in columns.epochs]
-    )
-    job = AdvanceMany(sessions, *arrays, *precondition_columns(columns.at, epochs), columns.model)
-    job.options = _options(columns, gaps=gaps)
-    return build_request(job, limits, depth)
+    if len(body) <= LARGE_BODY_BYTES:
+        request = _decode_whole(body, depth, limits, session_lists)
+        if request is not None:
+            return request
+    return (yield from _decode_slices(_raw_columns(body), depth, limits, session_lists))
 
 
 def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
@@ -129,24 +158,47 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
     return orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-# Decoding a request as a whole.
+# A request as a whole.
 
 
-def _decode_columns(body: bytes, depth: int) -> tuple[_Columns[Any], bool]:
-    """The columns, and whether nulls may be among the numbers."""
-    plain, gapped = _DECODERS[depth]
+def _decode_whole(
+    body: bytes, depth: int, limits: BulkLimits, session_lists: SessionListCache
+) -> BulkRequest | None:
+    """The request; None where a chunk is not like the others, or is not valid."""
     try:
-        return plain.decode(body), False
+        columns, gaps = _with_or_without_gaps(_WHOLE[depth], body)
+        sessions = session_lists.decode(bytes(columns.sessions), _decode_names, limits.sessions)
+    except DECODE_ERRORS:
+        return None
+    _check_lengths(
+        len(sessions), limits, observations=columns.observations, at=columns.at, epochs=columns.epochs
+    )
+    arrays = _arrays(columns.observations, depth)
+    if arrays is None or (columns.at is not None and not _are_positions(columns.at)):
+        return None
+    epochs = None
+    if columns.epochs is not None:
+        epochs = [0 if text is None else parse_epoch(text) for text in columns.epochs]
+    preconditions = precondition_columns(columns.at, epochs)
+    job = AdvanceMany(sessions, *arrays, *preconditions, validate_model_name(columns.model))
+    job.options = _options(columns, gaps=gaps)
+    return build_request(job, limits, depth)
+
+
+def _with_or_without_gaps(decoders: Sequence[Any], text: bytes) -> tuple[Any, bool]:
+    """The value of this text, and whether nulls may be among its numbers."""
+    plain, gapped = decoders
+    try:
+        return plain.decode(text), False
     except msgspec.ValidationError as error:
         if "`null`" not in str(error):
             raise
-        return gapped.decode(body), True
+        return gapped.decode(text), True
 
 
-def _check_columns(columns: _Columns[Any] | _AnyColumns, count: int, limits: BulkLimits) -> None:
+def _check_lengths(count: int, limits: BulkLimits, **columns: Sequence[Any] | None) -> None:
     check_session_count(count, limits)
-    for name in ("observations", "at", "epochs"):
-        column = getattr(columns, name)
+    for name, column in columns.items():
         if column is not None:
             check_column_length(name, len(column), count)
 
@@ -176,15 +228,15 @@ def _arrays(observations: list[Any], depth: int) -> tuple[Floats, Ints] | None:
     return exact.astype(np.float32).reshape(-1, width), lengths
 
 
-def _options(columns: _Columns[Any] | _AnyColumns, *, gaps: bool) -> ChunkOptions | None:
+def _options(columns: _Columns[Any] | _RawColumns, *, gaps: bool) -> ChunkOptions | None:
     needed = gaps or columns.score or columns.level is not None
     return ChunkOptions(columns.level, columns.score, gaps) if needed else None
 
 
-# Decoding it chunk by chunk.
+# A request in slices.
 
 
-def _any_columns(body: bytes) -> _AnyColumns:
+def _raw_columns(body: bytes) -> _RawColumns:
     """The columns, with anything in them.
 
     Raises
@@ -192,69 +244,132 @@ def _any_columns(body: bytes) -> _AnyColumns:
     Malformed, Unprocessable
     """
     try:
-        return _decode_any(body)
+        return _decode_raw(body)
     except msgspec.ValidationError as error:
         raise body_errors.decode_error(body, error) from None
     except DECODE_ERRORS as error:
+        # NaN and Infinity are not JSON but are sent: as strings they refuse only the chunk that they are in.
+        quoted = body
+        for token in NON_FINITE:
+            quoted = token.sub(rb'"\g<0>"', quoted)
         try:
-            # NaN and Infinity are not JSON but are sent: as texts they refuse the chunk that they are in.
-            return msgspec.convert(json.loads(body, parse_constant=str), _AnyColumns)
-        except (ValueError, RecursionError):
-            raise Malformed(f"the body is not JSON: {error}") from None
+            return _decode_raw(quoted)
+        except DECODE_ERRORS:
+            raise body_errors.decode_error(b"", error) from None
 
 
-def _decode_each(columns: _AnyColumns, limits: BulkLimits) -> BulkRequest:
-    """The request, decoded chunk by chunk: a job for each width, and the errors of the other chunks."""
-    count = len(columns.sessions)
-    _check_columns(columns, count, limits)
+def _decode_slices(
+    columns: _RawColumns, depth: int, limits: BulkLimits, session_lists: SessionListCache
+) -> Generator[None, None, BulkRequest]:
+    """The request: a job for each width, and the errors of the other chunks."""
+    sessions, valid = _names(columns.sessions, limits, session_lists)
+    positions, tokens = _column("at", columns.at, limits), _column("epochs", columns.epochs, limits)
+    count = len(sessions)
+    _check_lengths(count, limits, observations=columns.observations, at=positions, epochs=tokens)
+    model = validate_model_name(columns.model)
     errors: dict[int, CarryoverError] = {}
     arrays: dict[int, Floats] = {}
+    depths = [depth] * count
     at, epochs = [-1] * count, [0] * count
-    for i in range(count):
-        try:
-            validate_session_id(_text(columns.sessions[i], "a session id"))
-            if columns.at is not None and columns.at[i] is not None:
-                at[i] = _position(columns.at[i])
-            if columns.epochs is not None and columns.epochs[i] is not None:
-                epochs[i] = parse_epoch(_text(columns.epochs[i], "an epoch"))
-            arrays[i] = _chunk(columns.observations[i], limits)
-        except CarryoverError as error:
-            errors[i] = error
-    jobs = build_jobs(columns.sessions, arrays, at, epochs, columns.model)
+    start = 0
+    while start < count:
+        part = _slice(columns.observations, start)
+        decoded = _decode_slice(part, depth, limits)
+        for i, text in enumerate(part, start):
+            try:
+                if not valid:
+                    validate_session_id(_text(sessions[i], "a session id"))
+                if positions is not None and positions[i] is not None:
+                    at[i] = _position(positions[i])
+                if tokens is not None and tokens[i] is not None:
+                    epochs[i] = parse_epoch(_text(tokens[i], "an epoch"))
+                if decoded is not None:
+                    arrays[i] = decoded[i - start]
+                else:
+                    arrays[i], depths[i] = _decode_chunk(text, limits)
+            except CarryoverError as error:
+                errors[i] = error
+        start += len(part)
+        yield
+    jobs = build_jobs(sessions, arrays, at, epochs, model)
     for _, job in jobs:
         job.options = _options(columns, gaps=bool(np.isnan(job.observations).any()))
-    return BulkRequest(count, jobs, errors, [_depth(item) for item in columns.observations])
+    return BulkRequest(count, jobs, errors, depths)
 
 
-def _chunk(item: Any, limits: BulkLimits) -> Floats:
-    """[steps, inputs] of a number, a row or a list of rows."""
-    depth = _depth(item)
-    rows = item if depth == 3 else [item] if depth == 2 else [[item]]
+def _names(
+    text: msgspec.Raw, limits: BulkLimits, session_lists: SessionListCache
+) -> tuple[Sequence[Any], bool]:
+    """The column of session ids, with anything in it, and whether all are valid."""
     try:
-        rows = msgspec.convert(rows, chunks.GappedRows)
+        sessions = session_lists.decode(bytes(text), _decode_names, limits.sessions)
+        return sessions, sessions.valid
+    except DECODE_ERRORS:
+        return _column("sessions", text, limits) or (), False
+
+
+def _column(name: str, text: msgspec.Raw, limits: BulkLimits) -> list[Any] | None:
+    """A column with anything in it; None for null."""
+    data = bytes(text)
+    if len(data) > SMALL_BODY_BYTES + MAX_ENTRY_BYTES * limits.sessions:
+        raise TooLarge(f"{name} has too many bytes", limit=MAX_ENTRY_BYTES * limits.sessions)
+    try:
+        column: list[Any] | None = _decode_values(data)
+    except msgspec.ValidationError as error:
+        raise Unprocessable(f"{name}: {error}", field=name) from None
+    except DECODE_ERRORS as error:
+        raise body_errors.decode_error(b"", error) from None
+    return column
+
+
+def _slice(observations: Sequence[msgspec.Raw], start: int) -> list[bytes]:
+    """The next items, up to `SLICE_BYTES` and at least one."""
+    part: list[bytes] = []
+    size = 0
+    for item in islice(observations, start, None):
+        text = bytes(item)
+        size += len(text)
+        if part and size > SLICE_BYTES:
+            break
+        part.append(text)
+    return part
+
+
+def _decode_slice(part: Sequence[bytes], depth: int, limits: BulkLimits) -> list[Floats] | None:
+    """Arrays of chunks, [steps, inputs] each; None where a chunk is not like the others, or is not valid."""
+    try:
+        items, _ = _with_or_without_gaps(_SLICE[depth], b"[%b]" % b",".join(part))
+    except DECODE_ERRORS:
+        return None
+    arrays = _arrays(items, depth)
+    if arrays is None or arrays[1].min() < 1 or arrays[1].max() > limits.chunk.observations:
+        return None
+    return np.split(arrays[0], np.cumsum(arrays[1])[:-1])
+
+
+def _decode_chunk(text: bytes, limits: BulkLimits) -> tuple[Floats, int]:
+    """[steps, inputs] of a number, a row or a list of rows, and its depth."""
+    try:
+        item = _decode_item(text)
     except msgspec.ValidationError as error:
         row, column = (int(index) for index in (*INDEX.findall(str(error)), 0, 0)[:2])
         raise body_errors.invalid_number_error(row, column, "is not a number") from None
-    except OverflowError:
-        raise Unprocessable("a number is too large for a float32") from None
-    return chunks.validate_chunk(rows, NO_FIELDS, limits.chunk, gaps=True).observations
-
-
-def _depth(item: Any) -> int:
-    if not isinstance(item, list):
-        return 1
-    return 3 if not item or isinstance(item[0], list) else 2
+    except DECODE_ERRORS as error:
+        raise Unprocessable(f"the observations are not numbers: {error}") from None
+    depth = 1 if not isinstance(item, list) else 3 if not item or isinstance(item[0], list) else 2
+    rows: Any = item if depth == 3 else [item] if depth == 2 else [[item]]
+    return chunks.validate_chunk(rows, NO_FIELDS, limits.chunk, gaps=True).observations, depth
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise Unprocessable(f"{what} must be a string, not {value!r:.40}")
+        raise Unprocessable(f"{what} must be a string")
     return value
 
 
 def _position(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise Unprocessable(f"at must be a whole number, not {value!r:.40}", field="at")
+        raise Unprocessable("at must be a whole number", field="at")
     return chunks.validate_position(value) or 0
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from app.jobs.jobs import AdvanceMany, JobReceiver, Reply
 from app.jobs.session_list import SessionList
 from app.jobs.split import AnswerCollector, JobParts
 from models.arrays import Epochs, Floats, Ints
+
+PART_OBSERVATIONS = 16_384  # of a request that are queued at once, if it is not on the hot route
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,55 @@ class BulkRequest:
         ------
         CarryoverError : the error of the whole request
         """
-        answered: asyncio.Future[BulkAnswer | CarryoverError] = asyncio.get_running_loop().create_future()
-        self.submit(engine, lambda outcome: None if answered.done() else answered.set_result(outcome))
-        outcome = await answered
+        if sum(len(job.observations) for _, job in self.jobs) > PART_OBSERVATIONS:
+            return await self._ask_in_parts(engine)
+        outcome = await _outcome(partial(self.submit, engine))
         if isinstance(outcome, CarryoverError):
             raise outcome
-        return outcome
+        answer: BulkAnswer = outcome
+        return answer
+
+    async def _ask_in_parts(self, engine: JobReceiver) -> BulkAnswer:
+        """Queue a part when the one before is answered: the chunks of other clients go in between.
+
+        If the engine refuses the first part it refuses the whole request, and later parts alone.
+        """
+        answers: list[BulkAnswer] = []
+        collector = AnswerCollector(self.count, answers.append)
+        for i, error in self.errors.items():
+            collector.fail((i,), error)
+        jobs, self.jobs = self.jobs, []
+        first = True
+        for indexes, job in jobs:
+            parts = JobParts(job)
+            for group in _groups(job.lengths):
+                part = parts.subset(group)
+                outcome = await _outcome(partial(_submit, engine, part))
+                if first and isinstance(outcome, CarryoverError):
+                    raise outcome
+                first = False
+                collector.subset_reply(indexes[group])(outcome)
+        return answers[0]
+
+
+async def _outcome(submit: Callable[[Reply], None]) -> Any:
+    """The answer, or the error, that the reply is called with."""
+    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    submit(lambda outcome: None if answered.done() else answered.set_result(outcome))
+    return await answered
+
+
+def _groups(lengths: Ints) -> list[Ints]:
+    """Indexes of consecutive chunks, of up to `PART_OBSERVATIONS` together and at least one."""
+    groups: list[list[int]] = [[]]
+    observations = 0
+    for i, length in enumerate(lengths.tolist()):
+        if groups[-1] and observations + length > PART_OBSERVATIONS:
+            groups.append([])
+            observations = 0
+        groups[-1].append(i)
+        observations += length
+    return [np.array(group) for group in groups]
 
 
 def build_request(columns: AdvanceMany, limits: BulkLimits, depths: int | Sequence[int] = 3) -> BulkRequest:
@@ -108,11 +154,16 @@ def build_jobs(
     chunks : by index, [steps, inputs]; indexes that are missing are left out
     at, epochs : [n] preconditions; -1 and 0 for none
     """
+    by_width: dict[int, list[int]] = {}
+    for i, chunk in chunks.items():
+        by_width.setdefault(chunk.shape[1], []).append(i)
     jobs = []
-    for width in sorted({chunk.shape[1] for chunk in chunks.values()}):
-        indexes = [i for i, chunk in chunks.items() if chunk.shape[1] == width]
+    for _, indexes in sorted(by_width.items()):
+        names = SessionList(sessions[i] for i in indexes)
+        if len(indexes) == len(sessions) and isinstance(sessions, SessionList):
+            names = sessions  # it keeps the rows of its sessions
         job = AdvanceMany(
-            SessionList(sessions[i] for i in indexes),
+            names,
             np.concatenate([chunks[i] for i in indexes]),
             np.array([len(chunks[i]) for i in indexes]),
             *precondition_columns([at[i] for i in indexes], [epochs[i] for i in indexes]),

@@ -77,6 +77,8 @@ class SessionListCache:
 
 def are_session_ids(names: Sequence[str]) -> bool:
     """Whether all of these are valid session ids."""
+    if max(map(len, names), default=0) > limits.MAX_SESSION_ID:
+        return False  # also keeps the text below small: one long string may be here ten thousand times
     joined = "\n".join(names)
     # A name with a newline would pass for two.
     return SESSION_IDS.fullmatch(joined) is not None and joined.count("\n") == len(names) - 1

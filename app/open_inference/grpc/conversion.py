@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from app.codec.limits import Limits
 from app.errors import Unprocessable
 from app.jobs.answers import ChunkAnswer
@@ -26,6 +24,7 @@ from models.arrays import Floats
 from models.forecaster import Forecaster
 
 Response = message("ModelInferResponse")
+Contents = message("InferTensorContents")
 KINDS = {bool: "bool_param", int: "int64_param", str: "string_param"}
 
 
@@ -82,11 +81,22 @@ def _observations(request: Any, gaps: bool, forecaster: Forecaster, limits: Limi
     if "shared_memory_region" in tensor.parameters:
         raise triton_errors.unsupported("shared memory")
     size = check_input(tensor.name, tensor.datatype, list(tensor.shape), model, forecaster)
-    numbers = tensor.contents.fp32_contents
-    if raw and (len(raw) != 1 or len(numbers)):
+    typed = tensor.contents
+    if raw and (len(raw) != 1 or len(typed.fp32_contents)):
         raise Unprocessable(
             f"contents field must not be specified when using raw_input_contents for '{tensor.name}' "
             f"for model '{model}'"
         )
-    data = raw[0] if raw else np.array(numbers, "<f4").tobytes()
+    data = raw[0] if raw else _packed_floats(typed)
     return from_bytes(data, tensor.name, size, model, limits, gaps)
+
+
+def _packed_floats(contents: Any) -> bytes:
+    """`fp32_contents` as bytes, which Python could otherwise read only number by number."""
+    size = 4 * len(contents.fp32_contents)
+    only_floats = Contents()
+    only_floats.CopyFrom(contents)
+    for field in ("fp64_contents", "bytes_contents"):
+        only_floats.ClearField(field)
+    only_floats.DiscardUnknownFields()  # now the packed floats come last
+    return only_floats.SerializeToString()[-size:] if size else b""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from app.access.callers import Authenticator, Caller
+from app.access.callers import CLIENT, Authenticator, Caller
 from app.codec.limits import Limits
 from app.errors import (
     CarryoverError,
@@ -20,15 +21,17 @@ from app.errors import (
     UnknownModel,
     Unsupported,
 )
+from app.jobs.jobs import Client
 from app.open_inference.catalog import Catalog
 from app.open_inference.grpc import conversion
+from app.open_inference.grpc.decoding import decode_message
+from app.open_inference.grpc.infer_stream import InferStream
 from app.open_inference.grpc.messages import message
 from app.open_inference.run_inference import run_inference
 from app.open_inference.statistics import RequestTimer
 
 NAME = "inference.GRPCInferenceService"
 TENANT = "carryover-tenant"
-IN_FLIGHT = 256  # requests of one stream that may wait for an answer; then reading pauses
 
 CODES: tuple[tuple[type[CarryoverError], grpc.StatusCode], ...] = (
     (UnknownModel, grpc.StatusCode.NOT_FOUND),
@@ -55,6 +58,12 @@ class InferenceService:
         self.catalog = catalog
         self.authenticator = authenticator
         self.limits = limits
+        self._streams: set[InferStream] = set()
+
+    def stop_streams(self) -> None:
+        """Close every open stream after the answers to the requests that were read."""
+        for stream in self._streams:
+            stream.stop()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The handlers of all calls."""
@@ -68,16 +77,28 @@ class InferenceService:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
-        methods = {name: _unary(name, self._from_dict(name, call)) for name, call in unary.items()}
-        methods["ServerLive"] = _unary("ServerLive", self._live)
-        methods["ServerReady"] = _unary("ServerReady", self._ready)
-        methods["ModelInfer"] = _unary("ModelInfer", self._infer)
+        methods = {name: self._unary(name, self._from_dict(name, call)) for name, call in unary.items()}
+        methods["ServerLive"] = self._unary("ServerLive", self._live)
+        methods["ServerReady"] = self._unary("ServerReady", self._ready)
+        methods["ModelInfer"] = self._unary("ModelInfer", self._infer)
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            message("ModelInferRequest").FromString,
+            None,
             message("ModelStreamInferResponse").SerializeToString,
         )
         return grpc.method_handlers_generic_handler(NAME, methods)
+
+    def _unary(self, name: str, call: Call) -> grpc.RpcMethodHandler:
+        async def decoded(data: bytes, context: Context) -> Any:
+            try:
+                request = decode_message(f"{name}Request", data)
+            except CarryoverError as error:
+                await self._abort(context, error)
+            return await call(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            decoded, None, message(f"{name}Response").SerializeToString
+        )
 
     def _from_dict(self, name: str, call: Callable[[Any, Caller], Awaitable[dict[str, Any]]]) -> Call:
         """A handler that converts the dictionary of `call`, as HTTP answers it, to the response message."""
@@ -87,7 +108,7 @@ class InferenceService:
             try:
                 return ParseDict(await call(request, self._caller(context)), response())
             except CarryoverError as error:
-                await context.abort(status_code(error), error.detail)
+                await self._abort(context, error)
 
         return answer
 
@@ -131,7 +152,7 @@ class InferenceService:
         return {"models": self.catalog.index(request.ready)}
 
     async def _load(self, request: Any, caller: Caller) -> dict[str, Any]:
-        await self.catalog.load(caller, request.model_name, conversion.plain_values(request.parameters))
+        await self.catalog.load(caller, request.model_name, bool(request.parameters))
         return {}
 
     async def _unload(self, request: Any, caller: Caller) -> dict[str, Any]:
@@ -139,10 +160,15 @@ class InferenceService:
         return {}
 
     async def _infer(self, request: Any, context: Context) -> Any:
+        client = Client()
+        CLIENT.set(client)
         try:
             return await self._answer(request, self._caller(context))
+        except asyncio.CancelledError:
+            client.left = True  # the engine may drop the job, if it has not begun it
+            raise
         except CarryoverError as error:
-            await context.abort(status_code(error), error.detail)
+            await self._abort(context, error)
 
     async def _answer(self, request: Any, caller: Caller) -> Any:
         timer, model = RequestTimer(), request.model_name
@@ -157,47 +183,44 @@ class InferenceService:
         self.catalog.count(model, timer)
         return response
 
-    async def _stream(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        """Answer in the order of the requests; each is in the engine's queue as soon as it is read."""
+    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         try:
             caller = self._caller(context)
+            caller.usage.check_socket()
         except CarryoverError as error:
-            await context.abort(status_code(error), error.detail)
-        waiting: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(IN_FLIGHT)
-        reading = asyncio.create_task(self._read(requests, caller, waiting))
+            await self._abort(context, error)
+        client = Client()
+        CLIENT.set(client)  # for the tasks that the stream creates
+        stream = InferStream(requests, partial(self._stream_response, caller))
+        self._streams.add(stream)
+        caller.usage.add_socket(stream)
         try:
-            while (answer := await waiting.get()) is not None:
-                yield await answer
-            await reading
+            async for response in stream.responses():
+                yield response
+        except CarryoverError as error:
+            await self._abort(context, error)
         finally:
-            reading.cancel()
+            client.left = True
+            caller.usage.remove_socket(stream)
+            self._streams.discard(stream)
 
-    async def _read(
-        self, requests: AsyncIterator[Any], caller: Caller, waiting: asyncio.Queue[asyncio.Task[Any] | None]
-    ) -> None:
+    async def _stream_response(self, caller: Caller, data: bytes) -> Any:
+        response, request = message("ModelStreamInferResponse"), None
         try:
-            async for request in requests:
-                # Tasks start in the order of creation, and submit to the engine before their first await.
-                await waiting.put(asyncio.create_task(self._stream_response(request, caller)))
-        except grpc.RpcError:
-            pass  # the client left; its requests are answered to nobody
-        await waiting.put(None)
-
-    async def _stream_response(self, request: Any, caller: Caller) -> Any:
-        response = message("ModelStreamInferResponse")
-        try:
+            request = decode_message("ModelInferRequest", data)
             return response(infer_response=await self._answer(request, caller))
         except CarryoverError as error:
-            with_id = message("ModelInferResponse")(id=request.id)  # tells the client which request failed
-            return response(error_message=error.detail, infer_response=with_id)
+            request_id = request.id if request is not None else ""  # tells the client which request failed
+            failed = message("ModelInferResponse")(id=request_id)
+            return response(error_message=error.detail, infer_response=failed)
+
+    async def _abort(self, context: Context, error: CarryoverError) -> None:
+        """End a call with an error; raises (grpc)."""
+        self.catalog.engine.metrics.record_refusal(error)
+        await context.abort(status_code(error), error.detail)
 
 
 def status_code(error: CarryoverError) -> grpc.StatusCode:
     """The gRPC status of an error."""
     codes = (code for kind, code in CODES if isinstance(error, kind))
     return next(codes, grpc.StatusCode.INVALID_ARGUMENT)
-
-
-def _unary(name: str, call: Call) -> grpc.RpcMethodHandler:
-    request, response = message(f"{name}Request"), message(f"{name}Response")
-    return grpc.unary_unary_rpc_method_handler(call, request.FromString, response.SerializeToString)

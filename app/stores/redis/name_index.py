@@ -9,6 +9,7 @@ server is added again by the walk over all keys.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,8 @@ from app.stores.redis.scripts import (
     REMOVE_NAMES,
     Script,
 )
+
+log = logging.getLogger("carryover.store")
 
 STALE_SECONDS = 60.0  # a name that is older has no session that is just being committed
 MAX_STALE = 10_000  # names without a session that are remembered
@@ -135,6 +138,7 @@ class NameIndex:
         (marker,) = self._servers.groups([values.INDEXED], [0])
         if marker.link.ask("EXISTS", values.INDEXED):
             return
+        log.info("the names of all sessions are being listed: once, at the first start of this version")
         for link in self._servers.primaries():
             for keys in all_keys(link, values.key("*")):
                 self._add_sessions([values.session_of(key) for key in keys])

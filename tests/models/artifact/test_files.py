@@ -105,6 +105,14 @@ def test_a_folder_of_other_files_is_not_written_to(tmp_path, artifact):
         check_folder(tmp_path / "thesis.tex")
 
 
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BadArtifact, match=r"cannot be written: .*file is not a folder"):
+        check_folder(tmp_path / "file" / "deeper" / "x")
+    check_folder(tmp_path / "new" / "deeper" / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_is_refused_or_changes_no_prediction(saved, tmp_path_factory, data):

@@ -24,6 +24,10 @@ class Textbook(nn.Module):
         return self.fc(self.lstm(x)[0])
 
 
+def without(state, *names):
+    return {name: weight for name, weight in state.items() if name not in names}
+
+
 @pytest.fixture
 def imported(tmp_path):
     def call(checkpoint, **options) -> Artifact:
@@ -60,10 +64,66 @@ def test_names_units_and_scaling_are_kept(imported):
 
 
 @pytest.mark.parametrize("wrap", ["state_dict", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "module.",
+        "_orig_mod.",
+        "_orig_mod.module.",
+        "module._orig_mod.",
+        "model.",
+        "net.core.",
+        "module.model.",
+    ],
+)
 def test_usual_wrappers_and_prefixes_are_removed(imported, wrap, prefix):
     state = {prefix + name: weight for name, weight in Textbook().state_dict().items()}
     assert imported({wrap: state, "epoch": 3}).hidden_size == 8
+
+
+def test_a_compiled_module_inside_the_class_is_found(imported):
+    plain = Textbook().state_dict()
+    compiled = {name.replace("lstm.", "lstm._orig_mod."): weight for name, weight in plain.items()}
+    assert imported(compiled).fingerprint == imported(plain).fingerprint
+
+
+class Named(nn.Module):
+    """The same network, its modules named otherwise and nested, with or without biases."""
+
+    def __init__(self, bias=True, head_bias=True):
+        super().__init__()
+        self.rnn = nn.LSTM(2, 8, 2, batch_first=True, bias=bias)
+        self.decoder = nn.Sequential(nn.Linear(8, 2, bias=head_bias))
+
+    def forward(self, x):
+        return self.decoder(self.rnn(x)[0])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("head_bias", [True, False])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.module.", "net."])
+def test_modules_of_other_names_and_without_biases_are_imported(imported, bias, head_bias, prefix):
+    net, chunk = Named(bias, head_bias), torch.randn(1, 30, 2)
+    state = {prefix + name: weight for name, weight in net.state_dict().items()}
+    artifact = imported(state, modules={"lstm": "rnn", "fc": "decoder.0"})
+    with torch.no_grad():
+        torch.testing.assert_close(artifact.network()(chunk)[0], net(chunk), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        (None, "it has decoder.0, rnn. If they have other names, give them: --names lstm=NAME,fc=NAME"),
+        ({"lstm": "rnn"}, "lacks a matrix fc.weight"),
+        ({"lstm": "gru", "fc": "decoder.0"}, "lacks a matrix lstm.weight_ih_l0 as 'gru'"),
+        ({"rnn": "rnn"}, "no module 'rnn' to name"),
+        ({"lstm": "rnn", "fc": "rnn"}, "both named 'rnn'"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(imported, modules, message):
+    with pytest.raises(BadArtifact, match=message):
+        imported(Named().state_dict(), modules=modules)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -76,7 +136,8 @@ def test_weights_of_another_precision_become_float32(imported, dtype):
     [
         (Textbook(), "state_dict"),
         (Textbook(bidirectional=True).state_dict(), "lstm.bias_hh_l0_reverse"),
-        (Textbook(bias=False).state_dict(), "lacks lstm.bias"),
+        (without(Textbook(layers=2).state_dict(), "lstm.bias_hh_l1"), "lacks lstm.bias_hh_l1"),
+        (Textbook().state_dict() | {"head.weight": torch.zeros(1, 8)}, "unexpected head.weight"),
         (Textbook(proj_size=4).state_dict(), "weight_hr|expected"),
         (nn.Linear(1, 1).state_dict(), "lacks a matrix lstm.weight_ih_l0"),
         ({}, "lacks a matrix"),

@@ -1,8 +1,9 @@
 """Data: files become finite numbers or a clear refusal, and the training part alone decides the scaling."""
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from models.artifact.files import Column
 from models.data.dataset import Split, fit_scaling, open_series, prepare, sine, split_rows, training_streams
+from models.data.readers import TimeOptions
 from models.data.series import Series
 from models.errors import BadData
 from models.training.simulation import unscaled_observations
@@ -93,7 +95,7 @@ def test_unknown_columns_files_and_formats_are_named(tmp_path):
     for call, message in [
         (lambda: open_series(path, ["flux"]), "no column 'flux'; it has date, flow, pressure"),
         (lambda: open_series(path, ["date"]), "--time-column date"),
-        (lambda: open_series(path, time_column="when"), "no column 'when'"),
+        (lambda: open_series(path, times=TimeOptions("when")), "no column 'when'"),
         (lambda: open_series(str(tmp_path / "none.csv")), "does not exist"),
         (lambda: open_series(str(tmp_path)), "is not a .csv, .parquet, .npz file"),
         (lambda: open_series("sine", ["flow"]), "sine has no column 'flow'"),
@@ -183,7 +185,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, name):
 
 def test_without_pyarrow_parquet_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(BadData, match=r"pip install 'carryover\[arrow\]'"):
+    with pytest.raises(BadData, match=r"pip install 'carryover-server\[arrow\]'"):
         open_series(written(tmp_path, "", "x.parquet"))
 
 
@@ -214,7 +216,7 @@ def test_times_with_an_offset_are_converted_to_utc(tmp_path):
 
 
 def test_numbers_may_be_times_when_named_so(tmp_path):
-    series = open_series(written(tmp_path, "t,a\n0,1\n3600.5,2\n"), time_column="t")
+    series = open_series(written(tmp_path, "t,a\n0,1\n3600.5,2\n"), times=TimeOptions("t"))
     assert series.times is not None
     assert series.times[1] == np.datetime64("1970-01-01T01:00:00.5")
 
@@ -372,3 +374,48 @@ def test_a_column_without_any_value_is_refused(tmp_path):
     nothing = Series("x.csv", ("a",), np.full((3, 1), np.nan), gaps=True)
     with pytest.raises(BadData, match="column 'a' has no value"):
         nothing.fill_gaps()
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+def test_an_index_that_pandas_wrote_becomes_no_input(tmp_path, name):
+    path = written(tmp_path, f"{name},a\n0,5\n1,6\n")
+    with pytest.raises(BadData, match="as pandas writes its index: name the columns to read with --columns"):
+        open_series(path)
+    assert open_series(path, ["a"]).values.tolist() == [[5], [6]]
+
+
+def local_times(rows: int, minutes: int = 15) -> tuple[str, np.ndarray]:
+    """A CSV of local times in Berlin across the clock change of 2022-10-30, and the times in UTC."""
+    start = datetime(2022, 10, 29, 23, tzinfo=UTC)
+    moments = [start + timedelta(minutes=minutes * row) for row in range(rows)]
+    local = [moment.astimezone(ZoneInfo("Europe/Berlin")).replace(tzinfo=None) for moment in moments]
+    text = "".join(f"{time.isoformat()},{row}\n" for row, time in enumerate(local))
+    return "t,a\n" + text, np.array([moment.replace(tzinfo=None) for moment in moments], "datetime64[us]")
+
+
+@pytest.mark.parametrize("minutes", [15, 60])
+def test_local_times_across_a_clock_change_are_read_in_their_zone(tmp_path, minutes):
+    text, moments = local_times(16, minutes)
+    if minutes < 60:  # an hourly file has the same time twice, which is allowed
+        with pytest.raises(BadData, match="local times across a clock change, name their --time-zone"):
+            open_series(written(tmp_path, text))
+    series = open_series(written(tmp_path, text), times=TimeOptions(zone="Europe/Berlin"))
+    np.testing.assert_array_equal(series.times, moments)
+    assert series.values[:, 0].tolist() == list(range(16))
+
+
+def test_times_may_be_left_out(tmp_path):
+    series = open_series(written(tmp_path, local_times(16)[0]), times=TimeOptions(ignored=True))
+    assert (series.times, series.columns, len(series)) == (None, ("a",), 16)
+
+
+def test_a_time_zone_that_does_not_fit_is_refused(tmp_path):
+    text = local_times(4)[0]
+    for zone in ("Europe/Bielefeld", "../../etc/passwd", ""):
+        with pytest.raises(BadData, match="unknown time zone"):
+            open_series(written(tmp_path, text), times=TimeOptions(zone=zone))
+    with pytest.raises(BadData, match="a time zone is for times written as text"):
+        open_series(written(tmp_path, "t,a\n0,1\n1,2\n"), times=TimeOptions("t", "Europe/Berlin"))
+    aware = "t,a\n2022-10-30T02:00:00+02:00,1\n2022-10-30T02:00:00+01:00,2\n"
+    series = open_series(written(tmp_path, aware), times=TimeOptions(zone="Asia/Tokyo"))
+    assert np.diff(series.times)[0] == np.timedelta64(1, "h")

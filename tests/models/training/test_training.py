@@ -12,7 +12,7 @@ from models.artifact.files import Column, load
 from models.artifact.learning import Learning
 from models.data.dataset import Dataset, Split, identity_scaling, prepare, sine, split_rows
 from models.data.series import Series
-from models.errors import BadCheckpoint, BadData, BadRecipe, TrainingDiverged
+from models.errors import BadCheckpoint, BadData, BadInput, BadRecipe, TrainingDiverged
 from models.evaluation.report import write_report
 from models.nets.lstm import StatefulLSTM
 from models.training.checkpoint import load_checkpoint, save_checkpoint
@@ -445,3 +445,122 @@ def test_a_training_with_gaps_reports_no_nan(tmp_path, learning):
     again = json.loads((tmp_path / "pair" / "metrics.json").read_text())
     assert again["one_step"]["mse_scaled"] > 0
     assert not learning.enabled or 0 < again["served"]["mse_scaled"] < 10
+
+
+def silent_sensor(start: int, rows: int = 300) -> Dataset:
+    """Two sines; the second is not observed from row `start` on."""
+    angles = np.arange(rows) / 5
+    values = np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    values[start:, 1] = np.nan
+    series = Series("x.csv", ("a", "b"), values, gaps=True)
+    return prepare(series, [Column("a"), Column("b")], ["a", "b"], split_rows(rows))
+
+
+@pytest.mark.parametrize("learning", [Learning(), Learning(readout="rls", levels=(0.5, 0.9))])
+@pytest.mark.parametrize("start", [210, 255])
+def test_a_sensor_that_is_silent_after_training_is_reported_as_null(tmp_path, learning, start):
+    """In the test part alone, and in the validation part, too."""
+    training = Training(silent_sensor(start), replace(SMALL, learning=learning))
+    list(training.run())
+    artifact = write_report(training, "pair", "x.csv", 1.0, tmp_path / "pair")
+    assert load(tmp_path / "pair").fingerprint == artifact.fingerprint
+    metrics = json.loads((tmp_path / "pair" / "metrics.json").read_text())
+    assert metrics["one_step"]["rmse"]["a"] > 0
+    assert metrics["one_step"]["rmse"]["b"] is None
+    assert (tmp_path / "pair" / "figure.png").exists()
+    assert bool(artifact.learning.spread) == (learning.enabled and start > 210)
+
+
+@pytest.mark.parametrize("learning", [Learning(), Learning(readout="rls", levels=(0.5, 0.9))])
+def test_a_test_part_without_any_value_leaves_an_artifact_without_measures(tmp_path, learning):
+    values = np.sin(np.arange(300) / 5)[:, None]
+    values[255:] = np.nan
+    dataset = prepare(Series("x", ("a",), values, gaps=True), [Column("a")], ["a"], split_rows(300))
+    training = Training(dataset, replace(SMALL, learning=learning))
+    list(training.run())
+    write_report(training, "x", "x.csv", 1.0, tmp_path / "x")
+    metrics = load(tmp_path / "x").metrics
+    assert metrics["one_step"]["mse_scaled"] is None
+    assert metrics["one_step"]["skill"] is None
+    if learning.enabled:
+        assert metrics["served"] == {
+            "part": "test",
+            "mse_scaled": None,
+            "coverage": {"0.5": None, "0.9": None},
+        }
+
+
+@pytest.mark.parametrize("learning", [Learning(), Learning(readout="gain", levels=(0.9,))])
+def test_a_network_whose_predictions_are_infinite_still_leaves_an_artifact(tmp_path, learning):
+    training = Training(wave(), replace(SMALL, learning=learning))
+    list(training.run())
+    for network in (training.network, training.best_weights):
+        with torch.no_grad():
+            weights = network if isinstance(network, dict) else network.state_dict()
+            weights["fc.weight"].fill_(3e38)
+            weights["fc.bias"].fill_(3e38)
+    artifact = write_report(training, "wave", "sine", 1.0, tmp_path / "wave")
+    assert artifact.metrics["one_step"]["mse_scaled"] is None
+    assert artifact.metrics["free_run"]["rmse"] == {"value": None}
+    assert artifact.learning.spread == ()
+    assert not learning.enabled or artifact.metrics["served"]["mse_scaled"] is None
+
+
+def test_the_last_step_of_an_epoch_may_not_leave_weights_that_are_not_finite(monkeypatch):
+    training = Training(wave(Split(300, 0, 0)), SMALL)
+    step = training.optimizer.step
+
+    def ruined(*arguments):
+        step(*arguments)
+        with torch.no_grad():
+            training.network.fc.bias.fill_(math.nan)
+
+    pieces = -(-training.truth.shape[1] // SMALL.piece)
+    calls = iter(range(pieces))
+    monkeypatch.setattr(training.optimizer, "step", lambda: ruined() if next(calls) == pieces - 1 else step())
+    with pytest.raises(TrainingDiverged, match="epoch 1: a weight is NaN"):
+        training.run_epoch()
+
+
+def test_a_training_that_diverges_later_keeps_the_best_epoch_before(tmp_path):
+    training = Training(wave(), replace(SMALL, epochs=20))
+    epochs = training.run()
+    before = [next(epochs) for _ in range(3)]
+    with torch.no_grad():
+        training.network.fc.bias.fill_(math.inf)
+    assert list(epochs) == []
+    assert training.diverged is not None
+    assert "epoch 4" in training.diverged
+    assert validation_error(training.best_network(), training.dataset, SMALL) == pytest.approx(
+        min(epoch.validation for epoch in before), rel=1e-6
+    )
+    assert "epoch 4" in write_report(training, "wave", "sine", 1.0, tmp_path / "wave").metrics["diverged"]
+
+
+def test_a_validation_error_that_cannot_be_measured_is_not_the_best(monkeypatch):
+    training = Training(wave(), SMALL)
+    first = training.run_epoch()
+    monkeypatch.setattr("models.training.training.one_step", lambda *_: torch.tensor(math.nan))
+    second = training.run_epoch()
+    assert (first.best, second.best, second.validation) == (True, False, None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "targets", "settings", "message"),
+    [
+        (["a"], ["b"], {"predicts": "change"}, "'b' is not an input"),
+        (["a"], ["b"], {"learning": Learning(readout="rls")}, "'b', which is not an input"),
+        (["a"], ["a"], {"learning": Learning(readout="rls", rank=9)}, "rank 9"),
+        (["a"], ["a"], {"hidden_size": 2000, "learning": Learning(readout="rls")}, "at most 1025"),
+        (["a"], ["a"], {"num_layers": 65}, "num_layers"),
+        (["a", ""], ["a"], {}, "column name"),
+        (["a", "x" * 300], ["a"], {}, "column name"),
+        (["a"], ["a", "a"], {}, "twice"),
+    ],
+)
+def test_what_the_artifact_refuses_is_refused_before_the_first_epoch(columns, targets, settings, message):
+    names = ("a", "b", "", "x" * 300)
+    series = Series("x.csv", names, np.random.default_rng(0).normal(size=(300, 4)))
+    dataset = prepare(series, [Column(name) for name in columns], targets, split_rows(300))
+    with pytest.raises(BadInput, match=message):
+        Training(dataset, replace(SMALL, **settings))

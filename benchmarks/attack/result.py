@@ -1,0 +1,107 @@
+"""The result of an attack, and the bounds that a server must keep."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.attack.server import MIB, Server, Target, bystander
+
+STOP_MS = 250.0
+"""The longest stop of other clients that one request of at most 8 MiB may cause."""
+GROWTH_MIB = 256
+"""The most memory that one request of at most 8 MiB may take."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the table.
+
+    Parameters
+    ----------
+    longest_ms
+        The longest time that the bystander waited for an answer.
+    peak_mib, growth_mib
+        The server's highest resident memory during the attack, and the same less that before it.
+    worked
+        Whether the attack reached its aim: a bound was exceeded, or a wrong answer given.
+    """
+
+    attack: str
+    sent: str
+    longest_ms: float
+    peak_mib: float
+    growth_mib: float
+    outcome: str
+    worked: bool
+
+
+@dataclass
+class Run:
+    """The conditions of all attacks: the target, a scratch folder, and a factor for their size."""
+
+    target: Target
+    folder: Path
+    scale: float = 1.0
+    redis: bool = False
+    noise_ms: float = 0.0
+    """The longest wait without an attack: it is added to the bound, because it is not the server's."""
+    _folders: int = 0
+
+    def scaled(self, count: int) -> int:
+        """Return a count times the scale, and at least 1."""
+        return max(1, round(count * self.scale))
+
+    def new_folder(self) -> Path:
+        """Create a folder for the files of one server."""
+        self._folders += 1
+        folder = self.folder / f"server-{self._folders}"
+        folder.mkdir()
+        return folder
+
+
+@dataclass
+class View:
+    """What the bystander saw, and the server's memory."""
+
+    server: Server
+    noise_ms: float
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def result(
+        self, attack: str, sent: str, outcome: str, *, worked: bool = False, bounded: bool = True
+    ) -> Result:
+        """Build the row; an attack also worked if the bystander's answers were spoiled.
+
+        Parameters
+        ----------
+        bounded
+            The attack also worked if the longest stop or the memory exceeded its bound.
+        """
+        server, longest = self.server, float(self.report.get("longest_ms", 0.0))
+        growth = (server.peak - server.baseline) / MIB
+        failures = self.report.get("failures", {})
+        if server.too_large:
+            outcome = f"the server was killed at {server.memory_mib} MiB"
+        elif failures:
+            outcome += "; bystander: " + ", ".join(f"{count} x {name}" for name, count in failures.items())
+        harmed = bool(failures) or server.too_large
+        harmed = harmed or (bounded and (longest > STOP_MS + self.noise_ms or growth > GROWTH_MIB))
+        return Result(attack, sent, longest, server.peak / MIB, growth, outcome, worked or harmed)
+
+
+@asynccontextmanager
+async def observed(run: Run, server: Server, port: int | None = None) -> AsyncIterator[View]:
+    """Run the bystander around an attack, by way of `port` if that is not the server's own."""
+    view = View(server, run.noise_ms)
+    async with bystander(port or server.port, server.token) as report:
+        view.report = report
+        await asyncio.sleep(0.5)  # the first chunks create the session and warm the server up
+        server.begin()
+        yield view
+        await asyncio.sleep(0.1)
+        server.sample()

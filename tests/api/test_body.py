@@ -1,0 +1,122 @@
+"""Bodies as clients send them: compressed, or with a byte order mark; and HEAD, which has none."""
+
+import gzip
+import json
+import zlib
+
+import pytest
+from websockets.asyncio.client import connect
+
+from app.codec.limits import BYTE_ORDER_MARK
+from tests.conftest import Start, starter
+from tests.helpers.ways import AsgiRoute, HotRoute, check_problem
+
+pytestmark = pytest.mark.anyio
+
+CHUNK = b'{"observations": [0.5]}'
+BULK = b'{"sessions": ["b"], "observations": [0.5]}'
+POSTS = [
+    ("/sessions", b'{"id": "new"}', 201),
+    ("/sessions/a/observations", CHUNK, 200),
+    ("/sessions/a/reset", b"{}", 200),
+    ("/sessions/a/fork", b'{"id": "fork"}', 201),
+    ("/sessions/a/forecast", b'{"steps": 2}', 200),
+    ("/observations", BULK, 200),
+]
+
+
+@pytest.fixture
+def store() -> str:
+    return "memory"
+
+
+@pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
+def start(request, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
+    return starter(request.param, store, zoo_folder, clock, tmp_path, monkeypatch)
+
+
+async def test_a_compressed_body_is_accepted_on_every_route(start):
+    async with start() as service:
+        await service.advance("a", [[0.5]])
+        for path, body, status in POSTS:
+            response = await service.http.post(
+                path, content=gzip.compress(body), headers={"content-encoding": "gzip"}
+            )
+            assert response.status_code == status, (path, response.text)
+        assert (await service.session("a"))["position"] == 2
+        response = await service.http.post(
+            "/sessions/a/observations", content=zlib.compress(CHUNK), headers={"content-encoding": "deflate"}
+        )
+        assert response.json()["position"] == 3
+        state = (await service.http.get("/sessions/a/state")).content
+        response = await service.http.put(
+            "/sessions/c/state", content=gzip.compress(state), headers={"content-encoding": "gzip"}
+        )
+        assert response.json()["position"] == 3
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status"),
+    [
+        ("br", CHUNK, 415),
+        ("gzip, gzip", CHUNK, 415),
+        ("gzip", CHUNK, 400),
+        ("gzip", gzip.compress(CHUNK)[:-4], 400),
+        ("gzip", gzip.compress(b" " * 100_000), 413),
+        ("identity", CHUNK, 200),
+    ],
+)
+async def test_a_body_that_cannot_be_decompressed_is_refused(start, encoding, body, status):
+    async with start(body_bytes=10_000) as service:
+        for path in ("/sessions/a/observations", "/sessions/a/reset", "/observations"):
+            response = await service.http.post(path, content=body, headers={"content-encoding": encoding})
+            if status != 200:
+                assert response.status_code == status, (path, response.text)
+                check_problem(response)
+        listed = (await service.http.get("/sessions")).json()["total"]
+        assert listed == (status == 200)
+
+
+async def test_a_byte_order_mark_before_json_is_ignored(start):
+    async with start() as service:
+        await service.advance("a", [[0.5]])
+        for path, body, status in POSTS:
+            response = await service.http.post(path, content=BYTE_ORDER_MARK + body)
+            assert response.status_code == status, (path, response.text)
+        gapped = await service.http.post("/sessions/a/observations", content=BYTE_ORDER_MARK + b'{"skip": 1}')
+        assert gapped.status_code == 200
+        refused = await service.http.post("/sessions/a/observations", content=2 * BYTE_ORDER_MARK + CHUNK)
+        assert refused.status_code == 400
+
+
+async def test_a_byte_order_mark_in_a_text_message_is_ignored(start_hot):
+    async with (
+        start_hot() as service,
+        connect(f"ws://127.0.0.1:{service.port}/sessions/a/stream") as socket,
+    ):
+        await socket.recv()
+        await socket.send((BYTE_ORDER_MARK + CHUNK).decode())
+        assert json.loads(await socket.recv())["position"] == 1
+
+
+async def test_head_answers_every_get_route_as_get_without_the_body(start):
+    async with start() as service:
+        await service.advance("a", [[0.5]])
+        paths = [path for path, item in service.app.openapi()["paths"].items() if "get" in item]
+        values = {"{id}": "a", "{name}": "sine", "{model}": "sine", "{version}": "1"}
+        assert len(paths) > 15
+        for path in [*paths, "/", "/docs", "/openapi.json"]:
+            for name, value in values.items():
+                path = path.replace(name, value)
+            path += "?steps=2" if path.endswith("/forecast") else ""
+            get, head = await service.http.get(path), await service.http.head(path)
+            assert head.status_code == get.status_code, path
+            assert head.content == b""
+            assert head.headers.get("content-type") == get.headers.get("content-type")
+            if path != "/metrics":  # which counts these requests
+                assert head.headers["content-length"] == get.headers["content-length"], path
+        assert (await service.http.head("/sessions/a/reset")).status_code == 405
+        assert (await service.advance("a", [[0.5]])).position == 2
+        routes = {route for route, _ in service.engine.metrics.requests}
+        assert "/sessions/{id}" in routes
+        assert "unknown" not in {route for route, status in service.engine.metrics.requests if status == 200}

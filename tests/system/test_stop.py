@@ -1,0 +1,94 @@
+"""A stop is bounded by CARRYOVER_STOP_SECONDS, whatever clients do."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from app.config import Settings
+from app.server import FILES_BESIDE_CONNECTIONS, fit_connections
+from app.shutdown import LAST_SECONDS
+from tests.system.test_serve import answered, posted, serving, wait_until_accepted
+
+STOP_SECONDS = 3.0
+SLACK_SECONDS = 6.0  # the machine may be busy
+FORECASTS = 300
+
+
+def stop(process) -> tuple[int, float]:
+    """Send SIGTERM, and return the exit status and the seconds until the end."""
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    status = process.wait(timeout=60)
+    return status, time.monotonic() - start
+
+
+@contextlib.contextmanager
+def idle_stream(port: int) -> Iterator[None]:
+    """A gRPC stream on which one request was answered, and then nothing is sent."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ready = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+        ready(b"", wait_for_ready=True, timeout=30)
+        release = threading.Event()
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(
+            iter(lambda: release.wait(60) or b"", None)
+        )
+        yield
+        release.set()
+        call.cancel()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def test_an_idle_grpc_stream_does_not_delay_the_stop(zoo_folder):
+    port = free_port()
+    with serving(zoo_folder, CARRYOVER_GRPC_PORT=str(port)) as (process, _), idle_stream(port):
+        status, seconds = stop(process)
+    assert status == 0
+    assert seconds < SLACK_SECONDS
+
+
+def test_a_half_sent_request_delays_the_stop_no_longer_than_set(zoo_folder):
+    with (
+        serving(zoo_folder, CARRYOVER_STOP_SECONDS=str(STOP_SECONDS)) as (process, port),
+        socket.create_connection(("127.0.0.1", port)) as line,
+    ):
+        line.sendall(b"POST /sessions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
+        wait_until_accepted(port)
+        _, seconds = stop(process)
+    assert seconds < STOP_SECONDS + LAST_SECONDS + SLACK_SECONDS
+
+
+def test_queued_forecasts_delay_the_stop_no_longer_than_set(zoo_folder):
+    with serving(zoo_folder, CARRYOVER_STOP_SECONDS=str(STOP_SECONDS)) as (process, port):
+        with posted(port, "a", {"observations": [0.5]}) as line:
+            assert answered(line)[0] == 200
+        request = b"GET /sessions/a/forecast?steps=10000 HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        lines = [socket.create_connection(("127.0.0.1", port)) for _ in range(FORECASTS)]
+        for line in lines:
+            line.sendall(request)
+        wait_until_accepted(port)
+        _, seconds = stop(process)
+        for line in lines:
+            line.close()
+    assert seconds < STOP_SECONDS + LAST_SECONDS + SLACK_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("open_files", "connections"), [(None, 20_000), (10**6, 20_000), (1024, 1024 - FILES_BESIDE_CONNECTIONS)]
+)
+def test_connections_leave_open_files_for_the_rest_of_the_server(open_files, connections, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert fit_connections(Settings(), open_files).connections == connections
+    assert ("ulimit -n" in caplog.text) == (connections != 20_000)
