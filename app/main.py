@@ -37,6 +37,7 @@ from app.stores.factory import open_store
 log = logging.getLogger("carryover")
 
 GRPC_SHARE = 0.5  # of the remaining time to stop, for accepted gRPC calls
+JOBS_SHARE = 0.8  # of the time that is left at a stop: then unfinished jobs are refused
 KEYS_SECONDS = 1.0  # between two checks for a change of the keys' file
 
 
@@ -126,7 +127,8 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
 
 
 async def _stop_engine(engine: Engine, deadline: StopDeadline) -> None:
-    stopping = asyncio.create_task(engine.stop(), name="stop")
+    jobs_seconds = JOBS_SHARE * deadline.remaining_seconds()  # the rest is for closing the store
+    stopping = asyncio.create_task(engine.stop(jobs_seconds), name="stop")
     await asyncio.wait({stopping}, timeout=deadline.remaining_seconds())
     if not stopping.done():
         log.error("the engine did not stop within %g seconds; its open jobs are lost", deadline.seconds)
