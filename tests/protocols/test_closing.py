@@ -142,7 +142,7 @@ async def test_our_own_client_reads_the_refusal_of_a_large_body(start_hot):
 
         def send() -> None:
             with carryover.Carryover(f"http://127.0.0.1:{service.port}") as client:
-                client.advance("s", [0.123456789] * 300_000)
+                client.session("s").advance([0.123456789] * 300_000)
 
         with pytest.raises(carryover.CarryoverError) as refused:
             await asyncio.to_thread(send)
