@@ -43,6 +43,7 @@ async def _terminated(run: Run) -> Result:
         server.begin()
         async with AsyncExitStack() as stack:
             count = await _queue_forecasts(server, run.scaled(FORECASTS), stack)
+            await asyncio.sleep(1.0)  # the server has read them
             seconds = await server.stop(STOP_SECONDS)
     return _stop_result("SIGTERM among forecasts", f"{count} forecasts of {STEPS:,} steps", server, seconds)
 
