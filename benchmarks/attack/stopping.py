@@ -62,7 +62,8 @@ def _stop_result(attack: str, sent: str, server: Server, seconds: float | None) 
     )
     worked = seconds is None or seconds > ALLOWED_STOP_SECONDS
     growth = (server.peak - server.baseline) / 2**20
-    return Result(attack, sent, float("nan"), server.peak / 2**20, growth, outcome, worked)
+    nan = float("nan")
+    return Result(attack, sent, nan, nan, server.peak / 2**20, growth, outcome, worked)
 
 
 async def _queue_forecasts(server: Server, count: int, stack: AsyncExitStack) -> int:
