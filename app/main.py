@@ -37,6 +37,7 @@ from app.stores.factory import open_store
 log = logging.getLogger("carryover")
 
 GRPC_SHARE = 0.5  # of the remaining time to stop, for accepted gRPC calls
+ENGINE_SHARE = 0.8  # of the remaining time to stop, for accepted jobs; the rest closes the store
 KEYS_SECONDS = 1.0  # between two checks for a change of the keys' file
 
 
@@ -126,7 +127,7 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
 
 
 async def _stop_engine(engine: Engine, deadline: StopDeadline) -> None:
-    stopping = asyncio.create_task(engine.stop(), name="stop")
+    stopping = asyncio.create_task(engine.stop(ENGINE_SHARE * deadline.remaining_seconds()), name="stop")
     await asyncio.wait({stopping}, timeout=deadline.remaining_seconds())
     if not stopping.done():
         log.error("the engine did not stop within %g seconds; its open jobs are lost", deadline.seconds)

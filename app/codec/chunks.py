@@ -77,7 +77,7 @@ class ChunkBody(ChunkFields, kw_only=True):
 class GappedBody(ChunkFields, kw_only=True):
     """The same body, with nulls among the observations."""
 
-    observations: GappedRows
+    observations: GappedRows | None = None
 
 
 _decode_chunk = msgspec.json.Decoder(ChunkBody).decode

@@ -86,8 +86,8 @@ async def _attempt(attack: Attack, run: Run) -> AsyncIterator[Result]:
         async for result in attack(run):
             yield result
     except (OSError, RuntimeError, asyncio.IncompleteReadError) as error:
-        nan, reason = float("nan"), f"{type(error).__name__}: {error}"
-        yield Result(attack.__name__, "", nan, 0.0, 0.0, f"not measured: {reason}", worked=True)
+        nan, reason = float("nan"), " ".join(f"{type(error).__name__}: {error}".split())[-300:]
+        yield Result(attack.__name__, "", nan, nan, 0.0, 0.0, f"not measured: {reason}", worked=True)
 
 
 def _write_models(folder: Path) -> None:

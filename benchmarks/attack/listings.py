@@ -42,7 +42,7 @@ async def _listing(run: Run, store: str, sessions: int, settings: dict[str, Any]
     limits = {"max_sessions": sessions + 1000, "resident_sessions": 20_000}
     async with serving(run.target, run.new_folder(), **(limits | settings)) as server:
         await _create(server, count)
-        async with bystander(server.port) as before:
+        async with bystander(server, server.port) as before:
             await asyncio.sleep(2.0)
         pages: list[float] = []
         async with observed(run, server) as view:

@@ -14,12 +14,12 @@ from benchmarks.processes import machine_lines
 
 PAGE = ROOT / "docs" / "explanation" / "security.md"
 HEADING = "## Measured attacks"
-COLUMNS = "| attack | sent | longest stop of another client, ms | peak memory, MiB | outcome | worked |"
+COLUMNS = "| attack | sent | longest stop, ms | server busy, ms | peak memory, MiB | outcome | worked |"
 
 
 def table(results: Sequence[Result]) -> str:
     """Return the results as a Markdown table."""
-    return "\n".join([COLUMNS, "|---|---|---|---|---|---|", *map(row, results)])
+    return "\n".join([COLUMNS, "|---|---|---|---|---|---|---|", *map(row, results)])
 
 
 def section(results: Sequence[Result], command: str) -> str:
@@ -28,10 +28,11 @@ def section(results: Sequence[Result], command: str) -> str:
     machine = "; ".join(machine_lines()[:2])
     intro = (
         f"`{command}` printed this table on {date} ({machine}). During each attack, another client sends a "
-        "chunk every 2 ms. The table shows the longest time that it waited for an answer, and the server's "
-        "highest resident memory with its growth during the attack. An attack worked if another client got a "
-        f"wrong answer, if it waited over {STOP_MS:.0f} ms longer than without an attack, if the memory grew "
-        f"by over {GROWTH_MIB} MiB, or if the outcome is what the attack aims at."
+        "chunk every 2 ms. The table shows the longest time that it waited for an answer, the most CPU time "
+        "that the server used during one such wait, and its highest resident memory with its growth. An "
+        f"attack worked if another client got a wrong answer, if it waited over {STOP_MS:.0f} ms longer than "
+        f"without an attack while the server was busy for that long, if the memory grew by over {GROWTH_MIB} "
+        "MiB, or if the outcome is what the attack aims at."
     )
     return f"{HEADING}\n\n{intro}\n\n{table(results)}\n"
 
@@ -51,7 +52,9 @@ def write_section(text: str, page: Path = PAGE) -> None:
 
 def row(result: Result) -> str:
     """Return a row of the table."""
-    stop = "" if math.isnan(result.longest_ms) else f"{result.longest_ms:,.0f}"
+    stop, busy = (
+        "" if math.isnan(value) else f"{value:,.0f}" for value in (result.longest_ms, result.busy_ms)
+    )
     memory = f"{result.peak_mib:,.0f} (+{max(0.0, result.growth_mib):,.0f})"
     worked = "**yes**" if result.worked else "no"
-    return f"| {result.attack} | {result.sent} | {stop} | {memory} | {result.outcome} | {worked} |"
+    return f"| {result.attack} | {result.sent} | {stop} | {busy} | {memory} | {result.outcome} | {worked} |"

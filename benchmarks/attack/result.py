@@ -23,8 +23,9 @@ class Result:
 
     Parameters
     ----------
-    longest_ms
-        The longest time that the bystander waited for an answer.
+    longest_ms, busy_ms
+        The longest time that the bystander waited for an answer, and the most CPU time that the server used
+        while it waited for one. Where other programs use the cores, the first is larger.
     peak_mib, growth_mib
         The server's highest resident memory during the attack, and the same less that before it.
     worked
@@ -34,6 +35,7 @@ class Result:
     attack: str
     sent: str
     longest_ms: float
+    busy_ms: float
     peak_mib: float
     growth_mib: float
     outcome: str
@@ -83,6 +85,7 @@ class View:
             The attack also worked if the longest stop or the memory exceeded its bound.
         """
         server, longest = self.server, float(self.report.get("longest_ms", 0.0))
+        busy = float(self.report.get("busiest_ms", 0.0))
         growth = (server.peak - server.baseline) / MIB
         failures = self.report.get("failures", {})
         if server.too_large:
@@ -90,15 +93,16 @@ class View:
         elif failures:
             outcome += "; bystander: " + ", ".join(f"{count} x {name}" for name, count in failures.items())
         harmed = bool(failures) or server.too_large
-        harmed = harmed or (bounded and (longest > STOP_MS + self.noise_ms or growth > GROWTH_MIB))
-        return Result(attack, sent, longest, server.peak / MIB, growth, outcome, worked or harmed)
+        stopped = longest > STOP_MS + self.noise_ms and busy > STOP_MS
+        harmed = harmed or (bounded and (stopped or growth > GROWTH_MIB))
+        return Result(attack, sent, longest, busy, server.peak / MIB, growth, outcome, worked or harmed)
 
 
 @asynccontextmanager
 async def observed(run: Run, server: Server, port: int | None = None) -> AsyncIterator[View]:
     """Run the bystander around an attack, by way of `port` if that is not the server's own."""
     view = View(server, run.noise_ms)
-    async with bystander(port or server.port, server.token) as report:
+    async with bystander(server, port or server.port) as report:
         view.report = report
         await asyncio.sleep(0.5)  # the first chunks create the session and warm the server up
         server.begin()

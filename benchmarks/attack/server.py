@@ -176,11 +176,11 @@ async def _await_listening(server: Server, seconds: float) -> None:
 
 
 @asynccontextmanager
-async def bystander(port: int, token: str = "") -> AsyncIterator[dict[str, Any]]:
-    """Run the bystander; its report is in the dictionary afterwards."""
+async def bystander(server: Server, port: int) -> AsyncIterator[dict[str, Any]]:
+    """Run the bystander, by way of this port; its report is in the dictionary afterwards."""
     program = Path(__file__).with_name("bystander.py")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(program), str(port), *([token] if token else [])),
+        *(sys.executable, str(program), str(port), str(server.process.pid), server.token),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None  # noqa: S101  (for the type checker)
@@ -191,7 +191,10 @@ async def bystander(port: int, token: str = "") -> AsyncIterator[dict[str, Any]]
     finally:
         try:
             output, _ = await asyncio.wait_for(process.communicate(b""), 120)
-            report |= json.loads(output or b"{}")
         except TimeoutError:
             process.kill()
             await process.wait()
+            output = b""
+    if not output:
+        raise RuntimeError("the bystander failed")
+    report |= json.loads(output)

@@ -43,6 +43,7 @@ async def _terminated(run: Run) -> Result:
         server.begin()
         async with AsyncExitStack() as stack:
             count = await _queue_forecasts(server, run.scaled(FORECASTS), stack)
+            await asyncio.sleep(1.0)  # the server has read them
             seconds = await server.stop(STOP_SECONDS)
     return _stop_result("SIGTERM among forecasts", f"{count} forecasts of {STEPS:,} steps", server, seconds)
 
@@ -62,7 +63,8 @@ def _stop_result(attack: str, sent: str, server: Server, seconds: float | None) 
     )
     worked = seconds is None or seconds > ALLOWED_STOP_SECONDS
     growth = (server.peak - server.baseline) / 2**20
-    return Result(attack, sent, float("nan"), server.peak / 2**20, growth, outcome, worked)
+    nan = float("nan")
+    return Result(attack, sent, nan, nan, server.peak / 2**20, growth, outcome, worked)
 
 
 async def _queue_forecasts(server: Server, count: int, stack: AsyncExitStack) -> int:

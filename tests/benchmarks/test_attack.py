@@ -82,8 +82,9 @@ def view(report: dict[str, object], growth: int = 0, noise: float = 5.0) -> View
 @pytest.mark.parametrize(
     ("report", "growth", "worked"),
     [
-        ({"longest_ms": 250.0, "failures": {}}, 256, False),
-        ({"longest_ms": 256.0, "failures": {}}, 0, True),
+        ({"longest_ms": 250.0, "busiest_ms": 300, "failures": {}}, 256, False),
+        ({"longest_ms": 256.0, "busiest_ms": 260, "failures": {}}, 0, True),
+        ({"longest_ms": 256.0, "busiest_ms": 20, "failures": {}}, 0, False),  # others used the cores
         ({"longest_ms": 1.0, "failures": {}}, 257, True),
         ({"longest_ms": 1.0, "failures": {"500": 3}}, 0, True),
         ({"longest_ms": 1.0, "failures": {"answer of another session": 1}}, 0, True),
@@ -96,11 +97,11 @@ def test_an_attack_that_exceeds_a_bound_or_spoils_an_answer_worked(report, growt
 def test_a_table_replaces_its_own_section_and_leaves_the_page(tmp_path):
     path = tmp_path / "security.md"
     path.write_text("# Security\n\ntext\n")
-    row = Result("bombs", "8 MiB", 12.0, 400.0, 3.0, "answered 413", worked=False)
+    row = Result("bombs", "8 MiB", 12.0, 10.0, 400.0, 3.0, "answered 413", worked=False)
     page.write_section(page.section([row], "make attack"), path)
     first = path.read_text()
     assert first.startswith("# Security\n\ntext\n\n## Measured attacks\n")
-    assert "| bombs | 8 MiB | 12 | 400 (+3) | answered 413 | no |" in first
+    assert "| bombs | 8 MiB | 12 | 10 | 400 (+3) | answered 413 | no |" in first
     path.write_text(first + "\n## After\n\nmore\n")
     page.write_section(page.section([row, row], "make attack"), path)
     second = path.read_text()

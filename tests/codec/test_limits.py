@@ -22,7 +22,7 @@ def test_the_largest_number_is_the_largest_that_rounds_to_a_finite_float32():
     with np.errstate(over="ignore"):
         assert np.isfinite(np.float32(MAX_FLOAT32))
         assert np.isinf(np.float32(np.nextafter(MAX_FLOAT32, np.inf)))
-    assert np.finfo(np.float32).max < 3.4028235e38 < MAX_FLOAT32
+    assert float(np.finfo(np.float32).max) < 3.4028235e38 < MAX_FLOAT32
 
 
 def test_json_of_too_many_values_is_refused_before_it_is_parsed():

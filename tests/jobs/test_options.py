@@ -217,7 +217,7 @@ async def test_the_errors_of_a_long_chunk_are_counted_once_it_is_applied(start_h
     whole = series("adaptive", 200)
     async with start_http() as service:
         whole[-1] = 3e38
-        assert (await service.advance("s", whole, model="adaptive")).status == 500
+        assert (await service.advance("s", whole, model="adaptive")).status == 422
         assert "adaptive" not in service.engine.metrics.scores
         whole[-1] = 0.5
         assert (await service.advance("s", whole, model="adaptive")).status == 200

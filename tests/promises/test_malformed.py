@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from app.codec import bulk, frames, limits
@@ -177,11 +178,16 @@ async def test_a_sentinel_in_a_session_that_learns_is_refused_with_its_row(start
 @pytest.mark.parametrize("store", ["memory"], indirect=True)
 async def test_the_shortest_decimal_of_the_largest_float32_is_accepted(start):
     async with start() as service:
-        reply = await service.advance("a", [[3.4028235e38], [-3.4028235e38]])
+        largest = [[3.4028235e38], [-3.4028235e38]]
+        if service.name == "binary":  # which sends float32
+            largest = np.array(largest).astype(np.float32)
+        reply = await service.advance("a", largest)
         assert reply.status == 200, reply
-        assert (await service.advance("a", [[3.4028236e38]])).status in (400, 422)
+        for number, positions in ((3.4028235e38, [1]), (3.4028236e38, [None])):
+            body = {"sessions": ["b"], "observations": [number]}
+            assert (await service.http.post("/observations", json=body)).json()["positions"] == positions
         body = {"sessions": ["b"], "observations": [3.4028235e38]}
-        assert (await service.http.post("/observations", json=body)).json()["positions"] == [1]
+        assert (await service.http.post("/observations", json=body)).json()["positions"] == [2]
 
 
 @pytest.mark.parametrize("store", ["memory"], indirect=True)

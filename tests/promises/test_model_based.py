@@ -227,7 +227,8 @@ class Lives(RuleBasedStateMachine):
         """What is on disk now is all that a killed process leaves."""
         left = self.path.with_name(f"{int(self.path.stem) + 1}.sqlite")
         shutil.copy(self.path, left)
-        shutil.copy(f"{self.path}-wal", f"{left}-wal")
+        for beside in ("-wal", "-mark"):
+            shutil.copy(f"{self.path}{beside}", f"{left}{beside}")
         self.runner.run(self.engine.stop())
         self.path = left
         self._open()

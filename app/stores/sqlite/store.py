@@ -81,8 +81,7 @@ class SqliteStore:
         self._is_lost = False  # the file is not where it was
         self._is_closed = False
         check_last_commit(path, accept_loss=accept_loss)
-        mark = read_mark(path)
-        self.last_saved = None if mark is None else mark.committed
+        self.last_saved = _last_commit_time(path)
         self._held_path = path.with_name(path.name + "-held")
         self.held_before = _read_time(self._held_path)
         self._database = open_database(path)
@@ -299,6 +298,14 @@ def _check_deadlines(block: Block) -> None:
     if max(block.deadlines) >= MAX_SECONDS:  # or never
         for deadline in block.deadlines:
             microseconds(deadline)
+
+
+def _last_commit_time(path: Path) -> float | None:
+    try:
+        mark = read_mark(path)
+    except ConfigError:  # damaged, and the loss was accepted
+        return None
+    return None if mark is None else mark.committed
 
 
 def _read_time(path: Path) -> float | None:
