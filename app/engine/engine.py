@@ -73,6 +73,9 @@ class Engine:
         self.metrics = Metrics()
         self.tracing: Tracing | None = None  # told of each batch
         self.settings = settings
+        # Read for every job or tick: an attribute of a pydantic model costs three of a plain object.
+        self._max_jobs, self._max_bytes = settings.queue_jobs, settings.queue_bytes
+        self._max_sessions = settings.batch_sessions
         self.clock = clock or SteadyClock()
         self._call_store = StoreCalls(store, self.metrics)
         models = ModelSlabs(forecasters, settings, older)
@@ -130,12 +133,12 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
-        if self.queue_length >= self.settings.queue_jobs:
-            raise Overloaded(f"{self.settings.queue_jobs} jobs are waiting already")
-        if self._queue.nbytes > self.settings.queue_bytes:
-            raise Overloaded(f"{self.settings.queue_bytes} bytes of observations are waiting already")
+        if self.queue_length >= self._max_jobs:
+            raise Overloaded(f"{self._max_jobs} jobs are waiting already")
+        if self._queue.nbytes > self._max_bytes:
+            raise Overloaded(f"{self._max_bytes} bytes of observations are waiting already")
         if type(job) is AdvanceMany:
-            max_sessions = min(self.settings.batch_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
+            max_sessions = min(self._max_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
             for part in split_job(job, max_sessions, self._stepper.max_observations):
                 self._queue.add(part)
         else:
@@ -250,7 +253,7 @@ class Engine:
         self._slow.put(self._queue.take_forecasts())
         pinned = self._slow.pinned if self._slow else NO_SESSIONS
         max_slow = min(self._stepper.max_slow_jobs, self._slow.max_begun)
-        room = self.settings.batch_sessions - min(len(self._slow), max_slow) - len(pinned)
+        room = self._max_sessions - min(len(self._slow), max_slow) - len(pinned)
         taken = self._queue.take(room, self._stepper.max_nbytes, self.fair_share.limit) if room > 0 else []
         if len(taken) == 1 and not self._slow and type(taken[0]) is AdvanceMany:
             # The job's own set: to copy a thousand names takes longer than many a batch.

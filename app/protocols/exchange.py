@@ -32,6 +32,7 @@ class Connection(Protocol):
     bulk_decoder: ClassVar[bulk.BulkDecoder]
     limits: ClassVar[bulk.BulkLimits]
     headers: list[tuple[bytes, bytes]]
+    logs_requests: ClassVar[bool]
 
     def standard_headers(self) -> bytes:
         """The headers that every answer has."""
@@ -110,7 +111,7 @@ class Exchange:
     def _record(self, status: int) -> None:
         seconds = perf_counter() - self.start_time
         self.caller.engine.metrics.record_request(self.route, status, seconds)
-        if self.protocol.authenticator.settings.access_log:
+        if self.protocol.logs_requests:
             self._log(status, seconds)
 
     def _log(self, status: int, seconds: float) -> None:

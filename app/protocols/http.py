@@ -57,6 +57,7 @@ class HotProtocol(HttpConnection):
     limits: ClassVar[bulk.BulkLimits]
     max_bytes: ClassVar[int]
     hot_route: ClassVar[bool] = True
+    logs_requests: ClassVar[bool] = False
     extra_routes: ClassVar[Mapping[bytes, ExchangeFactory]] = {}
     """Hot routes of other modules, by what their addresses begin with."""
     caller: Caller  # of the request that is coming in
@@ -81,7 +82,9 @@ class HotProtocol(HttpConnection):
         """The class for one server."""
         own = {"authenticator": authenticator, "bulk_decoder": bulk_decoder, "limits": bulk_decoder.limits}
         own |= {"extra_routes": extra_routes or {}}
-        own |= {"max_bytes": authenticator.settings.body_bytes, "hot_route": authenticator.settings.hot_route}
+        settings = authenticator.settings
+        own |= {"max_bytes": settings.body_bytes, "hot_route": settings.hot_route}
+        own |= {"logs_requests": settings.access_log}
         return type("BoundHotProtocol", (cls,), own)
 
     # Coming in: the parser calls these.
