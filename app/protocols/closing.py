@@ -141,3 +141,14 @@ class ClosingProtocol(HttpToolsProtocol):
                 name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers
             )
         return self._header_lines
+
+
+class RoutedTransport:
+    """What an ASGI request writes to: its connection's transport, closed as its connection closes."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, connection: ClosingProtocol) -> None:
+        self.close = connection.close_gently
+        self.is_closing = connection.transport.is_closing
+        self.write = connection.transport.write

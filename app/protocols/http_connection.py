@@ -18,9 +18,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from app.jobs.jobs import Client
-from app.protocols.closing import MAX_HEAD_BYTES, REFUSALS, ClosingProtocol
+from app.protocols.closing import MAX_HEAD_BYTES, REFUSALS, ClosingProtocol, RoutedTransport
 from app.protocols.heads import BadHead, check_head, head_without_upgrade, is_websocket_handshake
-from app.protocols.lingering import RoutedTransport
 from app.protocols.reading import PARSE_BYTES, FairReader
 
 BODY_PARSE_BYTES = 16_384

@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from app.protocols.closing import ClosingProtocol
 
 LINGER_SECONDS = 30.0
 """For which a client may go on sending at most."""
@@ -70,14 +66,3 @@ class LingeringClose(asyncio.Protocol):
             self._transport.abort()
         else:
             self._timer = self._loop.call_later(end - now, self._check)
-
-
-class RoutedTransport:
-    """What an ASGI request writes to: its connection's transport, closed as its connection closes."""
-
-    __slots__ = ("close", "is_closing", "write")
-
-    def __init__(self, connection: ClosingProtocol) -> None:
-        self.close = connection.close_gently
-        self.is_closing = connection.transport.is_closing
-        self.write = connection.transport.write
