@@ -63,12 +63,14 @@ CHUNKS = {
 
 @pytest.mark.parametrize("way", [AsgiRoute, HttpRoute, HotRoute, TextSocket], indirect=True)
 @pytest.mark.parametrize("store", ["memory"], indirect=True)
-async def test_a_malformed_chunk_is_refused_and_moves_nothing(start, artifacts):
+async def test_a_malformed_chunk_is_refused_and_moves_nothing(start, artifacts, way):
     whole = series("sine", 6)
     async with start() as service:
         await service.advance("a", whole[:3], 0)
         before = await service.session("a")
         for what, (body, status, extra) in CHUNKS.items():
+            if way is TextSocket and what == "not UTF-8":
+                continue  # closes the socket: tests/protocols/test_socket_frames.py
             for session in ("a", "new"):
                 reply = await service.raw(session, body)
                 assert reply.status == status, (what, reply)
