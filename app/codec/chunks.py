@@ -159,7 +159,8 @@ def validate_chunk(
         raise too_many_observations_error(limits, str(len(rows)))
     else:
         observations, flat = parse_observations(rows, gaps=gaps)
-    validate_model_name(fields.model)
+    if fields.model is not None:
+        validate_model_name(fields.model)
     at, epoch = validate_position(fields.at), None if fields.epoch is None else parse_epoch(fields.epoch)
     horizon = validate_horizon(fields.horizon or 0, limits)
     gaps = rows is None or (gaps and bool(np.isnan(observations).any()))

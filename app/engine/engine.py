@@ -133,7 +133,7 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
-        if self.queue_length >= self._max_jobs:
+        if len(self._queue) + len(self._slow) >= self._max_jobs:
             raise Overloaded(f"{self._max_jobs} jobs are waiting already")
         if self._queue.nbytes > self._max_bytes:
             raise Overloaded(f"{self._max_bytes} bytes of observations are waiting already")

@@ -181,7 +181,8 @@ class HotProtocol(HttpConnection):
                 return False
         if hosts != 1 or authorizations > 1 or (host != self._known_host and not self._accepts_host(host)):
             return False
-        self._note_trace(parent)
+        if parent or self.authenticator.engine.tracing is not None:
+            self._note_trace(parent)
         return self._is_authenticated(authorization) and length <= self.caller.max_bytes
 
     def _note_trace(self, parent: bytes) -> None:
@@ -252,10 +253,10 @@ class HotProtocol(HttpConnection):
             cycle, app = self._held
             self._held = None
             super()._start_asgi_task(cycle, app)
-        if self._last_answer is None:
-            self.resume_reading()
-        else:
+        if self._last_answer is not None:
             self._finish()
+        elif self.flow.read_paused:
+            self.resume_reading()
 
     def resume_reading(self) -> None:
         """Read on, unless something else must come first."""
