@@ -87,15 +87,15 @@ def licences(pins: dict[str, str]) -> str:
 def licence(name: str) -> str:
     """An SPDX expression, or the classifiers', or the first line of its text."""
     try:
-        told = metadata(name)
+        fields = metadata(name)
     except PackageNotFoundError:
         return "not installed here"
-    if told["License-Expression"]:
-        return told["License-Expression"]
+    if fields["License-Expression"]:
+        return fields["License-Expression"]
     classified = [
-        one.rpartition(" :: ")[2] for one in told.get_all("Classifier", []) if one.startswith("License ::")
+        one.rpartition(" :: ")[2] for one in fields.get_all("Classifier", []) if one.startswith("License ::")
     ]
-    text = told["License"] or _licence_file(name)
+    text = fields["License"] or _licence_file(name)
     return ", ".join(classified) or text.strip().splitlines()[0].strip().replace("|", "/")
 
 

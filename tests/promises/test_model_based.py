@@ -62,7 +62,7 @@ class Told:
     used: float
     choice: Choice
     since_reset: list[Any] = field(default_factory=list)  # rows
-    answers: list[tuple[int, Chunk, Answer]] = field(default_factory=list)  # at, chunk, what was told
+    answers: list[tuple[int, Chunk, Answer]] = field(default_factory=list)  # at, chunk, the answer
 
 
 class Lives(RuleBasedStateMachine):
@@ -182,8 +182,8 @@ class Lives(RuleBasedStateMachine):
             self._refused(self._absent(name), Inspect(name))
             return
         view = self._ask(Inspect(name))
-        told = (view.position, view.since_reset, view.epoch)
-        assert told == (session.position, len(session.since_reset), session.epoch)
+        actual = (view.position, view.since_reset, view.epoch)
+        assert actual == (session.position, len(session.since_reset), session.epoch)
         if session.since_reset:
             wanted = self._answer(session, 1)["predictions"][0]
             np.testing.assert_allclose(view.last_prediction, wanted, atol=1e-5)
@@ -320,8 +320,10 @@ class Lives(RuleBasedStateMachine):
     # The engine.
 
     def _open(self) -> None:
-        told = Settings(resident_sessions=3, batch_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL)
-        self.engine = Engine([self.forecaster], self._store(), told, lambda: self.now)
+        settings = Settings(
+            resident_sessions=3, batch_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL
+        )
+        self.engine = Engine([self.forecaster], self._store(), settings, lambda: self.now)
         self.engines = [self.engine]
 
         async def start() -> None:
@@ -385,13 +387,13 @@ class LearningLives(Lives):
 
     def _compare(self, answer: Answer, session: Told, chunk: Chunk) -> None:
         rows, level, score = self._rows(chunk), chunk[1] or session.choice.get("level"), chunk[2]
-        told = self._said(session)[-len(rows) :]
-        wanted = {"predictions": [one.prediction for one in told]}
+        expected = self._said(session)[-len(rows) :]
+        wanted = {"predictions": [one.prediction for one in expected]}
         if level:
-            widths = np.array([one.widths[self._learning(session).levels.index(level)] for one in told])
+            widths = np.array([one.widths[self._learning(session).levels.index(level)] for one in expected])
             wanted |= {"lower": wanted["predictions"] - widths, "upper": wanted["predictions"] + widths}
         if score:
-            wanted["residuals"] = np.array([one.errors for one in told], float)
+            wanted["residuals"] = np.array([one.errors for one in expected], float)
             self._compare_scores(answer["scores"], wanted["residuals"])
         if any(None in row for row in rows):
             wanted["observed"] = np.array([[one is not None for one in row] for row in rows])
@@ -452,7 +454,7 @@ def live(lives: type[Lives]) -> None:
             deadline=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,
-            # To shorten a failing life takes minutes, and looks like a hung test: it is told as it is found.
+            # To shorten a failing example takes minutes and looks like a hung test: it is reported as found.
             phases=(Phase.explicit, Phase.reuse, Phase.generate),
         ),
     )

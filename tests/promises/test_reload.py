@@ -215,5 +215,5 @@ async def test_a_model_added_to_a_later_folder_does_not_become_the_default(
     trained = tmp_path / "trained"
     save(dataclasses.replace(artifacts["sine"], name="a-first-by-name"), trained / "a-first-by-name")
     async with start_http(models=(folder, trained)) as service:
-        told = (await service.http.post("/sessions", json={"id": "a"})).json()
-        assert told["model"] == "sine"
+        created = (await service.http.post("/sessions", json={"id": "a"})).json()
+        assert created["model"] == "sine"

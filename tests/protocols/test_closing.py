@@ -80,8 +80,8 @@ def by_aiohttp(url: str, method: str, body: bytes, headers: dict[str, str], chun
                 method, url, data=parts() if chunks else io.BytesIO(body), headers=headers
             ) as answer,
         ):
-            told = await answer.json(content_type=None)
-            assert told["status"] == answer.status
+            problem = await answer.json(content_type=None)
+            assert problem["status"] == answer.status
             return answer.status
 
     with warnings.catch_warnings():
