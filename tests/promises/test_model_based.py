@@ -321,7 +321,11 @@ class Lives(RuleBasedStateMachine):
 
     def _open(self) -> None:
         settings = Settings(
-            resident_sessions=3, batch_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL
+            resident_sessions=3,
+            batch_sessions=3,
+            recent_chunks=REMEMBERED,
+            idle_ttl_seconds=TTL,
+            expire_after_jump=True,  # time that passes between two lives is idle time
         )
         self.engine = Engine([self.forecaster], self._store(), settings, lambda: self.now)
         self.engines = [self.engine]
