@@ -22,7 +22,7 @@ class Figure:
     Parameters
     ----------
     must, aim
-        The bounds; None when the ratio is only told.
+        The bounds; None when the ratio is only reported.
     """
 
     title: str

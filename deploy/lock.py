@@ -87,15 +87,17 @@ def licences(pins: dict[str, str]) -> str:
 def licence(name: str) -> str:
     """An SPDX expression, or the classifiers', or the first line of its text."""
     try:
-        told = metadata(name)
+        described = metadata(name)
     except PackageNotFoundError:
         return "not installed here"
-    if told["License-Expression"]:
-        return told["License-Expression"]
+    if described["License-Expression"]:
+        return described["License-Expression"]
     classified = [
-        one.rpartition(" :: ")[2] for one in told.get_all("Classifier", []) if one.startswith("License ::")
+        classifier.rpartition(" :: ")[2]
+        for classifier in described.get_all("Classifier", [])
+        if classifier.startswith("License ::")
     ]
-    text = told["License"] or _licence_file(name)
+    text = described["License"] or _licence_file(name)
     return ", ".join(classified) or text.strip().splitlines()[0].strip().replace("|", "/")
 
 

@@ -71,7 +71,7 @@ class Engine:
         older: Sequence[Forecaster] = (),
     ) -> None:
         self.metrics = Metrics()
-        self.tracing: Tracing | None = None  # told of each batch
+        self.tracing: Tracing | None = None  # records each batch
         self.settings = settings
         # Read for every job or tick: an attribute of a pydantic model costs three of a plain object.
         self._max_jobs, self._max_bytes = settings.queue_jobs, settings.queue_bytes

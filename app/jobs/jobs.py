@@ -29,7 +29,7 @@ Reply = Callable[[Any], None]
 class UsageCounter(Protocol):
     """Counts the jobs of a caller in flight.
 
-    It is told of many answers at once: a call for each costs more.
+    One call counts many answers: a call for each costs more.
     """
 
     tenant: str

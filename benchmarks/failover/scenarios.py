@@ -85,7 +85,7 @@ async def primary_lost(deployment: Deployment, crowd: Crowd) -> float:
 
 
 async def rolling_restart(deployment: Deployment, crowd: Crowd) -> float:
-    """Every replica in turn is told to stop, and started again."""
+    """Every replica in turn is stopped with a signal, and started again."""
     worst = 0.0
     for i in range(len(deployment.replicas)):
         began = time.monotonic()

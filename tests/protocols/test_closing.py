@@ -80,8 +80,8 @@ def by_aiohttp(url: str, method: str, body: bytes, headers: dict[str, str], chun
                 method, url, data=parts() if chunks else io.BytesIO(body), headers=headers
             ) as answer,
         ):
-            told = await answer.json(content_type=None)
-            assert told["status"] == answer.status
+            problem = await answer.json(content_type=None)
+            assert problem["status"] == answer.status
             return answer.status
 
     with warnings.catch_warnings():
@@ -167,7 +167,7 @@ async def drip(connection) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_what_is_no_request_is_refused_behind_what_is_owed(start_hot):
+async def test_invalid_bytes_are_refused_after_the_answers_of_earlier_requests(start_hot):
     chunk = request("POST", "/sessions/s/observations", b'{"observations":[0.5]}')
     for before in (chunk * 2, chunk + request("GET", "/sessions/s"), request("GET", "/sessions/s") + chunk):
         async with start_hot() as service, connect(service.port) as connection:

@@ -83,12 +83,12 @@ async def test_every_metric_that_is_watched_is_one_that_the_server_tells(start_h
     async with start_http() as service:
         await service.advance("a", [[0.1]])
         await service.advance("a", [[0.1]], at=5)
-        told = set(re.findall(r"^# TYPE (\w+)", (await service.http.get("/metrics")).text, re.M))
+        exported = set(re.findall(r"^# TYPE (\w+)", (await service.http.get("/metrics")).text, re.M))
     on_disk = {"carryover_store_bytes"}
     learning = {f"carryover_model_{name}" for name in ("mse", "skill", "coverage")}  # of models that learn
     for query in [*queries(), *(one["expr"] for one in alerts())]:
         for name in METRIC.findall(re.sub(r'"[^"]*"', "", query)):
-            assert ENDS.sub("", name) in told | on_disk | learning, query
+            assert ENDS.sub("", name) in exported | on_disk | learning, query
 
 
 def test_every_alert_says_what_to_do():
@@ -201,7 +201,7 @@ def test_base_images_are_named_by_a_whole_version_and_everywhere_by_the_same():
     assert {"python", "valkey/valkey", "haproxy", "caddy", "prom/prometheus", "grafana/grafana"} == set(
         versions
     )
-    assert all(len(told) == 1 for told in versions.values()), versions
+    assert all(len(found) == 1 for found in versions.values()), versions
 
 
 def test_no_image_is_overlooked_when_digests_are_pinned():
@@ -313,8 +313,8 @@ def test_keys_are_mounted_as_a_folder():
 
 
 def test_prometheus_finds_the_token_that_compose_mounts():
-    told = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
-    file = told["scrape_configs"][0]["authorization"]["credentials_file"]
+    settings = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    file = settings["scrape_configs"][0]["authorization"]["credentials_file"]
     mounts = compose("compose.yaml")["prometheus"]["volumes"]
     assert f"${{METRICS_TOKEN:-/dev/null}}:{file}:ro" in mounts
 
