@@ -151,8 +151,8 @@ def fill(url: str, count: int, at_once: int = 5000) -> int:
 
 def _infer_requests(url: str) -> int:
     with urllib.request.urlopen(f"{url}/v2/models/sine/stats", timeout=10) as answer:
-        statistics = json.load(answer)
-    return int(re.search(r'"inference_count": ?(\d+)', json.dumps(statistics))[1])  # type: ignore[index]
+        report = json.load(answer)
+    return int(re.search(r'"inference_count": ?(\d+)', json.dumps(report))[1])  # type: ignore[index]
 
 
 def _post(url: str, body: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ SESSION_IN_ANSWER = r'"session": ?"([^"]+)"'
 """A Lua pattern: which session an answer is for."""
 
 Place = Literal["first", "middle", "last"]
-"""Where in its session a request stands: some servers need it in the request."""
+"""Where in its session a request stands: some servers require it."""
 
 
 @dataclass(frozen=True)

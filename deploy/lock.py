@@ -87,17 +87,15 @@ def licences(pins: dict[str, str]) -> str:
 def licence(name: str) -> str:
     """An SPDX expression, or the classifiers', or the first line of its text."""
     try:
-        described = metadata(name)
+        fields = metadata(name)
     except PackageNotFoundError:
         return "not installed here"
-    if described["License-Expression"]:
-        return described["License-Expression"]
+    if fields["License-Expression"]:
+        return fields["License-Expression"]
     classified = [
-        classifier.rpartition(" :: ")[2]
-        for classifier in described.get_all("Classifier", [])
-        if classifier.startswith("License ::")
+        one.rpartition(" :: ")[2] for one in fields.get_all("Classifier", []) if one.startswith("License ::")
     ]
-    text = described["License"] or _licence_file(name)
+    text = fields["License"] or _licence_file(name)
     return ", ".join(classified) or text.strip().splitlines()[0].strip().replace("|", "/")
 
 

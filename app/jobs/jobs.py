@@ -29,7 +29,7 @@ Reply = Callable[[Any], None]
 class UsageCounter(Protocol):
     """Counts the jobs of a caller in flight.
 
-    One call counts many answers: a call for each costs more.
+    It gets many answers in one call: a call for each costs more.
     """
 
     tenant: str

@@ -119,7 +119,7 @@ class HttpConnection(ClosingProtocol):
         super().on_headers_complete()
         self._incoming = cycle = self.cycle
         cycle.transport = RoutedTransport(self)  # type: ignore[assignment]
-        # A client that was refused instead of being let continue may send its body or not: nobody knows then
+        # A client that is refused before 100 Continue may send its body or not: the server cannot know then
         # where its next request begins.
         self._keeps_alive_with_body = self.expect_100_continue and cycle.keep_alive
         if self._keeps_alive_with_body:

@@ -85,7 +85,7 @@ async def primary_lost(deployment: Deployment, crowd: Crowd) -> float:
 
 
 async def rolling_restart(deployment: Deployment, crowd: Crowd) -> float:
-    """Every replica in turn is stopped with a signal, and started again."""
+    """Stop every replica in turn, and start it again."""
     worst = 0.0
     for i in range(len(deployment.replicas)):
         began = time.monotonic()

@@ -26,7 +26,7 @@ def binary_bulk(model, sessions, rows):
     return head + rows.tobytes() + "\n".join([model, *sessions]).encode()
 
 
-async def test_a_refused_session_of_a_bulk_request_leaves_the_options_of_the_others(start_http):
+async def test_a_refused_session_of_a_bulk_request_changes_no_answer_of_the_others(start_http):
     rows = series("adaptive", 3).tolist()
     async with start_http() as service:
         body = {"sessions": ["a", "no id", "b"], "observations": rows, "model": "adaptive", "level": 0.9}

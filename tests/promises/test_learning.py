@@ -194,7 +194,7 @@ async def test_values_that_make_no_observation_are_refused_with_their_place(star
         assert (await service.http.get("/sessions/s")).status_code == 404
 
 
-async def test_timestamps_for_a_model_without_calendar_inputs_are_refused(start_http):
+async def test_timestamps_for_a_model_that_uses_none_are_refused(start_http):
     async with start_http() as service:
         problem = await posted(service, "s", 422, observations=[0.1], timestamps=[0])
         assert problem["field"] == "timestamps"

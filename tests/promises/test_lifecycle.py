@@ -1,4 +1,4 @@
-"""Sessions come, are listed, idle, expire, are deleted, and are distinguished afterwards."""
+"""Sessions come, are listed, idle, expire, are deleted, and can be distinguished afterwards."""
 
 import asyncio
 import contextlib

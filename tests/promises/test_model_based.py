@@ -62,7 +62,7 @@ class ExpectedSession:
     used: float
     choice: Choice
     since_reset: list[Any] = field(default_factory=list)  # rows
-    answers: list[tuple[int, Chunk, Answer]] = field(default_factory=list)  # at, chunk, its answer
+    answers: list[tuple[int, Chunk, Answer]] = field(default_factory=list)  # at, chunk, the answer
 
 
 class Lives(RuleBasedStateMachine):
@@ -182,8 +182,8 @@ class Lives(RuleBasedStateMachine):
             self._refused(self._absent(name), Inspect(name))
             return
         view = self._ask(Inspect(name))
-        shown = (view.position, view.since_reset, view.epoch)
-        assert shown == (session.position, len(session.since_reset), session.epoch)
+        actual = (view.position, view.since_reset, view.epoch)
+        assert actual == (session.position, len(session.since_reset), session.epoch)
         if session.since_reset:
             wanted = self._answer(session, 1)["predictions"][0]
             np.testing.assert_allclose(view.last_prediction, wanted, atol=1e-5)
@@ -298,7 +298,7 @@ class Lives(RuleBasedStateMachine):
     def _here(self, name: str) -> ExpectedSession | None:
         session = self.alive.get(name)
         if session is not None and session.used + TTL < self.now:
-            # The engine buries it at the next request for it.
+            # The engine expires it at the next request for it.
             self._refused(SessionGone, Inspect(name))
             self._bury(name)
             return None
@@ -320,10 +320,10 @@ class Lives(RuleBasedStateMachine):
     # The engine.
 
     def _open(self) -> None:
-        small = Settings(
+        settings = Settings(
             resident_sessions=3, batch_sessions=3, recent_chunks=REMEMBERED, idle_ttl_seconds=TTL
         )
-        self.engine = Engine([self.forecaster], self._store(), small, lambda: self.now)
+        self.engine = Engine([self.forecaster], self._store(), settings, lambda: self.now)
         self.engines = [self.engine]
 
         async def start() -> None:
@@ -387,13 +387,13 @@ class LearningLives(Lives):
 
     def _compare(self, answer: Answer, session: ExpectedSession, chunk: Chunk) -> None:
         rows, level, score = self._rows(chunk), chunk[1] or session.choice.get("level"), chunk[2]
-        steps = self._said(session)[-len(rows) :]
-        wanted = {"predictions": [step.prediction for step in steps]}
+        expected = self._said(session)[-len(rows) :]
+        wanted = {"predictions": [one.prediction for one in expected]}
         if level:
-            widths = np.array([step.widths[self._learning(session).levels.index(level)] for step in steps])
+            widths = np.array([one.widths[self._learning(session).levels.index(level)] for one in expected])
             wanted |= {"lower": wanted["predictions"] - widths, "upper": wanted["predictions"] + widths}
         if score:
-            wanted["residuals"] = np.array([step.errors for step in steps], float)
+            wanted["residuals"] = np.array([one.errors for one in expected], float)
             self._compare_scores(answer["scores"], wanted["residuals"])
         if any(None in row for row in rows):
             wanted["observed"] = np.array([[one is not None for one in row] for row in rows])
@@ -408,7 +408,7 @@ class LearningLives(Lives):
         assert ((scores[judged] >= 0) & (scores[judged] < 1)).all()
 
     def _answer(self, session: ExpectedSession, last: int) -> Answer:
-        return {"predictions": np.array([step.prediction for step in self._said(session)[-last:]])}
+        return {"predictions": np.array([one.prediction for one in self._said(session)[-last:]])}
 
     def _said(self, session: ExpectedSession) -> list[plain.Said]:
         return plain.predicted(self.forecaster.artifact, self._learning(session), session.since_reset)
@@ -454,7 +454,7 @@ def live(lives: type[Lives]) -> None:
             deadline=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,
-            # To shorten a failing life takes minutes, and looks like a hung test: it is reported as found.
+            # To shorten a failing example takes minutes and looks like a hung test: it is reported as found.
             phases=(Phase.explicit, Phase.reuse, Phase.generate),
         ),
     )

@@ -201,7 +201,7 @@ def test_base_images_are_named_by_a_whole_version_and_everywhere_by_the_same():
     assert {"python", "valkey/valkey", "haproxy", "caddy", "prom/prometheus", "grafana/grafana"} == set(
         versions
     )
-    assert all(len(found) == 1 for found in versions.values()), versions
+    assert all(len(pins) == 1 for pins in versions.values()), versions
 
 
 def test_no_image_is_overlooked_when_digests_are_pinned():
@@ -313,8 +313,8 @@ def test_keys_are_mounted_as_a_folder():
 
 
 def test_prometheus_finds_the_token_that_compose_mounts():
-    settings = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
-    file = settings["scrape_configs"][0]["authorization"]["credentials_file"]
+    configuration = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    file = configuration["scrape_configs"][0]["authorization"]["credentials_file"]
     mounts = compose("compose.yaml")["prometheus"]["volumes"]
     assert f"${{METRICS_TOKEN:-/dev/null}}:{file}:ro" in mounts
 

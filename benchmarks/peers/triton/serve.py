@@ -2,8 +2,8 @@
 
 Install with ``pip install --no-deps nvidia-pytriton==0.7.0``. PyTriton itself passes no sequence ids to a
 model, so only its server binary and Python backend are used. The backend's stub needs a shared libpython of
-the same version (Debian: ``apt-get install libpython3.11``) and ignores PYTHONPATH: the model is given the
-folder of the packages.
+the same version (Debian: ``apt-get install libpython3.11``) and ignores PYTHONPATH: the model gets the path
+of its packages from us.
 """
 
 from __future__ import annotations
