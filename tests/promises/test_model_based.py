@@ -402,7 +402,7 @@ class LearningLives(Lives):
             np.testing.assert_allclose(answer[name], numbers, atol=1e-4, err_msg=name)
 
     def _compare_scores(self, scores: np.ndarray, residuals: np.ndarray) -> None:
-        """Only where there are scores: `tests/test_surprise.py` knows which."""
+        """Only where there are scores: see `tests/models/adaptation/test_surprise.py`."""
         judged = ~np.isnan(residuals).all(axis=1)
         np.testing.assert_array_equal(~np.isnan(scores[:, 0]), judged)
         assert ((scores[judged] >= 0) & (scores[judged] < 1)).all()
