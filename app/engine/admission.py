@@ -58,7 +58,7 @@ class Admission:
         self._commands = _Commands(residents)
 
     def admit(self, batch: Batch) -> None:
-        """Admit every job of the batch. A job whose session has expired is tried again after its removal."""
+        """Admit every job of the batch. If a session has expired, it is removed and its job retried."""
         expired: list[Job] = []
         for job in batch.jobs:
             try:
@@ -92,7 +92,7 @@ class Admission:
 
 
 class _Commands:
-    """Admits the jobs that are no chunks: creations, resets, forks, exports and the like."""
+    """Admits the jobs that are not chunks: creations, resets, forks, exports and the like."""
 
     def __init__(self, residents: Residents) -> None:
         self._residents = residents
@@ -129,7 +129,7 @@ class _Commands:
                 batch.final_answers.append((job, self._read_or_configure(job, batch)))
 
     def _read_or_configure(self, job: Job, batch: Batch) -> Outcome:
-        """The answer of a job that stages nothing."""
+        """Run a job that changes no session, and return its answer."""
         match job:
             case Inspect():
                 slab, row = self._residents.require(job.session, batch)
@@ -153,7 +153,7 @@ class _Commands:
         batch.forecasts.append((slab, row, job))
 
     def _find_again(self, job: Forecast) -> tuple[Slab, int]:
-        """Slab and row of the session of a forecast under way, whether it has expired meanwhile or not."""
+        """Slab and row of an unfinished forecast's session, even if the session has expired meanwhile."""
         found = self._residents.find(job.session)
         if found is None:
             raise StepFailed(f"session {id_of(job.session)!r} was removed during its forecast")
@@ -200,12 +200,12 @@ class _Commands:
 
     def _check_absent(self, session: str, batch: Batch) -> None:
         if self._residents.find(session) is not None:
-            self._residents.require(session, batch)  # an expired session makes room for the new one
+            self._residents.require(session, batch)  # SessionExpired: it is removed, the job retried
             raise SessionExists(f"session {id_of(session)!r} exists")
 
 
 def remove_expired(sessions: Sequence[str], residents: Residents, batch: Batch) -> None:
-    """Stage the removal of those of these sessions that have expired."""
+    """Stage the removal of the expired ones among these sessions."""
     for session in sessions:
         found = residents.find(session)
         if found is not None and found[0].headers["deadline"][found[1]] < batch.now:
@@ -213,7 +213,7 @@ def remove_expired(sessions: Sequence[str], residents: Residents, batch: Batch) 
 
 
 def _begin_forecast(job: Forecast, slab: Slab, row: int) -> Progress:
-    """The forecast's copy of the carry, and the inputs that it is given ahead.
+    """The forecast's copy of the carry, and the future inputs that the client already knows.
 
     Raises
     ------

@@ -4,7 +4,7 @@
 
 It runs on the event loop. Only a store that waits for a disk or a network is called from a thread. There is
 no batching window: whatever arrived while the last tick ran is the next batch. A session is in a batch
-once, so the order of the queue is the order of each session. A chunk too long for one batch is carried
+at most once, so its jobs run in the order of the queue. A chunk too long for one batch is carried
 through several: meanwhile its session takes no other job, and its unfinished carry stays with the job. So a
 resident session is always at the end of a whole chunk.
 """
@@ -58,8 +58,8 @@ class Engine:
     forecasters : the models, one for each name; the first is the default unless the settings name another
     store : keeps the sessions that are not resident
     settings : the limits
-    clock : seconds since 1970; by default one that no step of the machine's clock moves
-    older : networks that sessions may still run on, and that no new session gets
+    clock : seconds since 1970; by default one that ignores changes of the machine's clock
+    older : networks for old sessions only; a new session never gets one
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Engine:
         self.metrics = Metrics()
         self.tracing: Tracing | None = None  # records each batch
         self.settings = settings
-        # Read for every job or tick: an attribute of a pydantic model costs three of a plain object.
+        # Copied, because they are read for every job or tick, and a pydantic attribute is 3 times slower.
         self._max_jobs, self._max_bytes = settings.queue_jobs, settings.queue_bytes
         self._max_sessions = settings.batch_sessions
         self.clock = clock or SteadyClock()
@@ -82,8 +82,8 @@ class Engine:
         self.residents = Residents(models, store, settings, self._call_store, self.metrics)
         self.watchers = Watchers()
         self.stopping = False
-        self._stop_at = math.inf  # by the monotonic clock: when unfinished jobs are refused
-        self.draining = False  # asks for no more requests, and still serves those that come
+        self._stop_at = math.inf  # monotonic time at which unfinished jobs are refused
+        self.draining = False  # readiness fails, but requests are still served
         self.fair_share = FairShare(settings.tenant_share)
         self._queue = JobQueue()
         self._linger = Linger(self._queue)
@@ -110,7 +110,7 @@ class Engine:
 
         Parameters
         ----------
-        seconds : after which accepted jobs that are not finished are refused; nothing of them is applied
+        seconds : time limit; jobs that are unfinished after it are refused, and no part of them is applied
         """
         self.stopping = True
         self._stop_at = time.monotonic() + seconds
@@ -165,7 +165,7 @@ class Engine:
     async def names(
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
-        """(name, model) of up to `limit` sessions after the name `after` that begin with `prefix`, sorted."""
+        """(name, model) of up to `limit` sessions, sorted: names > `after` that begin with `prefix`."""
         return await listing.names(self.residents, after, limit, model, prefix)
 
     def last_pass_seconds(self, model: str) -> float:
@@ -196,7 +196,7 @@ class Engine:
         return ["the engine has stopped"] * stopped
 
     async def _run(self) -> None:
-        # NaN and infinity are found and refused after the step: no client may fill the log with warnings.
+        # No NumPy warnings: a client could fill the log with them. NaN and infinity are refused after step.
         with np.errstate(over="ignore", invalid="ignore"):
             while not (self.stopping and not self._queue and not self._slow):
                 await self._awake.wait()
@@ -207,7 +207,7 @@ class Engine:
                         self._refuse_rest()
                     if self.residents.store.tend_due:
                         await self._upkeep.tend()
-                    await asyncio.sleep(0)  # reads what arrived meanwhile: it is the next batch
+                    await asyncio.sleep(0)  # lets the event loop read new requests, the next batch
                     if not self._queue and not self._slow:
                         await self._linger.wait(self._last_jobs, self.ticks)
 
@@ -225,7 +225,7 @@ class Engine:
             await self.residents.make_resident(batch)
             if len(self.residents.models.slabs) > len(self.residents.models.current):
                 warm_start_sessions(self.residents, batch)
-                batch.bulk_rows.clear()  # a warm start moves rows
+                batch.bulk_rows.clear()  # sessions moved to a newer network: their rows are others now
             self._admission.admit(batch)
             stages.end("admit")
             self._stepper.step(batch)
@@ -247,7 +247,7 @@ class Engine:
             self.tracing.end_batch()
 
     def _collect(self) -> Batch:
-        """The next batch: some of the slow jobs, and those that are ready, up to the bounds."""
+        """The next batch: some of the slow jobs, and ready jobs up to the limits on sessions and bytes."""
         self.fair_share.update_limit()
         self._stepper.contended = self.fair_share.contended
         self._slow.put(self._queue.take_forecasts())
@@ -256,7 +256,7 @@ class Engine:
         room = self._max_sessions - min(len(self._slow), max_slow) - len(pinned)
         taken = self._queue.take(room, self._stepper.max_nbytes, self.fair_share.limit) if room > 0 else []
         if len(taken) == 1 and not self._slow and type(taken[0]) is AdvanceMany:
-            # The job's own set: to copy a thousand names takes longer than many a batch.
+            # Use the job's own set: copying a thousand names can take longer than the batch itself.
             return Batch(self.clock(), taken, taken[0].sessions.unique)
         jobs: list[Job] = []
         touched: set[str] = set()
@@ -294,7 +294,7 @@ class Engine:
         self._queue.finish({session for job in jobs for session in job.sessions})
 
     def _release_sessions(self, batch: Batch) -> None:
-        """Let the next job of every session come, unless the session's job goes on or is tried again."""
+        """Make the next job of each session ready, unless its own is unfinished or will be retried."""
         kept = {session for job in (*batch.unfinished, *batch.retries) for session in job.sessions}
         self._queue.finish(batch.touched - kept if kept else batch.touched)
         for job in batch.retries:
@@ -305,7 +305,7 @@ class Engine:
         self.metrics.failed_ticks += 1
         if isinstance(error, CarryoverError):
             log.error("tick failed: %s", error)
-        else:  # its message may quote the name of a session, which the log's formatter leaves out
+        else:  # no message: it may contain a session's name; the log's formatter omits messages of `exc_info`
             log.error("tick failed", exc_info=error)
         if isinstance(error, StoreFailed):
             self._upkeep.failure = error.detail

@@ -12,7 +12,7 @@ from app.session.names import name_range
 async def names(
     residents: Residents, after: str, limit: int, model: str | None = None, prefix: str = ""
 ) -> list[tuple[str, str]]:
-    """(name, model) of up to `limit` sessions after the name `after` that begin with `prefix`, sorted.
+    """(name, model) of up to `limit` sessions, sorted: names > `after` that begin with `prefix`.
 
     The work grows with `limit` and the number of models, and not with the number of sessions.
     """

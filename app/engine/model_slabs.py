@@ -22,7 +22,7 @@ class ModelSlabs:
     Parameters
     ----------
     forecasters : the models, one for each name; the first is the default unless the settings name another
-    older : networks that sessions may still run on, and that no new session gets
+    older : networks for old sessions only; a new session never gets one
 
     Raises
     ------

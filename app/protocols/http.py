@@ -1,19 +1,19 @@
 """The hot route: chunks answered inside uvicorn's HTTP protocol, ahead of ASGI, router and middleware.
 
-For a chunk of one observation everything that a web framework does costs several times what the model
-does. `HotProtocol` is uvicorn's own httptools protocol; it looks at each request line, takes the routes
-that carry data for itself, and leaves every other request, and any that it is not sure of, to the parent,
-whose answer is the same. A request here is no task and no coroutine: its body becomes a job, and the
+For a chunk of one observation, a web framework takes several times longer than the model
+itself. `HotProtocol` is uvicorn's own httptools protocol; it looks at each request line, handles the
+routes that carry data, and leaves every other or doubtful request to its parent class, which gives the same
+answer more slowly. A request here is no task and no coroutine: its body becomes a job, and the
 engine's reply writes the answer to the transport.
 
 What HTTP asks of such a class:
 
-- Answers leave in the order of their requests. Hot requests of one connection wait in `_exchanges`; one that
-  arrives while an ASGI request runs is left to the parent, which has a queue of its own; an ASGI request
-  that arrives while hot ones wait is held until they have left.
-- Nobody is buffered without bound: reading pauses while `MAX_PIPELINED` answers wait, or while the client
-  does not read what was written; a body over the limit is refused as soon as it is.
-- A client that hangs up changes nothing for the others: its answer has nowhere to go.
+- Answers leave in the order of their requests. Hot requests of one connection wait in `_exchanges`. If a
+  hot request arrives while an ASGI request runs, the parent queues and answers it. If an ASGI request arrives
+  while hot requests wait, it is held until they are answered.
+- Buffers are bounded: reading pauses while `MAX_PIPELINED` answers wait, or while the client does not read
+  its answers. A body is refused as soon as it exceeds the limit.
+- If a client hangs up, its answer is dropped, and the other clients notice nothing.
 - On shutdown what was accepted is answered, with `connection: close`.
 
 The setting `hot_route` turns it off.
@@ -42,12 +42,12 @@ from app.protocols.http_connection import HttpConnection
 BULK = b"/observations"
 OBSERVATIONS = re.compile(rb"/sessions/(%b)/observations" % SESSION_ID.pattern.encode())
 MAX_PIPELINED = 32
-"""Requests of one connection that may wait for an answer before it is read no further."""
+"""When so many requests of one connection wait for answers, the server stops reading from it."""
 ROUTED_HEADERS = frozenset((b"origin", b"carryover-tenant", b"content-encoding"))
-"""Headers that send a request to the router: of browsers, admins in another tenant, compressed bodies."""
+"""Headers that need the router: from a browser, from an admin in another tenant, of a compressed body."""
 
 ExchangeFactory = Callable[["HotProtocol"], "Exchange | None"]
-"""Makes the exchange of a request whose headers have come; None leaves the request to the router."""
+"""Creates the exchange when a request's headers are complete; returns None to leave it to the router."""
 
 
 class HotProtocol(HttpConnection):
@@ -59,18 +59,18 @@ class HotProtocol(HttpConnection):
     hot_route: ClassVar[bool] = True
     logs_requests: ClassVar[bool] = False
     extra_routes: ClassVar[Mapping[bytes, ExchangeFactory]] = {}
-    """Hot routes of other modules, by what their addresses begin with."""
+    """Hot routes of other modules, by URL prefix."""
     caller: Caller  # of the request that is coming in
     request_id: bytes
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._exchanges: deque[Exchange] = deque()  # hot requests not answered yet, in order
-        self._exchange: Exchange | None = None  # the last of them, while its body is coming in
-        self._held: tuple[RequestResponseCycle, Any] | None = None  # an ASGI request behind them
-        self._known_authorization: bytes | None = b""  # the header that `caller` came with
-        self._known_version = -1  # of the keys, when it was looked up
-        self._known_host: bytes | None = None  # that was accepted last
+        self._exchange: Exchange | None = None  # the one whose body is arriving, the last in `_exchanges`
+        self._held: tuple[RequestResponseCycle, Any] | None = None  # an ASGI request waiting for them
+        self._known_authorization: bytes | None = b""  # the header that `caller` was found by
+        self._known_version = -1  # the version of the keys when `caller` was looked up
+        self._known_host: bytes | None = None  # the host that was accepted last
 
     @classmethod
     def bind(
@@ -111,7 +111,7 @@ class HotProtocol(HttpConnection):
             if not exchange.body:
                 exchange.body = body
             else:
-                if type(exchange.body) is bytes:  # of several pieces: added to in place from here on
+                if type(exchange.body) is bytes:  # the body has several pieces: a bytearray can grow in place
                     exchange.body = bytearray(exchange.body)
                 exchange.body += body
             if len(exchange.body) > exchange.caller.max_bytes:
@@ -135,7 +135,7 @@ class HotProtocol(HttpConnection):
     # Which requests are hot, and whose they are.
 
     def _hot_exchange(self) -> Exchange | None:
-        """What answers this request, when nothing about it needs the router."""
+        """The exchange that answers this request, or None if the router must handle it."""
         match = OBSERVATIONS.fullmatch(self.url)
         if (
             (match is None and self.url != BULK and not self.url.startswith(tuple(self.extra_routes)))
@@ -158,7 +158,7 @@ class HotProtocol(HttpConnection):
         return next(make(self) for start, make in self.extra_routes.items() if self.url.startswith(start))
 
     def _is_plain(self) -> bool:
-        """Whether no header and no key makes this request special; finds its `caller` and `request_id`."""
+        """True if no header and no key needs the router. Also sets `caller` and `request_id`."""
         authorization, host, parent = None, None, b""
         length = hosts = authorizations = 0
         self.request_id = b""
@@ -208,7 +208,7 @@ class HotProtocol(HttpConnection):
                 self.reader.share = self.caller.usage.share
             except (Unauthorized, Forbidden):
                 return False
-            # Compared in plain time: both were sent on this connection.
+            # A constant-time comparison is not needed: this client sent both values itself.
             self._known_authorization, self._known_version = authorization, authenticator.key_version
         return True
 
@@ -259,7 +259,7 @@ class HotProtocol(HttpConnection):
             self.resume_reading()
 
     def resume_reading(self) -> None:
-        """Read on, unless something else must come first."""
+        """Resume reading, unless an ASGI request is held or too many answers wait."""
         if self._held is None and len(self._exchanges) < MAX_PIPELINED:
             super().resume_reading()
 

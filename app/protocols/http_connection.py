@@ -217,7 +217,7 @@ class HttpConnection(ClosingProtocol):
         self.flow.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on, unless something else must come first."""
+        """Resume reading, unless an ASGI request is held or too many answers wait."""
         if not (
             self.flow.write_paused or self.reader.is_waiting or self.pipeline or self._body_is_far_ahead()
         ):

@@ -20,7 +20,7 @@ class MemoryStore:
 
     Parameters
     ----------
-    max_tombstones, tombstone_seconds : the oldest are forgotten beyond either
+    max_tombstones, tombstone_seconds : tombstones are forgotten if there are more, or if they are older
     """
 
     writes_through = False

@@ -1,8 +1,8 @@
 """What sessions learn of their own streams, batched over sessions.
 
 The error of each prediction corrects the readout (models/adaptation/readout.py), moves the intervals
-(models/adaptation/intervals.py) and is scored (models/adaptation/surprise.py). What a session has learned is
-one stretch of float32 of its carry; `LearnedLayout` says where each part lies in it.
+(models/adaptation/intervals.py) and is scored (models/adaptation/surprise.py). What a session has learned
+is stored in its carry, as one contiguous block of float32 numbers. `LearnedLayout` says where each part is.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from models.artifact.learning import Learning, feature_count
 
 Shape = tuple[int, ...]
 
-WINDOW = 100_000  # observations of the running means; with more of them, a float32 mean would stop moving
+WINDOW = 100_000  # most observations in a running mean; beyond it, float32 rounds new values away
 SCALE_WINDOW = 200  # observations of the recent error size that intervals are relative to ("square")
 SURPRISE_WINDOW = 500  # observations of the recent error size that surprise is relative to ("slow")
 MEANS = ("known", "square", "slow", "observed", "mse", "mae", "persistence")
-FURTHEST = np.float32(100)  # scaled units; a larger observation weighs less: a spike must not undo a readout
-SMALLEST_SCALE = np.float32(1e-6)  # least error size: intervals stay open when a stream is predicted exactly
+FURTHEST = np.float32(100)  # scaled units; larger values get less weight: one spike must not ruin a readout
+SMALLEST_SCALE = np.float32(1e-6)  # smallest error size, so that intervals never get the width 0
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Errors and scores of the observations of a pass, laid out as the observations.
+    """Errors and scores of the observations of one pass, in the same order as the observations.
 
     errors : [total, outputs], observed minus predicted; NaN where either is missing
     scores : [total], in [0, 1), 1 is most surprising; NaN where nothing was scored
-    widths : [total, levels, outputs], half-widths around the prediction behind each observation
+    widths : [total, levels, outputs], half-widths around the prediction that follows each observation
     changes : [total, outputs], observed minus what was observed before it: the errors of persistence
     missed : [total, levels, outputs], 1 where the observation was outside its interval
     """
@@ -54,15 +54,15 @@ class Scores:
         return cls(*(np.zeros(shape, np.float32) for shape in shapes))
 
     def pick(self, which: Any) -> Scores:
-        """The scores of these observations, a NumPy index."""
+        """The scores of the observations that the NumPy index `which` selects."""
         return Scores(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def rescale(self, unit: Floats) -> Scores:
-        """The same in other units, [outputs] of which make 1 of the present ones."""
+        """The same in other units; `unit` [outputs]: how many new units make one present unit."""
         return Scores(self.errors * unit, self.scores, self.widths * unit, self.changes * unit, self.missed)
 
     def put(self, which: Any, scores: Scores) -> None:
-        """Fill in the scores of these observations, a NumPy index."""
+        """Fill in the scores of the observations that the NumPy index `which` selects."""
         for field in fields(self):
             getattr(self, field.name)[which] = getattr(scores, field.name)
 
@@ -71,7 +71,7 @@ class Scores:
 class ErrorStatistics:
     """How wrong sessions have been since they were created or reset.
 
-    Running means, which fade beyond `WINDOW` observations. Each is [..., outputs], `coverage` is
+    Running means; beyond `WINDOW` observations, old ones lose weight. Each is [..., outputs], `coverage` is
     [..., levels, outputs]; NaN where nothing was observed yet.
 
     observed : how many observations
@@ -87,7 +87,7 @@ class ErrorStatistics:
     coverage: Floats
 
     def rescale(self, unit: Floats) -> ErrorStatistics:
-        """The same in other units, [outputs] of which make 1 of the present ones."""
+        """The same in other units; `unit` [outputs]: how many new units make one present unit."""
         return ErrorStatistics(
             self.observed, self.mse * unit**2, self.mae * unit, self.persistence * unit**2, self.coverage
         )
@@ -133,11 +133,11 @@ class Learner:
     Parameters
     ----------
     artifact : all its targets are among its inputs
-    learning : enabled
+    learning : how sessions learn; must be enabled
 
     Attributes
     ----------
-    size : numbers that a session has learned, the columns of `rows` below
+    size : how many numbers a session learns; the number of columns of `rows` below
     levels : [levels], of the intervals
     target_columns : for each output its input column
     """
@@ -154,7 +154,7 @@ class Learner:
         self._initial = self.initial_state(learning)
 
     def initial_state(self, learning: Learning) -> Floats:
-        """[size], a session that has observed nothing and learns like this, which is of this layout."""
+        """[size], a session that has observed nothing. `learning` must have the layout of this learner."""
         rows = np.zeros((1, self.size), np.float32)
         if learning.adapts_readout:
             self._view(rows, "forgetting")[...] = learning.forgetting
@@ -178,7 +178,7 @@ class Learner:
         return cleared
 
     def level(self, rows: Floats) -> Any:
-        """[batch], a view: the level of the intervals that each session wants with every chunk; 0 is none."""
+        """[batch], a view: the level of the intervals each session gets with every chunk; 0 for none."""
         return self._view(rows, "level")
 
     def learn(self, rows: Floats, predicted: Floats, observed: Floats, scores: Scores, at: Any) -> None:
@@ -187,9 +187,10 @@ class Learner:
         Parameters
         ----------
         rows : [batch, size]
-        predicted : [batch, outputs], scaled; the prediction of this observation, if the session has begun
+        predicted : [batch, outputs], scaled; the prediction of this observation; ignored for a
+            session without earlier observations
         observed : [batch, outputs], scaled; NaN where it was not
-        scores, at : written to, scaled, at these rows
+        scores : filled in, scaled, at the rows that the NumPy index `at` selects
         """
         begun = self._view(rows, "begun")
         errors = np.where(begun[:, None] > 0, observed - predicted, np.float32(np.nan))
@@ -247,7 +248,7 @@ class Learner:
         return ErrorStatistics(observed, coverage=1 - self._view(rows, "missed") + unknown[:, None], **means)
 
     def options(self, row: Floats) -> Learning:
-        """How one session learns, [size]."""
+        """The learning options that are stored in one session's `row`, [size]."""
         if not self.learning.adapts_readout:
             return self.learning
         forgetting, prior = (float(self._view(row[None], name)[0]) for name in ("forgetting", "prior"))
@@ -262,15 +263,15 @@ class Learner:
         """
         parts = self.layout.parts(row)
         if parts["begun"] not in (0, 1) or (parts["level"] and not np.isin(parts["level"], self.levels)):
-            raise ValueError("the carry's level is not one of the levels of its intervals")
+            raise ValueError("the carry's `begun` is not 0 or 1, or its level is not a level of the model")
         if self.learning.adapts_readout:
             self.options(row)
             variances = np.diagonal(parts["covariance"], 0, 1, 2)
             if parts["coordinate"] not in range(self._features) or not (variances > 0).all():
-                raise ValueError("the carry's covariance is not a covariance")
+                raise ValueError("the carry has a variance that is not above 0, or a bad coordinate")
         squares = ("square", "slow", "surprise", "histogram", "observed")
         if self.learning.tracks_errors and min(parts[name].min() for name in squares) < 0:
-            raise ValueError("the carry's squares and counts are below 0")
+            raise ValueError("one of the carry's squares or counts is below 0")
 
     def _correct_readout(self, rows: Floats, errors: Floats) -> None:
         weights = self._view(rows, "weights")
@@ -339,7 +340,7 @@ def _shapes(learning: Learning, features: int, outputs: int) -> dict[str, Shape]
 
 
 def _weight(size: Floats) -> Floats:
-    """The square root of the weight of an observation of this size in the least squares, at most 1."""
+    """Square root of the least-squares weight of an observation: 1 up to size FURTHEST, then falling."""
     return np.asarray(np.minimum(FURTHEST / np.maximum(size, 1), 1))
 
 

@@ -8,7 +8,7 @@ from app.stores import Block, Record
 
 
 def blocks(records: Iterable[Record]) -> list[Block]:
-    """These records, a block a model."""
+    """These records, in one block for each model."""
     by_model: dict[str, list[Record]] = {}
     for record in records:
         by_model.setdefault(record.fingerprint, []).append(record)

@@ -1,12 +1,14 @@
 """Sessions in one SQLite file: an answered chunk is on disk.
 
-A session is a row. A batch is committed by one statement, which is one transaction with one fsync. Beside
-the file lies a mark that says which batch was committed last, because SQLite takes a damaged or missing
-write-ahead log for an older state: such a store is refused at start. Records carry checksums, so that
+A session is a row. A batch is committed by one statement, which is one transaction with one fsync. A small
+file beside it, the mark, holds the number of the last committed batch. If the write-ahead log is damaged or
+missing, SQLite silently opens an older state. The mark shows this, and the store is refused at start.
+Records carry checksums, so that
 damage is refused and never served.
 
-`tend` takes the write-ahead log into the file. With a period, commits are answered at once and written
-later: a crash costs at most what was answered since the last flush, and `at` shows every client what that is.
+`tend` checkpoints the write-ahead log into the file. If `period` is set, commits are answered at
+once and written later. A crash then loses at most what was answered since the last flush. Each client can
+see from the position what it must send again.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from app.stores.sqlite.tables import StoredTombstone, Tables
 
 log = logging.getLogger("carryover.store")
 
-CHECKPOINT_BYTES = 32 * 2**20  # of write-ahead log, about, before it is taken into the file
-PATIENCE_SECONDS = 2.0  # that a period's flush may fail before chunks are refused
+CHECKPOINT_BYTES = 32 * 2**20  # about this much write-ahead log is kept before a checkpoint
+PATIENCE_SECONDS = 2.0  # flushes may fail for so long; then chunks are refused
 
 
 class SqliteStore:
@@ -40,14 +42,14 @@ class SqliteStore:
 
     Parameters
     ----------
-    max_tombstones, tombstone_seconds : the oldest are forgotten beyond either
+    max_tombstones, tombstone_seconds : tombstones are forgotten if there are more, or if they are older
     period : seconds between flushes; 0: every commit is on disk when it returns
     clock : seconds since 1970
-    accept_loss : open a file though committed batches are missing from it, or sessions cannot be found
+    accept_loss : open the file even if committed batches are missing or a damaged index hides sessions
 
     Raises
     ------
-    ConfigError : the file cannot be used, or must not be
+    ConfigError : the file is unusable, or using it would hide a loss
     """
 
     writes_through = True
@@ -70,12 +72,12 @@ class SqliteStore:
         self._tombstone_seconds = tombstone_seconds
         self._period = period
         self._clock = clock
-        # Committed, and not written before the period is over: by session, where its record is.
+        # Committed but not flushed yet: session -> the block with its record, and the index in it.
         self._pending: dict[str, tuple[Block, int]] = {}
         self._pending_removals: dict[str, StoredTombstone] = {}
-        self._pending_growth = 0  # by how much the number of sessions grows with them
+        self._pending_growth = 0  # how many sessions the next flush adds (or, below 0, removes)
         self._failing_since: float | None = None
-        self._failed_bytes = 0  # of the last write that failed, until one succeeds
+        self._failed_bytes = 0  # size of the last failed write; 0 once a write succeeds
         self._busy = False  # there was a commit since the last `tend`
         self._log_bytes = 0  # of the write-ahead log, about
         self._is_lost = False  # the file is not where it was
@@ -110,7 +112,7 @@ class SqliteStore:
         if not self._period:
             self._write(blocks, removals)
         elif self._failing_since is not None and time.monotonic() - self._failing_since > PATIENCE_SECONDS:
-            raise StoreFailed("the store fails to write what it has accepted: nothing more is accepted")
+            raise StoreFailed("the store cannot write what it has already accepted, so it accepts no more")
         else:
             self._put_off(blocks, removals)
         self._last_removal += len(removals)
@@ -156,7 +158,7 @@ class SqliteStore:
 
     def hold(self, before: float | None) -> None:
         self.held_before = before
-        with self._or_failed("keep which sessions are held"):
+        with self._or_failed("save which sessions must not expire"):
             if before is None:
                 self._held_path.unlink(missing_ok=True)
             else:
@@ -174,10 +176,10 @@ class SqliteStore:
         with self._or_failed("forget old tombstones"):
             self._tables.forget_tombstones(self._oldest_tombstone())
         if self._log_bytes > CHECKPOINT_BYTES or (idle and self._log_bytes):
-            with self._or_failed("take its log in"):
+            with self._or_failed("checkpoint its write-ahead log"):
                 self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             self._log_bytes = 0
-        with self._or_failed("write its mark"):
+        with self._or_failed("write its commit mark"):
             self._mark.sync()
         self.tend_due = False
 
@@ -195,7 +197,7 @@ class SqliteStore:
             self._database.close()
 
     def _create_mark(self) -> CommitMark:
-        """Say in the file itself, not in its log, that from here on the mark must be there."""
+        """Create the mark, and record in the database file (not only in its log) that the mark must exist."""
         (generation,) = self._database.execute("SELECT generation FROM state").fetchone()
         mark = CommitMark(self.path, LastCommit(generation, self._tables.sequence, self._clock()))
         self._database.execute("UPDATE state SET is_open = 1")
@@ -214,7 +216,7 @@ class SqliteStore:
         self.tend_due = self._log_bytes > CHECKPOINT_BYTES
 
     def _put_off(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone]) -> None:
-        """Keep these for the next flush, in place of what was kept of their sessions."""
+        """Keep these for the next flush. They replace older pending changes of the same sessions."""
         for block in blocks:
             _check_deadlines(block)  # once they are answered it is too late to refuse them
         coming = [session for block in blocks for session in block.sessions]
@@ -226,11 +228,11 @@ class SqliteStore:
             self._pending_removals.pop(session, None)
         for session, removal in zip(leaving, removals, strict=True):
             self._pending.pop(session, None)
-            self._pending_removals.pop(session, None)  # the newest is to be the last
+            self._pending_removals.pop(session, None)  # so that the newest removal is last
             self._pending_removals[session] = removal
 
     def _count_absent(self, sessions: Sequence[str]) -> int:
-        """How many of these sessions there are not, pending or written."""
+        """How many of these sessions do not exist, neither pending nor written."""
         if all(map(self._pending.__contains__, sessions)):
             return 0
         unknown = [session for session in sessions if session not in self._pending]
@@ -239,7 +241,7 @@ class SqliteStore:
             return len(unknown) - (self._tables.count_present(written) if written else 0)
 
     def _flush(self) -> None:
-        """Write what is pending: of each session the newest."""
+        """Write the newest pending change of each session."""
         if not self._pending and not self._pending_removals:
             return
         try:
@@ -278,9 +280,9 @@ class SqliteStore:
 
     @contextmanager
     def _or_failed(self, task: str, size: int = PAGE_BYTES) -> Iterator[None]:
-        """Whatever SQLite raises is a `StoreFailed`, and its transaction is rolled back.
+        """Turn errors of SQLite, of files and of decoding into `StoreFailed`, and roll back.
 
-        Clients read the error, so that it does not name the file.
+        Clients see this error, so it must not contain the file's path.
         """
         try:
             yield
@@ -295,7 +297,7 @@ class SqliteStore:
 
 
 def _check_deadlines(block: Block) -> None:
-    if max(block.deadlines) >= MAX_SECONDS:  # or never
+    if max(block.deadlines) >= MAX_SECONDS:  # NEVER is infinite, so it comes here too
         for deadline in block.deadlines:
             microseconds(deadline)
 
@@ -316,7 +318,7 @@ def _read_time(path: Path) -> float | None:
 
 
 def _grouped(places: Iterable[tuple[Block, int]]) -> list[Block]:
-    """These records, a block a model."""
+    """These records, in one block for each model."""
     by_model: dict[str, list[tuple[Block, int]]] = {}
     for place in places:
         by_model.setdefault(place[0].fingerprint, []).append(place)
