@@ -33,13 +33,14 @@ class Reference:
 
     def predictions(self, stream: Array) -> Array:
         """Predict what follows each observation of a stream [steps] from a fresh carry: [steps]."""
-        lstm, fc = self._modules()
+        lstm, fc = self.modules()
         with torch.no_grad():
             outputs = fc(lstm(torch.from_numpy(stream).view(1, -1, 1))[0])
         answer: Array = outputs.view(-1).numpy()
         return answer
 
-    def _modules(self) -> tuple[nn.LSTM, nn.Linear]:
+    def modules(self) -> tuple[nn.LSTM, nn.Linear]:
+        """The network itself, in float64, to run a stream in parts."""
         lstm = nn.LSTM(1, HIDDEN, batch_first=True, dtype=torch.float64)
         fc = nn.Linear(HIDDEN, 1, dtype=torch.float64)
         lstm.load_state_dict(_part(self.weights, "lstm."))

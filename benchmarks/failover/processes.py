@@ -177,7 +177,7 @@ class Replica:
         wait_until(self.ready, f"the replica on port {self.port} is ready", seconds)
 
     def counter(self, name: str) -> int:
-        """A counter of its metrics; 0 when it cannot be asked."""
+        """A counter of its metrics; 0 when the replica does not answer."""
         lines = self.get("/metrics")[1].splitlines()
         found = [line.rpartition(" ")[2] for line in lines if line.startswith(f"carryover_{name}_total")]
         return int(float(found[0])) if found else 0

@@ -141,7 +141,7 @@ def test_a_stream_repeats_its_cycle_and_is_its_own():
 
 
 def test_the_reference_is_the_network_stepped_one_observation_at_a_time(reference):
-    lstm, fc = reference._modules()
+    lstm, fc = reference.modules()
     stream = Stream("a", 5).consumed(12)
     carry, stepped = None, []
     for value in stream:

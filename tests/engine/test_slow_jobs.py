@@ -46,12 +46,12 @@ async def flooded(engine: Engine, job, count: int = FLOOD) -> list[asyncio.Futur
     names = SessionList(f"s{i}" for i in range(count))
     ones = np.ones(count, np.int64)
     await engine.ask(AdvanceMany(names, np.full((count, 1), 0.5, np.float32), ones))
-    asked = [asyncio.ensure_future(engine.ask(job(name, i))) for i, name in enumerate(names)]
-    for answer in asked:
+    answers = [asyncio.ensure_future(engine.ask(job(name, i))) for i, name in enumerate(names)]
+    for answer in answers:
         # Read, though no test may await it.
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())
     await until(lambda: len(engine._slow) + len(engine._queue) >= count // 2, 60.0)
-    return asked
+    return answers
 
 
 async def ticks_until(engine: Engine, job) -> int:
@@ -156,22 +156,22 @@ async def test_a_slow_job_whose_client_left_before_it_began_is_never_begun(artif
 
 async def test_stopping_is_bounded_and_answers_every_job(artifacts):
     async with started(artifacts) as engine:
-        asked = await flooded(engine, endless_forecast())
+        answers = await flooded(engine, endless_forecast())
         lined_up = [asyncio.ensure_future(engine.ask(chunk(f"s{i}", at=1))) for i in range(20)]
         await asyncio.sleep(0)
         began = time.monotonic()
         await engine.stop(0.2)
         assert 0.2 <= time.monotonic() - began < 5
-        outcomes = await asyncio.gather(*asked, *lined_up, return_exceptions=True)
+        outcomes = await asyncio.gather(*answers, *lined_up, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {Stopping}
         assert (len(engine._queue), len(engine._slow), engine.queue_bytes) == (0, 0, 0)
 
 
 async def test_stopping_without_a_bound_finishes_what_was_accepted(artifacts):
     async with started(artifacts) as engine:
-        asked = await flooded(engine, lambda name, i: Forecast(name, 100))
+        answers = await flooded(engine, lambda name, i: Forecast(name, 100))
         await engine.stop()
-        assert {type(outcome) for outcome in await asyncio.gather(*asked)} == {ChunkAnswer}
+        assert {type(outcome) for outcome in await asyncio.gather(*answers)} == {ChunkAnswer}
 
 
 def test_owners_alternate_tenants_before_connections():

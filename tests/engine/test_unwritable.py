@@ -56,10 +56,10 @@ def bulk(names: list[str], at: int) -> AdvanceMany:
 
 async def in_one_batch(engine: Engine, jobs: list) -> list:
     async with held(engine) as release:
-        asked = [asyncio.ensure_future(engine.ask(job)) for job in jobs]
+        answers = [asyncio.ensure_future(engine.ask(job)) for job in jobs]
         await queued(engine, {session for job in jobs for session in job.sessions})
         release.set()
-        return await asyncio.gather(*asked, return_exceptions=True)
+        return await asyncio.gather(*answers, return_exceptions=True)
 
 
 @pytest.mark.parametrize("ttl_seconds", FAR)

@@ -26,7 +26,7 @@ def binary_bulk(model, sessions, rows):
     return head + rows.tobytes() + "\n".join([model, *sessions]).encode()
 
 
-async def test_a_neighbour_that_is_refused_takes_nothing_from_what_the_others_asked_for(start_http):
+async def test_a_refused_session_of_a_bulk_request_changes_no_answer_of_the_others(start_http):
     rows = series("adaptive", 3).tolist()
     async with start_http() as service:
         body = {"sessions": ["a", "no id", "b"], "observations": rows, "model": "adaptive", "level": 0.9}
@@ -50,7 +50,7 @@ async def test_a_neighbour_that_is_refused_leaves_a_gap_a_gap(start_http, artifa
         np.testing.assert_allclose(answer["predictions"][0], passed.predictions, rtol=CLOSE, atol=CLOSE)
 
 
-async def test_a_session_that_wants_intervals_is_told_them_in_bulk_too(start_http):
+async def test_a_session_with_intervals_gets_them_in_bulk_answers_too(start_http):
     rows = series("adaptive", 4).tolist()
     async with start_http() as service:
         for name in ("a", "b"):
@@ -89,7 +89,7 @@ async def test_a_gap_does_not_go_on_from_the_clock_of_a_session_that_expired(sta
         assert "no timestamps" in problem["detail"]
 
 
-async def test_what_a_namesake_of_an_expired_session_does_not_keep_is_refused(start_http, clock):
+async def test_a_new_session_has_no_options_of_an_expired_session_of_its_id(start_http, clock):
     chosen = {"id": "s", "learning": {"intervals": True}, "ttl_seconds": 10}
     async with start_http() as service:
         await service.http.post("/sessions", json=chosen)
@@ -100,7 +100,7 @@ async def test_what_a_namesake_of_an_expired_session_does_not_keep_is_refused(st
         assert (await service.http.get("/sessions/s")).status_code in (404, 410)
 
 
-async def test_a_gap_of_an_expired_session_is_one_of_its_namesakes_width(start_http, clock):
+async def test_a_gap_after_expiry_has_the_width_of_the_new_session(start_http, clock):
     async with start_http(idle_ttl_seconds=10.0) as service:
         await posted(service, "s", observations=[[0.1, 0.2]], model="adaptive")
         clock.wait(11)
@@ -152,7 +152,7 @@ async def test_sessions_that_chose_how_they_learn_keep_the_name_of_their_model_t
 
 
 @pytest.mark.parametrize("replay", [0, 6])
-async def test_a_newer_network_fails_nobody_beside_sessions_that_chose(
+async def test_a_newer_network_fails_no_session_beside_those_with_a_choice(
     start_http, artifacts, tmp_path, replay
 ):
     newer = replace(made("sine", hidden=16, layers=2, seed=9), learning=replace(LEARNING, inputs=False))
@@ -186,7 +186,7 @@ async def test_sessions_of_every_kind_are_counted_with_their_model(start_http):
         assert (answer["sessions_resident"], answer["sessions_on_older"]) == (2, 0)
 
 
-async def test_choosing_a_kind_that_is_there_loads_no_network_again(start_http, monkeypatch):
+async def test_choosing_a_kind_that_is_loaded_loads_no_network_again(start_http, monkeypatch):
     made_of = []
     with_kind = Forecaster.with_kind
     monkeypatch.setattr(
@@ -234,7 +234,7 @@ async def test_the_longest_chunk_may_tell_the_longest_future(start_http):
         assert "no timestamps yet" in problem["detail"]
 
 
-async def test_what_is_answered_holds_no_nan_and_no_infinity(start_http):
+async def test_answers_hold_no_nan_and_no_infinity(start_http):
     """Neither where nothing was judged nor behind a number that is none of the stream's."""
     rows = [[0.1, 0.2], [None, None], [1e12, -1e12], [None, 0.1], [0.1, 0.2]]
     async with start_http() as service:

@@ -249,7 +249,7 @@ async def test_a_forecast_feeds_predictions_back_and_moves_nothing(start, artifa
         equal((await service.advance("a", whole[30:], 30)).numbers, one_pass(artifacts[model], whole)[30:])
 
 
-async def test_a_forecast_whose_inputs_nobody_predicts_is_refused_and_names_them(start):
+async def test_a_forecast_is_refused_and_names_the_inputs_that_are_not_predicted(start):
     async with start() as service:
         await service.advance("a", [[0.1, 0.2]], 0, model="partial")
         answer = check_problem(await service.http.get("/sessions/a/forecast", params={"steps": 5}))

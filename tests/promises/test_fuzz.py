@@ -204,7 +204,7 @@ class TestArtifacts:
         return parsed
 
     @pytest.mark.parametrize("name", files.FILES)
-    def test_one_whose_files_were_changed_is_loaded_as_it_is_or_refused(self, folder, name):
+    def test_an_artifact_with_changed_files_is_loaded_as_it_is_or_refused(self, folder, name):
         whole = (folder / name).read_bytes()
         expected = files.load(folder).fingerprint
 
@@ -220,7 +220,7 @@ class TestArtifacts:
 
         attack()
 
-    def test_one_that_says_it_is_enormous_is_refused_before_memory_is_taken(self, folder):
+    def test_an_artifact_that_claims_to_be_enormous_is_refused_before_memory_is_taken(self, folder):
         parsed = json.loads((folder / "model.json").read_text())
         for changes in (
             {"hidden_size": 10**9},
@@ -250,9 +250,9 @@ class TestArtifacts:
             state_file.decode(struct.pack("<Q", len(header)) + header)
 
     def test_a_state_file_of_ten_thousand_tensors_is_refused(self):
-        some = {f"recent.{i}.predictions": np.zeros((1, 1), np.float32) for i in range(10_000)}
+        tensors = {f"recent.{i}.predictions": np.zeros((1, 1), np.float32) for i in range(10_000)}
         with pytest.raises(CarryoverError):
-            state_file.decode(safetensors.numpy.save(some, {"format": "carryover-session"}))
+            state_file.decode(safetensors.numpy.save(tensors, {"format": "carryover-session"}))
 
     def test_links_out_of_the_folder_load_nothing_else(self, folder, tmp_path):
         secret = tmp_path / "secret"

@@ -159,11 +159,11 @@ async def their_state(http: httpx.AsyncClient, keys: Keys) -> bytes:
     return (await http.get(f"/sessions/{THEIRS}/state", headers=keys.headers("theirs"))).content
 
 
-EACH = [(method, path, i) for (method, path), some in EXAMPLES.items() for i in range(len(some))]
+EACH = [(method, path, i) for (method, path), examples in EXAMPLES.items() for i in range(len(examples))]
 
 
 @pytest.mark.parametrize(("method", "path", "i"), EACH, ids=str)
-async def test_anothers_session_is_answered_like_one_that_nobody_has(start, keys, method, path, i):
+async def test_a_session_of_another_tenant_is_answered_like_an_unknown_session(start, keys, method, path, i):
     async with start(api_keys_file=keys.path) as service:
         await compare(service.http, keys, method, path, EXAMPLES[method, path][i])
 
@@ -276,9 +276,9 @@ async def test_a_key_to_read_changes_nothing(start, keys, method, path):
         state = await their_state(service.http, keys)
         response = await service.http.request(
             method,
-            addressed(path, "mine"),
+            addressed(path, "own"),
             headers=keys.headers("ours-to-read"),
-            **example("mine", state),
+            **example("own", state),
         )
         refused = response.status_code == 403 or set(response.json().get("errors", {})) == {"0", "1"}
         assert refused, response.text

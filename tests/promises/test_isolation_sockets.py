@@ -84,7 +84,7 @@ def test_every_field_of_a_message_is_in_an_example_here():
 
 @pytest.mark.parametrize("kind", MESSAGES)
 @pytest.mark.parametrize("named", [True, False], ids=["on /stream", "on the session's own"])
-async def test_anothers_session_is_answered_like_one_that_nobody_has(start_hot, keys, kind, named):
+async def test_a_session_of_another_tenant_is_answered_like_an_unknown_session(start_hot, keys, kind, named):
     async with start_hot(api_keys_file=keys.path) as service:
         before = await their_session(service.http, keys)
         answers = []
@@ -97,7 +97,7 @@ async def test_anothers_session_is_answered_like_one_that_nobody_has(start_hot, 
         assert await looked_at(service.http, keys) == before
 
 
-async def test_who_watches_anothers_session_sees_what_they_would_of_nobodys(start_hot, keys):
+async def test_watching_a_session_of_another_tenant_is_like_watching_an_unknown_session(start_hot, keys):
     async with start_hot(api_keys_file=keys.path) as service:
         before = await their_session(service.http, keys)
         answers = []
@@ -155,29 +155,29 @@ async def test_a_page_of_another_origin_opens_no_socket(start_hot):
 
 async def test_a_keys_sockets_are_counted_and_close_with_the_key(start_hot, keys):
     async with start_hot(api_keys_file=keys.path) as service:
-        some = [await opened(service, "/stream", keys.headers("ours")) for _ in range(4)]
+        sockets = [await opened(service, "/stream", keys.headers("ours")) for _ in range(4)]
         error = await refused(service, "/stream", keys.headers("ours"))
         assert error.response.status_code == 429
         assert json.loads(error.response.body)["quota"] == "sockets"
         assert int(error.response.headers["retry-after"]) >= 1
         authenticator = service.app.state.authenticator
-        await some.pop().close()
+        await sockets.pop().close()
         await until(lambda: len(authenticator.sockets) == 3)
-        some.append(await opened(service, "/stream", keys.headers("ours")))
+        sockets.append(await opened(service, "/stream", keys.headers("ours")))
         keys.remove("ours")
         authenticator.refresh()
-        for socket in some:
+        for socket in sockets:
             await socket.wait_closed()
             assert socket.close_code == 1008
         await until(lambda: not authenticator.sockets)
 
 
-async def test_a_server_has_so_many_sockets_whoever_asks(start_hot):
+async def test_the_sockets_of_a_server_are_bounded_over_all_clients(start_hot):
     async with start_hot(sockets=2) as service:
-        some = [await opened(service, "/stream") for _ in range(2)]
+        sockets = [await opened(service, "/stream") for _ in range(2)]
         error = await refused(service, "/stream", {})
         assert (error.response.status_code, json.loads(error.response.body)["quota"]) == (503, "sockets")
-        for socket in some:
+        for socket in sockets:
             await socket.close()
 
 

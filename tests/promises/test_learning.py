@@ -108,7 +108,9 @@ async def test_a_retry_is_answered_with_the_same_intervals_and_moves_nothing(sta
         ("sine", {"score": True}, "neither intervals nor scores"),
     ],
 )
-async def test_what_a_session_does_not_keep_is_refused_and_nothing_moves(start_http, model, options, reason):
+async def test_options_that_a_session_does_not_keep_are_refused_and_nothing_moves(
+    start_http, model, options, reason
+):
     async with start_http() as service:
         rows = series(model, 2).tolist()
         problem = await posted(service, "s", 422, observations=rows, model=model, **options)
@@ -138,7 +140,7 @@ async def test_a_model_that_learns_nothing_takes_gaps_too(start, artifacts):
     np.testing.assert_allclose(got, passed.predictions, rtol=CLOSE, atol=CLOSE)
 
 
-async def test_the_answer_marks_what_was_missing(start_http):
+async def test_the_answer_marks_missing_values(start_http):
     async with start_http() as service:
         rows = [[0.1, None], [0.2, 0.3]]
         answer = await posted(service, "s", observations=rows, model="adaptive")
@@ -185,14 +187,14 @@ async def test_a_gap_may_be_skipped_and_is_the_same_as_rows_of_null(start_http):
         ({"observations": [[1, 1, 0, 1]], "horizon": 2, "future": [[1], [2]]}, 422, "no timestamps yet"),
     ],
 )
-async def test_what_cannot_be_made_an_observation_is_refused_with_its_place(start_http, body, status, reason):
+async def test_values_that_make_no_observation_are_refused_with_their_place(start_http, body, status, reason):
     async with start_http() as service:
         problem = await posted(service, "s", status, **body, model="planned")
         assert reason in problem["detail"]
         assert (await service.http.get("/sessions/s")).status_code == 404
 
 
-async def test_timestamps_of_a_model_that_makes_nothing_of_them_are_refused(start_http):
+async def test_timestamps_for_a_model_that_uses_none_are_refused(start_http):
     async with start_http() as service:
         problem = await posted(service, "s", 422, observations=[0.1], timestamps=[0])
         assert problem["field"] == "timestamps"
@@ -297,7 +299,7 @@ async def test_a_session_of_a_model_that_learns_nothing_may_learn_and_one_that_l
         assert {one["name"]: one["sessions_on_older"] for one in listed}["sine"] == 0
 
 
-async def test_a_choice_that_cannot_be_is_refused(start_http):
+async def test_an_invalid_choice_is_refused(start_http):
     async with start_http() as service:
         for body in (
             {"learning": {"readout": "magic"}},
@@ -312,7 +314,7 @@ async def test_a_choice_that_cannot_be_is_refused(start_http):
         assert (await service.http.get("/sessions/s")).status_code == 404
 
 
-async def test_what_was_learned_moves_with_the_session(start_http):
+async def test_learning_moves_with_the_session(start_http):
     whole = series("adaptive", 40).tolist()
     async with start_http() as service:
         for name, learning in (("a", None), ("b", {"readout": "gain"})):

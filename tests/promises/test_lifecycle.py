@@ -102,7 +102,7 @@ async def test_an_idle_ttl_of_0_is_never(start_http, clock):
 
 
 @pytest.mark.parametrize("resident", [64, 4])
-async def test_the_sweep_buries_what_nobody_asks_for(start_http, clock, monkeypatch, resident):
+async def test_the_sweep_expires_idle_sessions(start_http, clock, monkeypatch, resident):
     monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
     async with start_http(resident_sessions=resident, batch_sessions=4, idle_ttl_seconds=50) as service:
         for i in range(20):

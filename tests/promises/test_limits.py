@@ -181,7 +181,7 @@ async def test_chunks_for_a_session_whose_long_chunk_is_under_way_keep_their_ord
 
 
 @in_memory
-async def test_a_long_forecast_holds_nobody_up(start_http):
+async def test_a_long_forecast_delays_no_other_client(start_http):
     async with start_http() as service:
         await service.advance("a", [[0.5]], 0)
         await service.advance("b", [[0.5]], 0)

@@ -54,7 +54,7 @@ NONE: Choice = {}
 
 
 @dataclass
-class Told:
+class ExpectedSession:
     """A session as the reference knows it."""
 
     epoch: int
@@ -79,9 +79,9 @@ class Lives(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "0.sqlite"
         self.now = 1_700_000_000.0
-        self.alive: dict[str, Told] = {}
+        self.alive: dict[str, ExpectedSession] = {}
         self.gone: dict[str, int] = {}
-        self.files: list[tuple[bytes, Told]] = []  # exported, and what they must bring back
+        self.files: list[tuple[bytes, ExpectedSession]] = []  # exported, and what they must bring back
         self.runner = asyncio.Runner()
         self._open()
 
@@ -194,8 +194,8 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        for some in ("abc", "de"):  # no more than a wave takes
-            self._ask(Expire(some))
+        for names in ("abc", "de"):  # no more than a wave takes
+            self._ask(Expire(names))
         for name in list(self.alive):
             self._here(name)
 
@@ -282,23 +282,23 @@ class Lives(RuleBasedStateMachine):
     def _otherwise(self, chunk: Chunk) -> Chunk:
         return [number + 1 for number in chunk]
 
-    def _compare(self, answer: Answer, session: Told, chunk: Chunk) -> None:
+    def _compare(self, answer: Answer, session: ExpectedSession, chunk: Chunk) -> None:
         wanted = self._answer(session, len(self._rows(chunk)))
         assert answer.keys() == wanted.keys()
         for name, numbers in wanted.items():
             np.testing.assert_allclose(answer[name], numbers, atol=1e-5)
 
-    def _answer(self, session: Told, last: int) -> Answer:
+    def _answer(self, session: ExpectedSession, last: int) -> Answer:
         """All since the reset in one pass."""
         observations = np.array(session.since_reset, np.float32)[:, None]
         carries = np.zeros((1, self.forecaster.carry_size), np.float32)
         passed = self.forecaster.advance(observations, np.array([len(observations)]), carries)
         return {"predictions": passed[0][-last:]}
 
-    def _here(self, name: str) -> Told | None:
+    def _here(self, name: str) -> ExpectedSession | None:
         session = self.alive.get(name)
         if session is not None and session.used + TTL < self.now:
-            # The engine buries it when it is next asked for.
+            # The engine expires it at the next request for it.
             self._refused(SessionGone, Inspect(name))
             self._bury(name)
             return None
@@ -306,9 +306,9 @@ class Lives(RuleBasedStateMachine):
 
     def _born(
         self, name: str, epoch: int, position: int = 0, since_reset: Sequence[Any] = (), choice: Choice = NONE
-    ) -> Told:
+    ) -> ExpectedSession:
         self.gone.pop(name, None)
-        self.alive[name] = Told(epoch, position, self.now, choice, list(since_reset))
+        self.alive[name] = ExpectedSession(epoch, position, self.now, choice, list(since_reset))
         return self.alive[name]
 
     def _bury(self, name: str) -> None:
@@ -389,7 +389,7 @@ class LearningLives(Lives):
     def _otherwise(self, chunk: Chunk) -> Chunk:
         return (chunk[0], {None: 0.8, 0.8: 0.9, 0.9: None}[chunk[1]], chunk[2])
 
-    def _compare(self, answer: Answer, session: Told, chunk: Chunk) -> None:
+    def _compare(self, answer: Answer, session: ExpectedSession, chunk: Chunk) -> None:
         rows, level, score = self._rows(chunk), chunk[1] or session.choice.get("level"), chunk[2]
         expected = self._said(session)[-len(rows) :]
         wanted = {"predictions": [one.prediction for one in expected]}
@@ -406,18 +406,18 @@ class LearningLives(Lives):
             np.testing.assert_allclose(answer[name], numbers, atol=1e-4, err_msg=name)
 
     def _compare_scores(self, scores: np.ndarray, residuals: np.ndarray) -> None:
-        """Only where there are some: `tests/test_surprise.py` knows which."""
+        """Only where there are scores: see `tests/models/adaptation/test_surprise.py`."""
         judged = ~np.isnan(residuals).all(axis=1)
         np.testing.assert_array_equal(~np.isnan(scores[:, 0]), judged)
         assert ((scores[judged] >= 0) & (scores[judged] < 1)).all()
 
-    def _answer(self, session: Told, last: int) -> Answer:
+    def _answer(self, session: ExpectedSession, last: int) -> Answer:
         return {"predictions": np.array([one.prediction for one in self._said(session)[-last:]])}
 
-    def _said(self, session: Told) -> list[plain.Said]:
+    def _said(self, session: ExpectedSession) -> list[plain.Said]:
         return plain.predicted(self.forecaster.artifact, self._learning(session), session.since_reset)
 
-    def _learning(self, session: Told) -> Learning:
+    def _learning(self, session: ExpectedSession) -> Learning:
         return self.forecaster.learning.with_options(**session.choice.get("learning", {}))
 
 

@@ -154,7 +154,7 @@ async def test_replay_reaches_sessions_that_were_not_resident(start_http, folder
             assert_allclose(got.numbers, one_pass(newer, whole[4:])[5:], atol=TOLERANCE, rtol=0)
 
 
-async def test_a_network_of_other_columns_starts_nobody_warm(start_http, artifacts, folder):
+async def test_a_network_of_other_columns_starts_no_session_warm(start_http, artifacts, folder):
     whole = series("sine", 9)
     other = dataclasses.replace(artifacts["pair"], name="sine")
     async with start_http(models=(folder,), replay_observations=8) as service:
@@ -181,7 +181,7 @@ async def test_a_session_keeps_its_network_through_a_restart_even_when_its_artif
         assert (after["fingerprint"], after["position"]) == (newer.fingerprint, 12)
 
 
-async def test_a_damaged_archive_keeps_nobody_from_starting(
+async def test_a_damaged_archive_does_not_keep_the_server_from_starting(
     zoo_folder, clock, tmp_path, monkeypatch, folder, newer, artifacts
 ):
     start = starter(AsgiRoute, "sqlite", zoo_folder, clock, tmp_path, monkeypatch)

@@ -167,7 +167,7 @@ async def drip(connection) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_what_is_no_request_is_refused_behind_what_is_owed(start_hot):
+async def test_invalid_bytes_are_refused_after_the_answers_of_earlier_requests(start_hot):
     chunk = request("POST", "/sessions/s/observations", b'{"observations":[0.5]}')
     for before in (chunk * 2, chunk + request("GET", "/sessions/s"), request("GET", "/sessions/s") + chunk):
         async with start_hot() as service, connect(service.port) as connection:

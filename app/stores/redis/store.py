@@ -11,31 +11,30 @@ batch is not, and may be kept in part. The names of the sessions are kept in ord
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from redis.exceptions import RedisError
 
-from app.errors import CarryoverError, ConfigError, SessionDamaged, StoreFailed
-from app.session.names import id_of, name_range
+from app.errors import CarryoverError, ConfigError, SessionDamaged
+from app.session.names import id_of
 from app.stores import Block, Conflicts, Record, Tombstone, any_model, find_unwritable
 from app.stores.redis import values
 from app.stores.redis.connections import Servers, client_reason, connect
+from app.stores.redis.listing import Listing
 from app.stores.redis.name_index import NameIndex, NamesFailed
+from app.stores.redis.requirements import check_servers
 from app.stores.redis.scan import KeyScan
-from app.stores.redis.scripting import ScriptResults, WriteConcern, run_script
-from app.stores.redis.scripts import COMMIT, COMPARE, COMPARE_AND_WRITE, HEADS, PROBE, VALUES, Script
+from app.stores.redis.scripting import WriteConcern
+from app.stores.redis.scripts import COMMIT, COMPARE, COMPARE_AND_WRITE
+from app.stores.redis.session_keys import SessionKeys
 from app.stores.redis.url import RedisUrl
 from app.stores.redis.values import NO_REVISION
-
-log = logging.getLogger("carryover.store")
 
 NEVER = float("inf")
 HELD = "carryover:held"
 PROBES = tuple(f"carryover:probe:{i}" for i in range(8))  # enough to be on several servers of a cluster
-KEEPS_ALL = "noeviction"  # the policy of a server that refuses writes when its memory is full
 
 
 class RedisStore:
@@ -69,24 +68,23 @@ class RedisStore:
     ) -> None:
         self.url = url
         self.fenced = 0  # commits refused because another replica was ahead
-        self._is_failing = False
         self._tombstone_seconds = tombstone_seconds
         self._write_concern = write_concern or WriteConcern()
         self._clock = clock
         self._revisions: dict[str, bytes] = {}  # of sessions, as they were loaded or committed last
-        self._models: dict[str, str] = {}  # the fingerprint of each of those, which lists it
         self._tombstone_revisions: dict[str, bytes] = {}  # of tombstones, until a session takes their place
         self._count = 0
         self._scan = KeyScan()
         try:
             self._servers: Servers = connect(url, timeout)
+            self._keys = SessionKeys(url, self._servers, self._write_concern)
             self._names = NameIndex(self._servers)
-            self._check_version()
-            self._check_eviction()
+            self._listing = Listing(self._names, self._keys)
+            check_servers(url, self._servers, self._write_concern)
             self._names.build()
             self._count = self._names.count()
-            self.last_saved = max(self._read_times(PROBES), default=None)
-            self.held_before = max(self._read_times((HELD,)), default=None)
+            self.last_saved = max(self._keys.read_times(PROBES), default=None)
+            self.held_before = max(self._keys.read_times((HELD,)), default=None)
         except (RedisError, NamesFailed) as error:
             raise ConfigError(f"store {url} cannot be used: {error}") from error
 
@@ -111,10 +109,11 @@ class RedisStore:
             strict=True,
         ):
             arguments += (base, kept, value)
-        moved = self._add_names(blocks)
-        lost = self._run_compare(COMMIT, alive + gone, arguments)
-        self._remove_names(moved, gone, lost)
+        moved = self._listing.add(blocks)
+        lost = self._keys.compare(COMMIT, alive + gone, arguments)
+        self._listing.remove(moved, gone, lost)
         if lost:
+            self.fenced += sum(error is None for error in lost.values())
             self.forget(lost)
         self._remember(dict(zip(alive, fresh, strict=False)), gone, lost)
         return lost
@@ -129,7 +128,7 @@ class RedisStore:
     def confirm(self, sessions: Sequence[str]) -> Conflicts:
         """Those of these sessions that have changed since they were loaded or committed: see `commit`."""
         script = COMPARE_AND_WRITE if self._write_concern else COMPARE
-        changed = self._run_compare(script, sessions, self._known_revisions(sessions))
+        changed = self._keys.compare(script, sessions, self._known_revisions(sessions))
         self.forget(changed)
         return changed
 
@@ -137,14 +136,15 @@ class RedisStore:
         """Forget the revisions of these sessions, which are no longer resident."""
         for session in sessions:
             self._revisions.pop(session, None)
-            self._models.pop(session, None)
+            self._listing.forget(session)
             self._tombstone_revisions.pop(session, None)
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         wanted = list(sessions)
         records: list[Record] = []
-        others: dict[str, Tombstone | CarryoverError] = {}
-        for session, value in self._run_read(VALUES, wanted, others):
+        stored, failures = self._keys.read(wanted)
+        others: dict[str, Tombstone | CarryoverError] = dict(failures)
+        for session, value in stored:
             self.forget((session,))
             if not value:
                 continue
@@ -156,7 +156,7 @@ class RedisStore:
             revision = value[: values.REVISION_BYTES]
             if isinstance(found, Record):
                 self._revisions[session] = revision
-                self._models[session] = found.fingerprint
+                self._listing.note(session, found.fingerprint)
                 records.append(found)
             else:
                 self._tombstone_revisions[session] = revision
@@ -167,33 +167,7 @@ class RedisStore:
     def names(
         self, after: str, limit: int, prefix: str = "", wanted: Callable[[str], bool] = any_model
     ) -> list[tuple[str, str]]:
-        found: list[tuple[str, str]] = []
-        start, end = name_range(after, prefix)
-        try:
-            models = list(filter(wanted, self._names.models()))
-            while models and len(found) < limit:
-                page = self._names.page(models, start, end, limit - len(found))
-                if not page:
-                    break
-                found += self._with_sessions(page, models)
-                start = next(reversed(page))
-        except NamesFailed as error:
-            raise self._failed(str(error)) from error
-        return found
-
-    def _with_sessions(
-        self, page: Mapping[str, Sequence[str]], models: Sequence[str]
-    ) -> list[tuple[str, str]]:
-        """Of these names, each with the models that list it, those that have a session, and its model."""
-        found = []
-        for session, seen in self._peek_all(list(page)):
-            fingerprint = seen[0] if seen else ""
-            if fingerprint in models:
-                found.append((session, fingerprint))
-            for listed in page[session]:
-                if listed != fingerprint:
-                    self._names.suspect(listed, session)
-        return sorted(found)
+        return self._listing.page(after, limit, prefix, wanted)
 
     def expired(self, now: float, limit: int) -> list[str]:
         """See `Store`. Each call looks at the next slice of the keys, and begins again after the last."""
@@ -202,8 +176,8 @@ class RedisStore:
         try:
             sessions = self._scan.next_sessions(self._servers)
         except RedisError as error:
-            raise self._failed(client_reason(error)) from error
-        for session, seen in self._peek_all(sessions):
+            raise self._keys.failed(client_reason(error)) from error
+        for session, seen in self._keys.peek(sessions):
             if seen:
                 fingerprint, deadline = seen
                 self._scan.live_count += 1
@@ -226,22 +200,13 @@ class RedisStore:
 
     def tend(self) -> None:
         """Write a trial: a server that answers may still refuse commits."""
-        now = b"%r" % self._clock()  # the next start reads when sessions were last written
-        results = run_script(self._servers, PROBE, PROBES, [now] * len(PROBES), self._write_concern)
-        if not results.replies:
-            raise self._failed(next(iter(results.failures.values())))
-        self._is_failing = False
+        # The next start reads when sessions were last written.
+        self._keys.write_trial(PROBES, b"%r" % self._clock())
+        self._keys.mark_working()
 
     def hold(self, before: float | None) -> None:
         self.held_before = before
-        value = b"" if before is None else b"%r" % before
-        results = run_script(self._servers, PROBE, (HELD,), [value], self._write_concern)
-        if not results.replies:
-            raise self._failed(next(iter(results.failures.values())))
-
-    def _read_times(self, keys: Sequence[str]) -> list[float]:
-        results = run_script(self._servers, VALUES, keys)
-        return [float(value) for _, reply in results.replies for value in reply if value]
+        self._keys.write_trial((HELD,), b"" if before is None else b"%r" % before)
 
     def close(self) -> None:
         self._servers.close()
@@ -265,39 +230,6 @@ class RedisStore:
         ]
         return lifetimes + [values.lifetime_milliseconds(now, now, remembered)] * len(tombstones)
 
-    def _add_names(self, blocks: Sequence[Block]) -> dict[str, list[str]]:
-        """List the sessions that are new or have moved to another model: before they are committed.
-
-        Returns the names to remove after that, by the model that listed them before.
-        """
-        new: dict[str, list[str]] = {}
-        moved: dict[str, list[str]] = {}
-        for block in blocks:
-            models, fingerprint = self._models, block.fingerprint
-            if set(map(models.get, block.sessions)) == {fingerprint}:
-                continue
-            for session in block.sessions:
-                before = models.get(session)
-                if before == fingerprint:
-                    continue
-                new.setdefault(fingerprint, []).append(session)
-                if before is not None:
-                    moved.setdefault(before, []).append(session)
-        if new:
-            self._names.add(new)
-            for fingerprint, sessions in new.items():
-                self._models.update(dict.fromkeys(sessions, fingerprint))
-        return moved
-
-    def _remove_names(self, moved: dict[str, list[str]], gone: Sequence[str], lost: Conflicts) -> None:
-        """Remove the names of sessions that are gone or have moved: after that was committed."""
-        for session in gone:
-            if session not in lost and (fingerprint := self._models.pop(session, None)) is not None:
-                moved.setdefault(fingerprint, []).append(session)
-        names = {model: [name for name in group if name not in lost] for model, group in moved.items()}
-        if names:
-            self._names.remove(names)
-
     def _remember(self, alive: dict[str, bytes], gone: Sequence[str], lost: Conflicts) -> None:
         """Remember the revisions of what was kept."""
         if lost:
@@ -312,77 +244,6 @@ class RedisStore:
         self._count -= sum(self._revisions.pop(session, None) is not None for session in gone)
         for session in gone:
             self._tombstone_revisions.pop(session, None)
-
-    def _run_compare(self, script: Script, sessions: Sequence[str], arguments: Sequence[bytes]) -> Conflicts:
-        results = run_script(self._servers, script, self._keys(sessions), arguments, self._write_concern)
-        lost: dict[str, StoreFailed | None] = {
-            sessions[indexes[i]]: None for indexes, reply in results.replies for i in reply
-        }
-        if script is COMMIT:
-            self.fenced += len(lost)
-        lost.update(self._failures(sessions, results))
-        return lost
-
-    def _run_read(
-        self, script: Script, sessions: Sequence[str], failed: dict[str, Tombstone | CarryoverError]
-    ) -> list[tuple[str, bytes]]:
-        results = run_script(self._servers, script, self._keys(sessions))
-        failed.update(self._failures(sessions, results))
-        return [
-            (sessions[i], value)
-            for indexes, reply in results.replies
-            for i, value in zip(indexes, reply, strict=True)
-        ]
-
-    def _failures(self, sessions: Sequence[str], results: ScriptResults) -> dict[str, StoreFailed]:
-        """The errors of a script, by session.
-
-        Raises
-        ------
-        StoreFailed : it failed for all sessions
-        """
-        if results.failures and not results.replies:
-            raise self._failed(next(iter(results.failures.values())))
-        return {sessions[i]: self._failed(why) for i, why in results.failures.items()}
-
-    def _peek_all(self, sessions: Sequence[str]) -> list[tuple[str, tuple[str, float] | None]]:
-        """Fingerprint and deadline of each of these sessions that can be read; None where it is gone."""
-        unread: dict[str, Tombstone | CarryoverError] = {}
-        return [(session, values.peek(head)) for session, head in self._run_read(HEADS, sessions, unread)]
-
-    def _keys(self, sessions: Sequence[str]) -> list[str]:
-        return [values.key(session) for session in sessions]
-
-    def _failed(self, why: str) -> StoreFailed:
-        """The error for clients, which does not name the server; the log does, once until it works again."""
-        if not self._is_failing:
-            log.error("store %s failed: %s", self.url, why)
-        self._is_failing = True
-        return StoreFailed(f"the store failed: {why}")
-
-    def _check_version(self) -> None:
-        """Refuse a server that does not support the write concern: at start, not at the first commit."""
-        if not self._write_concern.on_disk:
-            return
-        for link in self._servers.primaries():
-            if link.ask("COMMAND", "INFO", "WAITAOF")[0] is None:
-                raise ConfigError(f"store {self.url}: this server has no WAITAOF (Redis 7.2, Valkey 8)")
-            setting = link.ask("CONFIG", "GET", "appendonly")
-            if setting[1:] != [b"yes"]:
-                raise ConfigError(f"store {self.url}: to wait for its disk, the server needs appendonly yes")
-
-    def _check_eviction(self) -> None:
-        """Refuse a server that evicts keys when its memory is full: their sessions would begin anew."""
-        if self.url.allow_eviction:
-            return
-        for link in self._servers.primaries():
-            lines = link.ask("INFO", "memory").decode().splitlines()
-            policy = next((line for line in lines if line.startswith("maxmemory_policy:")), ":").split(":")[1]
-            if policy and policy != KEEPS_ALL:
-                raise ConfigError(
-                    f"store {self.url}: the server may evict sessions (maxmemory-policy {policy}), and they "
-                    f"would begin anew: set it to {KEEPS_ALL}, or add ?allow_eviction=true to the URL"
-                )
 
 
 def _values(blocks: Sequence[Block], tombstones: Sequence[Tombstone], fresh: Sequence[bytes]) -> list[bytes]:

@@ -66,7 +66,7 @@ def made(**changes) -> Artifact:
     return Artifact(**(fields | changes))
 
 
-def test_what_is_saved_is_what_is_loaded(folder, artifact):
+def test_a_saved_artifact_is_loaded_unchanged(folder, artifact):
     loaded = load(folder)
     assert loaded.fingerprint == artifact.fingerprint
     assert (loaded.name, loaded.inputs, loaded.targets, loaded.metrics) == (
@@ -85,7 +85,7 @@ def test_a_folder_has_two_files_and_no_leftovers(folder):
 
 
 def test_an_older_artifact_is_replaced_and_other_files_stay(folder, artifact):
-    (folder / "notes.txt").write_text("mine")
+    (folder / "notes.txt").write_text("notes of the user")
     save(replace(artifact, name="other"), folder)
     assert load(folder).name == "other"
     assert listed(folder) == ["model.json", "notes.txt", "weights.safetensors"]
@@ -162,7 +162,7 @@ def test_a_pipe_in_place_of_a_file_does_not_block(folder, file):
 @pytest.mark.parametrize("file", ["model.json", "weights.safetensors"])
 def test_an_oversized_file_is_refused_before_all_of_it_is_read(folder, file):
     with (folder / file).open("ab") as stretched:
-        stretched.truncate(2**36)  # sparse: 64 GiB to whoever reads it all
+        stretched.truncate(2**36)  # sparse: 64 GiB for a reader of the whole file
     with pytest.raises(BadArtifact, match=f"{file} is larger"):
         load(folder)
 
@@ -312,7 +312,7 @@ def test_an_artifact_of_version_1_learns_nothing_and_keeps_its_fingerprint():
     assert not shipped.learning.enabled
 
 
-def test_what_its_sessions_learn_is_saved_and_decides_the_fingerprint(tmp_path, artifact):
+def test_the_learning_of_sessions_is_saved_and_is_part_of_the_fingerprint(tmp_path, artifact):
     learning = Learning("rls", inputs=True, forgetting=0.99, levels=(0.8, 0.9), growth=(1.0, 1.5))
     adaptive = replace(artifact, learning=learning)
     save(adaptive, tmp_path / "adaptive")

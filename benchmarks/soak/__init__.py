@@ -1,0 +1,1 @@
+"""Mixed traffic for a long time, with every prediction checked."""
