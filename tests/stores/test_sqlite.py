@@ -321,7 +321,7 @@ def test_a_flush_that_fails_is_reported_and_after_a_while_nothing_more_is_accept
             store.tend()
         store.commit(blocks([record("a", 2)]), [])  # the fault may pass
         monkeypatch.setattr(module, "PATIENCE_SECONDS", -1.0)
-        with pytest.raises(StoreFailed, match="nothing more is accepted"):
+        with pytest.raises(StoreFailed, match="accepts no more"):
             store.commit(blocks([record("a", 3)]), [])
     store.tend()
     store.commit(blocks([record("a", 3)]), [])
