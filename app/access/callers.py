@@ -54,6 +54,7 @@ class Caller:
         self.engine = engine
         self.tenant = tenant
         self.key = key
+        self.is_revoked = False  # the key was removed
         self.prefix = names.prefix(tenant)
         self.rank = RANK[key.role] if key is not None else RANK["admin"]
         self.usage = (
@@ -107,6 +108,11 @@ class Caller:
             self._rename(job)
         count = len(job.sessions)
         usage.check(job, count)
+        if type(job) is AdvanceMany:  # the engine releases its chunks as they are answered
+            job.usage = usage
+            self.engine.submit(job)
+            usage.acquire(count)
+            return
         reply = job.reply
 
         def release(outcome: Any) -> None:
@@ -280,7 +286,9 @@ class Authenticator:
         self.key_version += 1
         current = set(self.key_ring)
         for key in self._callers.keys() - current:
-            for socket in list(self._callers.pop(key).usage.sockets):
+            caller = self._callers.pop(key)
+            caller.is_revoked = True
+            for socket in list(caller.usage.sockets):
                 socket.revoke()
         self._set_session_limits()
         log.info("keys read again: %d", len(current))

@@ -70,6 +70,7 @@ def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch)
             group.lengths[span],
             outputs.predictions.shape[1],
             outputs.predictions[chunks].ravel(),
+            model=group.slab.forecaster.artifact.name,
         )
         for i, extra in outputs.extra.items():
             if span.start <= i < span.stop:

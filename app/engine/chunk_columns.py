@@ -84,7 +84,7 @@ class ChunkColumns:
         """Make the columns, once every job is in."""
         parts = [self._columns_of_jobs()] if self.jobs else []
         parts += [
-            (job.observations, job.lengths, rows, _claimed(job), _claimed_epochs(job))
+            (job.observations, job.lengths, rows, job.claimed_positions, job.claimed_epochs)
             for job, rows in self.bulk_jobs
         ]
         columns = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
@@ -175,11 +175,3 @@ class ChunkColumns:
 def join_columns(columns: Sequence[Column]) -> Column:
     """The columns one after the other; a single column is returned as it is, not copied."""
     return columns[0] if len(columns) == 1 else np.concatenate(columns)  # type: ignore[return-value]
-
-
-def _claimed(job: AdvanceMany) -> Ints:
-    return np.full(len(job), -1, np.int64) if job.at is None else job.at
-
-
-def _claimed_epochs(job: AdvanceMany) -> Epochs:
-    return np.zeros(len(job), np.uint64) if job.epochs is None else job.epochs

@@ -25,6 +25,7 @@ from app.engine import listing
 from app.engine.admission import Admission
 from app.engine.batch import Batch
 from app.engine.commit import Commit
+from app.engine.direct import DirectChunks
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, FairShare
 from app.engine.idle_time import hold_idle_sessions
 from app.engine.linger import Linger
@@ -39,7 +40,7 @@ from app.engine.upkeep import Upkeep
 from app.engine.warm_start import warm_start_sessions
 from app.engine.watchers import Watchers
 from app.errors import CarryoverError, Overloaded, StepFailed, Stopping, StoreFailed
-from app.jobs.jobs import Advance, AdvanceMany, Job, submit_and_wait
+from app.jobs.jobs import Advance, AdvanceMany, ChunkSource, Job, submit_and_wait
 from app.jobs.split import split_job
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
@@ -86,17 +87,19 @@ class Engine:
         self.draining = False  # readiness fails, but requests are still served
         self.fair_share = FairShare(settings.tenant_share)
         self._queue = JobQueue()
-        self._linger = Linger(self._queue)
+        self.arrivals: ChunkSource | None = None  # submits what has come in before each batch is collected
+        self._linger = Linger(self._has_work)
         self._slow = SlowJobs(max(1, settings.batch_sessions // 4))
         self._awake = asyncio.Event()
         self._stepper = Stepper(settings.recent_bytes)
         self._admission = Admission(self.residents, self._stepper)
         self._commit = Commit(self.residents)
+        self._direct = None if store.writes_through else DirectChunks(self.residents, self.metrics)
         self._upkeep = Upkeep(
             self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.batch_sessions
         )
         self.ticks = 0
-        self._last_jobs = 0  # of the last batch
+        self._last_requests = 0  # that the last batch answered
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -145,9 +148,16 @@ class Engine:
             self._queue.add(job)
         self._awake.set()
 
+    def wake(self) -> None:
+        """Tick: there is a job, or a chunk has arrived."""
+        self._awake.set()
+
     def _enqueue_upkeep(self, job: Job) -> None:
         self._queue.add(job)
-        self._awake.set()
+        self.wake()
+
+    def _has_work(self) -> bool:
+        return bool(self._queue or self._slow or self.arrivals)
 
     def now(self) -> float:
         """Seconds since 1970, by the engine's clock."""
@@ -198,44 +208,38 @@ class Engine:
     async def _run(self) -> None:
         # No NumPy warnings: a client could fill the log with them. NaN and infinity are refused after step.
         with np.errstate(over="ignore", invalid="ignore"):
-            while not (self.stopping and not self._queue and not self._slow):
+            while not self.stopping or self._has_work():
                 await self._awake.wait()
                 self._awake.clear()
-                while self._queue or self._slow:
-                    await self._tick()
+                while self._has_work():
+                    if self.arrivals:
+                        self.arrivals.submit()
+                    if self._queue or self._slow:
+                        await self._tick()
                     if time.monotonic() >= self._stop_at:
                         self._refuse_rest()
                     if self.residents.store.tend_due:
                         await self._upkeep.tend()
                     await asyncio.sleep(0)  # lets the event loop read new requests, the next batch
-                    if not self._queue and not self._slow:
-                        await self._linger.wait(self._last_jobs, self.ticks)
+                    if not self._has_work():
+                        await self._linger.wait(self._last_requests, self.ticks)
 
     async def _tick(self) -> None:
         stages = self.metrics.stages
         stages.begin()
         self.ticks += 1
         batch = self._collect()
-        self._last_jobs = len(batch.jobs)
+        self._last_requests = sum(job.requests if type(job) is AdvanceMany else 1 for job in batch.jobs)
         self.metrics.batches.add(len(batch.touched))
         if self.tracing is not None:
             self.tracing.begin_batch(len(batch.touched))
         stages.end("collect")
         try:
-            await self.residents.make_resident(batch)
-            if len(self.residents.models.slabs) > len(self.residents.models.current):
-                warm_start_sessions(self.residents, batch)
-                batch.bulk_rows.clear()  # sessions moved to a newer network: their rows are others now
-            self._admission.admit(batch)
-            stages.end("admit")
-            self._stepper.step(batch)
-            stages.end("step")
-            await self._commit.commit(batch)
-            stages.end("commit")
-            self._commit.publish(batch)
-            if self.watchers:
-                self.watchers.notify(batch.provisional_answers, batch.removed)
-            stages.end("publish")
+            if self._direct is not None and not self.watchers:
+                self._direct.apply(batch)
+                stages.end("step")
+            if batch.jobs:
+                await self._run_stages(batch)
         except Exception as error:  # noqa: BLE001  (whatever it was, every client of the batch is answered)
             self._fail(batch, error)
         self._commit.abandon(batch)
@@ -245,6 +249,29 @@ class Engine:
         stages.end("reply")
         if self.tracing is not None:
             self.tracing.end_batch()
+
+    async def _run_stages(self, batch: Batch) -> None:
+        """Admit, step, commit and publish a batch.
+
+        Raises
+        ------
+        StoreFailed, and whatever a stage raises : nothing was published
+        """
+        stages = self.metrics.stages
+        await self.residents.make_resident(batch)
+        if len(self.residents.models.slabs) > len(self.residents.models.current):
+            warm_start_sessions(self.residents, batch)
+            batch.bulk_rows.clear()  # sessions moved to a newer network: their rows are others now
+        self._admission.admit(batch)
+        stages.end("admit")
+        self._stepper.step(batch)
+        stages.end("step")
+        await self._commit.commit(batch)
+        stages.end("commit")
+        self._commit.publish(batch)
+        if self.watchers:
+            self.watchers.notify(batch.provisional_answers, batch.removed)
+        stages.end("publish")
 
     def _collect(self) -> Batch:
         """The next batch: some of the slow jobs, and ready jobs up to the limits on sessions and bytes."""

@@ -85,6 +85,11 @@ class TenantShare:
         """Whether no more of this tenant should be read now."""
         return self.in_flight >= self._fair_share.limit
 
+    @property
+    def room(self) -> int:
+        """Chunks and commands that may be queued beside those in flight."""
+        return max(0, self._fair_share.limit - self.in_flight)
+
     def acquire(self, count: int) -> None:
         """Count chunks or commands that were queued."""
         self.in_flight += count

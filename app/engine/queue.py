@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, UNLIMITED
-from app.jobs.jobs import Advance, AdvanceMany, Forecast, Job
+from app.jobs.jobs import Advance, AdvanceMany, Forecast, Job, SeparateReplies
 from app.jobs.session_list import SessionNames
+from app.jobs.split import set_apart
 from app.session.names import tenant_of
 
 MAX_SESSION_LISTS = 8  # kept whole; a look-up of a session goes through each of them
@@ -49,8 +50,8 @@ class JobQueue:
 
     def add(self, job: Job) -> None:
         """Queue a job behind everything that waits for its sessions."""
-        self.nbytes += job.nbytes
-        if type(job) is Advance:  # nearly every job
+        if type(job) is Advance:
+            self.nbytes += job.nbytes
             self._waiting += 1
             if not self._is_busy(job.session):
                 self._busy.add(job.session)
@@ -58,9 +59,14 @@ class JobQueue:
             else:
                 self._line(job.session).append(job)
             return
-        self._waiting += len(job.sessions)
         names: SessionNames = job.sessions.unique if type(job) is AdvanceMany else set(job.sessions)
         blocked = (names & self._busy).union(*(names & session_list for session_list in self._session_lists))
+        if blocked and type(job) is AdvanceMany and isinstance(job.reply, SeparateReplies):
+            for part in set_apart(job, blocked):
+                self.add(part)
+            return
+        self.nbytes += job.nbytes
+        self._waiting += len(job.sessions)
         if type(job) is AdvanceMany and not blocked and len(self._session_lists) < MAX_SESSION_LISTS:
             self._session_lists.append(names)
         else:

@@ -6,7 +6,7 @@ import logging
 
 from app.engine.batch import Batch
 from app.jobs.answers import BulkAnswer, ChunkAnswer
-from app.jobs.jobs import Advance, UsageCounter
+from app.jobs.jobs import Advance, AdvanceMany, UsageCounter
 from app.observability.metrics import Metrics
 
 log = logging.getLogger("carryover.engine")
@@ -18,12 +18,12 @@ def reply(batch: Batch, metrics: Metrics) -> None:
     usage: UsageCounter | None = None
     count = 0  # jobs in a row that this usage counts
     for job, outcome in batch.provisional_answers + batch.final_answers:
-        if type(job) is Advance and job.usage is not None:
+        if isinstance(job, Advance | AdvanceMany) and job.usage is not None:
             if job.usage is not usage:
                 if usage is not None:
                     usage.release(count)
                 usage, count = job.usage, 0
-            count += 1
+            count += 1 if isinstance(job, Advance) else len(job)
         try:
             job.reply(outcome)
         except Exception:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 
 from app.errors import CarryoverError
 from app.session.rows import Answer
@@ -43,6 +45,7 @@ class BulkAnswer:
     replayed : indexes of the chunks that had been applied before, ascending
     errors : by index, of the chunks that were refused
     extra_outputs : by name and index, outputs beside the predictions: lower, residuals, scores, ...
+    model : of every chunk's session; empty where they may differ
     """
 
     positions: Ints
@@ -53,6 +56,24 @@ class BulkAnswer:
     replayed: list[int] = field(default_factory=list)
     errors: dict[int, CarryoverError] = field(default_factory=dict)
     extra_outputs: dict[str, dict[int, Floats]] = field(default_factory=dict)
+    model: str = ""
+
+    def singles(self, sessions: Sequence[str]) -> Iterator[ChunkAnswer]:
+        """The answer of each chunk by itself; of chunks of one model that none was refused of.
+
+        Parameters
+        ----------
+        sessions : the name of each chunk's session
+        """
+        widths = np.broadcast_to(self.outputs, len(self.steps))
+        ends = (self.steps * widths).cumsum().tolist()
+        for i, session in enumerate(sessions):
+            numbers = self.predictions[ends[i - 1] if i else 0 : ends[i]].reshape(-1, int(widths[i]))
+            answer = {"predictions": numbers}
+            answer |= {name: of[i] for name, of in self.extra_outputs.items() if i in of}
+            replayed = i in self.replayed
+            position, epoch = int(self.positions[i]), int(self.epochs[i])
+            yield ChunkAnswer(session, self.model, position, epoch, replayed, answer)
 
     def add_extra_outputs(self, i: int, outputs: Answer) -> None:
         """Add outputs of the chunk at this index."""

@@ -7,11 +7,13 @@ Jobs know nothing of HTTP; the protocols make them from requests.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
@@ -45,6 +47,32 @@ class Client:
 
     def __init__(self) -> None:
         self.left = False
+
+
+class SeparateReplies(ABC):
+    """The reply of a job of many chunks whose answers need not leave together."""
+
+    @abstractmethod
+    def __call__(self, outcome: Any) -> None:
+        """Answer every chunk."""
+
+    @abstractmethod
+    def subset_reply(self, indexes: Ints) -> Reply:
+        """The reply of a job for the chunks at these indexes."""
+
+    @abstractmethod
+    def single_reply(self, i: int) -> Reply:
+        """The reply of a job for the chunk at this index."""
+
+
+class ChunkSource(Protocol):
+    """Chunks that have come in, and become jobs when the engine collects its next batch."""
+
+    def __len__(self) -> int:
+        """How many have come in."""
+
+    def submit(self) -> None:
+        """Submit them all."""
 
 
 def is_cancelled(job: Any) -> bool:
@@ -151,6 +179,9 @@ class AdvanceMany:
     at, epochs : [n], as in `Advance`; -1 and 0 where the client claims nothing, None where it claims
         nothing at all
     options : of every chunk; with options, each chunk goes as a job of its own
+    reply : `SeparateReplies`, or called once, when every chunk is answered
+    usage : counts the chunks as in flight until they are answered
+    requests : that wait for the answer
     """
 
     sessions: SessionList
@@ -162,6 +193,8 @@ class AdvanceMany:
     reply: Reply = discard_answer
     options: ChunkOptions | None = None
     client: Client | None = None
+    usage: UsageCounter | None = None
+    requests: int = 1
 
     def __len__(self) -> int:
         return len(self.sessions)
@@ -170,6 +203,16 @@ class AdvanceMany:
     def nbytes(self) -> int:
         """Bytes of observations that wait with the job."""
         return self.observations.nbytes
+
+    @property
+    def claimed_positions(self) -> Ints:
+        """[n], `at`; -1 for all where the client claims nothing."""
+        return np.full(len(self.sessions), -1) if self.at is None else self.at
+
+    @property
+    def claimed_epochs(self) -> Epochs:
+        """[n], `epochs`; 0 for all where the client claims nothing."""
+        return np.zeros(len(self.sessions), np.uint64) if self.epochs is None else self.epochs
 
 
 @dataclass(slots=True)

@@ -6,14 +6,14 @@ request for each session, and an `AnswerCollector` waits for all their answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
 
 from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer
-from app.jobs.jobs import Advance, AdvanceMany, Reply
+from app.jobs.jobs import Advance, AdvanceMany, Reply, SeparateReplies
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from models.arrays import Floats, Ints
@@ -42,6 +42,14 @@ def split_job(job: AdvanceMany, max_sessions: int, max_observations: int) -> Seq
         return (job,)
     parts = JobParts(job)
     return [parts.take(np.array(group)) for group in _groups(job, max_sessions, max_observations)]
+
+
+def set_apart(job: AdvanceMany, sessions: Container[str]) -> list[Advance | AdvanceMany]:
+    """The chunks of these sessions as jobs of their own, and the others together."""
+    parts = JobParts(job)
+    together = [i for i, session in enumerate(job.sessions) if session not in sessions]
+    alone = [parts.single(i) for i, session in enumerate(job.sessions) if session in sessions]
+    return [*([parts.subset(np.array(together))] if together else []), *alone]
 
 
 def _groups(job: AdvanceMany, max_sessions: int, max_observations: int) -> list[list[int]]:
@@ -77,7 +85,11 @@ class JobParts:
     def __init__(self, job: AdvanceMany) -> None:
         self._job = job
         self._starts = np.cumsum(job.lengths) - job.lengths
-        self._collector = AnswerCollector(len(job), job.reply)
+        self._replies: SeparateReplies | AnswerCollector = (
+            job.reply
+            if isinstance(job.reply, SeparateReplies)
+            else AnswerCollector(len(job), job.reply)
+        )
 
     def take(self, indexes: Ints) -> Advance | AdvanceMany:
         """The chunks at these indexes as a job of their own."""
@@ -93,9 +105,10 @@ class JobParts:
             None if job.at is None else job.at[indexes],
             None if job.epochs is None else job.epochs[indexes],
             job.model,
-            self._collector.subset_reply(indexes),
+            self._replies.subset_reply(indexes),
             job.options,
             job.client,
+            job.usage,
         )
 
     def single(self, i: int) -> Advance:
@@ -110,8 +123,9 @@ class JobParts:
             epoch or None,
             0,
             job.model,
-            self._collector.single_reply(i),
+            self._replies.single_reply(i),
             options=self._options(start, int(job.lengths[i])),
+            usage=job.usage,
             client=job.client,
         )
 

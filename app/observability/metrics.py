@@ -37,9 +37,12 @@ class Histogram:
         self._total = 0.0
         self._fresh: list[float] = []  # not counted yet
 
-    def add(self, value: float) -> None:
-        """Count a value."""
-        self._fresh.append(value)
+    def add(self, value: float, count: int = 1) -> None:
+        """Count a value, as often as this."""
+        if count == 1:
+            self._fresh.append(value)
+        else:
+            self._fresh += [value] * count
         if len(self._fresh) >= FRESH:
             self._count_fresh()
 
@@ -154,6 +157,13 @@ class Metrics:
         except KeyError:
             self.request_seconds[route] = histogram = Histogram()
             histogram.add(seconds)
+
+    def record_requests(self, route: str, status: int, count: int, seconds: float) -> None:
+        """Count requests that were answered together, after as many seconds or a little less."""
+        self.requests[route, status] += count
+        if route not in self.request_seconds:
+            self.request_seconds[route] = Histogram()
+        self.request_seconds[route].add(seconds, count)
 
     def record_store_call(self, call: str, seconds: float) -> None:
         """Count a finished call of the store."""

@@ -133,6 +133,11 @@ class ChunkExchange(Exchange):
         self.session = session
         self.flat = False
 
+    def set_plain_response(self, response: bytes) -> None:
+        """Take the response that was written for a connection that goes on."""
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        self.response = response.replace(b"content-type:", close + b"content-type:", 1)
+
     def submit(self, body: bytes) -> None:
         chunk = chunks.decode_chunk(body, self.protocol.limits.chunk)
         self.flat = chunk.flat

@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -32,15 +33,19 @@ from app.access.callers import Authenticator, Caller
 from app.access.origins import check_host
 from app.codec import bulk
 from app.codec.limits import SESSION_ID
+from app.codec.plain_requests import Head
 from app.codec.problems import body_too_large_error
 from app.engine.fair_share import CHUNKS_PER_ROUTED_REQUEST
 from app.errors import CarryoverError, Forbidden, Misdirected, Unauthorized
 from app.observability.tracing import TRACEPARENT
 from app.protocols.exchange import BulkExchange, ChunkExchange, Exchange
 from app.protocols.http_connection import HttpConnection
+from app.protocols.inbox import Inbox
 
 BULK = b"/observations"
 OBSERVATIONS = re.compile(rb"/sessions/(%b)/observations" % SESSION_ID.pattern.encode())
+MAX_MISSES = 16
+"""After so many requests in a row that were not plain, a connection's requests are no longer tried."""
 MAX_PIPELINED = 32
 """When so many requests of one connection wait for answers, the server stops reading from it."""
 ROUTED_HEADERS = frozenset((b"origin", b"carryover-tenant", b"content-encoding"))
@@ -50,10 +55,20 @@ ExchangeFactory = Callable[["HotProtocol"], "Exchange | None"]
 """Creates the exchange when a request's headers are complete; returns None to leave it to the router."""
 
 
+class Plain(Enum):
+    """How a connection reads what comes in next."""
+
+    NO = "by its parser"
+    NEXT = "what comes in next goes to the inbox"
+    IN_INBOX = "it is in the inbox"
+    AWAITED = "it was a plain request, which waits for its answer"
+
+
 class HotProtocol(HttpConnection):
     """One connection. `bind` gives the class its engine and limits."""
 
     bulk_decoder: ClassVar[bulk.BulkDecoder]
+    inbox: ClassVar[Inbox]
     limits: ClassVar[bulk.BulkLimits]
     max_bytes: ClassVar[int]
     hot_route: ClassVar[bool] = True
@@ -71,6 +86,11 @@ class HotProtocol(HttpConnection):
         self._known_authorization: bytes | None = b""  # the header that `caller` was found by
         self._known_version = -1  # the version of the keys when `caller` was looked up
         self._known_host: bytes | None = None  # the host that was accepted last
+        self._plain = Plain.NO
+        self.head: Head  # of the last request that was parsed, where `_has_head`
+        self._has_head = False
+        self._misses = 0  # pieces in a row that were not plain
+        self._awaited: ChunkExchange | None = None  # of a plain request that is no longer alone
 
     @classmethod
     def bind(
@@ -85,7 +105,84 @@ class HotProtocol(HttpConnection):
         settings = authenticator.settings
         own |= {"max_bytes": settings.body_bytes, "hot_route": settings.hot_route}
         own |= {"logs_requests": settings.access_log}
+        own |= {"inbox": Inbox(authenticator.engine, bulk_decoder.limits.chunk.observations)}
         return type("BoundHotProtocol", (cls,), own)
+
+    # Plain requests: what comes in behind an ordinary chunk goes to the inbox, unparsed.
+
+    def data_received(self, data: bytes) -> None:
+        if self._plain is Plain.NEXT:
+            self._plain = Plain.IN_INBOX
+            self.inbox.put(self, data)
+        else:
+            if self._plain is not Plain.NO:
+                data = self._end_plain() + data
+            super().data_received(data)
+
+    def parse_piece(self, data: bytes) -> None:
+        """Parse what was in the inbox: it is not plain, or could not be submitted with the others."""
+        self._plain = Plain.NO
+        self._misses += 1
+        super().data_received(data)
+
+    def await_answer(self, heard: float) -> None:
+        """Note that a plain request was submitted.
+
+        Parameters
+        ----------
+        heard : when it came in, by the event loop's clock
+        """
+        self._plain = Plain.AWAITED
+        self._misses = 0
+        self._last_heard = heard
+
+    def write_plain(self, response: bytes) -> None:
+        """Write the response to the plain request."""
+        if self._plain is Plain.AWAITED:
+            self._plain = Plain.NEXT
+            self.server_state.total_requests += 1
+            self.transport.write(response)
+        elif self._awaited is not None:
+            exchange, self._awaited = self._awaited, None
+            exchange.set_plain_response(response)
+            self.write_answers()
+
+    def plain_exchange(self, session: str, *, flat: bool) -> ChunkExchange:
+        """The exchange of the plain request, which can be answered in any way."""
+        if self._plain is Plain.AWAITED:
+            self._end_plain()
+        exchange, self._awaited = self._awaited or ChunkExchange(self, session), None
+        exchange.session, exchange.flat = session, flat
+        return exchange
+
+    def _end_plain(self) -> bytes:
+        """Leave what is plain to the ordinary ways. Returns what must be parsed before anything else."""
+        state, self._plain = self._plain, Plain.NO
+        if state is Plain.IN_INBOX:
+            return self.inbox.take_back(self)
+        if state is Plain.AWAITED:
+            self._awaited = ChunkExchange(self, "")
+            self._exchanges.append(self._awaited)
+        return b""
+
+    def parse(self, data: bytes) -> None:
+        self._has_head = False
+        super().parse(data)
+        if self._misses < MAX_MISSES and len(self._exchanges) == 1 and self._exchange is None:
+            self._note_head(data)
+
+    def _note_head(self, data: bytes) -> None:
+        """Remember the head of an ordinary chunk request: one that came alone, in one piece."""
+        exchange = self._exchanges[0]
+        if (
+            type(exchange) is ChunkExchange
+            and exchange.keep_alive
+            and not exchange.request_id
+            and not self.logs_requests
+            and self.authenticator.engine.tracing is None
+            and (head := Head.of(data)) is not None
+        ):
+            self.head, self._has_head = head, True
 
     # Coming in: the parser calls these.
 
@@ -257,6 +354,13 @@ class HotProtocol(HttpConnection):
             self._finish()
         elif self.flow.read_paused:
             self.resume_reading()
+        elif (
+            self._has_head
+            and not exchanges
+            and self._message_began is None
+            and not (self._asgi_runs() or self.reader.is_waiting or self._is_stopping)
+        ):
+            self._plain = Plain.NEXT
 
     def resume_reading(self) -> None:
         """Resume reading, unless an ASGI request is held or too many answers wait."""
@@ -265,6 +369,8 @@ class HotProtocol(HttpConnection):
 
     def shutdown(self) -> None:
         """Close once what was accepted is answered; a request that is still coming in was not accepted."""
+        if data := self._end_plain():
+            self.parse(data)
         if self._exchanges and self._message_began is None and not self._asgi_runs():
             self._exchanges[-1].keep_alive = False
         else:
@@ -272,7 +378,7 @@ class HotProtocol(HttpConnection):
 
     @property
     def _owes_answers(self) -> bool:
-        return bool(self._exchanges)
+        return bool(self._exchanges) or self._plain in (Plain.IN_INBOX, Plain.AWAITED)
 
     def _drop_incoming(self) -> bool:
         exchange, self._exchange = self._exchange, None
@@ -287,5 +393,7 @@ class HotProtocol(HttpConnection):
         return True
 
     def _forget_requests(self) -> None:
+        self._end_plain()
+        self._awaited = None
         self._exchanges.clear()
         self._exchange = self._held = None

@@ -10,18 +10,33 @@ since its last pass. The cost for each session is constant; an exact list would 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from sortedcontainers import SortedList
 
 from app.session.rows import LongAnswers, Rows, header_type
-from models.arrays import Floats, Headers, Ints
+from models.arrays import Digests, Epochs, Floats, Headers, Ints, Seconds, Words
 from models.forecaster import Forecaster
 from models.jit import jit, readonly
 
 RUN = 256  # with at least this many rows it pays to test whether they are consecutive
 HAND_STEP = 1024  # rows that the clock's hand passes in one array operation
 COLD, WARM, PINNED = 0, 1, 2
+
+
+class HeaderColumns(NamedTuple):
+    """Views of the fields of every header that a chunk changes, as `header_type` has them."""
+
+    position: Ints
+    since_reset: Ints
+    epoch: Epochs
+    seen: Seconds
+    deadline: Seconds
+    ttl: Seconds
+    digest: Digests
+    steps: Words
+    answer: Floats
 
 
 class Slab:
@@ -44,6 +59,7 @@ class Slab:
         self._whole = self.headers.view(f"V{self.headers.dtype.itemsize}")
         self._one_carry = np.dtype((np.void, self.carries.itemsize * forecaster.carry_size))
         self._whole_carries = self._as_one(self.carries)
+        self.columns = HeaderColumns(*(self.headers[name] for name in HeaderColumns._fields))
         self._fresh = forecaster.new_carry
         self.long_answers: dict[int, LongAnswers] = {}
         self.index: dict[str, int] = {}  # published sessions only
@@ -52,7 +68,7 @@ class Slab:
         self.generation = object()
         self.names: SortedList[str] = SortedList()
         self._owner: list[str | None] = []  # by row; None where free or not yet published
-        self._used = np.zeros(capacity, np.uint8)
+        self.used = np.zeros(capacity, np.uint8)
         self._free: list[int] = []
         self._hand = 0
 
@@ -80,7 +96,7 @@ class Slab:
     def give_back(self, row: int) -> None:
         """Free a row that was taken and never published, or that a session has left."""
         self._owner[row] = None
-        self._used[row] = COLD
+        self.used[row] = COLD
         self.headers["deadline"][row] = np.inf  # the sweep passes over it
         self.long_answers.pop(row, None)
         self._free.append(row)
@@ -90,7 +106,7 @@ class Slab:
         self.index[session] = row
         self.names.add(session)
         self._owner[row] = session
-        self._used[row] = WARM
+        self.used[row] = WARM
 
     def remove(self, session: str) -> None:
         """Remove a resident session, and free its row."""
@@ -135,16 +151,16 @@ class Slab:
                 self.long_answers.pop(row, None)
         self._whole[rows] = values.headers.view(self._whole.dtype)
         self._whole_carries[rows] = self._as_one(values.carries)
-        self._used[rows] = WARM
+        self.used[rows] = WARM
         for i, answers in values.long_answers.items():
             self.long_answers[int(rows[i])] = answers
 
     def pin(self, rows: Sequence[int] | Ints) -> None:
         """Keep these rows until they are written or unpinned."""
-        self._used[rows] = PINNED
+        self.used[rows] = PINNED
 
     def unpin(self, rows: Sequence[int] | Ints) -> None:
-        self._used[rows] = WARM
+        self.used[rows] = WARM
 
     def least_recently_used(self, count: int) -> list[str]:
         """Up to `count` sessions among the least recently used, and never a pinned one."""
@@ -153,7 +169,7 @@ class Slab:
         limit = 2 * len(self._owner) + HAND_STEP
         while len(found) < count and total_passed < limit:
             stop = min(self._hand + HAND_STEP, len(self._owner))
-            marks = self._used[self._hand : stop]
+            marks = self.used[self._hand : stop]
             cold = np.flatnonzero(marks == COLD)[: count - len(found)]
             passed = int(cold[-1]) + 1 if len(found) + len(cold) == count and len(cold) else len(marks)
             found += [name for row in cold.tolist() if (name := self._owner[self._hand + row]) is not None]
@@ -161,7 +177,7 @@ class Slab:
             marks[cold] = PINNED  # not found twice in one call
             total_passed += passed
             self._hand = 0 if self._hand + passed >= len(self._owner) else self._hand + passed
-        self._used[[self.index[name] for name in found]] = COLD
+        self.used[[self.index[name] for name in found]] = COLD
         return found
 
     def expired(self, now: float, start: int, count: int) -> tuple[list[str], int]:
