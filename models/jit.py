@@ -58,8 +58,8 @@ def jit_inline(function: Function) -> Function:
 def jit_part(function: Function) -> Function:
     """A decorator: compile the function into the compiled functions of its module that call it.
 
-    LLVM inlines it, so a large function compiles ten times faster than with `jit_inline`. It must neither make
-    nor return an array: it does not count references to arrays, which takes longer than most loops over bytes.
+    LLVM inlines it, so a large function compiles ten times faster than with `jit_inline`. It must neither
+    make nor return an array: it does not count references to arrays, which takes longer than most loops.
     """
     return cast(Function, njit(**PART_OPTIONS)(function))
 

@@ -133,9 +133,15 @@ def read_plain(requests: Sequence[bytes], heads: Sequence[Head], max_steps: int)
     requests : [n], each all that came in on a connection
     heads : [n], of their connections
     max_steps : observations of the longest chunk that is plain
+
+    Raises
+    ------
+    ValueError : there are not as many heads as requests
     """
-    joined = b"".join(requests)
     n = len(requests)
+    if len(heads) != n:
+        raise ValueError(f"{n} requests need as many heads, not {len(heads)}")
+    joined = b"".join(requests)
     marks = np.empty((2, n), np.bool_)
     columns = np.empty((7, n), np.int64)
     numbers = np.empty(len(joined) // 2, np.float32)  # a number and what is behind it are 2 bytes or more
