@@ -108,10 +108,8 @@ class Caller:
             self._rename(job)
         count = len(job.sessions)
         usage.check(job, count)
-        if type(job) is AdvanceMany:  # the engine releases its chunks as they are answered
-            job.usage = usage
-            self.engine.submit(job)
-            usage.acquire(count)
+        if type(job) is AdvanceMany:
+            self._submit_chunks(job, usage)
             return
         reply = job.reply
 
@@ -126,6 +124,16 @@ class Caller:
             job.reply = reply
             raise
         usage.acquire(count)
+
+    def _submit_chunks(self, job: AdvanceMany, usage: Usage) -> None:
+        """Queue chunks; the engine releases them as they are answered, which may be at once."""
+        job.usage = usage
+        usage.acquire(len(job))
+        try:
+            self.engine.submit(job)
+        except CarryoverError:
+            usage.release(len(job))
+            raise
 
     async def ask(self, job: Job) -> Any:
         """Queue a job and wait for its answer.

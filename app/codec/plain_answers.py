@@ -6,7 +6,7 @@ printed by orjson, all predictions of a batch at once; this module only cuts the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import orjson
@@ -14,50 +14,39 @@ import orjson
 from app.codec.plain_requests import PlainRequests
 from app.jobs.answers import BulkAnswer
 from models.arrays import Bools, Bytes, Epochs, Ints
-from models.jit import contiguous, jit, jit_part, readonly, readonly_contiguous
+from models.jit import INT, contiguous, jit, jit_part, readonly, readonly_contiguous
 
 MAX_DIGITS = 19  # of an int64
 EPOCH_DIGITS = 16
-BEFORE_SESSION = b'{"session":"'
-BEFORE_EPOCH = b',"epoch":"'
-BEFORE_PREDICTIONS = b'","replayed":false,"predictions":'
+HEAD_END = b"\r\n\r\n"
 TEN, SIXTEEN = np.uint64(10), np.uint64(16)
 OPEN_LIST, CLOSE_LIST, CLOSE_OBJECT, ZERO, LOWER_A = b"[]}0a"
 
 
-def write_plain_answers(
-    requests: PlainRequests, indexes: Ints, answer: BulkAnswer, headers: bytes
-) -> list[bytes]:
+def write_plain_answers(requests: PlainRequests, answer: BulkAnswer, headers: bytes) -> list[bytes]:
     """The whole responses to requests whose chunks were applied together.
 
     Parameters
     ----------
-    requests, indexes : the requests of `answer`, which are the ones at these indexes
+    requests : all plain
     answer : of chunks of one model, none of them refused or replayed, with no outputs but predictions
     headers : of every response, whole lines
     """
     outputs = int(answer.outputs)
-    rows = answer.predictions.reshape(-1, outputs)
-    numbers = orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
-    parts: Sequence[bytes] = (
-        b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\ncontent-length: " % headers,
-        b"\r\n\r\n" + BEFORE_SESSION,
-        b'",%b,"position":' % orjson.dumps({"model": answer.model})[1:-1],
-        BEFORE_EPOCH,
-        BEFORE_PREDICTIONS,
-    )
-    joined = b"".join(parts)
-    ids = int((requests.session_ends[indexes] - requests.session_starts[indexes]).sum())
-    size = len(indexes) * (len(joined) + 2 * MAX_DIGITS + EPOCH_DIGITS + 3) + ids + len(numbers)
+    numbers = orjson.dumps(answer.predictions.reshape(-1, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
+    parts, part_ends = _fixed_parts(headers, answer.model)
+    count = len(requests)
+    size = count * (len(parts) + 2 * MAX_DIGITS + EPOCH_DIGITS + 3) + len(numbers) + len(requests.joined)
     written = np.empty(size, np.uint8)
-    ends = np.empty(len(indexes), np.int64)
+    ends = np.empty(count, np.int64)
     _write(
-        np.frombuffer(joined, np.uint8),
-        np.array([len(part) for part in parts]).cumsum(),
+        np.frombuffer(parts, np.uint8),
+        part_ends,
         np.frombuffer(requests.joined, np.uint8),
-        requests.session_starts[indexes],
-        requests.session_ends[indexes],
-        requests.flat[indexes] & (outputs == 1),
+        requests.session_starts,
+        requests.session_ends,
+        requests.flat,
+        outputs,
         np.frombuffer(numbers, np.uint8),
         answer.steps,
         answer.positions,
@@ -65,8 +54,22 @@ def write_plain_answers(
         written,
         ends,
     )
-    text, cuts = written[: ends[-1]].tobytes(), ends.tolist()
+    cuts = ends.tolist()
+    text = written[: cuts[-1]].tobytes()
     return [text[start:end] for start, end in zip([0, *cuts], cuts, strict=False)]
+
+
+@lru_cache(maxsize=16)
+def _fixed_parts(headers: bytes, model: str) -> tuple[bytes, Ints]:
+    """What is the same in every response, and where each part of it ends; a number lies between two parts."""
+    parts = (
+        b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\ncontent-length: " % headers,
+        HEAD_END + b'{"session":"',
+        b'",%b,"position":' % orjson.dumps({"model": model})[1:-1],
+        b',"epoch":"',
+        b'","replayed":false,"predictions":',
+    )
+    return b"".join(parts), np.array([len(part) for part in parts]).cumsum()
 
 
 @jit_part
@@ -97,15 +100,15 @@ def _write_number(number: np.uint64, count: int, written: Bytes, i: int) -> int:
 def _write_epoch(epoch: np.uint64, written: Bytes, i: int) -> int:
     for k in range(EPOCH_DIGITS):
         digit = np.uint8(epoch % SIXTEEN)
-        written[i + EPOCH_DIGITS - 1 - k] = digit + (ZERO if digit < 10 else LOWER_A - 10)  # noqa: PLR2004
+        written[i + EPOCH_DIGITS - 1 - k] = digit + (ZERO if digit < 10 else LOWER_A - 10)
         epoch //= SIXTEEN
     return i + EPOCH_DIGITS
 
 
 @jit(
     readonly_contiguous("uint8"), contiguous("int64"), readonly_contiguous("uint8"), contiguous("int64"),
-    contiguous("int64"), contiguous("bool"), readonly_contiguous("uint8"), readonly("int64"), readonly("int64"),
-    readonly("uint64"), contiguous("uint8"), contiguous("int64"),
+    contiguous("int64"), contiguous("bool"), INT, readonly_contiguous("uint8"), readonly("int64"),
+    readonly("int64"), readonly("uint64"), contiguous("uint8"), contiguous("int64"),
 )  # fmt: skip
 def _write(
     parts: Bytes,
@@ -114,6 +117,7 @@ def _write(
     session_starts: Ints,
     session_ends: Ints,
     flat: Bools,
+    outputs: int,
     numbers: Bytes,
     steps: Ints,
     positions: Ints,
@@ -123,7 +127,7 @@ def _write(
 ) -> None:
     """Write the responses one after the other; `ends` are the indexes behind each."""
     i, row = 0, 1  # `row` is the index of the next row in `numbers`, behind the bracket that opens all
-    head, fixed = part_ends[0], part_ends[4] - part_ends[0] - len(b"\r\n\r\n")
+    head, fixed = part_ends[0], part_ends[4] - part_ends[0] - len(HEAD_END)
     for r in range(len(flat)):
         first = row
         for _ in range(steps[r]):
@@ -133,8 +137,8 @@ def _write(
         last = row - 1
         position = np.uint64(positions[r])
         position_digits = _count_digits(position)
-        # A flat answer is one list: of each row [x] only x is written.
-        listed = last - first - 2 * steps[r] if flat[r] else last - first
+        is_flat = flat[r] and outputs == 1  # one list: of each row [x] only x is written
+        listed = last - first - 2 * steps[r] if is_flat else last - first
         body = fixed + session_ends[r] - session_starts[r] + position_digits + EPOCH_DIGITS + listed + 3
         i = _copy(parts, 0, head, written, i)
         i = _write_number(np.uint64(body), _count_digits(np.uint64(body)), written, i)
@@ -148,7 +152,7 @@ def _write(
         written[i] = OPEN_LIST
         i += 1
         for k in range(first, last):
-            if not (flat[r] and (numbers[k] == OPEN_LIST or numbers[k] == CLOSE_LIST)):
+            if not (is_flat and (numbers[k] == OPEN_LIST or numbers[k] == CLOSE_LIST)):
                 written[i] = numbers[k]
                 i += 1
         written[i] = CLOSE_LIST

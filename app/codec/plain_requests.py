@@ -102,7 +102,7 @@ class PlainRequests:
 
     plain : [n], whether the request is plain; of the others, the other columns mean nothing
     session_starts, session_ends : [n], where the session id is in `text`
-    text : all requests, one after the other
+    joined, text : all requests, one after the other
     lengths : [n], observations of the chunk
     widths : [n], numbers in an observation
     flat : [n], the observations were bare numbers, and are answered so
@@ -110,11 +110,13 @@ class PlainRequests:
     epochs : [n], 0: none
     starts : [n], index in `numbers` of the first number
     numbers : [total], of one request after the other; finite
+    width : of every request, if all are plain and of one width; else 0
     """
 
     plain: Bools
     session_starts: Ints
     session_ends: Ints
+    joined: bytes
     text: str
     lengths: Ints
     widths: Ints
@@ -123,6 +125,34 @@ class PlainRequests:
     epochs: Epochs
     starts: Ints
     numbers: Floats
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def select(self, indexes: Ints) -> PlainRequests:
+        """The requests at these indexes: plain ones of one width."""
+        width = int(self.widths[indexes[0]])
+        lengths, starts = self.lengths[indexes], self.starts[indexes]
+        pieces = [
+            self.numbers[start : start + width * length]
+            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+        ]
+        return PlainRequests(
+            self.plain[indexes],
+            self.session_starts[indexes],
+            self.session_ends[indexes],
+            self.joined,
+            self.text,
+            lengths,
+            self.widths[indexes],
+            self.flat[indexes],
+            self.at[indexes],
+            self.epochs[indexes],
+            width * (lengths.cumsum() - lengths),
+            np.concatenate(pieces),
+            width,
+        )
 
 
 def read_plain(requests: Sequence[bytes], heads: Sequence[Head], max_steps: int) -> PlainRequests:
@@ -145,7 +175,7 @@ def read_plain(requests: Sequence[bytes], heads: Sequence[Head], max_steps: int)
     marks = np.empty((2, n), np.bool_)
     columns = np.empty((7, n), np.int64)
     numbers = np.empty(len(joined) // 2, np.float32)  # a number and what is behind it are 2 bytes or more
-    total = _read(
+    total, width = _read(
         np.frombuffer(joined, np.uint8),
         np.fromiter(map(len, requests), np.int64, n),
         np.frombuffer(b"".join([head.encoded for head in heads]), np.uint8),
@@ -163,6 +193,7 @@ def read_plain(requests: Sequence[bytes], heads: Sequence[Head], max_steps: int)
         plain,
         session_starts,
         session_ends,
+        joined,
         joined.decode("latin-1"),
         lengths,
         widths,
@@ -171,6 +202,7 @@ def read_plain(requests: Sequence[bytes], heads: Sequence[Head], max_steps: int)
         epochs.view(np.uint64),
         starts,
         numbers[:total],
+        width,
     )
 
 
@@ -487,10 +519,11 @@ def _read(
     marks: Bools,
     columns: Ints,
     numbers: Floats,
-) -> int:
-    """Fill the columns; returns how many numbers there are."""
+) -> tuple[int, int]:
+    """Fill the columns; returns how many numbers there are, and `PlainRequests.width`."""
     plain, flat = marks[0], marks[1]
     end = head = total = 0
+    same_width = True
     for r in range(len(sizes)):
         start = end
         end = start + sizes[r]
@@ -515,4 +548,5 @@ def _read(
         )
         if plain[r]:
             total += columns[LENGTH, r] * columns[WIDTH, r]
-    return total
+        same_width &= plain[r] and columns[WIDTH, r] == columns[WIDTH, 0]
+    return total, columns[WIDTH, 0] if same_width else 0

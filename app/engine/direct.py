@@ -8,11 +8,12 @@ published in another. A job that is not wholly like this is left to the batch, a
 from __future__ import annotations
 
 import math
+from time import perf_counter
 
 import numpy as np
 
-from app.engine.batch import Batch
 from app.engine.residents import Residents
+from app.engine.step import Stepper
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
@@ -30,24 +31,13 @@ class DirectChunks:
     residents : the sessions, of a store that does not write through
     """
 
-    def __init__(self, residents: Residents, metrics: Metrics) -> None:
+    def __init__(self, residents: Residents, stepper: Stepper, metrics: Metrics) -> None:
         self._residents = residents
+        self._stepper = stepper
         self._metrics = metrics
 
-    def apply(self, batch: Batch) -> None:
-        """Apply and answer those of the batch's jobs that need nothing else; the others stay in the batch."""
-        left = []
-        for job in batch.jobs:
-            answer = self._advance(job, batch.now) if type(job) is AdvanceMany else None
-            if answer is None:
-                left.append(job)
-                continue
-            batch.final_answers.append((job, answer))
-            self._metrics.chunks += len(job)
-            self._metrics.observations += len(job)
-        batch.jobs = left
-
-    def _advance(self, job: AdvanceMany, now: float) -> BulkAnswer | None:
+    def advance(self, job: AdvanceMany, now: float) -> BulkAnswer | None:
+        """Apply a job. Returns its answer; None if it must go with a batch, and nothing has happened."""
         found = self._residents.find(job.sessions[0])
         if found is None or job.options is not None or len(job.observations) != len(job):
             return None
@@ -76,12 +66,18 @@ class DirectChunks:
             now,
         ):
             return None
+        began = perf_counter()
         try:
-            predictions, carries = forecaster.advance(job.observations, job.lengths, slab.carries.take(rows, axis=0))
+            predictions, carries = forecaster.advance(
+                job.observations, job.lengths, slab.carries.take(rows, axis=0)
+            )
         except Exception:  # noqa: BLE001  (the batch's way finds out which session it is, and fails it alone)
             return None
-        if not math.isfinite(np.vdot(carries, carries)) or not math.isfinite(np.vdot(predictions, predictions)):
+        if not math.isfinite(np.vdot(carries, carries)) or not math.isfinite(
+            np.vdot(predictions, predictions)
+        ):
             return None
+        self._stepper.record_pass(slab, perf_counter() - began, 1, len(rows), len(rows))
         positions, epochs = np.empty(len(rows), np.int64), np.empty(len(rows), np.uint64)
         _publish(
             *columns,
@@ -96,6 +92,8 @@ class DirectChunks:
             positions,
             epochs,
         )
+        self._metrics.chunks += len(job)
+        self._metrics.observations += len(job)
         return BulkAnswer(
             positions,
             epochs,

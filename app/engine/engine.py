@@ -31,7 +31,7 @@ from app.engine.idle_time import hold_idle_sessions
 from app.engine.linger import Linger
 from app.engine.model_slabs import ModelSlabs
 from app.engine.queue import JobQueue
-from app.engine.reply import reply
+from app.engine.reply import hand_over, reply
 from app.engine.residents import NO_SESSIONS, Residents
 from app.engine.slow_jobs import SlowJobs, cancelled_error
 from app.engine.step import Stepper
@@ -94,7 +94,9 @@ class Engine:
         self._stepper = Stepper(settings.recent_bytes)
         self._admission = Admission(self.residents, self._stepper)
         self._commit = Commit(self.residents)
-        self._direct = None if store.writes_through else DirectChunks(self.residents, self.metrics)
+        self._direct = (
+            None if store.writes_through else DirectChunks(self.residents, self._stepper, self.metrics)
+        )
         self._upkeep = Upkeep(
             self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.batch_sessions
         )
@@ -142,11 +144,33 @@ class Engine:
             raise Overloaded(f"{self._max_bytes} bytes of observations are waiting already")
         if type(job) is AdvanceMany:
             max_sessions = min(self._max_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
-            for part in split_job(job, max_sessions, self._stepper.max_observations):
+            parts = split_job(job, max_sessions, self._stepper.max_observations)
+            if len(parts) == 1 and parts[0] is job and self._advance_at_once(job):
+                return
+            for part in parts:
                 self._queue.add(part)
         else:
             self._queue.add(job)
         self._awake.set()
+
+    def _advance_at_once(self, job: AdvanceMany) -> bool:
+        """Apply and answer a job that needs no batch, if nothing else is ready. Returns whether it was."""
+        if self._direct is None or self._queue or self._slow or self.watchers or self.tracing is not None:
+            return False
+        stages = self.metrics.stages
+        stages.begin()
+        answer = self._direct.advance(job, self.clock())
+        if answer is None:
+            return False
+        self.ticks += 1
+        self._last_requests = job.requests
+        self.metrics.batches.add(len(job))
+        stages.end("step")
+        hand_over(job, answer)
+        if job.usage is not None:
+            job.usage.release(len(job))
+        stages.end("reply")
+        return True
 
     def wake(self) -> None:
         """Tick: there is a job, or a chunk has arrived."""
@@ -235,11 +259,7 @@ class Engine:
             self.tracing.begin_batch(len(batch.touched))
         stages.end("collect")
         try:
-            if self._direct is not None and not self.watchers:
-                self._direct.apply(batch)
-                stages.end("step")
-            if batch.jobs:
-                await self._run_stages(batch)
+            await self._run_stages(batch)
         except Exception as error:  # noqa: BLE001  (whatever it was, every client of the batch is answered)
             self._fail(batch, error)
         self._commit.abandon(batch)

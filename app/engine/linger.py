@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-
 LINGER_SECONDS = 100e-6  # a client that waits for each answer sends its next chunk within this time
 MAX_FAILURES = 3  # after as many waits in a row without a job, only every RETRY_TICKS-th tick waits
 RETRY_TICKS = 64

@@ -6,7 +6,7 @@ import logging
 
 from app.engine.batch import Batch
 from app.jobs.answers import BulkAnswer, ChunkAnswer
-from app.jobs.jobs import Advance, AdvanceMany, UsageCounter
+from app.jobs.jobs import Advance, AdvanceMany, Job, Outcome, UsageCounter
 from app.observability.metrics import Metrics
 
 log = logging.getLogger("carryover.engine")
@@ -24,12 +24,17 @@ def reply(batch: Batch, metrics: Metrics) -> None:
                     usage.release(count)
                 usage, count = job.usage, 0
             count += 1 if isinstance(job, Advance) else len(job)
-        try:
-            job.reply(outcome)
-        except Exception:
-            log.exception("an answer could not be handed over; the other answers go on")
+        hand_over(job, outcome)
     if usage is not None:
         usage.release(count)
+
+
+def hand_over(job: Job, outcome: Outcome) -> None:
+    """Call the `reply` of a job; if it raises, that is logged."""
+    try:
+        job.reply(outcome)
+    except Exception:
+        log.exception("an answer could not be handed over; the other answers go on")
 
 
 def _count(batch: Batch, metrics: Metrics) -> None:

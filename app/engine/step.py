@@ -178,10 +178,13 @@ class Stepper:
         result, failures = run_pass(slab.forecaster, inputs)
         seconds = time.perf_counter() - began
         observations, lengths = inputs.observations, inputs.lengths
-        self._time_budgets[slab].record(
-            seconds, longest_chunk(lengths, observations), len(lengths), len(observations)
-        )
+        longest = longest_chunk(lengths, observations)
+        self.record_pass(slab, seconds, longest, len(lengths), len(observations))
         return result, failures
+
+    def record_pass(self, slab: Slab, seconds: float, longest: int, sessions: int, total: int) -> None:
+        """Learn how fast a model is; see `TimeBudget.record`."""
+        self._time_budgets[slab].record(seconds, longest, sessions, total)
 
     def _stage(self, group: ChunkColumns, result: StepResult, failures: Failures, batch: Batch) -> None:
         if failures:

@@ -86,9 +86,7 @@ class JobParts:
         self._job = job
         self._starts = np.cumsum(job.lengths) - job.lengths
         self._replies: SeparateReplies | AnswerCollector = (
-            job.reply
-            if isinstance(job.reply, SeparateReplies)
-            else AnswerCollector(len(job), job.reply)
+            job.reply if isinstance(job.reply, SeparateReplies) else AnswerCollector(len(job), job.reply)
         )
 
     def take(self, indexes: Ints) -> Advance | AdvanceMany:

@@ -113,6 +113,7 @@ class HotProtocol(HttpConnection):
     def data_received(self, data: bytes) -> None:
         if self._plain is Plain.NEXT:
             self._plain = Plain.IN_INBOX
+            self._last_heard = self.loop.time()
             self.inbox.put(self, data)
         else:
             if self._plain is not Plain.NO:
@@ -125,21 +126,15 @@ class HotProtocol(HttpConnection):
         self._misses += 1
         super().data_received(data)
 
-    def await_answer(self, heard: float) -> None:
-        """Note that a plain request was submitted.
-
-        Parameters
-        ----------
-        heard : when it came in, by the event loop's clock
-        """
+    def await_answer(self) -> None:
+        """Note that a plain request was submitted, and is not answered yet."""
         self._plain = Plain.AWAITED
-        self._misses = 0
-        self._last_heard = heard
 
     def write_plain(self, response: bytes) -> None:
         """Write the response to the plain request."""
-        if self._plain is Plain.AWAITED:
+        if self._plain is Plain.IN_INBOX or self._plain is Plain.AWAITED:
             self._plain = Plain.NEXT
+            self._misses = 0
             self.server_state.total_requests += 1
             self.transport.write(response)
         elif self._awaited is not None:
@@ -149,7 +144,8 @@ class HotProtocol(HttpConnection):
 
     def plain_exchange(self, session: str, *, flat: bool) -> ChunkExchange:
         """The exchange of the plain request, which can be answered in any way."""
-        if self._plain is Plain.AWAITED:
+        if self._plain is not Plain.NO:
+            self._plain = Plain.AWAITED
             self._end_plain()
         exchange, self._awaited = self._awaited or ChunkExchange(self, session), None
         exchange.session, exchange.flat = session, flat

@@ -11,7 +11,6 @@ gets its own answer or error.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -30,7 +29,7 @@ from app.jobs.jobs import AdvanceMany, Reply, SeparateReplies
 from app.jobs.session_list import SessionList
 from app.jobs.split import LONG_CHUNK
 from app.protocols.exchange import ChunkExchange
-from models.arrays import Floats, Ints
+from models.arrays import Ints
 
 
 class PlainConnection(Protocol):
@@ -42,8 +41,8 @@ class PlainConnection(Protocol):
     def parse_piece(self, data: bytes) -> None:
         """Parse what is not plain, or could not be submitted with the others."""
 
-    def await_answer(self, heard: float) -> None:
-        """Note that a plain request was submitted, which came in at this time of the event loop."""
+    def await_answer(self) -> None:
+        """Note that a plain request was submitted."""
 
     def write_plain(self, response: bytes) -> None:
         """Write the response to the plain request."""
@@ -94,32 +93,36 @@ class Inbox:
         connections, pieces = self._connections, self._pieces
         self._connections, self._pieces = [], []
         requests = read_plain(pieces, [connection.head for connection in connections], self._max_steps)
+        callers = {connection.caller for connection in connections}
+        if len(callers) == 1 and requests.width and self._submit(callers.pop(), requests, connections):
+            return
         left: list[int] = []
         for caller, indexes in _groups(requests, connections, left):
             room = caller.usage.share.room
-            left += indexes[room:].tolist()
-            indexes = indexes[:room]
-            if len(indexes) and not self._submit(caller, requests, indexes, connections):
-                left += indexes.tolist()
+            left += indexes[room:]
+            taken = indexes[:room]
+            chosen = [connections[i] for i in taken]
+            if taken and not self._submit(caller, requests.select(np.array(taken)), chosen):
+                left += taken
         for i in left:
             connections[i].parse_piece(pieces[i])
 
     def _submit(
-        self, caller: Caller, requests: PlainRequests, indexes: Ints, connections: Sequence[PlainConnection]
+        self, caller: Caller, requests: PlainRequests, connections: Sequence[PlainConnection]
     ) -> bool:
         """Submit these requests of a caller as one job. Returns whether they were taken."""
-        if len(indexes) < len(connections):
-            connections = [connections[i] for i in indexes.tolist()]
-        starts, ends = requests.session_starts[indexes].tolist(), requests.session_ends[indexes].tolist()
+        if caller.is_revoked or len(requests) > caller.usage.share.room:
+            return False
         text = requests.text
-        sessions = SessionList([text[start:end] for start, end in zip(starts, ends, strict=True)])
-        replies = PlainReplies(requests, indexes, sessions, connections, self._since)
+        spans = zip(requests.session_starts.tolist(), requests.session_ends.tolist(), strict=True)
+        sessions = SessionList([text[start:end] for start, end in spans])
+        replies = PlainReplies(requests, sessions, connections, self._since)
         job = AdvanceMany(
             sessions,
-            _observations(requests, indexes),
-            requests.lengths[indexes],
-            requests.at[indexes],
-            requests.epochs[indexes],
+            requests.numbers.reshape(-1, requests.width),
+            requests.lengths,
+            requests.at,
+            requests.epochs,
             reply=replies,
             requests=len(sessions),
         )
@@ -127,44 +130,24 @@ class Inbox:
             caller.submit(job)
         except CarryoverError:
             return False
-        heard = asyncio.get_running_loop().time()
-        for connection in connections:
-            connection.await_answer(heard)
+        if not replies.are_sent:
+            for connection in connections:
+                connection.await_answer()
         return True
 
 
 def _groups(
     requests: PlainRequests, connections: Sequence[PlainConnection], left: list[int]
-) -> list[tuple[Caller, Ints]]:
+) -> list[tuple[Caller, list[int]]]:
     """The plain requests of each caller and width; the indexes of the others are added to `left`."""
-    callers = {connection.caller for connection in connections}
-    widths = requests.widths
-    if len(callers) == 1 and requests.plain.all() and (widths == widths[0]).all():
-        caller = callers.pop()
-        if not caller.is_revoked:
-            return [(caller, np.arange(len(connections)))]
     groups: defaultdict[tuple[Caller, int], list[int]] = defaultdict(list)
-    for i, (connection, plain, width) in enumerate(
-        zip(connections, requests.plain.tolist(), widths.tolist(), strict=True)
-    ):
-        if plain and not connection.caller.is_revoked:
+    columns = requests.plain.tolist(), requests.widths.tolist()
+    for i, (connection, plain, width) in enumerate(zip(connections, *columns, strict=True)):
+        if plain:
             groups[connection.caller, width].append(i)
         else:
             left.append(i)
-    return [(caller, np.array(indexes)) for (caller, _), indexes in groups.items()]
-
-
-def _observations(requests: PlainRequests, indexes: Ints) -> Floats:
-    """The observations [total, width] of requests of one width."""
-    width = int(requests.widths[indexes[0]])
-    if len(indexes) == len(requests.plain):
-        return requests.numbers.reshape(-1, width)
-    starts, lengths = requests.starts[indexes].tolist(), requests.lengths[indexes].tolist()
-    numbers = [
-        requests.numbers[start : start + width * length]
-        for start, length in zip(starts, lengths, strict=True)
-    ]
-    return np.concatenate(numbers).reshape(-1, width)
+    return [(caller, indexes) for (caller, _), indexes in groups.items()]
 
 
 class PlainReplies(SeparateReplies):
@@ -172,32 +155,30 @@ class PlainReplies(SeparateReplies):
 
     Parameters
     ----------
-    requests, indexes : the requests that are answered, which are the ones at these indexes
+    requests : all plain
     sessions, connections : [n], of each request
     since : when the first of them came in, as `perf_counter` has it
     """
 
-    __slots__ = ("_connections", "_indexes", "_requests", "_sessions", "_since")
+    __slots__ = ("_connections", "_requests", "_sessions", "_since", "are_sent")
 
     def __init__(
         self,
         requests: PlainRequests,
-        indexes: Ints,
         sessions: Sequence[str],
         connections: Sequence[PlainConnection],
         since: float,
     ) -> None:
         self._requests = requests
-        self._indexes = indexes
         self._sessions = sessions
         self._connections = connections
         self._since = since
+        self.are_sent = False  # all of them
 
     def subset_reply(self, indexes: Ints) -> PlainReplies:
         chosen = indexes.tolist()
         return PlainReplies(
-            self._requests,
-            self._indexes[indexes],
+            self._requests.select(indexes),
             [self._sessions[i] for i in chosen],
             [self._connections[i] for i in chosen],
             self._since,
@@ -207,10 +188,11 @@ class PlainReplies(SeparateReplies):
         return partial(self._reply_alone, i)
 
     def _reply_alone(self, i: int, outcome: Any) -> None:
-        flat = bool(self._requests.flat[self._indexes[i]])
+        flat = bool(self._requests.flat[i])
         self._connections[i].plain_exchange(self._sessions[i], flat=flat).reply(outcome)
 
     def __call__(self, outcome: Any) -> None:
+        self.are_sent = True
         connections = self._connections
         if not isinstance(outcome, BulkAnswer):
             for i in range(len(connections)):
@@ -221,10 +203,8 @@ class PlainReplies(SeparateReplies):
                 self._reply_alone(i, answer)
             return
         first = connections[0]
-        responses = write_plain_answers(self._requests, self._indexes, outcome, first.standard_headers())
+        responses = write_plain_answers(self._requests, outcome, first.standard_headers())
         metrics = first.caller.engine.metrics
         metrics.record_requests(ChunkExchange.route, 200, len(responses), perf_counter() - self._since)
         for connection, response in zip(connections, responses, strict=True):
             connection.write_plain(response)
-
-
