@@ -18,7 +18,7 @@ SKIPPED_TICK, TRIED_TICK = 1, linger.RETRY_TICKS
 
 async def test_it_waits_for_the_next_job_only_while_jobs_come_in_time(monkeypatch):
     queue = JobQueue()
-    waiting, loop = Linger(queue), asyncio.get_running_loop()
+    waiting, loop = Linger(lambda: bool(queue)), asyncio.get_running_loop()
 
     async def finds_a_job(seconds: float, tick: int, session: str = "", jobs: int = 1) -> bool:
         monkeypatch.setattr(linger, "LINGER_SECONDS", seconds)

@@ -23,7 +23,7 @@ def filled(forecaster, count: int, capacity: int | None = None) -> Slab:
 
 def rested(slab: Slab) -> Slab:
     """Nobody was used lately."""
-    slab._used[: len(slab._owner)] = 0
+    slab.used[: len(slab._owner)] = 0
     return slab
 
 
