@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.arrays import Floats
+from models.arrays import Floats, Ints
 from models.jit import INT, contiguous, jit, jit_inline, readonly, readonly_contiguous
 from models.nets.lstm import StatefulLSTM
 
@@ -32,6 +32,7 @@ WHOLE = single(3 << 22)  # adding it rounds a number to the nearest integer, whi
 BITS_OF_ONE, MANTISSA = np.int32(127 << 23), np.int32(23)
 FLAT = single(18.02)  # beyond half of it, tanh is 1 in float32
 FAR = single(87)  # up to here exp neither overflows nor becomes denormal
+BLOCK = 4  # chunks, and weights of a column, that are multiplied together
 GATED_FAR = single(60)  # up to here, neither does its product with the exp of FLAT
 
 
@@ -47,6 +48,7 @@ class LSTMCells:
         lstm = network.lstm
         self.hidden_size = lstm.hidden_size
         self.layers = [_folded_weights(network, layer) for layer in range(lstm.num_layers)]
+        self.padded_layers = [_padded(weights) for weights in self.layers]
         self.readout = np.ascontiguousarray(network.fc.weight.detach().numpy().T)
         self.bias = network.fc.bias.detach().numpy().copy()
 
@@ -73,6 +75,29 @@ class LSTMCells:
             _lay_out(x, rows, hidden, operand)
             _move_on(operand @ weights, rows, moved, hidden, cell)
             x = moved[:, hidden : hidden + size]
+        return np.asarray(x @ self.readout + self.bias)
+
+    def advance(self, x: Floats, lengths: Ints, rows: Floats) -> Floats:
+        """Move rows on by chunks.
+
+        Parameters
+        ----------
+        x : [total, inputs], scaled; the chunks one after the other
+        lengths : [batch], observations in each chunk, `total` together
+        rows : [batch, at least 2 layers hidden], C-contiguous; each begins with (h, c) as
+            [2, layers, hidden], which are overwritten
+
+        Returns
+        -------
+        [total, outputs], the readout of the last layer, scaled; without the input of `change_of`
+        """
+        size, layers = self.hidden_size, len(self.layers)
+        starts, order = np.cumsum(lengths) - lengths, np.argsort(-lengths, kind="stable")
+        for layer, weights in enumerate(self.padded_layers):
+            hidden, cell = layer * size, (layers + layer) * size
+            features = np.empty((len(x), size), np.float32)
+            _advance_layer(x, starts, lengths, order, weights, rows, hidden, cell, features)
+            x = features
         return np.asarray(x @ self.readout + self.bias)
 
 
@@ -133,20 +158,109 @@ def sigmoid_times_tanh(gate: np.float32, x: np.float32) -> np.float32:
     return steep / ((ONE + closed) * (steep + TWO))
 
 
+@jit(contiguous("float32"), readonly_contiguous("float32"), contiguous("float32"), contiguous("float32"))
+def _apply_gates(gates: Floats, before: Floats, c: Floats, h: Floats) -> None:
+    """The new cell, c = f c + i g, and the new hidden, h = o tanh(c), of gates laid out as torch has them."""
+    size = len(h)
+    entry, forget = gates[:size], gates[size : 2 * size]
+    candidate, output = gates[2 * size : 3 * size], gates[3 * size :]
+    # No loop reads `before` and writes `c`: as they may be the same memory, it would not be vectorised.
+    for i in range(size):
+        entry[i] = sigmoid(forget[i]) * before[i] + sigmoid_times_tanh(entry[i], candidate[i])
+    for i in range(size):
+        c[i] = entry[i]
+        h[i] = sigmoid_times_tanh(output[i], entry[i])
+
+
+@jit(contiguous("float32"), readonly_contiguous("float32", 2), contiguous("float32"))
+def _multiply_one(operand: Floats, weights: Floats, gates: Floats) -> None:
+    """operand @ weights, of a vector."""
+    gates[:] = 0
+    for block in range(len(weights) // BLOCK):
+        k = block * BLOCK
+        w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+        a, b, c, d = operand[k], operand[k + 1], operand[k + 2], operand[k + 3]
+        for i in range(len(gates)):
+            gates[i] += a * w0[i] + b * w1[i] + c * w2[i] + d * w3[i]
+
+
+@jit(contiguous("float32", 2), readonly_contiguous("float32", 2), contiguous("float32", 2))
+def _multiply_four(operand: Floats, weights: Floats, gates: Floats) -> None:
+    """operand @ weights, of four rows.
+
+    Four weights of a column serve four rows: as many numbers as the processor's registers hold.
+    """
+    gates[:] = 0
+    x0, x1, x2, x3 = operand[0], operand[1], operand[2], operand[3]
+    g0, g1, g2, g3 = gates[0], gates[1], gates[2], gates[3]
+    for block in range(len(weights) // BLOCK):
+        k = block * BLOCK
+        w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+        a0, b0, c0, d0 = x0[k], x0[k + 1], x0[k + 2], x0[k + 3]
+        a1, b1, c1, d1 = x1[k], x1[k + 1], x1[k + 2], x1[k + 3]
+        a2, b2, c2, d2 = x2[k], x2[k + 1], x2[k + 2], x2[k + 3]
+        a3, b3, c3, d3 = x3[k], x3[k + 1], x3[k + 2], x3[k + 3]
+        for i in range(len(g0)):
+            a, b, c, d = w0[i], w1[i], w2[i], w3[i]
+            g0[i] += a0 * a + b0 * b + c0 * c + d0 * d
+            g1[i] += a1 * a + b1 * b + c1 * c + d1 * d
+            g2[i] += a2 * a + b2 * b + c2 * c + d2 * d
+            g3[i] += a3 * a + b3 * b + c3 * c + d3 * d
+
+
 @jit(contiguous("float32", 2), readonly_contiguous("float32", 2), contiguous("float32", 2), INT, INT)
 def _move_on(gates: Floats, rows: Floats, moved: Floats, hidden: int, cell: int) -> None:
-    """The new cell, c = f c + i g, and the new hidden, h = o tanh(c), of gates laid out as torch has them."""
     size = gates.shape[1] // 4
     for row in range(len(gates)):
-        entry, forget = gates[row, :size], gates[row, size : 2 * size]
-        candidate, output = gates[row, 2 * size : 3 * size], gates[row, 3 * size :]
-        h, c, before = moved[row, hidden:], moved[row, cell:], rows[row, cell:]
-        # No loop reads `rows` and writes `moved`: as they may be the same memory, it would not be vectorised.
-        for i in range(size):
-            entry[i] = sigmoid(forget[i]) * before[i] + sigmoid_times_tanh(entry[i], candidate[i])
-        for i in range(size):
-            c[i] = entry[i]
-            h[i] = sigmoid_times_tanh(output[i], entry[i])
+        before, c, h = rows[row, cell:], moved[row, cell:], moved[row, hidden:]
+        _apply_gates(gates[row], before[:size], c[:size], h[:size])
+
+
+@jit(
+    readonly("float32", 2), readonly("int64"), readonly("int64"), readonly("int64"),
+    readonly_contiguous("float32", 2), contiguous("float32", 2), INT, INT, contiguous("float32", 2),
+)  # fmt: skip
+def _advance_layer(
+    x: Floats,
+    starts: Ints,
+    lengths: Ints,
+    order: Ints,
+    weights: Floats,
+    rows: Floats,
+    hidden: int,
+    cell: int,
+    features: Floats,
+) -> None:
+    """Move one layer of every row on by its chunk, and write its hidden after each observation to `features`.
+
+    Four chunks at a time, the longest first: their states stay in the processor's first cache, and each
+    weight that is read from the second serves four products.
+    """
+    inputs, size = x.shape[1], features.shape[1]
+    bias = inputs + size
+    operand = np.zeros((BLOCK, len(weights)), np.float32)  # [x, h, 1, 0...] of each chunk
+    operand[:, bias] = 1
+    gates = np.empty((BLOCK, 4 * size), np.float32)
+    for first in range(0, len(order), BLOCK):
+        chunks = order[first : first + BLOCK]
+        active = len(chunks)
+        for i in range(active):
+            operand[i, inputs:bias] = rows[chunks[i], hidden : hidden + size]
+        for step in range(lengths[chunks[0]]):
+            while lengths[chunks[active - 1]] <= step:
+                active -= 1
+            for i in range(active):
+                operand[i, :inputs] = x[starts[chunks[i]] + step]
+            if active == 1:
+                _multiply_one(operand[0], weights, gates[0])
+            else:
+                _multiply_four(operand, weights, gates)
+            for i in range(active):
+                c, h = rows[chunks[i], cell : cell + size], features[starts[chunks[i]] + step]
+                _apply_gates(gates[i], c, c, h)
+                operand[i, inputs:bias] = h
+        for i in range(len(chunks)):
+            rows[chunks[i], hidden : hidden + size] = operand[i, inputs:bias]
 
 
 def _folded_weights(network: StatefulLSTM, layer: int) -> Floats:
@@ -156,3 +270,8 @@ def _folded_weights(network: StatefulLSTM, layer: int) -> Floats:
     recurrent = getattr(lstm, f"weight_hh_l{layer}").detach().numpy()
     bias = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
     return np.ascontiguousarray(np.concatenate([inward.T, recurrent.T, bias.detach().numpy()[None]]))
+
+
+def _padded(weights: Floats) -> Floats:
+    """With rows of zeros, so that there are whole blocks."""
+    return np.pad(weights, ((0, -len(weights) % BLOCK), (0, 0)))
