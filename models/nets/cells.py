@@ -5,13 +5,14 @@ chunk. Here a layer multiplies `[x, h, 1]` with its two weight matrices and the 
 matrix, followed by one compiled pass over its gates.
 
 step       one observation of each row: one BLAS product a layer
-advance    a chunk of each row: one compiled call a layer, which multiplies by itself, four chunks at a time.
-           For so few rows it is up to twice as fast as BLAS; for many it is as fast, and nothing else is
-           done between two observations. With 64 hidden units and one layer, a step of a lone chunk of 50
-           costs 1.2 us (4.2 by `torch.nn.LSTM`), that of 64 chunks of 50 0.5 us (0.8), of which the
-           product is 0.33. Measured by benchmarks/kernels.py on one core of an AMD EPYC 9004
+advance    a chunk of each row: one compiled call a layer, products included. It multiplies as fast as BLAS
+           where there are many rows, and up to three times faster where there are few
 
-The sigmoid and the tanh of that pass are arithmetic without branches or tables, so that the processor
+With 64 hidden units and one layer, microseconds a step of `torch.nn.LSTM` and of `advance` on one core of an
+AMD EPYC (Zen 4): a lone chunk of 50 4.1 and 1.4, 64 chunks of 50 0.66 and 0.48, of which the products take
+0.33, and 64 chunks of 1 to 50 1.7 and 0.52 (benchmarks/kernels.py).
+
+The sigmoid and the tanh of the gates are arithmetic without branches or tables, so that the processor
 computes eight or sixteen at once. Their error is about one unit in the last place. Where they are multiplied,
 they share a division.
 
@@ -44,7 +45,7 @@ BLOCK = 4  # chunks, and rows of weights, that are multiplied at a time: 16 fact
 
 
 class LSTMCells:
-    """All layers of a `StatefulLSTM` and its readout, stepped by one observation of each row.
+    """All layers of a `StatefulLSTM` and its readout, for many rows at once.
 
     Parameters
     ----------
