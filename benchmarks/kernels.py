@@ -1,68 +1,68 @@
-"""Where the step changes from `LSTMCells` to `torch.nn.LSTM`: both timed over batches and lengths.
+"""What a step costs by `LSTMCells` and by `torch.nn.LSTM`, over batches and lengths of chunks.
 
-python -m benchmarks.kernels
+python -m benchmarks.kernels [--hidden 64] [--layers 1]
+
+The two are timed in turn, in processor time, and the least of all rounds counts.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-import models.nets.chunks as measured
 from models.arrays import Floats, Ints
-from models.artifact.files import load
-from models.forecaster import Forecaster
+from models.nets.chunks import ChunkNetwork
+from models.nets.lstm import StatefulLSTM
 
-SINE = Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine"
-BATCHES = (1, 8, 64, 256)
-LENGTHS = (1, 2, 4, 8, 12, 16, 24, 50)
-ROUNDS = 7
+BATCHES = (1, 2, 8, 16, 64, 256)
+LENGTHS = (1, 2, 5, 10, 25, 50, 200)
+SECONDS = 0.4  # of rounds for each row of the table
+MIN_ROUNDS = 5
 
 
 def main() -> None:
-    """Print microseconds a pass, the better of the two starred."""
+    """Print microseconds a step of one session; `mixed` is lengths from 1 to that of the row."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=1)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
-    forecaster = Forecaster(load(SINE))
+    torch.manual_seed(0)
+    network = StatefulLSTM(1, options.hidden, options.layers, 1).eval()
+    cells, torch_only = ChunkNetwork(network, "cpu"), ChunkNetwork(network, "cpu")
+    torch_only.cells = None
     random = np.random.default_rng(0)
-    print("batch  steps  cells us  network us")
+    print("batch  steps   equal: cells  network   mixed: cells  network")
     for batch in BATCHES:
+        carries = 0.1 * random.standard_normal((batch, 2 * options.layers * options.hidden), dtype=np.float32)
         for steps in LENGTHS:
-            observations = random.standard_normal((batch * steps, 1), dtype=np.float32)
-            lengths = np.full(batch, steps)
-            carries = 0.1 * random.standard_normal((batch, forecaster.carry_size), dtype=np.float32)
-
-            def step(
-                observations: Floats = observations,
-                lengths: Ints = lengths,
-                carries: Floats = carries,
-            ) -> None:
-                forecaster.advance(observations, lengths, carries)
-
-            cells, network = (best(step, limit) for limit in (steps, 0))
-            stars = ("*", " ") if cells < network else (" ", "*")
-            print(f"{batch:5}  {steps:5}  {cells:7.0f}{stars[0]}  {network:9.0f}{stars[1]}")
+            figures = []
+            for lengths in (np.full(batch, steps), random.integers(1, steps, batch, endpoint=True)):
+                figures += _least([cells, torch_only], lengths, carries, random)
+            print("{:5}  {:5}        {:7.2f}  {:7.2f}        {:7.2f}  {:7.2f}".format(batch, steps, *figures))
 
 
-def best(step: Callable[[], None], short_chunk: int) -> float:
-    """The least microseconds of a call over the rounds, with this many steps counting as short."""
-    before, measured.SHORT_CHUNK = measured.SHORT_CHUNK, short_chunk
-    try:
-        step()
-        rounds = []
-        for _ in range(ROUNDS):
-            began = time.perf_counter()
-            for _ in range(20):
-                step()
-            rounds.append((time.perf_counter() - began) / 20 * 1e6)
-        return min(rounds)
-    finally:
-        measured.SHORT_CHUNK = before
+def _least(
+    networks: list[ChunkNetwork], lengths: Ints, carries: Floats, random: np.random.Generator
+) -> list[float]:
+    total = int(lengths.sum())
+    scaled = random.standard_normal((total, 1), dtype=np.float32)
+    rounds: list[list[float]] = []
+    end = time.perf_counter() + SECONDS
+    while len(rounds) < MIN_ROUNDS or time.perf_counter() < end:
+        rounds.append([_cpu_seconds(network, scaled, lengths, carries) for network in networks])
+    return [1e6 * min(each) / total for each in zip(*rounds, strict=True)]
+
+
+def _cpu_seconds(network: ChunkNetwork, scaled: Floats, lengths: Ints, carries: Floats) -> float:
+    began = time.thread_time()
+    network.advance(scaled, lengths, carries)
+    return time.thread_time() - began
 
 
 if __name__ == "__main__":

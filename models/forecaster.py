@@ -72,7 +72,7 @@ class Forecaster:
     Parameters
     ----------
     artifact : Artifact
-    device : "cpu" or "cuda"; on "cpu" short chunks are stepped by NumPy
+    device : "cpu" or "cuda"; on "cpu" chunks are stepped by NumPy and numba
     tail : observations that each carry keeps
     learning : what the sessions learn; without it, what the artifact says
 

@@ -1,7 +1,8 @@
 """A network that moves many sessions on at once, each by a chunk of its own length.
 
-Short chunks are stepped by `LSTMCells` (NumPy and numba), long ones run through `torch.nn.LSTM`. There, mixed
-lengths are packed: a padded row would move the carry of a shorter chunk.
+On the CPU the chunks are stepped by `LSTMCells` (NumPy and numba), which cost less than `torch.nn.LSTM` at
+every length up to 256 hidden units (benchmarks/kernels.py). On a GPU they run through `torch.nn.LSTM`. There,
+mixed lengths are packed: a padded row would move the carry of a shorter chunk.
 """
 
 from __future__ import annotations
@@ -16,10 +17,6 @@ from models.arrays import Floats, Ints
 from models.nets.cells import LSTMCells
 from models.nets.lstm import StatefulLSTM
 
-# Chunks up to this length are stepped by `LSTMCells`, longer ones by `torch.nn.LSTM`: the two cost the same
-# between 30 and 50 steps (benchmarks/kernels.py).
-SHORT_CHUNK = 24
-
 
 class ChunkNetwork:
     """A `StatefulLSTM` over carries whose first columns are (h, c) as [2, layers, hidden].
@@ -30,6 +27,10 @@ class ChunkNetwork:
         In eval mode; it is moved to the device.
     device : "cpu" or "cuda"
         `LSTMCells` is used on "cpu" alone.
+
+    Attributes
+    ----------
+    cells : None where `torch.nn.LSTM` runs the chunks
     """
 
     def __init__(self, network: StatefulLSTM, device: str) -> None:
@@ -55,11 +56,10 @@ class ChunkNetwork:
         outputs : [total, outputs], scaled
         carries : like `carries`, a new array; only (h, c) have moved on
         """
-        longest = longest_chunk(lengths, scaled)
-        if self.cells is not None and longest <= SHORT_CHUNK:
-            outputs, moved = self._by_cells(self.cells, scaled, lengths, longest, carries)
+        if self.cells is None:
+            outputs, moved = self._by_network(scaled, lengths, carries)
         else:
-            outputs, moved = self._by_network(scaled, lengths, longest, carries)
+            outputs, moved = self._by_cells(self.cells, scaled, lengths, carries)
         return self._levels(outputs, scaled), moved
 
     def step(self, inputs: Floats, carries: Floats) -> Floats:
@@ -80,31 +80,17 @@ class ChunkNetwork:
         return self._levels(outputs[:, 0], inputs)
 
     def _by_cells(
-        self, cells: LSTMCells, scaled: Floats, lengths: Ints, longest: int, carries: Floats
+        self, cells: LSTMCells, scaled: Floats, lengths: Ints, carries: Floats
     ) -> tuple[Floats, Floats]:
-        batch = len(lengths)
-        if longest == 1:
-            moved = np.empty_like(carries)
-            moved[:, self._state :] = carries[:, self._state :]
-            return cells.step(scaled, carries, moved), moved
-        if longest * batch == len(scaled):  # all of one length, as in most batches: nothing to sort
+        if longest_chunk(lengths, scaled) > 1:
             moved = carries.copy()
-            chunks = scaled.reshape(batch, longest, -1)
-            by_session = np.empty((batch, longest, self.output_size), np.float32)
-            for step in range(longest):
-                by_session[:, step] = cells.step(chunks[:, step], moved)
-            return by_session.reshape(len(scaled), -1), moved
-        order = np.argsort(-lengths, kind="stable")
-        moved = carries[order]
-        outputs = np.empty((len(scaled), self.output_size), np.float32)
-        for at in time_major(lengths, order, longest):
-            outputs[at] = cells.step(scaled[at], moved[: len(at)])
-        return outputs, _in_place_of(moved, order)
+            return cells.advance(scaled, lengths, moved), moved
+        moved = np.empty_like(carries)
+        moved[:, self._state :] = carries[:, self._state :]
+        return cells.step(scaled, carries, moved), moved
 
-    def _by_network(
-        self, scaled: Floats, lengths: Ints, longest: int, carries: Floats
-    ) -> tuple[Floats, Floats]:
-        batch = len(lengths)
+    def _by_network(self, scaled: Floats, lengths: Ints, carries: Floats) -> tuple[Floats, Floats]:
+        batch, longest = len(lengths), longest_chunk(lengths, scaled)
         moved = carries.copy()
         if longest * batch == len(scaled):
             by_session, moved[:, : self._state] = self._run(scaled.reshape(batch, longest, -1), carries)
@@ -170,9 +156,3 @@ def time_major(lengths: Ints, order: Ints, longest: int) -> Iterator[Ints]:
     descending = -lengths[order]
     for step in range(longest):
         yield starts[: np.searchsorted(descending, -step, side="left")] + step
-
-
-def _in_place_of(rows: Floats, order: Ints) -> Floats:
-    restored = np.empty_like(rows)
-    restored[order] = rows
-    return restored

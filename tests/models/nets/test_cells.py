@@ -1,8 +1,12 @@
-"""The folded cells are `nn.LSTM`, one observation at a time."""
+"""The folded cells are `nn.LSTM`, one observation at a time or a chunk at a time."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numba import njit
 
 from models.nets.cells import LSTMCells, sigmoid, sigmoid_times_tanh
@@ -28,6 +32,92 @@ def test_cells_equal_the_network_for_many_shapes(inputs, hidden, layers, batch):
     np.testing.assert_allclose(
         rows, torch.cat([_by_row(last_h), _by_row(last_c), rest], 1).numpy(), atol=1e-6
     )
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=11),
+    inputs=st.integers(1, 6),
+    hidden=st.sampled_from([1, 2, 7, 16, 33, 64]),
+    layers=st.integers(1, 3),
+    seed=st.integers(0, 100),
+)
+def test_chunks_of_mixed_lengths_equal_the_network_on_each_alone(lengths, inputs, hidden, layers, seed):
+    torch.manual_seed(seed)
+    network = StatefulLSTM(inputs, hidden, layers, 2).eval()
+    chunks = [torch.randn(1, length, inputs) for length in lengths]
+    rows = 0.5 * torch.randn(len(lengths), 2 * layers * hidden + 3).numpy()
+    before = rows.copy()
+    got = LSTMCells(network).advance(torch.cat(chunks, 1)[0].numpy(), np.array(lengths), rows)
+    for i, part in enumerate(np.split(got, np.cumsum(lengths)[:-1])):
+        h, c = (_of_row(part, layers) for part in np.split(before[i, : 2 * layers * hidden], 2))
+        with torch.inference_mode():
+            want, (last_h, last_c) = network(chunks[i], (h, c))
+        np.testing.assert_allclose(part, want[0].numpy(), atol=1e-6)
+        last = torch.cat([_by_row(last_h), _by_row(last_c)], 1)[0].numpy()
+        np.testing.assert_allclose(rows[i, :-3], last, atol=1e-6)
+    np.testing.assert_array_equal(rows[:, -3:], before[:, -3:])
+
+
+def _of_row(state: np.ndarray, layers: int) -> torch.Tensor:
+    return torch.from_numpy(state.reshape(layers, 1, -1))
+
+
+def chunks(lengths: list[int], layers: int = 2, hidden: int = 8) -> tuple[LSTMCells, np.ndarray, np.ndarray]:
+    """Cells of 3 inputs, and chunks and rows for them."""
+    torch.manual_seed(3)
+    cells = LSTMCells(StatefulLSTM(3, hidden, layers, 1).eval())
+    rows = torch.rand(len(lengths), 2 * layers * hidden).numpy()
+    return cells, torch.randn(sum(lengths), 3).numpy(), rows
+
+
+@pytest.mark.parametrize("strange", [np.nan, np.inf])
+def test_a_strange_number_stays_within_its_chunk(strange):
+    lengths = [4, 6, 5, 6, 2]
+    cells, x, rows = chunks(lengths)
+    want_rows = rows.copy()
+    want = cells.advance(x, np.array(lengths), want_rows)
+    x[5, 1] = strange  # in the second chunk
+    got = cells.advance(x, np.array(lengths), rows)
+    second = np.repeat(np.arange(5), lengths) == 1
+    np.testing.assert_array_equal(got[~second], want[~second])
+    others = [0, 2, 3, 4]
+    np.testing.assert_array_equal(rows[others], want_rows[others])
+    if np.isnan(strange):
+        assert np.isnan(rows[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("width", "lengths"), [(2, [4, 2]), (4, [4, 2]), (3, [4, 3]), (3, [7, -1]), (3, [6, 0])]
+)
+def test_chunks_that_do_not_fit_are_refused_before_anything_is_written(width, lengths):
+    cells, _, rows = chunks([4, 2])
+    kept = rows.copy()
+    with pytest.raises(ValueError, match="are not 2 chunks"):
+        cells.advance(np.zeros((6, width), np.float32), np.array(lengths), rows)
+    np.testing.assert_array_equal(rows, kept)
+
+
+def test_observations_may_lie_apart_in_memory():
+    lengths = np.array([4, 2])
+    cells, x, rows = chunks([4, 2])
+    wide = np.zeros((12, 6), np.float32)
+    wide[::2, ::2] = x
+    want = cells.advance(x, lengths, rows.copy())
+    np.testing.assert_array_equal(cells.advance(wide[::2, ::2], lengths, rows), want)
+
+
+def test_a_pass_holds_the_features_of_two_layers_and_no_gates():
+    lengths = [64] * 256
+    cells, x, rows = chunks(lengths, layers=3, hidden=16)
+    tracemalloc.start()
+    try:
+        cells.advance(x, np.array(lengths), rows)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    features = 4 * 16 * sum(lengths)
+    assert peak < 2.5 * features
 
 
 def _by_row(state: torch.Tensor) -> torch.Tensor:
