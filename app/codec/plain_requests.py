@@ -22,9 +22,9 @@ Its float32 is always the one that `app.codec.chunks` gives, which is that of th
 
 - With digits up to 2**53 and at most 22 powers of ten, a single operation makes the double, which is
   therefore correctly rounded (Clinger, How to read floating point numbers accurately, 1990).
-- Otherwise the double is within 2 units in the last place of that one. If `MARGIN` below it and above it the
-  float32 is the same, it is the same between them, because rounding is monotone. If it is not, which is to be
-  expected of one in 2**26 numbers, the request is not plain.
+- Otherwise the double differs from that one by at most 2**-51 of it: each was rounded, this one three times. If
+  `MARGIN` below it and above it the float32 is the same, it is the same between them, because rounding is
+  monotone. If it is not, which is to be expected of one in 2**26 numbers, the request is not plain.
 
 The bytes may be hostile: no byte is read behind the end of its request, and the effort is linear.
 """
@@ -196,7 +196,7 @@ MAX_AT = np.uint64(2**63 - 1)
 EXACT = np.uint64(2**53)  # up to which every integer is a double
 EXACT_POWER = 22  # up to which every power of ten is a double
 SMALLEST, LARGEST = 1e-30, 1e37
-MARGIN = 2.0**-50  # of a double: 4 to 8 units in the last place
+MARGIN = 2.0**-50  # relative; see above
 TEN = np.uint64(10)
 
 
