@@ -22,9 +22,9 @@ Its float32 is always the one that `app.codec.chunks` gives, which is that of th
 
 - With digits up to 2**53 and at most 22 powers of ten, a single operation makes the double, which is
   therefore correctly rounded (Clinger, How to read floating point numbers accurately, 1990).
-- Otherwise the double differs from that one by at most 2**-51 of it: each was rounded, this one three times. If
-  `MARGIN` below it and above it the float32 is the same, it is the same between them, because rounding is
-  monotone. If it is not, which is to be expected of one in 2**26 numbers, the request is not plain.
+- Otherwise the double differs from that one by at most 2**-51 of it: that one is rounded once, this one three
+  times. If `MARGIN` below it and above it the float32 is the same, it is the same between them, because rounding
+  is monotone. If it is not, which is to be expected of about one in 2**25 numbers, the request is not plain.
 
 The bytes may be hostile: no byte is read behind the end of its request, and the effort is linear.
 """
