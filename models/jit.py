@@ -5,7 +5,7 @@ or in `NUMBA_CACHE_DIR`, so that the next start only loads it. Where it cannot w
 compiles anew, which takes some seconds.
 
 A cached result is used for as long as its own source file is unchanged. So whatever a compiled function uses
-of another module must be an argument; a change there, or of `OPTIONS` below, would go unnoticed.
+of another module must be an argument; a change there, or of the options below, would go unnoticed.
 
 Argument types are declared: a call with other types would make numba compile again while the service is
 running, and every session would wait.
