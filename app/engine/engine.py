@@ -96,7 +96,8 @@ class Engine:
 
     def start(self) -> None:
         """Begin to tick on the running event loop."""
-        self.residents.held_before = hold_idle_sessions(self.residents.store, self.settings, self.clock())
+        held = hold_idle_sessions(self.residents.store, self.settings, self.clock())
+        self.residents.hold_deadlines_before = held
         self._task = asyncio.get_running_loop().create_task(self._run(), name="engine")
         self._upkeep.start()
 
@@ -191,8 +192,8 @@ class Engine:
                     await self._tick()
                     if time.monotonic() >= self._stop_at:
                         self._refuse_rest()
-                    if self.residents.store.tend_due:
-                        await self._upkeep.tend()
+                    if self.residents.store.upkeep_due:
+                        await self._upkeep.maintain_store()
                     await asyncio.sleep(0)  # lets the event loop read new requests, the next batch
                     if not self._backlog:
                         await self._linger.wait(self._last_jobs, self.ticks)

@@ -62,7 +62,7 @@ class Residents:
         self.ttl_seconds = settings.ttl_seconds  # of sessions that choose none
         self.call_store = call_store
         self.metrics = metrics or Metrics()
-        self.held_before = -math.inf  # sessions in the store with an earlier deadline do not expire
+        self.hold_deadlines_before = -math.inf  # stored sessions with an earlier deadline do not expire
         self.counts = SessionCounts(settings.max_sessions)
 
     def __len__(self) -> int:
@@ -155,7 +155,7 @@ class Residents:
         values = unpack([record.body for record in records], slab.recent_chunks, slab.forecaster)
         self.metrics.restored += len(records)
         deadlines = values.headers["deadline"]
-        held = deadlines < self.held_before
+        held = deadlines < self.hold_deadlines_before
         if held.any():  # their idle time begins again
             deadlines[held] = batch.now + values.headers["ttl"][held]
         rows = np.array([slab.take() for _ in records])

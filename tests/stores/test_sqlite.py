@@ -338,7 +338,7 @@ def test_the_log_stays_bounded_under_load(open_store, path, monkeypatch):
     store = open_store()
     for batch in range(200):
         store.commit(blocks([record(f"s{(batch * 7 + i) % 500}", batch) for i in range(16)]), [])
-        if store.tend_due:
+        if store.upkeep_due:
             store.tend()
     assert Path(f"{path}-wal").stat().st_size < 3_000_000
     assert path.stat().st_size < 3_000_000
@@ -640,7 +640,7 @@ def test_the_check_counts_sessions_that_are_sound_damaged_and_missing(open_store
 async def test_a_store_that_fails_turns_readiness_red_and_back_by_itself(start_http, store):
     async with start_http() as service:
         kept = service.engine.residents.store
-        kept.tend_seconds = 0.01
+        kept.upkeep_seconds = 0.01
         await service.advance("a", [[0.5]], 0)
         with read_only(kept):
             refused = await service.advance("a", [[0.6]], 1)
