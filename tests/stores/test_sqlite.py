@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_trusted_is_refused_by_name_and_reason(open_store,
         open_store()
 
 
-def test_a_file_of_something_else_is_refused_and_left_as_it_is(open_store, path):
+def test_a_file_that_is_no_database_is_refused_and_not_changed(open_store, path):
     path.write_bytes(b"no database at all, and long enough to be one" * 100)
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="not a SQLite database"):
@@ -130,7 +130,7 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(open_store, path)
     assert path.read_bytes() == before
 
 
-def test_a_database_of_another_program_is_refused_and_left_as_it_is(open_store, path):
+def test_a_database_of_another_program_is_refused_and_not_changed(open_store, path):
     change_file(path, "CREATE TABLE foreign_table (x)")
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="another program"):
@@ -403,7 +403,7 @@ def test_the_files_are_for_their_owner_alone(open_store, path):
         assert file.stat().st_mode & 0o077 == 0
 
 
-def test_what_a_client_reads_of_a_failure_does_not_name_the_file(open_store, path):
+def test_the_error_of_a_failure_does_not_name_the_file(open_store, path):
     store = open_store()
     store.commit(blocks([record("a")]), [])
     with read_only(store), pytest.raises(StoreFailed) as failed:
