@@ -1,14 +1,15 @@
 """Sessions in one SQLite file: an answered chunk is on disk.
 
-A session is a row. A batch is committed by one statement, which is one transaction with one fsync. A small
-file beside it, the mark, holds the number of the last committed batch. If the write-ahead log is damaged or
-missing, SQLite silently opens an older state. The mark shows this, and the store is refused at start.
-Records carry checksums, so that
+A session is a row. A batch is committed by one transaction with one fsync. Records carry checksums, so that
 damage is refused and never served.
 
-`tend` checkpoints the write-ahead log into the file. If `period` is set, commits are answered at
-once and written later. A crash then loses at most what was answered since the last flush. Each client can
-see from the position what it must send again.
+A small file beside the database, the mark, holds the number of the last committed batch. If the write-ahead
+log is damaged or missing, SQLite silently opens an older state. The mark shows this, and the store is refused
+at start.
+
+`tend`, the upkeep, checkpoints the write-ahead log into the file. If `period` is set, commits are answered at
+once and written later. A crash then loses at most what was answered since the last flush. Each client can see
+from the position what it must send again.
 """
 
 from __future__ import annotations
