@@ -21,7 +21,7 @@ from models.artifact.learning import Learning, feature_count
 
 Shape = tuple[int, ...]
 
-WINDOW = 100_000  # most observations in a running mean; beyond it, float32 rounds new values away
+WINDOW = 100_000  # observations in a running mean at most; with more, float32 would round new values away
 SCALE_WINDOW = 200  # observations of the recent error size that intervals are relative to ("square")
 SURPRISE_WINDOW = 500  # observations of the recent error size that surprise is relative to ("slow")
 # Parts with a number for each output, by the names that stored carries have. `known` is the last observation,
@@ -72,7 +72,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class ErrorStatistics:
-    """How wrong sessions have been since they were created or reset.
+    """The errors of sessions since they were created or reset.
 
     Running means; beyond `WINDOW` observations, old ones lose weight. Each is [..., outputs], `coverage` is
     [..., levels, outputs]; NaN where nothing was observed yet.
@@ -97,7 +97,7 @@ class ErrorStatistics:
 
 
 class LearnedLayout:
-    """Where each part of what a session has learned lies, one after the other.
+    """The layout of what a session has learned: its parts, one after the other.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ class Learner:
         self._initial = self.initial_state(learning)
 
     def initial_state(self, learning: Learning) -> Floats:
-        """[size], a session that has observed nothing. `learning` must have the layout of this learner."""
+        """[size], the state of a session without observations. `learning` must have this learner's layout."""
         rows = np.zeros((1, self.size), np.float32)
         if learning.adapts_readout:
             self._view(rows, "forgetting")[...] = learning.forgetting
@@ -171,7 +171,7 @@ class Learner:
         return np.asarray(rows[0])
 
     def reset(self, rows: Floats) -> Floats:
-        """[batch, size], the same sessions with all that they learned forgotten; their options stay."""
+        """[batch, size], the states of the same sessions after a reset. Their options and level are kept."""
         cleared = np.repeat(self._initial[None], len(rows), axis=0)
         if self.learning.adapts_readout:
             for name in ("forgetting", "prior"):
@@ -181,7 +181,7 @@ class Learner:
         return cleared
 
     def level(self, rows: Floats) -> Any:
-        """[batch], a view: the level of the intervals each session gets with every chunk; 0 for none."""
+        """[batch], a view: the level of the intervals in every answer to the session; 0 for no intervals."""
         return self._view(rows, "level")
 
     def learn(self, rows: Floats, predicted: Floats, observed: Floats, scores: Scores, which: Any) -> None:
@@ -192,8 +192,8 @@ class Learner:
         rows : [batch, size]
         predicted : [batch, outputs], scaled; the prediction of this observation; ignored for a
             session without earlier observations
-        observed : [batch, outputs], scaled; NaN where it was not
-        scores : filled in, scaled, where the NumPy index `which` selects
+        observed : [batch, outputs], scaled; NaN where nothing was observed
+        scores : the NumPy index `which` selects the rows that are filled in, scaled
         """
         begun = self._view(rows, "begun")
         errors = np.where(begun[:, None] > 0, observed - predicted, np.float32(np.nan))
@@ -207,7 +207,7 @@ class Learner:
         begun[...] = 1.0
 
     def predict(self, rows: Floats, hidden: Floats, inputs: Floats, outputs: Floats) -> Floats:
-        """Correct the network's outputs; the features of the correction are kept for the next observation.
+        """Correct the network's outputs. Keeps the features, from which the next observation is learned.
 
         Parameters
         ----------
@@ -243,7 +243,7 @@ class Learner:
         return np.asarray(np.maximum(self._view(rows, "ratios"), 0) * scale[:, None])
 
     def errors(self, rows: Floats) -> ErrorStatistics:
-        """How wrong these sessions have been, each [batch, ...], scaled."""
+        """The error statistics of these sessions, each [batch, ...], scaled."""
         observed = self._view(rows, "observed")
         with np.errstate(invalid="ignore"):
             unknown = np.where(observed > 0, 0, np.nan).astype(np.float32)
@@ -258,7 +258,7 @@ class Learner:
         return self.learning.with_options(forgetting=round(forgetting, 7), prior=round(prior, 6))
 
     def check(self, row: Floats) -> None:
-        """Refuse values, [size], that no session of this learner can have learned.
+        """Check a state, [size], that was read from outside: a session of this learner could have learned it.
 
         Raises
         ------
@@ -352,6 +352,6 @@ def _observation_weight(size: Floats) -> Floats:
     return np.asarray(np.minimum(FULL_WEIGHT_SIZE / np.maximum(size, 1), 1))
 
 
-def _move_mean(mean: Floats, value: Any, seen: Any, window: Any) -> None:
-    """Move a running mean on by a value, in place, where something was observed."""
-    mean += np.where(seen, (value - mean) / window, np.float32(0))
+def _move_mean(mean: Floats, value: Any, is_observed: Any, window: Any) -> None:
+    """Add a value to a running mean, in place, where it was observed."""
+    mean += np.where(is_observed, (value - mean) / window, np.float32(0))

@@ -33,17 +33,17 @@ from app.stores.sqlite.schema import state_checksum
 # Text that is not UTF-8 is a ValueError.
 UNREADABLE = (msgspec.MsgspecError, ValueError, sqlite3.DatabaseError)
 
-FORGOTTEN = 1000  # tombstones that leave the table at a time
-LOOKED_AT = 1000  # sessions whose deadline is looked at anew, by one call
-WALKED = 10_000  # ids that are read at a time when an index is walked
+TOMBSTONES_PER_CALL = 1000  # removed at most by one call of `forget_tombstones`
+DEADLINES_PER_CALL = 1000  # checked at least by one call of `expired`
+IDS_PER_PAGE = 10_000  # while an index is read from end to end
 
-THESE = "(SELECT value FROM json_each(?))"
+GIVEN_IDS = "(SELECT value FROM json_each(?))"
 
 RECORDS = f"""SELECT json_group_array(json_array(id, fingerprint, position, deadline, crc, hex(body)))
-FROM sessions WHERE id IN {THESE}"""
+FROM sessions WHERE id IN {GIVEN_IDS}"""
 TOMBSTONES = f"""SELECT json_group_array(json_array(number, id, position, why, buried, crc))
-FROM tombstones WHERE id IN {THESE}"""
-PRESENT = f"SELECT count(*) FROM sessions WHERE id IN {THESE}"
+FROM tombstones WHERE id IN {GIVEN_IDS}"""
+PRESENT = f"SELECT count(*) FROM sessions WHERE id IN {GIVEN_IDS}"
 FINGERPRINTS = """WITH RECURSIVE models (print) AS (
     SELECT min(fingerprint) FROM sessions
     UNION ALL
@@ -94,7 +94,7 @@ class StoredTombstone:
 
 
 class Tables:
-    """The tables of a store. Every method raises `sqlite3.Error` as it comes.
+    """The tables of a store. The methods do not catch `sqlite3.Error`.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class Tables:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        database.text_factory = bytes  # a damaged text is not even UTF-8: the decoders above find that out
+        database.text_factory = bytes  # so that the decoders above report text that is not UTF-8
         self.sequence: int
         self.last_removal: int
         self.sessions: int
@@ -143,7 +143,7 @@ class Tables:
         self.sequence, self.last_removal = sequence, last_removal
         if removals:
             self.has_tombstones = True
-        # One change a session and that of `state`: anything more, and sessions may have come or gone.
+        # Each session is one change, and so is `state`. More changes: sessions were created or removed.
         if database.total_changes - before != len(sessions) + 1:
             (self.sessions,) = database.execute("SELECT sessions FROM state").fetchone()
         return sequence
@@ -158,19 +158,19 @@ class Tables:
         list(_session_rows(block))
 
     def count_present(self, sessions: Sequence[str]) -> int:
-        """How many of these sessions are here."""
+        """How many of these sessions are in the table."""
         (count,) = self._database.execute(PRESENT, (json.dumps(sessions),)).fetchone()
         return int(count)
 
     def records(self, sessions: Sequence[str]) -> tuple[list[Record], dict[str, SessionDamaged]]:
-        """The records of those that are here, and which of them are damaged."""
+        """The records of these sessions, and the errors of damaged records. Unknown sessions have neither."""
         try:
             return self._records(sessions)
         except UNREADABLE as error:
             if not _is_damage(error):
                 raise
         records, damaged = [], {}
-        for session in sessions:  # each by itself: the others go on
+        for session in sessions:  # one at a time: a damaged record must not hide the others
             try:
                 found, bad = self._records([session])
             except UNREADABLE as error:
@@ -198,9 +198,9 @@ class Tables:
         return found
 
     def forget_tombstones(self, before: float) -> None:
-        """Remove some of the tombstones that are older than this time, in seconds since 1970."""
+        """Remove up to `TOMBSTONES_PER_CALL` tombstones from before this time, in seconds since 1970."""
         if self.has_tombstones:
-            self._database.execute(OLD_TOMBSTONES, (FORGOTTEN, microseconds(before)))
+            self._database.execute(OLD_TOMBSTONES, (TOMBSTONES_PER_CALL, microseconds(before)))
             self.has_tombstones = bool(self._database.execute(ANY_TOMBSTONE).fetchone()[0])
 
     def names(
@@ -215,10 +215,13 @@ class Tables:
         return list(islice(merge(*pages), limit))
 
     def expired(self, now: float, limit: int) -> list[str]:
-        """Up to `limit` sessions whose deadline has passed; those that were used since are put off."""
+        """Up to `limit` sessions whose deadline has passed.
+
+        A session that was used since its entry was written gets an entry with its new deadline.
+        """
         late: list[str] = []
         time = microseconds(now)
-        due = _due(self._value(DUE, time, max(limit, LOOKED_AT)))
+        due = _due(self._value(DUE, time, max(limit, DEADLINES_PER_CALL)))
         moved: list[tuple[int, int]] = []
         kept: list[tuple[int, int]] = []
         for when, row, session, deadline in due:
@@ -233,20 +236,20 @@ class Tables:
         return list(dict.fromkeys(late))[:limit]
 
     def ids(self) -> Iterator[str]:
-        """Every id, as a look-up finds them."""
+        """Every id, from the index that look-ups use."""
 
         def page(after: str) -> list[str]:
-            return _texts(self._value(IDS, after, WALKED))
+            return _texts(self._value(IDS, after, IDS_PER_PAGE))
 
         yield from _walk(page)
 
     def listed_ids(self) -> Iterator[str]:
-        """Every id, as a listing finds them."""
+        """Every id, from the index that listings use."""
         for fingerprint in _texts(self._value(FINGERPRINTS)):
             yield from _walk(partial(self._listed, fingerprint))
 
     def _listed(self, fingerprint: str, after: str) -> list[str]:
-        return _texts(self._value(NAMES, fingerprint, after, name_range("", "")[1], WALKED))
+        return _texts(self._value(NAMES, fingerprint, after, name_range("", "")[1], IDS_PER_PAGE))
 
     def _move_expiries(self, moved: Sequence[tuple[int, int]], kept: Sequence[tuple[int, int]]) -> None:
         with self._transaction():
@@ -267,7 +270,7 @@ class Tables:
     def _records(self, sessions: Sequence[str]) -> tuple[list[Record], dict[str, SessionDamaged]]:
         records: list[Record] = []
         damaged: dict[str, SessionDamaged] = {}
-        wanted = set(sessions)  # a damaged index finds the row of another
+        wanted = set(sessions)  # a damaged index may return the row of another session
         for session, fingerprint, position, deadline, crc, body in _records(
             self._value(RECORDS, json.dumps(sessions))
         ):
@@ -279,7 +282,7 @@ class Tables:
         return records, damaged
 
     def _value(self, statement: str, *values: object) -> bytes:
-        """The one value of the one row."""
+        """The only value of a statement's only row."""
         (value,) = self._database.execute(statement, values).fetchone()
         return value if isinstance(value, bytes) else str(value).encode()
 
@@ -302,7 +305,7 @@ def damage_error(session: str) -> SessionDamaged:
 
 
 def name_sum(names: Iterable[str]) -> tuple[int, int]:
-    """How many names these are, and a sum of their checksums, whatever their order."""
+    """The number of names, and the sum of their checksums. The order of the names does not matter."""
     count = total = 0
     for name in names:
         count += 1
