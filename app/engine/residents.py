@@ -141,12 +141,12 @@ class Residents:
         for record in records:
             by_model.setdefault(record.fingerprint, []).append(record)
         for fingerprint, records_of_model in by_model.items():
-            slab = self.models.known(fingerprint)
-            if slab is not None:
+            model_slab = self.models.known(fingerprint)
+            if model_slab is not None:
                 try:
-                    self._restore(slab, records_of_model, batch)
+                    self._restore(model_slab, records_of_model, batch)
                 except StoreFailed:
-                    self._restore_one_by_one(slab, records_of_model, batch)
+                    self._restore_one_by_one(model_slab, records_of_model, batch)
             else:
                 batch.tombstones |= {record.session: _not_loaded(record) for record in records_of_model}
 
