@@ -403,6 +403,27 @@ def test_the_files_are_for_their_owner_alone(open_store, path):
         assert file.stat().st_mode & 0o077 == 0
 
 
+def test_a_commit_that_is_interrupted_at_any_step_keeps_nothing(open_store):
+    store = open_store()
+    store.commit(blocks([record("a"), record("b")]), [])
+    for steps in range(1, 2000):
+        left = iter(range(steps, -(10**6), -1))
+        # Only inside the transaction: SQLite also calls the handler when COMMIT has done its work.
+        is_time = lambda left=left: store._database.in_transaction and next(left) == 0  # noqa: E731
+        store._database.set_progress_handler(is_time, 1)
+        try:
+            store.commit(blocks([record("a", 2), record("c")]), [Tombstone("b", 1, "deleted", 1.0)])
+        except StoreFailed:
+            store._database.set_progress_handler(None, 1)
+            assert (store.load(["a"])[0][0].position, len(store)) == (1, 2)
+            assert [name for name, _ in store.names("", 9)] == ["a", "b"]
+        else:
+            store._database.set_progress_handler(None, 1)
+            break
+    assert steps > 50
+    assert [name for name, _ in store.names("", 9)] == ["a", "c"]
+
+
 def test_the_error_of_a_failure_does_not_name_the_file(open_store, path):
     store = open_store()
     store.commit(blocks([record("a")]), [])

@@ -140,12 +140,14 @@ class Tables:
                 database.execute(FORGET_TOMBSTONES, (forgotten,))
                 database.executemany(KEEP_TOMBSTONE, tombstones)
             database.execute(KEEP_STATE, (sequence, last_removal, check))
-        self.sequence, self.last_removal = sequence, last_removal
+            count = self.sessions
+            # Each session is one change, and `state` is one. With more, sessions were created or removed.
+            # Read before the commit, so that an error here still means that nothing was kept.
+            if database.total_changes - before != len(sessions) + 1:
+                (count,) = database.execute("SELECT sessions FROM state").fetchone()
+        self.sequence, self.last_removal, self.sessions = sequence, last_removal, count
         if removals:
             self.has_tombstones = True
-        # Each session is one change, and so is `state`. More changes: sessions were created or removed.
-        if database.total_changes - before != len(sessions) + 1:
-            (self.sessions,) = database.execute("SELECT sessions FROM state").fetchone()
         return sequence
 
     def check_writable(self, block: Block) -> None:
