@@ -49,7 +49,8 @@ def main() -> None:
         seen = np.repeat(row[None, None], count, axis=0)
         errors = target.astype(np.float32) - readout.corrections(weights, seen)
         coordinate = np.full((count, 1), step % size)
-        readout.update(weights, covariance, seen, errors, observed, lam, prior, coordinate)
+        readouts = readout.Readouts(weights, covariance, lam, prior, coordinate)
+        readout.update(readouts, seen, errors, observed)
         if (step + 1) % (total // 10) == 0:
             _tell(step + 1, total, weights, covariance, features, noise, truth)
     print(f"{(time.perf_counter() - began) / total * 1e6:.0f} us a step of {count} sessions")

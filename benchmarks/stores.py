@@ -58,7 +58,7 @@ def measure(folder: Path, size: int, options: argparse.Namespace, *, is_busy: bo
             start_time = time.perf_counter()
             commit(store, draw.sample(names, size), options.bytes, len(taken) + 1)
             taken.append(time.perf_counter() - start_time)
-            if store.tend_due:
+            if store.upkeep_due:
                 store.tend()
         seconds, cpu = time.perf_counter() - began, time.thread_time() - cpu
     store.close()

@@ -20,7 +20,7 @@ from numba import njit, types
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-BOOL, INT, FLOAT = types.boolean, types.int64, types.float64
+INT, FLOAT = types.int64, types.float64
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}  # NaN is preserved
 PART_OPTIONS = OPTIONS | {"forceinline": True, "_nrt": False}
 KINDS = {

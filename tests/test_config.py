@@ -59,7 +59,7 @@ def test_an_old_name_of_a_setting_still_works_and_is_logged(caplog):
         Settings.from_env({"CARRYOVER_WAVE_SESSIONS": "9", "CARRYOVER_BATCH_SESSIONS": "9"})
 
 
-def test_what_kubernetes_and_docker_inject_for_a_service_of_our_name_is_ignored():
+def test_variables_that_kubernetes_and_docker_inject_for_a_service_named_carryover_are_ignored():
     injected = {
         "CARRYOVER_SERVICE_HOST": "10.96.0.17",
         "CARRYOVER_SERVICE_PORT": "80",
@@ -81,7 +81,7 @@ def test_what_kubernetes_and_docker_inject_for_a_service_of_our_name_is_ignored(
 @pytest.mark.parametrize(
     "name", ["CARRYOVER_SERVICE", "CARRYOVER_SERVICE_HOSTS", "CARRYOVER_PORT_80", "CARRYOVER_HTTP_PORT"]
 )
-def test_what_only_looks_like_a_service_link_is_refused(name):
+def test_a_variable_that_only_resembles_a_service_link_is_refused(name):
     with pytest.raises(ConfigError, match=f"unknown setting {name}"):
         Settings.from_env({name: "80"})
 

@@ -1,8 +1,8 @@
-"""The engine as one caller sees it, and the authenticator that finds the caller of a request.
+"""The engine as a caller may use it, and the authenticator that finds the caller of a request.
 
-Every way in (HTTP, the hot route, bulk, sockets, /v2) holds a `Caller` in place of the engine. Nothing else
-turns a client's session id into the engine's name, so tenants are isolated by construction: a way in that
-forgets about them cannot reach another tenant's session, because it cannot name it.
+Every protocol (HTTP, bulk requests, sockets, the Open Inference Protocol) gets a `Caller` in place of the
+engine. Only a `Caller` turns a client's session id into the engine's name. So a protocol that forgets about
+tenants still cannot reach another tenant's session: it has no way to name that session.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ log = logging.getLogger("carryover.tenancy")
 
 BEARER = b"bearer "
 RANK: dict[Role, int] = {"monitor": 0, "read": 1, "stream": 2, "admin": 3}
-READ_ONLY_JOBS = (Inspect, Forecast, Export)  # jobs that move nothing
+READ_ONLY_JOBS = (Inspect, Forecast, Export)  # jobs that change no session
 ALL_TENANTS = "*"
 CLIENT: ContextVar[Client | None] = ContextVar("client", default=None)
-"""Of the request that this task answers."""
+"""The client whose request the current task answers."""
 
 
 class Caller:
@@ -64,7 +64,7 @@ class Caller:
         self.max_bytes = self.usage.quota.body_bytes or settings.body_bytes
 
     def require_role(self, role: Role) -> None:
-        """Return for a caller of this role or a higher one.
+        """Check that the caller has this role or a higher role.
 
         Raises
         ------
@@ -90,14 +90,14 @@ class Caller:
         if not usage.is_limited:
             self.engine.submit(job)
             return
-        if type(job) is Advance:  # nearly every job: the engine releases it, with others of its batch
+        if type(job) is Advance:  # nearly every job; `reply` calls `usage.release` once for all of a batch
             if not self._streams:
                 self._check_role(job)
             job.session = self.prefix + job.session
             usage.check(job, 1)
             job.usage = usage
             self.engine.submit(job)
-            usage.in_flight += 1  # `acquire`, by one call less
+            usage.in_flight += 1  # the same as `usage.acquire(1)`, with a call less
             usage.share.acquire(1)
         else:
             self._submit_other(job, usage)
@@ -140,7 +140,7 @@ class Caller:
 
         Raises
         ------
-        CarryoverError : what the job was refused with
+        CarryoverError : the job was refused
         """
         if isinstance(job, (Advance, AdvanceMany, Forecast, Export)):
             job.client = CLIENT.get()
@@ -149,7 +149,7 @@ class Caller:
     async def list_sessions(
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
-        """(id, model) of up to `limit` sessions, in order: ids after `after` that begin with `prefix`.
+        """(id, model) of up to `limit` sessions, sorted by id: ids behind `after` that begin with `prefix`.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class Caller:
         if isinstance(job, AdvanceMany):
             job.sessions = job.sessions.with_prefix(prefix)
             return
-        # A job without a session raises here: a job that cannot be named for its tenant is not submitted.
+        # Any other job has a `session`. If not, this raises, and the job does not reach the engine.
         job.session = prefix + job.session  # type: ignore[union-attr]
         if isinstance(job, Fork):
             job.target = prefix + job.target
@@ -223,13 +223,15 @@ class Authenticator:
         self.key_ring = key_ring
         rate = settings.observations_per_second
         self._server_bucket = TokenBucket(rate) if rate else None
-        self.sockets: set[Revocable] = set()  # open, of all keys
-        self.connections = ConnectionLimit(settings.http_connections)  # those of gRPC are counted by its core
-        self._made = Caller if engine.tracing is None else TracedCaller
+        self.sockets: set[Revocable] = set()  # the open sockets of all keys
+        self.connections = ConnectionLimit(
+            settings.http_connections
+        )  # of HTTP; the gRPC library counts its own
+        self._caller_class = Caller if engine.tracing is None else TracedCaller
         self._tenant_shares: WeakValueDictionary[str, TenantShare] = WeakValueDictionary()  # by tenant
-        self._anyone = self._made(engine, settings, usage=self._usage("", None))
+        self._keyless_caller = self._caller_class(engine, settings, usage=self._usage("", None))
         self._callers: dict[Key, Caller] = {}
-        self.key_version = 0  # changes with the keys: a caller found before must be looked up again
+        self.key_version = 0  # changes with the keys: look up again a caller that was found before
         self._set_session_limits()
 
     def authenticate(self, authorization: bytes | None, tenant: str | None = None) -> Caller:
@@ -244,7 +246,7 @@ class Authenticator:
         Unauthorized, Forbidden
         """
         if self.key_ring is None:
-            return self._anyone
+            return self._keyless_caller
         if authorization is None or authorization[: len(BEARER)].lower() != BEARER:
             raise Unauthorized("send an API key: Authorization: Bearer KEY")
         return self.authenticate_token(authorization[len(BEARER) :].strip(), tenant)
@@ -266,14 +268,16 @@ class Authenticator:
         caller = self._callers.get(key)
         if caller is None:
             usage = self._usage(key.tenant, key)
-            caller = self._callers[key] = self._made(self.engine, self.settings, key.tenant, key, usage)
+            caller = self._callers[key] = self._caller_class(
+                self.engine, self.settings, key.tenant, key, usage
+            )
         if tenant is None or tenant == key.tenant:
             return caller
         if key.role != "admin":
             raise Forbidden("only the key of an admin may name another tenant", role="admin")
         if tenant != ALL_TENANTS and names.TENANT.fullmatch(tenant) is None:
             raise Forbidden("Carryover-Tenant: 1 to 64 characters of A-Z a-z 0-9 . _ -, or *")
-        return self._made(self.engine, self.settings, tenant, key, caller.usage)
+        return self._caller_class(self.engine, self.settings, tenant, key, caller.usage)
 
     def _usage(self, tenant: str, key: Key | None) -> Usage:
         share = self._tenant_shares.get(tenant)
@@ -282,7 +286,7 @@ class Authenticator:
         return Usage(self.settings, share, key, self._server_bucket, self.sockets)
 
     def refresh(self) -> None:
-        """Read the keys' file again if it changed; close the connections of keys that were removed."""
+        """Read the key file again if it has changed. Close the connections of keys that were removed."""
         if self.key_ring is None:
             return
         try:

@@ -88,18 +88,20 @@ def import_(
     For example: carryover import net.pt --out artifacts/net --columns flow --mean 4.1 --std 0.7
     """
     from models.artifact.files import save
-    from models.artifact.importer import import_checkpoint
+    from models.artifact.importer import CheckpointColumns, import_checkpoint
     from models.evaluation.verify import verify as verify_sample
 
     modules_by_role = options.parse_pairs(modules, "--names", "lstm=NAME,fc=NAME")
     artifact = import_checkpoint(
         checkpoint,
         options.artifact_name(name, out),
-        columns=options.parse_names(columns) or None,
-        units=options.parse_units(units),
-        targets=options.parse_names(targets) or None,
-        mean=options.parse_numbers(mean, "--mean"),
-        std=options.parse_numbers(std, "--std"),
+        CheckpointColumns(
+            inputs=options.parse_names(columns) or None,
+            units=options.parse_units(units),
+            targets=options.parse_names(targets) or None,
+            mean=options.parse_numbers(mean, "--mean"),
+            std=options.parse_numbers(std, "--std"),
+        ),
         predicts=predicts.value,
         modules=modules_by_role,
     )

@@ -23,25 +23,24 @@ import numpy as np
 from app.config import Settings
 from app.engine import listing
 from app.engine.admission import Admission
+from app.engine.backlog import Backlog
 from app.engine.batch import Batch
 from app.engine.commit import Commit
 from app.engine.direct import DirectChunks
-from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, FairShare
+from app.engine.fair_share import FairShare
 from app.engine.idle_time import hold_idle_sessions
 from app.engine.linger import Linger
 from app.engine.model_slabs import ModelSlabs
-from app.engine.queue import JobQueue
 from app.engine.reply import hand_over, reply
-from app.engine.residents import NO_SESSIONS, Residents
-from app.engine.slow_jobs import SlowJobs, cancelled_error
+from app.engine.residents import Residents
+from app.engine.slow_jobs import cancelled_error
 from app.engine.step import Stepper
 from app.engine.store_calls import StoreCalls
 from app.engine.upkeep import Upkeep
 from app.engine.warm_start import warm_start_sessions
 from app.engine.watchers import Watchers
-from app.errors import CarryoverError, Overloaded, StepFailed, Stopping, StoreFailed
-from app.jobs.jobs import Advance, AdvanceMany, ChunkSource, Job, submit_and_wait
-from app.jobs.split import split_job
+from app.errors import CarryoverError, StepFailed, Stopping, StoreFailed
+from app.jobs.jobs import AdvanceMany, ChunkSource, Job, submit_and_wait
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
 from app.session.steady_clock import SteadyClock
@@ -74,9 +73,6 @@ class Engine:
         self.metrics = Metrics()
         self.tracing: Tracing | None = None  # records each batch
         self.settings = settings
-        # Copied, because they are read for every job or tick, and a pydantic attribute is 3 times slower.
-        self._max_jobs, self._max_bytes = settings.queue_jobs, settings.queue_bytes
-        self._max_sessions = settings.batch_sessions
         self.clock = clock or SteadyClock()
         self._call_store = StoreCalls(store, self.metrics)
         models = ModelSlabs(forecasters, settings, older)
@@ -86,12 +82,11 @@ class Engine:
         self._stop_at = math.inf  # monotonic time at which unfinished jobs are refused
         self.draining = False  # readiness fails, but requests are still served
         self.fair_share = FairShare(settings.tenant_share)
-        self._queue = JobQueue()
+        self._stepper = Stepper(settings.recent_bytes)
+        self._backlog = Backlog(settings, self.fair_share, self._stepper)
         self.arrivals: ChunkSource | None = None  # submits what has come in before each batch is collected
         self._linger = Linger(self._has_work)
-        self._slow = SlowJobs(max(1, settings.batch_sessions // 4))
         self._awake = asyncio.Event()
-        self._stepper = Stepper(settings.recent_bytes)
         self._admission = Admission(self.residents, self._stepper)
         self._commit = Commit(self.residents)
         self._direct = (
@@ -106,7 +101,8 @@ class Engine:
 
     def start(self) -> None:
         """Begin to tick on the running event loop."""
-        self.residents.held_before = hold_idle_sessions(self.residents.store, self.settings, self.clock())
+        held = hold_idle_sessions(self.residents.store, self.settings, self.clock())
+        self.residents.hold_deadlines_before = held
         self._task = asyncio.get_running_loop().create_task(self._run(), name="engine")
         self._upkeep.start()
 
@@ -130,7 +126,7 @@ class Engine:
         self._call_store.shutdown()
 
     def submit(self, job: Job) -> None:
-        """Queue a job; its `reply` is called exactly once.
+        """Queue a job, or apply it at once; its `reply` is called exactly once.
 
         Raises
         ------
@@ -138,24 +134,15 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
-        if len(self._queue) + len(self._slow) >= self._max_jobs:
-            raise Overloaded(f"{self._max_jobs} jobs are waiting already")
-        if self._queue.nbytes > self._max_bytes:
-            raise Overloaded(f"{self._max_bytes} bytes of observations are waiting already")
-        if type(job) is AdvanceMany:
-            max_sessions = min(self._max_sessions, BULK_SESSIONS_PER_CHUNK * self.fair_share.limit)
-            parts = split_job(job, max_sessions, self._stepper.max_observations)
-            if len(parts) == 1 and parts[0] is job and self._advance_at_once(job):
-                return
-            for part in parts:
-                self._queue.add(part)
-        else:
-            self._queue.add(job)
-        self._awake.set()
+        parts = self._backlog.split(job)
+        if type(job) is AdvanceMany and parts[0] is job and self._advance_at_once(job):
+            return
+        self._backlog.add(parts)
+        self.wake()
 
     def _advance_at_once(self, job: AdvanceMany) -> bool:
         """Apply and answer a job that needs no batch, if nothing else is ready. Returns whether it was."""
-        if self._direct is None or self._queue or self._slow or self.watchers or self.tracing is not None:
+        if self._direct is None or self._backlog or self.watchers or self.tracing is not None:
             return False
         stages = self.metrics.stages
         stages.begin()
@@ -177,11 +164,11 @@ class Engine:
         self._awake.set()
 
     def _enqueue_upkeep(self, job: Job) -> None:
-        self._queue.add(job)
+        self._backlog.add((job,))  # however many jobs wait: no client is there to try again
         self.wake()
 
     def _has_work(self) -> bool:
-        return bool(self._queue or self._slow or self.arrivals)
+        return bool(self._backlog or self.arrivals)
 
     def now(self) -> float:
         """Seconds since 1970, by the engine's clock."""
@@ -210,12 +197,12 @@ class Engine:
     @property
     def queue_length(self) -> int:
         """Chunks and commands that wait, slow jobs under way included."""
-        return len(self._queue) + len(self._slow)
+        return len(self._backlog)
 
     @property
     def queue_bytes(self) -> int:
         """Bytes of observations that wait in the queue."""
-        return self._queue.nbytes
+        return self._backlog.queue.nbytes
 
     def readiness_problems(self) -> list[str]:
         """Why no requests should be sent to this process; empty when they may be."""
@@ -238,12 +225,12 @@ class Engine:
                 while self._has_work():
                     if self.arrivals:
                         self.arrivals.submit()
-                    if self._queue or self._slow:
+                    if self._backlog:
                         await self._tick()
                     if time.monotonic() >= self._stop_at:
                         self._refuse_rest()
-                    if self.residents.store.tend_due:
-                        await self._upkeep.tend()
+                    if self.residents.store.upkeep_due:
+                        await self._upkeep.maintain_store()
                     await asyncio.sleep(0)  # lets the event loop read new requests, the next batch
                     if not self._has_work():
                         await self._linger.wait(self._last_requests, self.ticks)
@@ -259,93 +246,49 @@ class Engine:
             self.tracing.begin_batch(len(batch.touched))
         stages.end("collect")
         try:
-            await self._run_stages(batch)
+            await self.residents.make_resident(batch)
+            if len(self.residents.models.slabs) > len(self.residents.models.current):
+                warm_start_sessions(self.residents, batch)
+                batch.bulk_rows.clear()  # sessions moved to a newer network: their rows are others now
+            self._admission.admit(batch)
+            stages.end("admit")
+            self._stepper.step(batch)
+            stages.end("step")
+            await self._commit.commit(batch)
+            stages.end("commit")
+            self._commit.publish(batch)
+            if self.watchers:
+                self.watchers.notify(batch.provisional_answers, batch.removed)
+            stages.end("publish")
         except Exception as error:  # noqa: BLE001  (whatever it was, every client of the batch is answered)
             self._fail(batch, error)
         self._commit.abandon(batch)
-        self._slow.put(batch.unfinished)
-        self._release_sessions(batch)
+        self._backlog.finish(batch)
         reply(batch, self.metrics)
         stages.end("reply")
         if self.tracing is not None:
             self.tracing.end_batch()
 
-    async def _run_stages(self, batch: Batch) -> None:
-        """Admit, step, commit and publish a batch.
-
-        Raises
-        ------
-        StoreFailed, and whatever a stage raises : nothing was published
-        """
-        stages = self.metrics.stages
-        await self.residents.make_resident(batch)
-        if len(self.residents.models.slabs) > len(self.residents.models.current):
-            warm_start_sessions(self.residents, batch)
-            batch.bulk_rows.clear()  # sessions moved to a newer network: their rows are others now
-        self._admission.admit(batch)
-        stages.end("admit")
-        self._stepper.step(batch)
-        stages.end("step")
-        await self._commit.commit(batch)
-        stages.end("commit")
-        self._commit.publish(batch)
-        if self.watchers:
-            self.watchers.notify(batch.provisional_answers, batch.removed)
-        stages.end("publish")
-
     def _collect(self) -> Batch:
-        """The next batch: some of the slow jobs, and ready jobs up to the limits on sessions and bytes."""
         self.fair_share.update_limit()
         self._stepper.contended = self.fair_share.contended
-        self._slow.put(self._queue.take_forecasts())
-        pinned = self._slow.pinned if self._slow else NO_SESSIONS
-        max_slow = min(self._stepper.max_slow_jobs, self._slow.max_begun)
-        room = self._max_sessions - min(len(self._slow), max_slow) - len(pinned)
-        taken = self._queue.take(room, self._stepper.max_nbytes, self.fair_share.limit) if room > 0 else []
-        if len(taken) == 1 and not self._slow and type(taken[0]) is AdvanceMany:
-            # Use the job's own set: copying a thousand names can take longer than the batch itself.
-            return Batch(self.clock(), taken, taken[0].sessions.unique)
-        jobs: list[Job] = []
-        touched: set[str] = set()
-        for job in taken:
-            if type(job) is Advance:  # nearly every job
-                jobs.append(job)
-                touched.add(job.session)
-            else:
-                jobs.append(job)
-                touched.update(job.sessions)
-        if self._slow:
-            self._drop_cancelled()
-            slow = self._slow.take(max_slow)
-            pinned = self._slow.pinned
-            jobs += slow
-            touched.update(session for job in slow for session in job.sessions)
-        return Batch(self.clock(), jobs, touched, pinned, self._slow.may_begin)
-
-    def _drop_cancelled(self) -> None:
-        """Answer the slow jobs whose clients have left: nothing of them was applied."""
-        dropped = self._slow.drop_cancelled()
-        if dropped:
-            self._refuse(dropped, cancelled_error())
+        if cancelled := self._backlog.drop_cancelled():
+            self._refuse(cancelled, cancelled_error())
+        return self._backlog.take(self.clock())
 
     def _refuse_rest(self) -> None:
         """Refuse every job that is not finished: the time to stop has come."""
-        jobs = [*self._slow.drain(), *self._queue.drain()]
+        jobs = self._backlog.drain()
         if jobs:
             log.warning("%d requests were refused: the server had to stop", len(jobs))
             self._refuse(jobs, Stopping("the server is stopping; nothing of this request was applied"))
 
     def _refuse(self, jobs: Sequence[Job], error: CarryoverError) -> None:
-        """Answer jobs that are in no batch."""
-        reply(Batch(self.clock(), jobs, final_answers=[(job, error) for job in jobs]), self.metrics)
-        self._queue.finish({session for job in jobs for session in job.sessions})
-
-    def _release_sessions(self, batch: Batch) -> None:
-        """Make the next job of each session ready, unless its own is unfinished or will be retried."""
-        kept = {session for job in (*batch.unfinished, *batch.retries) for session in job.sessions}
-        self._queue.finish(batch.touched - kept if kept else batch.touched)
-        for job in batch.retries:
-            self._queue.requeue(job)
+        """Answer jobs that were in no batch, or are in none now."""
+        sessions = {session for job in jobs for session in job.sessions}
+        batch = Batch(self.clock(), jobs, sessions, final_answers=[(job, error) for job in jobs])
+        reply(batch, self.metrics)
+        self._backlog.finish(batch)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         """The tick failed as a whole: nothing moves, and every client may retry."""

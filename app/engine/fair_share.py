@@ -103,7 +103,7 @@ class TenantShare:
             self._schedule()
 
     def acquire_briefly(self, count: int) -> None:
-        """Take room until the event loop's next iteration: for work that is no job."""
+        """Count work that is no job, such as a routed request, until the event loop's next iteration."""
         self.acquire(count)
         asyncio.get_running_loop().call_soon(self.release, count)
 

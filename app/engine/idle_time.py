@@ -20,7 +20,7 @@ def hold_idle_sessions(store: Store, settings: Settings, now: float) -> float:
     live ran out meanwhile are kept until `CARRYOVER_EXPIRE_AFTER_JUMP` is set, also by later starts.
     """
     if settings.expire_after_jump:
-        if store.held_before is not None:
+        if store.hold_deadlines_before is not None:
             store.hold(None)
         return -math.inf
     ttl_seconds = settings.ttl_seconds
@@ -35,4 +35,4 @@ def hold_idle_sessions(store: Store, settings: Settings, now: float) -> float:
             now - last,
         )
         store.hold(now)
-    return -math.inf if store.held_before is None else store.held_before
+    return -math.inf if store.hold_deadlines_before is None else store.hold_deadlines_before

@@ -1,7 +1,7 @@
-"""The sessions in memory: the slab and row of each, how it comes in from the store, and how it leaves.
+"""The sessions in memory: where each is, how it is loaded from the store, and how it is evicted.
 
-Lookups change nothing. Every change is either invisible to clients (a session moves between slab and store),
-or it is staged in a `Batch` first.
+Lookups change nothing. A session that moves between slab and store is not changed by that. All other changes
+are staged in a `Batch` first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from models.arrays import Ints
 log = logging.getLogger("carryover.engine")
 
 NO_SESSIONS: frozenset[str] = frozenset()
-NAMES_PER_CALL = 10_000  # that the count of the stored sessions reads at once
+NAMES_PER_CALL = 10_000  # read at once while the stored sessions are counted
 
 CallStore = Callable[..., Awaitable[Any]]
 
@@ -59,10 +59,10 @@ class Residents:
         self.models = models
         self.store = store
         self.shared_store = store if isinstance(store, SharedStore) else None
-        self.ttl_seconds = settings.ttl_seconds  # of sessions that choose none
+        self.ttl_seconds = settings.ttl_seconds  # of sessions created without a time to live
         self.call_store = call_store
         self.metrics = metrics or Metrics()
-        self.held_before = -math.inf  # sessions in the store with an earlier deadline do not expire
+        self.hold_deadlines_before = -math.inf  # stored sessions with an earlier deadline do not expire
         self.counts = SessionCounts(settings.max_sessions)
 
     def __len__(self) -> int:
@@ -128,11 +128,11 @@ class Residents:
         absent = batch.touched
         for job in batch.jobs:
             if type(job) is AdvanceMany and (found := self.find_all(job, batch.now)) is not None:
-                batch.bulk_rows[id(job)] = found  # its rows stay valid, however many sessions are loaded
+                batch.bulk_rows[id(job)] = found  # the rows stay valid: sessions of the batch are not evicted
                 names = job.sessions.unique
                 absent = absent - names if absent is not names else NO_SESSIONS
         for slab in self.models.slabs.values():
-            absent = absent.difference(slab.index)  # of a dict: one lookup for each session of the batch
+            absent = absent.difference(slab.index)  # one lookup in the dict for each session of the batch
         if not absent:
             return
         batch.lookups = absent
@@ -141,12 +141,12 @@ class Residents:
         for record in records:
             by_model.setdefault(record.fingerprint, []).append(record)
         for fingerprint, records_of_model in by_model.items():
-            known = self.models.known(fingerprint)
-            if known is not None:
+            model_slab = self.models.known(fingerprint)
+            if model_slab is not None:
                 try:
-                    self._restore(known, records_of_model, batch)
+                    self._restore(model_slab, records_of_model, batch)
                 except StoreFailed:
-                    self._restore_one_by_one(known, records_of_model, batch)
+                    self._restore_one_by_one(model_slab, records_of_model, batch)
             else:
                 batch.tombstones |= {record.session: _not_loaded(record) for record in records_of_model}
 
@@ -155,7 +155,7 @@ class Residents:
         values = unpack([record.body for record in records], slab.recent_chunks, slab.forecaster)
         self.metrics.restored += len(records)
         deadlines = values.headers["deadline"]
-        held = deadlines < self.held_before
+        held = deadlines < self.hold_deadlines_before
         if held.any():  # their idle time begins again
             deadlines[held] = batch.now + values.headers["ttl"][held]
         rows = np.array([slab.take() for _ in records])
@@ -164,17 +164,17 @@ class Residents:
             slab.publish(record.session, row)
 
     def _restore_one_by_one(self, slab: Slab, records: Sequence[Record], batch: Batch) -> None:
-        """Restore what can be read; a record that cannot be fails its session alone."""
+        """Restore each readable record. A record that cannot be read fails only its own session."""
         for record in records:
             try:
                 self._restore(slab, [record], batch)
             except StoreFailed as error:
                 batch.tombstones[record.session] = SessionDamaged(error.detail)
-                if not self.store.writes_through:  # it handed the record over
+                if not self.store.writes_through:  # loading removed the record from the store: put it back
                     self.store.commit([record.block()], [])
 
     def make_room(self, slab: Slab, count: int, staying: Iterable[str]) -> None:
-        """Free at least `count` rows. The least recently used sessions go to the store; `staying` do not."""
+        """Free at least `count` rows: evict the least recently used sessions, but none in `staying`."""
         if slab.free_rows >= count:
             return
         rows = [row for session in staying if (row := slab.index.get(session)) is not None]
@@ -192,12 +192,12 @@ class Residents:
             raise StoreFailed("no row is free: the sessions that should leave cannot be stored")
 
     def _store_leaving(self, slab: Slab, leaving: list[str]) -> list[str]:
-        """Hand sessions to a store that does not write through; returns those that it took."""
+        """Write sessions to a store that does not write through. Returns the sessions that were written."""
         blocks, failed = seal(slab, leaving, slab.read(slab.rows_of(leaving)))
         self.store.commit(blocks, [])
         if failed:
             log.error("%d sessions cannot be stored and stay resident", len(failed))
-            slab.unpin(slab.rows_of(failed))  # the next that leave are others
+            slab.unpin(slab.rows_of(failed))  # as if just used: the next eviction chooses other sessions
         return [session for session in leaving if session not in failed]
 
     def create(self, session: str, slab: Slab, ttl_seconds: float | None, batch: Batch) -> int:
@@ -231,7 +231,7 @@ class Residents:
         rows = np.array([slab.take() for _ in sessions])
         self.counts.add(sessions)
         headers = np.zeros(len(rows), slab.headers.dtype)
-        # Odd, because a client that claims no epoch sends 0.
+        # Odd, so that no epoch is 0: a client that does not know the epoch sends 0.
         headers["epoch"] = np.frombuffer(secrets.token_bytes(8 * len(rows)), np.uint64) | 1
         headers["created"] = batch.now
         headers["ttl"] = ttl_seconds if ttl_seconds is not None else self.ttl_seconds
@@ -241,7 +241,7 @@ class Residents:
         return rows
 
     def move_to_newest(self, session: str, slab: Slab, row: int, batch: Batch) -> tuple[Slab, int]:
-        """Slab and row of a session that is reset: it goes on with the newest network of its model."""
+        """Move a session that is reset to the newest network of its model. Returns its slab and row there."""
         newest = self.models.successor(slab)
         if newest is slab:
             return slab, row
@@ -262,7 +262,7 @@ class Residents:
 
 
 def seal(slab: Slab, sessions: Sequence[str], rows: Rows) -> tuple[list[Block], dict[str, CarryoverError]]:
-    """What the store keeps of these sessions; and by session, the error where that could not be made."""
+    """The records of these sessions for the store; and by session, the error if its record cannot be made."""
     try:
         return [_block(slab, sessions, rows)], {}
     except Exception:

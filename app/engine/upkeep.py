@@ -52,8 +52,8 @@ class Upkeep:
         """Begin on the running event loop."""
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._sweep(), name="engine-sweep")]
-        if self.store.tend_seconds:
-            self._tasks.append(loop.create_task(self._tend_regularly(), name="engine-tend"))
+        if self.store.upkeep_seconds:
+            self._tasks.append(loop.create_task(self._maintain_regularly(), name="engine-upkeep"))
 
     def stop(self) -> None:
         """End all tasks."""
@@ -75,7 +75,7 @@ class Upkeep:
                 self._enqueue(Expire(expired[i : i + self._max_sessions]))
 
     async def _expired_in_store(self, now: float) -> list[str]:
-        if self.store.held_before is not None:
+        if self.store.hold_deadlines_before is not None:
             return []
         try:
             expired: list[str] = await self._call(self.store.expired, now, STORED_PER_SWEEP)
@@ -84,12 +84,12 @@ class Upkeep:
             return []
         return expired
 
-    async def _tend_regularly(self) -> None:
+    async def _maintain_regularly(self) -> None:
         while True:
-            await asyncio.sleep(self.store.tend_seconds)
-            await self.tend()
+            await asyncio.sleep(self.store.upkeep_seconds)
+            await self.maintain_store()
 
-    async def tend(self) -> None:
+    async def maintain_store(self) -> None:
         """Have the store do its maintenance, and note whether it succeeded."""
         try:
             await self._call(self.store.tend)

@@ -29,6 +29,7 @@ class CallerSocket(WSListener):
         self.caller = caller
         self.connections = connections
         self._transport: WSTransport | None = None  # None before the handshake and after the end
+        self._write_paused = False
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Count the socket (picows)."""
@@ -53,6 +54,16 @@ class CallerSocket(WSListener):
         if self._transport is not None and not self._transport.underlying_transport.is_reading():
             self._transport.underlying_transport.resume_reading()
 
+    def pause_writing(self) -> None:
+        """Read no further: the client does not read what it is sent, and gets no answers to its pings."""
+        self._write_paused = True
+        self.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._write_paused = False
+        self.resume_reading()
+
     def revoke(self) -> None:
         """Close: the key was removed."""
         self._close(WSCloseCode.POLICY_VIOLATION, "the key was revoked")
@@ -60,6 +71,9 @@ class CallerSocket(WSListener):
     def _write(self, frames: bytes) -> None:
         if self._transport is not None:
             self._transport.underlying_transport.write(frames)
+
+    def _close_for_reserved_bits(self) -> None:
+        self._close(WSCloseCode.PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
 
     def _close(self, code: WSCloseCode, reason: str) -> None:
         if self._transport is not None:

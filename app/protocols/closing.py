@@ -33,7 +33,7 @@ class ClosingProtocol(HttpToolsProtocol):
         self._message_began: float | None = None  # of the request that is coming in; None: there is none
         self._running: RequestResponseCycle | None = None  # the ASGI request that was started last
         self._incoming: RequestResponseCycle | None = None  # the ASGI request whose body is coming in
-        self._last_answer: bytes | None = None  # a refusal; leaves when nothing else is owed
+        self._last_answer: bytes | None = None  # the refusal that ends the connection, while it waits
         self._is_refused = False  # nothing more is parsed
         self._is_stopping = False
         self._lingering: LingeringClose | None = None

@@ -73,7 +73,6 @@ class StreamSocket(CallerSocket):
         self._position: int | None = None  # of the last answer
         self._assembler = MessageAssembler(max_bytes)
         self._held: list[bytes] = []  # frames to be written together
-        self._write_paused = False
 
     # picows calls these.
 
@@ -91,7 +90,7 @@ class StreamSocket(CallerSocket):
         if self.closing:
             return
         if has_reserved_bits(frame):
-            self._close(WSCloseCode.PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
+            self._close_for_reserved_bits()
         elif frame.fin and kind in WHOLE and self._assembler.is_empty:
             self._receive_message(frame.get_payload_as_bytes(), kind == BINARY)
         elif kind == WSMsgType.CLOSE:
@@ -107,16 +106,6 @@ class StreamSocket(CallerSocket):
         self._client.left = True
         self.closing = True
         self.reader.take_unparsed()
-
-    def pause_writing(self) -> None:
-        """Read no further: the client does not read."""
-        self._write_paused = True
-        self.pause_reading()
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        self._write_paused = False
-        self.resume_reading()
 
     def shutdown(self) -> None:
         """Take no more messages; close with 1001 once the answers that are owed have left (uvicorn)."""

@@ -46,7 +46,6 @@ class WatchSocket(CallerSocket):
         self._observations = 0  # in `_events`
         self._missed = 0  # observations that were dropped
         self._timer: asyncio.TimerHandle | None = None
-        self._write_paused = False
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Send where the session is; what happens to it after that is shown."""
@@ -60,7 +59,7 @@ class WatchSocket(CallerSocket):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002
         """A watcher sends nothing but its close."""
         if has_reserved_bits(frame):
-            self._close(WSCloseCode.PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
+            self._close_for_reserved_bits()
         elif frame.msg_type == WSMsgType.CLOSE:
             self._close(close_code(frame), "")
         elif frame.msg_type in {WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION}:
@@ -71,15 +70,9 @@ class WatchSocket(CallerSocket):
         super().on_ws_disconnected(transport)
         self._stop_watching()
 
-    def pause_writing(self) -> None:
-        """The watcher does not read: events wait, the oldest are dropped, and its pings are not answered."""
-        self._write_paused = True
-        self.pause_reading()
-
     def resume_writing(self) -> None:
-        """The watcher reads again."""
-        self._write_paused = False
-        self.resume_reading()
+        """The watcher reads again: send the events that waited. The oldest may have been dropped."""
+        super().resume_writing()
         self._flush()
 
     def shutdown(self) -> None:

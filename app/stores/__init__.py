@@ -105,14 +105,14 @@ class Store(Protocol):
     """Whether every change is committed, or only the sessions that leave the slab."""
     may_block: bool
     """Whether a call may wait for a device: the engine then makes the calls from a thread."""
-    tend_seconds: float
-    """The most seconds between two calls of `tend`; 0: it need not be called."""
+    upkeep_seconds: float
+    """The most seconds between two calls of `tend`, the store's upkeep; 0: it need not be called."""
     last_saved: float | None
     """When sessions were last written before this start, seconds since 1970; None where nothing tells."""
-    held_before: float | None
-    """The deadline before which sessions are held, as `hold` kept it; None where none are."""
-    tend_due: bool
-    """Whether `tend` should be called right after this tick's replies."""
+    hold_deadlines_before: float | None
+    """Sessions with an earlier deadline do not expire (see `hold`); None where every session may."""
+    upkeep_due: bool
+    """Whether upkeep is due: `tend` should be called right after this tick's replies."""
 
     def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
         """Keep all of this or none. A tombstone removes its session's record. No session comes twice.
@@ -155,7 +155,7 @@ class Store(Protocol):
         """Up to `limit` sessions whose deadline has passed."""
 
     def hold(self, before: float | None) -> None:
-        """Keep `held_before` for this start and the next ones; None forgets it."""
+        """Keep `hold_deadlines_before` for this start and the next ones; None forgets it."""
 
     def __len__(self) -> int:
         """How many sessions the store has."""

@@ -25,10 +25,10 @@ class MemoryStore:
 
     writes_through = False
     may_block = False
-    tend_seconds = 0.0
-    tend_due = False
+    upkeep_seconds = 0.0
+    upkeep_due = False
     last_saved: float | None = None
-    held_before: float | None = None
+    hold_deadlines_before: float | None = None
 
     def __init__(
         self, max_tombstones: int, tombstone_seconds: float, clock: Callable[[], float] = time.time
@@ -89,7 +89,7 @@ class MemoryStore:
         return found
 
     def hold(self, before: float | None) -> None:
-        self.held_before = before
+        self.hold_deadlines_before = before
 
     def __len__(self) -> int:
         return len(self._records)

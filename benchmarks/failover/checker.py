@@ -1,4 +1,4 @@
-"""Was every chunk applied exactly once, in order? Told from what the clients saw, and from nothing else.
+"""Whether every chunk was applied exactly once and in order, judged only by what the clients saw.
 
 A history is JSON Lines, one line for each answer that a client got, or gave up waiting for:
 

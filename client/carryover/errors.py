@@ -25,7 +25,7 @@ CarryoverError
     ├── Misdirected          the Host header names another server
     ├── NotFound             no such route
     ├── MethodNotAllowed
-    ├── Internal             the server failed; its log has the reason
+    ├── Internal             the server failed; see its log
     └── Unavailable          not possible now; the client has retried
         ├── Overloaded       too many chunks are waiting
         ├── TooManySessions

@@ -258,22 +258,22 @@ class Session:
         return self.service._run(plans.forecast(self._cursor, steps, level, future, self.service._retry))
 
     def create(self) -> SessionInfo:
-        """Create the session now, and not with its first chunk. It is an error if it exists."""
+        """Create the session now, instead of with its first chunk. Fails if the session exists."""
         return self.service._run(plans.create(self._cursor, self.service._retry))
 
     def info(self) -> SessionInfo:
-        """Ask the server about the session. The position that this client expects does not change."""
+        """Return the server's description of the session. This client's own position does not change."""
         return self.service._run(plans.describe(self._cursor, self.service._retry))
 
     def refresh(self) -> SessionInfo:
-        """Take over the session's position from the server, to continue after `OutOfStep`."""
+        """Set this client's position to the server's, to continue after `OutOfStep`."""
         return self.service._run(plans.inspect(self._cursor, self.service._retry))
 
     def rewind(self, position: int) -> None:
         """Continue at `position`, the end of a recent chunk, to get later answers again.
 
         Send the same observations in the same chunks. The server answers those that it has applied from its
-        stored answers, and applies the rest. So a program that was killed gets every answer.
+        stored answers, and applies the rest. So a program that was killed and restarted gets every answer.
         """
         self._cursor.position = position
 
@@ -318,7 +318,7 @@ class Stream:
             yield from answer
 
     def answers(self) -> Iterator[Answer]:
-        """Yield one `Answer` per chunk, and not one `Prediction` per observation."""
+        """Yield one `Answer` per chunk, instead of one `Prediction` per observation."""
         return self._answers
 
     def collect(self) -> Answer:
@@ -326,7 +326,7 @@ class Stream:
         return concatenate_answers(list(self._answers))
 
     def close(self) -> None:
-        """Stop. The server may have applied chunks in flight: the session asks it for its position."""
+        """Stop. The server may have applied chunks in flight, so the session then asks for its position."""
         self._answers.close()
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ STEP_FIELDS = ("predictions", "lower", "upper", "residuals", "scores", "observed
 FORECAST_FIELDS = ("forecast", "forecast_lower", "forecast_upper")
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Answer:
     """The answer to one chunk.
 
@@ -30,28 +31,18 @@ class Answer:
     forecast, forecast_lower, forecast_upper : [horizon] or [horizon, outputs]; None without a `horizon`
     """
 
-    __slots__ = ("columns", "epoch", "labels", "length", "model", "position", "raw", "replayed", "session")
+    session: str
+    model: str
+    position: int
+    epoch: str
+    replayed: bool
+    raw: dict[str, Any]  # by name, lists or arrays: pandas objects are made when a property is read
+    labels: Any = None
+    columns: tuple[Any, ...] | None = None
+    length: int = field(init=False)
 
-    def __init__(
-        self,
-        session: str,
-        model: str,
-        position: int,
-        epoch: str,
-        replayed: bool,
-        raw: dict[str, Any],
-        labels: Any = None,
-        columns: tuple[Any, ...] | None = None,
-    ) -> None:
-        self.session = session
-        self.model = model
-        self.position = position
-        self.epoch = epoch
-        self.replayed = replayed
-        self.raw = raw  # by name, lists or arrays: pandas objects are made when a property is read
-        self.labels = labels
-        self.columns = columns
-        self.length = len(raw["predictions"])
+    def __post_init__(self) -> None:
+        self.length = len(self.raw["predictions"])
 
     def __len__(self) -> int:
         return self.length

@@ -21,11 +21,14 @@ from models.artifact.learning import Learning, feature_count
 
 Shape = tuple[int, ...]
 
-WINDOW = 100_000  # most observations in a running mean; beyond it, float32 rounds new values away
+WINDOW = 100_000  # observations in a running mean at most; with more, float32 would round new values away
 SCALE_WINDOW = 200  # observations of the recent error size that intervals are relative to ("square")
 SURPRISE_WINDOW = 500  # observations of the recent error size that surprise is relative to ("slow")
-MEANS = ("known", "square", "slow", "observed", "mse", "mae", "persistence")
-FURTHEST = np.float32(100)  # scaled units; larger values get less weight: one spike must not ruin a readout
+# Parts with a number for each output, by the names that stored carries have. `known` is the last observation,
+# `square` and `slow` are mean squared errors over SCALE_WINDOW and SURPRISE_WINDOW, `observed` is a count.
+OUTPUT_PARTS = ("known", "square", "slow", "observed", "mse", "mae", "persistence")
+# In scaled units. Larger values get less weight, so that a single spike does not ruin a readout.
+FULL_WEIGHT_SIZE = np.float32(100)
 SMALLEST_SCALE = np.float32(1e-6)  # smallest error size, so that intervals never get the width 0
 
 
@@ -69,7 +72,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class ErrorStatistics:
-    """How wrong sessions have been since they were created or reset.
+    """The errors of sessions since they were created or reset.
 
     Running means; beyond `WINDOW` observations, old ones lose weight. Each is [..., outputs], `coverage` is
     [..., levels, outputs]; NaN where nothing was observed yet.
@@ -94,7 +97,7 @@ class ErrorStatistics:
 
 
 class LearnedLayout:
-    """Where each part of what a session has learned lies, one after the other.
+    """The layout of what a session has learned: its parts, one after the other.
 
     Parameters
     ----------
@@ -154,7 +157,7 @@ class Learner:
         self._initial = self.initial_state(learning)
 
     def initial_state(self, learning: Learning) -> Floats:
-        """[size], a session that has observed nothing. `learning` must have the layout of this learner."""
+        """[size], the state of a session without observations. `learning` must have this learner's layout."""
         rows = np.zeros((1, self.size), np.float32)
         if learning.adapts_readout:
             self._view(rows, "forgetting")[...] = learning.forgetting
@@ -168,7 +171,7 @@ class Learner:
         return np.asarray(rows[0])
 
     def reset(self, rows: Floats) -> Floats:
-        """[batch, size], the same sessions with all that they learned forgotten; their options stay."""
+        """[batch, size], the states of the same sessions after a reset. Their options and level are kept."""
         cleared = np.repeat(self._initial[None], len(rows), axis=0)
         if self.learning.adapts_readout:
             for name in ("forgetting", "prior"):
@@ -178,10 +181,10 @@ class Learner:
         return cleared
 
     def level(self, rows: Floats) -> Any:
-        """[batch], a view: the level of the intervals each session gets with every chunk; 0 for none."""
+        """[batch], a view: the level of the intervals in every answer to the session; 0 for no intervals."""
         return self._view(rows, "level")
 
-    def learn(self, rows: Floats, predicted: Floats, observed: Floats, scores: Scores, at: Any) -> None:
+    def learn(self, rows: Floats, predicted: Floats, observed: Floats, scores: Scores, which: Any) -> None:
         """Learn from one observation of each session, in place.
 
         Parameters
@@ -189,22 +192,22 @@ class Learner:
         rows : [batch, size]
         predicted : [batch, outputs], scaled; the prediction of this observation; ignored for a
             session without earlier observations
-        observed : [batch, outputs], scaled; NaN where it was not
-        scores : filled in, scaled, at the rows that the NumPy index `at` selects
+        observed : [batch, outputs], scaled; NaN where nothing was observed
+        scores : the NumPy index `which` selects the rows that are filled in, scaled
         """
         begun = self._view(rows, "begun")
         errors = np.where(begun[:, None] > 0, observed - predicted, np.float32(np.nan))
         if self.learning.adapts_readout:
             self._correct_readout(rows, errors)
-        scores.errors[at] = errors
+        scores.errors[which] = errors
         if self.learning.tracks_errors:
-            self._track_errors(rows, errors, observed, scores, at)
+            self._track_errors(rows, errors, observed, scores, which)
         else:
-            scores.scores[at] = np.nan
+            scores.scores[which] = np.nan
         begun[...] = 1.0
 
     def predict(self, rows: Floats, hidden: Floats, inputs: Floats, outputs: Floats) -> Floats:
-        """Correct the network's outputs; the features of the correction are kept for the next observation.
+        """Correct the network's outputs. Keeps the features, from which the next observation is learned.
 
         Parameters
         ----------
@@ -240,7 +243,7 @@ class Learner:
         return np.asarray(np.maximum(self._view(rows, "ratios"), 0) * scale[:, None])
 
     def errors(self, rows: Floats) -> ErrorStatistics:
-        """How wrong these sessions have been, each [batch, ...], scaled."""
+        """The error statistics of these sessions, each [batch, ...], scaled."""
         observed = self._view(rows, "observed")
         with np.errstate(invalid="ignore"):
             unknown = np.where(observed > 0, 0, np.nan).astype(np.float32)
@@ -255,7 +258,7 @@ class Learner:
         return self.learning.with_options(forgetting=round(forgetting, 7), prior=round(prior, 6))
 
     def check(self, row: Floats) -> None:
-        """Refuse values, [size], that no session of this learner can have learned.
+        """Check a state, [size], that was read from outside: a session of this learner could have learned it.
 
         Raises
         ------
@@ -274,50 +277,55 @@ class Learner:
             raise ValueError("one of the carry's squares or counts is below 0")
 
     def _correct_readout(self, rows: Floats, errors: Floats) -> None:
-        weights = self._view(rows, "weights")
+        weights, coordinate = self._view(rows, "weights"), self._view(rows, "coordinate")
+
+        def for_each_group(values: Any) -> Any:
+            return np.repeat(values[:, None], weights.shape[1], axis=1)  # [batch, groups]
+
         by_group = errors.reshape(weights.shape[:-1])  # [batch, groups, outputs of the group]
-        seen = ~np.isnan(by_group)
-        found = np.where(seen, by_group, np.float32(0))
+        is_observed = ~np.isnan(by_group)
+        known_errors = np.where(is_observed, by_group, np.float32(0))
         features = self._view(rows, "features")
-        weight = _weight(np.maximum(np.abs(features).max(-1), np.abs(found).max(-1)))[..., None]
-        forgetting, prior, coordinate = (
-            self._view(rows, name) for name in ("forgetting", "prior", "coordinate")
-        )
-        groups = weights.shape[1]
-        readout.update(
+        largest = np.maximum(np.abs(features).max(-1), np.abs(known_errors).max(-1))
+        weight = _observation_weight(largest)[..., None]
+        readouts = readout.Readouts(
             weights,
             self._view(rows, "covariance"),
-            features * weight,
-            found * weight,
-            np.asarray(seen.any(-1)),
-            np.repeat(forgetting[:, None], groups, axis=1),
-            np.repeat(prior[:, None], groups, axis=1),
-            np.repeat(coordinate.astype(np.int64)[:, None], groups, axis=1),
+            for_each_group(self._view(rows, "forgetting")),
+            for_each_group(self._view(rows, "prior")),
+            for_each_group(coordinate.astype(np.int64)),
         )
+        readout.update(readouts, features * weight, known_errors * weight, np.asarray(is_observed.any(-1)))
         coordinate[...] = (coordinate + 1) % self._features
 
-    def _track_errors(self, rows: Floats, errors: Floats, observed: Floats, scores: Scores, at: Any) -> None:
-        square, slow, count = (self._view(rows, name) for name in ("square", "slow", "observed"))
-        sizes = np.abs(errors)
-        usual = np.sqrt(slow) + SMALLEST_SCALE
-        size = surprise.smooth(self._view(rows, "surprise"), errors, usual)
-        scores.scores[at] = surprise.score(self._view(rows, "histogram"), size)
-        scores.missed[at] = missed = intervals.track(
-            self._view(rows, "ratios"), sizes, np.sqrt(square) + SMALLEST_SCALE, self.levels
+    def _track_errors(
+        self, rows: Floats, errors: Floats, observed: Floats, scores: Scores, which: Any
+    ) -> None:
+        interval_square, surprise_square = self._view(rows, "square"), self._view(rows, "slow")
+        last_observed, count = self._view(rows, "known"), self._view(rows, "observed")
+        absolute_errors = np.abs(errors)
+        usual_error = np.sqrt(surprise_square) + SMALLEST_SCALE
+        smoothed = surprise.smooth(self._view(rows, "surprise"), errors, usual_error)
+        scores.scores[which] = surprise.score(self._view(rows, "histogram"), smoothed)
+        scores.missed[which] = missed = intervals.track(
+            self._view(rows, "ratios"),
+            absolute_errors,
+            np.sqrt(interval_square) + SMALLEST_SCALE,
+            self.levels,
         )
-        known = self._view(rows, "known")
-        scores.changes[at] = naive = observed - known
-        seen = ~np.isnan(errors)
-        count += seen
-        _move_mean(square, errors * errors, seen, np.minimum(count + 1, SCALE_WINDOW))
-        capped = np.square(np.minimum(sizes, surprise.CAP * usual))
-        _move_mean(slow, capped, seen, np.minimum(count + 1, SURPRISE_WINDOW))
+        scores.changes[which] = changes = observed - last_observed
+        is_known = ~np.isnan(errors)
+        count += is_known
+        squares = errors * errors
+        _move_mean(interval_square, squares, is_known, np.minimum(count + 1, SCALE_WINDOW))
+        capped = np.square(np.minimum(absolute_errors, surprise.CAP * usual_error))
+        _move_mean(surprise_square, capped, is_known, np.minimum(count + 1, SURPRISE_WINDOW))
         window = np.minimum(np.maximum(count, 1), WINDOW)
-        _move_mean(self._view(rows, "mse"), errors * errors, seen, window)
-        _move_mean(self._view(rows, "mae"), sizes, seen, window)
-        _move_mean(self._view(rows, "persistence"), naive * naive, seen, window)
-        _move_mean(self._view(rows, "missed"), missed, seen[:, None], window[:, None])
-        np.copyto(known, observed, where=~np.isnan(observed))
+        _move_mean(self._view(rows, "mse"), squares, is_known, window)
+        _move_mean(self._view(rows, "mae"), absolute_errors, is_known, window)
+        _move_mean(self._view(rows, "persistence"), changes * changes, is_known, window)
+        _move_mean(self._view(rows, "missed"), missed, is_known[:, None], window[:, None])
+        np.copyto(last_observed, observed, where=~np.isnan(observed))
 
     def _initialize_readout(self, rows: Floats) -> None:
         covariance = self._view(rows, "covariance")
@@ -327,23 +335,23 @@ class Learner:
 
 def _shapes(learning: Learning, features: int, outputs: int) -> dict[str, Shape]:
     """The parts of what one session learns, in the order of the carry: stored carries depend on it."""
-    groups, each = (outputs, 1) if learning.readout == "gain" else (1, outputs)
+    groups, group_outputs = (outputs, 1) if learning.readout == "gain" else (1, outputs)
     shapes: dict[str, Shape] = {"begun": (), "level": ()}
     if learning.adapts_readout:
         shapes |= {"forgetting": (), "prior": (), "coordinate": (), "features": (groups, features)}
-        shapes |= {"weights": (groups, each, features), "covariance": (groups, features, features)}
+        shapes |= {"weights": (groups, group_outputs, features), "covariance": (groups, features, features)}
     if learning.tracks_errors:
         by_level = (len(learning.levels), outputs)
-        shapes |= dict.fromkeys(MEANS, (outputs,))
+        shapes |= dict.fromkeys(OUTPUT_PARTS, (outputs,))
         shapes |= {"ratios": by_level, "missed": by_level, "surprise": (), "histogram": (surprise.BINS,)}
     return shapes
 
 
-def _weight(size: Floats) -> Floats:
-    """Square root of the least-squares weight of an observation: 1 up to size FURTHEST, then falling."""
-    return np.asarray(np.minimum(FURTHEST / np.maximum(size, 1), 1))
+def _observation_weight(size: Floats) -> Floats:
+    """Square root of the least-squares weight of an observation: 1 up to FULL_WEIGHT_SIZE, then falling."""
+    return np.asarray(np.minimum(FULL_WEIGHT_SIZE / np.maximum(size, 1), 1))
 
 
-def _move_mean(mean: Floats, value: Any, seen: Any, window: Any) -> None:
-    """Move a running mean on by a value, in place, where something was observed."""
-    mean += np.where(seen, (value - mean) / window, np.float32(0))
+def _move_mean(mean: Floats, value: Any, is_observed: Any, window: Any) -> None:
+    """Add a value to a running mean, in place, where it was observed."""
+    mean += np.where(is_observed, (value - mean) / window, np.float32(0))

@@ -25,7 +25,7 @@ If P still stops being positive, the session's P is initialized again and its w 
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -61,54 +61,52 @@ def corrections(weights: Floats, features: Floats) -> Floats:
     return np.asarray(np.matmul(weights, features[..., None])[..., 0])
 
 
-def update(
-    weights: Floats,
-    covariance: Floats,
-    features: Floats,
-    errors: Floats,
-    observed: Bools,
-    forgetting: Floats,
-    prior: Floats,
-    coordinate: Ints,
-) -> None:
+@dataclass(slots=True)
+class Readouts:
+    """The readouts of some sessions, and how each learns. `update` changes `weights` and `covariance`.
+
+    weights : [..., outputs, k]
+    covariance : [..., k, k], symmetric
+    forgetting, prior : [...]
+    coordinate : [...], below k, whose prior the next update renews
+    """
+
+    weights: Floats
+    covariance: Floats
+    forgetting: Floats
+    prior: Floats
+    coordinate: Ints
+
+    def block(self, sessions: slice) -> Readouts:
+        """The readouts of these sessions, as views."""
+        return Readouts(
+            self.weights[sessions],
+            self.covariance[sessions],
+            self.forgetting[sessions],
+            self.prior[sessions],
+            self.coordinate[sessions],
+        )
+
+
+def update(readouts: Readouts, features: Floats, errors: Floats, observed: Bools) -> None:
     """Learn from the errors of one prediction of each session, in place.
 
     Parameters
     ----------
-    weights : [..., outputs, k]
-    covariance : [..., k, k], symmetric
     features : [..., k], of the prediction
     errors : [..., outputs], observed minus predicted; 0 where not observed
     observed : [...], whether anything was observed; where not, nothing is learned or forgotten
-    forgetting, prior : [...]
-    coordinate : [...], below k, whose prior is renewed by this call
     """
-    columns: tuple[Any, ...] = (
-        weights,
-        covariance,
-        features,
-        errors,
-        observed,
-        forgetting,
-        prior,
-        coordinate,
-    )
-    step = max(1, BLOCK_BYTES // max(1, covariance[:1].nbytes))
-    for start in range(0, len(weights), step):
-        _update(*(column[start : start + step] for column in columns))
+    step = max(1, BLOCK_BYTES // max(1, readouts.covariance[:1].nbytes))
+    for start in range(0, len(readouts.weights), step):
+        block = slice(start, start + step)
+        _update(readouts.block(block), features[block], errors[block], observed[block])
 
 
-def _update(
-    weights: Floats,
-    covariance: Floats,
-    features: Floats,
-    errors: Floats,
-    observed: Bools,
-    forgetting: Floats,
-    prior: Floats,
-    coordinate: Ints,
-) -> None:
+def _update(readouts: Readouts, features: Floats, errors: Floats, observed: Bools) -> None:
     """`update` for a block of sessions whose covariances fit in the processor's cache."""
+    weights, covariance = readouts.weights, readouts.covariance
+    forgetting, prior, coordinate = readouts.forgetting, readouts.prior, readouts.coordinate
     gain = np.matmul(covariance, features[..., None])[..., 0]  # [..., k]
     scale = (features * gain).sum(-1)  # above 0, unless rounding has made the covariance invalid
     lost = observed & ~(scale >= 0)

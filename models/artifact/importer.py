@@ -1,6 +1,7 @@
 """Make an artifact of a network that was trained elsewhere."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,33 @@ from models.artifact.state_dict import read_state_dict
 from models.errors import BadArtifact
 
 
+@dataclass(frozen=True)
+class CheckpointColumns:
+    """What a checkpoint does not say of the network's inputs and outputs.
+
+    Attributes
+    ----------
+    inputs, units, targets
+        Names of inputs and outputs, and units by input. Without names the inputs are `value`, or `x0, x1,
+        ...`. If there are as many outputs as inputs, they are taken for the next values of the inputs;
+        otherwise they are `y0, y1, ...`.
+    mean, std
+        The scaling that the network was trained with, one number for each input; by default none. Outputs
+        that are not inputs are not scaled.
+    """
+
+    inputs: Sequence[str] | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
+    targets: Sequence[str] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+
 def import_checkpoint(
     path: Path,
     name: str,
+    columns: CheckpointColumns | None = None,
     *,
-    columns: Sequence[str] | None = None,
-    units: Mapping[str, str] | None = None,
-    targets: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
     predicts: PredictionMode = "level",
     modules: Mapping[str, str] | None = None,
 ) -> Artifact:
@@ -33,13 +52,8 @@ def import_checkpoint(
     path
         What `torch.save(model.state_dict(), path)` wrote. It is read with `weights_only=True`: no code in it
         runs. The shape is that of the weights.
-    columns, units, targets
-        Names of inputs and outputs. Without names the inputs are `value`, or `x0, x1, ...`. If there are as
-        many outputs as inputs, they are taken for the next values of the inputs; otherwise they are `y0, y1,
-        ...`.
-    mean, std
-        The scaling that the network was trained with, one number for each input; by default none. Outputs
-        that are not inputs are not scaled.
+    predicts
+        What the last layer outputs: the next value, or its change.
     modules
         What the class calls `lstm` and `fc`, such as {"lstm": "rnn", "fc": "head"}.
 
@@ -48,12 +62,12 @@ def import_checkpoint(
     BadArtifact
         The message names the file and what does not fit.
     """
+    columns = columns or CheckpointColumns()
     try:
         weights = read_state_dict(path, modules or {})
-        inputs = _columns(weights["lstm.weight_ih_l0"].shape[1], columns, units or {})
-        names = _targets(weights["fc.weight"].shape[0], [column.name for column in inputs], targets)
-        zeros, ones = [0.0] * len(inputs), [1.0] * len(inputs)
-        scaling = Scaling(np.array(zeros if mean is None else mean), np.array(ones if std is None else std))
+        inputs = _inputs(weights["lstm.weight_ih_l0"].shape[1], columns)
+        names = _targets(weights["fc.weight"].shape[0], [column.name for column in inputs], columns.targets)
+        scaling = _scaling(len(inputs), columns)
         return Artifact(
             name=name,
             inputs=inputs,
@@ -69,7 +83,8 @@ def import_checkpoint(
         raise BadArtifact(f"{path}: {error}") from error
 
 
-def _columns(count: int, names: Sequence[str] | None, units: Mapping[str, str]) -> tuple[Column, ...]:
+def _inputs(count: int, columns: CheckpointColumns) -> tuple[Column, ...]:
+    names, units = columns.inputs, columns.units
     names = names or (["value"] if count == 1 else [f"x{i}" for i in range(count)])
     if len(names) != count:
         raise BadArtifact(f"has {count} inputs, not {len(names)}")
@@ -84,6 +99,12 @@ def _targets(count: int, columns: list[str], names: Sequence[str] | None) -> tup
     if len(names) != count:
         raise BadArtifact(f"has {count} outputs, not {len(names)}")
     return tuple(names)
+
+
+def _scaling(count: int, columns: CheckpointColumns) -> Scaling:
+    mean = [0.0] * count if columns.mean is None else columns.mean
+    std = [1.0] * count if columns.std is None else columns.std
+    return Scaling(np.array(mean), np.array(std))
 
 
 def _target_scaling(scaling: Scaling, inputs: Sequence[Column], targets: Sequence[str]) -> Scaling:

@@ -48,7 +48,8 @@ def online_autoregression(
         predictions[row] = single[row - 1] + readout.corrections(weights, lagged)[:, 0]
         errors = (single[row] - predictions[row])[:, None]
         coordinate = np.full(columns, row % (lags + 1))
-        readout.update(weights, covariance, lagged, errors, observed, keep, pull, coordinate)
+        readouts = readout.Readouts(weights, covariance, keep, pull, coordinate)
+        readout.update(readouts, lagged, errors, observed)
     return predictions[rows.start :].astype(np.float64)
 
 

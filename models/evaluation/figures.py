@@ -17,35 +17,39 @@ MOST_PANELS = 4
 MANY_ROWS = 1000  # with more rows, lines and dots are thinner
 
 
-def draw_training(
-    path: Path,
-    title: str,
-    targets: Sequence[str],
-    rows: range,
-    truth: Doubles,
-    one_step: Doubles,
-    free: Doubles | None,
-    warmup: int,
-) -> None:
-    """Draw the true series, one-step predictions and a free-running forecast.
+@dataclass(frozen=True, eq=False)
+class TrainingPlot:
+    """What a figure of a training shows; [rows, targets] in the data's own units.
 
-    Parameters
+    Attributes
     ----------
     rows
         The rows to draw.
-    truth, one_step, free
-        [rows, targets] in the data's own units; `free` runs on its own predictions after `warmup` rows; None
-        for a model that cannot run freely.
+    truth, one_step
+        The true series, and each row predicted from the rows before it.
+    free
+        Predictions that run on their own predictions after `warmup` rows; None for a model that cannot.
     """
+
+    rows: range
+    truth: Doubles
+    one_step: Doubles
+    free: Doubles | None = None
+    warmup: int = 0
+
+
+def draw_training(path: Path, title: str, targets: Sequence[str], plot: TrainingPlot) -> None:
+    """Draw the true series, one-step predictions and a free-running forecast."""
+    rows, warmup = plot.rows, plot.warmup
     figure, panels = _panels(len(targets), title)
     for column, axes in enumerate(panels):
-        axes.plot(rows, truth[:, column], color=TRUTH, linewidth=4, label="true", solid_capstyle="round")
-        axes.plot(rows, one_step[:, column], color=ONE_STEP, linewidth=1.2, label="one step ahead")
-        if free is not None:
+        axes.plot(rows, plot.truth[:, column], color=TRUTH, linewidth=4, label="true", solid_capstyle="round")
+        axes.plot(rows, plot.one_step[:, column], color=ONE_STEP, linewidth=1.2, label="one step ahead")
+        if plot.free is not None:
             axes.axvline(rows[warmup - 1], color=FREE, linewidth=0.8, linestyle=":")
             axes.plot(
                 rows[warmup - 1 :],
-                free[warmup - 1 :, column],
+                plot.free[warmup - 1 :, column],
                 color=FREE,
                 linewidth=1.4,
                 linestyle="--",

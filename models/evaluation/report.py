@@ -15,7 +15,7 @@ from models.data.dataset import Dataset, Split
 from models.data.measures import mean_observed, measured, skill
 from models.data.scaling import Scaling
 from models.evaluation.bands import surprise_threshold
-from models.evaluation.figures import BacktestPlot, draw_backtest, draw_training
+from models.evaluation.figures import BacktestPlot, TrainingPlot, draw_backtest, draw_training
 from models.forecaster import Forecaster
 from models.nets.lstm import StatefulLSTM
 from models.training.rollout import FreeRun, free_run, one_step, root_mean_square
@@ -169,16 +169,14 @@ def draw(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None, name: str
     end = dataset.split.test_rows.stop
     rows = run.rows if run is not None else range(max(1, end - WARMUP - STEPS), end)
     scaling = dataset.target_scaling
-    draw_training(
-        path,
-        f"{name}: one step ahead and free-running",
-        dataset.targets,
+    plot = TrainingPlot(
         rows,
         truth=_units(scaling, dataset.truth[rows.start : rows.stop]),
         one_step=_units(scaling, one_step(network, dataset, rows)),
         free=None if run is None else _units(scaling, run.predictions),
         warmup=0 if run is None else run.warmup,
     )
+    draw_training(path, f"{name}: one step ahead and free-running", dataset.targets, plot)
 
 
 def draw_served(artifact: Artifact, dataset: Dataset, served: SimulatedRun, path: Path) -> None:

@@ -58,7 +58,7 @@ async def test_every_job_reaches_the_engine_under_its_tenants_names(start_http, 
         assert [*seen[0].sessions] == [f"acme/{name}" for name in example(kind).sessions]
 
 
-async def test_a_job_of_no_session_is_an_admins_and_expiry_is_nobodys(start_http, keys):
+async def test_a_job_without_a_session_needs_an_admin_and_no_caller_may_submit_an_expiry(start_http, keys):
     keys.add("acme")
     keys.add("boss", "admin")
     async with start_http(api_keys_file=keys.path) as service:
@@ -130,7 +130,7 @@ async def test_sessions_that_a_store_kept_count_after_a_restart(start_http, keys
             assert refused.status_code == 429
 
 
-async def test_what_waits_is_bounded_and_counted_down_as_it_is_answered(start_http, keys):
+async def test_a_keys_jobs_in_flight_are_bounded_and_count_down_with_their_answers(start_http, keys):
     keys.add("small", in_flight=2)
     async with start_http(api_keys_file=keys.path) as service:
         caller = service.app.state.authenticator.authenticate_token(keys.token["small"].encode())

@@ -13,7 +13,7 @@ class Ticking:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 50, 1000])
-def test_no_more_passes_than_the_rate_and_a_second_of_it_on_credit(chunk):
+def test_a_bucket_passes_its_rate_and_one_seconds_worth_on_credit(chunk):
     clock = Ticking()
     bucket, passed = TokenBucket(100, clock), 0
     for _ in range(6000):
@@ -42,7 +42,7 @@ def test_a_request_repeated_after_the_wait_is_granted():
         assert not wait or bucket.take(2) == 0
 
 
-def test_a_key_has_no_more_than_the_server_and_no_less_than_it_says():
+def test_a_keys_limits_are_its_own_but_never_above_the_servers():
     settings = Settings(body_bytes=2000, chunk_observations=50, key_sessions=10, key_in_flight=5)
     quota = Quota(body_bytes=9000, chunk_observations=20, sessions=30).within(settings)
     assert (quota.body_bytes, quota.chunk_observations, quota.sessions, quota.in_flight) == (2000, 20, 30, 5)

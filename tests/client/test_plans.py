@@ -209,7 +209,7 @@ def chunks_in_flight(window: Window, steps: int) -> int:
     return len(window.pending)
 
 
-def test_one_chunk_is_in_flight_until_the_first_answer():
+def test_only_the_first_chunk_is_in_flight_until_its_answer():
     window = make_window(8)
     window.push(chunk_of([0.1]))
     assert not window.has_room()

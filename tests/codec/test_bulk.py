@@ -311,7 +311,7 @@ async def test_a_step_that_fails_for_one_session_fails_for_that_session_alone(st
 async def test_a_request_and_single_chunks_of_its_sessions_keep_their_order(start, artifacts):
     whole = series("sine", 4)
     async with start() as service, held(service.engine) as release:
-        waiting = service.engine._queue
+        waiting = service.engine._backlog.queue
         earlier = asyncio.ensure_future(many(service, ["a", "b"], [whole[0].tolist(), [0.0]]))
         await until(lambda: len(waiting) == 2)
         single = asyncio.ensure_future(service.advance("a", whole[1:3]))
@@ -429,7 +429,7 @@ async def test_sessions_in_consecutive_rows_equal_their_own_passes(start, artifa
 async def test_a_full_queue_refuses_the_whole_request_with_503(start):
     async with start(queue_jobs=4, bulk_sessions=4) as service, held(service.engine) as release:
         waiting = asyncio.ensure_future(many(service, ["a", "b", "c", "d"], [1, 2, 3, 4]))
-        await until(lambda: len(service.engine._queue) == 4)
+        await until(lambda: len(service.engine._backlog.queue) == 4)
         response = await post(service, {"sessions": ["e", "f"], "observations": [1, 2]})
         assert response.status_code == 503
         check_problem(response)

@@ -16,7 +16,7 @@ FOREVER = 60.0
 SKIPPED_TICK, TRIED_TICK = 1, linger.RETRY_TICKS
 
 
-async def test_it_waits_for_the_next_job_only_while_jobs_come_in_time(monkeypatch):
+async def test_the_engine_lingers_only_while_the_next_jobs_come_in_time(monkeypatch):
     queue = JobQueue()
     waiting, loop = Linger(lambda: bool(queue)), asyncio.get_running_loop()
 

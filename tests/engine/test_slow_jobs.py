@@ -50,7 +50,7 @@ async def flooded(engine: Engine, job, count: int = FLOOD) -> list[asyncio.Futur
     for answer in answers:
         # Read, though no test may await it.
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-    await until(lambda: len(engine._slow) + len(engine._queue) >= count // 2, 60.0)
+    await until(lambda: len(engine._backlog.slow) + len(engine._backlog.queue) >= count // 2, 60.0)
     return answers
 
 
@@ -81,7 +81,7 @@ async def test_a_chunk_is_answered_in_the_next_batch_however_many_slow_jobs_wait
             assert await ticks_until(engine, chunk("quick", at=at)) <= 2
         assert await ticks_until(engine, Inspect("quick")) <= 2
         assert max(advanced) <= engine.settings.batch_sessions // 4
-        assert len(engine._slow.pinned) <= engine.settings.batch_sessions // 4
+        assert len(engine._backlog.slow.pinned) <= engine.settings.batch_sessions // 4
 
 
 @pytest.mark.parametrize("kind", ["forecast", "chunk"])
@@ -133,7 +133,7 @@ async def test_a_slow_job_whose_client_left_is_dropped_and_its_session_goes_on_w
         assert (await behind).position == 4
         (outcome,) = released
         assert isinstance(outcome, Unavailable)
-        await until(lambda: not engine._slow)
+        await until(lambda: not engine._backlog.slow)
         for i in range(50):
             assert (await engine.ask(chunk(f"s{i}", 1, at=1))).position == 2
 
@@ -164,7 +164,7 @@ async def test_stopping_is_bounded_and_answers_every_job(artifacts):
         assert 0.2 <= time.monotonic() - began < 5
         outcomes = await asyncio.gather(*answers, *lined_up, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {Stopping}
-        assert (len(engine._queue), len(engine._slow), engine.queue_bytes) == (0, 0, 0)
+        assert (len(engine._backlog.queue), len(engine._backlog.slow), engine.queue_bytes) == (0, 0, 0)
 
 
 async def test_stopping_without_a_bound_finishes_what_was_accepted(artifacts):

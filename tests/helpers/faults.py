@@ -97,7 +97,9 @@ async def queued(engine: Engine, sessions: Iterable[str]) -> None:
     """Wait until each of these sessions has a waiting job."""
     wanted = set(sessions)
     await until(
-        lambda: wanted <= {session for job in engine._queue.waiting_jobs() for session in job.sessions}
+        lambda: (
+            wanted <= {session for job in engine._backlog.queue.waiting_jobs() for session in job.sessions}
+        )
     )
 
 

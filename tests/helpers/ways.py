@@ -43,6 +43,40 @@ class Reply:
         return self.predictions
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk to send, the same for every way. Fields that are None are left out."""
+
+    rows: Any
+    at: int | None = None
+    epoch: str | None = None
+    horizon: int | None = None
+    model: str | None = None
+
+    @property
+    def plain(self) -> Any:
+        """The observations as lists."""
+        return self.rows.tolist() if isinstance(self.rows, np.ndarray) else self.rows
+
+    @property
+    def epoch_number(self) -> int | None:
+        """The epoch as the binary forms have it."""
+        return None if self.epoch is None else int(self.epoch, 16)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether values are missing."""
+        return isinstance(self.rows, np.ma.MaskedArray)
+
+    def fields(self, *names: str) -> dict[str, Any]:
+        """Those of these fields that are set."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def body(self) -> dict[str, Any]:
+        """The chunk as the JSON object of the HTTP route."""
+        return {"observations": self.plain, **self.fields("at", "epoch", "horizon", "model")}
+
+
 class Way:
     """A running service, and a way to send chunks to it."""
 
@@ -67,11 +101,11 @@ class Way:
         model: str | None = None,
     ) -> Reply:
         """Send one chunk and return its answer; masked values of an array are missing."""
-        fields = {"at": at, "epoch": epoch, "horizon": horizon, "model": model}
-        body = {"observations": _plain(rows)} | {
-            key: value for key, value in fields.items() if value is not None
-        }
-        response = await self.http.post(f"/sessions/{session}/observations", json=body)
+        return await self.send(session, Chunk(rows, at, epoch, horizon, model))
+
+    async def send(self, session: str, chunk: Chunk) -> Reply:
+        """Send one chunk in this way; as JSON by HTTP if the way cannot express it."""
+        response = await self.http.post(f"/sessions/{session}/observations", json=chunk.body())
         return replied(response)
 
     async def raw(self, session: str, body: bytes) -> Reply:
@@ -132,27 +166,14 @@ class TextSocket(Way):
         super().__init__(engine, http, port)
         self._lines: dict[str, asyncio.Task[_Line]] = {}
 
-    async def advance(
-        self,
-        session: str,
-        rows: Any,
-        at: int | None = None,
-        epoch: str | None = None,
-        horizon: int | None = None,
-        model: str | None = None,
-    ) -> Reply:
-        fields = {"at": at, "epoch": epoch, "horizon": horizon, "model": model}
-        body = {"observations": _plain(rows)} | {
-            key: value for key, value in fields.items() if value is not None
-        }
-        return await self.raw(session, json.dumps(body).encode())
+    async def send(self, session: str, chunk: Chunk) -> Reply:
+        return await self.raw(session, json.dumps(chunk.body()).encode())
 
     async def raw(self, session: str, body: bytes) -> Reply:
         line = await self._line(session)
         answer = json.loads(await line.ask(body, text=True))
         if "status" in answer:
-            _check_problem(answer)
-            return Reply(answer["status"], answer.get("position"), problem=answer)
+            return _refused(answer)
         return _applied(answer)
 
     async def _line(self, session: str) -> _Line:
@@ -172,29 +193,18 @@ class BinarySocket(TextSocket):
 
     name = "binary"
 
-    async def advance(
-        self,
-        session: str,
-        rows: Any,
-        at: int | None = None,
-        epoch: str | None = None,
-        horizon: int | None = None,
-        model: str | None = None,
-    ) -> Reply:
-        if model is not None:
-            return await super().advance(session, rows, at, epoch, horizon, model)
-        observations = np.array(_plain(rows), np.float32)
+    async def send(self, session: str, chunk: Chunk) -> Reply:
+        if chunk.model is not None:
+            return await super().send(session, chunk)
+        observations = np.array(chunk.plain, np.float32)
         if observations.ndim == 1:
             observations = observations[:, None]
-        number = 0 if epoch is None else int(epoch, 16)
-        place = -1 if at is None else at
-        gaps = isinstance(rows, np.ma.MaskedArray)
-        head = HEADER.pack(0, gaps, observations.shape[1], horizon or 0, place, number)
+        at = -1 if chunk.at is None else chunk.at
+        width, horizon, epoch = observations.shape[1], chunk.horizon or 0, chunk.epoch_number or 0
+        head = HEADER.pack(0, chunk.has_gaps, width, horizon, at, epoch)
         answer = await (await self._line(session)).ask(head + observations.tobytes())
         if isinstance(answer, str):
-            fields = json.loads(answer)
-            _check_problem(fields)
-            return Reply(fields["status"], fields.get("position"), problem=fields)
+            return _refused(json.loads(answer))
         _, replayed, width, steps, position, number = HEADER.unpack_from(answer)
         numbers = np.frombuffer(answer, "<f4", offset=HEADER.size).reshape(-1, width)
         forecast = numbers[steps:] if len(numbers) > steps else None
@@ -234,30 +244,21 @@ class BulkJson(Way):
     name = "bulk-json"
     socket = False
 
-    async def advance(
-        self,
-        session: str,
-        rows: Any,
-        at: int | None = None,
-        epoch: str | None = None,
-        horizon: int | None = None,
-        model: str | None = None,
-    ) -> Reply:
-        plain = _plain(rows)
-        if horizon or not plain or not all(isinstance(row, list) for row in plain):
-            return await super().advance(session, rows, at, epoch, horizon, model)
-        body: dict[str, Any] = {"sessions": [session], "observations": [plain], "at": [at]}
-        fields = {"epochs": None if epoch is None else [epoch], "model": model}
-        body |= {key: value for key, value in fields.items() if value is not None}
+    async def send(self, session: str, chunk: Chunk) -> Reply:
+        plain = chunk.plain
+        if chunk.horizon or not plain or not all(isinstance(row, list) for row in plain):
+            return await super().send(session, chunk)
+        body: dict[str, Any] = {"sessions": [session], "observations": [plain], "at": [chunk.at]}
+        body |= chunk.fields("model")
+        if chunk.epoch is not None:
+            body["epochs"] = [chunk.epoch]
         response = await self.http.post("/observations", json=body)
         answer = response.json()
         if response.status_code != 200:
             check_problem(response)
             return Reply(response.status_code, answer.get("position"), problem=answer)
         if answer["errors"]:
-            problem = answer["errors"]["0"]
-            _check_problem(problem)
-            return Reply(problem["status"], problem.get("position"), problem=problem)
+            return _refused(answer["errors"]["0"])
         return Reply(
             200,
             answer["positions"][0],
@@ -272,26 +273,18 @@ class BulkBinary(BulkJson):
 
     name = "bulk-binary"
 
-    async def advance(
-        self,
-        session: str,
-        rows: Any,
-        at: int | None = None,
-        epoch: str | None = None,
-        horizon: int | None = None,
-        model: str | None = None,
-    ) -> Reply:
-        plain = _plain(rows)
-        if horizon or not plain or len({len(row) if isinstance(row, list) else 0 for row in plain}) > 1:
-            return await super().advance(session, rows, at, epoch, horizon, model)
+    async def send(self, session: str, chunk: Chunk) -> Reply:
+        plain = chunk.plain
+        if chunk.horizon or not plain or len({len(row) if isinstance(row, list) else 0 for row in plain}) > 1:
+            return await super().send(session, chunk)
         observations = np.array(plain, np.float32).reshape(len(plain), -1)
         pending = binary.encode(
             [session],
             [observations],
-            None if at is None else [at],
-            None if epoch is None else [int(epoch, 16)],
-            model,
-            gaps=isinstance(rows, np.ma.MaskedArray),
+            None if chunk.at is None else [chunk.at],
+            None if chunk.epoch_number is None else [chunk.epoch_number],
+            chunk.model,
+            gaps=chunk.has_gaps,
         )
         headers = {"content-type": "application/octet-stream"}
         response = await self.http.post("/observations", content=pending, headers=headers)
@@ -299,9 +292,7 @@ class BulkBinary(BulkJson):
             return Reply(response.status_code, problem=check_problem(response))
         answer = binary.decode(response.content)
         if answer.errors:
-            problem = answer.errors["0"]
-            _check_problem(problem)
-            return Reply(problem["status"], problem.get("position"), problem=problem)
+            return _refused(answer.errors["0"])
         (position,), (number,) = answer.positions, answer.epochs
         return Reply(200, position, answer.predictions[0], bool(answer.replayed[0]), f"{number:016x}")
 
@@ -316,35 +307,25 @@ class Protocol(Way):
         super().__init__(engine, http, port)
         self._models: dict[str, str] = {}
 
-    async def advance(
-        self,
-        session: str,
-        rows: Any,
-        at: int | None = None,
-        epoch: str | None = None,
-        horizon: int | None = None,
-        model: str | None = None,
-    ) -> Reply:
-        plain = _plain(rows)
+    async def send(self, session: str, chunk: Chunk) -> Reply:
         try:
-            observations = np.array(plain, np.float32)[None]
+            observations = np.array(chunk.plain, np.float32)[None]
         except (ValueError, TypeError):  # ragged, or no numbers: it has no shape to declare
-            return await super().advance(session, rows, at, epoch, horizon, model)
-        gaps = isinstance(rows, np.ma.MaskedArray)
-        if (None in plain and not gaps) or not observations.size:
-            return await super().advance(session, rows, at, epoch, horizon, model)
-        name = model or self._model(session)
-        fields = {"at": at, "epoch": epoch, "horizon": horizon}
-        parameters: dict[str, Any] = {key: value for key, value in fields.items() if value is not None}
-        parameters |= {"gaps": True} if gaps else {}
-        observations = observations.reshape(1, len(plain), -1)
+            return await super().send(session, chunk)
+        if (None in chunk.plain and not chunk.has_gaps) or not observations.size:
+            return await super().send(session, chunk)
+        model = chunk.model or self._model(session)
+        parameters = chunk.fields("at", "epoch", "horizon")
+        if chunk.has_gaps:
+            parameters["gaps"] = True
+        observations = observations.reshape(1, len(chunk.plain), -1)
         # To start a session that is at 0 changes nothing of it.
-        first = {"sequence_start": True} if at == 0 and epoch is None else {}
-        reply = await self._infer(name, session, observations, parameters | first)
-        if reply.status in (404, 410) and at is None and epoch is None:
-            reply = await self._infer(name, session, observations, parameters | {"sequence_start": True})
+        first = {"sequence_start": True} if chunk.at == 0 and chunk.epoch is None else {}
+        reply = await self._infer(model, session, observations, parameters | first)
+        if reply.status in (404, 410) and chunk.at is None and chunk.epoch is None:
+            reply = await self._infer(model, session, observations, parameters | {"sequence_start": True})
         if reply.status == 200:
-            self._models[session] = name
+            self._models[session] = model
         return reply
 
     def _model(self, session: str) -> str:
@@ -364,9 +345,7 @@ class Protocol(Way):
             headers={"inference-header-content-length": str(len(head))},
         )
         if response.status_code != 200:
-            problem = response.json()["problem"]
-            _check_problem(problem)
-            return Reply(problem["status"], problem.get("position"), problem=problem)
+            return _refused(response.json()["problem"])
         length = int(response.headers["inference-header-content-length"])
         answer = json.loads(response.content[:length])
         numbers, start = {}, length
@@ -409,6 +388,11 @@ def replied(response: httpx.Response) -> Reply:
     return _applied(fields)
 
 
+def _refused(problem: dict[str, Any]) -> Reply:
+    _check_problem(problem)
+    return Reply(problem["status"], problem.get("position"), problem=problem)
+
+
 def _applied(fields: dict[str, Any]) -> Reply:
     return Reply(
         200,
@@ -434,10 +418,6 @@ def _check_problem(fields: dict[str, Any]) -> None:
     assert fields["type"].startswith("urn:carryover:")
     assert fields["title"]
     assert isinstance(fields["detail"], str)
-
-
-def _plain(rows: Any) -> Any:
-    return rows.tolist() if isinstance(rows, np.ndarray) else rows
 
 
 def _matrix(numbers: list[Any]) -> Floats:

@@ -160,7 +160,9 @@ async def test_a_long_chunk_is_sliced_and_a_short_neighbour_answered_long_before
 async def taken_up(engine, session: str) -> None:
     """Wait until a chunk of this session waits or is under way."""
     await until(
-        lambda: any(session in one.sessions for one in (*engine._queue.waiting_jobs(), *engine._slow))
+        lambda: any(
+            session in one.sessions for one in (*engine._backlog.queue.waiting_jobs(), *engine._backlog.slow)
+        )
     )
 
 

@@ -194,7 +194,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        for names in ("abc", "de"):  # no more than a wave takes
+        for names in ("abc", "de"):  # no more than a batch takes
             self._ask(Expire(names))
         for name in list(self.alive):
             self._here(name)

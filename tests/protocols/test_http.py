@@ -263,7 +263,7 @@ async def test_a_body_is_answered_as_the_router_answers_it(start_hot, body):
 
 
 @pytest.mark.parametrize("path", ["/sessions/s/observations?x=1", "/sessions/%73/observations"])
-async def test_what_the_hot_route_is_not_sure_of_reaches_the_router(start_hot, path):
+async def test_paths_that_the_hot_route_does_not_recognise_reach_the_router(start_hot, path):
     async with start_hot() as service:
         response = await service.http.post(path, content=b'{"observations": [[0.5]]}')
         assert (response.status_code, response.json()["session"]) == (200, "s")

@@ -145,7 +145,7 @@ async def test_answers_and_refusals_of_a_session_keep_the_order_of_its_messages(
         assert replies[-1]["position"] == 3
 
 
-async def test_one_socket_carries_many_sessions_each_in_its_own_order(start_hot, artifacts):
+async def test_a_socket_carries_many_sessions_and_keeps_the_order_of_each(start_hot, artifacts):
     wholes = {f"s{i}": series("sine", 12, i) for i in range(9)}
     async with start_hot() as service, stream(service, None) as (socket, hello):
         settings = service.engine.settings

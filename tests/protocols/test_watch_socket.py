@@ -105,7 +105,7 @@ async def test_a_watcher_sees_a_session_made_reset_forked_and_deleted(start_hot)
         assert [event["event"] for event in await receive_events(twin, 1)] == ["created"]
 
 
-async def test_what_was_refused_or_replayed_is_not_seen(start_hot):
+async def test_a_watcher_is_not_sent_refused_or_replayed_chunks(start_hot):
     async with start_hot() as service, watch(service) as (socket, _):
         body = {"observations": [[0.1]], "at": 0}
         await post(service, "/sessions/s/observations", body)
@@ -116,7 +116,7 @@ async def test_what_was_refused_or_replayed_is_not_seen(start_hot):
         assert [event["event"] for event in await receive_events(socket, 2)] == ["chunk", "reset"]
 
 
-async def test_what_waits_for_a_slow_watcher_is_bounded_and_what_was_dropped_is_counted(
+async def test_events_for_a_slow_watcher_are_bounded_and_dropped_observations_are_counted(
     start_hot, monkeypatch
 ):
     monkeypatch.setattr(watch_socket, "MAX_OBSERVATIONS", 5)

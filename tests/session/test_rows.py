@@ -31,7 +31,7 @@ def sample_rows(forecaster, chunks: int = 4, count: int = 3) -> Rows:
     return rows
 
 
-def test_what_was_packed_is_unpacked(forecaster):
+def test_packed_rows_are_unpacked_unchanged(forecaster):
     rows = sample_rows(forecaster)
     again = unpack(pack(rows), 4, forecaster)
     np.testing.assert_array_equal(again.headers, rows.headers)

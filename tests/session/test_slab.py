@@ -41,7 +41,7 @@ def test_a_row_given_back_is_taken_again_and_empty(forecaster):
     assert list(slab.names) == ["s0", "s2"]
 
 
-def test_what_is_read_is_a_copy_and_what_is_written_is_found(forecaster):
+def test_reading_rows_copies_them_and_writing_rows_changes_the_slab(forecaster):
     slab = filled(forecaster, 4)
     rows = slab.rows_of(["s3", "s1"])
     values = slab.read(rows)

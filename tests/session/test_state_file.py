@@ -44,7 +44,7 @@ FILE = encode(STATE)
 FORECASTER = Forecaster(artifacts()["sine"])
 
 
-def test_what_is_written_is_read():
+def test_a_written_state_file_is_read_back():
     got = decode(FILE)
     for name in (
         "session",

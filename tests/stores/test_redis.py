@@ -58,7 +58,7 @@ def stores(redis_url) -> Iterator[list[RedisStore]]:
 
 
 class TestCompareAndSet:
-    def test_it_is_a_shared_store(self, stores):
+    def test_the_redis_store_is_a_shared_store(self, stores):
         assert isinstance(stores[0], SharedStore)
 
     def test_a_replica_that_is_behind_is_refused_and_changes_nothing(self, stores):

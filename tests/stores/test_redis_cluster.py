@@ -68,7 +68,7 @@ class TestContract(test_store.TestRedis):
         yield store
         store.close()
 
-    def test_the_expired_are_found_and_no_others(self, store, clock, settle):
+    def test_only_expired_sessions_are_found(self, store, clock, settle):
         store.commit(
             blocks([record("a", deadline=clock.now + 5), record("b"), record("c", deadline=clock.now + 9)]),
             [],

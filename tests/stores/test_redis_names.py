@@ -45,7 +45,7 @@ def walk(store: RedisStore) -> None:
             return
 
 
-def test_what_a_replica_creates_and_deletes_is_listed_by_the_other_at_once(stores):
+def test_sessions_that_one_replica_creates_or_deletes_appear_in_the_others_list_at_once(stores):
     here, there = stores
     here.commit(blocks([record("a"), record("b"), record("c", fingerprint=OTHER)]), [])
     assert there.names("", 9) == [("a", PRINT), ("b", PRINT), ("c", OTHER)]
@@ -119,7 +119,7 @@ def test_a_server_that_may_evict_sessions_is_refused_unless_the_url_accepts_it(t
         store.close()
 
 
-def test_what_a_client_reads_of_a_failure_does_not_name_the_server(tmp_path):
+def test_the_error_of_a_failure_does_not_name_the_redis_server(tmp_path):
     with RedisServer(tmp_path / "own") as server:
         store = RedisStore(parse_url(server.url), 1000.0, timeout=0.3)
         store.commit(blocks([record("a")]), [])

@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_trusted_is_refused_by_name_and_reason(open_store,
         open_store()
 
 
-def test_a_file_of_something_else_is_refused_and_left_as_it_is(open_store, path):
+def test_a_file_that_is_no_database_is_refused_and_not_changed(open_store, path):
     path.write_bytes(b"no database at all, and long enough to be one" * 100)
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="not a SQLite database"):
@@ -130,7 +130,7 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(open_store, path)
     assert path.read_bytes() == before
 
 
-def test_a_database_of_another_program_is_refused_and_left_as_it_is(open_store, path):
+def test_a_database_of_another_program_is_refused_and_not_changed(open_store, path):
     change_file(path, "CREATE TABLE foreign_table (x)")
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="another program"):
@@ -338,7 +338,7 @@ def test_the_log_stays_bounded_under_load(open_store, path, monkeypatch):
     store = open_store()
     for batch in range(200):
         store.commit(blocks([record(f"s{(batch * 7 + i) % 500}", batch) for i in range(16)]), [])
-        if store.tend_due:
+        if store.upkeep_due:
             store.tend()
     assert Path(f"{path}-wal").stat().st_size < 3_000_000
     assert path.stat().st_size < 3_000_000
@@ -403,7 +403,28 @@ def test_the_files_are_for_their_owner_alone(open_store, path):
         assert file.stat().st_mode & 0o077 == 0
 
 
-def test_what_a_client_reads_of_a_failure_does_not_name_the_file(open_store, path):
+def test_a_commit_that_is_interrupted_at_any_step_keeps_nothing(open_store):
+    store = open_store()
+    store.commit(blocks([record("a"), record("b")]), [])
+    for steps in range(1, 2000):
+        left = iter(range(steps, -(10**6), -1))
+        # Only inside the transaction: SQLite also calls the handler when COMMIT has done its work.
+        is_time = lambda left=left: store._database.in_transaction and next(left) == 0  # noqa: E731
+        store._database.set_progress_handler(is_time, 1)
+        try:
+            store.commit(blocks([record("a", 2), record("c")]), [Tombstone("b", 1, "deleted", 1.0)])
+        except StoreFailed:
+            store._database.set_progress_handler(None, 1)
+            assert (store.load(["a"])[0][0].position, len(store)) == (1, 2)
+            assert [name for name, _ in store.names("", 9)] == ["a", "b"]
+        else:
+            store._database.set_progress_handler(None, 1)
+            break
+    assert steps > 50
+    assert [name for name, _ in store.names("", 9)] == ["a", "c"]
+
+
+def test_the_error_of_a_failure_does_not_name_the_file(open_store, path):
     store = open_store()
     store.commit(blocks([record("a")]), [])
     with read_only(store), pytest.raises(StoreFailed) as failed:
@@ -640,7 +661,7 @@ def test_the_check_counts_sessions_that_are_sound_damaged_and_missing(open_store
 async def test_a_store_that_fails_turns_readiness_red_and_back_by_itself(start_http, store):
     async with start_http() as service:
         kept = service.engine.residents.store
-        kept.tend_seconds = 0.01
+        kept.upkeep_seconds = 0.01
         await service.advance("a", [[0.5]], 0)
         with read_only(kept):
             refused = await service.advance("a", [[0.6]], 1)

@@ -54,7 +54,7 @@ class StoreContract:
 
         return settle
 
-    def test_what_is_committed_is_loaded(self, store, settle):
+    def test_committed_records_are_loaded(self, store, settle):
         records = [record("a"), record("b", deadline=2e9 + 0.125), record("c", fingerprint="0" * 64)]
         store.commit(blocks(records), [])
         settle()
@@ -167,7 +167,7 @@ class StoreContract:
         assert store.names("", 9) == [("a", other), ("b", PRINT)]
         assert store.names("", 9, wanted=PRINT.__eq__) == [("b", PRINT)]
 
-    def test_the_expired_are_found_and_no_others(self, store, clock, settle):
+    def test_only_expired_sessions_are_found(self, store, clock, settle):
         store.commit(
             blocks([record("a", deadline=clock.now + 5), record("b"), record("c", deadline=clock.now + 9)]),
             [],

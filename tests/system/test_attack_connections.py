@@ -120,7 +120,7 @@ async def test_a_client_that_reads_nothing_is_cut_off(start_hot):
         line.close()
 
 
-async def test_one_connection_too_many_is_closed_and_the_others_are_served(start_hot):
+async def test_connections_over_the_limit_are_closed_and_the_others_are_served(start_hot):
     async with start_hot(connections=20) as service:
         admitted = [await connected(service) for _ in range(19)]
         assert await fine(service)
@@ -160,7 +160,7 @@ INJECTED = [
 ]
 
 
-async def test_what_is_no_request_harms_nobody(start_hot):
+async def test_bytes_that_are_no_http_request_do_no_harm(start_hot):
     """All at once, because each is given the time in which a request must come to its end."""
     async with start_hot(request_seconds=1) as service:
         answers = await asyncio.gather(*(answered(service, sent) for sent in INJECTED))

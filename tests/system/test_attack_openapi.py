@@ -1,7 +1,8 @@
 """Requests of every kind that the OpenAPI document allows, and of kinds that it does not.
 
 No answer of a real server may be a 5xx, have a status or a content type that the document does not name, or
-a body that is not of its schema. `ATTACKS=500 make test ARGS=tests/test_attack_openapi.py` tries longer.
+a body that is not of its schema. `ATTACKS=500 make test ARGS=tests/system/test_attack_openapi.py` tries more
+requests.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Told to stop, a server that is to drain says so, and serves on until balancers have noticed."""
+"""A server that drains reports it, and continues to serve until load balancers have noticed."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ class RedisStore:
 
     writes_through = True
     may_block = True
-    tend_seconds = 1.0
-    tend_due = False
+    upkeep_seconds = 1.0
+    upkeep_due = False
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class RedisStore:
             self._names.build()
             self._count = self._names.count()
             self.last_saved = max(self._keys.read_times(PROBES), default=None)
-            self.held_before = max(self._keys.read_times((HELD,)), default=None)
+            self.hold_deadlines_before = max(self._keys.read_times((HELD,)), default=None)
         except (RedisError, NamesFailed) as error:
             raise ConfigError(f"store {url} cannot be used: {error}") from error
 
@@ -205,7 +205,7 @@ class RedisStore:
         self._keys.mark_working()
 
     def hold(self, before: float | None) -> None:
-        self.held_before = before
+        self.hold_deadlines_before = before
         self._keys.write_trial((HELD,), b"" if before is None else b"%r" % before)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.errors import ConfigError
 from app.stores.sqlite.commit_mark import LastCommit, mark_path, read_mark
-from app.stores.sqlite.schema import LAYOUT, explained, inspect_file, reading
+from app.stores.sqlite.schema import LAYOUT, errors_as_config_error, inspect_file, reading
 from app.stores.sqlite.tables import UNREADABLE, Tables, name_sum
 
 log = logging.getLogger("carryover.store")
@@ -118,7 +118,7 @@ def check_file(path: Path) -> FileReport:
     state = inspect_file(path)
     if state.layout != LAYOUT:
         raise ConfigError(f"store {path} was written by an older version: a start of the server upgrades it")
-    with explained(path), reading(path) as database:
+    with errors_as_config_error(path), reading(path) as database:
         database.execute("PRAGMA temp_store = MEMORY")
         tables = Tables(database)
         return _report(tables, loss)

@@ -107,7 +107,7 @@ def inspect_file(path: Path) -> FileState:
     _check_place(path)
     if not path.exists() or not path.stat().st_size:
         return FileState(0)
-    with explained(path), reading(path) as database:
+    with errors_as_config_error(path), reading(path) as database:
         return _recognise(database, path)
 
 
@@ -134,7 +134,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     ConfigError : naming the file and what is wrong with it
     """
     _check_place(path)
-    with explained(path):
+    with errors_as_config_error(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         # Calls come one at a time, though from whichever thread the engine has.
         database = sqlite3.connect(path, LOCK_SECONDS, isolation_level=None, check_same_thread=False)
@@ -149,7 +149,7 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def errors_as_config_error(path: Path) -> Iterator[None]:
     """What SQLite or the operating system raises is a `ConfigError` that names the file."""
     try:
         yield

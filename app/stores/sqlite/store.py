@@ -1,14 +1,15 @@
 """Sessions in one SQLite file: an answered chunk is on disk.
 
-A session is a row. A batch is committed by one statement, which is one transaction with one fsync. A small
-file beside it, the mark, holds the number of the last committed batch. If the write-ahead log is damaged or
-missing, SQLite silently opens an older state. The mark shows this, and the store is refused at start.
-Records carry checksums, so that
+A session is a row. A batch is committed by one transaction with one fsync. Records carry checksums, so that
 damage is refused and never served.
 
-`tend` checkpoints the write-ahead log into the file. If `period` is set, commits are answered at
-once and written later. A crash then loses at most what was answered since the last flush. Each client can
-see from the position what it must send again.
+A small file beside the database, the mark, holds the number of the last committed batch. If the write-ahead
+log is damaged or missing, SQLite silently opens an older state. The mark shows this, and the store is refused
+at start.
+
+`tend`, the upkeep, checkpoints the write-ahead log into the file. If `period` is set, commits are answered at
+once and written later. A crash then loses at most what was answered since the last flush. Each client can see
+from the position what it must send again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
 from pathlib import Path
 
 import msgspec
@@ -27,8 +27,8 @@ from app.errors import CarryoverError, ConfigError, StoreFailed
 from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone, any_model, find_unwritable
 from app.stores.sqlite.check import check_last_commit, check_names
 from app.stores.sqlite.commit_mark import CommitMark, LastCommit, read_mark
-from app.stores.sqlite.records import MAX_SECONDS, microseconds
-from app.stores.sqlite.schema import PAGE_BYTES, explained, open_database, reason
+from app.stores.sqlite.pending import PendingChanges
+from app.stores.sqlite.schema import PAGE_BYTES, errors_as_config_error, open_database, reason
 from app.stores.sqlite.tables import StoredTombstone, Tables
 
 log = logging.getLogger("carryover.store")
@@ -66,16 +66,13 @@ class SqliteStore:
         accept_loss: bool = False,
     ) -> None:
         self.path = path
-        self.tend_seconds = period or 1.0
-        self.tend_due = False
+        self.upkeep_seconds = period or 1.0
+        self.upkeep_due = False
         self._max_tombstones = max_tombstones
         self._tombstone_seconds = tombstone_seconds
         self._period = period
         self._clock = clock
-        # Committed but not flushed yet: session -> the block with its record, and the index in it.
-        self._pending: dict[str, tuple[Block, int]] = {}
-        self._pending_removals: dict[str, StoredTombstone] = {}
-        self._pending_growth = 0  # how many sessions the next flush adds (or, below 0, removes)
+        self._pending = PendingChanges(self._count_written)  # committed but not flushed yet
         self._failing_since: float | None = None
         self._failed_bytes = 0  # size of the last failed write; 0 once a write succeeds
         self._busy = False  # there was a commit since the last `tend`
@@ -85,10 +82,10 @@ class SqliteStore:
         check_last_commit(path, accept_loss=accept_loss)
         self.last_saved = _last_commit_time(path)
         self._held_path = path.with_name(path.name + "-held")
-        self.held_before = _read_time(self._held_path)
+        self.hold_deadlines_before = _read_time(self._held_path)
         self._database = open_database(path)
         try:
-            with explained(path):
+            with errors_as_config_error(path):
                 self._inode = path.stat().st_ino
                 self._tables = Tables(self._database)
                 check_names(path, self._tables, accept_loss=accept_loss)
@@ -104,7 +101,7 @@ class SqliteStore:
     def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
         self._busy = True
         if self._is_lost:
-            self._find_file()
+            self._check_file()
         removals = [
             StoredTombstone(tombstone, number)
             for number, tombstone in enumerate(tombstones, self._last_removal + 1)
@@ -114,7 +111,7 @@ class SqliteStore:
         elif self._failing_since is not None and time.monotonic() - self._failing_since > PATIENCE_SECONDS:
             raise StoreFailed("the store cannot write what it has already accepted, so it accepts no more")
         else:
-            self._put_off(blocks, removals)
+            self._pending.add(blocks, removals)
         self._last_removal += len(removals)
         return NO_CONFLICTS
 
@@ -126,15 +123,15 @@ class SqliteStore:
         others: dict[str, Tombstone | CarryoverError] = {}
         written: list[str] = []
         for session in sessions:
-            if (place := self._pending.get(session)) is not None:
-                records.append(place[0].record(place[1]))
-            elif (removal := self._pending_removals.get(session)) is not None:
-                if self._is_remembered(removal):
-                    others[session] = removal.tombstone
-            else:
+            change = self._pending.find(session)
+            if change is None:
                 written.append(session)
+            elif isinstance(change, Record):
+                records.append(change)
+            elif self._is_remembered(change):
+                others[session] = change.tombstone
         if written:
-            with self._or_failed("be read"):
+            with self._errors_as_store_failed("be read"):
                 found, damaged = self._tables.records(written)
                 records += found
                 others |= damaged
@@ -148,40 +145,40 @@ class SqliteStore:
         self, after: str, limit: int, prefix: str = "", wanted: Callable[[str], bool] = any_model
     ) -> list[tuple[str, str]]:
         self._flush()
-        with self._or_failed("be read"):
+        with self._errors_as_store_failed("be read"):
             return self._tables.names(after, limit, prefix, wanted)
 
     def expired(self, now: float, limit: int) -> list[str]:
         self._flush()
-        with self._or_failed("be read"):
+        with self._errors_as_store_failed("be read"):
             return self._tables.expired(now, limit)
 
     def hold(self, before: float | None) -> None:
-        self.held_before = before
-        with self._or_failed("save which sessions must not expire"):
+        self.hold_deadlines_before = before
+        with self._errors_as_store_failed("save which sessions must not expire"):
             if before is None:
                 self._held_path.unlink(missing_ok=True)
             else:
                 self._held_path.write_text(repr(before))
 
     def __len__(self) -> int:
-        return self._tables.sessions + self._pending_growth
+        return self._tables.sessions + self._pending.growth
 
     def tend(self) -> None:
         idle, self._busy = not self._busy, False
-        self._find_file()
+        self._check_file()
         if self._failed_bytes:
             self._probe()
         self._flush()
-        with self._or_failed("forget old tombstones"):
+        with self._errors_as_store_failed("forget old tombstones"):
             self._tables.forget_tombstones(self._oldest_tombstone())
         if self._log_bytes > CHECKPOINT_BYTES or (idle and self._log_bytes):
-            with self._or_failed("checkpoint its write-ahead log"):
+            with self._errors_as_store_failed("checkpoint its write-ahead log"):
                 self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             self._log_bytes = 0
-        with self._or_failed("write its commit mark"):
+        with self._errors_as_store_failed("write its commit mark"):
             self._mark.sync()
-        self.tend_due = False
+        self.upkeep_due = False
 
     def close(self) -> None:
         if self._is_closed:
@@ -189,7 +186,7 @@ class SqliteStore:
         self._is_closed = True
         try:
             self._flush()
-            with self._or_failed("be closed"):
+            with self._errors_as_store_failed("be closed"):
                 self._database.execute("UPDATE state SET is_open = 0")
                 self._mark.sync()
         finally:
@@ -208,50 +205,27 @@ class SqliteStore:
         """One transaction, one fsync; then the mark."""
         size = sum(sum(map(len, block.bodies)) for block in blocks)
         forgotten = removals[-1].number - self._max_tombstones if removals else 0
-        with self._or_failed("keep a batch", size):
+        with self._errors_as_store_failed("keep a batch", size):
             sequence = self._tables.commit(blocks, removals, forgotten)
             self._mark.write(sequence, self._clock())
         pages = 2 * sum(map(len, blocks)) + 4 * len(removals) + 4
         self._log_bytes += size + pages * PAGE_BYTES
-        self.tend_due = self._log_bytes > CHECKPOINT_BYTES
+        self.upkeep_due = self._log_bytes > CHECKPOINT_BYTES
 
-    def _put_off(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone]) -> None:
-        """Keep these for the next flush. They replace older pending changes of the same sessions."""
-        for block in blocks:
-            _check_deadlines(block)  # once they are answered it is too late to refuse them
-        coming = [session for block in blocks for session in block.sessions]
-        leaving = [removal.tombstone.session for removal in removals]
-        self._pending_growth += self._count_absent(coming) - len(leaving) + self._count_absent(leaving)
-        for block in blocks:
-            self._pending.update(zip(block.sessions, zip(repeat(block), range(len(block))), strict=False))
-        for session in coming if self._pending_removals else ():
-            self._pending_removals.pop(session, None)
-        for session, removal in zip(leaving, removals, strict=True):
-            self._pending.pop(session, None)
-            self._pending_removals.pop(session, None)  # so that the newest removal is last
-            self._pending_removals[session] = removal
-
-    def _count_absent(self, sessions: Sequence[str]) -> int:
-        """How many of these sessions do not exist, neither pending nor written."""
-        if all(map(self._pending.__contains__, sessions)):
-            return 0
-        unknown = [session for session in sessions if session not in self._pending]
-        written = [session for session in unknown if session not in self._pending_removals]
-        with self._or_failed("be read"):
-            return len(unknown) - (self._tables.count_present(written) if written else 0)
+    def _count_written(self, sessions: Sequence[str]) -> int:
+        with self._errors_as_store_failed("be read"):
+            return self._tables.count_present(sessions)
 
     def _flush(self) -> None:
         """Write the newest pending change of each session."""
-        if not self._pending and not self._pending_removals:
+        if not self._pending:
             return
         try:
-            self._write(_grouped(self._pending.values()), list(self._pending_removals.values()))
+            self._write(self._pending.blocks(), self._pending.removals())
         except StoreFailed:
             self._failing_since = self._failing_since or time.monotonic()
             raise
         self._pending.clear()
-        self._pending_removals.clear()
-        self._pending_growth = 0
         self._failing_since = None
 
     def _is_remembered(self, stored: StoredTombstone) -> bool:
@@ -262,7 +236,8 @@ class SqliteStore:
     def _oldest_tombstone(self) -> float:
         return max(self._clock() - self._tombstone_seconds, 0.0)
 
-    def _find_file(self) -> None:
+    def _check_file(self) -> None:
+        """Raise StoreFailed if the path no longer names the file that was opened."""
         try:
             is_there = self.path.stat().st_ino == self._inode
         except OSError:
@@ -273,13 +248,13 @@ class SqliteStore:
 
     def _probe(self) -> None:
         """Write as much as the write that failed: where this succeeds, the next commit is likely to."""
-        with self._or_failed("write a trial", self._failed_bytes):
+        with self._errors_as_store_failed("write a trial", self._failed_bytes):
             self._database.execute("INSERT INTO probe VALUES (zeroblob(?))", (self._failed_bytes,))
             self._database.execute("DELETE FROM probe")
         self._failed_bytes = 0
 
     @contextmanager
-    def _or_failed(self, task: str, size: int = PAGE_BYTES) -> Iterator[None]:
+    def _errors_as_store_failed(self, task: str, size: int = PAGE_BYTES) -> Iterator[None]:
         """Turn errors of SQLite, of files and of decoding into `StoreFailed`, and roll back.
 
         Clients see this error, so it must not contain the file's path.
@@ -296,12 +271,6 @@ class SqliteStore:
             raise StoreFailed(f"the store could not {task}: {why}") from error
 
 
-def _check_deadlines(block: Block) -> None:
-    if max(block.deadlines) >= MAX_SECONDS:  # NEVER is infinite, so it comes here too
-        for deadline in block.deadlines:
-            microseconds(deadline)
-
-
 def _last_commit_time(path: Path) -> float | None:
     try:
         mark = read_mark(path)
@@ -315,20 +284,3 @@ def _read_time(path: Path) -> float | None:
         return float(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _grouped(places: Iterable[tuple[Block, int]]) -> list[Block]:
-    """These records, in one block for each model."""
-    by_model: dict[str, list[tuple[Block, int]]] = {}
-    for place in places:
-        by_model.setdefault(place[0].fingerprint, []).append(place)
-    return [
-        Block(
-            model,
-            [block.sessions[i] for block, i in group],
-            [block.positions[i] for block, i in group],
-            [block.deadlines[i] for block, i in group],
-            [block.bodies[i] for block, i in group],
-        )
-        for model, group in by_model.items()
-    ]

@@ -1,8 +1,7 @@
-"""The tables of the SQLite file, read and written in few and large statements.
+"""The tables of the SQLite file, and the statements that read and write them.
 
-Python's `sqlite3` gives up the interpreter lock for each row that it steps to, and takes it back in
-competition with the event loop: a batch read or written row by row would take up to a switch interval a
-row. So a batch is written by one statement, and many rows are read as one row of JSON.
+Python's `sqlite3` releases the interpreter lock for each row that it reads, and then competes for it with
+the event loop. So many rows are read as one row of JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from heapq import merge
@@ -33,17 +33,17 @@ from app.stores.sqlite.schema import state_checksum
 # Text that is not UTF-8 is a ValueError.
 UNREADABLE = (msgspec.MsgspecError, ValueError, sqlite3.DatabaseError)
 
-FORGOTTEN = 1000  # tombstones that leave the table at a time
-LOOKED_AT = 1000  # sessions whose deadline is looked at anew, by one call
-WALKED = 10_000  # ids that are read at a time when an index is walked
+TOMBSTONES_PER_CALL = 1000  # removed at most by one call of `forget_tombstones`
+DEADLINES_PER_CALL = 1000  # checked at least by one call of `expired`
+IDS_PER_PAGE = 10_000  # while an index is read from end to end
 
-THESE = "(SELECT value FROM json_each(?))"
+GIVEN_IDS = "(SELECT value FROM json_each(?))"
 
 RECORDS = f"""SELECT json_group_array(json_array(id, fingerprint, position, deadline, crc, hex(body)))
-FROM sessions WHERE id IN {THESE}"""
+FROM sessions WHERE id IN {GIVEN_IDS}"""
 TOMBSTONES = f"""SELECT json_group_array(json_array(number, id, position, why, buried, crc))
-FROM tombstones WHERE id IN {THESE}"""
-PRESENT = f"SELECT count(*) FROM sessions WHERE id IN {THESE}"
+FROM tombstones WHERE id IN {GIVEN_IDS}"""
+PRESENT = f"SELECT count(*) FROM sessions WHERE id IN {GIVEN_IDS}"
 FINGERPRINTS = """WITH RECURSIVE models (print) AS (
     SELECT min(fingerprint) FROM sessions
     UNION ALL
@@ -61,44 +61,24 @@ DUE = """SELECT json_group_array(json_array(due, session, id, deadline)) FROM (
 OLD_TOMBSTONES = """DELETE FROM tombstones WHERE number IN (
     SELECT number FROM (SELECT number, buried FROM tombstones ORDER BY number LIMIT ?) WHERE buried < ?
 )"""
-PAIRS = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
 ANY_TOMBSTONE = "SELECT EXISTS (SELECT 1 FROM tombstones)"
 
-UPSERT = """
-    INSERT INTO sessions (id, fingerprint, position, deadline, crc, body)
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-        json_extract(value, '$[3]'), json_extract(value, '$[4]'),
-        substr(NEW.bodies, json_extract(value, '$[5]'), json_extract(value, '$[6]'))
-    FROM {} WHERE TRUE
-    ON CONFLICT (id) DO UPDATE SET {}
-        position = excluded.position, deadline = excluded.deadline, crc = excluded.crc, body = excluded.body
+UPSERT = """INSERT INTO sessions (id, fingerprint, position, deadline, crc, body) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET {}
+    position = excluded.position, deadline = excluded.deadline, crc = excluded.crc, body = excluded.body
 """
-# One statement, though it does many things: it is a transaction of its own, and between two statements the
-# event loop would take the interpreter. A session's model rarely changes, and an update that names the column
-# writes the index of names once more: so the sessions of another model than before come second.
-COMMITTING = f"""
-CREATE TEMP VIEW batch AS SELECT '' AS records, '' AS bodies, 0 AS size, '' AS gone, '' AS removals,
-    0 AS forgotten, 0 AS sequence, 0 AS removal, 0 AS crc;
-CREATE TEMP TRIGGER committing INSTEAD OF INSERT ON batch BEGIN
-    {UPSERT.format("json_each(NEW.records)", "")} WHERE fingerprint = excluded.fingerprint;
-    {
-    UPSERT.format(
-        "(SELECT 1 WHERE changes() < NEW.size) CROSS JOIN json_each(NEW.records)",
-        "fingerprint = excluded.fingerprint,",
-    )
-};
-    DELETE FROM sessions WHERE id IN (SELECT value FROM json_each(NEW.gone));
-    DELETE FROM tombstones WHERE id IN (SELECT value FROM json_each(NEW.gone)) OR number <= NEW.forgotten;
-    INSERT INTO tombstones (number, id, position, why, buried, crc)
-        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-            json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
-        FROM json_each(NEW.removals);
-    UPDATE state SET sequence = NEW.sequence, removals = NEW.removal, crc = NEW.crc;
-END
-"""
-COMMIT = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# A session's model rarely changes, and an update that names the column also writes the index of names. So
+# KEEP_SESSION skips sessions that had another model, and MOVE_SESSION writes those.
+KEEP_SESSION = UPSERT.format("") + "WHERE fingerprint = excluded.fingerprint"
+MOVE_SESSION = (
+    UPSERT.format("fingerprint = excluded.fingerprint,") + "WHERE fingerprint <> excluded.fingerprint"
+)
+REMOVE_SESSION = "DELETE FROM sessions WHERE id = ?"
+REMOVE_TOMBSTONE = "DELETE FROM tombstones WHERE id = ?"
+FORGET_TOMBSTONES = "DELETE FROM tombstones WHERE number <= ?"
+KEEP_TOMBSTONE = "INSERT INTO tombstones (number, id, position, why, buried, crc) VALUES (?, ?, ?, ?, ?, ?)"
+KEEP_STATE = "UPDATE state SET sequence = ?, removals = ?, crc = ?"
 
-_encode = msgspec.json.Encoder().encode
 _records = msgspec.json.Decoder(list[tuple[str, str, int, int | None, int, str]]).decode
 _tombstones = msgspec.json.Decoder(list[tuple[int, str, int, str, int, int]]).decode
 _due = msgspec.json.Decoder(list[tuple[int, int, str | None, int | None]]).decode
@@ -114,7 +94,7 @@ class StoredTombstone:
 
 
 class Tables:
-    """The tables of a store. Every method raises `sqlite3.Error` as it comes.
+    """The tables of a store. The methods do not catch `sqlite3.Error`.
 
     Parameters
     ----------
@@ -123,18 +103,17 @@ class Tables:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        database.text_factory = bytes  # a damaged text is not even UTF-8: the decoders above find that out
+        database.text_factory = bytes  # so that the decoders above report text that is not UTF-8
         self.sequence: int
         self.last_removal: int
         self.sessions: int
         self._generation, self.sequence, self.last_removal, self.sessions = database.execute(
             "SELECT generation, sequence, removals, sessions FROM state"
         ).fetchone()
-        database.executescript(COMMITTING)
         self.has_tombstones = bool(database.execute(ANY_TOMBSTONE).fetchone()[0])
 
     def commit(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone], forgotten: int) -> int:
-        """Keep all of this, or raise and keep none: one statement, one transaction, one fsync.
+        """Keep all of this, or raise and keep none: one transaction, one fsync.
 
         Parameters
         ----------
@@ -145,22 +124,30 @@ class Tables:
         The batch's sequence.
         """
         sequence = self.sequence + 1
-        records, bodies, size = _encoded(blocks)
+        sessions = [row for block in blocks for row in _session_rows(block)]
+        tombstones = [_tombstone_row(removal) for removal in removals]
         last_removal = removals[-1].number if removals else self.last_removal
         check = state_checksum(self._generation, sequence, last_removal)
-        gone = _encode([removal.tombstone.session for removal in removals]).decode()
-        rows = _encode([_tombstone_row(removal) for removal in removals]).decode()
-        before = self._database.total_changes
-        self._database.execute(
-            COMMIT,
-            (records, bodies, size, gone, rows, forgotten if removals else 0, sequence, last_removal, check),
-        )
-        self.sequence, self.last_removal = sequence, last_removal
+        database = self._database
+        before = database.total_changes
+        with self._transaction():
+            if sessions and database.executemany(KEEP_SESSION, sessions).rowcount < len(sessions):
+                database.executemany(MOVE_SESSION, sessions)
+            if removals:
+                ids = [(removal.tombstone.session,) for removal in removals]
+                database.executemany(REMOVE_SESSION, ids)
+                database.executemany(REMOVE_TOMBSTONE, ids)
+                database.execute(FORGET_TOMBSTONES, (forgotten,))
+                database.executemany(KEEP_TOMBSTONE, tombstones)
+            database.execute(KEEP_STATE, (sequence, last_removal, check))
+            count = self.sessions
+            # Each session is one change, and `state` is one. With more, sessions were created or removed.
+            # Read before the commit, so that an error here still means that nothing was kept.
+            if database.total_changes - before != len(sessions) + 1:
+                (count,) = database.execute("SELECT sessions FROM state").fetchone()
+        self.sequence, self.last_removal, self.sessions = sequence, last_removal, count
         if removals:
             self.has_tombstones = True
-        # One change a session and that of `state`: anything more, and sessions may have come or gone.
-        if self._database.total_changes - before != size + 1:
-            (self.sessions,) = self._database.execute("SELECT sessions FROM state").fetchone()
         return sequence
 
     def check_writable(self, block: Block) -> None:
@@ -170,22 +157,22 @@ class Tables:
         ------
         ValueError : a value does not fit
         """
-        _encoded((block,))
+        list(_session_rows(block))
 
     def count_present(self, sessions: Sequence[str]) -> int:
-        """How many of these sessions are here."""
+        """How many of these sessions are in the table."""
         (count,) = self._database.execute(PRESENT, (json.dumps(sessions),)).fetchone()
         return int(count)
 
     def records(self, sessions: Sequence[str]) -> tuple[list[Record], dict[str, SessionDamaged]]:
-        """The records of those that are here, and which of them are damaged."""
+        """The records of these sessions, and the errors of damaged records. Unknown sessions have neither."""
         try:
             return self._records(sessions)
         except UNREADABLE as error:
             if not _is_damage(error):
                 raise
         records, damaged = [], {}
-        for session in sessions:  # each by itself: the others go on
+        for session in sessions:  # one at a time: a damaged record must not hide the others
             try:
                 found, bad = self._records([session])
             except UNREADABLE as error:
@@ -213,9 +200,9 @@ class Tables:
         return found
 
     def forget_tombstones(self, before: float) -> None:
-        """Remove some of the tombstones that are older than this time, in seconds since 1970."""
+        """Remove up to `TOMBSTONES_PER_CALL` tombstones from before this time, in seconds since 1970."""
         if self.has_tombstones:
-            self._database.execute(OLD_TOMBSTONES, (FORGOTTEN, microseconds(before)))
+            self._database.execute(OLD_TOMBSTONES, (TOMBSTONES_PER_CALL, microseconds(before)))
             self.has_tombstones = bool(self._database.execute(ANY_TOMBSTONE).fetchone()[0])
 
     def names(
@@ -230,10 +217,13 @@ class Tables:
         return list(islice(merge(*pages), limit))
 
     def expired(self, now: float, limit: int) -> list[str]:
-        """Up to `limit` sessions whose deadline has passed; those that were used since are put off."""
+        """Up to `limit` sessions whose deadline has passed.
+
+        A session that was used since its entry was written gets an entry with its new deadline.
+        """
         late: list[str] = []
         time = microseconds(now)
-        due = _due(self._value(DUE, time, max(limit, LOOKED_AT)))
+        due = _due(self._value(DUE, time, max(limit, DEADLINES_PER_CALL)))
         moved: list[tuple[int, int]] = []
         kept: list[tuple[int, int]] = []
         for when, row, session, deadline in due:
@@ -248,33 +238,41 @@ class Tables:
         return list(dict.fromkeys(late))[:limit]
 
     def ids(self) -> Iterator[str]:
-        """Every id, as a look-up finds them."""
+        """Every id, from the index that look-ups use."""
 
         def page(after: str) -> list[str]:
-            return _texts(self._value(IDS, after, WALKED))
+            return _texts(self._value(IDS, after, IDS_PER_PAGE))
 
         yield from _walk(page)
 
     def listed_ids(self) -> Iterator[str]:
-        """Every id, as a listing finds them."""
+        """Every id, from the index that listings use."""
         for fingerprint in _texts(self._value(FINGERPRINTS)):
             yield from _walk(partial(self._listed, fingerprint))
 
     def _listed(self, fingerprint: str, after: str) -> list[str]:
-        return _texts(self._value(NAMES, fingerprint, after, name_range("", "")[1], WALKED))
+        return _texts(self._value(NAMES, fingerprint, after, name_range("", "")[1], IDS_PER_PAGE))
 
     def _move_expiries(self, moved: Sequence[tuple[int, int]], kept: Sequence[tuple[int, int]]) -> None:
+        with self._transaction():
+            self._database.executemany("DELETE FROM expiries WHERE due = ? AND session = ?", moved)
+            self._database.executemany("INSERT OR IGNORE INTO expiries VALUES (?, ?)", kept)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         self._database.execute("BEGIN IMMEDIATE")
-        self._database.execute(
-            f"DELETE FROM expiries WHERE (due, session) IN ({PAIRS})", (_encode(moved).decode(),)
-        )
-        self._database.execute(f"INSERT OR IGNORE INTO expiries {PAIRS}", (_encode(kept).decode(),))
-        self._database.execute("COMMIT")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:  # SQLite may have rolled back itself
+                self._database.execute("ROLLBACK")
+            raise
 
     def _records(self, sessions: Sequence[str]) -> tuple[list[Record], dict[str, SessionDamaged]]:
         records: list[Record] = []
         damaged: dict[str, SessionDamaged] = {}
-        wanted = set(sessions)  # a damaged index finds the row of another
+        wanted = set(sessions)  # a damaged index may return the row of another session
         for session, fingerprint, position, deadline, crc, body in _records(
             self._value(RECORDS, json.dumps(sessions))
         ):
@@ -286,7 +284,7 @@ class Tables:
         return records, damaged
 
     def _value(self, statement: str, *values: object) -> bytes:
-        """The one value of the one row."""
+        """The only value of a statement's only row."""
         (value,) = self._database.execute(statement, values).fetchone()
         return value if isinstance(value, bytes) else str(value).encode()
 
@@ -309,7 +307,7 @@ def damage_error(session: str) -> SessionDamaged:
 
 
 def name_sum(names: Iterable[str]) -> tuple[int, int]:
-    """How many names these are, and a sum of their checksums, whatever their order."""
+    """The number of names, and the sum of their checksums. The order of the names does not matter."""
     count = total = 0
     for name in names:
         count += 1
@@ -322,21 +320,12 @@ def _is_damage(error: Exception) -> bool:
     return bool(name.startswith(("SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_MISMATCH")))
 
 
-def _encoded(blocks: Sequence[Block]) -> tuple[str, bytes, int]:
-    """What `COMMITTING` takes of these: a head a record, the bodies one after the other, and how many."""
-    heads: list[tuple[object, ...]] = []
-    bodies: list[bytes] = []
-    start = 1  # where SQL counts from
-    for block in blocks:
-        columns = zip(
-            block.sessions, block.positions, block.deadlines, checksums(block), block.bodies, strict=True
-        )
-        for session, position, deadline, crc, body in columns:
-            size = len(body)
-            heads.append((session, block.fingerprint, position, microseconds(deadline), crc, start, size))
-            start += size
-        bodies += block.bodies
-    return _encode(heads).decode(), b"".join(bodies), len(heads)
+def _session_rows(block: Block) -> Iterator[tuple[object, ...]]:
+    """Rows of the table `sessions`."""
+    models, deadlines = [block.fingerprint] * len(block), map(microseconds, block.deadlines)
+    return zip(
+        block.sessions, models, block.positions, deadlines, checksums(block), block.bodies, strict=True
+    )
 
 
 def _tombstone_row(removal: StoredTombstone) -> tuple[object, ...]:

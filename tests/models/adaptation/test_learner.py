@@ -256,7 +256,7 @@ def test_a_stream_with_gaps_is_learned_as_by_a_plain_loop(artifacts, chosen):
 
 @pytest.mark.parametrize("kind", ["rls", "gain"])
 @pytest.mark.parametrize("spike", [1e4, 1e9, 1e18])
-def test_one_spike_does_not_undo_a_readout(artifacts, kind, spike):
+def test_a_single_spike_does_not_ruin_the_readout(artifacts, kind, spike):
     artifact = artifacts["adaptive"]
     whole = series("adaptive", 400)
     spiked = whole.copy()

@@ -25,9 +25,8 @@ def learned(features, targets, forgetting, prior, observed=None):
         errors = targets[step] - readout.corrections(weights, features[step])
         now = np.ones((sessions, groups), bool) if observed is None else observed[step]
         coordinate = np.full((sessions, groups), step % size)
-        readout.update(
-            weights, covariance, features[step], errors * now[..., None], now, lam, pull, coordinate
-        )
+        readouts = readout.Readouts(weights, covariance, lam, pull, coordinate)
+        readout.update(readouts, features[step], errors * now[..., None], now)
     return weights, covariance
 
 
@@ -107,9 +106,8 @@ def test_an_invalid_covariance_is_renewed_and_the_weights_stay():
     ones = np.ones((2, 1), np.float32)
     coordinate = np.zeros((2, 1), np.int64)
     errors = np.ones((2, 1, 1), np.float32)
-    readout.update(
-        weights, covariance, features[0], errors, np.ones((2, 1), bool), 0.99 * ones, 4 * ones, coordinate
-    )
+    readouts = readout.Readouts(weights, covariance, 0.99 * ones, 4 * ones, coordinate)
+    readout.update(readouts, features[0], errors, np.ones((2, 1), bool))
     np.testing.assert_array_equal(covariance[0, 0], np.eye(4, dtype=np.float32) / 4)
     np.testing.assert_array_equal(weights[0], kept)
     assert np.abs(weights[1] - other).max() > 0

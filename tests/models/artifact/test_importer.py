@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from models.artifact.files import Artifact, BadArtifact, load, save
-from models.artifact.importer import import_checkpoint
+from models.artifact.importer import CheckpointColumns, import_checkpoint
 
 torch.set_num_threads(1)
 
@@ -30,9 +30,10 @@ def without(state, *names):
 
 @pytest.fixture
 def imported(tmp_path):
-    def call(checkpoint, **options) -> Artifact:
+    def call(checkpoint, predicts="level", modules=None, **columns) -> Artifact:
         torch.save(checkpoint, tmp_path / "net.pt")
-        return import_checkpoint(tmp_path / "net.pt", "net", **options)
+        described = CheckpointColumns(**columns)
+        return import_checkpoint(tmp_path / "net.pt", "net", described, predicts=predicts, modules=modules)
 
     return call
 
@@ -56,7 +57,7 @@ def test_shape_and_default_names_come_from_the_weights(imported):
 def test_names_units_and_scaling_are_kept(imported):
     state = Textbook(2, 8, 1, 1).state_dict()
     artifact = imported(
-        state, columns=["flow", "level"], units={"flow": "l/s"}, targets=["level"], mean=[1, 2], std=[3, 4]
+        state, inputs=["flow", "level"], units={"flow": "l/s"}, targets=["level"], mean=[1, 2], std=[3, 4]
     )
     assert [column.unit for column in artifact.inputs] == ["l/s", None]
     assert artifact.feedback == (None, 0)
@@ -162,7 +163,7 @@ def test_other_checkpoints_are_refused_by_name(imported, checkpoint, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": ["a", "b"]}, "1 inputs, not 2"),
+        ({"inputs": ["a", "b"]}, "1 inputs, not 2"),
         ({"targets": ["a", "b"]}, "1 outputs, not 2"),
         ({"units": {"flow": "l/s"}}, "no input 'flow'"),
         ({"mean": [1, 2]}, "2 means and 1 stds"),

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from models.artifact.files import Artifact
-from models.artifact.importer import import_checkpoint
+from models.artifact.importer import CheckpointColumns, import_checkpoint
 from models.errors import BadArtifact, BadData
 from models.evaluation.verify import TOLERANCE, verify
 
@@ -43,10 +43,10 @@ def rows(sequences: int, steps: int) -> np.ndarray:
 
 @pytest.fixture
 def imported(tmp_path):
-    def call(net: Net, **options) -> Artifact:
+    def call(net: Net, predicts="level", **columns) -> Artifact:
         torch.save(net.state_dict(), tmp_path / "net.pt")
-        given = {"mean": MEAN.tolist(), "std": STD.tolist()} | options
-        return import_checkpoint(tmp_path / "net.pt", "net", **given)
+        described = CheckpointColumns(**({"mean": MEAN.tolist(), "std": STD.tolist()} | columns))
+        return import_checkpoint(tmp_path / "net.pt", "net", described, predicts=predicts)
 
     return call
 

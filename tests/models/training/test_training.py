@@ -558,7 +558,9 @@ def test_a_validation_error_that_cannot_be_measured_is_not_the_best(monkeypatch)
         (["a"], ["a", "a"], {}, "twice"),
     ],
 )
-def test_what_the_artifact_refuses_is_refused_before_the_first_epoch(columns, targets, settings, message):
+def test_settings_that_the_artifact_would_refuse_are_refused_before_the_first_epoch(
+    columns, targets, settings, message
+):
     names = ("a", "b", "", "x" * 300)
     series = Series("x.csv", names, np.random.default_rng(0).normal(size=(300, 4)))
     dataset = prepare(series, [Column(name) for name in columns], targets, split_rows(300))

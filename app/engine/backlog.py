@@ -1,0 +1,111 @@
+"""The jobs that are not answered yet, and which of them go into the next batch.
+
+A job waits in the queue until it is taken. A slow job is taken several times: between two of its batches it
+waits beside the queue, and its session takes no other job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from app.config import Settings
+from app.engine.batch import Batch
+from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, FairShare
+from app.engine.queue import JobQueue
+from app.engine.slow_jobs import SlowJobs
+from app.engine.step import Stepper
+from app.errors import Overloaded
+from app.jobs.jobs import Advance, AdvanceMany, Job
+from app.jobs.session_list import SessionNames
+from app.jobs.split import split_job
+
+
+class Backlog:
+    """The queue and the slow jobs.
+
+    Its length is the number of chunks and commands that wait, slow jobs included.
+
+    Parameters
+    ----------
+    settings : the limits of the queue and of a batch
+    fair_share : says how much of a batch one tenant may take
+    stepper : says how much one batch can compute
+    """
+
+    def __init__(self, settings: Settings, fair_share: FairShare, stepper: Stepper) -> None:
+        # Copied, because they are read for every job or tick, and a pydantic attribute is 3 times slower.
+        self._max_jobs, self._max_bytes = settings.queue_jobs, settings.queue_bytes
+        self._max_sessions = settings.batch_sessions
+        self._fair_share = fair_share
+        self._stepper = stepper
+        self.queue = JobQueue()
+        self.slow = SlowJobs(max(1, settings.batch_sessions // 4))
+
+    def __len__(self) -> int:
+        return len(self.queue) + len(self.slow)
+
+    def __bool__(self) -> bool:
+        """Whether there is a job for the next batch."""
+        return bool(self.queue or self.slow)
+
+    def split(self, job: Job) -> Sequence[Job]:
+        """The job, or its parts that fit a batch, for `add`.
+
+        Raises
+        ------
+        Overloaded : too much waits already
+        """
+        if len(self) >= self._max_jobs:
+            raise Overloaded(f"{self._max_jobs} jobs are waiting already")
+        if self.queue.nbytes > self._max_bytes:
+            raise Overloaded(f"{self._max_bytes} bytes of observations are waiting already")
+        if type(job) is not AdvanceMany:
+            return (job,)
+        max_sessions = min(self._max_sessions, BULK_SESSIONS_PER_CHUNK * self._fair_share.limit)
+        return split_job(job, max_sessions, self._stepper.max_observations)
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Queue jobs."""
+        for job in jobs:
+            self.queue.add(job)
+
+    def drop_cancelled(self) -> Sequence[Job]:
+        """Remove the slow jobs whose clients have left. Their sessions are busy until `finish`."""
+        self.slow.put(self.queue.take_forecasts())
+        return self.slow.drop_cancelled() if self.slow else ()
+
+    def take(self, now: float) -> Batch:
+        """The next batch: a few slow jobs, and ready jobs up to the limits on sessions and bytes."""
+        max_slow = min(self._stepper.max_slow_jobs, self.slow.max_begun)
+        pinned: SessionNames = self.slow.pinned if self.slow else frozenset()
+        sessions_left = self._max_sessions - min(len(self.slow), max_slow) - len(pinned)
+        taken: list[Job] = []
+        if sessions_left > 0:
+            taken = self.queue.take(sessions_left, self._stepper.max_nbytes, self._fair_share.limit)
+        if len(taken) == 1 and not self.slow and type(taken[0]) is AdvanceMany:
+            # Use the job's own set: copying a thousand names can take longer than the batch itself.
+            return Batch(now, taken, taken[0].sessions.unique)
+        touched: set[str] = set()
+        for job in taken:
+            if type(job) is Advance:  # nearly every job
+                touched.add(job.session)
+            else:
+                touched.update(job.sessions)
+        if self.slow:
+            slow = self.slow.take(max_slow)
+            pinned = self.slow.pinned
+            taken += slow
+            touched.update(session for job in slow for session in job.sessions)
+        return Batch(now, taken, touched, pinned, self.slow.may_begin)
+
+    def finish(self, batch: Batch) -> None:
+        """Keep the batch's unfinished jobs and its retries; ready the next job of each other session."""
+        self.slow.put(batch.unfinished)
+        kept = {session for job in (*batch.unfinished, *batch.retries) for session in job.sessions}
+        self.queue.finish(batch.touched - kept if kept else batch.touched)
+        for job in batch.retries:
+            self.queue.requeue(job)
+
+    def drain(self) -> list[Job]:
+        """Remove every job. Their sessions are busy until `finish`."""
+        return [*self.slow.drain(), *self.queue.drain()]
