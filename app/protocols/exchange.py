@@ -168,7 +168,7 @@ class BulkExchange(Exchange):
 
     def submit(self, body: bytes) -> None:
         self.request = self.protocol.bulk_decoder.decode(body, self.content_type, self.accept)
-        self.request.submit(self.caller, self.reply)
+        self.request.submit(self.caller, self.reply, self.protocol.waiting_client)
 
     def encode_answer(self, outcome: Any) -> tuple[bytes, bytes]:
         for error in outcome.errors.values():

@@ -138,6 +138,8 @@ class HttpConnection(ClosingProtocol):
         self._message_began = self._incoming = None
         self._head_bytes = 0
         super().on_message_complete()
+        if self.flow.read_paused:  # for its body; a connection that is not read is not seen to close
+            self.resume_reading()
 
     def _check_head(self) -> None:
         try:
@@ -224,8 +226,8 @@ class HttpConnection(ClosingProtocol):
             self.flow.resume_reading()
 
     def _body_is_far_ahead(self) -> bool:
-        """Whether the parent paused because the ASGI request has not read its body."""
-        return self._asgi_runs() and len(self.cycle.body) > HIGH_WATER_LIMIT
+        """Whether the parent paused because the ASGI request has not read the body that is coming in."""
+        return self._incoming is not None and self._asgi_runs() and len(self.cycle.body) > HIGH_WATER_LIMIT
 
     def throttle(self, seconds: float) -> None:
         """Read no further for a while: the caller's key is over a quota."""
