@@ -175,7 +175,7 @@ def fit_connections(settings: Settings, open_files: int | None) -> Settings:
     connections = max(1, open_files - FILES_BESIDE_CONNECTIONS)
     log.warning(
         "CARRYOVER_CONNECTIONS is %d, but the process may have only %d open files (ulimit -n): "
-        "at most %d connections are accepted",
+        "at most %d connections are accepted. Raise the limit, or lower CARRYOVER_CONNECTIONS",
         settings.connections,
         open_files,
         connections,

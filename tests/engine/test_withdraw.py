@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -17,7 +16,7 @@ from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from models.forecaster import Forecaster
 from tests.conftest import Clock
-from tests.helpers.faults import WritesThrough, held, queued
+from tests.helpers.faults import WritesThrough
 from tests.helpers.zoo import one_pass, rolled_out, series
 
 pytestmark = pytest.mark.anyio
@@ -73,10 +72,11 @@ async def settled(engine: Engine) -> None:
         await engine.ask(adaptive(at))
 
 
+@pytest.mark.parametrize("score", [False, True], ids=["together", "each alone"])
 @pytest.mark.parametrize("error", [None, LOST], ids=["tried again", "refused"])
 @pytest.mark.parametrize("lost", [["s0"], ["s1", "s2"], NAMES])
-async def test_the_answers_of_the_other_sessions_are_those_without_a_conflict(artifacts, lost, error):
-    plain, options = [], ChunkOptions(score=True)
+async def test_the_answers_of_the_other_sessions_are_those_without_a_conflict(artifacts, lost, error, score):
+    options = ChunkOptions(score=True) if score else None  # with options each chunk is a job of its own
     async with started(artifacts) as (engine, _):
         await settled(engine)
         plain = await engine.ask(adaptive(10, options))
@@ -110,26 +110,19 @@ async def test_a_chunk_in_slices_that_is_tried_again_begins_at_its_start(artifac
         assert_allclose(answer.answer["forecast"], rolled_out(artifacts["sine"], whole, 5), atol=1e-4)
 
 
-@pytest.mark.parametrize("lost", ["origin", "copy"])
-async def test_a_fork_is_made_whole_or_not_at_all(artifacts, lost):
+@pytest.mark.parametrize("error", [None, LOST], ids=["tried again", "refused"])
+async def test_a_fork_is_made_whole_or_not_at_all(artifacts, error):
     async with started(artifacts) as (engine, conflicts):
         await engine.ask(Advance("origin", series("sine", 3), 0))
-        conflicts[lost] = LOST
-        async with held(engine) as release:
-            jobs = [Advance("origin", series("sine", 1), 3), Fork("origin", "copy")]
-            answers = [asyncio.ensure_future(engine.ask(job)) for job in jobs]
-            await queued(engine, {"origin", "copy"})
-            release.set()
-            advanced, forked = await asyncio.gather(*answers, return_exceptions=True)
-        found = engine.residents.find("copy")
-        if lost == "copy":
-            assert advanced.position == 4
-            assert (forked, found) == (LOST, None)
-            assert (await engine.ask(Fork("origin", "copy"))).position == 4
-        else:
-            assert advanced is LOST
-            assert forked.position == 3
-        assert len(engine.residents) == 2
+        conflicts["copy"] = error
+        if error is not None:
+            with pytest.raises(StepFailed):
+                await engine.ask(Fork("origin", "copy"))
+            assert engine.residents.find("copy") is None
+            assert (len(engine.residents), engine.metrics.created) == (1, 1)
+        assert (await engine.ask(Fork("origin", "copy"))).position == 3
+        assert (await engine.ask(Advance("copy", series("sine", 1), 3))).position == 4
+        assert (len(engine.residents), engine.metrics.created) == (2, 2)
 
 
 @pytest.mark.parametrize("error", [None, LOST], ids=["tried again", "refused"])

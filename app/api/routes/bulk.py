@@ -40,5 +40,5 @@ async def advance_sessions(request: Request) -> Response:
     answer = await bulk_request.ask(get_caller(request), CLIENT.get())
     for error in answer.errors.values():
         request.app.state.engine.metrics.record_refusal(error)
-    body, content_type = bulk.encode(answer, bulk_request)
+    body, content_type = await bulk.encode_with_pauses(answer, bulk_request)
     return Response(body, media_type=content_type)
