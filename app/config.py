@@ -267,7 +267,7 @@ class SettingFields(BaseSettings):
     )
     connections: int = setting(
         20_000,
-        "most open connections; a further one is closed unanswered; with gRPC, a quarter are for its port",
+        "most open connections; a further one is answered 503; with gRPC, a quarter are for its port",
         ge=1,
     )
     sockets: int = setting(10_000, "most open sockets; above it 503", ge=1)

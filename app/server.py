@@ -23,7 +23,8 @@ from app.process_tuning import freeze_loaded_objects
 from app.protocols.http import HotProtocol
 from app.protocols.upgrade import upgrade_factory
 
-REQUESTS_SHARE = 0.6  # of the time to stop, for accepted requests
+JOBS_SHARE = 0.6  # of the time to stop, for jobs of accepted requests; what is unfinished then is refused
+REQUESTS_SHARE = 0.7  # of the time to stop, until requests without an answer are cancelled
 FILES_BESIDE_CONNECTIONS = 128  # of the store, the models and Python itself
 
 
@@ -65,6 +66,7 @@ class Server(uvicorn.Server):
         state.stop_deadline.start()
         if self.ends_process:
             state.stop_deadline.end_process_when_missed()
+        state.engine.refuse_unfinished_after(JOBS_SHARE * state.stop_deadline.seconds)
         if state.grpc is not None:
             state.grpc.start_closing(REQUESTS_SHARE * state.stop_deadline.seconds)
         await super().shutdown(sockets)
@@ -173,7 +175,7 @@ def fit_connections(settings: Settings, open_files: int | None) -> Settings:
     connections = max(1, open_files - FILES_BESIDE_CONNECTIONS)
     log.warning(
         "CARRYOVER_CONNECTIONS is %d, but the process may have only %d open files (ulimit -n): "
-        "at most %d connections are accepted",
+        "at most %d connections are accepted. Raise the limit, or lower CARRYOVER_CONNECTIONS",
         settings.connections,
         open_files,
         connections,

@@ -114,7 +114,7 @@ class Engine:
         seconds : time limit; jobs that are unfinished after it are refused, and no part of them is applied
         """
         self.stopping = True
-        self._stop_at = time.monotonic() + seconds
+        self.refuse_unfinished_after(seconds)
         self._upkeep.stop()
         self._awake.set()
         if self._task is not None:
@@ -124,6 +124,10 @@ class Engine:
         except StoreFailed as error:
             log.error("the store could not be closed, its last changes may be lost: %s", error)
         self._call_store.shutdown()
+
+    def refuse_unfinished_after(self, seconds: float) -> None:
+        """Refuse what is unfinished after this time: the server stops, and its clients wait for answers."""
+        self._stop_at = min(self._stop_at, time.monotonic() + seconds)
 
     def submit(self, job: Job) -> None:
         """Queue a job, or apply it at once; its `reply` is called exactly once.

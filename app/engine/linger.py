@@ -26,8 +26,8 @@ class Linger:
     async def wait(self, requests: int, tick: int) -> None:
         """Return as soon as there is work, or after `LINGER_SECONDS`.
 
-        After a batch of several requests there is no wait: it would find the first client's next request and not the
-        others', and many small batches cost more than a large one.
+        After a batch of several requests there is no wait: it would find the first client's next request and
+        not the others', and many small batches cost more than a large one.
 
         Parameters
         ----------

@@ -10,12 +10,13 @@ import orjson
 
 from app.codec.problems import open_inference_error
 from app.errors import CarryoverError
+from app.jobs.answers import ChunkAnswer
 from app.open_inference import encode
 from app.open_inference.catalog import Catalog
 from app.open_inference.decode import decode_request, decompress
 from app.open_inference.inference import Inference
 from app.open_inference.statistics import RequestTimer
-from app.protocols.exchange import Connection, Exchange
+from app.protocols.exchange import CRASH, Connection, Exchange
 from app.protocols.http import ExchangeFactory, HotProtocol
 
 PREFIX = b"/v2/models/"
@@ -42,6 +43,7 @@ class InferExchange(Exchange):
     """`POST /v2/models/{model}[/versions/{version}]/infer`."""
 
     route = "/v2/models/{model}/infer"
+    crash_answer = (JSON, orjson.dumps({"error": CRASH}))
     __slots__ = ("accepted", "catalog", "encoding", "inference", "length", "model", "timer", "version")
 
     def __init__(self, protocol: Connection, catalog: Catalog, model: str, version: str) -> None:
@@ -79,14 +81,26 @@ class InferExchange(Exchange):
             self._refuse(outcome if inference is None else inference.to_triton_error(outcome))
             return
         self.timer.mark_answered()
-        body, length = encode.encode_response(inference, outcome)
-        encoding = ""
-        if self.accepted and len(body) >= encode.MIN_COMPRESSED_BYTES:
-            body, encoding = encode.compress(body, self.accepted)
-        headers = encode.headers(encoding, length)
+        try:
+            body, headers = self._encode(inference, outcome)
+        except Exception as error:  # noqa: BLE001  (whatever it was, the client is answered)
+            self.crash(error)
+            return
         media_type = headers.pop("content-type").encode()
         self.respond(200, media_type, body, _header_lines(headers))
         self.catalog.count(self.model, self.timer)
+
+    def _encode(self, inference: Inference, answer: ChunkAnswer) -> tuple[bytes, dict[str, str]]:
+        body, length = encode.encode_response(inference, answer)
+        encoding = ""
+        if self.accepted and len(body) >= encode.MIN_COMPRESSED_BYTES:
+            body, encoding = encode.compress(body, self.accepted)
+        return body, encode.headers(encoding, length)
+
+    def crash(self, error: Exception) -> None:
+        """Answer with 500, and count the failure."""
+        super().crash(error)
+        self.catalog.count(self.model, self.timer, failed=True)
 
     def _refuse(self, error: CarryoverError) -> None:
         self.count_refusal(error)

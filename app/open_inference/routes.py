@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
+from app.api.body import read_body
 from app.api.middleware.guard import get_caller
 from app.codec.limits import check_values
 from app.errors import CarryoverError, Malformed
@@ -132,13 +133,13 @@ async def infer(request: Request, models: Models, model: str, version: str = "")
 @router.post("/repository/index")
 async def index(request: Request, models: Models) -> list[dict[str, Any]]:
     """Name, version and state of every model that is, or was, served."""
-    return models.index(_json_object(await request.body()).get("ready") is True)
+    return models.index(_json_object(await read_body(request)).get("ready") is True)
 
 
 @router.post("/repository/models/{model}/load", response_class=Response, responses=errors(400, 403, 501))
 async def load(request: Request, models: Models, model: str) -> Response:
     """Serve the artifact of this name as it is on disk now."""
-    await models.load(get_caller(request), model, _json_object(await request.body()).get("parameters"))
+    await models.load(get_caller(request), model, _json_object(await read_body(request)).get("parameters"))
     return Response()
 
 

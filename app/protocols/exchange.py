@@ -11,15 +11,17 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.access.callers import Authenticator, Caller
 from app.codec import answers, bulk, chunks
-from app.codec.problems import PROBLEM_MEDIA_TYPE, problem
+from app.codec.problems import PROBLEM_MEDIA_TYPE, problem, problem_body
 from app.errors import CarryoverError, OverLimit
 from app.jobs.jobs import Advance, Client
 from app.observability import logs
 
 log = logging.getLogger("carryover.access")
+log_crash = logging.getLogger("carryover.api")
 
 JSON = b"application/json"
 PROBLEM = PROBLEM_MEDIA_TYPE.encode()
+CRASH = "the server failed; see its log"
 
 
 class Connection(Protocol):
@@ -49,6 +51,7 @@ class Exchange:
 
     __slots__ = ("body", "caller", "keep_alive", "protocol", "request_id", "response", "start_time")
     route = ""  # as the OpenAPI document has it
+    crash_answer = (PROBLEM, orjson.dumps(problem_body("internal", "Internal error", 500, CRASH)))
 
     def __init__(self, protocol: Connection) -> None:
         self.protocol = protocol
@@ -81,7 +84,11 @@ class Exchange:
             kind, body = PROBLEM, orjson.dumps(problem_body)
             headers = b"".join(f"{name}: {value}\r\n".encode() for name, value in extra.items())
         else:
-            kind, body = self.encode_answer(outcome)
+            try:
+                kind, body = self.encode_answer(outcome)
+            except Exception as error:  # noqa: BLE001  (whatever it was, the client is answered)
+                self.crash(error)
+                return
         self.respond(status, kind, body, headers)
 
     def respond(self, status: int, kind: bytes, body: bytes, headers: bytes = b"") -> None:
@@ -101,6 +108,11 @@ class Exchange:
             STATUS_LINE[status], self.protocol.standard_headers(), headers, close, kind, len(body), body,
         )  # fmt: skip
         self.protocol.write_answers()
+
+    def crash(self, error: Exception) -> None:
+        """Answer with 500: without an answer, the connection would wait for ever."""
+        log_crash.error("%s crashed", self.route, exc_info=error)
+        self.respond(500, *self.crash_answer)
 
     def count_refusal(self, error: CarryoverError) -> None:
         """Count a refusal; the connection of a key over its quota is not read for a while."""
@@ -173,7 +185,7 @@ class BulkExchange(Exchange):
 
     def submit(self, body: bytes) -> None:
         self.request = self.protocol.bulk_decoder.decode(body, self.content_type, self.accept)
-        self.request.submit(self.caller, self.reply)
+        self.request.submit(self.caller, self.reply, self.protocol.waiting_client)
 
     def encode_answer(self, outcome: Any) -> tuple[bytes, bytes]:
         for error in outcome.errors.values():

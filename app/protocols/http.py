@@ -224,6 +224,8 @@ class HotProtocol(HttpConnection):
             exchange.submit(bytes(body))
         except CarryoverError as error:
             exchange.reply(error)
+        except Exception as error:  # noqa: BLE001  (whatever it was, the client is answered)
+            exchange.crash(error)
 
     # Which requests are hot, and whose they are.
 
@@ -238,6 +240,7 @@ class HotProtocol(HttpConnection):
             or self.expect_100_continue
             or self.limit_concurrency is not None
             or self._asgi_runs()
+            or self._head_is_too_long()
             or not self._is_plain()
         ):
             return None

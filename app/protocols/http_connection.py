@@ -2,7 +2,8 @@
 
 - A request comes to its end within `request_seconds`, its head within `MAX_HEAD_BYTES`.
 - A client that does not read its answers is not read either, and is cut off after `request_seconds`.
-- An idle connection is closed after `keep_alive_seconds`; there are at most `connections` of them.
+- An idle connection is closed after `keep_alive_seconds`.
+- There are at most `connections`: one too many is answered 503, and many too many are cut off.
 - While several tenants call, each is read no further than its share has room for (`FairReader`).
 - An offer of an upgrade that is no WebSocket's is ignored: the request is an ordinary one, with its body.
 - What is no request is refused behind the answers that are owed; then nothing more is parsed.
@@ -36,8 +37,11 @@ class HttpConnection(ClosingProtocol):
         self.reader = FairReader(self)
         self.waiting_client = Client()  # for the jobs of this connection
         self._is_counted = False
+        self._is_excess = False  # one too many, that is being answered so
         self._last_heard = 0.0
         self._head_bytes = 0  # of the message that is coming in, since its body was last heard
+        self._read_bytes = 0  # that are being parsed
+        self._first_read_bytes = 0  # of the read in which the message began
         self._unread_since: float | None = None  # since when answers lie unread in the transport
         self._head_error = ""  # why a callback of the parser refused the head
         self._keeps_alive_with_body = False  # the client waits for 100 Continue
@@ -48,8 +52,7 @@ class HttpConnection(ClosingProtocol):
         super().connection_made(transport)
         self._is_counted = self.authenticator.connections.acquire()
         if not self._is_counted:
-            self.authenticator.engine.metrics.refusals["connections"] += 1
-            transport.abort()
+            self._refuse_connection()
             return
         self._last_heard = self.loop.time()
         self._watch_idleness(self._patience)
@@ -59,11 +62,25 @@ class HttpConnection(ClosingProtocol):
         if self._is_counted:
             self._is_counted = False
             self.authenticator.connections.release()
+        if self._is_excess:
+            self._is_excess = False
+            self.authenticator.connections.end_refusal()
         self._forget_requests()
         self._last_answer = None
         self.reader.take_unparsed()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+
+    def _refuse_connection(self) -> None:
+        """Answer one connection too many; the server does not wait for its request."""
+        self.authenticator.engine.metrics.refusals["connections"] += 1
+        self._is_excess = self.authenticator.connections.begin_refusal()
+        if not self._is_excess:
+            self.transport.abort()
+            return
+        self.refuse(503, "the server has as many connections as CARRYOVER_CONNECTIONS allows")
+        if self._lingering is not None:
+            self._lingering.stop()  # the client has a second to read the answer
 
     def data_received(self, data: bytes) -> None:
         # The parent's, less a timer cancelled and armed again for every request: see _watch_idleness.
@@ -78,7 +95,8 @@ class HttpConnection(ClosingProtocol):
         """Feed the parser, which calls the `on_` methods."""
         if self._is_refused:
             return
-        self._head_bytes += len(data)
+        self._read_bytes = len(data)
+        self._head_bytes += self._read_bytes
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as paused:
@@ -106,6 +124,7 @@ class HttpConnection(ClosingProtocol):
     def on_message_begin(self) -> None:
         self._message_began = self._last_heard
         self._head_bytes = 0
+        self._first_read_bytes = self._read_bytes
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -138,8 +157,21 @@ class HttpConnection(ClosingProtocol):
         self._message_began = self._incoming = None
         self._head_bytes = 0
         super().on_message_complete()
+        if self.flow.read_paused:  # for its body; a connection that is not read is not seen to close
+            self.resume_reading()
+
+    def _head_is_too_long(self) -> bool:
+        """Whether a head that is complete has too many bytes, though its body may have come with it."""
+        if self._first_read_bytes + self._head_bytes <= MAX_HEAD_BYTES:
+            return False  # nearly always
+        return (
+            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES
+        )
 
     def _check_head(self) -> None:
+        if self._head_is_too_long():
+            self.refuse(431)
+            raise BadHead(REFUSALS[431])
         try:
             check_head(self.headers, self.parser.get_http_version())
         except BadHead as error:
@@ -224,8 +256,8 @@ class HttpConnection(ClosingProtocol):
             self.flow.resume_reading()
 
     def _body_is_far_ahead(self) -> bool:
-        """Whether the parent paused because the ASGI request has not read its body."""
-        return self._asgi_runs() and len(self.cycle.body) > HIGH_WATER_LIMIT
+        """Whether the parent paused because the ASGI request has not read the body that is coming in."""
+        return self._incoming is not None and self._asgi_runs() and len(self.cycle.body) > HIGH_WATER_LIMIT
 
     def throttle(self, seconds: float) -> None:
         """Read no further for a while: the caller's key is over a quota."""

@@ -11,6 +11,7 @@ gets its own answer or error.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -23,13 +24,15 @@ from app.access.callers import Caller
 from app.codec.plain_answers import write_plain_answers
 from app.codec.plain_requests import Head, PlainRequests, read_plain
 from app.engine.engine import Engine
-from app.errors import CarryoverError
+from app.errors import CarryoverError, StepFailed
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany, Reply, SeparateReplies
 from app.jobs.session_list import SessionList
 from app.jobs.split import LONG_CHUNK
 from app.protocols.exchange import ChunkExchange
 from models.arrays import Ints
+
+log = logging.getLogger("carryover.api")
 
 
 class PlainConnection(Protocol):
@@ -130,6 +133,9 @@ class Inbox:
             caller.submit(job)
         except CarryoverError:
             return False
+        except Exception:  # answered, not tried again: it is unknown what the engine has taken
+            log.exception("%d plain requests could not be submitted", len(requests))
+            replies(StepFailed("the server failed; see its log"))
         if not replies.are_sent:
             for connection in connections:
                 connection.await_answer()

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -29,6 +30,28 @@ def test_a_token_finds_its_own_key_and_no_other_token_finds_any(key_file):
         b"x" * 10_000,
     ):
         assert key_ring.find(wrong) is None
+
+
+class Uncomparable(bytes):
+    """A token whose comparison, which would take the longer the more of it is right, is noticed."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError(f"the token was compared with {other!r}")
+
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = startswith = __eq__  # type: ignore[assignment]
+
+    def __hash__(self) -> int:
+        raise AssertionError("the token was looked up as it is")
+
+
+def test_the_time_of_a_look_up_reveals_no_part_of_a_token(key_file):
+    """Only its digest is looked up, and nobody can choose tokens by the beginning of their digests."""
+    key_ring = KeyRing(key_file.path)
+    token = key_file.token["boss"].encode()
+    assert key_ring.find(Uncomparable(token)).name == "boss"
+    assert key_ring.find(Uncomparable(token[:-1] + b"!")) is None
+    digests = {hashlib.sha256(text.encode()).digest() for text in key_file.token.values()}
+    assert set(key_ring._keys) == digests
 
 
 def test_nothing_in_the_file_opens_a_door(key_file):

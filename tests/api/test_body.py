@@ -52,6 +52,7 @@ async def test_a_compressed_body_is_accepted_on_every_route(start):
         response = await service.http.put(
             "/sessions/c/state", content=gzip.compress(state), headers={"content-encoding": "gzip"}
         )
+        assert response.status_code == 200, response.text
         assert response.json()["position"] == 3
 
 

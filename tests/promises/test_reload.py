@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
 import pytest
@@ -9,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from models.artifact.files import save
 from tests.conftest import starter
+from tests.helpers.faults import held, until
 from tests.helpers.ways import AsgiRoute
 from tests.helpers.zoo import TOLERANCE, made, one_pass, series
 
@@ -116,6 +118,30 @@ async def test_with_replay_a_session_starts_warm_on_the_newer_network_from_its_l
         short = await service.advance("short", whole[3:5], 3)
         assert_allclose(short.numbers, one_pass(newer, whole[:5])[3:], atol=TOLERANCE, rtol=0)
         assert (await service.session("a"))["fingerprint"] == newer.fingerprint
+
+
+async def test_with_replay_a_chunk_that_is_half_done_ends_on_the_network_that_began_it(
+    start_http, artifacts, folder, newer
+):
+    """Its unfinished carry is the older network's; the session moves behind it."""
+    whole = series("sine", 8040)
+    async with start_http(models=(folder,), replay_observations=8) as service:
+        engine = service.engine
+        await service.advance("a", whole[:20], 0)
+        answer = asyncio.create_task(service.advance("a", whole[20:8020], 20))
+        await until(lambda: engine._slow.pinned == {"a"})
+        async with held(engine) as release:
+            assert engine._slow.pinned == {"a"}  # begun, and not finished
+            save(newer, folder / "sine")
+            reload = asyncio.create_task(reloaded(service))
+            await until(lambda: bool(engine._queue))
+            release.set()
+            got = await answer
+            assert (await reload)["changed"]
+        want = one_pass(artifacts["sine"], whole[:8020])[20:]
+        assert_allclose(got.numbers, want, atol=2 * TOLERANCE, rtol=0)
+        got = await service.advance("a", whole[8020:], 8020)
+        assert_allclose(got.numbers, one_pass(newer, whole[8012:])[8:], atol=TOLERANCE, rtol=0)
 
 
 async def test_with_replay_sessions_of_a_bulk_request_start_warm_and_what_is_answered_is_kept(

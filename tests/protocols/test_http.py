@@ -292,6 +292,41 @@ async def test_a_bulk_request_is_answered_as_the_router_answers_it(start_hot, ki
     assert answers[0] == answers[1]
 
 
+INFER = json.dumps(
+    {
+        "inputs": [{"name": "observations", "datatype": "FP32", "shape": [1, 1, 1], "data": [0.5]}],
+        "parameters": {"sequence_id": "s", "sequence_start": True},
+    }
+).encode()
+HOT = {
+    "chunk": (chunk("s"), "app.codec.answers.encode_chunk_answer"),
+    "bulk": (post("/observations", b'{"sessions": ["s"], "observations": [0.5]}'), "app.codec.bulk.encode"),
+    "v2": (post("/v2/models/sine/infer", INFER), "app.open_inference.encode.encode_response"),
+}
+
+
+@pytest.mark.parametrize("place", ["submitting", "encoding"])
+@pytest.mark.parametrize("kind", HOT)
+async def test_a_crash_is_answered_and_the_connection_goes_on(start_hot, kind, place, monkeypatch):
+    """Without an answer the connection would wait for ever, and so would those behind it in the pipeline."""
+    sent, encoder = HOT[kind]
+    async with start_hot() as service, connected(service.port) as connection:
+        with monkeypatch.context() as planted:
+            if place == "submitting":
+                planted.setattr(service.engine, "submit", lambda _: 1 / 0)
+            else:
+                planted.setattr(encoder, lambda *_: 1 / 0)
+            connection.send(sent + b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            status, headers, crash = await connection.answer()
+            assert (status, (await connection.answer())[0]) == (500, 200)
+        assert [key[1] for key in service.engine.metrics.requests].count(500) == 1
+        assert headers["content-type"] == ("application/json" if kind == "v2" else "application/problem+json")
+        assert "see its log" in json.dumps(crash)
+        assert "ZeroDivision" not in json.dumps(crash)
+        connection.send(sent)
+        assert (await connection.answer())[0] == 200
+
+
 async def test_an_asgi_answer_does_not_overtake_the_chunk_before_it(start_hot):
     async with start_hot() as service, connected(service.port) as connection:
         waiting, release = held(service)

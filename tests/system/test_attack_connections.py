@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import resource
 import socket
 from itertools import cycle, islice
 from pathlib import Path
 
+import httpx
 import pytest
 
+from app.access import connection_limit
 from tests.helpers.faults import until
+from tests.helpers.raw import connect
 from tests.system.test_serve import serving
 
 pytestmark = pytest.mark.anyio
 
 CHUNK = b'{"observations": [[0.1]]}'
 HEAD = b"POST /sessions/a/observations HTTP/1.1\r\nhost: localhost\r\n"
+CHUNK_BODY = b"content-length: %d\r\n\r\n%b" % (len(CHUNK), CHUNK)
 LONG_HEAD = HEAD.replace(b"/sessions/a/observations", b"/sessions")  # the long way, by FastAPI
 
 
@@ -120,17 +123,65 @@ async def test_a_client_that_reads_nothing_is_cut_off(start_hot):
         line.close()
 
 
-async def test_connections_over_the_limit_are_closed_and_the_others_are_served(start_hot):
+async def test_one_connection_too_many_is_answered_and_the_others_are_served(start_hot):
     async with start_hot(connections=20) as service:
         admitted = [await connected(service) for _ in range(19)]
         assert await fine(service)
-        refused = [await connected(service) for _ in range(5)]
-        for reader, _ in refused:
-            with contextlib.suppress(ConnectionResetError):
-                assert await asyncio.wait_for(reader.read(), 5) == b""
+        answers = await asyncio.gather(*(answered(service, HEAD + CHUNK_BODY) for _ in range(5)))
+        for answer in answers:
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 "), answer
+            assert b"retry-after: 1" in head
+            assert json.loads(body)["status"] == 503
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}") as other:
+            assert (await other.post("/sessions/b/observations", content=CHUNK)).status_code == 503
         assert await fine(service)
-        for _, writer in [*admitted, *refused]:
+        for _, writer in admitted:
             writer.close()
+        await until(lambda: service.app.state.authenticator.connections.refusing == 0)
+
+
+async def test_many_connections_too_many_are_cut_off(start_hot, monkeypatch):
+    """An answer takes an open file for a moment: only so many are given at once."""
+    monkeypatch.setattr(connection_limit, "MAX_REFUSALS", 3)
+    async with start_hot(connections=1) as service:
+        assert await fine(service)
+        limit = service.app.state.authenticator.connections
+        lines = [await connected(service) for _ in range(10)]
+        await until(lambda: limit.refused == 10)
+        assert limit.refusing <= 3
+        answers = await asyncio.gather(*(everything(reader) for reader, _ in lines))
+        assert [answer[9:12] for answer in answers if answer] == [b"503"] * 3
+        for _, writer in lines:
+            writer.close()
+        await until(lambda: limit.refusing == 0)
+        assert (limit.open, await fine(service)) == (1, True)
+
+
+async def everything(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the connection is closed; nothing if it is cut off."""
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    except ConnectionResetError:
+        return b""
+
+
+@pytest.mark.parametrize("cut", [0, 1000], ids=["in one read", "in two"])
+@pytest.mark.parametrize("path", ["/sessions/a/observations", "/sessions", "/observations", "/none"])
+@pytest.mark.parametrize("offer", [b"", b"connection: Upgrade\r\nupgrade: foo\r\n"], ids=["plain", "upgrade"])
+async def test_a_head_over_64_kib_is_refused_though_its_body_has_come(start_hot, path, offer, cut):
+    def sent(size: int) -> bytes:
+        head = HEAD.replace(b"/sessions/a/observations", path.encode()) + offer
+        head += b"x: %b\r\n" % (b"a" * (size // 2)) * 2
+        return head + b"content-length: %d\r\n\r\n" % len(CHUNK) + CHUNK
+
+    async with start_hot() as service:
+        for size, refused in ((65_000, False), (66_000, True)):
+            async with connect(service.port) as connection:
+                whole = sent(size)
+                await connection.send(whole[: len(whole) - cut], whole[len(whole) - cut :])
+                assert ((await connection.answer()).status == 431) is refused
+        assert service.engine.residents.find("a") is None or path.endswith("a/observations")
 
 
 INJECTED = [

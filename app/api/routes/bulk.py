@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.access.callers import CLIENT
 from app.api.body import read_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
@@ -36,8 +37,8 @@ async def advance_sessions(request: Request) -> Response:
     bulk_request = await decoder.decode_with_pauses(
         await read_body(request), headers.get("content-type", ""), headers.get("accept", "")
     )
-    answer = await bulk_request.ask(get_caller(request))
+    answer = await bulk_request.ask(get_caller(request), CLIENT.get())
     for error in answer.errors.values():
         request.app.state.engine.metrics.record_refusal(error)
-    body, content_type = bulk.encode(answer, bulk_request)
+    body, content_type = await bulk.encode_with_pauses(answer, bulk_request)
     return Response(body, media_type=content_type)

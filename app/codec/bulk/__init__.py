@@ -23,7 +23,7 @@ from app.codec.bulk.session_lists import SessionListCache
 from app.errors import UnsupportedType
 from app.jobs.answers import BulkAnswer
 
-__all__ = ["BulkDecoder", "BulkLimits", "BulkRequest", "encode", "is_slow", "preload"]
+__all__ = ["BulkDecoder", "BulkLimits", "BulkRequest", "encode", "encode_with_pauses", "is_slow", "preload"]
 
 FORMS = {binary.CONTENT_TYPE: binary, arrow.CONTENT_TYPE: arrow, json.CONTENT_TYPE: json}
 
@@ -85,6 +85,20 @@ def is_slow(size: int | None) -> bool:
 def encode(answer: BulkAnswer, request: BulkRequest) -> tuple[bytes, str]:
     """The body of the answer, and its content type."""
     return FORMS[request.answer_type].encode(answer, request), request.answer_type
+
+
+async def encode_with_pauses(answer: BulkAnswer, request: BulkRequest) -> tuple[bytes, str]:
+    """The same, and the event loop goes on after each column of a JSON answer."""
+    if request.answer_type != json.CONTENT_TYPE:
+        return encode(answer, request)
+    slices = json.encode_in_slices(answer, request)
+    while True:
+        try:
+            next(slices)
+        except StopIteration as stop:
+            body: bytes = stop.value
+            return body, request.answer_type
+        await asyncio.sleep(0)
 
 
 def preload() -> None:

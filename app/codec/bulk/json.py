@@ -13,7 +13,7 @@ other request is decoded in slices, and a slice whose chunks are not alike chunk
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
@@ -144,18 +144,17 @@ def decode_in_slices(
 
 def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
     """Encode an answer; null in place of what was refused."""
-    refused = sorted(answer.errors)
-    payload: dict[str, Any] = {
-        "positions": _with_nulls(answer.positions, refused)
-        if refused
-        else np.ascontiguousarray(answer.positions),
-        "epochs": orjson.Fragment(_epoch_tokens(answer.epochs, refused)),
-        "predictions": _predictions(answer, request.depths),
-        "replayed": answer.replayed,
-        **{name: _sparse(name, arrays, request) for name, arrays in answer.extra_outputs.items()},
-        "errors": {str(i): problem(error)[1] for i, error in answer.errors.items()},
-    }
-    return orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(dict(_answer_columns(answer, request)), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def encode_in_slices(answer: BulkAnswer, request: BulkRequest) -> Generator[None, None, bytes]:
+    """Encode an answer, with a pause after each column."""
+    columns: list[bytes] = []
+    for name, column in _answer_columns(answer, request):
+        text = orjson.dumps(column, option=orjson.OPT_SERIALIZE_NUMPY)
+        columns.append(b"%b:%b" % (orjson.dumps(name), text))
+        yield
+    return b"{%b}" % b",".join(columns)
 
 
 # A request as a whole.
@@ -374,6 +373,19 @@ def _position(value: Any) -> int:
 
 
 # Encoding an answer.
+
+
+def _answer_columns(answer: BulkAnswer, request: BulkRequest) -> Iterator[tuple[str, Any]]:
+    """Name and values of each column; each is made when it is needed."""
+    refused = sorted(answer.errors)
+    positions: Any = answer.positions
+    yield "positions", _with_nulls(positions, refused) if refused else np.ascontiguousarray(positions)
+    yield "epochs", orjson.Fragment(_epoch_tokens(answer.epochs, refused))
+    yield "predictions", _predictions(answer, request.depths)
+    yield "replayed", answer.replayed
+    for name, arrays in answer.extra_outputs.items():
+        yield name, _sparse(name, arrays, request)
+    yield "errors", {str(i): problem(error)[1] for i, error in answer.errors.items()}
 
 
 def _predictions(answer: BulkAnswer, depths: int | Sequence[int]) -> Any:

@@ -15,7 +15,7 @@ from app.codec.chunks import check_observations, validate_position
 from app.codec.limits import SESSION_ID, Limits, validate_session_id
 from app.errors import CarryoverError, TooLarge, Unprocessable
 from app.jobs.answers import BulkAnswer
-from app.jobs.jobs import AdvanceMany, JobReceiver, Reply
+from app.jobs.jobs import AdvanceMany, Client, JobReceiver, Reply
 from app.jobs.session_list import SessionList
 from app.jobs.split import AnswerCollector, JobParts
 from models.arrays import Epochs, Floats, Ints
@@ -54,11 +54,14 @@ class BulkRequest:
     depths: int | Sequence[int] = 3
     answer_type: str = ""
 
-    def submit(self, engine: JobReceiver, reply: Reply) -> None:
-        """Queue the jobs; `reply` is called once, with a `BulkAnswer` or the error of the whole request."""
-        # The request lets go of its jobs. A job refers to its reply, which often refers to the request: a
-        # cycle would keep megabytes until the garbage collector runs.
-        jobs, self.jobs = self.jobs, []
+    def submit(self, engine: JobReceiver, reply: Reply, client: Client | None = None) -> None:
+        """Queue the jobs; `reply` is called once, with a `BulkAnswer` or the error of the whole request.
+
+        Parameters
+        ----------
+        client : waits for the answer; None where that is not known
+        """
+        jobs = self._take_jobs(client)
         if len(jobs) == 1 and not self.errors:
             _submit(engine, jobs[0][1], reply)
             return
@@ -68,22 +71,37 @@ class BulkRequest:
         for indexes, job in jobs:
             _submit(engine, job, collector.subset_reply(indexes))
 
-    async def ask(self, engine: JobReceiver) -> BulkAnswer:
+    async def ask(self, engine: JobReceiver, client: Client | None = None) -> BulkAnswer:
         """Queue the jobs and wait for the answer.
+
+        Parameters
+        ----------
+        client : waits for the answer; None where that is not known
 
         Raises
         ------
         CarryoverError : the error of the whole request
         """
         if sum(len(job.observations) for _, job in self.jobs) > PART_OBSERVATIONS:
-            return await self._ask_in_parts(engine)
-        outcome = await _outcome(partial(self.submit, engine))
+            return await self._ask_in_parts(engine, client)
+        outcome = await _outcome(partial(self.submit, engine, client=client))
         if isinstance(outcome, CarryoverError):
             raise outcome
         answer: BulkAnswer = outcome
         return answer
 
-    async def _ask_in_parts(self, engine: JobReceiver) -> BulkAnswer:
+    def _take_jobs(self, client: Client | None) -> list[tuple[Ints, AdvanceMany]]:
+        """Hand out the jobs, for this client, and let go of them.
+
+        A job refers to its reply, which often refers to the request: a cycle would keep megabytes until the
+        garbage collector runs.
+        """
+        jobs, self.jobs = self.jobs, []
+        for _, job in jobs:
+            job.client = client
+        return jobs
+
+    async def _ask_in_parts(self, engine: JobReceiver, client: Client | None) -> BulkAnswer:
         """Queue a part when the one before is answered: the chunks of other clients go in between.
 
         If the engine refuses the first part it refuses the whole request, and later parts alone.
@@ -92,9 +110,8 @@ class BulkRequest:
         collector = AnswerCollector(self.count, answers.append)
         for i, error in self.errors.items():
             collector.fail((i,), error)
-        jobs, self.jobs = self.jobs, []
         first = True
-        for indexes, job in jobs:
+        for indexes, job in self._take_jobs(client):
             parts = JobParts(job)
             for group in _groups(job.lengths):
                 part = parts.subset(group)
