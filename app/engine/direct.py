@@ -1,4 +1,4 @@
-"""Chunks that need nothing but resident rows: an observation each, for sessions that are where they should be.
+"""Chunks that need nothing but resident rows: one observation each, of sessions in step with their clients.
 
 Where the store does not write through, such chunks need no staging: nothing can fail between their step and
 their publication, and nothing has to be written first. So a job is checked in one compiled pass, stepped, and

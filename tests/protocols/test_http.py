@@ -348,8 +348,8 @@ OVERRIDDEN = {
         "on_headers_complete", "on_response_complete",
     },
     HotProtocol: {
-        "__init__", "data_received", "on_headers_complete", "on_body", "on_message_complete", "_start_asgi_task",
-        "shutdown",
+        "__init__", "data_received", "on_headers_complete", "on_body", "on_message_complete",
+        "_start_asgi_task", "shutdown",
     },
 }  # fmt: skip
 
