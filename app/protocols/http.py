@@ -120,10 +120,10 @@ class HotProtocol(HttpConnection):
                 data = self._end_plain() + data
             super().data_received(data)
 
-    def parse_piece(self, data: bytes) -> None:
+    def parse_piece(self, data: bytes, *, plain: bool) -> None:
         """Parse what was in the inbox: it is not plain, or could not be submitted with the others."""
         self._plain = Plain.NO
-        self._misses += 1
+        self._misses += not plain
         super().data_received(data)
 
     def await_answer(self) -> None:

@@ -41,7 +41,7 @@ class PlainConnection(Protocol):
     head: Head
     caller: Caller
 
-    def parse_piece(self, data: bytes) -> None:
+    def parse_piece(self, data: bytes, *, plain: bool) -> None:
         """Parse what is not plain, or could not be submitted with the others."""
 
     def await_answer(self) -> None:
@@ -108,7 +108,7 @@ class Inbox:
             if taken and not self._submit(caller, requests.select(np.array(taken)), chosen):
                 left += taken
         for i in left:
-            connections[i].parse_piece(pieces[i])
+            connections[i].parse_piece(pieces[i], plain=bool(requests.plain[i]))
 
     def _submit(
         self, caller: Caller, requests: PlainRequests, connections: Sequence[PlainConnection]
