@@ -72,7 +72,7 @@ class Inbox:
         self._connections: list[PlainConnection] = []
         self._pieces: list[bytes] = []
         self._since = 0.0  # when the first of them came in
-        engine.arrivals = self
+        engine.arrivals.append(self)
 
     def __len__(self) -> int:
         return len(self._connections)
