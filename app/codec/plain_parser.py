@@ -452,7 +452,7 @@ def _binary(
     """Whether the binary message `r` is plain; its values are in the columns then."""
     if end - i < BINARY_HEADER:
         return False
-    name, gaps, width = np.int64(text[i]), text[i + 1], _little_endian(text, i + 2, 2)
+    name, gaps, width = _little_endian(text, i, 1), text[i + 1], _little_endian(text, i + 2, 2)
     horizon, at = _little_endian(text, i + 4, 4), _little_endian(text, i + 8, 8)
     start = i + BINARY_HEADER
     first = start + (name + 3) // 4 * 4
