@@ -48,8 +48,8 @@ class MessageSocket(Protocol):
     def process(self, data: bytes, *, binary: bool) -> None:
         """Process a message by itself."""
 
-    def drop(self) -> None:
-        """Count a message as answered: its key was removed before it was submitted."""
+    def crash(self) -> None:
+        """Close: a message could not be processed, through a fault of the server."""
 
     def answer(self, message: Message, outcome: Any) -> None:
         """Answer a message with the engine's outcome."""
@@ -93,6 +93,18 @@ class MessageInbox:
         if len(self._sockets) >= MAX_MESSAGES or self._bytes >= MAX_BYTES:
             self.submit()
 
+    def discard(self, socket: MessageSocket) -> int:
+        """Forget the messages of a socket. Returns how many they were."""
+        kept = [i for i, other in enumerate(self._sockets) if other is not socket]
+        count = len(self._sockets) - len(kept)
+        self._sockets = [self._sockets[i] for i in kept]
+        self._messages = [self._messages[i] for i in kept]
+        self._binary = [self._binary[i] for i in kept]
+        self._bytes = sum(map(len, self._messages))
+        if socket.caller.usage.is_limited:
+            socket.caller.usage.share.release(count)
+        return count
+
     def submit(self) -> None:
         """Submit the plain messages, jobs of each caller; the others are processed one by one behind them."""
         sockets, data, binary = self._sockets, self._messages, self._binary
@@ -103,13 +115,13 @@ class MessageInbox:
         for caller, indexes in _by_caller(sockets):
             if caller.usage.is_limited:
                 caller.usage.share.release(len(indexes))
-            if caller.is_revoked:
-                for i in indexes:
-                    sockets[i].drop()
-            else:
-                left += self._submit(caller, indexes, messages, sockets)
+            left += self._submit(caller, indexes, messages, sockets)
         for i in sorted(left):
-            sockets[i].process(data[i], binary=binary[i])
+            try:
+                sockets[i].process(data[i], binary=binary[i])
+            except Exception:
+                log.exception("a message could not be processed; its socket is closed")
+                sockets[i].crash()
 
     def _submit(
         self,
@@ -131,6 +143,8 @@ class MessageInbox:
         self, caller: Caller, messages: PlainMessages, names: list[str], sockets: Sequence[MessageSocket]
     ) -> bool:
         """Submit messages of different sessions as one job. Returns whether they were taken."""
+        if not caller.usage.has_room(len(names)):
+            return False
         replies = MessageReplies(messages, names, sockets)
         job = AdvanceMany(
             SessionList(names),

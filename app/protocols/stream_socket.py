@@ -139,15 +139,14 @@ class StreamSocket(CallerSocket):
             self.inbox.put(self, data, binary=binary)
 
     def process(self, data: bytes, *, binary: bool) -> None:
-        """Submit a message as a job of its own, or refuse it; one behind an error that closed the socket is
-        dropped."""
+        """Submit a message as a job of its own, or refuse it. It is dropped if the socket was closed."""
         if self._is_closed:
-            self.drop()
+            self._count_out()
             return
         self.caller.engine.metrics.messages += 1
         if not binary and not is_utf8(data):
             self._close(WSCloseCode.INVALID_TEXT, "a text message is UTF-8")
-            self.drop()
+            self._count_out()
             return
         try:
             message = (frames.decode_binary if binary else frames.decode_text)(
@@ -162,10 +161,6 @@ class StreamSocket(CallerSocket):
             self._submit(Refuse(self.session, error, partial(self.answer, message)))
             return
         self._submit(self._job(message))
-
-    def drop(self) -> None:
-        """Count a message as answered: its answer could not be sent any more."""
-        self._count_out()
 
     def _submit(self, job: Job) -> None:
         try:
@@ -246,7 +241,7 @@ class StreamSocket(CallerSocket):
 
     def _flush(self) -> None:
         held, self._held = self._held, []
-        if held:
+        if held and not self._is_closed:
             self._write(b"".join(held))
 
     def _count_in(self) -> None:
@@ -286,11 +281,21 @@ class StreamSocket(CallerSocket):
             reason["position"] = self._position
         self._close(WSCloseCode.GOING_AWAY, orjson.dumps(reason).decode())
 
+    def revoke(self) -> None:
+        """Close: the key was removed. What was not submitted yet is not applied."""
+        self.waiting -= self.inbox.discard(self)
+        super().revoke()
+
+    def crash(self) -> None:
+        """Close: a message could not be processed, through a fault of the server."""
+        self._close(WSCloseCode.INTERNAL_ERROR, "the server failed; see its log")
+
     def _close(self, code: WSCloseCode, reason: str) -> None:
         if self._is_closed:
             return
-        self.closing = self._is_closed = True
+        self.closing = True
         self._flush()
+        self._is_closed = True
         super()._close(code, reason)
 
 
