@@ -227,9 +227,7 @@ class Engine:
                 await self._awake.wait()
                 self._awake.clear()
                 while self._has_work():
-                    for source in self.arrivals:
-                        if source:
-                            source.submit()
+                    self._submit_arrivals()
                     if self._backlog:
                         await self._tick()
                     if time.monotonic() >= self._stop_at:
@@ -239,6 +237,14 @@ class Engine:
                     await asyncio.sleep(0)  # lets the event loop read new requests, the next batch
                     if not self._has_work():
                         await self._linger.wait(self._last_requests, self.ticks)
+
+    def _submit_arrivals(self) -> None:
+        for source in self.arrivals:
+            if source:
+                try:
+                    source.submit()
+                except Exception:
+                    log.exception("chunks that came in could not be submitted; the other sources go on")
 
     async def _tick(self) -> None:
         stages = self.metrics.stages

@@ -109,19 +109,33 @@ class MessageInbox:
         """Submit the plain messages, jobs of each caller; the others are processed one by one behind them."""
         sockets, data, binary = self._sockets, self._messages, self._binary
         self._sockets, self._messages, self._binary, self._bytes = [], [], [], 0
-        named = [socket.session is None for socket in sockets]
-        messages = read_messages(data, binary, named, self._max_steps)
-        left: list[int] = []
         for caller, indexes in _by_caller(sockets):
             if caller.usage.is_limited:
                 caller.usage.share.release(len(indexes))
-            left += self._submit(caller, indexes, messages, sockets)
+        try:
+            left = self._submit_plain(sockets, data, binary)
+        except Exception:
+            log.exception("%d messages could not be submitted; their sockets are closed", len(data))
+            for socket in set(sockets):
+                socket.crash()
+            return
         for i in sorted(left):
             try:
                 sockets[i].process(data[i], binary=binary[i])
             except Exception:
                 log.exception("a message could not be processed; its socket is closed")
                 sockets[i].crash()
+
+    def _submit_plain(
+        self, sockets: Sequence[MessageSocket], data: Sequence[bytes], binary: Sequence[bool]
+    ) -> list[int]:
+        """Submit the plain messages. Returns the indexes of those that must be processed one by one."""
+        named = [socket.session is None for socket in sockets]
+        messages = read_messages(data, binary, named, self._max_steps)
+        left: list[int] = []
+        for caller, indexes in _by_caller(sockets):
+            left += self._submit(caller, indexes, messages, sockets)
+        return left
 
     def _submit(
         self,
