@@ -72,6 +72,10 @@ class Usage:
         elif type(job) is AdvanceMany:
             self._take(len(job.observations), int(job.lengths.max()))
 
+    def has_room(self, count: int) -> bool:
+        """Whether as many chunks of different requests may be in flight beside those that are."""
+        return self.in_flight + count <= self._most_in_flight
+
     def acquire(self, count: int) -> None:
         """Count the chunks of as many sessions as queued."""
         self.in_flight += count

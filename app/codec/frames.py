@@ -73,9 +73,10 @@ _decode_gapped = msgspec.json.Decoder(GappedTextMessage).decode
 class Message(msgspec.Struct, eq=False):
     """A message, decoded and checked. A `Struct` because a dataclass takes twice as long to construct.
 
-    chunk : None for a reset
+    chunk : None for a reset, and for a message that was read with others (`app.codec.plain_messages`)
     tag : JSON; empty when the message has none
     names_session : the message named its session, so the answer names it too
+    flat : the observations were bare numbers, and are answered so
     """
 
     session: str
@@ -85,6 +86,7 @@ class Message(msgspec.Struct, eq=False):
     tag: bytes = b""
     binary: bool = False
     names_session: bool = False
+    flat: bool = False
 
 
 def decode_text(data: bytes, path_session: str | None, limits: Limits) -> Message:
@@ -109,7 +111,8 @@ def decode_text(data: bytes, path_session: str | None, limits: Limits) -> Messag
             raise Unprocessable("a message is a reset or a chunk, not both", field="reset")
         return Message(session, None, at, epoch, bytes(fields.tag))
     chunk = chunks.validate_chunk(fields.observations, fields, limits, gaps=gaps)
-    return Message(session, chunk, at, epoch, bytes(fields.tag), names_session=path_session is None)
+    named = path_session is None
+    return Message(session, chunk, at, epoch, bytes(fields.tag), names_session=named, flat=chunk.flat)
 
 
 def decode_binary(data: bytes, path_session: str | None, limits: Limits) -> Message:
@@ -142,8 +145,7 @@ def decode_binary(data: bytes, path_session: str | None, limits: Limits) -> Mess
 def encode_answer(outcome: ChunkAnswer, message: Message) -> bytes:
     """The answer to a chunk, in the form of its message: JSON or binary."""
     if not message.binary:
-        flat = message.chunk is not None and message.chunk.flat
-        return add_tag(answers.encode_chunk_answer(outcome, flat), message.tag)
+        return add_tag(answers.encode_chunk_answer(outcome, message.flat), message.tag)
     name = message.session.encode() if message.names_session else b""
     predictions = outcome.answer["predictions"]
     forecast = outcome.answer.get("forecast")

@@ -1,4 +1,6 @@
-"""The compiled parser of plain requests: `app.codec.plain_requests` says which requests are plain.
+"""The compiled parsers of plain requests and of plain messages.
+
+`app.codec.plain_requests` says which requests are plain, and `app.codec.plain_messages`, which messages.
 
 The float32 of a number is always the one that `app.codec.chunks` gives, that of the correctly rounded double:
 
@@ -20,18 +22,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.arrays import Bools, Bytes, Floats, Ints
+from models.arrays import Bools, Bytes, Floats, Ints, Words
 from models.jit import INT, contiguous, jit, jit_part, readonly_contiguous
 
 FAIL = -(2**32)
-START, END, LENGTH, WIDTH, AT, EPOCH, FIRST = range(7)  # the rows of `columns`
+# The rows of `columns`; only messages have the last two.
+START, END, LENGTH, WIDTH, AT, EPOCH, FIRST, TAG_START, TAG_END = range(9)
 REQUEST = np.frombuffer(b"POST /sessions/", np.uint8)
 OBSERVATIONS_KEY = np.frombuffer(b'"observations"', np.uint8)
 AT_KEY = np.frombuffer(b'"at"', np.uint8)
 EPOCH_KEY = np.frombuffer(b'"epoch"', np.uint8)
+SESSION_KEY = np.frombuffer(b'"session"', np.uint8)
+TAG_KEY = np.frombuffer(b'"tag"', np.uint8)
 NULL = np.frombuffer(b"null", np.uint8)
 TAB, NEWLINE, RETURN, BLANK, QUOTE, COLON, COMMA, POINT, PLUS, MINUS, ZERO, NINE = b'\t\n\r ":,.+-09'
 OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT, LOWER_A, LOWER_E, LOWER_F, UPPER_E = b"[]{}aefE"
+BACKSLASH, TILDE = b"\\~"
 
 MAX_DIGITS = 19  # a uint64 holds any number of so many
 MAX_EXPONENT_DIGITS = 4
@@ -43,6 +49,8 @@ EXACT_POWER = 22  # up to which every power of ten is a double
 SMALLEST, LARGEST = 1e-30, 1e37
 MARGIN = 2.0**-50  # relative; see above
 TEN = np.uint64(10)
+BINARY_HEADER = 24  # bytes; `app.codec.frames` shows the layout
+NOT_FINITE = np.uint32(0x7F800000)  # the exponent of infinities and NaN
 
 
 @jit_part
@@ -264,11 +272,54 @@ def _key(text: Bytes, i: int, end: int, key: Bytes) -> int:
 
 
 @jit_part
+def _session_id(text: Bytes, i: int, end: int, id_bytes: Bools, most: int) -> int:
+    start = i
+    dots = 0
+    while id_bytes[_byte(text, i, end)]:
+        dots += _byte(text, i, end) == POINT
+        i += 1
+    size = i - start
+    return i if 1 <= size <= most and not (size <= 2 and dots == size) else FAIL
+
+
+@jit_part
+def _quoted_id(text: Bytes, i: int, end: int, id_bytes: Bools, most: int) -> tuple[int, int, int]:
+    """A session id as a string; returns the indexes of its first character and of the last quote, too."""
+    start = i + 1 if _byte(text, i, end) == QUOTE else FAIL
+    behind = _session_id(text, start, end, id_bytes, most)
+    return behind + 1 if _byte(text, behind, end) == QUOTE else FAIL, start, behind
+
+
+@jit_part
+def _tag(text: Bytes, i: int, end: int) -> int:
+    """An integer without a sign, or a string of printable ASCII without escapes."""
+    if _byte(text, i, end) != QUOTE:
+        return _integer(text, i, end, MAX_DIGITS)[0]
+    byte = BLANK
+    while BLANK <= byte <= TILDE and byte != BACKSLASH:
+        i += 1
+        byte = _byte(text, i, end)
+        if byte == QUOTE:
+            return i + 1
+    return FAIL
+
+
+@jit_part
 def _body(
-    text: Bytes, i: int, end: int, max_steps: int, flat: Bools, columns: Ints, numbers: Floats, r: int
+    text: Bytes,
+    i: int,
+    end: int,
+    is_message: bool,
+    id_bytes: Bools,
+    max_id: int,
+    max_steps: int,
+    flat: Bools,
+    columns: Ints,
+    numbers: Floats,
+    r: int,
 ) -> bool:
-    """Whether the body of request `r` is plain; its values are in the columns then."""
-    has_at = has_epoch = False
+    """Whether the body of request `r`, or message `r`, is plain; its values are in the columns then."""
+    has_at = has_epoch = has_session = has_tag = False
     i = _skip_blanks(text, i, end)
     byte = COMMA if _byte(text, i, end) == OPEN_OBJECT else 0
     while byte == COMMA:
@@ -276,6 +327,8 @@ def _body(
         observations = _key(text, i, end, OBSERVATIONS_KEY)
         at = _key(text, i, end, AT_KEY)
         epoch = _key(text, i, end, EPOCH_KEY)
+        session = _key(text, i, end, SESSION_KEY) if is_message else FAIL
+        tag = _key(text, i, end, TAG_KEY) if is_message else FAIL
         if observations >= 0 and columns[LENGTH, r] == 0:
             i, columns[LENGTH, r], columns[WIDTH, r], flat[r] = _observations(
                 text, observations, end, max_steps, numbers, columns[FIRST, r]
@@ -286,22 +339,18 @@ def _body(
         elif epoch >= 0 and not has_epoch:
             has_epoch = True
             i, columns[EPOCH, r] = _epoch(text, epoch, end)
+        elif session >= 0 and not has_session:
+            has_session = True
+            i, columns[START, r], columns[END, r] = _quoted_id(text, session, end, id_bytes, max_id)
+        elif tag >= 0 and not has_tag:
+            has_tag = True
+            i = _tag(text, tag, end)
+            columns[TAG_START, r], columns[TAG_END, r] = tag, i
         else:
             return False
         i = _skip_blanks(text, i, end)
         byte = _byte(text, i, end)
     return byte == CLOSE_OBJECT and columns[LENGTH, r] > 0 and _skip_blanks(text, i + 1, end) == end
-
-
-@jit_part
-def _session_id(text: Bytes, i: int, end: int, id_bytes: Bools, most: int) -> int:
-    start = i
-    dots = 0
-    while id_bytes[_byte(text, i, end)]:
-        dots += _byte(text, i, end) == POINT
-        i += 1
-    size = i - start
-    return i if 1 <= size <= most and not (size <= 2 and dots == size) else FAIL
 
 
 @jit_part
@@ -372,9 +421,123 @@ def parse(
             i >= 0
             and end - i == np.int64(size)
             and end - i <= max_body
-            and _body(text, i, end, max_steps, flat, columns, numbers, r)
+            and _body(text, i, end, False, id_bytes, max_id, max_steps, flat, columns, numbers, r)
         )
         if plain[r]:
             total += columns[LENGTH, r] * columns[WIDTH, r]
         alike &= plain[r] and columns[WIDTH, r] == columns[WIDTH, 0]
     return total, columns[WIDTH, 0] if alike else 0
+
+
+@jit_part
+def _little_endian(text: Bytes, i: int, count: int) -> int:
+    value = np.int64(0)
+    for k in range(count):
+        value |= np.int64(text[i + k]) << (8 * k)
+    return value  # type: ignore[return-value]
+
+
+@jit_part
+def _binary(
+    text: Bytes,
+    i: int,
+    end: int,
+    id_bytes: Bools,
+    max_id: int,
+    max_steps: int,
+    columns: Ints,
+    bits: Words,
+    r: int,
+) -> bool:
+    """Whether the binary message `r` is plain; its values are in the columns then."""
+    if end - i < BINARY_HEADER:
+        return False
+    name, gaps, width = _little_endian(text, i, 1), text[i + 1], _little_endian(text, i + 2, 2)
+    horizon, at = _little_endian(text, i + 4, 4), _little_endian(text, i + 8, 8)
+    start = i + BINARY_HEADER
+    first = start + (name + 3) // 4 * 4
+    size = end - first
+    if gaps != 0 or horizon != 0 or width == 0 or at < -1 or size <= 0 or size % (4 * width) != 0:
+        return False
+    length = size // (4 * width)
+    if length > max_steps:
+        return False
+    if name > 0:
+        if _session_id(text, start, start + name, id_bytes, max_id) != start + name:
+            return False
+        columns[START, r], columns[END, r] = start, start + name
+    columns[LENGTH, r], columns[WIDTH, r], columns[AT, r] = length, width, at
+    columns[EPOCH, r] = _little_endian(text, i + 16, 8)
+    total = columns[FIRST, r]
+    finite = True
+    for k in range(length * width):
+        word = np.uint32(_little_endian(text, first + 4 * k, 4))
+        finite &= (word & NOT_FINITE) != NOT_FINITE
+        bits[total + k] = word
+    return finite
+
+
+@jit(
+    readonly_contiguous("uint8"),
+    contiguous("int64"),
+    contiguous("bool"),
+    contiguous("bool"),
+    readonly_contiguous("bool"),
+    INT,
+    INT,
+    INT,
+    contiguous("bool", 2),
+    contiguous("int64", 2),
+    contiguous("float32"),
+    contiguous("uint32"),
+)
+def parse_messages(
+    text: Bytes,
+    sizes: Ints,
+    binary: Bools,
+    named: Bools,
+    id_bytes: Bools,
+    max_id: int,
+    max_body: int,
+    max_steps: int,
+    marks: Bools,
+    columns: Ints,
+    numbers: Floats,
+    bits: Words,
+) -> int:
+    """Fill the columns; returns how many numbers there are.
+
+    Parameters
+    ----------
+    text : all messages, one after the other
+    sizes : [n], bytes of each message
+    binary : [n], whether the message is binary and not text
+    named : [n], whether a plain message names its session, or must not
+    id_bytes : [256], whether a session id may hold the byte
+    max_id, max_body : bytes
+    max_steps : observations of the longest chunk
+    marks : [2, n], plain and flat
+    columns : [9, n], as the names of its rows say
+    numbers : [half of the bytes of `text`]: a number and what is behind it are 2 bytes or more
+    bits : the same memory as `numbers`
+    """
+    plain, flat = marks[0], marks[1]
+    end = total = 0
+    for r in range(len(sizes)):
+        start = end
+        end = start + sizes[r]
+        columns[START, r] = columns[END, r] = columns[TAG_START, r] = columns[TAG_END, r] = 0
+        columns[LENGTH, r] = columns[WIDTH, r] = columns[EPOCH, r] = 0
+        columns[AT, r] = -1
+        columns[FIRST, r] = total
+        flat[r] = False
+        if end - start > max_body:
+            plain[r] = False
+        elif binary[r]:
+            plain[r] = _binary(text, start, end, id_bytes, max_id, max_steps, columns, bits, r)
+        else:
+            plain[r] = _body(text, start, end, True, id_bytes, max_id, max_steps, flat, columns, numbers, r)
+        plain[r] &= named[r] == (columns[END, r] > 0)
+        if plain[r]:
+            total += columns[LENGTH, r] * columns[WIDTH, r]
+    return total

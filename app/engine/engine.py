@@ -84,7 +84,7 @@ class Engine:
         self.fair_share = FairShare(settings.tenant_share)
         self._stepper = Stepper(settings.recent_bytes)
         self._backlog = Backlog(settings, self.fair_share, self._stepper)
-        self.arrivals: ChunkSource | None = None  # submits what has come in before each batch is collected
+        self.arrivals: list[ChunkSource] = []  # submit what has come in before each batch is collected
         self._linger = Linger(self._has_work)
         self._awake = asyncio.Event()
         self._admission = Admission(self.residents, self._stepper)
@@ -172,7 +172,7 @@ class Engine:
         self.wake()
 
     def _has_work(self) -> bool:
-        return bool(self._backlog or self.arrivals)
+        return bool(self._backlog) or any(self.arrivals)
 
     def now(self) -> float:
         """Seconds since 1970, by the engine's clock."""
@@ -227,8 +227,7 @@ class Engine:
                 await self._awake.wait()
                 self._awake.clear()
                 while self._has_work():
-                    if self.arrivals:
-                        self.arrivals.submit()
+                    self._submit_arrivals()
                     if self._backlog:
                         await self._tick()
                     if time.monotonic() >= self._stop_at:
@@ -238,6 +237,14 @@ class Engine:
                     await asyncio.sleep(0)  # lets the event loop read new requests, the next batch
                     if not self._has_work():
                         await self._linger.wait(self._last_requests, self.ticks)
+
+    def _submit_arrivals(self) -> None:
+        for source in self.arrivals:
+            if source:
+                try:
+                    source.submit()
+                except Exception:
+                    log.exception("chunks that came in could not be submitted; the other sources go on")
 
     async def _tick(self) -> None:
         stages = self.metrics.stages

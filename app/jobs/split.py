@@ -54,21 +54,21 @@ def set_apart(job: AdvanceMany, sessions: Container[str]) -> list[Advance | Adva
 
 def _groups(job: AdvanceMany, max_sessions: int, max_observations: int) -> list[list[int]]:
     """Indexes of each part. The second chunk of a session is in a later part than its first."""
-    repetitions = _repetitions(job.sessions)
+    turns = repetitions(job.sessions)
     lengths = job.lengths.tolist()
     groups: list[list[int]] = []
     repetition, observations = -1, 0
-    for i in np.argsort(repetitions, kind="stable").tolist():
+    for i in np.argsort(turns, kind="stable").tolist():
         cost = max_observations if lengths[i] > LONG_CHUNK else lengths[i]  # a long chunk fills a part
         observations += cost
-        if repetitions[i] != repetition or observations > max_observations or len(groups[-1]) >= max_sessions:
+        if turns[i] != repetition or observations > max_observations or len(groups[-1]) >= max_sessions:
             groups.append([])
-            repetition, observations = repetitions[i], cost
+            repetition, observations = turns[i], cost
         groups[-1].append(i)
     return groups
 
 
-def _repetitions(sessions: Sequence[str]) -> list[int]:
+def repetitions(sessions: Sequence[str]) -> list[int]:
     """How often each of these names has occurred before."""
     counts: dict[str, int] = {}
     repetitions = []

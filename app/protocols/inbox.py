@@ -72,7 +72,7 @@ class Inbox:
         self._connections: list[PlainConnection] = []
         self._pieces: list[bytes] = []
         self._since = 0.0  # when the first of them came in
-        engine.arrivals = self
+        engine.arrivals.append(self)
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -114,7 +114,8 @@ class Inbox:
         self, caller: Caller, requests: PlainRequests, connections: Sequence[PlainConnection]
     ) -> bool:
         """Submit these requests of a caller as one job. Returns whether they were taken."""
-        if caller.is_revoked or len(requests) > caller.usage.share.room:
+        usage, count = caller.usage, len(requests)
+        if caller.is_revoked or count > usage.share.room or not usage.has_room(count):
             return False
         text = requests.text
         spans = zip(requests.session_starts.tolist(), requests.session_ends.tolist(), strict=True)

@@ -1,7 +1,8 @@
 """`WS /sessions/{id}/stream` and `WS /stream`: chunks and answers over a socket, many in flight.
 
-A message is a job, and its answer leaves as soon as the engine has it: in order for one session, in any order
-between sessions.
+Messages go to the inbox, which submits what has come in on all sockets together. What is unusual is processed
+by its socket, a job each. An answer leaves as soon as the engine has it: in order for one session, in any
+order between sessions.
 
 Nothing is buffered without bound. A socket is read no further while `in_flight` of its messages wait, or
 while its client does not read. On shutdown the answers that are owed are sent, then a close with 1001.
@@ -27,6 +28,7 @@ from app.jobs.answers import ChunkAnswer, SessionView
 from app.jobs.jobs import Advance, Client, Inspect, Job, Refuse, Reset
 from app.protocols.caller_socket import CallerSocket, close_code, has_reserved_bits
 from app.protocols.fragments import BadFragment, MessageAssembler
+from app.protocols.message_inbox import MessageInbox
 from app.protocols.reading import PARSE_BYTES, FairReader
 
 BINARY = WSMsgType.BINARY
@@ -45,6 +47,7 @@ class StreamSocket(CallerSocket):
     in_flight : messages that may wait for an answer before the socket is read no further
     max_bytes : of one message
     connections : uvicorn's; on shutdown it waits until they have left the set
+    inbox : takes the messages of all sockets
     parse : calls back with the frames that bytes hold
     """
 
@@ -58,6 +61,7 @@ class StreamSocket(CallerSocket):
         in_flight: int,
         max_bytes: int,
         connections: set[Any],
+        inbox: MessageInbox,
         parse: Callable[[bytes], None],
     ) -> None:
         super().__init__(caller, connections)
@@ -66,6 +70,7 @@ class StreamSocket(CallerSocket):
         self.in_flight = in_flight
         self.waiting = 0
         self.closing = False  # no more messages are taken
+        self.inbox = inbox
         self.parse = parse
         self.reader = FairReader(self, caller.usage.share)
         self._client = Client()
@@ -73,6 +78,8 @@ class StreamSocket(CallerSocket):
         self._position: int | None = None  # of the last answer
         self._assembler = MessageAssembler(max_bytes)
         self._held: list[bytes] = []  # frames to be written together
+        self._is_closed = False  # a close was sent
+        self._is_traced = caller.engine.tracing is not None  # a job each has a span
 
     # picows calls these.
 
@@ -82,6 +89,7 @@ class StreamSocket(CallerSocket):
         if self.session is None:
             self._send(frames.encode_hello(None, None, None, self._client_limits()))
             return
+        self._count_in()
         self._submit(Inspect(self.session, self._greet))
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002
@@ -92,7 +100,7 @@ class StreamSocket(CallerSocket):
         if has_reserved_bits(frame):
             self._close_for_reserved_bits()
         elif frame.fin and kind in WHOLE and self._assembler.is_empty:
-            self._receive_message(frame.get_payload_as_bytes(), kind == BINARY)
+            self._receive(frame.get_payload_as_bytes(), binary=kind == BINARY)
         elif kind == WSMsgType.CLOSE:
             self.closing = True
             self._close_code = close_code(frame)
@@ -121,12 +129,24 @@ class StreamSocket(CallerSocket):
             self._close(error.code, error.reason)
             return
         if message is not None:
-            self._receive_message(message[0], message[1] == BINARY)
+            self._receive(message[0], binary=message[1] == BINARY)
 
-    def _receive_message(self, data: bytes, binary: bool) -> None:
+    def _receive(self, data: bytes, *, binary: bool) -> None:
+        self._count_in()
+        if self._is_traced:
+            self.process(data, binary=binary)
+        else:
+            self.inbox.put(self, data, binary=binary)
+
+    def process(self, data: bytes, *, binary: bool) -> None:
+        """Submit a message as a job of its own, or refuse it. It is dropped if the socket was closed."""
+        if self._is_closed:
+            self._count_out()
+            return
         self.caller.engine.metrics.messages += 1
         if not binary and not is_utf8(data):
             self._close(WSCloseCode.INVALID_TEXT, "a text message is UTF-8")
+            self._count_out()
             return
         try:
             message = (frames.decode_binary if binary else frames.decode_text)(
@@ -135,14 +155,14 @@ class StreamSocket(CallerSocket):
         except CarryoverError as error:
             if self.session is None:
                 self._refuse(error, None)  # of no session, so in no order
+                self._count_out()
                 return
             message = Message(self.session, None, None, None)
-            self._submit(Refuse(self.session, error, partial(self._answer, message)))
+            self._submit(Refuse(self.session, error, partial(self.answer, message)))
             return
         self._submit(self._job(message))
 
     def _submit(self, job: Job) -> None:
-        self._count_in()
         try:
             self.caller.submit(job)
         except OverLimit as error:
@@ -159,7 +179,7 @@ class StreamSocket(CallerSocket):
             job.reply(error)
 
     def _job(self, message: Message) -> Job:
-        reply = partial(self._answer, message)
+        reply = partial(self.answer, message)
         chunk = message.chunk
         if chunk is None:
             return Reset(message.session, message.at, message.epoch, reply)
@@ -168,7 +188,8 @@ class StreamSocket(CallerSocket):
             options=chunk.options, client=self._client,
         )  # fmt: skip
 
-    def _answer(self, message: Message, outcome: Any) -> None:
+    def answer(self, message: Message, outcome: Any) -> None:
+        """Answer a message with the engine's outcome."""
         if isinstance(outcome, ChunkAnswer):
             self._position = outcome.position
             self._send(frames.encode_answer(outcome, message), text=not message.binary)
@@ -176,6 +197,12 @@ class StreamSocket(CallerSocket):
             self._send(frames.add_tag(orjson.dumps(answers.encode_session(outcome)), message.tag))
         else:
             self._refuse(outcome, message)
+        self._count_out()
+
+    def send_answer(self, frame: bytes, position: int) -> None:
+        """Send the frame that answers a chunk; `position` is that of its session."""
+        self._position = position
+        self._send_frame(frame)
         self._count_out()
 
     def _refuse(self, outcome: Any, message: Message | None) -> None:
@@ -202,8 +229,11 @@ class StreamSocket(CallerSocket):
         }
 
     def _send(self, data: bytes, *, text: bool = True) -> None:
+        self._send_frame(frames.encode_frame(data, text=text))
+
+    def _send_frame(self, frame: bytes) -> None:
         """Send, together with what else this socket is owed at once: a write costs more than an answer."""
-        self._held.append(frames.encode_frame(data, text=text))
+        self._held.append(frame)
         if self.waiting <= 1 or len(self._held) >= HELD_FRAMES:
             self._flush()
         elif len(self._held) == 1:
@@ -211,7 +241,7 @@ class StreamSocket(CallerSocket):
 
     def _flush(self) -> None:
         held, self._held = self._held, []
-        if held:
+        if held and not self._is_closed:
             self._write(b"".join(held))
 
     def _count_in(self) -> None:
@@ -251,9 +281,21 @@ class StreamSocket(CallerSocket):
             reason["position"] = self._position
         self._close(WSCloseCode.GOING_AWAY, orjson.dumps(reason).decode())
 
+    def revoke(self) -> None:
+        """Close: the key was removed. What was not submitted yet is not applied."""
+        self.waiting -= self.inbox.discard(self)
+        super().revoke()
+
+    def crash(self) -> None:
+        """Close: a message could not be processed, through a fault of the server."""
+        self._close(WSCloseCode.INTERNAL_ERROR, "the server failed; see its log")
+
     def _close(self, code: WSCloseCode, reason: str) -> None:
+        if self._is_closed:
+            return
         self.closing = True
         self._flush()
+        self._is_closed = True
         super()._close(code, reason)
 
 

@@ -33,6 +33,7 @@ from app.codec.limits import Limits, validate_session_id
 from app.codec.problems import PROBLEM_MEDIA_TYPE, problem, problem_body
 from app.errors import CarryoverError, Forbidden
 from app.observability import logs
+from app.protocols.message_inbox import MessageInbox
 from app.protocols.stream_socket import StreamSocket
 from app.protocols.watch_socket import WatchSocket
 
@@ -100,6 +101,7 @@ def upgrade_factory(authenticator: Authenticator, limits: Limits) -> Upgrade:
     """What uvicorn takes as its `ws` class."""
 
     settings = authenticator.settings
+    inbox = MessageInbox(authenticator.engine, limits.observations)
 
     def upgrade(config: Config, server_state: ServerState, app_state: dict[str, Any]) -> UpgradedConnection:
         del config, app_state
@@ -127,6 +129,7 @@ def upgrade_factory(authenticator: Authenticator, limits: Limits) -> Upgrade:
                     settings.socket_messages,
                     caller.max_bytes,
                     server_state.connections,
+                    inbox,
                     connection.parse,
                 )
             return _acceptance(request, socket)

@@ -1,0 +1,158 @@
+"""Messages of the sockets in their plain form, read by the batch: many messages in one compiled call.
+
+A plain text message is an object as `app.codec.plain_requests` describes it, with two more keys:
+
+| key       | value                                                                                    |
+|-----------|------------------------------------------------------------------------------------------|
+| `session` | a session id, on a socket whose path names none; there it is required, else not plain    |
+| `tag`     | an integer of up to 19 digits, or a string of printable ASCII without escapes            |
+
+A plain binary message is one chunk of finite numbers, without horizon and without gaps. It names its session
+on a socket whose path names none, and only there. All other messages are read by `app.codec.frames`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.codec.limits import MAX_SESSION_ID, SMALL_BODY_BYTES
+from app.codec.plain_parser import (
+    AT,
+    END,
+    EPOCH,
+    FIRST,
+    LENGTH,
+    START,
+    TAG_END,
+    TAG_START,
+    WIDTH,
+    parse_messages,
+)
+from app.codec.plain_requests import ID_BYTES
+from models.arrays import Bools, Epochs, Floats, Ints
+
+
+@dataclass(slots=True)
+class PlainMessages:
+    """Columns of n messages, in their order.
+
+    joined : all messages, one after the other
+    binary : [n], whether the message is binary
+    marks : [2, n], whether the message is plain, and whether its observations were bare numbers; of messages
+        that are not plain, the other columns mean nothing
+    columns : [9, n], as `app.codec.plain_parser` names its rows
+    numbers : [total], finite; `columns` says where each message's begin
+    """
+
+    joined: bytes
+    binary: Bools
+    marks: Bools
+    columns: Ints
+    numbers: Floats
+
+    def __len__(self) -> int:
+        return len(self.binary)
+
+    @property
+    def plain(self) -> Bools:
+        """[n], whether the message is plain."""
+        plain: Bools = self.marks[0]
+        return plain
+
+    @property
+    def flat(self) -> Bools:
+        """[n], whether the observations were bare numbers, and are answered so."""
+        flat: Bools = self.marks[1]
+        return flat
+
+    @property
+    def session_spans(self) -> tuple[Ints, Ints]:
+        """[n] and [n], where the session id begins and ends in `joined`."""
+        return self.columns[START], self.columns[END]
+
+    @property
+    def tag_spans(self) -> tuple[Ints, Ints]:
+        """[n] and [n], where the tag begins and ends in `joined`; both are 0 where there is none."""
+        return self.columns[TAG_START], self.columns[TAG_END]
+
+    @property
+    def lengths(self) -> Ints:
+        """[n], observations of the chunk."""
+        lengths: Ints = self.columns[LENGTH]
+        return lengths
+
+    @property
+    def widths(self) -> Ints:
+        """[n], numbers in an observation."""
+        widths: Ints = self.columns[WIDTH]
+        return widths
+
+    @property
+    def at(self) -> Ints:
+        """[n], -1: none."""
+        at: Ints = self.columns[AT]
+        return at
+
+    @property
+    def epochs(self) -> Epochs:
+        """[n], 0: none."""
+        epochs: Epochs = self.columns[EPOCH].view(np.uint64)
+        return epochs
+
+    def select(self, indexes: Ints) -> PlainMessages:
+        """The messages at these indexes."""
+        marks, columns = self.marks.take(indexes, axis=1), self.columns.take(indexes, axis=1)
+        return PlainMessages(self.joined, self.binary[indexes], marks, columns, self.numbers)
+
+    def observations(self) -> Floats:
+        """[total, width], those of one message after the other; all messages are of one width."""
+        width = int(self.widths[0])
+        counts = self.lengths * width
+        ends = counts.cumsum()
+        shifts = self.columns[FIRST] - (ends - counts)
+        numbers: Floats = self.numbers[np.arange(ends[-1]) + shifts.repeat(counts)]
+        return numbers.reshape(-1, width)
+
+
+def read_messages(
+    messages: Sequence[bytes], binary: Sequence[bool], named: Sequence[bool], max_steps: int
+) -> PlainMessages:
+    """Read those of the messages that are plain.
+
+    Parameters
+    ----------
+    messages : [n]
+    binary : [n], whether the message is binary and not text
+    named : [n], whether the message must name its session; else it must not
+    max_steps : observations of the longest chunk that is plain
+
+    Raises
+    ------
+    ValueError : the lists differ in length
+    """
+    n = len(messages)
+    if not len(binary) == len(named) == n:
+        raise ValueError(f"{n} messages, {len(binary)} kinds and {len(named)} marks")
+    joined = b"".join(messages)
+    marks = np.empty((2, n), np.bool_)
+    columns = np.empty((9, n), np.int64)
+    numbers = np.empty(len(joined) // 2, np.float32)  # a number and what is behind it are 2 bytes or more
+    is_binary = np.array(binary, np.bool_)
+    total = parse_messages(
+        np.frombuffer(joined, np.uint8),
+        np.fromiter(map(len, messages), np.int64, n),
+        is_binary,
+        np.array(named, np.bool_),
+        ID_BYTES,
+        MAX_SESSION_ID,
+        SMALL_BODY_BYTES,
+        max_steps,
+        marks,
+        columns,
+        numbers,
+        numbers.view(np.uint32),
+    )
+    return PlainMessages(joined, is_binary, marks, columns, numbers[:total])
