@@ -228,6 +228,7 @@ class Engine:
                 self._awake.clear()
                 while self._has_work():
                     if self.arrivals:
+                        self.fair_share.update_limit()  # no batch does so for what is applied at once
                         self.arrivals.submit()
                     if self._backlog:
                         await self._tick()
