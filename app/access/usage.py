@@ -53,6 +53,17 @@ class Usage:
         self.in_flight = 0
         self.sockets: set[Revocable] = set()
 
+    @property
+    def room(self) -> int:
+        """Chunks that may be queued beside those in flight."""
+        return min(self.share.room, max(0, self._most_in_flight - self.in_flight))
+
+    def covers(self, observations: int) -> bool:
+        """Whether the rates have as many observations left, without any credit."""
+        return all(
+            bucket is None or bucket.holds(observations) for bucket in (self.bucket, self.server_bucket)
+        )
+
     def check(self, job: Job, count: int) -> None:
         """Take the observations of a job from the rate; return if the job may be queued.
 
