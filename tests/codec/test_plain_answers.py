@@ -58,9 +58,7 @@ def answer_of(rng: Random, requests: PlainRequests, outputs: int, model: str) ->
     columns = np.zeros(count, np.dtype([("position", np.int64), ("other", np.int64), ("epoch", np.uint64)]))
     columns["position"], columns["epoch"] = positions, np.array(epochs, np.uint64)
     numbers = any_floats(rng, int(requests.lengths.sum()) * outputs)
-    return BulkAnswer(
-        columns["position"], columns["epoch"], requests.lengths, outputs, numbers, model=model
-    )
+    return BulkAnswer(columns["position"], columns["epoch"], requests.lengths, outputs, numbers, model=model)
 
 
 def response(answer: ChunkAnswer, *, flat: bool, headers: bytes = HEADERS) -> bytes:
