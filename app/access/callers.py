@@ -131,7 +131,7 @@ class Caller:
         usage.acquire(len(job))
         try:
             self.engine.submit(job)
-        except CarryoverError:
+        except Exception:
             usage.release(len(job))
             raise
 

@@ -73,13 +73,21 @@ class TokenBucket:
 
     def take(self, count: int) -> float:
         """Take `count` tokens. Returns 0, or in how many seconds to try again: then nothing was taken."""
-        now = self._clock()
-        self._level = min(self.rate, self._level + (now - self._at) * self.rate)
-        self._at = now
+        self._refill()
         if self._level <= 0:
             return -self._level / self.rate + 1e-3
         self._level -= count
         return 0.0
+
+    def holds(self, count: int) -> bool:
+        """Whether `count` tokens are there to be taken without credit."""
+        self._refill()
+        return self._level >= count
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._level = min(self.rate, self._level + (now - self._at) * self.rate)
+        self._at = now
 
 
 def quota_error(quota: str, allowed: float, owner: str, seconds: float = 1.0) -> OverLimit:

@@ -53,6 +53,17 @@ class Usage:
         self.in_flight = 0
         self.sockets: set[Revocable] = set()
 
+    @property
+    def room(self) -> int:
+        """Chunks that may be queued beside those in flight."""
+        return min(self.share.room, max(0, self._most_in_flight - self.in_flight))
+
+    def covers(self, observations: int) -> bool:
+        """Whether the rates have as many observations left, without any credit."""
+        return all(
+            bucket is None or bucket.holds(observations) for bucket in (self.bucket, self.server_bucket)
+        )
+
     def check(self, job: Job, count: int) -> None:
         """Take the observations of a job from the rate; return if the job may be queued.
 
@@ -71,10 +82,6 @@ class Usage:
             self._take(len(job.observations), len(job.observations))
         elif type(job) is AdvanceMany:
             self._take(len(job.observations), int(job.lengths.max()))
-
-    def has_room(self, count: int) -> bool:
-        """Whether as many chunks of different requests may be in flight beside those that are."""
-        return self.in_flight + count <= self._most_in_flight
 
     def acquire(self, count: int) -> None:
         """Count the chunks of as many sessions as queued."""

@@ -239,6 +239,7 @@ class Engine:
                         await self._linger.wait(self._last_requests, self.ticks)
 
     def _submit_arrivals(self) -> None:
+        self.fair_share.update_limit()  # no batch does so for what is applied at once
         for source in self.arrivals:
             if source:
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ from app.engine import exactly_once
 from app.engine.batch import Batch
 from app.engine.residents import Residents
 from app.errors import CarryoverError, SessionExists
-from app.jobs.jobs import Advance, AdvanceMany
+from app.jobs.jobs import Advance, AdvanceMany, SeparateReplies
 from app.jobs.split import JobParts
 from app.session.names import id_of
 from app.session.rows import scalar
@@ -66,14 +67,7 @@ def place_bulk(
     parts = JobParts(job)
     chunks = _sort(job, residents, batch)
     if chunks.new:
-        try:
-            slab = residents.models.slab_for_model(job.model)
-            names = [job.sessions[i] for i in chunks.new]
-            rows = residents.create_many(names, slab, None, batch).tolist()
-        except CarryoverError as error:
-            chunks.refused |= dict.fromkeys(chunks.new, error)
-        else:
-            chunks.rows[slab] |= dict(zip(chunks.new, rows, strict=True))
+        _create(chunks.new, job, chunks, residents, batch)
     placed: list[Placement] = []
     for slab, by_index in chunks.rows.items():
         indexes = np.array(sorted(by_index))
@@ -84,6 +78,24 @@ def place_bulk(
     for single, reason in refused:
         batch.refuse(single, reason)
     return placed, expired
+
+
+def _create(
+    indexes: Sequence[int], job: AdvanceMany, chunks: _SortedChunks, residents: Residents, batch: Batch
+) -> None:
+    """Create the sessions at these indexes: all or none, but of separate requests as many as there may be."""
+    try:
+        slab = residents.models.slab_for_model(job.model)
+        names = [job.sessions[i] for i in indexes]
+        rows = residents.create_many(names, slab, None, batch).tolist()
+    except CarryoverError as error:
+        if len(indexes) > 1 and isinstance(job.reply, SeparateReplies):
+            for i in indexes:
+                _create([i], job, chunks, residents, batch)
+        else:
+            chunks.refused |= dict.fromkeys(indexes, error)
+    else:
+        chunks.rows[slab] |= dict(zip(indexes, rows, strict=True))
 
 
 @dataclass(slots=True)

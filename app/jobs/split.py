@@ -107,6 +107,7 @@ class JobParts:
             job.options,
             job.client,
             job.usage,
+            min(job.requests, len(indexes)),
         )
 
     def single(self, i: int) -> Advance:

@@ -21,6 +21,7 @@ The setting `hot_route` turns it off.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from app.access.callers import Authenticator, Caller
 from app.access.origins import check_host
 from app.codec import bulk
-from app.codec.limits import SESSION_ID
+from app.codec.limits import SESSION_ID, SMALL_BODY_BYTES
 from app.codec.plain_requests import Head
 from app.codec.problems import body_too_large_error
 from app.engine.fair_share import CHUNKS_PER_ROUTED_REQUEST
@@ -41,6 +42,8 @@ from app.observability.tracing import TRACEPARENT
 from app.protocols.exchange import BulkExchange, ChunkExchange, Exchange
 from app.protocols.http_connection import HttpConnection
 from app.protocols.inbox import Inbox
+
+log = logging.getLogger("carryover.api")
 
 BULK = b"/observations"
 OBSERVATIONS = re.compile(rb"/sessions/(%b)/observations" % SESSION_ID.pattern.encode())
@@ -121,10 +124,17 @@ class HotProtocol(HttpConnection):
             super().data_received(data)
 
     def parse_piece(self, data: bytes, *, plain: bool) -> None:
-        """Parse what was in the inbox: it is not plain, or could not be submitted with the others."""
+        """Parse what was in the inbox: it is not plain, or could not be submitted with the others.
+
+        It is called from the engine's task, which must not end because of one connection.
+        """
         self._plain = Plain.NO
         self._misses += not plain
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except Exception:
+            log.exception("a connection failed and is closed; the others go on")
+            self.transport.abort()
 
     def await_answer(self) -> None:
         """Note that a plain request was submitted, and is not answered yet."""
@@ -163,17 +173,27 @@ class HotProtocol(HttpConnection):
 
     def parse(self, data: bytes) -> None:
         self._has_head = False
+        at_rest = not self._exchanges and self._message_began is None
+        messages = self._messages
         super().parse(data)
-        if self._misses < MAX_MISSES and len(self._exchanges) == 1 and self._exchange is None:
+        # `head` and `caller` must be of the same request: the only one of this piece, which came whole.
+        if (
+            at_rest
+            and self._messages == messages + 1
+            and self._message_began is None
+            and self._exchanges
+            and self._misses < MAX_MISSES
+        ):
             self._note_head(data)
 
     def _note_head(self, data: bytes) -> None:
-        """Remember the head of an ordinary chunk request: one that came alone, in one piece."""
+        """Remember the head of an ordinary chunk request."""
         exchange = self._exchanges[0]
         if (
             type(exchange) is ChunkExchange
             and exchange.keep_alive
             and not exchange.request_id
+            and exchange.caller.max_bytes >= SMALL_BODY_BYTES
             and not self.logs_requests
             and self.authenticator.engine.tracing is None
             and (head := Head.of(data)) is not None
@@ -392,7 +412,9 @@ class HotProtocol(HttpConnection):
         return True
 
     def _forget_requests(self) -> None:
-        self._end_plain()
+        # What came in whole before the client hung up is applied, as if it had been parsed at once.
+        if (data := self._end_plain()) and not self.authenticator.engine.fair_share.contended:
+            self.parse(data)
         self._awaited = None
         self._exchanges.clear()
         self._exchange = self._held = None

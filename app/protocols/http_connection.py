@@ -39,6 +39,7 @@ class HttpConnection(ClosingProtocol):
         self._is_counted = False
         self._is_excess = False  # one too many, that is being answered so
         self._last_heard = 0.0
+        self._messages = 0  # that have begun to come in
         self._head_bytes = 0  # of the message that is coming in, since its body was last heard
         self._read_bytes = 0  # that are being parsed
         self._first_read_bytes = 0  # of the read in which the message began
@@ -123,6 +124,7 @@ class HttpConnection(ClosingProtocol):
 
     def on_message_begin(self) -> None:
         self._message_began = self._last_heard
+        self._messages += 1
         self._head_bytes = 0
         self._first_read_bytes = self._read_bytes
         self.url = b""

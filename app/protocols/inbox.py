@@ -79,6 +79,9 @@ class Inbox:
 
     def put(self, connection: PlainConnection, data: bytes) -> None:
         """Take what has come in on a connection that is at rest."""
+        if self._engine.stopping:  # it may collect no other batch
+            connection.parse_piece(data, plain=False)
+            return
         if not self._connections:
             self._since = perf_counter()
             self._engine.wake()
@@ -101,7 +104,7 @@ class Inbox:
             return
         left: list[int] = []
         for caller, indexes in _groups(requests, connections, left):
-            room = caller.usage.share.room
+            room = caller.usage.room
             left += indexes[room:]
             taken = indexes[:room]
             chosen = [connections[i] for i in taken]
@@ -114,8 +117,12 @@ class Inbox:
         self, caller: Caller, requests: PlainRequests, connections: Sequence[PlainConnection]
     ) -> bool:
         """Submit these requests of a caller as one job. Returns whether they were taken."""
-        usage, count = caller.usage, len(requests)
-        if caller.is_revoked or count > usage.share.room or not usage.has_room(count):
+        usage = caller.usage
+        if (
+            caller.is_revoked
+            or len(requests) > usage.room
+            or not usage.covers(len(requests.numbers) // requests.width)
+        ):
             return False
         text = requests.text
         spans = zip(requests.session_starts.tolist(), requests.session_ends.tolist(), strict=True)
@@ -195,10 +202,14 @@ class PlainReplies(SeparateReplies):
         return partial(self._reply_alone, i)
 
     def _reply_alone(self, i: int, outcome: Any) -> None:
-        flat = bool(self._requests.flat[i])
-        self._connections[i].plain_exchange(self._sessions[i], flat=flat).reply(outcome)
+        self._exchange(i).reply(outcome)
+
+    def _exchange(self, i: int) -> ChunkExchange:
+        return self._connections[i].plain_exchange(self._sessions[i], flat=bool(self._requests.flat[i]))
 
     def __call__(self, outcome: Any) -> None:
+        if self.are_sent:  # after a failure, when it was unknown what the engine had taken
+            return
         self.are_sent = True
         connections = self._connections
         if not isinstance(outcome, BulkAnswer):
@@ -210,7 +221,12 @@ class PlainReplies(SeparateReplies):
                 self._reply_alone(i, answer)
             return
         first = connections[0]
-        responses = write_plain_answers(self._requests, outcome, first.standard_headers())
+        try:
+            responses = write_plain_answers(self._requests, outcome, first.standard_headers())
+        except Exception as error:  # noqa: BLE001  (whatever it was, the clients are answered)
+            for i in range(len(connections)):
+                self._exchange(i).crash(error)
+            return
         metrics = first.caller.engine.metrics
         metrics.record_requests(ChunkExchange.route, 200, len(responses), perf_counter() - self._since)
         for connection, response in zip(connections, responses, strict=True):

@@ -157,12 +157,13 @@ class MessageInbox:
         self, caller: Caller, messages: PlainMessages, names: list[str], sockets: Sequence[MessageSocket]
     ) -> bool:
         """Submit messages of different sessions as one job. Returns whether they were taken."""
-        if not caller.usage.has_room(len(names)):
+        usage, observations = caller.usage, messages.observations()
+        if len(names) > usage.room or not usage.covers(len(observations)):
             return False
         replies = MessageReplies(messages, names, sockets)
         job = AdvanceMany(
             SessionList(names),
-            messages.observations(),
+            observations,
             messages.lengths,
             messages.at,
             messages.epochs,
