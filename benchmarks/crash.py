@@ -5,8 +5,8 @@ lost.
 
 Every client streams its own series with `at`, and sends each chunk again until it is answered. At the end its
 predictions must equal those of one uninterrupted pass: no acknowledged chunk is missing, and none was applied
-twice. Otherwise the exit status is 1. The server folds its journal and makes checkpoints far more often than
-usual, so that kills interrupt these, too.
+twice. Otherwise the exit status is 1. The server makes checkpoints far more often than usual, so that kills
+interrupt these, too.
 """
 
 from __future__ import annotations
