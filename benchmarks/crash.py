@@ -2,6 +2,7 @@
 lost.
 
     python -m benchmarks.crash [--kills 200] [--clients 32] [--models FOLDER] [--seed 1]
+                                [--durability 250ms]
 
 Every client streams its own series with `at`, and sends each chunk again until it is answered. At the end its
 predictions must equal those of one uninterrupted pass: no acknowledged chunk is missing, and none was applied
@@ -184,6 +185,7 @@ async def crash(
     seed: int,
     planted: str = "",
     most_seconds: float = 1.0,
+    durability: str = "commit",
 ) -> Report:
     """Stream, kill, restart, and compare the predictions.
 
@@ -193,12 +195,13 @@ async def crash(
     folder : for the store
     planted : Python code that the server runs first, to plant a bug
     most_seconds : the longest time from a server's first answer to its kill
+    durability : the setting CARRYOVER_DURABILITY
     """
     report, draw, port, stop = Report(), random.Random(seed), _free_port(), asyncio.Event()
     callers = [Client(f"client-{i}", port, seed * 1000 + i, report) for i in range(clients)]
     streams = [asyncio.create_task(client.stream(stop)) for client in callers]
     for _ in range(kills):
-        async with _server(models, folder, port, planted) as server:
+        async with _server(models, folder, port, planted, durability) as server:
             before = report.acknowledged
             while report.acknowledged == before and not all(client.broken for client in callers):
                 if server.returncode is not None:
@@ -207,7 +210,7 @@ async def crash(
             await asyncio.sleep(draw.uniform(0.0, most_seconds))
             server.kill()
             report.kills += 1
-    async with _server(models, folder, port, planted) as server:
+    async with _server(models, folder, port, planted, durability) as server:
         stop.set()
         await asyncio.gather(*streams)
         server.terminate()
@@ -219,12 +222,13 @@ async def crash(
 
 @asynccontextmanager
 async def _server(
-    models: Path, folder: Path, port: int, planted: str
+    models: Path, folder: Path, port: int, planted: str, durability: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     ours = {name: text for name, text in os.environ.items() if not name.startswith("CARRYOVER_")}
     environment = ours | {
         "CARRYOVER_STORE": f"sqlite:{folder / 'carryover.sqlite'}",
         "CARRYOVER_MODELS": str(models),
+        "CARRYOVER_DURABILITY": durability,
         "CARRYOVER_PORT": str(port),
         "CARRYOVER_LOG_LEVEL": "error",
         "CARRYOVER_RESIDENT_SESSIONS": "2048",
@@ -257,11 +261,19 @@ def main() -> int:
         "--models", type=Path, default=Path("models/zoo/sine"), help="an artifact with one input"
     )
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--durability", default="commit", help="the setting CARRYOVER_DURABILITY")
     options = parser.parse_args()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         report = asyncio.run(
-            crash(options.models, Path(folder), options.kills, options.clients, options.seed)
+            crash(
+                options.models,
+                Path(folder),
+                options.kills,
+                options.clients,
+                options.seed,
+                durability=options.durability,
+            )  # fmt: skip
         )
     print(f"{report}; {time.perf_counter() - began:.0f} s")
     return 1 if report.broken else 0
