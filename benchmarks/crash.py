@@ -273,7 +273,7 @@ def main() -> int:
                 options.clients,
                 options.seed,
                 durability=options.durability,
-            )  # fmt: skip
+            )
         )
     print(f"{report}; {time.perf_counter() - began:.0f} s")
     return 1 if report.broken else 0
