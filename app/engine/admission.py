@@ -119,10 +119,10 @@ class _Commands:
             case Delete():
                 slab, row = self._residents.require(job.session, batch, job.at, job.epoch)
                 self._residents.remove(job.session, slab, row, "deleted", batch)
-                batch.provisional_answers.append((job, None))
+                batch.answers_if_committed.append((job, None))
             case Expire():
                 remove_expired(job.sessions, self._residents, batch)
-                batch.provisional_answers.append((job, None))
+                batch.answers_if_committed.append((job, None))
             case Refuse():
                 raise job.error
             case _:
@@ -192,7 +192,7 @@ class _Commands:
             previous, _ = self._residents.require(job.session, batch, job.at, job.epoch)
             batch.previous_slabs[job.session] = previous
         elif job.at is not None or job.epoch is not None:
-            raise exactly_once.missing_session_error(job.session, batch.tombstones.get(job.session))
+            raise exactly_once.missing_session_error(job.session, batch.missing.get(job.session))
         row = self._residents.create(job.session, slab, job.state.ttl_seconds, batch)
         after.headers["epoch"] = slab.headers["epoch"][row]
         touch(after.headers, batch.now)
@@ -235,4 +235,4 @@ def _begin_forecast(job: Forecast, slab: Slab, row: int) -> Progress:
 def _stage(job: Job, session: str, slab: Slab, row: int, after: Rows, batch: Batch) -> None:
     view = session_view(session, slab, after)  # first: if it raises, nothing is staged
     batch.stage(slab, (session,), np.array([row]), after)
-    batch.provisional_answers.append((job, view))
+    batch.answers_if_committed.append((job, view))

@@ -85,24 +85,24 @@ class Backlog:
         if len(taken) == 1 and not self.slow and type(taken[0]) is AdvanceMany:
             # Use the job's own set: copying a thousand names can take longer than the batch itself.
             return Batch(now, taken, taken[0].sessions.unique)
-        touched: set[str] = set()
+        sessions: set[str] = set()
         for job in taken:
             if type(job) is Advance:  # nearly every job
-                touched.add(job.session)
+                sessions.add(job.session)
             else:
-                touched.update(job.sessions)
+                sessions.update(job.sessions)
         if self.slow:
             slow = self.slow.take(max_slow)
             pinned = self.slow.pinned
             taken += slow
-            touched.update(session for job in slow for session in job.sessions)
-        return Batch(now, taken, touched, pinned, self.slow.may_begin)
+            sessions.update(session for job in slow for session in job.sessions)
+        return Batch(now, taken, sessions, pinned, self.slow.may_begin)
 
     def finish(self, batch: Batch) -> None:
         """Keep the batch's unfinished jobs and its retries; ready the next job of each other session."""
         self.slow.put(batch.unfinished)
         kept = {session for job in (*batch.unfinished, *batch.retries) for session in job.sessions}
-        self.queue.finish(batch.touched - kept if kept else batch.touched)
+        self.queue.finish(batch.sessions - kept if kept else batch.sessions)
         for job in batch.retries:
             self.queue.requeue(job)
 

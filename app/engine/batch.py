@@ -46,8 +46,8 @@ class Batch:
 
     now : when all of it happens, seconds since 1970
     jobs : in the order of the queue
-    touched : names of their sessions
-    pinned : sessions of other jobs; with `touched`, those that stay resident for the whole tick
+    sessions : names of their sessions
+    pinned : sessions of other jobs; with `sessions`, those that stay resident for the whole tick
     may_begin : long chunks that may be begun
     chunks : chunks that are stepped in one pass, by slab
     long_chunks : slab, row and job of chunks that take several batches and have observations left
@@ -63,13 +63,13 @@ class Batch:
     splits : jobs that were divided, with their parts, by id of the job
     unfinished : jobs that go on in the next batch
     retries : jobs whose session had expired; tried again once it is removed
-    provisional_answers : answers that hold once the batch is committed
+    answers_if_committed : answers that hold once the batch is committed
     final_answers : answers that hold whether it is committed or not
     """
 
     now: float
     jobs: Sequence[Job] = ()
-    touched: SessionNames = frozenset()
+    sessions: SessionNames = frozenset()
     pinned: SessionNames = frozenset()
     may_begin: int = sys.maxsize
     chunks: dict[Slab, ChunkColumns] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Batch:
     forecasts: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
     bulk_rows: dict[int, tuple[Slab, Ints]] = field(default_factory=dict)
     lookups: Collection[str] = ()
-    tombstones: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)
+    missing: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)
     created: dict[str, tuple[Slab, int]] = field(default_factory=dict)
     previous_slabs: dict[str, Slab] = field(default_factory=dict)
     staged: list[StagedRows] = field(default_factory=list)
@@ -86,13 +86,13 @@ class Batch:
     splits: dict[int, tuple[Job, Sequence[Job]]] = field(default_factory=dict)
     unfinished: list[Job] = field(default_factory=list)
     retries: Sequence[Job] = ()
-    provisional_answers: list[tuple[Job, Outcome]] = field(default_factory=list)
+    answers_if_committed: list[tuple[Job, Outcome]] = field(default_factory=list)
     final_answers: list[tuple[Job, Outcome]] = field(default_factory=list)
 
     @property
-    def staying(self) -> SessionNames:
+    def not_evictable(self) -> SessionNames:
         """Sessions that must stay resident for the whole tick."""
-        return self.touched | self.pinned if self.pinned else self.touched
+        return self.sessions | self.pinned if self.pinned else self.sessions
 
     def chunks_of(self, slab: Slab) -> ChunkColumns:
         """The columns for chunks of this slab's sessions; made with its first chunk."""
@@ -106,14 +106,14 @@ class Batch:
         """Have the parts answered in place of the job."""
         self.splits[id(job)] = (job, parts)
 
-    def expand(self, jobs: Iterable[Job]) -> Iterator[Job]:
+    def reply_targets(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """The jobs whose `reply` is to be called: a divided job is replaced by its parts."""
         for job in jobs:
             _, parts = self.splits.get(id(job), (job, None))
             if parts is None:
                 yield job
             else:
-                yield from self.expand(parts)
+                yield from self.reply_targets(parts)
 
     def refuse(self, job: Job, error: CarryoverError) -> None:
         self.final_answers.append((job, error))
@@ -152,8 +152,8 @@ class Batch:
 
     def fail(self, error: CarryoverError) -> None:
         """Answer everything that would have moved with this error; nothing moves."""
-        self.final_answers += [(job, error) for job, _ in self.provisional_answers]
-        self.provisional_answers.clear()
+        self.final_answers += [(job, error) for job, _ in self.answers_if_committed]
+        self.answers_if_committed.clear()
         self.staged.clear()
         self.scores.clear()
         self.removed.clear()

@@ -75,7 +75,7 @@ def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch)
         for i, extra in outputs.extra.items():
             if span.start <= i < span.stop:
                 bulk_answer.add_extra_outputs(i - span.start, extra)
-        batch.provisional_answers.append((job, bulk_answer))
+        batch.answers_if_committed.append((job, bulk_answer))
 
 
 def _answer_singles(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch) -> None:
@@ -94,7 +94,7 @@ def _answer_singles(group: ChunkColumns, outputs: PassOutputs, after: Rows, batc
     for i, extra in outputs.extra.items():
         if i < count:
             answers[i][1].answer.update(extra)
-    batch.provisional_answers += answers
+    batch.answers_if_committed += answers
 
 
 def _extra_outputs(group: ChunkColumns, result: StepResult) -> dict[int, Answer]:

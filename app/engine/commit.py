@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection
 
 from app.engine.batch import Batch
-from app.engine.residents import Residents, seal
+from app.engine.residents import Residents, make_blocks
 from app.engine.withdraw import uncompared_sessions, withdraw
 from app.errors import CarryoverError, StoreFailed
 from app.stores import Block, Conflicts
@@ -41,7 +41,7 @@ class Commit:
             await self._confirm(uncompared_sessions(batch), batch)
             self._withdraw(await self._write(batch), batch)
         except StoreFailed:
-            self._drop(batch.touched)
+            self._drop(batch.sessions)
             raise
 
     async def _confirm(self, sessions: Collection[str], batch: Batch) -> None:
@@ -70,15 +70,15 @@ class Commit:
             if found is not None:
                 found[0].remove(session)
         if self.residents.shared_store is not None:
-            self.residents.shared_store.forget(sessions)
+            self.residents.shared_store.forget_revisions(sessions)
 
     async def _write(self, batch: Batch) -> Conflicts:
         tombstones = [tombstone for _, tombstone in batch.removed]
         blocks: list[Block] = []
         unwritable: dict[str, CarryoverError] = {}
         for staged in batch.staged if self.store.writes_through else ():
-            sealed, failed = seal(staged.slab, staged.sessions, staged.after)
-            blocks += sealed
+            made, failed = make_blocks(staged.slab, staged.sessions, staged.after)
+            blocks += made
             unwritable |= failed
         if blocks and tombstones:  # a session that its last chunk removes is staged too
             gone = {tombstone.session for tombstone in tombstones}
@@ -122,13 +122,13 @@ class Commit:
             self.metrics.created += 1
         slab.publish(session, row)
 
-    def abandon(self, batch: Batch) -> None:
+    def release_unused_rows(self, batch: Batch) -> None:
         """Give back the rows of sessions that were not created after all."""
         for session, (slab, row) in batch.created.items():
             slab.give_back(row)
             self.residents.counts.discard(session)
         batch.created.clear()
         if self.residents.shared_store is not None and batch.lookups:
-            self.residents.shared_store.forget(
+            self.residents.shared_store.forget_revisions(
                 [session for session in batch.lookups if self.residents.find(session) is None]
             )

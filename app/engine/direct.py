@@ -19,7 +19,7 @@ from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
 from app.session.digest import digests
 from app.session.slab import WARM
-from models.arrays import Bytes, Digests, Epochs, Floats, Ints, Seconds, Words
+from models.arrays import Bytes, Digests, Epochs, Floats, Ints, Seconds, UInt32s
 from models.jit import FLOAT, INT, contiguous, jit, readonly, readonly_contiguous, writable
 
 
@@ -134,7 +134,7 @@ def _publish(
     deadline: Seconds,
     ttl: Seconds,
     digest: Digests,
-    steps: Words,
+    chunk_lengths: UInt32s,
     answer: Floats,
     carries: Floats,
     used: Bytes,
@@ -157,12 +157,12 @@ def _publish(
         deadline[row] = now + ttl[row]
         for chunk in range(chunks - 1, 0, -1):
             digest[row, chunk] = digest[row, chunk - 1]
-            steps[row, chunk] = steps[row, chunk - 1]
+            chunk_lengths[row, chunk] = chunk_lengths[row, chunk - 1]
             for output in range(outputs):
                 answer[row, chunk, output] = answer[row, chunk - 1, output]
         if chunks:
             digest[row, 0] = digests[i]
-            steps[row, 0] = 1
+            chunk_lengths[row, 0] = 1
             for output in range(outputs):
                 answer[row, 0, output] = predictions[i, output]
         for k in range(carries.shape[1]):

@@ -163,14 +163,14 @@ class ModelSlabs:
         ------
         OtherModel
         """
-        slab = self.known(fingerprint)
+        slab = self.find_slab(fingerprint)
         if slab is None:
             raise OtherModel(
                 f"the state belongs to model {fingerprint[:12]}, which is not loaded", fingerprint=fingerprint
             )
         return slab
 
-    def known(self, fingerprint: str) -> Slab | None:
+    def find_slab(self, fingerprint: str) -> Slab | None:
         """The slab that a carry of this fingerprint belongs to; None if its artifact is not loaded."""
         artifact, _, kind = fingerprint.partition(KIND_SEPARATOR)
         if fingerprint in self.slabs or artifact not in self.slabs:

@@ -38,7 +38,7 @@ def place(job: Advance, residents: Residents, batch: Batch) -> tuple[Slab, int]:
                 return residents.move_to_newest(session, slab, row, batch)
             return slab, row
     if job.at or job.epoch is not None or not job.create:
-        raise exactly_once.missing_session_error(session, batch.tombstones.get(session))
+        raise exactly_once.missing_session_error(session, batch.missing.get(session))
     slab = residents.models.slab_for_model(job.model)
     return slab, residents.create(session, slab, None, batch)
 
@@ -102,8 +102,8 @@ def _sort(job: AdvanceMany, residents: Residents, batch: Batch) -> _SortedChunks
         found = residents.find(session)
         if found is None:
             expected = (job.at is not None and job.at[i] > 0) or (job.epochs is not None and job.epochs[i])
-            if expected or isinstance(batch.tombstones.get(session), CarryoverError):
-                error = exactly_once.missing_session_error(session, batch.tombstones.get(session))
+            if expected or isinstance(batch.missing.get(session), CarryoverError):
+                error = exactly_once.missing_session_error(session, batch.missing.get(session))
                 chunks.refused[i] = error
             else:
                 chunks.new.append(i)

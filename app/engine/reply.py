@@ -17,19 +17,19 @@ def reply(batch: Batch, metrics: Metrics) -> None:
     _count(batch, metrics)
     usage: UsageCounter | None = None
     count = 0  # jobs in a row that this usage counts
-    for job, outcome in batch.provisional_answers + batch.final_answers:
+    for job, outcome in batch.answers_if_committed + batch.final_answers:
         if isinstance(job, Advance | AdvanceMany) and job.usage is not None:
             if job.usage is not usage:
                 if usage is not None:
                     usage.release(count)
                 usage, count = job.usage, 0
             count += 1 if isinstance(job, Advance) else len(job)
-        hand_over(job, outcome)
+        call_reply(job, outcome)
     if usage is not None:
         usage.release(count)
 
 
-def hand_over(job: Job, outcome: Outcome) -> None:
+def call_reply(job: Job, outcome: Outcome) -> None:
     """Call the `reply` of a job; if it raises, that is logged."""
     try:
         job.reply(outcome)
@@ -40,7 +40,7 @@ def hand_over(job: Job, outcome: Outcome) -> None:
 def _count(batch: Batch, metrics: Metrics) -> None:
     """Count what the batch did, before its answers leave. Refusals are counted where they are sent."""
     chunks = observations = 0
-    for job, outcome in batch.provisional_answers:
+    for job, outcome in batch.answers_if_committed:
         if type(job) is Advance:
             chunks += 1
             observations += len(job.observations)

@@ -162,7 +162,7 @@ def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) 
         batch.delete(slab, job.session, after, 0)
     position, epoch = scalar(after.headers, "position"), scalar(after.headers, "epoch")
     model = slab.forecaster.artifact.name
-    batch.provisional_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, answer)))
+    batch.answers_if_committed.append((job, ChunkAnswer(job.session, model, position, epoch, False, answer)))
 
 
 def _horizon(job: Advance | Forecast) -> int:

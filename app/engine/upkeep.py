@@ -75,7 +75,7 @@ class Upkeep:
                 self._enqueue(Expire(expired[i : i + self._max_sessions]))
 
     async def _expired_in_store(self, now: float) -> list[str]:
-        if self.store.hold_deadlines_before is not None:
+        if self.store.no_expiry_before is not None:
             return []
         try:
             expired: list[str] = await self._call(self.store.expired, now, STORED_PER_SWEEP)

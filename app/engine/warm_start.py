@@ -30,9 +30,9 @@ def warm_start_sessions(residents: Residents, batch: Batch) -> None:
     """
     begun = {job.session for job in batch.jobs if isinstance(job, Advance | Forecast) and job.progress}
     for slab in residents.models.outdated_slabs():
-        moving = [session for session in batch.touched - begun if session in slab.index]
+        moving = [session for session in batch.sessions - begun if session in slab.index]
         if moving and _compatible(slab, residents.models.current[slab.forecaster.artifact.name]):
-            _move(residents, slab, residents.models.successor(slab), moving, batch.staying)
+            _move(residents, slab, residents.models.successor(slab), moving, batch.not_evictable)
 
 
 def _compatible(older: Slab, newer: Slab) -> bool:
@@ -46,7 +46,7 @@ def _compatible(older: Slab, newer: Slab) -> bool:
 
 
 def _move(
-    residents: Residents, older: Slab, newer: Slab, sessions: list[str], staying: Collection[str]
+    residents: Residents, older: Slab, newer: Slab, sessions: list[str], not_evictable: Collection[str]
 ) -> None:
     before = older.read(older.rows_of(sessions))
     try:
@@ -54,7 +54,7 @@ def _move(
     except Exception:
         log.exception("the newer network failed on %d sessions: they keep the older one", len(sessions))
         return
-    residents.make_room(newer, len(sessions), staying)
+    residents.make_room(newer, len(sessions), not_evictable)
     headers = np.zeros(len(sessions), header_type(newer.recent_chunks, newer.forecaster.output_size))
     copy_headers(before.headers, headers)
     rows = np.array([newer.take() for _ in sessions])

@@ -24,7 +24,7 @@ def uncompared_sessions(batch: Batch) -> set[str]:
     compared = {session for staged in batch.staged for session in staged.sessions}
     compared.update(tombstone.session for _, tombstone in batch.removed)
     compared.update(session for job in batch.unfinished for session in job.sessions)
-    return set(batch.touched) - compared
+    return set(batch.sessions) - compared
 
 
 def withdraw(batch: Batch, conflicts: Conflicts) -> None:
@@ -36,7 +36,7 @@ def withdraw(batch: Batch, conflicts: Conflicts) -> None:
     """
     withdrawal = _Withdrawal(batch, conflicts)
     retries = [job for job in batch.retries if not withdrawal.refuse(job)]
-    batch.provisional_answers = withdrawal.keep(batch.provisional_answers)
+    batch.answers_if_committed = withdrawal.keep(batch.answers_if_committed)
     batch.final_answers = withdrawal.keep(batch.final_answers) + withdrawal.refusals
     batch.retries = retries + withdrawal.retries
     gone = set(conflicts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.arrays import Digests, Floats, Ints, Words
+from models.arrays import Digests, Floats, Ints, UInt32s
 from models.jit import INT, contiguous, jit, readonly
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -37,7 +37,7 @@ def digests(observations: Floats, lengths: Ints, horizon: int = 0) -> Digests:
 
 
 @jit(readonly("uint32", 2), readonly("int64"), INT, contiguous("uint64"))
-def _digest(words: Words, lengths: Ints, horizon: int, found: Digests) -> None:
+def _digest(words: UInt32s, lengths: Ints, horizon: int, found: Digests) -> None:
     """Every operand is an unsigned 64-bit integer: with a signed one Numba would compute in floats."""
     row = 0
     for i in range(len(lengths)):

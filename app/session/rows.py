@@ -2,11 +2,12 @@
 
 A session is a header (position, times, epoch, and the answers to its last few chunks) and a carry. Both have
 a fixed size, so that the sessions of a batch are read, advanced and written back by a handful of array
-operations, however many they are. Only an answer longer than one prediction is an object of its own, in
+operations, however many they are. The header holds an answer that is one prediction. A long answer has more
+than one prediction, or outputs beside them. It does not fit the header, and is an object of its own in
 `long_answers`.
 
-The answers are newest first: `steps[i, 0]` is the length of the last chunk, which began where the chunk
-before it ended. A length of 0 ends the list.
+The answers are newest first: `chunk_lengths[i, 0]` is the length of the last chunk, which began where the
+chunk before it ended. A length of 0 ends the list.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ def header_type(recent_chunks: int, outputs: int) -> np.dtype[np.void]:
             ("epoch", "<u8"),
             ("created", "<f8"),  # seconds since 1970
             ("seen", "<f8"),
-            ("deadline", "<f8"),  # when it expires; infinity: never
-            ("ttl", "<f8"),  # seconds of idleness; infinity: never
-            ("has_long", "<u4"),  # the number of entries in `long_answers`; 0 where it has none
+            ("deadline", "<f8"),  # when the session expires; infinity for never
+            ("ttl", "<f8"),  # idle seconds after which the session expires; infinity for never
+            ("long_answer_count", "<u4"),  # number of entries in `long_answers`; 0 for a session without any
             ("digest", "<u8", (recent_chunks,)),
-            ("steps", "<u4", (recent_chunks,)),
+            ("chunk_lengths", "<u4", (recent_chunks,)),
             ("answer", "<f4", (recent_chunks, outputs)),
         ]
     )
@@ -155,7 +156,7 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
         rows.carries[i] = carry
         if body.long:
             rows.long_answers[i] = tuple(_unpacked(answer) for answer in body.long[:recent_chunks])
-        rows.headers["has_long"][i] = len(rows.long_answers.get(i, ()))
+        rows.headers["long_answer_count"][i] = len(rows.long_answers.get(i, ()))
     return rows
 
 

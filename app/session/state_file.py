@@ -69,7 +69,7 @@ class SessionState:
 def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionState:
     """The first session of `rows`."""
     header = rows.headers[0]
-    steps = [steps for steps in header["steps"].tolist() if steps]
+    steps = [steps for steps in header["chunk_lengths"].tolist() if steps]
     return SessionState(
         session=session,
         model=model,
@@ -109,12 +109,12 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     header["seen"], header["ttl"] = state.updated, state.ttl_seconds
     long: list[Answer | None] = []
     for chunk, (length, digest, answer) in enumerate(state.answers[:recent_chunks]):
-        header["steps"][0, chunk], header["digest"][0, chunk] = length, digest
+        header["chunk_lengths"][0, chunk], header["digest"][0, chunk] = length, digest
         header["answer"][0, chunk] = answer["predictions"][-1]
         long.append(answer if length > 1 or len(answer) > 1 else None)
     if any(long):
         rows.long_answers[0] = tuple(long)
-        header["has_long"] = len(long)
+        header["long_answer_count"] = len(long)
     return rows
 
 
