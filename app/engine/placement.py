@@ -1,4 +1,4 @@
-"""The slab and row of each chunk's session, which a first chunk creates."""
+"""Finds the slab and row of each chunk's session. A first chunk creates its session."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Placement = tuple[AdvanceMany, Slab, Ints]
 
 
 def place(job: Advance, residents: Residents, batch: Batch) -> tuple[Slab, int]:
-    """Slab and row of a chunk's session. It is created if absent, unless the client expects it to exist.
+    """Find the slab and row of a chunk's session. Create it if absent, unless the client expects it to exist.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def place(job: Advance, residents: Residents, batch: Batch) -> tuple[Slab, int]:
 
 
 def _is_in_step(slab: Slab, row: int, job: Advance, batch: Batch) -> bool:
-    """Whether the session is alive, and where the client believes it to be."""
+    """Whether the session is alive, and has the position and epoch that the client claims."""
     header = slab.headers[row]
     return bool(
         (job.progress is not None or header["deadline"] >= batch.now)
@@ -56,9 +56,10 @@ def _is_in_step(slab: Slab, row: int, job: Advance, batch: Batch) -> bool:
 def place_bulk(
     job: AdvanceMany, residents: Residents, batch: Batch
 ) -> tuple[list[Placement], list[AdvanceMany]]:
-    """The chunks of each slab's sessions as one job, with slab and rows; and the chunks of expired sessions.
+    """Divide a bulk job by the slabs of its sessions. Create new sessions.
 
-    A chunk that cannot be placed is refused alone.
+    Returns the jobs with their slabs and rows, and the chunks of expired sessions. A chunk that cannot be
+    placed is refused alone.
     """
     together = batch.bulk_rows.get(id(job)) or residents.find_all(job, batch.now)
     if together is not None:
@@ -88,7 +89,7 @@ def place_bulk(
 
 @dataclass(slots=True)
 class _SortedChunks:
-    """The chunks of a bulk job by what their sessions are, as indexes into the job."""
+    """Indexes of the chunks of a bulk job, by the state of their sessions."""
 
     rows: defaultdict[Slab, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     new: list[int] = field(default_factory=list)

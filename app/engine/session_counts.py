@@ -22,7 +22,7 @@ class SessionCounts:
     def __init__(self, max_sessions: int) -> None:
         self.max_sessions = max_sessions
         self.per_tenant: Counter[str] = Counter()
-        self.limits: Mapping[str, int] = {}  # by tenant; only tenants with a limit below the server's
+        self.limits: Mapping[str, int] = {}  # limits by tenant; only tenants with a limit below the server's
 
     def add(self, sessions: Iterable[str]) -> None:
         self.per_tenant.update(map(tenant_of, sessions))

@@ -26,7 +26,8 @@ log = logging.getLogger("carryover.engine")
 def warm_start_sessions(residents: Residents, batch: Batch) -> None:
     """Move those of the batch's sessions that are resident on an older network to the newest of its name.
 
-    A session stays while a job of it is under way: the job's unfinished carry is the older network's.
+    A session with an unfinished job is not moved, because the job's intermediate carry is the older
+    network's.
     """
     begun = {job.session for job in batch.jobs if isinstance(job, Advance | Forecast) and job.progress}
     for slab in residents.models.outdated_slabs():

@@ -1,4 +1,4 @@
-"""The answers to a session's last few chunks: a retry gets the same answer and is not applied again."""
+"""The answers to a session's last few chunks. A retry gets the stored answer and is not applied again."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def remember(
     rows : the sessions; their headers are written to
     lengths, digests : [batch], of the chunks just applied
     last : [batch, outputs], the prediction after each chunk: the whole answer to a chunk of length 1
-    long : by index, the answers that hold more than that
-    max_bytes : older long answers of a session are forgotten beyond this; the newest is always kept
+    long : by index, the long answers (`app.session.rows`)
+    max_bytes : limit of the long answers of a session; older ones are dropped, the newest is always kept
     """
     headers = rows.headers
     _put_in_front(headers["chunk_lengths"], headers["digest"], headers["answer"], lengths, digests, last)
@@ -67,9 +67,9 @@ def remember(
 
 
 def reset_sessions(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0,)) -> None:
-    """Reset the carries of these sessions in place; their positions stay.
+    """Reset the carries of these sessions in place. Their positions do not change.
 
-    Their answers are forgotten: after a reset no earlier chunk may be taken for a retry.
+    Their stored answers are dropped, so that no chunk from before the reset is replayed.
     """
     which = list(which)  # NumPy would take a tuple for one index per dimension
     rows.carries[which] = forecaster.reset(rows.carries[which])

@@ -1,4 +1,4 @@
-"""Sessions as columns: many sessions of one model are one `Rows`, a value.
+"""Sessions as columns. A `Rows` is a value with many sessions of one model.
 
 A session is a header (position, times, epoch, and the answers to its last few chunks) and a carry. Both have
 a fixed size, so that the sessions of a batch are read, advanced and written back by a handful of array
@@ -53,7 +53,7 @@ class Rows:
     """Columns of `n` sessions of one model, copied out of the slab.
 
     headers : [n] of `header_type`; carries : [n, carry_size]
-    long_answers : by index, only of sessions that have any
+    long_answers : long answers by index; only sessions that have any
     """
 
     headers: Headers
@@ -112,7 +112,7 @@ def _form(header_type: np.dtype[np.void], carry_size: int) -> tuple[Bytes, slice
     """A record of zeros without a long answer, and where in it the header and the carry are."""
     empty = _body(np.zeros((), header_type), np.zeros(carry_size, np.float32), ())
     form = _encode(empty)
-    end = len(form) - 1  # after the carry comes an empty list of long answers: one byte
+    end = len(form) - 1  # after the carry comes an empty list of long answers, which is one byte
     carry = slice(end - len(empty.carry), end)
     end = end - len(_encode(empty.carry))
     header = slice(end - len(empty.headers), end)
@@ -161,7 +161,7 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
 
 
 def copy_headers(old: Headers, new: Headers) -> None:
-    """Copy headers into others of another layout: of the remembered answers the newest, as many as fit."""
+    """Copy headers to headers of another layout, with as many of the newest remembered answers as fit."""
     if old.dtype == new.dtype:
         new[:] = old
         return

@@ -35,11 +35,11 @@ from app.session.rows import Answer, Rows, header_type
 from models.arrays import AnyArray, Floats
 from models.forecaster import Forecaster
 
-MAX_HEADER_BYTES = 2**20  # some 10,000 tensors: to read 150,000 takes over a second
+MAX_HEADER_BYTES = 2**20  # about 10,000 tensors; reading 150,000 takes over a second
 FORMAT, VERSION = "carryover-session", "1"
 MAX_CHUNKS = 4096
-MAX_POSITION = 2**62  # a position that chunks may still advance, as an int64
-MAX_TTL_SECONDS = 1e9  # as for `POST /sessions`; infinity is never
+MAX_POSITION = 2**62  # so that chunks can still advance the position within an int64
+MAX_TTL_SECONDS = 1e9  # the same limit as for `POST /sessions`; infinity means never
 WHOLE_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 NAMES = "predictions|lower|upper|residuals|scores|observed|forecast|forecast_lower|forecast_upper"
 MAY_BE_NAN = {"residuals", "scores"}

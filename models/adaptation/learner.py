@@ -21,11 +21,11 @@ from models.artifact.learning import Learning, feature_count
 
 Shape = tuple[int, ...]
 
-WINDOW = 100_000  # longest window of a running mean; beyond it, float32 rounding would lose new values
+WINDOW = 100_000  # longest window of a running mean; beyond it, float32 rounding loses new values
 SCALE_WINDOW = 200  # window of the mean squared error that scales the intervals (part `interval_mse`)
 SURPRISE_WINDOW = 500  # window of the mean squared error that scales the anomaly score (part `surprise_mse`)
-# Parts with one number for each output, in the order of stored carries. `last_observed` is the last value that
-# was observed. `observed` counts the observations that had a prediction. `mse`, `mae` and `persistence` are mean
+# Parts with one number for each output, in the order of stored carries. `last_observed` is the last observed
+# value. `observed` counts the observations that had a prediction. `mse`, `mae` and `persistence` are mean
 # errors over WINDOW.
 OUTPUT_PARTS = ("last_observed", "interval_mse", "surprise_mse", "observed", "mse", "mae", "persistence")
 # In scaled units. Larger values get less weight, so that a single spike does not ruin a readout.

@@ -8,9 +8,9 @@ starts at zero. At each observation the error e of its prediction moves w:
 
 which minimises the sum over the past of forgetting^age (y - w . f)^2 (Haykin, Adaptive Filter Theory, 4th
 ed., chapter 9). On its own this forgets the prior, too, and where f does not excite a direction, P grows
-without bound ("wind-up"). So the prior is renewed. At each observation the weight of one feature i, the next in
-cyclic order, is treated as observed to be zero, with the weight that the prior loses over a whole cycle (Gay,
-Dynamically regularized fast RLS with application to echo cancellation, ICASSP 1996):
+without bound ("wind-up"). So the prior is renewed. At each observation the coefficient w_oi of one feature i,
+the next in cyclic order, is treated as observed to be zero, with the weight that the prior loses over a whole
+cycle (Gay, Dynamically regularized fast RLS with application to echo cancellation, ICASSP 1996):
 
     a = k (1 - forgetting) prior    g = P u_i    s = 1 + a g_i
     w_o -= a w_oi g / s             P <- P - a g g' / s
