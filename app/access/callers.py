@@ -34,8 +34,7 @@ CLIENT: ContextVar[Client | None] = ContextVar("client", default=None)
 
 
 class Caller:
-    """The engine as the clients of one key see it: only their own sessions, under their own ids, in their
-    quota.
+    """The engine as the clients of one key see it: their own sessions, by their own ids, in their quota.
 
     Parameters
     ----------

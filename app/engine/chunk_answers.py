@@ -81,7 +81,7 @@ def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch)
 def _answer_singles(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch) -> None:
     model, count = group.slab.forecaster.artifact.name, len(group.jobs)
     if outputs.ends is None:
-        parts = list(outputs.predictions[:count, None])  # iterating is the fastest way to views of single rows
+        parts = list(outputs.predictions[:count, None])  # the fastest way to make views of single rows
     else:
         ends = outputs.ends[:count].tolist()
         parts = [outputs.predictions[start:end] for start, end in zip([0, *ends], ends, strict=False)]

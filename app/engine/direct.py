@@ -1,10 +1,10 @@
-"""Applies simple jobs at once: chunks of one observation each, of resident sessions at the expected
-positions.
+"""Applies simple bulk jobs as they are submitted, without the queue and a batch.
 
-If the store does not write through, such chunks need no staging, because nothing can fail between their step
-and their publication and nothing has to be written first. So one compiled loop checks a job, the network
-steps it, and a second compiled loop publishes it. If any chunk of a job is not of this kind, the job goes to
-a batch unchanged.
+In a simple job every chunk has one observation, and every session is resident and at the position that its
+client claims. If the store does not write through, such chunks need no staging, because nothing can fail
+between their step and their publication and nothing has to be written first. So one compiled loop checks a
+job, the network steps it, and a second compiled loop publishes it. If any chunk of a job is not of this kind,
+the job goes to a batch unchanged.
 """
 
 from __future__ import annotations

@@ -89,9 +89,7 @@ class ModelSlabs:
         if newest.forecaster.artifact.fingerprint == slab.forecaster.artifact.fingerprint:
             return slab
         if slab.forecaster.artifact.learning.kind == kind:
-            return (
-                newest  # its sessions did not choose how to learn, so they learn as the newest network does
-            )
+            return newest  # the sessions did not choose how to learn, so they learn as the newest network
         try:
             return self._of_kind(newest, kind)
         except BadArtifact:  # the newest network cannot learn in this way

@@ -1,9 +1,8 @@
-"""Forecasts and long chunks, which take several batches. Each batch takes a limited number; connections
-alternate.
+"""The forecasts and long chunks, which take several batches.
 
-A long chunk is *begun* once a slice of it was computed. It will change its session's row, which therefore
-must not be evicted. So only a limited number of chunks may be begun at once. A forecast works on a copy of
-the carry.
+Each batch takes a limited number of them, and connections alternate. A long chunk is *begun* once a slice of
+it was computed. It will change its session's row, which therefore must not be evicted. So only a limited
+number of chunks may be begun at once. A forecast works on a copy of the carry.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Moves resident sessions of an older network to the newer one, by replaying their last observations.
 
-The newer network never gets the older one's carry: it begins at zero and observes again what the session's
-carry has kept (`CARRYOVER_REPLAY_OBSERVATIONS`). Position, epoch, times and remembered answers stay. Clients
-cannot see when it happens, so it needs no commit of its own: a server that stops before the session's next
-chunk finds the older record and replays the same observations again.
+The newer network never gets the older one's carry. It begins at zero and observes again what the session's
+carry has kept (`CARRYOVER_REPLAY_OBSERVATIONS`). Position, epoch, times and remembered answers do not change.
+The move needs no commit of its own. If the server stops before the session's next chunk, it finds the older
+record at the next start and replays the same observations again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Notifies the watchers of sessions of the changes of a batch, once they are published.
 
-    engine publishes -> Watchers.notify(moved, removed) -> watcher.notify(event), and then the answers are
-    sent
+    engine publishes -> Watchers.notify(moved, removed) -> watcher.notify(event), then send answers
 
 A dashboard watches a session while other clients feed it. It sees what was applied, never what was only
-requested. Without watchers this costs the engine one look at an empty dict a tick.
+requested. Without watchers the engine only tests an empty dict once in each tick.
 """
 
 from __future__ import annotations
