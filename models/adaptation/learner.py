@@ -351,6 +351,8 @@ def _shapes(learning: Learning, features: int, outputs: int) -> dict[str, Shape]
     groups, group_outputs = (outputs, 1) if learning.readout == "gain" else (1, outputs)
     shapes: dict[str, Shape] = {"begun": (), "level": ()}
     if learning.adapts_readout:
+        # `prior` is how strongly the readout is pulled towards the trained one. `renewed_feature` cycles
+        # through the features, because `readout.update` renews the prior of one feature at each observation.
         shapes |= {"forgetting": (), "prior": (), "renewed_feature": (), "features": (groups, features)}
         shapes |= {"weights": (groups, group_outputs, features), "covariance": (groups, features, features)}
     if learning.tracks_errors:
