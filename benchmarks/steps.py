@@ -48,8 +48,8 @@ def main() -> None:
         target = row @ _drifted(truth, step, total) + noise[step % CYCLE]
         seen = np.repeat(row[None, None], count, axis=0)
         errors = target.astype(np.float32) - readout.corrections(weights, seen)
-        coordinate = np.full((count, 1), step % size)
-        readouts = readout.Readouts(weights, covariance, lam, prior, coordinate)
+        renewed_feature = np.full((count, 1), step % size)
+        readouts = readout.Readouts(weights, covariance, lam, prior, renewed_feature)
         readout.update(readouts, seen, errors, observed)
         if (step + 1) % (total // 10) == 0:
             _tell(step + 1, total, weights, covariance, features, noise, truth)

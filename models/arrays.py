@@ -23,8 +23,8 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 """Masks: which rows or values something holds for."""
 
-Words = npt.NDArray[np.uint32]
-"""Unsigned 32-bit numbers: float32 seen as bits, and step counts as they are stored."""
+UInt32s = npt.NDArray[np.uint32]
+"""Unsigned 32-bit numbers: float32 seen as bits, and chunk lengths as they are stored."""
 
 Bytes = npt.NDArray[np.uint8]
 """Raw bytes: text, or other arrays seen as bytes."""

@@ -34,11 +34,11 @@ CLIENT: ContextVar[Client | None] = ContextVar("client", default=None)
 
 
 class Caller:
-    """The engine as the clients of one key see it: their own sessions by their own ids, within their quota.
+    """The engine as the clients of one key see it: their own sessions, by their own ids, in their quota.
 
     Parameters
     ----------
-    tenant : that the sessions belong to; `*` for an admin who lists those of all tenants
+    tenant : owner of the sessions; `*` for an admin who lists the sessions of all tenants
     key : None where the server has no keys
     usage : what the key has in use; None where the server has no keys
     """
@@ -76,7 +76,7 @@ class Caller:
 
     @property
     def sees_all_tenants(self) -> bool:
-        """Whether it may see figures of the whole server, which reveal something about other tenants."""
+        """Whether the caller may see figures of the whole server, which reveal facts about other tenants."""
         return self.key is None or self.key.role in {"monitor", "admin"}
 
     def submit(self, job: Job) -> None:
@@ -97,7 +97,7 @@ class Caller:
             usage.check(job, 1)
             job.usage = usage
             self.engine.submit(job)
-            usage.in_flight += 1  # the same as `usage.acquire(1)`, with a call less
+            usage.in_flight += 1  # does the same as `usage.acquire(1)` with one call less
             usage.share.acquire(1)
         else:
             self._submit_other(job, usage)
@@ -126,7 +126,7 @@ class Caller:
         usage.acquire(count)
 
     def _submit_chunks(self, job: AdvanceMany, usage: Usage) -> None:
-        """Queue chunks; the engine releases them as they are answered, which may be at once."""
+        """Queue chunks. The engine releases them when they are answered, possibly within this call."""
         job.usage = usage
         usage.acquire(len(job))
         try:
@@ -149,7 +149,7 @@ class Caller:
     async def list_sessions(
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
-        """(id, model) of up to `limit` sessions, sorted by id: ids behind `after` that begin with `prefix`.
+        """List (id, model) of up to `limit` sessions, sorted by id: ids > `after` that begin with `prefix`.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class Caller:
         return [(name[len(self.prefix) :], model_name) for name, model_name in found]
 
     def __len__(self) -> int:
-        """Number of the caller's sessions; of all sessions without keys, or for an admin of all tenants."""
+        """Number of the caller's sessions. Without keys, and for an admin of all tenants: of all sessions."""
         sessions = self.engine.residents
         if self.key is None or self.tenant == ALL_TENANTS:
             return len(sessions)
@@ -181,7 +181,7 @@ class Caller:
 
     def _rename(self, job: Job) -> None:
         prefix = self.prefix
-        if not job.sessions:  # of a model, not of a session
+        if not job.sessions:  # the job concerns a model, not a session
             return
         if isinstance(job, AdvanceMany):
             job.sessions = job.sessions.with_prefix(prefix)
@@ -214,7 +214,7 @@ class Authenticator:
 
     Parameters
     ----------
-    key_ring : the keys; None: no key is needed, and there is one tenant, without a name
+    key_ring : the keys; None if no key is needed; then there is one tenant, without a name
     """
 
     def __init__(self, engine: Engine, settings: Settings, key_ring: KeyRing | None = None) -> None:
@@ -226,20 +226,20 @@ class Authenticator:
         self.sockets: set[Revocable] = set()  # the open sockets of all keys
         self.connections = ConnectionLimit(
             settings.http_connections
-        )  # of HTTP; the gRPC library counts its own
+        )  # limit of HTTP connections; the gRPC library counts its own
         self._caller_class = Caller if engine.tracing is None else TracedCaller
-        self._tenant_shares: WeakValueDictionary[str, TenantShare] = WeakValueDictionary()  # by tenant
+        self._tenant_shares: WeakValueDictionary[str, TenantShare] = WeakValueDictionary()
         self._keyless_caller = self._caller_class(engine, settings, usage=self._usage("", None))
         self._callers: dict[Key, Caller] = {}
-        self.key_version = 0  # changes with the keys: look up again a caller that was found before
+        self.key_version = 0  # changes with the keys; then callers found before must be looked up again
         self._set_session_limits()
 
     def authenticate(self, authorization: bytes | None, tenant: str | None = None) -> Caller:
-        """The caller of a request with this `Authorization`.
+        """Find the caller of a request with this `Authorization`.
 
         Parameters
         ----------
-        tenant : that an admin's request names; None: the key's own
+        tenant : the tenant that an admin's request names; None for the key's own
 
         Raises
         ------
@@ -252,11 +252,11 @@ class Authenticator:
         return self.authenticate_token(authorization[len(BEARER) :].strip(), tenant)
 
     def authenticate_token(self, token: bytes, tenant: str | None = None) -> Caller:
-        """The caller with this token.
+        """Find the caller with this token.
 
         Parameters
         ----------
-        tenant : that an admin's request names; None: the key's own
+        tenant : the tenant that an admin's request names; None for the key's own
 
         Raises
         ------
@@ -306,7 +306,7 @@ class Authenticator:
         log.info("keys read again: %d", len(current))
 
     def _set_session_limits(self) -> None:
-        """Give the engine each tenant's limit of sessions: the highest among its keys."""
+        """Give the engine each tenant's limit of sessions, which is the highest among its keys."""
         session_limits: dict[str, int] = {}
         for key in self.key_ring or ():
             most = key.limits.within(self.settings).sessions or 0

@@ -1,19 +1,20 @@
-"""How many connections of HTTP and of sockets may be open at once; gRPC's core counts its own."""
+"""Limits the open connections of HTTP and of sockets. The gRPC library counts its own."""
 
 from __future__ import annotations
 
 MAX_REFUSALS = 32
-"""Connections too many that may be answered at once; they take open files beyond the limit."""
+"""Limit of connections beyond the limit that are kept open for a moment to be refused with an answer."""
 
 
 class ConnectionLimit:
     """Counts open connections of HTTP and of sockets. Used by the event loop's thread alone.
 
-    A connection too many may stay for a moment to be answered; so many such answers are under way at most.
+    A connection beyond the limit may stay open for a moment, to be refused with an answer. At most
+    `MAX_REFUSALS` connections do so at once.
 
     Parameters
     ----------
-    limit : connections open at once
+    limit : most connections open at once
     """
 
     __slots__ = ("limit", "open", "refused", "refusing")
@@ -25,7 +26,7 @@ class ConnectionLimit:
         self.refusing = 0
 
     def acquire(self) -> bool:
-        """Count a connection if there is room for it. Returns whether there was; then `release` it once."""
+        """Count a connection if there is room. Returns whether there was; if so, call `release` once."""
         if self.open >= self.limit:
             self.refused += 1
             return False
@@ -33,16 +34,16 @@ class ConnectionLimit:
         return True
 
     def release(self) -> None:
-        """Count a connection that was acquired no more."""
+        """Stop counting a connection that was acquired."""
         self.open -= 1
 
     def begin_refusal(self) -> bool:
-        """Whether a connection too many may stay to be answered; then `end_refusal` once it is closed."""
+        """Whether a connection beyond the limit may be answered. If so, call `end_refusal` at its end."""
         if self.refusing >= MAX_REFUSALS:
             return False
         self.refusing += 1
         return True
 
     def end_refusal(self) -> None:
-        """Count a connection that was answered no more."""
+        """Stop counting a connection that was refused with an answer."""
         self.refusing -= 1

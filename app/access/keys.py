@@ -1,9 +1,9 @@
 """API keys: the file that holds them, and the lookup of a token.
 
-A token is 256 random bits, so its SHA-256 is all that is kept: there is no password to guess, and the file
-does not let its reader in. An incoming token is never compared with anything: it is hashed and looked up by
-its digest. How long that takes depends on the digest, which nobody can choose, so it reveals nothing that
-leads to a token.
+A token is 256 random bits, so the file holds only its SHA-256. There is no password to guess, and nobody can
+log in with what the file holds. An incoming token is hashed and looked up by its digest, and never compared
+with other tokens. The time of the lookup depends on the digest, which nobody can choose. So it reveals
+nothing about a token.
 
 The file is JSON, written by `carryover keys add`, and read again when it changes:
 
@@ -38,7 +38,7 @@ MAX_TOKEN_BYTES = 256
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """One key of the file.
 
-    tenant : that the key's sessions belong to; several keys may have the same, to be replaced one by one
+    tenant : owner of the key's sessions; several keys may have the same tenant, to be replaced one by one
     role : `read` inspects and forecasts; `stream` does all that a client does; `admin` also reloads models
         and enters every tenant; `monitor` reads /metrics and nothing else
     """
@@ -70,7 +70,7 @@ class KeyRing:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Read the file if it changed. Returns whether it did.
+        """Read the file if it changed. Returns whether it was read.
 
         Raises
         ------
@@ -100,7 +100,7 @@ def generate_key(
     created: str = "",
     limits: Quota | None = None,
 ) -> tuple[Key, str]:
-    """A new key, and its token, which is stored nowhere.
+    """Generate a new key and its token, which is stored nowhere.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def generate_key(
 
 
 def read(path: Path) -> list[Key]:
-    """The keys in a file.
+    """Read the keys in a file.
 
     Raises
     ------

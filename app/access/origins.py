@@ -18,11 +18,11 @@ def is_allowed_origin(origin: str | None, host: str | None, allowed: Iterable[st
 
 
 def check_host(host: str | None, names: frozenset[str] | None) -> None:
-    """Return if a request may address this server by this name. A request without `Host` is no browser's.
+    """Check that a request may address this server by this name. Browsers always send `Host`.
 
     Parameters
     ----------
-    names : accepted beside IP addresses, lower case; None accepts any
+    names : accepted names in lower case; IP addresses are accepted, too; None accepts any
 
     Raises
     ------

@@ -17,12 +17,13 @@ Rate = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
 class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """What a key may use; None: what the settings grant every key.
+    """Limits of a key. None means the limit that the settings give every key.
 
-    sessions : of the key's tenant, resident or not
-    observations_per_second : over all its sessions; a second's worth may come at once
-    body_bytes, chunk_observations : in one request, and in one chunk of it
-    sockets : open at once
+    sessions : sessions of the key's tenant, resident or not
+    observations_per_second : observations of all its sessions; as many as for one second may come at once
+    body_bytes : bytes of one request
+    chunk_observations : observations in one chunk
+    sockets : sockets open at once
     in_flight : chunks and commands that wait for an answer at once
     """
 
@@ -34,7 +35,7 @@ class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     in_flight: Count | None = None
 
     def within(self, settings: Settings) -> Quota:
-        """The same with the settings' limits filled in; no key has more than the server."""
+        """Fill in the settings' limits. No limit of a key is above that of the server."""
         return Quota(
             sessions=_smaller(self.sessions or settings.key_sessions, settings.max_sessions),
             observations_per_second=self.observations_per_second
@@ -52,7 +53,7 @@ def _smaller(limit: int | None, other: int) -> int:
 
 
 class TokenBucket:
-    """A token bucket that grants on credit: a request is granted while the bucket is not empty.
+    """A token bucket that grants on credit. A request is granted while the bucket is not empty.
 
     So a chunk of any length is granted sooner or later. Over any time no more is granted than the rate
     allows, and one second's worth beyond.
@@ -72,7 +73,7 @@ class TokenBucket:
         self._at = clock()
 
     def take(self, count: int) -> float:
-        """Take `count` tokens. Returns 0, or in how many seconds to try again: then nothing was taken."""
+        """Take `count` tokens. Returns 0; or, if none were taken, in how many seconds to try again."""
         self._refill()
         if self._level <= 0:
             return -self._level / self.rate + 1e-3
@@ -91,6 +92,6 @@ class TokenBucket:
 
 
 def quota_error(quota: str, allowed: float, owner: str, seconds: float = 1.0) -> OverLimit:
-    """The refusal of what exceeds this quota of a key."""
+    """The error for a request that exceeds this quota of a key."""
     detail = f"{owner} may have at most {allowed:g} {quota.replace('_', ' ')}"
     return OverLimit(detail, math.ceil(seconds), quota=quota, limit=allowed)

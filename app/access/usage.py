@@ -13,10 +13,10 @@ from app.jobs.jobs import Advance, AdvanceMany, Job
 
 
 class Revocable(Protocol):
-    """A connection that lasts, and is closed when its key is removed."""
+    """A long-lived connection, which is closed when its key is removed."""
 
     def revoke(self) -> None:
-        """Close: the key was removed."""
+        """Close the connection, because its key was removed."""
 
 
 class Usage:
@@ -24,10 +24,10 @@ class Usage:
 
     Parameters
     ----------
-    share : of its tenant
+    share : share of the key's tenant
     key : None where the server has no keys
-    server_bucket : the observations of all keys are taken from it
-    all_sockets : those of all keys that are open
+    server_bucket : token bucket for the observations of all keys
+    all_sockets : the open sockets of all keys
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Usage:
         )
 
     def check(self, job: Job, count: int) -> None:
-        """Take the observations of a job from the rate; return if the job may be queued.
+        """Check that a job may be queued, and take its observations from the token buckets.
 
         Parameters
         ----------
-        count : sessions of the job
+        count : number of sessions of the job
 
         Raises
         ------
@@ -84,17 +84,17 @@ class Usage:
             self._take(len(job.observations), int(job.lengths.max()))
 
     def acquire(self, count: int) -> None:
-        """Count the chunks of as many sessions as queued."""
+        """Count the chunks of `count` sessions as queued."""
         self.in_flight += count
         self.share.acquire(count)
 
     def release(self, count: int) -> None:
-        """Count as many as answered."""
+        """Count the chunks of `count` sessions as answered."""
         self.in_flight -= count
         self.share.release(count)
 
     def check_socket(self) -> None:
-        """Return if another socket may be opened.
+        """Check that another socket may be opened.
 
         Raises
         ------
@@ -114,7 +114,7 @@ class Usage:
         self._all_sockets.add(socket)
 
     def remove_socket(self, socket: Revocable) -> None:
-        """Count a socket no more."""
+        """Stop counting a socket."""
         self.sockets.discard(socket)
         self._all_sockets.discard(socket)
 

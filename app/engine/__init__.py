@@ -1,1 +1,1 @@
-"""The one owner of all sessions' state: queue, admission, step, commit."""
+"""The only package that changes sessions: queue, admission, step, commit."""

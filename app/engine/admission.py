@@ -1,4 +1,4 @@
-"""Admission: every job of a batch is staged, answered at once, or refused, without disturbing the others."""
+"""Admission: stages, answers or refuses each job of a batch, without affecting the other jobs."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Admission:
 
     Parameters
     ----------
-    residents : the sessions; those of the batch are resident already
-    stepper : takes the chunks
+    residents : the sessions; the sessions of the batch have been loaded
+    stepper : gets the chunks
     """
 
     def __init__(self, residents: Residents, stepper: Stepper) -> None:
@@ -73,7 +73,7 @@ class Admission:
             except SessionExpired:
                 expired.append(job)
             except Exception as error:
-                log.exception("a job could not be admitted; the others go on")
+                log.exception("a job could not be admitted; the other jobs continue")
                 batch.refuse(job, StepFailed(f"the request failed: {error}; the session was not advanced"))
         for group in batch.chunks.values():
             expired += self._stepper.admit(group, batch)
@@ -119,10 +119,10 @@ class _Commands:
             case Delete():
                 slab, row = self._residents.require(job.session, batch, job.at, job.epoch)
                 self._residents.remove(job.session, slab, row, "deleted", batch)
-                batch.provisional_answers.append((job, None))
+                batch.answers_if_committed.append((job, None))
             case Expire():
                 remove_expired(job.sessions, self._residents, batch)
-                batch.provisional_answers.append((job, None))
+                batch.answers_if_committed.append((job, None))
             case Refuse():
                 raise job.error
             case _:
@@ -153,7 +153,7 @@ class _Commands:
         batch.forecasts.append((slab, row, job))
 
     def _find_again(self, job: Forecast) -> tuple[Slab, int]:
-        """Slab and row of an unfinished forecast's session, even if the session has expired meanwhile."""
+        """Find the slab and row of an unfinished forecast's session, even if it has expired meanwhile."""
         found = self._residents.find(job.session)
         if found is None:
             raise StepFailed(f"session {id_of(job.session)!r} was removed during its forecast")
@@ -192,7 +192,7 @@ class _Commands:
             previous, _ = self._residents.require(job.session, batch, job.at, job.epoch)
             batch.previous_slabs[job.session] = previous
         elif job.at is not None or job.epoch is not None:
-            raise exactly_once.missing_session_error(job.session, batch.tombstones.get(job.session))
+            raise exactly_once.missing_session_error(job.session, batch.missing.get(job.session))
         row = self._residents.create(job.session, slab, job.state.ttl_seconds, batch)
         after.headers["epoch"] = slab.headers["epoch"][row]
         touch(after.headers, batch.now)
@@ -200,12 +200,12 @@ class _Commands:
 
     def _check_absent(self, session: str, batch: Batch) -> None:
         if self._residents.find(session) is not None:
-            self._residents.require(session, batch)  # SessionExpired: it is removed, the job retried
+            self._residents.require(session, batch)  # if it has expired, it is removed and the job runs again
             raise SessionExists(f"session {id_of(session)!r} exists")
 
 
 def remove_expired(sessions: Sequence[str], residents: Residents, batch: Batch) -> None:
-    """Stage the removal of the expired ones among these sessions."""
+    """Stage the removal of those of these sessions that have expired."""
     for session in sessions:
         found = residents.find(session)
         if found is not None and found[0].headers["deadline"][found[1]] < batch.now:
@@ -213,7 +213,7 @@ def remove_expired(sessions: Sequence[str], residents: Residents, batch: Batch) 
 
 
 def _begin_forecast(job: Forecast, slab: Slab, row: int) -> Progress:
-    """The forecast's copy of the carry, and the future inputs that the client already knows.
+    """Begin a forecast: copy the carry, and collect the future inputs that the client knows.
 
     Raises
     ------
@@ -233,6 +233,6 @@ def _begin_forecast(job: Forecast, slab: Slab, row: int) -> Progress:
 
 
 def _stage(job: Job, session: str, slab: Slab, row: int, after: Rows, batch: Batch) -> None:
-    view = session_view(session, slab, after)  # first: if it raises, nothing is staged
+    view = session_view(session, slab, after)  # first, so that nothing is staged if it raises
     batch.stage(slab, (session,), np.array([row]), after)
-    batch.provisional_answers.append((job, view))
+    batch.answers_if_committed.append((job, view))

@@ -1,7 +1,7 @@
-"""The jobs that are not answered yet, and which of them go into the next batch.
+"""The jobs that are not answered yet. Chooses those of the next batch.
 
-A job waits in the queue until it is taken. A slow job is taken several times: between two of its batches it
-waits beside the queue, and its session takes no other job.
+A job waits in the queue until it is taken. A slow job is taken several times. Between two of its batches it
+waits beside the queue, and no other job of its session runs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Backlog:
         return bool(self.queue or self.slow)
 
     def split(self, job: Job) -> Sequence[Job]:
-        """The job, or its parts that fit a batch, for `add`.
+        """Split a job into parts that fit a batch, for `add`. Most jobs are not split.
 
         Raises
         ------
@@ -70,12 +70,12 @@ class Backlog:
             self.queue.add(job)
 
     def drop_cancelled(self) -> Sequence[Job]:
-        """Remove the slow jobs whose clients have left. Their sessions are busy until `finish`."""
+        """Remove the slow jobs whose clients have disconnected. Their sessions are busy until `finish`."""
         self.slow.put(self.queue.take_forecasts())
         return self.slow.drop_cancelled() if self.slow else ()
 
     def take(self, now: float) -> Batch:
-        """The next batch: a few slow jobs, and ready jobs up to the limits on sessions and bytes."""
+        """Take the next batch: a few slow jobs, and ready jobs up to the limits on sessions and bytes."""
         max_slow = min(self._stepper.max_slow_jobs, self.slow.max_begun)
         pinned: SessionNames = self.slow.pinned if self.slow else frozenset()
         sessions_left = self._max_sessions - min(len(self.slow), max_slow) - len(pinned)
@@ -83,26 +83,26 @@ class Backlog:
         if sessions_left > 0:
             taken = self.queue.take(sessions_left, self._stepper.max_nbytes, self._fair_share.limit)
         if len(taken) == 1 and not self.slow and type(taken[0]) is AdvanceMany:
-            # Use the job's own set: copying a thousand names can take longer than the batch itself.
+            # Use the job's own set, because copying a thousand names can take longer than the batch itself.
             return Batch(now, taken, taken[0].sessions.unique)
-        touched: set[str] = set()
+        sessions: set[str] = set()
         for job in taken:
             if type(job) is Advance:  # nearly every job
-                touched.add(job.session)
+                sessions.add(job.session)
             else:
-                touched.update(job.sessions)
+                sessions.update(job.sessions)
         if self.slow:
             slow = self.slow.take(max_slow)
             pinned = self.slow.pinned
             taken += slow
-            touched.update(session for job in slow for session in job.sessions)
-        return Batch(now, taken, touched, pinned, self.slow.may_begin)
+            sessions.update(session for job in slow for session in job.sessions)
+        return Batch(now, taken, sessions, pinned, self.slow.may_begin)
 
     def finish(self, batch: Batch) -> None:
-        """Keep the batch's unfinished jobs and its retries; ready the next job of each other session."""
+        """Keep the batch's unfinished jobs and retries. Make the next job of each other session ready."""
         self.slow.put(batch.unfinished)
         kept = {session for job in (*batch.unfinished, *batch.retries) for session in job.sessions}
-        self.queue.finish(batch.touched - kept if kept else batch.touched)
+        self.queue.finish(batch.sessions - kept if kept else batch.sessions)
         for job in batch.retries:
             self.queue.requeue(job)
 

@@ -1,6 +1,6 @@
-"""What one tick is about to change: collected, stepped and staged here, and only then published.
+"""The changes of one tick: they are collected, stepped and staged here, and only then published.
 
-Nothing in a `Batch` is resident. When the commit fails it is discarded, and every session stays where it was.
+No lookup sees what is in a `Batch`. If the commit fails, the batch is discarded and no session has changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from models.jit import FLOAT, jit, readonly, writable
 
 
 class SessionExpired(Exception):
-    """The session's time to live has passed. It is removed first, and the job is tried again."""
+    """The session's time to live has passed. The engine removes the session and then runs the job again."""
 
 
 @dataclass(slots=True)
@@ -44,32 +44,32 @@ class StagedRows:
 class Batch:
     """One tick's work.
 
-    now : when all of it happens, seconds since 1970
-    jobs : in the order of the queue
-    touched : names of their sessions
-    pinned : sessions of other jobs; with `touched`, those that stay resident for the whole tick
-    may_begin : long chunks that may be begun
+    now : time of all its changes, seconds since 1970
+    jobs : the jobs, in the order of the queue
+    sessions : names of the jobs' sessions
+    pinned : sessions of unfinished jobs of other batches, which must not be evicted
+    may_begin : number of long chunks that may be begun
     chunks : chunks that are stepped in one pass, by slab
     long_chunks : slab, row and job of chunks that take several batches and have observations left
-    forecasts : slab, row and job of every forecast, those behind a chunk included
+    forecasts : slab, row and job of every forecast, including forecasts that follow a chunk
     bulk_rows : slab and rows of bulk jobs whose sessions are all resident in one slab, by id of the job
     lookups : sessions that were looked up in the store
-    tombstones : of sessions that the store does not have, or the error that loading them raised
+    missing : by session that could not be loaded, its tombstone or the error
     created : slab and row of new sessions; the row is taken and not yet published
-    previous_slabs : the slab that a session leaves for another
-    staged : next rows of the sessions that move
-    removed : sessions that leave, with their slab
-    scores : of the observations that were stepped
+    previous_slabs : by session that gets a new row, the slab with its old row
+    staged : next rows of the sessions that change
+    removed : tombstones of the sessions to remove, with their slabs
+    scores : scores of the observations that were stepped
     splits : jobs that were divided, with their parts, by id of the job
-    unfinished : jobs that go on in the next batch
-    retries : jobs whose session had expired; tried again once it is removed
-    provisional_answers : answers that hold once the batch is committed
-    final_answers : answers that hold whether it is committed or not
+    unfinished : jobs that continue in a later batch
+    retries : jobs to run again in the next batch, such as jobs of an expired session
+    answers_if_committed : answers that are valid only if the batch is committed
+    final_answers : answers that are valid whether the batch is committed or not
     """
 
     now: float
     jobs: Sequence[Job] = ()
-    touched: SessionNames = frozenset()
+    sessions: SessionNames = frozenset()
     pinned: SessionNames = frozenset()
     may_begin: int = sys.maxsize
     chunks: dict[Slab, ChunkColumns] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Batch:
     forecasts: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
     bulk_rows: dict[int, tuple[Slab, Ints]] = field(default_factory=dict)
     lookups: Collection[str] = ()
-    tombstones: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)
+    missing: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)
     created: dict[str, tuple[Slab, int]] = field(default_factory=dict)
     previous_slabs: dict[str, Slab] = field(default_factory=dict)
     staged: list[StagedRows] = field(default_factory=list)
@@ -86,16 +86,16 @@ class Batch:
     splits: dict[int, tuple[Job, Sequence[Job]]] = field(default_factory=dict)
     unfinished: list[Job] = field(default_factory=list)
     retries: Sequence[Job] = ()
-    provisional_answers: list[tuple[Job, Outcome]] = field(default_factory=list)
+    answers_if_committed: list[tuple[Job, Outcome]] = field(default_factory=list)
     final_answers: list[tuple[Job, Outcome]] = field(default_factory=list)
 
     @property
-    def staying(self) -> SessionNames:
-        """Sessions that must stay resident for the whole tick."""
-        return self.touched | self.pinned if self.pinned else self.touched
+    def not_evictable(self) -> SessionNames:
+        """Sessions that must not be evicted during this tick."""
+        return self.sessions | self.pinned if self.pinned else self.sessions
 
     def chunks_of(self, slab: Slab) -> ChunkColumns:
-        """The columns for chunks of this slab's sessions; made with its first chunk."""
+        """Return the columns for chunks of this slab's sessions. They are made with the first chunk."""
         try:
             return self.chunks[slab]
         except KeyError:
@@ -103,25 +103,25 @@ class Batch:
             return group
 
     def split(self, job: Job, parts: Sequence[Job]) -> None:
-        """Have the parts answered in place of the job."""
+        """Answer the parts in place of the job."""
         self.splits[id(job)] = (job, parts)
 
-    def expand(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """The jobs whose `reply` is to be called: a divided job is replaced by its parts."""
+    def reply_targets(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """The jobs whose `reply` is to be called. A divided job is replaced by its parts."""
         for job in jobs:
             _, parts = self.splits.get(id(job), (job, None))
             if parts is None:
                 yield job
             else:
-                yield from self.expand(parts)
+                yield from self.reply_targets(parts)
 
     def refuse(self, job: Job, error: CarryoverError) -> None:
         self.final_answers.append((job, error))
 
     def replay_or_refuse(self, slab: Slab, job: Advance, rows: Rows, i: int, digest: int) -> None:
-        """Answer a chunk that does not start where its session, `rows[i]`, is.
+        """Answer a chunk that does not start at the position of its session, `rows[i]`.
 
-        It gets its stored answer if it was applied before, and is refused otherwise.
+        If the chunk was applied before, it gets its stored answer. Otherwise it is refused.
         """
         epoch = scalar(rows.headers, "epoch", i)
         try:
@@ -151,9 +151,9 @@ class Batch:
             self.scores.append((forecaster, scores))
 
     def fail(self, error: CarryoverError) -> None:
-        """Answer everything that would have moved with this error; nothing moves."""
-        self.final_answers += [(job, error) for job, _ in self.provisional_answers]
-        self.provisional_answers.clear()
+        """Answer every job that would have changed a session with this error, and discard the changes."""
+        self.final_answers += [(job, error) for job, _ in self.answers_if_committed]
+        self.answers_if_committed.clear()
         self.staged.clear()
         self.scores.clear()
         self.removed.clear()
@@ -178,9 +178,9 @@ def advance_rows(
     carries : [batch, carry_size], after the step
     lengths, digests : [batch]
     last : [batch, outputs], the last prediction of each chunk
-    long_answers : by index, answers that hold more than that prediction
+    long_answers : by index, answers with more than that prediction
     now : seconds since 1970
-    recent_bytes : of remembered long answers a session
+    recent_bytes : limit of the bytes of remembered long answers of a session
     """
     headers = before.headers
     counted = headers["position"], headers["since_reset"], headers["seen"], headers["deadline"]
@@ -209,7 +209,7 @@ def _count_observations(
     lengths: Ints,
     now: float,
 ) -> None:
-    """Count the chunks' observations, and do as `touch` does; in place."""
+    """Count the chunks' observations, and restart the time to live as `touch` does; in place."""
     for i in range(len(lengths)):
         position[i] += lengths[i]
         since_reset[i] += lengths[i]

@@ -1,4 +1,4 @@
-"""What the chunks of one pass are answered: predictions, and the outputs that their options ask for."""
+"""Makes the answers of the chunks of one pass: predictions, and the outputs that their options ask for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PassOutputs:
 
     predictions : [total, outputs]
     ends : [batch], index behind each chunk's last prediction; None where every chunk has one prediction
-    extra : by index of the chunk, the outputs beside its predictions
+    extra : outputs in addition to the predictions, by index of the chunk
     """
 
     predictions: Floats
@@ -34,9 +34,9 @@ class PassOutputs:
         return self.predictions if self.ends is None else self.predictions[self.ends - 1]
 
     def long_answers(self, lengths: Ints) -> dict[int, Answer]:
-        """By index, the answers that hold more than one prediction.
+        """By index, the long answers (`app.session.rows`).
 
-        They are copies: a view would keep the outputs of the whole pass in memory.
+        They are copies, because a view would keep the outputs of the whole pass in memory.
         """
         if self.ends is None and not self.extra:
             return {}
@@ -57,7 +57,7 @@ def pass_outputs(group: ChunkColumns, result: StepResult) -> PassOutputs:
 
 
 def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch) -> None:
-    """Add the answers of a group, which hold once it is committed; `after` is its sessions after the pass."""
+    """Add the answers of a group to `batch.answers_if_committed`; `after` is its sessions after the pass."""
     if group.jobs:
         _answer_singles(group, outputs, after, batch)
     for job, span in group.spans():
@@ -75,13 +75,13 @@ def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch)
         for i, extra in outputs.extra.items():
             if span.start <= i < span.stop:
                 bulk_answer.add_extra_outputs(i - span.start, extra)
-        batch.provisional_answers.append((job, bulk_answer))
+        batch.answers_if_committed.append((job, bulk_answer))
 
 
 def _answer_singles(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch) -> None:
     model, count = group.slab.forecaster.artifact.name, len(group.jobs)
     if outputs.ends is None:
-        parts = list(outputs.predictions[:count, None])  # to iterate is the fastest way to views of one row
+        parts = list(outputs.predictions[:count, None])  # the fastest way to make views of single rows
     else:
         ends = outputs.ends[:count].tolist()
         parts = [outputs.predictions[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -94,7 +94,7 @@ def _answer_singles(group: ChunkColumns, outputs: PassOutputs, after: Rows, batc
     for i, extra in outputs.extra.items():
         if i < count:
             answers[i][1].answer.update(extra)
-    batch.provisional_answers += answers
+    batch.answers_if_committed += answers
 
 
 def _extra_outputs(group: ChunkColumns, result: StepResult) -> dict[int, Answer]:

@@ -1,7 +1,7 @@
 """The short chunks of a batch for one slab's sessions, in columns.
 
 The chunks of single jobs come first, then those of each bulk job in one piece. All work is done on the
-columns; a chunk is looked at by itself only when it is left out.
+columns. A chunk is handled alone only when it is left out.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Split = Callable[[AdvanceMany, Sequence[Advance | AdvanceMany]], None]
 
 
 class ChunkColumns:
-    """Chunks of as many sessions. `fill` makes the columns once every job is in.
+    """Chunks, each of another session. `fill` makes the columns once every job was added.
 
     jobs, job_rows : single jobs, and the rows of their sessions
-    bulk_jobs : with the rows of their sessions
+    bulk_jobs : bulk jobs, each with the rows of its sessions
     resets_or_deletes : whether a job resets its session first, or deletes it afterwards
     has_options : whether a job has options
     observations : [total, inputs], one chunk after the other
     lengths, digests, rows : [batch]
-    at, epochs : [batch], what the clients claim: -1 and 0 for no claim
-    before : the sessions before the step. The headers are copies. The carries may be views of the slab: they
-        must be read before the slab is written.
+    at, epochs : [batch], the positions and epochs that the clients claim; -1 and 0 for no claim
+    before : the sessions before the step. The headers are copies. The carries may be views of the slab, so
+        they must be read before the slab is written.
     """
 
     __slots__ = (
@@ -72,7 +72,7 @@ class ChunkColumns:
         return len(self.jobs) + sum(len(job) for job, _ in self.bulk_jobs)
 
     def add(self, job: Advance, row: int) -> None:
-        """Take a single job, whose session has this row."""
+        """Add a single job, whose session has this row."""
         self.jobs.append(job)
         self.job_rows.append(row)
         if job.reset or job.delete:
@@ -81,7 +81,7 @@ class ChunkColumns:
             self.has_options = True
 
     def fill(self) -> None:
-        """Make the columns, once every job is in."""
+        """Make the columns, once every job was added."""
         parts = [self._columns_of_jobs()] if self.jobs else []
         parts += [
             (job.observations, job.lengths, rows, job.claimed_positions, job.claimed_epochs)
@@ -140,11 +140,11 @@ class ChunkColumns:
         Parameters
         ----------
         kept : [batch]
-        split : called with a bulk job that is divided for it, and its parts
+        split : called with each bulk job that has to be divided, and its parts
 
         Returns
         -------
-        The chunks that were left out, by their index until now, as jobs of one session each.
+        The chunks that were left out, as jobs of one session each, by their former index.
         """
         jobs, job_rows = self.jobs, self.job_rows
         left_out = {i: jobs[i] for i in range(len(jobs)) if not kept[i]}

@@ -1,8 +1,10 @@
-"""Chunks that need nothing but resident rows: one observation each, of sessions in step with their clients.
+"""Applies simple bulk jobs as they are submitted, without the queue and a batch.
 
-Where the store does not write through, such chunks need no staging: nothing can fail between their step and
-their publication, and nothing has to be written first. So a job is checked in one compiled pass, stepped, and
-published in another. A job that is not wholly like this is left to the batch, and nothing of it has happened.
+In a simple job every chunk has one observation, and every session is resident and at the position that its
+client claims. If the store does not write through, such chunks need no staging, because nothing can fail
+between their step and their publication and nothing has to be written first. So one compiled loop checks a
+job, the network steps it, and a second compiled loop publishes it. If any chunk of a job is not of this kind,
+the job goes to a batch unchanged.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
 from app.session.digest import digests
 from app.session.slab import WARM
-from models.arrays import Bytes, Digests, Epochs, Floats, Ints, Seconds, Words
+from models.arrays import Bytes, Digests, Epochs, Floats, Ints, Seconds, UInt32s
 from models.jit import FLOAT, INT, contiguous, jit, readonly, readonly_contiguous, writable
 
 
 class DirectChunks:
-    """Applies jobs at once.
+    """Applies jobs as they are submitted.
 
     Parameters
     ----------
-    residents : the sessions, of a store that does not write through
+    residents : the sessions; their store does not write through
     """
 
     def __init__(self, residents: Residents, stepper: Stepper, metrics: Metrics) -> None:
@@ -37,7 +39,7 @@ class DirectChunks:
         self._metrics = metrics
 
     def advance(self, job: AdvanceMany, now: float) -> BulkAnswer | None:
-        """Apply a job. Returns its answer; None if it must go with a batch, and nothing has happened."""
+        """Apply a job. Returns its answer; None if nothing was applied and the job needs a batch."""
         found = self._residents.find(job.sessions[0])
         if found is None or job.options is not None or len(job.observations) != len(job):
             return None
@@ -71,7 +73,7 @@ class DirectChunks:
             predictions, carries = forecaster.advance(
                 job.observations, job.lengths, slab.carries.take(rows, axis=0)
             )
-        except Exception:  # noqa: BLE001  (the batch's way finds out which session it is, and fails it alone)
+        except Exception:  # noqa: BLE001  (a batch finds the session that failed, and refuses only that one)
             return None
         if not math.isfinite(np.vdot(carries, carries)) or not math.isfinite(
             np.vdot(predictions, predictions)
@@ -111,7 +113,7 @@ class DirectChunks:
 def _are_in_step(
     position: Ints, epoch: Epochs, deadline: Seconds, rows: Ints, at: Ints, epochs: Epochs, now: float
 ) -> bool:
-    """Whether every session is alive, and where its client believes it to be."""
+    """Whether every session is alive, and at the position that its client claims."""
     agreed = True
     for i in range(len(rows)):
         row = rows[i]
@@ -134,7 +136,7 @@ def _publish(
     deadline: Seconds,
     ttl: Seconds,
     digest: Digests,
-    steps: Words,
+    chunk_lengths: UInt32s,
     answer: Floats,
     carries: Floats,
     used: Bytes,
@@ -147,7 +149,7 @@ def _publish(
     positions: Ints,
     epochs: Epochs,
 ) -> None:
-    """Write each session after its chunk of one observation: its row, and the newest of its answers."""
+    """Write the row of each session after its chunk of one observation, including its newest answer."""
     chunks, outputs = answer.shape[1], answer.shape[2]
     for i in range(len(rows)):
         row = rows[i]
@@ -157,12 +159,12 @@ def _publish(
         deadline[row] = now + ttl[row]
         for chunk in range(chunks - 1, 0, -1):
             digest[row, chunk] = digest[row, chunk - 1]
-            steps[row, chunk] = steps[row, chunk - 1]
+            chunk_lengths[row, chunk] = chunk_lengths[row, chunk - 1]
             for output in range(outputs):
                 answer[row, chunk, output] = answer[row, chunk - 1, output]
         if chunks:
             digest[row, 0] = digests[i]
-            steps[row, 0] = 1
+            chunk_lengths[row, 0] = 1
             for output in range(outputs):
                 answer[row, 0, output] = predictions[i, output]
         for k in range(carries.shape[1]):

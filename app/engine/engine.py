@@ -4,9 +4,13 @@
 
 It runs on the event loop. Only a store that waits for a disk or a network is called from a thread. There is
 no batching window: whatever arrived while the last tick ran is the next batch. A session is in a batch
-at most once, so its jobs run in the order of the queue. A chunk too long for one batch is carried
-through several: meanwhile its session takes no other job, and its unfinished carry stays with the job. So a
-resident session is always at the end of a whole chunk.
+at most once, so its jobs run in the order of the queue. A chunk that is too long for one batch is split over
+several. Until it is complete, no other job of its session runs, and the intermediate carry is kept in the
+job. So a slab row never holds the state of a half-processed chunk.
+
+Two kinds of work do not wait in the queue. A bulk job of resident sessions is applied as it is submitted, if
+the store does not write through and nothing else is waiting (`app.engine.direct`). Upkeep jobs are queued
+even if the queue is full.
 """
 
 from __future__ import annotations
@@ -28,10 +32,10 @@ from app.engine.batch import Batch
 from app.engine.commit import Commit
 from app.engine.direct import DirectChunks
 from app.engine.fair_share import FairShare
-from app.engine.idle_time import hold_idle_sessions
+from app.engine.idle_time import suspend_expiry_after_clock_jump
 from app.engine.linger import Linger
 from app.engine.model_slabs import ModelSlabs
-from app.engine.reply import hand_over, reply
+from app.engine.reply import call_reply, reply
 from app.engine.residents import Residents
 from app.engine.slow_jobs import cancelled_error
 from app.engine.step import Stepper
@@ -84,7 +88,9 @@ class Engine:
         self.fair_share = FairShare(settings.tenant_share)
         self._stepper = Stepper(settings.recent_bytes)
         self._backlog = Backlog(settings, self.fair_share, self._stepper)
-        self.arrivals: list[ChunkSource] = []  # submit what has come in before each batch is collected
+        # Chunks that connections have received and not parsed yet (`app.protocols.inbox`, `message_inbox`). The
+        # engine has them submitted before each batch, so that they become one job for each caller.
+        self.arrivals: list[ChunkSource] = []
         self._linger = Linger(self._has_work)
         self._awake = asyncio.Event()
         self._admission = Admission(self.residents, self._stepper)
@@ -96,13 +102,14 @@ class Engine:
             self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.batch_sessions
         )
         self.ticks = 0
-        self._last_requests = 0  # that the last batch answered
+        self._last_batch_request_count = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to tick on the running event loop."""
-        held = hold_idle_sessions(self.residents.store, self.settings, self.clock())
-        self.residents.hold_deadlines_before = held
+        self.residents.no_expiry_before = suspend_expiry_after_clock_jump(
+            self.residents.store, self.settings, self.clock()
+        )
         self._task = asyncio.get_running_loop().create_task(self._run(), name="engine")
         self._upkeep.start()
 
@@ -126,7 +133,12 @@ class Engine:
         self._call_store.shutdown()
 
     def refuse_unfinished_after(self, seconds: float) -> None:
-        """Refuse what is unfinished after this time: the server stops, and its clients wait for answers."""
+        """Set a time limit: jobs unfinished then are refused, so that a stopping server answers its clients.
+
+        Parameters
+        ----------
+        seconds : from now; an earlier limit that was set before stays
+        """
         self._stop_at = min(self._stop_at, time.monotonic() + seconds)
 
     def submit(self, job: Job) -> None:
@@ -145,7 +157,7 @@ class Engine:
         self.wake()
 
     def _advance_at_once(self, job: AdvanceMany) -> bool:
-        """Apply and answer a job that needs no batch, if nothing else is ready. Returns whether it was."""
+        """Apply and answer a job at once, without the queue, if possible. Returns whether it was applied."""
         if self._direct is None or self._backlog or self.watchers or self.tracing is not None:
             return False
         stages = self.metrics.stages
@@ -154,21 +166,23 @@ class Engine:
         if answer is None:
             return False
         self.ticks += 1
-        self._last_requests = job.requests
+        self._last_batch_request_count = job.requests
         self.metrics.batches.add(len(job))
         stages.end("step")
-        hand_over(job, answer)
+        call_reply(job, answer)
         if job.usage is not None:
             job.usage.release(len(job))
         stages.end("reply")
         return True
 
     def wake(self) -> None:
-        """Tick: there is a job, or a chunk has arrived."""
+        """Start a tick, because a job or a chunk is waiting."""
         self._awake.set()
 
     def _enqueue_upkeep(self, job: Job) -> None:
-        self._backlog.add((job,))  # however many jobs wait: no client is there to try again
+        self._backlog.add(
+            (job,)
+        )  # not subject to the queue limit: no client would retry a refused upkeep job
         self.wake()
 
     def _has_work(self) -> bool:
@@ -200,7 +214,7 @@ class Engine:
 
     @property
     def queue_length(self) -> int:
-        """Chunks and commands that wait, slow jobs under way included."""
+        """Number of waiting chunks and commands, including unfinished slow jobs."""
         return len(self._backlog)
 
     @property
@@ -209,14 +223,14 @@ class Engine:
         return self._backlog.queue.nbytes
 
     def readiness_problems(self) -> list[str]:
-        """Why no requests should be sent to this process; empty when they may be."""
+        """Why no requests should be sent to this process; empty if it is ready for requests."""
         problems = ["stopping"] * (self.stopping or self.draining)
         problems += [self._upkeep.failure] * bool(self._upkeep.failure)
         problems += ["no model is loaded"] * (not self.residents.models.current)
         return problems + self.liveness_problems()
 
     def liveness_problems(self) -> list[str]:
-        """Why this process will never answer a chunk again; empty while it can."""
+        """Why this process will never answer another chunk; empty while it can."""
         stopped = self._task is not None and self._task.done() and not self.stopping
         return ["the engine has stopped"] * stopped
 
@@ -236,7 +250,7 @@ class Engine:
                         await self._upkeep.maintain_store()
                     await asyncio.sleep(0)  # lets the event loop read new requests, the next batch
                     if not self._has_work():
-                        await self._linger.wait(self._last_requests, self.ticks)
+                        await self._linger.wait(self._last_batch_request_count, self.ticks)
 
     def _submit_arrivals(self) -> None:
         self.fair_share.update_limit()  # no batch does so for what is applied at once
@@ -252,16 +266,18 @@ class Engine:
         stages.begin()
         self.ticks += 1
         batch = self._collect()
-        self._last_requests = sum(job.requests if type(job) is AdvanceMany else 1 for job in batch.jobs)
-        self.metrics.batches.add(len(batch.touched))
+        self._last_batch_request_count = sum(
+            job.requests if type(job) is AdvanceMany else 1 for job in batch.jobs
+        )
+        self.metrics.batches.add(len(batch.sessions))
         if self.tracing is not None:
-            self.tracing.begin_batch(len(batch.touched))
+            self.tracing.begin_batch(len(batch.sessions))
         stages.end("collect")
         try:
             await self.residents.make_resident(batch)
             if len(self.residents.models.slabs) > len(self.residents.models.current):
                 warm_start_sessions(self.residents, batch)
-                batch.bulk_rows.clear()  # sessions moved to a newer network: their rows are others now
+                batch.bulk_rows.clear()  # these rows are invalid if their sessions moved to another slab
             self._admission.admit(batch)
             stages.end("admit")
             self._stepper.step(batch)
@@ -270,11 +286,11 @@ class Engine:
             stages.end("commit")
             self._commit.publish(batch)
             if self.watchers:
-                self.watchers.notify(batch.provisional_answers, batch.removed)
+                self.watchers.notify(batch.answers_if_committed, batch.removed)
             stages.end("publish")
-        except Exception as error:  # noqa: BLE001  (whatever it was, every client of the batch is answered)
+        except Exception as error:  # noqa: BLE001  (after any error, every client gets an answer)
             self._fail(batch, error)
-        self._commit.abandon(batch)
+        self._commit.release_unused_rows(batch)
         self._backlog.finish(batch)
         reply(batch, self.metrics)
         stages.end("reply")
@@ -289,25 +305,27 @@ class Engine:
         return self._backlog.take(self.clock())
 
     def _refuse_rest(self) -> None:
-        """Refuse every job that is not finished: the time to stop has come."""
+        """Refuse every unfinished job, because the time limit for stopping has passed."""
         jobs = self._backlog.drain()
         if jobs:
             log.warning("%d requests were refused: the server had to stop", len(jobs))
             self._refuse(jobs, Stopping("the server is stopping; nothing of this request was applied"))
 
     def _refuse(self, jobs: Sequence[Job], error: CarryoverError) -> None:
-        """Answer jobs that were in no batch, or are in none now."""
+        """Refuse jobs that are not part of a batch."""
         sessions = {session for job in jobs for session in job.sessions}
         batch = Batch(self.clock(), jobs, sessions, final_answers=[(job, error) for job in jobs])
         reply(batch, self.metrics)
         self._backlog.finish(batch)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
-        """The tick failed as a whole: nothing moves, and every client may retry."""
+        """Answer every job of a tick that failed. No session has changed, so every client may retry."""
         self.metrics.failed_ticks += 1
         if isinstance(error, CarryoverError):
             log.error("tick failed: %s", error)
-        else:  # no message: it may contain a session's name; the log's formatter omits messages of `exc_info`
+        else:
+            # Do not log str(error), because it may contain a session's name. The log's formatter prints the
+            # traceback of `exc_info` without the exception's message.
             log.error("tick failed", exc_info=error)
         if isinstance(error, StoreFailed):
             self._upkeep.failure = error.detail
@@ -320,4 +338,6 @@ class Engine:
         answered = {id(job) for job, _ in batch.final_answers}
         batch.unfinished.clear()
         batch.retries = ()
-        batch.final_answers += [(job, refusal) for job in batch.expand(batch.jobs) if id(job) not in answered]
+        batch.final_answers += [
+            (job, refusal) for job in batch.reply_targets(batch.jobs) if id(job) not in answered
+        ]

@@ -1,7 +1,7 @@
-"""The rules of exactly once, for one session: a chunk is applied, answered again, or refused.
+"""The rules of exactly once, for one session. A chunk is applied, replayed or refused.
 
-A whole batch nearly always starts where its sessions are. The engine finds that with one comparison of
-arrays, and calls these rules only for the chunks that differ.
+Nearly always, all chunks of a batch start at their sessions' positions. The engine checks this with one
+comparison of arrays, and uses these rules only for the chunks that differ.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def stored_answer(rows: Rows, i: int, session: str, at: int, length: int, digest
     Parameters
     ----------
     rows, i : the session is `rows[i]`
-    at, length, digest : of the chunk
+    at, length, digest : start, length and digest of the chunk
 
     Raises
     ------
-    OutOfStep : it is none of the session's remembered chunks
+    OutOfStep : the session does not remember such a chunk
     """
     position = scalar(rows.headers, "position", i)
     recent = recent_answers.find(rows, i, at, length)
@@ -69,7 +69,7 @@ def stored_answer(rows: Rows, i: int, session: str, at: int, length: int, digest
 
 
 def missing_session_error(session: str, tombstone: Tombstone | CarryoverError | None) -> CarryoverError:
-    """The error for a session that does not exist: unknown, gone, or not readable."""
+    """The error for a session that was not found. It is unknown, gone or not readable."""
     if isinstance(tombstone, CarryoverError):
         return tombstone
     if tombstone is None:

@@ -1,4 +1,4 @@
-"""What a chunk is answered beside its predictions: intervals, errors, scores, which inputs were missing."""
+"""The outputs beside a chunk's predictions: intervals, errors, scores, which inputs were missing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def extra_outputs(
 
     Parameters
     ----------
-    options : of the chunk; without a level, the session's own level counts
+    options : options of the chunk; without a level, the session's own level is used
     observations : [steps, inputs], NaN where missing
-    result : of this chunk alone
+    result : result of this chunk alone
     """
     options, scores = options or NO_OPTIONS, result.scores
     outputs: Answer = {}

@@ -1,10 +1,10 @@
-"""Bounds how much of one tenant may be in flight while other tenants call.
+"""Limits the jobs of one tenant in flight while other tenants call.
 
-A tick holds the event loop, and other clients wait for it. A tenant that calls alone may fill it: larger
-batches serve more. While others call, at most `share` jobs of each tenant are in flight: a batch takes no
-more of it, and its connections are not read on until answers leave. They wait in the order in which they
-were stopped. So the delay that a flood causes to others is bounded, however many connections it has and
-however much it sends ahead on each.
+A tick blocks the event loop, so other clients wait for it. A tenant that calls alone may fill the whole
+batch, because larger batches have a higher throughput. While others call, at most `share` jobs of each tenant
+are in flight. A batch takes no more jobs of the tenant, and its connections are not read until answers were
+sent. They resume in the order in which they were stopped. So the delay that a flood causes to other tenants
+is bounded, however many connections it has and however much it sends ahead on each.
 
 Everything here belongs to the event loop's thread.
 """
@@ -21,33 +21,33 @@ from typing import Protocol
 
 log = logging.getLogger("carryover.tenancy")
 
-ALONE_SECONDS = 1.0  # after which a tenant that has not called is left out of account
+ALONE_SECONDS = 1.0  # a tenant that has not called for this long is not counted as calling
 UNLIMITED = sys.maxsize
-BULK_SESSIONS_PER_CHUNK = 16  # sessions of a bulk request that cost about as much as one single chunk
-CHUNKS_PER_ROUTED_REQUEST = 8  # chunks that cost about as much as a request on a route of the web framework
+BULK_SESSIONS_PER_CHUNK = 16  # sessions of a bulk request that together cost about as much as one chunk
+CHUNKS_PER_ROUTED_REQUEST = 8  # chunks that together cost about as much as one request to a FastAPI route
 
 
 class Waiter(Protocol):
-    """A connection that is not read for now."""
+    """A connection whose reading is paused."""
 
     def resume(self) -> None:
-        """Read on: there is room for at least one job."""
+        """Continue reading, because there is room for at least one job."""
 
 
 class FairShare:
-    """The bound that all tenants of a server share.
+    """The limit for each tenant of a server.
 
     Parameters
     ----------
-    share : jobs of one tenant in flight while others call; 0 for no bound
+    share : most jobs of one tenant in flight while others call; 0 for no limit
     clock : seconds, monotonic
     """
 
     def __init__(self, share: int, clock: Callable[[], float] = monotonic) -> None:
-        self.limit = UNLIMITED  # of jobs of one tenant in flight, now
+        self.limit = UNLIMITED  # current limit of jobs of one tenant in flight
         self._share = share or UNLIMITED
         self._clock = clock
-        self._last: TenantShare | None = None  # that called last
+        self._last: TenantShare | None = None  # share of the tenant that called last
         self._shared_until = 0.0
 
     @property
@@ -56,14 +56,14 @@ class FairShare:
         return self.limit != UNLIMITED
 
     def record_caller(self, share: TenantShare) -> None:
-        """Note that a job of this tenant follows one of another, or is the first."""
+        """Note that a job of this tenant follows a job of another tenant, or is the first job."""
         if self._last is not None:
             self._shared_until = self._clock() + ALONE_SECONDS
             self.limit = self._share
         self._last = share
 
     def update_limit(self) -> None:
-        """Lift the bound when one tenant has been alone for a while; called once a tick."""
+        """Remove the limit when one tenant has been alone for a while. Called once a tick."""
         if self.limit != UNLIMITED and self._clock() >= self._shared_until:
             self.limit = UNLIMITED
 
@@ -82,12 +82,12 @@ class TenantShare:
 
     @property
     def full(self) -> bool:
-        """Whether no more of this tenant should be read now."""
+        """Whether no more requests of this tenant should be read now."""
         return self.in_flight >= self._fair_share.limit
 
     @property
     def room(self) -> int:
-        """Chunks and commands that may be queued beside those in flight."""
+        """Number of chunks and commands that may be added to those in flight."""
         return max(0, self._fair_share.limit - self.in_flight)
 
     def acquire(self, count: int) -> None:
@@ -103,12 +103,15 @@ class TenantShare:
             self._schedule()
 
     def acquire_briefly(self, count: int) -> None:
-        """Count work that is no job, such as a routed request, until the event loop's next iteration."""
+        """Count other work, such as a routed request, until the next iteration of the event loop."""
         self.acquire(count)
         asyncio.get_running_loop().call_soon(self.release, count)
 
     def add_waiter(self, connection: Waiter) -> None:
-        """Have `resume` called in order. Only while the share is full, so that an answer is yet to leave."""
+        """Call the connection's `resume` later, in order.
+
+        Allowed only while the share is full: then an answer is still to be sent, and calls it.
+        """
         self._waiters.append(connection)
 
     def _schedule(self) -> None:
@@ -116,7 +119,7 @@ class TenantShare:
         asyncio.get_running_loop().call_soon(self._resume_waiters)
 
     def _resume_waiters(self) -> None:
-        """Resume as many as there is room for; each may take room for several jobs, or for none."""
+        """Resume waiting connections while there is room. Each may take room for several jobs or none."""
         self._resuming = False
         for _ in range(min(len(self._waiters), self._fair_share.limit)):
             if self.full:
@@ -124,6 +127,6 @@ class TenantShare:
             try:
                 self._waiters.popleft().resume()
             except Exception:
-                log.exception("a connection could not be resumed; those behind it go on")
+                log.exception("a connection could not be resumed; the connections behind it are resumed")
         if self._waiters and not self.full:
             self._schedule()

@@ -10,18 +10,20 @@ from app.stores import Store
 
 log = logging.getLogger("carryover.engine")
 
-LONGEST_STOP = 86_400.0  # seconds, where sessions do not expire by default
+LONGEST_STOP = 86_400.0  # seconds; the limit if sessions do not expire by default
 
 
-def hold_idle_sessions(store: Store, settings: Settings, now: float) -> float:
-    """The deadline before which sessions in the store are held; minus infinity where none are.
+def suspend_expiry_after_clock_jump(store: Store, settings: Settings, now: float) -> float:
+    """Keep the stored sessions that seem to have expired while the server was stopped, if the clock jumped.
 
-    A clock that was set wrong, or right again, looks like a long stop of the server. Sessions whose time to
-    live ran out meanwhile are kept until `CARRYOVER_EXPIRE_AFTER_JUMP` is set, also by later starts.
+    A clock that was wrong, or was corrected, looks like a long stop of the server. So sessions whose time to
+    live ran out meanwhile are kept, also by later starts, until a start with `CARRYOVER_EXPIRE_AFTER_JUMP`.
+
+    Returns the deadline before which stored sessions do not expire; minus infinity if every session may.
     """
     if settings.expire_after_jump:
-        if store.hold_deadlines_before is not None:
-            store.hold(None)
+        if store.no_expiry_before is not None:
+            store.save_no_expiry_before(None)
         return -math.inf
     ttl_seconds = settings.ttl_seconds
     limit = ttl_seconds if ttl_seconds < math.inf else LONGEST_STOP
@@ -34,5 +36,5 @@ def hold_idle_sessions(store: Store, settings: Settings, now: float) -> float:
             "that idled meanwhile are kept until the server is started with CARRYOVER_EXPIRE_AFTER_JUMP=true",
             now - last,
         )
-        store.hold(now)
-    return -math.inf if store.hold_deadlines_before is None else store.hold_deadlines_before
+        store.save_no_expiry_before(now)
+    return -math.inf if store.no_expiry_before is None else store.no_expiry_before

@@ -1,7 +1,7 @@
-"""Prepares the numbers of a chunk with options for its model: gaps become NaN, times become columns.
+"""Prepares the numbers of a chunk with options for its model. Gaps become NaN, and times become columns.
 
-This is done when the job meets its session, because the model is not known before. The digest of such a chunk
-is that of the numbers as the client sent them.
+This is done at admission, because the model is not known before. The digest of such a chunk is computed from
+the numbers that the client sent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.forecaster import Forecaster
 def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
     """Make the observations of `job` as wide as its model's inputs, and check its options.
 
-    It always starts from the numbers that the client sent: a job that is tried again may meet another
+    It always starts from the numbers that the client sent, because a job that runs again may find another
     session.
 
     Raises
@@ -49,7 +49,7 @@ def check_intervals(level: float | None, forecaster: Forecaster) -> None:
 
     Parameters
     ----------
-    level : of the intervals; None for scores alone
+    level : level of the intervals; None for scores alone
 
     Raises
     ------
@@ -160,7 +160,7 @@ def _model_inputs(
 
 
 def _times(length: int, options: ChunkOptions, job: Advance, slab: Slab, row: int) -> Seconds:
-    """[steps], the chunk's timestamps; for a gap without any, the times that follow the session's last."""
+    """[steps], the chunk's timestamps; for a gap without timestamps, the times after the session's last."""
     step = slab.forecaster.artifact.interval_seconds or 0.0
     before = None if job.reset else slab.forecaster.layout.clock(slab.carries[row])
     times = options.timestamps

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-LINGER_SECONDS = 100e-6  # a client that waits for each answer sends its next chunk within this time
-MAX_FAILURES = 3  # after as many waits in a row without a job, only every RETRY_TICKS-th tick waits
+LINGER_SECONDS = 100e-6  # longest wait; a client that waits for each answer sends its next chunk sooner
+MAX_FAILURES = 3  # after this many waits in a row without a job, only every RETRY_TICKS-th tick waits
 RETRY_TICKS = 64
 
 
@@ -16,12 +16,12 @@ class Linger:
 
     Parameters
     ----------
-    has_work : whether a job waits, or a chunk has come in
+    has_work : returns whether a job is waiting, or a chunk has arrived
     """
 
     def __init__(self, has_work: Callable[[], bool]) -> None:
         self._has_work = has_work
-        self._failures = 0  # waits in a row in which no job came
+        self._failures = 0  # number of waits in a row in which no job came
 
     async def wait(self, requests: int, tick: int) -> None:
         """Return as soon as there is work, or after `LINGER_SECONDS`.
@@ -31,8 +31,8 @@ class Linger:
 
         Parameters
         ----------
-        requests : that the last batch answered
-        tick : its number
+        requests : number of requests in the last batch
+        tick : number of the last tick
         """
         if requests > 1 or (self._failures >= MAX_FAILURES and tick % RETRY_TICKS):
             return

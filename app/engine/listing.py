@@ -18,14 +18,14 @@ async def names(
     """
     models, store = residents.models, residents.store
 
-    def wanted(fingerprint: str) -> bool:
+    def fingerprint_filter(fingerprint: str) -> bool:
         return model is None or models.model_of(fingerprint) == model
 
-    pages = [await residents.call_store(store.names, after, limit, prefix, wanted)]
+    pages = [await residents.call_store(store.names, after, limit, prefix, fingerprint_filter)]
     if not store.writes_through:
         start, end = name_range(after, prefix)
         for fingerprint, slab in models.slabs.items():
-            if wanted(fingerprint):
+            if fingerprint_filter(fingerprint):
                 resident = slab.names.irange(start, end, inclusive=(False, False))
                 pages.append([(name, fingerprint) for name in islice(resident, limit)])
     return [(name, models.model_of(fingerprint)) for name, fingerprint in islice(heapq.merge(*pages), limit)]

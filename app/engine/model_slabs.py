@@ -13,7 +13,8 @@ from models.arrays import Floats
 from models.errors import BadArtifact
 from models.forecaster import KIND_SEPARATOR, Forecaster
 
-SLAB_BYTES = 2**36  # of address space: a covariance a session must not ask for more than there is
+# Limit of a slab's address space: rows with a covariance matrix could need more than there is.
+SLAB_BYTES = 2**36
 
 
 class ModelSlabs:
@@ -33,8 +34,8 @@ class ModelSlabs:
         self, forecasters: Sequence[Forecaster], settings: Settings, older: Sequence[Forecaster] = ()
     ) -> None:
         self.settings = settings
-        self.slabs: dict[str, Slab] = {}  # by fingerprint
-        self.current: dict[str, Slab] = {}  # by model name
+        self.slabs: dict[str, Slab] = {}  # slabs by fingerprint
+        self.current: dict[str, Slab] = {}  # slabs that new sessions go to, by model name
         for forecaster in forecasters:
             self.adopt(forecaster)
         for forecaster in older:
@@ -88,7 +89,7 @@ class ModelSlabs:
         if newest.forecaster.artifact.fingerprint == slab.forecaster.artifact.fingerprint:
             return slab
         if slab.forecaster.artifact.learning.kind == kind:
-            return newest  # its sessions did not choose how to learn: they learn as the newest network does
+            return newest  # the sessions did not choose how to learn, so they learn as the newest network
         try:
             return self._of_kind(newest, kind)
         except BadArtifact:  # the newest network cannot learn in this way
@@ -102,7 +103,8 @@ class ModelSlabs:
         Parameters
         ----------
         learning : arguments of `Learning.with_options`
-        level : of the intervals that it wants with every chunk, if any; the session then keeps intervals
+        level : level of the intervals that every answer has; None for none. With a level the session keeps
+            intervals.
 
         Raises
         ------
@@ -124,7 +126,7 @@ class ModelSlabs:
         return slab, carry
 
     def _of_kind(self, slab: Slab, kind: str) -> Slab:
-        """The slab of the same artifact for sessions of this kind of learning; made when it is first needed.
+        """Return the slab of the same artifact for this kind of learning. It is made when first needed.
 
         Raises
         ------
@@ -163,14 +165,14 @@ class ModelSlabs:
         ------
         OtherModel
         """
-        slab = self.known(fingerprint)
+        slab = self.find_slab(fingerprint)
         if slab is None:
             raise OtherModel(
                 f"the state belongs to model {fingerprint[:12]}, which is not loaded", fingerprint=fingerprint
             )
         return slab
 
-    def known(self, fingerprint: str) -> Slab | None:
+    def find_slab(self, fingerprint: str) -> Slab | None:
         """The slab that a carry of this fingerprint belongs to; None if its artifact is not loaded."""
         artifact, _, kind = fingerprint.partition(KIND_SEPARATOR)
         if fingerprint in self.slabs or artifact not in self.slabs:

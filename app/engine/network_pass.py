@@ -1,4 +1,4 @@
-"""One pass of a network over many sessions; a session that fails is found, and fails alone."""
+"""Runs one pass of a network over many sessions. A session that fails is found, and only it fails."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from models.forecaster import Forecaster, StepResult
 
 log = logging.getLogger("carryover.engine")
 
-Failures = dict[int, StepFailed | Unprocessable]  # by index of the session
-HUGE_DEVIATION = 1e9  # times the standard deviation: the square of such an error may overflow float32
+Failures = dict[int, StepFailed | Unprocessable]  # errors by index of the session
+HUGE_DEVIATION = 1e9  # in standard deviations; the square of a larger error may overflow float32
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class PassInputs:
 
 
 def run_pass(forecaster: Forecaster, inputs: PassInputs) -> tuple[StepResult, Failures]:
-    """Step every session; the results of a session that failed mean nothing."""
+    """Step every session. The results of a session that failed are invalid."""
     failures: Failures = {}
     try:
         result = _advance(forecaster, inputs)
@@ -58,7 +58,7 @@ def run_pass(forecaster: Forecaster, inputs: PassInputs) -> tuple[StepResult, Fa
 
 
 def _advance(forecaster: Forecaster, inputs: PassInputs) -> StepResult:
-    """Observation by observation only where there are gaps or sessions that learn."""
+    """Step observation by observation only where gaps or learning need it, because that is slower."""
     if inputs.gaps or forecaster.learner is not None:
         return forecaster.observe(inputs.observations, inputs.lengths, inputs.carries)
     return StepResult(*forecaster.advance(inputs.observations, inputs.lengths, inputs.carries), None)
@@ -86,7 +86,7 @@ def _one_by_one(forecaster: Forecaster, inputs: PassInputs) -> tuple[StepResult,
 
 
 def _all_finite(numbers: Floats) -> bool:
-    """False if a number is not finite, and perhaps for numbers near the largest.
+    """Whether all numbers are finite. May also be False if some are near the largest float.
 
     One dot product takes half as long as a pass that tests every number.
     """
@@ -102,7 +102,7 @@ def _not_finite(forecaster: Forecaster, inputs: PassInputs, result: StepResult) 
 
 
 def _failure(forecaster: Forecaster, inputs: PassInputs, i: int, start: int) -> StepFailed | Unprocessable:
-    """Why a session failed: the observation's fault if one is beyond all bounds, else the network's."""
+    """Find out why a session failed: because of a huge observation if there is one, else the network."""
     observations = inputs.observations[start : start + int(inputs.lengths[i])]
     scaling = forecaster.artifact.scaling
     huge = np.argwhere(np.abs((observations - scaling.mean) / scaling.std) > HUGE_DEVIATION)

@@ -1,4 +1,4 @@
-"""The slab and row of each chunk's session, which a first chunk creates."""
+"""Finds the slab and row of each chunk's session. A first chunk creates its session."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Placement = tuple[AdvanceMany, Slab, Ints]
 
 
 def place(job: Advance, residents: Residents, batch: Batch) -> tuple[Slab, int]:
-    """Slab and row of a chunk's session. It is created if absent, unless the client expects it to exist.
+    """Find the slab and row of a chunk's session. Create it if absent, unless the client expects it to exist.
 
     Raises
     ------
@@ -39,13 +39,13 @@ def place(job: Advance, residents: Residents, batch: Batch) -> tuple[Slab, int]:
                 return residents.move_to_newest(session, slab, row, batch)
             return slab, row
     if job.at or job.epoch is not None or not job.create:
-        raise exactly_once.missing_session_error(session, batch.tombstones.get(session))
+        raise exactly_once.missing_session_error(session, batch.missing.get(session))
     slab = residents.models.slab_for_model(job.model)
     return slab, residents.create(session, slab, None, batch)
 
 
 def _is_in_step(slab: Slab, row: int, job: Advance, batch: Batch) -> bool:
-    """Whether the session is alive, and where the client believes it to be."""
+    """Whether the session is alive, and has the position and epoch that the client claims."""
     header = slab.headers[row]
     return bool(
         (job.progress is not None or header["deadline"] >= batch.now)
@@ -57,9 +57,10 @@ def _is_in_step(slab: Slab, row: int, job: Advance, batch: Batch) -> bool:
 def place_bulk(
     job: AdvanceMany, residents: Residents, batch: Batch
 ) -> tuple[list[Placement], list[AdvanceMany]]:
-    """The chunks of each slab's sessions as one job, with slab and rows; and the chunks of expired sessions.
+    """Divide a bulk job by the slabs of its sessions. Create new sessions.
 
-    A chunk that cannot be placed is refused alone.
+    Returns the jobs with their slabs and rows, and the chunks of expired sessions. A chunk that cannot be
+    placed is refused alone.
     """
     together = batch.bulk_rows.get(id(job)) or residents.find_all(job, batch.now)
     if together is not None:
@@ -100,7 +101,7 @@ def _create(
 
 @dataclass(slots=True)
 class _SortedChunks:
-    """The chunks of a bulk job by what their sessions are, as indexes into the job."""
+    """Indexes of the chunks of a bulk job, by the state of their sessions."""
 
     rows: defaultdict[Slab, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     new: list[int] = field(default_factory=list)
@@ -114,8 +115,8 @@ def _sort(job: AdvanceMany, residents: Residents, batch: Batch) -> _SortedChunks
         found = residents.find(session)
         if found is None:
             expected = (job.at is not None and job.at[i] > 0) or (job.epochs is not None and job.epochs[i])
-            if expected or isinstance(batch.tombstones.get(session), CarryoverError):
-                error = exactly_once.missing_session_error(session, batch.tombstones.get(session))
+            if expected or isinstance(batch.missing.get(session), CarryoverError):
+                error = exactly_once.missing_session_error(session, batch.missing.get(session))
                 chunks.refused[i] = error
             else:
                 chunks.new.append(i)

@@ -1,11 +1,12 @@
-"""Jobs that wait, in the order that each session must see them.
+"""The queue of waiting jobs. Keeps the order of each session's jobs.
 
-A session has one job at a time, ready or under way. Its later jobs stand in its line. A job of several
-sessions stands in the line of each, and is ready when it is first in all of them. So ready jobs may share a
-batch, and to take a batch costs its own length, however many jobs wait.
+A session has at most one job that is ready or in the current batch. Its later jobs wait in its line. A job of
+several sessions waits in the line of each, and is ready when it is first in all of them. So all ready jobs
+may share a batch, and taking a batch costs time proportional to the batch, not to the number of waiting jobs.
 
-Tenants alternate, a job each. A tenant that floods the queue fills what the others leave of a batch, up to
-its share while others call (`app.engine.fair_share`), and delays them by no more than the batch under way.
+Tenants alternate, one job each. A tenant that floods the queue gets the rest of a batch that the others do
+not use, up to its share while others call (`app.engine.fair_share`). It delays them by at most the current
+batch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from app.jobs.session_list import SessionNames
 from app.jobs.split import set_apart
 from app.session.names import tenant_of
 
-MAX_SESSION_LISTS = 8  # kept whole; a look-up of a session goes through each of them
+MAX_SESSION_LISTS = 8  # limit of sets kept whole, because looking up a session tests each of them
 
 
 class JobQueue:
@@ -30,22 +31,23 @@ class JobQueue:
     """
 
     def __init__(self) -> None:
-        self.nbytes = 0  # of observations that wait
-        self._ready: dict[str, deque[Job]] = {}  # by tenant; the first is the next to be taken from
-        self._ready_forecasts: list[Forecast] = []  # these take several batches, and no room of the next
-        # Sessions that have a job ready or under way: those of a few bulk jobs as whole sets, and all others.
-        # To merge and separate sets of a thousand names takes as long as a twentieth of their step.
+        self.nbytes = 0  # bytes of waiting observations
+        self._ready: dict[str, deque[Job]] = {}  # ready jobs by tenant; the first tenant is next
+        self._ready_forecasts: list[Forecast] = []  # apart, because they are slow jobs
+        # Sessions that have a job ready or in the current batch. The sets of a few bulk jobs are kept whole
+        # in `_session_lists`, because merging a thousand names takes as long as a twentieth of their step.
+        # All other sessions are in `_busy`.
         self._session_lists: list[SessionNames] = []
         self._busy: set[str] = set()
-        self._lines: dict[str, deque[Job]] = {}  # of busy sessions that later jobs wait for
-        self._blocked: dict[int, int] = {}  # by id of a job: in how many lines of several it is not first
+        self._lines: dict[str, deque[Job]] = {}  # by busy session, the jobs that wait for it
+        self._blocked: dict[int, int] = {}  # by id of a job, in how many lines it is not first
         self._waiting = 0
 
     def __len__(self) -> int:
         return self._waiting
 
     def __bool__(self) -> bool:
-        """Whether a job is ready. A job of no session can be, and does not count in the length."""
+        """Whether a job is ready. A job without a session can be ready, but the length does not count it."""
         return bool(self._ready or self._ready_forecasts)
 
     def add(self, job: Job) -> None:
@@ -79,19 +81,19 @@ class JobQueue:
             self._blocked[id(job)] = len(blocked)
 
     def take(self, max_sessions: int, max_bytes: int = sys.maxsize, share: int = UNLIMITED) -> list[Job]:
-        """Ready jobs, tenants alternating and the oldest of each first; at least one if any is ready.
+        """Take ready jobs, tenants alternating, the oldest of each first. At least one if any is ready.
 
         Parameters
         ----------
-        max_sessions : of all jobs together; a single larger job is taken alone
-        max_bytes : of observations; the job that reaches it is the last
-        share : of one tenant; the job that reaches it is the last of that tenant
+        max_sessions : limit for all jobs together; a single larger job is taken alone
+        max_bytes : limit of bytes of observations; the job that reaches it is the last
+        share : limit of one tenant; the job that reaches it is the last of that tenant
         """
         taken: list[Job] = []
         sessions_left, bytes_left = max_sessions, max_bytes
         shares_left: dict[str, int] = {}
-        first_next: dict[str, deque[Job]] = {}  # tenants whose next job did not fit: first in the next batch
-        last_next: dict[str, deque[Job]] = {}  # tenants that have had their share: last in the next batch
+        first_next: dict[str, deque[Job]] = {}  # tenants whose next job did not fit; first in the next batch
+        last_next: dict[str, deque[Job]] = {}  # tenants that have had their share; last in the next batch
         while self._ready and bytes_left > 0 and sessions_left > 0:
             tenant = next(iter(self._ready))
             jobs = self._ready.pop(tenant)
@@ -118,7 +120,7 @@ class JobQueue:
         return taken
 
     def take_forecasts(self) -> list[Forecast]:
-        """Every ready forecast."""
+        """Take every ready forecast."""
         taken, self._ready_forecasts = self._ready_forecasts, []
         self._waiting -= len(taken)
         return taken
@@ -132,7 +134,7 @@ class JobQueue:
         self._ready[tenant].appendleft(job)
 
     def finish(self, sessions: SessionNames) -> None:
-        """The jobs of these sessions were answered: the next in each line moves up."""
+        """Make the next job in each line ready, because the jobs of these sessions were answered."""
         lines = self._lines
         followed = [session for session in sessions if session in lines] if lines else ()
         self._release(sessions)
@@ -150,7 +152,7 @@ class JobQueue:
                 self._make_any_ready(follower)
 
     def drain(self) -> list[Job]:
-        """Remove every job that waits, each once. Its sessions are busy until `finish`."""
+        """Remove every waiting job, and return each once. Their sessions are busy until `finish`."""
         drained = {id(job): job for job in self.waiting_jobs()}
         self._ready, self._lines, self._blocked, self._ready_forecasts = {}, {}, {}, []
         self._waiting = self.nbytes = 0
@@ -186,9 +188,9 @@ class JobQueue:
         )
 
     def _release(self, sessions: SessionNames) -> None:
-        """These sessions are not busy any more."""
+        """Mark these sessions as not busy."""
         for i, session_list in enumerate(self._session_lists):
-            if session_list is sessions:  # a session that is in `_busy` too stays busy for the job behind
+            if session_list is sessions:  # a session that is also in `_busy` stays busy for its next job
                 del self._session_lists[i]
                 return
         if not self._session_lists and len(sessions) == len(
@@ -211,7 +213,7 @@ def _without(session_list: SessionNames, sessions: SessionNames) -> SessionNames
 
 
 def _tenant(job: Job) -> str:
-    """The tenant that a job counts for; a job of no session has a place of its own among the tenants."""
+    """The tenant that a job counts for. A job without a session counts for the tenant without a name."""
     if type(job) is Advance:
         return tenant_of(job.session) if job.usage is None else job.usage.tenant
     return tenant_of(job.sessions[0]) if job.sessions else ""

@@ -1,4 +1,4 @@
-"""The end of a tick: the answers leave, and the batch is counted."""
+"""The end of a tick: sends the answers, and counts the batch in the metrics."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ def reply(batch: Batch, metrics: Metrics) -> None:
     """Call the `reply` of every job of the batch with its answer."""
     _count(batch, metrics)
     usage: UsageCounter | None = None
-    count = 0  # jobs in a row that this usage counts
-    for job, outcome in batch.provisional_answers + batch.final_answers:
+    count = 0  # chunks in a row that belong to this usage
+    for job, outcome in batch.answers_if_committed + batch.final_answers:
         if isinstance(job, Advance | AdvanceMany) and job.usage is not None:
             if job.usage is not usage:
                 if usage is not None:
                     usage.release(count)
                 usage, count = job.usage, 0
             count += 1 if isinstance(job, Advance) else len(job)
-        hand_over(job, outcome)
+        call_reply(job, outcome)
     if usage is not None:
         usage.release(count)
 
 
-def hand_over(job: Job, outcome: Outcome) -> None:
-    """Call the `reply` of a job; if it raises, that is logged."""
+def call_reply(job: Job, outcome: Outcome) -> None:
+    """Call the `reply` of a job. An exception is logged."""
     try:
         job.reply(outcome)
     except Exception:
-        log.exception("an answer could not be handed over; the other answers go on")
+        log.exception("the reply of a job raised; the other jobs are answered")
 
 
 def _count(batch: Batch, metrics: Metrics) -> None:
-    """Count what the batch did, before its answers leave. Refusals are counted where they are sent."""
+    """Count what the batch did, before its answers are sent. Refusals are counted where they are sent."""
     chunks = observations = 0
-    for job, outcome in batch.provisional_answers:
+    for job, outcome in batch.answers_if_committed:
         if type(job) is Advance:
             chunks += 1
             observations += len(job.observations)

@@ -1,7 +1,9 @@
 """The sessions in memory: where each is, how it is loaded from the store, and how it is evicted.
 
-Lookups change nothing. A session that moves between slab and store is not changed by that. All other changes
-are staged in a `Batch` first.
+Lookups do not change state. Loading and evicting do not change a session's contents. Every other change is
+first recorded in a `Batch`, and becomes visible when the batch is committed. Until then no lookup finds the
+row of a new session. Two modules change rows without a batch: `app.engine.direct` and
+`app.engine.warm_start`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from models.arrays import Ints
 log = logging.getLogger("carryover.engine")
 
 NO_SESSIONS: frozenset[str] = frozenset()
-NAMES_PER_CALL = 10_000  # read at once while the stored sessions are counted
+NAMES_PER_CALL = 10_000  # names read in one call while the stored sessions are counted
 
 CallStore = Callable[..., Awaitable[Any]]
 
@@ -59,10 +61,12 @@ class Residents:
         self.models = models
         self.store = store
         self.shared_store = store if isinstance(store, SharedStore) else None
-        self.ttl_seconds = settings.ttl_seconds  # of sessions created without a time to live
+        self.ttl_seconds = settings.ttl_seconds  # default for sessions created without a time to live
         self.call_store = call_store
         self.metrics = metrics or Metrics()
-        self.hold_deadlines_before = -math.inf  # stored sessions with an earlier deadline do not expire
+        # Stored sessions with an earlier deadline are kept. After a jump of the clock it is unknown whether
+        # the time really passed (see `app.engine.idle_time`).
+        self.no_expiry_before = -math.inf
         self.counts = SessionCounts(settings.max_sessions)
 
     def __len__(self) -> int:
@@ -88,8 +92,10 @@ class Residents:
         return None
 
     def find_all(self, job: AdvanceMany, now: float) -> tuple[Slab, Ints] | None:
-        """Slab and rows of the job's sessions; None unless all are resident in one slab, of the job's model,
-        and none has expired."""
+        """Slab and rows of the job's sessions, or None.
+
+        None unless all of them are resident in one slab, which is of the job's model, and none has expired.
+        """
         found = self.find(job.sessions[0])
         if found is None:
             return None
@@ -110,11 +116,11 @@ class Residents:
         Raises
         ------
         UnknownSession, SessionGone, OutOfStep
-        SessionExpired : its time to live has passed, and it must be removed first
+        SessionExpired : its time to live has passed; the engine removes it and then runs the job again
         """
         found = self.find(session)
         if found is None:
-            raise exactly_once.missing_session_error(session, batch.tombstones.get(session))
+            raise exactly_once.missing_session_error(session, batch.missing.get(session))
         slab, row = found
         if slab.headers["deadline"][row] < batch.now:
             raise SessionExpired
@@ -124,8 +130,8 @@ class Residents:
         return slab, row
 
     async def make_resident(self, batch: Batch) -> None:
-        """Load the batch's sessions that are not resident, and the tombstones of those that are gone."""
-        absent = batch.touched
+        """Load the batch's sessions that are not resident; `batch.missing` says why some cannot be loaded."""
+        absent = batch.sessions
         for job in batch.jobs:
             if type(job) is AdvanceMany and (found := self.find_all(job, batch.now)) is not None:
                 batch.bulk_rows[id(job)] = found  # the rows stay valid: sessions of the batch are not evicted
@@ -136,28 +142,30 @@ class Residents:
         if not absent:
             return
         batch.lookups = absent
-        records, batch.tombstones = await self.call_store(self.store.load, absent)
+        records, batch.missing = await self.call_store(self.store.load, absent)
         by_model: dict[str, list[Record]] = {}
         for record in records:
             by_model.setdefault(record.fingerprint, []).append(record)
         for fingerprint, records_of_model in by_model.items():
-            model_slab = self.models.known(fingerprint)
+            model_slab = self.models.find_slab(fingerprint)
             if model_slab is not None:
                 try:
                     self._restore(model_slab, records_of_model, batch)
                 except StoreFailed:
                     self._restore_one_by_one(model_slab, records_of_model, batch)
             else:
-                batch.tombstones |= {record.session: _not_loaded(record) for record in records_of_model}
+                batch.missing |= {
+                    record.session: _model_not_loaded_error(record) for record in records_of_model
+                }
 
     def _restore(self, slab: Slab, records: Sequence[Record], batch: Batch) -> None:
-        self.make_room(slab, len(records), batch.staying)
+        self.make_room(slab, len(records), batch.not_evictable)
         values = unpack([record.body for record in records], slab.recent_chunks, slab.forecaster)
         self.metrics.restored += len(records)
         deadlines = values.headers["deadline"]
-        held = deadlines < self.hold_deadlines_before
-        if held.any():  # their idle time begins again
-            deadlines[held] = batch.now + values.headers["ttl"][held]
+        kept = deadlines < self.no_expiry_before
+        if kept.any():  # the idle time of these sessions begins again
+            deadlines[kept] = batch.now + values.headers["ttl"][kept]
         rows = np.array([slab.take() for _ in records])
         slab.write(rows, values)
         for record, row in zip(records, rows.tolist(), strict=True):
@@ -169,39 +177,49 @@ class Residents:
             try:
                 self._restore(slab, [record], batch)
             except StoreFailed as error:
-                batch.tombstones[record.session] = SessionDamaged(error.detail)
-                if not self.store.writes_through:  # loading removed the record from the store: put it back
+                batch.missing[record.session] = SessionDamaged(error.detail)
+                if not self.store.writes_through:  # loading removed the record from the store, so put it back
                     self.store.commit([record.block()], [])
 
-    def make_room(self, slab: Slab, count: int, staying: Iterable[str]) -> None:
-        """Free at least `count` rows: evict the least recently used sessions, but none in `staying`."""
+    def make_room(self, slab: Slab, count: int, not_evictable: Iterable[str]) -> None:
+        """Free at least `count` rows by evicting the least recently used sessions.
+
+        Raises
+        ------
+        StoreFailed : the rows could not be freed
+        """
         if slab.free_rows >= count:
             return
-        rows = [row for session in staying if (row := slab.index.get(session)) is not None]
+        rows = [row for session in not_evictable if (row := slab.index.get(session)) is not None]
         slab.pin(rows)
-        leaving = slab.least_recently_used(count - slab.free_rows + slab.capacity // 256)
+        evicted = slab.least_recently_used(count - slab.free_rows + slab.capacity // 256)
         slab.unpin(rows)
         if not self.store.writes_through:
-            leaving = self._store_leaving(slab, leaving)
+            evicted = self._store_evicted(slab, evicted)
         if self.shared_store is not None:
-            self.shared_store.forget(leaving)
-        self.metrics.evicted += len(leaving)
-        for session in leaving:
+            self.shared_store.forget_revisions(evicted)
+        self.metrics.evicted += len(evicted)
+        for session in evicted:
             slab.remove(session)
         if slab.free_rows < count:
-            raise StoreFailed("no row is free: the sessions that should leave cannot be stored")
+            raise StoreFailed(
+                "no row is free: the sessions chosen for eviction could not be written to the store"
+            )
 
-    def _store_leaving(self, slab: Slab, leaving: list[str]) -> list[str]:
-        """Write sessions to a store that does not write through. Returns the sessions that were written."""
-        blocks, failed = seal(slab, leaving, slab.read(slab.rows_of(leaving)))
+    def _store_evicted(self, slab: Slab, evicted: list[str]) -> list[str]:
+        """Write evicted sessions to a store that gets sessions only on eviction, not with every commit.
+
+        Returns the sessions that were written.
+        """
+        blocks, failed = make_blocks(slab, evicted, slab.read(slab.rows_of(evicted)))
         self.store.commit(blocks, [])
         if failed:
             log.error("%d sessions cannot be stored and stay resident", len(failed))
             slab.unpin(slab.rows_of(failed))  # as if just used: the next eviction chooses other sessions
-        return [session for session in leaving if session not in failed]
+        return [session for session in evicted if session not in failed]
 
     def create(self, session: str, slab: Slab, ttl_seconds: float | None, batch: Batch) -> int:
-        """A row for a new session, which is published with the batch.
+        """Take a row for a new session, which is published with the batch. Returns the row.
 
         Raises
         ------
@@ -213,21 +231,21 @@ class Residents:
     def create_many(
         self, sessions: Sequence[str], slab: Slab, ttl_seconds: float | None, batch: Batch
     ) -> Ints:
-        """Rows for new sessions of one tenant, which are published with the batch.
+        """Take rows for new sessions of one tenant, which are published with the batch. Returns the rows.
 
         Raises
         ------
         TooManySessions, OverLimit
         SessionDamaged, StoreFailed : one of them exists and cannot be read
         """
-        for session in sessions if batch.tombstones else ():
-            if isinstance(error := batch.tombstones.get(session), CarryoverError):
+        for session in sessions if batch.missing else ():
+            if isinstance(error := batch.missing.get(session), CarryoverError):
                 raise error
-        coming = len(sessions)
+        new_count = len(sessions)
         if batch.previous_slabs:  # a session that replaces an existing one does not add to the count
-            coming -= len(batch.previous_slabs.keys() & set(sessions))
-        self.counts.check_room(tenant_of(sessions[0]), coming, len(self) + len(batch.created))
-        self.make_room(slab, len(sessions), batch.staying)
+            new_count -= len(batch.previous_slabs.keys() & set(sessions))
+        self.counts.check_room(tenant_of(sessions[0]), new_count, len(self) + len(batch.created))
+        self.make_room(slab, len(sessions), batch.not_evictable)
         rows = np.array([slab.take() for _ in sessions])
         self.counts.add(sessions)
         headers = np.zeros(len(rows), slab.headers.dtype)
@@ -241,7 +259,7 @@ class Residents:
         return rows
 
     def move_to_newest(self, session: str, slab: Slab, row: int, batch: Batch) -> tuple[Slab, int]:
-        """Move a session that is reset to the newest network of its model. Returns its slab and row there."""
+        """On reset, move the session to the newest network of its model. Returns its slab and row there."""
         newest = self.models.successor(slab)
         if newest is slab:
             return slab, row
@@ -261,8 +279,13 @@ class Residents:
         batch.removed.append((slab, Tombstone(session, position, reason, batch.now)))
 
 
-def seal(slab: Slab, sessions: Sequence[str], rows: Rows) -> tuple[list[Block], dict[str, CarryoverError]]:
-    """The records of these sessions for the store; and by session, the error if its record cannot be made."""
+def make_blocks(
+    slab: Slab, sessions: Sequence[str], rows: Rows
+) -> tuple[list[Block], dict[str, CarryoverError]]:
+    """Serialize these sessions for the store.
+
+    Returns the blocks, and a dict of errors for the sessions that could not be serialized.
+    """
     try:
         return [_block(slab, sessions, rows)], {}
     except Exception:
@@ -272,7 +295,7 @@ def seal(slab: Slab, sessions: Sequence[str], rows: Rows) -> tuple[list[Block], 
     for i, session in enumerate(sessions):
         try:
             blocks.append(_block(slab, (session,), rows.select(np.array([i]))))
-        except Exception as error:  # noqa: BLE001  (whatever it was, it fails this session alone)
+        except Exception as error:  # noqa: BLE001  (after any error, only this session fails)
             failed[session] = StepFailed(
                 f"session {id_of(session)!r} cannot be stored: {error}; it was not advanced"
             )
@@ -284,7 +307,7 @@ def _block(slab: Slab, sessions: Sequence[str], rows: Rows) -> Block:
     return Block(slab.forecaster.fingerprint, sessions, positions, deadlines, pack(rows))
 
 
-def _not_loaded(record: Record) -> StoreFailed:
+def _model_not_loaded_error(record: Record) -> StoreFailed:
     return StoreFailed(
         f"session {id_of(record.session)!r} belongs to model {record.fingerprint[:12]}, which is not loaded",
         fingerprint=record.fingerprint,

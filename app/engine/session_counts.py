@@ -8,21 +8,21 @@ from collections.abc import Iterable, Mapping
 from app.errors import OverLimit, TooManySessions
 from app.session.names import tenant_of
 
-RETRY_SECONDS = 60  # after which a tenant at its limit may try again
+RETRY_SECONDS = 60  # `Retry-After` for a tenant that has as many sessions as it may have
 
 
 class SessionCounts:
-    """Sessions of each tenant, those included that the batch under way creates.
+    """How many sessions each tenant has, including those that the current batch creates.
 
     Parameters
     ----------
-    max_sessions : that the server keeps
+    max_sessions : limit for the whole server
     """
 
     def __init__(self, max_sessions: int) -> None:
         self.max_sessions = max_sessions
         self.per_tenant: Counter[str] = Counter()
-        self.limits: Mapping[str, int] = {}  # by tenant, where a tenant may have fewer than the server
+        self.limits: Mapping[str, int] = {}  # limits by tenant; only tenants with a limit below the server's
 
     def add(self, sessions: Iterable[str]) -> None:
         self.per_tenant.update(map(tenant_of, sessions))
@@ -30,22 +30,22 @@ class SessionCounts:
     def discard(self, session: str) -> None:
         self.per_tenant[tenant_of(session)] -= 1
 
-    def check_room(self, tenant: str, coming: int, present: int) -> None:
+    def check_room(self, tenant: str, new_count: int, existing_count: int) -> None:
         """Refuse more sessions than there may be.
 
         Parameters
         ----------
-        coming : how many are to be created
-        present : how many the server has
+        new_count : sessions to create
+        existing_count : sessions that the server has
 
         Raises
         ------
         TooManySessions, OverLimit
         """
-        if coming and present + coming > self.max_sessions:
+        if new_count and existing_count + new_count > self.max_sessions:
             raise TooManySessions(f"the server keeps at most {self.max_sessions} sessions")
         limit = self.limits.get(tenant)
-        if limit is not None and coming and self.per_tenant[tenant] + coming > limit:
+        if limit is not None and new_count and self.per_tenant[tenant] + new_count > limit:
             raise OverLimit(
                 f"this key may have at most {limit} sessions", RETRY_SECONDS, quota="sessions", limit=limit
             )

@@ -1,7 +1,7 @@
-"""Chunks too long for one batch, and forecasts: each batch advances them by a slice, beside their neighbours.
+"""Advances forecasts, and chunks that are too long for one batch, by one slice in each batch.
 
-The carry after the last slice stays with the job, and the session takes no other job meanwhile. Only the
-end of a whole chunk is staged, so a resident session is always at the end of a whole chunk.
+The carry after the last slice is kept in the job, and no other job of the session runs meanwhile. Only the
+end of a whole chunk is staged. So a slab row never holds the state of a half-processed chunk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RollingForecast = tuple[Slab, int, Advance | Forecast]
 
 
 def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
-    """Begin a long chunk. Only here is it checked whether it starts where its session is.
+    """Begin a long chunk. Only here is it checked whether it starts at its session's position.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
 def finish_slice(
     slab: Slab, row: int, job: Advance, result: StepResult, batch: Batch, recent_bytes: int
 ) -> None:
-    """Take the result of a slice of a long chunk; the chunk goes on, its forecast begins, or it is staged."""
+    """Take the result of a slice of a long chunk. Then continue it, begin its forecast, or stage it."""
     progress = job.progress
     if progress is None:
         return
@@ -162,7 +162,7 @@ def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) 
         batch.delete(slab, job.session, after, 0)
     position, epoch = scalar(after.headers, "position"), scalar(after.headers, "epoch")
     model = slab.forecaster.artifact.name
-    batch.provisional_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, answer)))
+    batch.answers_if_committed.append((job, ChunkAnswer(job.session, model, position, epoch, False, answer)))
 
 
 def _horizon(job: Advance | Forecast) -> int:

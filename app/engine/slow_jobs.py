@@ -1,7 +1,8 @@
-"""Forecasts and long chunks take several batches. A bounded number is in each batch; connections alternate.
+"""The forecasts and long chunks, which take several batches.
 
-A long chunk is *begun* once a slice of it was computed. It will move its session, whose row therefore stays
-resident, so only a bounded number of chunks may be begun at once. A forecast works on a copy of the carry.
+Each batch takes a limited number of them, and connections alternate. A long chunk is *begun* once a slice of
+it was computed. It will change its session's row, which therefore must not be evicted. So only a limited
+number of chunks may be begun at once. A forecast works on a copy of the carry.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from app.errors import Unavailable
 from app.jobs.jobs import Advance, Job, is_cancelled
 from app.session.names import tenant_of
 
-Owner = tuple[str, int]  # tenant, and without tenants the id of the connection
+Owner = tuple[str, int]  # the tenant, and the id of the connection if there are no tenants
 
 
 class SlowJobs:
-    """Slow jobs between two of their batches. Their sessions take no other job.
+    """Slow jobs between two of their batches. No other job of their sessions runs.
 
     Parameters
     ----------
@@ -26,7 +27,7 @@ class SlowJobs:
 
     def __init__(self, max_begun: int) -> None:
         self.max_begun = max_begun
-        self._waiting: dict[Owner, deque[Job]] = {}  # the first owner is the next to be taken from
+        self._waiting: dict[Owner, deque[Job]] = {}  # jobs by owner; the first owner is next
         self._begun: dict[int, Advance] = {}  # chunks, by id
         self._count = 0
 
@@ -39,16 +40,16 @@ class SlowJobs:
 
     @property
     def may_begin(self) -> int:
-        """Chunks that may be begun in the next batch."""
+        """Number of chunks that may be begun in the next batch."""
         return max(self.max_begun - len(self._begun), 0)
 
     @property
     def pinned(self) -> set[str]:
-        """Sessions of begun chunks, whose rows must stay."""
+        """Sessions of begun chunks. Their rows must not be evicted."""
         return {job.session for job in self._begun.values()}
 
     def put(self, jobs: Iterable[Job]) -> None:
-        """Add jobs that are to go on, or to begin, in a later batch."""
+        """Add jobs that continue or begin in a later batch."""
         for job in jobs:
             self._waiting.setdefault(_owner(job), deque()).append(job)
             self._count += 1
@@ -56,7 +57,7 @@ class SlowJobs:
                 self._begun[id(job)] = job
 
     def take(self, count: int) -> list[Job]:
-        """Up to `count` jobs for the next batch, one of each owner in turn."""
+        """Take up to `count` jobs for the next batch, one of each owner in turn."""
         taken: list[Job] = []
         while self._waiting and len(taken) < count:
             owner = next(iter(self._waiting))
@@ -67,7 +68,7 @@ class SlowJobs:
         return taken
 
     def drop_cancelled(self) -> list[Job]:
-        """Remove the jobs whose client has left: nothing of them was applied."""
+        """Remove the jobs whose client has disconnected. Nothing of them was applied."""
         if not any(map(is_cancelled, self)):
             return []
         everything = self.drain()
@@ -86,11 +87,11 @@ class SlowJobs:
 
 
 def cancelled_error() -> Unavailable:
-    """The answer of a job whose client has left; nobody reads it."""
+    """The answer of a job whose client has disconnected. Nobody reads it."""
     return Unavailable("the client closed its connection; nothing was applied")
 
 
 def _owner(job: Job) -> Owner:
-    """Whose turn a job takes: its tenant's, or its connection's where there are no tenants."""
+    """The owner that a job counts for: its tenant, or its connection if there are no tenants."""
     tenant = tenant_of(job.sessions[0])
     return tenant, 0 if tenant else id(getattr(job, "client", None))

@@ -1,7 +1,7 @@
-"""The step of a batch: every chunk of one model in one pass, and every forecast in another.
+"""Steps a batch. Every chunk of one model is in one pass, and every forecast in another.
 
 Most chunks are short, and a batch of them is a handful of array operations over columns. A chunk that would
-hold up its neighbours, or that is followed by a forecast, is taken in slices (`app.engine.slicing`).
+delay other sessions, or that is followed by a forecast, is processed in slices (`app.engine.slicing`).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from models.jit import FLOAT, contiguous, jit, readonly
 
 
 class Stepper:
-    """Steps batches; remembers only how fast each model is.
+    """Steps batches. Its only state is how fast each model is.
 
     Parameters
     ----------
-    recent_bytes : of remembered long answers a session
+    recent_bytes : limit of the bytes of remembered long answers of a session
     """
 
     def __init__(self, recent_bytes: int) -> None:
         self.recent_bytes = recent_bytes
         self._time_budgets: defaultdict[Slab, TimeBudget] = defaultdict(TimeBudget)
-        self.contended = False  # whether several tenants call, and wait for each other's chunks
+        self.contended = False  # whether several tenants call, so that they wait for each other's chunks
 
     def last_pass_seconds(self, slab: Slab) -> float:
         """Seconds that the newest pass of this model took."""
@@ -75,7 +75,7 @@ class Stepper:
         return CONTENDED_SECONDS if self.contended else BATCH_SECONDS
 
     def add(self, job: Advance, slab: Slab, row: int, batch: Batch) -> None:
-        """Take a chunk into the batch.
+        """Add a chunk to the batch.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class Stepper:
             batch.chunks_of(slab).add(job, row)
 
     def add_bulk(self, job: AdvanceMany, slab: Slab, rows: Ints, batch: Batch) -> None:
-        """Take many chunks into the batch, none of them long.
+        """Add many chunks to the batch, none of them long.
 
         Raises
         ------
@@ -116,9 +116,9 @@ class Stepper:
         batch.chunks_of(slab).bulk_jobs.append((job, rows))
 
     def admit(self, group: ChunkColumns, batch: Batch) -> list[Advance]:
-        """Keep the chunks that start where their sessions are.
+        """Keep the chunks that start at their sessions' positions. The others are replayed or refused.
 
-        The others are answered again or refused; returns those whose session has expired.
+        Returns the jobs whose session has expired.
         """
         group.fill()
         before, digests = group.before, group.digests
@@ -138,7 +138,7 @@ class Stepper:
         return expired
 
     def step(self, batch: Batch) -> None:
-        """One pass over the chunks of each model, then one over its forecasts; stages finished chunks."""
+        """Make one pass over the chunks of each model, then one over its forecasts. Stage finished chunks."""
         for slab in {*batch.chunks, *(slab for slab, _, _ in batch.long_chunks)}:
             self._step_chunks(
                 batch.chunks_of(slab), [item for item in batch.long_chunks if item[0] is slab], batch
@@ -151,7 +151,7 @@ class Stepper:
     def _step_chunks(
         self, group: ChunkColumns, long_chunks: Sequence[tuple[Slab, int, Advance]], batch: Batch
     ) -> None:
-        """One pass over the group's chunks and a slice of each long chunk, which lie behind the group."""
+        """Make one pass over the group's chunks and, after them, a slice of each long chunk."""
         slab, count = group.slab, len(group)
         if not long_chunks:
             if count:
@@ -224,7 +224,7 @@ class Stepper:
 def _in_step(
     position: Ints, epoch: Epochs, deadline: Seconds, at: Ints, epochs: Epochs, now: float, accepted: Bools
 ) -> bool:
-    """Mark in `accepted` the chunks that start where their sessions are; whether all of them do."""
+    """Mark in `accepted` the chunks that start at their sessions' positions. Returns whether all do."""
     agreed = True
     for i in range(len(accepted)):
         here = (at[i] == -1 or at[i] == position[i]) and (epochs[i] == 0 or epochs[i] == epoch[i])
@@ -234,7 +234,7 @@ def _in_step(
 
 
 def _check_alive(slab: Slab, row: int, batch: Batch) -> None:
-    """Raise SessionExpired before validating: the chunk may be valid for the session that replaces it."""
+    """Raise SessionExpired before validating, because the chunk may be valid for the session that follows."""
     if scalar(slab.headers, "deadline", row) < batch.now:
         raise SessionExpired
 
@@ -258,7 +258,7 @@ def cannot_forecast_error(forecaster: Forecaster) -> CannotForecast:
 
 
 def _with_slices(group: ChunkColumns, long_chunks: Sequence[Advance], size: int) -> PassInputs:
-    """The inputs of a group, and behind them the next `size` observations of each long chunk."""
+    """Join the inputs of a group and, after them, the next `size` observations of each long chunk."""
     under_way = [(job, job.progress) for job in long_chunks if job.progress is not None]
     slices: list[Floats] = [job.observations[progress.offset :][:size] for job, progress in under_way]
     lengths = np.array([len(part) for part in slices], np.int64)

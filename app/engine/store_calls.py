@@ -1,4 +1,4 @@
-"""Calls of the store: on the event loop, or from one thread if the store waits for a disk or a network."""
+"""Calls the store: on the event loop, or from one thread if the store waits for a disk or a network."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""How much a pass of a model may take on, so that no batch holds the event loop for too long."""
+"""Limits the work of one pass of a model, so that no batch blocks the event loop for too long."""
 
 from __future__ import annotations
 
-BATCH_SECONDS = 0.005  # that a pass may take; other clients wait for as long
-CONTENDED_SECONDS = 0.0005  # the same while several tenants call
-FASTER_WEIGHT, SLOWER_WEIGHT = 0.5, 0.02  # of a measurement below the estimate, and of one above it
-NARROW, WIDE = 4, 64  # sessions; between them a pass measures neither cost well
+BATCH_SECONDS = 0.005  # time limit of a pass; other clients wait for as long
+CONTENDED_SECONDS = 0.0005  # time limit of a pass while several tenants call
+FASTER_WEIGHT, SLOWER_WEIGHT = 0.5, 0.02  # weights of measurements below and above the estimate
+NARROW, WIDE = 4, 64  # sessions of a pass; between these limits a pass measures neither cost well
 MIN_STEPS, MIN_OBSERVATIONS, MIN_SLOW_JOBS = 16, 64, 4
 
 
@@ -15,7 +15,7 @@ class TimeBudget:
     def __init__(self) -> None:
         self.step_seconds = 2e-5
         self.observation_seconds = 1e-6
-        self.last_seconds = 0.0  # that the newest pass took
+        self.last_seconds = 0.0  # duration of the newest pass
 
     def record(self, seconds: float, longest: int, sessions: int, total: int) -> None:
         """Learn from a pass: the cost of an observation from a wide pass, that of a step from a narrow pass.
@@ -23,7 +23,7 @@ class TimeBudget:
         Parameters
         ----------
         longest : observations of the longest chunk
-        sessions : in the pass
+        sessions : number of sessions in the pass
         total : observations of all chunks together
         """
         self.last_seconds = seconds
@@ -50,7 +50,7 @@ class TimeBudget:
 def _updated(estimate: float, measured: float) -> float:
     """The next estimate.
 
-    Other work of the machine makes a pass slower, never faster: the faster one counts more.
+    Other work of the machine makes a pass slower, never faster. So a faster measurement has more weight.
     """
     weight = FASTER_WEIGHT if measured < estimate else SLOWER_WEIGHT
     return estimate + weight * (min(measured, 10 * estimate) - estimate)

@@ -1,4 +1,4 @@
-"""Upkeep beside the ticks: idle sessions expire, and the store does its maintenance."""
+"""Work beside the ticks: expires idle sessions, and calls the store's upkeep."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from app.session.slab import Slab
 log = logging.getLogger("carryover.engine")
 
 SWEEP_SECONDS = 1.0
-STORED_PER_SWEEP = 1000  # sessions in the store that one sweep expires at most
-ROWS_PER_SWEEP = 65_536  # rows of each slab that one sweep tests: about a third of a millisecond
+STORED_PER_SWEEP = 1000  # most sessions in the store that one sweep expires
+ROWS_PER_SWEEP = 65_536  # rows of each slab that one sweep tests; takes about a third of a millisecond
 
 
 class Upkeep:
@@ -24,10 +24,10 @@ class Upkeep:
     Parameters
     ----------
     call_store : calls a method of the store, at once or from a thread
-    slabs : of the resident sessions, by fingerprint
+    slabs : slabs of the resident sessions, by fingerprint
     clock : seconds since 1970
     enqueue : queues a job for the engine
-    max_sessions : of one job
+    max_sessions : limit of sessions in one job
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Upkeep:
         enqueue: Callable[[Job], None],
         max_sessions: int,
     ) -> None:
-        self.failure = ""  # of the store; empty again once its maintenance succeeds
+        self.failure = ""  # error of the store; empty again once its upkeep succeeds
         self.store = call_store.store
         self._call = call_store
         self._slabs = slabs
         self._clock = clock
         self._enqueue = enqueue
         self._max_sessions = max_sessions
-        self._next_row: dict[str, int] = {}  # by fingerprint: where the next sweep of a slab begins
+        self._next_row: dict[str, int] = {}  # row at which the next sweep of a slab begins, by fingerprint
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -75,7 +75,7 @@ class Upkeep:
                 self._enqueue(Expire(expired[i : i + self._max_sessions]))
 
     async def _expired_in_store(self, now: float) -> list[str]:
-        if self.store.hold_deadlines_before is not None:
+        if self.store.no_expiry_before is not None:
             return []
         try:
             expired: list[str] = await self._call(self.store.expired, now, STORED_PER_SWEEP)
@@ -90,7 +90,7 @@ class Upkeep:
             await self.maintain_store()
 
     async def maintain_store(self) -> None:
-        """Have the store do its maintenance, and note whether it succeeded."""
+        """Call the store's upkeep, and note whether it succeeded."""
         try:
             await self._call(self.store.tend)
         except StoreFailed as error:

@@ -1,9 +1,9 @@
 """Moves resident sessions of an older network to the newer one, by replaying their last observations.
 
-The newer network never gets the older one's carry: it begins at zero and observes again what the session's
-carry has kept (`CARRYOVER_REPLAY_OBSERVATIONS`). Position, epoch, times and remembered answers stay. Clients
-cannot see when it happens, so it needs no commit of its own: a server that stops before the session's next
-chunk finds the older record and replays the same observations again.
+The newer network never gets the older one's carry. It begins at zero and observes again what the session's
+carry has kept (`CARRYOVER_REPLAY_OBSERVATIONS`). Position, epoch, times and remembered answers do not change.
+The move needs no commit of its own. If the server stops before the session's next chunk, it finds the older
+record at the next start and replays the same observations again.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ log = logging.getLogger("carryover.engine")
 def warm_start_sessions(residents: Residents, batch: Batch) -> None:
     """Move those of the batch's sessions that are resident on an older network to the newest of its name.
 
-    A session stays while a job of it is under way: the job's unfinished carry is the older network's.
+    A session with an unfinished job is not moved, because the job's intermediate carry is the older
+    network's.
     """
     begun = {job.session for job in batch.jobs if isinstance(job, Advance | Forecast) and job.progress}
     for slab in residents.models.outdated_slabs():
-        moving = [session for session in batch.touched - begun if session in slab.index]
+        moving = [session for session in batch.sessions - begun if session in slab.index]
         if moving and _compatible(slab, residents.models.current[slab.forecaster.artifact.name]):
-            _move(residents, slab, residents.models.successor(slab), moving, batch.staying)
+            _move(residents, slab, residents.models.successor(slab), moving, batch.not_evictable)
 
 
 def _compatible(older: Slab, newer: Slab) -> bool:
@@ -46,7 +47,7 @@ def _compatible(older: Slab, newer: Slab) -> bool:
 
 
 def _move(
-    residents: Residents, older: Slab, newer: Slab, sessions: list[str], staying: Collection[str]
+    residents: Residents, older: Slab, newer: Slab, sessions: list[str], not_evictable: Collection[str]
 ) -> None:
     before = older.read(older.rows_of(sessions))
     try:
@@ -54,7 +55,7 @@ def _move(
     except Exception:
         log.exception("the newer network failed on %d sessions: they keep the older one", len(sessions))
         return
-    residents.make_room(newer, len(sessions), staying)
+    residents.make_room(newer, len(sessions), not_evictable)
     headers = np.zeros(len(sessions), header_type(newer.recent_chunks, newer.forecaster.output_size))
     copy_headers(before.headers, headers)
     rows = np.array([newer.take() for _ in sessions])

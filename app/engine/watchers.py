@@ -1,9 +1,9 @@
-"""Watchers of sessions are notified of what a batch moved, once it is published.
+"""Notifies the watchers of sessions of the changes of a batch, once they are published.
 
-    engine publishes -> Watchers.notify(moved, removed) -> watcher.notify(event), and then the answers leave
+    engine publishes -> Watchers.notify(moved, removed) -> watcher.notify(event), then send answers
 
 A dashboard watches a session while other clients feed it. It sees what was applied, never what was only
-requested. Without watchers this costs the engine one look at an empty dict a tick.
+requested. Without watchers the engine only tests an empty dict once in each tick.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Watcher(Protocol):
     """Watches a session."""
 
     def notify(self, event: Event) -> None:
-        """Take an event. It is called within a tick, so it must be quick."""
+        """Take an event. Must be quick, because it is called within a tick."""
 
 
 class Watchers:
@@ -58,7 +58,7 @@ class Watchers:
         Parameters
         ----------
         moved : jobs and their answers
-        removed : tombstones of the sessions that left, with their slabs
+        removed : tombstones of the sessions that were removed, with their slabs
         """
         for job, outcome in moved:
             for session in self._watchers.keys() & job.sessions:

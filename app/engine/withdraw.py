@@ -1,8 +1,8 @@
-"""Sessions are taken out of a batch when another replica has moved them on, or they cannot be written.
+"""Takes sessions out of a batch if another replica has changed them, or if they cannot be written.
 
-What the batch computed for a session that another replica moved on starts from an outdated state. Nothing
-of it is published. Its jobs are tried again in the next batch, which loads the session as it is and decides
-anew whether each chunk is applied, answered again, or refused.
+If another replica has changed a session, what the batch computed for it starts from an outdated state.
+Nothing of it is published. Its jobs run again in the next batch. That batch loads the session from the store,
+and decides again whether each chunk is applied, replayed or refused.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from models.arrays import Bools
 
 
 def uncompared_sessions(batch: Batch) -> set[str]:
-    """The sessions that answers of this batch rest on, and that its commit does not compare."""
+    """The sessions that answers of this batch depend on, and that its commit does not compare."""
     compared = {session for staged in batch.staged for session in staged.sessions}
     compared.update(tombstone.session for _, tombstone in batch.removed)
     compared.update(session for job in batch.unfinished for session in job.sessions)
-    return set(batch.touched) - compared
+    return set(batch.sessions) - compared
 
 
 def withdraw(batch: Batch, conflicts: Conflicts) -> None:
-    """Take these sessions out of a batch, before its commit or after it.
+    """Take these sessions out of a batch, before or after its commit.
 
     Parameters
     ----------
-    conflicts : by session, the error that its jobs are refused with; None where they are tried again
+    conflicts : by session, the error with which its jobs are refused; None if they run again
     """
     withdrawal = _Withdrawal(batch, conflicts)
     retries = [job for job in batch.retries if not withdrawal.refuse(job)]
-    batch.provisional_answers = withdrawal.keep(batch.provisional_answers)
+    batch.answers_if_committed = withdrawal.keep(batch.answers_if_committed)
     batch.final_answers = withdrawal.keep(batch.final_answers) + withdrawal.refusals
     batch.retries = retries + withdrawal.retries
     gone = set(conflicts)
@@ -51,7 +51,7 @@ def withdraw(batch: Batch, conflicts: Conflicts) -> None:
 
 
 class _Withdrawal:
-    """Sorts a batch's answers: some are kept, the other jobs are refused or tried again."""
+    """Sorts a batch's answers. Some are kept; the other jobs are refused or run again."""
 
     def __init__(self, batch: Batch, conflicts: Conflicts) -> None:
         self.refusals: list[tuple[Job, Outcome]] = []
@@ -60,7 +60,7 @@ class _Withdrawal:
         self._conflicts = conflicts
 
     def keep(self, answers: Iterable[tuple[Job, Outcome]]) -> list[tuple[Job, Outcome]]:
-        """The answers that do not rest on a withdrawn session."""
+        """Return the answers that do not depend on a withdrawn session."""
         kept: list[tuple[Job, Outcome]] = []
         for job, outcome in answers:
             if isinstance(job, Expire) or self._conflicts.keys().isdisjoint(job.sessions):
@@ -72,7 +72,7 @@ class _Withdrawal:
         return kept
 
     def refuse(self, job: Job) -> bool:
-        """Refuse a job if one of its sessions cannot be written; whether it was."""
+        """Refuse a job if one of its sessions cannot be written. Returns whether it was refused."""
         errors = [error for session in job.sessions if (error := self._conflicts.get(session)) is not None]
         if errors:
             self.refusals.append((job, errors[0]))
@@ -85,7 +85,7 @@ class _Withdrawal:
             self.retries.append(job)
 
     def _keep_rest(self, job: AdvanceMany, outcome: BulkAnswer) -> Iterator[tuple[Job, Outcome]]:
-        """The answer of a bulk job's other sessions; each withdrawn one goes on as a job of its own."""
+        """Keep the answer of a bulk job's other sessions. Each withdrawn session gets a job of its own."""
         keep = np.array([session not in self._conflicts for session in job.sessions])
         kept_indexes, parts = np.flatnonzero(keep), JobParts(job)
         rest = [parts.subset(kept_indexes)] if len(kept_indexes) else []
@@ -109,7 +109,7 @@ def _part_of(outcome: BulkAnswer, keep: Bools) -> BulkAnswer:
 
 
 def _without(staged: StagedRows, sessions: Iterable[str]) -> StagedRows | None:
-    """The staged rows of the other sessions; None where there are none."""
+    """The staged rows without these sessions; None if no row is left."""
     gone = set(sessions)
     kept = np.array([i for i, session in enumerate(staged.sessions) if session not in gone], np.int64)
     if len(kept) == len(staged.sessions):

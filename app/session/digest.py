@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.arrays import Digests, Floats, Ints, Words
+from models.arrays import Digests, Floats, Ints, UInt32s
 from models.jit import INT, contiguous, jit, readonly
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -25,7 +25,7 @@ def digests(observations: Floats, lengths: Ints, horizon: int = 0) -> Digests:
     ----------
     observations : [total, inputs], the chunks one after the other
     lengths : [batch], each at least 1
-    horizon : steps of the forecast that goes with the answer; another horizon is another request
+    horizon : steps of the forecast that is requested with the chunk; it is part of the digest
 
     Returns
     -------
@@ -37,8 +37,8 @@ def digests(observations: Floats, lengths: Ints, horizon: int = 0) -> Digests:
 
 
 @jit(readonly("uint32", 2), readonly("int64"), INT, contiguous("uint64"))
-def _digest(words: Words, lengths: Ints, horizon: int, found: Digests) -> None:
-    """Every operand is an unsigned 64-bit integer: with a signed one Numba would compute in floats."""
+def _digest(words: UInt32s, lengths: Ints, horizon: int, found: Digests) -> None:
+    """Every operand is an unsigned 64-bit integer, because Numba would mix it with a signed one as floats."""
     row = 0
     for i in range(len(lengths)):
         total, index = np.uint64(0), np.uint64(horizon)

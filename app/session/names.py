@@ -24,7 +24,7 @@ def tenant_of(name: str) -> str:
 
 
 def id_of(name: str) -> str:
-    """The session's id, for answers and errors: they never show the engine's name."""
+    """The session's id, for answers and errors. They never show the engine's name."""
     return name.rpartition(SEPARATOR)[2]
 
 

@@ -1,4 +1,4 @@
-"""The answers to a session's last few chunks: a retry gets the same answer and is not applied again."""
+"""The answers to a session's last few chunks. A retry gets the stored answer and is not applied again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.session.rows import Answer, Rows
-from models.arrays import Digests, Floats, Ints, Words
+from models.arrays import Digests, Floats, Ints, UInt32s
 from models.forecaster import Forecaster
 from models.jit import jit, readonly, writable
 
@@ -19,12 +19,12 @@ def find(rows: Rows, i: int, at: int, length: int) -> int | None:
     """
     header = rows.headers[i]
     end = int(header["position"])
-    for chunk, steps in enumerate(header["steps"].tolist()):
-        if steps == 0 or end <= at:
+    for chunk, chunk_length in enumerate(header["chunk_lengths"].tolist()):
+        if chunk_length == 0 or end <= at:
             return None
-        if end - steps == at:
-            return chunk if steps == length else None
-        end -= steps
+        if end - chunk_length == at:
+            return chunk if chunk_length == length else None
+        end -= chunk_length
     return None
 
 
@@ -55,11 +55,11 @@ def remember(
     rows : the sessions; their headers are written to
     lengths, digests : [batch], of the chunks just applied
     last : [batch, outputs], the prediction after each chunk: the whole answer to a chunk of length 1
-    long : by index, the answers that hold more than that
-    max_bytes : older long answers of a session are forgotten beyond this; the newest is always kept
+    long : by index, the long answers (`app.session.rows`)
+    max_bytes : limit of the long answers of a session; older ones are dropped, the newest is always kept
     """
     headers = rows.headers
-    _put_in_front(headers["steps"], headers["digest"], headers["answer"], lengths, digests, last)
+    _put_in_front(headers["chunk_lengths"], headers["digest"], headers["answer"], lengths, digests, last)
     if not long and not rows.long_answers:
         return
     for i in long.keys() | rows.long_answers.keys():
@@ -67,13 +67,13 @@ def remember(
 
 
 def reset_sessions(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0,)) -> None:
-    """Reset the carries of these sessions in place; their positions stay.
+    """Reset the carries of these sessions in place. Their positions do not change.
 
-    Their answers are forgotten: after a reset no earlier chunk may be taken for a retry.
+    Their stored answers are dropped, so that no chunk from before the reset is replayed.
     """
     which = list(which)  # NumPy would take a tuple for one index per dimension
     rows.carries[which] = forecaster.reset(rows.carries[which])
-    for name in ("since_reset", "steps", "has_long"):
+    for name in ("since_reset", "chunk_lengths", "long_answer_count"):
         rows.headers[name][which] = 0
     for i in which:
         rows.long_answers.pop(i, None)
@@ -84,7 +84,7 @@ def reset_sessions(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0
     readonly("int64"), readonly("uint64"), readonly("float32", 2),
 )  # fmt: skip
 def _put_in_front(
-    steps: Words,
+    chunk_lengths: UInt32s,
     digest: Digests,
     answer: Floats,
     lengths: Ints,
@@ -92,11 +92,11 @@ def _put_in_front(
     last: Floats,
 ) -> None:
     """Shift every remembered chunk by one, and drop the oldest."""
-    chunks, outputs = steps.shape[1], last.shape[1]
+    chunks, outputs = chunk_lengths.shape[1], last.shape[1]
     for i in range(len(lengths)):
         length, mark = np.uint32(lengths[i]), digests[i]
         for chunk in range(chunks):
-            steps[i, chunk], length = length, steps[i, chunk]
+            chunk_lengths[i, chunk], length = length, chunk_lengths[i, chunk]
             digest[i, chunk], mark = mark, digest[i, chunk]
         for output in range(outputs):
             number = last[i, output]
@@ -105,7 +105,7 @@ def _put_in_front(
 
 
 def _remember_long(rows: Rows, i: int, newest: Answer | None, max_bytes: int) -> None:
-    max_chunks = rows.headers["steps"].shape[1]
+    max_chunks = rows.headers["chunk_lengths"].shape[1]
     answers = (newest, *rows.long_answers.get(i, ()))[:max_chunks]
     total = 0
     for chunk, kept in enumerate(answers):
@@ -114,12 +114,12 @@ def _remember_long(rows: Rows, i: int, newest: Answer | None, max_bytes: int) ->
         for array in kept.values():  # three times as fast as a sum over a generator
             total += array.nbytes
         if chunk and total > max_bytes:
-            rows.headers["steps"][i, chunk:] = 0
+            rows.headers["chunk_lengths"][i, chunk:] = 0
             answers = answers[:chunk]
             break
     while answers and answers[-1] is None:
         answers = answers[:-1]
-    rows.headers["has_long"][i] = len(answers)
+    rows.headers["long_answer_count"][i] = len(answers)
     if answers:
         rows.long_answers[i] = answers
     else:

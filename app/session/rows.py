@@ -1,12 +1,13 @@
-"""Sessions as columns: many sessions of one model are one `Rows`, a value.
+"""Sessions as columns. A `Rows` is a value with many sessions of one model.
 
 A session is a header (position, times, epoch, and the answers to its last few chunks) and a carry. Both have
 a fixed size, so that the sessions of a batch are read, advanced and written back by a handful of array
-operations, however many they are. Only an answer longer than one prediction is an object of its own, in
+operations, however many they are. The header holds an answer that is one prediction. A long answer has more
+than one prediction, or outputs beside them. It does not fit the header, and is an object of its own in
 `long_answers`.
 
-The answers are newest first: `steps[i, 0]` is the length of the last chunk, which began where the chunk
-before it ended. A length of 0 ends the list.
+The answers are newest first: `chunk_lengths[i, 0]` is the length of the last chunk, which began where the
+chunk before it ended. A length of 0 ends the list.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ def header_type(recent_chunks: int, outputs: int) -> np.dtype[np.void]:
             ("epoch", "<u8"),
             ("created", "<f8"),  # seconds since 1970
             ("seen", "<f8"),
-            ("deadline", "<f8"),  # when it expires; infinity: never
-            ("ttl", "<f8"),  # seconds of idleness; infinity: never
-            ("has_long", "<u4"),  # the number of entries in `long_answers`; 0 where it has none
+            ("deadline", "<f8"),  # when the session expires; infinity for never
+            ("ttl", "<f8"),  # idle seconds after which the session expires; infinity for never
+            ("long_answer_count", "<u4"),  # number of entries in `long_answers`; 0 for a session without any
             ("digest", "<u8", (recent_chunks,)),
-            ("steps", "<u4", (recent_chunks,)),
+            ("chunk_lengths", "<u4", (recent_chunks,)),
             ("answer", "<f4", (recent_chunks, outputs)),
         ]
     )
@@ -52,7 +53,7 @@ class Rows:
     """Columns of `n` sessions of one model, copied out of the slab.
 
     headers : [n] of `header_type`; carries : [n, carry_size]
-    long_answers : by index, only of sessions that have any
+    long_answers : long answers by index; only sessions that have any
     """
 
     headers: Headers
@@ -111,7 +112,7 @@ def _form(header_type: np.dtype[np.void], carry_size: int) -> tuple[Bytes, slice
     """A record of zeros without a long answer, and where in it the header and the carry are."""
     empty = _body(np.zeros((), header_type), np.zeros(carry_size, np.float32), ())
     form = _encode(empty)
-    end = len(form) - 1  # after the carry comes an empty list of long answers: one byte
+    end = len(form) - 1  # after the carry comes an empty list of long answers, which is one byte
     carry = slice(end - len(empty.carry), end)
     end = end - len(_encode(empty.carry))
     header = slice(end - len(empty.headers), end)
@@ -155,12 +156,12 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
         rows.carries[i] = carry
         if body.long:
             rows.long_answers[i] = tuple(_unpacked(answer) for answer in body.long[:recent_chunks])
-        rows.headers["has_long"][i] = len(rows.long_answers.get(i, ()))
+        rows.headers["long_answer_count"][i] = len(rows.long_answers.get(i, ()))
     return rows
 
 
 def copy_headers(old: Headers, new: Headers) -> None:
-    """Copy headers into others of another layout: of the remembered answers the newest, as many as fit."""
+    """Copy headers to headers of another layout, with as many of the newest remembered answers as fit."""
     if old.dtype == new.dtype:
         new[:] = old
         return

@@ -2,9 +2,10 @@
 
 Memory is reserved at start, and the kernel provides it page by page as rows are first used: an empty slab of
 a million rows costs nothing. A row is taken and given back in constant time. When the slab is full, the
-clock algorithm (second chance; Corbato, 1968) chooses which sessions leave. Each row has a mark that every
-use sets and that the clock's hand clears as it passes, so that the hand finds sessions that were not used
-since its last pass. The cost for each session is constant; an exact list would need a write for each access.
+clock algorithm (second chance; Corbato, 1968) chooses which sessions to evict. Each row has a mark. Every use
+sets the mark, and the clock's hand clears it as it passes. So the hand finds sessions that were not used
+since its last pass. An exact list of the least recently used sessions would have to move an entry on every
+use. Here a use sets one byte, and the marks of a whole batch are set by one array operation.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import numpy as np
 from sortedcontainers import SortedList
 
 from app.session.rows import LongAnswers, Rows, header_type
-from models.arrays import Digests, Epochs, Floats, Headers, Ints, Seconds, Words
+from models.arrays import Digests, Epochs, Floats, Headers, Ints, Seconds, UInt32s
 from models.forecaster import Forecaster
 from models.jit import jit, readonly
 
-RUN = 256  # with at least this many rows it pays to test whether they are consecutive
-HAND_STEP = 1024  # rows that the clock's hand passes in one array operation
+MIN_ROWS_FOR_SLICE = 256  # for fewer rows it is not worth testing whether they are consecutive
+HAND_STEP = 1024  # number of rows that the clock's hand passes in one array operation
 COLD, WARM, PINNED = 0, 1, 2
 
 
 class HeaderColumns(NamedTuple):
-    """Views of the fields of every header that a chunk changes, as `header_type` has them."""
+    """Array views of the header fields that change with each chunk. The names are those in `header_type`."""
 
     position: Ints
     since_reset: Ints
@@ -35,7 +36,7 @@ class HeaderColumns(NamedTuple):
     deadline: Seconds
     ttl: Seconds
     digest: Digests
-    steps: Words
+    chunk_lengths: UInt32s
     answer: Floats
 
 
@@ -54,17 +55,17 @@ class Slab:
         self.recent_chunks = recent_chunks
         self.headers = np.zeros(capacity, header_type(recent_chunks, forecaster.output_size))
         self.carries = np.zeros((capacity, forecaster.carry_size), np.float32)
-        # Rows are copied through these views: field by field takes NumPy ten times as long, and number by
-        # number twice as long.
-        self._whole = self.headers.view(f"V{self.headers.dtype.itemsize}")
-        self._one_carry = np.dtype((np.void, self.carries.itemsize * forecaster.carry_size))
-        self._whole_carries = self._as_one(self.carries)
+        # These views treat a whole row as one value. Copying headers field by field is 10 times slower;
+        # copying carries number by number is 2 times slower.
+        self._headers_as_items = self.headers.view(f"V{self.headers.dtype.itemsize}")
+        self._carry_item = np.dtype((np.void, self.carries.itemsize * forecaster.carry_size))
+        self._carries_as_items = self._as_single_items(self.carries)
         self.columns = HeaderColumns(*(self.headers[name] for name in HeaderColumns._fields))
         self._fresh = forecaster.new_carry
-        self.long_answers: dict[int, LongAnswers] = {}
+        self.long_answers: dict[int, LongAnswers] = {}  # by row; see `app.session.rows`
         self.index: dict[str, int] = {}  # published sessions only
-        # Replaced when a session leaves, which invalidates cached row lookups. A new session invalidates
-        # none: no name is published while it has a row here.
+        # Replaced when a session is removed, which invalidates cached row lookups. A new session does not
+        # invalidate them, because a session is published only after its earlier row, if any, was removed.
         self.generation = object()
         self.names: SortedList[str] = SortedList()
         self._owner: list[str | None] = []  # by row; None where free or not yet published
@@ -77,7 +78,7 @@ class Slab:
 
     @property
     def free_rows(self) -> int:
-        """Rows that can be taken before a session must leave."""
+        """Number of rows that can be taken without evicting a session."""
         return self.capacity - len(self._owner) + len(self._free)
 
     def take(self) -> int:
@@ -94,10 +95,10 @@ class Slab:
         return row
 
     def give_back(self, row: int) -> None:
-        """Free a row that was taken and never published, or that a session has left."""
+        """Free a row that was taken and never published, or whose session was removed."""
         self._owner[row] = None
         self.used[row] = COLD
-        self.headers["deadline"][row] = np.inf  # the sweep passes over it
+        self.headers["deadline"][row] = np.inf  # so that `expired` never reports it
         self.long_answers.pop(row, None)
         self._free.append(row)
 
@@ -117,8 +118,8 @@ class Slab:
 
     def read(self, rows: Ints) -> Rows:
         """A copy of these rows."""
-        headers = self._whole.take(rows).view(self.headers.dtype)
-        return Rows(headers, self.carries.take(rows, axis=0), self._long_of(rows, headers))
+        headers = self._headers_as_items.take(rows).view(self.headers.dtype)
+        return Rows(headers, self.carries.take(rows, axis=0), self._long_answers_of(rows, headers))
 
     def view(self, rows: Ints) -> Rows:
         """These rows with the headers copied and the carries read-only.
@@ -126,44 +127,45 @@ class Slab:
         The carries of many consecutive rows, such as those of sessions that one request created, are not
         copied: they are valid until one of the rows is written.
         """
-        if len(rows) < RUN or not _are_consecutive(rows):
+        if len(rows) < MIN_ROWS_FOR_SLICE or not _are_consecutive(rows):
             return self.read(rows)
         run = slice(int(rows[0]), int(rows[-1]) + 1)
-        headers = self._whole[run].copy().view(self.headers.dtype)
+        headers = self._headers_as_items[run].copy().view(self.headers.dtype)
         carries = self.carries[run]
         carries.flags.writeable = False
-        return Rows(headers, carries, self._long_of(rows, headers))
+        return Rows(headers, carries, self._long_answers_of(rows, headers))
 
-    def _as_one(self, carries: Floats) -> Headers:
-        """Every carry as a single value of the array."""
-        return np.ascontiguousarray(carries, np.float32).view(self._one_carry)[:, 0]
+    def _as_single_items(self, carries: Floats) -> Headers:
+        """[n], the carries [n, carry_size] as an array with one item for each carry."""
+        return np.ascontiguousarray(carries, np.float32).view(self._carry_item)[:, 0]
 
-    def _long_of(self, rows: Ints, headers: Headers) -> dict[int, LongAnswers]:
-        """By index, the long answers of these rows: only rows that have any are looked up."""
+    def _long_answers_of(self, rows: Ints, headers: Headers) -> dict[int, LongAnswers]:
+        """By index, the long answers of these rows. Only rows that have any are looked up."""
         if not self.long_answers:
             return {}
-        return {i: self.long_answers[int(rows[i])] for i in np.flatnonzero(headers["has_long"]).tolist()}
+        indexes = np.flatnonzero(headers["long_answer_count"]).tolist()
+        return {i: self.long_answers[int(rows[i])] for i in indexes}
 
     def write(self, rows: Ints, values: Rows) -> None:
         """Write values into these rows, and mark the rows as used."""
         if self.long_answers:
-            for row in rows[np.flatnonzero(self.headers["has_long"][rows])].tolist():
+            for row in rows[np.flatnonzero(self.headers["long_answer_count"][rows])].tolist():
                 self.long_answers.pop(row, None)
-        self._whole[rows] = values.headers.view(self._whole.dtype)
-        self._whole_carries[rows] = self._as_one(values.carries)
+        self._headers_as_items[rows] = values.headers.view(self._headers_as_items.dtype)
+        self._carries_as_items[rows] = self._as_single_items(values.carries)
         self.used[rows] = WARM
         for i, answers in values.long_answers.items():
             self.long_answers[int(rows[i])] = answers
 
     def pin(self, rows: Sequence[int] | Ints) -> None:
-        """Keep these rows until they are written or unpinned."""
+        """Exclude these rows from eviction until they are written or unpinned."""
         self.used[rows] = PINNED
 
     def unpin(self, rows: Sequence[int] | Ints) -> None:
         self.used[rows] = WARM
 
     def least_recently_used(self, count: int) -> list[str]:
-        """Up to `count` sessions among the least recently used, and never a pinned one."""
+        """Find up to `count` sessions to evict: not recently used, and not pinned."""
         found: list[str] = []
         total_passed = 0
         limit = 2 * len(self._owner) + HAND_STEP
@@ -174,14 +176,17 @@ class Slab:
             passed = int(cold[-1]) + 1 if len(found) + len(cold) == count and len(cold) else len(marks)
             found += [name for row in cold.tolist() if (name := self._owner[self._hand + row]) is not None]
             marks[:passed][marks[:passed] == WARM] = COLD
-            marks[cold] = PINNED  # not found twice in one call
+            marks[cold] = PINNED  # so that no session is found twice in one call
             total_passed += passed
             self._hand = 0 if self._hand + passed >= len(self._owner) else self._hand + passed
         self.used[[self.index[name] for name in found]] = COLD
         return found
 
     def expired(self, now: float, start: int, count: int) -> tuple[list[str], int]:
-        """Sessions past their deadline among `count` rows from `start`, and the row to continue with."""
+        """Find the sessions past their deadline among `count` rows from `start`.
+
+        Returns their names, and the row to continue with.
+        """
         stop = min(start + count, len(self._owner))
         expired = np.flatnonzero(self.headers["deadline"][start:stop] < now)
         names = [name for row in expired.tolist() if (name := self._owner[start + row]) is not None]

@@ -35,11 +35,11 @@ from app.session.rows import Answer, Rows, header_type
 from models.arrays import AnyArray, Floats
 from models.forecaster import Forecaster
 
-MAX_HEADER_BYTES = 2**20  # some 10,000 tensors: to read 150,000 takes over a second
+MAX_HEADER_BYTES = 2**20  # about 10,000 tensors; reading 150,000 takes over a second
 FORMAT, VERSION = "carryover-session", "1"
 MAX_CHUNKS = 4096
-MAX_POSITION = 2**62  # a position that chunks may still advance, as an int64
-MAX_TTL_SECONDS = 1e9  # as for `POST /sessions`; infinity is never
+MAX_POSITION = 2**62  # so that chunks can still advance the position within an int64
+MAX_TTL_SECONDS = 1e9  # the same limit as for `POST /sessions`; infinity means never
 WHOLE_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 NAMES = "predictions|lower|upper|residuals|scores|observed|forecast|forecast_lower|forecast_upper"
 MAY_BE_NAN = {"residuals", "scores"}
@@ -69,7 +69,7 @@ class SessionState:
 def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionState:
     """The first session of `rows`."""
     header = rows.headers[0]
-    steps = [steps for steps in header["steps"].tolist() if steps]
+    steps = [steps for steps in header["chunk_lengths"].tolist() if steps]
     return SessionState(
         session=session,
         model=model,
@@ -109,12 +109,12 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     header["seen"], header["ttl"] = state.updated, state.ttl_seconds
     long: list[Answer | None] = []
     for chunk, (length, digest, answer) in enumerate(state.answers[:recent_chunks]):
-        header["steps"][0, chunk], header["digest"][0, chunk] = length, digest
+        header["chunk_lengths"][0, chunk], header["digest"][0, chunk] = length, digest
         header["answer"][0, chunk] = answer["predictions"][-1]
         long.append(answer if length > 1 or len(answer) > 1 else None)
     if any(long):
         rows.long_answers[0] = tuple(long)
-        header["has_long"] = len(long)
+        header["long_answer_count"] = len(long)
     return rows
 
 

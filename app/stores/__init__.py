@@ -1,8 +1,8 @@
 """Where committed sessions live, and the tombstones of those that are gone.
 
 A batch reaches a store in one `commit`: all of it is kept or none. A store that `writes_through` gets every
-change, because it must survive the process. `memory.MemoryStore` gets only the sessions that leave the slab:
-the slab is in the same memory, and a resident session would be kept twice.
+change, because it must survive the process. `memory.MemoryStore` gets only the sessions that are evicted from
+the slab. The slab is in the same memory, so that a resident session would be kept twice.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ NO_CONFLICTS: Conflicts = {}
 
 
 def any_model(fingerprint: str) -> bool:  # noqa: ARG001
-    """The sessions of every model are wanted."""
+    """Accept the sessions of every model."""
     return True
 
 
@@ -102,15 +102,15 @@ class Store(Protocol):
     """What the engine needs of a store. Calls come one after the other, in the order of the ticks."""
 
     writes_through: bool
-    """Whether every change is committed, or only the sessions that leave the slab."""
+    """Whether every change is committed to the store, or only sessions that are evicted from the slab."""
     may_block: bool
-    """Whether a call may wait for a device: the engine then makes the calls from a thread."""
+    """Whether a call may wait for a device. If so, the engine makes the calls from a thread."""
     upkeep_seconds: float
-    """The most seconds between two calls of `tend`, the store's upkeep; 0: it need not be called."""
+    """Most seconds between two calls of `tend`, which does the store's upkeep; 0 if it need not be called."""
     last_saved: float | None
-    """When sessions were last written before this start, seconds since 1970; None where nothing tells."""
-    hold_deadlines_before: float | None
-    """Sessions with an earlier deadline do not expire (see `hold`); None where every session may."""
+    """When sessions were last written before this start, seconds since 1970; None if unknown."""
+    no_expiry_before: float | None
+    """Sessions with an earlier deadline do not expire; None if every session may. Set after a clock jump."""
     upkeep_due: bool
     """Whether upkeep is due: `tend` should be called right after this tick's replies."""
 
@@ -140,7 +140,7 @@ class Store(Protocol):
         """
 
     def names(
-        self, after: str, limit: int, prefix: str = "", wanted: Callable[[str], bool] = any_model
+        self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
     ) -> list[tuple[str, str]]:
         """(name, fingerprint) of up to `limit` sessions behind `after` that begin with `prefix`, in order.
 
@@ -148,20 +148,26 @@ class Store(Protocol):
 
         Parameters
         ----------
-        wanted : whether to list the sessions of this fingerprint
+        fingerprint_filter : whether to list the sessions of this fingerprint
         """
 
     def expired(self, now: float, limit: int) -> list[str]:
         """Up to `limit` sessions whose deadline has passed."""
 
-    def hold(self, before: float | None) -> None:
-        """Keep `hold_deadlines_before` for this start and the next ones; None forgets it."""
+    def save_no_expiry_before(self, before: float | None) -> None:
+        """Set `no_expiry_before`, and save it for the next starts. None removes it.
+
+        Called after a jump of the clock: it is unknown whether these sessions were idle
+        (`app.engine.idle_time`).
+        """
 
     def __len__(self) -> int:
         """How many sessions the store has."""
 
     def tend(self) -> None:
-        """Do a bounded piece of upkeep, never a part of a commit.
+        """Do a bounded part of the store's upkeep. No commit depends on it.
+
+        The metrics report the call under this name.
 
         Raises
         ------
@@ -176,9 +182,9 @@ class Store(Protocol):
 class SharedStore(Store, Protocol):
     """A store that other replicas write to as well: a resident session may be out of date.
 
-    It remembers each session's revision from `load` or `commit` until `forget`, and commits a session only
-    while the store still has that revision. This is atomic for each session and not for a batch. A commit
-    that raises `StoreFailed` may have been kept in part.
+    It remembers each session's revision from `load` or `commit` until `forget_revisions`. It commits a
+    session only while the store still has that revision. This is atomic for each session and not for a batch.
+    A commit that raises `StoreFailed` may have been kept in part.
     """
 
     fenced: int
@@ -187,5 +193,5 @@ class SharedStore(Store, Protocol):
     def confirm(self, sessions: Sequence[str]) -> Conflicts:
         """Those of these sessions that have changed in the store since they were loaded or committed here."""
 
-    def forget(self, sessions: Iterable[str]) -> None:
+    def forget_revisions(self, sessions: Iterable[str]) -> None:
         """Forget the revisions of these sessions, which are no longer resident."""

@@ -1,4 +1,4 @@
-"""Sessions that left the slab, in this process's memory."""
+"""Stores evicted sessions in this process's memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone, any_mo
 
 
 class MemoryStore:
-    """Sessions that left the slab, in this process's memory.
+    """The sessions that were evicted from the slab.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class MemoryStore:
     upkeep_seconds = 0.0
     upkeep_due = False
     last_saved: float | None = None
-    hold_deadlines_before: float | None = None
+    no_expiry_before: float | None = None
 
     def __init__(
         self, max_tombstones: int, tombstone_seconds: float, clock: Callable[[], float] = time.time
@@ -38,7 +38,9 @@ class MemoryStore:
         self._clock = clock
         self._records: dict[str, Record] = {}
         self._names: dict[str, SortedList[str]] = {}  # of those records, by fingerprint
-        self._deadlines: list[tuple[float, str]] = []  # a heap; may hold entries of sessions that left
+        self._deadlines: list[
+            tuple[float, str]
+        ] = []  # a heap; may have entries of sessions that are not here any more
         self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
 
     def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
@@ -69,13 +71,13 @@ class MemoryStore:
         return records, tombstones
 
     def names(
-        self, after: str, limit: int, prefix: str = "", wanted: Callable[[str], bool] = any_model
+        self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
     ) -> list[tuple[str, str]]:
         start, end = name_range(after, prefix)
         pages = [
             [(name, model) for name in islice(names.irange(start, end, inclusive=(False, False)), limit)]
             for model, names in self._names.items()
-            if wanted(model)
+            if fingerprint_filter(model)
         ]
         return list(islice(heapq.merge(*pages), limit))
 
@@ -88,8 +90,8 @@ class MemoryStore:
                 found.append(session)
         return found
 
-    def hold(self, before: float | None) -> None:
-        self.hold_deadlines_before = before
+    def save_no_expiry_before(self, before: float | None) -> None:
+        self.no_expiry_before = before
 
     def __len__(self) -> int:
         return len(self._records)

@@ -21,15 +21,16 @@ from models.artifact.learning import Learning, feature_count
 
 Shape = tuple[int, ...]
 
-WINDOW = 100_000  # observations in a running mean at most; with more, float32 would round new values away
-SCALE_WINDOW = 200  # observations of the recent error size that intervals are relative to ("square")
-SURPRISE_WINDOW = 500  # observations of the recent error size that surprise is relative to ("slow")
-# Parts with a number for each output, by the names that stored carries have. `known` is the last observation,
-# `square` and `slow` are mean squared errors over SCALE_WINDOW and SURPRISE_WINDOW, `observed` is a count.
-OUTPUT_PARTS = ("known", "square", "slow", "observed", "mse", "mae", "persistence")
+WINDOW = 100_000  # longest window of a running mean; beyond it, float32 rounding loses new values
+SCALE_WINDOW = 200  # window of the mean squared error that scales the intervals (part `interval_mse`)
+SURPRISE_WINDOW = 500  # window of the mean squared error that scales the anomaly score (part `surprise_mse`)
+# Parts with one number for each output, in the order of stored carries. `last_observed` is the last observed
+# value. `observed` counts the observations that had a prediction. `mse`, `mae` and `persistence` are mean
+# errors over WINDOW.
+OUTPUT_PARTS = ("last_observed", "interval_mse", "surprise_mse", "observed", "mse", "mae", "persistence")
 # In scaled units. Larger values get less weight, so that a single spike does not ruin a readout.
 FULL_WEIGHT_SIZE = np.float32(100)
-SMALLEST_SCALE = np.float32(1e-6)  # smallest error size, so that intervals never get the width 0
+SMALLEST_SCALE = np.float32(1e-6)  # added to an error size, so that intervals never have the width 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ class LearnedLayout:
 
 
 class Learner:
-    """The learning part of the sessions of one artifact.
+    """Updates what sessions of one artifact learn. The state is passed in; the object itself holds none.
 
     Parameters
     ----------
@@ -149,7 +150,8 @@ class Learner:
         self.learning = learning
         self.levels = np.array(learning.levels, np.float32)
         self.target_columns = [artifact.columns.index(name) for name in artifact.targets]
-        self._basis = artifact.weights.get("readout.basis")
+        # [hidden, rank], projects the hidden state to fewer features; None where all of it is used
+        self._hidden_projection = artifact.weights.get("readout.basis")
         self._features = feature_count(learning, artifact.hidden_size, artifact.input_size)
         self.layout = LearnedLayout(_shapes(learning, self._features, artifact.output_size))
         self.size = self.layout.size
@@ -166,7 +168,7 @@ class Learner:
         if learning.tracks_errors:
             ratios, square = intervals.initial_state(learning, len(self.target_columns))
             self._view(rows, "ratios")[...] = ratios
-            self._view(rows, "square")[...] = self._view(rows, "slow")[...] = square
+            self._view(rows, "interval_mse")[...] = self._view(rows, "surprise_mse")[...] = square
             self._view(rows, "surprise")[...] = 1.0
         return np.asarray(rows[0])
 
@@ -193,7 +195,8 @@ class Learner:
         predicted : [batch, outputs], scaled; the prediction of this observation; ignored for a
             session without earlier observations
         observed : [batch, outputs], scaled; NaN where nothing was observed
-        scores : the NumPy index `which` selects the rows that are filled in, scaled
+        scores : filled in at the index `which`, in scaled units
+        which : NumPy index of this step's observations
         """
         begun = self._view(rows, "begun")
         errors = np.where(begun[:, None] > 0, observed - predicted, np.float32(np.nan))
@@ -227,7 +230,9 @@ class Learner:
             features[:, :, 0] = outputs
         else:
             stop = 0
-            for part in (hidden if self._basis is None else hidden @ self._basis, inputs):
+            if self._hidden_projection is not None:
+                hidden = hidden @ self._hidden_projection
+            for part in (hidden, inputs):
                 if part is not inputs or self.learning.inputs:
                     start, stop = stop, stop + part.shape[1]
                     features[:, 0, start:stop] = part
@@ -239,16 +244,20 @@ class Learner:
         """[batch, levels, outputs], half-widths of the intervals around the next prediction, scaled."""
         if not self.learning.tracks_errors:
             return np.empty((len(rows), 0, len(self.target_columns)), np.float32)
-        scale = np.sqrt(self._view(rows, "square")) + SMALLEST_SCALE
+        scale = np.sqrt(self._view(rows, "interval_mse")) + SMALLEST_SCALE
         return np.asarray(np.maximum(self._view(rows, "ratios"), 0) * scale[:, None])
 
     def errors(self, rows: Floats) -> ErrorStatistics:
         """The error statistics of these sessions, each [batch, ...], scaled."""
         observed = self._view(rows, "observed")
         with np.errstate(invalid="ignore"):
-            unknown = np.where(observed > 0, 0, np.nan).astype(np.float32)
-        means = {name: self._view(rows, name) + unknown for name in ("mse", "mae", "persistence")}
-        return ErrorStatistics(observed, coverage=1 - self._view(rows, "missed") + unknown[:, None], **means)
+            nan_where_unobserved = np.where(observed > 0, 0, np.nan).astype(np.float32)
+        means = {
+            name: self._view(rows, name) + nan_where_unobserved for name in ("mse", "mae", "persistence")
+        }
+        return ErrorStatistics(
+            observed, coverage=1 - self._view(rows, "missed") + nan_where_unobserved[:, None], **means
+        )
 
     def options(self, row: Floats) -> Learning:
         """The learning options that are stored in one session's `row`, [size]."""
@@ -258,11 +267,11 @@ class Learner:
         return self.learning.with_options(forgetting=round(forgetting, 7), prior=round(prior, 6))
 
     def check(self, row: Floats) -> None:
-        """Check a state, [size], that was read from outside: a session of this learner could have learned it.
+        """Validate an imported state of shape [size].
 
         Raises
         ------
-        ValueError
+        ValueError : no session of this learner could have produced it
         """
         parts = self.layout.parts(row)
         if parts["begun"] not in (0, 1) or (parts["level"] and not np.isin(parts["level"], self.levels)):
@@ -270,61 +279,65 @@ class Learner:
         if self.learning.adapts_readout:
             self.options(row)
             variances = np.diagonal(parts["covariance"], 0, 1, 2)
-            if parts["coordinate"] not in range(self._features) or not (variances > 0).all():
-                raise ValueError("the carry has a variance that is not above 0, or a bad coordinate")
-        squares = ("square", "slow", "surprise", "histogram", "observed")
+            if parts["renewed_feature"] not in range(self._features) or not (variances > 0).all():
+                raise ValueError(
+                    "the carry is invalid: a variance is not positive, or its next feature to regularize "
+                    "is out of range"
+                )
+        squares = ("interval_mse", "surprise_mse", "surprise", "histogram", "observed")
         if self.learning.tracks_errors and min(parts[name].min() for name in squares) < 0:
             raise ValueError("one of the carry's squares or counts is below 0")
 
     def _correct_readout(self, rows: Floats, errors: Floats) -> None:
-        weights, coordinate = self._view(rows, "weights"), self._view(rows, "coordinate")
+        weights, renewed_feature = self._view(rows, "weights"), self._view(rows, "renewed_feature")
 
+        # A group is the outputs that share one covariance matrix: each output with `gain`, all with `rls`.
         def for_each_group(values: Any) -> Any:
             return np.repeat(values[:, None], weights.shape[1], axis=1)  # [batch, groups]
 
         by_group = errors.reshape(weights.shape[:-1])  # [batch, groups, outputs of the group]
         is_observed = ~np.isnan(by_group)
-        known_errors = np.where(is_observed, by_group, np.float32(0))
+        errors_or_zero = np.where(is_observed, by_group, np.float32(0))
         features = self._view(rows, "features")
-        largest = np.maximum(np.abs(features).max(-1), np.abs(known_errors).max(-1))
+        largest = np.maximum(np.abs(features).max(-1), np.abs(errors_or_zero).max(-1))
         weight = _observation_weight(largest)[..., None]
         readouts = readout.Readouts(
             weights,
             self._view(rows, "covariance"),
             for_each_group(self._view(rows, "forgetting")),
             for_each_group(self._view(rows, "prior")),
-            for_each_group(coordinate.astype(np.int64)),
+            for_each_group(renewed_feature.astype(np.int64)),
         )
-        readout.update(readouts, features * weight, known_errors * weight, np.asarray(is_observed.any(-1)))
-        coordinate[...] = (coordinate + 1) % self._features
+        readout.update(readouts, features * weight, errors_or_zero * weight, np.asarray(is_observed.any(-1)))
+        renewed_feature[...] = (renewed_feature + 1) % self._features
 
     def _track_errors(
         self, rows: Floats, errors: Floats, observed: Floats, scores: Scores, which: Any
     ) -> None:
-        interval_square, surprise_square = self._view(rows, "square"), self._view(rows, "slow")
-        last_observed, count = self._view(rows, "known"), self._view(rows, "observed")
+        interval_mse, surprise_mse = self._view(rows, "interval_mse"), self._view(rows, "surprise_mse")
+        last_observed, count = self._view(rows, "last_observed"), self._view(rows, "observed")
         absolute_errors = np.abs(errors)
-        usual_error = np.sqrt(surprise_square) + SMALLEST_SCALE
+        usual_error = np.sqrt(surprise_mse) + SMALLEST_SCALE
         smoothed = surprise.smooth(self._view(rows, "surprise"), errors, usual_error)
         scores.scores[which] = surprise.score(self._view(rows, "histogram"), smoothed)
         scores.missed[which] = missed = intervals.track(
             self._view(rows, "ratios"),
             absolute_errors,
-            np.sqrt(interval_square) + SMALLEST_SCALE,
+            np.sqrt(interval_mse) + SMALLEST_SCALE,
             self.levels,
         )
         scores.changes[which] = changes = observed - last_observed
-        is_known = ~np.isnan(errors)
-        count += is_known
+        has_error = ~np.isnan(errors)
+        count += has_error
         squares = errors * errors
-        _move_mean(interval_square, squares, is_known, np.minimum(count + 1, SCALE_WINDOW))
+        _move_mean(interval_mse, squares, has_error, np.minimum(count + 1, SCALE_WINDOW))
         capped = np.square(np.minimum(absolute_errors, surprise.CAP * usual_error))
-        _move_mean(surprise_square, capped, is_known, np.minimum(count + 1, SURPRISE_WINDOW))
+        _move_mean(surprise_mse, capped, has_error, np.minimum(count + 1, SURPRISE_WINDOW))
         window = np.minimum(np.maximum(count, 1), WINDOW)
-        _move_mean(self._view(rows, "mse"), squares, is_known, window)
-        _move_mean(self._view(rows, "mae"), absolute_errors, is_known, window)
-        _move_mean(self._view(rows, "persistence"), changes * changes, is_known, window)
-        _move_mean(self._view(rows, "missed"), missed, is_known[:, None], window[:, None])
+        _move_mean(self._view(rows, "mse"), squares, has_error, window)
+        _move_mean(self._view(rows, "mae"), absolute_errors, has_error, window)
+        _move_mean(self._view(rows, "persistence"), changes * changes, has_error, window)
+        _move_mean(self._view(rows, "missed"), missed, has_error[:, None], window[:, None])
         np.copyto(last_observed, observed, where=~np.isnan(observed))
 
     def _initialize_readout(self, rows: Floats) -> None:
@@ -338,7 +351,9 @@ def _shapes(learning: Learning, features: int, outputs: int) -> dict[str, Shape]
     groups, group_outputs = (outputs, 1) if learning.readout == "gain" else (1, outputs)
     shapes: dict[str, Shape] = {"begun": (), "level": ()}
     if learning.adapts_readout:
-        shapes |= {"forgetting": (), "prior": (), "coordinate": (), "features": (groups, features)}
+        # `prior` is how strongly the readout is pulled towards the trained one. `renewed_feature` cycles
+        # through the features, because `readout.update` renews the prior of one feature at each observation.
+        shapes |= {"forgetting": (), "prior": (), "renewed_feature": (), "features": (groups, features)}
         shapes |= {"weights": (groups, group_outputs, features), "covariance": (groups, features, features)}
     if learning.tracks_errors:
         by_level = (len(learning.levels), outputs)

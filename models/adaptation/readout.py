@@ -8,9 +8,9 @@ starts at zero. At each observation the error e of its prediction moves w:
 
 which minimises the sum over the past of forgetting^age (y - w . f)^2 (Haykin, Adaptive Filter Theory, 4th
 ed., chapter 9). On its own this forgets the prior, too, and where f does not excite a direction, P grows
-without bound ("wind-up"). So the prior is renewed: at each observation one coordinate, the next in cyclic
-order, is treated as observed to be zero, with the weight that the prior loses over a whole cycle (Gay,
-Dynamically regularized fast RLS with application to echo cancellation, ICASSP 1996):
+without bound ("wind-up"). So the prior is renewed. At each observation the coefficient w_oi of one feature i,
+the next in cyclic order, is treated as observed to be zero, with the weight that the prior loses over a whole
+cycle (Gay, Dynamically regularized fast RLS with application to echo cancellation, ICASSP 1996):
 
     a = k (1 - forgetting) prior    g = P u_i    s = 1 + a g_i
     w_o -= a w_oi g / s             P <- P - a g g' / s
@@ -67,15 +67,16 @@ class Readouts:
 
     weights : [..., outputs, k]
     covariance : [..., k, k], symmetric
-    forgetting, prior : [...]
-    coordinate : [...], below k, whose prior the next update renews
+    forgetting : [...]
+    prior : [...], precision of the prior: how strongly `weights` is pulled towards 0 (ridge regression)
+    renewed_feature : [...], index below k of the feature whose prior the next update renews; it cycles
     """
 
     weights: Floats
     covariance: Floats
     forgetting: Floats
     prior: Floats
-    coordinate: Ints
+    renewed_feature: Ints
 
     def block(self, sessions: slice) -> Readouts:
         """The readouts of these sessions, as views."""
@@ -84,7 +85,7 @@ class Readouts:
             self.covariance[sessions],
             self.forgetting[sessions],
             self.prior[sessions],
-            self.coordinate[sessions],
+            self.renewed_feature[sessions],
         )
 
 
@@ -106,7 +107,7 @@ def update(readouts: Readouts, features: Floats, errors: Floats, observed: Bools
 def _update(readouts: Readouts, features: Floats, errors: Floats, observed: Bools) -> None:
     """`update` for a block of sessions whose covariances fit in the processor's cache."""
     weights, covariance = readouts.weights, readouts.covariance
-    forgetting, prior, coordinate = readouts.forgetting, readouts.prior, readouts.coordinate
+    forgetting, prior, feature = readouts.forgetting, readouts.prior, readouts.renewed_feature
     gain = np.matmul(covariance, features[..., None])[..., 0]  # [..., k]
     scale = (features * gain).sum(-1)  # above 0, unless rounding has made the covariance invalid
     lost = observed & ~(scale >= 0)
@@ -118,11 +119,11 @@ def _update(readouts: Readouts, features: Floats, errors: Floats, observed: Bool
     scale += keep
     weights += (errors * observed[..., None] / scale[..., None])[..., None] * gain[..., None, :]
     # The second update uses the result of the first; both are then subtracted in one pass over P.
-    column = _column(covariance, coordinate) - gain * (_at(gain, coordinate) / scale * observed)[..., None]
+    column = _column(covariance, feature) - gain * (_at(gain, feature) / scale * observed)[..., None]
     column /= keep[..., None]
     pull = features.shape[-1] * (1 - keep) * prior  # [...]
-    shrink = pull / (1 + pull * _at(column, coordinate))
-    weights -= (_at(weights, coordinate[..., None]) * shrink[..., None])[..., None] * column[..., None, :]
+    shrink = pull / (1 + pull * _at(column, feature))
+    weights -= (_at(weights, feature[..., None]) * shrink[..., None])[..., None] * column[..., None, :]
     gain *= np.sqrt(observed / scale)[..., None]
     column *= np.sqrt(shrink)[..., None]
     product = gain[..., :, None] * gain[..., None, :]
@@ -131,11 +132,11 @@ def _update(readouts: Readouts, features: Floats, errors: Floats, observed: Bool
     covariance -= np.multiply(column[..., :, None], column[..., None, :], out=product)
 
 
-def _at(vectors: Floats, coordinate: Ints) -> Floats:
-    """[...], one coordinate of each of [..., k]."""
-    return np.take_along_axis(vectors, np.broadcast_to(coordinate, vectors.shape[:-1])[..., None], -1)[..., 0]
+def _at(vectors: Floats, index: Ints) -> Floats:
+    """[...], the number at this index of each of [..., k]."""
+    return np.take_along_axis(vectors, np.broadcast_to(index, vectors.shape[:-1])[..., None], -1)[..., 0]
 
 
-def _column(matrices: Floats, coordinate: Ints) -> Floats:
-    """[..., k], one row of each of [..., k, k], which are symmetric."""
-    return np.take_along_axis(matrices, coordinate[..., None, None], -2)[..., 0, :]
+def _column(matrices: Floats, index: Ints) -> Floats:
+    """[..., k], the row at this index of each of [..., k, k], which are symmetric."""
+    return np.take_along_axis(matrices, index[..., None, None], -2)[..., 0, :]

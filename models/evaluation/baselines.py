@@ -47,8 +47,8 @@ def online_autoregression(
         lagged = features[row - 1]
         predictions[row] = single[row - 1] + readout.corrections(weights, lagged)[:, 0]
         errors = (single[row] - predictions[row])[:, None]
-        coordinate = np.full(columns, row % (lags + 1))
-        readouts = readout.Readouts(weights, covariance, keep, pull, coordinate)
+        renewed_feature = np.full(columns, row % (lags + 1))
+        readouts = readout.Readouts(weights, covariance, keep, pull, renewed_feature)
         readout.update(readouts, lagged, errors, observed)
     return predictions[rows.start :].astype(np.float64)
 

@@ -22,7 +22,7 @@ from app.errors import Malformed, TooLarge, Unprocessable
 from app.jobs.jobs import AdvanceMany
 from app.jobs.session_list import SessionList
 from app.jobs.split import split_job
-from app.session.slab import RUN
+from app.session.slab import MIN_ROWS_FOR_SLICE
 from tests.conftest import STORES, Start, starter
 from tests.helpers import binary
 from tests.helpers.faults import held, until
@@ -407,7 +407,7 @@ async def test_lists_sent_alternately_that_evict_each_other_continue_where_they_
 
 @FORMS
 async def test_sessions_in_consecutive_rows_equal_their_own_passes(start, artifacts, form):
-    names = [f"s{i}" for i in range(RUN + 10)]
+    names = [f"s{i}" for i in range(MIN_ROWS_FOR_SLICE + 10)]
     wholes = [series("sine", 5, seed=i) for i in range(len(names))]
 
     async def step(service, step_number):
@@ -421,7 +421,7 @@ async def test_sessions_in_consecutive_rows_equal_their_own_passes(start, artifa
         answer = await many(service, names, [0.0] * len(names))
         assert list(answer["errors"]) == ["0"]
         assert answer["positions"] == [None, *[6] * (len(names) - 1)]
-    for i in (1, 4, 6, RUN + 9):
+    for i in (1, 4, 6, MIN_ROWS_FOR_SLICE + 9):
         equal(np.array([row[i] for row in got], np.float32)[:, None], one_pass(artifacts["sine"], wholes[i]))
     equal(np.array([[got[4][5]]], np.float32), one_pass(artifacts["sine"], wholes[5][4:]))
 

@@ -72,7 +72,7 @@ async def test_after_a_jump_between_two_runs_no_session_expires_until_requested(
             with pytest.raises(SessionGone):
                 await engine.ask(chunk(name, 1))
     async with started() as engine:
-        assert engine.residents.store.hold_deadlines_before is None
+        assert engine.residents.store.no_expiry_before is None
 
 
 async def test_a_stop_that_is_shorter_than_the_idle_time_counts_as_idle_time(started, clock, caplog):

@@ -350,7 +350,7 @@ async def test_sequences_of_every_client_share_batches_with_other_routes(serve):
         make_resident = service.engine.residents.make_resident
 
         async def record_batch(batch):
-            sizes.append(len(batch.touched))
+            sizes.append(len(batch.sessions))
             await make_resident(batch)
 
         service.engine.residents.make_resident = record_batch

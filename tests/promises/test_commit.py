@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.engine import upkeep
-from app.session.slab import RUN
+from app.session.slab import MIN_ROWS_FOR_SLICE
 from app.session.state_file import decode
 from tests.helpers.faults import held, queued, until
 from tests.helpers.plain import predicted
@@ -49,11 +49,15 @@ async def test_a_failed_commit_moves_nothing_and_the_retry_is_right(start, artif
 
 
 async def test_a_failed_commit_moves_none_of_many_sessions_in_consecutive_rows(start_http, artifacts):
-    names = [f"s{i}" for i in range(RUN)]
+    names = [f"s{i}" for i in range(MIN_ROWS_FOR_SLICE)]
     whole = series("sine", 3)
 
     async def step(service, at):
-        chunks = {"sessions": names, "observations": [float(whole[at, 0])] * RUN, "at": [at] * RUN}
+        chunks = {
+            "sessions": names,
+            "observations": [float(whole[at, 0])] * MIN_ROWS_FOR_SLICE,
+            "at": [at] * MIN_ROWS_FOR_SLICE,
+        }
         return (await service.http.post("/observations", json=chunks)).json()
 
     async with start_http() as service:
@@ -64,7 +68,7 @@ async def test_a_failed_commit_moves_none_of_many_sessions_in_consecutive_rows(s
         assert refused["status"] == 503
         store_of(service).full = False
         answer = await step(service, 2)
-        assert answer["positions"] == [3] * RUN
+        assert answer["positions"] == [3] * MIN_ROWS_FOR_SLICE
         assert answer["replayed"] == []
         equal(
             np.array([answer["predictions"][::50]], np.float32).T, one_pass(artifacts["sine"], whole)[[2] * 6]

@@ -187,6 +187,16 @@ async def test_a_delayed_duplicate_from_before_a_reset_is_refused(start):
         assert (await service.advance("a", whole[6:], 6)).position == 9
 
 
+async def test_a_chunk_that_was_not_applied_before_a_reset_is_applied_after_it(start, artifacts):
+    whole = series("sine", 6)
+    async with start() as service:
+        await service.advance("a", whole[:3], 0)
+        await service.http.post("/sessions/a/reset", json={"at": 3})
+        late = await service.advance("a", whole[3:], 3)  # sent before the reset, and arrives after it
+        assert (late.status, late.position) == (200, 6)
+        equal(late.numbers, one_pass(artifacts["sine"], whole[3:]))
+
+
 @pytest.mark.parametrize("call", ["reset", "fork", "delete"])
 async def test_reset_fork_and_delete_mind_at_and_epoch(start_http, call):
     async with start_http() as service:

@@ -421,8 +421,8 @@ async def test_the_metrics_tell_how_good_each_learning_model_has_been(start_http
 
 @pytest.mark.parametrize(
     ("name", "spoilt"),
-    [("forgetting", 0.0), ("forgetting", 1.0), ("prior", -1.0), ("coordinate", 1e30), ("coordinate", 0.5),
-     ("covariance", -1.0), ("level", 0.3), ("begun", 2.0), ("square", -1.0),
+    [("forgetting", 0.0), ("forgetting", 1.0), ("prior", -1.0), ("renewed_feature", 1e30),
+     ("renewed_feature", 0.5), ("covariance", -1.0), ("level", 0.3), ("begun", 2.0), ("interval_mse", -1.0),
      ("surprise", -1.0), ("observed", -1.0)],
 )  # fmt: skip
 async def test_a_state_file_with_a_learner_that_cannot_be_is_refused(start_http, artifacts, name, spoilt):

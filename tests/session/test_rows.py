@@ -22,10 +22,10 @@ def sample_rows(forecaster, chunks: int = 4, count: int = 3) -> Rows:
     rows.headers["position"] = rng.integers(0, 2**62, count)
     rows.headers["epoch"] = 2**64 - 1
     rows.headers["deadline"] = np.inf
-    rows.headers["steps"] = rng.integers(1, 9, (count, chunks))
+    rows.headers["chunk_lengths"] = rng.integers(1, 9, (count, chunks))
     rows.headers["digest"] = rng.integers(0, 2**63, (count, chunks))
     rows.headers["answer"] = rng.normal(size=rows.headers["answer"].shape)
-    rows.headers["has_long"][1] = 2
+    rows.headers["long_answer_count"][1] = 2
     answer = {"predictions": np.ones((5, 3), np.float32), "forecast": np.zeros((2, 3), np.float32)}
     rows.long_answers[1] = (None, answer)
     return rows
@@ -56,8 +56,10 @@ def test_another_number_of_remembered_answers_keeps_the_newest_that_fit(forecast
     rows = sample_rows(forecaster)
     again = unpack(pack(rows), chunks, forecaster)
     fits = min(4, chunks)
-    np.testing.assert_array_equal(again.headers["steps"][:, :fits], rows.headers["steps"][:, :fits])
-    assert not again.headers["steps"][:, fits:].any()
+    np.testing.assert_array_equal(
+        again.headers["chunk_lengths"][:, :fits], rows.headers["chunk_lengths"][:, :fits]
+    )
+    assert not again.headers["chunk_lengths"][:, fits:].any()
     np.testing.assert_array_equal(again.headers["position"], rows.headers["position"])
 
 

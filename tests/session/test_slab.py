@@ -47,7 +47,7 @@ def test_reading_rows_copies_them_and_writing_rows_changes_the_slab(forecaster):
     values = slab.read(rows)
     values.headers["position"] = [3, 1]
     values.carries[:] = [[3.0], [1.0]]
-    values.headers["has_long"] = [0, 1]
+    values.headers["long_answer_count"] = [0, 1]
     values.long_answers = {1: ({"predictions": np.ones((2, 1), np.float32)},)}
     assert not slab.headers["position"].any()
     slab.write(rows, values)

@@ -60,7 +60,7 @@ def test_a_session_that_another_replica_moved_to_another_model_is_listed_once(st
     there.load(["a"])
     there.commit(blocks([record("a", 2, OTHER)]), [])
     assert here.names("", 9) == [("a", OTHER), ("b", PRINT)]
-    assert here.names("", 9, wanted=PRINT.__eq__) == [("b", PRINT)]
+    assert here.names("", 9, fingerprint_filter=PRINT.__eq__) == [("b", PRINT)]
 
 
 def test_a_commit_of_known_sessions_writes_no_names(stores, redis_server):

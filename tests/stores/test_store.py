@@ -150,12 +150,12 @@ class StoreContract:
         assert [name for name, _ in store.names("", 3, "acme/")] == everything[1:4]
         assert [name for name, _ in store.names("acme/a3", 99, "acme/")] == everything[4:6]
         assert [name for name, _ in store.names("", 99, "acme/a")] == everything[1:4]
-        assert store.names("", 99, wanted=other.__eq__) == [
+        assert store.names("", 99, fingerprint_filter=other.__eq__) == [
             ("acme/a3", other), ("acme/c", other), ("zoo/b", other),
         ]  # fmt: skip
         assert store.names("acme/a3", 1, "acme/", other.__eq__) == [("acme/c", other)]
         assert store.names("", 99, "zoo/c") == []
-        assert store.names("", 99, wanted="1".__eq__) == []
+        assert store.names("", 99, fingerprint_filter="1".__eq__) == []
 
     def test_a_session_that_moves_to_another_model_is_listed_under_that_alone(self, store, settle):
         other = "0" * 64
@@ -165,7 +165,7 @@ class StoreContract:
         store.commit(blocks([record("a", 2, fingerprint=other), record("b", 2)]), [])
         settle()
         assert store.names("", 9) == [("a", other), ("b", PRINT)]
-        assert store.names("", 9, wanted=PRINT.__eq__) == [("b", PRINT)]
+        assert store.names("", 9, fingerprint_filter=PRINT.__eq__) == [("b", PRINT)]
 
     def test_only_expired_sessions_are_found(self, store, clock, settle):
         store.commit(

@@ -136,7 +136,7 @@ async def advance_session(request: Request, id: Id) -> Response:
     openapi_extra=openapi_body(Precondition),
 )
 async def reset_session(request: Request, id: Id) -> dict[str, Any]:
-    """Zero the carry. The position stays, so that a chunk sent before the reset is never applied after it."""
+    """Set the carry to zero. The position stays, so a retry of a chunk applied before is refused."""
     body = await parse_body(request, Precondition)
     return answers.encode_session(
         await get_caller(request).ask(Reset(validate_session_id(id), body.at, _epoch(body.epoch)))

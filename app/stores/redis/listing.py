@@ -59,7 +59,7 @@ class Listing:
             self._index.remove(names)
 
     def page(
-        self, after: str, limit: int, prefix: str, wanted: Callable[[str], bool]
+        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool]
     ) -> list[tuple[str, str]]:
         """See `Store.names`.
 
@@ -70,7 +70,7 @@ class Listing:
         found: list[tuple[str, str]] = []
         start, end = name_range(after, prefix)
         try:
-            models = list(filter(wanted, self._index.models()))
+            models = list(filter(fingerprint_filter, self._index.models()))
             while models and len(found) < limit:
                 page = self._index.page(models, start, end, limit - len(found))
                 if not page:

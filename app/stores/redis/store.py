@@ -84,7 +84,7 @@ class RedisStore:
             self._names.build()
             self._count = self._names.count()
             self.last_saved = max(self._keys.read_times(PROBES), default=None)
-            self.hold_deadlines_before = max(self._keys.read_times((HELD,)), default=None)
+            self.no_expiry_before = max(self._keys.read_times((HELD,)), default=None)
         except (RedisError, NamesFailed) as error:
             raise ConfigError(f"store {url} cannot be used: {error}") from error
 
@@ -114,7 +114,7 @@ class RedisStore:
         self._listing.remove(moved, gone, lost)
         if lost:
             self.fenced += sum(error is None for error in lost.values())
-            self.forget(lost)
+            self.forget_revisions(lost)
         self._remember(dict(zip(alive, fresh, strict=False)), gone, lost)
         return lost
 
@@ -129,10 +129,10 @@ class RedisStore:
         """Those of these sessions that have changed since they were loaded or committed: see `commit`."""
         script = COMPARE_AND_WRITE if self._write_concern else COMPARE
         changed = self._keys.compare(script, sessions, self._known_revisions(sessions))
-        self.forget(changed)
+        self.forget_revisions(changed)
         return changed
 
-    def forget(self, sessions: Iterable[str]) -> None:
+    def forget_revisions(self, sessions: Iterable[str]) -> None:
         """Forget the revisions of these sessions, which are no longer resident."""
         for session in sessions:
             self._revisions.pop(session, None)
@@ -140,12 +140,12 @@ class RedisStore:
             self._tombstone_revisions.pop(session, None)
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
-        wanted = list(sessions)
+        names = list(sessions)
         records: list[Record] = []
-        stored, failures = self._keys.read(wanted)
+        stored, failures = self._keys.read(names)
         others: dict[str, Tombstone | CarryoverError] = dict(failures)
         for session, value in stored:
-            self.forget((session,))
+            self.forget_revisions((session,))
             if not value:
                 continue
             try:
@@ -165,9 +165,9 @@ class RedisStore:
         return records, others
 
     def names(
-        self, after: str, limit: int, prefix: str = "", wanted: Callable[[str], bool] = any_model
+        self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
     ) -> list[tuple[str, str]]:
-        return self._listing.page(after, limit, prefix, wanted)
+        return self._listing.page(after, limit, prefix, fingerprint_filter)
 
     def expired(self, now: float, limit: int) -> list[str]:
         """See `Store`. Each call looks at the next slice of the keys, and begins again after the last."""
@@ -204,8 +204,8 @@ class RedisStore:
         self._keys.write_trial(PROBES, b"%r" % self._clock())
         self._keys.mark_working()
 
-    def hold(self, before: float | None) -> None:
-        self.hold_deadlines_before = before
+    def save_no_expiry_before(self, before: float | None) -> None:
+        self.no_expiry_before = before
         self._keys.write_trial((HELD,), b"" if before is None else b"%r" % before)
 
     def close(self) -> None:

@@ -15,11 +15,11 @@ class PendingChanges:
 
     Parameters
     ----------
-    count_written : how many of these sessions are in the file
+    count_in_file : counts which of these sessions are in the file
     """
 
-    def __init__(self, count_written: Callable[[Sequence[str]], int]) -> None:
-        self._count_written = count_written
+    def __init__(self, count_in_file: Callable[[Sequence[str]], int]) -> None:
+        self._count_in_file = count_in_file
         self._records: dict[str, tuple[Block, int]] = {}  # the block with the record, and the index in it
         self._removals: dict[str, StoredTombstone] = {}  # the newest removal is last
         self.growth = 0  # how many sessions the next flush adds (or, below 0, removes)
@@ -37,14 +37,14 @@ class PendingChanges:
         """
         for block in blocks:
             _check_deadlines(block)  # once they are answered it is too late to refuse them
-        coming = [session for block in blocks for session in block.sessions]
-        leaving = [removal.tombstone.session for removal in removals]
-        self.growth += self._count_absent(coming) - len(leaving) + self._count_absent(leaving)
+        kept = [session for block in blocks for session in block.sessions]
+        removed = [removal.tombstone.session for removal in removals]
+        self.growth += self._count_absent(kept) - len(removed) + self._count_absent(removed)
         for block in blocks:
             self._records.update(zip(block.sessions, zip(repeat(block), range(len(block))), strict=False))
-        for session in coming if self._removals else ():
+        for session in kept if self._removals else ():
             self._removals.pop(session, None)
-        for session, removal in zip(leaving, removals, strict=True):
+        for session, removal in zip(removed, removals, strict=True):
             self._records.pop(session, None)
             self._removals.pop(session, None)  # so that the newest removal is last
             self._removals[session] = removal
@@ -78,8 +78,8 @@ class PendingChanges:
         if all(map(self._records.__contains__, sessions)):
             return 0
         unknown = [session for session in sessions if session not in self._records]
-        written = [session for session in unknown if session not in self._removals]
-        return len(unknown) - (self._count_written(written) if written else 0)
+        not_pending = [session for session in unknown if session not in self._removals]
+        return len(unknown) - (self._count_in_file(not_pending) if not_pending else 0)
 
 
 def _merge(model: str, records: Sequence[tuple[Block, int]]) -> Block:

@@ -1,4 +1,4 @@
-"""Sessions in one SQLite file: an answered chunk is on disk.
+"""Stores sessions in one SQLite file. By default a chunk is on disk before it is answered.
 
 A session is a row. A batch is committed by one transaction with one fsync. Records carry checksums, so that
 damage is refused and never served.
@@ -7,9 +7,9 @@ A small file beside the database, the mark, holds the number of the last committ
 log is damaged or missing, SQLite silently opens an older state. The mark shows this, and the store is refused
 at start.
 
-`tend`, the upkeep, checkpoints the write-ahead log into the file. If `period` is set, commits are answered at
-once and written later. A crash then loses at most what was answered since the last flush. Each client can see
-from the position what it must send again.
+`tend` maintains the store: it checkpoints the write-ahead log into the file. If `period` is set, commits are
+answered at once and written later. A crash then loses at most the chunks answered since the last flush. Each
+client can see from the position which chunks it must send again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from app.stores.sqlite.tables import StoredTombstone, Tables
 
 log = logging.getLogger("carryover.store")
 
-CHECKPOINT_BYTES = 32 * 2**20  # about this much write-ahead log is kept before a checkpoint
-PATIENCE_SECONDS = 2.0  # flushes may fail for so long; then chunks are refused
+CHECKPOINT_BYTES = 32 * 2**20  # approximate size of the write-ahead log that causes a checkpoint
+PATIENCE_SECONDS = 2.0  # how long flushes may fail before chunks are refused
 
 
 class SqliteStore:
@@ -43,7 +43,7 @@ class SqliteStore:
     Parameters
     ----------
     max_tombstones, tombstone_seconds : tombstones are forgotten if there are more, or if they are older
-    period : seconds between flushes; 0: every commit is on disk when it returns
+    period : seconds between flushes; with 0, every commit is on disk when it returns
     clock : seconds since 1970
     accept_loss : open the file even if committed batches are missing or a damaged index hides sessions
 
@@ -72,17 +72,17 @@ class SqliteStore:
         self._tombstone_seconds = tombstone_seconds
         self._period = period
         self._clock = clock
-        self._pending = PendingChanges(self._count_written)  # committed but not flushed yet
+        self._pending = PendingChanges(self._count_in_file)
         self._failing_since: float | None = None
         self._failed_bytes = 0  # size of the last failed write; 0 once a write succeeds
-        self._busy = False  # there was a commit since the last `tend`
-        self._log_bytes = 0  # of the write-ahead log, about
-        self._is_lost = False  # the file is not where it was
+        self._busy = False  # whether there was a commit since the last `tend`
+        self._log_bytes = 0  # approximate size of the write-ahead log
+        self._is_lost = False  # whether the file was moved, replaced or removed
         self._is_closed = False
         check_last_commit(path, accept_loss=accept_loss)
         self.last_saved = _last_commit_time(path)
-        self._held_path = path.with_name(path.name + "-held")
-        self.hold_deadlines_before = _read_time(self._held_path)
+        self._no_expiry_path = path.with_name(path.name + "-held")
+        self.no_expiry_before = _read_time(self._no_expiry_path)
         self._database = open_database(path)
         try:
             with errors_as_config_error(path):
@@ -121,45 +121,46 @@ class SqliteStore:
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         records: list[Record] = []
         others: dict[str, Tombstone | CarryoverError] = {}
-        written: list[str] = []
+        not_pending: list[str] = []
         for session in sessions:
             change = self._pending.find(session)
             if change is None:
-                written.append(session)
+                not_pending.append(session)
             elif isinstance(change, Record):
                 records.append(change)
             elif self._is_remembered(change):
                 others[session] = change.tombstone
-        if written:
+        if not_pending:
             with self._errors_as_store_failed("be read"):
-                found, damaged = self._tables.records(written)
+                found, damaged = self._tables.records(not_pending)
                 records += found
                 others |= damaged
-                missing = set(written) - damaged.keys() - {record.session for record in found}
+                missing = set(not_pending) - damaged.keys() - {record.session for record in found}
                 for stored in self._tables.load_tombstones(list(missing)):
                     if self._is_remembered(stored):
                         others[stored.tombstone.session] = stored.tombstone
         return records, others
 
     def names(
-        self, after: str, limit: int, prefix: str = "", wanted: Callable[[str], bool] = any_model
+        self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
     ) -> list[tuple[str, str]]:
         self._flush()
         with self._errors_as_store_failed("be read"):
-            return self._tables.names(after, limit, prefix, wanted)
+            return self._tables.names(after, limit, prefix, fingerprint_filter)
 
     def expired(self, now: float, limit: int) -> list[str]:
         self._flush()
         with self._errors_as_store_failed("be read"):
             return self._tables.expired(now, limit)
 
-    def hold(self, before: float | None) -> None:
-        self.hold_deadlines_before = before
+    def save_no_expiry_before(self, before: float | None) -> None:
+        """Set and save a deadline: sessions with an earlier one do not expire, now and after restarts."""
+        self.no_expiry_before = before
         with self._errors_as_store_failed("save which sessions must not expire"):
             if before is None:
-                self._held_path.unlink(missing_ok=True)
+                self._no_expiry_path.unlink(missing_ok=True)
             else:
-                self._held_path.write_text(repr(before))
+                self._no_expiry_path.write_text(repr(before))
 
     def __len__(self) -> int:
         return self._tables.sessions + self._pending.growth
@@ -202,17 +203,17 @@ class SqliteStore:
         return mark
 
     def _write(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone]) -> None:
-        """One transaction, one fsync; then the mark."""
+        """Commit one transaction with one fsync, then write the mark."""
         size = sum(sum(map(len, block.bodies)) for block in blocks)
-        forgotten = removals[-1].number - self._max_tombstones if removals else 0
+        forget_up_to = removals[-1].number - self._max_tombstones if removals else 0
         with self._errors_as_store_failed("keep a batch", size):
-            sequence = self._tables.commit(blocks, removals, forgotten)
+            sequence = self._tables.commit(blocks, removals, forget_up_to)
             self._mark.write(sequence, self._clock())
         pages = 2 * sum(map(len, blocks)) + 4 * len(removals) + 4
         self._log_bytes += size + pages * PAGE_BYTES
         self.upkeep_due = self._log_bytes > CHECKPOINT_BYTES
 
-    def _count_written(self, sessions: Sequence[str]) -> int:
+    def _count_in_file(self, sessions: Sequence[str]) -> int:
         with self._errors_as_store_failed("be read"):
             return self._tables.count_present(sessions)
 
@@ -229,7 +230,7 @@ class SqliteStore:
         self._failing_since = None
 
     def _is_remembered(self, stored: StoredTombstone) -> bool:
-        """Whether it is among the newest and young enough."""
+        """Whether a tombstone is among the newest and young enough to be kept."""
         is_young = stored.tombstone.removed >= self._oldest_tombstone()
         return is_young and stored.number > self._last_removal - self._max_tombstones
 
@@ -247,7 +248,7 @@ class SqliteStore:
             raise StoreFailed("the store's file was removed or replaced while the server was running")
 
     def _probe(self) -> None:
-        """Write as much as the write that failed: where this succeeds, the next commit is likely to."""
+        """Test whether the disk has space again: write as many bytes as the write that failed."""
         with self._errors_as_store_failed("write a trial", self._failed_bytes):
             self._database.execute("INSERT INTO probe VALUES (zeroblob(?))", (self._failed_bytes,))
             self._database.execute("DELETE FROM probe")

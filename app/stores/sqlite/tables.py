@@ -112,12 +112,12 @@ class Tables:
         ).fetchone()
         self.has_tombstones = bool(database.execute(ANY_TOMBSTONE).fetchone()[0])
 
-    def commit(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone], forgotten: int) -> int:
+    def commit(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone], forget_up_to: int) -> int:
         """Keep all of this, or raise and keep none: one transaction, one fsync.
 
         Parameters
         ----------
-        forgotten : tombstones up to this number leave the table
+        forget_up_to : tombstones up to this number leave the table
 
         Returns
         -------
@@ -137,7 +137,7 @@ class Tables:
                 ids = [(removal.tombstone.session,) for removal in removals]
                 database.executemany(REMOVE_SESSION, ids)
                 database.executemany(REMOVE_TOMBSTONE, ids)
-                database.execute(FORGET_TOMBSTONES, (forgotten,))
+                database.execute(FORGET_TOMBSTONES, (forget_up_to,))
                 database.executemany(KEEP_TOMBSTONE, tombstones)
             database.execute(KEEP_STATE, (sequence, last_removal, check))
             count = self.sessions
@@ -206,13 +206,13 @@ class Tables:
             self.has_tombstones = bool(self._database.execute(ANY_TOMBSTONE).fetchone()[0])
 
     def names(
-        self, after: str, limit: int, prefix: str, wanted: Callable[[str], bool]
+        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool]
     ) -> list[tuple[str, str]]:
         """See `Store.names`. Reads at most `limit` names of each model."""
         start, end = name_range(after, prefix)
         pages = [
             [(name, model) for name in _texts(self._value(NAMES, model, start, end, limit))]
-            for model in filter(wanted, _texts(self._value(FINGERPRINTS)))
+            for model in filter(fingerprint_filter, _texts(self._value(FINGERPRINTS)))
         ]
         return list(islice(merge(*pages), limit))
 

@@ -24,8 +24,8 @@ def learned(features, targets, forgetting, prior, observed=None):
     for step in range(steps):
         errors = targets[step] - readout.corrections(weights, features[step])
         now = np.ones((sessions, groups), bool) if observed is None else observed[step]
-        coordinate = np.full((sessions, groups), step % size)
-        readouts = readout.Readouts(weights, covariance, lam, pull, coordinate)
+        renewed_feature = np.full((sessions, groups), step % size)
+        readouts = readout.Readouts(weights, covariance, lam, pull, renewed_feature)
         readout.update(readouts, features[step], errors * now[..., None], now)
     return weights, covariance
 
@@ -104,9 +104,9 @@ def test_an_invalid_covariance_is_renewed_and_the_weights_stay():
     covariance[0] = -np.eye(4, dtype=np.float32)
     kept, other = weights[0].copy(), weights[1].copy()
     ones = np.ones((2, 1), np.float32)
-    coordinate = np.zeros((2, 1), np.int64)
+    renewed_feature = np.zeros((2, 1), np.int64)
     errors = np.ones((2, 1, 1), np.float32)
-    readouts = readout.Readouts(weights, covariance, 0.99 * ones, 4 * ones, coordinate)
+    readouts = readout.Readouts(weights, covariance, 0.99 * ones, 4 * ones, renewed_feature)
     readout.update(readouts, features[0], errors, np.ones((2, 1), bool))
     np.testing.assert_array_equal(covariance[0, 0], np.eye(4, dtype=np.float32) / 4)
     np.testing.assert_array_equal(weights[0], kept)
