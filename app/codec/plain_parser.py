@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.arrays import Bools, Bytes, Floats, Ints, Words
+from models.arrays import Bools, Bytes, Floats, Ints, UInt32s
 from models.jit import INT, contiguous, jit, jit_part, readonly_contiguous
 
 FAIL = -(2**32)
@@ -446,7 +446,7 @@ def _binary(
     max_id: int,
     max_steps: int,
     columns: Ints,
-    bits: Words,
+    bits: UInt32s,
     r: int,
 ) -> bool:
     """Whether the binary message `r` is plain; its values are in the columns then."""
@@ -503,7 +503,7 @@ def parse_messages(
     marks: Bools,
     columns: Ints,
     numbers: Floats,
-    bits: Words,
+    bits: UInt32s,
 ) -> int:
     """Fill the columns; returns how many numbers there are.
 

@@ -88,8 +88,8 @@ class Engine:
         self.fair_share = FairShare(settings.tenant_share)
         self._stepper = Stepper(settings.recent_bytes)
         self._backlog = Backlog(settings, self.fair_share, self._stepper)
-        # Chunks that connections have received and not parsed yet (`app.protocols.inbox`, `message_inbox`). The
-        # engine has them submitted before each batch, so that they become one job for each caller.
+        # Chunks that connections have received and not parsed yet (`app.protocols.inbox`, `message_inbox`).
+        # The engine has them submitted before each batch, so that they become one job for each caller.
         self.arrivals: list[ChunkSource] = []
         self._linger = Linger(self._has_work)
         self._awake = asyncio.Event()

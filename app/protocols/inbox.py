@@ -11,10 +11,8 @@ gets its own answer or error.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -24,15 +22,13 @@ from app.access.callers import Caller
 from app.codec.plain_answers import write_plain_answers
 from app.codec.plain_requests import Head, PlainRequests, read_plain
 from app.engine.engine import Engine
-from app.errors import CarryoverError, StepFailed
 from app.jobs.answers import BulkAnswer
-from app.jobs.jobs import AdvanceMany, Reply, SeparateReplies
+from app.jobs.jobs import AdvanceMany
 from app.jobs.session_list import SessionList
 from app.jobs.split import LONG_CHUNK
+from app.protocols.batches import BatchReplies, submit_together
 from app.protocols.exchange import ChunkExchange
 from models.arrays import Ints
-
-log = logging.getLogger("carryover.api")
 
 
 class PlainConnection(Protocol):
@@ -117,13 +113,6 @@ class Inbox:
         self, caller: Caller, requests: PlainRequests, connections: Sequence[PlainConnection]
     ) -> bool:
         """Submit these requests of a caller as one job. Returns whether they were taken."""
-        usage = caller.usage
-        if (
-            caller.is_revoked
-            or len(requests) > usage.room
-            or not usage.covers(len(requests.numbers) // requests.width)
-        ):
-            return False
         text = requests.text
         spans = zip(requests.session_starts.tolist(), requests.session_ends.tolist(), strict=True)
         sessions = SessionList([text[start:end] for start, end in spans])
@@ -137,13 +126,8 @@ class Inbox:
             reply=replies,
             requests=len(sessions),
         )
-        try:
-            caller.submit(job)
-        except CarryoverError:
+        if not submit_together(caller, job):
             return False
-        except Exception:  # answered, not tried again: it is unknown what the engine has taken
-            log.exception("%d plain requests could not be submitted", len(requests))
-            replies(StepFailed("the server failed; see its log"))
         if not replies.are_sent:
             for connection in connections:
                 connection.await_answer()
@@ -164,8 +148,8 @@ def _groups(
     return [(caller, indexes) for (caller, _), indexes in groups.items()]
 
 
-class PlainReplies(SeparateReplies):
-    """Answers plain requests: those that are applied together in one pass, and each of the others alone.
+class PlainReplies(BatchReplies):
+    """Answers plain requests.
 
     Parameters
     ----------
@@ -174,7 +158,7 @@ class PlainReplies(SeparateReplies):
     since : when the first of them came in, as `perf_counter` has it
     """
 
-    __slots__ = ("_connections", "_requests", "_sessions", "_since", "are_sent")
+    __slots__ = ("_connections", "_requests", "_since")
 
     def __init__(
         self,
@@ -183,11 +167,10 @@ class PlainReplies(SeparateReplies):
         connections: Sequence[PlainConnection],
         since: float,
     ) -> None:
+        super().__init__(sessions)
         self._requests = requests
-        self._sessions = sessions
         self._connections = connections
         self._since = since
-        self.are_sent = False  # all of them
 
     def subset_reply(self, indexes: Ints) -> PlainReplies:
         chosen = indexes.tolist()
@@ -198,31 +181,17 @@ class PlainReplies(SeparateReplies):
             self._since,
         )
 
-    def single_reply(self, i: int) -> Reply:
-        return partial(self._reply_alone, i)
-
     def _reply_alone(self, i: int, outcome: Any) -> None:
         self._exchange(i).reply(outcome)
 
     def _exchange(self, i: int) -> ChunkExchange:
         return self._connections[i].plain_exchange(self._sessions[i], flat=bool(self._requests.flat[i]))
 
-    def __call__(self, outcome: Any) -> None:
-        if self.are_sent:  # after a failure, when it was unknown what the engine had taken
-            return
-        self.are_sent = True
+    def _reply_together(self, answer: BulkAnswer) -> None:
         connections = self._connections
-        if not isinstance(outcome, BulkAnswer):
-            for i in range(len(connections)):
-                self._reply_alone(i, outcome)
-            return
-        if outcome.extra_outputs:
-            for i, answer in enumerate(outcome.singles(self._sessions)):
-                self._reply_alone(i, answer)
-            return
         first = connections[0]
         try:
-            responses = write_plain_answers(self._requests, outcome, first.standard_headers())
+            responses = write_plain_answers(self._requests, answer, first.standard_headers())
         except Exception as error:  # noqa: BLE001  (whatever it was, the clients are answered)
             for i in range(len(connections)):
                 self._exchange(i).crash(error)

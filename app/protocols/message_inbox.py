@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,11 +24,11 @@ from app.codec.frames import Message
 from app.codec.plain_answers import write_plain_frames
 from app.codec.plain_messages import PlainMessages, read_messages
 from app.engine.engine import Engine
-from app.errors import CarryoverError, StepFailed
 from app.jobs.answers import BulkAnswer
-from app.jobs.jobs import AdvanceMany, Reply, SeparateReplies
+from app.jobs.jobs import AdvanceMany
 from app.jobs.session_list import SessionList
 from app.jobs.split import LONG_CHUNK, repetitions
+from app.protocols.batches import BatchReplies, submit_together
 from models.arrays import Ints
 
 log = logging.getLogger("carryover.api")
@@ -157,26 +156,17 @@ class MessageInbox:
         self, caller: Caller, messages: PlainMessages, names: list[str], sockets: Sequence[MessageSocket]
     ) -> bool:
         """Submit messages of different sessions as one job. Returns whether they were taken."""
-        usage, observations = caller.usage, messages.observations()
-        if len(names) > usage.room or not usage.covers(len(observations)):
-            return False
-        replies = MessageReplies(messages, names, sockets)
         job = AdvanceMany(
             SessionList(names),
-            observations,
+            messages.observations(),
             messages.lengths,
             messages.at,
             messages.epochs,
-            reply=replies,
+            reply=MessageReplies(messages, names, sockets),
             requests=len(names),
         )
-        try:
-            caller.submit(job)
-        except CarryoverError:
+        if not submit_together(caller, job):
             return False
-        except Exception:  # answered, not tried again: it is unknown what the engine has taken
-            log.exception("%d messages could not be submitted", len(messages))
-            replies(StepFailed("the server failed; see its log"))
         self._engine.metrics.messages += len(messages)
         return True
 
@@ -235,8 +225,8 @@ def _in_turns(
     return [(indexes[group], [names[i] for i in group.tolist()]) for group in np.split(order, cuts)]
 
 
-class MessageReplies(SeparateReplies):
-    """Answers plain messages: those that are applied together in one pass, and each of the others alone.
+class MessageReplies(BatchReplies):
+    """Answers plain messages.
 
     Parameters
     ----------
@@ -244,13 +234,13 @@ class MessageReplies(SeparateReplies):
     sessions, sockets : [n], of each message
     """
 
-    __slots__ = ("_messages", "_sessions", "_sockets")
+    __slots__ = ("_messages", "_sockets")
 
     def __init__(
         self, messages: PlainMessages, sessions: Sequence[str], sockets: Sequence[MessageSocket]
     ) -> None:
+        super().__init__(sessions)
         self._messages = messages
-        self._sessions = sessions
         self._sockets = sockets
 
     def subset_reply(self, indexes: Ints) -> MessageReplies:
@@ -261,9 +251,6 @@ class MessageReplies(SeparateReplies):
             [self._sockets[i] for i in chosen],
         )
 
-    def single_reply(self, i: int) -> Reply:
-        return partial(self._reply_alone, i)
-
     def _reply_alone(self, i: int, outcome: Any) -> None:
         messages, socket = self._messages, self._sockets[i]
         start, end = (int(span[i]) for span in messages.tag_spans)
@@ -273,16 +260,8 @@ class MessageReplies(SeparateReplies):
         )  # fmt: skip
         socket.answer(message, outcome)
 
-    def __call__(self, outcome: Any) -> None:
-        if not isinstance(outcome, BulkAnswer):
-            for i in range(len(self._sockets)):
-                self._reply_alone(i, outcome)
-            return
-        if outcome.extra_outputs:
-            for i, answer in enumerate(outcome.singles(self._sessions)):
-                self._reply_alone(i, answer)
-            return
+    def _reply_together(self, answer: BulkAnswer) -> None:
         named = np.array([socket.session is None for socket in self._sockets])
-        frames = write_plain_frames(self._messages, self._sessions, named, outcome)
-        for socket, frame, position in zip(self._sockets, frames, outcome.positions.tolist(), strict=True):
+        frames = write_plain_frames(self._messages, self._sessions, named, answer)
+        for socket, frame, position in zip(self._sockets, frames, answer.positions.tolist(), strict=True):
             socket.send_answer(frame, position)

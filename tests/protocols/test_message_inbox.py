@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 from app.codec import frames
 from app.codec.frames import HEADER
 from app.protocols import message_inbox
+from app.protocols.reading import PARSE_BYTES
 from tests.helpers.faults import until
 from tests.helpers.locked import Keys
 from tests.helpers.raw import RawConnection, connect, frame, handshake, read_frame
@@ -297,6 +298,24 @@ async def test_the_inbox_holds_no_more_than_its_bounds(start_hot, monkeypatch, n
         assert held == [1, 2, 0, 1, 2, 0, 1]
         await until(lambda: socket.waiting == 0)
         assert (await service.session("s"))["position"] == 7
+
+
+async def test_while_tenants_compete_the_inbox_takes_no_more_than_a_tenants_share(start_hot, tmp_path):
+    keys = Keys(tmp_path)
+    keys.add("ours")
+    message = chunk(0.5)
+    async with (
+        start_hot(api_keys_file=keys.path, tenant_share=4) as service,
+        opened(service, key=keys.token["ours"]),
+    ):
+        (socket,) = sockets(service)
+        service.engine.fair_share.limit = 4
+        socket.reader.receive(message * 400)
+        assert 4 <= len(socket.inbox) <= 4 + PARSE_BYTES // len(message)
+        assert socket.reader.unparsed
+        await until(lambda: not socket.reader.is_waiting and socket.waiting == 0)
+        headers = keys.headers("ours")
+        assert (await service.http.get("/sessions/s", headers=headers)).json()["position"] == 400
 
 
 async def test_a_fault_in_one_message_closes_its_socket_alone(start_hot, monkeypatch):
