@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from random import Random
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.protocols import http
 from app.protocols.http import Plain
 from tests.conftest import starter
 from tests.helpers import request_grammar as grammar
+from tests.helpers.faults import inbox_held
 from tests.helpers.locked import Keys
 from tests.helpers.ways import HotRoute
 from tests.helpers.whole_server import CLIENT_REQUEST_ID, Client, Observer, Service, answers, assert_alike
@@ -102,13 +103,15 @@ class Script:
         free = {tenant: [s for t, s in self.model if t == tenant] + ["new", "end"] for tenant in self.tenants}
         for sessions in free.values():
             rng.shuffle(sessions)
-        for i in chosen:
-            sessions = free[self.tenant(i)]
-            if rng.random() < 0.03:  # a request that came in whole is applied, though its client hangs up
-                await self.send(i, [self.ordinary(i, sessions.pop())])
-                await self.hang_up(i)
-            else:
-                await self.send(i, self.pieces(i, sessions.pop(), sessions.pop()))
+        together = inbox_held(self.service.engine) if rng.random() < 0.6 else nullcontext()
+        with together:
+            for i in chosen:
+                sessions = free[self.tenant(i)]
+                if rng.random() < 0.03:  # a request that came in whole is applied, though its client hangs up
+                    await self.send(i, [self.ordinary(i, sessions.pop())])
+                    await self.hang_up(i)
+                else:
+                    await self.send(i, self.pieces(i, sessions.pop(), sessions.pop()))
         await self.compare()
 
     async def send(self, i: int, pieces: list[bytes]) -> None:

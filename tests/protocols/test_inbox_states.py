@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from app.observability.metrics import Metrics
 from app.protocols.exchange import ChunkExchange
 from app.protocols.http import MAX_MISSES, HotProtocol, Plain
 from tests.helpers import faults
-from tests.helpers.faults import until
+from tests.helpers.faults import inbox_held, until
 from tests.helpers.locked import Keys
 from tests.protocols.test_http import Connection, chunk, connected, post
 
@@ -24,27 +24,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["memory"], in
 
 GET = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
 SHARE = 4
-
-
-class NoArrivals:
-    """An empty inbox."""
-
-    def __len__(self) -> int:
-        return 0
-
-    def submit(self) -> None: ...
-
-
-@contextmanager
-def inbox_held(service: Any) -> Iterator[None]:
-    """Keep what comes in from the engine: all of it is submitted together afterwards."""
-    engine = service.engine
-    inbox, engine.arrivals = engine.arrivals, NoArrivals()
-    try:
-        yield
-    finally:
-        engine.arrivals = inbox
-        engine.wake()
 
 
 @asynccontextmanager
@@ -93,7 +72,7 @@ async def waiting(service: Any, moment: str, connection: Connection) -> AsyncIte
     """A connection at rest sends a chunk, which is in the inbox or awaits its answer in the block."""
     protocol = await at_rest(service, connection)
     if moment == "in the inbox":
-        with inbox_held(service):
+        with inbox_held(service.engine):
             connection.send(chunk("s", at=1))
             await until(lambda: protocol._plain is Plain.IN_INBOX)
             yield protocol
@@ -157,7 +136,7 @@ async def test_a_request_in_pieces_is_put_together_wherever_it_is_cut(start_hot)
         protocol = await at_rest(service, connection)
         data = chunk("s")
         for position, cut in enumerate(range(1, len(data), 9), 2):
-            with inbox_held(service):
+            with inbox_held(service.engine):
                 connection.send(data[:cut])
                 await until(lambda: protocol._plain is not Plain.NEXT)
                 connection.send(data[cut:])
@@ -247,7 +226,7 @@ async def test_shutdown_answers_a_plain_request_and_closes(start_hot, moment):
 async def test_shutdown_refuses_half_a_request_in_the_inbox(start_hot):
     async with start_hot() as service, connected(service.port) as connection:
         protocol = await at_rest(service, connection)
-        with inbox_held(service):
+        with inbox_held(service.engine):
             connection.send(chunk("s")[:40])
             await until(lambda: protocol._plain is Plain.IN_INBOX)
             protocol.shutdown()
@@ -271,7 +250,7 @@ async def test_a_plain_connection_is_idle_only_at_rest(start_hot, moment):
 async def test_a_stopping_engine_refuses_what_would_wait_for_its_next_batch(start_hot, monkeypatch):
     async with start_hot() as service, connected(service.port) as connection:
         await at_rest(service, connection)
-        with inbox_held(service), monkeypatch.context() as patch:  # it collects no batch any more
+        with inbox_held(service.engine), monkeypatch.context() as patch:  # it collects no batch any more
             patch.setattr(service.engine, "stopping", True)
             connection.send(chunk("s"))
             assert (await connection.answer())[0] == 503
@@ -306,7 +285,7 @@ def bearer(keys: Keys, name: str) -> str:
 async def test_a_key_that_is_revoked_meanwhile_is_refused(start_hot, keys):
     async with start_hot(api_keys_file=keys.path) as service, connected(service.port) as connection:
         await at_rest(service, connection, "s", bearer(keys, "quiet"))
-        with inbox_held(service):
+        with inbox_held(service.engine):
             connection.send(chunk("s", 0.5, 1, bearer(keys, "quiet")))
             await in_inbox(service, 1)
             keys.remove("quiet")
@@ -361,7 +340,7 @@ async def test_of_new_sessions_as_many_are_created_as_there_is_room_for(start_ho
         start_hot(max_sessions=7) as service,
         several(service, ["a", "b", "c", "d", "e"]) as connections,
     ):
-        with inbox_held(service):
+        with inbox_held(service.engine):
             for i, connection in enumerate(connections):
                 connection.send(chunk(f"new-{i}"))
             await in_inbox(service, 5)
@@ -396,7 +375,7 @@ async def test_in_flight_refuses_exactly_the_surplus(start_hot, tmp_path):
         several(service, sessions, header) as connections,
     ):
         async with ticks_held(service):
-            with inbox_held(service):
+            with inbox_held(service.engine):
                 for connection, session in zip(connections, sessions, strict=True):
                     connection.send(chunk(session, 0.5, 1, header))
                 await in_inbox(service, 8)
@@ -424,7 +403,7 @@ async def test_observations_a_second_refuse_exactly_the_surplus(start_hot, tmp_p
         bucket = protocol_of(service, connections[0]).caller.usage.bucket
         bucket._clock = lambda: bucket._at
         bucket._level = 5.0
-        with inbox_held(service):
+        with inbox_held(service.engine):
             for connection, session in zip(connections, sessions, strict=True):
                 connection.send(chunk(session, 0.5, 1, header))
             await in_inbox(service, 8)
@@ -464,7 +443,7 @@ async def test_a_flood_of_plain_requests_has_no_more_in_flight_than_its_share(st
         protocols = [protocol_of(service, connection) for connection in (quiet, *connections)]
         for at in range(1, MAX_MISSES + 3):
             await until(lambda: all(protocol._plain is Plain.NEXT for protocol in protocols))
-            with inbox_held(service):
+            with inbox_held(service.engine):
                 for connection, session in zip(connections, sessions, strict=True):
                     connection.send(chunk(session, 0.5, at, flood))
                 quiet.send(chunk("q", 0.5, at, calm))
@@ -481,7 +460,7 @@ async def test_a_flood_of_plain_requests_has_no_more_in_flight_than_its_share(st
 
 async def exchanged(service: Any, connections: list[Connection], sent: list[bytes]) -> list[tuple[int, Any]]:
     """Send a piece on each connection, have them submitted together, and return statuses and bodies."""
-    with inbox_held(service):
+    with inbox_held(service.engine):
         for connection, data in zip(connections, sent, strict=True):
             connection.send(data)
         await in_inbox(service, len(sent))
@@ -632,7 +611,7 @@ async def test_pieces_that_cannot_be_read_together_go_to_their_parsers(start_hot
 async def test_a_connection_that_fails_is_closed_and_the_others_go_on(start_hot, monkeypatch, caplog):
     async with start_hot() as service, several(service, ["a", "b"]) as (bad, good):
         monkeypatch.setattr(protocol_of(service, bad), "parse", lambda _: 1 / 0)
-        with caplog.at_level(logging.CRITICAL), inbox_held(service):
+        with caplog.at_level(logging.CRITICAL), inbox_held(service.engine):
             bad.send(GET)
             good.send(chunk("b"))
             await in_inbox(service, 2)
