@@ -90,8 +90,8 @@ class HotProtocol(HttpConnection):
         self._known_version = -1  # the version of the keys when `caller` was looked up
         self._known_host: bytes | None = None  # the host that was accepted last
         self._plain = Plain.NO
-        self.head: Head  # of the last request that was parsed, where `_has_head`
-        self._has_head = False
+        self.head: Head  # of the last request, where `_has_head`
+        self._has_head = False  # the last piece that was parsed was a whole ordinary chunk, and nothing else
         self._misses = 0  # pieces in a row that were not plain
         self._awaited: ChunkExchange | None = None  # of a plain request that is no longer alone
 
@@ -388,7 +388,6 @@ class HotProtocol(HttpConnection):
             self._has_head
             and self._plain is Plain.NO
             and not self._exchanges
-            and self._message_began is None
             and not (self._asgi_runs() or self.reader.is_waiting or self._is_stopping or self._is_refused)
         ):
             self._plain = Plain.NEXT

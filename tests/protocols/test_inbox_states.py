@@ -210,6 +210,21 @@ async def test_a_client_that_hangs_up_disturbs_nobody_and_its_chunk_is_applied(s
         assert service.engine.queue_length == 0
 
 
+@pytest.mark.parametrize("data", [GET, b"garbage\r\n\r\n", chunk("s")[:50], chunk("s") + GET])
+async def test_whatever_a_client_leaves_in_the_inbox_disturbs_nobody(start_hot, data, caplog):
+    async with start_hot() as service, several(service, ["n"]) as (neighbour,):
+        async with connected(service.port) as leaver:
+            protocol = await at_rest(service, leaver)
+            with inbox_held(service.engine):
+                leaver.send(data)
+                await until(lambda: protocol._plain is Plain.IN_INBOX)
+                leaver.writer.transport.abort()
+                await until(lambda: protocol not in service.server.server_state.connections)
+        neighbour.send(chunk("n", at=1))
+        assert (await neighbour.answer())[2]["position"] == 2
+        assert not caplog.records
+
+
 @moments
 async def test_shutdown_answers_a_plain_request_and_closes(start_hot, moment):
     async with start_hot() as service, connected(service.port) as connection, connected(service.port) as idle:
