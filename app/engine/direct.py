@@ -48,7 +48,6 @@ class DirectChunks:
         if (
             forecaster.learner is not None
             or forecaster.artifact.time_features
-            or slab.long_answers
             or job.observations.shape[1] != forecaster.input_size
             or job.model not in (None, forecaster.artifact.name)
             or self._residents.models.current.get(forecaster.artifact.name) is not slab
@@ -57,6 +56,8 @@ class DirectChunks:
         try:
             rows = job.sessions.rows(slab.index, slab.generation)
         except KeyError:
+            return None
+        if slab.long_answers and slab.headers["has_long"][rows].any():
             return None
         if not _are_in_step(
             columns.position,
@@ -70,9 +71,10 @@ class DirectChunks:
             return None
         began = perf_counter()
         try:
-            predictions, carries = forecaster.advance(
-                job.observations, job.lengths, slab.carries.take(rows, axis=0)
-            )
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below, and not for the log
+                predictions, carries = forecaster.advance(
+                    job.observations, job.lengths, slab.carries.take(rows, axis=0)
+                )
         except Exception:  # noqa: BLE001  (a batch finds the session that failed, and refuses only that one)
             return None
         if not math.isfinite(np.vdot(carries, carries)) or not math.isfinite(

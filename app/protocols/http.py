@@ -90,8 +90,8 @@ class HotProtocol(HttpConnection):
         self._known_version = -1  # the version of the keys when `caller` was looked up
         self._known_host: bytes | None = None  # the host that was accepted last
         self._plain = Plain.NO
-        self.head: Head  # of the last request that was parsed, where `_has_head`
-        self._has_head = False
+        self.head: Head  # of the last request, where `_has_head`
+        self._has_head = False  # the last piece that was parsed was a whole ordinary chunk, and nothing else
         self._misses = 0  # pieces in a row that were not plain
         self._awaited: ChunkExchange | None = None  # of a plain request that is no longer alone
 
@@ -373,18 +373,24 @@ class HotProtocol(HttpConnection):
             self._finish()
         elif self.flow.read_paused:
             self.resume_reading()
-        elif (
-            self._has_head
-            and not exchanges
-            and self._message_began is None
-            and not (self._asgi_runs() or self.reader.is_waiting or self._is_stopping)
-        ):
-            self._plain = Plain.NEXT
+        else:
+            self._rest()
 
     def resume_reading(self) -> None:
         """Resume reading, unless an ASGI request is held or too many answers wait."""
         if self._held is None and len(self._exchanges) < MAX_PIPELINED:
             super().resume_reading()
+            self._rest()
+
+    def _rest(self) -> None:
+        """Have what comes in next go to the inbox, if nothing is owed and nothing is coming in."""
+        if (
+            self._has_head
+            and self._plain is Plain.NO
+            and not self._exchanges
+            and not (self._asgi_runs() or self.reader.is_waiting or self._is_stopping or self._is_refused)
+        ):
+            self._plain = Plain.NEXT
 
     def shutdown(self) -> None:
         """Close once what was accepted is answered; a request that is still coming in was not accepted."""
@@ -413,7 +419,7 @@ class HotProtocol(HttpConnection):
 
     def _forget_requests(self) -> None:
         # What came in whole before the client hung up is applied, as if it had been parsed at once.
-        if (data := self._end_plain()) and not self.authenticator.engine.fair_share.contended:
+        if (data := self._end_plain()) and not self.caller.usage.share.full:
             self.parse(data)
         self._awaited = None
         self._exchanges.clear()

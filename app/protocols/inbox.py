@@ -94,7 +94,13 @@ class Inbox:
         """Submit the requests of the plain form, a job for each caller; the rest goes to its parser."""
         connections, pieces = self._connections, self._pieces
         self._connections, self._pieces = [], []
-        requests = read_plain(pieces, [connection.head for connection in connections], self._max_steps)
+        try:
+            requests = read_plain(pieces, [connection.head for connection in connections], self._max_steps)
+        except Exception:
+            log.exception("%d pieces could not be read together; each goes to its parser", len(pieces))
+            for connection, piece in zip(connections, pieces, strict=True):
+                connection.parse_piece(piece, plain=False)
+            return
         callers = {connection.caller for connection in connections}
         if len(callers) == 1 and requests.width and self._submit(callers.pop(), requests, connections):
             return

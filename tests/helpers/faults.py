@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,26 @@ async def held(engine: Engine) -> AsyncIterator[asyncio.Event]:
     finally:
         release.set()
         engine._tick = tick  # type: ignore[method-assign]
+
+
+class NoArrivals:
+    """An empty inbox."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def submit(self) -> None: ...
+
+
+@contextmanager
+def inbox_held(engine: Engine) -> Iterator[None]:
+    """Keep what comes in on plain connections from the engine: all of it is submitted together afterwards."""
+    inbox, engine.arrivals = engine.arrivals, NoArrivals()
+    try:
+        yield
+    finally:
+        engine.arrivals = inbox
+        engine.wake()
 
 
 async def queued(engine: Engine, sessions: Iterable[str]) -> None:
