@@ -129,9 +129,9 @@ async def test_with_replay_a_chunk_that_is_half_done_ends_on_the_network_that_be
         engine = service.engine
         await service.advance("a", whole[:20], 0)
         answer = asyncio.create_task(service.advance("a", whole[20:8020], 20))
-        await until(lambda: engine._slow.pinned == {"a"})
+        await until(lambda: engine._backlog.slow.pinned == {"a"})
         async with held(engine) as release:
-            assert engine._slow.pinned == {"a"}  # begun, and not finished
+            assert engine._backlog.slow.pinned == {"a"}  # begun, and not finished
             save(newer, folder / "sine")
             reload = asyncio.create_task(reloaded(service))
             await until(lambda: bool(engine._queue))
