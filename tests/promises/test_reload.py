@@ -134,7 +134,7 @@ async def test_with_replay_a_chunk_that_is_half_done_ends_on_the_network_that_be
             assert engine._backlog.slow.pinned == {"a"}  # begun, and not finished
             save(newer, folder / "sine")
             reload = asyncio.create_task(reloaded(service))
-            await until(lambda: bool(engine._queue))
+            await until(lambda: bool(engine._backlog.queue))
             release.set()
             got = await answer
             assert (await reload)["changed"]
