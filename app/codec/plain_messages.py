@@ -4,7 +4,7 @@ A plain text message is an object as `app.codec.plain_requests` describes it, wi
 
 | key       | value                                                                                    |
 |-----------|------------------------------------------------------------------------------------------|
-| `session` | a session id, on a socket whose path names none; there it is required, else not plain    |
+| `session` | a session id; required on a socket whose path names none, and allowed only there         |
 | `tag`     | an integer of up to 19 digits, or a string of printable ASCII without escapes            |
 
 A plain binary message is one chunk of finite numbers, without horizon and without gaps. It names its session

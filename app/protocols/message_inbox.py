@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -108,11 +108,16 @@ class MessageInbox:
         """Submit the plain messages, jobs of each caller; the others are processed one by one behind them."""
         sockets, data, binary = self._sockets, self._messages, self._binary
         self._sockets, self._messages, self._binary, self._bytes = [], [], [], 0
-        for caller, indexes in _by_caller(sockets):
+        callers = _by_caller(sockets)
+        for caller, indexes in callers:
             if caller.usage.is_limited:
                 caller.usage.share.release(len(indexes))
         try:
-            left = self._submit_plain(sockets, data, binary)
+            named = [socket.session is None for socket in sockets]
+            messages = read_messages(data, binary, named, self._max_steps)
+            left = [
+                i for caller, indexes in callers for i in self._submit(caller, indexes, messages, sockets)
+            ]
         except Exception:
             log.exception("%d messages could not be submitted; their sockets are closed", len(data))
             for socket in set(sockets):
@@ -124,17 +129,6 @@ class MessageInbox:
             except Exception:
                 log.exception("a message could not be processed; its socket is closed")
                 sockets[i].crash()
-
-    def _submit_plain(
-        self, sockets: Sequence[MessageSocket], data: Sequence[bytes], binary: Sequence[bool]
-    ) -> list[int]:
-        """Submit the plain messages. Returns the indexes of those that must be processed one by one."""
-        named = [socket.session is None for socket in sockets]
-        messages = read_messages(data, binary, named, self._max_steps)
-        left: list[int] = []
-        for caller, indexes in _by_caller(sockets):
-            left += self._submit(caller, indexes, messages, sockets)
-        return left
 
     def _submit(
         self,
@@ -171,7 +165,7 @@ class MessageInbox:
         return True
 
 
-def _by_caller(sockets: Sequence[MessageSocket]) -> Iterable[tuple[Caller, Sequence[int]]]:
+def _by_caller(sockets: Sequence[MessageSocket]) -> Collection[tuple[Caller, Sequence[int]]]:
     """The indexes of each caller's messages."""
     callers = [socket.caller for socket in sockets]
     if len(set(callers)) == 1:
