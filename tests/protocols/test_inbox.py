@@ -107,7 +107,7 @@ class Script:
         with together:
             for i in chosen:
                 sessions = free[self.tenant(i)]
-                # A whole request is applied though its client hangs up, unless it waits for its tenant's share.
+                # A whole request is applied though its client hangs up, unless it waits for its share.
                 if rng.random() < 0.03 and self.keys is None:
                     await self.send(i, [self.ordinary(i, sessions.pop())])
                     await self.hang_up(i)
