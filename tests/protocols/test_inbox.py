@@ -107,7 +107,8 @@ class Script:
         with together:
             for i in chosen:
                 sessions = free[self.tenant(i)]
-                if rng.random() < 0.03:  # a request that came in whole is applied, though its client hangs up
+                # A whole request is applied though its client hangs up, unless it waits for its share.
+                if rng.random() < 0.03 and self.keys is None:
                     await self.send(i, [self.ordinary(i, sessions.pop())])
                     await self.hang_up(i)
                 else:
@@ -260,7 +261,7 @@ async def play(started, store: str, seed: int, rounds: int, keys: Keys | None, *
 def check(runs: list[Any]) -> None:
     (first, sessions, plain), (second, expected, never) = runs
     assert never == 0
-    assert plain >= first.for_inbox > 60
+    assert plain >= first.for_inbox > 30
     for k, (answer, other) in enumerate(zip(first.trace, second.trace, strict=False)):
         assert_alike(answer, other, f"answer {k}: {answer} {other}")
     assert len(first.trace) == len(second.trace)

@@ -106,7 +106,7 @@ async def test_what_comes_in_behind_a_plain_request_is_answered_behind_it(start_
             await until(lambda: protocol._plain is Plain.NO)
             for _ in range(100):  # in which another route, which needs no engine, would answer
                 await asyncio.sleep(0)
-        assert (await connection.answer())[2]["position"] == 2
+        assert (await connection.answer())[2].get("position") == 2
         if behind == "half a chunk":
             connection.send(second[70:])
         status, _, body = await connection.answer()
@@ -264,10 +264,12 @@ async def test_a_plain_connection_is_idle_only_at_rest(start_hot, moment):
 
 async def test_a_stopping_engine_refuses_what_would_wait_for_its_next_batch(start_hot, monkeypatch):
     async with start_hot() as service, connected(service.port) as connection:
-        await at_rest(service, connection)
+        protocol = await at_rest(service, connection)
         with inbox_held(service.engine), monkeypatch.context() as patch:  # it collects no batch any more
             patch.setattr(service.engine, "stopping", True)
             connection.send(chunk("s"))
+            await until(lambda: protocol._plain is not Plain.NEXT)
+            assert protocol._plain is Plain.NO
             assert (await connection.answer())[0] == 503
 
 
