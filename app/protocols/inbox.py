@@ -11,6 +11,7 @@ gets its own answer or error.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from time import perf_counter
@@ -29,6 +30,8 @@ from app.jobs.split import LONG_CHUNK
 from app.protocols.batches import BatchReplies, submit_together
 from app.protocols.exchange import ChunkExchange
 from models.arrays import Ints
+
+log = logging.getLogger("carryover.api")
 
 
 class PlainConnection(Protocol):
