@@ -57,7 +57,7 @@ class DirectChunks:
             rows = job.sessions.rows(slab.index, slab.generation)
         except KeyError:
             return None
-        if slab.long_answers and slab.headers["has_long"][rows].any():
+        if slab.long_answers and slab.headers["long_answer_count"][rows].any():
             return None
         if not _are_in_step(
             columns.position,

@@ -379,4 +379,4 @@ async def test_an_answer_that_cannot_be_handed_over_leaves_the_session_moved(
         engine.submit(job)
         answer = await engine.ask(step(at=np.array([2, 2, 2])))
         assert answer.positions.tolist() == [3, 3, 3]
-        assert "could not be handed over" in caplog.text
+        assert "the reply of a job raised" in caplog.text

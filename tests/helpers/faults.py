@@ -93,23 +93,14 @@ async def held(engine: Engine) -> AsyncIterator[asyncio.Event]:
         engine._tick = tick  # type: ignore[method-assign]
 
 
-class NoArrivals:
-    """An empty inbox."""
-
-    def __len__(self) -> int:
-        return 0
-
-    def submit(self) -> None: ...
-
-
 @contextmanager
 def inbox_held(engine: Engine) -> Iterator[None]:
     """Keep what comes in on plain connections from the engine: all of it is submitted together afterwards."""
-    inbox, engine.arrivals = engine.arrivals, NoArrivals()
+    sources, engine.arrivals = engine.arrivals, []
     try:
         yield
     finally:
-        engine.arrivals = inbox
+        engine.arrivals = sources
         engine.wake()
 
 

@@ -210,7 +210,7 @@ class Service:
         for slab in self.engine.residents.models.slabs.values():
             for name, row in slab.index.items():
                 header = slab.headers[row]
-                columns = ("position", "since_reset", "steps", "digest", "has_long")
+                columns = ("position", "since_reset", "chunk_lengths", "digest", "long_answer_count")
                 exact = tuple(np.array(header[column]).tolist() for column in columns)
                 numbers = {"answer": header["answer"].tolist(), "carry": slab.carries[row].tolist()}
                 found[name] = (slab.forecaster.artifact.name, exact, numbers)
