@@ -14,6 +14,7 @@ from time import perf_counter
 
 import numpy as np
 
+from app.engine.reply import call_reply
 from app.engine.residents import Residents
 from app.engine.step import Stepper
 from app.jobs.answers import BulkAnswer
@@ -37,6 +38,21 @@ class DirectChunks:
         self._residents = residents
         self._stepper = stepper
         self._metrics = metrics
+
+    def apply(self, job: AdvanceMany, now: float) -> bool:
+        """Apply and answer a job; False if it must go with a batch, and nothing has happened."""
+        stages = self._metrics.stages
+        stages.begin()
+        answer = self.advance(job, now)
+        if answer is None:
+            return False
+        self._metrics.batches.add(len(job))
+        stages.end("step")
+        call_reply(job, answer)
+        if job.usage is not None:
+            job.usage.release(len(job))
+        stages.end("reply")
+        return True
 
     def advance(self, job: AdvanceMany, now: float) -> BulkAnswer | None:
         """Apply a job. Returns its answer; None if nothing was applied and the job needs a batch."""

@@ -27,6 +27,7 @@ import numpy as np
 from app.config import Settings
 from app.engine import listing
 from app.engine.admission import Admission
+from app.engine.arrivals import Arrivals
 from app.engine.backlog import Backlog
 from app.engine.batch import Batch
 from app.engine.commit import Commit
@@ -35,7 +36,7 @@ from app.engine.fair_share import FairShare
 from app.engine.idle_time import suspend_expiry_after_clock_jump
 from app.engine.linger import Linger
 from app.engine.model_slabs import ModelSlabs
-from app.engine.reply import call_reply, reply
+from app.engine.reply import fail_batch, reply
 from app.engine.residents import Residents
 from app.engine.slow_jobs import cancelled_error
 from app.engine.step import Stepper
@@ -43,8 +44,8 @@ from app.engine.store_calls import StoreCalls
 from app.engine.upkeep import Upkeep
 from app.engine.warm_start import warm_start_sessions
 from app.engine.watchers import Watchers
-from app.errors import CarryoverError, StepFailed, Stopping, StoreFailed
-from app.jobs.jobs import AdvanceMany, ChunkSource, Job, submit_and_wait
+from app.errors import CarryoverError, Stopping, StoreFailed
+from app.jobs.jobs import AdvanceMany, Job, submit_and_wait
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
 from app.session.steady_clock import SteadyClock
@@ -88,9 +89,7 @@ class Engine:
         self.fair_share = FairShare(settings.tenant_share)
         self._stepper = Stepper(settings.recent_bytes)
         self._backlog = Backlog(settings, self.fair_share, self._stepper)
-        # Chunks that connections have received and not parsed yet (`app.protocols.inbox`, `message_inbox`).
-        # The engine has them submitted before each batch, so that they become one job for each caller.
-        self.arrivals: list[ChunkSource] = []
+        self.arrivals = Arrivals()
         self._linger = Linger(self._has_work)
         self._awake = asyncio.Event()
         self._admission = Admission(self.residents, self._stepper)
@@ -160,19 +159,10 @@ class Engine:
         """Apply and answer a job at once, without the queue, if possible. Returns whether it was applied."""
         if self._direct is None or self._backlog or self.watchers or self.tracing is not None:
             return False
-        stages = self.metrics.stages
-        stages.begin()
-        answer = self._direct.advance(job, self.clock())
-        if answer is None:
+        if not self._direct.apply(job, self.clock()):
             return False
         self.ticks += 1
         self._last_batch_request_count = job.requests
-        self.metrics.batches.add(len(job))
-        stages.end("step")
-        call_reply(job, answer)
-        if job.usage is not None:
-            job.usage.release(len(job))
-        stages.end("reply")
         return True
 
     def wake(self) -> None:
@@ -180,13 +170,12 @@ class Engine:
         self._awake.set()
 
     def _enqueue_upkeep(self, job: Job) -> None:
-        self._backlog.add(
-            (job,)
-        )  # not subject to the queue limit: no client would retry a refused upkeep job
+        # Not subject to the queue limit: no client would retry a refused upkeep job.
+        self._backlog.add((job,))
         self.wake()
 
     def _has_work(self) -> bool:
-        return bool(self._backlog) or any(self.arrivals)
+        return bool(self._backlog or self.arrivals)
 
     def now(self) -> float:
         """Seconds since 1970, by the engine's clock."""
@@ -241,7 +230,8 @@ class Engine:
                 await self._awake.wait()
                 self._awake.clear()
                 while self._has_work():
-                    self._submit_arrivals()
+                    self.fair_share.update_limit()  # no batch does so for what is applied at once
+                    self.arrivals.submit()
                     if self._backlog:
                         await self._tick()
                     if time.monotonic() >= self._stop_at:
@@ -251,15 +241,6 @@ class Engine:
                     await asyncio.sleep(0)  # lets the event loop read new requests, the next batch
                     if not self._has_work():
                         await self._linger.wait(self._last_batch_request_count, self.ticks)
-
-    def _submit_arrivals(self) -> None:
-        self.fair_share.update_limit()  # no batch does so for what is applied at once
-        for source in self.arrivals:
-            if source:
-                try:
-                    source.submit()
-                except Exception:
-                    log.exception("chunks that came in could not be submitted; the other sources go on")
 
     async def _tick(self) -> None:
         stages = self.metrics.stages
@@ -319,25 +300,7 @@ class Engine:
         self._backlog.finish(batch)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
-        """Answer every job of a tick that failed. No session has changed, so every client may retry."""
         self.metrics.failed_ticks += 1
-        if isinstance(error, CarryoverError):
-            log.error("tick failed: %s", error)
-        else:
-            # Do not log str(error), because it may contain a session's name. The log's formatter prints the
-            # traceback of `exc_info` without the exception's message.
-            log.error("tick failed", exc_info=error)
         if isinstance(error, StoreFailed):
             self._upkeep.failure = error.detail
-        refusal = (
-            error
-            if isinstance(error, CarryoverError)
-            else StepFailed("the tick failed; see the server's log")
-        )
-        batch.fail(refusal)
-        answered = {id(job) for job, _ in batch.final_answers}
-        batch.unfinished.clear()
-        batch.retries = ()
-        batch.final_answers += [
-            (job, refusal) for job in batch.reply_targets(batch.jobs) if id(job) not in answered
-        ]
+        fail_batch(batch, error)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 
 from app.engine.batch import Batch
+from app.errors import CarryoverError, StepFailed
 from app.jobs.answers import BulkAnswer, ChunkAnswer
 from app.jobs.jobs import Advance, AdvanceMany, Job, Outcome, UsageCounter
 from app.observability.metrics import Metrics
 
 log = logging.getLogger("carryover.engine")
+
+FAILED = "the tick failed; see the server's log"
 
 
 def reply(batch: Batch, metrics: Metrics) -> None:
@@ -55,3 +58,21 @@ def _count(batch: Batch, metrics: Metrics) -> None:
         if type(outcome) is ChunkAnswer:
             metrics.replays += outcome.replayed
             metrics.forecasts += not outcome.replayed
+
+
+def fail_batch(batch: Batch, error: Exception) -> None:
+    """Answer every job of a tick that failed. No session has changed, so every client may retry."""
+    if isinstance(error, CarryoverError):
+        log.error("tick failed: %s", error)
+    else:
+        # Do not log str(error), because it may contain a session's name. The log's formatter prints the
+        # traceback of `exc_info` without the exception's message.
+        log.error("tick failed", exc_info=error)
+    refusal = error if isinstance(error, CarryoverError) else StepFailed(FAILED)
+    batch.fail(refusal)
+    answered = {id(job) for job, _ in batch.final_answers}
+    batch.unfinished.clear()
+    batch.retries = ()
+    batch.final_answers += [
+        (job, refusal) for job in batch.reply_targets(batch.jobs) if id(job) not in answered
+    ]

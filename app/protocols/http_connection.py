@@ -19,17 +19,16 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from app.jobs.jobs import Client
-from app.protocols.closing import MAX_HEAD_BYTES, REFUSALS, ClosingProtocol, RoutedTransport
+from app.protocols.closing import MAX_HEAD_BYTES, REFUSALS, RoutedTransport
 from app.protocols.heads import BadHead, check_head, head_without_upgrade, is_websocket_handshake
 from app.protocols.reading import PARSE_BYTES, FairReader
+from app.protocols.timed_connection import TimedConnection
 
 BODY_PARSE_BYTES = 16_384
 """Bytes parsed at once, while several tenants call, of a body that goes to the router."""
-ABORT_SECONDS = 5.0
-"""After which a connection that was closed is cut off, though its client has not read all of it."""
 
 
-class HttpConnection(ClosingProtocol):
+class HttpConnection(TimedConnection):
     """One connection, bounded."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -38,12 +37,10 @@ class HttpConnection(ClosingProtocol):
         self.waiting_client = Client()  # for the jobs of this connection
         self._is_counted = False
         self._is_excess = False  # one too many, that is being answered so
-        self._last_heard = 0.0
         self._messages = 0  # that have begun to come in
         self._head_bytes = 0  # of the message that is coming in, since its body was last heard
         self._read_bytes = 0  # that are being parsed
         self._first_read_bytes = 0  # of the read in which the message began
-        self._unread_since: float | None = None  # since when answers lie unread in the transport
         self._head_error = ""  # why a callback of the parser refused the head
         self._keeps_alive_with_body = False  # the client waits for 100 Continue
 
@@ -250,6 +247,14 @@ class HttpConnection(ClosingProtocol):
         """Read no further from the transport."""
         self.flow.pause_reading()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.resume_reading()
+
     def resume_reading(self) -> None:
         """Resume reading, unless an ASGI request is held or too many answers wait."""
         if not (
@@ -265,45 +270,5 @@ class HttpConnection(ClosingProtocol):
         """Read no further for a while: the caller's key is over a quota."""
         self.reader.throttle(seconds)
 
-    def pause_writing(self) -> None:
-        self._unread_since = self.loop.time()
-        super().pause_writing()
-        self.flow.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._unread_since = None
-        super().resume_writing()
-        self.resume_reading()
-
-    # Idleness: one timer a connection, armed again only when it fires.
-
-    def _watch_idleness(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._lingering is None and not self.transport.is_closing():
-            # In place of the parent's timer, which knows nothing of a body that does not come to its end.
-            self._unset_keepalive_if_required()
-            self._watch_idleness(self._patience)
-
-    @property
-    def _patience(self) -> float:
-        return min(self.timeout_keep_alive, self.authenticator.settings.request_seconds)
-
-    def timeout_keep_alive_handler(self) -> None:
-        now, patience = self.loop.time(), self.authenticator.settings.request_seconds
-        if self._unread_since is not None and now - self._unread_since >= patience:
-            self.transport.abort()  # a close would wait for the client to read
-        elif self._message_began is not None and now - self._message_began >= patience:
-            self.refuse(408)
-            if self._lingering is None:
-                self._watch_idleness(self._patience)
-        elif now - self._last_heard >= self.timeout_keep_alive and not self._is_busy():
-            super().timeout_keep_alive_handler()
-            self.loop.call_later(ABORT_SECONDS, self.transport.abort)
-        else:
-            self._watch_idleness(self._patience)
-
     def _is_busy(self) -> bool:
-        return self._owes_answers or self.reader.in_line or self._asgi_runs()
+        return self.reader.in_line or super()._is_busy()

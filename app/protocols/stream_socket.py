@@ -25,7 +25,7 @@ from app.codec.limits import Limits
 from app.codec.problems import problem
 from app.errors import CarryoverError, OverLimit, StepFailed
 from app.jobs.answers import ChunkAnswer, SessionView
-from app.jobs.jobs import Advance, Client, Inspect, Job, Refuse, Reset
+from app.jobs.jobs import Advance, Client, Inspect, Job, Refuse, Reply, Reset
 from app.protocols.caller_socket import CallerSocket, close_code, has_reserved_bits
 from app.protocols.fragments import BadFragment, MessageAssembler
 from app.protocols.message_inbox import MessageInbox
@@ -87,7 +87,7 @@ class StreamSocket(CallerSocket):
         """Send where the session is, so that the client knows what to send first."""
         super().on_ws_connected(transport)
         if self.session is None:
-            self._send(frames.encode_hello(None, None, None, self._client_limits()))
+            self._send(frames.encode_hello(None, None, None, _client_limits(self)))
             return
         self._count_in()
         self._submit(Inspect(self.session, self._greet))
@@ -160,7 +160,7 @@ class StreamSocket(CallerSocket):
             message = Message(self.session, None, None, None)
             self._submit(Refuse(self.session, error, partial(self.answer, message)))
             return
-        self._submit(self._job(message))
+        self._submit(_job(message, partial(self.answer, message), self._client))
 
     def _submit(self, job: Job) -> None:
         try:
@@ -177,16 +177,6 @@ class StreamSocket(CallerSocket):
             self.caller.engine.submit(Refuse(job.sessions[0], error, job.reply))
         except CarryoverError:
             job.reply(error)
-
-    def _job(self, message: Message) -> Job:
-        reply = partial(self.answer, message)
-        chunk = message.chunk
-        if chunk is None:
-            return Reset(message.session, message.at, message.epoch, reply)
-        return Advance(
-            message.session, chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model, reply,
-            options=chunk.options, client=self._client,
-        )  # fmt: skip
 
     def answer(self, message: Message, outcome: Any) -> None:
         """Answer a message with the engine's outcome."""
@@ -216,17 +206,8 @@ class StreamSocket(CallerSocket):
         if isinstance(outcome, SessionView):
             position, epoch = outcome.position, outcome.epoch
             self._position = position
-        self._send(frames.encode_hello(self.session, position, epoch, self._client_limits()))
+        self._send(frames.encode_hello(self.session, position, epoch, _client_limits(self)))
         self._count_out()
-
-    def _client_limits(self) -> dict[str, int]:
-        """Within which a client can send again whatever is unanswered when the socket breaks."""
-        settings = self.caller.engine.settings
-        return {
-            "in_flight": self.in_flight,
-            "recent_chunks": settings.recent_chunks,
-            "recent_bytes": settings.recent_bytes,
-        }
 
     def _send(self, data: bytes, *, text: bool = True) -> None:
         self._send_frame(frames.encode_frame(data, text=text))
@@ -297,6 +278,26 @@ class StreamSocket(CallerSocket):
         self._flush()
         self._is_closed = True
         super()._close(code, reason)
+
+
+def _job(message: Message, reply: Reply, client: Client) -> Job:
+    chunk = message.chunk
+    if chunk is None:
+        return Reset(message.session, message.at, message.epoch, reply)
+    return Advance(
+        message.session, chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model, reply,
+        options=chunk.options, client=client,
+    )  # fmt: skip
+
+
+def _client_limits(socket: StreamSocket) -> dict[str, int]:
+    """Within which a client can send again whatever is unanswered when the socket breaks."""
+    settings = socket.caller.engine.settings
+    return {
+        "in_flight": socket.in_flight,
+        "recent_chunks": settings.recent_chunks,
+        "recent_bytes": settings.recent_bytes,
+    }
 
 
 def is_utf8(data: bytes) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from app.engine.arrivals import Arrivals
 from app.engine.engine import Engine
 from app.errors import CarryoverError, StoreFailed
 from app.stores import Block, Conflicts, Record, Tombstone
@@ -96,7 +97,7 @@ async def held(engine: Engine) -> AsyncIterator[asyncio.Event]:
 @contextmanager
 def inbox_held(engine: Engine) -> Iterator[None]:
     """Keep what comes in on plain connections from the engine: all of it is submitted together afterwards."""
-    sources, engine.arrivals = engine.arrivals, []
+    sources, engine.arrivals = engine.arrivals, Arrivals()
     try:
         yield
     finally:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.protocols.http import HotProtocol, Plain
+from app.protocols.http import HotProtocol
 from app.protocols.inbox import PlainReplies
+from app.protocols.plain_reading import Plain
 from tests.helpers.faults import until
 from tests.helpers.ways import Way
 

@@ -13,8 +13,11 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.protocols.closing import ClosingProtocol
-from app.protocols.http import MAX_PIPELINED, HotProtocol
+from app.protocols.http import HotProtocol
 from app.protocols.http_connection import HttpConnection
+from app.protocols.ordered_answers import MAX_PIPELINED, OrderedAnswers
+from app.protocols.plain_reading import PlainReading
+from app.protocols.timed_connection import TimedConnection
 from tests.helpers.faults import until
 
 pytestmark = pytest.mark.anyio
@@ -342,15 +345,16 @@ async def test_an_asgi_answer_does_not_overtake_the_chunk_before_it(start_hot):
 
 OVERRIDDEN = {
     ClosingProtocol: {"__init__", "_start_asgi_task", "on_response_complete", "shutdown"},
+    TimedConnection: {
+        "__init__", "pause_writing", "resume_writing", "timeout_keep_alive_handler", "on_response_complete",
+    },
     HttpConnection: {
         "__init__", "connection_made", "connection_lost", "data_received", "on_message_begin", "on_body",
-        "on_message_complete", "pause_writing", "resume_writing", "timeout_keep_alive_handler",
-        "on_headers_complete", "on_response_complete",
+        "on_message_complete", "pause_writing", "resume_writing", "on_headers_complete",
     },
-    HotProtocol: {
-        "__init__", "data_received", "on_headers_complete", "on_body", "on_message_complete",
-        "_start_asgi_task", "shutdown",
-    },
+    OrderedAnswers: {"__init__", "on_body", "on_message_complete", "_start_asgi_task", "shutdown"},
+    PlainReading: {"__init__", "data_received", "shutdown"},
+    HotProtocol: {"__init__", "on_headers_complete"},
 }  # fmt: skip
 
 

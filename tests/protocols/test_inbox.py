@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from app.jobs.jobs import Create
-from app.protocols import http
-from app.protocols.http import Plain
+from app.protocols import plain_reading
+from app.protocols.plain_reading import Plain
 from tests.conftest import starter
 from tests.helpers import request_grammar as grammar
 from tests.helpers.faults import inbox_held
@@ -44,7 +44,7 @@ def started(zoo_folder, clock, tmp_path, monkeypatch):
             observer = Observer()
             observer.install(patch)
             if not inbox:
-                patch.setattr(http, "MAX_MISSES", 0)
+                patch.setattr(plain_reading, "MAX_MISSES", 0)
             async with starter(HotRoute, store, zoo_folder, clock, folder, monkeypatch)(**changes) as way:
                 service = Service(way, observer)
                 yield service

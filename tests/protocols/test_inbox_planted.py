@@ -6,7 +6,8 @@ import pytest
 
 from app.access.usage import Usage
 from app.codec.plain_answers import write_plain_answers
-from app.protocols.http import HotProtocol, Plain
+from app.protocols.http import HotProtocol
+from app.protocols.plain_reading import Plain
 from tests.helpers.locked import Keys
 from tests.protocols import test_inbox_states
 

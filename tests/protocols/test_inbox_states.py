@@ -14,7 +14,8 @@ import pytest
 from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
 from app.protocols.exchange import ChunkExchange
-from app.protocols.http import MAX_MISSES, HotProtocol, Plain
+from app.protocols.http import HotProtocol
+from app.protocols.plain_reading import MAX_MISSES, Plain
 from tests.helpers import faults
 from tests.helpers.faults import inbox_held, until
 from tests.helpers.locked import Keys
