@@ -16,7 +16,7 @@ import numpy as np
 
 from app.engine.reply import call_reply
 from app.engine.residents import Residents
-from app.engine.step import Stepper
+from app.engine.step import Stepper, in_step
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
@@ -75,14 +75,14 @@ class DirectChunks:
             return None
         if slab.long_answers and slab.headers["long_answer_count"][rows].any():
             return None
-        if not _are_in_step(
-            columns.position,
-            columns.epoch,
-            columns.deadline,
-            rows,
+        if not in_step(
+            columns.position[rows],
+            columns.epoch[rows],
+            columns.deadline[rows],
             job.claimed_positions,
             job.claimed_epochs,
             now,
+            np.empty(len(rows), np.bool_),
         ):
             return None
         began = perf_counter()
@@ -122,22 +122,6 @@ class DirectChunks:
             predictions.ravel(),
             model=forecaster.artifact.name,
         )
-
-
-@jit(
-    readonly("int64"), readonly("uint64"), readonly("float64"), readonly("int64"), readonly("int64"),
-    readonly("uint64"), FLOAT,
-)  # fmt: skip
-def _are_in_step(
-    position: Ints, epoch: Epochs, deadline: Seconds, rows: Ints, at: Ints, epochs: Epochs, now: float
-) -> bool:
-    """Whether every session is alive, and at the position that its client claims."""
-    agreed = True
-    for i in range(len(rows)):
-        row = rows[i]
-        agreed &= (at[i] == -1 or at[i] == position[row]) and (epochs[i] == 0 or epochs[i] == epoch[row])
-        agreed &= deadline[row] >= now
-    return agreed
 
 
 @jit(

@@ -126,7 +126,7 @@ class Stepper:
         accepted = np.empty(len(digests), np.bool_)
         expired: list[Advance] = []
         columns = headers["position"], headers["epoch"], headers["deadline"]
-        if not _in_step(*columns, group.at, group.epochs, batch.now, accepted):
+        if not in_step(*columns, group.at, group.epochs, batch.now, accepted):
             too_old = headers["deadline"] < batch.now
             for i, job in group.keep(accepted, batch.split).items():
                 if too_old[i]:
@@ -221,7 +221,7 @@ class Stepper:
     readonly("int64"), readonly("uint64"), readonly("float64"), readonly("int64"), readonly("uint64"), FLOAT,
     contiguous("bool"),
 )  # fmt: skip
-def _in_step(
+def in_step(
     position: Ints, epoch: Epochs, deadline: Seconds, at: Ints, epochs: Epochs, now: float, accepted: Bools
 ) -> bool:
     """Mark in `accepted` the chunks that start at their sessions' positions. Returns whether all do."""

@@ -253,7 +253,7 @@ def almost_plain(rng: Random, sender: Sender) -> bytes:
 
 
 def damaged(rng: Random, request: bytes) -> bytes:
-    """The request with a few bytes changed, inserted, removed or repeated; its length may be mended."""
+    """A damaged copy: a few bytes are changed, inserted, removed or repeated. Its length may be corrected."""
     data = bytearray(request)
     first = rng.choice([0, request.index(b"{")]) if b"{" in request else 0
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
