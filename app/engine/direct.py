@@ -1,19 +1,21 @@
-"""Applies simple bulk jobs as they are submitted, without the queue and a batch.
+"""Steps simple bulk jobs: fast checks in place of admission, and no columns of chunks.
 
 In a simple job every chunk has one observation, and every session is resident and at the position that its
-client claims. If the store does not write through, such chunks need no staging, because nothing can fail
-between their step and their publication and nothing has to be written first. So one compiled loop checks a
-job, the network steps it, and a second compiled loop publishes it. If any chunk of a job is not of this kind,
-the job goes to a batch unchanged.
+client claims. One compiled loop checks such a job, and the network steps it. If the store writes through, the
+next rows are staged in a batch, which commits them. Otherwise nothing can fail any more and nothing has to be
+written first: a compiled loop publishes the job as it is submitted, without the queue and a batch. If any
+chunk of a job is not of this kind, the job is left to admission unchanged.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
+from app.engine.batch import Batch, advance_rows
 from app.engine.reply import call_reply
 from app.engine.residents import Residents
 from app.engine.step import Stepper, in_step
@@ -21,18 +23,40 @@ from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
 from app.session.digest import digests
-from app.session.slab import WARM
+from app.session.rows import Rows
+from app.session.slab import WARM, Slab
 from models.arrays import Bytes, Digests, Epochs, Floats, Ints, Seconds, UInt32s
 from models.jit import FLOAT, INT, contiguous, jit, readonly, readonly_contiguous, writable
 
 
-class DirectChunks:
-    """Applies jobs as they are submitted.
+@dataclass(slots=True)
+class SteppedJob:
+    """A job whose sessions were stepped, and have not changed yet.
 
-    Parameters
-    ----------
-    residents : the sessions; their store does not write through
+    rows : [n], of its sessions
+    carries, predictions : [n, ...], after the step
     """
+
+    job: AdvanceMany
+    slab: Slab
+    rows: Ints
+    carries: Floats
+    predictions: Floats
+
+    def answer(self, positions: Ints, epochs: Epochs) -> BulkAnswer:
+        """The answer, with the positions and epochs after the step."""
+        return BulkAnswer(
+            positions,
+            epochs,
+            self.job.lengths,
+            self.predictions.shape[1],
+            self.predictions.ravel(),
+            model=self.slab.forecaster.artifact.name,
+        )
+
+
+class DirectChunks:
+    """Steps simple jobs."""
 
     def __init__(self, residents: Residents, stepper: Stepper, metrics: Metrics) -> None:
         self._residents = residents
@@ -40,7 +64,10 @@ class DirectChunks:
         self._metrics = metrics
 
     def apply(self, job: AdvanceMany, now: float) -> bool:
-        """Apply and answer a job; False if it must go with a batch, and nothing has happened."""
+        """Apply and answer a job; False if it must go with a batch, and nothing has happened.
+
+        The store must not write through.
+        """
         stages = self._metrics.stages
         stages.begin()
         answer = self.advance(job, now)
@@ -54,13 +81,54 @@ class DirectChunks:
         stages.end("reply")
         return True
 
+    def stage(self, batch: Batch) -> bool:
+        """Stage the only job of a batch; False if the batch must be admitted, and nothing has happened."""
+        if len(batch.jobs) != 1 or type(job := batch.jobs[0]) is not AdvanceMany:
+            return False
+        stepped = self._step(job, batch.now)
+        if stepped is None:
+            return False
+        before = Rows(stepped.slab.read_headers(stepped.rows), stepped.carries)
+        marks = digests(job.observations, job.lengths)
+        after = advance_rows(
+            before, stepped.carries, job.lengths, marks, stepped.predictions, {}, batch.now, 0
+        )
+        batch.stage(stepped.slab, job.sessions, stepped.rows, after)
+        answer = stepped.answer(after.headers["position"], after.headers["epoch"])
+        batch.answers_if_committed.append((job, answer))
+        return True
+
     def advance(self, job: AdvanceMany, now: float) -> BulkAnswer | None:
         """Apply a job. Returns its answer; None if nothing was applied and the job needs a batch."""
+        stepped = self._step(job, now)
+        if stepped is None:
+            return None
+        slab, rows = stepped.slab, stepped.rows
+        positions, epochs = np.empty(len(rows), np.int64), np.empty(len(rows), np.uint64)
+        _publish(
+            *slab.columns,
+            slab.carries,
+            slab.used,
+            WARM,
+            rows,
+            stepped.carries,
+            digests(job.observations, job.lengths),
+            stepped.predictions,
+            now,
+            positions,
+            epochs,
+        )
+        self._metrics.chunks += len(job)
+        self._metrics.observations += len(job)
+        return stepped.answer(positions, epochs)
+
+    def _step(self, job: AdvanceMany, now: float) -> SteppedJob | None:
+        """Check and step a job, and change nothing. None if it is not simple."""
         found = self._residents.find(job.sessions[0])
         if found is None or job.options is not None or len(job.observations) != len(job):
             return None
         slab, _ = found
-        forecaster, columns = slab.forecaster, slab.columns
+        forecaster = slab.forecaster
         if (
             forecaster.learner is not None
             or forecaster.artifact.time_features
@@ -75,6 +143,7 @@ class DirectChunks:
             return None
         if slab.long_answers and slab.headers["long_answer_count"][rows].any():
             return None
+        columns = slab.columns
         if not in_step(
             columns.position[rows],
             columns.epoch[rows],
@@ -91,37 +160,14 @@ class DirectChunks:
                 predictions, carries = forecaster.advance(
                     job.observations, job.lengths, slab.carries.take(rows, axis=0)
                 )
-        except Exception:  # noqa: BLE001  (a batch finds the session that failed, and refuses only that one)
+        except Exception:  # noqa: BLE001  (admission finds the session that failed, and refuses only that one)
             return None
         if not math.isfinite(np.vdot(carries, carries)) or not math.isfinite(
             np.vdot(predictions, predictions)
         ):
             return None
         self._stepper.record_pass(slab, perf_counter() - began, 1, len(rows), len(rows))
-        positions, epochs = np.empty(len(rows), np.int64), np.empty(len(rows), np.uint64)
-        _publish(
-            *columns,
-            slab.carries,
-            slab.used,
-            WARM,
-            rows,
-            carries,
-            digests(job.observations, job.lengths),
-            predictions,
-            now,
-            positions,
-            epochs,
-        )
-        self._metrics.chunks += len(job)
-        self._metrics.observations += len(job)
-        return BulkAnswer(
-            positions,
-            epochs,
-            job.lengths,
-            predictions.shape[1],
-            predictions.ravel(),
-            model=forecaster.artifact.name,
-        )
+        return SteppedJob(job, slab, rows, carries, predictions)
 
 
 @jit(

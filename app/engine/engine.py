@@ -8,9 +8,9 @@ at most once, so its jobs run in the order of the queue. A chunk that is too lon
 several. Until it is complete, no other job of its session runs, and the intermediate carry is kept in the
 job. So a slab row never holds the state of a half-processed chunk.
 
-Two kinds of work do not wait in the queue. A bulk job of resident sessions is applied as it is submitted, if
-the store does not write through and nothing else is waiting (`app.engine.direct`). Upkeep jobs are queued
-even if the queue is full.
+Simple bulk jobs of resident sessions take a shorter way (`app.engine.direct`): in a batch of one such job it
+takes the place of `admit` and `step`. If the store does not write through and nothing else is waiting, such a
+job is applied as it is submitted, without the queue. Upkeep jobs are queued even if the queue is full.
 """
 
 from __future__ import annotations
@@ -94,9 +94,8 @@ class Engine:
         self._awake = asyncio.Event()
         self._admission = Admission(self.residents, self._stepper)
         self._commit = Commit(self.residents)
-        self._direct = (
-            None if store.writes_through else DirectChunks(self.residents, self._stepper, self.metrics)
-        )
+        self._direct = DirectChunks(self.residents, self._stepper, self.metrics)
+        self._may_apply_at_once = not store.writes_through
         self._upkeep = Upkeep(
             self._call_store, models.slabs, self.now, self._enqueue_upkeep, settings.batch_sessions
         )
@@ -157,7 +156,7 @@ class Engine:
 
     def _advance_at_once(self, job: AdvanceMany) -> bool:
         """Apply and answer a job at once, without the queue, if possible. Returns whether it was applied."""
-        if self._direct is None or self._backlog or self.watchers or self.tracing is not None:
+        if not self._may_apply_at_once or self._backlog or self.watchers or self.tracing is not None:
             return False
         if not self._direct.apply(job, self.clock()):
             return False
@@ -255,13 +254,10 @@ class Engine:
             self.tracing.begin_batch(len(batch.sessions))
         stages.end("collect")
         try:
-            await self.residents.make_resident(batch)
-            if len(self.residents.models.slabs) > len(self.residents.models.current):
-                warm_start_sessions(self.residents, batch)
-                batch.bulk_rows.clear()  # these rows are invalid if their sessions moved to another slab
-            self._admission.admit(batch)
-            stages.end("admit")
-            self._stepper.step(batch)
+            if not self._direct.stage(batch):
+                await self._admit(batch)
+                stages.end("admit")
+                self._stepper.step(batch)
             stages.end("step")
             await self._commit.commit(batch)
             stages.end("commit")
@@ -277,6 +273,13 @@ class Engine:
         stages.end("reply")
         if self.tracing is not None:
             self.tracing.end_batch()
+
+    async def _admit(self, batch: Batch) -> None:
+        await self.residents.make_resident(batch)
+        if len(self.residents.models.slabs) > len(self.residents.models.current):
+            warm_start_sessions(self.residents, batch)
+            batch.bulk_rows.clear()  # these rows are invalid if their sessions moved to another slab
+        self._admission.admit(batch)
 
     def _collect(self) -> Batch:
         self.fair_share.update_limit()

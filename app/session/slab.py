@@ -118,8 +118,12 @@ class Slab:
 
     def read(self, rows: Ints) -> Rows:
         """A copy of these rows."""
-        headers = self._headers_as_items.take(rows).view(self.headers.dtype)
+        headers = self.read_headers(rows)
         return Rows(headers, self.carries.take(rows, axis=0), self._long_answers_of(rows, headers))
+
+    def read_headers(self, rows: Ints) -> Headers:
+        """A copy of the headers of these rows."""
+        return self._headers_as_items.take(rows).view(self.headers.dtype)
 
     def view(self, rows: Ints) -> Rows:
         """These rows with the headers copied and the carries read-only.

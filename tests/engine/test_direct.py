@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from app.config import Settings
+from app.engine.batch import Batch
 from app.engine.engine import Engine
 from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
@@ -57,19 +58,30 @@ async def running(artifacts, seed: int = 0, **changes: Any) -> AsyncIterator[Eng
         await engine.stop()
 
 
-def count_direct(engine: Engine) -> list[int]:
-    """The sizes of the jobs that are applied at once from now on."""
+def count_direct(engine: Engine, method: str = "_step") -> list[int]:
+    """The sizes of the jobs that are stepped without admission from now on, or applied at once: "advance"."""
     sizes: list[int] = []
-    advance = engine._direct.advance
+    original = getattr(engine._direct, method)
 
-    def counting(job: AdvanceMany, now: float) -> BulkAnswer | None:
-        answer = advance(job, now)
-        if answer is not None:
+    def counting(job: AdvanceMany, now: float) -> Any:
+        result = original(job, now)
+        if result is not None:
             sizes.append(len(job))
-        return answer
+        return result
 
-    engine._direct.advance = counting  # type: ignore[method-assign]
+    setattr(engine._direct, method, counting)
     return sizes
+
+
+WAYS = ("at once", "staged", "admitted")
+
+
+def take_way(engine: Engine, way: str) -> list[int]:
+    """Have bulk jobs applied at once, staged without admission, or admitted. Returns what is counted."""
+    engine._may_apply_at_once = way == "at once"
+    if way == "admitted":
+        engine._direct._step = lambda job, now: None  # type: ignore[method-assign]
+    return count_direct(engine)
 
 
 def many(sessions: list[str], rows: Any, lengths: list[int] | None = None, **more: Any) -> AdvanceMany:
@@ -189,30 +201,24 @@ class Driver:
 
 @pytest.mark.parametrize("recent_chunks", [1, 2, 8])
 @pytest.mark.parametrize("seed", range(4))
-async def test_the_same_jobs_leave_the_same_behind_in_both_ways(artifacts_of_models, seed, recent_chunks):
+async def test_the_same_jobs_leave_the_same_behind_in_every_way(artifacts_of_models, seed, recent_chunks):
     traces, states = [], []
-    for way in ("direct", "batch"):
+    for way in WAYS:
         async with running(artifacts_of_models, seed, recent_chunks=recent_chunks) as engine:
-            if way == "direct":
-                sizes = count_direct(engine)
-            else:
-                engine._direct = None
+            sizes = take_way(engine, way)
             traces.append(await Driver(engine, seed).run(150))
             states.append(state(engine))
-    assert traces[0] == traces[1]
-    assert states[0] == states[1]
-    assert len(sizes) > 30
-    assert max(sizes) > 1
+            assert (len(sizes) > 30 and max(sizes) > 1) or way == "admitted"
+    assert traces[0] == traces[1] == traces[2]
+    assert states[0] == states[1] == states[2]
 
 
-async def test_evictions_choose_the_same_sessions_in_both_ways(artifacts_of_models):
+async def test_evictions_choose_the_same_sessions_in_every_way(artifacts_of_models):
     """The marks of use decide which sessions leave: a session that was just used stays."""
     left = []
-    for way in ("direct", "batch"):
+    for way in WAYS:
         async with running(artifacts_of_models) as engine:
-            sizes = count_direct(engine)
-            if way == "batch":
-                engine._direct = None
+            sizes = take_way(engine, way)
             rng = Random(3)
             names = [f"s{i}" for i in range(24)]  # and 16 rows
             for name in names:
@@ -225,8 +231,8 @@ async def test_evictions_choose_the_same_sessions_in_both_ways(artifacts_of_mode
                 await engine.ask(many([rng.choice(names)], [[0.5]]))
                 resident.append(sorted(index))
             left.append((resident, engine.metrics.evicted, state(engine)))
-            assert len(sizes) > 60 or way == "batch"
-    assert left[0] == left[1]
+            assert len(sizes) > 60 or way == "admitted"
+    assert left[0] == left[1] == left[2]
     assert left[0][1] > 20
 
 
@@ -305,6 +311,10 @@ async def test_a_job_that_is_not_wholly_direct_is_left_to_the_batch_untouched(ar
         await setup(engine)
         before = state(engine)
         assert engine._direct.advance(make(), engine.clock()) is None
+        batch = Batch(engine.clock(), [make()])
+        assert not engine._direct.stage(batch)
+        assert not batch.staged
+        assert not batch.answers_if_committed
         assert state(engine) == before
 
 
@@ -337,7 +347,7 @@ async def test_an_observation_near_the_largest_float_writes_nothing_to_the_log(a
 async def test_nothing_is_applied_at_once_while_something_else_must_see_it_first(artifacts_of_models, reason):
     async with running(artifacts_of_models) as engine:
         await with_sessions(engine)
-        sizes = count_direct(engine)
+        sizes = count_direct(engine, "advance")
         order: list[str] = []
         earlier: Job = Reset("sine-1", reply=lambda _: order.append("earlier"))
         if reason == "a slow job is under way":
@@ -372,8 +382,7 @@ async def test_an_answer_that_cannot_be_handed_over_leaves_the_session_moved(
 ):
     async with running(artifacts_of_models) as engine:
         await with_sessions(engine)
-        if not quick:
-            engine._direct = None
+        engine._may_apply_at_once = quick
         job = step()
         job.reply = lambda _: 1 / 0
         engine.submit(job)

@@ -30,7 +30,7 @@ SHARE = 4
 @asynccontextmanager
 async def ticks_held(service: Any) -> AsyncIterator[None]:
     """Have plain requests submitted, and wait for their answers."""
-    service.engine._direct = None
+    service.engine._may_apply_at_once = False
     async with faults.held(service.engine):
         yield
 
@@ -421,7 +421,7 @@ async def test_observations_a_second_refuse_exactly_the_surplus(start_hot, tmp_p
         several(service, sessions, header) as connections,
     ):
         if not direct:
-            service.engine._direct = None
+            service.engine._may_apply_at_once = False
         bucket = protocol_of(service, connections[0]).caller.usage.bucket
         bucket._clock = lambda: bucket._at
         bucket._level = 5.0
@@ -460,7 +460,7 @@ async def test_a_flood_of_plain_requests_has_no_more_in_flight_than_its_share(st
         connections = await stack.enter_async_context(several(service, sessions, flood))
         (quiet,) = await stack.enter_async_context(several(service, ["q"], calm))
         if not direct:
-            service.engine._direct = None
+            service.engine._may_apply_at_once = False
         sizes, in_flight = flood_of(service)
         protocols = [protocol_of(service, connection) for connection in (quiet, *connections)]
         for at in range(1, MAX_MISSES + 3):
@@ -497,7 +497,7 @@ ways = pytest.mark.parametrize("direct", [True, False])
 async def batching(start_hot: Any, sessions: list[str], direct: bool, **changes: Any) -> AsyncIterator[Any]:
     async with start_hot(**changes) as service, several(service, sessions) as connections:
         if not direct:
-            service.engine._direct = None
+            service.engine._may_apply_at_once = False
         yield service, connections
 
 
