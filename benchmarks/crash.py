@@ -6,8 +6,8 @@ lost.
 
 Every client streams its own series with `at`, and sends each chunk again until it is answered. At the end its
 predictions must equal those of one uninterrupted pass: no acknowledged chunk is missing, and none was applied
-twice. Otherwise the exit status is 1. The server makes checkpoints far more often than usual, so that kills
-interrupt these, too.
+twice. Otherwise the exit status is 1. The server makes checkpoints and empties its journal far more often
+than usual, so that kills interrupt these, too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ import os
 from app.stores.sqlite import store
 from app.config import Settings
 from app.server import run
-store.CHECKPOINT_BYTES = 400_000
+store.CHECKPOINT_BYTES, store.JOURNAL_BYTES = 400_000, 100_000
+store.PENDING_SESSIONS, store.WRITTEN_AT_ONCE = 12, 4
 {planted}
 raise SystemExit(run(Settings.from_env(os.environ)))
 """

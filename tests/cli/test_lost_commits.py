@@ -49,12 +49,22 @@ def test_check_reports_lost_commits_and_damage(killed, capsys):
 
 
 def test_check_names_damaged_sessions(killed, capsys):
+    SqliteStore(killed, 100, NEVER).close()  # writes what is in the journal to the tables
     database = sqlite3.connect(killed)
     database.execute("UPDATE sessions SET position = 9")
     database.commit()
     database.close()
     assert run(["sessions", "check", str(killed)]) == 1
     assert "damaged: pump-7" in capsys.readouterr().out
+
+
+def test_check_reports_a_damaged_journal(killed, capsys):
+    database = sqlite3.connect(killed)
+    database.execute("UPDATE journal SET changes = replace(changes, 'body', 'bode') WHERE sequence = 2")
+    database.commit()
+    database.close()
+    assert run(["sessions", "check", str(killed)]) == 1
+    assert "lost commits: batch 2 of its journal is damaged" in capsys.readouterr().out
 
 
 def test_serve_refuses_a_store_that_lost_commits_unless_that_is_accepted(killed, monkeypatch, capsys):

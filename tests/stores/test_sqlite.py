@@ -279,7 +279,7 @@ def test_a_commit_that_fails_keeps_nothing_and_the_next_one_works(open_store, fa
 
 def test_on_a_full_file_system_nothing_kept_is_lost_and_it_goes_on_once_there_is_room(small_disk):
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(2_000_000))
+    ballast.write_bytes(bytes(3_200_000))
     store = SqliteStore(small_disk / "carryover.sqlite", 100, NEVER)
     kept: dict[str, Record] = {}
     with suppress(StoreFailed):
@@ -349,11 +349,14 @@ def test_a_chunk_of_a_known_session_writes_no_index(open_store):
     """Its name and its model stay, and its deadline is looked at only when the one before has passed."""
     store = open_store()
     store.commit(blocks([timed("a", 1, 5.0)]), [])
+    store.names("", 1)
     expiries = "SELECT due, session FROM expiries"
     before = store._database.execute(expiries).fetchall()
     changes = store._database.total_changes
     store.commit(blocks([timed("a", 2, 6.0)]), [])
-    assert store._database.total_changes - changes == 2  # the session and the state, and nothing else
+    assert store._database.total_changes - changes == 1  # a row of the journal
+    store.names("", 1)  # writes it to the tables
+    assert store._database.total_changes - changes == 4  # also the session, the state, and the row is deleted
     assert store._database.execute(expiries).fetchall() == before == [(5_000_000, 1)]
     assert store.expired(5.5, 10) == []
     assert store._database.execute(expiries).fetchall() == [(6_000_000, 1)]
@@ -403,25 +406,55 @@ def test_the_files_are_for_their_owner_alone(open_store, path):
         assert file.stat().st_mode & 0o077 == 0
 
 
+@contextmanager
+def interrupted_after(store: SqliteStore, steps: int, *, in_transaction: bool) -> Iterator[None]:
+    """SQLite is interrupted at this step of its virtual machine.
+
+    Parameters
+    ----------
+    in_transaction : count only steps of a transaction: SQLite also calls the handler when COMMIT is done
+    """
+    left = iter(range(steps, -(10**6), -1))
+    is_counted = lambda: store._database.in_transaction or not in_transaction  # noqa: E731
+    store._database.set_progress_handler(lambda: is_counted() and next(left) == 0, 1)
+    try:
+        yield
+    finally:
+        store._database.set_progress_handler(None, 1)
+
+
 def test_a_commit_that_is_interrupted_at_any_step_keeps_nothing(open_store):
     store = open_store()
     store.commit(blocks([record("a"), record("b")]), [])
     for steps in range(1, 2000):
-        left = iter(range(steps, -(10**6), -1))
-        # Only inside the transaction: SQLite also calls the handler when COMMIT has done its work.
-        is_time = lambda left=left: store._database.in_transaction and next(left) == 0  # noqa: E731
-        store._database.set_progress_handler(is_time, 1)
         try:
-            store.commit(blocks([record("a", 2), record("c")]), [Tombstone("b", 1, "deleted", 1.0)])
+            with interrupted_after(store, steps, in_transaction=False):
+                store.commit(blocks([record("a", 2), record("c")]), [Tombstone("b", 1, "deleted", 1.0)])
         except StoreFailed:
-            store._database.set_progress_handler(None, 1)
             assert (store.load(["a"])[0][0].position, len(store)) == (1, 2)
-            assert [name for name, _ in store.names("", 9)] == ["a", "b"]
+            (count,) = store._database.execute("SELECT count(*) FROM journal").fetchone()
+            if count == 2:  # SQLite also calls the handler when the statement is done
+                break
+    assert steps > 10
+
+
+def test_a_write_to_the_tables_that_is_interrupted_at_any_step_loses_nothing(open_store):
+    store = open_store()
+    store.commit(blocks([record("a"), record("b")]), [])
+    store.names("", 1)
+    store.commit(blocks([record("a", 2), record("c")]), [Tombstone("b", 1, "deleted", 1.0)])
+    for steps in range(1, 2000):
+        try:
+            with interrupted_after(store, steps, in_transaction=True):
+                store.names("", 1)
+        except StoreFailed:
+            assert ([found.position for found in store.load(["a", "b", "c"])[0]], len(store)) == ([2, 1], 2)
+            assert store._database.execute("SELECT count(*) FROM journal").fetchone() == (1,)
         else:
-            store._database.set_progress_handler(None, 1)
             break
     assert steps > 50
     assert [name for name, _ in store.names("", 9)] == ["a", "c"]
+    assert store._database.execute("SELECT count(*) FROM journal").fetchone() == (0,)
 
 
 def test_the_error_of_a_failure_does_not_name_the_file(open_store, path):
@@ -487,6 +520,131 @@ def test_a_damaged_file_of_layout_1_is_refused_and_left_as_it_is(open_store, pat
     with pytest.raises(ConfigError, match=f"{path}.*{reason}"):
         open_store()
     assert path.read_bytes() == before
+
+
+# A file of layout 2, which had no journal.
+
+
+def as_layout_2(path: Path) -> None:
+    """Make a file that was closed in order what the version before had written."""
+    change_file(path, "DROP TABLE journal", "PRAGMA user_version = 2")
+
+
+def test_a_file_of_layout_2_opens_with_all_that_it_held(open_store, path):
+    store = open_store()
+    store.commit(blocks([record("a"), record("b")]), [Tombstone("c", 4, "deleted", 1e9)])
+    store.commit(blocks([record("a", 2)]), [])
+    store.close()
+    as_layout_2(path)
+    for position in (2, 3):
+        store = open_store()
+        assert store.load(["a", "b", "c"]) == (
+            [record("a", position), record("b")],
+            {"c": Tombstone("c", 4, "deleted", 1e9)},
+        )
+        store.commit(blocks([record("a", position + 1)]), [])
+        store.close()
+
+
+def test_a_file_of_layout_2_that_has_lost_commits_is_refused(open_store, path):
+    store = open_store()
+    store.commit(blocks([record("a")]), [])
+    store.close()
+    as_layout_2(path)
+    older = path.read_bytes()
+    store = open_store()
+    store.commit(blocks([record("a", 2)]), [])
+    store.close()
+    path.write_bytes(older)
+    with pytest.raises(ConfigError, match="batch 2 was committed"):
+        open_store()
+
+
+# Batches that are in the journal and not in the tables.
+
+
+def copy_of(path: Path, folder: Path) -> Path:
+    """The files of an open store, as a crash at this moment would leave them."""
+    folder.mkdir()
+    for file in path.parent.glob("carryover.sqlite*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder / path.name
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_crash_between_any_two_batches_leaves_all_of_them(open_store, path, tmp_path, monkeypatch, seed):
+    """Few sessions may be pending, so that the tables often have a part of what is in the journal."""
+    monkeypatch.setattr(module, "PENDING_SESSIONS", 8)
+    monkeypatch.setattr(module, "WRITTEN_AT_ONCE", 3)
+    draw, store = random.Random(seed), open_store()
+    right: dict[str, Record] = {}
+    gone: dict[str, Tombstone] = {}
+    partial = 0
+    for batch in range(1, 120):
+        names = draw.sample([f"s{i}" for i in range(24)], draw.randrange(1, 6))
+        removed = [name for name in names if name in right and draw.random() < 0.2]
+        changed = {name: record(name, batch) for name in names if name not in removed}
+        tombstones = [Tombstone(name, right[name].position, "deleted", 1.0) for name in removed]
+        store.commit(blocks(list(changed.values())), tombstones)
+        right |= changed
+        gone = {name: gone[name] for name in gone if name not in changed}
+        gone |= {tombstone.session: tombstone for tombstone in tombstones}
+        for name in removed:
+            del right[name]
+        assert len(store) == len(right)
+        if store.upkeep_due:
+            store.tend()
+            partial += bool(store._pending)
+        if batch % 10 == 0:
+            crashed = copy_of(path, tmp_path / f"crash-{batch}")
+            report = check_file(crashed)
+            assert (report.sessions, report.readable, report.is_sound) == (len(right), len(right), True)
+            again = open_killed(crashed)
+            records, others = again.load(f"s{i}" for i in range(24))
+            assert {found.session: found for found in records} == right
+            assert (others, len(again)) == (gone, len(right))
+            assert [name for name, _ in again.names("", 99)] == sorted(right)
+            again.close()
+    assert partial > 5
+
+
+def test_sessions_that_change_often_are_written_to_the_tables_seldom(open_store, monkeypatch):
+    monkeypatch.setattr(module, "JOURNAL_BYTES", 50_000)
+    store = open_store()
+    for position in range(1, 101):
+        store.commit(blocks([record(f"s{i}", position) for i in range(10)]), [])
+        if store.upkeep_due:
+            store.tend()
+        assert store._journal.nbytes < 60_000
+    rows = store._database.execute("SELECT position FROM sessions").fetchall()
+    assert len(rows) == 10
+    changes = store._database.total_changes
+    assert changes < 100 + 100 + 15 * 10 * 3  # the rows of the journal, and few of the sessions
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        (
+            "UPDATE journal SET changes = zeroblob(length(changes)) WHERE sequence = 4",
+            "batch 4 .* is damaged",
+        ),
+        ("UPDATE journal SET changes = 'text' WHERE sequence = 4", "batch 4 .* is damaged"),
+        ("UPDATE journal SET crc = crc + 1 WHERE sequence = 4", "batch 4 .* is damaged"),
+        ("DELETE FROM journal WHERE sequence = 4", "batch 4 .* is missing"),
+    ],
+)
+def test_a_damaged_journal_is_refused_and_left_as_it_is(killed, statement, reason):
+    change_file(killed, statement)
+    before = killed.read_bytes()
+    with pytest.raises(ConfigError, match=f"{killed} is damaged: {reason}.*--accept-loss"):
+        open_killed(killed)
+    assert killed.read_bytes() == before
+    assert "batch 4 of its journal" in check_file(killed).loss
+    store = open_killed(killed, accept_loss=True)
+    assert store.load(["s0"])[0] == [record("s0", 6)]
+    store.close()
+    open_killed(killed).close()
 
 
 # Commits that were lost.
@@ -683,6 +841,7 @@ async def test_sessions_that_cannot_be_served_are_refused_and_the_others_go_on(s
         kept = service.engine.residents.store
         kept.commit(blocks([record("theirs", 3)]), [])
         kept.commit(blocks([record("broken", 3)]), [])
+        kept.names("", 1)  # writes them to the tables
         kept._database.execute("UPDATE sessions SET crc = crc + 1 WHERE id = 'broken'")
         for at in (None, 0, 3):
             theirs = await service.advance("theirs", [[0.5]], at)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from app.errors import ConfigError
 from app.stores.sqlite.commit_mark import LastCommit, mark_path, read_mark
-from app.stores.sqlite.schema import LAYOUT, errors_as_config_error, inspect_file, reading
+from app.stores.sqlite.journal import DamagedJournal, read_journal
+from app.stores.sqlite.pending import PendingChanges
+from app.stores.sqlite.schema import LAYOUT, STATE_LAYOUT, errors_as_config_error, inspect_file, reading
 from app.stores.sqlite.tables import UNREADABLE, Tables, name_sum
 
 log = logging.getLogger("carryover.store")
@@ -72,7 +74,7 @@ def find_loss(path: Path, *, accept_loss: bool = False) -> str:
         if not accept_loss:
             raise
         return "its mark is damaged"
-    if state.layout != LAYOUT:
+    if state.layout < STATE_LAYOUT:
         # An older version wrote it, or a new file takes the place of one that had a mark.
         return "" if mark is None or state.layout else f"the file is empty, and {_described(mark)}"
     if mark is None:
@@ -121,13 +123,22 @@ def check_file(path: Path) -> FileReport:
     with errors_as_config_error(path), reading(path) as database:
         database.execute("PRAGMA temp_store = MEMORY")
         tables = Tables(database)
-        return _report(tables, loss)
+        journal = PendingChanges(tables.count_present)
+        for sequence, changes in read_journal(database, tables.sequence):
+            if isinstance(changes, DamagedJournal):
+                loss = loss or str(changes)
+            else:
+                journal.add(sequence, changes.blocks, changes.removals, growth=0)
+        return _report(tables, journal, loss)
 
 
-def _report(tables: Tables, loss: str) -> FileReport:
+def _report(tables: Tables, journal: PendingChanges, loss: str) -> FileReport:
     found, listed = _names_read(tables.ids), _names_read(tables.listed_ids)
-    known = sorted(found | listed)
-    readable, damaged = 0, []
+    in_tables, changed = found | listed, journal.sessions()
+    removed = {removal.tombstone.session for removal in journal.removals()}
+    known = sorted(in_tables - changed - removed)  # the journal has newer records of the others
+    sessions = tables.sessions - len(in_tables & removed) + len(changed - in_tables)
+    readable, damaged = len(changed), []
     for start in range(0, len(known), CHECKED):
         part = known[start : start + CHECKED]
         try:
@@ -137,8 +148,8 @@ def _report(tables: Tables, loss: str) -> FileReport:
             continue
         readable += len(records)
         damaged += bad
-    missing = max(tables.sessions - readable - len(damaged), len(found - listed), len(listed - found), 0)
-    return FileReport(tables.sessions, readable, len(damaged), missing, loss, tuple(damaged[:5]))
+    missing = max(sessions - readable - len(damaged), len(found - listed), len(listed - found), 0)
+    return FileReport(sessions, readable, len(damaged), missing, loss, tuple(damaged[:5]))
 
 
 def _names_read(walk: Callable[[], Iterator[str]]) -> set[str]:

@@ -1,9 +1,9 @@
-"""Changes that were answered and are not in the file yet: the newest of each session."""
+"""Changes that were answered and are not in the tables yet: the newest of each session."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 
 from app.stores import Block, Record
 from app.stores.sqlite.records import MAX_SECONDS, microseconds
@@ -11,75 +11,120 @@ from app.stores.sqlite.tables import StoredTombstone
 
 
 class PendingChanges:
-    """What the next flush writes.
+    """What is still to be written to the tables.
 
     Parameters
     ----------
-    count_in_file : counts which of these sessions are in the file
+    count_in_tables : counts which of these sessions are in the tables
     """
 
-    def __init__(self, count_in_file: Callable[[Sequence[str]], int]) -> None:
-        self._count_in_file = count_in_file
-        self._records: dict[str, tuple[Block, int]] = {}  # the block with the record, and the index in it
+    def __init__(self, count_in_tables: Callable[[Sequence[str]], int]) -> None:
+        self._count_in_tables = count_in_tables
+        # The sequence of the batch, its block with the record, and the index there. The newest is last.
+        self._records: dict[str, tuple[int, Block, int]] = {}
         self._removals: dict[str, StoredTombstone] = {}  # the newest removal is last
-        self.growth = 0  # how many sessions the next flush adds (or, below 0, removes)
+        self.growth = 0  # how many sessions these changes add to the tables (or, below 0, remove)
 
     def __bool__(self) -> bool:
         return bool(self._records or self._removals)
 
-    def add(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone]) -> None:
-        """Add these changes; they replace older ones of the same sessions.
+    def __len__(self) -> int:
+        """Number of sessions with a record here."""
+        return len(self._records)
+
+    def growth_by(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone]) -> int:
+        """How many sessions there would be more with these changes, which can be added.
 
         Raises
         ------
-        ValueError : a deadline does not fit into the file; nothing was added
-        StoreFailed : the file cannot be read; nothing was added
+        ValueError : a deadline does not fit into the tables
+        sqlite3.Error : the tables cannot be read
         """
         for block in blocks:
             _check_deadlines(block)  # once they are answered it is too late to refuse them
-        kept = [session for block in blocks for session in block.sessions]
-        removed = [removal.tombstone.session for removal in removals]
-        self.growth += self._count_absent(kept) - len(removed) + self._count_absent(removed)
+        growth = sum(self._count_absent(block.sessions) for block in blocks)
+        if removals:
+            removed = [removal.tombstone.session for removal in removals]
+            growth += self._count_absent(removed) - len(removed)
+        return growth
+
+    def add(
+        self, sequence: int, blocks: Sequence[Block], removals: Sequence[StoredTombstone], growth: int
+    ) -> None:
+        """Add the changes of a batch; they replace older ones of the same sessions. Cannot fail.
+
+        Parameters
+        ----------
+        growth : from `growth_by`
+        """
+        self.growth += growth
         for block in blocks:
-            self._records.update(zip(block.sessions, zip(repeat(block), range(len(block))), strict=False))
-        for session in kept if self._removals else ():
-            self._removals.pop(session, None)
-        for session, removal in zip(removed, removals, strict=True):
+            for session in block.sessions:
+                self._records.pop(session, None)  # so that the newest record is last
+            self._records.update(
+                zip(block.sessions, zip(repeat(sequence), repeat(block), range(len(block))), strict=False)
+            )
+            for session in block.sessions if self._removals else ():
+                self._removals.pop(session, None)
+        for removal in removals:
+            session = removal.tombstone.session
             self._records.pop(session, None)
             self._removals.pop(session, None)  # so that the newest removal is last
             self._removals[session] = removal
 
-    def clear(self) -> None:
-        """Forget all changes: they were written."""
-        self._records.clear()
+    def forget(self, count: int, growth: int) -> None:
+        """Forget the oldest records and all removals: they were written.
+
+        Parameters
+        ----------
+        count : number of records
+        growth : how many sessions that added to the tables
+        """
+        for session in list(islice(self._records, count)):
+            del self._records[session]
         self._removals.clear()
-        self.growth = 0
+        self.growth = self.growth - growth if self._records else 0
 
     def find(self, session: str) -> Record | StoredTombstone | None:
         """The pending change of a session."""
         if (found := self._records.get(session)) is not None:
-            block, index = found
+            _, block, index = found
             return block.record(index)
         return self._removals.get(session)
 
-    def blocks(self) -> list[Block]:
-        """The pending records, in one block for each model."""
+    def sessions(self) -> set[str]:
+        """The sessions with a record here."""
+        return set(self._records)
+
+    def blocks(self, count: int) -> list[Block]:
+        """The oldest records, in one block for each model."""
         by_model: dict[str, list[tuple[Block, int]]] = {}
-        for found in self._records.values():
-            by_model.setdefault(found[0].fingerprint, []).append(found)
+        for _, block, index in islice(self._records.values(), count):
+            by_model.setdefault(block.fingerprint, []).append((block, index))
         return [_merge(model, records) for model, records in by_model.items()]
 
     def removals(self) -> list[StoredTombstone]:
         """The pending removals, the oldest first."""
         return list(self._removals.values())
 
+    def last_written(self, count: int, last: int) -> int:
+        """The last batch of which nothing is pending once the oldest records and all removals are written.
+
+        Parameters
+        ----------
+        last : the sequence of the last batch
+        """
+        for sequence, _, _ in islice(self._records.values(), count, None):
+            return sequence - 1
+        return last
+
     def _count_absent(self, sessions: Sequence[str]) -> int:
-        """How many of these sessions do not exist, neither here nor in the file."""
+        """How many of these sessions do not exist, neither here nor in the tables."""
         if all(map(self._records.__contains__, sessions)):
             return 0
         unknown = [session for session in sessions if session not in self._records]
         not_pending = [session for session in unknown if session not in self._removals]
-        return len(unknown) - (self._count_in_file(not_pending) if not_pending else 0)
+        return len(unknown) - (self._count_in_tables(not_pending) if not_pending else 0)
 
 
 def _merge(model: str, records: Sequence[tuple[Block, int]]) -> Block:
@@ -93,6 +138,6 @@ def _merge(model: str, records: Sequence[tuple[Block, int]]) -> Block:
 
 
 def _check_deadlines(block: Block) -> None:
-    if max(block.deadlines) >= MAX_SECONDS:  # NEVER is infinite, so it comes here too
+    if not all(map(MAX_SECONDS.__gt__, block.deadlines)):  # NEVER is infinite, so it comes here too
         for deadline in block.deadlines:
             microseconds(deadline)

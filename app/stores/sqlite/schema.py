@@ -20,7 +20,8 @@ from app.errors import ConfigError
 from app.stores.sqlite import migration
 
 APPLICATION = 0x43727279  # "Crry", in the header of the file
-LAYOUT = 2  # raised when a table changes
+LAYOUT = 3  # raised when a table changes
+STATE_LAYOUT = 2  # the first with the table `state`
 PAGE_BYTES = 4096
 LOCK_SECONDS = 2.0  # that a process which is just ending is waited for
 
@@ -28,7 +29,7 @@ STATE = """
 CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     generation INTEGER NOT NULL, -- of this file, at random
-    sequence INTEGER NOT NULL,   -- of the last committed batch
+    sequence INTEGER NOT NULL,   -- of the last batch of which the other tables have everything
     removals INTEGER NOT NULL,   -- number of the last tombstone
     crc INTEGER NOT NULL,        -- CRC-32 of "generation sequence removals"
     sessions INTEGER NOT NULL,   -- rows of that table
@@ -53,6 +54,14 @@ CREATE TABLE tombstones (
     crc INTEGER NOT NULL
 );
 CREATE TABLE probe (bytes BLOB NOT NULL);
+"""
+
+JOURNAL = """
+CREATE TABLE journal (
+    sequence INTEGER PRIMARY KEY, -- of a committed batch that comes after that of `state`
+    changes BLOB NOT NULL,        -- MessagePack, see `journal.Changes`
+    crc INTEGER NOT NULL          -- CRC-32 of the sequence and the changes
+);
 """
 
 # An index on the deadline itself would be written with every chunk, because every chunk moves its session's
@@ -88,7 +97,7 @@ class FileState:
 
     layout: int  # 0: an empty file
     generation: int = 0
-    sequence: int = 0
+    sequence: int = 0  # of the last committed batch
     is_open: bool = False
 
 
@@ -196,7 +205,7 @@ def _recognise(database: sqlite3.Connection, path: Path) -> FileState:
             f"store {path} was written by a newer version (layout {layout}, this one knows {LAYOUT}): "
             "upgrade, or name another file"
         )
-    if not tables or layout < LAYOUT:
+    if not tables or layout < STATE_LAYOUT:
         return FileState(layout if tables else 0)
     row = database.execute("SELECT generation, sequence, removals, crc, is_open FROM state").fetchone()
     if row is None or not all(isinstance(value, int) for value in row):
@@ -207,6 +216,9 @@ def _recognise(database: sqlite3.Connection, path: Path) -> FileState:
             f"store {path} cannot be used: its table of state is damaged (the checksum does not match); "
             "restore a copy"
         )
+    if layout == LAYOUT:
+        (last,) = database.execute("SELECT max(sequence) FROM journal").fetchone()
+        sequence = max(sequence, last or 0)
     return FileState(layout, generation, sequence, bool(is_open))
 
 
@@ -227,25 +239,29 @@ def _prepare(database: sqlite3.Connection, path: Path, layout: int) -> None:
         database.execute(f"PRAGMA {setting}").fetchall()
     if layout == LAYOUT:
         return
-    generation = secrets.randbits(62)
     database.execute("BEGIN IMMEDIATE")
     try:
-        if layout:
-            migration.upgrade(database, path)
-        else:
+        if not layout:
             _run(database, f"PRAGMA application_id = {APPLICATION}; {TABLES}")
-        sessions, removals = migration.counts(database)
-        _run(database, STATE + INDEXES)
-        database.execute(
-            "INSERT INTO expiries SELECT deadline, rowid FROM sessions WHERE deadline IS NOT NULL"
-        )
-        values = (generation, 0, removals, state_checksum(generation, 0, removals), sessions)
-        database.execute("INSERT INTO state VALUES (1, ?, ?, ?, ?, ?, 0)", values)
+        elif layout < STATE_LAYOUT:
+            migration.upgrade(database, path)
+        if layout < STATE_LAYOUT:
+            _create_state(database)
+        _run(database, JOURNAL)
         database.execute(f"PRAGMA user_version = {LAYOUT}")
         database.execute("COMMIT")
     except BaseException:
         database.execute("ROLLBACK")
         raise
+
+
+def _create_state(database: sqlite3.Connection) -> None:
+    sessions, removals = migration.counts(database)
+    generation = secrets.randbits(62)
+    _run(database, STATE + INDEXES)
+    database.execute("INSERT INTO expiries SELECT deadline, rowid FROM sessions WHERE deadline IS NOT NULL")
+    values = (generation, 0, removals, state_checksum(generation, 0, removals), sessions)
+    database.execute("INSERT INTO state VALUES (1, ?, ?, ?, ?, ?, 0)", values)
 
 
 def _run(database: sqlite3.Connection, script: str) -> None:

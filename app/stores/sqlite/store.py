@@ -1,21 +1,24 @@
 """Stores sessions in one SQLite file. By default a chunk is on disk before it is answered.
 
-A session is a row. A batch is committed by one transaction with one fsync. Records carry checksums, so that
-damage is refused and never served.
+A batch is committed by one row of a journal, with one fsync. Later the newest record of each session goes
+into the tables, where a session is a row. Until then it is kept in memory too, where look-ups find it.
+Records and the journal carry checksums, so that damage is refused and never served.
 
 A small file beside the database, the mark, holds the number of the last committed batch. If the write-ahead
 log is damaged or missing, SQLite silently opens an older state. The mark shows this, and the store is refused
 at start.
 
-`tend` maintains the store: it checkpoints the write-ahead log into the file. If `period` is set, commits are
-answered at once and written later. A crash then loses at most the chunks answered since the last flush. Each
-client can see from the position which chunks it must send again.
+`tend` maintains the store: it writes records of the journal to the tables, and checkpoints the write-ahead
+log into the file. If `period` is set, there is no journal: commits are answered at once and written later. A
+crash then loses at most the chunks answered since the last flush. Each client can see from the position which
+chunks it must send again.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +28,9 @@ import msgspec
 
 from app.errors import CarryoverError, ConfigError, StoreFailed
 from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone, any_model, find_unwritable
-from app.stores.sqlite.check import check_last_commit, check_names
+from app.stores.sqlite.check import ADVICE, check_last_commit, check_names
 from app.stores.sqlite.commit_mark import CommitMark, LastCommit, read_mark
+from app.stores.sqlite.journal import DamagedJournal, Journal, read_journal
 from app.stores.sqlite.pending import PendingChanges
 from app.stores.sqlite.schema import PAGE_BYTES, errors_as_config_error, open_database, reason
 from app.stores.sqlite.tables import StoredTombstone, Tables
@@ -34,6 +38,9 @@ from app.stores.sqlite.tables import StoredTombstone, Tables
 log = logging.getLogger("carryover.store")
 
 CHECKPOINT_BYTES = 32 * 2**20  # approximate size of the write-ahead log that causes a checkpoint
+JOURNAL_BYTES = 8 * 2**20  # size of the journal from which records are written to the tables
+PENDING_SESSIONS = 1024  # number of sessions in the journal from which the same is done
+WRITTEN_AT_ONCE = 256  # records that are then written to the tables, at least; takes about 3 ms
 PATIENCE_SECONDS = 2.0  # how long flushes may fail before chunks are refused
 
 
@@ -72,7 +79,6 @@ class SqliteStore:
         self._tombstone_seconds = tombstone_seconds
         self._period = period
         self._clock = clock
-        self._pending = PendingChanges(self._count_in_file)
         self._failing_since: float | None = None
         self._failed_bytes = 0  # size of the last failed write; 0 once a write succeeds
         self._busy = False  # whether there was a commit since the last `tend`
@@ -90,6 +96,10 @@ class SqliteStore:
                 self._tables = Tables(self._database)
                 check_names(path, self._tables, accept_loss=accept_loss)
                 self._last_removal = self._tables.last_removal
+                self._sequence = self._tables.sequence  # of the last committed batch
+                self._pending = PendingChanges(self._tables.count_present)
+                self._journal = Journal(self._database)
+                self._empty_journal(accept_loss=accept_loss)
                 self._mark = self._create_mark()
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             self._database.close()
@@ -106,17 +116,24 @@ class SqliteStore:
             StoredTombstone(tombstone, number)
             for number, tombstone in enumerate(tombstones, self._last_removal + 1)
         ]
-        if not self._period:
-            self._write(blocks, removals)
-        elif self._failing_since is not None and time.monotonic() - self._failing_since > PATIENCE_SECONDS:
+        if self._failing_since is not None and time.monotonic() - self._failing_since > PATIENCE_SECONDS:
             raise StoreFailed("the store cannot write what it has already accepted, so it accepts no more")
-        else:
-            self._pending.add(blocks, removals)
+        size, sequence = sum(sum(map(len, block.bodies)) for block in blocks), self._sequence + 1
+        with self._errors_as_store_failed("keep a batch", size):
+            growth = self._pending.growth_by(blocks, removals)
+            if not self._period:
+                self._journal.append(sequence, blocks, removals)
+                self._log_bytes += size + 4 * PAGE_BYTES
+            self._sequence = sequence
+            if not self._period:
+                self._mark.write(sequence, self._clock())
+        self._pending.add(sequence, blocks, removals, growth)
         self._last_removal += len(removals)
+        self.upkeep_due = self._log_bytes > CHECKPOINT_BYTES or self._journal_is_full
         return NO_CONFLICTS
 
     def unwritable(self, blocks: Sequence[Block]) -> dict[str, CarryoverError]:
-        return find_unwritable(blocks, self._tables.check_writable)
+        return find_unwritable(blocks, lambda block: self._pending.growth_by([block], []))
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
         records: list[Record] = []
@@ -170,7 +187,10 @@ class SqliteStore:
         self._check_file()
         if self._failed_bytes:
             self._probe()
-        self._flush()
+        if self._period or idle:
+            self._flush()
+        elif self._journal_is_full:
+            self._flush(max(WRITTEN_AT_ONCE, len(self._pending) - PENDING_SESSIONS))
         with self._errors_as_store_failed("forget old tombstones"):
             self._tables.forget_tombstones(self._oldest_tombstone())
         if self._log_bytes > CHECKPOINT_BYTES or (idle and self._log_bytes):
@@ -202,31 +222,60 @@ class SqliteStore:
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return mark
 
-    def _write(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone]) -> None:
-        """Commit one transaction with one fsync, then write the mark."""
-        size = sum(sum(map(len, block.bodies)) for block in blocks)
+    def _empty_journal(self, *, accept_loss: bool) -> None:
+        """Write what the journal holds to the tables.
+
+        Raises
+        ------
+        ConfigError : a batch is missing or damaged; with `accept_loss` it is logged and left out
+        sqlite3.Error, ValueError
+        """
+        for sequence, changes in read_journal(self._database, self._tables.sequence):
+            self._sequence = sequence
+            if isinstance(changes, DamagedJournal):
+                if not accept_loss:
+                    raise ConfigError(f"store {self.path} is damaged: {changes}; {ADVICE}")
+                log.error("store %s is damaged, and that was accepted: %s", self.path, changes)
+                continue
+            growth = self._pending.growth_by(changes.blocks, changes.removals)
+            self._pending.add(sequence, changes.blocks, changes.removals, growth)
+            self._last_removal = max([self._last_removal, *(gone.number for gone in changes.removals)])
+        if self._sequence > self._tables.sequence:
+            self._write(len(self._pending))
+
+    def _write(self, count: int) -> None:
+        """Write the oldest pending records and all removals to the tables: one transaction with one fsync."""
+        blocks, removals = self._pending.blocks(count), self._pending.removals()
         forget_up_to = removals[-1].number - self._max_tombstones if removals else 0
-        with self._errors_as_store_failed("keep a batch", size):
-            sequence = self._tables.commit(blocks, removals, forget_up_to)
-            self._mark.write(sequence, self._clock())
+        sequence, sessions = self._pending.last_written(count, self._sequence), self._tables.sessions
+        self._tables.write(blocks, removals, sequence, forget_up_to)
+        self._pending.forget(count, self._tables.sessions - sessions)
+        self._journal.forget(sequence)
         pages = 2 * sum(map(len, blocks)) + 4 * len(removals) + 4
-        self._log_bytes += size + pages * PAGE_BYTES
-        self.upkeep_due = self._log_bytes > CHECKPOINT_BYTES
+        self._log_bytes += sum(sum(map(len, block.bodies)) for block in blocks) + pages * PAGE_BYTES
 
-    def _count_in_file(self, sessions: Sequence[str]) -> int:
-        with self._errors_as_store_failed("be read"):
-            return self._tables.count_present(sessions)
+    @property
+    def _journal_is_full(self) -> bool:
+        is_long = self._journal.nbytes > JOURNAL_BYTES or len(self._pending) > PENDING_SESSIONS
+        return is_long and not self._period
 
-    def _flush(self) -> None:
-        """Write the newest pending change of each session."""
+    def _flush(self, count: int = sys.maxsize) -> None:
+        """Write the newest change of each session to the tables.
+
+        Parameters
+        ----------
+        count : of how many sessions, those that were changed longest ago
+        """
         if not self._pending:
             return
         try:
-            self._write(self._pending.blocks(), self._pending.removals())
+            with self._errors_as_store_failed("keep a batch"):
+                self._write(count)
+                if self._period:
+                    self._mark.write(self._sequence, self._clock())
         except StoreFailed:
             self._failing_since = self._failing_since or time.monotonic()
             raise
-        self._pending.clear()
         self._failing_since = None
 
     def _is_remembered(self, stored: StoredTombstone) -> bool:

@@ -77,6 +77,7 @@ REMOVE_SESSION = "DELETE FROM sessions WHERE id = ?"
 REMOVE_TOMBSTONE = "DELETE FROM tombstones WHERE id = ?"
 FORGET_TOMBSTONES = "DELETE FROM tombstones WHERE number <= ?"
 KEEP_TOMBSTONE = "INSERT INTO tombstones (number, id, position, why, buried, crc) VALUES (?, ?, ?, ?, ?, ?)"
+FORGET_BATCHES = "DELETE FROM journal WHERE sequence <= ?"
 KEEP_STATE = "UPDATE state SET sequence = ?, removals = ?, crc = ?"
 
 _records = msgspec.json.Decoder(list[tuple[str, str, int, int | None, int, str]]).decode
@@ -107,29 +108,27 @@ class Tables:
         self.sequence: int
         self.last_removal: int
         self.sessions: int
-        self._generation, self.sequence, self.last_removal, self.sessions = database.execute(
+        self.generation, self.sequence, self.last_removal, self.sessions = database.execute(
             "SELECT generation, sequence, removals, sessions FROM state"
         ).fetchone()
         self.has_tombstones = bool(database.execute(ANY_TOMBSTONE).fetchone()[0])
 
-    def commit(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone], forget_up_to: int) -> int:
+    def write(
+        self, blocks: Sequence[Block], removals: Sequence[StoredTombstone], sequence: int, forget_up_to: int
+    ) -> None:
         """Keep all of this, or raise and keep none: one transaction, one fsync.
 
         Parameters
         ----------
+        sequence : of the last batch of which the tables then have everything; it and those before leave the
+            journal
         forget_up_to : tombstones up to this number leave the table
-
-        Returns
-        -------
-        The batch's sequence.
         """
-        sequence = self.sequence + 1
         sessions = [row for block in blocks for row in _session_rows(block)]
         tombstones = [_tombstone_row(removal) for removal in removals]
         last_removal = removals[-1].number if removals else self.last_removal
-        check = state_checksum(self._generation, sequence, last_removal)
+        check = state_checksum(self.generation, sequence, last_removal)
         database = self._database
-        before = database.total_changes
         with self._transaction():
             if sessions and database.executemany(KEEP_SESSION, sessions).rowcount < len(sessions):
                 database.executemany(MOVE_SESSION, sessions)
@@ -139,25 +138,13 @@ class Tables:
                 database.executemany(REMOVE_TOMBSTONE, ids)
                 database.execute(FORGET_TOMBSTONES, (forget_up_to,))
                 database.executemany(KEEP_TOMBSTONE, tombstones)
+            database.execute(FORGET_BATCHES, (sequence,))
             database.execute(KEEP_STATE, (sequence, last_removal, check))
-            count = self.sessions
-            # Each session is one change, and `state` is one. With more, sessions were created or removed.
             # Read before the commit, so that an error here still means that nothing was kept.
-            if database.total_changes - before != len(sessions) + 1:
-                (count,) = database.execute("SELECT sessions FROM state").fetchone()
+            (count,) = database.execute("SELECT sessions FROM state").fetchone()
         self.sequence, self.last_removal, self.sessions = sequence, last_removal, count
         if removals:
             self.has_tombstones = True
-        return sequence
-
-    def check_writable(self, block: Block) -> None:
-        """Encode a block as `commit` does.
-
-        Raises
-        ------
-        ValueError : a value does not fit
-        """
-        list(_session_rows(block))
 
     def count_present(self, sessions: Sequence[str]) -> int:
         """How many of these sessions are in the table."""
