@@ -8,6 +8,7 @@ from app.engine.commit import Commit
 from app.engine.residents import Residents
 from app.engine.time_budget import TimeBudget
 from app.session import recent_answers
+from app.session.name_table import NameTable
 from app.session.slab import Slab
 from models.forecaster import Forecaster
 from tests.codec import test_bulk
@@ -163,15 +164,8 @@ async def test_long_chunks_that_are_not_sliced(start, artifacts, monkeypatch):
         )
 
 
-async def test_rows_of_a_session_list_that_are_looked_up_only_once(start, artifacts, monkeypatch):
-    remove = Slab.remove
-
-    def keeping_generation(slab, session):
-        generation = slab.generation
-        remove(slab, session)
-        slab.generation = generation
-
-    monkeypatch.setattr(Slab, "remove", keeping_generation)
+async def test_rows_that_are_still_found_by_the_names_of_sessions_that_left(start, artifacts, monkeypatch):
+    monkeypatch.setattr(NameTable, "remove", lambda table, row: None)
     with noticed:
         await test_bulk.test_a_list_sent_again_follows_sessions_that_left_and_rows_that_were_reused(
             start, artifacts, "json"
