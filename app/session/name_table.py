@@ -9,7 +9,7 @@ string hashing is fast, 2014): nobody who does not know the keys can choose name
 is compared byte by byte. Names lie one after another, behind a byte for their size each, and leave a gap
 where they are removed until the text is full and compacted.
 
-For a session it takes some 17 bytes and its name.
+For a session it takes some 21 bytes and its name.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class NameTable:
         self._count = 0
         self._keys = np.frombuffer(secrets.token_bytes(8 * (MAX_NAME + 1)), np.uint64)
         self._slots = np.zeros(MIN_SLOTS, np.uint32)  # row + 1; 0 where empty
+        self._hashes = np.zeros(capacity, np.uint32)  # by row, of its name
         self._starts = np.zeros(capacity, np.int64)  # by row, of its name in the text
         self._text = np.zeros(MIN_BYTES, np.uint8)
         self._end = 0  # of what is written of the text
@@ -58,21 +59,21 @@ class NameTable:
         if size > MAX_NAME + 1:
             raise ValueError(f"a session's name has at most {MAX_NAME} bytes, this one has {len(data)}")
         if self._end + size > len(self._text):
-            self._compact(size)
+            self._make_room(size)
         if 2 * (self._count + 1) > len(self._slots):
             slots, self._slots = self._slots, np.zeros(2 * len(self._slots), np.uint32)
-            _insert_all(slots, self._keys, self._slots, self._starts, self._text)
+            _insert_all(slots, self._slots, self._hashes)
         self._text[self._end] = len(data)
         self._text[self._end + 1 : self._end + size] = np.frombuffer(data, np.uint8)
         self._starts[row] = self._end
         self._end += size
         self._live += size
         self._count += 1
-        _insert(row, self._keys, self._slots, self._starts, self._text)
+        _insert(np.frombuffer(data, np.uint8), row, self._keys, self._slots, self._hashes)
 
     def remove(self, row: int) -> None:
         """Remove the name of a row that has one."""
-        _remove(row, self._keys, self._slots, self._starts, self._text)
+        _remove(row, self._slots, self._hashes)
         self._live -= int(self._text[self._starts[row]]) + 1
         self._count -= 1
 
@@ -93,10 +94,13 @@ class NameTable:
         found = _find(*names, self._keys, self._slots, self._starts, self._text, rows)
         return rows if found else None
 
-    def _compact(self, size: int) -> None:
-        """Move the names together, and make room for as many bytes again and `size` more."""
+    def _make_room(self, size: int) -> None:
+        """Make room in the text for as many bytes as are in use, and `size` more."""
         text = np.zeros(max(MIN_BYTES, 2 * self._live + size), np.uint8)
-        self._end = _move(self._slots, self._starts, self._text, text)
+        if self._end < 2 * self._live:  # as it is: to move a million names takes 20 times as long
+            text[: self._end] = self._text[: self._end]
+        else:
+            self._end = _move(self._slots, self._starts, self._text, text)
         self._text = text
 
 
@@ -110,16 +114,15 @@ def _sum(text: Bytes, start: int, size: int, keys: Digests, first: int) -> np.ui
 
 
 @jit_part
-def _home(total: np.uint64, size: int, keys: Digests, slots: UInt32s) -> int:
-    """The slot where a name of this size and sum is looked for first."""
-    hashed = total + keys[MAX_NAME] * np.uint64(size + 1)
-    return int(hashed >> HIGH) & (len(slots) - 1)
+def _hash(total: np.uint64, size: int, keys: Digests) -> np.uint32:
+    """The hash of a name of this size and sum."""
+    return np.uint32((total + keys[MAX_NAME] * np.uint64(size + 1)) >> HIGH)
 
 
 @jit_part
-def _home_of(row: int, keys: Digests, slots: UInt32s, starts: Ints, text: Bytes) -> int:
-    start, size = int(starts[row]), int(text[starts[row]])
-    return _home(_sum(text, start + 1, size, keys, 0), size, keys, slots)
+def _home(hashed: np.uint32, slots: UInt32s) -> int:
+    """The slot where a name is looked for first."""
+    return int(hashed) & (len(slots) - 1)
 
 
 @jit_part
@@ -131,30 +134,31 @@ def _are_equal(first: Bytes, i: int, second: Bytes, j: int, size: int) -> bool:
 
 
 @jit_part
-def _put(row: int, keys: Digests, slots: UInt32s, starts: Ints, text: Bytes) -> None:
-    slot = _home_of(row, keys, slots, starts, text)
+def _put(row: int, slots: UInt32s, hashes: UInt32s) -> None:
+    slot = _home(hashes[row], slots)
     while slots[slot] != 0:
         slot = (slot + 1) & (len(slots) - 1)
     slots[slot] = row + 1
 
 
-@jit(INT, readonly("uint64"), contiguous("uint32"), contiguous("int64"), contiguous("uint8"))
-def _insert(row: int, keys: Digests, slots: UInt32s, starts: Ints, text: Bytes) -> None:
-    _put(row, keys, slots, starts, text)
+@jit(readonly_contiguous("uint8"), INT, readonly("uint64"), contiguous("uint32"), contiguous("uint32"))
+def _insert(name: Bytes, row: int, keys: Digests, slots: UInt32s, hashes: UInt32s) -> None:
+    hashes[row] = _hash(_sum(name, 0, len(name), keys, 0), len(name), keys)
+    _put(row, slots, hashes)
 
 
-@jit(contiguous("uint32"), readonly("uint64"), contiguous("uint32"), contiguous("int64"), contiguous("uint8"))
-def _insert_all(old: UInt32s, keys: Digests, slots: UInt32s, starts: Ints, text: Bytes) -> None:
+@jit(contiguous("uint32"), contiguous("uint32"), contiguous("uint32"))
+def _insert_all(old: UInt32s, slots: UInt32s, hashes: UInt32s) -> None:
     for entry in old:
         if entry != 0:
-            _put(int(entry) - 1, keys, slots, starts, text)
+            _put(int(entry) - 1, slots, hashes)
 
 
-@jit(INT, readonly("uint64"), contiguous("uint32"), contiguous("int64"), contiguous("uint8"))
-def _remove(row: int, keys: Digests, slots: UInt32s, starts: Ints, text: Bytes) -> None:
+@jit(INT, contiguous("uint32"), contiguous("uint32"))
+def _remove(row: int, slots: UInt32s, hashes: UInt32s) -> None:
     """Empty the row's slot, and move up what was put behind it because the slot was taken."""
     mask = len(slots) - 1
-    gap = _home_of(row, keys, slots, starts, text)
+    gap = _home(hashes[row], slots)
     while slots[gap] != row + 1:
         gap = (gap + 1) & mask
     slot = gap
@@ -164,7 +168,7 @@ def _remove(row: int, keys: Digests, slots: UInt32s, starts: Ints, text: Bytes) 
             slot = (slot + 1) & mask
             if slots[slot] == 0:
                 return
-            home = _home_of(int(slots[slot]) - 1, keys, slots, starts, text)
+            home = _home(hashes[int(slots[slot]) - 1], slots)
             if ((slot - home) & mask) >= ((slot - gap) & mask):  # its search passes the gap
                 break
         slots[gap] = slots[slot]
@@ -208,7 +212,8 @@ def _find(
         first, size = int(name_starts[k]), int(name_ends[k] - name_starts[k])
         if before + size > MAX_NAME:
             return False
-        slot = _home(prefix_sum + _sum(names, first, size, keys, before), before + size, keys, slots)
+        total = prefix_sum + _sum(names, first, size, keys, before)
+        slot = _home(_hash(total, before + size, keys), slots)
         while True:
             if slots[slot] == 0:
                 return False
