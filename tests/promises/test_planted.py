@@ -7,9 +7,10 @@ from app.engine import admission
 from app.engine.commit import Commit
 from app.engine.residents import Residents
 from app.engine.time_budget import TimeBudget
+from app.jobs.session_list import SessionList
 from app.session import recent_answers
-from app.session.name_table import NameTable
 from app.session.slab import Slab
+from models.arrays import Ints
 from models.forecaster import Forecaster
 from tests.codec import test_bulk
 from tests.helpers.faults import WritesThrough
@@ -164,8 +165,16 @@ async def test_long_chunks_that_are_not_sliced(start, artifacts, monkeypatch):
         )
 
 
-async def test_rows_that_are_still_found_by_the_names_of_sessions_that_left(start, artifacts, monkeypatch):
-    monkeypatch.setattr(NameTable, "remove", lambda table, row: None)
+async def test_rows_of_a_session_list_that_are_looked_up_only_once(start, artifacts, monkeypatch):
+    kept: dict[tuple[str, ...], Ints] = {}
+    look_up = SessionList.rows
+
+    def remembering(names: SessionList, slab: Slab) -> Ints | None:
+        if names.names not in kept and (rows := look_up(names, slab)) is not None:
+            kept[names.names] = rows
+        return kept.get(names.names)
+
+    monkeypatch.setattr(SessionList, "rows", remembering)
     with noticed:
         await test_bulk.test_a_list_sent_again_follows_sessions_that_left_and_rows_that_were_reused(
             start, artifacts, "json"
