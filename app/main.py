@@ -20,7 +20,6 @@ from app.api.middleware.head import HeadRequests
 from app.api.prometheus import PrometheusExporter
 from app.api.routes import bulk, dashboard, health, metrics, models, sessions
 from app.codec.bulk import BulkDecoder, BulkLimits, preload
-from app.codec.bulk.session_lists import SessionListCache
 from app.codec.limits import Limits
 from app.config import Settings
 from app.dashboard import load_assets
@@ -107,9 +106,7 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
     )
     app.state.grpc = grpc = create_grpc_server(settings, app.state.catalog, authenticator, app.state.limits)
     preload()
-    app.state.bulk_decoder = BulkDecoder(
-        BulkLimits(settings.bulk_sessions, app.state.limits), SessionListCache()
-    )
+    app.state.bulk_decoder = BulkDecoder(BulkLimits(settings.bulk_sessions, app.state.limits))
     errors.add_exception_handlers(app)
     app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, max_bytes=settings.body_bytes)

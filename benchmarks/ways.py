@@ -17,7 +17,7 @@ CYCLE_INDICES = (*range(1, CYCLE), 0)
 
 
 ORDERS = 16
-"""Cycles of a connection that names its sessions in another order each time: more lists than are kept."""
+"""Cycles of a connection that names its sessions in another order each time."""
 
 
 @dataclass(frozen=True)

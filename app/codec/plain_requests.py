@@ -93,8 +93,8 @@ class PlainRequests:
     """Columns of n requests, in their order.
 
     plain : [n], whether the request is plain; of the others, the other columns mean nothing
-    session_starts, session_ends : [n], where the session id is in `text`
-    joined, text : all requests, one after the other
+    session_starts, session_ends : [n], where the session id is in `joined`
+    joined : all requests, one after the other
     lengths : [n], observations of the chunk
     widths : [n], numbers in an observation
     flat : [n], the observations were bare numbers, and are answered so
@@ -109,7 +109,6 @@ class PlainRequests:
     session_starts: Ints
     session_ends: Ints
     joined: bytes
-    text: str
     lengths: Ints
     widths: Ints
     flat: Bools
@@ -135,7 +134,6 @@ class PlainRequests:
             self.session_starts[indexes],
             self.session_ends[indexes],
             self.joined,
-            self.text,
             lengths,
             self.widths[indexes],
             self.flat[indexes],
@@ -186,7 +184,6 @@ def read_plain(requests: Sequence[bytes], heads: Sequence[Head], max_steps: int)
         session_starts,
         session_ends,
         joined,
-        joined.decode("latin-1"),
         lengths,
         widths,
         flat,

@@ -61,8 +61,17 @@ class Backlog:
             raise Overloaded(f"{self._max_bytes} bytes of observations are waiting already")
         if type(job) is not AdvanceMany:
             return (job,)
+        return split_job(job, *self._part_limits())
+
+    def fits(self, job: AdvanceMany) -> bool:
+        """Whether a job is not too large for one batch."""
+        max_sessions, max_observations = self._part_limits()
+        return len(job) <= max_sessions and len(job.observations) <= max_observations
+
+    def _part_limits(self) -> tuple[int, int]:
+        """The most sessions and observations of a part of a job."""
         max_sessions = min(self._max_sessions, BULK_SESSIONS_PER_CHUNK * self._fair_share.limit)
-        return split_job(job, max_sessions, self._stepper.max_observations)
+        return max_sessions, self._stepper.max_observations
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Queue jobs."""

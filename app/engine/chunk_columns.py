@@ -128,10 +128,10 @@ class ChunkColumns:
     def sessions(self) -> Sequence[str]:
         """The session of every column."""
         if len(self.bulk_jobs) == 1 and not self.jobs:
-            return self.bulk_jobs[0][0].sessions
+            return self.bulk_jobs[0][0].sessions.names
         names = [job.session for job in self.jobs]
         for job, _ in self.bulk_jobs:
-            names += job.sessions
+            names += job.sessions.names
         return names
 
     def keep(self, kept: Bools, split: Split) -> dict[int, Advance]:

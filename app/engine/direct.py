@@ -18,7 +18,7 @@ import numpy as np
 from app.engine.batch import Batch, advance_rows
 from app.engine.reply import call_reply
 from app.engine.residents import Residents
-from app.engine.step import Stepper, in_step
+from app.engine.step import Stepper
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
@@ -27,6 +27,8 @@ from app.session.rows import Rows
 from app.session.slab import WARM, Slab
 from models.arrays import Bytes, Digests, Epochs, Floats, Ints, Seconds, UInt32s
 from models.jit import FLOAT, INT, contiguous, jit, readonly, readonly_contiguous, writable
+
+FOUND = 255  # in `Slab.used`, within one call: an earlier chunk of the same job has this row
 
 
 @dataclass(slots=True)
@@ -108,8 +110,6 @@ class DirectChunks:
         _publish(
             *slab.columns,
             slab.carries,
-            slab.used,
-            WARM,
             rows,
             stepped.carries,
             digests(job.observations, job.lengths),
@@ -124,40 +124,34 @@ class DirectChunks:
 
     def _step(self, job: AdvanceMany, now: float) -> SteppedJob | None:
         """Check and step a job, and change nothing. None if it is not simple."""
-        found = self._residents.find(job.sessions[0])
-        if found is None or job.options is not None or len(job.observations) != len(job):
+        if job.options is not None or len(job.observations) != len(job):
             return None
-        slab, _ = found
-        forecaster = slab.forecaster
-        if (
-            forecaster.learner is not None
-            or forecaster.artifact.time_features
-            or job.observations.shape[1] != forecaster.input_size
-            or job.model not in (None, forecaster.artifact.name)
-            or self._residents.models.current.get(forecaster.artifact.name) is not slab
-        ):
-            return None
-        try:
-            rows = job.sessions.rows(slab.index, slab.generation)
-        except KeyError:
-            return None
-        if slab.long_answers and slab.headers["long_answer_count"][rows].any():
-            return None
+        for slab in self._residents.models.current.values():
+            if _may_be_of(slab, job):
+                rows = job.sessions.rows(slab)
+                if rows is not None:
+                    return self._step_rows(job, slab, rows, now)
+        return None
+
+    def _step_rows(self, job: AdvanceMany, slab: Slab, rows: Ints, now: float) -> SteppedJob | None:
         columns = slab.columns
-        if not in_step(
-            columns.position[rows],
-            columns.epoch[rows],
-            columns.deadline[rows],
+        if not _are_ready(
+            columns.position,
+            columns.epoch,
+            columns.deadline,
+            slab.headers["long_answer_count"],
+            slab.used,
+            WARM,
+            rows,
             job.claimed_positions,
             job.claimed_epochs,
             now,
-            np.empty(len(rows), np.bool_),
         ):
             return None
         began = perf_counter()
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # refused below, and not for the log
-                predictions, carries = forecaster.advance(
+                predictions, carries = slab.forecaster.advance(
                     job.observations, job.lengths, slab.carries.take(rows, axis=0)
                 )
         except Exception:  # noqa: BLE001  (admission finds the session that failed, and refuses only that one)
@@ -170,10 +164,53 @@ class DirectChunks:
         return SteppedJob(job, slab, rows, carries, predictions)
 
 
+def _may_be_of(slab: Slab, job: AdvanceMany) -> bool:
+    """Whether the job's chunks can be applied directly to sessions of this slab."""
+    forecaster = slab.forecaster
+    return (
+        forecaster.learner is None
+        and not forecaster.artifact.time_features
+        and job.observations.shape[1] == forecaster.input_size
+        and job.model in (None, forecaster.artifact.name)
+    )
+
+
+@jit(
+    readonly("int64"), readonly("uint64"), readonly("float64"), readonly("uint32"), contiguous("uint8"), INT,
+    readonly("int64"), readonly("int64"), readonly("uint64"), FLOAT,
+)  # fmt: skip
+def _are_ready(
+    position: Ints,
+    epoch: Epochs,
+    deadline: Seconds,
+    long_answers: UInt32s,
+    used: Bytes,
+    warm: int,
+    rows: Ints,
+    at: Ints,
+    epochs: Epochs,
+    now: float,
+) -> bool:
+    """Whether each session is named once, is alive, is where its chunk starts, and has only short answers.
+
+    Marks the rows as used.
+    """
+    ready = True
+    for i in range(len(rows)):
+        row = rows[i]
+        ready &= at[i] == -1 or at[i] == position[row]
+        ready &= epochs[i] == 0 or epochs[i] == epoch[row]
+        ready &= deadline[row] >= now and long_answers[row] == 0 and used[row] != FOUND
+        used[row] = FOUND
+    for row in rows:
+        used[row] = warm
+    return ready
+
+
 @jit(
     writable("int64"), writable("int64"), readonly("uint64"), writable("float64"), writable("float64"),
     readonly("float64"), writable("uint64", 2), writable("uint32", 2), writable("float32", 3),
-    contiguous("float32", 2), contiguous("uint8"), INT, readonly("int64"), readonly_contiguous("float32", 2),
+    contiguous("float32", 2), readonly("int64"), readonly_contiguous("float32", 2),
     readonly("uint64"), readonly("float32", 2), FLOAT, contiguous("int64"), contiguous("uint64"),
 )  # fmt: skip
 def _publish(
@@ -187,8 +224,6 @@ def _publish(
     chunk_lengths: UInt32s,
     answer: Floats,
     carries: Floats,
-    used: Bytes,
-    warm: int,
     rows: Ints,
     moved: Floats,
     digests: Digests,
@@ -217,6 +252,5 @@ def _publish(
                 answer[row, 0, output] = predictions[i, output]
         for k in range(carries.shape[1]):
             carries[row, k] = moved[i, k]
-        used[row] = warm
         positions[i] = position[row]
         epochs[i] = epoch[row]

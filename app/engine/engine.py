@@ -148,17 +148,16 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
-        parts = self._backlog.split(job)
-        if type(job) is AdvanceMany and parts[0] is job and self._advance_at_once(job):
+        if type(job) is AdvanceMany and self._advance_at_once(job):
             return
-        self._backlog.add(parts)
+        self._backlog.add(self._backlog.split(job))
         self.wake()
 
     def _advance_at_once(self, job: AdvanceMany) -> bool:
         """Apply and answer a job at once, without the queue, if possible. Returns whether it was applied."""
         if not self._may_apply_at_once or self._backlog or self.watchers or self.tracing is not None:
             return False
-        if not self._direct.apply(job, self.clock()):
+        if not self._backlog.fits(job) or not self._direct.apply(job, self.clock()):
             return False
         self.ticks += 1
         self._last_batch_request_count = job.requests

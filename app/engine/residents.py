@@ -102,11 +102,8 @@ class Residents:
         slab = found[0]
         if job.model is not None and job.model != slab.forecaster.artifact.name:
             return None
-        try:
-            rows = job.sessions.rows(slab.index, slab.generation)
-        except KeyError:
-            return None
-        return None if slab.earliest_deadline(rows) < now else (slab, rows)
+        rows = job.sessions.rows(slab)
+        return None if rows is None or slab.earliest_deadline(rows) < now else (slab, rows)
 
     def require(
         self, session: str, batch: Batch, at: int | None = None, epoch: int | None = None

@@ -1,56 +1,90 @@
-"""The session names of a bulk request, as a value that remembers what was computed from it.
+"""The session names of a bulk job. Where they came as bytes, they become strings only if they are needed.
 
-A client that serves a fleet names the same thousand sessions in every request. To hash their names and to
-look up their rows takes as long as a fifth of their step. A list that is kept between requests
-(`app.codec.bulk.session_lists`) has done both.
+A job of resident sessions needs none: their rows are found by the bytes (`app.session.name_table`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import NamedTuple, overload
 
-import numpy as np
-
+from app.session.slab import Slab
 from models.arrays import Ints
 
 SessionNames = set[str] | frozenset[str]
 
 
-class SessionList(tuple[str, ...]):
-    """Names in the order of a request; a session that is named twice is in it twice.
+class NameSpans(NamedTuple):
+    """Valid session ids within a text.
 
-    valid : whether all names are known to be session ids
+    text : ASCII at these places
+    starts, ends : [n], of each id in the text
+    prefix : of every name; it is not in the text
     """
 
-    valid = False
-    _rows: tuple[object, Ints] | None = None  # with the generation that they are of
-    _prefixed: tuple[str, SessionList] | None = None
+    text: bytes
+    starts: Ints
+    ends: Ints
+    prefix: str = ""
+
+
+class SessionList(Sequence[str]):
+    """Names in the order of a request; a session that is named twice is in it twice.
+
+    Parameters
+    ----------
+    names : not read where there are spans
+    spans : of the names; None where they came as strings
+    """
+
+    def __init__(self, names: Iterable[str] = (), spans: NameSpans | None = None) -> None:
+        self._given, self.spans = tuple(names), spans
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names as strings."""
+        if self.spans is None:
+            return self._given
+        data, starts, ends, prefix = self.spans
+        text = data.decode("latin-1")
+        spans = zip(starts.tolist(), ends.tolist(), strict=True)
+        return tuple([prefix + text[start:end] for start, end in spans])
 
     @cached_property
     def unique(self) -> frozenset[str]:
         """The names without repetition."""
-        return frozenset(self)
+        return frozenset(self.names)
+
+    def __len__(self) -> int:
+        return len(self._given if self.spans is None else self.spans.starts)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, i: int | slice) -> str | tuple[str, ...]:
+        return self.names[i]
+
+    def pick(self, indexes: Ints) -> SessionList:
+        """The names at these indexes."""
+        if self.spans is None:
+            return SessionList([self.names[i] for i in indexes.tolist()])
+        text, starts, ends, prefix = self.spans
+        return SessionList(spans=NameSpans(text, starts[indexes], ends[indexes], prefix))
 
     def with_prefix(self, prefix: str) -> SessionList:
         """The names, each with this prefix."""
-        if self._prefixed is None or self._prefixed[0] != prefix:
-            self._prefixed = prefix, SessionList(prefix + name for name in self)
-        return self._prefixed[1]
+        if self.spans is None:
+            return SessionList(prefix + name for name in self.names)
+        return SessionList(spans=self.spans._replace(prefix=prefix + self.spans.prefix))
 
-    def rows(self, index: dict[str, int], generation: object) -> Ints:
-        """The row of every name. The array is shared and read-only.
-
-        Parameters
-        ----------
-        index : rows by name
-        generation : an object that is replaced when a name leaves the index or gets another row
-
-        Raises
-        ------
-        KeyError : a name is not in the index
-        """
-        if self._rows is None or self._rows[0] is not generation:
-            rows = np.fromiter(map(index.__getitem__, self), np.int64, len(self))
-            rows.flags.writeable = False
-            self._rows = generation, rows
-        return self._rows[1]
+    def rows(self, slab: Slab) -> Ints | None:
+        """[n], the row of every name; None unless all are resident in this slab."""
+        if self.spans is not None:
+            text, starts, ends, prefix = self.spans
+            return slab.table.find(text, starts, ends, prefix.encode())
+        try:
+            return slab.rows_of(self.names)
+        except KeyError:
+            return None

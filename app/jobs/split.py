@@ -15,7 +15,6 @@ from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer
 from app.jobs.jobs import Advance, AdvanceMany, Reply, SeparateReplies
 from app.jobs.options import ChunkOptions
-from app.jobs.session_list import SessionList
 from models.arrays import Floats, Ints
 from models.forecaster import longest_chunk
 
@@ -97,7 +96,7 @@ class JobParts:
         """The chunks at these indexes as one bulk job, even if it is a single chunk."""
         job = self._job
         return AdvanceMany(
-            SessionList([job.sessions[i] for i in indexes.tolist()]),
+            job.sessions.pick(indexes),
             job.observations[_ranges(self._starts[indexes], job.lengths[indexes])],
             job.lengths[indexes],
             None if job.at is None else job.at[indexes],

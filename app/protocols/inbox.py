@@ -25,7 +25,7 @@ from app.codec.plain_requests import Head, PlainRequests, read_plain
 from app.engine.engine import Engine
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
-from app.jobs.session_list import SessionList
+from app.jobs.session_list import NameSpans, SessionList
 from app.jobs.split import LONG_CHUNK
 from app.protocols.batches import BatchReplies, submit_together
 from app.protocols.exchange import ChunkExchange
@@ -122,9 +122,8 @@ class Inbox:
         self, caller: Caller, requests: PlainRequests, connections: Sequence[PlainConnection]
     ) -> bool:
         """Submit these requests of a caller as one job. Returns whether they were taken."""
-        text = requests.text
-        spans = zip(requests.session_starts.tolist(), requests.session_ends.tolist(), strict=True)
-        sessions = SessionList([text[start:end] for start, end in spans])
+        spans = NameSpans(requests.joined, requests.session_starts, requests.session_ends)
+        sessions = SessionList(spans=spans)
         replies = PlainReplies(requests, sessions, connections, self._since)
         job = AdvanceMany(
             sessions,

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from sortedcontainers import SortedList
 
+from app.session.name_table import NameTable
 from app.session.rows import LongAnswers, Rows, header_type
 from models.arrays import Digests, Epochs, Floats, Headers, Ints, Seconds, UInt32s
 from models.forecaster import Forecaster
@@ -64,9 +65,7 @@ class Slab:
         self._fresh = forecaster.new_carry
         self.long_answers: dict[int, LongAnswers] = {}  # by row; see `app.session.rows`
         self.index: dict[str, int] = {}  # published sessions only
-        # Replaced when a session is removed, which invalidates cached row lookups. A new session does not
-        # invalidate them, because a session is published only after its earlier row, if any, was removed.
-        self.generation = object()
+        self.table = NameTable(capacity)  # the same rows, for the names of many sessions at once
         self.names: SortedList[str] = SortedList()
         self._owner: list[str | None] = []  # by row; None where free or not yet published
         self.used = np.zeros(capacity, np.uint8)
@@ -105,6 +104,7 @@ class Slab:
     def publish(self, session: str, row: int) -> None:
         """Make `session` resident at `row`."""
         self.index[session] = row
+        self.table.add(session, row)
         self.names.add(session)
         self._owner[row] = session
         self.used[row] = WARM
@@ -112,7 +112,7 @@ class Slab:
     def remove(self, session: str) -> None:
         """Remove a resident session, and free its row."""
         row = self.index.pop(session)
-        self.generation = object()
+        self.table.remove(row)
         self.names.remove(session)
         self.give_back(row)
 

@@ -17,7 +17,6 @@ from app.codec import bulk, limits
 from app.codec.bulk import BulkDecoder, BulkLimits
 from app.codec.bulk import json as bulk_json
 from app.codec.bulk import request as bulk_request
-from app.codec.bulk.session_lists import MIN_SESSIONS, SessionListCache
 from app.errors import Malformed, TooLarge, Unprocessable
 from app.jobs.jobs import AdvanceMany
 from app.jobs.session_list import SessionList
@@ -35,7 +34,8 @@ pytestmark = pytest.mark.anyio
 BINARY = {"content-type": "application/octet-stream"}
 ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
 LIMITS = BulkLimits(100, limits.Limits(50, 100, 3))
-DECODER = BulkDecoder(LIMITS, SessionListCache())
+DECODER = BulkDecoder(LIMITS)
+MANY = 16  # sessions of a request
 
 
 @pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
@@ -363,8 +363,8 @@ async def steps(service: Way, form: str, sessions: list[str], observations: list
 
 @FORMS
 async def test_a_list_sent_again_follows_sessions_that_left_and_rows_that_were_reused(start, artifacts, form):
-    names = [f"s{i}" for i in range(MIN_SESSIONS)]
-    others = [i != 3 for i in range(MIN_SESSIONS)]
+    names = [f"s{i}" for i in range(MANY)]
+    others = [i != 3 for i in range(MANY)]
     wholes = {name: series("sine", 4, seed=i) for i, name in enumerate(names)}
 
     async def step(service, step_number):
@@ -372,7 +372,7 @@ async def test_a_list_sent_again_follows_sessions_that_left_and_rows_that_were_r
 
     async with start() as service:
         for step_number in range(2):
-            assert (await step(service, step_number))[0] == [step_number + 1] * MIN_SESSIONS
+            assert (await step(service, step_number))[0] == [step_number + 1] * MANY
         assert (await service.http.delete("/sessions/s3")).is_success
         stranger = series("sine", 2, seed=77)
         await service.advance("stranger", stranger[:1])
@@ -388,12 +388,12 @@ async def test_a_list_sent_again_follows_sessions_that_left_and_rows_that_were_r
 
 @FORMS
 async def test_lists_sent_alternately_that_evict_each_other_continue_where_they_were(start, artifacts, form):
-    wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(2 * MIN_SESSIONS)}
-    names, half = list(wholes), MIN_SESSIONS // 2
+    wholes = {f"s{i}": series("sine", 4, seed=i) for i in range(2 * MANY)}
+    names, half = list(wholes), MANY // 2
     got: dict[str, list[float]] = {name: [] for name in names}
-    async with start(batch_sessions=MIN_SESSIONS, resident_sessions=MIN_SESSIONS) as service:
+    async with start(batch_sessions=MANY, resident_sessions=MANY) as service:
         for step_number in range(4):
-            for listed in (names[:MIN_SESSIONS], names[MIN_SESSIONS:], names[half:-half]):
+            for listed in (names[:MANY], names[MANY:], names[half:-half]):
                 names_now = [name for name in listed if len(got[name]) <= step_number]
                 if not names_now:
                     continue
@@ -545,7 +545,7 @@ def test_a_request_decoded_in_slices_is_the_request_decoded_as_a_whole(observati
     names = [f"s{i}" for i in range(len(observations))]
     body = json.dumps({"sessions": names, "observations": observations, "at": [i % 3 for i in range(3_000)]})
     monkeypatch.setattr(bulk_json, "LARGE_BODY_BYTES", large)
-    request = BulkDecoder(limits_, SessionListCache()).decode(body.encode(), "", "")
+    request = BulkDecoder(limits_).decode(body.encode(), "", "")
     seen = set(request.errors)
     for indexes, job in request.jobs:
         chunks = np.split(job.observations, np.cumsum(job.lengths)[:-1])

@@ -69,7 +69,7 @@ def response(answer: ChunkAnswer, *, flat: bool, headers: bytes = HEADERS) -> by
 
 def check_same(requests: PlainRequests, answer: BulkAnswer) -> None:
     starts, ends = requests.session_starts.tolist(), requests.session_ends.tolist()
-    sessions = [requests.text[start:end] for start, end in zip(starts, ends, strict=True)]
+    sessions = [requests.joined[start:end].decode() for start, end in zip(starts, ends, strict=True)]
     expected = [
         response(single, flat=bool(flat))
         for single, flat in zip(answer.singles(sessions), requests.flat, strict=True)

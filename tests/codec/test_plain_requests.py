@@ -37,7 +37,7 @@ def columns(plain: PlainRequests, i: int) -> tuple[object, ...]:
     """Session, flat, at, epoch, shape and bits of the numbers of one request."""
     length, width, start = int(plain.lengths[i]), int(plain.widths[i]), int(plain.starts[i])
     numbers = plain.numbers[start : start + length * width]
-    session = plain.text[plain.session_starts[i] : plain.session_ends[i]]
+    session = plain.joined[plain.session_starts[i] : plain.session_ends[i]].decode()
     at, epoch = int(plain.at[i]), int(plain.epochs[i])
     return session, bool(plain.flat[i]), at, epoch, (length, width), numbers.view(np.uint32).tolist()
 

@@ -1,35 +1,59 @@
-"""A list of sessions keeps the rows of its sessions, and never returns rows that have changed."""
+"""A list of sessions says the same whether its names came as strings or as bytes."""
 
 import numpy as np
 import pytest
 
-from app.jobs.session_list import SessionList
+from app.jobs.session_list import NameSpans, SessionList
+from app.session.slab import Slab
+from models.forecaster import Forecaster
+
+NAMES = ("b", "aa", "b", "c:1")
 
 
-def test_rows_are_looked_up_once_a_generation_and_are_read_only():
-    names, index, generation = SessionList(["a", "b", "a"]), {"a": 4, "b": 7}, object()
-    rows = names.rows(index, generation)
-    assert rows.tolist() == [4, 7, 4]
-    assert names.rows({}, generation) is rows
-    with pytest.raises(ValueError, match="read-only"):
-        rows += 1
-    assert names.rows({"a": 1, "b": 2}, object()).tolist() == [1, 2, 1]
-    with pytest.raises(KeyError):
-        names.rows({"a": 1}, object())
+def spans() -> SessionList:
+    return SessionList(
+        spans=NameSpans(b'["b", "aa", "b", "c:1"]', np.array([2, 7, 13, 18]), np.array([3, 9, 14, 21]))
+    )
 
 
-def test_names_with_a_prefix_are_made_once_for_each_tenant():
-    names = SessionList("ab")
-    first = names.with_prefix("one/")
-    assert first == ("one/a", "one/b")
-    assert names.with_prefix("one/") is first
-    assert names.with_prefix("two/") == ("two/a", "two/b")
-    assert names == ("a", "b")
-    assert not first.valid
+@pytest.fixture(params=[lambda: SessionList(NAMES), spans], ids=["strings", "bytes"])
+def names(request) -> SessionList:
+    return request.param()
 
 
-def test_a_part_of_a_list_is_looked_up_by_itself():
-    index = {name: row for row, name in enumerate("abcd")}
-    generation = object()
-    assert SessionList("abcd").rows(index, generation).tolist() == [0, 1, 2, 3]
-    assert np.array_equal(SessionList("db").rows(index, generation), [3, 1])
+@pytest.fixture
+def slab(artifacts) -> Slab:
+    slab = Slab(Forecaster(artifacts["partial"]), 8, 1)
+    for name in ("x", "aa", "c:1", "tenant/c:1", "b", "tenant/b", "tenant/aa"):
+        slab.publish(name, slab.take())
+    return slab
+
+
+def test_it_is_a_sequence_of_its_names(names):
+    assert len(names) == 4
+    assert names.names == NAMES
+    assert (list(names), names[1], names[1:3]) == (list(NAMES), "aa", ("aa", "b"))
+    assert names.unique == {"b", "aa", "c:1"}
+
+
+def test_a_part_has_the_names_at_its_indexes(names, slab):
+    part = names.pick(np.array([3, 0]))
+    assert part.rows(slab).tolist() == [2, 4]
+    assert part.names == ("c:1", "b")
+
+
+def test_a_prefix_is_before_each_name(names, slab):
+    prefixed = names.with_prefix("tenant/")
+    assert prefixed.rows(slab).tolist() == [5, 6, 5, 3]
+    assert prefixed.pick(np.array([1])).names == ("tenant/aa",)
+    assert names.names == NAMES
+    assert names.with_prefix("other/").rows(slab) is None
+
+
+def test_rows_are_those_of_the_present(names, slab):
+    assert names.rows(slab).tolist() == [4, 1, 4, 2]
+    slab.remove("b")
+    assert names.rows(slab) is None
+    slab.publish("new", slab.take())
+    slab.publish("b", slab.take())
+    assert names.rows(slab).tolist() == [slab.index["b"], 1, slab.index["b"], 2]

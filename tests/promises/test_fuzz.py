@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from app.access import keys
 from app.codec import bulk, chunks, frames, limits
-from app.codec.bulk.session_lists import SessionListCache
 from app.errors import CarryoverError
 from app.session import state_file
 from models.artifact import files
@@ -31,7 +30,7 @@ from tests.helpers import binary
 
 EXAMPLES = int(os.environ.get("ATTACKS", "60"))
 LIMITS = limits.Limits(100, 100, 3)
-BULK = bulk.BulkDecoder(bulk.BulkLimits(50, LIMITS), SessionListCache())
+BULK = bulk.BulkDecoder(bulk.BulkLimits(50, LIMITS))
 MOST_BYTES = 20_000_000  # that one body of a few kilobytes may make a parser use
 
 CHUNKS = [

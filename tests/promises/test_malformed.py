@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from app.codec import bulk, frames, limits
-from app.codec.bulk.session_lists import SessionListCache
 from app.errors import Malformed, Unprocessable
 from tests.helpers.ways import AsgiRoute, BinarySocket, HotRoute, HttpRoute, TextSocket, check_problem
 from tests.helpers.zoo import one_pass, series
@@ -218,7 +217,7 @@ async def test_a_crash_is_a_problem_too_and_tells_no_secrets(start_http):
         assert "ZeroDivision" not in json.dumps(problem)
 
 
-BULK = bulk.BulkDecoder(bulk.BulkLimits(9, limits.Limits(9, 9, 1)), SessionListCache())
+BULK = bulk.BulkDecoder(bulk.BulkLimits(9, limits.Limits(9, 9, 1)))
 DEEP = {
     "text message": b'{"session": "a", "tag": ' + b"[" * 100_000,
     "bulk": b'{"sessions": ["a"], "observations": [1], "epochs": ' + b"[" * 100_000,

@@ -7,8 +7,10 @@ from app.engine import admission
 from app.engine.commit import Commit
 from app.engine.residents import Residents
 from app.engine.time_budget import TimeBudget
+from app.jobs.session_list import SessionList
 from app.session import recent_answers
 from app.session.slab import Slab
+from models.arrays import Ints
 from models.forecaster import Forecaster
 from tests.codec import test_bulk
 from tests.helpers.faults import WritesThrough
@@ -164,14 +166,15 @@ async def test_long_chunks_that_are_not_sliced(start, artifacts, monkeypatch):
 
 
 async def test_rows_of_a_session_list_that_are_looked_up_only_once(start, artifacts, monkeypatch):
-    remove = Slab.remove
+    kept: dict[tuple[str, ...], Ints] = {}
+    look_up = SessionList.rows
 
-    def keeping_generation(slab, session):
-        generation = slab.generation
-        remove(slab, session)
-        slab.generation = generation
+    def remembering(names: SessionList, slab: Slab) -> Ints | None:
+        if names.names not in kept and (rows := look_up(names, slab)) is not None:
+            kept[names.names] = rows
+        return kept.get(names.names)
 
-    monkeypatch.setattr(Slab, "remove", keeping_generation)
+    monkeypatch.setattr(SessionList, "rows", remembering)
     with noticed:
         await test_bulk.test_a_list_sent_again_follows_sessions_that_left_and_rows_that_were_reused(
             start, artifacts, "json"

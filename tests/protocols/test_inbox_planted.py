@@ -25,7 +25,7 @@ async def test_answers_of_a_batch_that_go_to_other_connections(start_hot, monkey
 async def test_a_chunk_that_is_applied_at_once_wherever_its_client_believes_the_session_to_be(
     start_hot, monkeypatch
 ):
-    monkeypatch.setattr("app.engine.direct.in_step", lambda *_: True)
+    monkeypatch.setattr("app.engine.direct._are_ready", lambda *_: True)
     with noticed:
         await test_inbox_states.test_every_plain_request_is_counted_once(start_hot)
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from app.codec.bulk import arrow, binary, json
 from app.codec.bulk.json import LARGE_BODY_BYTES
 from app.codec.bulk.request import BulkLimits, BulkRequest
-from app.codec.bulk.session_lists import SessionListCache
 from app.errors import UnsupportedType
 from app.jobs.answers import BulkAnswer
 
@@ -30,10 +29,9 @@ FORMS = {binary.CONTENT_TYPE: binary, arrow.CONTENT_TYPE: arrow, json.CONTENT_TY
 
 @dataclass(frozen=True, slots=True)
 class BulkDecoder:
-    """Decodes requests of every form, and recognises the lists of sessions that come again."""
+    """Decodes requests of every form."""
 
     limits: BulkLimits
-    session_lists: SessionListCache
 
     def decode(self, body: bytes, content_type: str, accept: str) -> BulkRequest:
         """Decode a request.
@@ -47,7 +45,7 @@ class BulkDecoder:
         Malformed, Unprocessable, TooLarge, UnsupportedType : the whole request is refused
         """
         form, answer_type = _forms(content_type, accept)
-        request: BulkRequest = FORMS[form].decode(body, self.limits, self.session_lists)
+        request: BulkRequest = FORMS[form].decode(body, self.limits)
         request.answer_type = answer_type
         return request
 
@@ -61,7 +59,7 @@ class BulkDecoder:
         form, answer_type = _forms(content_type, accept)
         if form != json.CONTENT_TYPE:
             return self.decode(body, content_type, accept)
-        slices = json.decode_in_slices(body, self.limits, self.session_lists)
+        slices = json.decode_in_slices(body, self.limits)
         while True:
             try:
                 next(slices)

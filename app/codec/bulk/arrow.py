@@ -23,7 +23,6 @@ from app.codec.bulk.request import (
     build_request,
     check_session_count,
 )
-from app.codec.bulk.session_lists import SessionListCache
 from app.codec.limits import MAX_FLOAT32, MAX_POSITION, Limits, validate_model_name, validate_session_id
 from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable, UnsupportedType
@@ -45,8 +44,8 @@ MAX_DICTIONARY_BATCHES = 16  # where a column has a dictionary: each batch is lo
 MAX_SCHEMA_BYTES = 2**20
 
 
-def decode(body: bytes, limits: BulkLimits, _: SessionListCache) -> BulkRequest:
-    """Decode a request. Its list of sessions is not kept: it has no text to find it by.
+def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
+    """Decode a request.
 
     Raises
     ------
@@ -109,7 +108,7 @@ def warm_up() -> None:
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
     limits = BulkLimits(1, Limits(1, 1, 1))
-    request = decode(sink.getvalue().to_pybytes(), limits, SessionListCache())
+    request = decode(sink.getvalue().to_pybytes(), limits)
     nothing = np.zeros(1, np.int64)
     encode(BulkAnswer(nothing, nothing.view(np.uint64), nothing, 1, np.zeros(0, np.float32), [], {}), request)
 

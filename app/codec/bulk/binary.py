@@ -46,13 +46,14 @@ from app.codec.bulk.request import (
     check_column_length,
     check_session_count,
 )
-from app.codec.bulk.session_lists import SessionListCache
+from app.codec.bulk.session_ids import read_lines
 from app.codec.limits import validate_model_name
 from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
+from app.jobs.session_list import SessionList
 from models.arrays import AnyArray
 
 CONTENT_TYPE = "application/octet-stream"
@@ -61,7 +62,7 @@ MAGIC = b"CYO1"
 AT, EPOCHS, LENGTHS, MODEL, GAPS = 1, 2, 4, 8, 16
 
 
-def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> BulkRequest:
+def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
     """Decode a request.
 
     Raises
@@ -87,16 +88,14 @@ def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> 
     if flags & MODEL:
         name, _, ids = ids.partition(b"\n")
         model = name.decode("ascii")
-    check_column_length("session ids", ids.count(b"\n") + 1, count)  # before a million strings are made
-    sessions = session_lists.decode(ids, _split_lines, limits.sessions)
+    sessions = read_lines(ids, count)
+    if sessions is None:
+        check_column_length("session ids", ids.count(b"\n") + 1, count)  # before a million strings are made
+        sessions = SessionList(ids.decode("ascii").split("\n"))
     columns = AdvanceMany(sessions, observations, lengths, at, epochs, validate_model_name(model))
     if flags & GAPS and np.isnan(observations).any():
         columns.options = ChunkOptions(gaps=True)
     return build_request(columns, limits)
-
-
-def _split_lines(ids: bytes) -> list[str]:
-    return ids.decode("ascii").split("\n")
 
 
 def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:

@@ -31,7 +31,7 @@ from app.codec.bulk.request import (
     check_session_count,
     precondition_columns,
 )
-from app.codec.bulk.session_lists import SessionListCache
+from app.codec.bulk.session_ids import read_json_list
 from app.codec.limits import (
     BYTE_ORDER_MARK,
     DECODE_ERRORS,
@@ -46,6 +46,7 @@ from app.errors import CarryoverError, TooLarge, Unprocessable
 from app.jobs.answers import BulkAnswer, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
+from app.jobs.session_list import SessionList
 from models.arrays import Epochs, Floats, Ints
 
 T = TypeVar("T")
@@ -105,14 +106,14 @@ _decode_names = msgspec.json.Decoder(list[str]).decode
 _decode_values = msgspec.json.Decoder(list[Any] | None).decode
 
 
-def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> BulkRequest:
+def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
     """Decode a request.
 
     Raises
     ------
     Malformed, Unprocessable, TooLarge : the whole request is refused
     """
-    slices = decode_in_slices(body, limits, session_lists)
+    slices = decode_in_slices(body, limits)
     while True:
         try:
             next(slices)
@@ -121,9 +122,7 @@ def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> 
             return request
 
 
-def decode_in_slices(
-    body: bytes, limits: BulkLimits, session_lists: SessionListCache
-) -> Generator[None, None, BulkRequest]:
+def decode_in_slices(body: bytes, limits: BulkLimits) -> Generator[None, None, BulkRequest]:
     """Decode a request, with a pause after each slice of a large one.
 
     Raises
@@ -136,10 +135,10 @@ def decode_in_slices(
     opening = OPENING.search(body)
     depth = opening[1].count(b"[") if opening else 1
     if len(body) <= LARGE_BODY_BYTES:
-        request = _decode_whole(body, depth, limits, session_lists)
+        request = _decode_whole(body, depth, limits)
         if request is not None:
             return request
-    return (yield from _decode_slices(_raw_columns(body), depth, limits, session_lists))
+    return (yield from _decode_slices(_raw_columns(body), depth, limits))
 
 
 def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
@@ -160,13 +159,11 @@ def encode_in_slices(answer: BulkAnswer, request: BulkRequest) -> Generator[None
 # A request as a whole.
 
 
-def _decode_whole(
-    body: bytes, depth: int, limits: BulkLimits, session_lists: SessionListCache
-) -> BulkRequest | None:
+def _decode_whole(body: bytes, depth: int, limits: BulkLimits) -> BulkRequest | None:
     """The request; None where a chunk is not like the others, or is not valid."""
     try:
         columns, gaps = _with_or_without_gaps(_WHOLE[depth], body)
-        sessions = session_lists.decode(bytes(columns.sessions), _decode_names, limits.sessions)
+        sessions = _read_names(columns.sessions, limits)
     except DECODE_ERRORS:
         return None
     _check_lengths(
@@ -182,6 +179,12 @@ def _decode_whole(
     job = AdvanceMany(sessions, *arrays, *preconditions, validate_model_name(columns.model))
     job.options = _options(columns, gaps=gaps)
     return build_request(job, limits, depth)
+
+
+def _read_names(text: msgspec.Raw, limits: BulkLimits) -> SessionList:
+    """The column of session ids, or of other strings."""
+    data = bytes(text)
+    return read_json_list(data, limits.sessions) or SessionList(_decode_names(data))
 
 
 def _with_or_without_gaps(decoders: Sequence[Any], text: bytes) -> tuple[Any, bool]:
@@ -258,10 +261,10 @@ def _raw_columns(body: bytes) -> _RawColumns:
 
 
 def _decode_slices(
-    columns: _RawColumns, depth: int, limits: BulkLimits, session_lists: SessionListCache
+    columns: _RawColumns, depth: int, limits: BulkLimits
 ) -> Generator[None, None, BulkRequest]:
     """The request: a job for each width, and the errors of the other chunks."""
-    sessions, valid = _names(columns.sessions, limits, session_lists)
+    sessions, valid = _names(columns.sessions, limits)
     positions, tokens = _column("at", columns.at, limits), _column("epochs", columns.epochs, limits)
     count = len(sessions)
     _check_lengths(count, limits, observations=columns.observations, at=positions, epochs=tokens)
@@ -296,13 +299,11 @@ def _decode_slices(
     return BulkRequest(count, jobs, errors, depths)
 
 
-def _names(
-    text: msgspec.Raw, limits: BulkLimits, session_lists: SessionListCache
-) -> tuple[Sequence[Any], bool]:
+def _names(text: msgspec.Raw, limits: BulkLimits) -> tuple[Sequence[Any], bool]:
     """The column of session ids, with anything in it, and whether all are valid."""
     try:
-        sessions = session_lists.decode(bytes(text), _decode_names, limits.sessions)
-        return sessions, sessions.valid
+        sessions = _read_names(text, limits)
+        return sessions, sessions.spans is not None
     except DECODE_ERRORS:
         return _column("sessions", text, limits) or (), False
 

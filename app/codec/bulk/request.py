@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from app.codec.bulk.session_lists import are_session_ids
+from app.codec.bulk.session_ids import are_session_ids
 from app.codec.chunks import check_observations, validate_position
 from app.codec.limits import SESSION_ID, Limits, validate_session_id
 from app.errors import CarryoverError, TooLarge, Unprocessable
@@ -176,9 +176,10 @@ def build_jobs(
         by_width.setdefault(chunk.shape[1], []).append(i)
     jobs = []
     for _, indexes in sorted(by_width.items()):
-        names = SessionList(sessions[i] for i in indexes)
-        if len(indexes) == len(sessions) and isinstance(sessions, SessionList):
-            names = sessions  # it keeps the rows of its sessions
+        if isinstance(sessions, SessionList):
+            names = sessions if len(indexes) == len(sessions) else sessions.pick(np.array(indexes))
+        else:
+            names = SessionList([sessions[i] for i in indexes])
         job = AdvanceMany(
             names,
             np.concatenate([chunks[i] for i in indexes]),
@@ -218,7 +219,7 @@ def check_column_length(name: str, length: int, count: int) -> None:
 
 def find_errors(columns: AdvanceMany, limits: BulkLimits) -> dict[int, CarryoverError]:
     """The errors of single chunks, by index."""
-    valid_names = columns.sessions.valid or are_session_ids(columns.sessions)
+    valid_names = columns.sessions.spans is not None or are_session_ids(columns.sessions.names)
     if valid_names and _are_valid(columns, limits.chunk.observations):
         return {}
     lengths, observations = columns.lengths, columns.observations
