@@ -71,7 +71,8 @@ async def refusals(run: Run) -> AsyncIterator[Result]:
         yield await _refusal(run, server, Upload(CHUNKS, 401, LARGE))
         token = await add_key(run.target, folder, "monitor", "--role", "monitor")
         await asyncio.sleep(KEY_SECONDS)
-        yield await _refusal(run, server, Upload(CHUNKS, 403, LARGE, (f"authorization: Bearer {token}",)))
+        monitor = Upload("/sessions", 403, LARGE, (f"authorization: Bearer {token}",))
+        yield await _refusal(run, server, monitor)
 
 
 async def _refusal(run: Run, server: Server, upload: Upload) -> Result:
