@@ -271,7 +271,9 @@ class SettingFields(BaseSettings):
         ge=1,
     )
     sockets: int = setting(10_000, "most open sockets; above it 503", ge=1)
-    request_seconds: int = setting(30, "how long a request may take to arrive completely; else 408", ge=1)
+    request_seconds: int = setting(
+        30, "how long a request may take to arrive completely; else 408, over gRPC DEADLINE_EXCEEDED", ge=1
+    )
     key_sessions: int = setting(
         0, "most sessions of the tenant of one key, unless the keys' file says otherwise; 0: no limit", ge=0
     )

@@ -85,6 +85,8 @@ class ModelLibrary:
             return
         for artifact in (forecaster.artifact for forecaster in forecasters):
             try:
+                # As the store's file, for its owner alone.
+                self._archive.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if not (self._archive / artifact.fingerprint).exists():
                     save(artifact, self._archive / artifact.fingerprint)
             except OSError as error:

@@ -113,7 +113,7 @@ def pytest_collection_finish() -> None:
     freeze_loaded_objects()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}
 

@@ -20,10 +20,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from benchmarks.attack.bombs import bombs, state_files
+from benchmarks.attack.clients import clients
+from benchmarks.attack.clock import clock
+from benchmarks.attack.damage import damage
+from benchmarks.attack.grpc_port import grpc_port
+from benchmarks.attack.hosts import hosts
+from benchmarks.attack.keys import keys
 from benchmarks.attack.listings import listings
 from benchmarks.attack.page import PAGE, row, section, table, write_section
 from benchmarks.attack.refusals import refusals
 from benchmarks.attack.result import Result, Run, observed
+from benchmarks.attack.rows import rows
 from benchmarks.attack.server import ROOT, Target, serving
 from benchmarks.attack.smuggling import smuggling
 from benchmarks.attack.sockets import fragments
@@ -43,7 +50,10 @@ async def nothing(run: Run) -> AsyncIterator[Result]:
 Attack = Callable[[Run], AsyncIterator[Result]]
 ATTACKS: dict[str, Attack] = {
     attack.__name__.replace("_", "-"): attack
-    for attack in (nothing, fragments, bombs, state_files, smuggling, refusals, stopping, listings)
+    for attack in (
+        *(nothing, fragments, bombs, state_files, smuggling, refusals, stopping, listings),
+        *(keys, hosts, grpc_port, clock, damage, rows, clients),
+    )
 }
 
 

@@ -141,6 +141,26 @@ def grpc_parameters(count: int) -> bytes:
     )
 
 
+def grpc_chunk(sequence: int) -> bytes:
+    """A `ModelInferRequest` that starts a sequence with one observation, as protobuf."""
+    number = _field(2, 2, _field_varint(2, sequence))
+    yes = _field(2, 2, _field_varint(1, 1))
+    tensor = [
+        _field(1, 2, b"observations"),
+        _field(2, 2, b"FP32"),
+        _field(3, 2, bytes([1, 1, 1])),  # shape
+    ]
+    return b"".join(
+        [
+            _field(1, 2, b"bench"),
+            _field(4, 2, _field(1, 2, b"sequence_id") + number),
+            _field(4, 2, _field(1, 2, b"sequence_start") + yes),
+            _field(5, 2, b"".join(tensor)),
+            _field(7, 2, struct.pack("<f", 0.5)),
+        ]
+    )
+
+
 def chunked(parts: Iterable[bytes]) -> Iterable[bytes]:
     """Encode parts as HTTP chunks."""
     for part in parts:
@@ -150,6 +170,10 @@ def chunked(parts: Iterable[bytes]) -> Iterable[bytes]:
 
 def _field(number: int, wire_type: int, payload: bytes) -> bytes:
     return _varint(number << 3 | wire_type) + _varint(len(payload)) + payload
+
+
+def _field_varint(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(value)
 
 
 def _varint(value: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -56,6 +56,11 @@ class Connection:
         await self.send(request(method, path, body, token, kind))
         return await self.answer()
 
+    async def rest(self, seconds: float = ANSWER_SECONDS) -> bytes:
+        """Read until the server closes the connection."""
+        async with asyncio.timeout(seconds):
+            return await self.reader.read()
+
     async def _chunks(self) -> bytes:
         body = b""
         while True:
@@ -101,12 +106,13 @@ async def connect(port: int) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def websocket(port: int, path: str) -> AsyncIterator[WebSocket]:
+async def websocket(port: int, path: str, token: str = "") -> AsyncIterator[WebSocket]:
     """Open a WebSocket, and read the server's first message."""
     async with connect(port) as connection:
         lines = [
             f"GET {path} HTTP/1.1", "host: localhost", "upgrade: websocket", "connection: Upgrade",
             "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==", "sec-websocket-version: 13",
+            *([f"authorization: Bearer {token}"] if token else []),
         ]  # fmt: skip
         await connection.send(("\r\n".join(lines) + "\r\n\r\n").encode())
         head = await connection.reader.readuntil(b"\r\n\r\n")
@@ -125,10 +131,15 @@ def frame(opcode: int, payload: bytes, final: bool = True) -> bytes:
 
 
 def request(
-    method: str, path: str, body: bytes | None = None, token: str = "", kind: str = "application/json"
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    token: str = "",
+    kind: str = "application/json",
+    headers: Sequence[str] = ("host: localhost",),
 ) -> bytes:
     """A whole HTTP/1.1 request."""
-    lines = [f"{method} {path} HTTP/1.1", "host: localhost"]
+    lines = [f"{method} {path} HTTP/1.1", *headers]
     if token:
         lines.append(f"authorization: Bearer {token}")
     if body is not None:

@@ -56,5 +56,7 @@ def row(result: Result) -> str:
         "" if math.isnan(value) else f"{value:,.0f}" for value in (result.longest_ms, result.busy_ms)
     )
     memory = f"{result.peak_mib:,.0f} (+{max(0.0, result.growth_mib):,.0f})"
+    if math.isnan(result.peak_mib):
+        memory = ""
     worked = "**yes**" if result.worked else "no"
     return f"| {result.attack} | {result.sent} | {stop} | {busy} | {memory} | {result.outcome} | {worked} |"

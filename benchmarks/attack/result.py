@@ -15,6 +15,8 @@ STOP_MS = 250.0
 """The longest stop of other clients that one request of at most 8 MiB may cause."""
 GROWTH_MIB = 256
 """The most memory that one request of at most 8 MiB may take."""
+MAX_SHOWN = 3
+"""Failures that a row of the table names."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Result:
         The longest time that the bystander waited for an answer, and the most CPU time that the server used
         while it waited for one. Where other programs use the cores, the first is larger.
     peak_mib, growth_mib
-        The server's highest resident memory during the attack, and the same less that before it.
+        The server's highest resident memory during the attack, and the same less that before it. NaN, as the
+        times: not measured.
     worked
         Whether the attack reached its aim: a bound was exceeded, or a wrong answer given.
     """
@@ -40,6 +43,31 @@ class Result:
     growth_mib: float
     outcome: str
     worked: bool
+
+
+class Checks:
+    """What an attack tried, and what of it did not hold."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.failures: list[str] = []
+
+    def expect(self, held: bool, otherwise: str) -> None:
+        """Count a try; `otherwise` says what happened where it did not hold."""
+        self.tries += 1
+        if not held:
+            self.failures.append(otherwise)
+
+    @property
+    def worked(self) -> bool:
+        """Whether anything did not hold, or nothing was tried."""
+        return bool(self.failures) or not self.tries
+
+    def __str__(self) -> str:
+        if not self.worked:
+            return f"held in {self.tries} of {self.tries} tries"
+        shown = "; ".join(self.failures[:MAX_SHOWN])
+        return f"did not hold in {len(self.failures)} of {self.tries} tries: {shown}"
 
 
 @dataclass
@@ -96,6 +124,15 @@ class View:
         stopped = longest > STOP_MS + self.noise_ms and busy > STOP_MS
         harmed = harmed or (bounded and (stopped or growth > GROWTH_MIB))
         return Result(attack, sent, longest, busy, server.peak / MIB, growth, outcome, worked or harmed)
+
+
+def unobserved(attack: str, sent: str, outcome: str, *, worked: bool, server: Server | None = None) -> Result:
+    """Build the row of an attack beside which no other client ran; without `server` memory is not shown."""
+    nan = float("nan")
+    peak, growth = (
+        (nan, nan) if server is None else (server.peak / MIB, (server.peak - server.baseline) / MIB)
+    )
+    return Result(attack, sent, nan, nan, peak, growth, outcome, worked)
 
 
 @asynccontextmanager

@@ -21,7 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAM = "import sys; sys.path[0] = ''; from app.cli import main; main()"
 START_SECONDS = 120.0
 WATCH_SECONDS = 0.02
+KEY_SECONDS = 1.5
+"""After which a server has read a changed key file."""
 MIB = 2**20
+
+
+class NotStarted(RuntimeError):
+    """A server that did not start to listen; the message is the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -100,22 +106,26 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(target: Target, folder: Path, **settings: Any) -> AsyncIterator[Server]:
+async def serving(
+    target: Target, folder: Path, *, program: str = PROGRAM, **settings: Any
+) -> AsyncIterator[Server]:
     """Start a server, and kill it at the end if it still runs.
 
     Parameters
     ----------
+    program
+        What Python runs; it must start the command line.
     settings
         By the names of the environment variables, in lower case and without their prefix. ``keys=True``
         creates a key.
 
     Raises
     ------
-    RuntimeError
-        It did not start.
+    NotStarted
+        It ended, or did not listen in time.
     """
     port, grpc_port = free_port(), free_port()
-    token = await _create_key(target, folder) if settings.pop("keys", False) else ""
+    token = await add_key(target, folder, "attacker") if settings.pop("keys", False) else ""
     fixed = {
         "host": HOST,
         "port": port,
@@ -131,7 +141,7 @@ async def serving(target: Target, folder: Path, **settings: Any) -> AsyncIterato
     }
     with (folder / "server.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", PROGRAM, "serve"),
+            *(sys.executable, "-c", program, "serve"),
             env=environment, cwd=target.checkout, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
     server = Server(process, port, grpc_port, folder, target.memory_mib, token=token)
@@ -153,14 +163,30 @@ def _environment(target: Target) -> dict[str, str]:
     return inherited | {"PYTHONPATH": str(target.checkout), "OMP_NUM_THREADS": "1"}
 
 
-async def _create_key(target: Target, folder: Path) -> str:
+async def carryover(target: Target, *arguments: str) -> tuple[int, str]:
+    """Run the command line with these arguments: its exit status, and what it printed."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PROGRAM, "keys", "add", "attacker", "--file", str(folder / "keys.json")),
-        env=_environment(target), cwd=target.checkout,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        *(sys.executable, "-c", PROGRAM, *arguments), env=_environment(target), cwd=target.checkout,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
-    return next(word for word in output.decode().split() if word.startswith("cyo_"))
+    return process.returncode or 0, output.decode()
+
+
+async def add_key(target: Target, folder: Path, name: str, *options: str) -> str:
+    """Create a key in the key file of the servers of this folder, and return its token.
+
+    Raises
+    ------
+    RuntimeError
+        No key was made.
+    """
+    file = str(folder / "keys.json")
+    status, output = await carryover(target, "keys", "add", name, "--file", file, *options)
+    tokens = [word for word in output.split() if word.startswith("cyo_")]
+    if status or not tokens:
+        raise RuntimeError(f"keys add: exit status {status}: {output[-300:]}")
+    return tokens[0]
 
 
 async def _await_listening(server: Server, seconds: float) -> None:
@@ -172,7 +198,7 @@ async def _await_listening(server: Server, seconds: float) -> None:
             return
         await asyncio.sleep(0.1)
     log = (server.folder / "server.log").read_text(errors="replace")
-    raise RuntimeError(f"the server did not start:\n{log[-2000:]}")
+    raise NotStarted(f"the server did not start:\n{log[-2000:]}")
 
 
 @asynccontextmanager

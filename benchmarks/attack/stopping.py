@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 
 from benchmarks.attack.http import Connection, connect, observations, request
-from benchmarks.attack.result import STOP_MS, Result, Run, observed
+from benchmarks.attack.result import STOP_MS, Result, Run, observed, unobserved
 from benchmarks.attack.server import Server, serving
 
 FORECASTS, STEPS = 1000, 10_000
@@ -62,9 +62,7 @@ def _stop_result(attack: str, sent: str, server: Server, seconds: float | None) 
         f"stopped after {seconds:.1f} s" if seconds is not None else f"killed after {STOP_SECONDS:.0f} s"
     )
     worked = seconds is None or seconds > ALLOWED_STOP_SECONDS
-    growth = (server.peak - server.baseline) / 2**20
-    nan = float("nan")
-    return Result(attack, sent, nan, nan, server.peak / 2**20, growth, outcome, worked)
+    return unobserved(attack, sent, outcome, worked=worked, server=server)
 
 
 async def _queue_forecasts(server: Server, count: int, stack: AsyncExitStack) -> int:

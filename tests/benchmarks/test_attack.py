@@ -11,11 +11,11 @@ from contextlib import suppress
 import pyarrow as pa
 import pytest
 
-from benchmarks.attack import bodies, page, refusals, smuggling
+from benchmarks.attack import bodies, damage, keys, page, refusals, smuggling
 from benchmarks.attack.__main__ import main
 from benchmarks.attack.bombs import BOMBS
 from benchmarks.attack.http import CONTINUATION, TEXT, frame
-from benchmarks.attack.result import Result, Run, View
+from benchmarks.attack.result import Checks, Result, Run, View, unobserved
 from benchmarks.attack.server import Server, Target
 from tests.helpers.paths import ROOT
 
@@ -64,6 +64,16 @@ def test_grpc_parameters_are_a_request_of_the_protocol():
     assert request.parameters["p299"].int64_param == 1
 
 
+def test_a_grpc_chunk_starts_a_sequence_with_one_observation():
+    messages = pytest.importorskip("app.open_inference.grpc.messages")
+    request = messages.message("ModelInferRequest").FromString(bodies.grpc_chunk(300))
+    assert (request.model_name, request.raw_input_contents[:]) == ("bench", [struct.pack("<f", 0.5)])
+    assert request.parameters["sequence_id"].int64_param == 300
+    assert request.parameters["sequence_start"].bool_param is True
+    (tensor,) = request.inputs
+    assert (tensor.name, tensor.datatype, tensor.shape[:]) == ("observations", "FP32", [1, 1, 1])
+
+
 def test_fragments_are_frames_that_only_the_last_ends():
     first, middle, last = (
         frame(TEXT, b"{", final=False),
@@ -94,6 +104,53 @@ def test_an_attack_that_exceeds_a_bound_or_spoils_an_answer_worked(report, growt
     assert view(report, growth).result("attack", "bytes", "answered 422").worked is worked
 
 
+def test_checks_count_what_did_not_hold_and_show_the_first():
+    checks = Checks()
+    assert checks.worked  # nothing was tried
+    checks.expect(True, "unused")
+    assert (checks.worked, str(checks)) == (False, "held in 1 of 1 tries")
+    for name in "abcd":
+        checks.expect(False, name)
+    assert (checks.worked, str(checks)) == (True, "did not hold in 4 of 5 tries: a; b; c")
+
+
+def test_a_row_shows_only_what_was_measured():
+    row = page.row(unobserved("a start", "a damaged file", "refused", worked=False))
+    assert row == "| a start | a damaged file |  |  |  | refused | no |"
+
+
+def test_each_damage_changes_the_log(tmp_path):
+    for name, apply in damage.DAMAGES.items():
+        wal = tmp_path / name
+        wal.write_bytes(bytes(1000))
+        apply(wal)
+        assert not wal.exists() or wal.read_bytes() != bytes(1000)
+
+
+async def test_a_way_that_is_served_on_is_noticed():
+    """The time at which each way was served last, also of one that the server never ends."""
+    answers = iter([True, True, False])
+
+    async def ending() -> bool:
+        return next(answers)
+
+    async def endless() -> bool:
+        await asyncio.sleep(0)
+        return True
+
+    ended, running = (asyncio.create_task(keys._last_served(send)) for send in (ending, endless))
+    last = await ended
+    assert not running.done()
+    running.cancel()
+    assert await running >= last > 0
+
+    async def never() -> bool:
+        return False
+
+    with pytest.raises(RuntimeError, match="not accepted"):
+        await keys._last_served(never)
+
+
 def test_a_table_replaces_its_own_section_and_leaves_the_page(tmp_path):
     path = tmp_path / "security.md"
     path.write_text("# Security\n\ntext\n")
@@ -118,7 +175,8 @@ async def test_a_server_that_closes_while_the_client_sends_is_noticed():
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    outcome = await asyncio.to_thread(refusals._post, port, "/x", 12 * MIB, "length")
+    upload = refusals.Upload("/x", 413, 12 * MIB)
+    outcome = await asyncio.to_thread(refusals._post, port, upload, "length")
     server.close()
     assert outcome in ("ConnectionResetError", "BrokenPipeError")
 
@@ -144,8 +202,9 @@ async def test_a_surplus_answer_of_a_smuggled_request_is_noticed():
 
 @pytest.mark.timeout(180)
 def test_a_short_run_attacks_a_real_server(capsys):
-    main(["--only", "fragments", "--scale", "0.01"])
+    assert main(["--only", "fragments", "hosts", "clients", "--scale", "0.01"]) == 0
     output = capsys.readouterr().out
+    assert output.count("| held in 20 of 20 tries | no |") == 2  # heads that may be read twice
     assert "| empty WebSocket fragments | 1 message in 602 frames, 4 kB |" in output
     assert output.count("| none | nothing |") == 2
 

@@ -50,6 +50,15 @@ def chunk(session: str, at: int) -> Advance:
     return Advance(session, np.full((1, 1), 0.5, np.float32), at)
 
 
+async def position_after(engine: Engine, job: Advance) -> int | None:
+    """The position of the session after a chunk; None where the session has expired."""
+    try:
+        position: int = (await engine.ask(job)).position
+    except SessionGone:
+        return None
+    return position
+
+
 async def test_after_a_jump_between_two_runs_no_session_expires_until_requested(started, clock, caplog):
     names = ["first", "second", "third"]
     async with started() as engine:
@@ -58,11 +67,11 @@ async def test_after_a_jump_between_two_runs_no_session_expires_until_requested(
     clock.wait(YEAR)
     async with started() as engine:
         assert "CARRYOVER_EXPIRE_AFTER_JUMP" in caplog.text
-        assert (await engine.ask(chunk("first", 1))).position == 2
+        assert await position_after(engine, chunk("first", 1)) == 2
         assert (await engine.ask(Create("new"))).position == 0
     clock.wait(1.0)
     async with started() as engine:  # it is held however often the server starts
-        assert (await engine.ask(chunk("second", 1))).position == 2
+        assert await position_after(engine, chunk("second", 1)) == 2
         assert len(engine.residents) == 4
         clock.wait(TTL + 1)  # what is used after the jump idles as ever
         with pytest.raises(SessionGone):
@@ -84,7 +93,7 @@ async def test_a_stop_that_is_shorter_than_the_idle_time_counts_as_idle_time(sta
         assert "CARRYOVER_EXPIRE_AFTER_JUMP" not in caplog.text
         with pytest.raises(SessionGone):
             await engine.ask(chunk("brief", 1))
-        assert (await engine.ask(chunk("a", 1))).position == 2
+        assert await position_after(engine, chunk("a", 1)) == 2
 
 
 async def test_a_clock_that_went_back_is_noticed_and_expires_nothing(started, clock, caplog):
@@ -93,7 +102,7 @@ async def test_a_clock_that_went_back_is_noticed_and_expires_nothing(started, cl
     clock.wait(-YEAR)
     async with started() as engine:
         assert "earlier than the store's last write" in caplog.text
-        assert (await engine.ask(chunk("a", 1))).position == 2
+        assert await position_after(engine, chunk("a", 1)) == 2
 
 
 def test_a_step_of_the_wall_clock_does_not_move_a_running_server():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from app.config import Settings
+from app.engine.batch import Batch, StagedRows
 from app.engine.engine import Engine
+from app.engine.withdraw import withdraw
 from app.errors import CarryoverError, StepFailed
-from app.jobs.jobs import Advance, AdvanceMany, Delete, Fork, Inspect
+from app.jobs.answers import BulkAnswer
+from app.jobs.jobs import Advance, AdvanceMany, Create, Delete, Fork, Inspect
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from models.forecaster import Forecaster
@@ -66,26 +70,41 @@ def adaptive(at: int, options: ChunkOptions | None = None) -> AdvanceMany:
     )
 
 
-async def settled(engine: Engine) -> None:
-    """Ten observations of each session, so that it has intervals and scores."""
+async def settled(engine: Engine, level: float | None) -> None:
+    """Ten observations of each session, so that it has intervals and scores.
+
+    Parameters
+    ----------
+    level : of the intervals that the sessions want with every chunk
+    """
+    for name in NAMES:
+        await engine.ask(Create(name, "adaptive", level=level))
     for at in range(0, 10, 2):
         await engine.ask(adaptive(at))
 
 
+@pytest.mark.parametrize("level", [None, 0.8], ids=["plain", "intervals"])
 @pytest.mark.parametrize("score", [False, True], ids=["together", "each alone"])
 @pytest.mark.parametrize("error", [None, LOST], ids=["tried again", "refused"])
 @pytest.mark.parametrize("lost", [["s0"], ["s1", "s2"], NAMES])
-async def test_the_answers_of_the_other_sessions_are_those_without_a_conflict(artifacts, lost, error, score):
+async def test_the_answers_of_the_other_sessions_are_those_without_a_conflict(
+    artifacts, lost, error, score, level
+):
     options = ChunkOptions(score=True) if score else None  # with options each chunk is a job of its own
     async with started(artifacts) as (engine, _):
-        await settled(engine)
+        await settled(engine, level)
         plain = await engine.ask(adaptive(10, options))
     async with started(artifacts) as (engine, conflicts):
-        await settled(engine)
+        await settled(engine, level)
         conflicts |= dict.fromkeys(lost, error)
-        answer = await engine.ask(adaptive(10, options))
+        asked = asyncio.ensure_future(engine.ask(adaptive(10, options)))
+        await asyncio.wait([asked], timeout=10)
+        assert asked.done(), "never answered"
+        answer = await asked
         refused = {NAMES.index(name) for name in lost} if error is not None else set()
         assert set(answer.errors) == refused
+        wanted = (["lower", "upper"] if level else []) + (["residuals", "scores"] if score else [])
+        assert set(plain.extra_outputs) == set(wanted)
         assert answer.positions.tolist() == [-1 if i in refused else 12 for i in range(len(NAMES))]
         for name, outputs in plain.extra_outputs.items():
             found = answer.extra_outputs.get(name, {})
@@ -97,6 +116,23 @@ async def test_the_answers_of_the_other_sessions_are_those_without_a_conflict(ar
         assert_array_equal(answer.predictions.reshape(-1, width), plain.predictions.reshape(-1, width)[kept])
         for i, name in enumerate(NAMES):
             assert (await engine.ask(Inspect(name))).position == (10 if i in refused else 12)
+
+
+def test_outputs_stay_with_their_sessions_when_others_are_taken_out():
+    job = AdvanceMany(SessionList(NAMES), np.zeros((4, 2), np.float32), np.ones(4, np.int64))
+    lower = {i: np.full((1, 2), i, np.float32) for i in (0, 1, 3)}
+    answer = BulkAnswer(
+        np.arange(4), np.arange(4, dtype=np.uint64), np.ones(4, np.int64), 2, np.arange(8, dtype=np.float32),
+        extra_outputs={"lower": lower},
+    )  # fmt: skip
+    batch = Batch(0.0, [job], answers_if_committed=[(job, answer)], retries=[])
+    withdraw(batch, {"s0": None, "s2": LOST})
+    ((rest, part),) = batch.answers_if_committed
+    assert (list(rest.sessions), part.positions.tolist()) == (["s1", "s3"], [1, 3])
+    assert part.predictions.tolist() == [2, 3, 6, 7]
+    assert {i: rows.tolist() for i, rows in part.extra_outputs["lower"].items()} == {0: [[1, 1]], 1: [[3, 3]]}
+    assert [job.session for job in batch.retries] == ["s0"]
+    assert [(job.session, error) for job, error in batch.final_answers] == [("s2", LOST)]
 
 
 async def test_a_chunk_in_slices_that_is_tried_again_begins_at_its_start(artifacts):
@@ -123,6 +159,21 @@ async def test_a_fork_is_made_whole_or_not_at_all(artifacts, error):
         assert (await engine.ask(Fork("origin", "copy"))).position == 3
         assert (await engine.ask(Advance("copy", series("sine", 1), 3))).position == 4
         assert (len(engine.residents), engine.metrics.created) == (2, 2)
+
+
+@pytest.mark.parametrize("error", [None, LOST], ids=["tried again", "refused"])
+@pytest.mark.parametrize("answered", ["answers_if_committed", "retries"])
+def test_a_copy_of_a_session_that_is_taken_out_is_not_written(error, answered):
+    """Another replica has changed the origin: the copy was made of an outdated carry."""
+    fork, other = Fork("origin", "copy"), Advance("other", np.zeros((1, 1), np.float32))
+    staged = [StagedRows(None, [name], np.array([i]), None) for i, name in enumerate(("copy", "other"))]
+    batch = Batch(0.0, [fork, other], staged=list(staged), answers_if_committed=[(other, LOST)], retries=[])
+    getattr(batch, answered).append(fork if answered == "retries" else (fork, LOST))
+    withdraw(batch, {"origin": error})
+    assert batch.staged == staged[1:]
+    assert batch.answers_if_committed == [(other, LOST)]
+    assert batch.retries == ([fork] if error is None else [])
+    assert batch.final_answers == ([] if error is None else [(fork, error)])
 
 
 @pytest.mark.parametrize("error", [None, LOST], ids=["tried again", "refused"])

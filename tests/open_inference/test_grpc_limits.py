@@ -152,6 +152,20 @@ async def test_a_client_may_ping_an_idle_connection(serve, monkeypatch):
         writer.close()
 
 
+async def test_a_call_whose_message_never_comes_is_ended_in_time(serve):
+    async with (
+        serve(request_seconds=1) as service,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port_of(service)}") as channel,
+    ):
+        for name in ("ServerLive", "ModelInfer"):
+            call = channel.stream_unary(f"/inference.GRPCInferenceService/{name}")()  # sends its head
+            ended = asyncio.ensure_future(call.code())
+            await asyncio.wait([ended], timeout=10)
+            assert ended.done(), "it waits for its message without end"
+            assert await ended is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "CARRYOVER_REQUEST_SECONDS" in await call.details()
+
+
 async def test_the_server_stops_at_once_with_an_idle_stream_open(serve):
     async with serve() as service, Stream(service) as stream:
         assert not (await stream.infer()).error_message

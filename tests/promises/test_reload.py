@@ -8,6 +8,8 @@ import dataclasses
 import pytest
 from numpy.testing import assert_allclose
 
+from app.config import Settings
+from app.model_library import ModelLibrary
 from models.artifact.files import save
 from tests.conftest import starter
 from tests.helpers.faults import held, until
@@ -205,6 +207,14 @@ async def test_a_session_keeps_its_network_through_a_restart_even_when_its_artif
         assert_allclose(got.numbers, one_pass(artifacts["sine"], whole)[5:], atol=TOLERANCE, rtol=0)
         after = (await service.http.post("/sessions/a/reset")).json()
         assert (after["fingerprint"], after["position"]) == (newer.fingerprint, 12)
+
+
+def test_the_archive_is_for_its_owner_alone(tmp_path, folder):
+    settings = Settings(models=(folder,), store=f"sqlite:{tmp_path}/sessions.sqlite")
+    library = ModelLibrary(settings)
+    library.archive(library.load())
+    archive = tmp_path / "sessions.sqlite.models"
+    assert (archive.stat().st_mode & 0o077, len(list(archive.iterdir()))) == (0, 1)
 
 
 async def test_a_damaged_archive_does_not_keep_the_server_from_starting(

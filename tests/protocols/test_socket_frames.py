@@ -87,6 +87,24 @@ async def test_a_reserved_bit_without_an_extension_closes_the_socket(start_hot, 
         assert (await service.http.get("/sessions/s")).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/sessions/s/stream", "/stream"])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [frame(CONTINUATION, CHUNK)],
+        [frame(CONTINUATION, CHUNK, fin=False)],
+        [frame(TEXT, CHUNK[:5], fin=False), frame(TEXT, CHUNK)],
+        [frame(TEXT, CHUNK[:5], fin=False), frame(BINARY, CHUNK)],
+    ],
+    ids=["the end of nothing", "the middle of nothing", "a text within a text", "binary within a text"],
+)
+async def test_a_fragment_out_of_place_closes_the_socket_and_moves_nothing(start_hot, path, frames):
+    async with start_hot() as service, opened(service, path) as connection:
+        await connection.send(b"".join(frames))
+        assert await closed_with(connection) == 1002
+        assert (await service.http.get("/sessions/s")).status_code == 404
+
+
 @pytest.mark.parametrize("text", [b'{"observations":[0.5],"tag":"\xff"}', b"\xc3", b"\xed\xa0\x80"])
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "in fragments"])
 async def test_text_that_is_not_utf_8_closes_the_socket_and_moves_nothing(start_hot, text, cut):

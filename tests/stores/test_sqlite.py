@@ -402,7 +402,8 @@ def test_tombstones_leave_the_file_with_their_time(path):
 def test_the_files_are_for_their_owner_alone(open_store, path):
     store = open_store()
     store.commit(blocks([record("a")]), [])
-    for file in (path, mark_path(path), Path(f"{path}-wal")):
+    store.save_no_expiry_before(1e9)
+    for file in (path, mark_path(path), Path(f"{path}-wal"), Path(f"{path}-held")):
         assert file.stat().st_mode & 0o077 == 0
 
 

@@ -4,14 +4,17 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -40,7 +43,7 @@ def serving(zoo_folder: Path, **settings: str) -> Iterator[tuple[subprocess.Pope
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+            if found := re.search(r"https?://127\.0\.0\.1:(\d+)", line):
                 break
         yield process, int(found[1])
     finally:
@@ -102,3 +105,22 @@ def test_an_idle_server_stops_at_once(zoo_folder):
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=30) == 0
         assert time.monotonic() - start < 5
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+def test_the_server_speaks_tls_alone_where_it_has_a_certificate(zoo_folder, tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    made += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
+    made += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(made, check=True, capture_output=True)
+    tls = {"CARRYOVER_TLS_CERTIFICATE": str(certificate), "CARRYOVER_TLS_KEY": str(key)}
+    with serving(zoo_folder, **tls) as (_, port):
+        with httpx.Client(verify=ssl.create_default_context(cafile=certificate), timeout=30) as client:
+            body = {"observations": [[0.1]], "at": 0}
+            answer = client.post(f"https://127.0.0.1:{port}/sessions/a/observations", json=body)
+            assert (answer.status_code, answer.json()["position"]) == (200, 1)
+        with pytest.raises(httpx.HTTPError):  # no other client knows the certificate
+            httpx.get(f"https://127.0.0.1:{port}/health/live", timeout=30)
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=30)

@@ -32,6 +32,7 @@ from app.open_inference.statistics import RequestTimer
 
 NAME = "inference.GRPCInferenceService"
 TENANT = "carryover-tenant"
+LATE = "the message of the call did not come in time: see CARRYOVER_REQUEST_SECONDS"
 
 CODES: tuple[tuple[type[CarryoverError], grpc.StatusCode], ...] = (
     (UnknownModel, grpc.StatusCode.NOT_FOUND),
@@ -89,14 +90,25 @@ class InferenceService:
         return grpc.method_handlers_generic_handler(NAME, methods)
 
     def _unary(self, name: str, call: Call) -> grpc.RpcMethodHandler:
-        async def decoded(data: bytes, context: Context) -> Any:
+        """The handler of a call with one message.
+
+        For gRPC it is a stream: the library would wait for the message of a unary call without end, before
+        it calls the handler.
+        """
+        seconds = self.authenticator.settings.request_seconds
+
+        async def decoded(messages: AsyncIterator[bytes], context: Context) -> Any:
             try:
+                async with asyncio.timeout(seconds):
+                    data = await anext(messages, b"")
                 request = decode_message(f"{name}Request", data)
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, LATE)
             except CarryoverError as error:
                 await self._abort(context, error)
             return await call(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(
+        return grpc.stream_unary_rpc_method_handler(
             decoded, None, message(f"{name}Response").SerializeToString
         )
 

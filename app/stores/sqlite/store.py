@@ -17,6 +17,7 @@ chunks it must send again.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import sys
 import time
@@ -177,7 +178,8 @@ class SqliteStore:
             if before is None:
                 self._no_expiry_path.unlink(missing_ok=True)
             else:
-                self._no_expiry_path.write_text(repr(before))
+                with open(self._no_expiry_path, "w", opener=_open_for_owner) as file:
+                    file.write(repr(before))
 
     def __len__(self) -> int:
         return self._tables.sessions + self._pending.growth
@@ -327,6 +329,10 @@ def _last_commit_time(path: Path) -> float | None:
     except ConfigError:  # damaged, and the loss was accepted
         return None
     return None if mark is None else mark.committed
+
+
+def _open_for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _read_time(path: Path) -> float | None:
