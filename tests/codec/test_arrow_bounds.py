@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from app.codec.bulk.session_lists import SessionListCache
 
 from app.codec.bulk import arrow
 from app.codec.bulk.request import BulkLimits
-from app.codec.bulk.session_lists import SessionListCache
 from app.codec.limits import Limits
 from app.errors import CarryoverError, TooLarge, Unprocessable
 from tests.helpers import hostile_bodies
