@@ -20,7 +20,17 @@ from app.config import Settings
 from app.engine.engine import Engine
 from app.engine.fair_share import TenantShare
 from app.errors import CarryoverError, ConfigError, Forbidden, Unauthorized
-from app.jobs.jobs import Advance, AdvanceMany, Client, Export, Forecast, Fork, Inspect, Job, submit_and_wait
+from app.jobs.jobs import (
+    Advance,
+    AdvanceMany,
+    Client,
+    Export,
+    Forecast,
+    Fork,
+    Inspect,
+    Job,
+    submit_and_wait,
+)
 from app.session import names
 
 log = logging.getLogger("carryover.tenancy")
@@ -90,26 +100,13 @@ class Caller:
         if not usage.is_limited:
             self.engine.submit(job)
             return
-        if type(job) is Advance:  # nearly every job; `reply` calls `usage.release` once for all of a batch
-            if not self._streams:
-                self._check_role(job)
-            job.session = self.prefix + job.session
-            usage.check(job, 1)
-            job.usage = usage
-            self.engine.submit(job)
-            usage.in_flight += 1  # does the same as `usage.acquire(1)` with one call less
-            usage.share.acquire(1)
-        else:
-            self._submit_other(job, usage)
-
-    def _submit_other(self, job: Job, usage: Usage) -> None:
         if self.key is not None:
             self._check_role(job)
             self._rename(job)
         count = len(job.sessions)
         usage.check(job, count)
-        if type(job) is AdvanceMany:
-            self._submit_chunks(job, usage)
+        if isinstance(job, Advance | AdvanceMany):
+            self._submit_chunks(job, usage, count)
             return
         reply = job.reply
 
@@ -125,14 +122,14 @@ class Caller:
             raise
         usage.acquire(count)
 
-    def _submit_chunks(self, job: AdvanceMany, usage: Usage) -> None:
+    def _submit_chunks(self, job: Advance | AdvanceMany, usage: Usage, count: int) -> None:
         """Queue chunks. The engine releases them when they are answered, possibly within this call."""
         job.usage = usage
-        usage.acquire(len(job))
+        usage.acquire(count)
         try:
             self.engine.submit(job)
         except Exception:
-            usage.release(len(job))
+            usage.release(count)
             raise
 
     async def ask(self, job: Job) -> Any:
@@ -142,7 +139,7 @@ class Caller:
         ------
         CarryoverError : the job was refused
         """
-        if isinstance(job, (Advance, AdvanceMany, Forecast, Export)):
+        if isinstance(job, Advance | AdvanceMany | Forecast | Export):
             job.client = CLIENT.get()
         return await submit_and_wait(self.submit, job)
 

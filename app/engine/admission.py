@@ -10,7 +10,7 @@ import numpy as np
 from app.engine import exactly_once
 from app.engine.batch import Batch, SessionExpired, touch
 from app.engine.inputs import check_intervals, future_inputs
-from app.engine.placement import place, place_bulk
+from app.engine.placement import place_chunks, place_unusual
 from app.engine.residents import Residents
 from app.engine.session_view import session_view
 from app.engine.step import Stepper, cannot_forecast_error
@@ -62,10 +62,10 @@ class Admission:
         expired: list[Job] = []
         for job in batch.jobs:
             try:
-                if type(job) is Advance:
-                    self._stepper.add(job, *place(job, self._residents, batch), batch)
-                elif type(job) is AdvanceMany:
-                    expired += self._admit_bulk(job, batch)
+                if type(job) is AdvanceMany:
+                    expired += self._admit_chunks(job, batch)
+                elif type(job) is Advance:
+                    self._stepper.add_unusual(job, *place_unusual(job, self._residents, batch), batch)
                 else:
                     self._commands.admit(job, batch)
             except CarryoverError as error:
@@ -81,11 +81,11 @@ class Admission:
             remove_expired(job.sessions, self._residents, batch)
         batch.retries = expired
 
-    def _admit_bulk(self, job: AdvanceMany, batch: Batch) -> list[AdvanceMany]:
-        placed, expired = place_bulk(job, self._residents, batch)
+    def _admit_chunks(self, job: AdvanceMany, batch: Batch) -> list[AdvanceMany]:
+        placed, expired = place_chunks(job, self._residents, batch)
         for part, slab, rows in placed:
             try:
-                self._stepper.add_bulk(part, slab, rows, batch)
+                self._stepper.add(part, slab, rows, batch)
             except CarryoverError as error:
                 batch.refuse(part, error)
         return expired

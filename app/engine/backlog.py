@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from app.config import Settings
 from app.engine.batch import Batch
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, FairShare
+from app.engine.join import join_chunks
 from app.engine.queue import JobQueue
 from app.engine.slow_jobs import SlowJobs
 from app.engine.step import Stepper
 from app.errors import Overloaded
-from app.jobs.jobs import Advance, AdvanceMany, Job
+from app.jobs.jobs import AdvanceMany, Job
 from app.jobs.session_list import SessionNames
 from app.jobs.split import split_job
 
@@ -91,20 +92,14 @@ class Backlog:
         taken: list[Job] = []
         if sessions_left > 0:
             taken = self.queue.take(sessions_left, self._stepper.max_nbytes, self._fair_share.limit)
+            taken = join_chunks(taken, self._stepper.max_whole)
         if len(taken) == 1 and not self.slow and type(taken[0]) is AdvanceMany:
             # Use the job's own set, because copying a thousand names can take longer than the batch itself.
             return Batch(now, taken, taken[0].sessions.unique)
-        sessions: set[str] = set()
-        for job in taken:
-            if type(job) is Advance:  # nearly every job
-                sessions.add(job.session)
-            else:
-                sessions.update(job.sessions)
         if self.slow:
-            slow = self.slow.take(max_slow)
+            taken += self.slow.take(max_slow)
             pinned = self.slow.pinned
-            taken += slow
-            sessions.update(session for job in slow for session in job.sessions)
+        sessions = {session for job in taken for session in job.sessions}
         return Batch(now, taken, sessions, pinned, self.slow.may_begin)
 
     def finish(self, batch: Batch) -> None:

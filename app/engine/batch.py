@@ -9,14 +9,11 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from app.engine import exactly_once
 from app.engine.chunk_columns import ChunkColumns
-from app.errors import CarryoverError, OutOfStep
-from app.jobs.answers import ChunkAnswer
+from app.errors import CarryoverError
 from app.jobs.jobs import Advance, Forecast, Job, Outcome
 from app.jobs.session_list import SessionNames
 from app.session import recent_answers
-from app.session.names import id_of
 from app.session.rows import Answer, Rows, scalar
 from app.session.slab import Slab
 from app.stores import Tombstone
@@ -50,7 +47,7 @@ class Batch:
     pinned : sessions of unfinished jobs of other batches, which must not be evicted
     may_begin : number of long chunks that may be begun
     chunks : chunks that are stepped in one pass, by slab
-    long_chunks : slab, row and job of chunks that take several batches and have observations left
+    unusual_chunks : slab, row and job of the unusual chunks that have observations left
     forecasts : slab, row and job of every forecast, including forecasts that follow a chunk
     bulk_rows : slab and rows of bulk jobs whose sessions are all resident in one slab, by id of the job
     lookups : sessions that were looked up in the store
@@ -73,7 +70,7 @@ class Batch:
     pinned: SessionNames = frozenset()
     may_begin: int = sys.maxsize
     chunks: dict[Slab, ChunkColumns] = field(default_factory=dict)
-    long_chunks: list[tuple[Slab, int, Advance]] = field(default_factory=list)
+    unusual_chunks: list[tuple[Slab, int, Advance]] = field(default_factory=list)
     forecasts: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
     bulk_rows: dict[int, tuple[Slab, Ints]] = field(default_factory=dict)
     lookups: Collection[str] = ()
@@ -117,25 +114,6 @@ class Batch:
 
     def refuse(self, job: Job, error: CarryoverError) -> None:
         self.final_answers.append((job, error))
-
-    def replay_or_refuse(self, slab: Slab, job: Advance, rows: Rows, i: int, digest: int) -> None:
-        """Answer a chunk that does not start at the position of its session, `rows[i]`.
-
-        If the chunk was applied before, it gets its stored answer. Otherwise it is refused.
-        """
-        epoch = scalar(rows.headers, "epoch", i)
-        try:
-            exactly_once.check_epoch(job.session, epoch, job.epoch, scalar(rows.headers, "position", i))
-            if job.at is None:
-                raise OutOfStep(f"session {id_of(job.session)!r} was moved by another request meanwhile")
-            position, answer = exactly_once.stored_answer(
-                rows, i, job.session, job.at, len(job.observations), digest
-            )
-        except CarryoverError as error:
-            self.refuse(job, error)
-            return
-        model = slab.forecaster.artifact.name
-        self.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, True, answer)))
 
     def stage(self, slab: Slab, sessions: Sequence[str], rows: Ints, after: Rows) -> None:
         self.staged.append(StagedRows(slab, sessions, rows, after))

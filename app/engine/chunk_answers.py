@@ -1,4 +1,4 @@
-"""Makes the answers of the chunks of one pass: predictions, and the outputs that their options ask for."""
+"""Makes the answers of the chunks of one pass: predictions, and the intervals that some sessions want."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from app.engine.batch import Batch
 from app.engine.chunk_columns import ChunkColumns
 from app.engine.extra_outputs import extra_outputs
-from app.jobs.answers import BulkAnswer, ChunkAnswer
+from app.jobs.answers import BulkAnswer
 from app.session.rows import Answer, Rows
 from models.arrays import Floats, Ints
 from models.forecaster import StepResult
@@ -52,14 +52,12 @@ class PassOutputs:
 def pass_outputs(group: ChunkColumns, result: StepResult) -> PassOutputs:
     """The outputs of a pass over this group."""
     several = len(result.predictions) > len(group.lengths)
-    extra = _extra_outputs(group, result) if group.has_options or result.scores is not None else {}
+    extra = {} if result.scores is None else _extra_outputs(group, result)
     return PassOutputs(result.predictions, group.lengths.cumsum() if several else None, extra)
 
 
 def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch) -> None:
     """Add the answers of a group to `batch.answers_if_committed`; `after` is its sessions after the pass."""
-    if group.jobs:
-        _answer_singles(group, outputs, after, batch)
     for job, span in group.spans():
         ends, chunks = outputs.ends, span
         if ends is not None:
@@ -78,37 +76,15 @@ def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch)
         batch.answers_if_committed.append((job, bulk_answer))
 
 
-def _answer_singles(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch) -> None:
-    model, count = group.slab.forecaster.artifact.name, len(group.jobs)
-    if outputs.ends is None:
-        parts = list(outputs.predictions[:count, None])  # the fastest way to make views of single rows
-    else:
-        ends = outputs.ends[:count].tolist()
-        parts = [outputs.predictions[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    positions, epochs = after.headers["position"], after.headers["epoch"]
-    columns = zip(group.jobs, positions[:count].tolist(), epochs[:count].tolist(), parts, strict=True)
-    answers = [
-        (job, ChunkAnswer(job.session, model, position, epoch, False, {"predictions": part}))
-        for job, position, epoch, part in columns
-    ]
-    for i, extra in outputs.extra.items():
-        if i < count:
-            answers[i][1].answer.update(extra)
-    batch.answers_if_committed += answers
-
-
 def _extra_outputs(group: ChunkColumns, result: StepResult) -> dict[int, Answer]:
+    """By index, the outputs of the sessions that want intervals with every chunk."""
     forecaster = group.slab.forecaster
-    options = {i: job.options for i, job in enumerate(group.jobs) if job.options is not None}
-    indexes = set(options)
-    if forecaster.learning.tracks_errors:
-        indexes.update(np.flatnonzero(forecaster.level(result.carries)).tolist())
+    if not forecaster.learning.tracks_errors:
+        return {}
     ends = group.lengths.cumsum()
     outputs: dict[int, Answer] = {}
-    for i in indexes:
+    for i in np.flatnonzero(forecaster.level(result.carries)).tolist():
         chunk = slice(ends[i] - group.lengths[i], ends[i])
         stepped = result.pick(chunk, slice(i, i + 1))
-        extra = extra_outputs(options.get(i), group.observations[chunk], stepped, forecaster)
-        if extra:
-            outputs[i] = extra
+        outputs[i] = extra_outputs(None, group.observations[chunk], stepped, forecaster)
     return outputs

@@ -148,16 +148,18 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
-        if type(job) is AdvanceMany and self._advance_at_once(job):
+        if not self._backlog and self._advance_at_once(job):
             return
         self._backlog.add(self._backlog.split(job))
         self.wake()
 
-    def _advance_at_once(self, job: AdvanceMany) -> bool:
-        """Apply and answer a job at once, without the queue, if possible. Returns whether it was applied."""
-        if not self._may_apply_at_once or self._backlog or self.watchers or self.tracing is not None:
+    def _advance_at_once(self, job: Job) -> bool:
+        """Apply and answer a job at once if it is simple. Returns whether it was applied."""
+        if not self._may_apply_at_once or self.watchers or self.tracing is not None:
             return False
-        if not self._backlog.fits(job) or not self._direct.apply(job, self.clock()):
+        if type(job) is not AdvanceMany or not self._backlog.fits(job):
+            return False
+        if not self._direct.apply(job, self.clock()):
             return False
         self.ticks += 1
         self._last_batch_request_count = job.requests
@@ -243,15 +245,18 @@ class Engine:
     async def _tick(self) -> None:
         stages = self.metrics.stages
         stages.begin()
-        self.ticks += 1
         batch = self._collect()
+        stages.end("collect")
+        if len(batch.jobs) == 1 and self._advance_at_once(batch.jobs[0]):
+            self._backlog.finish(batch)
+            return
+        self.ticks += 1
         self._last_batch_request_count = sum(
             job.requests if type(job) is AdvanceMany else 1 for job in batch.jobs
         )
         self.metrics.batches.add(len(batch.sessions))
         if self.tracing is not None:
             self.tracing.begin_batch(len(batch.sessions))
-        stages.end("collect")
         try:
             if not self._direct.stage(batch):
                 await self._admit(batch)

@@ -7,10 +7,10 @@ comparison of arrays, and uses these rules only for the chunks that differ.
 from __future__ import annotations
 
 from app.errors import CarryoverError, OutOfStep, SessionGone, UnknownSession
-from app.jobs.answers import epoch_token
+from app.jobs.answers import ChunkAnswer, epoch_token
 from app.session import recent_answers
 from app.session.names import id_of
-from app.session.rows import Answer, Rows, scalar
+from app.session.rows import Rows, scalar
 from app.stores import Tombstone
 
 
@@ -42,19 +42,26 @@ def check_position(session: str, position: int, at: int | None) -> None:
         )
 
 
-def stored_answer(rows: Rows, i: int, session: str, at: int, length: int, digest: int) -> tuple[int, Answer]:
-    """The position after a chunk that was applied before, and its stored answer.
+def stored_answer(
+    session: str, model: str, rows: Rows, i: int, at: int | None, epoch: int | None, length: int, digest: int
+) -> ChunkAnswer:
+    """The stored answer to a chunk that does not start at the position of its session.
 
     Parameters
     ----------
+    model : of the session
     rows, i : the session is `rows[i]`
-    at, length, digest : start, length and digest of the chunk
+    at, epoch : that the client claims
+    length, digest : of the chunk
 
     Raises
     ------
     OutOfStep : the session does not remember such a chunk
     """
-    position = scalar(rows.headers, "position", i)
+    position, actual_epoch = scalar(rows.headers, "position", i), scalar(rows.headers, "epoch", i)
+    check_epoch(session, actual_epoch, epoch, position)
+    if at is None:
+        raise OutOfStep(f"session {id_of(session)!r} was moved by another request meanwhile")
     recent = recent_answers.find(rows, i, at, length)
     if recent is None:
         raise OutOfStep(
@@ -65,7 +72,8 @@ def stored_answer(rows: Rows, i: int, session: str, at: int, length: int, digest
             f"session {id_of(session)!r} is at {position}: another chunk than this one was applied at {at}",
             position=position,
         )
-    return at + length, recent_answers.answer(rows, i, recent)
+    answer = recent_answers.answer(rows, i, recent)
+    return ChunkAnswer(session, model, at + length, actual_epoch, True, answer)
 
 
 def missing_session_error(session: str, tombstone: Tombstone | CarryoverError | None) -> CarryoverError:

@@ -174,21 +174,13 @@ def _times(length: int, options: ChunkOptions, job: Advance, slab: Slab, row: in
         raise Unprocessable(
             f"there are {len(times)} timestamps for {length} observations", field="timestamps"
         )
-    irregular = calendar.first_irregular(times, step, before if _in_step(job, slab, row) else None)
+    # A replayed chunk is not compared with the time that it set itself.
+    irregular = calendar.first_irregular(times, step, before if job.is_in_step(slab.headers[row]) else None)
     if irregular is not None:
         raise Unprocessable(
             f"row {irregular} is not {step:g} s after the row before it, as this model expects", row=irregular
         )
     return times
-
-
-def _in_step(job: Advance, slab: Slab, row: int) -> bool:
-    """Whether the chunk would be applied.
-
-    A replayed chunk is not compared with the time that it set itself.
-    """
-    header = slab.headers[row]
-    return bool(job.at in (None, header["position"]) and job.epoch in (None, header["epoch"]))
 
 
 def _check_gaps(observations: Floats, forecaster: Forecaster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.engine import exactly_once
-from app.engine.batch import Batch
+from app.engine.batch import Batch, SessionExpired
 from app.engine.residents import Residents
 from app.errors import CarryoverError, SessionExists
 from app.jobs.jobs import Advance, AdvanceMany, SeparateReplies
@@ -22,42 +23,61 @@ from models.arrays import Ints
 Placement = tuple[AdvanceMany, Slab, Ints]
 
 
-def place(job: Advance, residents: Residents, batch: Batch) -> tuple[Slab, int]:
+def place_unusual(job: Advance, residents: Residents, batch: Batch) -> tuple[Slab, int]:
     """Find the slab and row of a chunk's session. Create it if absent, unless the client expects it to exist.
 
     Raises
     ------
     CarryoverError : it cannot be created, or it runs another model
+    SessionExpired
     """
     session = job.session
-    for slab in residents.models.slabs.values():
-        row = slab.index.get(session)
-        if row is not None:
-            if job.model is not None:
-                _check_model(session, slab, job.model)
-            if job.reset and _is_in_step(slab, row, job, batch):
-                return residents.move_to_newest(session, slab, row, batch)
-            return slab, row
-    if job.at or job.epoch is not None or not job.create:
-        raise exactly_once.missing_session_error(session, batch.missing.get(session))
-    slab = residents.models.slab_for_model(job.model)
-    return slab, residents.create(session, slab, None, batch)
+    is_expected = bool(job.at) or job.epoch is not None or not job.create
+    now = batch.now if job.progress is None else -math.inf  # a chunk that has begun goes on
+    found = _find(session, job.model, residents, batch, is_expected=is_expected, now=now)
+    if found is None:
+        slab = residents.models.slab_for_model(job.model)
+        return slab, residents.create(session, slab, None, batch)
+    slab, row = found
+    if job.reset and job.is_in_step(slab.headers[row]):
+        return residents.move_to_newest(session, slab, row, batch)
+    return found
 
 
-def _is_in_step(slab: Slab, row: int, job: Advance, batch: Batch) -> bool:
-    """Whether the session is alive, and has the position and epoch that the client claims."""
-    header = slab.headers[row]
-    return bool(
-        (job.progress is not None or header["deadline"] >= batch.now)
-        and job.at in (None, header["position"])
-        and job.epoch in (None, header["epoch"])
-    )
+def _find(
+    session: str, model: str | None, residents: Residents, batch: Batch, *, is_expected: bool, now: float
+) -> tuple[Slab, int] | None:
+    """The slab and row of a chunk's session; None if it must be created.
+
+    Parameters
+    ----------
+    model : that the chunk names
+    is_expected : whether the client expects the session to exist
+
+    Raises
+    ------
+    CarryoverError : it does not exist, it cannot be read, or it runs another model
+    SessionExpired
+    """
+    found = residents.find(session)
+    if found is None:
+        missing = batch.missing.get(session)
+        if is_expected or isinstance(missing, CarryoverError):
+            raise exactly_once.missing_session_error(session, missing)
+        return None
+    slab, row = found
+    name = slab.forecaster.artifact.name
+    if model not in (None, name):
+        raise SessionExists(f"session {id_of(session)!r} runs model {name!r}, not {model!r}")
+    if scalar(slab.headers, "deadline", row) < now:
+        raise SessionExpired
+    return found
 
 
-def place_bulk(
+def place_chunks(
     job: AdvanceMany, residents: Residents, batch: Batch
 ) -> tuple[list[Placement], list[AdvanceMany]]:
-    """Divide a bulk job by the slabs of its sessions. Create new sessions.
+    """Divide a job by the slabs of its sessions. Create new sessions.
 
     Returns the jobs with their slabs and rows, and the chunks of expired sessions. A chunk that cannot be
     placed is refused alone.
@@ -74,10 +94,10 @@ def place_bulk(
         indexes = np.array(sorted(by_index))
         placed.append((parts.subset(indexes), slab, np.array([by_index[i] for i in indexes.tolist()])))
     expired = [parts.subset(np.array(chunks.expired))] if chunks.expired else []
-    refused = [(parts.single(i), error) for i, error in chunks.refused.items()]
+    refused = [(parts.subset(np.array([i])), error) for i, error in chunks.refused.items()]
     batch.split(job, [*(part for part, _, _ in placed), *expired, *(part for part, _ in refused)])
-    for single, reason in refused:
-        batch.refuse(single, reason)
+    for part, reason in refused:
+        batch.refuse(part, reason)
     return placed, expired
 
 
@@ -111,31 +131,18 @@ class _SortedChunks:
 
 def _sort(job: AdvanceMany, residents: Residents, batch: Batch) -> _SortedChunks:
     chunks = _SortedChunks()
-    for i, session in enumerate(job.sessions):
-        found = residents.find(session)
-        if found is None:
-            expected = (job.at is not None and job.at[i] > 0) or (job.epochs is not None and job.epochs[i])
-            if expected or isinstance(batch.missing.get(session), CarryoverError):
-                error = exactly_once.missing_session_error(session, batch.missing.get(session))
-                chunks.refused[i] = error
-            else:
-                chunks.new.append(i)
-            continue
-        slab, row = found
+    is_expected = (job.claimed_positions > 0) | (job.claimed_epochs > 0) | (not job.create)
+    for i, (session, expected) in enumerate(zip(job.sessions, is_expected.tolist(), strict=True)):
         try:
-            if job.model is not None:
-                _check_model(session, slab, job.model)
-        except SessionExists as error:
+            found = _find(session, job.model, residents, batch, is_expected=expected, now=batch.now)
+        except CarryoverError as error:
             chunks.refused[i] = error
-            continue
-        if scalar(slab.headers, "deadline", row) < batch.now:
+        except SessionExpired:
             chunks.expired.append(i)
         else:
-            chunks.rows[slab][i] = row
+            if found is None:
+                chunks.new.append(i)
+            else:
+                slab, row = found
+                chunks.rows[slab][i] = row
     return chunks
-
-
-def _check_model(session: str, slab: Slab, model: str) -> None:
-    name = slab.forecaster.artifact.name
-    if model != name:
-        raise SessionExists(f"session {id_of(session)!r} runs model {name!r}, not {model!r}")

@@ -16,12 +16,10 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, UNLIMITED
-from app.jobs.jobs import Advance, AdvanceMany, Forecast, Job, SeparateReplies
+from app.jobs.jobs import AdvanceMany, Forecast, Job, SeparateReplies
 from app.jobs.session_list import SessionNames
 from app.jobs.split import set_apart
 from app.session.names import tenant_of
-
-MAX_SESSION_LISTS = 8  # limit of sets kept whole, because looking up a session tests each of them
 
 
 class JobQueue:
@@ -34,11 +32,7 @@ class JobQueue:
         self.nbytes = 0  # bytes of waiting observations
         self._ready: dict[str, deque[Job]] = {}  # ready jobs by tenant; the first tenant is next
         self._ready_forecasts: list[Forecast] = []  # apart, because they are slow jobs
-        # Sessions that have a job ready or in the current batch. The sets of a few bulk jobs are kept whole
-        # in `_session_lists`, because merging a thousand names takes as long as a twentieth of their step.
-        # All other sessions are in `_busy`.
-        self._session_lists: list[SessionNames] = []
-        self._busy: set[str] = set()
+        self._busy: set[str] = set()  # sessions that have a job ready or in the current batch
         self._lines: dict[str, deque[Job]] = {}  # by busy session, the jobs that wait for it
         self._blocked: dict[int, int] = {}  # by id of a job, in how many lines it is not first
         self._waiting = 0
@@ -52,31 +46,19 @@ class JobQueue:
 
     def add(self, job: Job) -> None:
         """Queue a job behind everything that waits for its sessions."""
-        if type(job) is Advance:
-            self.nbytes += job.nbytes
-            self._waiting += 1
-            if not self._is_busy(job.session):
-                self._busy.add(job.session)
-                self._make_ready(job)
-            else:
-                self._line(job.session).append(job)
-            return
         names: SessionNames = job.sessions.unique if type(job) is AdvanceMany else set(job.sessions)
-        blocked = (names & self._busy).union(*(names & session_list for session_list in self._session_lists))
-        if blocked and type(job) is AdvanceMany and isinstance(job.reply, SeparateReplies):
+        blocked = names & self._busy
+        if blocked and len(names) > 1 and type(job) is AdvanceMany and isinstance(job.reply, SeparateReplies):
             for part in set_apart(job, blocked):
                 self.add(part)
             return
         self.nbytes += job.nbytes
         self._waiting += len(job.sessions)
-        if type(job) is AdvanceMany and not blocked and len(self._session_lists) < MAX_SESSION_LISTS:
-            self._session_lists.append(names)
-        else:
-            self._busy |= names
+        self._busy |= names
         for session in blocked:
-            self._line(session).append(job)
+            self._lines.setdefault(session, deque()).append(job)
         if not blocked:
-            self._make_any_ready(job)
+            self._make_ready(job)
         elif len(blocked) > 1:
             self._blocked[id(job)] = len(blocked)
 
@@ -100,7 +82,7 @@ class JobQueue:
             others_ready = bool(self._ready)
             share_left = shares_left.get(tenant, share)
             while jobs and bytes_left > 0 and share_left > 0:
-                count = 1 if type(jobs[0]) is Advance else len(jobs[0].sessions)
+                count = len(jobs[0].sessions)
                 if count > sessions_left and taken:
                     first_next[tenant] = jobs
                     break
@@ -137,7 +119,11 @@ class JobQueue:
         """Make the next job in each line ready, because the jobs of these sessions were answered."""
         lines = self._lines
         followed = [session for session in sessions if session in lines] if lines else ()
-        self._release(sessions)
+        # Nearly always the batch's sessions are the only ones that are busy.
+        if len(sessions) == len(self._busy):
+            self._busy = set()
+        else:
+            self._busy -= sessions
         for session in followed:
             self._busy.add(session)
             line = lines[session]
@@ -149,7 +135,7 @@ class JobQueue:
                 self._blocked[id(follower)] = blocked
             else:
                 self._blocked.pop(id(follower), None)
-                self._make_any_ready(follower)
+                self._make_ready(follower)
 
     def drain(self) -> list[Job]:
         """Remove every waiting job, and return each once. Their sessions are busy until `finish`."""
@@ -166,54 +152,13 @@ class JobQueue:
         for line in self._lines.values():
             yield from line
 
-    def _make_any_ready(self, job: Job) -> None:
+    def _make_ready(self, job: Job) -> None:
         if type(job) is Forecast:
             self._ready_forecasts.append(job)
         else:
-            self._make_ready(job)
-
-    def _make_ready(self, job: Job) -> None:
-        tenant = _tenant(job)
-        try:
-            self._ready[tenant].append(job)
-        except KeyError:
-            self._ready[tenant] = deque((job,))
-
-    def _is_busy(self, session: str) -> bool:
-        if session in self._busy:
-            return True
-        # There is nearly always no list, and this test of it costs nothing.
-        return bool(self._session_lists) and any(
-            session in session_list for session_list in self._session_lists
-        )
-
-    def _release(self, sessions: SessionNames) -> None:
-        """Mark these sessions as not busy."""
-        for i, session_list in enumerate(self._session_lists):
-            if session_list is sessions:  # a session that is also in `_busy` stays busy for its next job
-                del self._session_lists[i]
-                return
-        if not self._session_lists and len(sessions) == len(
-            self._busy
-        ):  # the same sets: no look-up is needed
-            self._busy = set()
-            return
-        self._session_lists = [
-            rest for session_list in self._session_lists if (rest := _without(session_list, sessions))
-        ]
-        self._busy -= sessions
-
-    def _line(self, session: str) -> deque[Job]:
-        """The jobs that wait for this session's job."""
-        return self._lines.setdefault(session, deque())
-
-
-def _without(session_list: SessionNames, sessions: SessionNames) -> SessionNames:
-    return session_list if session_list.isdisjoint(sessions) else session_list - sessions
+            self._ready.setdefault(_tenant(job), deque()).append(job)
 
 
 def _tenant(job: Job) -> str:
     """The tenant that a job counts for. A job without a session counts for the tenant without a name."""
-    if type(job) is Advance:
-        return tenant_of(job.session) if job.usage is None else job.usage.tenant
     return tenant_of(job.sessions[0]) if job.sessions else ""

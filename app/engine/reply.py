@@ -7,7 +7,7 @@ import logging
 from app.engine.batch import Batch
 from app.errors import CarryoverError, StepFailed
 from app.jobs.answers import BulkAnswer, ChunkAnswer
-from app.jobs.jobs import Advance, AdvanceMany, Job, Outcome, UsageCounter
+from app.jobs.jobs import Advance, AdvanceMany, Forecast, Job, Outcome, UsageCounter
 from app.observability.metrics import Metrics
 
 log = logging.getLogger("carryover.engine")
@@ -26,7 +26,7 @@ def reply(batch: Batch, metrics: Metrics) -> None:
                 if usage is not None:
                     usage.release(count)
                 usage, count = job.usage, 0
-            count += 1 if isinstance(job, Advance) else len(job)
+            count += len(job.sessions)
         call_reply(job, outcome)
     if usage is not None:
         usage.release(count)
@@ -54,10 +54,11 @@ def _count(batch: Batch, metrics: Metrics) -> None:
     metrics.observations += observations
     for forecaster, scores in batch.scores:
         metrics.record_scores(forecaster, scores)
-    for _, outcome in batch.final_answers:
-        if type(outcome) is ChunkAnswer:
-            metrics.replays += outcome.replayed
-            metrics.forecasts += not outcome.replayed
+    for job, outcome in batch.final_answers:
+        if type(job) is Forecast:
+            metrics.forecasts += type(outcome) is ChunkAnswer
+        else:
+            metrics.replays += type(outcome) in (ChunkAnswer, BulkAnswer)
 
 
 def fail_batch(batch: Batch, error: Exception) -> None:

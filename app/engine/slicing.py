@@ -1,4 +1,4 @@
-"""Advances forecasts, and chunks that are too long for one batch, by one slice in each batch.
+"""Advances unusual chunks and forecasts. Those that are too long for one batch advance by a slice in each.
 
 The carry after the last slice is kept in the job, and no other job of the session runs meanwhile. Only the
 end of a whole chunk is staged. So a slab row never holds the state of a half-processed chunk.
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.engine.batch import Batch, SessionExpired, advance_rows
+from app.engine import exactly_once
+from app.engine.batch import Batch, advance_rows
 from app.engine.extra_outputs import extra_outputs, forecast_interval
 from app.engine.inputs import advance_clock, clock_after, future_inputs
 from app.errors import StepFailed
@@ -30,22 +31,22 @@ RollingForecast = tuple[Slab, int, Advance | Forecast]
 
 
 def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
-    """Begin a long chunk. Only here is it checked whether it starts at its session's position.
+    """Begin an unusual chunk. Only here is it checked whether it starts at its session's position.
 
     Raises
     ------
-    SessionExpired
+    OutOfStep : it does not, and it was not applied before
     Unprocessable, CannotForecast : its forecast lacks inputs that must be known ahead
     """
     before = slab.read(np.array([row]))
-    if before.headers["deadline"][0] < batch.now:
-        raise SessionExpired
     digest = job.digest
     if digest is None:
         digest = int(digests(job.observations, np.array([len(job.observations)]), job.horizon)[0])
-    same_epoch = job.epoch is None or job.epoch == scalar(before.headers, "epoch")
-    if not same_epoch or job.at not in (None, scalar(before.headers, "position")):
-        batch.replay_or_refuse(slab, job, before, 0, digest)
+    if not job.is_in_step(before.headers[0]):
+        model = slab.forecaster.artifact.name
+        length = len(job.observations)
+        answer = exactly_once.stored_answer(job.session, model, before, 0, job.at, job.epoch, length, digest)
+        batch.final_answers.append((job, answer))
         return
     if job.reset:
         reset_sessions(before, slab.forecaster)
@@ -54,13 +55,13 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
         now = clock_after(slab.forecaster, before.carries[0], job.clock, len(job.observations))
         future = None if job.options is None else job.options.future
         job.progress.future_inputs = future_inputs(slab.forecaster, now, job.horizon, future)
-    batch.long_chunks.append((slab, row, job))
+    batch.unusual_chunks.append((slab, row, job))
 
 
 def finish_slice(
     slab: Slab, row: int, job: Advance, result: StepResult, batch: Batch, recent_bytes: int
 ) -> None:
-    """Take the result of a slice of a long chunk. Then continue it, begin its forecast, or stage it."""
+    """Take the result of a slice of an unusual chunk. Then continue it, begin its forecast, or stage it."""
     progress = job.progress
     if progress is None:
         return

@@ -1,7 +1,7 @@
 """Steps a batch. Every chunk of one model is in one pass, and every forecast in another.
 
-Most chunks are short, and a batch of them is a handful of array operations over columns. A chunk that would
-delay other sessions, or that is followed by a forecast, is processed in slices (`app.engine.slicing`).
+A batch of chunks is a handful of array operations over columns. An unusual chunk is processed by itself, in
+slices if it would delay other sessions (`app.engine.slicing`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.engine import slicing
-from app.engine.batch import Batch, SessionExpired, advance_rows
+from app.engine import exactly_once, slicing
+from app.engine.batch import Batch, advance_rows
 from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.inputs import advance_clock, prepare_inputs
@@ -25,10 +25,9 @@ from app.engine.time_budget import (
     MIN_STEPS,
     TimeBudget,
 )
-from app.errors import CannotForecast, Unprocessable
-from app.jobs.jobs import Advance, AdvanceMany
-from app.jobs.split import LONG_CHUNK
-from app.session.rows import scalar
+from app.errors import CannotForecast, CarryoverError, Unprocessable
+from app.jobs.answers import BulkAnswer
+from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany
 from app.session.slab import Slab
 from models.arrays import Bools, Epochs, Floats, Ints, Seconds
 from models.forecaster import Forecaster, StepResult, longest_chunk
@@ -74,37 +73,13 @@ class Stepper:
     def _seconds(self) -> float:
         return CONTENDED_SECONDS if self.contended else BATCH_SECONDS
 
-    def add(self, job: Advance, slab: Slab, row: int, batch: Batch) -> None:
-        """Add a chunk to the batch.
+    @property
+    def max_whole(self) -> int:
+        """Observations of the longest chunk that is stepped whole."""
+        return MIN_STEPS if self.contended else LONG_CHUNK
 
-        Raises
-        ------
-        Unprocessable, CannotForecast : it cannot be applied
-        SessionExpired
-        """
-        forecaster = slab.forecaster
-        if job.options is not None and job.progress is None:
-            _check_alive(slab, row, batch)
-            prepare_inputs(job, slab, row)
-        observations = job.observations
-        if observations.shape[1] != forecaster.input_size:
-            _check_alive(slab, row, batch)
-            raise wrong_width_error(forecaster, observations.shape[1])
-        if job.progress is not None:
-            advancing = job.progress.forecast_carry is None
-            (batch.long_chunks if advancing else batch.forecasts).append((slab, row, job))
-        elif job.horizon and forecaster.missing:
-            raise cannot_forecast_error(forecaster)
-        elif job.horizon or len(observations) > (MIN_STEPS if self.contended else LONG_CHUNK):
-            if batch.may_begin > len(batch.long_chunks):
-                slicing.begin(job, slab, row, batch)
-            else:
-                batch.unfinished.append(job)  # it begins in a later batch
-        else:
-            batch.chunks_of(slab).add(job, row)
-
-    def add_bulk(self, job: AdvanceMany, slab: Slab, rows: Ints, batch: Batch) -> None:
-        """Add many chunks to the batch, none of them long.
+    def add(self, job: AdvanceMany, slab: Slab, rows: Ints, batch: Batch) -> None:
+        """Add chunks to the batch.
 
         Raises
         ------
@@ -113,35 +88,65 @@ class Stepper:
         width = job.observations.shape[1]
         if width != slab.forecaster.input_size:
             raise wrong_width_error(slab.forecaster, width)
-        batch.chunks_of(slab).bulk_jobs.append((job, rows))
+        batch.chunks_of(slab).jobs.append((job, rows))
 
-    def admit(self, group: ChunkColumns, batch: Batch) -> list[Advance]:
+    def add_unusual(self, job: Advance, slab: Slab, row: int, batch: Batch) -> None:
+        """Add an unusual chunk to the batch.
+
+        Raises
+        ------
+        Unprocessable, CannotForecast, OutOfStep : it cannot be applied
+        """
+        if job.progress is not None:
+            advancing = job.progress.forecast_carry is None
+            (batch.unusual_chunks if advancing else batch.forecasts).append((slab, row, job))
+            return
+        prepare_inputs(job, slab, row)
+        width = job.observations.shape[1]
+        if width != slab.forecaster.input_size:
+            raise wrong_width_error(slab.forecaster, width)
+        if job.horizon and slab.forecaster.missing:
+            raise cannot_forecast_error(slab.forecaster)
+        takes_several_batches = bool(job.horizon) or len(job.observations) > self.max_whole
+        if takes_several_batches and batch.may_begin <= 0:
+            batch.unfinished.append(job)  # it begins in a later batch
+            return
+        slicing.begin(job, slab, row, batch)
+        batch.may_begin -= takes_several_batches
+
+    def admit(self, group: ChunkColumns, batch: Batch) -> list[AdvanceMany]:
         """Keep the chunks that start at their sessions' positions. The others are replayed or refused.
 
         Returns the jobs whose session has expired.
         """
         group.fill()
-        before, digests = group.before, group.digests
-        headers = before.headers
-        accepted = np.empty(len(digests), np.bool_)
-        expired: list[Advance] = []
+        headers, accepted = group.before.headers, np.empty(len(group), np.bool_)
         columns = headers["position"], headers["epoch"], headers["deadline"]
-        if not in_step(*columns, group.at, group.epochs, batch.now, accepted):
-            too_old = headers["deadline"] < batch.now
-            for i, job in group.keep(accepted, batch.split).items():
-                if too_old[i]:
-                    expired.append(job)
-                else:
-                    batch.replay_or_refuse(group.slab, job, before, i, int(digests[i]))
-        if group.resets_or_deletes:
-            group.reset_sessions()
+        if in_step(*columns, group.at, group.epochs, batch.now, accepted):
+            return []
+        before, lengths, digests = group.before, group.lengths, group.digests
+        expired: list[AdvanceMany] = []
+        for i, job in group.keep(accepted, batch.split).items():
+            if headers["deadline"][i] < batch.now:
+                expired.append(job)
+                continue
+            at, epoch = int(group.at[i]), int(group.epochs[i])
+            try:
+                answer = exactly_once.stored_answer(
+                    job.sessions[0], group.slab.forecaster.artifact.name, before, i,
+                    None if at == -1 else at, epoch or None, int(lengths[i]), int(digests[i]),
+                )  # fmt: skip
+            except CarryoverError as error:
+                batch.refuse(job, error)
+            else:
+                batch.final_answers.append((job, BulkAnswer.of(answer)))
         return expired
 
     def step(self, batch: Batch) -> None:
         """Make one pass over the chunks of each model, then one over its forecasts. Stage finished chunks."""
-        for slab in {*batch.chunks, *(slab for slab, _, _ in batch.long_chunks)}:
+        for slab in {*batch.chunks, *(slab for slab, _, _ in batch.unusual_chunks)}:
             self._step_chunks(
-                batch.chunks_of(slab), [item for item in batch.long_chunks if item[0] is slab], batch
+                batch.chunks_of(slab), [item for item in batch.unusual_chunks if item[0] is slab], batch
             )
         for slab in {slab for slab, _, _ in batch.forecasts}:
             forecasts = [item for item in batch.forecasts if item[0] is slab]
@@ -149,24 +154,24 @@ class Stepper:
             slicing.roll(slab, forecasts, steps, batch, self.recent_bytes)
 
     def _step_chunks(
-        self, group: ChunkColumns, long_chunks: Sequence[tuple[Slab, int, Advance]], batch: Batch
+        self, group: ChunkColumns, unusual: Sequence[tuple[Slab, int, Advance]], batch: Batch
     ) -> None:
-        """Make one pass over the group's chunks and, after them, a slice of each long chunk."""
+        """Make one pass over the group's chunks and, after them, each unusual chunk or its next slice."""
         slab, count = group.slab, len(group)
-        if not long_chunks:
+        if not unusual:
             if count:
-                inputs = PassInputs(group.observations, group.lengths, group.before.carries, group.gaps)
+                inputs = PassInputs(group.observations, group.lengths, group.before.carries, False)
                 self._stage(group, *self._timed_pass(slab, inputs), batch)
             return
-        size = self._time_budgets[slab].max_steps(count + len(long_chunks), self._seconds)
-        inputs = _with_slices(group, [job for _, _, job in long_chunks], size)
+        size = self._time_budgets[slab].max_steps(count + len(unusual), self._seconds)
+        inputs = _with_slices(group, [job for _, _, job in unusual], size, self.max_whole)
         result, failures = self._timed_pass(slab, inputs)
         ends = np.cumsum(inputs.lengths)
         if count:
             failures_of_group = {i: error for i, error in failures.items() if i < count}
             of_group = result.pick(slice(0, ends[count - 1]), slice(0, count))
             self._stage(group, of_group, failures_of_group, batch)
-        for i, (_, row, job) in enumerate(long_chunks, count):
+        for i, (_, row, job) in enumerate(unusual, count):
             if i in failures:
                 batch.refuse(job, failures[i])
             else:
@@ -210,10 +215,6 @@ class Stepper:
             self.recent_bytes,
         )
         batch.stage(group.slab, group.sessions(), group.rows, after)
-        if group.resets_or_deletes:
-            for i, job in enumerate(group.jobs):
-                if job.delete:
-                    batch.delete(group.slab, job.session, after, i)
         answer(group, outputs, after, batch)
 
 
@@ -231,12 +232,6 @@ def in_step(
         accepted[i] = here and deadline[i] >= now
         agreed &= accepted[i]
     return agreed
-
-
-def _check_alive(slab: Slab, row: int, batch: Batch) -> None:
-    """Raise SessionExpired before validating, because the chunk may be valid for the session that follows."""
-    if scalar(slab.headers, "deadline", row) < batch.now:
-        raise SessionExpired
 
 
 def wrong_width_error(forecaster: Forecaster, width: int) -> Unprocessable:
@@ -257,10 +252,13 @@ def cannot_forecast_error(forecaster: Forecaster) -> CannotForecast:
     )
 
 
-def _with_slices(group: ChunkColumns, long_chunks: Sequence[Advance], size: int) -> PassInputs:
-    """Join the inputs of a group and, after them, the next `size` observations of each long chunk."""
-    under_way = [(job, job.progress) for job in long_chunks if job.progress is not None]
-    slices: list[Floats] = [job.observations[progress.offset :][:size] for job, progress in under_way]
+def _with_slices(group: ChunkColumns, unusual: Sequence[Advance], size: int, max_whole: int) -> PassInputs:
+    """Join the inputs of a group and, after them, of each unusual chunk or its next slice."""
+    under_way = [(job.observations, job.progress) for job in unusual if job.progress is not None]
+    slices: list[Floats] = [
+        chunk[progress.offset :][: len(chunk) if len(chunk) <= max_whole else size]
+        for chunk, progress in under_way
+    ]
     lengths = np.array([len(part) for part in slices], np.int64)
     carries = np.stack([progress.carry for _, progress in under_way])
     first_rows = np.array([0] * len(group) + [progress.offset for _, progress in under_way], np.int64)
@@ -268,13 +266,11 @@ def _with_slices(group: ChunkColumns, long_chunks: Sequence[Advance], size: int)
         slices.insert(0, group.observations)
         lengths = np.concatenate([group.lengths, lengths])
         carries = np.concatenate([group.before.carries, carries])
-    gaps = group.gaps or any(job.options is not None and job.options.gaps for job in long_chunks)
+    gaps = any(job.options is not None and job.options.gaps for job in unusual)
     return PassInputs(join_columns(slices), lengths, carries, gaps, first_rows)
 
 
 def _advance_clocks(group: ChunkColumns, carries: Floats) -> None:
     """Set the time in every session's carry to that of its chunk's last row; in place."""
-    forecaster = group.slab.forecaster
-    clocks = [job.clock for job in group.jobs] + [None] * (len(group) - len(group.jobs))
-    for clock, length, carry in zip(clocks, group.lengths.tolist(), carries, strict=True):
-        advance_clock(forecaster, carry, clock, length)
+    for length, carry in zip(group.lengths.tolist(), carries, strict=True):
+        advance_clock(group.slab.forecaster, carry, None, length)

@@ -9,9 +9,8 @@ requested. Without watchers the engine only tests an empty dict once in each tic
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol
-
-import numpy as np
 
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView, epoch_token
 from app.jobs.jobs import Advance, AdvanceMany, Import, Job, Outcome, Reset
@@ -78,23 +77,15 @@ def events(session: str, job: Job, outcome: Outcome) -> Iterator[Event]:
     if isinstance(job, Advance) and isinstance(outcome, ChunkAnswer):
         yield _chunk(outcome.position, outcome.epoch, job.observations, outcome.answer, reset=job.reset)
     elif isinstance(job, AdvanceMany) and isinstance(outcome, BulkAnswer):
-        yield _chunk_of_bulk(session, job, outcome)
+        i = job.sessions.index(session)  # a session is in a part of a request once
+        first, answer = int(job.lengths[:i].sum()), next(islice(outcome.singles(job.sessions), i, None))
+        observations = job.observations[first : first + int(job.lengths[i])]
+        yield _chunk(answer.position, answer.epoch, observations, answer.answer, reset=False)
     elif (
         isinstance(outcome, SessionView) and outcome.session == session
     ):  # a fork has no event for its origin
         kind = "reset" if isinstance(job, Reset) else "imported" if isinstance(job, Import) else "created"
         yield {"event": kind, "position": outcome.position, "epoch": epoch_token(outcome.epoch)}
-
-
-def _chunk_of_bulk(session: str, job: AdvanceMany, outcome: BulkAnswer) -> Event:
-    i = list(job.sessions).index(session)  # a session is in a part of a bulk request once
-    first = int(job.lengths[:i].sum())
-    outputs = np.broadcast_to(outcome.outputs, len(job))
-    start, width = int((outcome.steps[:i] * outputs[:i]).sum()), int(outputs[i])
-    predictions = outcome.predictions[start : start + int(outcome.steps[i]) * width].reshape(-1, width)
-    answer = {"predictions": predictions}
-    observations = job.observations[first : first + int(job.lengths[i])]
-    return _chunk(int(outcome.positions[i]), int(outcome.epochs[i]), observations, answer, reset=False)
 
 
 def _chunk(position: int, epoch: int, observations: Any, answer: Any, *, reset: bool) -> Event:

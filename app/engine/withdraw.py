@@ -89,10 +89,10 @@ class _Withdrawal:
         keep = np.array([session not in self._conflicts for session in job.sessions])
         kept_indexes, parts = np.flatnonzero(keep), JobParts(job)
         rest = [parts.subset(kept_indexes)] if len(kept_indexes) else []
-        withdrawn = [parts.single(i) for i in np.flatnonzero(~keep).tolist()]
+        withdrawn = [parts.subset(index) for index in np.flatnonzero(~keep)[:, None]]
         self._batch.split(job, [*rest, *withdrawn])
-        for single in withdrawn:
-            self._refuse_or_retry(single)
+        for part in withdrawn:
+            self._refuse_or_retry(part)
         for part in rest:
             yield part, _part_of(outcome, keep)
 

@@ -58,6 +58,23 @@ class BulkAnswer:
     extra_outputs: dict[str, dict[int, Floats]] = field(default_factory=dict)
     model: str = ""
 
+    @classmethod
+    def of(cls, single: ChunkAnswer) -> BulkAnswer:
+        """The answer of one chunk, in columns."""
+        outputs = dict(single.answer)
+        predictions = outputs.pop("predictions")
+        return cls(
+            np.array([single.position]),
+            np.array([single.epoch], np.uint64),
+            np.array([len(predictions)]),
+            predictions.shape[1],
+            predictions.ravel(),
+            [0] if single.replayed else [],
+            {},
+            {name: {0: numbers} for name, numbers in outputs.items()},
+            single.model,
+        )
+
     def singles(self, sessions: Sequence[str]) -> Iterator[ChunkAnswer]:
         """The answer of each chunk by itself; of chunks of one model that none was refused of.
 
@@ -65,15 +82,16 @@ class BulkAnswer:
         ----------
         sessions : the name of each chunk's session
         """
-        widths = np.broadcast_to(self.outputs, len(self.steps))
-        ends = (self.steps * widths).cumsum().tolist()
-        for i, session in enumerate(sessions):
-            numbers = self.predictions[ends[i - 1] if i else 0 : ends[i]].reshape(-1, int(widths[i]))
-            answer = {"predictions": numbers}
+        widths = np.broadcast_to(self.outputs, len(self.steps)).tolist()
+        starts = (self.steps * self.outputs).cumsum() - self.steps * self.outputs
+        columns = zip(
+            sessions, self.positions.tolist(), self.epochs.tolist(), starts.tolist(), self.steps.tolist(),
+            widths, strict=True,
+        )  # fmt: skip
+        for i, (session, position, epoch, start, steps, width) in enumerate(columns):
+            answer = {"predictions": self.predictions[start : start + steps * width].reshape(steps, width)}
             answer |= {name: of[i] for name, of in self.extra_outputs.items() if i in of}
-            replayed = i in self.replayed
-            position, epoch = int(self.positions[i]), int(self.epochs[i])
-            yield ChunkAnswer(session, self.model, position, epoch, replayed, answer)
+            yield ChunkAnswer(session, self.model, position, epoch, i in self.replayed, answer)
 
     def add_extra_outputs(self, i: int, outputs: Answer) -> None:
         """Add outputs of the chunk at this index."""

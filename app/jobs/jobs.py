@@ -26,6 +26,7 @@ from models.arrays import Epochs, Floats, Ints
 from models.forecaster import Forecaster
 
 Reply = Callable[[Any], None]
+LONG_CHUNK = 64  # observations; a longer chunk would hold up the others of its batch
 
 
 class UsageCounter(Protocol):
@@ -59,10 +60,6 @@ class SeparateReplies(ABC):
     @abstractmethod
     def subset_reply(self, indexes: Ints) -> Reply:
         """The reply of a job for the chunks at these indexes."""
-
-    @abstractmethod
-    def single_reply(self, i: int) -> Reply:
-        """The reply of a job for the chunk at this index."""
 
 
 class ChunkSource(Protocol):
@@ -128,6 +125,8 @@ class Progress:
 class Advance(msgspec.Struct, eq=False):
     """Advance one session by a chunk. Answered by `ChunkAnswer`. A `Struct`: it takes half as long to make.
 
+    Chunks that are not unusual wait alone, and are joined to an `AdvanceMany` when a batch is collected.
+
     observations : [steps, inputs], finite
     at : the position that the client believes the session to be at
     epoch : the epoch that the client believes the session to have
@@ -168,6 +167,21 @@ class Advance(msgspec.Struct, eq=False):
     def nbytes(self) -> int:
         return self.observations.nbytes
 
+    def is_unusual(self, max_whole: int) -> bool:
+        """Whether the chunk is a job of its own in its batch: it is more than its numbers, or long."""
+        return (
+            self.horizon > 0
+            or self.options is not None
+            or self.reset
+            or self.delete
+            or self.progress is not None
+            or len(self.observations) > max_whole
+        )
+
+    def is_in_step(self, header: Any) -> bool:
+        """Whether the session with this header is where the client believes it to be."""
+        return self.at in (None, header["position"]) and self.epoch in (None, header["epoch"])
+
 
 @dataclass(slots=True, eq=False)
 class AdvanceMany:
@@ -178,6 +192,7 @@ class AdvanceMany:
     lengths : [n], each at least 1, `total` together
     at, epochs : [n], as in `Advance`; -1 and 0 where the client claims nothing, None where it claims
         nothing at all
+    create : whether sessions that do not exist are created, unless `at` or `epochs` say that they exist
     options : of every chunk; with options, each chunk goes as a job of its own
     reply : `SeparateReplies`, or called once, when every chunk is answered
     usage : counts the chunks as in flight until they are answered
@@ -195,6 +210,7 @@ class AdvanceMany:
     client: Client | None = None
     usage: UsageCounter | None = None
     requests: int = 1
+    create: bool = True
 
     def __len__(self) -> int:
         return len(self.sessions)

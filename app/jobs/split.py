@@ -13,12 +13,10 @@ import numpy as np
 
 from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer
-from app.jobs.jobs import Advance, AdvanceMany, Reply, SeparateReplies
+from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany, Reply, SeparateReplies
 from app.jobs.options import ChunkOptions
 from models.arrays import Floats, Ints
 from models.forecaster import longest_chunk
-
-LONG_CHUNK = 64  # observations; a longer chunk would hold up the others of its part, and goes alone
 
 
 def split_job(job: AdvanceMany, max_sessions: int, max_observations: int) -> Sequence[Advance | AdvanceMany]:
@@ -32,7 +30,7 @@ def split_job(job: AdvanceMany, max_sessions: int, max_observations: int) -> Seq
     fits = len(sessions) <= max_sessions and len(job.observations) <= max_observations
     if job.options is not None:
         parts = JobParts(job)
-        return [parts.single(i) for i in range(len(sessions))]
+        return [parts.unusual(i) for i in range(len(sessions))]
     if (
         fits
         and len(sessions.unique) == len(sessions)
@@ -43,12 +41,12 @@ def split_job(job: AdvanceMany, max_sessions: int, max_observations: int) -> Seq
     return [parts.take(np.array(group)) for group in _groups(job, max_sessions, max_observations)]
 
 
-def set_apart(job: AdvanceMany, sessions: Container[str]) -> list[Advance | AdvanceMany]:
+def set_apart(job: AdvanceMany, sessions: Container[str]) -> list[AdvanceMany]:
     """The chunks of these sessions as jobs of their own, and the others together."""
+    alone = np.array([session in sessions for session in job.sessions])
+    groups = [np.flatnonzero(~alone), *np.flatnonzero(alone)[:, None]]
     parts = JobParts(job)
-    together = [i for i, session in enumerate(job.sessions) if session not in sessions]
-    alone = [parts.single(i) for i, session in enumerate(job.sessions) if session in sessions]
-    return [*([parts.subset(np.array(together))] if together else []), *alone]
+    return [parts.subset(group) for group in groups if len(group)]
 
 
 def _groups(job: AdvanceMany, max_sessions: int, max_observations: int) -> list[list[int]]:
@@ -89,11 +87,12 @@ class JobParts:
         )
 
     def take(self, indexes: Ints) -> Advance | AdvanceMany:
-        """The chunks at these indexes as a job of their own."""
-        return self.single(int(indexes[0])) if len(indexes) == 1 else self.subset(indexes)
+        """The chunks at these indexes as a job of their own; a long chunk is alone among them."""
+        first = int(indexes[0])
+        return self.unusual(first) if self._job.lengths[first] > LONG_CHUNK else self.subset(indexes)
 
     def subset(self, indexes: Ints) -> AdvanceMany:
-        """The chunks at these indexes as one bulk job, even if it is a single chunk."""
+        """The chunks at these indexes as a job of their own, none of them unusual."""
         job = self._job
         return AdvanceMany(
             job.sessions.pick(indexes),
@@ -107,10 +106,11 @@ class JobParts:
             job.client,
             job.usage,
             min(job.requests, len(indexes)),
+            job.create,
         )
 
-    def single(self, i: int) -> Advance:
-        """The chunk at this index as a job of one session."""
+    def unusual(self, i: int) -> Advance:
+        """The chunk at this index as a job of its own, with its options."""
         job, start = self._job, int(self._starts[i])
         at = -1 if job.at is None else int(job.at[i])
         epoch = 0 if job.epochs is None else int(job.epochs[i])
@@ -121,7 +121,8 @@ class JobParts:
             epoch or None,
             0,
             job.model,
-            self._replies.single_reply(i),
+            self._replies.subset_reply(np.array([i])),
+            create=job.create,
             options=self._options(start, int(job.lengths[i])),
             usage=job.usage,
             client=job.client,
@@ -153,35 +154,18 @@ class AnswerCollector:
         self._extra_outputs: dict[str, dict[int, Floats]] = {}
         self._predictions: list[tuple[Ints, Floats]] = []  # indexes of chunks, and their predictions, flat
 
-    def single_reply(self, i: int) -> Reply:
-        """The reply of a job for the chunk at this index."""
-        return lambda outcome: self._add_single(i, outcome)
-
     def subset_reply(self, indexes: Ints) -> Reply:
         """The reply of a job for the chunks at these indexes."""
-        return lambda outcome: self._add_subset(indexes, outcome)
+        return lambda outcome: self._add(indexes, outcome)
 
     def fail(self, indexes: Sequence[int], error: CarryoverError) -> None:
         """Refuse the chunks at these indexes."""
         self._errors |= dict.fromkeys(indexes, error)
         self._count_answered(len(indexes))
 
-    def _add_single(self, i: int, outcome: Any) -> None:
-        if not isinstance(outcome, ChunkAnswer):
-            self.fail((i,), outcome)
-            return
-        predictions = outcome.answer["predictions"]
-        for name, numbers in outcome.answer.items():
-            if name != "predictions":
-                self._extra_outputs.setdefault(name, {})[i] = numbers
-        self._positions[i], self._epochs[i] = outcome.position, outcome.epoch
-        self._steps[i], self._outputs[i] = predictions.shape
-        self._predictions.append((np.array([i]), predictions.ravel()))
-        if outcome.replayed:
-            self._replayed.append(i)
-        self._count_answered(1)
-
-    def _add_subset(self, indexes: Ints, outcome: Any) -> None:
+    def _add(self, indexes: Ints, outcome: Any) -> None:
+        if isinstance(outcome, ChunkAnswer):
+            outcome = BulkAnswer.of(outcome)
         if not isinstance(outcome, BulkAnswer):
             self.fail(indexes.tolist(), outcome)
             return

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from app.access.callers import Caller
 from app.errors import CarryoverError, StepFailed
 from app.jobs.answers import BulkAnswer
-from app.jobs.jobs import AdvanceMany, Reply, SeparateReplies
+from app.jobs.jobs import AdvanceMany, SeparateReplies
 
 log = logging.getLogger("carryover.api")
 
@@ -30,9 +29,6 @@ class BatchReplies(SeparateReplies):
         self._sessions = sessions
         self.are_sent = False  # all of them
 
-    def single_reply(self, i: int) -> Reply:
-        return partial(self._reply_alone, i)
-
     def __call__(self, outcome: Any) -> None:
         if self.are_sent:  # after a failure, when it was unknown what the engine had taken
             return
@@ -40,7 +36,7 @@ class BatchReplies(SeparateReplies):
         if not isinstance(outcome, BulkAnswer):
             for i in range(len(self._sessions)):
                 self._reply_alone(i, outcome)
-        elif outcome.extra_outputs:
+        elif outcome.extra_outputs or outcome.replayed:
             for i, answer in enumerate(outcome.singles(self._sessions)):
                 self._reply_alone(i, answer)
         else:

@@ -24,9 +24,8 @@ from app.codec.plain_answers import write_plain_answers
 from app.codec.plain_requests import Head, PlainRequests, read_plain
 from app.engine.engine import Engine
 from app.jobs.answers import BulkAnswer
-from app.jobs.jobs import AdvanceMany
+from app.jobs.jobs import LONG_CHUNK, AdvanceMany
 from app.jobs.session_list import NameSpans, SessionList
-from app.jobs.split import LONG_CHUNK
 from app.protocols.batches import BatchReplies, submit_together
 from app.protocols.exchange import ChunkExchange
 from models.arrays import Ints

@@ -25,9 +25,9 @@ from app.codec.plain_answers import write_plain_frames
 from app.codec.plain_messages import PlainMessages, read_messages
 from app.engine.engine import Engine
 from app.jobs.answers import BulkAnswer
-from app.jobs.jobs import AdvanceMany
+from app.jobs.jobs import LONG_CHUNK, AdvanceMany
 from app.jobs.session_list import SessionList
-from app.jobs.split import LONG_CHUNK, repetitions
+from app.jobs.split import repetitions
 from app.protocols.batches import BatchReplies, submit_together
 from models.arrays import Ints
 

@@ -29,9 +29,9 @@ def test_a_chunk_applied_before_is_answered_with_the_position_after_it():
     rows = one_session()
     first = apply(rows, 3, digest=11)
     apply(rows, 2, digest=12)
-    position, answer = exactly_once.stored_answer(rows, 0, "a", 0, 3, 11)
-    assert position == 3
-    np.testing.assert_array_equal(answer["predictions"], first)
+    found = exactly_once.stored_answer("a", "sine", rows, 0, 0, None, 3, 11)
+    assert (found.position, found.replayed) == (3, True)
+    np.testing.assert_array_equal(found.answer["predictions"], first)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_chunk_that_differs_in_position_length_or_digest_is_out_of_step(at, le
     apply(rows, 3, digest=11)
     apply(rows, 2, digest=12)
     with pytest.raises(OutOfStep) as refused:
-        exactly_once.stored_answer(rows, 0, "a", at, length, digest)
+        exactly_once.stored_answer("a", "sine", rows, 0, at, None, length, digest)
     assert refused.value.extra["position"] == 5
 
 

@@ -75,7 +75,7 @@ async def test_a_chunk_is_answered_in_the_next_batch_however_many_slow_jobs_wait
         advanced = []
         step = engine._stepper.step
         engine._stepper.step = lambda batch: (
-            advanced.append(len(batch.forecasts) + len(batch.long_chunks)) or step(batch)
+            advanced.append(len(batch.forecasts) + len(batch.unusual_chunks)) or step(batch)
         )
         for at in range(5):
             assert await ticks_until(engine, chunk("quick", at=at)) <= 2
