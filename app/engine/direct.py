@@ -95,7 +95,7 @@ class DirectChunks:
         after = advance_rows(
             before, stepped.carries, job.lengths, marks, stepped.predictions, {}, batch.now, 0
         )
-        batch.stage(stepped.slab, job.sessions, stepped.rows, after)
+        batch.stage(stepped.slab, job.sessions.names, stepped.rows, after)
         answer = stepped.answer(after.headers["position"], after.headers["epoch"])
         batch.answers_if_committed.append((job, answer))
         return True

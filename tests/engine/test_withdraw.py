@@ -131,8 +131,8 @@ def test_outputs_stay_with_their_sessions_when_others_are_taken_out():
     assert (list(rest.sessions), part.positions.tolist()) == (["s1", "s3"], [1, 3])
     assert part.predictions.tolist() == [2, 3, 6, 7]
     assert {i: rows.tolist() for i, rows in part.extra_outputs["lower"].items()} == {0: [[1, 1]], 1: [[3, 3]]}
-    assert [job.session for job in batch.retries] == ["s0"]
-    assert [(job.session, error) for job, error in batch.final_answers] == [("s2", LOST)]
+    assert [list(job.sessions) for job in batch.retries] == [["s0"]]
+    assert [(list(job.sessions), error) for job, error in batch.final_answers] == [(["s2"], LOST)]
 
 
 async def test_a_chunk_in_slices_that_is_tried_again_begins_at_its_start(artifacts):
