@@ -1,6 +1,6 @@
 """What a session carries: one row of float32, and where each part lies in it.
 
-state         2 x layers x hidden    (h, c) as [2, layers, hidden]
+state         state                  the network's own: (h, c) as [2, layers, hidden] of an LSTM
 prediction    outputs                the last prediction, scaled: the first value of any forecast
 learned       learned                what the session has learned (models/adaptation/learner.py)
 clock         3, or 0                the time of the last observation, for a model with time features
@@ -25,8 +25,8 @@ class CarryLayout:
 
     Parameters
     ----------
-    layers, hidden, inputs, outputs : int
-        Sizes of the network.
+    state, inputs, outputs : int
+        Sizes of the network: numbers of its state, of an observation and of a prediction.
     learned : int
         Numbers of the learner.
     has_clock : bool
@@ -43,19 +43,14 @@ class CarryLayout:
     """
 
     def __init__(
-        self, *, layers: int, hidden: int, inputs: int, outputs: int, learned: int, has_clock: bool, tail: int
+        self, *, state: int, inputs: int, outputs: int, learned: int, has_clock: bool, tail: int
     ) -> None:
-        self.layers, self.hidden, self.inputs, self.tail = layers, hidden, inputs, tail
-        sizes = (2 * layers * hidden, outputs, learned, CLOCK_SIZE * has_clock, tail * inputs)
+        self.inputs, self.tail = inputs, tail
+        sizes = (state, outputs, learned, CLOCK_SIZE * has_clock, tail * inputs)
         stops = np.cumsum(sizes).tolist()
         parts = [slice(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
         self.state, self.prediction, self.learned, self.clock_part, self.tail_part = parts
         self.size = stops[-1]
-
-    def hidden_and_cell(self, carries: Floats) -> tuple[Floats, Floats]:
-        """Views of h and c, each [batch, layers, hidden], of carries [batch, size]."""
-        both = carries[:, self.state].reshape(-1, 2, self.layers, self.hidden)
-        return both[:, 0], both[:, 1]
 
     def clock(self, carry: Floats) -> float | None:
         """When the session of this carry, [size], observed last: seconds since 1970 UTC, None if unknown."""

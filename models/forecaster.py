@@ -3,7 +3,7 @@
 `advance` moves many sessions on by chunks of mixed lengths in one pass; `roll_out` feeds predictions back in.
 Both take carries and return new ones: nothing is remembered here between calls.
 
-advance     scale -> ChunkNetwork -> unscale                              (models/nets/chunks.py)
+advance     scale -> the net -> unscale                                   (models/net.py)
 observe     the same step by step: each observation is first compared with its prediction, and the session
             learns from the error                                         (models/adaptation/stepper.py)
 roll_out    the last prediction -> input -> next prediction -> ...
@@ -24,7 +24,9 @@ from models.arrays import Doubles, Floats, Ints
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
 from models.carry import CarryLayout
-from models.nets.chunks import ChunkNetwork, longest_chunk
+from models.net import Net
+from models.nets.chunks import longest_chunk
+from models.nets.native import NativeNet
 
 __all__ = ["KIND_SEPARATOR", "CannotForecast", "Forecaster", "StepResult", "longest_chunk"]
 
@@ -91,13 +93,11 @@ class Forecaster:
         self.learning = artifact.learning if learning is None else learning
         self.learner = Learner(artifact, self.learning) if self.learning.enabled else None
         self.device = device
-        self.network = ChunkNetwork(artifact.network().eval(), device)
-        self.input_size = artifact.input_size
-        self.output_size = artifact.output_size
-        self.layers, self.hidden, self.tail = artifact.num_layers, artifact.hidden_size, tail
+        self.net: Net = NativeNet(artifact.network().eval(), device)
+        self.input_size, self.output_size = self.net.input_size, self.net.output_size
+        self.tail = tail
         self.layout = CarryLayout(
-            layers=self.layers,
-            hidden=self.hidden,
+            state=self.net.state_size,
             inputs=self.input_size,
             outputs=self.output_size,
             learned=self.learner.size if self.learner else 0,
@@ -109,7 +109,7 @@ class Forecaster:
         known = (*artifact.future, *names[len(names) - artifact.time_input_count :])
         self.future_inputs = [names.index(name) for name in names if name in known]
         self.missing = tuple(name for name in names if name not in artifact.targets and name not in known)
-        self._stepper = Stepper(self.network, self.layout, self.learner, artifact.feedback)
+        self._stepper = Stepper(self.net, self.layout, self.learner, artifact.feedback)
         self._in_mean, self._in_std = _single(artifact.scaling.mean), _single(artifact.scaling.std)
         self._out_mean = _single(artifact.target_scaling.mean)
         self._out_std = _single(artifact.target_scaling.std)
@@ -134,7 +134,7 @@ class Forecaster:
             result = self.observe(observations, lengths, carries)
             return result.predictions, result.carries
         scaled = self._scaled(observations)
-        outputs, moved = self.network.advance(scaled, lengths, carries)
+        outputs, moved = self.net.advance(scaled, lengths, carries)
         last = outputs if len(outputs) == len(lengths) else outputs[lengths.cumsum() - 1]
         moved[:, self.layout.prediction] = last
         if self.tail:
