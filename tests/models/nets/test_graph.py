@@ -70,6 +70,14 @@ def test_whole_numbers_are_exact_up_to_two_to_the_53(forecasters):
     np.testing.assert_array_equal(forecaster.layout.tails(carry)[0, :, 0], [-5, 2])
 
 
+def test_a_whole_number_beyond_two_to_the_53_is_no_answer(forecasters):
+    forecaster = forecasters["counter"]
+    steps = np.full((3, 1), 2.0**53 - 1)
+    predictions, carry = forecaster.advance(steps, np.array([3]), start(forecaster, 1))
+    assert np.isnan(predictions[:, 0]).tolist() == [False, True, True]
+    assert not forecaster.all_finite(predictions, carry)
+
+
 def test_a_negative_counter_is_finite_whatever_its_bits_look_like(forecasters):
     forecaster = forecasters["counter"]
     carry = start(forecaster, 1)
