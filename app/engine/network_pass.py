@@ -14,7 +14,7 @@ from models.forecaster import Forecaster, RunTooLongError, StepResult
 
 log = logging.getLogger("carryover.engine")
 
-NOT_FINITE_OR_EXACT = "NaN, infinity, or a whole number beyond 2**53"
+NOT_FINITE_OR_EXACT = "NaN, infinity, or a whole number of 2**53 or more"
 Failures = dict[int, StepFailed | Unprocessable]  # errors by index of the session
 
 
