@@ -218,6 +218,42 @@ async def test_a_bad_chunk_of_a_bulk_request_fails_alone(serve_http, store):
 
 
 @in_memory
+async def test_a_number_out_of_range_is_refused_of_sessions_that_need_no_batch(start_http, store, tmp_path):
+    """Chunks of one observation of resident sessions are applied at once, if all are possible."""
+    artifact = graphs.gru()
+    (port,) = artifact.inputs
+    bounded = replace(artifact.signature, inputs=(replace(port, range=(-1, 1)),))
+    save(replace(artifact, signature=bounded), tmp_path / "zoo" / "gru")
+    async with start_http(models=(tmp_path / "zoo",), default_model="gru") as service:
+        body = {"sessions": ["a", "b"], "observations": [[0.5, -1], [1, 0.25]]}
+        assert (await service.http.post("/observations", json=body)).json()["positions"] == [1, 1]
+        body["observations"] = [[0.5, 0.5], [0.5, 1.5]]
+        answer = (await service.http.post("/observations", json=body)).json()
+        assert answer["positions"] == [2, None]
+        assert "row 0: level is 1.5, which is not from -1 to 1" in answer["errors"]["1"]["detail"]
+
+
+@in_memory
+@pytest.mark.parametrize("way", [HotRoute, TextSocket], indirect=True)
+async def test_requests_that_are_read_together_keep_whole_numbers(serve, store):
+    """Later requests of a connection, and messages, are read by the batch, as float32."""
+    numbers, total = [2**24 + 1, 1, 2**40 + 1, -(2**24) - 1, 7], -3
+    async with serve() as service:
+        for at, number in enumerate(numbers):
+            total += number
+            reply = await service.advance("a", np.array([[number]]), at)
+            assert reply.numbers.tolist() == [[total]]
+
+
+@in_memory
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+async def test_a_negative_counter_is_not_taken_for_nan(serve, store):
+    async with serve() as service:
+        got = [await service.advance("a", np.array([[-1]]), at) for at in range(3)]
+        assert [reply.numbers.tolist() for reply in got] == [[[-4]], [[-5]], [[-6]]]
+
+
+@in_memory
 async def test_a_sum_that_no_float64_holds_is_not_answered(serve_http, store):
     async with serve_http() as service:
         await service.advance("a", np.array([[2**53 - 1]]), 0)
