@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from models.arrays import AnyArray, Floats
 from models.artifact.artifact import Artifact, PredictionMode, check_bounds
-from models.artifact.graph_artifact import GRAPH_VERSION, MAX_GRAPH_BYTES, GraphArtifact, build, describe
+from models.artifact.graph_artifact import GRAPH_VERSION, MAX_GRAPH_BYTES, GraphArtifact, build, contents
 from models.artifact.learning import Learning, parse_learning
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
@@ -153,15 +153,11 @@ def load_any(folder: Path) -> Artifact | GraphArtifact:
 
 def _contents(artifact: Artifact | GraphArtifact) -> dict[str, bytes]:
     """Files by name, in the order of writing: a folder without model.json is not an artifact."""
-    if isinstance(artifact, Artifact):
-        files = {"weights.safetensors": safetensors.numpy.save(dict(artifact.weights))}
-        document = _describe(artifact)
-    else:
-        files = {"graph.onnx": artifact.graph}
-        if artifact.initial_tensors:
-            files["initial.safetensors"] = safetensors.numpy.save(artifact.initial_tensors)
-        document = describe(artifact)
-    return files | {"model.json": f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode()}
+    if isinstance(artifact, GraphArtifact):
+        return contents(artifact)
+    document = json.dumps(_describe(artifact), indent=2, allow_nan=False)
+    weights = safetensors.numpy.save(dict(artifact.weights))
+    return {"weights.safetensors": weights, "model.json": f"{document}\n".encode()}
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -196,7 +192,13 @@ def _scaling_lists(scaling: Scaling) -> dict[str, list[float]]:
     return {"mean": scaling.mean.tolist(), "std": scaling.std.tolist()}
 
 
-def _read_bounded(path: Path, most: int) -> bytes:
+def read_bounded(path: Path, most: int) -> bytes:
+    """The content of a plain file of at most so many bytes.
+
+    Raises
+    ------
+    BadArtifact
+    """
     # Only a plain file is opened: a pipe would block, a device might never end.
     if not path.is_file():
         raise BadArtifact(f"{path.name} is missing")
@@ -212,7 +214,7 @@ def _read_bounded(path: Path, most: int) -> bytes:
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        description = json.loads(_read_bounded(path, MAX_JSON_BYTES), parse_constant=_no_constant)
+        description = json.loads(read_bounded(path, MAX_JSON_BYTES), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         if isinstance(error, BadArtifact):
             raise
@@ -234,7 +236,7 @@ def _build_any(description: dict[str, Any], folder: Path) -> Artifact | GraphArt
         return _build(description, folder / "weights.safetensors")
     return build(
         description,
-        lambda: _read_bounded(folder / "graph.onnx", MAX_GRAPH_BYTES),
+        lambda: read_bounded(folder / "graph.onnx", MAX_GRAPH_BYTES),
         lambda: _read_tensors(folder / "initial.safetensors", MAX_STATE_BYTES + MAX_JSON_BYTES),
     )
 
@@ -307,7 +309,7 @@ def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, F
 
 
 def _read_tensors(path: Path, most: int) -> dict[str, AnyArray]:
-    content = _read_bounded(path, most)
+    content = read_bounded(path, most)
     try:
         return dict(safetensors.numpy.load(content))
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
