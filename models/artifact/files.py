@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from models.arrays import AnyArray, Floats
 from models.artifact.artifact import Artifact, PredictionMode, check_bounds
 from models.artifact.graph_artifact import GRAPH_VERSION, MAX_GRAPH_BYTES, GraphArtifact, build, contents
+from models.artifact.graphs.limits import check_graph
 from models.artifact.learning import Learning, parse_learning
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
@@ -234,11 +235,13 @@ def _no_constant(word: str) -> NoReturn:
 def _build_any(description: dict[str, Any], folder: Path) -> Artifact | GraphArtifact:
     if description["version"] != GRAPH_VERSION:
         return _build(description, folder / "weights.safetensors")
-    return build(
+    artifact = build(
         description,
         lambda: read_bounded(folder / "graph.onnx", MAX_GRAPH_BYTES),
         lambda: _read_tensors(folder / "initial.safetensors", MAX_STATE_BYTES + MAX_JSON_BYTES),
     )
+    check_graph(artifact.graph, artifact.signature)
+    return artifact
 
 
 def _build(description: dict[str, Any], weights: Path) -> Artifact:
