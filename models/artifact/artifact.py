@@ -21,7 +21,10 @@ from models.artifact.names import check_name
 from models.data import calendar
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
+from models.net import Execution
 from models.nets.lstm import StatefulLSTM, network_from_weights, weight_shapes
+from models.nets.native import NativeNet
+from models.nets.signature import Port
 
 PredictionMode = Literal["level", "change"]
 
@@ -104,6 +107,38 @@ class Artifact:
         return tuple(self.targets.index(name) if name in self.targets else None for name in self.columns)
 
     @property
+    def predicted_by(self) -> tuple[int | None, ...]:
+        """The same, under the name that all artifacts have for it."""
+        return self.feedback
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The names of the inputs that are neither predicted nor known ahead."""
+        known = {*self.targets, *self.future, *calendar.columns(self.time_features)}
+        return tuple(name for name in self.columns if name not in known)
+
+    @property
+    def input_ports(self) -> tuple[Port, ...]:
+        """All inputs, as one tensor."""
+        return (Port("observations", "observations", shape=(self.input_size,), columns=self.columns),)
+
+    @property
+    def output_ports(self) -> tuple[Port, ...]:
+        """All outputs, as one tensor."""
+        return (Port("predictions", "predictions", shape=(self.output_size,), columns=self.targets),)
+
+    @property
+    def listed_inputs(self) -> tuple[Port, ...]:
+        """A port for each input, as people see them."""
+        return tuple(Port(column.name, column.name, unit=column.unit) for column in self.inputs)
+
+    @property
+    def listed_outputs(self) -> tuple[Port, ...]:
+        """A port for each target, as people see them."""
+        units = {column.name: column.unit for column in self.inputs}
+        return tuple(Port(name, name, unit=units.get(name)) for name in self.targets)
+
+    @property
     def time_input_count(self) -> int:
         """How many inputs are time features; they are the last inputs."""
         return 2 * len(self.time_features)
@@ -135,6 +170,10 @@ class Artifact:
             if not name.startswith("readout.")
         }
         return network_from_weights(tensors, self.num_layers, self.change_of)
+
+    def net(self, execution: Execution) -> NativeNet:
+        """The network, ready to serve."""
+        return NativeNet(self.network(), execution.device)
 
 
 def _check_labels(artifact: Artifact) -> None:

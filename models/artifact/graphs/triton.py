@@ -124,15 +124,13 @@ def _control(entry: Any) -> Control:
     (control,) = entry.control
     kind = ENUMS["Kind"][control.kind]
     if kind not in CONTROLS:
-        raise BadArtifact(
-            f"control input {entry.name[:80]!r} is {kind}: the ids of sessions stay with the server"
-        )
-    found = [
-        ("int32", list(control.int32_false_true)),
-        ("float32", list(control.fp32_false_true)),
-        ("bool", list(control.bool_false_true)),
-    ]
-    found = [(dtype, values) for dtype, values in found if values]
+        raise BadArtifact(f"control input {entry.name[:80]!r} is {kind}, which no network is given here")
+    pairs: dict[Dtype, list[Any]] = {
+        "int32": list(control.int32_false_true),
+        "float32": list(control.fp32_false_true),
+        "bool": list(control.bool_false_true),
+    }
+    found = [(dtype, values) for dtype, values in pairs.items() if values]
     if len(found) != 1 or len(found[0][1]) != 2:
         raise BadArtifact(f"control input {entry.name[:80]!r} needs one pair of values, for false and true")
     dtype, (off, on) = found[0]

@@ -11,7 +11,7 @@ import pytest
 from models.artifact.files import BadArtifact, load, load_any, save
 from models.artifact.graph_artifact import Feedback, GraphArtifact, Port, Signature, State, Steps
 from models.nets.signature import Constant, Control
-from tests.helpers.graphs import content, graph, node
+from tests.helpers.onnx_files import content, graph, node
 
 LEFT_OUT = object()
 
