@@ -47,10 +47,11 @@ class Limits:
 
     def apply(self) -> None:
         """Limit this process; where the system does not know a limit, the others still hold."""
-        _limit(resource.RLIMIT_AS, self.memory_bytes)
-        _limit(resource.RLIMIT_CPU, self.cpu_seconds)
-        _limit(resource.RLIMIT_FSIZE, 2 * GIB)
-        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_AS, self.memory_bytes, self.memory_bytes)
+        # At the first limit SIGXCPU says why the process ends, at the second SIGKILL ends it.
+        _limit(resource.RLIMIT_CPU, self.cpu_seconds, self.cpu_seconds + 5)
+        _limit(resource.RLIMIT_FSIZE, 2 * GIB, 2 * GIB)
+        _limit(resource.RLIMIT_CORE, 0, 0)
 
 
 def run_child(folder: Path, limits: Limits) -> None:
@@ -91,10 +92,11 @@ def _ended(code: int, stderr: str, limits: Limits) -> str:
     return f"the graph could not be proved: {lines[-1][-400:]}"
 
 
-def _limit(kind: int, most: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+def _limit(kind: int, soft: int, hard: int) -> None:
+    _, most = resource.getrlimit(kind)
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
     try:
-        resource.setrlimit(kind, (most, most))
+        resource.setrlimit(kind, (soft, hard))
     except (ValueError, OSError):  # macOS refuses some
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
@@ -19,7 +20,7 @@ from models.artifact.graphs.limits import fed_inputs
 from models.artifact.graphs.rewrite import ExposedState, expose_states, free_axes, move_axis
 from models.artifact.graphs.runtime import noise, open_session, run
 from models.errors import BadArtifact
-from models.nets.signature import Constant, Dtype, Port, Signature, State, Steps
+from models.nets.signature import MAX_STATE_BYTES, Constant, Dtype, Port, Signature, State, Steps
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -242,6 +243,9 @@ class _Explorer:
     def _run(
         self, layouts: Mapping[str, Layout], batch: int, steps: int, names: list[str] | None
     ) -> list[AnyArray]:
+        for name, layout in layouts.items():
+            if prod(layout.shape) > MAX_STATE_BYTES:
+                raise BadArtifact(f"input {name!r} has the shape {list(layout.shape)}, which is too large")
         random = np.random.default_rng(batch * 100 + steps)
         feeds = {
             name: noise(random, self.fed[name].dtype, layout.full(batch, steps), self.ranges.get(name))
