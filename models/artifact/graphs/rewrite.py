@@ -101,6 +101,33 @@ def free_axes(model: ModelProto, axes: Mapping[str, int]) -> None:
     forget_shapes(model)
 
 
+def loosen_reshapes(model: ModelProto) -> int:
+    """Let constant shapes that begin with the batch of 1 hold any batch, in place; how many there were.
+
+    [1, 128] becomes [-1, 128], and [1, -1, 8] becomes [0, -1, 8], which takes the size from what is reshaped.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    taken = _names(graph)
+    count = 0
+    for node in graph.node:
+        shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
+        sizes = [] if shape is None else numpy_helper.to_array(shape).reshape(-1).tolist()
+        if len(sizes) > 1 and sizes[0] == 1 and _attribute(node, "allowzero", 0) == 0:
+            name = _unused(f"{node.input[1]}.any_batch", taken)
+            first = 0 if -1 in sizes else -1
+            shape = helper.make_tensor(name, TensorProto.INT64, [len(sizes)], [first, *sizes[1:]])
+            graph.initializer.append(shape)
+            node.input[1] = name
+            count += 1
+    return count
+
+
 def forget_shapes(model: ModelProto) -> None:
     """Drop what the graph says of the shapes of outputs and of tensors inside, in place.
 

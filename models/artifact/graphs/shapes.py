@@ -17,7 +17,7 @@ import numpy as np
 from models.arrays import AnyArray
 from models.artifact.graphs.choices import Choices, Tensor, id_ranges, tensor
 from models.artifact.graphs.limits import fed_inputs
-from models.artifact.graphs.rewrite import ExposedState, expose_states, free_axes, move_axis
+from models.artifact.graphs.rewrite import ExposedState, expose_states, free_axes, loosen_reshapes, move_axis
 from models.artifact.graphs.runtime import noise, open_session, run
 from models.errors import BadArtifact
 from models.nets.signature import MAX_STATE_BYTES, Constant, Dtype, Port, Signature, State, Steps
@@ -69,7 +69,13 @@ def understand(model: ModelProto, choices: Choices) -> Signature:
         The message names the tensor and the shape.
     """
     exposed = expose_states(model) if choices.expose and not choices.all_states else ()
-    return _Explorer(model, choices, exposed).signature()
+    try:
+        return _Explorer(model, choices, exposed).signature()
+    except BadArtifact:
+        # A graph for one session may have its batch of 1 written into shapes inside.
+        if not (choices.free_batch and loosen_reshapes(model)):
+            raise
+        return _Explorer(model, choices, exposed).signature()
 
 
 class _Explorer:
