@@ -129,13 +129,14 @@ def loosen_reshapes(model: ModelProto) -> int:
 
 
 def forget_shapes(model: ModelProto) -> None:
-    """Drop what the graph says of the shapes of outputs and of tensors inside, in place.
+    """Drop what the graph says of the sizes of outputs and of tensors inside, in place.
 
     The runtime finds them out; those of exporters are often guesses.
     """
     del model.graph.value_info[:]
     for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
 
 
 def move_axis(model: ModelProto, tensor: str, source: int, target: int, rank: int) -> str:
@@ -158,7 +159,7 @@ def move_axis(model: ModelProto, tensor: str, source: int, target: int, rank: in
     name = _unused(f"{tensor}.by_time", _names(graph))
     graph.node.append(helper.make_node("Transpose", [tensor], [name], name=name, perm=order))
     dtype = next(value.type.tensor_type.elem_type for value in graph.output if value.name == tensor)
-    graph.output.append(helper.make_tensor_value_info(name, dtype, None))
+    graph.output.append(helper.make_tensor_value_info(name, dtype, [None] * rank))
     return name
 
 
