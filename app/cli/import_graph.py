@@ -128,8 +128,8 @@ def import_graph(
 ) -> None:
     """Show what is in the graph and, with a folder to write to, make the artifact."""
     from app.cli import options
-    from models.artifact.files import check_folder, read_bounded, save
-    from models.artifact.graph_artifact import MAX_GRAPH_BYTES
+    from models.artifact.folder import check_folder, read_bounded, write_folder
+    from models.artifact.graph_artifact import MAX_GRAPH_BYTES, contents
     from models.artifact.graphs.choices import check_choices, table
     from models.artifact.graphs.importer import import_graph as make_artifact
     from models.artifact.graphs.limits import parse_graph
@@ -146,7 +146,7 @@ def import_graph(
         return
     check_folder(out)
     artifact = make_artifact(path, options.artifact_name(name, out), choices, sample=verify)
-    save(artifact, out)
+    write_folder(contents(artifact), out)
     print(f"{out}: {describe(artifact)}, fingerprint {artifact.fingerprint[:12]}")
     print(_proof(artifact))
     print(f"serve it: carryover serve --models {out}")

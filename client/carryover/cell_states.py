@@ -66,9 +66,7 @@ class CellStates:
         def keep(name: str, cell: nn.Module, made: Any) -> None:
             keys = _names(name, cell)
             if keys[0] in after:
-                raise ExportError(
-                    f"the cell {name!r} runs more than once in a step: give and return its state"
-                )
+                raise ExportError(f"the cell {name!r} runs twice in a step: give and return its state")
             after.update(zip(keys, _tensors(made), strict=True))
 
         with self._hooked(feed, keep):

@@ -219,7 +219,13 @@ class _Call:
     def _made(self, observed: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Any:
         """What the module returns."""
         leaves = iter([*observed.values(), *state.values()])
-        return self.module(*(_rebuilt(argument, leaves) for argument in self.arguments))
+        arguments = [_rebuilt(argument, leaves) for argument in self.arguments]
+        try:
+            return self.module(*arguments)
+        except ExportError:
+            raise
+        except Exception as error:
+            raise ExportError(f"the module cannot be called with the example: {error}") from error
 
     def graph(self) -> bytes:
         """The module as an ONNX file."""
@@ -257,6 +263,8 @@ class _Call:
                     output_names=[*self.answers, *self.states.values()],
                     dynamic_axes=axes,
                 )
+            except ExportError:
+                raise
             except Exception as error:
                 raise ExportError(f"PyTorch cannot export the module: {str(error).strip()[:1000]}") from error
             return file.read_bytes()
@@ -291,7 +299,7 @@ class _Call:
         state = {name: leaf.narrow(axes[name], 0, 1) for name, leaf in self.given.items()}
         try:
             alone, after = self(observed, state)
-        except (RuntimeError, IndexError, ValueError):  # what torch raises for shapes that do not fit
+        except ExportError:  # the shapes do not fit
             return False
         kept = all(after[name].shape == leaf.shape for name, leaf in state.items())
         rows = [answer.narrow(self.batch_axis, 0, 1) for answer in answers]

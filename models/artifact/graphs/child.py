@@ -17,7 +17,7 @@ from models.artifact.graphs.proof import prove, read_sample
 from models.artifact.graphs.sandbox import ERROR_FILE, REFUSED, Limits
 from models.artifact.graphs.shapes import understand
 from models.errors import BadArtifact
-from models.nets.signature import Control, tensor_of
+from models.nets.signature import Control
 
 REQUEST, GRAPH, SAMPLE, RESULT = "request.json", "graph.onnx", "sample.npz", "artifact"
 
@@ -95,15 +95,13 @@ def _choices(document: dict[str, Any]) -> Choices:
     known = {field.name for field in fields(Choices)}
     given = {key: value for key, value in document.items() if key in known}
     for key in ("initials", "constants"):
-        given[key] = {
-            name: tensor_of(f"{key}.{name}", entry["value"], entry["dtype"])
-            for name, entry in given[key].items()
-        }
+        tensors = given[key].items()
+        given[key] = {name: np.array(entry["value"], entry["dtype"]) for name, entry in tensors}
+    controls = given["controls"].items()
     given["controls"] = {
-        name: Control(**{**entry, "shape": tuple(entry["shape"])})
-        for name, entry in given["controls"].items()
+        name: Control(**{**entry, "shape": tuple(entry["shape"])}) for name, entry in controls
     }
-    given["shapes"] = {name: tuple(shape) for name, shape in given["shapes"].items()}
-    given["ranges"] = {name: (least, greatest) for name, (least, greatest) in given["ranges"].items()}
+    for key in ("shapes", "ranges"):
+        given[key] = {name: tuple(numbers) for name, numbers in given[key].items()}
     given["ignore"] = tuple(given["ignore"])
     return Choices(**given)

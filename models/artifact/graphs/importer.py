@@ -6,10 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from models.artifact.files import load_any, read_bounded
+from models.artifact.folder import read_bounded, read_description
 from models.artifact.graph_artifact import MAX_GRAPH_BYTES, GraphArtifact
 from models.artifact.graphs.child import RESULT, SAMPLE, write_request
 from models.artifact.graphs.choices import Choices, check_choices
+from models.artifact.graphs.graph_files import load_graph
 from models.artifact.graphs.limits import parse_graph
 from models.artifact.graphs.sandbox import Limits, run_child
 from models.errors import BadArtifact
@@ -46,12 +47,9 @@ def import_graph(
             if sample is not None:
                 _copy_sample(sample, folder)
             run_child(folder, limits)
-            artifact = load_any(folder / RESULT)
+            return load_graph(read_description(folder / RESULT / "model.json"), folder / RESULT)
     except BadArtifact as error:
         raise BadArtifact(f"{path}: {error}") from error
-    if not isinstance(artifact, GraphArtifact):
-        raise TypeError("the child wrote an artifact of another kind")
-    return artifact
 
 
 def _copy_sample(sample: Path, folder: Path) -> None:

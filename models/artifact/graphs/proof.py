@@ -49,8 +49,9 @@ class Sample:
 
 
 def read_sample(path: Path, signature: Signature) -> Sample:
-    """Read a sample: an .npz with an array for each input and for the outputs to compare, by name.
+    """Read a sample: an .npz with an array for each input and for the outputs to compare.
 
+    They have the names of the ports or of the graph's tensors.
     A graph with one input may call it `inputs`, one with one output `outputs`.
 
     Raises
@@ -293,7 +294,7 @@ class _Proof:
 
 
 def _named(found: Mapping[str, AnyArray], ports: Sequence[Port], alone: str) -> dict[str, AnyArray]:
-    named = {port.name: found[port.name] for port in ports if port.name in found}
+    named = {port.name: found[name] for port in ports for name in (port.tensor, port.name) if name in found}
     if not named and len(ports) == 1 and alone in found:
         named[ports[0].name] = found[alone]
     return named

@@ -20,7 +20,7 @@ from models.artifact.graphs.limits import fed_inputs
 from models.artifact.graphs.rewrite import ExposedState, expose_states, free_axes, loosen_reshapes, move_axis
 from models.artifact.graphs.runtime import noise, open_session, run
 from models.errors import BadArtifact
-from models.nets.signature import MAX_STATE_BYTES, Constant, Dtype, Port, Signature, State, Steps
+from models.nets.signature import MAX_STATE_BYTES, Constant, Dtype, Port, Signature, State, Steps, tensor_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -319,7 +319,12 @@ class _Explorer:
         for name in self.states:
             shape, dtype = layouts[name].shape, self.fed[name].dtype
             if name in self.choices.initials:
-                initials[name] = np.broadcast_to(self.choices.initials[name].astype(dtype), shape)
+                initials[name] = tensor_of(f"state {name!r}", self.choices.initials[name], dtype)
+                if initials[name].shape != shape:
+                    given = list(initials[name].shape)
+                    raise BadArtifact(
+                        f"state {name!r} has the shape {list(shape)}, its initial value {given}"
+                    )
             elif name in sources:
                 initials[name] = self._source(name, sources[name], layouts).reshape(shape)
             else:
