@@ -15,8 +15,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from models.arrays import Floats, Ints
-from models.nets.chunks import ChunkNetwork
 from models.nets.lstm import StatefulLSTM
+from models.nets.native import NativeNet
 
 BATCHES = (1, 2, 8, 16, 64, 256)
 LENGTHS = (1, 2, 5, 10, 25, 50, 200)
@@ -34,7 +34,7 @@ def main() -> None:
     threadpool_limits(1, user_api="blas")
     torch.manual_seed(0)
     network = StatefulLSTM(1, options.hidden, options.layers, 1).eval()
-    cells, torch_only = ChunkNetwork(network, "cpu"), ChunkNetwork(network, "cpu")
+    cells, torch_only = NativeNet(network, "cpu"), NativeNet(network, "cpu")
     torch_only.cells = None
     random = np.random.default_rng(0)
     print("batch  steps   equal: cells  network   mixed: cells  network")
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _least(
-    networks: list[ChunkNetwork], lengths: Ints, carries: Floats, random: np.random.Generator
+    networks: list[NativeNet], lengths: Ints, carries: Floats, random: np.random.Generator
 ) -> list[float]:
     total = int(lengths.sum())
     scaled = random.standard_normal((total, 1), dtype=np.float32)
@@ -59,7 +59,7 @@ def _least(
     return [1e6 * min(each) / total for each in zip(*rounds, strict=True)]
 
 
-def _cpu_seconds(network: ChunkNetwork, scaled: Floats, lengths: Ints, carries: Floats) -> float:
+def _cpu_seconds(network: NativeNet, scaled: Floats, lengths: Ints, carries: Floats) -> float:
     began = time.thread_time()
     network.advance(scaled, lengths, carries)
     return time.thread_time() - began

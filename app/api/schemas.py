@@ -115,6 +115,10 @@ class Chunk(RequestBody):
         "if not observed. For a model with one feature a flat list is accepted and answered flat.",
         min_length=1,
     )
+    inputs: dict[str, list[Any]] | None = Field(
+        None,
+        description="In place of observations: the numbers of each input by its name, `[steps, *shape]`.",
+    )
     skip: int | None = Field(
         None, ge=1, description="In place of observations: the number of observations that are missing whole."
     )
@@ -138,7 +142,15 @@ class Predictions(BaseModel):
     position: int = Field(description="Observations since the session was created; never decreases.")
     epoch: str
     replayed: bool = Field(description="The chunk had been applied before; this is its stored answer.")
-    predictions: Numbers = Field(description="`predictions[t]` predicts what follows `observations[t]`.")
+    predictions: Numbers | None = Field(
+        None,
+        description="`predictions[t]` predicts what follows `observations[t]`; absent beside `outputs`.",
+    )
+    outputs: dict[str, list[Any]] | None = Field(
+        None,
+        description="Of a model with several outputs: its predictions by the name of the output, "
+        "`[steps, *shape]`.",
+    )
     lower: Numbers | None = None
     upper: Numbers | None = None
     residuals: NumbersWithGaps | None = Field(None, description="Observed value minus its prediction.")
@@ -149,7 +161,7 @@ class Predictions(BaseModel):
     observed: list[list[bool]] | list[bool] | None = Field(
         None, description="Which numbers were observed; absent when all were."
     )
-    forecast: Numbers | None = None
+    forecast: Numbers | dict[str, list[Any]] | None = None
     forecast_lower: Numbers | None = None
     forecast_upper: Numbers | None = None
 
@@ -210,7 +222,7 @@ class ForecastAnswer(BaseModel):
     model: str
     position: int
     epoch: str
-    forecast: Numbers
+    forecast: Numbers | dict[str, list[Any]]
     lower: Numbers | None = None
     upper: Numbers | None = None
 
@@ -274,6 +286,17 @@ class SessionPage(BaseModel):
 class Feature(BaseModel):
     name: str
     unit: str | None
+    dtype: str = Field(description="float32, float16, int64, int32, uint8 or bool.")
+    shape: list[int] = Field(
+        description="Of one observation; empty for a single number. A row of observations has the numbers "
+        "of all inputs, one after the other."
+    )
+    columns: list[str] | None = Field(description="Names of its numbers.")
+    range: list[float] | None = Field(description="The least and the greatest number; others are refused.")
+
+
+class OutputFeature(Feature):
+    kind: str = Field(description="number, probability or logits.")
 
 
 class Model(BaseModel):
@@ -281,10 +304,11 @@ class Model(BaseModel):
     default: bool
     fingerprint: str
     inputs: list[Feature]
-    targets: list[str]
-    hidden_size: int
-    num_layers: int
-    predicts: str
+    outputs: list[OutputFeature]
+    targets: list[str] = Field(description="Names of the numbers of a prediction.")
+    hidden_size: int | None = Field(description="Null for a graph, as are the next two.")
+    num_layers: int | None
+    predicts: str | None
     learning: dict[str, Any] | None = Field(description="How its sessions learn by default.")
     future: list[str] = Field(description="Inputs known ahead, which a forecast needs.")
     time_features: list[str] = Field(description="Columns made from timestamps, which are not sent.")

@@ -15,7 +15,7 @@ from app.jobs.split import JobParts
 from app.session.digest import digests
 from app.session.rows import Rows
 from app.session.slab import Slab
-from models.arrays import Bools, Digests, Epochs, Floats, Ints
+from models.arrays import Bools, Digests, Epochs, Ints, Numbers
 
 Column = TypeVar("Column", bound=np.ndarray[Any, Any])
 Split = Callable[[AdvanceMany, Sequence[AdvanceMany]], None]
@@ -37,7 +37,7 @@ class ChunkColumns:
     def __init__(self, slab: Slab) -> None:
         self.slab = slab
         self.jobs: list[tuple[AdvanceMany, Ints]] = []
-        self.observations: Floats
+        self.observations: Numbers
         self.lengths: Ints
         self.rows: Ints
         self.at: Ints
@@ -54,9 +54,10 @@ class ChunkColumns:
             (job.observations, job.lengths, rows, job.claimed_positions, job.claimed_epochs)
             for job, rows in self.jobs
         ]
-        self.observations, self.lengths, self.rows, self.at, self.epochs = map(
+        observations, self.lengths, self.rows, self.at, self.epochs = map(
             join_columns, zip(*parts, strict=True)
         )
+        self.observations = self.slab.forecaster.numbers(observations)
         self.digests = digests(self.observations, self.lengths)
         self.before = self.slab.view(self.rows)
 

@@ -9,7 +9,6 @@ chunk of a job is not of this kind, the job is left to admission unchanged.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -37,6 +36,7 @@ class SteppedJob:
 
     rows : [n], of its sessions
     carries, predictions : [n, ...], after the step
+    digests : [n], of its chunks
     """
 
     job: AdvanceMany
@@ -44,6 +44,7 @@ class SteppedJob:
     rows: Ints
     carries: Floats
     predictions: Floats
+    digests: Digests
 
     def answer(self, positions: Ints, epochs: Epochs) -> BulkAnswer:
         """The answer, with the positions and epochs after the step."""
@@ -54,6 +55,7 @@ class SteppedJob:
             self.predictions.shape[1],
             self.predictions.ravel(),
             model=self.slab.forecaster.artifact.name,
+            ports=self.slab.output_ports,
         )
 
 
@@ -91,9 +93,8 @@ class DirectChunks:
         if stepped is None:
             return False
         before = Rows(stepped.slab.read_headers(stepped.rows), stepped.carries)
-        marks = digests(job.observations, job.lengths)
         after = advance_rows(
-            before, stepped.carries, job.lengths, marks, stepped.predictions, {}, batch.now, 0
+            before, stepped.carries, job.lengths, stepped.digests, stepped.predictions, {}, batch.now, 0
         )
         batch.stage(stepped.slab, job.sessions.names, stepped.rows, after)
         answer = stepped.answer(after.headers["position"], after.headers["epoch"])
@@ -112,7 +113,7 @@ class DirectChunks:
             slab.carries,
             rows,
             stepped.carries,
-            digests(job.observations, job.lengths),
+            stepped.digests,
             stepped.predictions,
             now,
             positions,
@@ -134,7 +135,7 @@ class DirectChunks:
         return None
 
     def _step_rows(self, job: AdvanceMany, slab: Slab, rows: Ints, now: float) -> SteppedJob | None:
-        columns = slab.columns
+        forecaster, columns = slab.forecaster, slab.columns
         if not _are_ready(
             columns.position,
             columns.epoch,
@@ -148,20 +149,21 @@ class DirectChunks:
             now,
         ):
             return None
+        observations = forecaster.numbers(job.observations)
+        if forecaster.broken_rules(observations) is not None:
+            return None
         began = perf_counter()
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # refused below, and not for the log
-                predictions, carries = slab.forecaster.advance(
-                    job.observations, job.lengths, slab.carries.take(rows, axis=0)
+                predictions, carries = forecaster.advance(
+                    observations, job.lengths, slab.carries.take(rows, axis=0)
                 )
         except Exception:  # noqa: BLE001  (admission finds the session that failed, and refuses only that one)
             return None
-        if not math.isfinite(np.vdot(carries, carries)) or not math.isfinite(
-            np.vdot(predictions, predictions)
-        ):
+        if not forecaster.all_finite(predictions, carries):
             return None
         self._stepper.record_pass(slab, perf_counter() - began, 1, len(rows), len(rows))
-        return SteppedJob(job, slab, rows, carries, predictions)
+        return SteppedJob(job, slab, rows, carries, predictions, digests(observations, job.lengths))
 
 
 def _may_be_of(slab: Slab, job: AdvanceMany) -> bool:
@@ -170,6 +172,7 @@ def _may_be_of(slab: Slab, job: AdvanceMany) -> bool:
     return (
         forecaster.learner is None
         and not forecaster.artifact.time_features
+        and forecaster.short_answer_size > 0
         and job.observations.shape[1] == forecaster.input_size
         and job.model in (None, forecaster.artifact.name)
     )

@@ -11,6 +11,7 @@ from app.jobs.answers import ChunkAnswer, epoch_token
 from app.session import recent_answers
 from app.session.names import id_of
 from app.session.rows import Rows, scalar
+from app.session.slab import Slab
 from app.stores import Tombstone
 
 
@@ -43,13 +44,13 @@ def check_position(session: str, position: int, at: int | None) -> None:
 
 
 def stored_answer(
-    session: str, model: str, rows: Rows, i: int, at: int | None, epoch: int | None, length: int, digest: int
+    session: str, slab: Slab, rows: Rows, i: int, at: int | None, epoch: int | None, length: int, digest: int
 ) -> ChunkAnswer:
     """The stored answer to a chunk that does not start at the position of its session.
 
     Parameters
     ----------
-    model : of the session
+    slab : of the session
     rows, i : the session is `rows[i]`
     at, epoch : that the client claims
     length, digest : of the chunk
@@ -73,7 +74,8 @@ def stored_answer(
             position=position,
         )
     answer = recent_answers.answer(rows, i, recent)
-    return ChunkAnswer(session, model, at + length, actual_epoch, True, answer)
+    model = slab.forecaster.artifact.name
+    return ChunkAnswer(session, model, at + length, actual_epoch, True, answer, slab.output_ports)
 
 
 def missing_session_error(session: str, tombstone: Tombstone | CarryoverError | None) -> CarryoverError:

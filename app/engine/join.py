@@ -25,7 +25,7 @@ def join_chunks(jobs: Sequence[Job], max_whole: int) -> list[Job]:
     others: list[Job] = []
     for job in jobs:
         if type(job) is Advance and not job.is_unusual(max_whole):
-            alike = job.usage, job.model, job.create, job.observations.shape[1]
+            alike = job.usage, job.model, job.create, job.observations.shape[1], job.observations.dtype
             groups.setdefault(alike, []).append(job)
         else:
             others.append(job)

@@ -14,7 +14,7 @@ import numpy as np
 from app.engine import exactly_once
 from app.engine.batch import Batch, advance_rows
 from app.engine.extra_outputs import extra_outputs, forecast_interval
-from app.engine.inputs import advance_clock, clock_after, future_inputs
+from app.engine.inputs import advance_clock, clock_after, future_inputs, impossible_error
 from app.errors import StepFailed
 from app.jobs.answers import ChunkAnswer
 from app.jobs.jobs import Advance, Forecast, Progress
@@ -36,18 +36,21 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
     Raises
     ------
     OutOfStep : it does not, and it was not applied before
+    Unprocessable : a number that its input cannot hold
     Unprocessable, CannotForecast : its forecast lacks inputs that must be known ahead
     """
     before = slab.read(np.array([row]))
+    job.observations = slab.forecaster.numbers(job.observations)
     digest = job.digest
     if digest is None:
         digest = int(digests(job.observations, np.array([len(job.observations)]), job.horizon)[0])
     if not job.is_in_step(before.headers[0]):
-        model = slab.forecaster.artifact.name
         length = len(job.observations)
-        answer = exactly_once.stored_answer(job.session, model, before, 0, job.at, job.epoch, length, digest)
+        answer = exactly_once.stored_answer(job.session, slab, before, 0, job.at, job.epoch, length, digest)
         batch.final_answers.append((job, answer))
         return
+    if slab.forecaster.broken_rules(job.observations) is not None:
+        raise impossible_error(slab.forecaster, job.observations)
     if job.reset:
         reset_sessions(before, slab.forecaster)
     job.progress = Progress(before.carries[0], digest)
@@ -124,8 +127,8 @@ def _answer_forecast(slab: Slab, row: int, job: Forecast, progress: Progress, ba
     ends = forecast_interval(job.level, progress.carry, outputs["forecast"], slab.forecaster)
     outputs |= zip(("lower", "upper"), ends, strict=False)
     position, epoch = scalar(header, "position"), scalar(header, "epoch")
-    model = slab.forecaster.artifact.name
-    batch.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, outputs)))
+    model, ports = slab.forecaster.artifact.name, slab.output_ports
+    batch.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, outputs, ports)))
 
 
 def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) -> None:
@@ -151,7 +154,7 @@ def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) 
         progress.carry[None],
         np.array([len(job.observations)]),
         np.array([progress.digest], np.uint64),
-        answer["predictions"][-1:],
+        answer["predictions"][-1:, : slab.forecaster.short_answer_size].astype(np.float32, copy=False),
         {0: answer},
         batch.now,
         recent_bytes,
@@ -162,8 +165,9 @@ def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) 
     if job.delete:
         batch.delete(slab, job.session, after, 0)
     position, epoch = scalar(after.headers, "position"), scalar(after.headers, "epoch")
-    model = slab.forecaster.artifact.name
-    batch.answers_if_committed.append((job, ChunkAnswer(job.session, model, position, epoch, False, answer)))
+    model, ports = slab.forecaster.artifact.name, slab.output_ports
+    moved = ChunkAnswer(job.session, model, position, epoch, False, answer, ports)
+    batch.answers_if_committed.append((job, moved))
 
 
 def _horizon(job: Advance | Forecast) -> int:

@@ -16,7 +16,7 @@ from app.engine import exactly_once, slicing
 from app.engine.batch import Batch, advance_rows
 from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
-from app.engine.inputs import advance_clock, prepare_inputs
+from app.engine.inputs import MAX_NAMES, advance_clock, impossible_error, prepare_inputs
 from app.engine.network_pass import Failures, PassInputs, run_pass
 from app.engine.time_budget import (
     BATCH_SECONDS,
@@ -29,7 +29,7 @@ from app.errors import CannotForecast, CarryoverError, Unprocessable
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany
 from app.session.slab import Slab
-from models.arrays import Bools, Epochs, Floats, Ints, Seconds
+from models.arrays import Bools, Epochs, Floats, Ints, Numbers, Seconds
 from models.forecaster import Forecaster, StepResult, longest_chunk
 from models.jit import FLOAT, contiguous, jit, readonly
 
@@ -60,7 +60,7 @@ class Stepper:
     @property
     def max_nbytes(self) -> int:
         """Bytes of observations that one batch may take, roughly."""
-        row_nbytes = [4 * slab.forecaster.input_size for slab in self._time_budgets]
+        row_nbytes = [slab.forecaster.observation_nbytes for slab in self._time_budgets]
         return self.max_observations * min(row_nbytes or [4])
 
     @property
@@ -123,17 +123,28 @@ class Stepper:
         headers, accepted = group.before.headers, np.empty(len(group), np.bool_)
         columns = headers["position"], headers["epoch"], headers["deadline"]
         if in_step(*columns, group.at, group.epochs, batch.now, accepted):
-            return []
-        before, lengths, digests = group.before, group.lengths, group.digests
+            expired = []
+        else:
+            expired = self._replay_or_refuse(group, accepted, batch)
+        _refuse_impossible(group, batch)
+        return expired
+
+    def _replay_or_refuse(self, group: ChunkColumns, accepted: Bools, batch: Batch) -> list[AdvanceMany]:
+        """Answer the chunks that are not accepted, from what is remembered or with a refusal.
+
+        Returns the jobs whose session has expired.
+        """
+        before, lengths, digests, slab = group.before, group.lengths, group.digests, group.slab
+        positions, epochs = group.at, group.epochs
         expired: list[AdvanceMany] = []
         for i, job in group.keep(accepted, batch.split).items():
-            if headers["deadline"][i] < batch.now:
+            if before.headers["deadline"][i] < batch.now:
                 expired.append(job)
                 continue
-            at, epoch = int(group.at[i]), int(group.epochs[i])
+            at, epoch = int(positions[i]), int(epochs[i])
             try:
                 answer = exactly_once.stored_answer(
-                    job.sessions[0], group.slab.forecaster.artifact.name, before, i,
+                    job.sessions[0], slab, before, i,
                     None if at == -1 else at, epoch or None, int(lengths[i]), int(digests[i]),
                 )  # fmt: skip
             except CarryoverError as error:
@@ -234,13 +245,35 @@ def in_step(
     return agreed
 
 
+def _refuse_impossible(group: ChunkColumns, batch: Batch) -> None:
+    """Leave out the chunks with a number that their network's inputs cannot hold."""
+    forecaster = group.slab.forecaster
+    broken = forecaster.broken_rules(group.observations)
+    if broken is None:
+        return
+    ends = group.lengths.cumsum()
+    starts = ends - group.lengths
+    possible = ~np.logical_or.reduceat(broken, starts)
+    errors = {
+        i: impossible_error(forecaster, group.observations[starts[i] : ends[i]])
+        for i in np.flatnonzero(~possible).tolist()
+    }
+    for i, job in group.keep(possible, batch.split).items():
+        batch.refuse(job, errors[i])
+
+
 def wrong_width_error(forecaster: Forecaster, width: int) -> Unprocessable:
     """The refusal of observations that have another width than the model's."""
     return Unprocessable(
         f"an observation of model {forecaster.artifact.name!r} has {forecaster.input_size} numbers "
-        f"({', '.join(column.name for column in forecaster.artifact.inputs)}), row 0 has {width}",
+        f"({_names(forecaster)}), row 0 has {width}",
         row=0,
     )
+
+
+def _names(forecaster: Forecaster) -> str:
+    names = forecaster.artifact.columns
+    return ", ".join(names[:MAX_NAMES]) + ", ..." * (len(names) > MAX_NAMES)
 
 
 def cannot_forecast_error(forecaster: Forecaster) -> CannotForecast:
@@ -255,7 +288,7 @@ def cannot_forecast_error(forecaster: Forecaster) -> CannotForecast:
 def _with_slices(group: ChunkColumns, unusual: Sequence[Advance], size: int, max_whole: int) -> PassInputs:
     """Join the inputs of a group and, after them, of each unusual chunk or its next slice."""
     under_way = [(job.observations, job.progress) for job in unusual if job.progress is not None]
-    slices: list[Floats] = [
+    slices: list[Numbers] = [
         chunk[progress.offset :][: len(chunk) if len(chunk) <= max_whole else size]
         for chunk, progress in under_way
     ]

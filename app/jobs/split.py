@@ -15,7 +15,7 @@ from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer
 from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany, Reply, SeparateReplies
 from app.jobs.options import ChunkOptions
-from models.arrays import Floats, Ints
+from models.arrays import Ints, Numbers
 from models.forecaster import longest_chunk
 
 
@@ -151,8 +151,8 @@ class AnswerCollector:
         self._outputs = np.zeros(count, np.int64)
         self._replayed: list[int] = []
         self._errors: dict[int, CarryoverError] = {}
-        self._extra_outputs: dict[str, dict[int, Floats]] = {}
-        self._predictions: list[tuple[Ints, Floats]] = []  # indexes of chunks, and their predictions, flat
+        self._extra_outputs: dict[str, dict[int, Numbers]] = {}
+        self._predictions: list[tuple[Ints, Numbers]] = []  # indexes of chunks, and their predictions, flat
 
     def subset_reply(self, indexes: Ints) -> Reply:
         """The reply of a job for the chunks at these indexes."""
@@ -187,7 +187,8 @@ class AnswerCollector:
     def _answer(self) -> BulkAnswer:
         counts = self._steps * self._outputs
         starts = np.cumsum(counts) - counts
-        predictions = np.empty(int(counts.sum()), np.float32)
+        kinds = [numbers.dtype for _, numbers in self._predictions]
+        predictions = np.empty(int(counts.sum()), np.result_type(np.float32, *kinds))
         for indexes, numbers in self._predictions:
             predictions[_ranges(starts[indexes], counts[indexes])] = numbers
         widths = np.unique(self._outputs[self._steps > 0])

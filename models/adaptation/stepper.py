@@ -13,7 +13,8 @@ import numpy as np
 from models.adaptation.learner import Learner, Scores
 from models.arrays import Floats, Ints
 from models.carry import CarryLayout
-from models.nets.chunks import ChunkNetwork, time_major
+from models.net import Net
+from models.nets.chunks import time_major
 
 
 class Stepper:
@@ -21,7 +22,7 @@ class Stepper:
 
     Parameters
     ----------
-    network, layout
+    net, layout
         Of one artifact.
     learner
         None when the sessions learn nothing.
@@ -31,12 +32,12 @@ class Stepper:
 
     def __init__(
         self,
-        network: ChunkNetwork,
+        net: Net,
         layout: CarryLayout,
         learner: Learner | None,
         feedback: Sequence[int | None],
     ) -> None:
-        self.network, self.layout, self.learner = network, layout, learner
+        self.net, self.layout, self.learner = net, layout, learner
         self._inputs = [i for i, output in enumerate(feedback) if output is not None]
         self._outputs = [output for output in feedback if output is not None]
 
@@ -58,8 +59,8 @@ class Stepper:
         scores : laid out as the observations, scaled; None when the sessions learn nothing
         """
         total, learner = len(scaled), self.learner
-        latest, learned = rows[:, self.layout.prediction], rows[:, self.layout.learned]
-        outputs = np.empty((total, self.network.output_size), np.float32)
+        latest, learned = self.layout.predictions(rows), rows[:, self.layout.learned]
+        outputs = np.empty((total, self.net.output_size), self.net.output_type)
         scores = None if learner is None else Scores.empty(total, outputs.shape[1], len(learner.levels))
         for at in time_major(lengths, order, int(lengths.max())):
             active = len(at)  # sessions whose chunks are at least this long: the first rows
@@ -87,11 +88,11 @@ class Stepper:
         -------
         [batch, outputs], scaled
         """
-        outputs = self.network.step(inputs, carries)
+        outputs = self.net.step(inputs, carries)
         if self.learner is None:
             return outputs
-        hidden, _ = self.layout.hidden_and_cell(carries)
-        return self.learner.predict(carries[:, self.layout.learned], hidden[:, -1], inputs, outputs)
+        features = self.net.features(carries)
+        return self.learner.predict(carries[:, self.layout.learned], features, inputs, outputs)
 
     def feed_back(self, inputs: Floats, latest: Floats) -> None:
         """Put predictions, [batch, outputs], in the place of the inputs that they predict; all scaled."""

@@ -6,26 +6,28 @@ model's name, units and metrics are not part of it and may be edited by hand.
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from models.arrays import Floats
 from models.artifact.learning import MAX_FEATURES, Learning, feature_count
+from models.artifact.names import check_name
 from models.data import calendar
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
+from models.net import Execution
 from models.nets.lstm import StatefulLSTM, network_from_weights, weight_shapes
+from models.nets.native import NativeNet
+from models.nets.signature import Control, Port, State
 
 PredictionMode = Literal["level", "change"]
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 MAX_COLUMNS = 4096
 MAX_HIDDEN = 16384
 MAX_LAYERS = 64
@@ -105,6 +107,43 @@ class Artifact:
         return tuple(self.targets.index(name) if name in self.targets else None for name in self.columns)
 
     @property
+    def predicted_by(self) -> tuple[int | None, ...]:
+        """The same, under the name that all artifacts have for it."""
+        return self.feedback
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The names of the inputs that are neither predicted nor known ahead."""
+        known = {*self.targets, *self.future, *calendar.columns(self.time_features)}
+        return tuple(name for name in self.columns if name not in known)
+
+    @property
+    def input_ports(self) -> tuple[Port, ...]:
+        """All inputs, as one tensor."""
+        return (Port("observations", "observations", shape=(self.input_size,), columns=self.columns),)
+
+    @property
+    def output_ports(self) -> tuple[Port, ...]:
+        """All outputs, as one tensor."""
+        return (Port("predictions", "predictions", shape=(self.output_size,), columns=self.targets),)
+
+    # A network of ours has a time axis, and its state is not shown by tensors.
+    has_time_axis: ClassVar[bool] = True
+    states: ClassVar[tuple[State, ...]] = ()
+    controls: ClassVar[tuple[Control, ...]] = ()
+
+    @property
+    def listed_inputs(self) -> tuple[Port, ...]:
+        """A port for each input, as people see them."""
+        return tuple(Port(column.name, column.name, unit=column.unit) for column in self.inputs)
+
+    @property
+    def listed_outputs(self) -> tuple[Port, ...]:
+        """A port for each target, as people see them."""
+        units = {column.name: column.unit for column in self.inputs}
+        return tuple(Port(name, name, unit=units.get(name)) for name in self.targets)
+
+    @property
     def time_input_count(self) -> int:
         """How many inputs are time features; they are the last inputs."""
         return 2 * len(self.time_features)
@@ -137,18 +176,9 @@ class Artifact:
         }
         return network_from_weights(tensors, self.num_layers, self.change_of)
 
-
-def check_name(name: str) -> None:
-    """Refuse a model name that cannot be part of a URL.
-
-    Raises
-    ------
-    BadArtifact
-    """
-    if not NAME.fullmatch(name):
-        raise BadArtifact(
-            f"name {name[:99]!r} must be 1 to 128 characters of A-Z a-z 0-9 . _ - and not begin with . or -"
-        )
+    def net(self, execution: Execution) -> NativeNet:
+        """The network, ready to serve."""
+        return NativeNet(self.network(), execution.device)
 
 
 def _check_labels(artifact: Artifact) -> None:

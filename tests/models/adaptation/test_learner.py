@@ -120,9 +120,9 @@ def test_a_missing_value_is_replaced_by_its_prediction_and_teaches_nothing(forec
     after_gap = forecaster.observe(gap, np.array([1]), carry)
     stand_in = np.empty((1, 3), np.float32)
     stand_in[0, forecaster.learner.target_columns] = predicted
-    hidden = 2 * forecaster.layers * forecaster.hidden
+    state = forecaster.net.state_size
     with_it = forecaster.observe(stand_in, np.array([1]), carry)
-    np.testing.assert_allclose(after_gap.carries[0, :hidden], with_it.carries[0, :hidden], atol=CLOSE)
+    np.testing.assert_allclose(after_gap.carries[0, :state], with_it.carries[0, :state], atol=CLOSE)
     assert np.isnan(after_gap.scores.errors).all()
     assert np.isfinite(after_gap.predictions).all()
     assert np.isfinite(after_gap.carries).all()

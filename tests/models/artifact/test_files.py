@@ -14,7 +14,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.artifact.files import Artifact, BadArtifact, Column, Scaling, check_folder, load, save
+from models.artifact.files import Artifact, BadArtifact, Column, Scaling, load, save
+from models.artifact.folder import check_folder
 from models.artifact.learning import DEFAULT_LEVELS, Learning
 from models.nets.lstm import StatefulLSTM
 from tests.helpers.paths import ROOT
@@ -178,7 +179,8 @@ def test_weights_of_another_training_are_refused(folder, tmp_path, artifact):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 3}, "version 3 is unknown"),
+        ({"version": 4}, "version 4 is unknown"),
+        ({"version": 3}, "model.json lacks 'constants'"),
         ({"version": "1"}, "version 1 is unknown"),
         ({"version": True}, "version True is unknown"),
         ({"version": LEFT_OUT}, "version None is unknown"),
