@@ -5,7 +5,9 @@ import pytest
 
 from app.engine import exactly_once
 from app.errors import OutOfStep, SessionGone, UnknownSession
+from app.session.slab import Slab
 from app.stores import Tombstone
+from models.forecaster import Forecaster
 from tests.session.test_recent_answers import apply, one_session
 
 
@@ -25,11 +27,16 @@ def test_a_wrong_claim_is_refused_with_the_right_value():
     assert refused.value.extra == {"epoch": "00000000000000ff", "position": 3}
 
 
-def test_a_chunk_applied_before_is_answered_with_the_position_after_it():
+@pytest.fixture
+def slab(artifacts):
+    return Slab(Forecaster(artifacts["sine"]), 1, 4)
+
+
+def test_a_chunk_applied_before_is_answered_with_the_position_after_it(slab):
     rows = one_session()
     first = apply(rows, 3, digest=11)
     apply(rows, 2, digest=12)
-    found = exactly_once.stored_answer("a", "sine", rows, 0, 0, None, 3, 11)
+    found = exactly_once.stored_answer("a", slab, rows, 0, 0, None, 3, 11)
     assert (found.position, found.replayed) == (3, True)
     np.testing.assert_array_equal(found.answer["predictions"], first)
 
@@ -37,12 +44,12 @@ def test_a_chunk_applied_before_is_answered_with_the_position_after_it():
 @pytest.mark.parametrize(
     ("at", "length", "digest"), [(0, 3, 99), (0, 2, 11), (1, 2, 11), (5, 1, 0), (6, 1, 0)]
 )
-def test_a_chunk_that_differs_in_position_length_or_digest_is_out_of_step(at, length, digest):
+def test_a_chunk_that_differs_in_position_length_or_digest_is_out_of_step(slab, at, length, digest):
     rows = one_session()
     apply(rows, 3, digest=11)
     apply(rows, 2, digest=12)
     with pytest.raises(OutOfStep) as refused:
-        exactly_once.stored_answer("a", "sine", rows, 0, at, None, length, digest)
+        exactly_once.stored_answer("a", slab, rows, 0, at, None, length, digest)
     assert refused.value.extra["position"] == 5
 
 
