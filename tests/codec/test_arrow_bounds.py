@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from app.codec.bulk.session_lists import SessionListCache
 
 from app.codec.bulk import arrow
 from app.codec.bulk.request import BulkLimits
@@ -32,7 +31,7 @@ def store() -> str:
 def decoded(body: bytes) -> Any:
     """The request, or the error with which it is refused."""
     try:
-        return arrow.decode(body, LIMITS, SessionListCache())
+        return arrow.decode(body, LIMITS)
     except CarryoverError as error:
         return error
 
