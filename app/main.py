@@ -33,19 +33,24 @@ from app.open_inference.grpc_factory import create_grpc_server
 from app.process_tuning import keep_freed_memory
 from app.shutdown import StopDeadline
 from app.stores.factory import open_store
+from app.workers.place import Place
+from app.workers.store_files import worker_path
+from app.workers.workers import Workers
 
 log = logging.getLogger("carryover")
 
 GRPC_SHARE = 0.5  # of the remaining time to stop, for accepted gRPC calls
+WORKERS_SHARE = 0.5  # of the remaining time to stop, for jobs of the other workers
 ENGINE_SHARE = 0.8  # of the remaining time to stop, for accepted jobs; the rest closes the store
 KEYS_SECONDS = 1.0  # between two checks for a change of the keys' file
 
 
-def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
+def create_app(settings: Settings, *, place: Place | None = None, accept_loss: bool = False) -> FastAPI:
     """The service, its models loaded; the engine runs for the length of the app's lifespan.
 
     Parameters
     ----------
+    place : of this process among the workers of the server; None if there is one process
     accept_loss : start though commits are missing from the store's file
 
     Raises
@@ -58,13 +63,19 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
     keep_freed_memory()
     library = ModelLibrary(settings)
     forecasters = library.load()
-    store = open_store(settings, accept_loss=accept_loss)
+    store_path = settings.store_path
+    if store_path is not None and place is not None:
+        store_path = worker_path(store_path, place.index, place.count)
+    store = open_store(settings, path=store_path, accept_loss=accept_loss)
     library.archive(forecasters)
     engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
 
     key_ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
     engine.tracing = create_tracing(settings.traces, _version())
     authenticator = Authenticator(engine, settings, key_ring)
+
+    workers = None if place is None else Workers(place, engine, authenticator, library)
+    engine.peers = workers
 
     deadline = StopDeadline(settings.stop_seconds)
 
@@ -73,6 +84,8 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
         if key_ring is not None:
             await engine.residents.count_sessions()
         engine.start()
+        if workers is not None:
+            await workers.start()
         watching = asyncio.create_task(_watch_keys(authenticator), name="keys")
         if grpc is not None:
             await grpc.open()
@@ -81,7 +94,11 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
         if grpc is not None:
             await grpc.close(GRPC_SHARE * deadline.remaining_seconds())
         watching.cancel()
+        if workers is not None:
+            await workers.finish(WORKERS_SHARE * deadline.remaining_seconds())
         await _stop_engine(engine, deadline)
+        if workers is not None:
+            workers.stop()
         if engine.tracing is not None:
             await asyncio.to_thread(engine.tracing.close)
 
@@ -96,7 +113,7 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
     app.state.engine = engine
     app.state.stop_deadline = deadline
     app.state.authenticator = authenticator
-    app.state.exporter = PrometheusExporter(engine, authenticator, app.version, settings.store_path)
+    app.state.exporter = PrometheusExporter(engine, authenticator, app.version, store_path)
     app.state.library = library
     app.state.dashboard = load_assets()
     app.state.catalog = Catalog(engine, library, settings, app.version)

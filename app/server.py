@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
+import os
 import signal
 import socket
+import sys
 import time
+from pathlib import Path
 from types import FrameType
 
 import orjson
@@ -15,13 +19,16 @@ import uvicorn
 
 from app.config import Settings
 from app.errors import CarryoverError
-from app.jobs.jobs import Adopt
+from app.jobs.jobs import Adopt, submit_and_wait
 from app.main import create_app, log
 from app.observability import logs
 from app.open_inference import fast_path
 from app.process_tuning import freeze_loaded_objects
 from app.protocols.http import HotProtocol
 from app.protocols.upgrade import upgrade_factory
+from app.workers.place import Place
+from app.workers.store_files import claim
+from app.workers.sockets import bind
 
 JOBS_SHARE = 0.6  # of the time to stop, for jobs of accepted requests; what is unfinished then is refused
 REQUESTS_SHARE = 0.7  # of the time to stop, until requests without an answer are cancelled
@@ -44,6 +51,8 @@ class Server(uvicorn.Server):
         self.drain_seconds = drain_seconds
         self.published_port = published_port
         self.ends_process = False  # whether to end the process if it does not stop in time
+        self.announces = True  # whether to print the address
+        self.parent: int | None = None  # a file that ends when the parent process does; then the server stops
         self._stops_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -79,8 +88,16 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         with contextlib.suppress(NotImplementedError, RuntimeError):  # no SIGHUP, or not the main thread
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+        if self.parent is not None:
+            loop.add_reader(self.parent, self._hear_parent, self.parent)
         freeze_loaded_objects()
-        print(f"Carryover listens on {self.address}. Try:\n\n  {self._example()}\n", flush=True)
+        if self.announces:
+            print(f"Carryover listens on {self.address}. Try:\n\n  {self._example()}\n", flush=True)
+
+    def _hear_parent(self, file: int) -> None:
+        if not os.read(file, 1):
+            asyncio.get_running_loop().remove_reader(file)
+            self.handle_exit(signal.SIGTERM, None)
 
     @property
     def address(self) -> str:
@@ -97,7 +114,8 @@ class Server(uvicorn.Server):
             forecasters = await asyncio.to_thread(state.library.load)
             await asyncio.to_thread(state.library.archive, forecasters)
             for forecaster in forecasters:
-                await state.engine.ask(Adopt(forecaster))
+                # The supervisor tells every worker to reload.
+                await submit_and_wait(state.engine.submit_here, Adopt(forecaster))
         except CarryoverError as error:
             log.error("models were not reloaded: %s", error)
 
@@ -110,18 +128,19 @@ class Server(uvicorn.Server):
         return f"curl {self.address}/sessions/demo/observations -d '{body}'"
 
 
-def create_server(settings: Settings, *, accept_loss: bool = False) -> Server:
+def create_server(settings: Settings, *, place: Place | None = None, accept_loss: bool = False) -> Server:
     """The HTTP server of the service, ready to run.
 
     Parameters
     ----------
+    place : of this process among the workers of the server; None if there is one process
     accept_loss : start though commits are missing from the store's file
 
     Raises
     ------
     ConfigError : as `create_app`
     """
-    app = create_app(settings, accept_loss=accept_loss)
+    app = create_app(settings, place=place, accept_loss=accept_loss)
     other_routes = {fast_path.PREFIX: fast_path.route(app.state.catalog)}
     hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_decoder, other_routes)
     sockets = upgrade_factory(app.state.authenticator, app.state.limits)
@@ -145,7 +164,7 @@ def create_server(settings: Settings, *, accept_loss: bool = False) -> Server:
 
 
 def run(settings: Settings, *, accept_loss: bool = False) -> int:
-    """Serve until SIGTERM or SIGINT, and answer accepted requests. Returns the exit status.
+    """Serve in this process until SIGTERM or SIGINT, and answer accepted requests. Returns the exit status.
 
     Parameters
     ----------
@@ -155,17 +174,41 @@ def run(settings: Settings, *, accept_loss: bool = False) -> int:
     ------
     ConfigError : as `create_app`
     """
-    settings = fit_connections(settings, _raise_open_files())
-    serving = create_server(settings, accept_loss=accept_loss)
+    if settings.store_path is not None:
+        claim(settings.store_path, 1)
+    return _run_server(create_server(_fitted(settings), accept_loss=accept_loss))
+
+
+def run_worker() -> int:
+    """Serve as one of several workers, as the supervisor says on the standard input. Returns the exit status.
+
+    Raises
+    ------
+    ConfigError : as `create_app`
+    """
+    given = json.loads(sys.stdin.readline())
+    settings = Settings(**given["settings"])
+    place = Place(given["index"], settings.workers, Path(given["folder"]))
+    serving = create_server(_fitted(settings), place=place, accept_loss=given["accept_loss"])
+    serving.announces = place.index == 0
+    serving.parent = sys.stdin.fileno()
+    return _run_server(serving, bind(settings.host, settings.port, shared=True))
+
+
+def _run_server(serving: Server, sockets: list[socket.socket] | None = None) -> int:
     serving.ends_process = True
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again after it has stopped; a requested stop is a success.
         signal.signal(number, lambda *_: None)
     try:
-        serving.run()
+        serving.run(sockets)
     except SystemExit:  # uvicorn could not listen, and has logged why
         return 1
     return 0 if serving.started else 1
+
+
+def _fitted(settings: Settings) -> Settings:
+    return fit_connections(settings, _raise_open_files())
 
 
 def fit_connections(settings: Settings, open_files: int | None) -> Settings:

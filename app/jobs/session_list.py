@@ -7,13 +7,23 @@ look up their rows takes as long as a fifth of their step. A list that is kept b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from models.arrays import Ints
 
 SessionNames = set[str] | frozenset[str]
+
+
+class OwnSessions(NamedTuple):
+    """Those names of a list that one worker owns, and their indexes in the list."""
+
+    owner: int
+    indexes: Ints
+    sessions: SessionList
 
 
 class SessionList(tuple[str, ...]):
@@ -25,6 +35,7 @@ class SessionList(tuple[str, ...]):
     valid = False
     _rows: tuple[object, Ints] | None = None  # with the generation that they are of
     _prefixed: tuple[str, SessionList] | None = None
+    _divided: list[OwnSessions] | None = None
 
     @cached_property
     def unique(self) -> frozenset[str]:
@@ -36,6 +47,23 @@ class SessionList(tuple[str, ...]):
         if self._prefixed is None or self._prefixed[0] != prefix:
             self._prefixed = prefix, SessionList(prefix + name for name in self)
         return self._prefixed[1]
+
+    def divide(self, owner_of: Callable[[str], int]) -> list[OwnSessions]:
+        """The names by their owners.
+
+        Parameters
+        ----------
+        owner_of : the worker that owns a session, the same in every call
+        """
+        if self._divided is None:
+            owners = np.fromiter(map(owner_of, self), np.int64, len(self))
+            present = np.unique(owners).tolist()
+            self._divided = [
+                OwnSessions(owner, indexes, SessionList([self[i] for i in indexes.tolist()]))
+                for owner in present
+                for indexes in (np.flatnonzero(owners == owner),)
+            ]
+        return self._divided
 
     def rows(self, index: dict[str, int], generation: object) -> Ints:
         """The row of every name. The array is shared and read-only.

@@ -93,11 +93,16 @@ class JobParts:
         """The chunks at these indexes as a job of their own."""
         return self.single(int(indexes[0])) if len(indexes) == 1 else self.subset(indexes)
 
-    def subset(self, indexes: Ints) -> AdvanceMany:
-        """The chunks at these indexes as one bulk job, even if it is a single chunk."""
+    def subset(self, indexes: Ints, sessions: SessionList | None = None) -> AdvanceMany:
+        """The chunks at these indexes as one bulk job, even if it is a single chunk.
+
+        Parameters
+        ----------
+        sessions : of these chunks, where the list is known
+        """
         job = self._job
         return AdvanceMany(
-            SessionList([job.sessions[i] for i in indexes.tolist()]),
+            SessionList([job.sessions[i] for i in indexes.tolist()]) if sessions is None else sessions,
             job.observations[_ranges(self._starts[indexes], job.lengths[indexes])],
             job.lengths[indexes],
             None if job.at is None else job.at[indexes],

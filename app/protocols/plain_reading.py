@@ -71,8 +71,9 @@ class PlainReading(OrderedAnswers):
             self.transport.abort()
 
     def await_answer(self) -> None:
-        """Note that a plain request was submitted, and is not answered yet."""
-        self._plain = Plain.AWAITED
+        """Note that a plain request was submitted, unless it is answered already."""
+        if self._plain is Plain.IN_INBOX:
+            self._plain = Plain.AWAITED
 
     def write_plain(self, response: bytes) -> None:
         """Write the response to the plain request."""
