@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import torch
 from fastapi import FastAPI
@@ -63,9 +64,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     keep_freed_memory()
     library = ModelLibrary(settings)
     forecasters = library.load()
-    store_path = settings.store_path
-    if store_path is not None and place is not None:
-        store_path = worker_path(store_path, place.index, place.count)
+    store_path = _store_path(settings, place)
     store = open_store(settings, path=store_path, accept_loss=accept_loss)
     library.archive(forecasters)
     engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
@@ -94,11 +93,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
         if grpc is not None:
             await grpc.close(GRPC_SHARE * deadline.remaining_seconds())
         watching.cancel()
-        if workers is not None:
-            await workers.finish(WORKERS_SHARE * deadline.remaining_seconds())
-        await _stop_engine(engine, deadline)
-        if workers is not None:
-            workers.stop()
+        await _stop_engine(engine, deadline, workers)
         if engine.tracing is not None:
             await asyncio.to_thread(engine.tracing.close)
 
@@ -113,10 +108,10 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     app.state.engine = engine
     app.state.stop_deadline = deadline
     app.state.authenticator = authenticator
-    app.state.exporter = PrometheusExporter(engine, authenticator, app.version, store_path)
+    app.state.exporter = PrometheusExporter(engine, authenticator, app.version, store_path, workers)
     app.state.library = library
     app.state.dashboard = load_assets()
-    app.state.catalog = Catalog(engine, library, settings, app.version)
+    app.state.catalog = Catalog(engine, library, settings, app.version, workers)
     app.state.limits = Limits(
         settings.chunk_observations,
         settings.forecast_steps,
@@ -143,13 +138,23 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     return app
 
 
-async def _stop_engine(engine: Engine, deadline: StopDeadline) -> None:
+def _store_path(settings: Settings, place: Place | None) -> Path | None:
+    """The file of the store, if it is on disk."""
+    path = settings.store_path
+    return path if path is None or place is None else worker_path(path, place.index, place.count)
+
+
+async def _stop_engine(engine: Engine, deadline: StopDeadline, workers: Workers | None) -> None:
+    if workers is not None:
+        await workers.finish(WORKERS_SHARE * deadline.remaining_seconds())
     stopping = asyncio.create_task(engine.stop(ENGINE_SHARE * deadline.remaining_seconds()), name="stop")
     await asyncio.wait({stopping}, timeout=deadline.remaining_seconds())
     if not stopping.done():
         log.error("the engine did not stop within %g seconds; its open jobs are lost", deadline.seconds)
         return
     stopping.result()
+    if workers is not None:
+        workers.stop()
 
 
 async def _watch_keys(authenticator: Authenticator) -> None:

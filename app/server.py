@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import orjson
 import uvicorn
@@ -26,9 +27,10 @@ from app.open_inference import fast_path
 from app.process_tuning import freeze_loaded_objects
 from app.protocols.http import HotProtocol
 from app.protocols.upgrade import upgrade_factory
+from app.workers.moving import ConnectionMover
 from app.workers.place import Place
-from app.workers.store_files import claim
 from app.workers.sockets import bind
+from app.workers.store_files import claim
 
 JOBS_SHARE = 0.6  # of the time to stop, for jobs of accepted requests; what is unfinished then is refused
 REQUESTS_SHARE = 0.7  # of the time to stop, until requests without an answer are cancelled
@@ -51,6 +53,7 @@ class Server(uvicorn.Server):
         self.drain_seconds = drain_seconds
         self.published_port = published_port
         self.ends_process = False  # whether to end the process if it does not stop in time
+        self.mover: ConnectionMover | None = None  # between workers
         self.announces = True  # whether to print the address
         self.parent: int | None = None  # a file that ends when the parent process does; then the server stops
         self._stops_at = math.inf
@@ -76,6 +79,8 @@ class Server(uvicorn.Server):
         if self.ends_process:
             state.stop_deadline.end_process_when_missed()
         state.engine.refuse_unfinished_after(JOBS_SHARE * state.stop_deadline.seconds)
+        if self.mover is not None:
+            self.mover.stop()
         if state.grpc is not None:
             state.grpc.start_closing(REQUESTS_SHARE * state.stop_deadline.seconds)
         await super().shutdown(sockets)
@@ -88,11 +93,30 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         with contextlib.suppress(NotImplementedError, RuntimeError):  # no SIGHUP, or not the main thread
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+        if self.mover is not None:
+            self.mover.start(self.accept)
         if self.parent is not None:
             loop.add_reader(self.parent, self._hear_parent, self.parent)
         freeze_loaded_objects()
         if self.announces:
             print(f"Carryover listens on {self.address}. Try:\n\n  {self._example()}\n", flush=True)
+
+    def accept(self, connection: socket.socket, data: bytes, moves: int) -> None:
+        """Take a connection from another worker.
+
+        Parameters
+        ----------
+        data : what has come in on it
+        moves : how often it has moved between workers
+        """
+        protocol: HotProtocol = self.config.http_protocol_class(  # type: ignore[call-arg, assignment]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        protocol.first_data, protocol.moves = data, moves
+        loop = asyncio.get_running_loop()
+        task: asyncio.Task[Any] = loop.create_task(loop.connect_accepted_socket(lambda: protocol, connection))
+        self.server_state.tasks.add(task)
+        task.add_done_callback(self.server_state.tasks.discard)
 
     def _hear_parent(self, file: int) -> None:
         if not os.read(file, 1):
@@ -142,7 +166,8 @@ def create_server(settings: Settings, *, place: Place | None = None, accept_loss
     """
     app = create_app(settings, place=place, accept_loss=accept_loss)
     other_routes = {fast_path.PREFIX: fast_path.route(app.state.catalog)}
-    hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_decoder, other_routes)
+    mover = None if place is None else ConnectionMover(place)
+    hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_decoder, other_routes, mover)
     sockets = upgrade_factory(app.state.authenticator, app.state.limits)
     config = uvicorn.Config(
         app,
@@ -160,7 +185,9 @@ def create_server(settings: Settings, *, place: Place | None = None, accept_loss
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
-    return Server(config, settings.drain_seconds, settings.published_port)
+    serving = Server(config, settings.drain_seconds, settings.published_port)
+    serving.mover = mover
+    return serving
 
 
 def run(settings: Settings, *, accept_loss: bool = False) -> int:

@@ -249,6 +249,26 @@ class Engine:
         """As `count_sessions`, of the sessions that this engine owns."""
         return len(self.residents) if tenant is None else self.residents.counts.per_tenant[tenant]
 
+    async def session_counts_by_model(self) -> dict[str, tuple[int, int]]:
+        """By model, its resident sessions, and those resident on networks that had its name before."""
+        counts = self.session_counts_by_model_here()
+        for other in [] if self.peers is None else await self.peers.ask_reachable("models"):
+            for model, (current, older) in other.items():
+                own_current, own_older = counts.get(model, (0, 0))
+                counts[model] = own_current + current, own_older + older
+        return counts
+
+    def session_counts_by_model_here(self) -> dict[str, tuple[int, int]]:
+        """As `session_counts_by_model`, of the sessions that this engine owns."""
+        models = self.residents.models
+        return {
+            name: (
+                sum(map(len, models.sibling_slabs(slab))),
+                sum(map(len, models.older_slabs(name))),
+            )
+            for name, slab in models.current.items()
+        }
+
     def last_pass_seconds(self, model: str) -> float:
         """Seconds that the newest pass of this model took; 0 for a model that is not served."""
         slab = self.residents.models.current.get(model)

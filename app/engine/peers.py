@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.jobs.jobs import Job, Watcher
 
@@ -29,6 +29,9 @@ class Peers(Protocol):
 
     async def count_sessions(self, tenant: str | None) -> int:
         """Number of sessions that other workers own."""
+
+    async def ask_reachable(self, question: str, *arguments: Any) -> list[Any]:
+        """Ask every other worker that can be reached. A worker that is starting again is left out."""
 
     def problems(self) -> list[str]:
         """Why other workers are not ready for requests; empty if all of them are."""

@@ -56,12 +56,12 @@ class SessionList(tuple[str, ...]):
         owner_of : the worker that owns a session, the same in every call
         """
         if self._divided is None:
-            owners = np.fromiter(map(owner_of, self), np.int64, len(self))
-            present = np.unique(owners).tolist()
+            by_owner: dict[int, list[int]] = {}
+            for i, owner in enumerate(map(owner_of, self)):
+                by_owner.setdefault(owner, []).append(i)
             self._divided = [
-                OwnSessions(owner, indexes, SessionList([self[i] for i in indexes.tolist()]))
-                for owner in present
-                for indexes in (np.flatnonzero(owners == owner),)
+                OwnSessions(owner, np.array(indexes), SessionList([self[i] for i in indexes]))
+                for owner, indexes in by_owner.items()
             ]
         return self._divided
 

@@ -52,5 +52,7 @@ def run_workers(settings: Settings, *, accept_loss: bool = False) -> int:
         }
         inputs = [json.dumps(given | {"index": place.index}) for place in places]
         root = str(Path(__file__).resolve().parent.parent.parent)
-        program = f"import sys; sys.path.insert(0, {root!r}); from app.cli import serve_as_worker; serve_as_worker()"
+        program = (
+            f"import sys; sys.path.insert(0, {root!r}); from app.cli import serve_as_worker as run; run()"
+        )
         return Supervisor([sys.executable, "-c", program], inputs, places[0].socket).run()

@@ -42,16 +42,14 @@ class Peer:
         self._questions: dict[int, asyncio.Future[Any]] = {}
         self._watches: dict[int, Watch] = {}
         self._lost = asyncio.Event()
+        self.connected = asyncio.Event()  # while the other worker can be reached
+        self.idle = asyncio.Event()  # while no job waits for its answer
+        self.idle.set()
 
     @property
     def is_connected(self) -> bool:
         """Whether the other worker can be reached."""
         return self._connection is not None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no job waits for its answer."""
-        return not self._jobs
 
     async def stay_connected(self) -> None:
         """Connect, again and again, until this is cancelled."""
@@ -63,6 +61,7 @@ class Peer:
                         lambda: _Connection(self), str(self._path)
                     )
                     self._lost.clear()
+                    self.connected.set()
                     await self._lost.wait()
                 await asyncio.sleep(CONNECT_SECONDS)
         finally:
@@ -79,6 +78,7 @@ class Peer:
         else:
             self._number += 1
             self._jobs[self._number] = job
+            self.idle.clear()
             self._count += len(job.sessions)
             self._nbytes += job.nbytes
             if type(job) is Watch:
@@ -149,6 +149,7 @@ class Peer:
     def lose(self) -> None:
         """Answer everything that waits: the connection is lost."""
         self._connection = None
+        self.connected.clear()
         self._lost.set()
         error = self.unavailable_error()
         for question in self._questions.values():
@@ -165,6 +166,8 @@ class Peer:
         job = self._jobs.pop(number)
         self._count -= len(job.sessions)
         self._nbytes -= job.nbytes
+        if not self._jobs:
+            self.idle.set()
         return job
 
     def _answer(self, job: Job, outcome: Any) -> None:

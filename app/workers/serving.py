@@ -40,7 +40,7 @@ class ServedPeer(FrameConnection):
         take_report: Callable[[Any], None],
     ) -> None:
         super().__init__()
-        self.has_finished = False  # no job will come any more
+        self.finished = asyncio.Event()  # no job will come any more
         self.is_lost = False
         self._engine = engine
         self._authenticator = authenticator
@@ -52,7 +52,8 @@ class ServedPeer(FrameConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.is_lost = self.has_finished = True
+        self.is_lost = True
+        self.finished.set()
         for client in self._clients.values():
             client.left = True
         for watcher in self._watchers.values():
@@ -76,7 +77,7 @@ class ServedPeer(FrameConnection):
             case Kind.REPORT:
                 self._take_report(decode(body))
             case Kind.FINISHED:
-                self.has_finished = True
+                self.finished.set()
 
     def _submit(self, number: int, job: Job) -> None:
         def reply(outcome: Any) -> None:

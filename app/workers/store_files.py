@@ -66,7 +66,7 @@ def claim(path: Path, count: int) -> None:
         _write_count(path, count)
     elif stored not in (None, count):
         raise ConfigError(
-            f"the sessions of store {path} are divided among {stored} worker{'s' * (stored != 1)}: start with "
+            f"the sessions of store {path} belong to {stored} worker{'s' * (stored != 1)}: start with "
             f"--workers {stored}, or divide them anew with: carryover sessions divide {path} {count}"
         )
 

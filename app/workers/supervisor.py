@@ -141,7 +141,7 @@ class _Worker:
                 log.error("worker %d has ended before it read its settings", self.index)
 
     def pause(self) -> float:
-        """Choose when to start again: later each time, unless the process ran for a while. Returns seconds."""
+        """Choose in how many seconds to start again: more each time, unless the process ran for a while."""
         if time.monotonic() - self._started > STEADY_SECONDS:
             self._pause_seconds = FIRST_PAUSE_SECONDS
         seconds = self._pause_seconds

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -47,7 +47,6 @@ log = logging.getLogger("carryover.workers")
 REPORT_SECONDS = 0.1
 SILENT_SECONDS = 5.0  # without a report, after which a worker counts as not ready
 START_SECONDS = 30.0  # how long a start waits for the other workers
-POLL_SECONDS = 0.01
 
 
 class Workers:
@@ -77,6 +76,7 @@ class Workers:
         self.answers: dict[str, Answer] = {
             "adopt": self._adopt_here,
             "count": self._count_here,
+            "models": self._models_here,
             "names": engine.names_here,
             "retire": self._retire_here,
         }
@@ -95,9 +95,7 @@ class Workers:
         self._listening = await loop.create_unix_server(self._serve, str(path))
         for peer in self._peers.values():
             self._run(peer.stay_connected())
-        deadline = monotonic() + START_SECONDS
-        while monotonic() < deadline and not all(peer.is_connected for peer in self._peers.values()):
-            await asyncio.sleep(POLL_SECONDS)
+        await _wait_for_all([peer.connected for peer in self._peers.values()], START_SECONDS)
         self._run(self._report())
 
     async def finish(self, seconds: float) -> None:
@@ -108,12 +106,10 @@ class Workers:
         seconds : time limit
         """
         deadline = monotonic() + seconds
-        while monotonic() < deadline and not all(peer.is_idle for peer in self._peers.values()):
-            await asyncio.sleep(POLL_SECONDS)
+        await _wait_for_all([peer.idle for peer in self._peers.values()], seconds)
         for peer in self._peers.values():
             peer.finish()
-        while monotonic() < deadline and not all(served.has_finished for served in self._served):
-            await asyncio.sleep(POLL_SECONDS)
+        await _wait_for_all([served.finished for served in self._served], deadline - monotonic())
 
     def stop(self) -> None:
         """Close the connections to the other workers."""
@@ -235,6 +231,9 @@ class Workers:
         """Number of sessions that other workers own."""
         return sum(await self.ask("count", tenant))
 
+    async def _models_here(self) -> Mapping[str, tuple[int, int]]:
+        return self._engine.session_counts_by_model_here()
+
     async def _count_here(self, tenant: str | None) -> int:
         return self._engine.count_sessions_here(tenant)
 
@@ -299,6 +298,13 @@ class Workers:
         report = _Report(problems, msgspec.convert(usage, UsageReport), monotonic())
         self._reports[index] = report
         self._usage.deduct(report.usage)
+
+
+async def _wait_for_all(events: Sequence[asyncio.Event], seconds: float) -> None:
+    """Wait until all are set, but no longer than this."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*(event.wait() for event in events))
 
 
 class _Report(msgspec.Struct):
