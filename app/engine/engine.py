@@ -221,7 +221,7 @@ class Engine:
 
         Raises
         ------
-        Unavailable : a worker that owns a part of them does not answer
+        WorkerUnavailable : a worker that owns a part of them does not answer
         """
         here = await self.names_here(after, limit, model, prefix)
         if self.peers is None:
@@ -240,7 +240,7 @@ class Engine:
 
         Raises
         ------
-        Unavailable : a worker that owns a part of them does not answer
+        WorkerUnavailable : a worker that owns a part of them does not answer
         """
         here = self.count_sessions_here(tenant)
         return here if self.peers is None else here + await self.peers.count_sessions(tenant)

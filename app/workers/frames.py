@@ -19,7 +19,9 @@ class Kind(IntEnum):
     """What a frame is. Its number is that of a job or a question; 0 where it concerns neither."""
 
     JOB = 0  # for the engine of the worker that owns its sessions
+    SEPARATE_JOB = 8  # the same; its chunks need not be answered together
     ANSWER = 1  # to a job or a question
+    PART = 9  # `PartAnswer`, to some chunks of a job
     LEFT = 2  # the client of a job has gone
     EVENT = 3  # for the watcher of a job
     UNWATCH = 4  # the watcher of a job has gone

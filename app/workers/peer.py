@@ -1,22 +1,27 @@
 """Another worker, as this one sees it: jobs and questions go there, answers and events come back.
 
 A job is answered exactly once. If the connection is lost before the answer, it is answered with
-`Unavailable`: nobody knows whether the other worker has applied it. A client that sends it again with `at`
-gets the same answer as if nothing had happened.
+`WorkerUnavailable`: nobody knows whether the other worker has applied it. A client that sends it again with
+`at` gets the same answer as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from app.engine.reply import call_reply
-from app.errors import CarryoverError, Overloaded, Unavailable
-from app.jobs.jobs import Advance, AdvanceMany, Job, Watch, Watcher, is_cancelled
+from app.errors import CarryoverError, Overloaded, WorkerUnavailable
+from app.jobs.jobs import Advance, AdvanceMany, Job, SeparateReplies, Watch, Watcher, is_cancelled
 from app.workers.frames import FrameConnection, Kind
-from app.workers.values import decode
+from app.workers.values import PartAnswer, decode
+
+log = logging.getLogger("carryover.workers")
 
 CONNECT_SECONDS = 0.1  # between two attempts
 
@@ -41,6 +46,7 @@ class Peer:
         self._count = self._nbytes = 0  # chunks and commands of those jobs, and bytes of their observations
         self._questions: dict[int, asyncio.Future[Any]] = {}
         self._watches: dict[int, Watch] = {}
+        self._left: dict[int, set[int]] = {}  # by number of a job, its chunks that are not answered yet
         self._lost = asyncio.Event()
         self.connected = asyncio.Event()  # while the other worker can be reached
         self.idle = asyncio.Event()  # while no job waits for its answer
@@ -83,14 +89,15 @@ class Peer:
             self._nbytes += job.nbytes
             if type(job) is Watch:
                 self._watches[self._number] = job
-            connection.send(Kind.JOB, self._number, job)
+            is_separate = isinstance(job.reply, SeparateReplies)
+            connection.send(Kind.SEPARATE_JOB if is_separate else Kind.JOB, self._number, job)
 
     async def ask(self, question: str, *arguments: Any) -> Any:
         """Ask the worker as a whole.
 
         Raises
         ------
-        Unavailable : it cannot be reached
+        WorkerUnavailable : it cannot be reached
         CarryoverError : it refuses
         """
         if self._connection is None:
@@ -130,9 +137,9 @@ class Peer:
         if self._connection is not None:
             self._connection.send(Kind.FINISHED)
 
-    def unavailable_error(self) -> Unavailable:
+    def unavailable_error(self) -> WorkerUnavailable:
         """The error for a job that this worker has not answered."""
-        return Unavailable("the worker that has this session is starting; send the request again")
+        return WorkerUnavailable("the worker that has this session is starting; send the request again")
 
     def receive(self, kind: int, number: int, body: bytes) -> None:
         """Handle a frame."""
@@ -143,6 +150,8 @@ class Peer:
         elif (question := self._questions.get(number)) is not None:
             if not question.done():
                 question.set_result(decode(body))
+        elif kind == Kind.PART:
+            self._answer_part(number, decode(body))
         else:
             self._answer(self._pop(number), decode(body))
 
@@ -158,12 +167,37 @@ class Peer:
         watches, self._watches = self._watches, {}
         for number in list(self._jobs):
             watches.pop(number, None)  # it learns from the answer
-            self._answer(self._pop(number), error)
+            if (left := self._left.get(number)) is None:
+                self._answer(self._pop(number), error)
+            else:
+                self._answer_part(number, PartAnswer(np.array(sorted(left)), error))
         for watch in watches.values():
             watch.watcher.end()
 
+    def _answer_part(self, number: int, part: PartAnswer) -> None:
+        """Answer some chunks of a job; with the last of them the job is answered."""
+        job = self._jobs[number]
+        if not isinstance(job, AdvanceMany) or not isinstance(job.reply, SeparateReplies):
+            raise TypeError("only a job of many chunks is answered in parts")
+        left = self._left.setdefault(number, set(range(len(job))))
+        if isinstance(part.indexes, int):
+            reply, count = job.reply.single_reply(part.indexes), 1
+            left.discard(part.indexes)
+        else:
+            reply, count = job.reply.subset_reply(part.indexes), len(part.indexes)
+            left.difference_update(part.indexes.tolist())
+        if not left:
+            self._pop(number)
+        if job.usage is not None:
+            job.usage.release(count)
+        try:
+            reply(part.outcome)
+        except Exception:
+            log.exception("the reply of a part of a job raised; the others are answered")
+
     def _pop(self, number: int) -> Job:
         job = self._jobs.pop(number)
+        self._left.pop(number, None)
         self._count -= len(job.sessions)
         self._nbytes -= job.nbytes
         if not self._jobs:

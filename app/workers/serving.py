@@ -5,15 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from app.access.callers import Authenticator
 from app.engine.engine import Engine
 from app.errors import CarryoverError, StepFailed
-from app.jobs.jobs import Advance, AdvanceMany, Client, Event, Export, Forecast, Job, Watch
+from app.jobs.jobs import (
+    Advance,
+    AdvanceMany,
+    Client,
+    Event,
+    Export,
+    Forecast,
+    Job,
+    Reply,
+    SeparateReplies,
+    Watch,
+)
 from app.session.names import tenant_of
 from app.workers.frames import FrameConnection, Kind
-from app.workers.values import decode
+from app.workers.values import PartAnswer, decode
+from models.arrays import Ints
 
 log = logging.getLogger("carryover.workers")
 
@@ -63,8 +76,11 @@ class ServedPeer(FrameConnection):
 
     def receive(self, kind: int, number: int, body: bytes) -> None:
         match kind:
-            case Kind.JOB:
-                self._submit(number, decode(body))
+            case Kind.JOB | Kind.SEPARATE_JOB:
+                job = decode(body)
+                is_separate = kind == Kind.SEPARATE_JOB
+                job.reply = _Answers(self, number, len(job)) if is_separate else partial(self.answer, number)
+                self._submit(number, job)
             case Kind.LEFT:
                 if number in self._clients:
                     self._clients[number].left = True
@@ -80,11 +96,6 @@ class ServedPeer(FrameConnection):
                 self.finished.set()
 
     def _submit(self, number: int, job: Job) -> None:
-        def reply(outcome: Any) -> None:
-            self._clients.pop(number, None)
-            self.send(Kind.ANSWER, number, outcome)
-
-        job.reply = reply
         if isinstance(job, Forecast | Export | Advance | AdvanceMany):
             job.client = self._clients[number] = Client()
         if isinstance(job, Watch):
@@ -95,11 +106,22 @@ class ServedPeer(FrameConnection):
             self._engine.submit_here(job)
         except CarryoverError as error:
             release()
-            reply(error)
+            job.reply(error)
         except Exception:
             log.exception("a job of another worker could not be submitted")
             release()
-            reply(StepFailed("the server failed; see its log"))
+            job.reply(StepFailed("the server failed; see its log"))
+
+    def answer(self, number: int, outcome: Any) -> None:
+        """Answer a job as a whole."""
+        self._clients.pop(number, None)
+        self.send(Kind.ANSWER, number, outcome)
+
+    def answer_part(self, number: int, part: PartAnswer, *, is_last: bool) -> None:
+        """Answer some chunks of a job."""
+        if is_last:
+            self._clients.pop(number, None)
+        self.send(Kind.PART, number, part)
 
     def _count(self, job: Job) -> Callable[[], None]:
         """Count chunks in the share of their tenant here. Returns what undoes it."""
@@ -124,6 +146,34 @@ class ServedPeer(FrameConnection):
     def unwatch(self, watcher: _DistantWatcher) -> None:
         """Stop notifying a watcher."""
         self._engine.watchers.remove(watcher.session, watcher)
+
+
+class _Answers(SeparateReplies):
+    """Answers the chunks of a job of another worker.
+
+    Parameters
+    ----------
+    count : chunks of the job
+    """
+
+    def __init__(self, connection: ServedPeer, number: int, count: int) -> None:
+        self._connection = connection
+        self._number = number
+        self._left = count  # chunks without an answer
+
+    def __call__(self, outcome: Any) -> None:
+        self._connection.answer(self._number, outcome)
+
+    def subset_reply(self, indexes: Ints) -> Reply:
+        return partial(self._answer_part, len(indexes), indexes)
+
+    def single_reply(self, i: int) -> Reply:
+        return partial(self._answer_part, 1, i)
+
+    def _answer_part(self, count: int, indexes: Ints | int, outcome: Any) -> None:
+        self._left -= count
+        part = PartAnswer(indexes, outcome)
+        self._connection.answer_part(self._number, part, is_last=self._left == 0)
 
 
 class _DistantWatcher:

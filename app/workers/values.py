@@ -8,6 +8,7 @@ belongs to one process (replies, clients, usage) stays there.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -35,7 +36,20 @@ from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from app.session.state_file import SessionState
 from models.adaptation.learner import ErrorStatistics
+from models.arrays import Ints
 from models.artifact.learning import Learning
+
+
+@dataclass(slots=True)
+class PartAnswer:
+    """The answer to some chunks of a job: as to a job of their own, or of a single chunk.
+
+    indexes : of the chunks in the job; the index of the single chunk
+    """
+
+    indexes: Ints | int
+    outcome: Any
+
 
 KEPT_HERE = frozenset(
     ("reply", "progress", "usage", "client", "watcher", "raw_observations", "digest", "clock")
@@ -45,7 +59,7 @@ KEPT_HERE = frozenset(
 CLASSES: tuple[type, ...] = (
     *(AdvanceMany, BulkAnswer, Advance, ChunkAnswer),
     *(Create, Delete, Export, Forecast, Fork, Import, Inspect, Refuse, Reset, Retire, Watch),
-    *(ChunkOptions, ErrorStatistics, Learning, SessionState, SessionView),
+    *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionState, SessionView),
 )
 FIELDS = tuple(
     tuple(name for name in cls.__annotations__ if name not in KEPT_HERE and not name.startswith("_"))

@@ -23,7 +23,7 @@ from app.access.callers import Authenticator
 from app.access.shared_usage import SharedUsage, UsageReport
 from app.engine.engine import Engine
 from app.engine.reply import call_reply
-from app.errors import BadModel, CarryoverError, Unavailable
+from app.errors import BadModel, CarryoverError, WorkerUnavailable
 from app.jobs.jobs import (
     Adopt,
     AdvanceMany,
@@ -204,7 +204,7 @@ class Workers:
 
         Raises
         ------
-        Unavailable : a worker cannot be reached
+        WorkerUnavailable : a worker cannot be reached
         CarryoverError : a worker refuses
         """
         return list(await asyncio.gather(*(peer.ask(question, *arguments) for peer in self._peers.values())))
@@ -213,7 +213,7 @@ class Workers:
         """Ask every other worker that can be reached. A worker that is starting again is left out."""
 
         async def ask(peer: Peer) -> list[Any]:
-            with suppress(Unavailable):
+            with suppress(WorkerUnavailable):
                 return [await peer.ask(question, *arguments)]
             return []
 

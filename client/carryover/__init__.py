@@ -44,6 +44,7 @@ from carryover.errors import (
     Unreachable,
     Unsupported,
     UnsupportedType,
+    WorkerUnavailable,
 )
 from carryover.retry import RetryPolicy
 from carryover.service import Carryover, Session, Stream
@@ -96,4 +97,5 @@ __all__ = [
     "Unreachable",
     "Unsupported",
     "UnsupportedType",
+    "WorkerUnavailable",
 ]
