@@ -43,6 +43,8 @@ COUNTERS = {
     "failed_ticks": "ticks that failed as a whole",
     "sockets_opened": "sockets opened",
     "messages": "messages received over sockets",
+    "handed_over": "chunks and commands sent to another worker, which owns their session",
+    "connections_moved": "connections passed to another worker, which owns their session",
 }
 METRIC_NAMES = {
     "created": "sessions_created",

@@ -162,6 +162,8 @@ class Metrics:
     request_seconds: dict[str, Histogram] = field(default_factory=dict)  # by route
     sockets_opened: int = 0
     messages: int = 0
+    handed_over: int = 0
+    connections_moved: int = 0
     batches: Histogram = field(default_factory=lambda: Histogram(SIZES))
     stages: StageTimer = field(default_factory=StageTimer)
     store_seconds: dict[str, Histogram] = field(default_factory=dict)  # by call

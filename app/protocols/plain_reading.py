@@ -137,6 +137,7 @@ class PlainReading(OrderedAnswers):
         if not mover.send(self._owner, file, data, self.moves + 1):
             return False
         self._plain = Plain.NO
+        self.authenticator.engine.metrics.connections_moved += 1
         self.transport.abort()  # closes this descriptor; the other worker has one of its own
         return True
 

@@ -12,6 +12,7 @@ from app.workers.values import encode
 
 log = logging.getLogger("carryover.workers")
 
+MAX_UNREAD_BYTES = 2**28
 HEAD = struct.Struct("<IQB")  # bytes of the body, number, kind
 
 
@@ -81,6 +82,9 @@ class FrameConnection(asyncio.Protocol):
         if self._transport is not None:
             body = encode(value)
             self._transport.write(HEAD.pack(len(body), number, kind) + body)
+            if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+                log.error("another worker does not read; its connection is closed")
+                self.close()
 
     def close(self) -> None:
         """Close the connection."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import sys
 import tempfile
 from pathlib import Path
 
 from app.config import Settings
+from app.errors import ConfigError
 from app.workers.place import Place
 from app.workers.sockets import bind
 from app.workers.store_files import claim
@@ -29,6 +31,8 @@ def run_workers(settings: Settings, *, accept_loss: bool = False) -> int:
     ------
     ConfigError : the port is in use, or the store is divided among another number of workers
     """
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise ConfigError("several workers need a system whose processes can share a port: Linux or macOS")
     if settings.store_path is not None:
         claim(settings.store_path, settings.workers)
     with tempfile.TemporaryDirectory(prefix="carryover-") as folder, contextlib.ExitStack() as reserved:
@@ -45,14 +49,22 @@ def run_workers(settings: Settings, *, accept_loss: bool = False) -> int:
         resident = max(-(-settings.resident_sessions // settings.workers), settings.batch_sessions)
         settings = settings.model_copy(update=ports | {"resident_sessions": resident})
         places = [Place(index, settings.workers, Path(folder)) for index in range(settings.workers)]
-        given = {
-            "settings": settings.model_dump(mode="json"),
-            "folder": folder,
-            "accept_loss": accept_loss,
-        }
-        inputs = [json.dumps(given | {"index": place.index}) for place in places]
+        first, later = (
+            [
+                json.dumps(
+                    {
+                        "settings": settings.model_dump(mode="json"),
+                        "index": place.index,
+                        "folder": folder,
+                        "accept_loss": is_accepted,
+                    }
+                )
+                for place in places
+            ]
+            for is_accepted in (accept_loss, False)  # a loss is accepted at this start, and not after a crash
+        )
         root = str(Path(__file__).resolve().parent.parent.parent)
         program = (
             f"import sys; sys.path.insert(0, {root!r}); from app.cli import serve_as_worker as run; run()"
         )
-        return Supervisor([sys.executable, "-c", program], inputs, places[0].socket).run()
+        return Supervisor([sys.executable, "-c", program], first, later, places[0].socket).run()

@@ -24,6 +24,7 @@ from app.workers.values import PartAnswer, decode
 log = logging.getLogger("carryover.workers")
 
 CONNECT_SECONDS = 0.1  # between two attempts
+ANSWER_SECONDS = 5.0  # for the answer to a question
 
 
 class Peer:
@@ -92,12 +93,16 @@ class Peer:
             is_separate = isinstance(job.reply, SeparateReplies)
             connection.send(Kind.SEPARATE_JOB if is_separate else Kind.JOB, self._number, job)
 
-    async def ask(self, question: str, *arguments: Any) -> Any:
+    async def ask(self, question: str, *arguments: Any, seconds: float = ANSWER_SECONDS) -> Any:
         """Ask the worker as a whole.
+
+        Parameters
+        ----------
+        seconds : time limit
 
         Raises
         ------
-        WorkerUnavailable : it cannot be reached
+        WorkerUnavailable : it cannot be reached, or does not answer in time
         CarryoverError : it refuses
         """
         if self._connection is None:
@@ -108,7 +113,10 @@ class Peer:
         self._questions[number] = answered
         self._connection.send(Kind.QUESTION, number, [question, *arguments])
         try:
-            outcome = await answered
+            async with asyncio.timeout(seconds):
+                outcome = await answered
+        except TimeoutError:
+            raise WorkerUnavailable(f"worker {self.index} does not answer; try again later") from None
         finally:
             self._questions.pop(number, None)
         if isinstance(outcome, CarryoverError):

@@ -27,7 +27,8 @@ class Supervisor:
     Parameters
     ----------
     command : of a worker
-    inputs : what each worker reads, a line
+    inputs : what each worker reads at its first start, a line
+    later_inputs : what it reads when it is started again
     socket : where a worker of this index serves the others; it is there once the worker has started
     """
 
@@ -35,10 +36,13 @@ class Supervisor:
         self,
         command: Sequence[str],
         inputs: Sequence[str],
+        later_inputs: Sequence[str],
         socket: Callable[[int], Path],
     ) -> None:
         self._command = list(command)
-        self._workers = [_Worker(index, line) for index, line in enumerate(inputs)]
+        self._workers = [
+            _Worker(index, *lines) for index, lines in enumerate(zip(inputs, later_inputs, strict=True))
+        ]
         self._socket = socket
         self._is_stopping = False
 
@@ -115,12 +119,13 @@ class Supervisor:
 class _Worker:
     """One worker, through all its processes."""
 
-    def __init__(self, index: int, line: str) -> None:
+    def __init__(self, index: int, line: str, later_line: str) -> None:
         self.index = index
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self.restarts_at: float | None = None
         self.process: subprocess.Popen[bytes]
         self._line = line
+        self._later_line = later_line
         self._is_started = False
         self._started = 0.0
 
@@ -136,6 +141,7 @@ class _Worker:
         if self.process.stdin is not None:
             try:
                 self.process.stdin.write(self._line.encode() + b"\n")
+                self._line = self._later_line
                 self.process.stdin.flush()
             except BrokenPipeError:
                 log.error("worker %d has ended before it read its settings", self.index)

@@ -38,13 +38,14 @@ from app.jobs.jobs import (
 from app.jobs.split import JobParts
 from app.model_library import ModelLibrary
 from app.session.names import id_of
-from app.workers.peer import Peer
+from app.workers.peer import ANSWER_SECONDS, Peer
 from app.workers.place import Place, owner_of
 from app.workers.serving import Answer, ServedPeer
 
 log = logging.getLogger("carryover.workers")
 
 REPORT_SECONDS = 0.1
+LOAD_SECONDS = 120.0  # for another worker to load a model
 SILENT_SECONDS = 5.0  # without a report, after which a worker counts as not ready
 START_SECONDS = 30.0  # how long a start waits for the other workers
 
@@ -161,6 +162,7 @@ class Workers:
         if owner == self.place.index:
             self._engine.submit_here(job)
         else:
+            self._engine.metrics.handed_over += len(job.sessions)
             self._peers[owner].submit(job)
 
     def _submit_chunks(self, job: AdvanceMany) -> None:
@@ -209,12 +211,14 @@ class Workers:
         """
         return list(await asyncio.gather(*(peer.ask(question, *arguments) for peer in self._peers.values())))
 
-    async def ask_reachable(self, question: str, *arguments: Any) -> list[Any]:
-        """Ask every other worker that can be reached. A worker that is starting again is left out."""
+    async def ask_reachable(
+        self, question: str, *arguments: Any, seconds: float = ANSWER_SECONDS
+    ) -> list[Any]:
+        """Ask every other worker that can be reached. One that is starting or does not answer is left out."""
 
         async def ask(peer: Peer) -> list[Any]:
             with suppress(WorkerUnavailable):
-                return [await peer.ask(question, *arguments)]
+                return [await peer.ask(question, *arguments, seconds=seconds)]
             return []
 
         answers = await asyncio.gather(*map(ask, self._peers.values()))
@@ -246,7 +250,7 @@ class Workers:
             try:
                 outcome = await submit_and_wait(self._engine.submit_here, job)
                 # A worker that is starting loads the models as they are on disk now.
-                others = await self.ask_reachable(question, *arguments)
+                others = await self.ask_reachable(question, *arguments, seconds=LOAD_SECONDS)
             except CarryoverError as error:
                 outcome, others = error, []
             call_reply(replace(job, reply=reply), outcome or any(others) if type(job) is Adopt else outcome)
