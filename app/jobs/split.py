@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from app.errors import CarryoverError
-from app.jobs.answers import BulkAnswer, ChunkAnswer
+from app.jobs.answers import BulkAnswer, ChunkAnswer, ranges
 from app.jobs.jobs import Advance, AdvanceMany, Reply, SeparateReplies
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
@@ -103,7 +103,7 @@ class JobParts:
         job = self._job
         return AdvanceMany(
             SessionList([job.sessions[i] for i in indexes.tolist()]) if sessions is None else sessions,
-            job.observations[_ranges(self._starts[indexes], job.lengths[indexes])],
+            job.observations[ranges(self._starts[indexes], job.lengths[indexes])],
             job.lengths[indexes],
             None if job.at is None else job.at[indexes],
             None if job.epochs is None else job.epochs[indexes],
@@ -211,7 +211,7 @@ class AnswerCollector:
         starts = np.cumsum(counts) - counts
         predictions = np.empty(int(counts.sum()), np.float32)
         for indexes, numbers in self._predictions:
-            predictions[_ranges(starts[indexes], counts[indexes])] = numbers
+            predictions[ranges(starts[indexes], counts[indexes])] = numbers
         widths = np.unique(self._outputs[self._steps > 0])
         outputs = int(widths[0]) if len(widths) == 1 else self._outputs
         return BulkAnswer(
@@ -224,11 +224,3 @@ class AnswerCollector:
             dict(sorted(self._errors.items())),
             self._extra_outputs,
         )
-
-
-def _ranges(starts: Ints, counts: Ints) -> Ints:
-    """The indexes start, start + 1, ... of every range, one range after the other."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    indexes: Ints = np.arange(total) + np.repeat(starts - (ends - counts), counts)
-    return indexes

@@ -25,6 +25,7 @@ from app.jobs.jobs import (
 )
 from app.session.names import tenant_of
 from app.workers.frames import FrameConnection, Kind
+from app.workers.handed_over import HandedOverChunks
 from app.workers.values import PartAnswer, decode
 from models.arrays import Ints
 
@@ -40,6 +41,7 @@ class ServedPeer(FrameConnection):
     Parameters
     ----------
     engine : gets the jobs
+    chunks : gets those that need not be answered together
     authenticator : knows the share of each tenant
     answers : to questions, by name
     take_report : takes what the other worker reports
@@ -48,6 +50,7 @@ class ServedPeer(FrameConnection):
     def __init__(
         self,
         engine: Engine,
+        chunks: HandedOverChunks,
         authenticator: Authenticator,
         answers: dict[str, Answer],
         take_report: Callable[[Any], None],
@@ -56,6 +59,7 @@ class ServedPeer(FrameConnection):
         self.finished = asyncio.Event()  # no job will come any more
         self.is_lost = False
         self._engine = engine
+        self._chunks = chunks
         self._authenticator = authenticator
         self._answers = answers
         self._take_report = take_report
@@ -85,7 +89,8 @@ class ServedPeer(FrameConnection):
                 if number in self._clients:
                     self._clients[number].left = True
             case Kind.UNWATCH:
-                self._watchers.pop(number).stop()
+                if number in self._watchers:
+                    self._watchers.pop(number).stop()
             case Kind.QUESTION:
                 task = asyncio.get_running_loop().create_task(self._answer(number, *decode(body)))
                 self._tasks.add(task)
@@ -102,6 +107,10 @@ class ServedPeer(FrameConnection):
             watcher = self._watchers[number] = _DistantWatcher(self, number, job.session)
             job.watcher = watcher
         release = self._count(job)
+        if isinstance(job, AdvanceMany) and isinstance(job.reply, SeparateReplies):
+            self._chunks.put(job)
+            return
+        self._chunks.submit()  # a chunk that came in before this job goes before it
         try:
             self._engine.submit_here(job)
         except CarryoverError as error:

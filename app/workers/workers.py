@@ -38,6 +38,7 @@ from app.jobs.jobs import (
 from app.jobs.split import JobParts
 from app.model_library import ModelLibrary
 from app.session.names import id_of
+from app.workers.handed_over import HandedOverChunks
 from app.workers.peer import ANSWER_SECONDS, Peer
 from app.workers.place import Place, owner_of
 from app.workers.serving import Answer, ServedPeer
@@ -72,6 +73,7 @@ class Workers:
             index: Peer(index, place.socket(index), settings.queue_jobs, settings.queue_bytes)
             for index in place.others
         }
+        self._chunks = HandedOverChunks(engine)
         self._usage = SharedUsage(authenticator)
         self._reports: dict[int, _Report] = {}
         self.answers: dict[str, Answer] = {
@@ -123,7 +125,7 @@ class Workers:
 
     def _serve(self) -> ServedPeer:
         self._served = {served for served in self._served if not served.is_lost}
-        served = ServedPeer(self._engine, self._authenticator, self.answers, self._take_report)
+        served = ServedPeer(self._engine, self._chunks, self._authenticator, self.answers, self._take_report)
         self._served.add(served)
         return served
 
