@@ -133,6 +133,12 @@ class SettingFields(BaseSettings):
 
     host: Text = setting("127.0.0.1", "address to listen on; 0.0.0.0 is every interface")
     port: int = setting(8000, "port to listen on; 0 takes a free one", ge=0, le=65_535)
+    workers: int = setting(
+        1,
+        "processes that serve the port together, one for each core; each has a part of the sessions",
+        ge=1,
+        le=64,
+    )
     grpc_port: int | None = setting(
         None,
         "port for the Open Inference Protocol over gRPC; needs the extra `grpc`; 0 takes a free one",
@@ -351,6 +357,11 @@ class Settings(SettingFields):
             raise ConfigError("CARRYOVER_DURABILITY needs a store on disk: CARRYOVER_STORE=sqlite:PATH")
         if (self.store_replicas or self.store_fsync) and not self.store_is_shared:
             raise ConfigError("store_replicas and store_fsync need a redis:// store in CARRYOVER_STORE")
+        if self.store_is_shared and self.workers > 1:
+            raise ConfigError(
+                "workers divide a store in memory or on disk among them; with a redis:// store start several "
+                "servers with one worker each"
+            )
         if self.store_is_shared and not self.tombstone_ttl_seconds:
             raise ConfigError(
                 "a redis:// store forgets deleted sessions by time: "

@@ -26,7 +26,8 @@ CarryoverError
     ├── OverLimit            above a limit of the key
     ├── TooManySessions
     ├── Stopping             the server is stopping
-    └── StoreFailed          the store failed at a commit or a read; nothing changed
+    ├── StoreFailed          the store failed at a commit or a read; nothing changed
+    └── WorkerUnavailable    the worker of the session ended or is starting; it may have applied the request
 """
 
 from __future__ import annotations
@@ -169,3 +170,7 @@ class Stopping(Unavailable):
 
 class StoreFailed(Unavailable):
     title = "Store failed"
+
+
+class WorkerUnavailable(Unavailable):
+    title = "Worker unavailable"

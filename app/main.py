@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import torch
 from fastapi import FastAPI
@@ -32,19 +33,24 @@ from app.open_inference.grpc_factory import create_grpc_server
 from app.process_tuning import keep_freed_memory
 from app.shutdown import StopDeadline
 from app.stores.factory import open_store
+from app.workers.place import Place
+from app.workers.store_files import worker_path
+from app.workers.workers import Workers
 
 log = logging.getLogger("carryover")
 
 GRPC_SHARE = 0.5  # of the remaining time to stop, for accepted gRPC calls
+WORKERS_SHARE = 0.5  # of the remaining time to stop, for jobs of the other workers
 ENGINE_SHARE = 0.8  # of the remaining time to stop, for accepted jobs; the rest closes the store
 KEYS_SECONDS = 1.0  # between two checks for a change of the keys' file
 
 
-def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
+def create_app(settings: Settings, *, place: Place | None = None, accept_loss: bool = False) -> FastAPI:
     """The service, its models loaded; the engine runs for the length of the app's lifespan.
 
     Parameters
     ----------
+    place : of this process among the workers of the server; None if there is one process
     accept_loss : start though commits are missing from the store's file
 
     Raises
@@ -57,13 +63,17 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
     keep_freed_memory()
     library = ModelLibrary(settings)
     forecasters = library.load()
-    store = open_store(settings, accept_loss=accept_loss)
+    store_path = _store_path(settings, place)
+    store = open_store(settings, path=store_path, accept_loss=accept_loss)
     library.archive(forecasters)
     engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
 
     key_ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
     engine.tracing = create_tracing(settings.traces, _version())
     authenticator = Authenticator(engine, settings, key_ring)
+
+    workers = None if place is None else Workers(place, engine, authenticator, library)
+    engine.peers = workers
 
     deadline = StopDeadline(settings.stop_seconds)
 
@@ -72,6 +82,8 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
         if key_ring is not None:
             await engine.residents.count_sessions()
         engine.start()
+        if workers is not None:
+            await workers.start()
         watching = asyncio.create_task(_watch_keys(authenticator), name="keys")
         if grpc is not None:
             await grpc.open()
@@ -80,7 +92,7 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
         if grpc is not None:
             await grpc.close(GRPC_SHARE * deadline.remaining_seconds())
         watching.cancel()
-        await _stop_engine(engine, deadline)
+        await _stop_engine(engine, deadline, workers)
         if engine.tracing is not None:
             await asyncio.to_thread(engine.tracing.close)
 
@@ -95,10 +107,10 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
     app.state.engine = engine
     app.state.stop_deadline = deadline
     app.state.authenticator = authenticator
-    app.state.exporter = PrometheusExporter(engine, authenticator, app.version, settings.store_path)
+    app.state.exporter = PrometheusExporter(engine, authenticator, app.version, store_path, workers)
     app.state.library = library
     app.state.dashboard = load_assets()
-    app.state.catalog = Catalog(engine, library, settings, app.version)
+    app.state.catalog = Catalog(engine, library, settings, app.version, workers)
     app.state.limits = Limits(
         settings.chunk_observations,
         settings.forecast_steps,
@@ -123,13 +135,23 @@ def create_app(settings: Settings, *, accept_loss: bool = False) -> FastAPI:
     return app
 
 
-async def _stop_engine(engine: Engine, deadline: StopDeadline) -> None:
+def _store_path(settings: Settings, place: Place | None) -> Path | None:
+    """The file of the store, if it is on disk."""
+    path = settings.store_path
+    return path if path is None or place is None else worker_path(path, place.index, place.count)
+
+
+async def _stop_engine(engine: Engine, deadline: StopDeadline, workers: Workers | None) -> None:
+    if workers is not None:
+        await workers.finish(WORKERS_SHARE * deadline.remaining_seconds())
     stopping = asyncio.create_task(engine.stop(ENGINE_SHARE * deadline.remaining_seconds()), name="stop")
     await asyncio.wait({stopping}, timeout=deadline.remaining_seconds())
     if not stopping.done():
         log.error("the engine did not stop within %g seconds; its open jobs are lost", deadline.seconds)
         return
     stopping.result()
+    if workers is not None:
+        workers.stop()
 
 
 async def _watch_keys(authenticator: Authenticator) -> None:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
+import os
 import signal
 import socket
+import sys
 import time
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import orjson
 import uvicorn
 
 from app.config import Settings
 from app.errors import CarryoverError
-from app.jobs.jobs import Adopt
+from app.jobs.jobs import Adopt, submit_and_wait
 from app.main import create_app, log
 from app.observability import logs
 from app.open_inference import fast_path
 from app.process_tuning import freeze_loaded_objects
 from app.protocols.http import HotProtocol
 from app.protocols.upgrade import upgrade_factory
+from app.workers.moving import ConnectionMover
+from app.workers.place import Place
+from app.workers.sockets import bind
+from app.workers.store_files import claim
 
 JOBS_SHARE = 0.6  # of the time to stop, for jobs of accepted requests; what is unfinished then is refused
 REQUESTS_SHARE = 0.7  # of the time to stop, until requests without an answer are cancelled
@@ -45,6 +54,9 @@ class Server(uvicorn.Server):
         self.drain_seconds = drain_seconds
         self.published_port = published_port
         self.ends_process = False  # whether to end the process if it does not stop in time
+        self.mover: ConnectionMover | None = None  # between workers
+        self.announces = True  # whether to print the address
+        self.parent: int | None = None  # a file that ends when the parent process does; then the server stops
         self._stops_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -68,6 +80,8 @@ class Server(uvicorn.Server):
         if self.ends_process:
             state.stop_deadline.end_process_when_missed()
         state.engine.refuse_unfinished_after(JOBS_SHARE * state.stop_deadline.seconds)
+        if self.mover is not None:
+            self.mover.stop()
         if state.grpc is not None:
             state.grpc.start_closing(REQUESTS_SHARE * state.stop_deadline.seconds)
         await super().shutdown(sockets)
@@ -80,8 +94,35 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         with contextlib.suppress(NotImplementedError, RuntimeError):  # no SIGHUP, or not the main thread
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+        if self.mover is not None:
+            self.mover.start(self.accept)
+        if self.parent is not None:
+            loop.add_reader(self.parent, self._hear_parent, self.parent)
         freeze_loaded_objects()
-        print(f"Carryover listens on {self.address}. Try:\n\n  {self._example()}\n", flush=True)
+        if self.announces:
+            print(f"Carryover listens on {self.address}. Try:\n\n  {self._example()}\n", flush=True)
+
+    def accept(self, connection: socket.socket, data: bytes, moves: int) -> None:
+        """Take a connection from another worker.
+
+        Parameters
+        ----------
+        data : what has come in on it
+        moves : how often it has moved between workers
+        """
+        protocol: HotProtocol = self.config.http_protocol_class(  # type: ignore[call-arg, assignment]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        protocol.first_data, protocol.moves = data, moves
+        loop = asyncio.get_running_loop()
+        task: asyncio.Task[Any] = loop.create_task(loop.connect_accepted_socket(lambda: protocol, connection))
+        self.server_state.tasks.add(task)
+        task.add_done_callback(self.server_state.tasks.discard)
+
+    def _hear_parent(self, file: int) -> None:
+        if not os.read(file, 1):
+            asyncio.get_running_loop().remove_reader(file)
+            self.handle_exit(signal.SIGTERM, None)
 
     @property
     def address(self) -> str:
@@ -98,7 +139,8 @@ class Server(uvicorn.Server):
             forecasters = await asyncio.to_thread(state.library.load)
             await asyncio.to_thread(state.library.archive, forecasters)
             for forecaster in forecasters:
-                await state.engine.ask(Adopt(forecaster))
+                # The supervisor tells every worker to reload.
+                await submit_and_wait(state.engine.submit_here, Adopt(forecaster))
         except CarryoverError as error:
             log.error("models were not reloaded: %s", error)
 
@@ -111,20 +153,22 @@ class Server(uvicorn.Server):
         return f"curl {self.address}/sessions/demo/observations -d '{body}'"
 
 
-def create_server(settings: Settings, *, accept_loss: bool = False) -> Server:
+def create_server(settings: Settings, *, place: Place | None = None, accept_loss: bool = False) -> Server:
     """The HTTP server of the service, ready to run.
 
     Parameters
     ----------
+    place : of this process among the workers of the server; None if there is one process
     accept_loss : start though commits are missing from the store's file
 
     Raises
     ------
     ConfigError : as `create_app`
     """
-    app = create_app(settings, accept_loss=accept_loss)
+    app = create_app(settings, place=place, accept_loss=accept_loss)
     other_routes = {fast_path.PREFIX: fast_path.route(app.state.catalog)}
-    hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_decoder, other_routes)
+    mover = None if place is None else ConnectionMover(place)
+    hot = HotProtocol.bind(app.state.authenticator, app.state.bulk_decoder, other_routes, mover)
     sockets = upgrade_factory(app.state.authenticator, app.state.limits)
     config = uvicorn.Config(
         app,
@@ -142,11 +186,13 @@ def create_server(settings: Settings, *, accept_loss: bool = False) -> Server:
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
-    return Server(config, settings.drain_seconds, settings.published_port)
+    serving = Server(config, settings.drain_seconds, settings.published_port)
+    serving.mover = mover
+    return serving
 
 
 def run(settings: Settings, *, accept_loss: bool = False) -> int:
-    """Serve until SIGTERM or SIGINT, and answer accepted requests. Returns the exit status.
+    """Serve in this process until SIGTERM or SIGINT, and answer accepted requests. Returns the exit status.
 
     Parameters
     ----------
@@ -156,17 +202,41 @@ def run(settings: Settings, *, accept_loss: bool = False) -> int:
     ------
     ConfigError : as `create_app`
     """
-    settings = fit_connections(settings, _raise_open_files())
-    serving = create_server(settings, accept_loss=accept_loss)
+    if settings.store_path is not None:
+        claim(settings.store_path, 1)
+    return _run_server(create_server(_fitted(settings), accept_loss=accept_loss))
+
+
+def run_worker() -> int:
+    """Serve as one of several workers, as the supervisor says on the standard input. Returns the exit status.
+
+    Raises
+    ------
+    ConfigError : as `create_app`
+    """
+    given = json.loads(sys.stdin.readline())
+    settings = Settings(**given["settings"])
+    place = Place(given["index"], settings.workers, Path(given["folder"]))
+    serving = create_server(_fitted(settings), place=place, accept_loss=given["accept_loss"])
+    serving.announces = place.index == 0
+    serving.parent = sys.stdin.fileno()
+    return _run_server(serving, bind(settings.host, settings.port, shared=True))
+
+
+def _run_server(serving: Server, sockets: list[socket.socket] | None = None) -> int:
     serving.ends_process = True
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again after it has stopped; a requested stop is a success.
         signal.signal(number, lambda *_: None)
     try:
-        serving.run()
+        serving.run(sockets)
     except SystemExit:  # uvicorn could not listen, and has logged why
         return 1
     return 0 if serving.started else 1
+
+
+def _fitted(settings: Settings) -> Settings:
+    return fit_connections(settings, _raise_open_files())
 
 
 def fit_connections(settings: Settings, open_files: int | None) -> Settings:

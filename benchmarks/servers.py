@@ -122,8 +122,8 @@ class Running:
 
 
 @contextmanager
-def running(server: Server, core: int, weights: Path, folder: Path) -> Iterator[Running]:
-    """Start a server pinned to one core and stop it afterwards; its log goes to a file in `folder`.
+def running(server: Server, core: int | str, weights: Path, folder: Path) -> Iterator[Running]:
+    """Start a server pinned to one core, or a list of them, and stop it; its log goes to a file in `folder`.
 
     Raises
     ------
@@ -149,7 +149,9 @@ def free_port() -> int:
     return port
 
 
-def _start(server: Server, port: int, core: int, weights: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(
+    server: Server, port: int, core: int | str, weights: Path, log: IO[bytes]
+) -> subprocess.Popen[bytes]:
     command = ["taskset", "-c", str(core), *(part.replace("{port}", str(port)) for part in server.command)]
     artifact = str(weights.parent / "artifact")
     own = {

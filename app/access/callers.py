@@ -8,6 +8,7 @@ tenants still cannot reach another tenant's session: it has no way to name that 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakValueDictionary
@@ -15,7 +16,7 @@ from weakref import WeakValueDictionary
 from app.access.connection_limit import ConnectionLimit
 from app.access.keys import Key, KeyRing, Role
 from app.access.quotas import TokenBucket
-from app.access.usage import Revocable, Usage
+from app.access.usage import OpenSockets, Usage
 from app.config import Settings
 from app.engine.engine import Engine
 from app.engine.fair_share import TenantShare
@@ -29,6 +30,7 @@ from app.jobs.jobs import (
     Fork,
     Inspect,
     Job,
+    Watch,
     submit_and_wait,
 )
 from app.session import names
@@ -37,7 +39,7 @@ log = logging.getLogger("carryover.tenancy")
 
 BEARER = b"bearer "
 RANK: dict[Role, int] = {"monitor": 0, "read": 1, "stream": 2, "admin": 3}
-READ_ONLY_JOBS = (Inspect, Forecast, Export)  # jobs that change no session
+READ_ONLY_JOBS = (Inspect, Watch, Forecast, Export)  # jobs that change no session
 ALL_TENANTS = "*"
 CLIENT: ContextVar[Client | None] = ContextVar("client", default=None)
 """The client whose request the current task answers."""
@@ -160,12 +162,10 @@ class Caller:
         found = await self.engine.names(after, limit, model, self.prefix + prefix)
         return [(name[len(self.prefix) :], model_name) for name, model_name in found]
 
-    def __len__(self) -> int:
+    async def count_sessions(self) -> int:
         """Number of the caller's sessions. Without keys, and for an admin of all tenants: of all sessions."""
-        sessions = self.engine.residents
-        if self.key is None or self.tenant == ALL_TENANTS:
-            return len(sessions)
-        return sessions.counts.per_tenant[self.tenant]
+        is_everything = self.key is None or self.tenant == ALL_TENANTS
+        return await self.engine.count_sessions(None if is_everything else self.tenant)
 
     def internal_name(self, session: str) -> str:
         """The engine's name of this session of the caller."""
@@ -219,8 +219,8 @@ class Authenticator:
         self.settings = settings
         self.key_ring = key_ring
         rate = settings.observations_per_second
-        self._server_bucket = TokenBucket(rate) if rate else None
-        self.sockets: set[Revocable] = set()  # the open sockets of all keys
+        self.server_bucket = TokenBucket(rate, workers=settings.workers) if rate else None
+        self.sockets = OpenSockets()
         self.connections = ConnectionLimit(
             settings.http_connections
         )  # limit of HTTP connections; the gRPC library counts its own
@@ -276,11 +276,19 @@ class Authenticator:
             raise Forbidden("Carryover-Tenant: 1 to 64 characters of A-Z a-z 0-9 . _ -, or *")
         return self._caller_class(self.engine, self.settings, tenant, key, caller.usage)
 
-    def _usage(self, tenant: str, key: Key | None) -> Usage:
+    def callers(self) -> Collection[tuple[Key, Caller]]:
+        """The callers that were found so far, and their keys."""
+        return self._callers.items()
+
+    def share(self, tenant: str) -> TenantShare:
+        """What this tenant has in flight here."""
         share = self._tenant_shares.get(tenant)
         if share is None:
             share = self._tenant_shares[tenant] = TenantShare(self.engine.fair_share, tenant)
-        return Usage(self.settings, share, key, self._server_bucket, self.sockets)
+        return share
+
+    def _usage(self, tenant: str, key: Key | None) -> Usage:
+        return Usage(self.settings, self.share(tenant), key, self.server_bucket, self.sockets)
 
     def refresh(self) -> None:
         """Read the key file again if it has changed. Close the connections of keys that were removed."""

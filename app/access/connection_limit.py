@@ -17,17 +17,18 @@ class ConnectionLimit:
     limit : most connections open at once
     """
 
-    __slots__ = ("limit", "open", "refused", "refusing")
+    __slots__ = ("elsewhere", "limit", "open", "refused", "refusing")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.open = 0
+        self.elsewhere = 0  # connections that other workers have
         self.refused = 0
         self.refusing = 0
 
     def acquire(self) -> bool:
         """Count a connection if there is room. Returns whether there was; if so, call `release` once."""
-        if self.open >= self.limit:
+        if self.open + self.elsewhere >= self.limit:
             self.refused += 1
             return False
         self.open += 1

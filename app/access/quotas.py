@@ -62,14 +62,17 @@ class TokenBucket:
     ----------
     rate : tokens a second
     clock : seconds, never going back
+    workers : that have such a bucket; each holds its part of a second's tokens and is refilled by the whole
+        rate, less what the others have granted
     """
 
-    __slots__ = ("_at", "_clock", "_level", "rate")
+    __slots__ = ("_at", "_capacity", "_clock", "_granted", "_level", "rate")
 
-    def __init__(self, rate: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, rate: float, clock: Callable[[], float] = monotonic, workers: int = 1) -> None:
         self.rate = rate
         self._clock = clock
-        self._level = rate
+        self._capacity = self._level = rate / workers
+        self._granted = 0  # since `take_granted`
         self._at = clock()
 
     def take(self, count: int) -> float:
@@ -78,6 +81,7 @@ class TokenBucket:
         if self._level <= 0:
             return -self._level / self.rate + 1e-3
         self._level -= count
+        self._granted += count
         return 0.0
 
     def holds(self, count: int) -> bool:
@@ -87,8 +91,18 @@ class TokenBucket:
 
     def _refill(self) -> None:
         now = self._clock()
-        self._level = min(self.rate, self._level + (now - self._at) * self.rate)
+        self._level = min(self._capacity, self._level + (now - self._at) * self.rate)
         self._at = now
+
+    def take_granted(self) -> int:
+        """How many tokens were granted since the last call."""
+        granted, self._granted = self._granted, 0
+        return granted
+
+    def deduct(self, count: int) -> None:
+        """Count tokens that another worker has granted."""
+        self._refill()
+        self._level -= count
 
 
 def quota_error(quota: str, allowed: float, owner: str, seconds: float = 1.0) -> OverLimit:

@@ -19,6 +19,12 @@ class Revocable(Protocol):
         """Close the connection, because its key was removed."""
 
 
+class OpenSockets(set[Revocable]):
+    """The open sockets of all keys. `elsewhere` is how many other workers have."""
+
+    elsewhere = 0
+
+
 class Usage:
     """What a key has in use, over all connections that send it.
 
@@ -36,7 +42,7 @@ class Usage:
         share: TenantShare,
         key: Key | None = None,
         server_bucket: TokenBucket | None = None,
-        all_sockets: set[Revocable] | None = None,
+        all_sockets: OpenSockets | None = None,
     ) -> None:
         self.share = share
         self.tenant = share.tenant
@@ -44,14 +50,15 @@ class Usage:
         self._most_in_flight = self.quota.in_flight or settings.queue_jobs
         self._longest_chunk = self.quota.chunk_observations or settings.chunk_observations
         self._most_sockets = settings.sockets
-        self._all_sockets = all_sockets if all_sockets is not None else set()
+        self._all_sockets = all_sockets if all_sockets is not None else OpenSockets()
         self.owner = f"key {key.name!r}" if key is not None else "the server"
         rate = self.quota.observations_per_second
-        self.bucket = TokenBucket(rate) if rate and key is not None else None
+        self.bucket = TokenBucket(rate, workers=settings.workers) if rate and key is not None else None
         self.server_bucket = server_bucket
         self.is_limited = key is not None or server_bucket is not None
         self.in_flight = 0
         self.sockets: set[Revocable] = set()
+        self.sockets_elsewhere = 0  # of this key, at other workers
 
     @property
     def room(self) -> int:
@@ -101,9 +108,9 @@ class Usage:
         OverLimit, Overloaded
         """
         most = self.quota.sockets
-        if most is not None and len(self.sockets) >= most:
+        if most is not None and len(self.sockets) + self.sockets_elsewhere >= most:
             raise quota_error("sockets", most, self.owner)
-        if len(self._all_sockets) >= self._most_sockets:
+        if len(self._all_sockets) + self._all_sockets.elsewhere >= self._most_sockets:
             raise Overloaded(
                 f"{self._most_sockets} sockets are open already", quota="sockets", limit=self._most_sockets
             )

@@ -22,8 +22,10 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from app.access.callers import Authenticator
+from app.api.merged_metrics import Page, merge, plain_page
 from app.engine.engine import Engine
 from app.observability.metrics import Histogram, Metrics, ScoreTally
+from app.workers.workers import Workers
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -41,6 +43,8 @@ COUNTERS = {
     "failed_ticks": "ticks that failed as a whole",
     "sockets_opened": "sockets opened",
     "messages": "messages received over sockets",
+    "handed_over": "chunks and commands sent to another worker, which owns their session",
+    "connections_moved": "connections passed to another worker, which owns their session",
 }
 METRIC_NAMES = {
     "created": "sessions_created",
@@ -58,19 +62,62 @@ class PrometheusExporter:
     Parameters
     ----------
     store_path : the file of a store on disk, for its size
+    workers : the other workers of the server; None if there are none
     """
 
     def __init__(
-        self, engine: Engine, authenticator: Authenticator, version: str, store_path: Path | None = None
+        self,
+        engine: Engine,
+        authenticator: Authenticator,
+        version: str,
+        store_path: Path | None = None,
+        workers: Workers | None = None,
     ) -> None:
+        self._engine = engine
+        self._workers = workers
         self._registry = CollectorRegistry()
         self._registry.register(_Server(engine, authenticator, version, store_path))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
+        if workers is not None:
+            workers.answers["metrics"] = self._own_figures
 
-    def render(self) -> bytes:
-        """The page with the present values."""
-        return generate_latest(self._registry)
+    async def render(self) -> bytes:
+        """The page with the present values, of all workers that can be reached."""
+        figures = [await self._own_figures()]
+        if self._workers is not None:
+            figures += await self._workers.ask_reachable("metrics")
+        tallies: dict[str, ScoreTally] = {}
+        for _, scores in figures:
+            for name, *sums in scores:
+                tally = ScoreTally.of_sums(*sums)
+                if name in tallies:
+                    tallies[name].add_tally(tally)
+                else:
+                    tallies[name] = tally
+        families = merge([page for page, _ in figures])
+        families += _scores(self._engine, tallies)
+        if self._workers is not None:
+            families.append(
+                GaugeMetricFamily("carryover_workers", "workers that these figures are of", len(figures))
+            )
+        return generate_latest(_Families(families))
+
+    async def _own_figures(self) -> tuple[Page, list[tuple[Any, ...]]]:
+        """The metrics of this worker, and the sums that its models' scores are computed from."""
+        scores = [(name, *tally.sums) for name, tally in self._engine.metrics.scores.items()]
+        return plain_page(self._registry.collect()), scores
+
+
+class _Families(CollectorRegistry):
+    """Families that are ready."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
 
 
 class _Server(Collector):
@@ -148,6 +195,13 @@ def _by_label(metrics: Metrics) -> Iterator[Metric]:
 
 
 def _models(engine: Engine) -> Iterator[Metric]:
+    family = GaugeMetricFamily("carryover_model_resident", "resident sessions of the model", labels=["model"])
+    for name, slab in engine.residents.models.current.items():
+        family.add_metric([name], len(slab))
+    yield family
+
+
+def _scores(engine: Engine, tallies: Mapping[str, ScoreTally]) -> Iterator[Metric]:
     families: dict[str, GaugeMetricFamily] = {}
 
     def add(name: str, description: str, labels: Mapping[str, str], value: float) -> None:
@@ -155,9 +209,7 @@ def _models(engine: Engine) -> Iterator[Metric]:
             families[name] = GaugeMetricFamily(f"carryover_model_{name}", description, labels=list(labels))
         families[name].add_metric(list(labels.values()), value)
 
-    for name, slab in engine.residents.models.current.items():
-        add("resident", "resident sessions of the model", {"model": name}, len(slab))
-    for name, tally in engine.metrics.scores.items():
+    for name, tally in tallies.items():
         _add_scores(add, engine, name, tally)
     yield from families.values()
 

@@ -9,7 +9,7 @@ The commands import heavy modules themselves, so that `carryover --help` is quic
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -51,8 +51,19 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit status; an expected error is one line on stderr."""
+    return _status(lambda: app(list(arguments), prog_name="carryover", standalone_mode=False))
+
+
+def serve_as_worker() -> None:
+    """The program of a worker of `carryover serve --workers N`."""
+    from app.server import run_worker
+
+    sys.exit(_status(run_worker))
+
+
+def _status(command: Callable[[], object]) -> int:
     try:
-        status = app(list(arguments), prog_name="carryover", standalone_mode=False)
+        status = command()
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has closed it

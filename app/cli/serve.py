@@ -22,6 +22,12 @@ class ServeCommand(TyperCommand):
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default=False)] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=64, help="Processes that share the port, one a core.", show_default=False
+        ),
+    ] = None,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -43,16 +49,23 @@ def serve(
 ) -> int:
     """Serve trained models until SIGTERM or Ctrl-C; requests that were accepted are answered first."""
     from app.config import Settings
-    from app.server import run
 
     given: dict[str, Any] = {
         "host": host,
         "port": port,
+        "workers": workers,
         "models": models or None,
         "insecure": insecure or None,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
-    return run(Settings.from_env(os.environ, **overrides), accept_loss=accept_loss)
+    settings = Settings.from_env(os.environ, **overrides)
+    if settings.workers > 1:
+        from app.workers.launch import run_workers
+
+        return run_workers(settings, accept_loss=accept_loss)
+    from app.server import run
+
+    return run(settings, accept_loss=accept_loss)
 
 
 def _settings_table() -> str:

@@ -149,6 +149,22 @@ def check(
     return 0 if report.is_sound else 1
 
 
+@sessions.command(short_help="Divide a store's sessions among workers.")
+def divide(
+    file: Annotated[Path, typer.Argument(help="File of a sqlite: store that no server has open.")],
+    workers: Annotated[int, typer.Argument(min=1, max=64, help="As `carryover serve --workers`.")],
+) -> None:
+    """Divide the sessions of a store on disk among another number of workers.
+
+    Each worker has a file of its own. The old files are removed once the new ones are complete.
+    """
+    from app.workers.store_files import divide, worker_paths
+
+    count = sum(divide(file, workers))
+    names = ", ".join(path.name for path in worker_paths(file, workers))
+    print(f"{count} sessions divided among {workers} worker{'s' * (workers != 1)}: {names}")
+
+
 def _count(sessions: Iterator[str], total: int) -> int:
     from app.cli.progress_bar import track
 

@@ -33,6 +33,7 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.TooManySessions: 503,
     errors.Stopping: 503,
     errors.StoreFailed: 503,
+    errors.WorkerUnavailable: 503,
 }
 OPEN_INFERENCE_STATUSES = (401, 403, 404, 501, 503)  # any other is a 400 there
 

@@ -33,6 +33,7 @@ from app.jobs.jobs import (
     Refuse,
     Reset,
     Retire,
+    Watch,
 )
 from app.session.names import id_of
 from app.session.recent_answers import reset_sessions
@@ -131,11 +132,11 @@ class _Commands:
     def _read_or_configure(self, job: Job, batch: Batch) -> Outcome:
         """Run a job that changes no session, and return its answer."""
         match job:
-            case Inspect():
+            case Inspect() | Watch():
                 slab, row = self._residents.require(job.session, batch)
                 return session_view(job.session, slab, slab.read(np.array([row])))
             case Export():
-                slab, row = self._residents.require(job.session, batch)
+                slab, row = self._residents.require(job.session, batch, job.at, job.epoch)
                 forecaster, rows = slab.forecaster, slab.read(np.array([row]))
                 return state_of(id_of(job.session), forecaster.artifact.name, forecaster.fingerprint, rows)
             case Adopt():
@@ -186,6 +187,8 @@ class _Commands:
         _stage(job, job.target, slab, row, after, batch)
 
     def _import(self, job: Import, batch: Batch) -> None:
+        if job.only_new:
+            self._check_absent(job.session, batch)
         slab = self._residents.models.slab_for_fingerprint(job.state.fingerprint)
         after = rows_of(job.state, slab.recent_chunks, slab.forecaster)
         if self._residents.find(job.session) is not None:

@@ -16,10 +16,12 @@ job is applied as it is submitted, without the queue. Upkeep jobs are queued eve
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ from app.engine.fair_share import FairShare
 from app.engine.idle_time import suspend_expiry_after_clock_jump
 from app.engine.linger import Linger
 from app.engine.model_slabs import ModelSlabs
+from app.engine.peers import Peers
 from app.engine.reply import fail_batch, reply
 from app.engine.residents import Residents
 from app.engine.slow_jobs import cancelled_error
@@ -45,7 +48,7 @@ from app.engine.upkeep import Upkeep
 from app.engine.warm_start import warm_start_sessions
 from app.engine.watchers import Watchers
 from app.errors import CarryoverError, Stopping, StoreFailed
-from app.jobs.jobs import AdvanceMany, Job, submit_and_wait
+from app.jobs.jobs import AdvanceMany, Job, Watch, Watcher, submit_and_wait
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
 from app.session.steady_clock import SteadyClock
@@ -78,6 +81,7 @@ class Engine:
         self.metrics = Metrics()
         self.tracing: Tracing | None = None  # records each batch
         self.settings = settings
+        self.peers: Peers | None = None  # the other workers, which own a part of the sessions
         self.clock = clock or SteadyClock()
         self._call_store = StoreCalls(store, self.metrics)
         models = ModelSlabs(forecasters, settings, older)
@@ -140,7 +144,19 @@ class Engine:
         self._stop_at = min(self._stop_at, time.monotonic() + seconds)
 
     def submit(self, job: Job) -> None:
-        """Queue a job, or apply it at once; its `reply` is called exactly once.
+        """Queue a job here or at the worker that owns its sessions; its `reply` is called exactly once.
+
+        Raises
+        ------
+        Stopping, Overloaded : it was not queued, and `reply` is not called
+        """
+        if self.peers is None:
+            self.submit_here(job)
+        else:
+            self.peers.submit(job)
+
+    def submit_here(self, job: Job) -> None:
+        """Queue a job whose sessions this engine owns, or apply it at once.
 
         Raises
         ------
@@ -148,6 +164,8 @@ class Engine:
         """
         if self.stopping:
             raise Stopping("the server is stopping")
+        if type(job) is Watch:
+            self.watchers.add_when_answered(job)
         if not self._backlog and self._advance_at_once(job):
             return
         self._backlog.add(self._backlog.split(job))
@@ -190,11 +208,66 @@ class Engine:
         """
         return await submit_and_wait(self.submit, job)
 
+    def unwatch(self, session: str, watcher: Watcher) -> None:
+        """Stop notifying this watcher; nothing happens if it does not watch the session."""
+        self.watchers.remove(session, watcher)
+        if self.peers is not None:
+            self.peers.unwatch(session, watcher)
+
     async def names(
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
-        """(name, model) of up to `limit` sessions, sorted: names > `after` that begin with `prefix`."""
+        """(name, model) of up to `limit` sessions, sorted: names > `after` that begin with `prefix`.
+
+        Raises
+        ------
+        WorkerUnavailable : a worker that owns a part of them does not answer
+        """
+        here = await self.names_here(after, limit, model, prefix)
+        if self.peers is None:
+            return here
+        elsewhere = await self.peers.names(after, limit, model, prefix)
+        return list(islice(heapq.merge(here, *elsewhere), limit))
+
+    async def names_here(
+        self, after: str, limit: int, model: str | None = None, prefix: str = ""
+    ) -> list[tuple[str, str]]:
+        """As `names`, of the sessions that this engine owns."""
         return await listing.names(self.residents, after, limit, model, prefix)
+
+    async def count_sessions(self, tenant: str | None = None) -> int:
+        """Number of sessions of a tenant, or of all tenants.
+
+        Raises
+        ------
+        WorkerUnavailable : a worker that owns a part of them does not answer
+        """
+        here = self.count_sessions_here(tenant)
+        return here if self.peers is None else here + await self.peers.count_sessions(tenant)
+
+    def count_sessions_here(self, tenant: str | None = None) -> int:
+        """As `count_sessions`, of the sessions that this engine owns."""
+        return len(self.residents) if tenant is None else self.residents.counts.per_tenant[tenant]
+
+    async def session_counts_by_model(self) -> dict[str, tuple[int, int]]:
+        """By model, its resident sessions, and those resident on networks that had its name before."""
+        counts = self.session_counts_by_model_here()
+        for other in [] if self.peers is None else await self.peers.ask_reachable("models"):
+            for model, (current, older) in other.items():
+                own_current, own_older = counts.get(model, (0, 0))
+                counts[model] = own_current + current, own_older + older
+        return counts
+
+    def session_counts_by_model_here(self) -> dict[str, tuple[int, int]]:
+        """As `session_counts_by_model`, of the sessions that this engine owns."""
+        models = self.residents.models
+        return {
+            name: (
+                sum(map(len, models.sibling_slabs(slab))),
+                sum(map(len, models.older_slabs(name))),
+            )
+            for name, slab in models.current.items()
+        }
 
     def last_pass_seconds(self, model: str) -> float:
         """Seconds that the newest pass of this model took; 0 for a model that is not served."""
@@ -212,7 +285,12 @@ class Engine:
         return self._backlog.queue.nbytes
 
     def readiness_problems(self) -> list[str]:
-        """Why no requests should be sent to this process; empty if it is ready for requests."""
+        """Why no requests should be sent to this server; empty if it is ready for requests."""
+        elsewhere = [] if self.peers is None else self.peers.problems()
+        return self.own_readiness_problems() + elsewhere
+
+    def own_readiness_problems(self) -> list[str]:
+        """Why this engine is not ready for requests."""
         problems = ["stopping"] * (self.stopping or self.draining)
         problems += [self._upkeep.failure] * bool(self._upkeep.failure)
         problems += ["no model is loaded"] * (not self.residents.models.current)

@@ -22,6 +22,9 @@ class SessionCounts:
     def __init__(self, max_sessions: int) -> None:
         self.max_sessions = max_sessions
         self.per_tenant: Counter[str] = Counter()
+        # Of other workers of the server, a moment ago. So a limit can be passed by what is created meanwhile.
+        self.elsewhere = 0
+        self.per_tenant_elsewhere: Counter[str] = Counter()
         self.limits: Mapping[str, int] = {}  # limits by tenant; only tenants with a limit below the server's
 
     def add(self, sessions: Iterable[str]) -> None:
@@ -36,16 +39,17 @@ class SessionCounts:
         Parameters
         ----------
         new_count : sessions to create
-        existing_count : sessions that the server has
+        existing_count : sessions that this engine has
 
         Raises
         ------
         TooManySessions, OverLimit
         """
-        if new_count and existing_count + new_count > self.max_sessions:
+        if new_count and existing_count + self.elsewhere + new_count > self.max_sessions:
             raise TooManySessions(f"the server keeps at most {self.max_sessions} sessions")
         limit = self.limits.get(tenant)
-        if limit is not None and new_count and self.per_tenant[tenant] + new_count > limit:
+        existing = self.per_tenant[tenant] + self.per_tenant_elsewhere[tenant]
+        if limit is not None and new_count and existing + new_count > limit:
             raise OverLimit(
                 f"this key may have at most {limit} sessions", RETRY_SECONDS, quota="sessions", limit=limit
             )

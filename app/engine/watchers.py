@@ -10,22 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView, epoch_token
-from app.jobs.jobs import Advance, AdvanceMany, Import, Job, Outcome, Reset
+from app.jobs.jobs import Advance, AdvanceMany, Event, Import, Job, Outcome, Reset, Watch, Watcher
 from app.session.slab import Slab
 from app.stores import Tombstone
-
-Event = dict[str, Any]
-"""What happened to a session. `event` is chunk, created, reset, imported or gone."""
-
-
-class Watcher(Protocol):
-    """Watches a session."""
-
-    def notify(self, event: Event) -> None:
-        """Take an event. Must be quick, because it is called within a tick."""
 
 
 class Watchers:
@@ -43,6 +33,16 @@ class Watchers:
     def add(self, session: str, watcher: Watcher) -> None:
         """Notify this watcher of the session's events from now on, whether the session exists yet or not."""
         self._watchers.setdefault(session, set()).add(watcher)
+
+    def add_when_answered(self, job: Watch) -> None:
+        """Add the watcher of this job just before the job is answered."""
+        reply = job.reply
+
+        def add_and_reply(outcome: Outcome) -> None:
+            self.add(job.session, job.watcher)
+            reply(outcome)
+
+        job.reply = add_and_reply
 
     def remove(self, session: str, watcher: Watcher) -> None:
         """Stop notifying this watcher; nothing happens if it does not watch the session."""
@@ -84,7 +84,8 @@ def events(session: str, job: Job, outcome: Outcome) -> Iterator[Event]:
     elif (
         isinstance(outcome, SessionView) and outcome.session == session
     ):  # a fork has no event for its origin
-        kind = "reset" if isinstance(job, Reset) else "imported" if isinstance(job, Import) else "created"
+        is_import = isinstance(job, Import) and not job.only_new
+        kind = "reset" if isinstance(job, Reset) else "imported" if is_import else "created"
         yield {"event": kind, "position": outcome.position, "epoch": epoch_token(outcome.epoch)}
 
 

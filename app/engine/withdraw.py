@@ -16,7 +16,6 @@ from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import Advance, AdvanceMany, Expire, Forecast, Job, Outcome
 from app.jobs.split import JobParts
 from app.stores import Conflicts
-from models.arrays import Bools
 
 
 def uncompared_sessions(batch: Batch) -> set[str]:
@@ -94,20 +93,7 @@ class _Withdrawal:
         for part in withdrawn:
             self._refuse_or_retry(part)
         for part in rest:
-            yield part, _part_of(outcome, keep)
-
-
-def _part_of(outcome: BulkAnswer, keep: Bools) -> BulkAnswer:
-    outputs = outcome.outputs if isinstance(outcome.outputs, int) else outcome.outputs[keep]
-    predictions = outcome.predictions[np.repeat(keep, outcome.steps * outcome.outputs)]
-    positions, epochs, steps = outcome.positions[keep], outcome.epochs[keep], outcome.steps[keep]
-    part = BulkAnswer(
-        positions, epochs, steps, outputs, predictions, model=outcome.model, ports=outcome.ports
-    )
-    new_index = np.cumsum(keep) - 1
-    for name, by_index in outcome.extra_outputs.items():
-        part.extra_outputs[name] = {int(new_index[i]): output for i, output in by_index.items() if keep[i]}
-    return part
+            yield part, outcome.select(kept_indexes)
 
 
 def _without(staged: StagedRows, sessions: Iterable[str]) -> StagedRows | None:

@@ -104,6 +104,28 @@ class BulkAnswer:
             answer |= {name: of[i] for name, of in self.extra_outputs.items() if i in of}
             yield ChunkAnswer(session, self.model, position, epoch, i in self.replayed, answer, self.ports)
 
+    def select(self, indexes: Ints) -> BulkAnswer:
+        """The answers of the chunks at these indexes, ascending."""
+        widths = np.broadcast_to(self.outputs, len(self.steps))
+        counts = self.steps * widths
+        chosen = indexes.tolist()
+        replayed = set(self.replayed)
+        return BulkAnswer(
+            self.positions[indexes],
+            self.epochs[indexes],
+            self.steps[indexes],
+            self.outputs if isinstance(self.outputs, int) else widths[indexes],
+            self.predictions[ranges(counts.cumsum()[indexes] - counts[indexes], counts[indexes])],
+            [i for i, index in enumerate(chosen) if index in replayed],
+            {i: self.errors[index] for i, index in enumerate(chosen) if index in self.errors},
+            {
+                name: {i: of[index] for i, index in enumerate(chosen) if index in of}
+                for name, of in self.extra_outputs.items()
+            },
+            self.model,
+            self.ports,
+        )
+
     def add_extra_outputs(self, i: int, outputs: Answer) -> None:
         """Add outputs of the chunk at this index."""
         for name, numbers in outputs.items():
@@ -135,6 +157,14 @@ class SessionView:
     seen: float
     expires: float | None
     ttl_seconds: float | None
+
+
+def ranges(starts: Ints, counts: Ints) -> Ints:
+    """The indexes start, start + 1, ... of every range, one range after the other."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    indexes: Ints = np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    return indexes
 
 
 def epoch_token(epoch: int) -> str:

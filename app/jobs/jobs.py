@@ -50,6 +50,33 @@ class Client:
         self.left = False
 
 
+Event = dict[str, Any]
+"""What happened to a session. `event` is chunk, created, reset, imported or gone."""
+
+
+class Watcher(Protocol):
+    """Watches a session."""
+
+    def notify(self, event: Event) -> None:
+        """Take an event. Must be quick, because it is called within a tick."""
+
+    def end(self) -> None:
+        """No event will come any more: the worker that has the session has stopped."""
+
+
+class _Nobody:
+    """In place of a watcher that is connected to another process."""
+
+    def notify(self, event: Event) -> None:
+        """Nobody is notified."""
+
+    def end(self) -> None:
+        """Nobody is notified."""
+
+
+NOBODY: Watcher = _Nobody()
+
+
 class SeparateReplies(ABC):
     """The reply of a job of many chunks whose answers need not leave together."""
 
@@ -273,6 +300,18 @@ class Inspect(_OneSession):
 
 
 @dataclass(slots=True)
+class Watch(_OneSession):
+    """Show a session, and notify the watcher of its events from then on, whether it exists yet or not.
+
+    Answered by `SessionView`, before the first event.
+    """
+
+    session: str
+    watcher: Watcher = field(default_factory=lambda: NOBODY)
+    reply: Reply = discard_answer
+
+
+@dataclass(slots=True)
 class Reset(_OneSession):
     """Zero the carry and leave the position. Answered by `SessionView`."""
 
@@ -309,9 +348,14 @@ class Delete(_OneSession):
 
 @dataclass(slots=True)
 class Export(_OneSession):
-    """Export everything that a session remembers. Answered by `SessionState`."""
+    """Export everything that a session remembers. Answered by `SessionState`.
+
+    at, epoch : that the session must have
+    """
 
     session: str
+    at: int | None = None
+    epoch: int | None = None
     reply: Reply = discard_answer
     client: Client | None = None
 
@@ -321,12 +365,14 @@ class Import(_OneSession):
     """Put a session in an exported state, with a new epoch. Answered by `SessionView`.
 
     at, epoch : that the session to be replaced must have, if any
+    only_new : refuse to replace a session
     """
 
     session: str
     state: SessionState
     at: int | None = None
     epoch: int | None = None
+    only_new: bool = False
     reply: Reply = discard_answer
 
 
@@ -377,6 +423,7 @@ Job = (
     | Forecast
     | Create
     | Inspect
+    | Watch
     | Reset
     | Fork
     | Delete

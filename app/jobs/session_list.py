@@ -5,14 +5,24 @@ A job of resident sessions needs none: their rows are found by the bytes (`app.s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple, overload
+
+import numpy as np
 
 from app.session.slab import Slab
 from models.arrays import Ints
 
 SessionNames = set[str] | frozenset[str]
+
+
+class OwnSessions(NamedTuple):
+    """Those names of a list that one worker owns, and their indexes in the list."""
+
+    owner: int
+    indexes: Ints
+    sessions: SessionList
 
 
 class NameSpans(NamedTuple):
@@ -78,6 +88,21 @@ class SessionList(Sequence[str]):
         if self.spans is None:
             return SessionList(prefix + name for name in self.names)
         return SessionList(spans=self.spans._replace(prefix=prefix + self.spans.prefix))
+
+    def divide(self, owner_of: Callable[[str], int]) -> list[OwnSessions]:
+        """The names by their owners.
+
+        Parameters
+        ----------
+        owner_of : the worker that owns a session
+        """
+        by_owner: dict[int, list[int]] = {}
+        for i, owner in enumerate(map(owner_of, self.names)):
+            by_owner.setdefault(owner, []).append(i)
+        return [
+            OwnSessions(owner, indexes, self.pick(indexes))
+            for owner, indexes in ((owner, np.array(own)) for owner, own in by_owner.items())
+        ]
 
     def rows(self, slab: Slab) -> Ints | None:
         """[n], the row of every name; None unless all are resident in this slab."""

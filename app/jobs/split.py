@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from app.errors import CarryoverError
-from app.jobs.answers import BulkAnswer, ChunkAnswer
+from app.jobs.answers import BulkAnswer, ChunkAnswer, ranges
 from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany, Reply, SeparateReplies
 from app.jobs.options import ChunkOptions
+from app.jobs.session_list import SessionList
 from models.arrays import Ints, Numbers
 from models.forecaster import longest_chunk
 
@@ -91,12 +92,17 @@ class JobParts:
         first = int(indexes[0])
         return self.unusual(first) if self._job.lengths[first] > LONG_CHUNK else self.subset(indexes)
 
-    def subset(self, indexes: Ints) -> AdvanceMany:
-        """The chunks at these indexes as a job of their own, none of them unusual."""
+    def subset(self, indexes: Ints, sessions: SessionList | None = None) -> AdvanceMany:
+        """The chunks at these indexes as a job of their own, none of them unusual.
+
+        Parameters
+        ----------
+        sessions : of these chunks, where the list is known
+        """
         job = self._job
         return AdvanceMany(
-            job.sessions.pick(indexes),
-            job.observations[_ranges(self._starts[indexes], job.lengths[indexes])],
+            job.sessions.pick(indexes) if sessions is None else sessions,
+            job.observations[ranges(self._starts[indexes], job.lengths[indexes])],
             job.lengths[indexes],
             None if job.at is None else job.at[indexes],
             None if job.epochs is None else job.epochs[indexes],
@@ -190,7 +196,7 @@ class AnswerCollector:
         kinds = [numbers.dtype for _, numbers in self._predictions]
         predictions = np.empty(int(counts.sum()), np.result_type(np.float32, *kinds))
         for indexes, numbers in self._predictions:
-            predictions[_ranges(starts[indexes], counts[indexes])] = numbers
+            predictions[ranges(starts[indexes], counts[indexes])] = numbers
         widths = np.unique(self._outputs[self._steps > 0])
         outputs = int(widths[0]) if len(widths) == 1 else self._outputs
         return BulkAnswer(
@@ -203,11 +209,3 @@ class AnswerCollector:
             dict(sorted(self._errors.items())),
             self._extra_outputs,
         )
-
-
-def _ranges(starts: Ints, counts: Ints) -> Ints:
-    """The indexes start, start + 1, ... of every range, one range after the other."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    indexes: Ints = np.arange(total) + np.repeat(starts - (ends - counts), counts)
-    return indexes

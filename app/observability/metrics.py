@@ -8,13 +8,16 @@ look-ups of labels. Only the event loop's thread writes them; it also measures t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 from app.errors import slug
 from models.adaptation.learner import Scores
+from models.arrays import Doubles
 from models.forecaster import Forecaster
 
 STAGES = ("collect", "admit", "step", "commit", "publish", "reply")
@@ -100,6 +103,31 @@ class ScoreTally:
         self.changes = np.zeros(outputs)
         self.missed = np.zeros(len(levels))
 
+    @property
+    def sums(self) -> tuple[Any, ...]:
+        """All that the tally holds; `of_sums` makes the same tally of it."""
+        return self.levels, self.interval_count, self.count, self.squares, self.changes, self.missed
+
+    @classmethod
+    def of_sums(
+        cls, levels: Iterable[float], interval_count: int, count: Doubles, squares: Doubles,
+        changes: Doubles, missed: Doubles,
+    ) -> ScoreTally:  # fmt: skip
+        """The tally with these sums."""
+        tally = cls(len(count), tuple(levels))
+        tally.interval_count = interval_count
+        tally.count, tally.squares, tally.changes, tally.missed = count, squares, changes, missed
+        return tally
+
+    def add_tally(self, other: ScoreTally) -> None:
+        """Add the tally of another worker. One of other outputs or levels is left out."""
+        if other.levels == self.levels and len(other.count) == len(self.count):
+            self.interval_count += other.interval_count
+            self.count = self.count + other.count
+            self.squares = self.squares + other.squares
+            self.changes = self.changes + other.changes
+            self.missed = self.missed + other.missed
+
     def add(self, scores: Scores, levels: tuple[float, ...]) -> None:
         """Add the scores of a pass. Sessions with other levels add their errors and not their intervals."""
         observed = ~np.isnan(scores.errors)
@@ -134,6 +162,8 @@ class Metrics:
     request_seconds: dict[str, Histogram] = field(default_factory=dict)  # by route
     sockets_opened: int = 0
     messages: int = 0
+    handed_over: int = 0
+    connections_moved: int = 0
     batches: Histogram = field(default_factory=lambda: Histogram(SIZES))
     stages: StageTimer = field(default_factory=StageTimer)
     store_seconds: dict[str, Histogram] = field(default_factory=dict)  # by call

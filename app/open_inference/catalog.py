@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import reduce
 from math import inf
 from typing import Any
 
@@ -16,8 +17,9 @@ from app.jobs.jobs import Adopt, Retire
 from app.model_library import ModelLibrary
 from app.open_inference import triton_errors
 from app.open_inference.inference import OUTPUTS, VERSION
-from app.open_inference.statistics import RequestTimer, Statistics
+from app.open_inference.statistics import RequestTimer, Statistics, add_statistics
 from app.open_inference.tensors import DATATYPES, tensor_shape
+from app.workers.workers import Workers
 from models.forecaster import Forecaster
 from models.nets.signature import Control, Port, State
 
@@ -41,14 +43,25 @@ class Catalog:
     ----------
     library : artifacts on disk, from which models are loaded
     version : version of the server
+    workers : the other workers of the server; None if there are none
     """
 
-    def __init__(self, engine: Engine, library: ModelLibrary, settings: Settings, version: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        library: ModelLibrary,
+        settings: Settings,
+        version: str,
+        workers: Workers | None = None,
+    ) -> None:
         self.engine = engine
         self.library = library
         self.settings = settings
         self.version = version
         self.statistics: defaultdict[str, Statistics] = defaultdict(Statistics)
+        self._workers = workers
+        if workers is not None:
+            workers.answers["statistics"] = self._own_statistics
 
     def server_metadata(self) -> dict[str, Any]:
         """Name, version and supported extensions of the server."""
@@ -143,8 +156,23 @@ class Catalog:
             "parameters": {"fingerprint": {"string_value": forecaster.artifact.fingerprint}},
         }
 
-    def model_statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Statistics of one model, or of every model that is served.
+    async def model_statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
+        """Statistics of one model, or of every model that is served, of all workers that can be reached.
+
+        Raises
+        ------
+        UnknownModel
+        """
+        statistics = [await self._own_statistics(model, version)]
+        if self._workers is not None:
+            statistics += await self._workers.ask_reachable("statistics", model, version)
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for entry in (entry for answer in statistics for entry in answer["model_stats"]):
+            by_name.setdefault(entry["name"], []).append(entry)
+        return {"model_stats": [reduce(add_statistics, entries) for entries in by_name.values()]}
+
+    async def _own_statistics(self, model: str, version: str) -> dict[str, Any]:
+        """As `model_statistics`, of this worker.
 
         Raises
         ------

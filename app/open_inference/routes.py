@@ -70,7 +70,7 @@ async def ready(models: Models) -> Response:
 async def stats(request: Request, models: Models, model: str = "", version: str = "") -> dict[str, Any]:
     """Counts and times of the requests of one model, or of every model; needs the role admin."""
     get_caller(request).require_role("admin")
-    return models.model_statistics(model, version)
+    return await models.model_statistics(model, version)
 
 
 @router.get("/models/{model}/ready", response_class=Response, responses=errors(400))

@@ -115,6 +115,29 @@ class Statistics:
         self._tick = -1  # later requests of the same tick count as a new batch
 
 
+def add_statistics(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The statistics of one model at two workers, as those of one."""
+    batches: dict[int, dict[str, Any]] = {}
+    for entry in (*first["batch_stats"], *second["batch_stats"]):
+        size = entry["batch_size"]
+        batches[size] = _add(batches[size], entry) | {"batch_size": size} if size in batches else entry
+    return first | {
+        "last_inference": max(first["last_inference"], second["last_inference"]),
+        "inference_count": first["inference_count"] + second["inference_count"],
+        "execution_count": first["execution_count"] + second["execution_count"],
+        "inference_stats": _add(first["inference_stats"], second["inference_stats"]),
+        "batch_stats": [entry for _, entry in sorted(batches.items())],
+    }
+
+
+def _add(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The sum of all numbers of two nested dicts with the same keys."""
+    return {
+        name: _add(value, second[name]) if isinstance(value, dict) else value + second[name]
+        for name, value in first.items()
+    }
+
+
 def _batch_entry(size: int, batches: Batches) -> dict[str, Any]:
     parts = zip(PHASES, batches.ns, strict=True)
     return {"batch_size": size} | {name: _duration(batches.count, ns) for name, ns in parts}

@@ -29,6 +29,7 @@ from app.observability.tracing import TRACEPARENT
 from app.protocols.exchange import BulkExchange, ChunkExchange, Exchange
 from app.protocols.inbox import Inbox
 from app.protocols.plain_reading import PlainReading
+from app.workers.moving import ConnectionMover
 
 log = logging.getLogger("carryover.api")
 
@@ -61,6 +62,7 @@ class HotProtocol(PlainReading):
         authenticator: Authenticator,
         bulk_decoder: bulk.BulkDecoder,
         extra_routes: Mapping[bytes, ExchangeFactory] | None = None,
+        mover: ConnectionMover | None = None,
     ) -> type[HotProtocol]:
         """The class for one server."""
         own = {"authenticator": authenticator, "bulk_decoder": bulk_decoder, "limits": bulk_decoder.limits}
@@ -68,7 +70,8 @@ class HotProtocol(PlainReading):
         settings = authenticator.settings
         own |= {"max_bytes": settings.body_bytes, "hot_route": settings.hot_route}
         own |= {"logs_requests": settings.access_log}
-        own |= {"inbox": Inbox(authenticator.engine, bulk_decoder.limits.chunk.observations)}
+        inbox = Inbox(authenticator.engine, bulk_decoder.limits.chunk.observations, mover)
+        own |= {"inbox": inbox, "mover": mover}
         return type("BoundHotProtocol", (cls,), own)
 
     # Coming in: the parser calls these.

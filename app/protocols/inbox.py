@@ -28,6 +28,7 @@ from app.jobs.jobs import LONG_CHUNK, AdvanceMany
 from app.jobs.session_list import NameSpans, SessionList
 from app.protocols.batches import BatchReplies, submit_together
 from app.protocols.exchange import ChunkExchange
+from app.workers.moving import ConnectionMover
 from models.arrays import Ints
 
 log = logging.getLogger("carryover.api")
@@ -51,6 +52,9 @@ class PlainConnection(Protocol):
     def plain_exchange(self, session: str, *, flat: bool) -> ChunkExchange:
         """The exchange that answers the plain request in any other way."""
 
+    def note_owner(self, owner: int) -> None:
+        """Note that a plain request was for a session of another worker."""
+
     def standard_headers(self) -> bytes:
         """The headers that every answer has."""
 
@@ -62,11 +66,13 @@ class Inbox:
     ----------
     engine : asks for the chunks that have come in
     max_steps : observations of a chunk; longer chunks go to the connection's parser
+    mover : knows which sessions other workers own; None if there are no others
     """
 
-    def __init__(self, engine: Engine, max_steps: int) -> None:
+    def __init__(self, engine: Engine, max_steps: int, mover: ConnectionMover | None = None) -> None:
         self._engine = engine
         self._max_steps = min(max_steps, LONG_CHUNK)
+        self._mover = mover
         self._connections: list[PlainConnection] = []
         self._pieces: list[bytes] = []
         self._since = 0.0  # when the first of them came in
@@ -140,7 +146,17 @@ class Inbox:
         if not replies.are_sent:
             for connection in connections:
                 connection.await_answer()
+        if self._mover is not None:
+            self._note_owners(job.sessions, connections, self._mover)
         return True
+
+    def _note_owners(
+        self, sessions: SessionList, connections: Sequence[PlainConnection], mover: ConnectionMover
+    ) -> None:
+        for own in sessions.divide(mover.owner):
+            if own.owner != mover.index:
+                for i in own.indexes.tolist():
+                    connections[i].note_owner(own.owner)
 
 
 def _groups(

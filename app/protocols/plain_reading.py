@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 from enum import Enum
 from typing import Any, ClassVar
 
 from app.access.callers import Caller
 from app.codec import bulk
-from app.codec.limits import SMALL_BODY_BYTES
+from app.codec.limits import SESSION_ID, SMALL_BODY_BYTES
 from app.codec.plain_requests import Head
 from app.protocols.exchange import ChunkExchange
 from app.protocols.inbox import Inbox
 from app.protocols.ordered_answers import OrderedAnswers
+from app.workers.moving import ConnectionMover
 
 log = logging.getLogger("carryover.api")
 
 MAX_MISSES = 16
 """After so many requests in a row that were not plain, a connection's requests are no longer tried."""
+
+PLAIN_SESSION = re.compile(rb"POST /sessions/(%b)/observations " % SESSION_ID.pattern.encode())
 
 
 class Plain(Enum):
@@ -33,6 +38,7 @@ class PlainReading(OrderedAnswers):
     """One connection, between its parser and the inbox."""
 
     inbox: ClassVar[Inbox]
+    mover: ClassVar[ConnectionMover | None] = None
     bulk_decoder: ClassVar[bulk.BulkDecoder]
     limits: ClassVar[bulk.BulkLimits]
     logs_requests: ClassVar[bool] = False
@@ -46,9 +52,20 @@ class PlainReading(OrderedAnswers):
         self._has_head = False  # the last piece that was parsed was a whole ordinary chunk, and nothing else
         self._misses = 0  # pieces in a row that were not plain
         self._awaited: ChunkExchange | None = None  # of a plain request that is no longer alone
+        self.first_data = b""  # what had come in when this worker took the connection of another one
+        self.moves = 0  # between workers
+        self._owner: int | None = None  # another worker, whose sessions the last requests were for
+        self._requests_elsewhere = 0  # so many
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.first_data and self.is_open:
+            self.data_received(self.first_data)
 
     def data_received(self, data: bytes) -> None:
         if self._plain is Plain.NEXT:
+            if self._owner is not None and self._move(data):
+                return
             self._plain = Plain.IN_INBOX
             self._last_heard = self.loop.time()
             self.inbox.put(self, data)
@@ -71,8 +88,9 @@ class PlainReading(OrderedAnswers):
             self.transport.abort()
 
     def await_answer(self) -> None:
-        """Note that a plain request was submitted, and is not answered yet."""
-        self._plain = Plain.AWAITED
+        """Note that a plain request was submitted, unless it is answered already."""
+        if self._plain is Plain.IN_INBOX:
+            self._plain = Plain.AWAITED
 
     def write_plain(self, response: bytes) -> None:
         """Write the response to the plain request."""
@@ -94,6 +112,34 @@ class PlainReading(OrderedAnswers):
         exchange, self._awaited = self._awaited or ChunkExchange(self, session), None
         exchange.session, exchange.flat = session, flat
         return exchange
+
+    def note_owner(self, owner: int) -> None:
+        """Note that a plain request was for a session of another worker."""
+        if owner != self._owner:
+            self._owner, self._requests_elsewhere = owner, 0
+        self._requests_elsewhere += 1
+
+    def _move(self, data: bytes) -> bool:
+        """Give the connection to the worker whose sessions it is for. Returns whether that was done."""
+        mover = self.mover
+        match = PLAIN_SESSION.match(data)
+        if (
+            mover is None
+            or match is None
+            or self._requests_elsewhere >> self.moves == 0
+            or mover.owner(self.caller.internal_name(match[1].decode("ascii"))) != self._owner
+            or self.transport.get_write_buffer_size()
+            or self.transport.get_extra_info("sslcontext") is not None
+            or self._is_stopping
+        ):
+            return False
+        file = self.transport.get_extra_info("socket").fileno()
+        if not mover.send(self._owner, file, data, self.moves + 1):
+            return False
+        self._plain = Plain.NO
+        self.authenticator.engine.metrics.connections_moved += 1
+        self.transport.abort()  # closes this descriptor; the other worker has one of its own
+        return True
 
     def _end_plain(self) -> bytes:
         """Leave what is plain to the ordinary ways. Returns what must be parsed before anything else."""

@@ -17,10 +17,9 @@ from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
 
 from app.access.callers import Caller
 from app.codec import frames
-from app.engine.watchers import Event
-from app.errors import CarryoverError
+from app.errors import CarryoverError, Unavailable
 from app.jobs.answers import SessionView, epoch_token
-from app.jobs.jobs import Inspect
+from app.jobs.jobs import Event, Watch
 from app.protocols.caller_socket import CallerSocket, close_code, has_reserved_bits
 
 GATHER_SECONDS = 0.05
@@ -50,9 +49,8 @@ class WatchSocket(CallerSocket):
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Send where the session is; what happens to it after that is shown."""
         super().on_ws_connected(transport)
-        # Answered by the engine after the batch that looks: no event is lost between answer and first event.
         try:
-            self.caller.submit(Inspect(self.session, self._greet))
+            self.caller.submit(Watch(self.session, self, self._greet))
         except CarryoverError as error:
             self._close(WSCloseCode.TRY_AGAIN_LATER, error.detail[:100])
 
@@ -90,14 +88,21 @@ class WatchSocket(CallerSocket):
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._flush)
 
+    def end(self) -> None:
+        """Close, so that the client watches anew: its session is coming back."""
+        self._close(WSCloseCode.TRY_AGAIN_LATER, "the server lost this session for a moment")
+
     def _greet(self, outcome: Any) -> None:
         if self._transport is None:
+            self._stop_watching()
+            return
+        if isinstance(outcome, Unavailable):
+            self._close(WSCloseCode.TRY_AGAIN_LATER, outcome.detail[:100])
             return
         model = position = epoch = None
         if isinstance(outcome, SessionView):
             model, position, epoch = outcome.model, outcome.position, epoch_token(outcome.epoch)
         self._send({"watching": self.session, "model": model, "position": position, "epoch": epoch})
-        self.caller.engine.watchers.add(self._name, self)
 
     def _flush(self) -> None:
         self._cancel_timer()
@@ -114,7 +119,7 @@ class WatchSocket(CallerSocket):
         self._write(frames.encode_frame(orjson.dumps(message, option=NUMPY), text=True))
 
     def _stop_watching(self) -> None:
-        self.caller.engine.watchers.remove(self._name, self)
+        self.caller.engine.unwatch(self._name, self)
         self._cancel_timer()
 
     def _cancel_timer(self) -> None:

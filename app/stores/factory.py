@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from app.config import Settings
 from app.errors import ConfigError
@@ -12,11 +13,12 @@ from app.stores.memory import MemoryStore
 from app.stores.sqlite.store import SqliteStore
 
 
-def open_store(settings: Settings, *, accept_loss: bool = False) -> Store:
+def open_store(settings: Settings, *, path: Path | None = None, accept_loss: bool = False) -> Store:
     """The store that the settings name.
 
     Parameters
     ----------
+    path : its file, where that is not the file of the settings
     accept_loss : open a file though commits are missing from it
 
     Raises
@@ -26,13 +28,14 @@ def open_store(settings: Settings, *, accept_loss: bool = False) -> Store:
     tombstone_seconds = settings.tombstone_ttl_seconds or float("inf")
     if settings.store_is_shared:
         return open_shared_store(settings, tombstone_seconds)
-    if settings.store_path is None:
+    path = path or settings.store_path
+    if path is None:
         return MemoryStore(settings.tombstones, tombstone_seconds, SteadyClock())
     # After each fsync the store's thread competes with a busy event loop for the interpreter: the default
     # interval of 5 ms would be added to every commit.
     sys.setswitchinterval(0.0005)
     return SqliteStore(
-        settings.store_path,
+        path,
         settings.tombstones,
         tombstone_seconds,
         settings.durability,

@@ -47,6 +47,7 @@ from carryover.errors import (
     Unreachable,
     Unsupported,
     UnsupportedType,
+    WorkerUnavailable,
 )
 from carryover.exporting import export
 from carryover.retry import RetryPolicy
@@ -101,5 +102,6 @@ __all__ = [
     "Unreachable",
     "Unsupported",
     "UnsupportedType",
+    "WorkerUnavailable",
     "export",
 ]

@@ -32,7 +32,8 @@ CarryoverError
         ├── TooManySessions
         ├── OverLimit        the key's quota is used up
         ├── Stopping         the server is shutting down
-        └── StoreFailed      the store failed; the session did not change
+        ├── StoreFailed      the store failed; the session did not change
+        └── WorkerUnavailable  a process of the server is starting; it may have applied the request
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ __all__ = [
     "Unreachable",
     "Unsupported",
     "UnsupportedType",
+    "WorkerUnavailable",
 ]
 
 URN = "urn:carryover:"
@@ -226,6 +228,10 @@ class Stopping(Unavailable):
 
 
 class StoreFailed(Unavailable):
+    """See the tree."""
+
+
+class WorkerUnavailable(Unavailable):
     """See the tree."""
 
 

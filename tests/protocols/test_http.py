@@ -353,7 +353,7 @@ OVERRIDDEN = {
         "on_message_complete", "pause_writing", "resume_writing", "on_headers_complete",
     },
     OrderedAnswers: {"__init__", "on_body", "on_message_complete", "_start_asgi_task", "shutdown"},
-    PlainReading: {"__init__", "data_received", "shutdown"},
+    PlainReading: {"__init__", "connection_made", "data_received", "shutdown"},
     HotProtocol: {"__init__", "on_headers_complete"},
 }  # fmt: skip
 

@@ -24,4 +24,4 @@ async def get_metrics(request: Request) -> Response:
     if not get_caller(request).sees_all_tenants:
         raise Forbidden("this needs a key of the role monitor", role="monitor")
     exporter: PrometheusExporter = request.app.state.exporter
-    return Response(exporter.render(), media_type=CONTENT_TYPE)
+    return Response(await exporter.render(), media_type=CONTENT_TYPE)

@@ -23,17 +23,16 @@ router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
 async def list_models(request: Request) -> dict[str, Any]:
     """All models that are loaded."""
     engine: Engine = request.app.state.engine
-    with_counts = get_caller(request).sees_all_tenants
-    return {
-        "models": [_model(engine, slab, with_counts) for slab in engine.residents.models.current.values()]
-    }
+    counts = await _session_counts(request)
+    return {"models": [_model(engine, slab, counts) for slab in engine.residents.models.current.values()]}
 
 
 @router.get("/models/{name}", response_model=Model, responses=problem_responses(404))
 async def get_model(request: Request, name: str) -> dict[str, Any]:
     """Shapes, units, metrics and fingerprint of a model."""
     engine: Engine = request.app.state.engine
-    return _model(engine, engine.residents.models.slab_for_model(name), get_caller(request).sees_all_tenants)
+    slab = engine.residents.models.slab_for_model(name)
+    return _model(engine, slab, await _session_counts(request))
 
 
 @router.post(
@@ -46,12 +45,22 @@ async def reload_model(request: Request, name: str) -> dict[str, Any]:
     engine.residents.models.slab_for_model(name)
     forecaster = await asyncio.to_thread(request.app.state.library.reload, name)
     changed = await engine.ask(Adopt(forecaster))
-    return {"changed": changed, "model": _model(engine, engine.residents.models.slab_for_model(name), True)}
+    slab = engine.residents.models.slab_for_model(name)
+    return {"changed": changed, "model": _model(engine, slab, await _session_counts(request))}
 
 
-def _model(engine: Engine, slab: Slab, with_counts: bool) -> dict[str, Any]:
+async def _session_counts(request: Request) -> dict[str, tuple[int, int]] | None:
+    """By model, sessions on its network and on older ones; None for a caller who may not see them."""
+    engine: Engine = request.app.state.engine
+    if not get_caller(request).sees_all_tenants:
+        return None
+    return await engine.session_counts_by_model()
+
+
+def _model(engine: Engine, slab: Slab, counts: dict[str, tuple[int, int]] | None) -> dict[str, Any]:
     forecaster = slab.forecaster
     artifact = forecaster.artifact
+    resident, older = (None, None) if counts is None else counts.get(artifact.name, (0, 0))
     return {
         "name": artifact.name,
         "default": artifact.name == engine.residents.models.default_model,
@@ -69,12 +78,8 @@ def _model(engine: Engine, slab: Slab, with_counts: bool) -> dict[str, Any]:
         "can_forecast": not forecaster.missing,
         "carry_bytes": forecaster.carry_nbytes,
         "metrics": artifact.metrics,
-        "sessions_resident": sum(map(len, engine.residents.models.sibling_slabs(slab)))
-        if with_counts
-        else None,
-        "sessions_on_older": sum(map(len, engine.residents.models.older_slabs(artifact.name)))
-        if with_counts
-        else None,
+        "sessions_resident": resident,
+        "sessions_on_older": older,
     }
 
 

@@ -85,7 +85,7 @@ async def list_sessions(
     return {
         "sessions": await _in_detail(caller, rows) if detail else rows,
         "next": names[-1][0] if len(names) == limit else None,
-        "total": len(caller),
+        "total": await caller.count_sessions(),
     }
 
 

@@ -79,7 +79,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     """Options of gRPC's core: the limits that the settings set, and keepalive."""
     return [
         ("grpc.max_receive_message_length", settings.body_bytes),
-        ("grpc.so_reuseport", 0),  # otherwise another process could take part of a sequence's requests
+        # Without workers, another process that listened there would take a part of a sequence's requests.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_allowed_incoming_connections", settings.grpc_connections),
         ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
         ("grpc.server_handshake_timeout_ms", 1000 * settings.request_seconds),

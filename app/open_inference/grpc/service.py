@@ -158,7 +158,7 @@ class InferenceService:
 
     async def _model_statistics(self, request: Any, caller: Caller) -> dict[str, Any]:
         caller.require_role("admin")
-        return self.catalog.model_statistics(request.name, request.version)
+        return await self.catalog.model_statistics(request.name, request.version)
 
     async def _repository_index(self, request: Any, _: Caller) -> dict[str, Any]:
         return {"models": self.catalog.index(request.ready)}

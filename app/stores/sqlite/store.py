@@ -159,6 +159,14 @@ class SqliteStore:
                         others[stored.tombstone.session] = stored.tombstone
         return records, others
 
+    def all_tombstones(self, page: int) -> Iterator[list[Tombstone]]:
+        """All tombstones in the order of their removal, so many at a time."""
+        with self._errors_as_store_failed("be read"):
+            found, last = self._tables.tombstones_after(0, page)
+            while last:
+                yield found
+                found, last = self._tables.tombstones_after(last, page)
+
     def names(
         self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
     ) -> list[tuple[str, str]]:

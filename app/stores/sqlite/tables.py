@@ -43,6 +43,9 @@ RECORDS = f"""SELECT json_group_array(json_array(id, fingerprint, position, dead
 FROM sessions WHERE id IN {GIVEN_IDS}"""
 TOMBSTONES = f"""SELECT json_group_array(json_array(number, id, position, why, buried, crc))
 FROM tombstones WHERE id IN {GIVEN_IDS}"""
+TOMBSTONE_PAGE = """SELECT json_group_array(json_array(number, id, position, why, buried, crc)) FROM (
+    SELECT * FROM tombstones WHERE number > ? ORDER BY number LIMIT ?
+)"""
 PRESENT = f"SELECT count(*) FROM sessions WHERE id IN {GIVEN_IDS}"
 FINGERPRINTS = """WITH RECURSIVE models (print) AS (
     SELECT min(fingerprint) FROM sessions
@@ -175,16 +178,25 @@ class Tables:
         """The tombstones of these sessions. A damaged one is left out."""
         if not sessions or not self.has_tombstones:
             return []
-        found = []
-        for number, session, position, why, removed, crc in _tombstones(
-            self._value(TOMBSTONES, json.dumps(sessions))
-        ):
+        return [
+            StoredTombstone(tombstone, number)
+            for number, tombstone, is_sound in self._read_tombstones(TOMBSTONES, json.dumps(sessions))
+            if is_sound
+        ]
+
+    def tombstones_after(self, number: int, limit: int) -> tuple[list[Tombstone], int]:
+        """A page of all tombstones, and the number of its last; 0 behind the last page. None is damaged."""
+        page = list(self._read_tombstones(TOMBSTONE_PAGE, number, limit))
+        sound = [tombstone for _, tombstone, is_sound in page if is_sound]
+        return sound, page[-1][0] if page else 0
+
+    def _read_tombstones(self, statement: str, *values: object) -> Iterator[tuple[int, Tombstone, bool]]:
+        """Number, tombstone, and whether its checksum is right."""
+        for number, session, position, why, removed, crc in _tombstones(self._value(statement, *values)):
             tombstone = Tombstone(
                 session, position, "expired" if why == "expired" else "deleted", seconds(removed)
             )
-            if tombstone_checksum(tombstone) == crc:
-                found.append(StoredTombstone(tombstone, number))
-        return found
+            yield number, tombstone, tombstone_checksum(tombstone) == crc
 
     def forget_tombstones(self, before: float) -> None:
         """Remove up to `TOMBSTONES_PER_CALL` tombstones from before this time, in seconds since 1970."""

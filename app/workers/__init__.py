@@ -1,0 +1,1 @@
+"""Several processes that serve one port: who owns a session, and how jobs reach its owner."""
