@@ -1,4 +1,4 @@
-"""What a step costs by `LSTMCells` and by `torch.nn.LSTM`, over batches and lengths of chunks.
+"""What a step costs by `Cells` and by `torch.nn.LSTM`, over batches and lengths of chunks.
 
 python -m benchmarks.kernels [--hidden 64] [--layers 1]
 
@@ -15,8 +15,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from models.arrays import Floats, Ints
-from models.nets.lstm import StatefulLSTM
 from models.nets.native import NativeNet
+from models.nets.recurrent import RecurrentNetwork
 
 BATCHES = (1, 2, 8, 16, 64, 256)
 LENGTHS = (1, 2, 5, 10, 25, 50, 200)
@@ -33,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
     torch.manual_seed(0)
-    network = StatefulLSTM(1, options.hidden, options.layers, 1).eval()
+    network = RecurrentNetwork(1, options.hidden, options.layers, 1).eval()
     cells, torch_only = NativeNet(network, "cpu"), NativeNet(network, "cpu")
     torch_only.cells = None
     random = np.random.default_rng(0)

@@ -67,7 +67,18 @@ def import_(
         typer.Option(
             "--names",
             metavar="lstm=NAME,fc=NAME",
-            help="What the class calls its nn.LSTM and its nn.Linear. [default: lstm=lstm,fc=fc]",
+            help="What the class calls its nn.LSTM (or gru=, rnn=), nn.Linear and nn.Embedding. "
+            "[default: lstm, gru or rnn; fc; embedding]",
+            show_default=False,
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="What `forward` computes of the hidden state, in order: names of nn.Linear, nn.LayerNorm, "
+            "and relu, tanh, sigmoid, silu or gelu between them, such as fc.0,relu,fc.2. [default: fc]",
+            show_default=False,
         ),
     ] = None,
     verify: Annotated[
@@ -80,7 +91,7 @@ def import_(
         ),
     ] = None,
 ) -> None:
-    """Make an artifact from the checkpoint of a class with one nn.LSTM and one nn.Linear on its output.
+    """Make an artifact from the checkpoint of a class with one nn.LSTM, nn.GRU or nn.RNN and a head on it.
 
     The checkpoint is loaded with weights_only=True: no code in it is run. So the import does not see what
     `forward` does; --verify compares the artifact with your network.
@@ -104,14 +115,15 @@ def import_(
         ),
         predicts=predicts.value,
         modules=modules_by_role,
+        head=options.parse_names(head),
     )
     difference = None if verify is None else verify_sample(artifact, verify)
     save(artifact, out)
     print(f"{out}: {_shape(artifact)}, fingerprint {artifact.fingerprint[:12]}")
     if difference is None:
         print(
-            "note: the forward of your class is not in the checkpoint. The artifact is the linear layer of "
-            "the LSTM's output. To compare it with your network: --verify sample.npz",
+            "note: the forward of your class is not in the checkpoint. The artifact is the head on the "
+            "recurrent layers' output. To compare it with your network: --verify sample.npz",
             file=sys.stderr,
         )
     else:
@@ -171,7 +183,8 @@ def _as_dict(artifact: Artifact, folder: Path) -> dict[str, Any]:
 
 def _shape(artifact: Artifact) -> str:
     hidden = f"{artifact.hidden_size} x {artifact.num_layers}"
-    return f"LSTM {artifact.input_size} -> {hidden} -> {artifact.output_size}"
+    layers = (artifact.input_size, hidden, *artifact.architecture.head, artifact.output_size)
+    return f"{artifact.architecture.cell.upper()} {' -> '.join(map(str, layers))}"
 
 
 def _show(artifact: Artifact) -> None:

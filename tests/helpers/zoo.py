@@ -11,10 +11,10 @@ from models.arrays import Floats
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
 from models.data.scaling import Column, Scaling
-from models.nets.lstm import StatefulLSTM
+from models.nets.recurrent import RecurrentNetwork
 
 LEARNING = Learning("rls", inputs=True, forgetting=0.99, levels=(0.8, 0.9), growth=(1.0, 1.4, 2.0))
-NETWORKS: dict[str, StatefulLSTM] = {}  # by fingerprint
+NETWORKS: dict[str, RecurrentNetwork] = {}  # by fingerprint
 TOLERANCE = 1e-6  # in scaled units: batched and alone, chunked and whole agree this well, not bit for bit
 
 INPUTS = {
@@ -54,7 +54,7 @@ def made(name: str, *, hidden: int, layers: int, seed: int, change: bool = False
     columns = [inputs.index(target) for target in targets]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = StatefulLSTM(len(inputs), hidden, layers, len(targets), columns if change else None)
+        network = RecurrentNetwork(len(inputs), hidden, layers, len(targets), columns if change else None)
     weights = {key: 1.5 * value.detach().numpy() for key, value in network.state_dict().items()}
     rng = np.random.default_rng(seed)
     mean, std = rng.normal(size=len(inputs)), rng.uniform(0.5, 1.5, size=len(inputs))
@@ -104,7 +104,7 @@ def _run(artifact: Artifact, observations: Floats) -> tuple[Floats, tuple[torch.
     return _unscaled(artifact, outputs[0].numpy()), carry
 
 
-def _network(artifact: Artifact) -> StatefulLSTM:
+def _network(artifact: Artifact) -> RecurrentNetwork:
     """Made once for all who ask what it predicts."""
     if artifact.fingerprint not in NETWORKS:
         NETWORKS[artifact.fingerprint] = artifact.network()

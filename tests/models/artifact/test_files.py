@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from models.artifact.files import Artifact, BadArtifact, Column, Scaling, check_folder, load, save
 from models.artifact.learning import DEFAULT_LEVELS, Learning
-from models.nets.lstm import StatefulLSTM
+from models.nets.recurrent import RecurrentNetwork
 from tests.helpers.paths import ROOT
 
 torch.set_num_threads(1)
@@ -50,7 +50,7 @@ def listed(folder: Path) -> list[str]:
 
 def made(**changes) -> Artifact:
     torch.manual_seed(1)
-    network = StatefulLSTM(3, 4, 2, 2)
+    network = RecurrentNetwork(3, 4, 2, 2)
     scaling = Scaling(np.array([1.0, 2.0, 3.0]), np.array([0.5, 1.0, 2.0]))
     fields: dict[str, Any] = {
         "name": "pump",

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from models.nets.cells import LSTMCells, sigmoid, sigmoid_times_tanh
-from models.nets.lstm import StatefulLSTM
+from models.nets.cells import Cells
+from models.nets.kernels import sigmoid, sigmoid_times_tanh
+from models.nets.recurrent import RecurrentNetwork
 
 
 @pytest.mark.parametrize("inputs", [1, 3, 17])
@@ -18,13 +19,13 @@ from models.nets.lstm import StatefulLSTM
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 5])
 def test_cells_equal_the_network_for_many_shapes(inputs, hidden, layers, batch):
-    network = StatefulLSTM(inputs, hidden, layers, 2).eval()
+    network = RecurrentNetwork(inputs, hidden, layers, 2).eval()
     generator = torch.Generator().manual_seed(7)
     observations = torch.randn(batch, 20, inputs, generator=generator)
     h, c = (0.5 * torch.randn(layers, batch, hidden, generator=generator) for _ in range(2))
     with torch.inference_mode():
         want, (last_h, last_c) = network(observations, (h, c))
-    cells, rest = LSTMCells(network), torch.full((batch, 3), 7.0)
+    cells, rest = Cells(network), torch.full((batch, 3), 7.0)
     rows = torch.cat([_by_row(h), _by_row(c), rest], 1).numpy()
     for t in range(20):
         got = cells.step(observations[:, t].numpy(), rows)
@@ -44,11 +45,11 @@ def test_cells_equal_the_network_for_many_shapes(inputs, hidden, layers, batch):
 )
 def test_chunks_of_mixed_lengths_equal_the_network_on_each_alone(lengths, inputs, hidden, layers, seed):
     torch.manual_seed(seed)
-    network = StatefulLSTM(inputs, hidden, layers, 2).eval()
+    network = RecurrentNetwork(inputs, hidden, layers, 2).eval()
     chunks = [torch.randn(1, length, inputs) for length in lengths]
     rows = 0.5 * torch.randn(len(lengths), 2 * layers * hidden + 3).numpy()
     before = rows.copy()
-    got = LSTMCells(network).advance(torch.cat(chunks, 1)[0].numpy(), np.array(lengths), rows)
+    got = Cells(network).advance(torch.cat(chunks, 1)[0].numpy(), np.array(lengths), rows)
     for i, part in enumerate(np.split(got, np.cumsum(lengths)[:-1])):
         h, c = (_of_row(part, layers) for part in np.split(before[i, : 2 * layers * hidden], 2))
         with torch.inference_mode():
@@ -63,10 +64,10 @@ def _of_row(state: np.ndarray, layers: int) -> torch.Tensor:
     return torch.from_numpy(state.reshape(layers, 1, -1))
 
 
-def chunks(lengths: list[int], layers: int = 2, hidden: int = 8) -> tuple[LSTMCells, np.ndarray, np.ndarray]:
+def chunks(lengths: list[int], layers: int = 2, hidden: int = 8) -> tuple[Cells, np.ndarray, np.ndarray]:
     """Cells of 3 inputs, and chunks and rows for them."""
     torch.manual_seed(3)
-    cells = LSTMCells(StatefulLSTM(3, hidden, layers, 1).eval())
+    cells = Cells(RecurrentNetwork(3, hidden, layers, 1).eval())
     rows = torch.rand(len(lengths), 2 * layers * hidden).numpy()
     return cells, torch.randn(sum(lengths), 3).numpy(), rows
 
@@ -125,8 +126,8 @@ def _by_row(state: torch.Tensor) -> torch.Tensor:
 
 
 def test_cells_keep_their_weights_when_the_network_changes():
-    network = StatefulLSTM(1, 4, 1, 1).eval()
-    cells, zeros = LSTMCells(network), np.zeros((1, 8), np.float32)
+    network = RecurrentNetwork(1, 4, 1, 1).eval()
+    cells, zeros = Cells(network), np.zeros((1, 8), np.float32)
     x = np.ones((1, 1), np.float32)
     before = cells.step(x, zeros.copy())
     with torch.no_grad():
@@ -189,7 +190,7 @@ def test_nan_stays_nan_and_infinity_saturates():
 
 
 def test_a_very_large_cell_state_still_steps_like_torch():
-    cells = LSTMCells(network := StatefulLSTM(1, 4, 1, 1).eval())
+    cells = Cells(network := RecurrentNetwork(1, 4, 1, 1).eval())
     rows = np.full((1, 8), 1e9, np.float32)
     h = torch.full((1, 1, 4), 1e9)
     with torch.inference_mode():

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from models.nets.lstm import StatefulLSTM
 from models.nets.native import NativeNet
+from models.nets.recurrent import RecurrentNetwork
 
 LENGTHS = [[5] * 6, [1] * 64, [1, 9, 2, 9, 30, 4, 1]]
 
 
 def networks(layers: int = 2) -> tuple[NativeNet, NativeNet]:
     """The same network, once stepped by the cells, and once by `nn.LSTM` as on a GPU."""
-    network = StatefulLSTM(3, 8, layers, 2, (2, 0)).eval()
+    network = RecurrentNetwork(3, 8, layers, 2, (2, 0)).eval()
     by_cells, by_torch = NativeNet(network, "cpu"), NativeNet(network, "cpu")
     by_torch.cells = None
     return by_cells, by_torch

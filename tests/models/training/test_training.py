@@ -14,7 +14,7 @@ from models.data.dataset import Dataset, Split, identity_scaling, prepare, sine,
 from models.data.series import Series
 from models.errors import BadCheckpoint, BadData, BadInput, BadRecipe, TrainingDiverged
 from models.evaluation.report import write_report
-from models.nets.lstm import StatefulLSTM
+from models.nets.recurrent import RecurrentNetwork
 from models.training.checkpoint import load_checkpoint, save_checkpoint
 from models.training.recipe import DRIFTING, TEXTBOOK, Recipe
 from models.training.rollout import closed_loop_error, free_run, one_step, root_mean_square
@@ -46,7 +46,7 @@ def textbook() -> Training:
     return training
 
 
-def same_weights(first: StatefulLSTM, second: StatefulLSTM) -> bool:
+def same_weights(first: RecurrentNetwork, second: RecurrentNetwork) -> bool:
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
@@ -88,7 +88,7 @@ def test_the_carry_is_kept_within_an_epoch_and_detached_between_pieces(textbook)
 
 
 def test_the_seed_decides_the_result():
-    def trained(seed: int) -> StatefulLSTM:
+    def trained(seed: int) -> RecurrentNetwork:
         training = Training(wave(), replace(SMALL, seed=seed, epochs=2))
         list(training.run())
         return training.best_network()

@@ -1,18 +1,19 @@
-"""StatefulLSTM: the carry is a value, and all that passes between chunks."""
+"""RecurrentNetwork: the carry is a value, and all that passes between chunks."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.nets.lstm import StatefulLSTM, detach_carry, network_from_weights, weight_shapes
+from models.nets.architecture import Architecture
+from models.nets.recurrent import RecurrentNetwork, detach_carry, network_from_weights
 
 torch.set_num_threads(1)
 
 
-def network(change_of=None, *, layers: int = 2) -> StatefulLSTM:
+def network(change_of=None, *, layers: int = 2) -> RecurrentNetwork:
     torch.manual_seed(3)
-    return StatefulLSTM(3, 8, layers, 2, change_of).eval()
+    return RecurrentNetwork(3, 8, layers, 2, change_of).eval()
 
 
 def observations(steps: int = 40, batch: int = 2) -> torch.Tensor:
@@ -69,7 +70,9 @@ def test_a_detached_carry_has_the_same_numbers_without_the_graph():
 @pytest.mark.parametrize("layers", [1, 3])
 def test_weight_shapes_are_those_of_the_network(layers):
     weights = network(layers=layers).state_dict()
-    assert weight_shapes(3, 8, layers, 2) == {name: tuple(weight.shape) for name, weight in weights.items()}
+    assert Architecture().weight_shapes(3, 8, layers, 2) == {
+        name: tuple(weight.shape) for name, weight in weights.items()
+    }
 
 
 def test_a_network_from_weights_predicts_the_same_and_draws_no_random_numbers():
