@@ -1,7 +1,10 @@
 """An artifact on disk: save and load, without pickle.
 
-    Artifact  -> save ->  folder/model.json            names, shape, scaling, metrics
-              <- load <-  folder/weights.safetensors
+    Artifact       -> save ->      folder/model.json            names, shape, scaling, metrics
+                   <- load <-      folder/weights.safetensors
+
+    GraphArtifact  -> save ->      folder/model.json            inputs, states, outputs
+                   <- load_any <-  folder/graph.onnx, initial.safetensors
 
 JSON and safetensors hold numbers and names only, so that loading runs no code. Everything is checked.
 """
@@ -17,20 +20,31 @@ from typing import Any, NoReturn
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from models.arrays import Floats
+from models.arrays import AnyArray, Floats
 from models.artifact.artifact import Artifact, PredictionMode, check_bounds, weight_shapes
+from models.artifact.graph_artifact import GRAPH_VERSION, MAX_GRAPH_BYTES, GraphArtifact, build, describe
 from models.artifact.learning import Learning, parse_learning
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
 from models.nets.architecture import Architecture, parse_architecture
+from models.nets.signature import MAX_STATE_BYTES
 
-__all__ = ["Artifact", "BadArtifact", "Column", "PredictionMode", "Scaling", "load", "save"]
+__all__ = [
+    "Artifact",
+    "BadArtifact",
+    "Column",
+    "GraphArtifact",
+    "PredictionMode",
+    "Scaling",
+    "load",
+    "load_any",
+    "save",
+]
 
 MAX_JSON_BYTES = 2**22
 FORMAT = "carryover-artifact"
 FORMAT_VERSION = 2
-# In the order of writing: a folder without model.json is not an artifact.
-FILES = ("weights.safetensors", "model.json")
+FILES = ("weights.safetensors", "graph.onnx", "initial.safetensors", "model.json")
 FIELDS = frozenset(
     (
         *("format", "version", "name", "inputs", "targets", "hidden_size", "num_layers", "predicts"),
@@ -41,11 +55,11 @@ SINCE_2 = frozenset(("learning", "future", "time_features", "interval_seconds"))
 OPTIONAL = frozenset(("architecture",))  # written where it is not the default, so that older programs read on
 
 
-def save(artifact: Artifact, folder: Path) -> None:
+def save(artifact: Artifact | GraphArtifact, folder: Path) -> None:
     """Write the artifact; a new folder appears whole or not at all.
 
-    In an existing folder the two files are replaced one after the other (a mounted volume cannot be renamed).
-    A reader between the two gets an error, because the fingerprint does not match, and never a mixture.
+    In an existing folder the files are replaced one after the other (a mounted volume cannot be renamed).
+    A reader in between gets an error, because the fingerprint does not match, and never a mixture.
 
     Raises
     ------
@@ -53,19 +67,21 @@ def save(artifact: Artifact, folder: Path) -> None:
         If the folder holds other files and no artifact.
     """
     check_folder(folder)
+    contents = _contents(artifact)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder if folder.exists() else folder.parent
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=beside))
     try:
         temporary.chmod(0o755)
-        _write(temporary / "weights.safetensors", safetensors.numpy.save(dict(artifact.weights)))
-        description = json.dumps(_describe(artifact), indent=2, allow_nan=False)
-        _write(temporary / "model.json", f"{description}\n".encode())
+        for file, content in contents.items():
+            _write(temporary / file, content)
         if not folder.exists():
             temporary.rename(folder)
         else:
-            for file in FILES:
+            for file in contents:
                 (temporary / file).replace(folder / file)
+            for file in set(FILES) - set(contents):
+                (folder / file).unlink(missing_ok=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -99,17 +115,34 @@ def check_writable(path: Path) -> None:
 
 
 def load(folder: Path) -> Artifact:
-    """Read and check an artifact.
+    """Read and check an artifact of a network that Carryover has written out itself, not a graph.
 
     Raises
     ------
     BadArtifact
         Names the folder and what is wrong: a missing, oversized, damaged or truncated file, an unknown
-        version or field, shapes that do not match, a fingerprint that does not match the contents.
+        version or field, shapes that do not match, a fingerprint that does not match the contents; or that it
+        is an ONNX graph.
+    """
+    artifact = load_any(folder)
+    if isinstance(artifact, GraphArtifact):
+        raise BadArtifact(
+            f"{folder}: is an ONNX graph; an LSTM that Carryover has trained or imported is needed"
+        )
+    return artifact
+
+
+def load_any(folder: Path) -> Artifact | GraphArtifact:
+    """Read and check an artifact of any version.
+
+    Raises
+    ------
+    BadArtifact
+        As `load`.
     """
     try:
         description = _read_description(folder / "model.json")
-        artifact = _build(description, folder / "weights.safetensors")
+        artifact = _build_any(description, folder)
         if artifact.fingerprint != description["fingerprint"]:
             raise BadArtifact(
                 "fingerprint does not match the contents: the files are damaged, or of two artifacts"
@@ -117,6 +150,19 @@ def load(folder: Path) -> Artifact:
     except BadArtifact as error:
         raise BadArtifact(f"{folder}: {error}") from error
     return artifact
+
+
+def _contents(artifact: Artifact | GraphArtifact) -> dict[str, bytes]:
+    """Files by name, in the order of writing: a folder without model.json is not an artifact."""
+    if isinstance(artifact, Artifact):
+        files = {"weights.safetensors": safetensors.numpy.save(dict(artifact.weights))}
+        document = _describe(artifact)
+    else:
+        files = {"graph.onnx": artifact.graph}
+        if artifact.initial_tensors:
+            files["initial.safetensors"] = safetensors.numpy.save(artifact.initial_tensors)
+        document = describe(artifact)
+    return files | {"model.json": f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode()}
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -183,16 +229,9 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise BadArtifact(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise BadArtifact(f"{path.name} does not describe a {FORMAT}")
-    if type(description.get("version")) is not int or not 1 <= description["version"] <= FORMAT_VERSION:
+    if type(description.get("version")) is not int or not 1 <= description["version"] <= GRAPH_VERSION:
         version = str(description.get("version"))[:40]
-        raise BadArtifact(f"version {version} is unknown; this program reads versions 1 to {FORMAT_VERSION}")
-    required, found = FIELDS, frozenset(description)
-    if description["version"] > 1:
-        required, found = FIELDS | SINCE_2, found - OPTIONAL
-    for name in sorted(required ^ found):
-        raise BadArtifact(
-            f"{path.name} {'has an unknown field' if name in description else 'lacks'} {name[:80]!r}"
-        )
+        raise BadArtifact(f"version {version} is unknown; this program reads versions 1 to {GRAPH_VERSION}")
     return description
 
 
@@ -200,7 +239,24 @@ def _no_constant(word: str) -> NoReturn:
     raise BadArtifact(f"model.json holds {word}, which is not a number")
 
 
+def _build_any(description: dict[str, Any], folder: Path) -> Artifact | GraphArtifact:
+    if description["version"] != GRAPH_VERSION:
+        return _build(description, folder / "weights.safetensors")
+    return build(
+        description,
+        lambda: _read_bounded(folder / "graph.onnx", MAX_GRAPH_BYTES),
+        lambda: _read_tensors(folder / "initial.safetensors", MAX_STATE_BYTES + MAX_JSON_BYTES),
+    )
+
+
 def _build(description: dict[str, Any], weights: Path) -> Artifact:
+    required, found = FIELDS, frozenset(description)
+    if description["version"] > 1:
+        required, found = FIELDS | SINCE_2, found - OPTIONAL
+    for name in sorted(required ^ found):
+        raise BadArtifact(
+            f"model.json {'has an unknown field' if name in description else 'lacks'} {name[:80]!r}"
+        )
     inputs = tuple(_column(entry) for entry in _list(description, "inputs"))
     targets = tuple(_text(name, "targets") for name in _list(description, "targets"))
     hidden, layers = description["hidden_size"], description["num_layers"]
@@ -265,7 +321,11 @@ def _scaling(entry: Any, key: str) -> Scaling:
 def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Floats]:
     # The shape bounds the size of the file, so that a wrong file is refused before it fills memory.
     header = 4096 + 256 * len(shapes)
-    content = _read_bounded(path, header + 4 * sum(prod(shape) for shape in shapes.values()))
+    return _read_tensors(path, header + 4 * sum(prod(shape) for shape in shapes.values()))
+
+
+def _read_tensors(path: Path, most: int) -> dict[str, AnyArray]:
+    content = _read_bounded(path, most)
     try:
         return dict(safetensors.numpy.load(content))
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -178,7 +178,8 @@ def test_weights_of_another_training_are_refused(folder, tmp_path, artifact):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 3}, "version 3 is unknown"),
+        ({"version": 4}, "version 4 is unknown"),
+        ({"version": 3}, "model.json lacks 'constants'"),
         ({"version": "1"}, "version 1 is unknown"),
         ({"version": True}, "version True is unknown"),
         ({"version": LEFT_OUT}, "version None is unknown"),
