@@ -72,12 +72,12 @@ class Stream:
                 self.answered.set()
             self.position = (await session.info()).position
 
-    def worst(self, forecaster: Forecaster) -> float:
-        """Largest difference from one uninterrupted pass, in standard deviations."""
+    def worst(self, forecaster: Forecaster, scale: float) -> float:
+        """Largest difference from one uninterrupted pass, in units of `scale`."""
         carries = np.zeros((1, forecaster.carry_size), np.float32)
         whole, _ = forecaster.advance(self.series[: self.sent, None], np.array([self.sent]), carries)
         got = np.asarray(self.predictions, np.float32)
-        return float(np.abs(got - whole[:, 0]).max() / forecaster.artifact.target_scaling.std[0])
+        return float(np.abs(got - whole[:, 0]).max() / scale)
 
 
 async def send_load(url: str, clients: int) -> int:
@@ -89,14 +89,15 @@ async def send_load(url: str, clients: int) -> int:
     start = asyncio.create_task(report_start(streams))
     await asyncio.gather(*(one.run(stop) for one in streams))
     start.cancel()  # SIGTERM may come before the first answer
-    forecaster = Forecaster(load(SINE))
+    artifact = load(SINE)
+    forecaster, scale = Forecaster(artifact), float(artifact.target_scaling.std[0])
     answered = sorted(moment for one in streams for moment in one.answered_at)
     report = {
         "chunks": sum(one.chunks for one in streams),
         "replayed": sum(one.replayed for one in streams),
         "missing": sum(max(0, one.sent - one.position) for one in streams),
         "doubled": sum(max(0, one.position - one.sent) for one in streams),
-        "different": sum(one.worst(forecaster) > TOLERANCE for one in streams),
+        "different": sum(one.worst(forecaster, scale) > TOLERANCE for one in streams),
         "longest_gap_s": round(max(np.diff(answered)), 2),
         "longest_wait_s": round(max(max(np.diff(one.answered_at)) for one in streams), 2),
     }

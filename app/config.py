@@ -216,6 +216,18 @@ class SettingFields(BaseSettings):
     recent_bytes: int = setting(
         4096, "most bytes of kept answers of each session; the last answer is always kept", ge=0
     )
+    carry_bytes: int = setting(
+        262_144,
+        "most bytes of the carry of a session; a model whose sessions need more is not loaded, because each "
+        "chunk writes the carry to the store",
+        ge=1,
+    )
+    run_seconds: float = setting(
+        10.0,
+        "longest that one call of a graph may take; its chunks are then refused and not applied",
+        gt=0,
+        allow_inf_nan=False,
+    )
     replay_observations: int = setting(
         0,
         "last observations of each session that are kept, to move it to a reloaded model; 0: it keeps its "

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from app.config import Settings
 from app.errors import BadModel, ConfigError, UnknownModel
-from models.artifact.files import load, save
+from models.artifact.files import load_any, save
 from models.errors import BadArtifact
 from models.forecaster import Forecaster
+from models.net import Execution
 
 log = logging.getLogger("carryover")
 
@@ -30,6 +31,7 @@ class ModelLibrary:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._execution = Execution(settings.device, settings.run_seconds)
         store = settings.store_path
         self._archive = None if store is None else store.with_name(f"{store.name}.models")
 
@@ -109,9 +111,16 @@ class ModelLibrary:
 
     def _load_folder(self, folder: Path) -> Forecaster:
         try:
-            return Forecaster(load(folder), self.settings.device, self.settings.replay_observations)
+            forecaster = Forecaster(load_any(folder), self._execution, self.settings.replay_observations)
         except BadArtifact as error:
             raise ConfigError(f"model {folder} cannot be loaded: {error}") from error
+        limit = self.settings.carry_bytes
+        if forecaster.carry_nbytes > limit:
+            raise ConfigError(
+                f"model {folder} cannot be loaded: the carry of a session has {forecaster.carry_nbytes} "
+                f"bytes, at most {limit} are allowed; set CARRYOVER_CARRY_BYTES"
+            )
+        return forecaster
 
 
 def _folders(paths: Sequence[Path]) -> list[Path]:

@@ -25,6 +25,7 @@ from app.protocols.upgrade import upgrade_factory
 
 JOBS_SHARE = 0.6  # of the time to stop, for jobs of accepted requests; what is unfinished then is refused
 REQUESTS_SHARE = 0.7  # of the time to stop, until requests without an answer are cancelled
+MAX_EXAMPLE_NUMBERS = 16  # in an observation of the example that is printed at the start
 FILES_BESIDE_CONNECTIONS = 128  # of the store, the models and Python itself
 
 
@@ -103,9 +104,9 @@ class Server(uvicorn.Server):
 
     def _example(self) -> str:
         forecaster = self.config.app.state.engine.residents.models.slab_for_model(None).forecaster  # type: ignore[union-attr]
-        scaling = forecaster.artifact.scaling
-        values = [scaling.mean + part * scaling.std for part in (0, 0.1)]
-        rows = [[float(f"{number:.3g}") for number in row] for row in values]
+        if forecaster.input_size > MAX_EXAMPLE_NUMBERS:
+            return f"curl {self.address}/models/{forecaster.artifact.name}"
+        rows = [[float(f"{number:.3g}") for number in row] for row in forecaster.example()]
         body = orjson.dumps({"observations": rows}).decode()
         return f"curl {self.address}/sessions/demo/observations -d '{body}'"
 

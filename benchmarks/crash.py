@@ -164,15 +164,15 @@ class Client:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    def judge(self, forecaster: Forecaster) -> None:
-        """Compare all that was answered with one uninterrupted pass."""
+    def judge(self, forecaster: Forecaster, scale: float) -> None:
+        """Compare all that was answered with one uninterrupted pass, in units of `scale`."""
         if not self.position:
             return
         observations = self.series[: self.position, None]
         carries = np.zeros((1, forecaster.carry_size), np.float32)
         whole, _ = forecaster.advance(observations, np.array([self.position]), carries)
         predictions = np.concatenate([np.asarray(part, np.float32).ravel() for part in self.predictions])
-        worst = float(np.abs(predictions - whole[:, 0]).max() / forecaster.artifact.target_scaling.std[0])
+        worst = float(np.abs(predictions - whole[:, 0]).max() / scale)
         self.report.worst = max(self.report.worst, worst)
         self.report.different += worst > TOLERANCE
 
@@ -214,9 +214,10 @@ async def crash(
         stop.set()
         await asyncio.gather(*streams)
         server.terminate()
-    forecaster = Forecaster(load(models))
+    artifact = load(models)
+    forecaster, scale = Forecaster(artifact), float(artifact.target_scaling.std[0])
     for client in callers:
-        client.judge(forecaster)
+        client.judge(forecaster, scale)
     return report
 
 

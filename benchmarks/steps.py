@@ -57,15 +57,16 @@ def main() -> None:
 
 
 def _features() -> Floats:
-    forecaster = Forecaster(load(Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine"))
+    artifact = load(Path(__file__).resolve().parent.parent / "models" / "zoo" / "sine")
+    forecaster = Forecaster(artifact)
     series = np.sin(np.linspace(0, 0.1 * CYCLE, CYCLE)) + 0.05 * np.random.default_rng(1).standard_normal(
         CYCLE
     )
-    features = np.ones((CYCLE, forecaster.artifact.hidden_size + 1), np.float32)
+    features = np.ones((CYCLE, artifact.hidden_size + 1), np.float32)
     carry, one_step = forecaster.new_carry[None], np.ones(1, np.int64)
     for step, value in enumerate(series.astype(np.float32)):
         _, carry = forecaster.advance(value.reshape(1, 1), one_step, carry)
-        features[step, :-1] = carry[0, : forecaster.artifact.hidden_size]
+        features[step, :-1] = carry[0, : artifact.hidden_size]
     return features
 
 

@@ -8,6 +8,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 """What networks and sessions compute with: observations, predictions, carries, weights."""
 
+Numbers = npt.NDArray[np.floating[Any]]
+"""Observations and predictions: float32, or float64 where a network takes or gives whole numbers."""
+
 Doubles = npt.NDArray[np.float64]
 """Data outside the network: values as read from files, scalings, errors, and sums over many rows."""
 

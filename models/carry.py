@@ -1,4 +1,4 @@
-"""What a session carries: one row of float32, and where each part lies in it.
+"""What a session carries: one row of 4-byte words, and where each part lies in it.
 
 state         state                  the network's own: (h, c) as [2, layers, hidden] of an LSTM
 prediction    outputs                the last prediction, scaled: the first value of any forecast
@@ -6,13 +6,23 @@ learned       learned                what the session has learned (models/adapta
 clock         3, or 0                the time of the last observation, for a model with time features
 tail          tail x inputs          the last observations, newest last, in the data's own units: a newer
                                      network replays them to start warm
+
+A row is an array of float32, whatever its words hold. Those of an LSTM are all float32. A graph may keep
+other types in its state (models/nets/rows.py), and observations and predictions of float64 take two words a
+number. Copies keep the bits of every word.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
-from models.arrays import Floats, Ints
+from models.arrays import Floats, Ints, Numbers
+
+if TYPE_CHECKING:
+    from models.net import Net
 
 # A float32 cannot hold seconds since 1970. The numbers are: 1 and the fraction of the second (0: the time is
 # unknown), days since 1970, seconds of the day.
@@ -25,8 +35,8 @@ class CarryLayout:
 
     Parameters
     ----------
-    state, inputs, outputs : int
-        Sizes of the network: numbers of its state, of an observation and of a prediction.
+    net : Net
+        Says how large its state is, and what observations and predictions are.
     learned : int
         Numbers of the learner.
     has_clock : bool
@@ -38,19 +48,35 @@ class CarryLayout:
     ----------
     state, prediction, learned, clock_part, tail_part : slice
         The columns of each part.
+    floats : sequence of slice
+        The columns that are float32, in which no NaN or infinity may be.
     size : int
-        Numbers in a carry.
+        Words in a carry.
     """
 
-    def __init__(
-        self, *, state: int, inputs: int, outputs: int, learned: int, has_clock: bool, tail: int
-    ) -> None:
-        self.inputs, self.tail = inputs, tail
-        sizes = (state, outputs, learned, CLOCK_SIZE * has_clock, tail * inputs)
+    def __init__(self, net: Net, *, learned: int, has_clock: bool, tail: int) -> None:
+        self.inputs, self.tail = net.input_size, tail
+        self._input_type, self._output_type = net.input_type, net.output_type
+        self._row_words = net.input_size * _words(net.input_type)  # of an observation
+        outputs = net.output_size * _words(net.output_type)
+        sizes = (net.state_size, outputs, learned, CLOCK_SIZE * has_clock, tail * self._row_words)
         stops = np.cumsum(sizes).tolist()
         parts = [slice(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
         self.state, self.prediction, self.learned, self.clock_part, self.tail_part = parts
-        self.size = stops[-1]
+        self.size: int = stops[-1]
+        self.floats = _joined(
+            (
+                *net.floats,
+                *[self.prediction] * (_words(net.output_type) == 1),
+                self.learned,
+                self.clock_part,
+                *[self.tail_part] * (_words(net.input_type) == 1),
+            )
+        )
+
+    def predictions(self, carries: Floats) -> Numbers:
+        """The last prediction of each carry, a view [batch, outputs], scaled."""
+        return carries[:, self.prediction].view(self._output_type)
 
     def clock(self, carry: Floats) -> float | None:
         """When the session of this carry, [size], observed last: seconds since 1970 UTC, None if unknown."""
@@ -62,11 +88,12 @@ class CarryLayout:
         days, rest = divmod(seconds, DAY)
         carry[self.clock_part] = 1 + rest % 1, days, rest // 1
 
-    def tails(self, carries: Floats) -> Floats:
+    def tails(self, carries: Floats) -> Numbers:
         """The kept observations, a view [batch, tail, inputs], newest last, in the data's own units."""
-        return carries[:, self.tail_part].reshape(len(carries), self.tail, self.inputs)
+        numbers = carries[:, self.tail_part].view(self._input_type)
+        return numbers.reshape(len(carries), self.tail, self.inputs)
 
-    def append_to_tails(self, observations: Floats, lengths: Ints, before: Floats, after: Floats) -> None:
+    def append_to_tails(self, observations: Numbers, lengths: Ints, before: Floats, after: Floats) -> None:
         """Write the tails that follow `before` when each session has observed its chunk.
 
         Parameters
@@ -100,9 +127,9 @@ class CarryLayout:
         """
         untailed = self.tail_part.start
         spare = carry.size - untailed
-        if carry.ndim != 1 or spare < 0 or spare % self.inputs:
+        if carry.ndim != 1 or spare < 0 or spare % self._row_words:
             raise ValueError(
-                f"a carry of {carry.size} numbers does not fit this model, which needs {untailed} and a tail"
+                f"a carry of {carry.size} words does not fit this model, which needs {untailed} and a tail"
             )
         if carry.size == self.size:
             return carry
@@ -112,3 +139,18 @@ class CarryLayout:
         if kept:
             resized[-kept:] = carry[-kept:]
         return resized
+
+
+def _words(kind: np.dtype[Any]) -> int:
+    return kind.itemsize // np.dtype(np.float32).itemsize
+
+
+def _joined(parts: Iterable[slice]) -> Sequence[slice]:
+    """The same columns in as few slices as possible."""
+    joined: list[slice] = []
+    for part in parts:
+        if joined and joined[-1].stop == part.start:
+            joined[-1] = slice(joined[-1].start, part.stop)
+        elif part.start < part.stop:
+            joined.append(part)
+    return joined

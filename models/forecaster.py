@@ -7,11 +7,15 @@ advance     scale -> the net -> unscale                                   (model
 observe     the same step by step: each observation is first compared with its prediction, and the session
             learns from the error                                         (models/adaptation/stepper.py)
 roll_out    the last prediction -> input -> next prediction -> ...
-carry       one row of float32 a session                                  (models/carry.py)
+carry       one row of words a session                                    (models/carry.py)
+
+A graph takes and gives numbers as they are: nothing is scaled. Observations and predictions are float32, or
+float64 (`models/nets/numbers.py`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +24,30 @@ import numpy as np
 from models.adaptation.intervals import growth
 from models.adaptation.learner import ErrorStatistics, Learner, Scores
 from models.adaptation.stepper import Stepper
-from models.arrays import Doubles, Floats, Ints
+from models.arrays import AnyArray, Bools, Doubles, Floats, Ints, Numbers
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
+from models.artifact.served import ServedArtifact
 from models.carry import CarryLayout
-from models.net import Net
+from models.data.scaling import Scaling
+from models.errors import BadArtifact
+from models.net import Execution
 from models.nets.chunks import longest_chunk
-from models.nets.native import NativeNet
+from models.nets.numbers import InputRules
+from models.nets.watchdog import RunTooLongError
 
-__all__ = ["KIND_SEPARATOR", "CannotForecast", "Forecaster", "StepResult", "longest_chunk"]
+__all__ = [
+    "KIND_SEPARATOR",
+    "CannotForecast",
+    "Forecaster",
+    "RunTooLongError",
+    "StepResult",
+    "longest_chunk",
+]
 
+HERE = Execution()
+HUGE_DEVIATION = 1e9  # in standard deviations; the square of a larger error may overflow float32
+MAX_SHORT_ANSWER = 64  # numbers; the answer of a wider model does not fit a session's header
 KIND_SEPARATOR = "+"  # between an artifact's fingerprint and a kind of learning
 
 
@@ -58,7 +76,7 @@ class StepResult:
     scores : None when the sessions learn nothing
     """
 
-    predictions: Floats
+    predictions: Numbers
     carries: Floats
     scores: Scores | None
 
@@ -73,50 +91,64 @@ class Forecaster:
 
     Parameters
     ----------
-    artifact : Artifact
-    device : "cpu" or "cuda"; on "cpu" chunks are stepped by NumPy and numba
+    artifact : Artifact or GraphArtifact
+    execution : where its network runs
     tail : observations that each carry keeps
     learning : what the sessions learn; without it, what the artifact says
 
+    Raises
+    ------
+    BadArtifact : the network cannot run here, or its sessions cannot learn like that
+
     Attributes
     ----------
+    net : the network
+    input_size, output_size : numbers in an observation and in a prediction
+    input_type, output_type : their types, float32 or float64
     layout : where each part of a carry lies
+    short_answer_size : numbers of an answer that a session's header holds; 0 where it cannot hold them
     learner : None when the sessions learn nothing
     future_inputs : columns of the inputs that are known ahead, time features among them
     missing : names of the inputs that are neither predicted nor known ahead; with any, `roll_out` refuses
     """
 
     def __init__(
-        self, artifact: Artifact, device: str = "cpu", tail: int = 0, learning: Learning | None = None
+        self,
+        artifact: ServedArtifact,
+        execution: Execution = HERE,
+        tail: int = 0,
+        learning: Learning | None = None,
     ) -> None:
         self.artifact = artifact
         self.learning = artifact.learning if learning is None else learning
-        self.learner = Learner(artifact, self.learning) if self.learning.enabled else None
-        self.device = device
-        self.net: Net = NativeNet(artifact.network().eval(), device)
+        self.learner = _learner_of(artifact, self.learning)
+        self.execution = execution
+        self.net = artifact.net(execution)
         self.input_size, self.output_size = self.net.input_size, self.net.output_size
+        self.input_type, self.output_type = self.net.input_type, self.net.output_type
         self.tail = tail
         self.layout = CarryLayout(
-            state=self.net.state_size,
-            inputs=self.input_size,
-            outputs=self.output_size,
+            self.net,
             learned=self.learner.size if self.learner else 0,
             has_clock=bool(artifact.time_features),
             tail=tail,
         )
         self.carry_size = self.layout.size
-        names = artifact.columns
-        known = (*artifact.future, *names[len(names) - artifact.time_input_count :])
-        self.future_inputs = [names.index(name) for name in names if name in known]
-        self.missing = tuple(name for name in names if name not in artifact.targets and name not in known)
-        self._stepper = Stepper(self.net, self.layout, self.learner, artifact.feedback)
-        self._in_mean, self._in_std = _single(artifact.scaling.mean), _single(artifact.scaling.std)
-        self._out_mean = _single(artifact.target_scaling.mean)
-        self._out_std = _single(artifact.target_scaling.std)
+        fits = self.output_size <= MAX_SHORT_ANSWER and self.output_type == np.float32
+        self.short_answer_size = self.output_size if fits else 0
+        self.missing = artifact.missing
+        known = {*artifact.future, *artifact.columns[self.input_size - artifact.time_input_count :]}
+        self.future_inputs = [i for i, name in enumerate(artifact.columns) if name in known] if known else []
+        self._stepper = Stepper(self.net, self.layout, self.learner, artifact.predicted_by)
+        self._rules = InputRules(artifact.input_ports)
+        self._inputs = _Scale.of(artifact.scaling)
+        self._outputs = _Scale.of(artifact.target_scaling)
+        self._scaled, self._unscaled = self._inputs.scaled, self._outputs.unscaled
+        self._words_are_numbers = self.output_type == np.float32
 
     # --- moving sessions on
 
-    def advance(self, observations: Floats, lengths: Ints, carries: Floats) -> tuple[Floats, Floats]:
+    def advance(self, observations: Numbers, lengths: Ints, carries: Floats) -> tuple[Numbers, Floats]:
         """Move every session on by its chunk.
 
         Parameters
@@ -133,15 +165,14 @@ class Forecaster:
         if self.learner is not None:
             result = self.observe(observations, lengths, carries)
             return result.predictions, result.carries
-        scaled = self._scaled(observations)
-        outputs, moved = self.net.advance(scaled, lengths, carries)
+        outputs, moved = self.net.advance(self._scaled(observations), lengths, carries)
         last = outputs if len(outputs) == len(lengths) else outputs[lengths.cumsum() - 1]
-        moved[:, self.layout.prediction] = last
+        moved[:, self.layout.prediction] = last if self._words_are_numbers else last.view(np.float32)
         if self.tail:
             self.layout.append_to_tails(observations, lengths, carries, moved)
         return self._unscaled(outputs), moved
 
-    def observe(self, observations: Floats, lengths: Ints, carries: Floats) -> StepResult:
+    def observe(self, observations: Numbers, lengths: Ints, carries: Floats) -> StepResult:
         """Move every session on by its chunk, step by step, learning from the error of each prediction.
 
         A NaN was not observed: the session's own prediction stands in for it, and no running mean, interval
@@ -157,19 +188,23 @@ class Forecaster:
             Its scores are laid out as the observations, in the data's own units.
         """
         scaled = self._scaled(observations)
+        if scaled is observations:
+            scaled = observations.copy()  # gaps are filled in, in place
         order = np.argsort(-lengths, kind="stable")
         rows = carries[order]
         outputs, scores = self._stepper.advance(scaled, lengths, order, rows)
         moved = np.empty_like(rows)
         moved[order] = rows
         if self.tail:
-            filled = np.where(np.isnan(observations), scaled * self._in_std + self._in_mean, observations)
+            filled = np.where(np.isnan(observations), self._inputs.unscaled(scaled), observations)
             self.layout.append_to_tails(filled, lengths, carries, moved)
         return StepResult(
-            self._unscaled(outputs), moved, None if scores is None else scores.rescale(self._out_std)
+            self._unscaled(outputs),
+            moved,
+            None if scores is None else scores.rescale(self._outputs.std),
         )
 
-    def roll_out(self, carries: Floats, steps: int, ahead: Floats | None = None) -> tuple[Floats, Floats]:
+    def roll_out(self, carries: Floats, steps: int, ahead: Floats | None = None) -> tuple[Numbers, Floats]:
         """Feed predictions back in, free running.
 
         Parameters
@@ -190,17 +225,16 @@ class Forecaster:
         """
         if self.missing or (self.future_inputs and ahead is None):
             raise CannotForecast(self.missing or tuple(self.artifact.columns[i] for i in self.future_inputs))
-        forecast = np.empty((len(carries), steps, self.output_size), np.float32)
+        forecast = np.empty((len(carries), steps, self.output_size), self.output_type)
         carries = carries.copy()
-        latest = carries[:, self.layout.prediction]
-        inputs = np.empty((len(carries), self.input_size), np.float32)
+        latest = self.layout.predictions(carries)
+        inputs = np.empty((len(carries), self.input_size), self.input_type)
+        future = self.future_inputs
         for step in range(steps):
             forecast[:, step] = latest
             self._stepper.feed_back(inputs, latest)
             if ahead is not None:
-                inputs[:, self.future_inputs] = (
-                    ahead[:, step] - self._in_mean[self.future_inputs]
-                ) / self._in_std[self.future_inputs]
+                inputs[:, future] = (ahead[:, step] - self._inputs.mean[future]) / self._inputs.std[future]
             latest[:] = self._stepper.predict(carries, inputs)
         return self._unscaled(forecast), carries
 
@@ -214,6 +248,7 @@ class Forecaster:
     def initial_state(self, learning: Learning) -> Floats:
         """[carry_size], a session that has observed nothing and learns like this, which is of this layout."""
         carry = np.zeros(self.carry_size, np.float32)
+        carry[self.layout.state] = self.net.fresh
         if self.learner is not None:
             carry[self.layout.learned] = self.learner.initial_state(learning)
         return carry
@@ -221,6 +256,7 @@ class Forecaster:
     def reset(self, carries: Floats) -> Floats:
         """[batch, carry_size], the same sessions with all that they observed forgotten."""
         cleared = np.zeros_like(carries)
+        cleared[:, self.layout.state] = self.net.fresh
         if self.learner is not None:
             cleared[:, self.layout.learned] = self.learner.reset(carries[:, self.layout.learned])
         return cleared
@@ -260,24 +296,77 @@ class Forecaster:
         ------
         ValueError
         """
+        if not self.finite_carries(carry[None]).all():
+            raise ValueError("the carry has NaN or infinity")
         if self.learner is not None:
             self.learner.check(carry[self.layout.learned])
 
+    # --- what numbers may be
+
+    @property
+    def carry_nbytes(self) -> int:
+        """Bytes of a session's carry."""
+        return 4 * self.carry_size
+
+    @property
+    def observation_nbytes(self) -> int:
+        """Bytes of one observation."""
+        return int(self.input_size * self.input_type.itemsize)
+
+    def numbers(self, observations: Numbers) -> Numbers:
+        """The same observations, of the type that the network takes."""
+        return observations.astype(self.input_type, copy=False)
+
+    def broken_rules(self, observations: Numbers) -> Bools | None:
+        """[total], which of these observations have a number that its input cannot hold; None if none has.
+
+        Parameters
+        ----------
+        observations : [total, inputs]
+        """
+        return self._rules.broken(observations)
+
+    def complaint(self, observation: Numbers) -> str:
+        """What is wrong with an observation, [inputs], that breaks a rule."""
+        return self._rules.complaint(observation)
+
+    def example(self) -> Numbers:
+        """[2, inputs], two observations as they might be."""
+        if self.artifact.scaling is None:
+            return np.zeros((2, self.input_size), self.input_type).clip(*self._rules.bounds)
+        return np.stack([self._inputs.mean, self._inputs.mean + np.float32(0.1) * self._inputs.std])
+
+    def huge_number(self, observations: Numbers) -> tuple[int, int] | None:
+        """Row and column of the first number that is far out of the data's range; None if there is none."""
+        huge = np.argwhere(np.abs(self._scaled(observations)) > HUGE_DEVIATION)
+        return (int(huge[0, 0]), int(huge[0, 1])) if len(huge) else None
+
+    def all_finite(self, predictions: Numbers, carries: Floats) -> bool:
+        """Whether there is no NaN or infinity. May also be False if some are near the largest float."""
+        return _is_finite(predictions) and all(_is_finite(carries[:, part]) for part in self.layout.floats)
+
+    def finite_carries(self, carries: Floats) -> Bools:
+        """[batch], which carries have neither NaN nor infinity among their floats."""
+        finite = np.ones(len(carries), np.bool_)
+        for part in self.layout.floats:
+            finite &= np.isfinite(carries[:, part]).all(axis=1)
+        return finite
+
     # --- what a carry says
 
-    def last_predictions(self, carries: Floats) -> Floats:
+    def last_predictions(self, carries: Floats) -> Numbers:
         """The last prediction that each carry holds: [batch, outputs], the data's own units."""
-        return self._unscaled(carries[:, self.layout.prediction])
+        return self._unscaled(self.layout.predictions(carries))
 
     def forecast_widths(self, carries: Floats, steps: int) -> Floats:
         """Half-widths of the intervals of forecasts, [batch, steps, levels, outputs], own units."""
         learner = self._learner()
-        widths = learner.widths(carries[:, self.layout.learned]) * self._out_std
+        widths = learner.widths(carries[:, self.layout.learned]) * self._outputs.std
         return np.asarray(widths[:, None] * growth(self.learning, steps)[:, None, None])
 
     def errors(self, carries: Floats) -> ErrorStatistics:
         """How wrong each session has been, [batch, ...], in the data's own units."""
-        return self._learner().errors(carries[:, self.layout.learned]).rescale(self._out_std)
+        return self._learner().errors(carries[:, self.layout.learned]).rescale(self._outputs.std)
 
     def level(self, carries: Floats) -> Floats:
         """[batch], a view: the level of the intervals that each session wants with every chunk; 0: none."""
@@ -301,18 +390,64 @@ class Forecaster:
         ------
         BadArtifact : the artifact cannot learn like that
         """
-        return Forecaster(self.artifact, self.device, self.tail, self.artifact.learning.with_kind(kind))
+        return Forecaster(self.artifact, self.execution, self.tail, self.artifact.learning.with_kind(kind))
 
     def _learner(self) -> Learner:
         if self.learner is None:
             raise LookupError(f"the sessions of {self.artifact.name!r} learn nothing")
         return self.learner
 
-    def _scaled(self, observations: Floats) -> Floats:
-        return np.asarray((observations - self._in_mean) / self._in_std, np.float32)
 
-    def _unscaled(self, outputs: Floats) -> Floats:
-        return outputs * self._out_std + self._out_mean
+def _is_finite(numbers: AnyArray) -> bool:
+    """One dot product takes half as long as a pass that tests every number."""
+    flat = numbers.ravel()
+    return math.isfinite(np.vdot(flat, flat))
+
+
+class _Scale:
+    """Between the data's own units and the network's.
+
+    Parameters
+    ----------
+    mean, std : [columns]
+    """
+
+    def __init__(self, mean: Floats, std: Floats) -> None:
+        self.mean, self.std = mean, std
+
+    @staticmethod
+    def of(scaling: Scaling | None) -> _Scale:
+        """The scale of an artifact's columns."""
+        return _SameUnits() if scaling is None else _Scale(_single(scaling.mean), _single(scaling.std))
+
+    def scaled(self, numbers: Numbers) -> Numbers:
+        """Numbers, [..., columns], in the network's units."""
+        return np.asarray((numbers - self.mean) / self.std, np.float32)
+
+    def unscaled(self, numbers: Numbers) -> Numbers:
+        """The inverse of `scaled`."""
+        return numbers * self.std + self.mean
+
+
+class _SameUnits(_Scale):
+    """The network takes the data's own units."""
+
+    def __init__(self) -> None:
+        super().__init__(np.zeros(1, np.float32), np.ones(1, np.float32))
+
+    def scaled(self, numbers: Numbers) -> Numbers:
+        """The same array."""
+        return numbers
+
+    unscaled = scaled
+
+
+def _learner_of(artifact: ServedArtifact, learning: Learning) -> Learner | None:
+    if not learning.enabled:
+        return None
+    if not isinstance(artifact, Artifact):
+        raise BadArtifact(f"the sessions of {artifact.name!r}, which is a graph, cannot learn")
+    return Learner(artifact, learning)
 
 
 def _single(values: Doubles | tuple[float, ...]) -> Floats:

@@ -1,33 +1,61 @@
 """What the layers above ask of a network, whichever it is: `Net`.
 
 A network moves many sessions on at once and remembers nothing between calls. What it keeps of a session is
-its state, the first numbers of the session's carry (`models/carry.py`). Scaling, learning, the clock and the
+its state, the first words of the session's carry (`models/carry.py`). Scaling, learning, the clock and the
 last observations belong to `Forecaster`.
 
-NativeNet   `RecurrentNetwork` by compiled loops, or by `torch.nn.LSTM` on a GPU    (models/nets/native.py)
+NativeNet   `RecurrentNetwork` by compiled loops, or by torch on a GPU    (models/nets/native.py)
+GraphNet    an ONNX graph by onnxruntime                                   (models/nets/graph.py)
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from models.arrays import Floats, Ints
+import numpy as np
+
+from models.arrays import Floats, Ints, Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """Where a network runs, and for how long.
+
+    Attributes
+    ----------
+    device : "cpu" or "cuda"
+    run_seconds : most that one call of a graph may take
+    """
+
+    device: str = "cpu"
+    run_seconds: float = 10.0
 
 
 class Net(Protocol):
-    """A network over carries whose first columns are its state.
+    """A network over carries whose first words are its state.
 
     Attributes
     ----------
     input_size, output_size : numbers in an observation and in a prediction
-    state_size : numbers that it keeps of a session
+    input_type, output_type : float32 or float64 (`models/nets/numbers.py`)
+    state_size : words that it keeps of a session, seen as float32 whatever they hold
+    floats : the parts of the state that are float32, and finite in a state that can be gone on from
     """
 
     input_size: int
     output_size: int
+    input_type: np.dtype[Any]
+    output_type: np.dtype[Any]
     state_size: int
+    floats: Sequence[slice]
 
-    def advance(self, observations: Floats, lengths: Ints, carries: Floats) -> tuple[Floats, Floats]:
+    @property
+    def fresh(self) -> Floats:
+        """[state_size], the state of a session that has observed nothing."""
+
+    def advance(self, observations: Numbers, lengths: Ints, carries: Floats) -> tuple[Numbers, Floats]:
         """Move every session on by its chunk.
 
         Parameters
@@ -42,7 +70,7 @@ class Net(Protocol):
         carries : like `carries`, a new array; only the states have moved on
         """
 
-    def step(self, observations: Floats, carries: Floats) -> Floats:
+    def step(self, observations: Numbers, carries: Floats) -> Numbers:
         """Move every session on by one observation, in place.
 
         Parameters

@@ -274,6 +274,17 @@ class SessionPage(BaseModel):
 class Feature(BaseModel):
     name: str
     unit: str | None
+    dtype: str = Field(description="float32, float16, int64, int32, uint8 or bool.")
+    shape: list[int] = Field(
+        description="Of one observation; empty for a single number. A row of observations has the numbers "
+        "of all inputs, one after the other."
+    )
+    columns: list[str] | None = Field(description="Names of its numbers.")
+    range: list[float] | None = Field(description="The least and the greatest number; others are refused.")
+
+
+class OutputFeature(Feature):
+    kind: str = Field(description="number, probability or logits.")
 
 
 class Model(BaseModel):
@@ -281,10 +292,11 @@ class Model(BaseModel):
     default: bool
     fingerprint: str
     inputs: list[Feature]
-    targets: list[str]
-    hidden_size: int
-    num_layers: int
-    predicts: str
+    outputs: list[OutputFeature]
+    targets: list[str] = Field(description="Names of the numbers of a prediction.")
+    hidden_size: int | None = Field(description="Null for a graph, as are the next two.")
+    num_layers: int | None
+    predicts: str | None
     learning: dict[str, Any] | None = Field(description="How its sessions learn by default.")
     future: list[str] = Field(description="Inputs known ahead, which a forecast needs.")
     time_features: list[str] = Field(description="Columns made from timestamps, which are not sent.")

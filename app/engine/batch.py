@@ -134,8 +134,10 @@ class Batch:
         except CarryoverError as error:
             self.refuse(job, error)
             return
-        model = slab.forecaster.artifact.name
-        self.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, True, answer)))
+        artifact = slab.forecaster.artifact
+        self.final_answers.append(
+            (job, ChunkAnswer(job.session, artifact.name, position, epoch, True, answer, slab.output_ports))
+        )
 
     def stage(self, slab: Slab, sessions: Sequence[str], rows: Ints, after: Rows) -> None:
         self.staged.append(StagedRows(slab, sessions, rows, after))

@@ -11,7 +11,7 @@ from app.engine.chunk_columns import ChunkColumns
 from app.engine.extra_outputs import extra_outputs
 from app.jobs.answers import BulkAnswer, ChunkAnswer
 from app.session.rows import Answer, Rows
-from models.arrays import Floats, Ints
+from models.arrays import Ints, Numbers
 from models.forecaster import StepResult
 
 
@@ -22,27 +22,35 @@ class PassOutputs:
     predictions : [total, outputs]
     ends : [batch], index behind each chunk's last prediction; None where every chunk has one prediction
     extra : outputs in addition to the predictions, by index of the chunk
+    short_answer_size : numbers of a prediction that a session's header holds
     """
 
-    predictions: Floats
+    predictions: Numbers
     ends: Ints | None
     extra: dict[int, Answer]
+    short_answer_size: int
 
     @property
-    def last(self) -> Floats:
-        """[batch, outputs], the last prediction of each chunk."""
-        return self.predictions if self.ends is None else self.predictions[self.ends - 1]
+    def last(self) -> Numbers:
+        """[batch, short_answer_size], the last prediction of each chunk."""
+        last = self.predictions if self.ends is None else self.predictions[self.ends - 1]
+        return last if self._fit_header else last[:, : self.short_answer_size].astype(np.float32)
+
+    @property
+    def _fit_header(self) -> bool:
+        return bool(self.short_answer_size == self.predictions.shape[1])
 
     def long_answers(self, lengths: Ints) -> dict[int, Answer]:
         """By index, the long answers (`app.session.rows`).
 
         They are copies, because a view would keep the outputs of the whole pass in memory.
         """
-        if self.ends is None and not self.extra:
+        if self.ends is None and not self.extra and self._fit_header:
             return {}
         ends = lengths.cumsum()
         starts = ends - lengths
-        indexes = {*np.flatnonzero(lengths > 1).tolist(), *self.extra}
+        long = lengths > 1 if self._fit_header else lengths > 0
+        indexes = {*np.flatnonzero(long).tolist(), *self.extra}
         return {
             i: {"predictions": self.predictions[starts[i] : ends[i]].copy(), **self.extra.get(i, {})}
             for i in indexes
@@ -53,7 +61,8 @@ def pass_outputs(group: ChunkColumns, result: StepResult) -> PassOutputs:
     """The outputs of a pass over this group."""
     several = len(result.predictions) > len(group.lengths)
     extra = _extra_outputs(group, result) if group.has_options or result.scores is not None else {}
-    return PassOutputs(result.predictions, group.lengths.cumsum() if several else None, extra)
+    ends = group.lengths.cumsum() if several else None
+    return PassOutputs(result.predictions, ends, extra, group.slab.forecaster.short_answer_size)
 
 
 def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch) -> None:
@@ -71,6 +80,7 @@ def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch)
             outputs.predictions.shape[1],
             outputs.predictions[chunks].ravel(),
             model=group.slab.forecaster.artifact.name,
+            ports=group.slab.output_ports,
         )
         for i, extra in outputs.extra.items():
             if span.start <= i < span.stop:
@@ -79,7 +89,7 @@ def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch)
 
 
 def _answer_singles(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch) -> None:
-    model, count = group.slab.forecaster.artifact.name, len(group.jobs)
+    model, ports, count = group.slab.forecaster.artifact.name, group.slab.output_ports, len(group.jobs)
     if outputs.ends is None:
         parts = list(outputs.predictions[:count, None])  # the fastest way to make views of single rows
     else:
@@ -88,7 +98,7 @@ def _answer_singles(group: ChunkColumns, outputs: PassOutputs, after: Rows, batc
     positions, epochs = after.headers["position"], after.headers["epoch"]
     columns = zip(group.jobs, positions[:count].tolist(), epochs[:count].tolist(), parts, strict=True)
     answers = [
-        (job, ChunkAnswer(job.session, model, position, epoch, False, {"predictions": part}))
+        (job, ChunkAnswer(job.session, model, position, epoch, False, {"predictions": part}, ports))
         for job, position, epoch, part in columns
     ]
     for i, extra in outputs.extra.items():

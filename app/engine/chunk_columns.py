@@ -17,7 +17,7 @@ from app.session import recent_answers
 from app.session.digest import digests
 from app.session.rows import Rows
 from app.session.slab import Slab
-from models.arrays import Bools, Digests, Epochs, Floats, Ints
+from models.arrays import Bools, Digests, Epochs, Ints, Numbers
 
 Column = TypeVar("Column", bound=np.ndarray[Any, Any])
 Split = Callable[[AdvanceMany, Sequence[Advance | AdvanceMany]], None]
@@ -60,7 +60,7 @@ class ChunkColumns:
         self.resets_or_deletes = False
         self.has_options = False
         self.bulk_jobs: list[tuple[AdvanceMany, Ints]] = []
-        self.observations: Floats
+        self.observations: Numbers
         self.lengths: Ints
         self.rows: Ints
         self.at: Ints
@@ -88,7 +88,8 @@ class ChunkColumns:
             for job, rows in self.bulk_jobs
         ]
         columns = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
-        self.observations, self.lengths, self.rows, self.at, self.epochs = columns
+        observations, self.lengths, self.rows, self.at, self.epochs = columns
+        self.observations = self.slab.forecaster.numbers(observations)
         self.digests = digests(self.observations, self.lengths)
         if self.has_options:
             for i, job in enumerate(self.jobs):
@@ -96,7 +97,7 @@ class ChunkColumns:
                     self.digests[i] = job.digest
         self.before = self.slab.read(self.rows) if self.resets_or_deletes else self.slab.view(self.rows)
 
-    def _columns_of_jobs(self) -> tuple[Floats, Ints, Ints, Ints, Epochs]:
+    def _columns_of_jobs(self) -> tuple[Numbers, Ints, Ints, Ints, Epochs]:
         """Observations, lengths, rows, `at` and epochs of the single jobs."""
         jobs = self.jobs
         observations = [job.observations for job in jobs]

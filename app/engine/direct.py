@@ -9,7 +9,6 @@ the job goes to a batch unchanged.
 
 from __future__ import annotations
 
-import math
 from time import perf_counter
 
 import numpy as np
@@ -64,6 +63,7 @@ class DirectChunks:
         if (
             forecaster.learner is not None
             or forecaster.artifact.time_features
+            or not forecaster.short_answer_size
             or job.observations.shape[1] != forecaster.input_size
             or job.model not in (None, forecaster.artifact.name)
             or self._residents.models.current.get(forecaster.artifact.name) is not slab
@@ -85,17 +85,18 @@ class DirectChunks:
             np.empty(len(rows), np.bool_),
         ):
             return None
+        observations = forecaster.numbers(job.observations)
+        if forecaster.broken_rules(observations) is not None:
+            return None
         began = perf_counter()
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # refused below, and not for the log
                 predictions, carries = forecaster.advance(
-                    job.observations, job.lengths, slab.carries.take(rows, axis=0)
+                    observations, job.lengths, slab.carries.take(rows, axis=0)
                 )
         except Exception:  # noqa: BLE001  (a batch finds the session that failed, and refuses only that one)
             return None
-        if not math.isfinite(np.vdot(carries, carries)) or not math.isfinite(
-            np.vdot(predictions, predictions)
-        ):
+        if not forecaster.all_finite(predictions, carries):
             return None
         self._stepper.record_pass(slab, perf_counter() - began, 1, len(rows), len(rows))
         positions, epochs = np.empty(len(rows), np.int64), np.empty(len(rows), np.uint64)
@@ -106,7 +107,7 @@ class DirectChunks:
             WARM,
             rows,
             carries,
-            digests(job.observations, job.lengths),
+            digests(observations, job.lengths),
             predictions,
             now,
             positions,
@@ -121,6 +122,7 @@ class DirectChunks:
             predictions.shape[1],
             predictions.ravel(),
             model=forecaster.artifact.name,
+            ports=slab.output_ports,
         )
 
 

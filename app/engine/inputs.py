@@ -13,7 +13,7 @@ from app.jobs.jobs import Advance
 from app.jobs.options import ChunkOptions, digest_with_options
 from app.session.digest import digests
 from app.session.slab import Slab
-from models.arrays import Floats, Seconds
+from models.arrays import Floats, Numbers, Seconds
 from models.data import calendar
 from models.forecaster import Forecaster
 
@@ -36,7 +36,7 @@ def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
         check_intervals(options.level, forecaster)
     if job.raw_observations is None:
         job.raw_observations = job.observations
-    raw = job.raw_observations
+    raw = forecaster.numbers(job.raw_observations)
     sent = digests(np.ascontiguousarray(raw), np.array([len(raw)]), job.horizon)
     job.digest = digest_with_options(int(sent[0]), job.horizon, options)
     job.observations, job.clock = _model_inputs(raw, options, job, slab, row)
@@ -64,6 +64,13 @@ def check_intervals(level: float | None, forecaster: Forecaster) -> None:
     if level is not None and level not in forecaster.learning.levels:
         known = ", ".join(map(str, forecaster.learning.levels))
         raise Unprocessable(f"the session keeps intervals of {known}, not {level:g}", field="level")
+
+
+def impossible_error(forecaster: Forecaster, observations: Numbers) -> Unprocessable:
+    """The refusal of a chunk, [steps, inputs], with a number that its input cannot hold."""
+    broken = forecaster.broken_rules(observations)
+    row = 0 if broken is None else int(broken.argmax())
+    return Unprocessable(f"row {row}: {forecaster.complaint(observations[row])}", row=row)
 
 
 def level_index(level: float, forecaster: Forecaster) -> int:
@@ -150,7 +157,7 @@ def _model_inputs(
     is_gap = raw.shape[1] == 0
     if is_gap:
         width = slab.forecaster.input_size - artifact.time_input_count
-        observations = np.full((len(raw), width), np.nan, np.float32)
+        observations = np.full((len(raw), width), np.nan, slab.forecaster.input_type)
     if artifact.time_features and (is_gap or options.timestamps is not None):
         times = _times(len(raw), options, job, slab, row)
         return np.hstack([observations, calendar.encode(artifact.time_features, times)]), float(times[-1])
@@ -192,7 +199,7 @@ def _in_step(job: Advance, slab: Slab, row: int) -> bool:
 
 
 def _check_gaps(observations: Floats, forecaster: Forecaster) -> None:
-    unpredicted = [i for i, output in enumerate(forecaster.artifact.feedback) if output is None]
+    unpredicted = [i for i, output in enumerate(forecaster.artifact.predicted_by) if output is None]
     if len(observations[0]) != forecaster.input_size or not unpredicted:
         return  # a wrong width is refused later, with its own message
     missing = np.argwhere(np.isnan(observations[:, unpredicted]))

@@ -188,5 +188,5 @@ class ModelSlabs:
         return slab.forecaster.artifact.name if slab is not None else f"not loaded: {fingerprint[:12]}"
 
     def _slab(self, forecaster: Forecaster) -> Slab:
-        fitting = max(2 * self.settings.batch_sessions, SLAB_BYTES // (4 * forecaster.carry_size))
+        fitting = max(2 * self.settings.batch_sessions, SLAB_BYTES // max(1, forecaster.carry_nbytes))
         return Slab(forecaster, min(self.settings.resident_sessions, fitting), self.settings.recent_chunks)

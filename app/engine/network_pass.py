@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from app.errors import StepFailed, Unprocessable
 from models.adaptation.learner import Scores
-from models.arrays import Floats, Ints
-from models.forecaster import Forecaster, StepResult
+from models.arrays import Floats, Ints, Numbers
+from models.forecaster import Forecaster, RunTooLongError, StepResult
 
 log = logging.getLogger("carryover.engine")
 
 Failures = dict[int, StepFailed | Unprocessable]  # errors by index of the session
-HUGE_DEVIATION = 1e9  # in standard deviations; the square of a larger error may overflow float32
 
 
 @dataclass(slots=True)
@@ -30,7 +28,7 @@ class PassInputs:
     first_rows : [batch], which row of its chunk is a session's first here; None: row 0 for all
     """
 
-    observations: Floats
+    observations: Numbers
     lengths: Ints
     carries: Floats
     gaps: bool
@@ -49,10 +47,16 @@ def run_pass(forecaster: Forecaster, inputs: PassInputs) -> tuple[StepResult, Fa
     failures: Failures = {}
     try:
         result = _advance(forecaster, inputs)
+    except RunTooLongError as error:
+        # None is tried alone: each could take as long again, and everybody would wait.
+        log.error("a step of %d sessions was ended: %s", len(inputs.lengths), error)
+        refusal = StepFailed(f"{error}; the session was not advanced")
+        result = _empty_result(forecaster, inputs)
+        return result, dict.fromkeys(range(len(inputs.lengths)), refusal)
     except Exception:
         log.exception("a step of %d sessions raised; each is tried alone", len(inputs.lengths))
         result, failures = _one_by_one(forecaster, inputs)
-    if not (_all_finite(result.carries) and _all_finite(result.predictions)):
+    if not forecaster.all_finite(result.predictions, result.carries):
         failures = _not_finite(forecaster, inputs, result) | failures
     return result, failures
 
@@ -65,10 +69,7 @@ def _advance(forecaster: Forecaster, inputs: PassInputs) -> StepResult:
 
 
 def _one_by_one(forecaster: Forecaster, inputs: PassInputs) -> tuple[StepResult, Failures]:
-    predictions = np.zeros((len(inputs.observations), forecaster.output_size), np.float32)
-    learner = forecaster.learner
-    scores = None if learner is None else Scores.empty(*predictions.shape, len(learner.levels))
-    carries = inputs.carries.copy()
+    stepped = _empty_result(forecaster, inputs)
     failures: Failures = {}
     start = 0
     for i, length in enumerate(inputs.lengths.tolist()):
@@ -79,24 +80,24 @@ def _one_by_one(forecaster: Forecaster, inputs: PassInputs) -> tuple[StepResult,
         except Exception as error:  # noqa: BLE001  (whatever it was, it fails this session alone)
             failures[i] = StepFailed(f"the network failed: {error}; the session was not advanced")
             continue
-        predictions[chunk], carries[i] = result.predictions, result.carries[0]
-        if scores is not None and result.scores is not None:
-            scores.put(chunk, result.scores)
-    return StepResult(predictions, carries, scores), failures
+        stepped.predictions[chunk], stepped.carries[i] = result.predictions, result.carries[0]
+        if stepped.scores is not None and result.scores is not None:
+            stepped.scores.put(chunk, result.scores)
+    return stepped, failures
 
 
-def _all_finite(numbers: Floats) -> bool:
-    """Whether all numbers are finite. May also be False if some are near the largest float.
-
-    One dot product takes half as long as a pass that tests every number.
-    """
-    flat = numbers.ravel()
-    return math.isfinite(np.vdot(flat, flat))
+def _empty_result(forecaster: Forecaster, inputs: PassInputs) -> StepResult:
+    """Predictions of zeros, and the carries before the pass."""
+    predictions = np.zeros((len(inputs.observations), forecaster.output_size), forecaster.output_type)
+    learner = forecaster.learner
+    total, outputs = predictions.shape
+    scores = None if learner is None else Scores.empty(total, outputs, len(learner.levels))
+    return StepResult(predictions, inputs.carries.copy(), scores)
 
 
 def _not_finite(forecaster: Forecaster, inputs: PassInputs, result: StepResult) -> Failures:
     starts = np.cumsum(inputs.lengths) - inputs.lengths
-    finite = np.isfinite(result.carries).all(axis=1)
+    finite = forecaster.finite_carries(result.carries)
     finite &= np.logical_and.reduceat(np.isfinite(result.predictions).all(axis=1), starts)
     return {i: _failure(forecaster, inputs, i, int(starts[i])) for i in np.flatnonzero(~finite).tolist()}
 
@@ -104,12 +105,11 @@ def _not_finite(forecaster: Forecaster, inputs: PassInputs, result: StepResult) 
 def _failure(forecaster: Forecaster, inputs: PassInputs, i: int, start: int) -> StepFailed | Unprocessable:
     """Find out why a session failed: because of a huge observation if there is one, else the network."""
     observations = inputs.observations[start : start + int(inputs.lengths[i])]
-    scaling = forecaster.artifact.scaling
-    huge = np.argwhere(np.abs((observations - scaling.mean) / scaling.std) > HUGE_DEVIATION)
-    if not len(huge):
+    huge = forecaster.huge_number(observations)
+    if huge is None:
         return StepFailed("the network produced NaN or infinity; the session was not advanced")
-    row, column = huge[0].tolist()
-    number, name = float(observations[row, column]), forecaster.artifact.inputs[column].name
+    row, column = huge
+    number, name = float(observations[row, column]), forecaster.artifact.columns[column]
     row += 0 if inputs.first_rows is None else int(inputs.first_rows[i])
     return Unprocessable(
         f"row {row}: {name} is {number:g}, too large to learn from; send null if it was not observed", row=row

@@ -13,7 +13,7 @@ import numpy as np
 
 from app.engine.batch import Batch, SessionExpired, advance_rows
 from app.engine.extra_outputs import extra_outputs, forecast_interval
-from app.engine.inputs import advance_clock, clock_after, future_inputs
+from app.engine.inputs import advance_clock, clock_after, future_inputs, impossible_error
 from app.errors import StepFailed
 from app.jobs.answers import ChunkAnswer
 from app.jobs.jobs import Advance, Forecast, Progress
@@ -35,11 +35,13 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
     Raises
     ------
     SessionExpired
+    Unprocessable : a number that its input cannot hold
     Unprocessable, CannotForecast : its forecast lacks inputs that must be known ahead
     """
     before = slab.read(np.array([row]))
     if before.headers["deadline"][0] < batch.now:
         raise SessionExpired
+    job.observations = slab.forecaster.numbers(job.observations)
     digest = job.digest
     if digest is None:
         digest = int(digests(job.observations, np.array([len(job.observations)]), job.horizon)[0])
@@ -47,6 +49,8 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
     if not same_epoch or job.at not in (None, scalar(before.headers, "position")):
         batch.replay_or_refuse(slab, job, before, 0, digest)
         return
+    if slab.forecaster.broken_rules(job.observations) is not None:
+        raise impossible_error(slab.forecaster, job.observations)
     if job.reset:
         reset_sessions(before, slab.forecaster)
     job.progress = Progress(before.carries[0], digest)
@@ -123,8 +127,8 @@ def _answer_forecast(slab: Slab, row: int, job: Forecast, progress: Progress, ba
     ends = forecast_interval(job.level, progress.carry, outputs["forecast"], slab.forecaster)
     outputs |= zip(("lower", "upper"), ends, strict=False)
     position, epoch = scalar(header, "position"), scalar(header, "epoch")
-    model = slab.forecaster.artifact.name
-    batch.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, outputs)))
+    model, ports = slab.forecaster.artifact.name, slab.output_ports
+    batch.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, outputs, ports)))
 
 
 def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) -> None:
@@ -150,7 +154,7 @@ def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) 
         progress.carry[None],
         np.array([len(job.observations)]),
         np.array([progress.digest], np.uint64),
-        answer["predictions"][-1:],
+        answer["predictions"][-1:, : slab.forecaster.short_answer_size].astype(np.float32, copy=False),
         {0: answer},
         batch.now,
         recent_bytes,
@@ -161,8 +165,9 @@ def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) 
     if job.delete:
         batch.delete(slab, job.session, after, 0)
     position, epoch = scalar(after.headers, "position"), scalar(after.headers, "epoch")
-    model = slab.forecaster.artifact.name
-    batch.answers_if_committed.append((job, ChunkAnswer(job.session, model, position, epoch, False, answer)))
+    model, ports = slab.forecaster.artifact.name, slab.output_ports
+    moved = ChunkAnswer(job.session, model, position, epoch, False, answer, ports)
+    batch.answers_if_committed.append((job, moved))
 
 
 def _horizon(job: Advance | Forecast) -> int:

@@ -16,7 +16,7 @@ from app.engine import slicing
 from app.engine.batch import Batch, SessionExpired, advance_rows
 from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
-from app.engine.inputs import advance_clock, prepare_inputs
+from app.engine.inputs import advance_clock, impossible_error, prepare_inputs
 from app.engine.network_pass import Failures, PassInputs, run_pass
 from app.engine.time_budget import (
     BATCH_SECONDS,
@@ -30,9 +30,11 @@ from app.jobs.jobs import Advance, AdvanceMany
 from app.jobs.split import LONG_CHUNK
 from app.session.rows import scalar
 from app.session.slab import Slab
-from models.arrays import Bools, Epochs, Floats, Ints, Seconds
+from models.arrays import Bools, Epochs, Floats, Ints, Numbers, Seconds
 from models.forecaster import Forecaster, StepResult, longest_chunk
 from models.jit import FLOAT, contiguous, jit, readonly
+
+MAX_NAMES = 16  # of an observation's numbers, in an error
 
 
 class Stepper:
@@ -61,7 +63,7 @@ class Stepper:
     @property
     def max_nbytes(self) -> int:
         """Bytes of observations that one batch may take, roughly."""
-        row_nbytes = [4 * slab.forecaster.input_size for slab in self._time_budgets]
+        row_nbytes = [slab.forecaster.observation_nbytes for slab in self._time_budgets]
         return self.max_observations * min(row_nbytes or [4])
 
     @property
@@ -133,6 +135,7 @@ class Stepper:
                     expired.append(job)
                 else:
                     batch.replay_or_refuse(group.slab, job, before, i, int(digests[i]))
+        _refuse_impossible(group, batch)
         if group.resets_or_deletes:
             group.reset_sessions()
         return expired
@@ -239,13 +242,35 @@ def _check_alive(slab: Slab, row: int, batch: Batch) -> None:
         raise SessionExpired
 
 
+def _refuse_impossible(group: ChunkColumns, batch: Batch) -> None:
+    """Leave out the chunks with a number that their network's inputs cannot hold."""
+    forecaster = group.slab.forecaster
+    broken = forecaster.broken_rules(group.observations)
+    if broken is None:
+        return
+    ends = group.lengths.cumsum()
+    starts = ends - group.lengths
+    possible = ~np.logical_or.reduceat(broken, starts)
+    errors = {
+        i: impossible_error(forecaster, group.observations[starts[i] : ends[i]])
+        for i in np.flatnonzero(~possible).tolist()
+    }
+    for i, job in group.keep(possible, batch.split).items():
+        batch.refuse(job, errors[i])
+
+
 def wrong_width_error(forecaster: Forecaster, width: int) -> Unprocessable:
     """The refusal of observations that have another width than the model's."""
     return Unprocessable(
         f"an observation of model {forecaster.artifact.name!r} has {forecaster.input_size} numbers "
-        f"({', '.join(column.name for column in forecaster.artifact.inputs)}), row 0 has {width}",
+        f"({_names(forecaster)}), row 0 has {width}",
         row=0,
     )
+
+
+def _names(forecaster: Forecaster) -> str:
+    names = forecaster.artifact.columns
+    return ", ".join(names[:MAX_NAMES]) + ", ..." * (len(names) > MAX_NAMES)
 
 
 def cannot_forecast_error(forecaster: Forecaster) -> CannotForecast:
@@ -260,7 +285,7 @@ def cannot_forecast_error(forecaster: Forecaster) -> CannotForecast:
 def _with_slices(group: ChunkColumns, long_chunks: Sequence[Advance], size: int) -> PassInputs:
     """Join the inputs of a group and, after them, the next `size` observations of each long chunk."""
     under_way = [(job, job.progress) for job in long_chunks if job.progress is not None]
-    slices: list[Floats] = [job.observations[progress.offset :][:size] for job, progress in under_way]
+    slices: list[Numbers] = [job.observations[progress.offset :][:size] for job, progress in under_way]
     lengths = np.array([len(part) for part in slices], np.int64)
     carries = np.stack([progress.carry for _, progress in under_way])
     first_rows = np.array([0] * len(group) + [progress.offset for _, progress in under_way], np.int64)

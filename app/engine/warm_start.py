@@ -37,12 +37,13 @@ def warm_start_sessions(residents: Residents, batch: Batch) -> None:
 
 
 def _compatible(older: Slab, newer: Slab) -> bool:
-    """Whether both observe the same columns and predict the same targets."""
+    """Whether both observe the same columns, predict the same targets, and remember answers alike."""
     before, after = older.forecaster, newer.forecaster
     return (
         before.tail > 0
         and before.artifact.columns == after.artifact.columns
         and before.artifact.targets == after.artifact.targets
+        and before.short_answer_size == after.short_answer_size
     )
 
 
@@ -56,7 +57,7 @@ def _move(
         log.exception("the newer network failed on %d sessions: they keep the older one", len(sessions))
         return
     residents.make_room(newer, len(sessions), not_evictable)
-    headers = np.zeros(len(sessions), header_type(newer.recent_chunks, newer.forecaster.output_size))
+    headers = np.zeros(len(sessions), header_type(newer.recent_chunks, newer.forecaster.short_answer_size))
     copy_headers(before.headers, headers)
     rows = np.array([newer.take() for _ in sessions])
     newer.write(rows, Rows(headers, carries, before.long_answers))
@@ -74,7 +75,10 @@ def _replay(older: Slab, newer: Slab, before: Rows) -> Floats:
     if len(replayed):
         tails = older.forecaster.layout.tails(before.carries[replayed])
         observed = np.concatenate([rows[tail - n :] for rows, n in zip(tails, kept[replayed], strict=True)])
+        observed = newer.forecaster.numbers(observed)
+        if newer.forecaster.broken_rules(observed) is not None:
+            raise ValueError("the newer network cannot take what the sessions observed")
         _, carries[replayed] = newer.forecaster.advance(observed, kept[replayed], carries[replayed])
-    if not np.isfinite(carries).all():
+    if not newer.forecaster.finite_carries(carries).all():
         raise ArithmeticError("the newer network produced NaN or infinity")
     return carries

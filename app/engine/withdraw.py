@@ -101,7 +101,9 @@ def _part_of(outcome: BulkAnswer, keep: Bools) -> BulkAnswer:
     outputs = outcome.outputs if isinstance(outcome.outputs, int) else outcome.outputs[keep]
     predictions = outcome.predictions[np.repeat(keep, outcome.steps * outcome.outputs)]
     positions, epochs, steps = outcome.positions[keep], outcome.epochs[keep], outcome.steps[keep]
-    part = BulkAnswer(positions, epochs, steps, outputs, predictions, model=outcome.model)
+    part = BulkAnswer(
+        positions, epochs, steps, outputs, predictions, model=outcome.model, ports=outcome.ports
+    )
     new_index = np.cumsum(keep) - 1
     for name, by_index in outcome.extra_outputs.items():
         part.extra_outputs[name] = {int(new_index[i]): output for i, output in by_index.items() if keep[i]}

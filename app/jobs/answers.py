@@ -12,8 +12,9 @@ import numpy as np
 from app.errors import CarryoverError
 from app.session.rows import Answer
 from models.adaptation.learner import ErrorStatistics
-from models.arrays import Epochs, Floats, Ints
+from models.arrays import Epochs, Ints, Numbers
 from models.artifact.learning import Learning
+from models.nets.signature import Port
 
 EPOCH_TOKEN = re.compile(r"(?!0{16})[0-9a-f]{16}", re.ASCII)
 UNKNOWN_EPOCH = 2
@@ -24,6 +25,8 @@ class ChunkAnswer(msgspec.Struct, eq=False):
     """A chunk that was applied or answered again, or a forecast.
 
     A `Struct`, because it takes half as long to make.
+
+    ports : the outputs of the session's network, which divide a prediction among themselves
     """
 
     session: str
@@ -32,6 +35,7 @@ class ChunkAnswer(msgspec.Struct, eq=False):
     epoch: int
     replayed: bool
     answer: Answer
+    ports: tuple[Port, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -45,18 +49,24 @@ class BulkAnswer:
     replayed : indexes of the chunks that had been applied before, ascending
     errors : by index, of the chunks that were refused
     extra_outputs : by name and index, outputs beside the predictions: lower, residuals, scores, ...
-    model : of every chunk's session; empty where they may differ
+    model, ports : of every chunk's session; empty where they may differ
     """
 
     positions: Ints
     epochs: Epochs
     steps: Ints
     outputs: int | Ints
-    predictions: Floats
+    predictions: Numbers
     replayed: list[int] = field(default_factory=list)
     errors: dict[int, CarryoverError] = field(default_factory=dict)
-    extra_outputs: dict[str, dict[int, Floats]] = field(default_factory=dict)
+    extra_outputs: dict[str, dict[int, Numbers]] = field(default_factory=dict)
     model: str = ""
+    ports: tuple[Port, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all is float32 predictions of one output, and nothing beside them."""
+        return not self.extra_outputs and len(self.ports) == 1 and self.predictions.dtype == np.float32
 
     def singles(self, sessions: Sequence[str]) -> Iterator[ChunkAnswer]:
         """The answer of each chunk by itself; of chunks of one model that none was refused of.
@@ -73,7 +83,7 @@ class BulkAnswer:
             answer |= {name: of[i] for name, of in self.extra_outputs.items() if i in of}
             replayed = i in self.replayed
             position, epoch = int(self.positions[i]), int(self.epochs[i])
-            yield ChunkAnswer(session, self.model, position, epoch, replayed, answer)
+            yield ChunkAnswer(session, self.model, position, epoch, replayed, answer, self.ports)
 
     def add_extra_outputs(self, i: int, outputs: Answer) -> None:
         """Add outputs of the chunk at this index."""
@@ -101,7 +111,7 @@ class SessionView:
     position: int
     epoch: int
     since_reset: int
-    last_prediction: Floats | None
+    last_prediction: Numbers | None
     created: float
     seen: float
     expires: float | None

@@ -16,7 +16,7 @@ from app.jobs.answers import BulkAnswer, ChunkAnswer
 from app.jobs.jobs import Advance, AdvanceMany, Reply, SeparateReplies
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
-from models.arrays import Floats, Ints
+from models.arrays import Ints, Numbers
 from models.forecaster import longest_chunk
 
 LONG_CHUNK = 64  # observations; a longer chunk would hold up the others of its part, and goes alone
@@ -151,8 +151,8 @@ class AnswerCollector:
         self._outputs = np.zeros(count, np.int64)
         self._replayed: list[int] = []
         self._errors: dict[int, CarryoverError] = {}
-        self._extra_outputs: dict[str, dict[int, Floats]] = {}
-        self._predictions: list[tuple[Ints, Floats]] = []  # indexes of chunks, and their predictions, flat
+        self._extra_outputs: dict[str, dict[int, Numbers]] = {}
+        self._predictions: list[tuple[Ints, Numbers]] = []  # indexes of chunks, and their predictions, flat
 
     def single_reply(self, i: int) -> Reply:
         """The reply of a job for the chunk at this index."""
@@ -204,7 +204,8 @@ class AnswerCollector:
     def _answer(self) -> BulkAnswer:
         counts = self._steps * self._outputs
         starts = np.cumsum(counts) - counts
-        predictions = np.empty(int(counts.sum()), np.float32)
+        kinds = [numbers.dtype for _, numbers in self._predictions]
+        predictions = np.empty(int(counts.sum()), np.result_type(np.float32, *kinds))
         for indexes, numbers in self._predictions:
             predictions[_ranges(starts[indexes], counts[indexes])] = numbers
         widths = np.unique(self._outputs[self._steps > 0])

@@ -40,7 +40,7 @@ class BatchReplies(SeparateReplies):
         if not isinstance(outcome, BulkAnswer):
             for i in range(len(self._sessions)):
                 self._reply_alone(i, outcome)
-        elif outcome.extra_outputs:
+        elif not outcome.is_plain:
             for i, answer in enumerate(outcome.singles(self._sessions)):
                 self._reply_alone(i, answer)
         else:

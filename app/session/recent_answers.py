@@ -54,7 +54,8 @@ def remember(
     ----------
     rows : the sessions; their headers are written to
     lengths, digests : [batch], of the chunks just applied
-    last : [batch, outputs], the prediction after each chunk: the whole answer to a chunk of length 1
+    last : [batch, outputs], the prediction after each chunk: the whole answer to a chunk of length 1; of no
+        numbers where the header holds none
     long : by index, the long answers (`app.session.rows`)
     max_bytes : limit of the long answers of a session; older ones are dropped, the newest is always kept
     """

@@ -2,9 +2,9 @@
 
 A session is a header (position, times, epoch, and the answers to its last few chunks) and a carry. Both have
 a fixed size, so that the sessions of a batch are read, advanced and written back by a handful of array
-operations, however many they are. The header holds an answer that is one prediction. A long answer has more
-than one prediction, or outputs beside them. It does not fit the header, and is an object of its own in
-`long_answers`.
+operations, however many they are. The header holds an answer that is one prediction, unless the model's
+predictions are wide or float64. Any other answer is long: it has more than one prediction, outputs beside
+them, or a prediction that does not fit the header. It is an object of its own in `long_answers`.
 
 The answers are newest first: `chunk_lengths[i, 0]` is the length of the last chunk, which began where the
 chunk before it ended. A length of 0 ends the list.
@@ -22,15 +22,15 @@ import msgspec
 import numpy as np
 
 from app.errors import StoreFailed
-from models.arrays import Bytes, Floats, Headers, Ints
+from models.arrays import Bytes, Floats, Headers, Ints, Numbers
 from models.forecaster import Forecaster
 
-Answer = dict[str, Floats]  # "predictions" [steps, outputs], and forecast, intervals or scores on request
+Answer = dict[str, Numbers]  # "predictions" [steps, outputs], and forecast, intervals or scores on request
 LongAnswers = tuple[Answer | None, ...]  # newest first; None where the header holds the answer
 
 
 def header_type(recent_chunks: int, outputs: int) -> np.dtype[np.void]:
-    """The header of one session of a model with this number of outputs."""
+    """The header of one session of a model whose answers have this many numbers there; 0: none."""
     return np.dtype(
         [
             ("position", "<i8"),
@@ -138,7 +138,7 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
     ------
     StoreFailed : a record that is damaged or belongs to another model
     """
-    outputs = forecaster.output_size
+    outputs = forecaster.short_answer_size
     rows = Rows(
         np.zeros(len(records), header_type(recent_chunks, outputs)),
         np.empty((len(records), forecaster.carry_size), np.float32),
@@ -184,7 +184,13 @@ def _packed(answer: Answer | None) -> dict[str, tuple[list[int], bytes]] | None:
 def _unpacked(answer: dict[str, tuple[list[int], bytes]] | None) -> Answer | None:
     if answer is None:
         return None
-    return {name: np.frombuffer(data, "<f4").reshape(shape) for name, (shape, data) in answer.items()}
+    return {name: _numbers(shape, data) for name, (shape, data) in answer.items()}
+
+
+def _numbers(shape: Sequence[int], data: bytes) -> Numbers:
+    """Numbers of this shape, of float64 where there are so many bytes, else of float32."""
+    kind = "<f8" if len(data) == 8 * math.prod(shape) else "<f4"
+    return np.frombuffer(data, kind).reshape(shape)
 
 
 def scalar(headers: Headers, name: str, i: int = 0) -> Any:

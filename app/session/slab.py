@@ -51,9 +51,10 @@ class Slab:
 
     def __init__(self, forecaster: Forecaster, capacity: int, recent_chunks: int) -> None:
         self.forecaster = forecaster
+        self.output_ports = forecaster.artifact.output_ports
         self.capacity = capacity
         self.recent_chunks = recent_chunks
-        self.headers = np.zeros(capacity, header_type(recent_chunks, forecaster.output_size))
+        self.headers = np.zeros(capacity, header_type(recent_chunks, forecaster.short_answer_size))
         self.carries = np.zeros((capacity, forecaster.carry_size), np.float32)
         # These views treat a whole row as one value. Copying headers field by field is 10 times slower;
         # copying carries number by number is 2 times slower.

@@ -7,12 +7,14 @@ it is checked before it is used.
     __metadata__        format, version, session, model, fingerprint, position, since_reset,
                         created, updated (seconds since 1970), ttl_seconds (inf: never),
                         checksum (SHA-256 over the other metadata and every tensor)
-    carry               f32 [carry_size]: (h, c) as [2, layers, hidden], then the last prediction, scaled,
-                        then what the session has learned, then the last observations, where the server
-                        keeps them; the fingerprint names the kind of learning where the session chose it
+    carry               f32 [carry_size]: the network's state, such as (h, c) as [2, layers, hidden], then
+                        the last prediction, scaled, then what the session has learned, then the last
+                        observations, where the server keeps them; the fingerprint names the kind of learning
+                        where the session chose it. The words of a graph may hold other types than f32
     recent.steps        i64 [chunks]: lengths of the last chunks, newest first
     recent.digests      u64 [chunks]
-    recent.{i}.{name}   f32 [steps, ...]: their answers: predictions, forecast, intervals, scores
+    recent.{i}.{name}   f32 [steps, ...]: their answers: predictions, forecast, intervals, scores; f64
+                        where the model's outputs are whole numbers
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import json
 import math
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +97,7 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     ------
     Unprocessable : its shape is not that of the fingerprint's model
     """
-    outputs = forecaster.output_size
+    outputs, kept = forecaster.output_size, forecaster.short_answer_size
     try:
         carry = forecaster.layout.resize_tail(state.carry)
         forecaster.check(carry)
@@ -102,7 +105,7 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
         raise Unprocessable(str(error), field="carry") from None
     if any(answer["predictions"].shape[1] != outputs for _, _, answer in state.answers):
         raise Unprocessable(f"an answer's predictions do not have {outputs} numbers each", field="recent")
-    rows = Rows(np.zeros(1, header_type(recent_chunks, outputs)), carry[None].copy())
+    rows = Rows(np.zeros(1, header_type(recent_chunks, kept)), carry[None].copy())
     header = rows.headers
     for name in ("position", "since_reset", "created"):
         header[name] = getattr(state, name)
@@ -110,8 +113,8 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     long: list[Answer | None] = []
     for chunk, (length, digest, answer) in enumerate(state.answers[:recent_chunks]):
         header["chunk_lengths"][0, chunk], header["digest"][0, chunk] = length, digest
-        header["answer"][0, chunk] = answer["predictions"][-1]
-        long.append(answer if length > 1 or len(answer) > 1 else None)
+        header["answer"][0, chunk] = answer["predictions"][-1, :kept]
+        long.append(answer if length > 1 or len(answer) > 1 or kept < outputs else None)
     if any(long):
         rows.long_answers[0] = tuple(long)
         header["long_answer_count"] = len(long)
@@ -167,7 +170,7 @@ def decode(data: bytes) -> SessionState:
         created=_time(metadata, "created"),
         updated=_time(metadata, "updated"),
         ttl_seconds=ttl_seconds,
-        carry=_tensor(tensors, "carry", np.float32, 1),
+        carry=_tensor(tensors, "carry", (np.float32,), 1, any_bits=True),
         answers=_answers(tensors, position),
     )
 
@@ -221,22 +224,31 @@ def _time(metadata: dict[str, str], name: str) -> float:
 
 
 def _tensor(
-    tensors: dict[str, AnyArray], name: str, kind: Any, dimensions: int, *, nan: bool = False
+    tensors: dict[str, AnyArray],
+    name: str,
+    kinds: Sequence[Any],
+    dimensions: int,
+    *,
+    nan: bool = False,
+    any_bits: bool = False,
 ) -> AnyArray:
+    """The tensor of this name. Its floats are finite, or NaN where `nan`, unless they may be `any_bits`."""
     found = tensors.get(name)
-    if found is None or found.dtype != kind or found.ndim != dimensions:
+    if found is None or found.dtype not in kinds or found.ndim != dimensions:
         raise Unprocessable(
-            f"{name} is missing, or not a tensor of {dimensions} dimensions of {np.dtype(kind).name}",
+            f"{name} is missing, or not a tensor of {dimensions} dimensions of "
+            f"{' or '.join(np.dtype(kind).name for kind in kinds)}",
             field=name,
         )
-    if kind is np.float32 and (np.isinf(found).any() or (not nan and np.isnan(found).any())):
+    floats = found.dtype.kind == "f" and not any_bits
+    if floats and (np.isinf(found).any() or (not nan and np.isnan(found).any())):
         raise Unprocessable(f"{name} has NaN or infinity", field=name)
     return found
 
 
 def _answers(tensors: dict[str, AnyArray], position: int) -> tuple[tuple[int, int, Answer], ...]:
-    steps = _tensor(tensors, "recent.steps", np.int64, 1).tolist()
-    digests = _tensor(tensors, "recent.digests", np.uint64, 1).tolist()
+    steps = _tensor(tensors, "recent.steps", (np.int64,), 1).tolist()
+    digests = _tensor(tensors, "recent.digests", (np.uint64,), 1).tolist()
     if len(steps) != len(digests) or len(steps) > MAX_CHUNKS:
         raise Unprocessable("recent.steps and recent.digests do not match", field="recent")
     if any(length < 1 for length in steps) or sum(steps) > position:
@@ -247,7 +259,7 @@ def _answers(tensors: dict[str, AnyArray], position: int) -> tuple[tuple[int, in
         if match is None or int(match[1]) >= len(steps):
             raise Unprocessable(f"unexpected tensor {name[:80]!r}", field="recent")
         nan = match[2] in MAY_BE_NAN
-        answers[int(match[1])][match[2]] = _tensor(tensors, name, np.float32, 2, nan=nan)
+        answers[int(match[1])][match[2]] = _tensor(tensors, name, (np.float32, np.float64), 2, nan=nan)
     for length, answer in zip(steps, answers, strict=True):
         if "predictions" not in answer or len(answer["predictions"]) != length:
             raise Unprocessable(

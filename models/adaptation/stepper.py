@@ -59,8 +59,8 @@ class Stepper:
         scores : laid out as the observations, scaled; None when the sessions learn nothing
         """
         total, learner = len(scaled), self.learner
-        latest, learned = rows[:, self.layout.prediction], rows[:, self.layout.learned]
-        outputs = np.empty((total, self.net.output_size), np.float32)
+        latest, learned = self.layout.predictions(rows), rows[:, self.layout.learned]
+        outputs = np.empty((total, self.net.output_size), self.net.output_type)
         scores = None if learner is None else Scores.empty(total, outputs.shape[1], len(learner.levels))
         for at in time_major(lengths, order, int(lengths.max())):
             active = len(at)  # sessions whose chunks are at least this long: the first rows

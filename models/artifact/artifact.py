@@ -21,8 +21,11 @@ from models.artifact.learning import MAX_FEATURES, Learning, feature_count
 from models.data import calendar
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
+from models.net import Execution
 from models.nets.architecture import Architecture
+from models.nets.native import NativeNet
 from models.nets.recurrent import RecurrentNetwork, network_from_weights
+from models.nets.signature import Port
 
 PredictionMode = Literal["level", "change"]
 
@@ -111,6 +114,44 @@ class Artifact:
         return tuple(self.targets.index(name) if name in self.targets else None for name in self.columns)
 
     @property
+    def predicted_by(self) -> tuple[int | None, ...]:
+        """The same, under the name that all artifacts have for it."""
+        return self.feedback
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The names of the inputs that are neither predicted nor known ahead."""
+        known = {*self.targets, *self.future, *calendar.columns(self.time_features)}
+        return tuple(name for name in self.columns if name not in known)
+
+    @property
+    def input_ports(self) -> tuple[Port, ...]:
+        """All inputs, as one tensor."""
+        if self.architecture.embedding is not None:
+            return self.listed_inputs
+        return (Port("observations", "observations", shape=(self.input_size,), columns=self.columns),)
+
+    @property
+    def output_ports(self) -> tuple[Port, ...]:
+        """All outputs, as one tensor."""
+        return (Port("predictions", "predictions", shape=(self.output_size,), columns=self.targets),)
+
+    @property
+    def listed_inputs(self) -> tuple[Port, ...]:
+        """A port for each input, as people see them."""
+        embedding = self.architecture.embedding
+        if embedding is not None:
+            token, most = self.columns[0], embedding.vocabulary - 1
+            return (Port(token, token, "int32", range=(0, most), unit=self.inputs[0].unit),)
+        return tuple(Port(column.name, column.name, unit=column.unit) for column in self.inputs)
+
+    @property
+    def listed_outputs(self) -> tuple[Port, ...]:
+        """A port for each target, as people see them."""
+        units = {column.name: column.unit for column in self.inputs}
+        return tuple(Port(name, name, unit=units.get(name)) for name in self.targets)
+
+    @property
     def time_input_count(self) -> int:
         """How many inputs are time features; they are the last inputs."""
         return 2 * len(self.time_features)
@@ -144,6 +185,10 @@ class Artifact:
             if not name.startswith("readout.")
         }
         return network_from_weights(tensors, self.num_layers, self.change_of, self.architecture)
+
+    def net(self, execution: Execution) -> NativeNet:
+        """The network, ready to serve."""
+        return NativeNet(self.network(), execution.device)
 
 
 def check_name(name: str) -> None:

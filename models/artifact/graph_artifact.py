@@ -13,13 +13,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from itertools import accumulate
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from models.arrays import AnyArray
 from models.artifact.artifact import check_name
+from models.artifact.learning import Learning
+from models.data.scaling import Scaling
 from models.errors import BadArtifact
+from models.net import Execution
+from models.nets.graph import GraphNet
+from models.nets.numbers import column_names
 from models.nets.signature import (
     MAX_STATE_BYTES,
     Constant,
@@ -107,6 +113,67 @@ class GraphArtifact:
     def outputs(self) -> tuple[Port, ...]:
         """What a prediction consists of, in order."""
         return self.signature.outputs
+
+    @property
+    def input_ports(self) -> tuple[Port, ...]:
+        """The inputs, under the name that all artifacts have for them."""
+        return self.signature.inputs
+
+    @property
+    def output_ports(self) -> tuple[Port, ...]:
+        """The outputs, under the name that all artifacts have for them."""
+        return self.signature.outputs
+
+    listed_inputs, listed_outputs = input_ports, output_ports
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """What each number of an observation is called."""
+        return column_names(self.inputs)
+
+    @cached_property
+    def targets(self) -> tuple[str, ...]:
+        """What each number of a prediction is called."""
+        return column_names(self.outputs)
+
+    @cached_property
+    def predicted_by(self) -> tuple[int | None, ...]:
+        """For each number of an observation the number of a prediction that is fed back, or None."""
+        if self.feedback is None:
+            return (None,) * self.signature.input_size
+        stops = accumulate(port.size for port in self.outputs)
+        starts = {port.name: stop - port.size for port, stop in zip(self.outputs, stops, strict=True)}
+        sources = [starts[self.feedback.observations[port.name]] for port in self.inputs]
+        return tuple(
+            source + i for port, source in zip(self.inputs, sources, strict=True) for i in range(port.size)
+        )
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The names of the inputs that a forecast has no values for: all, or none."""
+        return () if self.feedback is not None else tuple(port.name for port in self.inputs)
+
+    # A graph takes numbers as they are, and its sessions learn nothing.
+    scaling: ClassVar[Scaling | None] = None
+    target_scaling: ClassVar[Scaling | None] = None
+    learning: ClassVar[Learning] = Learning()
+    future: ClassVar[tuple[str, ...]] = ()
+    time_features: ClassVar[tuple[str, ...]] = ()
+    interval_seconds: ClassVar[float | None] = None
+    time_input_count: ClassVar[int] = 0
+    hidden_size: ClassVar[int | None] = None
+    num_layers: ClassVar[int | None] = None
+    predicts: ClassVar[str | None] = None
+
+    def net(self, execution: Execution) -> GraphNet:
+        """The network, ready to serve.
+
+        Raises
+        ------
+        BadArtifact
+            If onnxruntime cannot load it, or is not installed.
+        """
+        return GraphNet(self.graph, self.signature, execution.device, execution.run_seconds)
 
     @cached_property
     def graph_sha256(self) -> str:

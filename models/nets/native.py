@@ -7,6 +7,8 @@ mixed lengths are packed: a padded row would move the carry of a shorter chunk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence
@@ -14,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from models.arrays import Floats, Ints
 from models.nets.cells import Cells
 from models.nets.chunks import longest_chunk, time_major
+from models.nets.numbers import SINGLE
 from models.nets.recurrent import RecurrentNetwork
 
 
@@ -34,6 +37,8 @@ class NativeNet:
     cells : None where torch runs the chunks
     """
 
+    input_type = output_type = SINGLE
+
     def __init__(self, network: RecurrentNetwork, device: str) -> None:
         self.device = torch.device(device)
         self.cells = Cells(network) if self.device.type == "cpu" else None
@@ -43,6 +48,12 @@ class NativeNet:
         self.input_size, self.output_size = network.input_size, network.fc.out_features
         self.change_of = None if network.change_of is None else list(network.change_of)
         self.state_size = self.states * self.layers * self.hidden
+        self.floats: Sequence[slice] = [slice(0, self.state_size)]
+
+    @property
+    def fresh(self) -> Floats:
+        """Zeros: [state_size]."""
+        return np.zeros(self.state_size, np.float32)
 
     def advance(self, scaled: Floats, lengths: Ints, carries: Floats) -> tuple[Floats, Floats]:
         """Move every session on by its chunk.

@@ -14,6 +14,7 @@ from app.api.schemas import Model, ModelList, ReloadResult
 from app.engine.engine import Engine
 from app.jobs.jobs import Adopt
 from app.session.slab import Slab
+from models.nets.signature import Port
 
 router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
 
@@ -55,7 +56,8 @@ def _model(engine: Engine, slab: Slab, with_counts: bool) -> dict[str, Any]:
         "name": artifact.name,
         "default": artifact.name == engine.residents.models.default_model,
         "fingerprint": artifact.fingerprint,
-        "inputs": [{"name": column.name, "unit": column.unit} for column in artifact.inputs],
+        "inputs": [_port(port) for port in artifact.listed_inputs],
+        "outputs": [_port(port) | {"kind": port.kind} for port in artifact.listed_outputs],
         "targets": list(artifact.targets),
         "hidden_size": artifact.hidden_size,
         "num_layers": artifact.num_layers,
@@ -65,7 +67,7 @@ def _model(engine: Engine, slab: Slab, with_counts: bool) -> dict[str, Any]:
         "time_features": list(artifact.time_features),
         "interval_seconds": artifact.interval_seconds,
         "can_forecast": not forecaster.missing,
-        "carry_bytes": 4 * forecaster.carry_size,
+        "carry_bytes": forecaster.carry_nbytes,
         "metrics": artifact.metrics,
         "sessions_resident": sum(map(len, engine.residents.models.sibling_slabs(slab)))
         if with_counts
@@ -73,4 +75,15 @@ def _model(engine: Engine, slab: Slab, with_counts: bool) -> dict[str, Any]:
         "sessions_on_older": sum(map(len, engine.residents.models.older_slabs(artifact.name)))
         if with_counts
         else None,
+    }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {
+        "name": port.name,
+        "unit": port.unit,
+        "dtype": port.dtype,
+        "shape": list(port.shape),
+        "columns": None if port.columns is None else list(port.columns),
+        "range": None if port.range is None else list(port.range),
     }

@@ -1,0 +1,17 @@
+"""The artifacts that can be served. Beside what is their own they have these attributes in common:
+
+input_ports, output_ports         of the network; their numbers in order make an observation, a prediction
+listed_inputs, listed_outputs     the same numbers as people see them: a port for each name
+columns, targets                  a name for each number of an observation and of a prediction
+predicted_by                      for each number of an observation that of its prediction, or None
+missing                           the inputs that are neither predicted nor known ahead; with any, no forecast
+scaling, target_scaling           None where the network takes numbers as they are
+learning, future, time_features, interval_seconds, time_input_count, hidden_size, num_layers, predicts
+                                  as in `Artifact`; at their defaults, or None, for a graph
+name, fingerprint, metrics, net
+"""
+
+from models.artifact.artifact import Artifact
+from models.artifact.graph_artifact import GraphArtifact
+
+ServedArtifact = Artifact | GraphArtifact

@@ -1,0 +1,251 @@
+"""A network that is an ONNX graph, run by onnxruntime: many sessions in one call.
+
+observations -> inputs  -+                    +-> outputs -> predictions
+row of words -> states  -+-> onnxruntime.run -+
+                context -+                    +-> states, context -> row of words
+
+Sessions whose chunks differ in length share the calls that they can: the first call has all sessions and as
+many steps as the shortest chunk, the next call the other sessions, and so on. Nothing is padded. A graph that
+takes one step a call is called for each step.
+
+onnxruntime computes with one thread and without spinning: the engine owns one core, and its batches are
+small.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from models.arrays import AnyArray, Floats, Ints, Numbers
+from models.errors import BadArtifact
+from models.nets.chunks import time_major
+from models.nets.numbers import input_type, output_type
+from models.nets.rows import Field
+from models.nets.signature import Control, Port, Signature
+from models.nets.watchdog import WATCHDOG
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+ERRORS_ONLY = 3  # onnxruntime's severity: its warnings concern whoever wrote the graph
+
+
+class GraphNet:
+    """A graph over carries whose first columns are its states, its context and whether it has begun.
+
+    Parameters
+    ----------
+    graph : bytes of the ONNX file, checked before
+    signature : what its tensors mean
+    device : "cpu" or "cuda"
+    run_seconds : most that one call may take
+
+    Raises
+    ------
+    BadArtifact : onnxruntime cannot load it, or is not installed
+    """
+
+    def __init__(self, graph: bytes, signature: Signature, device: str, run_seconds: float) -> None:
+        self._signature, self._run_seconds = signature, run_seconds
+        self._runtime = _onnxruntime()
+        self._session = _session(self._runtime, graph, device)
+        self.input_size, self.output_size = signature.input_size, signature.output_size
+        self.input_type, self.output_type = input_type(signature.inputs), output_type(signature.outputs)
+        self._states = _fields([(state.initial.dtype, state.shape) for state in signature.states], 0)
+        self._contexts = _fields(
+            [(port.type, _context_shape(port, signature.steps.axis)) for port in signature.inputs],
+            self._states[-1].words.stop if self._states else 0,
+        )
+        has_start = any(control.kind == "start" for control in signature.controls)
+        self._begun = self._contexts[-1].words.stop
+        self.state_size = self._begun + has_start
+        fields = (*self._states, *self._contexts)
+        self.floats: Sequence[slice] = [field.words for field in fields if field.holds_floats]
+        self._fetched = list(signature.fetched_tensors)
+
+    @property
+    def fresh(self) -> Floats:
+        """[state_size], the state of a session that has observed nothing."""
+        row = np.zeros((1, self.state_size), np.float32)
+        for field, state in zip(self._states, self._signature.states, strict=True):
+            field.write(row, state.initial[None])
+        return np.asarray(row[0])
+
+    def advance(self, observations: Numbers, lengths: Ints, carries: Floats) -> tuple[Numbers, Floats]:
+        """Move every session on by its chunk; see `Net.advance`.
+
+        Raises
+        ------
+        RunTooLongError : a call took more than `run_seconds`
+        """
+        order = np.argsort(-lengths, kind="stable")
+        rows = carries[order]
+        outputs = np.empty((len(observations), self.output_size), self.output_type)
+        for places in self._calls(lengths, order):
+            outputs[places] = self._call(observations[places], rows[: len(places)])
+        moved = np.empty_like(rows)
+        moved[order] = rows
+        return outputs, moved
+
+    def step(self, observations: Numbers, carries: Floats) -> Numbers:
+        """Move every session on by one observation, in place; see `Net.step`."""
+        return np.asarray(self._call(observations[:, None], carries)[:, 0])
+
+    def features(self, carries: Floats) -> Floats:
+        """None: a readout cannot learn from a graph."""
+        return np.empty((len(carries), 0), np.float32)
+
+    def _calls(self, lengths: Ints, order: Ints) -> Iterator[Ints]:
+        """For each call, [active, steps], the row numbers of the observations that it takes.
+
+        Parameters
+        ----------
+        lengths : [batch]; order : [batch], which sorts the chunks, the longest first
+        """
+        if not self._signature.steps.any_number:
+            for at in time_major(lengths, order, int(lengths.max())):
+                yield at[:, None]
+            return
+        starts = (np.cumsum(lengths) - lengths)[order]
+        done = 0
+        for length in np.unique(lengths).tolist():
+            active = int(np.count_nonzero(lengths >= length))
+            yield starts[:active, None] + np.arange(done, length)
+            done = length
+
+    def _call(self, observations: Numbers, rows: Floats) -> Numbers:
+        """Call the graph once, and move its rows on, in place.
+
+        Parameters
+        ----------
+        observations : [batch, steps, inputs]
+        rows : [batch, carry]
+
+        Returns
+        -------
+        [batch, steps, outputs]
+        """
+        feeds, contexts = self._inputs(observations, rows)
+        feeds |= self._others(rows)
+        options = self._runtime.RunOptions()
+        values = WATCHDOG.run(self._session, self._fetched, feeds, options, self._run_seconds)
+        fetched = dict(zip(self._fetched, values, strict=True))
+        for field, state in zip(self._states, self._signature.states, strict=True):
+            value = np.moveaxis(fetched[state.next_tensor], state.batch_axis, 0)
+            _check_shape(state.next_tensor, value, (len(rows), *state.shape))
+            field.write(rows, value)
+        for field, context in zip(self._contexts, contexts, strict=True):
+            field.write(rows, context)
+        rows[:, self._begun : self.state_size] = 1
+        return self._outputs(fetched, observations.shape[:2])
+
+    def _inputs(self, observations: Numbers, rows: Floats) -> tuple[dict[str, AnyArray], list[AnyArray]]:
+        """The graph's inputs by tensor, and the contexts that the next call needs, [batch, ...]."""
+        axis = self._signature.steps.axis
+        feeds: dict[str, AnyArray] = {}
+        contexts: list[AnyArray] = []
+        batch, steps = observations.shape[:2]
+        stop = 0
+        for port, field in zip(self._signature.inputs, self._contexts, strict=True):
+            start, stop = stop, stop + port.size
+            value = observations[..., start:stop].astype(port.type).reshape(batch, steps, *port.shape)
+            if axis is None:
+                value = value[:, 0]
+            if port.context:
+                value = np.concatenate([field.read(rows), value], axis=-1 if axis is None else 1)
+                kept = slice(-port.context, None)
+                contexts.append(value[..., kept] if axis is None else value[:, kept])
+            else:
+                contexts.append(np.empty((batch, 0)))
+            places = (port.batch_axis,) if axis is None else (port.batch_axis, axis)
+            feeds[port.tensor] = np.ascontiguousarray(np.moveaxis(value, range(len(places)), places))
+        return feeds, contexts
+
+    def _others(self, rows: Floats) -> dict[str, AnyArray]:
+        """The states, controls and constants by tensor."""
+        signature, batch = self._signature, len(rows)
+        feeds: dict[str, AnyArray] = {}
+        for field, state in zip(self._states, signature.states, strict=True):
+            feeds[state.tensor] = _batch_at(field.read(rows), state.batch_axis)
+        for control in signature.controls:
+            feeds[control.tensor] = _batch_at(self._control(control, rows), control.batch_axis)
+        for constant in signature.constants:
+            value = constant.value
+            if constant.batch_axis is not None:
+                value = _batch_at(np.broadcast_to(value, (batch, *value.shape)), constant.batch_axis)
+            feeds[constant.tensor] = value
+        return feeds
+
+    def _control(self, control: Control, rows: Floats) -> AnyArray:
+        """[batch, *shape]."""
+        on: Any = control.kind == "ready"
+        if control.kind == "start":
+            on = rows[:, self._begun] == 0
+        values = np.where(on, control.on, control.off).astype(control.dtype)
+        full = np.empty((len(rows), *control.shape), control.dtype)
+        full[:] = values.reshape(-1, *[1] * len(control.shape))
+        return full
+
+    def _outputs(self, fetched: dict[str, AnyArray], size: tuple[int, int]) -> Numbers:
+        """[batch, steps, outputs]."""
+        steps = self._signature.steps
+        outputs = np.empty((*size, self.output_size), self.output_type)
+        stop = 0
+        for port in self._signature.outputs:
+            start, stop = stop, stop + port.size
+            places = [port.batch_axis]
+            if steps.axis is not None and steps.emits == "each":
+                places.append(steps.axis)
+            value = np.moveaxis(fetched[port.tensor], places, range(len(places)))
+            _check_shape(port.tensor, value, (*size[: len(places)], *port.shape))
+            outputs[..., start:stop] = value.reshape(*size, port.size)
+        return outputs
+
+
+def _fields(tensors: Sequence[tuple[np.dtype[Any], tuple[int, ...]]], start: int) -> list[Field]:
+    fields = []
+    for dtype, shape in tensors:
+        fields.append(Field(dtype, shape, start))
+        start = fields[-1].words.stop
+    return fields
+
+
+def _context_shape(port: Port, axis: int | None) -> tuple[int, ...]:
+    """Of the context of one session; of no numbers where the input has none."""
+    if axis is not None:
+        return (port.context, *port.shape)
+    return (*port.shape[:-1], port.context) if port.context else (0,)
+
+
+def _batch_at(values: AnyArray, axis: int) -> AnyArray:
+    return np.ascontiguousarray(np.moveaxis(values, 0, axis))
+
+
+def _check_shape(tensor: str, value: AnyArray, expected: tuple[int, ...]) -> None:
+    if value.shape != expected:
+        raise ValueError(
+            f"the graph's output {tensor!r} has shape {list(value.shape)}, expected {list(expected)}"
+        )
+
+
+def _onnxruntime() -> Any:
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError:
+        raise BadArtifact("an ONNX graph needs onnxruntime: install carryover-server[onnx]") from None
+
+
+def _session(runtime: Any, graph: bytes, device: str) -> Any:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    provider = PROVIDERS[device]
+    if provider not in runtime.get_available_providers():
+        raise BadArtifact(f"onnxruntime has no {provider} here: install onnxruntime-gpu, or use the cpu")
+    try:
+        return runtime.InferenceSession(graph, options, providers=[provider])
+    except Exception as error:
+        raise BadArtifact(f"onnxruntime cannot load the graph: {error}") from error
