@@ -176,6 +176,7 @@ def _as_dict(artifact: Artifact, folder: Path) -> dict[str, Any]:
         "targets": list(artifact.targets),
         "hidden_size": artifact.hidden_size,
         "num_layers": artifact.num_layers,
+        "architecture": artifact.architecture.as_dict(),
         "predicts": artifact.predicts,
         "metrics": dict(artifact.metrics),
     }

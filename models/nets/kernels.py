@@ -121,7 +121,7 @@ def between(gate: np.float32, before: np.float32, x: np.float32) -> np.float32:
 
 @jit_inline
 def erf(x: np.float32) -> np.float32:
-    """The error function, to 2e-7; NaN stays NaN."""
+    """The error function, to 6e-7; NaN stays NaN."""
     size = min(abs(x), ERF_FAR)
     t = ONE / (ONE + ERF_T * size)
     series = ERF[0] * t + ERF[1]

@@ -5,15 +5,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.nets.architecture import Architecture
+from models.nets.architecture import Architecture, Embedding
 from models.nets.recurrent import RecurrentNetwork, detach_carry, network_from_weights
 
 torch.set_num_threads(1)
 
 
-def network(change_of=None, *, layers: int = 2) -> RecurrentNetwork:
+KINDS = [
+    Architecture(),
+    Architecture("gru", (6, "relu", "layer_norm")),
+    Architecture("rnn", ("layer_norm", 4, "gelu", 3, "tanh")),
+]
+of_each_kind = pytest.mark.parametrize("architecture", KINDS, ids=lambda architecture: architecture.cell)
+
+
+def network(
+    change_of=None, *, layers: int = 2, architecture: Architecture | None = None, dropout: float = 0.0
+) -> RecurrentNetwork:
     torch.manual_seed(3)
-    return RecurrentNetwork(3, 8, layers, 2, change_of).eval()
+    return RecurrentNetwork(3, 8, layers, 2, change_of, dropout, architecture).eval()
 
 
 def observations(steps: int = 40, batch: int = 2) -> torch.Tensor:
@@ -21,17 +31,19 @@ def observations(steps: int = 40, batch: int = 2) -> torch.Tensor:
 
 
 @settings(max_examples=30, deadline=None)
-@given(cuts=st.lists(st.integers(1, 39), max_size=12), change=st.booleans())
-def test_chunks_of_any_sizes_equal_one_pass(cuts, change):
-    lstm, whole = network((2, 0) if change else None), observations()
+@given(
+    cuts=st.lists(st.integers(1, 39), max_size=12), change=st.booleans(), architecture=st.sampled_from(KINDS)
+)
+def test_chunks_of_any_sizes_equal_one_pass(cuts, change, architecture):
+    lstm, whole = network((2, 0) if change else None, architecture=architecture), observations()
     with torch.no_grad():
-        expected, (h, c) = lstm(whole)
+        expected, last = lstm(whole)
         carry, parts = None, []
         for start, end in zip([0, *sorted(set(cuts))], [*sorted(set(cuts)), 40], strict=True):
             outputs, carry = lstm(whole[:, start:end], carry)
             parts.append(outputs)
     torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(carry, (h, c), atol=1e-6, rtol=0)
+    torch.testing.assert_close(carry, last, atol=1e-6, rtol=0)
 
 
 def test_an_absent_carry_is_zero():
@@ -67,18 +79,50 @@ def test_a_detached_carry_has_the_same_numbers_without_the_graph():
     assert torch.equal(cut[1], carry[1])
 
 
+@of_each_kind
 @pytest.mark.parametrize("layers", [1, 3])
-def test_weight_shapes_are_those_of_the_network(layers):
-    weights = network(layers=layers).state_dict()
-    assert Architecture().weight_shapes(3, 8, layers, 2) == {
+def test_weight_shapes_are_those_of_the_network(layers, architecture):
+    weights = network(layers=layers, architecture=architecture).state_dict()
+    assert architecture.weight_shapes(3, 8, layers, 2) == {
         name: tuple(weight.shape) for name, weight in weights.items()
     }
 
 
-def test_a_network_from_weights_predicts_the_same_and_draws_no_random_numbers():
-    original, chunk = network((2, 0)), observations()
+@of_each_kind
+def test_a_network_from_weights_predicts_the_same_and_draws_no_random_numbers(architecture):
+    original, chunk = network((2, 0), architecture=architecture), observations()
     before = torch.random.get_rng_state()
-    copy = network_from_weights(dict(original.state_dict()), 2, (2, 0))
+    copy = network_from_weights(dict(original.state_dict()), 2, (2, 0), architecture)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(copy(chunk)[0], original(chunk)[0])
     assert not copy.training
+
+
+def test_an_embedding_replaces_the_input():
+    torch.manual_seed(3)
+    architecture = Architecture("gru", embedding=Embedding(5, 4))
+    tokens = RecurrentNetwork(1, 8, 1, 2, architecture=architecture).eval()
+    assert architecture.weight_shapes(1, 8, 1, 2) == {
+        name: tuple(weight.shape) for name, weight in tokens.state_dict().items()
+    }
+    plain = RecurrentNetwork(4, 8, 1, 2, architecture=Architecture("gru")).eval()
+    plain.load_state_dict(
+        {name: weight for name, weight in tokens.state_dict().items() if "embedding" not in name}
+    )
+    chunk = torch.tensor([[[3.0], [0.0], [4.0]]])
+    assert torch.equal(tokens(chunk)[0], plain(tokens.embedding.weight[[3, 0, 4]][None])[0])
+    copy = network_from_weights(dict(tokens.state_dict()), 1, None, architecture)
+    assert torch.equal(copy(chunk)[0], tokens(chunk)[0])
+
+
+def test_dropout_acts_between_layers_and_in_the_head_in_training_only():
+    head = network(architecture=Architecture(head=(16, "relu")), dropout=0.5)
+    hidden = torch.ones(1, 50, 8)
+    assert torch.equal(head.read_out(hidden)[0, 0], head.read_out(hidden)[0, 1])
+    head.train()
+    dropped = head.read_out(hidden)
+    assert not torch.equal(dropped[0, 0], dropped[0, 1])
+    head.dropout.eval()  # what is left is between the recurrent layers
+    chunk = observations(5)
+    assert torch.equal(head.read_out(hidden)[0, 0], head.read_out(hidden)[0, 1])
+    assert not torch.equal(head(chunk)[0], head(chunk)[0])
