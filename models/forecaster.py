@@ -337,7 +337,12 @@ class Forecaster:
         return np.stack([self._inputs.mean, self._inputs.mean + np.float32(0.1) * self._inputs.std])
 
     def huge_number(self, observations: Numbers) -> tuple[int, int] | None:
-        """Row and column of the first number that is far out of the data's range; None if there is none."""
+        """Row and column of the first number that is far out of the data's range; None if there is none.
+
+        What is normal for a graph is not known: nothing is huge.
+        """
+        if self.artifact.scaling is None:
+            return None
         huge = np.argwhere(np.abs(self._scaled(observations)) > HUGE_DEVIATION)
         return (int(huge[0, 0]), int(huge[0, 1])) if len(huge) else None
 

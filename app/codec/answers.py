@@ -12,7 +12,11 @@ import orjson
 from app.jobs.answers import ChunkAnswer, SessionView, epoch_token
 from app.session.names import id_of
 from models.adaptation.learner import ErrorStatistics
-from models.arrays import AnyArray, Floats
+from models.arrays import AnyArray, Numbers
+from models.nets.numbers import MAX_WHOLE, is_whole
+from models.nets.signature import Port
+
+BY_PORT = {"predictions": "outputs", "forecast": "forecast"}  # as a model with several outputs answers them
 
 
 def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
@@ -31,11 +35,14 @@ def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
     if "predictions" in answer.answer:
         payload["replayed"] = answer.replayed
     for name, numbers in answer.answer.items():
-        payload[name] = output_array(name, numbers, flat)
+        if len(answer.ports) > 1 and name in BY_PORT:
+            payload[BY_PORT[name]] = by_port(numbers, answer.ports)
+        else:
+            payload[name] = output_array(name, numbers, flat)
     return orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def output_array(name: str, numbers: Floats, flat: bool) -> AnyArray:
+def output_array(name: str, numbers: Numbers, flat: bool) -> AnyArray:
     """An array of an answer as it is written.
 
     Parameters
@@ -47,8 +54,27 @@ def output_array(name: str, numbers: Floats, flat: bool) -> AnyArray:
     -------
     [steps] for `scores` and for flat chunks of one output, else [steps, width]
     """
-    array: AnyArray = numbers != 0 if name == "observed" else numbers
+    array: AnyArray = numbers != 0 if name == "observed" else json_numbers(numbers)
     return array.ravel() if name == "scores" or (flat and array.shape[1] == 1) else array
+
+
+def by_port(numbers: Numbers, ports: Sequence[Port]) -> dict[str, AnyArray]:
+    """Predictions, [steps, outputs], as an array for each output: [steps, *shape] of the output's type."""
+    arrays: dict[str, AnyArray] = {}
+    stop = 0
+    for port in ports:
+        start, stop = stop, stop + port.size
+        kind = np.int64 if is_whole(port) else np.float32
+        arrays[port.name] = numbers[:, start:stop].astype(kind).reshape(len(numbers), *port.shape)
+    return arrays
+
+
+def json_numbers(numbers: Numbers) -> AnyArray:
+    """Numbers as they are written: as whole numbers where all are, of a model whose outputs may be."""
+    if numbers.dtype != np.float64:
+        return numbers
+    whole = (numbers == np.rint(numbers)) & (np.abs(numbers) <= MAX_WHOLE)
+    return numbers.astype(np.int64) if whole.all() else numbers
 
 
 def encode_session(view: SessionView) -> dict[str, Any]:
@@ -93,10 +119,10 @@ def _errors(errors: ErrorStatistics, levels: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def shortest_decimals(numbers: Floats) -> list[float]:
-    """Float32 numbers as the shortest decimals that round to them."""
+def shortest_decimals(numbers: Numbers) -> list[float]:
+    """Numbers as the shortest decimals that round to them."""
     decimals: list[float] = orjson.loads(
-        orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)
+        orjson.dumps(np.ascontiguousarray(json_numbers(numbers)), option=orjson.OPT_SERIALIZE_NUMPY)
     )
     return decimals
 

@@ -24,6 +24,7 @@ from app.codec.body_errors import (
 from app.codec.limits import (
     BYTE_ORDER_MARK,
     DECODE_ERRORS,
+    MAX_EXACT_FLOAT32,
     MAX_FLOAT32,
     MAX_POSITION,
     MAX_TIMESTAMP,
@@ -35,7 +36,7 @@ from app.codec.limits import (
 from app.errors import Unprocessable
 from app.jobs.answers import parse_epoch
 from app.jobs.options import ChunkOptions
-from models.arrays import Doubles, Floats, Seconds
+from models.arrays import Doubles, Floats, Numbers, Seconds
 
 T = TypeVar("T")
 
@@ -55,12 +56,14 @@ class ChunkFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     skip: int | None = None
     timestamps: list[float | str] | None = None
     future: list[float | list[float]] | None = None
+    inputs: dict[str, list[Any]] | None = None
 
     @property
     def has_options(self) -> bool:
         """Whether any of the rare fields is present."""
         return (
-            self.level is not None
+            self.inputs is not None
+            or self.level is not None
             or self.score
             or self.skip is not None
             or self.timestamps is not None
@@ -87,11 +90,12 @@ _decode_gapped = msgspec.json.Decoder(GappedBody).decode
 class Chunk(msgspec.Struct, eq=False):
     """A chunk, decoded and checked. A `Struct` because a dataclass takes twice as long to construct.
 
-    observations : [steps, inputs], finite float32; NaN where `options.gaps` allows it
+    observations : [steps, inputs], finite in float32; NaN where `options.gaps` allows it; of width 0 where
+        the numbers are in `options`
     flat : the numbers came as a flat list, and are answered as a flat list
     """
 
-    observations: Floats
+    observations: Numbers
     flat: bool
     at: int | None
     epoch: int | None
@@ -150,8 +154,16 @@ def validate_chunk(
     ------
     Unprocessable, TooLarge : as `decode_chunk`
     """
-    options = None
-    if rows is None:
+    options, named = None, None
+    observations: Numbers
+    if fields.inputs is not None:
+        if rows is not None or fields.skip is not None:
+            raise Unprocessable(
+                "a chunk has observations, inputs or skip, and only one of them", field="inputs"
+            )
+        named = parse_inputs(fields.inputs, limits)
+        observations, flat = np.empty((len(next(iter(named.values()))), 0), np.float32), False
+    elif rows is None:
         observations, flat = _skipped(fields.skip, limits), False
     elif fields.skip is not None:
         raise Unprocessable("a chunk has observations or skip, not both", field="skip")
@@ -163,7 +175,7 @@ def validate_chunk(
         validate_model_name(fields.model)
     at, epoch = validate_position(fields.at), None if fields.epoch is None else parse_epoch(fields.epoch)
     horizon = validate_horizon(fields.horizon or 0, limits)
-    gaps = rows is None or (gaps and bool(np.isnan(observations).any()))
+    gaps = (rows is None and named is None) or (gaps and bool(np.isnan(observations).any()))
     if gaps or fields.has_options:
         if fields.future is not None and not horizon:
             raise Unprocessable("future needs a horizon: it is the input of a forecast", field="future")
@@ -173,6 +185,7 @@ def validate_chunk(
             gaps,
             None if fields.timestamps is None else parse_timestamps(fields.timestamps),
             None if fields.future is None else parse_future(fields.future),
+            named,
         )
     return Chunk(observations, flat, at, epoch, horizon, fields.model, options)
 
@@ -191,8 +204,8 @@ def check_size(body: bytes, limits: Limits) -> None:
             raise too_many_observations_error(limits, "more")
 
 
-def check_observations(observations: Floats, limits: Limits, *, gaps: bool = False) -> None:
-    """Refuse a chunk of raw float32 that is empty, too long or not finite.
+def check_observations(observations: Numbers, limits: Limits, *, gaps: bool = False) -> None:
+    """Refuse a chunk of raw numbers that is empty, too long or not finite.
 
     Parameters
     ----------
@@ -239,7 +252,7 @@ def validate_horizon(horizon: int, limits: Limits) -> int:
     return horizon
 
 
-def parse_future(rows: list[Any]) -> Floats:
+def parse_future(rows: list[Any]) -> Numbers:
     """The inputs of a forecast that are known ahead; a bare number is a row of one input.
 
     Returns
@@ -256,6 +269,49 @@ def parse_future(rows: list[Any]) -> Floats:
         return parse_observations(rows)[0]
     except Unprocessable as error:
         raise Unprocessable(f"future: {error.detail}", **(error.extra | {"field": "future"})) from None
+
+
+def parse_inputs(inputs: dict[str, list[Any]], limits: Limits) -> dict[str, Numbers]:
+    """The numbers of several inputs, by their names.
+
+    Returns
+    -------
+    [steps, ...] each, finite in float32; their shapes are checked when the model is known
+
+    Raises
+    ------
+    Unprocessable : names the input
+    TooLarge : more observations than the limit
+    """
+    if not inputs:
+        raise Unprocessable("inputs is empty: it needs the numbers of each input", field="inputs")
+    arrays: dict[str, Numbers] = {name: _tensor(name, rows) for name, rows in inputs.items()}
+    first, steps = next((name, len(array)) for name, array in arrays.items())
+    if not steps:
+        raise Unprocessable("the chunk is empty: it needs at least one observation", field="inputs")
+    if steps > limits.observations:
+        raise too_many_observations_error(limits, str(steps))
+    for name, array in arrays.items():
+        if len(array) != steps:
+            raise Unprocessable(
+                f"inputs.{name[:80]} has {len(array)} observations, inputs.{first[:80]} has {steps}",
+                field="inputs",
+            )
+    return arrays
+
+
+def _tensor(name: str, rows: list[Any]) -> Doubles:
+    """Nested lists of numbers, or of true and false, as [steps, ...]."""
+    try:
+        array = np.array(rows)
+    except ValueError:
+        raise Unprocessable(f"inputs.{name[:80]} has rows that differ in shape", field="inputs") from None
+    if array.size and array.dtype.kind not in "biuf":
+        raise Unprocessable(f"inputs.{name[:80]} has a value that is not a number", field="inputs")
+    numbers = array.astype(np.float64)
+    if (np.abs(numbers) > MAX_FLOAT32).any():
+        raise Unprocessable(f"inputs.{name[:80]} has a number that is not a finite float32", field="inputs")
+    return numbers
 
 
 def parse_timestamps(timestamps: Sequence[float | str]) -> Seconds:
@@ -299,7 +355,7 @@ def _skipped(count: int | None, limits: Limits) -> Floats:
     return np.empty((count, 0), np.float32)
 
 
-def parse_observations(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floats, bool]:
+def parse_observations(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Numbers, bool]:
     """Decoded rows as an array.
 
     Parameters
@@ -309,7 +365,7 @@ def parse_observations(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floa
 
     Returns
     -------
-    observations : [steps, inputs], finite float32, NaN for null
+    observations : [steps, inputs], finite in float32, NaN for null; float32 unless a number is beyond 2**24
     flat : the rows were bare numbers
 
     Raises
@@ -322,7 +378,7 @@ def parse_observations(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floa
         first = rows[0]
         flat = not isinstance(first, list)
         numbers = first if isinstance(first, list) else rows
-        if numbers and min(numbers) >= -MAX_FLOAT32 and max(numbers) <= MAX_FLOAT32:
+        if numbers and min(numbers) >= -MAX_EXACT_FLOAT32 and max(numbers) <= MAX_EXACT_FLOAT32:
             return np.array([numbers], np.float32), flat
     try:
         exact = _matrix(rows)
@@ -330,11 +386,14 @@ def parse_observations(rows: Sequence[Any], *, gaps: bool = False) -> tuple[Floa
         raise ragged_rows_error(rows) from None
     if exact.size == 0:
         raise Unprocessable("row 0 is empty: an observation needs at least one number", row=0)
-    # The decoders refuse NaN, so a NaN here was a null.
-    if (np.abs(exact) > MAX_FLOAT32).any():
-        raise float32_range_error(exact)
     flat = exact.ndim == 1
-    return (exact[:, None] if flat else exact).astype(np.float32), flat
+    rows_of_numbers = exact[:, None] if flat else exact
+    # The decoders refuse NaN, so a NaN here was a null.
+    if (np.abs(exact) > MAX_EXACT_FLOAT32).any():
+        if (np.abs(exact) > MAX_FLOAT32).any():
+            raise float32_range_error(exact)
+        return rows_of_numbers, flat
+    return rows_of_numbers.astype(np.float32), flat
 
 
 def _matrix(rows: Sequence[Any]) -> Doubles:

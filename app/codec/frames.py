@@ -8,24 +8,24 @@ A binary message is one chunk:
 
     offset  type     meaning
     0       u8       length of the session id; 0 on /sessions/{id}/stream
-    1       u8       1: NaN means not observed; else 0
+    1       u8       flags: 1 NaN means not observed, 2 the numbers here and in the answer are f64
     2       u16      numbers in an observation
     4       u32      horizon: steps of forecast to add
     8       i64      at; -1: none
     16      u64      epoch, the 16 hexadecimal digits as a number; 0: none
     24      bytes    session id, then zeros to a multiple of 4
-    ...     f32      observations, row after row
+    ...     f32 | f64 observations, row after row
 
 The answer has the same layout:
 
     0       u8       length of the session id, as in the message
-    1       u8       1: replayed, 0: applied
+    1       u8       flags: 1 replayed, 2 the numbers are f64
     2       u16      numbers in a prediction
     4       u32      number of predictions; the forecast follows them
     8       i64      position after the chunk
     16      u64      epoch
     24      bytes    session id, then zeros to a multiple of 4
-    ...     f32      predictions, then the forecast, row after row
+    ...     f32 | f64 predictions, then the forecast, row after row
 
 An error is answered by a text frame, also if the message was binary. Intervals and scores are available in
 text messages only.
@@ -45,9 +45,10 @@ from app.codec.limits import DECODE_ERRORS, Limits, validate_session_id
 from app.errors import Malformed, Unprocessable
 from app.jobs.answers import ChunkAnswer, epoch_token, parse_epoch
 from app.jobs.options import ChunkOptions
-from models.arrays import Floats
+from models.arrays import Numbers
 
-GAPS = 1
+GAPS, DOUBLES = 1, 2
+REPLAYED = 1
 HEADER = struct.Struct("<BBHIqQ")
 
 
@@ -76,6 +77,7 @@ class Message(msgspec.Struct, eq=False):
     chunk : None for a reset, and for a message that was read with others (`app.codec.plain_messages`)
     tag : JSON; empty when the message has none
     names_session : the message named its session, so the answer names it too
+    doubles : the numbers of a binary message are float64, and are answered so
     flat : the observations were bare numbers, and are answered so
     """
 
@@ -85,6 +87,7 @@ class Message(msgspec.Struct, eq=False):
     epoch: int | None
     tag: bytes = b""
     binary: bool = False
+    doubles: bool = False
     names_session: bool = False
     flat: bool = False
 
@@ -107,7 +110,7 @@ def decode_text(data: bytes, path_session: str | None, limits: Limits) -> Messag
     at = chunks.validate_position(fields.at)
     epoch = None if fields.epoch is None else parse_epoch(fields.epoch)
     if fields.reset:
-        if fields.observations is not None or fields.skip is not None:
+        if fields.observations is not None or fields.skip is not None or fields.inputs is not None:
             raise Unprocessable("a message is a reset or a chunk, not both", field="reset")
         return Message(session, None, at, epoch, bytes(fields.tag))
     chunk = chunks.validate_chunk(fields.observations, fields, limits, gaps=gaps)
@@ -125,21 +128,26 @@ def decode_binary(data: bytes, path_session: str | None, limits: Limits) -> Mess
     """
     if len(data) < HEADER.size:
         raise Malformed(f"a binary message has at least {HEADER.size} bytes, this one {len(data)}")
-    length, gaps, width, horizon, at, number = HEADER.unpack_from(data)
+    length, flags, width, horizon, at, number = HEADER.unpack_from(data)
+    gaps, doubles = flags & GAPS, bool(flags & DOUBLES)
+    size = 8 if doubles else 4
     start = HEADER.size + -(-length // 4) * 4
     name = data[HEADER.size : HEADER.size + length]
-    if not width or len(data) < start or (len(data) - start) % (4 * width):
+    if not width or len(data) < start or (len(data) - start) % (size * width):
         raise Malformed(
             f"{len(data) - start} bytes are not a whole number of observations of {width} numbers"
         )
     session = _session(name.decode("ascii", "replace") if length else None, path_session)
-    observations: Floats = np.frombuffer(data, "<f4", offset=start).reshape(-1, width)
-    chunks.check_observations(observations, limits, gaps=gaps == GAPS)
+    observations: Numbers = np.frombuffer(data, f"<f{size}", offset=start).reshape(-1, width)
+    if doubles:
+        observations = observations.astype(np.float64)  # aligned
+    chunks.check_observations(observations, limits, gaps=bool(gaps))
     at_, epoch = None if at == -1 else chunks.validate_position(at), number or None
     chunk = chunks.Chunk(observations, False, at_, epoch, chunks.validate_horizon(horizon, limits), None)
-    if gaps == GAPS and np.isnan(observations).any():
+    if gaps and np.isnan(observations).any():
         chunk.options = ChunkOptions(gaps=True)
-    return Message(session, chunk, at_, epoch, binary=True, names_session=path_session is None)
+    named = path_session is None
+    return Message(session, chunk, at_, epoch, binary=True, doubles=doubles, names_session=named)
 
 
 def encode_answer(outcome: ChunkAnswer, message: Message) -> bytes:
@@ -149,13 +157,13 @@ def encode_answer(outcome: ChunkAnswer, message: Message) -> bytes:
     name = message.session.encode() if message.names_session else b""
     predictions = outcome.answer["predictions"]
     forecast = outcome.answer.get("forecast")
-    head = HEADER.pack(
-        len(name), outcome.replayed, predictions.shape[1], len(predictions), outcome.position, outcome.epoch
-    )
-    padding = b"\0" * (-len(name) % 4)
-    return b"".join(
-        (head, name, padding, predictions.tobytes(), b"" if forecast is None else forecast.tobytes())
-    )
+    flags = REPLAYED * outcome.replayed | DOUBLES * message.doubles
+    width, steps = predictions.shape[1], len(predictions)
+    head = HEADER.pack(len(name), flags, width, steps, outcome.position, outcome.epoch)
+    kind = "<f8" if message.doubles else "<f4"
+    numbers = [predictions] if forecast is None else [predictions, forecast]
+    parts = [part.astype(kind, copy=False).tobytes() for part in numbers]
+    return b"".join((head, name, b"\0" * (-len(name) % 4), *parts))
 
 
 def encode_problem(problem: dict[str, Any], message: Message | None) -> bytes:

@@ -21,6 +21,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8: before JSON it is ignored, as RFC
 # The largest double that rounds to a finite float32. The shortest decimal of the largest float32,
 # 3.4028235e38, is between the two.
 MAX_FLOAT32 = math.nextafter(2.0**128 - 2.0**103, 0.0)
+MAX_EXACT_FLOAT32 = 2.0**24  # up to which every whole number is a float32
 # What a JSON decoder raises: UnicodeDecodeError for text that is not UTF-8, RecursionError for deep nesting.
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 AnyDecodeError = msgspec.DecodeError | UnicodeDecodeError | RecursionError

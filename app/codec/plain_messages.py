@@ -31,7 +31,7 @@ from app.codec.plain_parser import (
     WIDTH,
     parse_messages,
 )
-from app.codec.plain_requests import ID_BYTES
+from app.codec.plain_requests import ID_BYTES, unmark_inexact
 from models.arrays import Bools, Epochs, Floats, Ints
 
 
@@ -118,7 +118,12 @@ class PlainMessages:
 
 
 def read_messages(
-    messages: Sequence[bytes], binary: Sequence[bool], named: Sequence[bool], max_steps: int
+    messages: Sequence[bytes],
+    binary: Sequence[bool],
+    named: Sequence[bool],
+    max_steps: int,
+    *,
+    exact: bool = False,
 ) -> PlainMessages:
     """Read those of the messages that are plain.
 
@@ -128,6 +133,7 @@ def read_messages(
     binary : [n], whether the message is binary and not text
     named : [n], whether the message must name its session; else it must not
     max_steps : observations of the longest chunk that is plain
+    exact : a message with a number beyond 2**24 is not plain, because float32 may not hold it
 
     Raises
     ------
@@ -155,4 +161,6 @@ def read_messages(
         numbers,
         numbers.view(np.uint32),
     )
+    if exact:
+        unmark_inexact(marks[0], columns[FIRST], columns[LENGTH] * columns[WIDTH], numbers[:total])
     return PlainMessages(joined, is_binary, marks, columns, numbers[:total])

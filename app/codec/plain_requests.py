@@ -30,8 +30,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.codec.limits import MAX_SESSION_ID, SESSION_ID, SMALL_BODY_BYTES
-from app.codec.plain_parser import parse
+from app.codec.limits import MAX_EXACT_FLOAT32, MAX_SESSION_ID, SESSION_ID, SMALL_BODY_BYTES
+from app.codec.plain_parser import FIRST, LENGTH, WIDTH, parse
 from models.arrays import Bools, Epochs, Floats, Ints
 
 MAX_HEAD_BYTES = 8192
@@ -147,7 +147,9 @@ class PlainRequests:
         )
 
 
-def read_plain(requests: Sequence[bytes], heads: Sequence[Head], max_steps: int) -> PlainRequests:
+def read_plain(
+    requests: Sequence[bytes], heads: Sequence[Head], max_steps: int, *, exact: bool = False
+) -> PlainRequests:
     """Read those of the requests that are plain.
 
     Parameters
@@ -155,6 +157,7 @@ def read_plain(requests: Sequence[bytes], heads: Sequence[Head], max_steps: int)
     requests : [n], each all that came in on a connection
     heads : [n], of their connections
     max_steps : observations of the longest chunk that is plain
+    exact : a request with a number beyond 2**24 is not plain, because float32 may not hold it
 
     Raises
     ------
@@ -179,6 +182,8 @@ def read_plain(requests: Sequence[bytes], heads: Sequence[Head], max_steps: int)
         columns,
         numbers,
     )
+    if exact and unmark_inexact(marks[0], columns[FIRST], columns[LENGTH] * columns[WIDTH], numbers[:total]):
+        width = 0
     plain, flat = marks
     session_starts, session_ends, lengths, widths, at, epochs, starts = columns
     return PlainRequests(
@@ -196,3 +201,19 @@ def read_plain(requests: Sequence[bytes], heads: Sequence[Head], max_steps: int)
         numbers[:total],
         width,
     )
+
+
+def unmark_inexact(plain: Bools, starts: Ints, counts: Ints, numbers: Floats) -> bool:
+    """Unmark, in place, what has a number that float32 may not hold exactly. Returns whether any has.
+
+    Parameters
+    ----------
+    plain : [n], whether it is plain; of the others, the columns mean nothing
+    starts, counts : [n], where in `numbers` each one's are, and how many
+    """
+    if not (np.abs(numbers) >= MAX_EXACT_FLOAT32).any():
+        return False
+    for i in np.flatnonzero(plain).tolist():
+        part = numbers[starts[i] : starts[i] + counts[i]]
+        plain[i] = not (np.abs(part) >= MAX_EXACT_FLOAT32).any()
+    return True

@@ -6,6 +6,8 @@ the numbers that the client sent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from app.errors import CannotForecast, Unprocessable
@@ -14,8 +16,11 @@ from app.jobs.options import ChunkOptions, digest_with_options
 from app.session.digest import digests
 from app.session.slab import Slab
 from models.arrays import Floats, Numbers, Seconds
+from models.artifact.served import ServedArtifact
 from models.data import calendar
 from models.forecaster import Forecaster
+
+MAX_NAMES = 16  # of inputs, in an error
 
 
 def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
@@ -36,9 +41,14 @@ def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
         check_intervals(options.level, forecaster)
     if job.raw_observations is None:
         job.raw_observations = job.observations
-    raw = forecaster.numbers(job.raw_observations)
-    sent = digests(np.ascontiguousarray(raw), np.array([len(raw)]), job.horizon)
-    job.digest = digest_with_options(int(sent[0]), job.horizon, options)
+    raw = job.raw_observations
+    if options.inputs is not None:
+        raw = _by_name(options.inputs, forecaster.artifact, timed=options.timestamps is not None)
+    raw = forecaster.numbers(raw)
+    job.digest = None
+    if options.is_part_of_digest:
+        sent = digests(np.ascontiguousarray(raw), np.array([len(raw)]), job.horizon)
+        job.digest = digest_with_options(int(sent[0]), job.horizon, options)
     job.observations, job.clock = _model_inputs(raw, options, job, slab, row)
     if options.gaps:
         _check_gaps(job.observations, forecaster)
@@ -79,7 +89,7 @@ def level_index(level: float, forecaster: Forecaster) -> int:
 
 
 def future_inputs(
-    forecaster: Forecaster, now: float | None, steps: int, future: Floats | None
+    forecaster: Forecaster, now: float | None, steps: int, future: Numbers | None
 ) -> Floats | None:
     """[steps, inputs known ahead] of a forecast, in the forecaster's order; None where it has no such inputs.
 
@@ -132,7 +142,7 @@ def advance_clock(forecaster: Forecaster, carry: Floats, clock: float | None, le
         forecaster.layout.set_clock(carry, seconds)
 
 
-def _check_future(forecaster: Forecaster, steps: int, future: Floats | None) -> None:
+def _check_future(forecaster: Forecaster, steps: int, future: Numbers | None) -> None:
     names = forecaster.artifact.future
     if future is None and names:
         raise CannotForecast(
@@ -146,9 +156,32 @@ def _check_future(forecaster: Forecaster, steps: int, future: Floats | None) -> 
         )
 
 
+def _by_name(inputs: Mapping[str, Numbers], artifact: ServedArtifact, *, timed: bool) -> Numbers:
+    """[steps, inputs] of numbers by name, [steps, ...] each; time columns are left out where `timed`."""
+    ports = artifact.listed_inputs
+    if timed:
+        ports = ports[: len(ports) - artifact.time_input_count]
+    expected = ", ".join(port.name for port in ports[:MAX_NAMES]) + ", ..." * (len(ports) > MAX_NAMES)
+    for name in sorted(inputs.keys() ^ {port.name for port in ports}):
+        problem = f"there is no input {name[:80]!r}" if name in inputs else f"the input {name!r} is missing"
+        raise Unprocessable(f"{problem}; model {artifact.name!r} takes {expected}", field="inputs")
+    columns = []
+    for port in ports:
+        numbers = inputs[port.name]
+        # A single number may stand for a list of one.
+        if numbers.shape[1:] != port.shape and not (port.size == 1 and numbers.ndim == 1):
+            raise Unprocessable(
+                f"an observation of input {port.name!r} has the shape {list(port.shape)}, "
+                f"not {list(numbers.shape[1:])}",
+                field="inputs",
+            )
+        columns.append(numbers.reshape(len(numbers), port.size))
+    return np.concatenate(columns, axis=1)
+
+
 def _model_inputs(
-    raw: Floats, options: ChunkOptions, job: Advance, slab: Slab, row: int
-) -> tuple[Floats, float | None]:
+    raw: Numbers, options: ChunkOptions, job: Advance, slab: Slab, row: int
+) -> tuple[Numbers, float | None]:
     """[steps, inputs] with missing numbers as NaN and the time columns added; and the time of the last row.
 
     Observations of another width than the model's stay as they are, and are refused later.
@@ -198,7 +231,7 @@ def _in_step(job: Advance, slab: Slab, row: int) -> bool:
     return bool(job.at in (None, header["position"]) and job.epoch in (None, header["epoch"]))
 
 
-def _check_gaps(observations: Floats, forecaster: Forecaster) -> None:
+def _check_gaps(observations: Numbers, forecaster: Forecaster) -> None:
     unpredicted = [i for i, output in enumerate(forecaster.artifact.predicted_by) if output is None]
     if len(observations[0]) != forecaster.input_size or not unpredicted:
         return  # a wrong width is refused later, with its own message

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from app.config import Settings
 from app.engine.inputs import check_intervals
 from app.errors import OtherModel, UnknownModel, Unprocessable
@@ -36,6 +38,7 @@ class ModelSlabs:
         self.settings = settings
         self.slabs: dict[str, Slab] = {}  # slabs by fingerprint
         self.current: dict[str, Slab] = {}  # slabs that new sessions go to, by model name
+        self.take_doubles = False  # whether a network takes whole numbers that float32 cannot hold
         for forecaster in forecasters:
             self.adopt(forecaster)
         for forecaster in older:
@@ -188,5 +191,6 @@ class ModelSlabs:
         return slab.forecaster.artifact.name if slab is not None else f"not loaded: {fingerprint[:12]}"
 
     def _slab(self, forecaster: Forecaster) -> Slab:
+        self.take_doubles |= forecaster.input_type == np.float64
         fitting = max(2 * self.settings.batch_sessions, SLAB_BYTES // max(1, forecaster.carry_nbytes))
         return Slab(forecaster, min(self.settings.resident_sessions, fitting), self.settings.recent_chunks)

@@ -14,6 +14,7 @@ from models.forecaster import Forecaster, RunTooLongError, StepResult
 
 log = logging.getLogger("carryover.engine")
 
+NOT_FINITE_OR_EXACT = "NaN, infinity, or a whole number of 2**53 or more"
 Failures = dict[int, StepFailed | Unprocessable]  # errors by index of the session
 
 
@@ -107,7 +108,8 @@ def _failure(forecaster: Forecaster, inputs: PassInputs, i: int, start: int) -> 
     observations = inputs.observations[start : start + int(inputs.lengths[i])]
     huge = forecaster.huge_number(observations)
     if huge is None:
-        return StepFailed("the network produced NaN or infinity; the session was not advanced")
+        wrong = "NaN or infinity" if forecaster.output_type == np.float32 else NOT_FINITE_OR_EXACT
+        return StepFailed(f"the network produced {wrong}; the session was not advanced")
     row, column = huge
     number, name = float(observations[row, column]), forecaster.artifact.columns[column]
     row += 0 if inputs.first_rows is None else int(inputs.first_rows[i])

@@ -16,7 +16,7 @@ from app.engine import slicing
 from app.engine.batch import Batch, SessionExpired, advance_rows
 from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
-from app.engine.inputs import advance_clock, impossible_error, prepare_inputs
+from app.engine.inputs import MAX_NAMES, advance_clock, impossible_error, prepare_inputs
 from app.engine.network_pass import Failures, PassInputs, run_pass
 from app.engine.time_budget import (
     BATCH_SECONDS,
@@ -33,8 +33,6 @@ from app.session.slab import Slab
 from models.arrays import Bools, Epochs, Floats, Ints, Numbers, Seconds
 from models.forecaster import Forecaster, StepResult, longest_chunk
 from models.jit import FLOAT, contiguous, jit, readonly
-
-MAX_NAMES = 16  # of an observation's numbers, in an error
 
 
 class Stepper:

@@ -22,7 +22,7 @@ from app.jobs.session_list import SessionList
 from app.session.rows import Answer
 from app.session.state_file import SessionState
 from models.adaptation.learner import Scores
-from models.arrays import Epochs, Floats, Ints
+from models.arrays import Epochs, Floats, Ints, Numbers
 from models.forecaster import Forecaster
 
 Reply = Callable[[Any], None]
@@ -116,11 +116,11 @@ class Progress:
     carry: Floats
     digest: int = 0
     offset: int = 0
-    predictions: list[Floats] = field(default_factory=list)
+    predictions: list[Numbers] = field(default_factory=list)
     extra_outputs: list[Answer] = field(default_factory=list)
     scores: list[Scores | None] = field(default_factory=list)
     forecast_carry: Floats | None = None
-    forecast: list[Floats] = field(default_factory=list)
+    forecast: list[Numbers] = field(default_factory=list)
     forecast_steps: int = 0
     future_inputs: Floats | None = None
 
@@ -128,7 +128,7 @@ class Progress:
 class Advance(msgspec.Struct, eq=False):
     """Advance one session by a chunk. Answered by `ChunkAnswer`. A `Struct`: it takes half as long to make.
 
-    observations : [steps, inputs], finite
+    observations : [steps, inputs], finite; of width 0 where all are missing or `options` has them by name
     at : the position that the client believes the session to be at
     epoch : the epoch that the client believes the session to have
     horizon : steps of forecast to add
@@ -143,7 +143,7 @@ class Advance(msgspec.Struct, eq=False):
     """
 
     session: str
-    observations: Floats
+    observations: Numbers
     at: int | None = None
     epoch: int | None = None
     horizon: int = 0
@@ -156,7 +156,7 @@ class Advance(msgspec.Struct, eq=False):
     options: ChunkOptions | None = None
     usage: UsageCounter | None = None
     client: Client | None = None
-    raw_observations: Floats | None = None
+    raw_observations: Numbers | None = None
     digest: int | None = None
     clock: float | None = None
 
@@ -166,7 +166,7 @@ class Advance(msgspec.Struct, eq=False):
 
     @property
     def nbytes(self) -> int:
-        return self.observations.nbytes
+        return self.observations.nbytes + (0 if self.options is None else self.options.nbytes)
 
 
 @dataclass(slots=True, eq=False)
@@ -185,7 +185,7 @@ class AdvanceMany:
     """
 
     sessions: SessionList
-    observations: Floats
+    observations: Numbers
     lengths: Ints
     at: Ints | None = None
     epochs: Epochs | None = None
@@ -226,7 +226,7 @@ class Forecast(_OneSession):
     session: str
     steps: int
     level: float | None = None
-    future: Floats | None = None
+    future: Numbers | None = None
     reply: Reply = discard_answer
     progress: Progress | None = None
     client: Client | None = None

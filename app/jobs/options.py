@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
 
-from models.arrays import Floats, Seconds
+from models.arrays import Numbers, Seconds
 
 
 class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
@@ -18,13 +19,25 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     gaps : whether numbers are missing (NaN); a chunk of width 0 is missing altogether
     timestamps : [steps], seconds since 1970; the columns made from them are not among the observations
     future : [horizon, inputs known ahead], own units, for the forecast behind the chunk
+    inputs : [steps, ...] by name, in place of observations
     """
 
     level: float | None = None
     score: bool = False
     gaps: bool = False
     timestamps: Seconds | None = None
-    future: Floats | None = None
+    future: Numbers | None = None
+    inputs: Mapping[str, Numbers] | None = None
+
+    @property
+    def is_part_of_digest(self) -> bool:
+        """Whether a retry without these options is another chunk."""
+        return self.wants_extra_outputs or self.gaps or self.timestamps is not None or self.future is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the numbers of named inputs."""
+        return sum(numbers.nbytes for numbers in (self.inputs or {}).values())
 
     @property
     def wants_extra_outputs(self) -> bool:

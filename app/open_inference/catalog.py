@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
@@ -14,9 +15,11 @@ from app.errors import BadModel, Unavailable, UnknownModel, Unprocessable
 from app.jobs.jobs import Adopt, Retire
 from app.model_library import ModelLibrary
 from app.open_inference import triton_errors
-from app.open_inference.inference import OBSERVATIONS, OUTPUTS, VERSION
+from app.open_inference.inference import OUTPUTS, VERSION
 from app.open_inference.statistics import RequestTimer, Statistics
+from app.open_inference.tensors import DATATYPES, tensor_shape
 from models.forecaster import Forecaster
+from models.nets.signature import Control, Port, State
 
 EXTENSIONS = (
     "sequence",
@@ -105,8 +108,8 @@ class Catalog:
             "name": model,
             "versions": [VERSION],
             "platform": PLATFORM,
-            "inputs": [_tensor(OBSERVATIONS, forecaster.input_size)],
-            "outputs": [_tensor(name, width) for name, width in outputs],
+            "inputs": [_tensor(*port) for port in _shapes(forecaster.artifact.input_ports, forecaster)],
+            "outputs": [_tensor(*output) for output in outputs],
         }
 
     def config(self, model: str, version: str = "") -> dict[str, Any]:
@@ -125,8 +128,8 @@ class Catalog:
             "backend": PLATFORM,
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": 1,
-            "input": [_config_entry(OBSERVATIONS, forecaster.input_size)],
-            "output": [_config_entry(name, width) for name, width in outputs],
+            "input": [_config_entry(*port) for port in _shapes(forecaster.artifact.input_ports, forecaster)],
+            "output": [_config_entry(*output) for output in outputs],
             "instance_group": [{"name": model, "kind": "KIND_CPU", "count": 1}],
             "sequence_batching": {
                 "max_sequence_idle_microseconds": FOREVER if idle_seconds == inf else int(1e6 * idle_seconds),
@@ -134,6 +137,8 @@ class Catalog:
                     "max_candidate_sequences": self.settings.max_sessions,
                     "max_queue_delay_microseconds": 0,
                 },
+                "control_input": [_control(control) for control in forecaster.artifact.controls],
+                "state": [_state(state) for state in forecaster.artifact.states],
             },
             "parameters": {"fingerprint": {"string_value": forecaster.artifact.fingerprint}},
         }
@@ -213,17 +218,52 @@ class Catalog:
         return [(slab.forecaster, len(slab)) for slab in of_name if slab is not newest]
 
 
-def _available_outputs(forecaster: Forecaster) -> list[tuple[str, int]]:
-    """Names and widths."""
-    return [(output.name, output.width(forecaster)) for output in OUTPUTS if output.is_available(forecaster)]
+def _available_outputs(forecaster: Forecaster) -> list[tuple[str, str, list[int]]]:
+    """Name, type and shape of the network's outputs, and of those beside them."""
+    steps = [-1] * (1 + forecaster.artifact.has_time_axis)
+    extra = [output for output in OUTPUTS if output.is_available(forecaster)]
+    return [
+        *_shapes(forecaster.artifact.output_ports, forecaster),
+        *((output.name, "float32", [*steps, output.width(forecaster)]) for output in extra),
+    ]
 
 
-def _tensor(name: str, width: int) -> dict[str, Any]:
-    return {"name": name, "datatype": "FP32", "shape": [-1, -1, width]}
+def _shapes(ports: Sequence[Port], forecaster: Forecaster) -> list[tuple[str, str, list[int]]]:
+    return [(port.name, port.dtype, tensor_shape(port, forecaster)) for port in ports]
 
 
-def _config_entry(name: str, width: int) -> dict[str, Any]:
-    return {"name": name, "data_type": "TYPE_FP32", "dims": [-1, width]}
+def _tensor(name: str, dtype: str, shape: list[int]) -> dict[str, Any]:
+    return {"name": name, "datatype": DATATYPES[dtype], "shape": shape}
+
+
+def _config_entry(name: str, dtype: str, shape: list[int]) -> dict[str, Any]:
+    return {"name": name, "data_type": f"TYPE_{DATATYPES[dtype]}", "dims": shape[1:]}
+
+
+def _state(state: State) -> dict[str, Any]:
+    kind, dims = f"TYPE_{DATATYPES[state.dtype]}", list(state.shape)
+    entry: dict[str, Any] = {
+        "input_name": state.tensor,
+        "output_name": state.next_tensor,
+        "data_type": kind,
+        "dims": dims,
+    }
+    if not state.initial.any():
+        entry["initial_state"] = [{"data_type": kind, "dims": dims, "zero_data": True, "name": state.tensor}]
+    return entry
+
+
+def _control(control: Control) -> dict[str, Any]:
+    values = {
+        "float32": ("fp32_false_true", float),
+        "int32": ("int32_false_true", int),
+        "bool": ("bool_false_true", bool),
+    }
+    entry: dict[str, Any] = {"kind": f"CONTROL_SEQUENCE_{control.kind.upper()}"}
+    if control.dtype in values:
+        field, convert = values[control.dtype]
+        entry[field] = [convert(control.off), convert(control.on)]
+    return {"name": control.tensor, "control": [entry]}
 
 
 def _index_entry(name: str, state: str, reason: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A body of `infer`: JSON, JSON with binary tensors behind it, or the bytes of the one input alone.
+"""A body of `infer`: JSON, JSON with binary tensors behind it, or the bytes of the only input alone.
 
 The header `Inference-Header-Content-Length` alone decides which: it is absent, the length of the JSON, or 0.
 It counts bytes before compression.
@@ -9,17 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+import numpy as np
 
 from app.codec import chunks, compression
 from app.codec.limits import DECODE_ERRORS, Limits
 from app.errors import Malformed, Unprocessable, UnsupportedType
 from app.open_inference import triton_errors
-from app.open_inference.inference import OBSERVATIONS, Inference, Parameters, check_outputs, parse_error
-from app.open_inference.tensors import check_input, from_bytes, from_numbers
-from models.arrays import Floats
+from app.open_inference.inference import Inference, Parameters, check_outputs, parse_error
+from app.open_inference.tensors import (
+    InputTensor,
+    check_input,
+    check_inputs,
+    from_bytes,
+    from_numbers,
+    join_inputs,
+)
+from models.arrays import Numbers
 from models.forecaster import Forecaster
 
-Data = list[float | list[float | list[float | None] | None] | None]
+Number = float | bool | None
+Data = list[Number | list[Number | list[Number]]]
+NO_OBSERVATIONS: Numbers = np.empty((0, 0), np.float32)
 
 
 class TensorParameters(msgspec.Struct, frozen=True):
@@ -129,16 +139,24 @@ def _from_json(
     parameters = request.parameters
     binary = parameters.binary_data_output
     outputs = check_outputs(_requested_outputs(request.outputs, binary), model, forecaster)
-    observations = _observations(request.inputs, tail, parameters, model, forecaster, limits)
-    return Inference(model, observations, parameters, request.id, outputs, binary)
+    return _with_inputs(
+        Inference(model, NO_OBSERVATIONS, parameters, request.id, outputs, binary),
+        request.inputs,
+        tail,
+        forecaster,
+        limits,
+    )
 
 
 def _from_raw(
     body: bytes, query: Mapping[str, str], model: str, forecaster: Forecaster, limits: Limits
 ) -> Inference:
     """The body is one input, whose length gives the number of steps; outputs are returned as bytes too."""
-    width = forecaster.input_size
-    size = (len(body) // (4 * width), width)
+    ports = forecaster.artifact.input_ports
+    if len(ports) != 1:
+        raise triton_errors.unsupported("a raw body for a model with several inputs")
+    (port,) = ports
+    tensor = InputTensor(port, len(body) // (port.type.itemsize * port.size), True)
     # Numbers and booleans are converted from text; a sequence's id stays a text.
     texts = {name: value for name, value in query.items() if name != "sequence_id"}
     try:
@@ -147,7 +165,8 @@ def _from_raw(
         raise parse_error(str(error)) from None
     sequence = query.get("sequence_id", "")
     parameters.sequence_id = "" if sequence.strip("0") == "" else sequence
-    observations = from_bytes(body, OBSERVATIONS, size, model, limits, parameters.gaps)
+    tensors = {port.name: (tensor, from_bytes(body, tensor, model))}
+    observations = join_inputs(tensors, forecaster, limits, gaps=parameters.gaps)
     return Inference(model, observations, parameters, binary=True)
 
 
@@ -162,32 +181,38 @@ def _requested_outputs(outputs: list[RequestedOutput], binary: bool) -> dict[str
     return {name: binary if choice is None else choice for name, choice in own.items()}
 
 
-def _observations(
+def _with_inputs(
+    inference: Inference,
     inputs: list[Input],
     tail: bytes | memoryview,
-    request: Parameters,
-    model: str,
     forecaster: Forecaster,
     limits: Limits,
-) -> Floats:
-    if len(inputs) != 1 or inputs[0].name != OBSERVATIONS:
-        raise triton_errors.wrong_inputs([tensor.name for tensor in inputs], OBSERVATIONS, model)
-    tensor = inputs[0]
-    parameters = tensor.parameters
-    if parameters.shared_memory_region is not None:
-        raise triton_errors.unsupported("shared memory")
-    size = check_input(tensor.name, tensor.datatype, tensor.shape, model, forecaster)
-    length = parameters.binary_data_size
-    if length is None and tensor.data is not None:
-        if len(tail):
-            raise triton_errors.too_many_bytes(model)
-        observations, gaps = from_numbers(tensor.data, size, limits)
-        request.gaps |= gaps
-        return observations
-    if length is None or tensor.data is not None:
-        raise Unprocessable("an input has either 'data' or 'binary_data_size' in 'parameters'")
-    if length > len(tail):
-        raise triton_errors.too_few_bytes(tensor.name, model, length - len(tail))
-    if length < len(tail):
+) -> Inference:
+    """Put in the observations. The binary inputs are in `tail`, in the order of the request."""
+    model = inference.model
+    ports = check_inputs([given.name for given in inputs], model, forecaster)
+    tensors: dict[str, tuple[InputTensor, Numbers]] = {}
+    start = 0
+    for given in inputs:
+        if given.parameters.shared_memory_region is not None:
+            raise triton_errors.unsupported("shared memory")
+        tensor = check_input(ports[given.name], given.datatype, given.shape, model, forecaster)
+        length = given.parameters.binary_data_size
+        if (length is None) == (given.data is None):
+            raise Unprocessable("an input has either 'data' or 'binary_data_size' in 'parameters'")
+        if given.data is not None:
+            numbers = from_numbers(given.data, tensor)
+            # JSON has no NaN: a NaN here was null.
+            inference.parameters.gaps |= bool(np.isnan(numbers).any())
+        else:
+            end = start + (length or 0)
+            if not start <= end <= len(tail):
+                raise triton_errors.too_few_bytes(given.name, model, end - len(tail))
+            numbers = from_bytes(tail[start:end], tensor, model)
+            start = end
+        tensors[given.name] = tensor, numbers
+    if start < len(tail):
         raise triton_errors.too_many_bytes(model)
-    return from_bytes(tail, tensor.name, size, model, limits, request.gaps)
+    inference.observations = join_inputs(tensors, forecaster, limits, gaps=inference.parameters.gaps)
+    inference.has_steps = all(tensor.has_steps for tensor, _ in tensors.values())
+    return inference

@@ -5,10 +5,13 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+import numpy as np
 import orjson
 
 from app.jobs.answers import ChunkAnswer
 from app.open_inference.inference import VERSION, Inference, response_parameters
+from app.open_inference.tensors import DATATYPES
+from models.arrays import AnyArray
 
 MIN_COMPRESSED_BYTES = 1024  # below this, compressing takes longer than sending
 FASTEST = 1  # zlib's level
@@ -19,13 +22,18 @@ def encode_response(inference: Inference, answer: ChunkAnswer) -> tuple[bytes, i
     """The body, and the length of its JSON, or None where no output is binary."""
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
-    for name, numbers in inference.outputs(answer):
-        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": (1, *numbers.shape)}
+    for name, tensor in inference.outputs(answer):
+        output: dict[str, Any] = {
+            "name": name,
+            "datatype": DATATYPES[tensor.dtype.name],
+            "shape": tensor.shape,
+        }
         if inference.requested_outputs.get(name, inference.binary):
-            tail.append(numbers.astype("<f4", copy=False).tobytes())
+            tail.append(little_endian(tensor))
             output["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
-            output["data"] = numbers.ravel()
+            flat = tensor.ravel()
+            output["data"] = flat.astype(np.float32) if flat.dtype == np.float16 else flat
         outputs.append(output)
     head = {
         "model_name": answer.model,
@@ -37,6 +45,11 @@ def encode_response(inference: Inference, answer: ChunkAnswer) -> tuple[bytes, i
         head["id"] = inference.id
     text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join((text, *tail)), len(text)) if tail else (text, None)
+
+
+def little_endian(tensor: AnyArray) -> bytes:
+    """The bytes of a tensor."""
+    return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def compress(body: bytes, accepted: str) -> tuple[bytes, str]:

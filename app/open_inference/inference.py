@@ -1,7 +1,7 @@
 """One request for a sequence, over HTTP or gRPC: its job for the engine, and the outputs of its answer.
 
-`OUTPUTS` lists what a model can answer. A request that names outputs gets those; a request that names none
-gets all that its parameters require.
+A model answers the outputs of its network, and `OUTPUTS` beside them. A request that names outputs gets
+those; a request that names none gets all that its parameters require.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from app.jobs.answers import ChunkAnswer, epoch_token, parse_epoch
 from app.jobs.jobs import Advance, Client, Reply
 from app.jobs.options import ChunkOptions
 from app.open_inference import triton_errors
-from models.arrays import Floats
+from app.open_inference.tensors import output_tensors
+from models.arrays import AnyArray, Numbers
 from models.forecaster import Forecaster
 
 VERSION = "1"  # artifacts have fingerprints, not numbers; the newest is served as version 1
-OBSERVATIONS = "observations"
-PREDICTIONS = "predictions"
 MAX_SEQUENCE_ID = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class Output:
-    """An output tensor.
+    """An output beside those of the network.
 
     required_parameters : a request gets the output only with all of them
     is_available : whether a model has this output
@@ -56,7 +55,6 @@ def _forecasts_intervals(forecaster: Forecaster) -> bool:
 
 
 OUTPUTS = (
-    Output(PREDICTIONS),
     Output("lower", ("level",), _tracks_errors),
     Output("upper", ("level",), _tracks_errors),
     Output("residuals", ("score",), _tracks_errors),
@@ -90,17 +88,19 @@ class Parameters(msgspec.Struct):
 class Inference(msgspec.Struct, eq=False):
     """A chunk for a sequence.
 
-    observations : [steps, inputs] of finite float32
+    observations : [steps, inputs], finite
+    has_steps : whether the tensors have an axis for the steps
     requested_outputs : names, each with whether its numbers are sent as bytes; empty for all
     binary : whether all outputs are sent as bytes, where none is named
     """
 
     model: str
-    observations: Floats
+    observations: Numbers
     parameters: Parameters
     id: str = ""
     requested_outputs: Mapping[str, bool] = {}
     binary: bool = False
+    has_steps: bool = True
 
     def job(self, limits: Limits, reply: Reply, client: Client | None = None) -> Advance:
         """The job for the engine.
@@ -112,7 +112,7 @@ class Inference(msgspec.Struct, eq=False):
         parameters = self.parameters
         horizon = chunks.validate_horizon(parameters.horizon, limits)
         for name in self.requested_outputs:
-            for parameter in REQUIRED_PARAMETERS[name]:
+            for parameter in REQUIRED_PARAMETERS.get(name, ()):
                 if not getattr(parameters, parameter):
                     raise triton_errors.wrong_output(
                         name, self.model, f": it needs the parameter {parameter}"
@@ -138,11 +138,13 @@ class Inference(msgspec.Struct, eq=False):
             return ChunkOptions(parameters.level, parameters.score, parameters.gaps)
         return None
 
-    def outputs(self, answer: ChunkAnswer) -> list[tuple[str, Floats]]:
-        """Name and numbers, [steps, width], of each output, in the order of the request."""
-        if not self.requested_outputs:
-            return list(answer.answer.items())
-        return [(name, answer.answer[name]) for name in self.requested_outputs]
+    def outputs(self, answer: ChunkAnswer) -> list[tuple[str, AnyArray]]:
+        """Name and tensor of each output, in the order of the request."""
+        tensors = output_tensors(answer.answer["predictions"], answer.ports)
+        tensors |= {name: extra for name, extra in answer.answer.items() if name != "predictions"}
+        if self.has_steps:
+            tensors = {name: tensor[None] for name, tensor in tensors.items()}
+        return [(name, tensors[name]) for name in self.requested_outputs or tensors]
 
     def to_triton_error(self, error: CarryoverError) -> CarryoverError:
         """The error with Triton's text."""
@@ -190,7 +192,8 @@ def check_outputs(names: Mapping[str, bool], model: str, forecaster: Forecaster)
     Unprocessable : the model has no such output
     """
     if names:
-        available = {output.name for output in OUTPUTS if output.is_available(forecaster)}
+        available = {port.name for port in forecaster.artifact.output_ports}
+        available |= {output.name for output in OUTPUTS if output.is_available(forecaster)}
         for name in names:
             if name not in available:
                 raise triton_errors.wrong_output(name, model)

@@ -52,10 +52,10 @@ def wrong_batch_size(model: str) -> Unprocessable:
     )
 
 
-def wrong_type(name: str, datatype: str, model: str) -> Unprocessable:
+def wrong_type(name: str, datatype: str, expected: str, model: str) -> Unprocessable:
     """An input of another data type."""
     return Unprocessable(
-        f"inference input '{name}' data-type is '{datatype}', but model '{model}' expects 'FP32'"
+        f"inference input '{name}' data-type is '{datatype}', but model '{model}' expects '{expected}'"
     )
 
 
@@ -67,16 +67,18 @@ def wrong_shape(name: str, model: str, expected: Sequence[int], given: Sequence[
     )
 
 
-def wrong_inputs(names: Sequence[str], expected: str, model: str) -> Unprocessable:
-    """The inputs are not exactly the expected one."""
-    other = next((name for name in names if name != expected), None)
+def wrong_inputs(names: Sequence[str], expected: Sequence[str], model: str) -> Unprocessable:
+    """The inputs are not exactly the expected ones."""
+    other = next((name for name in names if name not in expected), None)
     if other is not None:
         return Unprocessable(f"unexpected inference input '{other}' for model '{model}'")
-    if names:
-        return Unprocessable(f"input '{expected}' already exists in request")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        return Unprocessable(f"input '{twice}' already exists in request")
+    missing = [name for name in expected if name not in names]
     return Unprocessable(
-        f"expected 1 inputs but got 0 inputs for model '{model}'. Got input(s) [], but missing required "
-        f"input(s) ['{expected}']. Please provide all required input(s)."
+        f"expected {len(expected)} inputs but got {len(names)} inputs for model '{model}'. Got input(s) "
+        f"{list(names)}, but missing required input(s) {missing}. Please provide all required input(s)."
     )
 
 

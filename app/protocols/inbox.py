@@ -98,7 +98,9 @@ class Inbox:
         connections, pieces = self._connections, self._pieces
         self._connections, self._pieces = [], []
         try:
-            requests = read_plain(pieces, [connection.head for connection in connections], self._max_steps)
+            heads = [connection.head for connection in connections]
+            exact = self._engine.residents.models.take_doubles
+            requests = read_plain(pieces, heads, self._max_steps, exact=exact)
         except Exception:
             log.exception("%d pieces could not be read together; each goes to its parser", len(pieces))
             for connection, piece in zip(connections, pieces, strict=True):

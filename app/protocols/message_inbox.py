@@ -114,7 +114,8 @@ class MessageInbox:
                 caller.usage.share.release(len(indexes))
         try:
             named = [socket.session is None for socket in sockets]
-            messages = read_messages(data, binary, named, self._max_steps)
+            exact = self._engine.residents.models.take_doubles
+            messages = read_messages(data, binary, named, self._max_steps, exact=exact)
             left = [
                 i for caller, indexes in callers for i in self._submit(caller, indexes, messages, sockets)
             ]

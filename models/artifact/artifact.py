@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from models.net import Execution
 from models.nets.architecture import Architecture
 from models.nets.native import NativeNet
 from models.nets.recurrent import RecurrentNetwork, network_from_weights
-from models.nets.signature import Port
+from models.nets.signature import Control, Port, State
 
 PredictionMode = Literal["level", "change"]
 
@@ -135,6 +135,11 @@ class Artifact:
     def output_ports(self) -> tuple[Port, ...]:
         """All outputs, as one tensor."""
         return (Port("predictions", "predictions", shape=(self.output_size,), columns=self.targets),)
+
+    # A network of ours has a time axis, and its state is not shown by tensors.
+    has_time_axis: ClassVar[bool] = True
+    states: ClassVar[tuple[State, ...]] = ()
+    controls: ClassVar[tuple[Control, ...]] = ()
 
     @property
     def listed_inputs(self) -> tuple[Port, ...]:

@@ -124,6 +124,21 @@ class GraphArtifact:
         """The outputs, under the name that all artifacts have for them."""
         return self.signature.outputs
 
+    @property
+    def has_time_axis(self) -> bool:
+        """Whether the graph's tensors have an axis for the steps."""
+        return self.signature.steps.axis is not None
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """What a step leaves for the next."""
+        return self.signature.states
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """The inputs that the server fills."""
+        return self.signature.controls
+
     listed_inputs, listed_outputs = input_ports, output_ports
 
     @cached_property
@@ -163,6 +178,7 @@ class GraphArtifact:
     time_input_count: ClassVar[int] = 0
     hidden_size: ClassVar[int | None] = None
     num_layers: ClassVar[int | None] = None
+    architecture: ClassVar[None] = None
     predicts: ClassVar[str | None] = None
 
     def net(self, execution: Execution) -> GraphNet:

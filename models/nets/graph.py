@@ -23,7 +23,7 @@ import numpy as np
 from models.arrays import AnyArray, Floats, Ints, Numbers
 from models.errors import BadArtifact
 from models.nets.chunks import time_major
-from models.nets.numbers import input_type, output_type
+from models.nets.numbers import DOUBLE, MAX_WHOLE, input_type, is_whole, output_type
 from models.nets.rows import Field
 from models.nets.signature import Control, Port, Signature
 from models.nets.watchdog import WATCHDOG
@@ -53,6 +53,9 @@ class GraphNet:
         self._session = _session(self._runtime, graph, device)
         self.input_size, self.output_size = signature.input_size, signature.output_size
         self.input_type, self.output_type = input_type(signature.inputs), output_type(signature.outputs)
+        self._largest = np.where([is_whole(port) for port in signature.outputs], MAX_WHOLE, np.inf).repeat(
+            [port.size for port in signature.outputs]
+        )
         self._states = _fields([(state.initial.dtype, state.shape) for state in signature.states], 0)
         self._contexts = _fields(
             [(port.type, _context_shape(port, signature.steps.axis)) for port in signature.inputs],
@@ -201,6 +204,9 @@ class GraphNet:
             value = np.moveaxis(fetched[port.tensor], places, range(len(places)))
             _check_shape(port.tensor, value, (*size[: len(places)], *port.shape))
             outputs[..., start:stop] = value.reshape(*size, port.size)
+        # A whole number that float64 may not hold exactly is as wrong as NaN.
+        if self.output_type == DOUBLE:
+            outputs[np.abs(outputs) > self._largest] = np.nan
         return outputs
 
 

@@ -1,7 +1,7 @@
 """The numbers of observations and predictions, and which of them a network's inputs can hold.
 
 A session's observation is one row: the numbers of all inputs, one after the other. It is float32. Where an
-input holds whole numbers that float32 cannot, it is float64, in which whole numbers up to 2**53 are exact.
+input holds whole numbers that float32 cannot, it is float64, in which whole numbers below 2**53 are exact.
 Predictions are float32, or float64 where an output holds whole numbers.
 """
 
@@ -16,7 +16,7 @@ from models.arrays import Bools, Doubles, Numbers
 from models.nets.signature import Port
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
-MAX_WHOLE = 2**53  # up to which every whole number is a float64
+MAX_WHOLE = 2**53 - 1  # up to which no other whole number rounds to the same float64
 WIDE_DTYPES = frozenset(("int32", "int64"))
 
 

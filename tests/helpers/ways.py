@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,10 @@ import httpx
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
-from app.codec.frames import HEADER
+from app.codec.frames import DOUBLES, HEADER
 from app.engine.engine import Engine
-from models.arrays import Floats
+from models.arrays import Floats, Numbers
+from models.forecaster import Forecaster
 from tests.helpers import binary
 
 
@@ -29,14 +31,14 @@ class Reply:
 
     status: int
     position: int | None = None
-    predictions: Floats | None = None  # [steps, outputs]
+    predictions: Numbers | None = None  # [steps, outputs]
     replayed: bool = False
     epoch: str | None = None
     forecast: Floats | None = None
     problem: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def numbers(self) -> Floats:
+    def numbers(self) -> Numbers:
         """The predictions; the test fails if the chunk was refused."""
         assert self.status == 200, self.problem
         assert self.predictions is not None
@@ -57,6 +59,16 @@ class Chunk:
     def plain(self) -> Any:
         """The observations as lists."""
         return self.rows.tolist() if isinstance(self.rows, np.ndarray) else self.rows
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the numbers are whole, and sent as float64 where they are sent as bytes."""
+        return isinstance(self.rows, np.ndarray) and self.rows.dtype == np.int64
+
+    @property
+    def kind(self) -> str:
+        """The type of the numbers where they are sent as bytes."""
+        return "<f8" if self.is_exact else "<f4"
 
     @property
     def epoch_number(self) -> int | None:
@@ -196,17 +208,20 @@ class BinarySocket(TextSocket):
     async def send(self, session: str, chunk: Chunk) -> Reply:
         if chunk.model is not None:
             return await super().send(session, chunk)
-        observations = np.array(chunk.plain, np.float32)
+        observations = np.array(chunk.plain, chunk.kind)
         if observations.ndim == 1:
             observations = observations[:, None]
+        flags = chunk.has_gaps | DOUBLES * chunk.is_exact
         at = -1 if chunk.at is None else chunk.at
         width, horizon, epoch = observations.shape[1], chunk.horizon or 0, chunk.epoch_number or 0
-        head = HEADER.pack(0, chunk.has_gaps, width, horizon, at, epoch)
+        head = HEADER.pack(0, flags, width, horizon, at, epoch)
         answer = await (await self._line(session)).ask(head + observations.tobytes())
         if isinstance(answer, str):
             return _refused(json.loads(answer))
-        _, replayed, width, steps, position, number = HEADER.unpack_from(answer)
-        numbers = np.frombuffer(answer, "<f4", offset=HEADER.size).reshape(-1, width)
+        _, flags, width, steps, position, number = HEADER.unpack_from(answer)
+        assert bool(flags & DOUBLES) == chunk.is_exact
+        replayed = flags & 1
+        numbers = np.frombuffer(answer, chunk.kind, offset=HEADER.size).reshape(-1, width)
         forecast = numbers[steps:] if len(numbers) > steps else None
         return Reply(200, position, numbers[:steps], bool(replayed), f"{number:016x}", forecast)
 
@@ -277,7 +292,7 @@ class BulkBinary(BulkJson):
         plain = chunk.plain
         if chunk.horizon or not plain or len({len(row) if isinstance(row, list) else 0 for row in plain}) > 1:
             return await super().send(session, chunk)
-        observations = np.array(plain, np.float32).reshape(len(plain), -1)
+        observations = np.array(plain, chunk.kind).reshape(len(plain), -1)
         pending = binary.encode(
             [session],
             [observations],
@@ -285,6 +300,7 @@ class BulkBinary(BulkJson):
             None if chunk.epoch_number is None else [chunk.epoch_number],
             chunk.model,
             gaps=chunk.has_gaps,
+            doubles=chunk.is_exact,
         )
         headers = {"content-type": "application/octet-stream"}
         response = await self.http.post("/observations", content=pending, headers=headers)
@@ -309,7 +325,7 @@ class Protocol(Way):
 
     async def send(self, session: str, chunk: Chunk) -> Reply:
         try:
-            observations = np.array(chunk.plain, np.float32)[None]
+            observations = np.array(chunk.plain, chunk.kind)[None]
         except (ValueError, TypeError):  # ragged, or no numbers: it has no shape to declare
             return await super().send(session, chunk)
         if (None in chunk.plain and not chunk.has_gaps) or not observations.size:
@@ -335,13 +351,12 @@ class Protocol(Way):
         return own if found is None else found[0].forecaster.artifact.name
 
     async def _infer(self, model: str, session: str, observations: Floats, parameters: Any) -> Reply:
-        tensor = {"name": "observations", "datatype": "FP32", "shape": observations.shape}
-        tensor["parameters"] = {"binary_data_size": observations.nbytes}
         parameters = {"sequence_id": session, "binary_data_output": True} | parameters
-        head = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+        inputs, tail = self._tensors(model, observations)
+        head = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
         response = await self.http.post(
             f"/v2/models/{model}/infer",
-            content=head + observations.tobytes(),
+            content=head + tail,
             headers={"inference-header-content-length": str(len(head))},
         )
         if response.status_code != 200:
@@ -350,21 +365,49 @@ class Protocol(Way):
         answer = json.loads(response.content[:length])
         numbers, start = {}, length
         for output in answer["outputs"]:
-            _, steps, width = output["shape"]
-            part = np.frombuffer(response.content, "<f4", steps * width, start)
-            numbers[output["name"]] = part.reshape(steps, width)
+            _, steps, *shape = output["shape"]
+            kind = KINDS[output["datatype"]]
+            part = np.frombuffer(response.content, kind, steps * math.prod(shape), start)
+            numbers[output["name"]] = part.reshape(steps, -1)
             start += output["parameters"]["binary_data_size"]
         fields = answer["parameters"]
+        ports = self._forecaster(model).artifact.output_ports
         return Reply(
             200,
             fields["position"],
-            numbers["predictions"],
+            np.concatenate([numbers[port.name] for port in ports], axis=1),
             fields["replayed"],
             fields["epoch"],
             numbers.get("forecast"),
         )
 
+    def _forecaster(self, model: str) -> Forecaster:
+        models = self.engine.residents.models
+        return models.current[model if model in models.current else models.default_model].forecaster
 
+    def _tensors(self, model: str, observations: Numbers) -> tuple[list[dict[str, Any]], bytes]:
+        """The inputs of a request, and their bytes: [1, steps, inputs] cut into the tensors of the model."""
+        ports = self._forecaster(model).artifact.input_ports
+        names = {kind: name for name, kind in KINDS.items()}
+        inputs, parts, stop = [], [], 0
+        for port in ports:
+            # What is wider than the model is sent whole, to be refused.
+            start, stop = stop, stop + port.size if len(ports) > 1 else observations.shape[2]
+            shape = (
+                1,
+                observations.shape[1],
+                *(port.shape if stop - start == port.size else (stop - start,)),
+            )
+            kind = port.type.newbyteorder("<")
+            parts.append(observations[:, :, start:stop].astype(kind).tobytes())
+            parameters = {"binary_data_size": len(parts[-1])}
+            inputs.append(
+                {"name": port.name, "datatype": names[kind.str], "shape": shape, "parameters": parameters}
+            )
+        return inputs, b"".join(parts)
+
+
+KINDS = {"FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4", "UINT8": "|u1", "BOOL": "|b1"}
 WAYS: tuple[type[Way], ...] = (
     AsgiRoute,
     HttpRoute,
@@ -397,10 +440,10 @@ def _applied(fields: dict[str, Any]) -> Reply:
     return Reply(
         200,
         fields["position"],
-        _matrix(fields["predictions"]),
+        _by_step(fields["outputs"]) if "outputs" in fields else _matrix(fields["predictions"]),
         fields["replayed"],
         fields["epoch"],
-        _matrix(fields["forecast"]) if "forecast" in fields else None,
+        _forecast(fields["forecast"]) if "forecast" in fields else None,
     )
 
 
@@ -420,6 +463,19 @@ def _check_problem(fields: dict[str, Any]) -> None:
     assert isinstance(fields["detail"], str)
 
 
-def _matrix(numbers: list[Any]) -> Floats:
-    array = np.array(numbers, np.float32)
+def _by_step(outputs: dict[str, list[Any]]) -> Numbers:
+    """[steps, outputs] of several outputs by name."""
+    return np.concatenate(
+        [np.array(steps, np.float64).reshape(len(steps), -1) for steps in outputs.values()], 1
+    )
+
+
+def _forecast(forecast: Any) -> Numbers:
+    return _by_step(forecast) if isinstance(forecast, dict) else _matrix(forecast)
+
+
+def _matrix(numbers: list[Any]) -> Numbers:
+    """Whole numbers as float64, others as float32."""
+    array = np.array(numbers)
+    array = array.astype(np.float64 if array.dtype.kind == "i" else np.float32)
     return array[:, None] if array.ndim == 1 else array

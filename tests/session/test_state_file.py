@@ -123,7 +123,6 @@ FORGERIES = {
     "no time": lambda tensors, metadata: metadata.update(created="nan"),
     "a time out of range": lambda tensors, metadata: metadata.update(updated="1e300"),
     "a ttl of nothing": lambda tensors, metadata: metadata.update(ttl_seconds="0"),
-    "a carry with a NaN": lambda tensors, metadata: tensors["carry"].__setitem__(0, np.nan),
     "a carry of doubles": lambda tensors, metadata: tensors.update(carry=tensors["carry"].astype(np.float64)),
     "a carry of two dimensions": lambda tensors, metadata: tensors.update(carry=tensors["carry"][None]),
     "no carry": lambda tensors, metadata: tensors.pop("carry"),
@@ -147,6 +146,12 @@ FORGERIES = {
 def test_a_forged_file_is_refused(change):
     with pytest.raises(Unprocessable):
         decode(forged(change))
+
+
+def test_a_carry_with_a_nan_is_no_row_of_the_model():
+    state = decode(forged(lambda tensors, metadata: tensors["carry"].__setitem__(0, np.nan)))
+    with pytest.raises(Unprocessable, match="NaN"):
+        state_file.rows_of(state, 8, FORECASTER)
 
 
 async def state(service: Any, session: str) -> bytes:

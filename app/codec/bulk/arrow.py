@@ -24,14 +24,21 @@ from app.codec.bulk.request import (
     check_session_count,
 )
 from app.codec.bulk.session_lists import SessionListCache
-from app.codec.limits import MAX_FLOAT32, MAX_POSITION, Limits, validate_model_name, validate_session_id
+from app.codec.limits import (
+    MAX_EXACT_FLOAT32,
+    MAX_FLOAT32,
+    MAX_POSITION,
+    Limits,
+    validate_model_name,
+    validate_session_id,
+)
 from app.codec.problems import problem
 from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable, UnsupportedType
 from app.jobs.answers import BulkAnswer, epoch_token, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
-from models.arrays import Bools, Epochs, Floats, Ints
+from models.arrays import Bools, Epochs, Ints, Numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -204,7 +211,7 @@ class _Columns:
     sessions : [n] names, empty for null
     lengths : [n] observations of each chunk
     widths : [total] numbers of each observation
-    numbers : [sum of widths], float32, NaN where null
+    numbers : [sum of widths], NaN where null; float32 unless a number is beyond 2**24
     invalid : [sum of widths] whether a number is NaN, or not finite in float32
     at : [n], -1 for none; wrong_at : [n] whether it is not a position
     epochs : [n], 0 for none
@@ -240,7 +247,7 @@ class _Columns:
 
     def _request_of_chunks(self, limits: BulkLimits) -> BulkRequest:
         errors: dict[int, CarryoverError] = {}
-        chunks: dict[int, Floats] = {}
+        chunks: dict[int, Numbers] = {}
         row = number = 0
         for i, length in enumerate(self.lengths.tolist()):
             widths = self.widths[row : row + length]
@@ -277,11 +284,12 @@ class _Columns:
         exact = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # NaN where null
         nulls = column.is_null().to_numpy(zero_copy_only=False)
         self.invalid = (np.abs(exact) > MAX_FLOAT32) | (np.isnan(exact) & ~nulls)
-        with np.errstate(over="ignore"):
+        self.numbers: Numbers = exact
+        if not (np.abs(exact) > MAX_EXACT_FLOAT32).any():
             self.numbers = exact.astype(np.float32)
 
 
-def _chunk(widths: Ints, numbers: Floats, invalid: Bools) -> Floats:
+def _chunk(widths: Ints, numbers: Numbers, invalid: Bools) -> Numbers:
     """[steps, inputs] of the numbers of a chunk."""
     if not len(widths):
         raise Unprocessable("the chunk is empty: it needs at least one observation")
@@ -298,7 +306,7 @@ def _chunk(widths: Ints, numbers: Floats, invalid: Bools) -> Floats:
     return numbers.reshape(-1, width)
 
 
-def _options(observations: Floats) -> ChunkOptions | None:
+def _options(observations: Numbers) -> ChunkOptions | None:
     return ChunkOptions(gaps=True) if np.isnan(observations).any() else None
 
 
@@ -344,7 +352,7 @@ def _lengths(column: Any) -> Ints:
 def _predictions(pa: Any, answer: BulkAnswer, applied: np.ndarray[Any, np.dtype[np.bool_]]) -> Any:
     """Predictions as a list of rows for each chunk."""
     widths = np.repeat(np.broadcast_to(answer.outputs, answer.steps.shape), answer.steps)
-    rows = pa.ListArray.from_arrays(_offsets(pa, widths), pa.array(answer.predictions, pa.float32()))
+    rows = pa.ListArray.from_arrays(_offsets(pa, widths), pa.array(answer.predictions))
     return pa.ListArray.from_arrays(_offsets(pa, answer.steps), rows, mask=pa.array(~applied))
 
 

@@ -5,31 +5,33 @@ A request of `n` sessions:
     offset      type      meaning
     0           4 bytes   "CYO1"
     4           u16       flags: 1 has `at`, 2 has `epochs`, 4 has `lengths`, 8 names a model,
-                          16 NaN means not observed
+                          16 NaN means not observed, 32 the observations, and the predictions of
+                          the answer, are f64
     6           u16       inputs: numbers in an observation
     8           u32       n
     12          u32       0
     16          i64[n]    at, if flag 1: the position that the client expects; -1 for none
     ...         u64[n]    epochs, if flag 2: the 16 hexadecimal digits as a number; 0 for none
     ...         u32[n]    lengths, if flag 4: observations of each chunk; without it, one each
-    ...         f32       observations, chunk after chunk, row after row
+    ...         f32 | f64 observations, chunk after chunk, row after row
     ...         bytes     session ids separated by newlines, to the end; if flag 8, the model's name first
 
 The answer:
 
     0           4 bytes   "CYO1"
-    4           u16       0
+    4           u16       flags: 32 the predictions are f64
     6           u16       outputs: numbers in a prediction; 0 where the sessions' models differ
     8           u32       n
     12          u32       size of the errors in bytes
     16          i64[n]    position after each chunk; -1 where it was refused
     ...         u64[n]    epochs; 0 where refused
     ...         u32[n]    counts: numbers predicted for each chunk, steps times outputs; 0 where refused
-    ...         f32       predictions, chunk after chunk, row after row
+    ...         f32 | f64 predictions, chunk after chunk, row after row
     ...         u8[n]     1 where the chunk had been applied before and this is its stored answer, else 0
     ...         bytes     errors: a JSON object of problems by index, such as {"17": {...}}; empty if none
 
-Every column begins at a multiple of its item size, so that it can be used without a copy.
+Every column begins at a multiple of its item size, so that it can be used without a copy; one of f64, at a
+multiple of 4. Whole numbers beyond 2**24 need f64.
 """
 
 from __future__ import annotations
@@ -53,12 +55,12 @@ from app.errors import CarryoverError, Malformed
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
-from models.arrays import AnyArray
+from models.arrays import AnyArray, Numbers
 
 CONTENT_TYPE = "application/octet-stream"
 HEADER = struct.Struct("<4sHHII")
 MAGIC = b"CYO1"
-AT, EPOCHS, LENGTHS, MODEL, GAPS = 1, 2, 4, 8, 16
+AT, EPOCHS, LENGTHS, MODEL, GAPS, DOUBLES = 1, 2, 4, 8, 16, 32
 
 
 def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> BulkRequest:
@@ -72,7 +74,7 @@ def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> 
     if len(body) < HEADER.size:
         raise Malformed(f"the header of a bulk request has {HEADER.size} bytes, this body has {len(body)}")
     magic, flags, inputs, count, reserved = HEADER.unpack_from(body)
-    if magic != MAGIC or flags > (AT | EPOCHS | LENGTHS | MODEL | GAPS) or reserved or not inputs:
+    if magic != MAGIC or flags > (AT | EPOCHS | LENGTHS | MODEL | GAPS | DOUBLES) or reserved or not inputs:
         raise Malformed("invalid header of a bulk request: see the binary layout in the documentation")
     check_session_count(count, limits)
     reader = _Reader(body)
@@ -82,7 +84,10 @@ def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> 
     if flags & LENGTHS:
         lengths = reader.take("<u4", count, "lengths").astype(np.int64)
         total = int(lengths.sum())  # cannot overflow: at most 10,000 lengths of 2**32
-    observations = reader.take("<f4", total * inputs, "observations").reshape(total, inputs)
+    kind = "<f8" if flags & DOUBLES else "<f4"
+    observations: Numbers = reader.take(kind, total * inputs, "observations").reshape(total, inputs)
+    if flags & DOUBLES:
+        observations = observations.astype(np.float64)  # aligned
     ids, model = reader.rest(), None
     if flags & MODEL:
         name, _, ids = ids.partition(b"\n")
@@ -92,7 +97,9 @@ def decode(body: bytes, limits: BulkLimits, session_lists: SessionListCache) -> 
     columns = AdvanceMany(sessions, observations, lengths, at, epochs, validate_model_name(model))
     if flags & GAPS and np.isnan(observations).any():
         columns.options = ChunkOptions(gaps=True)
-    return build_request(columns, limits)
+    request = build_request(columns, limits)
+    request.doubles = bool(flags & DOUBLES)
+    return request
 
 
 def _split_lines(ids: bytes) -> list[str]:
@@ -109,11 +116,11 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
     replayed[answer.replayed] = 1
     return b"".join(
         (
-            HEADER.pack(MAGIC, 0, outputs, count, len(errors)),
+            HEADER.pack(MAGIC, DOUBLES if request.doubles else 0, outputs, count, len(errors)),
             answer.positions.astype("<i8", copy=False).tobytes(),
             answer.epochs.astype("<u8", copy=False).tobytes(),
             counts.tobytes(),
-            answer.predictions.astype("<f4", copy=False).tobytes(),
+            answer.predictions.astype("<f8" if request.doubles else "<f4", copy=False).tobytes(),
             replayed.tobytes(),
             errors,
         )

@@ -35,6 +35,7 @@ from app.codec.bulk.session_lists import SessionListCache
 from app.codec.limits import (
     BYTE_ORDER_MARK,
     DECODE_ERRORS,
+    MAX_EXACT_FLOAT32,
     MAX_FLOAT32,
     MAX_POSITION,
     SMALL_BODY_BYTES,
@@ -46,7 +47,7 @@ from app.errors import CarryoverError, TooLarge, Unprocessable
 from app.jobs.answers import BulkAnswer, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
-from models.arrays import Epochs, Floats, Ints
+from models.arrays import AnyArray, Epochs, Ints, Numbers
 
 T = TypeVar("T")
 
@@ -207,7 +208,7 @@ def _are_positions(at: Sequence[int | None]) -> bool:
     return not positions or (min(positions) >= 0 and max(positions) <= MAX_POSITION)
 
 
-def _arrays(observations: list[Any], depth: int) -> tuple[Floats, Ints] | None:
+def _arrays(observations: list[Any], depth: int) -> tuple[Numbers, Ints] | None:
     """Observations [total, inputs] and lengths [n]; None where a row or a number is not like the others."""
     rows = observations
     lengths = np.ones(len(observations), np.int64)
@@ -222,9 +223,12 @@ def _arrays(observations: list[Any], depth: int) -> tuple[Floats, Ints] | None:
         width = widths.pop()
         rows = list(chain.from_iterable(rows))
     exact = np.array(rows, np.float64)  # NaN for null: the decoders refuse NaN itself
-    if not width or (np.abs(exact) > MAX_FLOAT32).any():
+    numbers: Numbers = exact
+    if not (np.abs(exact) > MAX_EXACT_FLOAT32).any():
+        numbers = exact.astype(np.float32)
+    elif (np.abs(exact) > MAX_FLOAT32).any():
         return None
-    return exact.astype(np.float32).reshape(-1, width), lengths
+    return (numbers.reshape(-1, width), lengths) if width else None
 
 
 def _options(columns: _Columns[Any] | _RawColumns, *, gaps: bool) -> ChunkOptions | None:
@@ -267,7 +271,7 @@ def _decode_slices(
     _check_lengths(count, limits, observations=columns.observations, at=positions, epochs=tokens)
     model = validate_model_name(columns.model)
     errors: dict[int, CarryoverError] = {}
-    arrays: dict[int, Floats] = {}
+    arrays: dict[int, Numbers] = {}
     depths = [depth] * count
     at, epochs = [-1] * count, [0] * count
     start = 0
@@ -334,7 +338,7 @@ def _slice(observations: Sequence[msgspec.Raw], start: int) -> list[bytes]:
     return part
 
 
-def _decode_slice(part: Sequence[bytes], depth: int, limits: BulkLimits) -> list[Floats] | None:
+def _decode_slice(part: Sequence[bytes], depth: int, limits: BulkLimits) -> list[Numbers] | None:
     """Arrays of chunks, [steps, inputs] each; None where a chunk is not like the others, or is not valid."""
     try:
         items, _ = _with_or_without_gaps(_SLICE[depth], b"[%b]" % b",".join(part))
@@ -346,7 +350,7 @@ def _decode_slice(part: Sequence[bytes], depth: int, limits: BulkLimits) -> list
     return np.split(arrays[0], np.cumsum(arrays[1])[:-1])
 
 
-def _decode_chunk(text: bytes, limits: BulkLimits) -> tuple[Floats, int]:
+def _decode_chunk(text: bytes, limits: BulkLimits) -> tuple[Numbers, int]:
     """[steps, inputs] of a number, a row or a list of rows, and its depth."""
     try:
         item = _decode_item(text)
@@ -390,7 +394,7 @@ def _answer_columns(answer: BulkAnswer, request: BulkRequest) -> Iterator[tuple[
 
 def _predictions(answer: BulkAnswer, depths: int | Sequence[int]) -> Any:
     """The predictions, nested as deep as the observations were."""
-    numbers, outputs = np.ascontiguousarray(answer.predictions), answer.outputs
+    numbers, outputs = np.ascontiguousarray(answers.json_numbers(answer.predictions)), answer.outputs
     if isinstance(depths, int) and isinstance(outputs, int) and not answer.errors:
         if depths == 3:
             steps = int(answer.steps[0])
@@ -407,7 +411,7 @@ def _predictions(answer: BulkAnswer, depths: int | Sequence[int]) -> Any:
     )
 
 
-def _each_prediction(answer: BulkAnswer, numbers: Floats, depths: Sequence[int]) -> list[Any]:
+def _each_prediction(answer: BulkAnswer, numbers: AnyArray, depths: Sequence[int]) -> list[Any]:
     counts = answer.steps * answer.outputs
     ends = np.cumsum(counts).tolist()
     widths = np.broadcast_to(answer.outputs, counts.shape).tolist()
@@ -424,7 +428,7 @@ def _each_prediction(answer: BulkAnswer, numbers: Floats, depths: Sequence[int])
     return predictions
 
 
-def _sparse(name: str, arrays: dict[int, Floats], request: BulkRequest) -> list[Any]:
+def _sparse(name: str, arrays: dict[int, Numbers], request: BulkRequest) -> list[Any]:
     """A further output, nested as deep as the predictions; null for the chunks that do not have it."""
     column: list[Any] = [None] * request.count
     for i, numbers in arrays.items():

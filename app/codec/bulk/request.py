@@ -18,7 +18,7 @@ from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany, Client, JobReceiver, Reply
 from app.jobs.session_list import SessionList
 from app.jobs.split import AnswerCollector, JobParts
-from models.arrays import Epochs, Floats, Ints
+from models.arrays import Epochs, Ints, Numbers
 
 PART_OBSERVATIONS = 16_384  # of a request that are queued at once, if it is not on the hot route
 
@@ -46,6 +46,7 @@ class BulkRequest:
     depths : how deep the numbers were nested in JSON, which is how deep the predictions are nested: 1 a bare
         number, 2 an observation, 3 a chunk; a list where the chunks differ
     answer_type : content type of the answer
+    doubles : whether the binary form of the answer has float64 numbers
     """
 
     count: int
@@ -53,6 +54,7 @@ class BulkRequest:
     errors: dict[int, CarryoverError] = field(default_factory=dict)
     depths: int | Sequence[int] = 3
     answer_type: str = ""
+    doubles: bool = False
 
     def submit(self, engine: JobReceiver, reply: Reply, client: Client | None = None) -> None:
         """Queue the jobs; `reply` is called once, with a `BulkAnswer` or the error of the whole request.
@@ -158,7 +160,7 @@ def build_request(columns: AdvanceMany, limits: BulkLimits, depths: int | Sequen
 
 def build_jobs(
     sessions: Sequence[str],
-    chunks: Mapping[int, Floats],
+    chunks: Mapping[int, Numbers],
     at: Sequence[int],
     epochs: Sequence[int],
     model: str | None,
@@ -249,7 +251,7 @@ def _has_gaps(columns: AdvanceMany) -> bool:
     return columns.options is not None and columns.options.gaps
 
 
-def _chunk_error(columns: AdvanceMany, i: int, observations: Floats, limits: BulkLimits) -> CarryoverError:
+def _chunk_error(columns: AdvanceMany, i: int, observations: Numbers, limits: BulkLimits) -> CarryoverError:
     try:
         validate_session_id(columns.sessions[i])
         if columns.at is not None and columns.at[i] < -1:

@@ -9,22 +9,37 @@ from app.codec.limits import Limits
 from app.errors import Unprocessable
 from app.jobs.answers import ChunkAnswer
 from app.open_inference import triton_errors
+from app.open_inference.encode import little_endian
 from app.open_inference.grpc.messages import message
 from app.open_inference.inference import (
     MAX_SEQUENCE_ID,
-    OBSERVATIONS,
     VERSION,
     Inference,
     check_outputs,
     parse_parameters,
     response_parameters,
 )
-from app.open_inference.tensors import check_input, from_bytes
-from models.arrays import Floats
+from app.open_inference.tensors import (
+    DATATYPES,
+    InputTensor,
+    check_input,
+    check_inputs,
+    from_bytes,
+    from_numbers,
+    join_inputs,
+)
+from models.arrays import Numbers
 from models.forecaster import Forecaster
 
 Response = message("ModelInferResponse")
 Contents = message("InferTensorContents")
+# Where numbers of these types are, if they are not sent as bytes.
+CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+}
 KINDS = {bool: "bool_param", int: "int64_param", str: "string_param"}
 
 
@@ -45,8 +60,10 @@ def decode_request(request: Any, forecaster: Forecaster, limits: Limits) -> Infe
         _check_output(plain_values(output.parameters))
     outputs = check_outputs({output.name: True for output in request.outputs}, model, forecaster)
     parameters = parse_parameters(values)
-    observations = _observations(request, parameters.gaps, forecaster, limits)
-    return Inference(model, observations, parameters, request.id, outputs, binary=True)
+    tensors = _tensors(request, forecaster)
+    observations = join_inputs(tensors, forecaster, limits, gaps=parameters.gaps)
+    has_steps = all(tensor.has_steps for tensor, _ in tensors.values())
+    return Inference(model, observations, parameters, request.id, outputs, binary=True, has_steps=has_steps)
 
 
 def plain_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,9 +77,9 @@ def encode_response(inference: Inference, answer: ChunkAnswer) -> Any:
     response = Response(model_name=answer.model, model_version=VERSION, id=inference.id)
     for name, value in response_parameters(answer).items():
         setattr(response.parameters[name], KINDS[type(value)], value)
-    for name, numbers in inference.outputs(answer):
-        response.outputs.add(name=name, datatype="FP32", shape=(1, *numbers.shape))
-        response.raw_output_contents.append(numbers.astype("<f4", copy=False).tobytes())
+    for name, tensor in inference.outputs(answer):
+        response.outputs.add(name=name, datatype=DATATYPES[tensor.dtype.name], shape=tensor.shape)
+        response.raw_output_contents.append(little_endian(tensor))
     return response
 
 
@@ -73,22 +90,30 @@ def _check_output(parameters: Mapping[str, Any]) -> None:
         raise triton_errors.unsupported("shared memory")
 
 
-def _observations(request: Any, gaps: bool, forecaster: Forecaster, limits: Limits) -> Floats:
+def _tensors(request: Any, forecaster: Forecaster) -> dict[str, tuple[InputTensor, Numbers]]:
+    """The inputs by name."""
     model, inputs, raw = request.model_name, request.inputs, request.raw_input_contents
-    if len(inputs) != 1 or inputs[0].name != OBSERVATIONS:
-        raise triton_errors.wrong_inputs([tensor.name for tensor in inputs], OBSERVATIONS, model)
-    tensor = inputs[0]
-    if "shared_memory_region" in tensor.parameters:
-        raise triton_errors.unsupported("shared memory")
-    size = check_input(tensor.name, tensor.datatype, list(tensor.shape), model, forecaster)
-    typed = tensor.contents
-    if raw and (len(raw) != 1 or len(typed.fp32_contents)):
+    ports = check_inputs([given.name for given in inputs], model, forecaster)
+    if raw and (len(raw) != len(inputs) or any(given.contents.ByteSize() for given in inputs)):
         raise Unprocessable(
-            f"contents field must not be specified when using raw_input_contents for '{tensor.name}' "
+            f"contents field must not be specified when using raw_input_contents for '{inputs[0].name}' "
             f"for model '{model}'"
         )
-    data = raw[0] if raw else _packed_floats(typed)
-    return from_bytes(data, tensor.name, size, model, limits, gaps)
+    tensors = {}
+    for i, given in enumerate(inputs):
+        if "shared_memory_region" in given.parameters:
+            raise triton_errors.unsupported("shared memory")
+        tensor = check_input(ports[given.name], given.datatype, list(given.shape), model, forecaster)
+        if raw:
+            numbers = from_bytes(raw[i], tensor, model)
+        elif given.datatype == "FP32":
+            numbers = from_bytes(_packed_floats(given.contents), tensor, model)
+        elif given.datatype in CONTENTS:
+            numbers = from_numbers(getattr(given.contents, CONTENTS[given.datatype]), tensor)
+        else:
+            raise triton_errors.unsupported(f"{given.datatype} in the contents field")
+        tensors[given.name] = tensor, numbers
+    return tensors
 
 
 def _packed_floats(contents: Any) -> bytes:

@@ -70,6 +70,14 @@ def test_whole_numbers_are_exact_up_to_two_to_the_53(forecasters):
     np.testing.assert_array_equal(forecaster.layout.tails(carry)[0, :, 0], [-5, 2])
 
 
+def test_a_whole_number_beyond_two_to_the_53_is_no_answer(forecasters):
+    forecaster = forecasters["counter"]
+    steps = np.full((3, 1), 2.0**53 - 1)
+    predictions, carry = forecaster.advance(steps, np.array([3]), start(forecaster, 1))
+    assert np.isnan(predictions[:, 0]).tolist() == [False, True, True]
+    assert not forecaster.all_finite(predictions, carry)
+
+
 def test_a_negative_counter_is_finite_whatever_its_bits_look_like(forecasters):
     forecaster = forecasters["counter"]
     carry = start(forecaster, 1)
@@ -139,7 +147,7 @@ def test_a_forecast_feeds_back_what_the_artifact_says(forecasters):
     [
         ("characters", [30.0], "token is 30, which is not from 0 to 29"),
         ("characters", [1.5], "token is 1.5, which is not a whole number"),
-        ("counter", [2.0**53 + 2], "step is 9007199254740994, which is not from"),
+        ("counter", [2.0**53], "step is 9007199254740992, which is not from -9007199254740991 to"),
     ],
 )
 def test_a_number_that_the_input_cannot_hold_is_named(forecasters, name, row, complaint):
