@@ -314,7 +314,7 @@ def advance_layer(
                 _copy(operand[i, end:], rows[chunks[i], cell : cell + size])
 
 
-@jit(readonly("float32", 2), contiguous("float32", 2))
+@jit(readonly_contiguous("float32", 2), contiguous("float32", 2))
 def apply_sigmoid(x: Floats, out: Floats) -> None:
     """Write the sigmoid of every number."""
     for row in range(len(out)):
@@ -323,7 +323,7 @@ def apply_sigmoid(x: Floats, out: Floats) -> None:
             target[i] = sigmoid(source[i])
 
 
-@jit(readonly("float32", 2), contiguous("float32", 2))
+@jit(readonly_contiguous("float32", 2), contiguous("float32", 2))
 def apply_silu(x: Floats, out: Floats) -> None:
     """Write `x sigmoid(x)` of every number."""
     for row in range(len(out)):
@@ -332,7 +332,7 @@ def apply_silu(x: Floats, out: Floats) -> None:
             target[i] = source[i] * sigmoid(source[i])
 
 
-@jit(readonly("float32", 2), contiguous("float32", 2))
+@jit(readonly_contiguous("float32", 2), contiguous("float32", 2))
 def apply_gelu(x: Floats, out: Floats) -> None:
     """Write `x (1 + erf(x / sqrt(2))) / 2` of every number."""
     for row in range(len(out)):
@@ -342,17 +342,15 @@ def apply_gelu(x: Floats, out: Floats) -> None:
 
 
 @jit(
-    readonly("float32", 2),
+    readonly_contiguous("float32", 2),
     readonly_contiguous("float32"),
     readonly_contiguous("float32"),
     FLOAT,
     contiguous("float32", 2),
+    reorder_sums=True,
 )
 def normalize(x: Floats, scale: Floats, bias: Floats, epsilon: float, out: Floats) -> None:
-    """Write every row less its mean, divided by its standard deviation, times `scale` plus `bias`.
-
-    Some twenty times faster than NumPy for one row, and half as fast again as that for a thousand.
-    """
+    """Write every row less its mean, divided by its standard deviation, times `scale` plus `bias`."""
     for row in range(len(out)):
         source, target = x[row], out[row]
         mean, square = single(0), single(0)

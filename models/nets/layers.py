@@ -66,7 +66,7 @@ class LayerNorm:
 
     def __call__(self, x: Floats) -> Floats:
         out = np.empty(x.shape, np.float32)
-        normalize(x, self.scale, self.bias, LAYER_NORM_EPSILON, out)
+        normalize(np.ascontiguousarray(x), self.scale, self.bias, LAYER_NORM_EPSILON, out)
         return out
 
 
@@ -77,7 +77,7 @@ def _relu(x: Floats) -> Floats:
 def _compiled(function: Callable[[Floats, Floats], None]) -> Layer:
     def layer(x: Floats) -> Floats:
         out = np.empty(x.shape, np.float32)
-        function(x, out)
+        function(np.ascontiguousarray(x), out)
         return out
 
     return layer
