@@ -60,6 +60,7 @@ messages: $(VENV)/.test ## compile the messages of gRPC
 
 attack: $(VENV)/.test ## attack a server on 127.0.0.1 and print what each attack did (ARGS="--write-page")
 	@$(PY) -m benchmarks.attack $(ARGS)
+	@$(PY) -m benchmarks.mutated_graphs
 
 lock: $(VENV)/.dev ## pin the image's packages by hash, list their licences
 	@$(PY) deploy/lock.py

@@ -34,7 +34,7 @@ app = typer.Typer(
 app.command(short_help="Serve artifacts over HTTP and sockets.", cls=ServeCommand)(serve)
 app.command(short_help="Train a network on a data file.")(train)
 app.command(short_help="Compare a network with simple baselines on a data file.")(evaluate)
-app.command("import", short_help="Make an artifact from a PyTorch checkpoint.")(import_)
+app.command("import", short_help="Make an artifact of an ONNX graph or a PyTorch checkpoint.")(import_)
 app.command(short_help="List artifacts, or show a single artifact.")(models)
 app.command(short_help="Send the rows of a file to a session; write the predictions.")(stream)
 app.command(short_help="Print a forecast of a session.")(forecast)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli import import_graph as graphs
 from app.cli import options
 
 if TYPE_CHECKING:
-    from models.artifact.files import Artifact
+    from models.artifact.files import Artifact, GraphArtifact
+    from models.nets.signature import Port
 
 
 class Predicts(StrEnum):
@@ -26,14 +28,20 @@ class Predicts(StrEnum):
 def import_(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="File written by torch.save(model.state_dict(), path).", show_default=False),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="Folder for the artifact; an artifact there is replaced.", show_default=False
+        typer.Argument(
+            help="An ONNX graph (.onnx), or a file written by torch.save(model.state_dict(), path).",
+            show_default=False,
         ),
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the artifact; an artifact there is replaced. Without it, a graph is only shown.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name it is served under. [default: the folder's]")] = None,
     columns: Annotated[
         str | None,
@@ -86,18 +94,72 @@ def import_(
         typer.Option(
             metavar="SAMPLE.NPZ",
             help="Arrays `inputs` and `outputs` in the data's own units: rows, and what your code predicts. "
-            "The import is refused if the artifact differs by more than 1e-4 (scaled).",
+            "The import is refused if the artifact differs by more than 1e-4 (scaled). For a graph with "
+            "several inputs or outputs: arrays by their names.",
             show_default=False,
         ),
     ] = None,
+    state: graphs.State = None,
+    expose_state: graphs.ExposeState = False,
+    no_more_states: graphs.NoMoreStates = False,
+    initial: graphs.Initial = None,
+    free_batch: graphs.FreeBatch = False,
+    batch_axis: graphs.BatchAxis = None,
+    shape: graphs.Shape = None,
+    constant: graphs.Constant = None,
+    context: graphs.Context = None,
+    number_range: graphs.Range = None,
+    rename: graphs.Rename = None,
+    kind: graphs.Kind = None,
+    ignore: graphs.Ignore = None,
+    feedback: graphs.Feedback = None,
+    triton: graphs.Triton = None,
 ) -> None:
-    """Make an artifact from the checkpoint of a class with one nn.LSTM, nn.GRU or nn.RNN and a head on it.
+    """Make an artifact of an ONNX graph, or of the checkpoint of a class with an nn.LSTM, nn.GRU or nn.RNN.
 
-    The checkpoint is loaded with weights_only=True: no code in it is run. So the import does not see what
+    A graph is proved in a child process with limits on memory and time: sessions must not see each other, and
+    chunks must not matter. Without --out its inputs and outputs are shown.
+
+    A checkpoint is loaded with weights_only=True: no code in it is run. So the import does not see what
     `forward` does; --verify compares the artifact with your network.
+
+    For example: carryover import vad.onnx --out artifacts/vad --state state=stateN --constant sr=16000
 
     For example: carryover import net.pt --out artifacts/net --columns flow --mean 4.1 --std 0.7
     """
+    graph_options = graphs.GraphOptions(
+        state=state,
+        expose_state=expose_state,
+        no_more_states=no_more_states,
+        initial=initial,
+        free_batch=free_batch,
+        batch_axis=batch_axis,
+        shape=shape,
+        constant=constant,
+        context=context,
+        range=number_range,
+        rename=rename,
+        kind=kind,
+        ignore=ignore,
+        feedback=feedback,
+        triton=triton,
+    )
+    if checkpoint.suffix == ".onnx":
+        given = {
+            "--columns": columns,
+            "--units": units,
+            "--targets": targets,
+            "--mean": mean,
+            "--std": std,
+            "--names": modules,
+            "--head": head,
+        }
+        _refuse([option for option, value in given.items() if value], "a checkpoint")
+        graphs.import_graph(checkpoint, out, name, graph_options, verify)
+        return
+    _refuse(graph_options.given(), "an ONNX graph, a file that ends in .onnx")
+    if out is None:
+        raise typer.BadParameter("a checkpoint needs the folder to write to", param_hint="--out")
     from models.artifact.files import save
     from models.artifact.importer import CheckpointColumns, import_checkpoint
     from models.evaluation.verify import verify as verify_sample
@@ -131,6 +193,11 @@ def import_(
     print(f"serve it: carryover serve --models {out}")
 
 
+def _refuse(given: list[str], owner: str) -> None:
+    if given:
+        raise typer.BadParameter(f"is an option of {owner}", param_hint=given[0])
+
+
 def models(
     folder: Annotated[
         Path | None,
@@ -146,7 +213,7 @@ def models(
     For example: carryover models artifacts/pump
     """
     from app.config import SHIPPED_MODELS
-    from models.artifact.files import load
+    from models.artifact.files import load_any
     from models.errors import BadArtifact
 
     folder = folder or SHIPPED_MODELS
@@ -157,7 +224,7 @@ def models(
     )
     if not found:
         raise BadArtifact(f"there is no artifact in {folder}; train one: carryover train --out {folder}/name")
-    loaded = [load(path) for path in found]
+    loaded = [load_any(path) for path in found]
     if as_json:
         documents = [_as_dict(artifact, path) for artifact, path in zip(loaded, found, strict=True)]
         print(json.dumps(documents[0] if found == [folder] else documents, indent=2))
@@ -167,33 +234,63 @@ def models(
         _list(loaded)
 
 
-def _as_dict(artifact: Artifact, folder: Path) -> dict[str, Any]:
-    return {
+def _as_dict(artifact: Artifact | GraphArtifact, folder: Path) -> dict[str, Any]:
+    from models.artifact.files import Artifact
+
+    document: dict[str, Any] = {
         "name": artifact.name,
         "folder": str(folder),
         "fingerprint": artifact.fingerprint,
-        "inputs": [{"name": column.name, "unit": column.unit} for column in artifact.inputs],
-        "targets": list(artifact.targets),
-        "hidden_size": artifact.hidden_size,
-        "num_layers": artifact.num_layers,
-        "architecture": artifact.architecture.as_dict(),
-        "predicts": artifact.predicts,
-        "metrics": dict(artifact.metrics),
     }
+    if isinstance(artifact, Artifact):
+        document |= {
+            "inputs": [{"name": column.name, "unit": column.unit} for column in artifact.inputs],
+            "targets": list(artifact.targets),
+            "hidden_size": artifact.hidden_size,
+            "num_layers": artifact.num_layers,
+            "architecture": artifact.architecture.as_dict(),
+            "predicts": artifact.predicts,
+        }
+    else:
+        document |= {
+            "inputs": [_port(port) for port in artifact.inputs],
+            "outputs": [_port(port) for port in artifact.outputs],
+            "probed": dict(artifact.probed),
+        }
+    return document | {"metrics": dict(artifact.metrics)}
 
 
-def _shape(artifact: Artifact) -> str:
+def _port(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "unit": port.unit, "dtype": port.dtype, "shape": list(port.shape)}
+
+
+def _shape(artifact: Artifact | GraphArtifact) -> str:
+    from models.artifact.files import Artifact
+
+    if not isinstance(artifact, Artifact):
+        return graphs.describe(artifact)
     hidden = f"{artifact.hidden_size} x {artifact.num_layers}"
     layers = (artifact.input_size, hidden, *artifact.architecture.head, artifact.output_size)
     return f"{artifact.architecture.cell.upper()} {' -> '.join(map(str, layers))}"
 
 
-def _show(artifact: Artifact) -> None:
+def _targets(artifact: Artifact | GraphArtifact) -> str:
+    from models.artifact.files import Artifact
+
+    if isinstance(artifact, Artifact):
+        return ", ".join(artifact.targets)
+    return ", ".join(port.name for port in artifact.outputs)
+
+
+def _show(artifact: Artifact | GraphArtifact) -> None:
+    from models.artifact.files import Artifact
+
+    predicts = f", predicts the {artifact.predicts}" if isinstance(artifact, Artifact) else ""
     lines = {
         "name": artifact.name,
-        "network": f"{_shape(artifact)}, predicts the {artifact.predicts}",
+        "network": f"{_shape(artifact)}{predicts}",
         "inputs": ", ".join(f"{c.name} [{c.unit}]" if c.unit else c.name for c in artifact.inputs),
-        "targets": ", ".join(artifact.targets),
+        "targets": _targets(artifact),
         "fingerprint": artifact.fingerprint,
     } | {key.replace("_", " "): json.dumps(value) for key, value in artifact.metrics.items()}
     width = max(map(len, lines))
@@ -201,9 +298,9 @@ def _show(artifact: Artifact) -> None:
         print(f"{key:{width}}  {value}")
 
 
-def _list(artifacts: list[Artifact]) -> None:
+def _list(artifacts: list[Artifact | GraphArtifact]) -> None:
     rows = [
-        (artifact.name, _shape(artifact), ", ".join(artifact.targets), artifact.fingerprint[:12])
+        (artifact.name, _shape(artifact), _targets(artifact), artifact.fingerprint[:12])
         for artifact in artifacts
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -209,8 +209,8 @@ def _set_device(device: Device, threads: int) -> None:
 
 def _check_out(out: Path, name: str, checkpoint: Path) -> None:
     """Check what would otherwise fail after an epoch, or after the training."""
-    from models.artifact.artifact import check_name
-    from models.artifact.files import check_folder, check_writable
+    from models.artifact.folder import check_folder, check_writable
+    from models.artifact.names import check_name
 
     check_name(name)
     check_folder(out)

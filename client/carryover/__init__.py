@@ -8,6 +8,8 @@
 Every operation is a plan, a generator that does no input or output (see `effects`). `service` runs plans with
 blocking calls and `aio` with awaited calls. A chunk passes through `observations`, then `wire` or `frames`,
 then `plans` or `streaming`, and its answer through `values`.
+
+`export` makes an artifact of a PyTorch module: see `exporting`.
 """
 
 from carryover.aio import AsyncCarryover, AsyncSession, AsyncStream
@@ -16,6 +18,7 @@ from carryover.errors import (
     BadModel,
     CannotForecast,
     CarryoverError,
+    ExportError,
     Forbidden,
     Internal,
     Malformed,
@@ -45,6 +48,7 @@ from carryover.errors import (
     Unsupported,
     UnsupportedType,
 )
+from carryover.exporting import export
 from carryover.retry import RetryPolicy
 from carryover.service import Carryover, Session, Stream
 from carryover.session_socket import SocketUnavailable
@@ -60,6 +64,7 @@ __all__ = [
     "CannotForecast",
     "Carryover",
     "CarryoverError",
+    "ExportError",
     "Forbidden",
     "Forecast",
     "Internal",
@@ -96,4 +101,5 @@ __all__ = [
     "Unreachable",
     "Unsupported",
     "UnsupportedType",
+    "export",
 ]

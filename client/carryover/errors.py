@@ -1,6 +1,7 @@
-"""The client's errors: one class for each problem type of the server, and two for answers that are not one.
+"""The client's errors: one class for each problem type of the server, and a few that are not a server's.
 
 CarryoverError
+├── ExportError              a PyTorch module that cannot become an artifact
 ├── Unreachable              no answer from the server
 ├── NotCarryover             the answer is not that of a Carryover server
 └── Problem                  the server refused the request; its reason is in the message
@@ -44,6 +45,7 @@ __all__ = [
     "BadModel",
     "CannotForecast",
     "CarryoverError",
+    "ExportError",
     "Forbidden",
     "Internal",
     "Malformed",
@@ -80,6 +82,10 @@ URN = "urn:carryover:"
 
 class CarryoverError(Exception):
     """Base class of the client's errors."""
+
+
+class ExportError(CarryoverError):
+    """A PyTorch module cannot become an artifact; the message says why."""
 
 
 class Unreachable(CarryoverError):

@@ -6,7 +6,6 @@ model's name, units and metrics are not part of it and may be edited by hand.
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ import torch
 
 from models.arrays import Floats
 from models.artifact.learning import MAX_FEATURES, Learning, feature_count
+from models.artifact.names import check_name
 from models.data import calendar
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
@@ -29,7 +29,6 @@ from models.nets.signature import Control, Port, State
 
 PredictionMode = Literal["level", "change"]
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 MAX_COLUMNS = 4096
 MAX_HIDDEN = 16384
 MAX_LAYERS = 64
@@ -194,19 +193,6 @@ class Artifact:
     def net(self, execution: Execution) -> NativeNet:
         """The network, ready to serve."""
         return NativeNet(self.network(), execution.device)
-
-
-def check_name(name: str) -> None:
-    """Refuse a model name that cannot be part of a URL.
-
-    Raises
-    ------
-    BadArtifact
-    """
-    if not NAME.fullmatch(name):
-        raise BadArtifact(
-            f"name {name[:99]!r} must be 1 to 128 characters of A-Z a-z 0-9 . _ - and not begin with . or -"
-        )
 
 
 def _check_labels(artifact: Artifact) -> None:

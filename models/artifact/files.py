@@ -10,24 +10,21 @@ JSON and safetensors hold numbers and names only, so that loading runs no code. 
 """
 
 import json
-import os
-import shutil
-import tempfile
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import safetensors.numpy
-from safetensors import SafetensorError
 
-from models.arrays import AnyArray, Floats
+from models.arrays import Floats
 from models.artifact.artifact import Artifact, PredictionMode, check_bounds, weight_shapes
-from models.artifact.graph_artifact import GRAPH_VERSION, MAX_GRAPH_BYTES, GraphArtifact, build, describe
+from models.artifact.folder import FORMAT, read_description, read_tensors, write_folder
+from models.artifact.graph_artifact import GRAPH_VERSION, GraphArtifact, contents
+from models.artifact.graphs.graph_files import load_graph
 from models.artifact.learning import Learning, parse_learning
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
 from models.nets.architecture import Architecture, parse_architecture
-from models.nets.signature import MAX_STATE_BYTES
 
 __all__ = [
     "Artifact",
@@ -41,10 +38,7 @@ __all__ = [
     "save",
 ]
 
-MAX_JSON_BYTES = 2**22
-FORMAT = "carryover-artifact"
 FORMAT_VERSION = 2
-FILES = ("weights.safetensors", "graph.onnx", "initial.safetensors", "model.json")
 FIELDS = frozenset(
     (
         *("format", "version", "name", "inputs", "targets", "hidden_size", "num_layers", "predicts"),
@@ -56,62 +50,14 @@ OPTIONAL = frozenset(("architecture",))  # written where it is not the default, 
 
 
 def save(artifact: Artifact | GraphArtifact, folder: Path) -> None:
-    """Write the artifact; a new folder appears whole or not at all.
-
-    In an existing folder the files are replaced one after the other (a mounted volume cannot be renamed).
-    A reader in between gets an error, because the fingerprint does not match, and never a mixture.
+    """Write the artifact; see `write_folder`.
 
     Raises
     ------
     BadArtifact
         If the folder holds other files and no artifact.
     """
-    check_folder(folder)
-    contents = _contents(artifact)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder if folder.exists() else folder.parent
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=beside))
-    try:
-        temporary.chmod(0o755)
-        for file, content in contents.items():
-            _write(temporary / file, content)
-        if not folder.exists():
-            temporary.rename(folder)
-        else:
-            for file in contents:
-                (temporary / file).replace(folder / file)
-            for file in set(FILES) - set(contents):
-                (folder / file).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse to write an artifact where there is a file, a folder of other files, or nothing can be written.
-
-    Raises
-    ------
-    BadArtifact
-    """
-    if folder.exists() and not folder.is_dir():
-        raise BadArtifact(f"{folder} is not a folder")
-    if folder.exists() and not (folder / "model.json").exists() and any(folder.iterdir()):
-        raise BadArtifact(f"{folder} is not empty and holds no artifact: choose another folder")
-    check_writable(folder)
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a path that cannot be created, or written to, before the work whose result it is to hold.
-
-    Raises
-    ------
-    BadArtifact
-    """
-    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if existing != path and not existing.is_dir():
-        raise BadArtifact(f"{path} cannot be written: {existing} is not a folder")
-    if not os.access(existing, os.W_OK):
-        raise BadArtifact(f"{path} cannot be written: there is no permission to write {existing}")
+    write_folder(_contents(artifact), folder)
 
 
 def load(folder: Path) -> Artifact:
@@ -141,8 +87,10 @@ def load_any(folder: Path) -> Artifact | GraphArtifact:
         As `load`.
     """
     try:
-        description = _read_description(folder / "model.json")
-        artifact = _build_any(description, folder)
+        description = read_description(folder / "model.json")
+        if description["version"] == GRAPH_VERSION:
+            return load_graph(description, folder)
+        artifact = _build(description, folder / "weights.safetensors")
         if artifact.fingerprint != description["fingerprint"]:
             raise BadArtifact(
                 "fingerprint does not match the contents: the files are damaged, or of two artifacts"
@@ -153,23 +101,12 @@ def load_any(folder: Path) -> Artifact | GraphArtifact:
 
 
 def _contents(artifact: Artifact | GraphArtifact) -> dict[str, bytes]:
-    """Files by name, in the order of writing: a folder without model.json is not an artifact."""
-    if isinstance(artifact, Artifact):
-        files = {"weights.safetensors": safetensors.numpy.save(dict(artifact.weights))}
-        document = _describe(artifact)
-    else:
-        files = {"graph.onnx": artifact.graph}
-        if artifact.initial_tensors:
-            files["initial.safetensors"] = safetensors.numpy.save(artifact.initial_tensors)
-        document = describe(artifact)
-    return files | {"model.json": f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode()}
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Files by name, in the order of writing: model.json, which makes the folder an artifact, is the last."""
+    if isinstance(artifact, GraphArtifact):
+        return contents(artifact)
+    document = json.dumps(_describe(artifact), indent=2, allow_nan=False)
+    weights = safetensors.numpy.save(dict(artifact.weights))
+    return {"weights.safetensors": weights, "model.json": f"{document}\n".encode()}
 
 
 def _describe(artifact: Artifact) -> dict[str, Any]:
@@ -204,49 +141,6 @@ def _architecture(architecture: Architecture) -> dict[str, Any]:
 
 def _scaling_lists(scaling: Scaling) -> dict[str, list[float]]:
     return {"mean": scaling.mean.tolist(), "std": scaling.std.tolist()}
-
-
-def _read_bounded(path: Path, most: int) -> bytes:
-    # Only a plain file is opened: a pipe would block, a device might never end.
-    if not path.is_file():
-        raise BadArtifact(f"{path.name} is missing")
-    try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise BadArtifact(f"{path.name} cannot be read: {error.strerror}") from error
-    if len(content) > most:
-        raise BadArtifact(f"{path.name} is larger than the {most} bytes that it may have")
-    return content
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(_read_bounded(path, MAX_JSON_BYTES), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, BadArtifact):
-            raise
-        raise BadArtifact(f"{path.name} is not valid JSON: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise BadArtifact(f"{path.name} does not describe a {FORMAT}")
-    if type(description.get("version")) is not int or not 1 <= description["version"] <= GRAPH_VERSION:
-        version = str(description.get("version"))[:40]
-        raise BadArtifact(f"version {version} is unknown; this program reads versions 1 to {GRAPH_VERSION}")
-    return description
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise BadArtifact(f"model.json holds {word}, which is not a number")
-
-
-def _build_any(description: dict[str, Any], folder: Path) -> Artifact | GraphArtifact:
-    if description["version"] != GRAPH_VERSION:
-        return _build(description, folder / "weights.safetensors")
-    return build(
-        description,
-        lambda: _read_bounded(folder / "graph.onnx", MAX_GRAPH_BYTES),
-        lambda: _read_tensors(folder / "initial.safetensors", MAX_STATE_BYTES + MAX_JSON_BYTES),
-    )
 
 
 def _build(description: dict[str, Any], weights: Path) -> Artifact:
@@ -321,12 +215,4 @@ def _scaling(entry: Any, key: str) -> Scaling:
 def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Floats]:
     # The shape bounds the size of the file, so that a wrong file is refused before it fills memory.
     header = 4096 + 256 * len(shapes)
-    return _read_tensors(path, header + 4 * sum(prod(shape) for shape in shapes.values()))
-
-
-def _read_tensors(path: Path, most: int) -> dict[str, AnyArray]:
-    content = _read_bounded(path, most)
-    try:
-        return dict(safetensors.numpy.load(content))
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadArtifact(f"{path.name} is damaged or truncated: {error}") from error
+    return read_tensors(path, header + 4 * sum(prod(shape) for shape in shapes.values()))

@@ -17,10 +17,11 @@ from itertools import accumulate
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import safetensors.numpy
 
 from models.arrays import AnyArray
-from models.artifact.artifact import check_name
 from models.artifact.learning import Learning
+from models.artifact.names import check_name
 from models.data.scaling import Scaling
 from models.errors import BadArtifact
 from models.net import Execution
@@ -39,7 +40,7 @@ from models.nets.signature import (
     tensor_of,
 )
 
-__all__ = ["Feedback", "GraphArtifact", "Port", "Signature", "State", "Steps", "build", "describe"]
+__all__ = ["Feedback", "GraphArtifact", "Port", "Signature", "State", "Steps", "build", "contents"]
 
 T = TypeVar("T")
 
@@ -241,9 +242,13 @@ class GraphArtifact:
         }
 
 
-def describe(artifact: GraphArtifact) -> dict[str, Any]:
-    """The JSON document of model.json."""
-    return artifact._document() | {"fingerprint": artifact.fingerprint}
+def contents(artifact: GraphArtifact) -> dict[str, bytes]:
+    """Files by name, in the order of writing: model.json, which makes the folder an artifact, is the last."""
+    files = {"graph.onnx": artifact.graph}
+    if artifact.initial_tensors:
+        files["initial.safetensors"] = safetensors.numpy.save(artifact.initial_tensors)
+    document = artifact._document() | {"fingerprint": artifact.fingerprint}
+    return files | {"model.json": f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode()}
 
 
 def build(

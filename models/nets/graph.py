@@ -92,6 +92,11 @@ class GraphNet:
         moved[order] = rows
         return outputs, moved
 
+    def states(self, carries: Floats) -> dict[str, AnyArray]:
+        """The states of sessions by tensor, [batch, *shape]."""
+        fields = zip(self._signature.states, self._states, strict=True)
+        return {state.tensor: field.read(carries) for state, field in fields}
+
     def step(self, observations: Numbers, carries: Floats) -> Numbers:
         """Move every session on by one observation, in place; see `Net.step`."""
         return np.asarray(self._call(observations[:, None], carries)[:, 0])

@@ -247,31 +247,25 @@ def frames(name: str = "frames") -> GraphArtifact:
 
 
 def endless(name: str = "endless") -> GraphArtifact:
-    """A loop that never ends when the input is above 0: no import would take it."""
-    body = helper.make_graph(
-        [node("Identity", ["go_in"], ["go_out"]), node("Add", ["v_in", "tiny"], ["v_out"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v_in", TensorProto.FLOAT, None),
-        ],
-        [
-            helper.make_tensor_value_info("go_out", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v_out", TensorProto.FLOAT, None),
-        ],
-        [numpy_helper.from_array(np.array(0.001, np.float32), "tiny")],
-    )
+    """It multiplies matrices for a minute when the input is above 0; a loop that never ends is not loaded."""
+    products = 400
+    nodes = [
+        node("ReduceMax", ["x"], ["most"], keepdims=0),
+        node("Greater", ["most", "zero"], ["go"]),
+        node("Where", ["go", "many", "few"], ["size"]),
+        node("ConstantOfShape", ["size"], ["m0"]),
+        *(node("MatMul", [f"m{i}", f"m{i}"], [f"m{i + 1}"]) for i in range(products)),
+        node("ReduceMax", [f"m{products}"], ["nothing"], keepdims=0),
+        node("Add", ["state", "nothing"], ["state_out"]),
+        node("Identity", ["state_out"], ["y"]),
+    ]
     graph = graph_bytes(
-        [
-            node("ReduceMax", ["x"], ["most"], keepdims=0),
-            node("Greater", ["most", "zero"], ["go"]),
-            node("Loop", ["", "go", "state"], ["state_out"], body=body),
-            node("Identity", ["state_out"], ["y"]),
-        ],
+        nodes,
         [("x", "float32", ["b", 1]), ("state", "float32", ["b", 1])],
         [("y", "float32", ["b", 1]), ("state_out", "float32", ["b", 1])],
         zero=np.array(0, np.float32),
+        many=np.array([1500, 1500]),
+        few=np.array([1, 1]),
     )
     signature = Signature(
         inputs=(Port("x", "x", shape=(1,)),),

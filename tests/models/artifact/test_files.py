@@ -14,7 +14,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.artifact.files import Artifact, BadArtifact, Column, Scaling, check_folder, load, save
+from models.artifact.files import Artifact, BadArtifact, Column, Scaling, load, save
+from models.artifact.folder import check_folder
 from models.artifact.learning import DEFAULT_LEVELS, Learning
 from models.nets.architecture import Architecture, Embedding
 from models.nets.recurrent import RecurrentNetwork

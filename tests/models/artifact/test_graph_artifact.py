@@ -11,6 +11,7 @@ import pytest
 from models.artifact.files import BadArtifact, load, load_any, save
 from models.artifact.graph_artifact import Feedback, GraphArtifact, Port, Signature, State, Steps
 from models.nets.signature import Constant, Control
+from tests.helpers.onnx_files import content, graph, node
 
 LEFT_OUT = object()
 
@@ -19,11 +20,38 @@ def zeros(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
 
+FED = {
+    "input": ("float32", ["batch", 576]),
+    "token": ("int64", ["batch"]),
+    "state": ("float32", [2, "batch", 128]),
+    "h0": ("float16", ["batch", 3]),
+    "START": ("int32", ["batch", 1]),
+    "sr": ("int64", []),
+    "gain": ("float32", ["batch", 2]),
+}
+FETCHED = {
+    "output": ("float32", ["batch", 1]),
+    "stateN": ("float32", [2, "batch", 128]),
+    "h1": ("float16", ["batch", 3]),
+}
+GRAPH = content(
+    graph(
+        FED,
+        FETCHED,
+        [
+            node("ReduceMean", ["input"], ["output"], axes=[1]),
+            node("Identity", ["state"], ["stateN"]),
+            node("Identity", ["h0"], ["h1"]),
+        ],
+    )
+)
+
+
 def voice_detector(**changes: Any) -> GraphArtifact:
     fields: dict[str, Any] = {
         "name": "silero-vad",
-        "graph": b"the bytes of a graph",
-        "opset": 16,
+        "graph": GRAPH,
+        "opset": 17,
         "signature": Signature(
             inputs=(
                 Port("audio", "input", shape=(512,), context=64, wire="s16", scale=2**-15, unit="full scale"),
@@ -97,7 +125,10 @@ def test_a_document_written_by_hand_may_leave_out_what_has_a_default(tmp_path):
         states=(State("state", "stateN", zeros(2, 128), 1),),
         constants=(Constant("sr", np.array(16000)),),
     )
-    save(voice_detector(signature=signature), tmp_path / "vad")
+    fed = {name: FED[name] for name in ("input", "state", "sr")}
+    fetched = {name: FETCHED[name] for name in ("output", "stateN")}
+    nodes = [node("ReduceMean", ["input"], ["output"], axes=[1]), node("Identity", ["state"], ["stateN"])]
+    save(voice_detector(graph=content(graph(fed, fetched, nodes)), signature=signature), tmp_path / "vad")
     document = json.loads((tmp_path / "vad" / "model.json").read_text())
     fingerprint = document["fingerprint"]
     for key in ("controls", "feedback", "sampling", "scaling"):
@@ -231,6 +262,35 @@ def test_a_change_that_fits_is_caught_by_the_fingerprint(folder):
     rewrite(folder, "constants.sr.value", 8000)
     with pytest.raises(BadArtifact, match="fingerprint does not match"):
         load_any(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda signature: replace(signature, constants=()), "the graph's input 'gain' is not described"),
+        (
+            lambda signature: replace(signature, outputs=(Port("y", "other"),)),
+            "the graph has no output 'other'",
+        ),
+        (
+            lambda signature: replace(signature, controls=(Control("start", "start"),)),
+            "the graph has no input 'start'",
+        ),
+        (
+            lambda signature: replace(signature, controls=(Control("START", "start"),)),
+            "tensor 'START' is int32 in the graph, not float32",
+        ),
+        (
+            lambda signature: replace(signature, constants=(Constant("sr", np.array(16000, np.int32)),)),
+            "is not described",
+        ),
+    ],
+)
+def test_a_graph_with_other_tensors_is_refused_by_name(tmp_path, change, message):
+    artifact = voice_detector()
+    save(replace(artifact, signature=change(artifact.signature)), tmp_path / "vad")
+    with pytest.raises(BadArtifact, match=message):
+        load_any(tmp_path / "vad")
 
 
 def test_a_graph_is_no_artifact_for_a_command_that_needs_an_lstm(folder):
