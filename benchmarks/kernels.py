@@ -1,6 +1,6 @@
-"""What a step costs by `LSTMCells` and by `torch.nn.LSTM`, over batches and lengths of chunks.
+"""What a step costs by `Cells` and by torch's modules, over batches and lengths of chunks.
 
-python -m benchmarks.kernels [--hidden 64] [--layers 1]
+python -m benchmarks.kernels [--hidden 64] [--layers 1] [--cell lstm]
 
 The two are timed in turn, in processor time, and the least of all rounds counts.
 """
@@ -15,8 +15,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from models.arrays import Floats, Ints
-from models.nets.lstm import StatefulLSTM
+from models.nets.architecture import CELLS, Architecture
 from models.nets.native import NativeNet
+from models.nets.recurrent import RecurrentNetwork
 
 BATCHES = (1, 2, 8, 16, 64, 256)
 LENGTHS = (1, 2, 5, 10, 25, 50, 200)
@@ -29,17 +30,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--cell", choices=CELLS, default="lstm")
     options = parser.parse_args()
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
     torch.manual_seed(0)
-    network = StatefulLSTM(1, options.hidden, options.layers, 1).eval()
+    architecture = Architecture(options.cell)
+    network = RecurrentNetwork(1, options.hidden, options.layers, 1, architecture=architecture).eval()
     cells, torch_only = NativeNet(network, "cpu"), NativeNet(network, "cpu")
     torch_only.cells = None
     random = np.random.default_rng(0)
     print("batch  steps   equal: cells  network   mixed: cells  network")
     for batch in BATCHES:
-        carries = 0.1 * random.standard_normal((batch, 2 * options.layers * options.hidden), dtype=np.float32)
+        carries = 0.1 * random.standard_normal((batch, cells.state_size), dtype=np.float32)
         for steps in LENGTHS:
             figures = []
             for lengths in (np.full(batch, steps), random.integers(1, steps, batch, endpoint=True)):

@@ -21,7 +21,7 @@ import torch
 from models.artifact.files import Artifact, Column, load
 from models.data.dataset import Dataset, Split, identity_scaling, open_series, prepare, sine, split_rows
 from models.evaluation.backtest import NETWORK, PERSISTENCE, backtest
-from models.nets.lstm import StatefulLSTM
+from models.nets.recurrent import RecurrentNetwork
 from models.training.recipe import TEXTBOOK, Recipe
 from models.training.rollout import free_run, one_step, root_mean_square
 from models.training.simulation import build_artifact
@@ -112,7 +112,7 @@ def rescaled(artifact: Artifact, points: int) -> Dataset:
     return prepare(sine(points), artifact.inputs, artifact.targets, split_rows(points), scalings)
 
 
-def one_step_mse(network: StatefulLSTM, dataset: Dataset, reset_every: int | None) -> float:
+def one_step_mse(network: RecurrentNetwork, dataset: Dataset, reset_every: int | None) -> float:
     """Over the whole series, from row 1 on."""
     predictions = one_step(network, dataset, range(1, len(dataset.truth)), reset_every=reset_every)
     return float((predictions - dataset.truth[1:]).square().mean())

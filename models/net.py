@@ -4,8 +4,8 @@ A network moves many sessions on at once and remembers nothing between calls. Wh
 its state, the first words of the session's carry (`models/carry.py`). Scaling, learning, the clock and the
 last observations belong to `Forecaster`.
 
-NativeNet   `StatefulLSTM` by compiled loops, or by `torch.nn.LSTM` on a GPU    (models/nets/native.py)
-GraphNet    an ONNX graph by onnxruntime                                        (models/nets/graph.py)
+NativeNet   `RecurrentNetwork` by compiled loops, or by torch on a GPU    (models/nets/native.py)
+GraphNet    an ONNX graph by onnxruntime                                   (models/nets/graph.py)
 """
 
 from __future__ import annotations

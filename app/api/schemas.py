@@ -299,6 +299,17 @@ class OutputFeature(Feature):
     kind: str = Field(description="number, probability or logits.")
 
 
+class EmbeddingShape(BaseModel):
+    vocabulary: int
+    width: int
+
+
+class Architecture(BaseModel):
+    cell: str = Field(description="lstm, gru or rnn")
+    head: list[int | str] = Field(description="Layers before the readout: a number is a linear layer.")
+    embedding: EmbeddingShape | None = Field(description="Set where the input is a token.")
+
+
 class Model(BaseModel):
     name: str
     default: bool
@@ -306,8 +317,9 @@ class Model(BaseModel):
     inputs: list[Feature]
     outputs: list[OutputFeature]
     targets: list[str] = Field(description="Names of the numbers of a prediction.")
-    hidden_size: int | None = Field(description="Null for a graph, as are the next two.")
+    hidden_size: int | None = Field(description="Null for a graph, as are the next three.")
     num_layers: int | None
+    architecture: Architecture | None
     predicts: str | None
     learning: dict[str, Any] | None = Field(description="How its sessions learn by default.")
     future: list[str] = Field(description="Inputs known ahead, which a forecast needs.")

@@ -75,7 +75,18 @@ def import_(
         typer.Option(
             "--names",
             metavar="lstm=NAME,fc=NAME",
-            help="What the class calls its nn.LSTM and its nn.Linear. [default: lstm=lstm,fc=fc]",
+            help="What the class calls its nn.LSTM (or gru=, rnn=), nn.Linear and nn.Embedding. "
+            "[default: lstm, gru or rnn; fc; embedding]",
+            show_default=False,
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="What `forward` computes of the hidden state, in order: names of nn.Linear, nn.LayerNorm, "
+            "and relu, tanh, sigmoid, silu or gelu between them, such as fc.0,relu,fc.2. [default: fc]",
+            show_default=False,
         ),
     ] = None,
     verify: Annotated[
@@ -104,7 +115,7 @@ def import_(
     feedback: graphs.Feedback = None,
     triton: graphs.Triton = None,
 ) -> None:
-    """Make an artifact of an ONNX graph, or of the checkpoint of a class with one nn.LSTM and one nn.Linear.
+    """Make an artifact of an ONNX graph, or of the checkpoint of a class with an nn.LSTM, nn.GRU or nn.RNN.
 
     A graph is proved in a child process with limits on memory and time: sessions must not see each other, and
     chunks must not matter. Without --out its inputs and outputs are shown.
@@ -141,6 +152,7 @@ def import_(
             "--mean": mean,
             "--std": std,
             "--names": modules,
+            "--head": head,
         }
         _refuse([option for option, value in given.items() if value], "a checkpoint")
         graphs.import_graph(checkpoint, out, name, graph_options, verify)
@@ -165,14 +177,15 @@ def import_(
         ),
         predicts=predicts.value,
         modules=modules_by_role,
+        head=options.parse_names(head),
     )
     difference = None if verify is None else verify_sample(artifact, verify)
     save(artifact, out)
     print(f"{out}: {_shape(artifact)}, fingerprint {artifact.fingerprint[:12]}")
     if difference is None:
         print(
-            "note: the forward of your class is not in the checkpoint. The artifact is the linear layer of "
-            "the LSTM's output. To compare it with your network: --verify sample.npz",
+            "note: the forward of your class is not in the checkpoint. The artifact is the head on the "
+            "recurrent layers' output. To compare it with your network: --verify sample.npz",
             file=sys.stderr,
         )
     else:
@@ -235,6 +248,7 @@ def _as_dict(artifact: Artifact | GraphArtifact, folder: Path) -> dict[str, Any]
             "targets": list(artifact.targets),
             "hidden_size": artifact.hidden_size,
             "num_layers": artifact.num_layers,
+            "architecture": artifact.architecture.as_dict(),
             "predicts": artifact.predicts,
         }
     else:
@@ -256,7 +270,8 @@ def _shape(artifact: Artifact | GraphArtifact) -> str:
     if not isinstance(artifact, Artifact):
         return graphs.describe(artifact)
     hidden = f"{artifact.hidden_size} x {artifact.num_layers}"
-    return f"LSTM {artifact.input_size} -> {hidden} -> {artifact.output_size}"
+    layers = (artifact.input_size, hidden, *artifact.architecture.head, artifact.output_size)
+    return f"{artifact.architecture.cell.upper()} {' -> '.join(map(str, layers))}"
 
 
 def _targets(artifact: Artifact | GraphArtifact) -> str:

@@ -65,6 +65,18 @@ def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         ) from None
 
 
+def parse_sizes(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Comma-separated whole numbers; None when absent."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in parse_names(text))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of whole numbers separated by commas", param_hint=option
+        ) from None
+
+
 def parse_units(text: str | None) -> dict[str, str]:
     """Units by column, from `NAME=UNIT,...`."""
     return parse_pairs(text, "--units", "NAME=UNIT")

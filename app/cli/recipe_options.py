@@ -21,6 +21,14 @@ class RecipeName(StrEnum):
     drifting = "drifting"
 
 
+class CellName(StrEnum):
+    """Kinds of recurrent cells."""
+
+    lstm = "lstm"
+    gru = "gru"
+    rnn = "rnn"
+
+
 class PredictsName(StrEnum):
     """What the network predicts."""
 
@@ -56,6 +64,15 @@ NamedRecipe = Annotated[
 ]
 Hidden = Annotated[int | None, _of_recipe("Hidden units of a layer.", "64", metavar="N", min=1)]
 Layers = Annotated[int | None, _of_recipe("Number of layers.", "1", metavar="N", min=1)]
+Cell = Annotated[CellName | None, _of_recipe("Kind of the cells; `rnn` is the plain one with tanh.", "lstm")]
+Head = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,...",
+        help="Units of layers with ReLU between the hidden state and the readout. [default: none]",
+        show_default=False,
+    ),
+]
 Predicts = Annotated[
     PredictsName | None,
     _of_recipe("The next value, or its change from the last observation (for data that drifts).", "level"),
@@ -92,7 +109,12 @@ Drift = Annotated[
 ]
 Dropout = Annotated[
     float | None,
-    _of_recipe("Fraction of hidden features that are dropped in training.", "0", metavar="X", min=0),
+    _of_recipe(
+        "Fraction of features that are dropped in training, between layers and before the readout.",
+        "0",
+        metavar="X",
+        min=0,
+    ),
 ]
 WeightDecay = Annotated[float | None, _of_recipe("Weight decay.", "0", metavar="X", min=0)]
 ClosedLoop = Annotated[

@@ -22,8 +22,9 @@ from models.data import calendar
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
 from models.net import Execution
-from models.nets.lstm import StatefulLSTM, network_from_weights, weight_shapes
+from models.nets.architecture import Architecture
 from models.nets.native import NativeNet
+from models.nets.recurrent import RecurrentNetwork, network_from_weights
 from models.nets.signature import Control, Port, State
 
 PredictionMode = Literal["level", "change"]
@@ -47,8 +48,8 @@ class Artifact:
     scaling, target_scaling
         Over inputs and over targets; a target that is an input shares its column's numbers.
     weights
-        float32 arrays under the names of `StatefulLSTM`'s state_dict; `readout.basis` [hidden, rank] beside
-        them when `learning` asks for a rank.
+        float32 arrays under the names of `RecurrentNetwork`'s state_dict; `readout.basis` [hidden, rank]
+        beside them when `learning` asks for a rank.
     learning
         What its sessions learn of their own streams; if anything, every target must be an input.
     future
@@ -56,6 +57,9 @@ class Artifact:
     time_features, interval_seconds
         Names in `models.data.calendar.PERIODS`, whose columns are the last inputs, and the seconds from row
         to row of the stream.
+    architecture
+        The kind of cells, the head and the embedding. With an embedding there is one input, a whole number,
+        which is neither scaled nor a target.
     metrics
         What training measured: JSON values; null for what could not be measured.
 
@@ -78,6 +82,7 @@ class Artifact:
     future: tuple[str, ...] = ()
     time_features: tuple[str, ...] = ()
     interval_seconds: float | None = None
+    architecture: Architecture = field(default_factory=Architecture)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,6 +91,7 @@ class Artifact:
         _check_scaling(self)
         _check_learning(self)
         _check_ahead(self)
+        _check_embedding(self)
         _check_weights(self)
 
     @property
@@ -120,6 +126,8 @@ class Artifact:
     @property
     def input_ports(self) -> tuple[Port, ...]:
         """All inputs, as one tensor."""
+        if self.architecture.embedding is not None:
+            return self.listed_inputs
         return (Port("observations", "observations", shape=(self.input_size,), columns=self.columns),)
 
     @property
@@ -135,6 +143,10 @@ class Artifact:
     @property
     def listed_inputs(self) -> tuple[Port, ...]:
         """A port for each input, as people see them."""
+        embedding = self.architecture.embedding
+        if embedding is not None:
+            token, most = self.columns[0], embedding.vocabulary - 1
+            return (Port(token, token, "int32", range=(0, most), unit=self.inputs[0].unit),)
         return tuple(Port(column.name, column.name, unit=column.unit) for column in self.inputs)
 
     @property
@@ -157,9 +169,11 @@ class Artifact:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over everything that decides a prediction; a carry belongs to one fingerprint."""
         shape: list[Any] = [self.columns, self.targets, self.hidden_size, self.num_layers, self.predicts]
-        # Fields that version 1 did not have are left out at their defaults: its fingerprints stay the same.
+        # Fields that older artifacts do not have are left out at their defaults: fingerprints stay the same.
         if self.learning.enabled or self.future or self.time_features:
             shape += [self.learning.as_dict(), self.future, self.time_features, self.interval_seconds]
+        if self.architecture != Architecture():
+            shape.append(self.architecture.as_dict())
         digest = hashlib.sha256(json.dumps(shape).encode())
         for scaling in (self.scaling, self.target_scaling):
             digest.update(scaling.mean.astype("<f8").tobytes() + scaling.std.astype("<f8").tobytes())
@@ -167,14 +181,14 @@ class Artifact:
             digest.update(name.encode() + self.weights[name].astype("<f4").tobytes())
         return digest.hexdigest()
 
-    def network(self) -> StatefulLSTM:
+    def network(self) -> RecurrentNetwork:
         """A new network in eval mode, on the CPU, in float32; the caller may change it."""
         tensors = {
             name: torch.tensor(weight)
             for name, weight in self.weights.items()
             if not name.startswith("readout.")
         }
-        return network_from_weights(tensors, self.num_layers, self.change_of)
+        return network_from_weights(tensors, self.num_layers, self.change_of, self.architecture)
 
     def net(self, execution: Execution) -> NativeNet:
         """The network, ready to serve."""
@@ -193,7 +207,8 @@ def _check_labels(artifact: Artifact) -> None:
 
 
 def _check_size(artifact: Artifact) -> None:
-    check_bounds(artifact.hidden_size, artifact.num_layers, artifact.input_size, artifact.output_size)
+    size = (artifact.input_size, artifact.hidden_size, artifact.num_layers, artifact.output_size)
+    check_bounds(artifact.architecture, *size)
     if artifact.predicts not in ("level", "change"):
         raise BadArtifact(f"predicts must be 'level' or 'change', not {str(artifact.predicts)[:40]!r}")
     unseen = [name for name in artifact.targets if name not in artifact.columns]
@@ -203,7 +218,9 @@ def _check_size(artifact: Artifact) -> None:
         )
 
 
-def check_bounds(hidden_size: Any, num_layers: Any, input_size: int, output_size: int) -> None:
+def check_bounds(
+    architecture: Architecture, input_size: int, hidden_size: Any, num_layers: Any, output_size: int
+) -> None:
     """Refuse a network that is too large, before memory for it is allocated.
 
     Raises
@@ -214,7 +231,7 @@ def check_bounds(hidden_size: Any, num_layers: Any, input_size: int, output_size
     for what, size, most in bounds:
         if type(size) is not int or not 1 <= size <= most:
             raise BadArtifact(f"{what} must be a whole number from 1 to {most}, not {str(size)[:40]}")
-    shapes = weight_shapes(input_size, hidden_size, num_layers, output_size)
+    shapes = architecture.weight_shapes(input_size, hidden_size, num_layers, output_size)
     if 4 * sum(prod(shape) for shape in shapes.values()) > MAX_WEIGHT_BYTES:
         raise BadArtifact(f"a network of this shape needs more than {MAX_WEIGHT_BYTES} bytes of weights")
 
@@ -269,9 +286,33 @@ def _check_ahead(artifact: Artifact) -> None:
         raise BadArtifact("interval_seconds must be the seconds from row to row, above 0")
 
 
+def _check_embedding(artifact: Artifact) -> None:
+    if artifact.architecture.embedding is None:
+        return
+    if artifact.input_size != 1:
+        raise BadArtifact(f"a network with an embedding has one input, not {artifact.input_size}")
+    if artifact.columns[0] in artifact.targets:
+        raise BadArtifact(f"{artifact.columns[0]!r} is a number of the embedding, so it cannot be a target")
+    if artifact.scaling.mean[0] != 0 or artifact.scaling.std[0] != 1:
+        raise BadArtifact(f"{artifact.columns[0]!r} is a number of the embedding, so it cannot be scaled")
+
+
+def weight_shapes(
+    architecture: Architecture,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    output_size: int,
+    rank: int,
+) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every weight of an artifact: its network's, and a readout basis of this rank."""
+    shapes = architecture.weight_shapes(input_size, hidden_size, num_layers, output_size)
+    return shapes | ({"readout.basis": (hidden_size, rank)} if rank else {})
+
+
 def _check_weights(artifact: Artifact) -> None:
     size = (artifact.input_size, artifact.hidden_size, artifact.num_layers, artifact.output_size)
-    shapes = weight_shapes(*size, artifact.learning.rank)
+    shapes = weight_shapes(artifact.architecture, *size, artifact.learning.rank)
     for name in sorted(set(shapes) ^ set(artifact.weights)):
         raise BadArtifact(f"weights {'lack' if name in shapes else 'have an unknown'} {name[:80]}")
     for name, weight in artifact.weights.items():

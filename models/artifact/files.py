@@ -17,14 +17,14 @@ from typing import Any
 import safetensors.numpy
 
 from models.arrays import Floats
-from models.artifact.artifact import Artifact, PredictionMode, check_bounds
+from models.artifact.artifact import Artifact, PredictionMode, check_bounds, weight_shapes
 from models.artifact.folder import FORMAT, read_description, read_tensors, write_folder
 from models.artifact.graph_artifact import GRAPH_VERSION, GraphArtifact, contents
 from models.artifact.graphs.graph_files import load_graph
 from models.artifact.learning import Learning, parse_learning
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
-from models.nets.lstm import weight_shapes
+from models.nets.architecture import Architecture, parse_architecture
 
 __all__ = [
     "Artifact",
@@ -46,6 +46,7 @@ FIELDS = frozenset(
     )
 )
 SINCE_2 = frozenset(("learning", "future", "time_features", "interval_seconds"))
+OPTIONAL = frozenset(("architecture",))  # written where it is not the default, so that older programs read on
 
 
 def save(artifact: Artifact | GraphArtifact, folder: Path) -> None:
@@ -124,9 +125,18 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
         "future": list(artifact.future),
         "time_features": list(artifact.time_features),
         "interval_seconds": artifact.interval_seconds,
+        **(
+            {}
+            if artifact.architecture == Architecture()
+            else {"architecture": artifact.architecture.as_dict()}
+        ),
         "metrics": dict(artifact.metrics),
         "fingerprint": artifact.fingerprint,
     }
+
+
+def _architecture(architecture: Architecture) -> dict[str, Any]:
+    return {} if architecture == Architecture() else {"architecture": architecture.as_dict()}
 
 
 def _scaling_lists(scaling: Scaling) -> dict[str, list[float]]:
@@ -134,7 +144,10 @@ def _scaling_lists(scaling: Scaling) -> dict[str, list[float]]:
 
 
 def _build(description: dict[str, Any], weights: Path) -> Artifact:
-    for name in sorted((FIELDS | SINCE_2 if description["version"] > 1 else FIELDS) ^ set(description)):
+    required, found = FIELDS, frozenset(description)
+    if description["version"] > 1:
+        required, found = FIELDS | SINCE_2, found - OPTIONAL
+    for name in sorted(required ^ found):
         raise BadArtifact(
             f"model.json {'has an unknown field' if name in description else 'lacks'} {name[:80]!r}"
         )
@@ -142,7 +155,10 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
     targets = tuple(_text(name, "targets") for name in _list(description, "targets"))
     hidden, layers = description["hidden_size"], description["num_layers"]
     learning = parse_learning(description["learning"]) if "learning" in description else Learning()
-    check_bounds(hidden, layers, len(inputs), len(targets))
+    architecture = (
+        parse_architecture(description["architecture"]) if "architecture" in description else Architecture()
+    )
+    check_bounds(architecture, len(inputs), hidden, layers, len(targets))
     if not isinstance(description["metrics"], dict):
         raise BadArtifact("metrics is not an object")
     return Artifact(
@@ -154,13 +170,15 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
         scaling=_scaling(description["scaling"], "scaling"),
         target_scaling=_scaling(description["target_scaling"], "target_scaling"),
         weights=_read_weights(
-            weights, weight_shapes(len(inputs), hidden, layers, len(targets), learning.rank)
+            weights,
+            weight_shapes(architecture, len(inputs), hidden, layers, len(targets), learning.rank),
         ),
         predicts=description["predicts"],
         learning=learning,
         future=_names(description, "future"),
         time_features=_names(description, "time_features"),
         interval_seconds=description.get("interval_seconds"),
+        architecture=architecture,
         metrics=description["metrics"],
     )
 

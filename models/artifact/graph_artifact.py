@@ -179,6 +179,7 @@ class GraphArtifact:
     time_input_count: ClassVar[int] = 0
     hidden_size: ClassVar[int | None] = None
     num_layers: ClassVar[int | None] = None
+    architecture: ClassVar[None] = None
     predicts: ClassVar[str | None] = None
 
     def net(self, execution: Execution) -> GraphNet:

@@ -1,15 +1,17 @@
 """Make an artifact of a network that was trained elsewhere."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from models.arrays import Floats
 from models.artifact.artifact import PredictionMode
 from models.artifact.files import Artifact, Column, Scaling
 from models.artifact.state_dict import read_state_dict
 from models.errors import BadArtifact
+from models.nets.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ def import_checkpoint(
     *,
     predicts: PredictionMode = "level",
     modules: Mapping[str, str] | None = None,
+    head: Sequence[str] = (),
 ) -> Artifact:
-    """Turn the `state_dict` of a class with one `nn.LSTM` and one `nn.Linear` into an artifact.
+    """Turn the `state_dict` of a class with an `nn.LSTM`, `nn.GRU` or `nn.RNN` and a head into an artifact.
 
-    What the class does in its `forward` is not in the file: the artifact computes the linear layer of the
-    LSTM's output, and nothing else. `models.evaluation.verify` compares the two.
+    What the class does in its `forward` is not in the file: the artifact computes the head of the recurrent
+    layers' output, and nothing else. `models.evaluation.verify` compares the two.
 
     Parameters
     ----------
@@ -54,8 +57,8 @@ def import_checkpoint(
         runs. The shape is that of the weights.
     predicts
         What the last layer outputs: the next value, or its change.
-    modules
-        What the class calls `lstm` and `fc`, such as {"lstm": "rnn", "fc": "head"}.
+    modules, head
+        What the class calls its modules, and what its head computes; see `read_state_dict`.
 
     Raises
     ------
@@ -64,23 +67,36 @@ def import_checkpoint(
     """
     columns = columns or CheckpointColumns()
     try:
-        weights = read_state_dict(path, modules or {})
-        inputs = _inputs(weights["lstm.weight_ih_l0"].shape[1], columns)
-        names = _targets(weights["fc.weight"].shape[0], [column.name for column in inputs], columns.targets)
+        weights, architecture = read_state_dict(path, modules or {}, head)
+        layers = sum(key.startswith(f"{architecture.cell}.weight_ih_l") for key in weights)
+        inputs, names = _columns(weights, architecture, columns)
         scaling = _scaling(len(inputs), columns)
         return Artifact(
             name=name,
             inputs=inputs,
             targets=names,
-            hidden_size=weights["fc.weight"].shape[1],
-            num_layers=sum(key.startswith("lstm.weight_ih_l") for key in weights),
+            hidden_size=weights[f"{architecture.cell}.weight_hh_l0"].shape[1],
+            num_layers=layers,
             scaling=scaling,
             target_scaling=_target_scaling(scaling, inputs, names),
             weights=weights,
             predicts=predicts,
+            architecture=architecture,
         )
     except BadArtifact as error:
         raise BadArtifact(f"{path}: {error}") from error
+
+
+def _columns(
+    weights: Mapping[str, Floats], architecture: Architecture, columns: CheckpointColumns
+) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+    """The inputs, and the names of the targets."""
+    outputs = len(weights["fc.bias"])
+    if architecture.embedding is not None:
+        inputs = _inputs(1, replace(columns, inputs=columns.inputs or ["token"]))
+        return inputs, _targets(outputs, [], columns.targets)
+    inputs = _inputs(weights[f"{architecture.cell}.weight_ih_l0"].shape[1], columns)
+    return inputs, _targets(outputs, [column.name for column in inputs], columns.targets)
 
 
 def _inputs(count: int, columns: CheckpointColumns) -> tuple[Column, ...]:

@@ -6,8 +6,8 @@ columns, targets                  a name for each number of an observation and o
 predicted_by                      for each number of an observation that of its prediction, or None
 missing                           the inputs that are neither predicted nor known ahead; with any, no forecast
 scaling, target_scaling           None where the network takes numbers as they are
-learning, future, time_features, interval_seconds, time_input_count, hidden_size, num_layers, predicts
-                                  as in `Artifact`; at their defaults, or None, for a graph
+learning, future, time_features, interval_seconds, time_input_count, hidden_size, num_layers, architecture,
+predicts                          as in `Artifact`; at their defaults, or None, for a graph
 has_time_axis, states, controls   the tensors of a graph, as a client of Triton's knows them
 name, fingerprint, metrics, net
 """

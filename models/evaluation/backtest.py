@@ -24,7 +24,7 @@ from models.errors import BadData
 from models.evaluation.bands import Band, evaluate_bands, surprise_threshold, surprising_ranges
 from models.evaluation.baselines import find_season, online_autoregression
 from models.forecaster import Forecaster
-from models.nets.lstm import Carry, StatefulLSTM
+from models.nets.recurrent import Carry, RecurrentNetwork
 from models.training.rollout import one_step
 from models.training.simulation import SimulatedRun, simulate
 
@@ -177,7 +177,7 @@ def backtest(
     )
 
 
-def predict_in_chunks(network: StatefulLSTM, dataset: Dataset, rows: range, chunk: int) -> Tensor:
+def predict_in_chunks(network: RecurrentNetwork, dataset: Dataset, rows: range, chunk: int) -> Tensor:
     """Predict each of the rows, feeding chunk by chunk; only the carry passes between chunks.
 
     Returns

@@ -17,7 +17,7 @@ from models.data.scaling import Scaling
 from models.evaluation.bands import surprise_threshold
 from models.evaluation.figures import BacktestPlot, TrainingPlot, draw_backtest, draw_training
 from models.forecaster import Forecaster
-from models.nets.lstm import StatefulLSTM
+from models.nets.recurrent import RecurrentNetwork
 from models.training.rollout import FreeRun, free_run, one_step, root_mean_square
 from models.training.simulation import (
     SimulatedRun,
@@ -80,7 +80,7 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def measure(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None) -> dict[str, Any]:
+def measure(network: RecurrentNetwork, dataset: Dataset, run: FreeRun | None) -> dict[str, Any]:
     """One-step error beside persistence, and the error of the free run.
 
     MSE is over scaled columns; an RMSE by column is in the column's own unit. None for what could not be
@@ -142,7 +142,7 @@ def evaluation_part(split: Split) -> tuple[str, range]:
     return "train", range(1, split.train)
 
 
-def last_free_run(network: StatefulLSTM, dataset: Dataset) -> FreeRun | None:
+def last_free_run(network: RecurrentNetwork, dataset: Dataset) -> FreeRun | None:
     """A free run at the end of the split: 50 observations and 200 unobserved steps, fewer in a short series.
 
     None for a network that does not predict all its inputs.
@@ -164,7 +164,7 @@ def by_target(dataset: Dataset, errors: Tensor) -> dict[str, float | None]:
     }
 
 
-def draw(network: StatefulLSTM, dataset: Dataset, run: FreeRun | None, name: str, path: Path) -> None:
+def draw(network: RecurrentNetwork, dataset: Dataset, run: FreeRun | None, name: str, path: Path) -> None:
     """Draw the figure of a training: the rows of the free run, or the last 250."""
     end = dataset.split.test_rows.stop
     rows = run.rows if run is not None else range(max(1, end - WARMUP - STEPS), end)

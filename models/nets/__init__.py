@@ -1,1 +1,1 @@
-"""Networks: an LSTM in torch, and the same computed for many sessions at once."""
+"""Networks: recurrent ones in torch, the same computed for many sessions at once, and graphs."""

@@ -1,7 +1,7 @@
-"""The native network: a `StatefulLSTM` that moves many sessions on, each by a chunk of its own length.
+"""The native network: a `RecurrentNetwork` that moves many sessions on, each by a chunk of its own length.
 
-On the CPU the chunks are stepped by `LSTMCells` (NumPy and numba), which cost less than `torch.nn.LSTM` at
-every length up to 256 hidden units (benchmarks/kernels.py). On a GPU they run through `torch.nn.LSTM`. There,
+On the CPU the chunks are stepped by `Cells` (NumPy and numba), which cost less than `torch.nn.LSTM` at
+every length up to 256 hidden units (benchmarks/kernels.py). On a GPU they run through torch's modules. There,
 mixed lengths are packed: a padded row would move the carry of a shorter chunk.
 """
 
@@ -14,37 +14,40 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from models.arrays import Floats, Ints
-from models.nets.cells import LSTMCells
+from models.nets.cells import Cells
 from models.nets.chunks import longest_chunk, time_major
-from models.nets.lstm import StatefulLSTM
 from models.nets.numbers import SINGLE
+from models.nets.recurrent import RecurrentNetwork
 
 
 class NativeNet:
-    """A `StatefulLSTM` over carries whose first columns are (h, c) as [2, layers, hidden].
+    """A `RecurrentNetwork` over carries that begin with the states of its layers.
+
+    These are (h, c) as [2, layers, hidden] of an LSTM, and h as [layers, hidden] of others.
 
     Parameters
     ----------
-    network : StatefulLSTM
+    network : RecurrentNetwork
         In eval mode; it is moved to the device.
     device : "cpu" or "cuda"
-        `LSTMCells` is used on "cpu" alone.
+        `Cells` is used on "cpu" alone.
 
     Attributes
     ----------
-    cells : None where `torch.nn.LSTM` runs the chunks
+    cells : None where torch runs the chunks
     """
 
     input_type = output_type = SINGLE
 
-    def __init__(self, network: StatefulLSTM, device: str) -> None:
+    def __init__(self, network: RecurrentNetwork, device: str) -> None:
         self.device = torch.device(device)
-        self.cells = LSTMCells(network) if self.device.type == "cpu" else None
+        self.cells = Cells(network) if self.device.type == "cpu" else None
         self.network = network.to(self.device)
-        self.layers, self.hidden = network.lstm.num_layers, network.lstm.hidden_size
-        self.input_size, self.output_size = network.lstm.input_size, network.fc.out_features
+        self.layers, self.hidden = network.recurrent.num_layers, network.recurrent.hidden_size
+        self.states = network.architecture.states
+        self.input_size, self.output_size = network.input_size, network.fc.out_features
         self.change_of = None if network.change_of is None else list(network.change_of)
-        self.state_size = 2 * self.layers * self.hidden
+        self.state_size = self.states * self.layers * self.hidden
         self.floats: Sequence[slice] = [slice(0, self.state_size)]
 
     @property
@@ -59,12 +62,12 @@ class NativeNet:
         ----------
         scaled : [total, inputs], the chunks one after the other
         lengths : [batch], observations in each chunk, each at least 1, `total` together
-        carries : [batch, at least 2 layers hidden], in one piece; not written to
+        carries : [batch, at least state_size], in one piece; not written to
 
         Returns
         -------
         outputs : [total, outputs], scaled
-        carries : like `carries`, a new array; only (h, c) have moved on
+        carries : like `carries`, a new array; only the states have moved on
         """
         if self.cells is None:
             outputs, moved = self._by_network(scaled, lengths, carries)
@@ -78,7 +81,7 @@ class NativeNet:
         Parameters
         ----------
         inputs : [batch, inputs], scaled
-        carries : [batch, at least 2 layers hidden], in one piece
+        carries : [batch, at least state_size], in one piece
 
         Returns
         -------
@@ -91,11 +94,10 @@ class NativeNet:
 
     def features(self, carries: Floats) -> Floats:
         """The hidden of the last layer: [batch, hidden], a view."""
-        both = carries[:, : self.state_size].reshape(-1, 2, self.layers, self.hidden)
-        return both[:, 0, -1]
+        return carries[:, (self.layers - 1) * self.hidden : self.layers * self.hidden]
 
     def _by_cells(
-        self, cells: LSTMCells, scaled: Floats, lengths: Ints, carries: Floats
+        self, cells: Cells, scaled: Floats, lengths: Ints, carries: Floats
     ) -> tuple[Floats, Floats]:
         if longest_chunk(lengths, scaled) > 1:
             moved = carries.copy()
@@ -123,27 +125,27 @@ class NativeNet:
     def _run(
         self, observations: Floats, carries: Floats, sizes: torch.Tensor | None = None
     ) -> tuple[Floats, Floats]:
-        """Run `torch.nn.LSTM` and the readout.
+        """Run torch's modules.
 
         Parameters
         ----------
         observations : [batch, steps, inputs], or [total, inputs] packed by `sizes`, the batch at each step
-        carries : [batch, at least 2 layers hidden]
+        carries : [batch, at least state_size]
 
         Returns
         -------
         outputs : laid out as the observations
-        state : [batch, 2 layers hidden]
+        state : [batch, state_size]
         """
-        both = carries[:, : self.state_size].reshape(-1, 2, self.layers, self.hidden)
+        states = carries[:, : self.state_size].reshape(-1, self.states, self.layers, self.hidden)
         with torch.inference_mode():
-            inputs = torch.from_numpy(observations).to(self.device)
-            state = (self._layers_first(both[:, 0]), self._layers_first(both[:, 1]))
-            features, (h, c) = self.network.lstm(
-                inputs if sizes is None else PackedSequence(inputs, sizes), state
+            inputs = self.network.embed(torch.from_numpy(observations).to(self.device))
+            features, state = self.network.recur(
+                inputs if sizes is None else PackedSequence(inputs, sizes),
+                tuple(self._layers_first(states[:, i]) for i in range(self.states)),
             )
-            outputs = self.network.fc(features if sizes is None else features.data)
-            moved = torch.stack([h, c]).permute(2, 0, 1, 3).flatten(1)  # [batch, 2 layers hidden]
+            outputs = self.network.read_out(features if sizes is None else features.data)
+            moved = torch.stack(state).permute(2, 0, 1, 3).flatten(1)  # [batch, state_size]
             return outputs.cpu().numpy(), moved.cpu().numpy()
 
     def _layers_first(self, rows: Floats) -> torch.Tensor:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from models.artifact.artifact import PredictionMode
 from models.artifact.learning import Learning
-from models.errors import BadRecipe
+from models.errors import BadArtifact, BadRecipe
+from models.nets.architecture import Architecture, Cell, HeadLayer
 
 Schedule = Literal["constant", "cosine"]
 
@@ -17,8 +18,10 @@ class Recipe:
 
     Attributes
     ----------
-    hidden_size, num_layers, predicts
-        The network; see `StatefulLSTM`.
+    hidden_size, num_layers, predicts, cell
+        The network; see `RecurrentNetwork`.
+    head
+        Outputs of linear layers, each followed by ReLU, between the last hidden state and the readout.
     epochs, patience
         Passes over the training part; training stops after `patience` epochs without improvement (0: never).
     judge_every
@@ -33,8 +36,8 @@ class Recipe:
         in scaled units, and stretch them by a random factor: as series do that have moved away from the
         training data (augmentation of whole series: Um et al., ICMI 2017). 0: never.
     dropout, weight_decay
-        Share of the hidden features dropped before the readout at each step (Srivastava et al., JMLR 2014),
-        and decoupled decay of the weights (Loshchilov and Hutter, 2019).
+        Share of the features dropped at each step between layers and before the readout (Srivastava et al.,
+        JMLR 2014), and decoupled decay of the weights (Loshchilov and Hutter, 2019).
     closed_loop
         Steps to run freely after each piece; those errors are learned from, too (0: never).
     learning_rate, schedule, clip
@@ -57,6 +60,8 @@ class Recipe:
     hidden_size: int = 64
     num_layers: int = 1
     predicts: PredictionMode = "level"
+    cell: Cell = "lstm"
+    head: tuple[int, ...] = ()
     epochs: int = 50
     patience: int = 10
     judge_every: int = 1
@@ -85,6 +90,18 @@ class Recipe:
             raise BadRecipe(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if not 0 < self.learning_rate < math.inf:
             raise BadRecipe(f"learning_rate must be above 0, not {self.learning_rate}")
+        try:
+            _ = self.architecture
+        except BadArtifact as error:
+            raise BadRecipe(str(error)) from error
+
+    @property
+    def architecture(self) -> Architecture:
+        """The layers of the network."""
+        layers: list[HeadLayer] = []
+        for size in self.head:
+            layers += [size, "relu"]
+        return Architecture(self.cell, tuple(layers))
 
     def learning_rate_at(self, epoch: int) -> float:
         """Adam's learning rate in an epoch, counted from 0."""

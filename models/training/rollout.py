@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.data.dataset import Dataset
 from models.errors import BadData
-from models.nets.lstm import Carry, StatefulLSTM
+from models.nets.recurrent import Carry, RecurrentNetwork
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FreeRun:
 
 
 def one_step(
-    network: StatefulLSTM, dataset: Dataset, rows: range, *, reset_every: int | None = None
+    network: RecurrentNetwork, dataset: Dataset, rows: range, *, reset_every: int | None = None
 ) -> Tensor:
     """Predict each row from everything before it; the carry is kept from row 0 on.
 
@@ -62,7 +62,7 @@ def one_step(
 
 
 def run_freely(
-    network: StatefulLSTM,
+    network: RecurrentNetwork,
     carry: Carry,
     prediction: Tensor,
     feedback: Sequence[int | None],
@@ -101,7 +101,7 @@ def run_freely(
     return torch.stack(outputs, dim=1) if outputs else prediction[:, None][:, :0]
 
 
-def free_run(network: StatefulLSTM, dataset: Dataset, start: int, warmup: int, steps: int) -> FreeRun:
+def free_run(network: RecurrentNetwork, dataset: Dataset, start: int, warmup: int, steps: int) -> FreeRun:
     """Warm up on rows `start` to `start + warmup - 1` from a zero carry, then run freely for `steps` rows.
 
     Raises
@@ -123,7 +123,7 @@ def free_run(network: StatefulLSTM, dataset: Dataset, start: int, warmup: int, s
 
 
 def closed_loop_error(
-    network: StatefulLSTM, dataset: Dataset, rows: range, *, every: int, steps: int
+    network: RecurrentNetwork, dataset: Dataset, rows: range, *, every: int, steps: int
 ) -> float:
     """Mean squared error, scaled, of free runs of `steps` rows that start every `every` rows.
 

@@ -20,7 +20,7 @@ from models.artifact.learning import Learning
 from models.data.dataset import Dataset
 from models.data.measures import mean_observed
 from models.forecaster import Forecaster
-from models.nets.lstm import StatefulLSTM
+from models.nets.recurrent import RecurrentNetwork
 from models.training.recipe import Recipe
 
 # What a diverging network or learner gives is infinite or NaN: that is measured, or not, without warnings.
@@ -54,7 +54,7 @@ class SimulatedRun:
 
 
 def build_artifact(
-    network: StatefulLSTM,
+    network: RecurrentNetwork,
     dataset: Dataset,
     recipe: Recipe,
     learning: Learning | None = None,
@@ -91,11 +91,12 @@ def build_artifact(
         future=dataset.future,
         time_features=dataset.time_features,
         interval_seconds=dataset.interval_seconds,
+        architecture=recipe.architecture,
         metrics=metrics or {},
     )
 
 
-def leading_directions(network: StatefulLSTM, dataset: Dataset, rank: int) -> Floats:
+def leading_directions(network: RecurrentNetwork, dataset: Dataset, rank: int) -> Floats:
     """The directions in which the hidden features vary most over the training part: [hidden, rank].
 
     Their principal components (Jolliffe, Principal Component Analysis, 2002): the right singular vectors of
@@ -103,9 +104,8 @@ def leading_directions(network: StatefulLSTM, dataset: Dataset, rank: int) -> Fl
     """
     device = next(network.parameters()).device
     with torch.no_grad():
-        hidden = (
-            network.lstm(dataset.observations[None, : dataset.split.train].to(device))[0][0].cpu().numpy()
-        )
+        observations = dataset.observations[None, : dataset.split.train].to(device)
+        hidden = network.recur(network.embed(observations))[0][0].cpu().numpy()
     directions = np.linalg.svd(hidden - hidden.mean(0), full_matrices=False)[2]
     return np.ascontiguousarray(directions[:rank].T, dtype=np.float32)
 
@@ -144,7 +144,7 @@ def simulate(forecaster: Forecaster, observations: Doubles, rows: range, chunk: 
     )
 
 
-def streaming_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe, rows: range) -> float:
+def streaming_error(network: RecurrentNetwork, dataset: Dataset, recipe: Recipe, rows: range) -> float:
     """The one-step MSE, scaled, over the rows, of a session that corrects its readout from row 0 on."""
     readout_only = replace(recipe.learning, levels=(), spread=())
     forecaster = Forecaster(build_artifact(network, dataset, recipe, readout_only))
@@ -153,7 +153,7 @@ def streaming_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe, row
 
 
 @DIVERGENCE_ALLOWED
-def calibrate_learning(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> Learning:
+def calibrate_learning(network: RecurrentNetwork, dataset: Dataset, recipe: Recipe) -> Learning:
     """The recipe's learning with `spread` and `growth` measured on the validation part.
 
     `spread` is the quantile of the absolute errors at each level (split conformal prediction: Papadopoulos et

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.data.dataset import Dataset, training_streams
 from models.errors import BadData, TrainingDiverged
-from models.nets.lstm import Carry, StatefulLSTM, detach_carry
+from models.nets.recurrent import Carry, RecurrentNetwork, detach_carry
 from models.training.recipe import Recipe
 from models.training.rollout import check_runs_freely, closed_loop_error, one_step, run_freely
 from models.training.simulation import build_artifact, streaming_error
@@ -141,7 +141,7 @@ class Training:
         self.history.append(epoch)
         return epoch
 
-    def best_network(self) -> StatefulLSTM:
+    def best_network(self) -> RecurrentNetwork:
         """The network with the best weights, or the last weights without a validation error; eval mode,
         CPU."""
         network = initial_network(self.dataset, self.recipe)
@@ -230,7 +230,7 @@ class Training:
         return True
 
 
-def initial_network(dataset: Dataset, recipe: Recipe) -> StatefulLSTM:
+def initial_network(dataset: Dataset, recipe: Recipe) -> RecurrentNetwork:
     """The network before training, whose weights the seed decides; torch's global generator is restored.
 
     Raises
@@ -241,13 +241,14 @@ def initial_network(dataset: Dataset, recipe: Recipe) -> StatefulLSTM:
     change_of = _change_of(dataset) if recipe.predicts == "change" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return StatefulLSTM(
+        return RecurrentNetwork(
             len(dataset.names),
             recipe.hidden_size,
             recipe.num_layers,
             len(dataset.targets),
             change_of,
             recipe.dropout,
+            recipe.architecture,
         )
 
 
@@ -293,7 +294,7 @@ def mean_squared_error(outputs: Tensor, truth: Tensor) -> Tensor:
     return errors.square().sum() / (~missing).sum().clamp(min=1)
 
 
-def validation_error(network: StatefulLSTM, dataset: Dataset, recipe: Recipe) -> float | None:
+def validation_error(network: RecurrentNetwork, dataset: Dataset, recipe: Recipe) -> float | None:
     """The streaming one-step MSE, scaled, over the validation part; the carry is kept from row 0 on.
 
     If sessions correct their readout, it is measured with that correction. If the recipe has free runs, their

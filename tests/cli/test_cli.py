@@ -12,6 +12,7 @@ import torch
 
 from app.cli import run
 from models.artifact.files import load
+from models.nets.architecture import Architecture
 from models.training.checkpoint import save_checkpoint
 from tests.helpers.paths import ROOT
 
@@ -241,6 +242,26 @@ def test_an_import_is_verified_with_the_users_own_outputs_or_says_that_it_was_no
     assert (status, "'rnn' is not lstm=NAME,fc=NAME" in line) == (2, True)
 
 
+def test_a_gru_with_a_head_is_trained_listed_and_evaluated(csv, tmp_path, capsys):
+    out = tmp_path / "pump"
+    given = ["--cell", "gru", "--head", "12,6", "--layers", "2", "--dropout", "0.1", "--hidden", "8"]
+    assert run(["train", str(csv), "--out", str(out), *given, "--epochs", "2"]) == 0
+    artifact = load(out)
+    assert artifact.architecture == Architecture("gru", (12, "relu", 6, "relu"))
+    assert json.loads((out / "metrics.json").read_text())["recipe"]["head"] == [12, 6]
+    capsys.readouterr()
+    assert run(["models", str(out)]) == 0
+    assert "GRU 2 -> 8 x 2 -> 12 -> relu -> 6 -> relu -> 2" in capsys.readouterr().out
+    assert run(["models", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"]["cell"] == "gru"
+    assert run(["evaluate", str(out), str(csv)]) == 0
+    state = artifact.network().state_dict()
+    torch.save(state, tmp_path / "net.pt")
+    head = ["--head", "head.0,relu,head.2,relu,fc", "--columns", "flow,pressure"]
+    assert run(["import", str(tmp_path / "net.pt"), "--out", str(tmp_path / "net"), *head]) == 0
+    assert load(tmp_path / "net").architecture == artifact.architecture
+
+
 def test_an_interrupted_training_continues(tmp_path, capsys, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(["train", "--out", str(whole), *QUICK]) == 0
@@ -276,6 +297,9 @@ def test_an_interrupted_training_continues(tmp_path, capsys, monkeypatch):
         (["train", "--units", "flow=l/s"], "'flow' has a unit but is not an input"),
         (["train", "--columns", "flow"], "no column 'flow'"),
         (["train", "--learning-rate", "-1"], "learning_rate"),
+        (["train", "--cell", "qrnn"], "--cell"),
+        (["train", "--head", "64,wide"], "'64,wide' is not a list of whole numbers"),
+        (["train", "--head", "64,0"], "a linear layer of the head must be a whole number from 1"),
         (["train", "--name", "a/b"], "name 'a/b'"),
         (["train", "none.csv"], "none.csv does not exist"),
         (["train", "--time-features", "hour_of_day"], "--time-column"),

@@ -11,10 +11,11 @@ from models.arrays import Floats
 from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
 from models.data.scaling import Column, Scaling
-from models.nets.lstm import StatefulLSTM
+from models.nets.architecture import Architecture, Embedding
+from models.nets.recurrent import Carry, RecurrentNetwork
 
 LEARNING = Learning("rls", inputs=True, forgetting=0.99, levels=(0.8, 0.9), growth=(1.0, 1.4, 2.0))
-NETWORKS: dict[str, StatefulLSTM] = {}  # by fingerprint
+NETWORKS: dict[str, RecurrentNetwork] = {}  # by fingerprint
 TOLERANCE = 1e-6  # in scaled units: batched and alone, chunked and whole agree this well, not bit for bit
 
 INPUTS = {
@@ -23,6 +24,8 @@ INPUTS = {
     "partial": ["a", "b"],
     "adaptive": ["a", "b"],
     "planned": ["a", "plan", "hour_of_day_sin", "hour_of_day_cos"],
+    "gru": ["a", "b"],
+    "tokens": ["token"],
 }
 TARGETS = {
     "sine": ["value"],
@@ -30,12 +33,17 @@ TARGETS = {
     "partial": ["b"],
     "adaptive": ["b", "a"],
     "planned": ["a"],
+    "gru": ["b", "a"],
+    "tokens": ["x", "y", "z"],
 }
+GRU = Architecture("gru", ("layer_norm", 12, "relu"))
+TOKENS = Architecture("lstm", embedding=Embedding(5, 7))
 
 
 def artifacts() -> dict[str, Artifact]:
     """One shaped as the textbook's; one of changes, 3 features, 2 layers; one that cannot be fed back; one
-    whose sessions learn; one with inputs that are known ahead, some of them made from timestamps."""
+    whose sessions learn; one with inputs that are known ahead, some of them made from timestamps; a GRU with
+    a head; one whose input is a token."""
     adaptive = made("adaptive", hidden=12, layers=1, seed=3, change=True)
     planned = made("planned", hidden=8, layers=1, seed=4)
     ahead = {"future": ("plan",), "time_features": ("hour_of_day",), "interval_seconds": 3600.0}
@@ -44,36 +52,55 @@ def artifacts() -> dict[str, Artifact]:
         "planned": replace(planned, learning=LEARNING, **ahead),
         "sine": made("sine", hidden=64, layers=1, seed=0),
         "pair": made("pair", hidden=16, layers=2, seed=1, change=True),
+        "gru": made("gru", hidden=8, layers=2, seed=5, change=True, architecture=GRU),
+        "tokens": made("tokens", hidden=8, layers=1, seed=6, architecture=TOKENS),
         "partial": made("partial", hidden=8, layers=1, seed=2),
     }
 
 
-def made(name: str, *, hidden: int, layers: int, seed: int, change: bool = False) -> Artifact:
+def made(
+    name: str,
+    *,
+    hidden: int,
+    layers: int,
+    seed: int,
+    change: bool = False,
+    architecture: Architecture | None = None,
+) -> Artifact:
     """Weights somewhat larger than torch's own, so that what happened ten steps ago still shows."""
     inputs, targets = INPUTS[name], TARGETS[name]
-    columns = [inputs.index(target) for target in targets]
+    columns = [inputs.index(target) for target in targets if target in inputs]
+    architecture = architecture or Architecture()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = StatefulLSTM(len(inputs), hidden, layers, len(targets), columns if change else None)
+        network = RecurrentNetwork(
+            len(inputs), hidden, layers, len(targets), columns if change else None, architecture=architecture
+        )
     weights = {key: 1.5 * value.detach().numpy() for key, value in network.state_dict().items()}
     rng = np.random.default_rng(seed)
     mean, std = rng.normal(size=len(inputs)), rng.uniform(0.5, 1.5, size=len(inputs))
+    if architecture.embedding is not None:
+        mean, std = np.zeros(1), np.ones(1)
+    scaling = Scaling(mean, std)
     return Artifact(
         name=name,
         inputs=tuple(Column(one) for one in inputs),
         targets=tuple(targets),
         hidden_size=hidden,
         num_layers=layers,
-        scaling=Scaling(mean, std),
-        target_scaling=Scaling(mean[columns], std[columns]),
+        scaling=scaling,
+        target_scaling=scaling.pick(columns) if columns else Scaling(np.zeros(3), np.ones(3)),
         weights=weights,
         predicts="change" if change else "level",
+        architecture=architecture,
     )
 
 
 def series(model: str, steps: int, seed: int = 0) -> Floats:
-    """[steps, inputs] of a wave with noise, its own for every seed."""
+    """[steps, inputs] of a wave with noise, or of tokens, its own for every seed."""
     rng = np.random.default_rng([seed, steps])
+    if model == "tokens":
+        return rng.integers(0, 5, (steps, 1)).astype(np.float32)
     width = len(INPUTS[model])
     phase = rng.uniform(0, 6, width)
     wave = np.sin(np.arange(steps)[:, None] * rng.uniform(0.05, 0.5, width) + phase)
@@ -98,13 +125,13 @@ def rolled_out(artifact: Artifact, observations: Floats, steps: int) -> Floats:
     return np.stack(forecast)
 
 
-def _run(artifact: Artifact, observations: Floats) -> tuple[Floats, tuple[torch.Tensor, torch.Tensor]]:
+def _run(artifact: Artifact, observations: Floats) -> tuple[Floats, Carry]:
     with torch.inference_mode():
         outputs, carry = _network(artifact)(torch.from_numpy(_scaled(artifact, observations))[None])
     return _unscaled(artifact, outputs[0].numpy()), carry
 
 
-def _network(artifact: Artifact) -> StatefulLSTM:
+def _network(artifact: Artifact) -> RecurrentNetwork:
     """Made once for all who ask what it predicts."""
     if artifact.fingerprint not in NETWORKS:
         NETWORKS[artifact.fingerprint] = artifact.network()

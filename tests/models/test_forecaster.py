@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models.forecaster import CannotForecast, Forecaster
 from tests.helpers.zoo import TOLERANCE, one_pass, rolled_out, series
 
-MODELS = ["sine", "pair", "partial"]
+MODELS = ["sine", "pair", "partial", "gru", "tokens"]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,10 @@ def equal(got, want):
     assert_allclose(got, want, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize(("model", "longest"), [("sine", 1), ("pair", 12), ("partial", 5), ("pair", 100)])
+@pytest.mark.parametrize(
+    ("model", "longest"),
+    [("sine", 1), ("pair", 12), ("partial", 5), ("pair", 100), ("gru", 12), ("tokens", 9)],
+)
 async def test_chunks_of_any_sizes_equal_one_pass_over_the_whole_series(start, artifacts, model, longest):
     whole = series(model, 120)
     async with start() as service:
@@ -35,7 +38,7 @@ async def test_chunks_of_any_sizes_equal_one_pass_over_the_whole_series(start, a
 
 
 async def test_interleaved_sessions_of_several_models_equal_their_own_passes(start, artifacts):
-    models = ["sine", "pair", "partial", "sine", "pair", "sine"]
+    models = ["sine", "pair", "gru", "sine", "tokens", "sine"]
     wholes = [series(model, 80, seed) for seed, model in enumerate(models)]
     async with start() as service:
         streams = (

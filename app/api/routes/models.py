@@ -70,6 +70,7 @@ def _model(engine: Engine, slab: Slab, counts: dict[str, tuple[int, int]] | None
         "targets": list(artifact.targets),
         "hidden_size": artifact.hidden_size,
         "num_layers": artifact.num_layers,
+        "architecture": artifact.architecture.as_dict() if artifact.architecture else None,
         "predicts": artifact.predicts,
         "learning": artifact.learning.as_dict() if artifact.learning.enabled else None,
         "future": list(artifact.future),

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from models.artifact.files import Artifact, BadArtifact, Column, Scaling, load, save
 from models.artifact.folder import check_folder
 from models.artifact.learning import DEFAULT_LEVELS, Learning
-from models.nets.lstm import StatefulLSTM
+from models.nets.architecture import Architecture, Embedding
+from models.nets.recurrent import RecurrentNetwork
 from tests.helpers.paths import ROOT
 
 torch.set_num_threads(1)
@@ -51,7 +52,7 @@ def listed(folder: Path) -> list[str]:
 
 def made(**changes) -> Artifact:
     torch.manual_seed(1)
-    network = StatefulLSTM(3, 4, 2, 2)
+    network = RecurrentNetwork(3, 4, 2, 2)
     scaling = Scaling(np.array([1.0, 2.0, 3.0]), np.array([0.5, 1.0, 2.0]))
     fields: dict[str, Any] = {
         "name": "pump",
@@ -78,6 +79,56 @@ def test_a_saved_artifact_is_loaded_unchanged(folder, artifact):
     )
     chunk = torch.randn(1, 20, 3)
     assert torch.equal(loaded.network()(chunk)[0], artifact.network()(chunk)[0])
+
+
+GRU = Architecture("gru", (6, "relu", "layer_norm"))
+TOKENS = Architecture("rnn", embedding=Embedding(5, 3))
+
+
+def made_of(architecture: Architecture) -> Artifact:
+    """An artifact whose network has these layers."""
+    tokens = architecture.embedding is not None
+    network = RecurrentNetwork(1 if tokens else 3, 4, 2, 2, architecture=architecture)
+    changes: dict[str, Any] = {"inputs": (Column("token"),), "scaling": Scaling(np.zeros(1), np.ones(1))}
+    weights = {name: weight.numpy() for name, weight in network.state_dict().items()}
+    return made(architecture=architecture, weights=weights, **(changes if tokens else {}))
+
+
+@pytest.mark.parametrize("architecture", [GRU, TOKENS], ids=["gru", "tokens"])
+def test_an_architecture_is_saved_and_loaded(tmp_path, architecture):
+    artifact = made_of(architecture)
+    save(artifact, tmp_path / "pump")
+    loaded = load(tmp_path / "pump")
+    assert loaded.architecture == architecture
+    assert loaded.fingerprint == artifact.fingerprint
+    chunk = torch.ones(1, 20, artifact.input_size)
+    assert torch.equal(loaded.network()(chunk)[0], artifact.network()(chunk)[0])
+
+
+def test_an_lstm_with_a_linear_readout_is_written_as_before_there_were_other_networks(folder):
+    assert "architecture" not in json.loads((folder / "model.json").read_text())
+
+
+def test_the_activation_decides_the_fingerprint_though_it_has_no_weights():
+    relu, tanh = (made_of(Architecture("gru", (6, layer))) for layer in ("relu", "tanh"))
+    other = replace(tanh, weights=relu.weights)
+    assert other.fingerprint != relu.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": (Column("token"), Column("more"))}, "scaling is over 1|one input"),
+        ({"targets": ("token", "flow")}, "cannot be a target|scaled differently"),
+        ({"scaling": Scaling(np.ones(1), np.ones(1))}, "cannot be scaled"),
+        ({"architecture": Architecture("rnn", embedding=Embedding(6, 3))}, "embedding.weight has shape"),
+        ({"architecture": Architecture("gru", embedding=Embedding(5, 3))}, "lack gru"),
+        ({"predicts": "change"}, "needs its targets as inputs"),
+    ],
+)
+def test_an_embedding_that_does_not_fit_is_refused(changes, message):
+    with pytest.raises(BadArtifact, match=message):
+        replace(made_of(TOKENS), **changes)
 
 
 def test_a_folder_has_two_files_and_no_leftovers(folder):
@@ -216,6 +267,10 @@ def test_weights_of_another_training_are_refused(folder, tmp_path, artifact):
         ({"predicts": ["level"]}, "predicts"),
         ({"predicts": "change"}, "fingerprint"),
         ({"metrics": []}, "metrics"),
+        ({"architecture": {"cell": "gru", "head": [], "embedding": None}}, "lack gru|have an unknown lstm"),
+        ({"architecture": {"cell": "lstm", "head": [], "embedding": None}, "version": 1}, "architecture"),
+        ({"architecture": {"cell": "lstm", "head": [2**14] * 9, "embedding": None}}, "bytes of weights"),
+        ({"architecture": "lstm"}, "architecture is not"),
         ({"scaling": {"mean": [1, 2, 3]}}, "mean, std"),
         ({"scaling": {"mean": [1, 2, 3], "std": [1, 2, 0]}}, "std"),
         ({"scaling": {"mean": [1, 2, 3], "std": [1, 2, -1]}}, "std"),

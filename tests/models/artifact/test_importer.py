@@ -7,6 +7,7 @@ from torch import nn
 
 from models.artifact.files import Artifact, BadArtifact, load, save
 from models.artifact.importer import CheckpointColumns, import_checkpoint
+from models.nets.architecture import Architecture, Embedding
 
 torch.set_num_threads(1)
 
@@ -30,10 +31,11 @@ def without(state, *names):
 
 @pytest.fixture
 def imported(tmp_path):
-    def call(checkpoint, predicts="level", modules=None, **columns) -> Artifact:
+    def call(checkpoint, predicts="level", modules=None, head=(), **columns) -> Artifact:
         torch.save(checkpoint, tmp_path / "net.pt")
         described = CheckpointColumns(**columns)
-        return import_checkpoint(tmp_path / "net.pt", "net", described, predicts=predicts, modules=modules)
+        path = tmp_path / "net.pt"
+        return import_checkpoint(path, "net", described, predicts=predicts, modules=modules, head=head)
 
     return call
 
@@ -118,13 +120,80 @@ def test_modules_of_other_names_and_without_biases_are_imported(imported, bias, 
         (None, "it has decoder.0, rnn. If they have other names, give them: --names lstm=NAME,fc=NAME"),
         ({"lstm": "rnn"}, "lacks a matrix fc.weight"),
         ({"lstm": "gru", "fc": "decoder.0"}, "lacks a matrix lstm.weight_ih_l0 as 'gru'"),
-        ({"rnn": "rnn"}, "no module 'rnn' to name"),
+        ({"rnn": "rnn"}, "lacks a matrix fc.weight"),
         ({"lstm": "rnn", "fc": "rnn"}, "both named 'rnn'"),
     ],
 )
 def test_names_that_do_not_fit_are_refused(imported, modules, message):
     with pytest.raises(BadArtifact, match=message):
         imported(Named().state_dict(), modules=modules)
+
+
+class Tagger(nn.Module):
+    """A GRU over tokens with a head of several layers."""
+
+    def __init__(self, norm=False):
+        super().__init__()
+        self.embedding = nn.Embedding(9, 4)
+        self.gru = nn.GRU(4, 8, 2, batch_first=True)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 5), nn.Tanh())
+        self.out = nn.Linear(5, 3)
+
+    def forward(self, tokens):
+        return self.out(self.head(self.norm(self.gru(self.embedding(tokens))[0])))
+
+
+LAYERS = ["norm", "head.0", "relu", "head.3", "tanh", "out"]
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn", "core"])
+def test_the_kind_of_the_cells_follows_from_the_weights(imported, cell, name):
+    net = Textbook(3, 8, 2, 3)
+    net.lstm, chunk = cell(3, 8, 2, batch_first=True), torch.randn(2, 30, 3)
+    state = {key.replace("lstm.", f"{name}."): weight for key, weight in net.state_dict().items()}
+    artifact = imported(state, modules={"gru": "core"} if name == "core" else None)
+    assert artifact.architecture == Architecture(cell.__name__.lower())
+    with torch.no_grad():
+        torch.testing.assert_close(artifact.network()(chunk)[0], net(chunk), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("prefix", ["", "net.", "_orig_mod.module."])
+def test_a_head_and_an_embedding_are_imported(imported, prefix):
+    net, tokens = Tagger().eval(), torch.randint(0, 9, (2, 30))
+    state = {prefix + name: weight for name, weight in net.state_dict().items()}
+    artifact = imported(state, head=LAYERS)
+    assert artifact.architecture == Architecture("gru", ("layer_norm", 6, "relu", 5, "tanh"), Embedding(9, 4))
+    assert (artifact.columns, artifact.targets) == (("token",), ("y0", "y1", "y2"))
+    with torch.no_grad():
+        outputs = artifact.network()(tokens[..., None].float())[0]
+        torch.testing.assert_close(outputs, net(tokens), atol=1e-6, rtol=0)
+
+
+def test_an_embedding_of_another_name_is_imported(imported):
+    state = {name.replace("embedding", "emb"): weight for name, weight in Tagger().state_dict().items()}
+    assert imported(state, modules={"embedding": "emb"}, head=LAYERS).architecture.embedding
+    with pytest.raises(BadArtifact, match=r"unexpected emb\.weight"):
+        imported(state, head=LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("head", "modules", "message"),
+    [
+        ((), None, "lacks a matrix fc.weight"),
+        ((), {"fc": "head"}, "head has several layers.*--head head.0,relu,head.3"),
+        ([*LAYERS, "relu"], None, "must end with a linear layer, and 'relu'"),
+        (["norm"], None, "must end with a linear layer, and 'norm'"),
+        (["swish", "out"], None, "lacks a matrix swish.weight"),
+        (["out", "out"], None, "both named 'out'"),
+        (["norm", "head.0", "relu", "out"], None, "unexpected head.3"),
+        (["head.0", "norm", "relu", "head.3", "out"], None, "has shape"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(imported, head, modules, message):
+    with pytest.raises(BadArtifact, match=message):
+        imported(Tagger().state_dict(), modules=modules, head=head)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -140,6 +209,11 @@ def test_weights_of_another_precision_become_float32(imported, dtype):
         (without(Textbook(layers=2).state_dict(), "lstm.bias_hh_l1"), "lacks lstm.bias_hh_l1"),
         (Textbook().state_dict() | {"head.weight": torch.zeros(1, 8)}, "unexpected head.weight"),
         (Textbook(proj_size=4).state_dict(), "weight_hr|expected"),
+        (
+            Textbook().state_dict()
+            | {"lstm.weight_ih_l0": torch.zeros(16, 1), "lstm.weight_hh_l0": torch.zeros(16, 8)},
+            "16 rows for 8 hidden units",
+        ),
         (nn.Linear(1, 1).state_dict(), "lacks a matrix lstm.weight_ih_l0"),
         ({}, "lacks a matrix"),
         ([1, 2], "not a state_dict"),
@@ -149,7 +223,7 @@ def test_weights_of_another_precision_become_float32(imported, dtype):
         (Textbook().state_dict() | {"fc.bias": torch.zeros(1).to_sparse()}, "not a dense tensor"),
         (Textbook().state_dict() | {"fc.bias": torch.full((1,), torch.nan)}, "not finite"),
         (Textbook().state_dict() | {"fc.bias": torch.zeros(7)}, "fc.bias has shape"),
-        (Textbook().state_dict() | {"fc.weight": torch.zeros(1).expand(10**6, 10**6)}, "hidden_size"),
+        (Textbook().state_dict() | {"fc.weight": torch.zeros(1).expand(10**6, 10**6)}, "fc.weight has shape"),
         (Textbook().state_dict() | {"fc.weight": torch.zeros(1).expand(10**8, 8)}, "bytes of weights"),
         (Textbook().state_dict() | {"fc.weight": torch.zeros(8, 1, 1)}, "lacks a matrix fc.weight"),
     ],

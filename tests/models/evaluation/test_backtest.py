@@ -27,7 +27,7 @@ from models.evaluation.backtest import (
 from models.evaluation.baselines import find_season
 from models.evaluation.figures import BacktestPlot, draw_backtest
 from models.forecaster import Forecaster
-from models.nets.lstm import StatefulLSTM
+from models.nets.recurrent import RecurrentNetwork
 from models.training.recipe import DRIFTING, Recipe
 from models.training.simulation import build_artifact, calibrate_learning
 from models.training.training import Training
@@ -48,7 +48,7 @@ def trained() -> Artifact:
 
 def untrained(columns: int = 2) -> tuple[Artifact, Series]:
     torch.manual_seed(0)
-    network = StatefulLSTM(columns, 4, 1, columns)
+    network = RecurrentNetwork(columns, 4, 1, columns)
     names = tuple("abc"[:columns])
     scaling = Scaling(np.arange(1.0, columns + 1), np.arange(2.0, columns + 2))
     weights = {name: weight.numpy() for name, weight in network.state_dict().items()}
@@ -226,7 +226,7 @@ def test_a_figure_shows_the_band_its_misses_and_the_scores(tmp_path):
 def test_a_series_with_other_seconds_from_row_to_row_is_refused():
     artifact, _ = untrained(3)
     columns = (Column("a"), *map(Column, calendar.columns(("hour_of_day",))))
-    network = StatefulLSTM(3, 4, 1, 1)
+    network = RecurrentNetwork(3, 4, 1, 1)
     weights = {name: weight.detach().numpy() for name, weight in network.state_dict().items()}
     artifact = replace(
         artifact,

@@ -1,4 +1,4 @@
-"""The folded cells are `nn.LSTM`, one observation at a time or a chunk at a time."""
+"""The cells are `nn.LSTM`, `nn.GRU` and `nn.RNN` with what surrounds them, by single steps and by chunks."""
 
 import tracemalloc
 
@@ -9,72 +9,127 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from models.nets.cells import LSTMCells, sigmoid, sigmoid_times_tanh
-from models.nets.lstm import StatefulLSTM
+from models.nets.architecture import Architecture, Embedding, HeadLayer
+from models.nets.cells import Cells
+from models.nets.kernels import between, erf, sigmoid, sigmoid_times_tanh, tanh
+from models.nets.recurrent import Carry, RecurrentNetwork
+
+CELLS = [Architecture(cell) for cell in ("lstm", "gru", "rnn")]
+HEADS: list[tuple[HeadLayer, ...]] = [
+    (16, "relu"),
+    ("layer_norm",),
+    (16, "gelu", 5, "tanh"),
+    ("sigmoid", "layer_norm", 3, "silu"),
+]
 
 
+def states(rows: np.ndarray, architecture: Architecture, layers: int, hidden: int) -> Carry:
+    """The states in rows [batch, ...], as torch has them."""
+    parts = rows[:, : architecture.states * layers * hidden].reshape(
+        len(rows), architecture.states, layers, -1
+    )
+    return tuple(torch.from_numpy(parts[:, i].transpose(1, 0, 2).copy()) for i in range(architecture.states))
+
+
+def rows_of(carry: Carry) -> np.ndarray:
+    """[batch, states layers hidden]."""
+    return torch.cat([state.transpose(0, 1).flatten(1) for state in carry], 1).numpy()
+
+
+def agree(architecture: Architecture, inputs: int, hidden: int, layers: int, lengths: list[int]) -> None:
+    """Steps and chunks of the cells are those of the network, whatever else a row holds."""
+    torch.manual_seed(len(lengths) + hidden)
+    network = RecurrentNetwork(inputs, hidden, layers, 2, architecture=architecture).eval()
+    chunks = [observations(architecture, length, inputs) for length in lengths]
+    size = architecture.states * layers * hidden
+    rows = 0.5 * torch.randn(len(lengths), size + 3).numpy()
+    with torch.inference_mode():
+        wants = [
+            network(chunk[None], states(rows[i : i + 1], architecture, layers, hidden))
+            for i, chunk in enumerate(chunks)
+        ]
+    cells, moved = Cells(network), rows.copy()
+    got = cells.advance(torch.cat(chunks).numpy(), np.array(lengths), moved)
+    for i, part in enumerate(np.split(got, np.cumsum(lengths)[:-1])):
+        want, carry = wants[i]
+        np.testing.assert_allclose(part, want[0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(moved[i : i + 1, :size], rows_of(carry), atol=1e-6)
+        stepped = rows[i : i + 1].copy()
+        each = [cells.step(chunks[i][t : t + 1].numpy(), stepped) for t in range(lengths[i])]
+        np.testing.assert_allclose(np.concatenate(each), want[0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(stepped[:, :size], rows_of(carry), atol=1e-6)
+    np.testing.assert_array_equal(moved[:, size:], rows[:, size:])
+
+
+def observations(architecture: Architecture, steps: int, inputs: int) -> torch.Tensor:
+    if architecture.embedding is None:
+        return torch.randn(steps, inputs)
+    return torch.randint(0, architecture.embedding.vocabulary, (steps, 1)).float()
+
+
+@pytest.mark.parametrize("architecture", CELLS, ids=lambda architecture: architecture.cell)
 @pytest.mark.parametrize("inputs", [1, 3, 17])
 @pytest.mark.parametrize("hidden", [1, 8, 64])
 @pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("batch", [1, 5])
-def test_cells_equal_the_network_for_many_shapes(inputs, hidden, layers, batch):
-    network = StatefulLSTM(inputs, hidden, layers, 2).eval()
-    generator = torch.Generator().manual_seed(7)
-    observations = torch.randn(batch, 20, inputs, generator=generator)
-    h, c = (0.5 * torch.randn(layers, batch, hidden, generator=generator) for _ in range(2))
-    with torch.inference_mode():
-        want, (last_h, last_c) = network(observations, (h, c))
-    cells, rest = LSTMCells(network), torch.full((batch, 3), 7.0)
-    rows = torch.cat([_by_row(h), _by_row(c), rest], 1).numpy()
-    for t in range(20):
-        got = cells.step(observations[:, t].numpy(), rows)
-        np.testing.assert_allclose(got, want[:, t].numpy(), atol=1e-6)
-    np.testing.assert_allclose(
-        rows, torch.cat([_by_row(last_h), _by_row(last_c), rest], 1).numpy(), atol=1e-6
-    )
+def test_cells_equal_the_network_for_many_shapes(architecture, inputs, hidden, layers):
+    agree(architecture, inputs, hidden, layers, [20])
+    agree(architecture, inputs, hidden, layers, [1, 7, 3, 7, 2])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=11),
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=11),
     inputs=st.integers(1, 6),
     hidden=st.sampled_from([1, 2, 7, 16, 33, 64]),
     layers=st.integers(1, 3),
-    seed=st.integers(0, 100),
+    architecture=st.sampled_from(CELLS),
 )
-def test_chunks_of_mixed_lengths_equal_the_network_on_each_alone(lengths, inputs, hidden, layers, seed):
-    torch.manual_seed(seed)
-    network = StatefulLSTM(inputs, hidden, layers, 2).eval()
-    chunks = [torch.randn(1, length, inputs) for length in lengths]
-    rows = 0.5 * torch.randn(len(lengths), 2 * layers * hidden + 3).numpy()
-    before = rows.copy()
-    got = LSTMCells(network).advance(torch.cat(chunks, 1)[0].numpy(), np.array(lengths), rows)
-    for i, part in enumerate(np.split(got, np.cumsum(lengths)[:-1])):
-        h, c = (_of_row(part, layers) for part in np.split(before[i, : 2 * layers * hidden], 2))
-        with torch.inference_mode():
-            want, (last_h, last_c) = network(chunks[i], (h, c))
-        np.testing.assert_allclose(part, want[0].numpy(), atol=1e-6)
-        last = torch.cat([_by_row(last_h), _by_row(last_c)], 1)[0].numpy()
-        np.testing.assert_allclose(rows[i, :-3], last, atol=1e-6)
-    np.testing.assert_array_equal(rows[:, -3:], before[:, -3:])
+def test_chunks_of_mixed_lengths_equal_the_network_on_each_alone(
+    lengths, inputs, hidden, layers, architecture
+):
+    agree(architecture, inputs, hidden, layers, lengths)
 
 
-def _of_row(state: np.ndarray, layers: int) -> torch.Tensor:
-    return torch.from_numpy(state.reshape(layers, 1, -1))
+@pytest.mark.parametrize("head", HEADS, ids=str)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_head_is_applied_to_every_step(head, cell):
+    agree(Architecture(cell, head), 2, 8, 2, [4, 1, 9])
 
 
-def chunks(lengths: list[int], layers: int = 2, hidden: int = 8) -> tuple[LSTMCells, np.ndarray, np.ndarray]:
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_tokens_are_looked_up_in_the_embedding(cell):
+    agree(Architecture(cell, embedding=Embedding(11, 6)), 1, 8, 2, [4, 1, 9])
+
+
+def test_many_rows_step_as_each_alone():
+    for architecture in CELLS:
+        network = RecurrentNetwork(3, 16, 2, 2, architecture=architecture).eval()
+        cells, size = Cells(network), architecture.states * 2 * 16
+        x, rows = torch.randn(70, 3).numpy(), torch.randn(70, size + 1).numpy()
+        moved = np.zeros_like(rows)
+        together = cells.step(x, rows, moved)
+        for i in range(70):
+            alone = rows[i : i + 1].copy()
+            np.testing.assert_allclose(cells.step(x[i : i + 1], alone), together[i : i + 1], atol=1e-6)
+            np.testing.assert_allclose(alone[:, :size], moved[i : i + 1, :size], atol=1e-6)
+        assert (moved[:, size:] == 0).all()
+
+
+def chunks(
+    lengths: list[int], layers: int = 2, hidden: int = 8, architecture: Architecture = CELLS[0]
+) -> tuple[Cells, np.ndarray, np.ndarray]:
     """Cells of 3 inputs, and chunks and rows for them."""
     torch.manual_seed(3)
-    cells = LSTMCells(StatefulLSTM(3, hidden, layers, 1).eval())
-    rows = torch.rand(len(lengths), 2 * layers * hidden).numpy()
+    cells = Cells(RecurrentNetwork(3, hidden, layers, 1, architecture=architecture).eval())
+    rows = torch.rand(len(lengths), architecture.states * layers * hidden).numpy()
     return cells, torch.randn(sum(lengths), 3).numpy(), rows
 
 
+@pytest.mark.parametrize("architecture", CELLS, ids=lambda architecture: architecture.cell)
 @pytest.mark.parametrize("strange", [np.nan, np.inf])
-def test_a_strange_number_stays_within_its_chunk(strange):
+def test_a_strange_number_stays_within_its_chunk(strange, architecture):
     lengths = [4, 6, 5, 6, 2]
-    cells, x, rows = chunks(lengths)
+    cells, x, rows = chunks(lengths, architecture=architecture)
     want_rows = rows.copy()
     want = cells.advance(x, np.array(lengths), want_rows)
     x[5, 1] = strange  # in the second chunk
@@ -120,13 +175,9 @@ def test_a_pass_holds_the_features_of_two_layers_and_no_gates():
     assert peak < 2.5 * features
 
 
-def _by_row(state: torch.Tensor) -> torch.Tensor:
-    return state.transpose(0, 1).flatten(1)
-
-
 def test_cells_keep_their_weights_when_the_network_changes():
-    network = StatefulLSTM(1, 4, 1, 1).eval()
-    cells, zeros = LSTMCells(network), np.zeros((1, 8), np.float32)
+    network = RecurrentNetwork(1, 4, 1, 1).eval()
+    cells, zeros = Cells(network), np.zeros((1, 8), np.float32)
     x = np.ones((1, 1), np.float32)
     before = cells.step(x, zeros.copy())
     with torch.no_grad():
@@ -145,6 +196,24 @@ def every_gated(gate, x, out):
 def every_sigmoid(x, out):
     for i in range(len(x)):
         out[i] = sigmoid(x[i])
+
+
+@njit
+def every_between(gate, before, x, out):
+    for i in range(len(x)):
+        out[i] = between(gate, before, x[i])
+
+
+@njit
+def every_tanh(x, out):
+    for i in range(len(x)):
+        out[i] = tanh(x[i])
+
+
+@njit
+def every_erf(x, out):
+    for i in range(len(x)):
+        out[i] = erf(x[i])
 
 
 def applied(function, x):
@@ -171,6 +240,25 @@ def test_sigmoid_times_tanh_is_right_to_two_units_in_the_last_place_even_near_ze
     np.testing.assert_allclose(out, want, rtol=3e-7, atol=1e-44)
 
 
+@pytest.mark.parametrize("gate", [-50.0, -3.0, -0.1, 0.0, 0.7, 12.0, 100.0])
+@pytest.mark.parametrize("before", [-1.0, 0.0, 1e-3, 0.9])
+def test_the_state_of_a_gru_is_between_the_old_and_the_new(gate, before):
+    out = np.empty(len(NUMBERS), np.float32)
+    every_between(np.float32(gate), np.float32(before), NUMBERS, out)
+    z = 1 / (1 + np.exp(-np.float64(np.float32(gate))))
+    want = z * np.float64(np.float32(before)) + (1 - z) * np.tanh(NUMBERS.astype(np.float64))
+    np.testing.assert_allclose(out, want, rtol=0, atol=3e-7)
+
+
+def test_tanh_and_erf_are_right_to_float32():
+    exact = NUMBERS.astype(np.float64)
+    np.testing.assert_allclose(applied(every_tanh, NUMBERS), np.tanh(exact), rtol=3e-7, atol=1e-44)
+    want = torch.erf(torch.from_numpy(exact)).numpy()
+    np.testing.assert_allclose(applied(every_erf, NUMBERS), want, rtol=0, atol=6e-7)
+    for function in (every_tanh, every_erf):
+        np.testing.assert_allclose(applied(function, [np.nan, np.inf, -np.inf]), [np.nan, 1, -1], atol=1e-7)
+
+
 def test_sigmoid_is_right_to_one_unit_in_the_last_place_of_one():
     want = 1 / (1 + np.exp(-NUMBERS.astype(np.float64)))
     np.testing.assert_allclose(applied(every_sigmoid, NUMBERS), want, rtol=0, atol=1.2e-7)
@@ -189,7 +277,7 @@ def test_nan_stays_nan_and_infinity_saturates():
 
 
 def test_a_very_large_cell_state_still_steps_like_torch():
-    cells = LSTMCells(network := StatefulLSTM(1, 4, 1, 1).eval())
+    cells = Cells(network := RecurrentNetwork(1, 4, 1, 1).eval())
     rows = np.full((1, 8), 1e9, np.float32)
     h = torch.full((1, 1, 4), 1e9)
     with torch.inference_mode():

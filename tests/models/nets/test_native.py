@@ -1,32 +1,43 @@
-"""Many sessions move on by chunks of their own lengths, by the compiled cells as by `nn.LSTM`."""
+"""Many sessions move on by chunks of their own lengths, by the compiled cells as by torch."""
 
 import numpy as np
 import pytest
 
-from models.nets.lstm import StatefulLSTM
+from models.nets.architecture import Architecture, Embedding
 from models.nets.native import NativeNet
+from models.nets.recurrent import RecurrentNetwork
 
 LENGTHS = [[5] * 6, [1] * 64, [1, 9, 2, 9, 30, 4, 1]]
 
 
-def networks(layers: int = 2) -> tuple[NativeNet, NativeNet]:
-    """The same network, once stepped by the cells, and once by `nn.LSTM` as on a GPU."""
-    network = StatefulLSTM(3, 8, layers, 2, (2, 0)).eval()
+LSTM, GRU = Architecture(), Architecture("gru", ("layer_norm", 5, "relu"))
+TOKENS = Architecture("rnn", embedding=Embedding(4, 3))
+of_each_kind = pytest.mark.parametrize("architecture", [LSTM, GRU, TOKENS], ids=["lstm", "gru", "tokens"])
+
+
+def networks(architecture: Architecture) -> tuple[NativeNet, NativeNet]:
+    """The same network, once stepped by the cells, and once by torch as on a GPU."""
+    inputs, change_of = (1, None) if architecture.embedding else (3, (2, 0))
+    network = RecurrentNetwork(inputs, 8, 2, 2, change_of, architecture=architecture).eval()
     by_cells, by_torch = NativeNet(network, "cpu"), NativeNet(network, "cpu")
     by_torch.cells = None
     return by_cells, by_torch
 
 
-def batch(lengths: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def batch(net: NativeNet, lengths: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(2)
-    carries = random.uniform(-1, 1, (len(lengths), 2 * 2 * 8 + 3)).astype(np.float32)
-    return random.standard_normal((sum(lengths), 3), dtype=np.float32), np.array(lengths), carries
+    carries = random.uniform(-1, 1, (len(lengths), net.state_size + 3)).astype(np.float32)
+    scaled = random.standard_normal((sum(lengths), net.input_size), dtype=np.float32)
+    if net.network.architecture.embedding:
+        scaled = random.integers(0, 4, scaled.shape).astype(np.float32)
+    return scaled, np.array(lengths), carries
 
 
+@of_each_kind
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_the_cells_equal_the_network_for_equal_and_mixed_lengths(lengths):
-    by_cells, by_torch = networks()
-    scaled, lengths, carries = batch(lengths)
+def test_the_cells_equal_the_network_for_equal_and_mixed_lengths(lengths, architecture):
+    by_cells, by_torch = networks(architecture)
+    scaled, lengths, carries = batch(by_cells, lengths)
     kept = carries.copy()
     for got, want in zip(
         by_cells.advance(scaled, lengths, carries), by_torch.advance(scaled, lengths, carries), strict=True
@@ -35,10 +46,20 @@ def test_the_cells_equal_the_network_for_equal_and_mixed_lengths(lengths):
     np.testing.assert_array_equal(carries, kept)
 
 
+@of_each_kind
 @pytest.mark.parametrize("path", [0, 1])
-def test_a_step_in_place_is_a_chunk_of_one_observation(path):
-    network = networks()[path]
-    scaled, lengths, carries = batch([1] * 64)
+def test_a_step_in_place_is_a_chunk_of_one_observation(path, architecture):
+    network = networks(architecture)[path]
+    scaled, lengths, carries = batch(network, [1] * 64)
     want, want_carries = network.advance(scaled, lengths, carries)
     np.testing.assert_array_equal(network.step(scaled, carries), want)
     np.testing.assert_array_equal(carries, want_carries)
+
+
+@of_each_kind
+def test_the_features_are_the_hidden_state_of_the_last_layer(architecture):
+    net = networks(architecture)[0]
+    scaled, lengths, carries = batch(net, [3, 1, 2])
+    _, moved = net.advance(scaled, lengths, carries)
+    parts = moved[:, : net.state_size].reshape(3, architecture.states, 2, 8)
+    np.testing.assert_array_equal(net.features(moved), parts[:, 0, 1])

@@ -14,10 +14,12 @@ from models.data.dataset import Dataset, Split, identity_scaling, prepare, sine,
 from models.data.series import Series
 from models.errors import BadCheckpoint, BadData, BadInput, BadRecipe, TrainingDiverged
 from models.evaluation.report import write_report
-from models.nets.lstm import StatefulLSTM
+from models.forecaster import Forecaster
+from models.nets.recurrent import RecurrentNetwork
 from models.training.checkpoint import load_checkpoint, save_checkpoint
 from models.training.recipe import DRIFTING, TEXTBOOK, Recipe
 from models.training.rollout import closed_loop_error, free_run, one_step, root_mean_square
+from models.training.simulation import simulate, unscaled_observations
 from models.training.training import (
     Training,
     add_drift,
@@ -46,7 +48,7 @@ def textbook() -> Training:
     return training
 
 
-def same_weights(first: StatefulLSTM, second: StatefulLSTM) -> bool:
+def same_weights(first: RecurrentNetwork, second: RecurrentNetwork) -> bool:
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
@@ -88,7 +90,7 @@ def test_the_carry_is_kept_within_an_epoch_and_detached_between_pieces(textbook)
 
 
 def test_the_seed_decides_the_result():
-    def trained(seed: int) -> StatefulLSTM:
+    def trained(seed: int) -> RecurrentNetwork:
         training = Training(wave(), replace(SMALL, seed=seed, epochs=2))
         list(training.run())
         return training.best_network()
@@ -365,6 +367,40 @@ def test_a_resumed_training_draws_the_same_random_numbers(tmp_path, learning):
     assert same_weights(second.best_network(), whole.best_network())
     measured = [epoch.validation is not None for epoch in whole.history]
     assert measured == [False, True] * 3
+
+
+OTHER_NETWORKS = [
+    {"cell": "gru"},
+    {"cell": "gru", "head": (12, 6), "num_layers": 2, "dropout": 0.1},
+    {"cell": "rnn", "head": (5,), "closed_loop": 4},
+]
+
+
+@pytest.mark.parametrize("network", OTHER_NETWORKS)
+def test_other_networks_are_trained_and_served_as_they_were_trained(network, tmp_path):
+    recipe = replace(SMALL, epochs=12, streams=4, **network)
+    training = Training(wave(), recipe)
+    list(training.run())
+    assert min(epoch.validation for epoch in training.history) < 0.6 * training.history[0].validation
+    artifact = write_report(training, "wave", "sine", 1.0, tmp_path / "wave")
+    rows = training.dataset.split.validation_rows
+    run = simulate(Forecaster(artifact), unscaled_observations(training.dataset), rows, chunk=7)
+    want = one_step(training.best_network(), training.dataset, rows)
+    got = training.dataset.target_scaling.scale(run.predictions.astype(np.float64))
+    np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_gru_with_a_head_is_trained_for_sessions_that_learn(rank):
+    learning = replace(DRIFTING.learning, rank=rank)
+    recipe = replace(
+        DRIFTING, hidden_size=6, epochs=4, judge_every=1, cell="gru", head=(8,), learning=learning
+    )
+    training = Training(drifting_pair(), recipe)
+    list(training.run())
+    error = validation_error(training.best_network(), training.dataset, recipe)
+    frozen = validation_error(training.best_network(), training.dataset, replace(recipe, learning=Learning()))
+    assert error < frozen
 
 
 def test_the_best_epoch_is_chosen_with_the_adapted_readout():
