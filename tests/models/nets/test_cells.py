@@ -182,7 +182,7 @@ def test_cells_keep_their_weights_when_the_network_changes():
     before = cells.step(x, zeros.copy())
     with torch.no_grad():
         network.fc.bias += 1.0
-        network.lstm.weight_ih_l0 += 1.0
+        network.recurrent.weight_ih_l0 += 1.0
     np.testing.assert_array_equal(cells.step(x, zeros.copy()), before)
 
 

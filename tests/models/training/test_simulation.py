@@ -131,7 +131,7 @@ def test_the_basis_has_the_directions_that_vary_most():
     network = initial_network(dataset, RECIPE).eval()
     basis = leading_directions(network, dataset, 3)
     with torch.no_grad():
-        hidden = network.lstm(dataset.observations[None, :200])[0][0].double().numpy()
+        hidden = network.recurrent(dataset.observations[None, :200])[0][0].double().numpy()
     variances, vectors = np.linalg.eigh(np.cov(hidden.T))
     np.testing.assert_allclose(np.abs(np.sum(basis * vectors[:, ::-1][:, :3], axis=0)), 1, atol=1e-4)
     np.testing.assert_allclose(np.cov((hidden @ basis).T), np.diag(variances[::-1][:3]), atol=1e-7)
