@@ -203,7 +203,10 @@ def test_a_file_that_is_no_sample_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (Choices(), "the graph may have states: add --state total=total.next, or --no-more-states"),
+        (
+            Choices(),
+            "the graph may have states, by names and sizes: add --state total=total.next, or --no-more-states",
+        ),
         (Choices(states={"z": "y"}), "the graph has no input 'z'; its inputs are total, x"),
         (Choices(states={"total": "z"}), "the graph has no output 'z'; its outputs are total.next, y"),
         (Choices(states=STATE, ignore=("y",)), ""),
