@@ -179,7 +179,8 @@ def check_choices(model: ModelProto, choices: Choices) -> None:
     if proposed:
         options = " ".join(f"--state {before}={after}" for before, after in proposed.items())
         raise BadArtifact(
-            f"the graph may have states, by names and sizes: add {options}, or --no-more-states if it has none"
+            f"the graph may have states, by names and sizes: add {options}, "
+            "or --no-more-states if it has none"
         )
     hidden = hidden_states(model)
     if hidden and not choices.expose:
