@@ -91,10 +91,11 @@ def _write(traced: TracedModule, folder: Path) -> list[str]:
     words = [str(folder / "graph.onnx"), "--verify", str(folder / "sample.npz")]
     for name, axis in traced.batch_axes.items():
         words += ["--batch-axis", f"{name}={axis}"]
+    words.append("--no-more-states")
     if not traced.states:
-        return [*words, *(() if traced.stateless else ("--expose-state",))]
+        return words if traced.stateless else [*words, "--expose-state"]
     np.savez(folder / "initial.npz", **traced.initial)
-    words += ["--no-more-states", "--initial", str(folder / "initial.npz")]
+    words += ["--initial", str(folder / "initial.npz")]
     for before, after in traced.states.items():
         words += ["--state", f"{before}={after}"]
     return words

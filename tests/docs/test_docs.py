@@ -123,6 +123,11 @@ class Reader:
         return done.stdout
 
 
+# Of PyTorch's older exporter, which the pages use because the newer one freezes the number of steps.
+@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Exporting a model to ONNX with a batch_size:UserWarning")
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_block_does_what_it_says(page, server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ import numpy as np
 
 from models.artifact.graph_artifact import Feedback, GraphArtifact, contents
 from models.artifact.graphs.choices import Choices
-from models.artifact.graphs.limits import parse_graph
+from models.artifact.graphs.limits import STANDARD_DOMAINS, parse_graph
 from models.artifact.graphs.proof import prove, read_sample
 from models.artifact.graphs.sandbox import ERROR_FILE, REFUSED, Limits
 from models.artifact.graphs.shapes import understand
@@ -48,7 +48,9 @@ def make_artifact(content: bytes, name: str, choices: Choices, sample: Path | No
     return GraphArtifact(
         name=name,
         graph=graph,
-        opset=max((entry.version for entry in model.opset_import), default=1),
+        opset=max(
+            (entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=1
+        ),
         signature=signature,
         feedback=Feedback(pairs) if pairs else None,
         probed={**measured, "runtime": f"onnxruntime {onnxruntime.__version__}"},

@@ -32,7 +32,8 @@ class Choices:
     initials
         [*shape] by state: what a session starts from, instead of zeros.
     all_states
-        No other states exist: what looks like one is an ordinary input, or starts anew with every call.
+        No other states exist: what looks like one is an ordinary input, or starts anew with every call unless
+        it is exposed.
     expose
         Turn the hidden states of LSTM, GRU and RNN nodes into inputs and outputs.
     free_batch
@@ -116,7 +117,7 @@ def table(model: ModelProto, choices: Choices) -> list[tuple[str, str, str, str]
         elif value.name in after:
             role, remark = "state", f"to {after[value.name]}" + _question(after[value.name], proposed)
         rows.append((role, value.name, str(value), remark))
-    if choices.all_states:
+    if choices.all_states and not choices.expose:
         return rows
     remark = "becomes a state" if choices.expose else "starts anew with every call"
     rows += [("inside", node.name or node.output[0], node.op_type, remark) for node in hidden_states(model)]
@@ -131,14 +132,13 @@ def propose_states(model: ModelProto, choices: Choices) -> dict[str, str]:
     if choices.all_states:
         return {}
     fixed = {*choices.states, *choices.constants, *choices.controls, *choices.shapes, *choices.context}
-    inputs = [value for value in map(tensor, fed_inputs(model.graph)) if value.name not in fixed]
+    others = [value for value in map(tensor, fed_inputs(model.graph)) if value.name not in fixed]
+    inputs = [value for value in others if _may_be_state(value)]
     used = {*choices.states.values(), *choices.ignore, *choices.kinds}
     outputs = [value for value in map(tensor, model.graph.output) if value.name not in used]
     # An observation and an answer must remain.
-    room = min(
-        len(inputs) - (0 if choices.shapes or choices.context else 1),
-        len(outputs) - (0 if choices.kinds else 1),
-    )
+    observed = len(others) > len(inputs) or choices.shapes or choices.context
+    room = min(len(inputs) - (not observed), len(outputs) - (not choices.kinds))
     likely = sorted(
         ((_likeness(a, b), a.name, b.name) for a in inputs for b in outputs if _may_pair(a, b)), reverse=True
     )
@@ -146,7 +146,7 @@ def propose_states(model: ModelProto, choices: Choices) -> dict[str, str]:
     for likeness, before, after in likely:
         if likeness >= LIKENESS and len(pairs) < room and before not in pairs and after not in pairs.values():
             pairs[before] = after
-    return pairs
+    return {value.name: pairs[value.name] for value in inputs if value.name in pairs}
 
 
 def check_choices(model: ModelProto, choices: Choices) -> None:
@@ -178,7 +178,10 @@ def check_choices(model: ModelProto, choices: Choices) -> None:
     proposed = propose_states(model, choices)
     if proposed:
         options = " ".join(f"--state {before}={after}" for before, after in proposed.items())
-        raise BadArtifact(f"the graph may have states: add {options}, or --no-more-states if it has none")
+        raise BadArtifact(
+            f"the graph may have states, by names and sizes: add {options}, "
+            "or --no-more-states if it has none"
+        )
     hidden = hidden_states(model)
     if hidden and not choices.expose:
         raise BadArtifact(
@@ -219,6 +222,11 @@ def _question(name: str, proposed: Mapping[str, str]) -> str:
     return " ?" if name in proposed else ""
 
 
+def _may_be_state(value: Tensor) -> bool:
+    # A state has a batch and no time: at most one axis that may have any size.
+    return value.dims is None or sum(isinstance(size, str) for size in value.dims) <= 1
+
+
 def _may_pair(before: Tensor, after: Tensor) -> bool:
     if before.dtype != after.dtype:
         return False
@@ -231,9 +239,13 @@ def _may_pair(before: Tensor, after: Tensor) -> bool:
 
 
 def _likeness(a: Tensor, b: Tensor) -> float:
-    """Of the names, from 0 to 1; more where the sizes are the same."""
+    """Of the names, from 0 to 1; more where the sizes are the same, and the same are free."""
     names = SequenceMatcher(None, a.name.lower(), b.name.lower()).ratio()
-    return names + (LIKENESS if a.dims is not None and a.dims == b.dims else 0)
+    sizes = [
+        None if value.dims is None else [size if isinstance(size, int) else None for size in value.dims]
+        for value in (a, b)
+    ]
+    return names + (LIKENESS if sizes[0] is not None and sizes[0] == sizes[1] else 0)
 
 
 def _listed(names: set[str]) -> str:

@@ -37,9 +37,9 @@ def import_graph(
     BadArtifact
         The message names the file, the tensor and the number.
     """
-    limits = limits or Limits()
     try:
         content = read_bounded(path, MAX_GRAPH_BYTES)
+        limits = limits or Limits.for_graph(len(content))
         check_choices(parse_graph(content), choices)
         with tempfile.TemporaryDirectory(prefix="carryover-import.") as place:
             folder = Path(place)

@@ -27,6 +27,7 @@ main(sys.argv[2])
 ERROR_FILE = "error.txt"
 REFUSED = 3
 GIB = 2**30
+COPIES = 10
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,14 @@ class Limits:
         Time that it may compute, and that may pass.
     """
 
-    memory_bytes: int = 6 * GIB
+    memory_bytes: int = 4 * GIB
     cpu_seconds: int = 120
     wall_seconds: float = 300
+
+    @classmethod
+    def for_graph(cls, size: int) -> Limits:
+        """For a file of so many bytes: reading, rewriting and running it hold several copies."""
+        return cls(memory_bytes=cls.memory_bytes + COPIES * size)
 
     def apply(self) -> None:
         """Limit this process; where the system does not know a limit, the others still hold."""

@@ -68,7 +68,7 @@ def understand(model: ModelProto, choices: Choices) -> Signature:
     BadArtifact
         The message names the tensor and the shape.
     """
-    exposed = expose_states(model) if choices.expose and not choices.all_states else ()
+    exposed = expose_states(model) if choices.expose else ()
     try:
         return _Explorer(model, choices, exposed).signature()
     except BadArtifact:

@@ -90,7 +90,7 @@ CENSUS: list[Case] = [
         nets.WindowAttention,
         lambda: numbers(BATCH, STEPS, 3),
         {},
-        {"all_states": True, "expose": False, "context": {"window": STEPS - 1}},
+        {"expose": False, "context": {"window": STEPS - 1}},
     ),
 ]
 REFUSED: list[tuple[Case, str]] = [
@@ -117,8 +117,8 @@ def imported(case: Case, found: TracedModule, folder: Path) -> GraphArtifact:
         "states": found.states,
         "initials": found.initial,
         "batch_axes": found.batch_axes,
-        "all_states": bool(found.states) or found.stateless,
-        "expose": not found.states,
+        "all_states": True,
+        "expose": not found.states and not found.stateless,
     }
     choices = Choices(**choices | case[3])
     check_choices(parse_graph(found.graph), choices)

@@ -86,8 +86,14 @@ REFUSED = {
     "optional": (lambda: content(network(node("Optional", ["x"], ["y"]))), "the operator Optional"),
     "sequence": (lambda: content(network(node("SequenceConstruct", ["x"], ["y"]))), "SequenceConstruct"),
     "sequence output": (sequence_output, "tensor 'y' is sequence_type, not a tensor"),
-    "custom operator": (lambda: with_domain("com.evil"), "the graph uses operators of 'com.evil'"),
-    "machine learning": (lambda: with_domain("ai.onnx.ml"), "the graph uses operators of 'ai.onnx.ml'"),
+    "custom operator": (
+        lambda: with_domain("com.evil"),
+        "node 'y' is com.evil.Mine; only operators of the ONNX standard are run",
+    ),
+    "machine learning": (
+        lambda: with_domain("ai.onnx.ml"),
+        "node 'y' is ai.onnx.ml.Mine; only operators of the ONNX standard",
+    ),
     "functions": (with_functions, "the graph has functions of its own, such as 'Mine'"),
     "other file": (lambda: with_weight(in_another_file), "weight 'w' lies in another file"),
     "huge weight": (lambda: with_weight(lambda w: w.dims.append(2**40)), "weight 'w' does not hold the"),

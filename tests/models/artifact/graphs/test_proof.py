@@ -203,7 +203,10 @@ def test_a_file_that_is_no_sample_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (Choices(), "the graph may have states: add --state total=total.next, or --no-more-states"),
+        (
+            Choices(),
+            "the graph may have states, by names and sizes: add --state total=total.next, or --no-",
+        ),
         (Choices(states={"z": "y"}), "the graph has no input 'z'; its inputs are total, x"),
         (Choices(states={"total": "z"}), "the graph has no output 'z'; its outputs are total.next, y"),
         (Choices(states=STATE, ignore=("y",)), ""),
@@ -238,6 +241,14 @@ def test_a_batch_of_one_is_freed_only_when_asked_for():
         "input 'x' has the fixed shape [1, 1]: --free-batch tries to free it"
     )
     assert made(network, Choices(states=STATE, free_batch=True)).probed["batch_alone"] == 0
+
+
+def test_what_has_a_time_is_not_proposed_as_a_state():
+    """An answer of the shape of an observation: no state, because it has a row for every step."""
+    rows = ("float32", ["batch", "time", 2])
+    nodes = (node("Add", ["x", "other"], ["y"]), node("Sub", ["x", "other"], ["z"]))
+    network = graph({"x": rows, "other": rows}, {"y": rows, "z": rows}, nodes)
+    assert len(made(network, Choices()).outputs) == 2
 
 
 def test_tokens_are_bounded_by_the_embedding_that_they_choose_from():
