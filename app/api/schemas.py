@@ -115,6 +115,10 @@ class Chunk(RequestBody):
         "if not observed. For a model with one feature a flat list is accepted and answered flat.",
         min_length=1,
     )
+    inputs: dict[str, list[Any]] | None = Field(
+        None,
+        description="In place of observations: the numbers of each input by its name, `[steps, *shape]`.",
+    )
     skip: int | None = Field(
         None, ge=1, description="In place of observations: the number of observations that are missing whole."
     )
@@ -138,7 +142,15 @@ class Predictions(BaseModel):
     position: int = Field(description="Observations since the session was created; never decreases.")
     epoch: str
     replayed: bool = Field(description="The chunk had been applied before; this is its stored answer.")
-    predictions: Numbers = Field(description="`predictions[t]` predicts what follows `observations[t]`.")
+    predictions: Numbers | None = Field(
+        None,
+        description="`predictions[t]` predicts what follows `observations[t]`; absent beside `outputs`.",
+    )
+    outputs: dict[str, list[Any]] | None = Field(
+        None,
+        description="Of a model with several outputs: its predictions by the name of the output, "
+        "`[steps, *shape]`.",
+    )
     lower: Numbers | None = None
     upper: Numbers | None = None
     residuals: NumbersWithGaps | None = Field(None, description="Observed value minus its prediction.")
@@ -149,7 +161,7 @@ class Predictions(BaseModel):
     observed: list[list[bool]] | list[bool] | None = Field(
         None, description="Which numbers were observed; absent when all were."
     )
-    forecast: Numbers | None = None
+    forecast: Numbers | dict[str, list[Any]] | None = None
     forecast_lower: Numbers | None = None
     forecast_upper: Numbers | None = None
 
@@ -210,7 +222,7 @@ class ForecastAnswer(BaseModel):
     model: str
     position: int
     epoch: str
-    forecast: Numbers
+    forecast: Numbers | dict[str, list[Any]]
     lower: Numbers | None = None
     upper: Numbers | None = None
 

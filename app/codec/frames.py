@@ -77,8 +77,8 @@ class Message(msgspec.Struct, eq=False):
     chunk : None for a reset, and for a message that was read with others (`app.codec.plain_messages`)
     tag : JSON; empty when the message has none
     names_session : the message named its session, so the answer names it too
-    doubles : the numbers of a binary message are float64, and are answered so
     flat : the observations were bare numbers, and are answered so
+    doubles : the numbers of a binary message are float64, and are answered so
     """
 
     session: str
@@ -87,9 +87,9 @@ class Message(msgspec.Struct, eq=False):
     epoch: int | None
     tag: bytes = b""
     binary: bool = False
-    doubles: bool = False
     names_session: bool = False
     flat: bool = False
+    doubles: bool = False
 
 
 def decode_text(data: bytes, path_session: str | None, limits: Limits) -> Message:

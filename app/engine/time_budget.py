@@ -5,6 +5,7 @@ from __future__ import annotations
 BATCH_SECONDS = 0.005  # time limit of a pass; other clients wait for as long
 CONTENDED_SECONDS = 0.0005  # time limit of a pass while several tenants call
 FASTER_WEIGHT, SLOWER_WEIGHT = 0.5, 0.02  # weights of measurements below and above the estimate
+FAR_TOO_SLOW = 1.0  # seconds; such a pass is learned from at once
 NARROW, WIDE = 4, 64  # sessions of a pass; between these limits a pass measures neither cost well
 MIN_STEPS, MIN_OBSERVATIONS, MIN_SLOW_JOBS = 16, 64, 4
 
@@ -27,7 +28,10 @@ class TimeBudget:
         total : observations of all chunks together
         """
         self.last_seconds = seconds
-        if sessions >= WIDE:
+        if seconds >= FAR_TOO_SLOW:  # as with a graph whose call was ended: the next pass must be smaller
+            self.observation_seconds = max(self.observation_seconds, seconds / total)
+            self.step_seconds = max(self.step_seconds, seconds / longest)
+        elif sessions >= WIDE:
             self.observation_seconds = _updated(self.observation_seconds, seconds / total)
         elif sessions <= NARROW and longest >= MIN_STEPS:
             self.step_seconds = _updated(self.step_seconds, seconds / longest)

@@ -67,8 +67,11 @@ class Chunk:
         return text.replace("NaN", "null") if "NaN" in text else text
 
     def floats(self) -> Any:
-        """Return [steps, inputs] as little-endian float32; None for lists and for missing values."""
-        if self._floats is None and self.is_array and not self.skip:
+        """Return [steps, inputs] as little-endian float32.
+
+        None for lists, for missing values, and for whole numbers, which float32 might round.
+        """
+        if self._floats is None and self.is_array and not self.skip and self.rows.dtype.kind not in "iu":
             with np.errstate(
                 over="ignore"
             ):  # values beyond float32 become infinite, which the server refuses
@@ -169,9 +172,10 @@ def match_kind(numbers: Any, chunk: Chunk | None) -> Any:
         return numbers.copy()  # an array over a message's bytes is read-only
     if np is None or (chunk is not None and not chunk.is_array):
         return numbers
-    if _is_bool(numbers):
-        return np.array(numbers, bool)
-    return np.array(numbers, np.float32)
+    if isinstance(numbers, dict):
+        return {name: match_kind(part, chunk) for name, part in numbers.items()}
+    leaf = _first_leaf(numbers)
+    return np.array(numbers, {bool: np.bool_, int: np.int64}.get(type(leaf), np.float32))
 
 
 def with_labels(numbers: Any, labels: Any, columns: tuple[Any, ...] | None) -> Any:
@@ -187,6 +191,8 @@ def with_labels(numbers: Any, labels: Any, columns: tuple[Any, ...] | None) -> A
 
 def concatenate(parts: list[Any]) -> Any:
     """Join the numbers of many answers, in order."""
+    if isinstance(parts[0], dict):
+        return {name: concatenate([part[name] for part in parts]) for name in parts[0]}
     if isinstance(parts[0], list):
         return [number for part in parts for number in part]
     return np.concatenate(parts)
@@ -215,6 +221,8 @@ def _to_python(row: Any) -> Any:
     return row.tolist() if hasattr(row, "tolist") else row
 
 
-def _is_bool(numbers: Any) -> bool:
-    first = numbers[0] if numbers else None
-    return isinstance(first[0] if isinstance(first, list) else first, bool)
+def _first_leaf(numbers: Any) -> Any:
+    """The first number of nested lists; None where there is none."""
+    while isinstance(numbers, list):
+        numbers = numbers[0] if numbers else None
+    return numbers

@@ -164,7 +164,7 @@ def _parse_message(window: Window, data: bytes, is_text: bool) -> Answer:
             raise NotCarryover(str(error)) from None
     else:
         fields = wire.parse_object(data)
-        if "predictions" not in fields:
+        if "predictions" not in fields and "outputs" not in fields:
             raise _refusal(fields)
     answer = wire.parse_answer(fields, window.cursor, sent.chunk)
     if answer.position != sent.at + len(sent.chunk):

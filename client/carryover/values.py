@@ -9,7 +9,7 @@ from typing import Any
 
 from carryover.observations import concatenate, with_labels
 
-STEP_FIELDS = ("predictions", "lower", "upper", "residuals", "scores", "observed")
+STEP_FIELDS = ("predictions", "outputs", "lower", "upper", "residuals", "scores", "observed")
 FORECAST_FIELDS = ("forecast", "forecast_lower", "forecast_upper")
 
 
@@ -23,7 +23,9 @@ class Answer:
     position : observations consumed, including this chunk
     epoch : changes when a session is created again under the same id
     replayed : the chunk had been applied before, and this is its stored answer
-    predictions : [steps] or [steps, outputs]; `predictions[t]` predicts what follows observation t
+    predictions : [steps] or [steps, outputs]; `predictions[t]` predicts what follows observation t; None of a
+        model with several outputs
+    outputs : of a model with several outputs: by name, [steps, ...] each; else None
     lower, upper : shaped as predictions, the interval around them; None without a `level`
     residuals : shaped as predictions, the observation minus the prediction for it; None without `score`
     scores : [steps], surprise from 0 to 1; None without `score`
@@ -42,7 +44,10 @@ class Answer:
     length: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.length = len(self.raw["predictions"])
+        first = (
+            self.raw["predictions"] if "predictions" in self.raw else next(iter(self.raw["outputs"].values()))
+        )
+        self.length = len(first)
 
     def __len__(self) -> int:
         return self.length
@@ -63,6 +68,11 @@ class Answer:
     def predictions(self) -> Any:
         """See the class."""
         return self._stepwise("predictions")
+
+    @property
+    def outputs(self) -> Any:
+        """See the class."""
+        return self.raw.get("outputs")
 
     @property
     def lower(self) -> Any:
@@ -122,7 +132,12 @@ class Prediction:
 
     @property
     def value(self) -> Any:
-        """The predicted number; a row of numbers if the observations were rows."""
+        """The predicted number; a row of numbers if the observations were rows.
+
+        Of a model with several outputs, a dictionary of them.
+        """
+        if "outputs" in self.answer.raw:
+            return {name: steps[self._row] for name, steps in self.answer.raw["outputs"].items()}
         return self.answer.raw["predictions"][self._row]
 
     @property

@@ -22,7 +22,8 @@ import numpy as np
 
 from models.arrays import AnyArray, Floats, Ints, Numbers
 from models.errors import BadArtifact
-from models.nets.chunks import time_major
+from models.nets.axes import Axes
+from models.nets.chunks import longest_chunk, time_major
 from models.nets.numbers import DOUBLE, MAX_WHOLE, input_type, is_whole, output_type
 from models.nets.rows import Field
 from models.nets.signature import Control, Port, Signature
@@ -61,6 +62,13 @@ class GraphNet:
             [(port.type, _context_shape(port, signature.steps.axis)) for port in signature.inputs],
             self._states[-1].words.stop if self._states else 0,
         )
+        steps = signature.steps
+        time = () if steps.axis is None else (steps.axis,)
+        emitted = time if steps.emits == "each" else ()
+        self._input_axes = [_axes(port.shape, port.batch_axis, time) for port in signature.inputs]
+        self._output_axes = [_axes(port.shape, port.batch_axis, emitted) for port in signature.outputs]
+        self._state_axes = [_axes(state.shape, state.batch_axis) for state in signature.states]
+        self._control_axes = [_axes(control.shape, control.batch_axis) for control in signature.controls]
         has_start = any(control.kind == "start" for control in signature.controls)
         self._begun = self._contexts[-1].words.stop
         self.state_size = self._begun + has_start
@@ -83,6 +91,11 @@ class GraphNet:
         ------
         RunTooLongError : a call took more than `run_seconds`
         """
+        batch, longest = len(lengths), longest_chunk(lengths, observations)
+        if batch * longest == len(observations):  # all are of one length: nothing has to be sorted
+            moved = carries.copy()
+            alike = self._advance_alike(observations.reshape(batch, longest, self.input_size), moved)
+            return alike.reshape(len(observations), self.output_size), moved
         order = np.argsort(-lengths, kind="stable")
         rows = carries[order]
         outputs = np.empty((len(observations), self.output_size), self.output_type)
@@ -93,9 +106,9 @@ class GraphNet:
         return outputs, moved
 
     def states(self, carries: Floats) -> dict[str, AnyArray]:
-        """The states of sessions by tensor, [batch, *shape]."""
+        """Copies of the states of sessions by tensor, [batch, *shape]."""
         fields = zip(self._signature.states, self._states, strict=True)
-        return {state.tensor: field.read(carries) for state, field in fields}
+        return {state.tensor: field.read(carries).copy() for state, field in fields}
 
     def step(self, observations: Numbers, carries: Floats) -> Numbers:
         """Move every session on by one observation, in place; see `Net.step`."""
@@ -104,6 +117,13 @@ class GraphNet:
     def features(self, carries: Floats) -> Floats:
         """None: a readout cannot learn from a graph."""
         return np.empty((len(carries), 0), np.float32)
+
+    def _advance_alike(self, observations: Numbers, rows: Floats) -> Numbers:
+        """[batch, steps, outputs] of observations [batch, steps, inputs]; rows are moved on, in place."""
+        steps = observations.shape[1]
+        if steps == 1 or self._signature.steps.any_number:
+            return self._call(observations, rows)
+        return np.concatenate([self._call(observations[:, [step]], rows) for step in range(steps)], axis=1)
 
     def _calls(self, lengths: Ints, order: Ints) -> Iterator[Ints]:
         """For each call, [active, steps], the row numbers of the observations that it takes.
@@ -140,8 +160,8 @@ class GraphNet:
         options = self._runtime.RunOptions()
         values = WATCHDOG.run(self._session, self._fetched, feeds, options, self._run_seconds)
         fetched = dict(zip(self._fetched, values, strict=True))
-        for field, state in zip(self._states, self._signature.states, strict=True):
-            value = np.moveaxis(fetched[state.next_tensor], state.batch_axis, 0)
+        for field, state, axes in zip(self._states, self._signature.states, self._state_axes, strict=True):
+            value = axes.batch_first(fetched[state.next_tensor])
             _check_shape(state.next_tensor, value, (len(rows), *state.shape))
             field.write(rows, value)
         for field, context in zip(self._contexts, contexts, strict=True):
@@ -156,9 +176,11 @@ class GraphNet:
         contexts: list[AnyArray] = []
         batch, steps = observations.shape[:2]
         stop = 0
-        for port, field in zip(self._signature.inputs, self._contexts, strict=True):
+        ports = zip(self._signature.inputs, self._contexts, self._input_axes, strict=True)
+        for port, field, axes in ports:
             start, stop = stop, stop + port.size
-            value = observations[..., start:stop].astype(port.type).reshape(batch, steps, *port.shape)
+            value = observations[..., start:stop].astype(port.type, copy=False)
+            value = value.reshape(batch, steps, *port.shape)
             if axis is None:
                 value = value[:, 0]
             if port.context:
@@ -167,22 +189,22 @@ class GraphNet:
                 contexts.append(value[..., kept] if axis is None else value[:, kept])
             else:
                 contexts.append(np.empty((batch, 0)))
-            places = (port.batch_axis,) if axis is None else (port.batch_axis, axis)
-            feeds[port.tensor] = np.ascontiguousarray(np.moveaxis(value, range(len(places)), places))
+            feeds[port.tensor] = axes.as_tensor(value)
         return feeds, contexts
 
     def _others(self, rows: Floats) -> dict[str, AnyArray]:
         """The states, controls and constants by tensor."""
         signature, batch = self._signature, len(rows)
         feeds: dict[str, AnyArray] = {}
-        for field, state in zip(self._states, signature.states, strict=True):
-            feeds[state.tensor] = _batch_at(field.read(rows), state.batch_axis)
-        for control in signature.controls:
-            feeds[control.tensor] = _batch_at(self._control(control, rows), control.batch_axis)
+        for field, state, axes in zip(self._states, signature.states, self._state_axes, strict=True):
+            feeds[state.tensor] = axes.as_tensor(field.read(rows))
+        for control, axes in zip(signature.controls, self._control_axes, strict=True):
+            feeds[control.tensor] = axes.as_tensor(self._control(control, rows))
         for constant in signature.constants:
             value = constant.value
             if constant.batch_axis is not None:
-                value = _batch_at(np.broadcast_to(value, (batch, *value.shape)), constant.batch_axis)
+                repeated = np.broadcast_to(value, (batch, *value.shape))
+                value = _axes(value.shape, constant.batch_axis).as_tensor(repeated)
             feeds[constant.tensor] = value
         return feeds
 
@@ -198,16 +220,12 @@ class GraphNet:
 
     def _outputs(self, fetched: dict[str, AnyArray], size: tuple[int, int]) -> Numbers:
         """[batch, steps, outputs]."""
-        steps = self._signature.steps
         outputs = np.empty((*size, self.output_size), self.output_type)
         stop = 0
-        for port in self._signature.outputs:
+        for port, axes in zip(self._signature.outputs, self._output_axes, strict=True):
             start, stop = stop, stop + port.size
-            places = [port.batch_axis]
-            if steps.axis is not None and steps.emits == "each":
-                places.append(steps.axis)
-            value = np.moveaxis(fetched[port.tensor], places, range(len(places)))
-            _check_shape(port.tensor, value, (*size[: len(places)], *port.shape))
+            value = axes.batch_first(fetched[port.tensor])
+            _check_shape(port.tensor, value, (*size[: value.ndim - len(port.shape)], *port.shape))
             outputs[..., start:stop] = value.reshape(*size, port.size)
         # A whole number that float64 may not hold exactly is as wrong as NaN.
         if self.output_type == DOUBLE:
@@ -230,8 +248,8 @@ def _context_shape(port: Port, axis: int | None) -> tuple[int, ...]:
     return (*port.shape[:-1], port.context) if port.context else (0,)
 
 
-def _batch_at(values: AnyArray, axis: int) -> AnyArray:
-    return np.ascontiguousarray(np.moveaxis(values, 0, axis))
+def _axes(shape: tuple[int, ...], batch_axis: int, time: tuple[int, ...] = ()) -> Axes:
+    return Axes(len(shape) + 1 + len(time), (batch_axis, *time))
 
 
 def _check_shape(tensor: str, value: AnyArray, expected: tuple[int, ...]) -> None:

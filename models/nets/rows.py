@@ -37,6 +37,7 @@ class Field:
         self._stored = STORED.get(dtype.name, dtype)
         self._size = int(np.prod(shape, dtype=np.int64))
         self.words = slice(start, start + -(-self._size * self._stored.itemsize // WORD.itemsize))
+        self._is_plain = dtype == WORD
 
     @property
     def holds_floats(self) -> bool:
@@ -44,12 +45,15 @@ class Field:
         return self._size > 0 and self._stored == WORD
 
     def read(self, rows: Floats) -> AnyArray:
-        """[batch, *shape], a copy, of rows [batch, words]."""
+        """[batch, *shape] of rows [batch, words]; a view where it can be."""
         stored = np.ascontiguousarray(rows[:, self.words]).view(self._stored)
-        return stored[:, : self._size].reshape(len(rows), *self.shape).astype(self.dtype)
+        return stored[:, : self._size].reshape(len(rows), *self.shape).astype(self.dtype, copy=False)
 
     def write(self, rows: Floats, values: AnyArray) -> None:
         """Write values, [batch, *shape], into rows [batch, words], in place."""
+        if self._is_plain:
+            rows[:, self.words] = values.reshape(len(rows), self._size)
+            return
         width = self.words.stop - self.words.start
         stored = np.zeros((len(rows), width * WORD.itemsize // self._stored.itemsize), self._stored)
         stored[:, : self._size] = values.reshape(len(rows), self._size)

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 from carryover import AsyncCarryover, Carryover, connection, plans, session_socket
 
+from models.artifact.files import save
+from tests.helpers import graphs
 from tests.helpers.zoo import TARGETS, TOLERANCE, one_pass, rolled_out, series
 
 pytestmark = pytest.mark.anyio
@@ -503,3 +505,23 @@ async def test_without_retries_an_unreachable_server_is_an_error_at_once(kind):
 
     with pytest.raises(carryover.Unreachable, match="is the server running"):
         await advance()
+
+
+# Graphs.
+
+
+async def test_whole_numbers_and_named_outputs_come_back_as_they_are(connected, socket, tmp_path):
+    for make in (graphs.counter, graphs.characters):
+        save(make(), tmp_path / "graphs" / make.__name__)
+    numbers, tokens = np.array([2**40 + 1, -5, 2**50]), np.array([3, 1, 4, 1, 5])
+    want = graphs.reference("characters", tokens[:, None])
+    async with connected(models=(tmp_path / "graphs",), default_model="counter") as (_, call):
+        answer = await call(lambda c: c.session("a").stream(numbers, 2, socket=socket).collect())
+        assert answer.predictions.dtype == np.int64
+        assert answer.predictions.ravel().tolist() == (-3 + np.cumsum(numbers)).tolist()
+        named = await call(lambda c: c.session("b", "characters").stream(tokens, 2, socket=socket).collect())
+    assert named.predictions is None
+    assert len(named) == 5
+    np.testing.assert_allclose(named.outputs["logits"], want[:, :30], atol=TOLERANCE)
+    np.testing.assert_array_equal(named.outputs["best"], want[:, 30])
+    assert named[2].value["best"] == want[2, 30]

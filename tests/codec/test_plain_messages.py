@@ -70,7 +70,7 @@ def ordinary(data: bytes, binary: bool, named: bool) -> Message | None:
 
 def ordinary_columns(message: Message) -> tuple[object, ...]:
     assert message.chunk is not None
-    observations = np.ascontiguousarray(message.chunk.observations)
+    observations = np.ascontiguousarray(message.chunk.observations, np.float32)
     at = -1 if message.at is None else message.at
     return (
         message.session, message.tag, message.flat, at, message.epoch or 0,

@@ -45,7 +45,7 @@ def columns(plain: PlainRequests, i: int) -> tuple[object, ...]:
 def ordinary_columns(ordinary: OrdinaryRequest) -> tuple[object, ...]:
     chunk = ordinary.chunk
     at = -1 if chunk.at is None else chunk.at
-    bits = np.ascontiguousarray(chunk.observations).view(np.uint32).ravel().tolist()
+    bits = np.ascontiguousarray(chunk.observations, np.float32).view(np.uint32).ravel().tolist()
     return ordinary.session, chunk.flat, at, chunk.epoch or 0, chunk.observations.shape, bits
 
 
@@ -390,3 +390,14 @@ def test_every_number_comes_out_as_the_ordinary_float32(number):
     assert all(map(valid.fullmatch, texts))
     share = read(*requests, head=head_of(sender.first())).plain.mean()
     assert share > (0.99 if number is grammar.simple_number else 0.3)
+
+
+def test_with_a_network_of_whole_numbers_those_beyond_float32_are_not_plain():
+    chunks = ["[[1, 16777217], [2, 3]]", "[[4, 5]]", "[[-1e20, 0]]", "[[16777215, 6]]"]
+    data = [request('{"observations": ' + chunk + "}") for chunk in chunks]
+    heads = [head_of(data[0])] * len(data)
+    assert read_plain(data, heads, MAX_STEPS).plain.tolist() == [True] * 4
+    exact = read_plain(data, heads, MAX_STEPS, exact=True)
+    assert exact.plain.tolist() == [False, True, False, True]
+    assert exact.width == 0
+    assert read_plain(data[1:2], heads[:1], MAX_STEPS, exact=True).width == 2

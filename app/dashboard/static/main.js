@@ -57,10 +57,11 @@ function showModels(list) {
 
 function card(model) {
   const inputs = model.inputs.map(({ name, unit }) => (unit ? `${name} (${unit})` : name)).join(", ");
+  const network = model.hidden_size === null ? "ONNX graph" : `LSTM ${model.hidden_size} × ${model.num_layers}`;
   return create(
     "li", {},
     create("b", {}, model.name), model.default ? " (default)" : "",
-    create("span", {}, `${inputs} → ${model.targets.join(", ")}; LSTM ${model.hidden_size} × ${model.num_layers}`),
+    create("span", {}, `${inputs} → ${model.outputs.map(({ name }) => name).join(", ")}; ${network}`),
     create("span", {}, `${residents(model)}${count(model.carry_bytes)} bytes per session`),
     create("span", {}, model.fingerprint.slice(0, 12)),
   );
