@@ -17,7 +17,7 @@ import pytest
 from app import server
 from app.protocols.plain_reading import PlainReading
 from app.workers.moving import ConnectionMover
-from tests.helpers.faults import held, queued, until
+from tests.helpers.faults import held, inbox_held, queued, until
 from tests.helpers.two_workers import TwoWorkers, owned, two_workers
 from tests.helpers.ways import HotRoute
 
@@ -237,3 +237,23 @@ async def test_a_request_that_waits_for_the_other_worker_is_answered_before_the_
         assert (await client.answer())[1]["session"] == THERE[0]
         assert (await client.answer())[1]["session"] == HERE[0]
         client.writer.close()
+
+
+async def test_requests_that_are_submitted_together_are_answered_though_one_is_handed_over(start):
+    """The one of this worker is answered at once, and its connection does not wait for the other one."""
+    async with start() as both:
+        clients = {name: await Client.open(both.ways[0].port) for name in (HERE[0], THERE[0])}
+        for name, client in clients.items():
+            assert await client.ask(name, 0) == (200, 1)
+        with inbox_held(both.engines[0]):
+            for name, client in clients.items():
+                client.send(name, 1)
+            inbox = connections(both, 0)[0].inbox
+            await until(lambda: len(inbox) == 2)
+        for client in clients.values():
+            assert (await client.answer())[1]["position"] == 2
+        assert both.engines[0].metrics.handed_over == 2
+        for name, client in clients.items():
+            async with asyncio.timeout(10):
+                assert await client.ask(name, 2) == (200, 3)
+            client.writer.close()

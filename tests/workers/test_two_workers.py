@@ -311,19 +311,3 @@ async def test_a_bulk_request_that_this_worker_refuses_is_not_applied_at_the_oth
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:carryover:overloaded")
         assert [engine.metrics.chunks for engine in both.engines] == [0, 0]
         assert both.engines[1].count_sessions_here() == 0
-
-
-async def test_requests_of_many_connections_are_answered_though_half_of_them_are_handed_over(start):
-    """Those of this worker are answered at once, while the others wait: neither waits for ever."""
-    names = [name for pair in zip(owned(0, 8, "m"), owned(1, 8, "m"), strict=True) for name in pair]
-    async with start(HotRoute) as both:
-
-        async def stream(name: str, connection: int) -> None:
-            async with asyncio.timeout(20):
-                for at in range(12):
-                    # Over a connection that takes turns, so that it does not stay with one owner.
-                    reply = await both.ways[connection].advance(name, [[0.5]], at)
-                    assert (reply.status, reply.position, reply.replayed) == (200, at + 1, False)
-
-        await asyncio.gather(*(stream(name, (i // 2 + i) % 2) for i, name in enumerate(names)))
-        assert sum(engine.metrics.handed_over for engine in both.engines) > 0
