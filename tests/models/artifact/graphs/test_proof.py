@@ -94,7 +94,9 @@ def test_chunks_that_matter_are_refused():
 def test_a_state_that_counts_calls_is_refused_although_the_answers_do_not_show_it():
     nodes = (node("Identity", ["x"], ["y"]), node("Add", ["total", "one"], ["total.next"]))
     message = refused(stream(*nodes, one=np.ones(2, np.float32)), Choices(states=STATE))
-    assert message.startswith("state 'total' of 1 + 2 + 5 steps differs from the same 8 steps in one call by ")
+    assert message.startswith(
+        "state 'total' of 1 + 2 + 5 steps differs from the same 8 steps in one call by "
+    )
 
 
 def test_states_that_are_taken_for_one_another_are_refused():
