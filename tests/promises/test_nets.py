@@ -329,6 +329,26 @@ async def test_a_forecast_needs_an_artifact_that_says_what_is_fed_back(serve_htt
 
 
 @in_memory
+async def test_a_forecast_that_feeds_back_the_impossible_fails_alone(start_http, store, tmp_path):
+    artifact = graphs.counter()
+    (port,) = artifact.inputs
+    bounded = replace(artifact.signature, inputs=(replace(port, range=(-10, 10)),))
+    save(replace(artifact, signature=bounded), tmp_path / "zoo" / "counter")
+    async with start_http(models=(tmp_path / "zoo",), default_model="counter") as service:
+        await service.advance("a", np.array([[5]]), 0)
+        await service.advance("b", np.array([[3]]), 0)
+        async with held(service.engine) as release:
+            paths = [f"/sessions/{name}/forecast?steps=6" for name in "ab"]
+            calls = [asyncio.ensure_future(service.http.get(path)) for path in paths]
+            await queued(service.engine, "ab")
+            release.set()
+            a, b = await asyncio.gather(*calls)
+        assert (a.status_code, b.status_code) == (500, 200)  # 2, 4, 8, 16, which is not from -10 to 10
+        assert b.json()["forecast"] == [[0]] * 6
+        assert (await service.http.get("/sessions/a/forecast?steps=3")).json()["forecast"] == [[2], [4], [8]]
+
+
+@in_memory
 async def test_sessions_of_a_graph_cannot_learn(serve_http, store):
     async with serve_http() as service:
         response = await service.http.post("/sessions", json={"model": "gru", "level": 0.9})
