@@ -135,6 +135,23 @@ async def test_a_session_goes_on_after_a_restart(serve_http, net):
         equal(net, (await service.advance("a", rows[12:], 12)).numbers, want[12:])
 
 
+@pytest.mark.usefixtures("redis_url")
+@pytest.mark.parametrize("store", ["redis"], indirect=True)
+@pytest.mark.parametrize("net", ["counter", "characters", "frames"])
+async def test_a_session_goes_on_at_any_replica(serve_http, net):
+    rows = series(net, 12)
+    want = graphs.reference(net, rows)
+    async with serve_http() as one, serve_http() as other:
+        for at, service in ((0, one), (4, other), (8, one)):
+            chunk = rows[at : at + 4]
+            got = await service.advance("a", chunk, at, model=net)
+            equal(net, got.numbers, want[at : at + 4])
+            replica = other if service is one else one
+            again = await replica.advance("a", chunk, at)
+            assert again.replayed
+            assert_array_equal(again.numbers, got.numbers)
+
+
 @in_memory
 async def test_reload_keeps_old_sessions_on_their_graph_until_reset(start_http, store, tmp_path):
     older, newer = graphs.counter(), graphs.counter("int32")
