@@ -216,7 +216,8 @@ class Forecaster:
 
         Returns
         -------
-        forecast : [batch, steps, outputs], the data's own units; the first is the last prediction
+        forecast : [batch, steps, outputs], the data's own units; the first is the last prediction. All NaN of
+            a session that would feed back what the network cannot take
         carries : [batch, carry_size]; rolling these out again continues where this forecast stopped
 
         Raises
@@ -230,12 +231,16 @@ class Forecaster:
         latest = self.layout.predictions(carries)
         inputs = np.empty((len(carries), self.input_size), self.input_type)
         future = self.future_inputs
+        failed = np.zeros(len(carries), np.bool_)
         for step in range(steps):
             forecast[:, step] = latest
             self._stepper.feed_back(inputs, latest)
             if ahead is not None:
                 inputs[:, future] = (ahead[:, step] - self._inputs.mean[future]) / self._inputs.std[future]
+            if (unusable := self._rules.replace_unusable(inputs)) is not None:
+                failed |= unusable
             latest[:] = self._stepper.predict(carries, inputs)
+        forecast[failed] = np.nan
         return self._unscaled(forecast), carries
 
     # --- the life of a carry

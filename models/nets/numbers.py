@@ -82,6 +82,21 @@ class InputRules:
         numbers = self._broken(observations)
         return np.asarray(numbers.any(axis=1)) if numbers.any() else None
 
+    def replace_unusable(self, observations: Numbers) -> Bools | None:
+        """Put possible numbers in the place of observations that break a rule or have NaN, in place.
+
+        Returns
+        -------
+        [total], which observations were replaced; None if none was
+        """
+        if not self._any:
+            return None
+        unusable = self._broken(observations).any(axis=1) | np.isnan(observations).any(axis=1)
+        if not unusable.any():
+            return None
+        observations[unusable] = np.clip(0, self._least, self._most)
+        return np.asarray(unusable)
+
     def complaint(self, observation: Numbers) -> str:
         """What is wrong with an observation, [inputs], that breaks a rule."""
         column = int(self._broken(observation[None])[0].argmax())

@@ -40,6 +40,7 @@ MESSAGES = {
     "chunk with a horizon": text(observations=[[0.1]], at=STEPS, horizon=3, tag=1),
     "chunk of another epoch": text(observations=[[0.1]], at=3, epoch="00000000000000ff"),
     "chunk of a model": text(observations=[[0.1]], model="weather"),
+    "chunk of named inputs": text(inputs={"value": [0.1]}),
     "reset": text(reset=True),
     "reset in step": text(reset=True, at=STEPS),
     "binary": packed(-1),

@@ -135,6 +135,23 @@ async def test_a_session_goes_on_after_a_restart(serve_http, net):
         equal(net, (await service.advance("a", rows[12:], 12)).numbers, want[12:])
 
 
+@pytest.mark.usefixtures("redis_url")
+@pytest.mark.parametrize("store", ["redis"], indirect=True)
+@pytest.mark.parametrize("net", ["counter", "characters", "frames"])
+async def test_a_session_goes_on_at_any_replica(serve_http, net):
+    rows = series(net, 12)
+    want = graphs.reference(net, rows)
+    async with serve_http() as one, serve_http() as other:
+        for at, service in ((0, one), (4, other), (8, one)):
+            chunk = rows[at : at + 4]
+            got = await service.advance("a", chunk, at, model=net)
+            equal(net, got.numbers, want[at : at + 4])
+            replica = other if service is one else one
+            again = await replica.advance("a", chunk, at)
+            assert again.replayed
+            assert_array_equal(again.numbers, got.numbers)
+
+
 @in_memory
 async def test_reload_keeps_old_sessions_on_their_graph_until_reset(start_http, store, tmp_path):
     older, newer = graphs.counter(), graphs.counter("int32")
@@ -326,6 +343,26 @@ async def test_a_forecast_needs_an_artifact_that_says_what_is_fed_back(serve_htt
         equal("gru", answer.forecast, graphs.reference("gru", fed)[5:])
         whole = await service.advance("c", np.array([[5]]), 0, horizon=3)
         assert whole.forecast.tolist() == [[2], [4], [8]]
+
+
+@in_memory
+async def test_a_forecast_that_feeds_back_the_impossible_fails_alone(start_http, store, tmp_path):
+    artifact = graphs.counter()
+    (port,) = artifact.inputs
+    bounded = replace(artifact.signature, inputs=(replace(port, range=(-10, 10)),))
+    save(replace(artifact, signature=bounded), tmp_path / "zoo" / "counter")
+    async with start_http(models=(tmp_path / "zoo",), default_model="counter") as service:
+        await service.advance("a", np.array([[5]]), 0)
+        await service.advance("b", np.array([[3]]), 0)
+        async with held(service.engine) as release:
+            paths = [f"/sessions/{name}/forecast?steps=6" for name in "ab"]
+            calls = [asyncio.ensure_future(service.http.get(path)) for path in paths]
+            await queued(service.engine, "ab")
+            release.set()
+            a, b = await asyncio.gather(*calls)
+        assert (a.status_code, b.status_code) == (500, 200)  # 2, 4, 8, 16, which is not from -10 to 10
+        assert b.json()["forecast"] == [[0]] * 6
+        assert (await service.http.get("/sessions/a/forecast?steps=3")).json()["forecast"] == [[2], [4], [8]]
 
 
 @in_memory
