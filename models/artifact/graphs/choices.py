@@ -160,16 +160,15 @@ def check_choices(model: ModelProto, choices: Choices) -> None:
     inputs = {value.name for value in fed_inputs(model.graph)}
     outputs = {value.name for value in model.graph.output}
     fed = (
-        choices.states,
-        choices.constants,
-        choices.controls,
-        choices.context,
-        choices.ranges,
-        choices.feedback,
+        *(choices.states, choices.initials, choices.batch_axes, choices.shapes, choices.constants),
+        *(choices.controls, choices.context, choices.ranges, choices.feedback),
     )
     for name in (name for names in fed for name in names):
         if name not in inputs:
             raise BadArtifact(f"the graph has no input {name[:80]!r}; its inputs are {_listed(inputs)}")
+    for name in choices.names:
+        if name not in inputs | outputs:
+            raise BadArtifact(f"the graph has no input or output {name[:80]!r} to give a name to")
     for name in (*choices.states.values(), *choices.ignore, *choices.kinds, *choices.feedback.values()):
         if name not in outputs:
             raise BadArtifact(f"the graph has no output {name[:80]!r}; its outputs are {_listed(outputs)}")

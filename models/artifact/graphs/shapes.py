@@ -7,7 +7,7 @@ with 2 sessions, and with 5 and 7 steps: an axis that follows the first is the b
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -16,6 +16,14 @@ import numpy as np
 
 from models.arrays import AnyArray
 from models.artifact.graphs.choices import Choices, Tensor, id_ranges, tensor
+from models.artifact.graphs.layouts import (
+    Layout,
+    batch_axes,
+    followers,
+    possible_layouts,
+    single_axis,
+    without_axis,
+)
 from models.artifact.graphs.limits import fed_inputs
 from models.artifact.graphs.rewrite import ExposedState, expose_states, free_axes, loosen_reshapes, move_axis
 from models.artifact.graphs.runtime import noise, open_session, run
@@ -27,37 +35,17 @@ if TYPE_CHECKING:
 
 BATCHES, STEPS = (3, 2), (5, 7)
 MAX_TRIES = 64
-BATCH_NAMES = frozenset(("batch", "batch_size", "batchsize", "bs", "b", "n"))
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where a tensor has its batch and its time, and its shape without either.
+class Made:
+    """Shapes of a graph's outputs: with the usual sizes, with fewer sessions, with more steps."""
 
-    Attributes
-    ----------
-    context
-        Samples before the step's own, along the last axis or, with a time axis, along that.
-    """
-
-    batch: int
-    time: int | None
-    shape: tuple[int, ...]
-    context: int = 0
-
-    def full(self, batch: int, steps: int) -> tuple[int, ...]:
-        """The tensor's shape for so many sessions and steps."""
-        sizes = list(self.shape)
-        if self.time is None and self.context:
-            sizes[-1] += self.context
-        places = [(self.batch, batch)]
-        if self.time is not None:
-            places.append((self.time, steps + self.context))
-        for place, size in sorted(places):
-            sizes.insert(place, size)
-        return tuple(sizes)
+    usual: Shapes
+    fewer: Shapes
+    longer: Shapes
 
 
 def understand(model: ModelProto, choices: Choices) -> Signature:
@@ -106,10 +94,10 @@ class _Explorer:
         """Find the layouts and put them together."""
         layouts, made = self._layouts()
         answers = {name: self._answer(name, made) for name in self.outputs}
-        single = _single_axis([*(layouts[name] for name in self.inputs), *answers.values()])
+        single = single_axis([*(layouts[name] for name in self.inputs), *answers.values()])
         if single is not None:
-            layouts |= {name: _without_axis(layouts[name], single) for name in self.inputs}
-            answers = {name: _without_axis(answer, single) for name, answer in answers.items()}
+            layouts |= {name: without_axis(layouts[name], single) for name in self.inputs}
+            answers = {name: without_axis(answer, single) for name, answer in answers.items()}
         steps = self._steps(layouts, answers, one_a_call=single is not None)
         initials = self._initials(layouts)
         outputs = tuple(self._output(name, answers[name], steps) for name in self.outputs)
@@ -121,7 +109,15 @@ class _Explorer:
                 State(name, out, initials[name], layouts[name].batch) for name, out in self.states.items()
             ),
             constants=tuple(self.constants.values()),
-            controls=tuple(self.choices.controls.values()),
+            controls=tuple(
+                replace(
+                    control,
+                    dtype=_dtype(name, self.fed[name].dtype),
+                    shape=layouts[name].shape,
+                    batch_axis=layouts[name].batch,
+                )
+                for name, control in self.choices.controls.items()
+            ),
             steps=steps,
         )
 
@@ -144,7 +140,9 @@ class _Explorer:
         model.CopyFrom(self.model)
         for value in model.graph.input:
             dims = value.type.tensor_type.shape.dim
-            for axis in self._batch_axes(self.fed[value.name]) if value.name in self._carriers() else ():
+            for axis in (
+                batch_axes(self.fed[value.name], self.choices) if value.name in self._carriers() else ()
+            ):
                 dims[axis].Clear()
         del model.graph.value_info[:]
         known = {value.name for value in model.graph.output}
@@ -158,36 +156,13 @@ class _Explorer:
         """The tensors that have a batch: of what they hold, each session has its own."""
         return [*self.inputs, *self.states, *self.choices.controls]
 
-    def _batch_axes(self, value: Tensor) -> list[int]:
-        """The axes that may be the batch, the likeliest first.
-
-        Raises
-        ------
-        BadArtifact
-            If there is none.
-        """
-        if value.name in self.choices.batch_axes:
-            return [self.choices.batch_axes[value.name]]
-        if value.name in self.choices.controls:
-            return [self.choices.controls[value.name].batch_axis]
-        if value.dims is None:
-            raise BadArtifact(f"input {value.name!r} declares no shape: export it with one")
-        named = [axis for axis, dim in enumerate(value.dims) if str(dim).lower() in BATCH_NAMES]
-        free = [axis for axis, dim in enumerate(value.dims) if isinstance(dim, str)]
-        single = [axis for axis, dim in enumerate(value.dims) if dim == 1]
-        if named:
-            return named[:1]
-        if self.choices.free_batch and single:
-            return [*single, *free] if value.name in self.states else [*free, *single]
-        if not free:
-            hint = "--free-batch tries to free it" if single else "it has no axis for the sessions of a batch"
-            raise BadArtifact(f"input {value.name!r} has the fixed shape {list(value.dims)}: {hint}")
-        return free
-
     def _layouts(self) -> tuple[dict[str, Layout], Made]:
         """The first layouts with which the graph runs, and the shapes of what it then made."""
         names = self._carriers()
-        options = [self._options(self.fed[name]) for name in names]
+        options = [
+            possible_layouts(self.fed[name], self.choices, may_have_time=name in self.inputs)
+            for name in names
+        ]
         problem = ""
         tries = (dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*options))
         for layouts in itertools.islice(filter(self._agree, tries), MAX_TRIES):
@@ -203,39 +178,6 @@ class _Explorer:
             else:
                 return layouts, made
         raise BadArtifact(problem or "the inputs do not have their time on the same axis: give --shape")
-
-    def _options(self, value: Tensor) -> list[Layout]:
-        """All layouts that fit what the graph declares of an input."""
-        is_input, found = value.name in self.inputs, []
-        for batch in self._batch_axes(value):
-            rest = [(axis, dim) for axis, dim in enumerate(value.dims or ()) if axis != batch]
-            found += list(self._with_batch(value, batch, rest, may_have_time=is_input))
-        if not found:
-            raise BadArtifact(
-                f"input {value.name!r} is {value}: give the shape of a step, as in --shape {value.name}=512"
-            )
-        return found
-
-    def _with_batch(
-        self, value: Tensor, batch: int, rest: list[tuple[int, int | str]], *, may_have_time: bool
-    ) -> Iterator[Layout]:
-        context = self.choices.context.get(value.name, 0)
-        given = self.choices.shapes.get(value.name)
-        free = [axis for axis, dim in rest if isinstance(dim, str)]
-        times: Iterable[int | None] = free if may_have_time and free else (None,)
-        if given is not None:
-            times = (None,) if len(given) == len(rest) else [axis for axis, _ in rest]
-        for time in times if may_have_time else (None,):
-            sizes = [dim for axis, dim in rest if axis != time]
-            if time is None and context and sizes and isinstance(sizes[-1], int):
-                sizes[-1] -= context
-            shape = tuple(given) if given is not None else tuple(sizes)
-            fits = len(shape) == len(sizes) and all(
-                isinstance(size, int) and size > 0 and (isinstance(dim, str) or dim == size)
-                for size, dim in zip(shape, sizes, strict=True)
-            )
-            if fits:
-                yield Layout(batch, time, tuple(map(int, shape)), context)
 
     def _agree(self, layouts: Mapping[str, Layout]) -> bool:
         return len({layouts[name].time for name in self.inputs}) == 1
@@ -267,7 +209,7 @@ class _Explorer:
 
     def _check(self, layouts: Mapping[str, Layout], made: Made) -> None:
         for name in self.outputs:
-            if not _followers(made.usual[name], made.fewer[name], *BATCHES):
+            if not followers(made.usual[name], made.fewer[name], *BATCHES):
                 raise BadArtifact(
                     f"output {name!r} has no axis that follows the batch: {list(made.usual[name])} with "
                     f"{BATCHES[0]} sessions, {list(made.fewer[name])} with {BATCHES[1]}"
@@ -284,8 +226,8 @@ class _Explorer:
     def _answer(self, name: str, made: Made) -> Layout:
         """Where an output has its batch and its time."""
         usual, longer = made.usual[name], made.longer[name]
-        batch = _followers(usual, made.fewer[name], *BATCHES)[0]
-        times = _followers(usual, longer, *STEPS)
+        batch = followers(usual, made.fewer[name], *BATCHES)[0]
+        times = followers(usual, longer, *STEPS)
         if not times and usual != longer:
             axis = next(i for i, (a, b) in enumerate(zip(usual, longer, strict=True)) if a != b)
             missing = STEPS[0] - usual[axis]
@@ -366,38 +308,6 @@ class _Explorer:
         }
         if fixed:
             free_axes(self.model, fixed)
-
-
-@dataclass(frozen=True)
-class Made:
-    """Shapes of a graph's outputs: with the usual sizes, with fewer sessions, with more steps."""
-
-    usual: Shapes
-    fewer: Shapes
-    longer: Shapes
-
-
-def _followers(first: tuple[int, ...], second: tuple[int, ...], before: int, after: int) -> list[int]:
-    """The axes that were `before` long, and then `after`."""
-    if len(first) != len(second):
-        return []
-    return [axis for axis, sizes in enumerate(zip(first, second, strict=True)) if sizes == (before, after)]
-
-
-def _single_axis(layouts: list[Layout]) -> int | None:
-    """The axis that is the time, of one step, in all these tensors; None if there is none."""
-    if any(layout.time is not None or layout.context or len(layout.shape) < 2 for layout in layouts):
-        return None
-    for axis in (1, 0, 2):
-        if all(layout.batch != axis and layout.full(2, 1)[axis : axis + 1] == (1,) for layout in layouts):
-            return axis
-    return None
-
-
-def _without_axis(layout: Layout, axis: int) -> Layout:
-    sizes = list(layout.full(2, 1))
-    shape = tuple(size for i, size in enumerate(sizes) if i not in (layout.batch, axis))
-    return Layout(layout.batch, axis, shape, layout.context)
 
 
 def _constant(declared: Tensor, value: AnyArray) -> Constant:

@@ -217,6 +217,16 @@ def test_a_file_that_is_no_sample_is_refused(tmp_path):
         ),
         (Choices(states={"z": "y"}), "the graph has no input 'z'; its inputs are total, x"),
         (Choices(states={"total": "z"}), "the graph has no output 'z'; its outputs are total.next, y"),
+        (Choices(states=STATE, names={"z": "a"}), "the graph has no input or output 'z' to give a name to"),
+        (Choices(states=STATE, shapes={"z": (1,)}), "the graph has no input 'z'; its inputs are total, x"),
+        (Choices(states=STATE, batch_axes={"x": 2}), "input 'x' has 2 axes: its batch cannot be axis 2"),
+        (Choices(states=STATE, shapes={"x": (3,)}), "input 'x' is float32 [batch, 1]: give the shape of"),
+        (
+            Choices(states=STATE, initials={"total": np.ones(2)}),
+            "state 'total' has the shape [1], its initial value [2]",
+        ),
+        (Choices(states=STATE, ignore=("y", "total.next")), "no output is left for predictions"),
+        (Choices(states=STATE, constants={"x": np.array(1)}), "no input is left for observations"),
         (Choices(states=STATE, ignore=("y",)), ""),
     ],
 )

@@ -117,6 +117,28 @@ def test_the_accumulator_counts_and_starts_anew_with_a_session(tmp_path):
     assert [port.name for port in artifact.outputs] == ["OUTPUT"]
 
 
+def test_a_control_has_the_shape_and_the_type_that_the_graph_declares(tmp_path):
+    """START as [batch] and float32, where the configuration says int32."""
+    row = ("float32", ["batch", 1])
+    nodes = [
+        node("Cast", ["START"], ["starts"], to=onnx.TensorProto.BOOL),
+        node("Unsqueeze", ["starts", "one"], ["column"]),
+        node("Where", ["column", "zero", "INPUT_STATE"], ["before"]),
+        node("Add", ["before", "INPUT"], ["OUTPUT"]),
+        node("Identity", ["OUTPUT"], ["OUTPUT_STATE"]),
+    ]
+    fed = {"INPUT": row, "INPUT_STATE": row, "START": ("float32", ["batch"])}
+    weights = {"zero": np.array(0, np.float32), "one": np.array([1])}
+    network = graph(fed, {"OUTPUT": row, "OUTPUT_STATE": row}, nodes, weights)
+    control = (
+        'control_input { name: "START" control { kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] } }'
+    )
+    config = (
+        initial_config("zero_data: true").replace("state [", f"{control} state [").replace("[ 2 ]", "[ 1 ]")
+    )
+    assert answers(imported(tmp_path, network, config), [[3], [4]]) == [[3], [7]]
+
+
 def test_the_start_control_is_on_once(tmp_path):
     """A state that is not zero at the start: the graph must be told of the first step, and only of that."""
     artifact = imported(tmp_path, accumulator(), ACCUMULATOR)
