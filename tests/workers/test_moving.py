@@ -250,10 +250,10 @@ async def test_requests_that_are_submitted_together_are_answered_though_one_is_h
                 client.send(name, 1)
             inbox = connections(both, 0)[0].inbox
             await until(lambda: len(inbox) == 2)
-        for client in clients.values():
-            assert (await client.answer())[1]["position"] == 2
-        assert both.engines[0].metrics.handed_over == 2
-        for name, client in clients.items():
-            async with asyncio.timeout(10):
+        async with asyncio.timeout(10):
+            for client in clients.values():
+                assert (await client.answer())[1]["position"] == 2
+            assert both.engines[0].metrics.handed_over == 2
+            for name, client in clients.items():
                 assert await client.ask(name, 2) == (200, 3)
-            client.writer.close()
+                client.writer.close()
