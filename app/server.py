@@ -55,6 +55,7 @@ class Server(uvicorn.Server):
         self.published_port = published_port
         self.ends_process = False  # whether to end the process if it does not stop in time
         self.mover: ConnectionMover | None = None  # between workers
+        self._accepting: set[asyncio.Task[Any]] = set()  # connections of other workers
         self.announces = True  # whether to print the address
         self.parent: int | None = None  # a file that ends when the parent process does; then the server stops
         self._stops_at = math.inf
@@ -82,6 +83,8 @@ class Server(uvicorn.Server):
         state.engine.refuse_unfinished_after(JOBS_SHARE * state.stop_deadline.seconds)
         if self.mover is not None:
             self.mover.stop()
+            if self._accepting:
+                await asyncio.wait(self._accepting)  # so that they are shut down with the others
         if state.grpc is not None:
             state.grpc.start_closing(REQUESTS_SHARE * state.stop_deadline.seconds)
         await super().shutdown(sockets)
@@ -116,8 +119,8 @@ class Server(uvicorn.Server):
         protocol.first_data, protocol.moves = data, moves
         loop = asyncio.get_running_loop()
         task: asyncio.Task[Any] = loop.create_task(loop.connect_accepted_socket(lambda: protocol, connection))
-        self.server_state.tasks.add(task)
-        task.add_done_callback(self.server_state.tasks.discard)
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
 
     def _hear_parent(self, file: int) -> None:
         if not os.read(file, 1):

@@ -48,7 +48,7 @@ log = logging.getLogger("carryover.workers")
 REPORT_SECONDS = 0.1
 LOAD_SECONDS = 120.0  # for another worker to load a model
 SILENT_SECONDS = 5.0  # without a report, after which a worker counts as not ready
-START_SECONDS = 30.0  # how long a start waits for the other workers
+START_SECONDS = 60.0  # how long a start waits for the other workers
 
 
 class Workers:

@@ -99,5 +99,9 @@ async def _stop(serving: server.Server) -> None:
         listener.close()
     for connection in list(serving.server_state.connections):
         connection.shutdown()
-    await until(lambda: not serving.server_state.connections)
-    await serving.lifespan.shutdown()
+    try:
+        await until(lambda: not serving.server_state.connections)
+    finally:  # a test that failed may have left some
+        for connection in list(serving.server_state.connections):
+            connection.transport.abort()
+        await serving.lifespan.shutdown()

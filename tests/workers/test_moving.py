@@ -216,10 +216,13 @@ async def test_a_worker_that_stops_answers_the_connections_that_are_on_their_way
         asyncio.get_running_loop().remove_reader(mover._socket)  # it is busy
         client.send(THERE[0], 2)
         await until(lambda: not connections(both, 0))
-        mover.stop()
-        both.servers[1].mover = None
+        stopping = asyncio.ensure_future(both.servers[1].shutdown())
         assert (await client.answer())[1]["position"] == 3
+        async with asyncio.timeout(10):  # it is closed like every other connection, and at once
+            assert await client.reader.read() == b""
         client.writer.close()
+        await stopping
+        both.servers[1].mover = None
 
 
 async def test_a_request_that_waits_for_the_other_worker_is_answered_before_the_next(start):
@@ -250,10 +253,10 @@ async def test_requests_that_are_submitted_together_are_answered_though_one_is_h
                 client.send(name, 1)
             inbox = connections(both, 0)[0].inbox
             await until(lambda: len(inbox) == 2)
-        for client in clients.values():
-            assert (await client.answer())[1]["position"] == 2
-        assert both.engines[0].metrics.handed_over == 2
-        for name, client in clients.items():
-            async with asyncio.timeout(10):
+        async with asyncio.timeout(10):
+            for client in clients.values():
+                assert (await client.answer())[1]["position"] == 2
+            assert both.engines[0].metrics.handed_over == 2
+            for name, client in clients.items():
                 assert await client.ask(name, 2) == (200, 3)
-            client.writer.close()
+                client.writer.close()
