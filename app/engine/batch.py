@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from app.engine.chunk_columns import ChunkColumns
 from app.errors import CarryoverError
-from app.jobs.jobs import Advance, Forecast, Job, Outcome
+from app.jobs.jobs import Advance, Forecast, Job, Outcome, Progress
 from app.jobs.session_list import SessionNames
 from app.session import recent_answers
 from app.session.rows import Answer, Rows, scalar
@@ -38,6 +38,16 @@ class StagedRows:
 
 
 @dataclass(slots=True)
+class FinishedChunk:
+    """An unusual chunk that was stepped as a whole, and the row of its session."""
+
+    row: int
+    job: Advance
+    progress: Progress
+    answer: Answer
+
+
+@dataclass(slots=True)
 class Batch:
     """One tick's work.
 
@@ -48,6 +58,7 @@ class Batch:
     may_begin : number of long chunks that may be begun
     chunks : chunks that are stepped in one pass, by slab
     unusual_chunks : slab, row and job of the unusual chunks that have observations left
+    finished_chunks : the unusual chunks that end in this batch, by slab
     forecasts : slab, row and job of every forecast, including forecasts that follow a chunk
     bulk_rows : slab and rows of bulk jobs whose sessions are all resident in one slab, by id of the job
     lookups : sessions that were looked up in the store
@@ -71,6 +82,7 @@ class Batch:
     may_begin: int = sys.maxsize
     chunks: dict[Slab, ChunkColumns] = field(default_factory=dict)
     unusual_chunks: list[tuple[Slab, int, Advance]] = field(default_factory=list)
+    finished_chunks: dict[Slab, list[FinishedChunk]] = field(default_factory=dict)
     forecasts: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
     bulk_rows: dict[int, tuple[Slab, Ints]] = field(default_factory=dict)
     lookups: Collection[str] = ()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.engine import exactly_once
-from app.engine.batch import Batch, advance_rows
+from app.engine.batch import Batch, FinishedChunk, advance_rows
 from app.engine.extra_outputs import extra_outputs, forecast_interval
 from app.engine.inputs import advance_clock, clock_after, future_inputs, impossible_error
 from app.errors import StepFailed
@@ -61,10 +61,8 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
     batch.unusual_chunks.append((slab, row, job))
 
 
-def finish_slice(
-    slab: Slab, row: int, job: Advance, result: StepResult, batch: Batch, recent_bytes: int
-) -> None:
-    """Take the result of a slice of an unusual chunk. Then continue it, begin its forecast, or stage it."""
+def finish_slice(slab: Slab, row: int, job: Advance, result: StepResult, batch: Batch) -> None:
+    """Take the result of a slice of an unusual chunk. Then continue it, begin its forecast, or finish it."""
     progress = job.progress
     if progress is None:
         return
@@ -80,10 +78,10 @@ def finish_slice(
         progress.forecast_carry = progress.carry
         batch.forecasts.append((slab, row, job))
     else:
-        _stage(slab, row, job, batch, recent_bytes)
+        _finish(slab, row, job, batch)
 
 
-def roll(slab: Slab, rolling: Sequence[RollingForecast], steps: int, batch: Batch, recent_bytes: int) -> None:
+def roll(slab: Slab, rolling: Sequence[RollingForecast], steps: int, batch: Batch) -> None:
     """Advance every forecast of one slab by the same number of steps, at most `steps`."""
     under_way = [(row, job, job.progress) for _, row, job in rolling if job.progress is not None]
     carries = np.stack([progress.forecast_carry for _, _, progress in under_way])  # type: ignore[misc]
@@ -109,7 +107,7 @@ def roll(slab: Slab, rolling: Sequence[RollingForecast], steps: int, batch: Batc
         if progress.forecast_steps < _horizon(job):
             batch.unfinished.append(job)
         elif isinstance(job, Advance):
-            _stage(slab, row, job, batch, recent_bytes)
+            _finish(slab, row, job, batch)
         else:
             _answer_forecast(slab, row, job, progress, batch)
 
@@ -131,7 +129,8 @@ def _answer_forecast(slab: Slab, row: int, job: Forecast, progress: Progress, ba
     batch.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, outputs, ports)))
 
 
-def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) -> None:
+def _finish(slab: Slab, row: int, job: Advance, batch: Batch) -> None:
+    """Put the answer of a whole chunk together."""
     progress = job.progress
     if progress is None:
         return
@@ -145,29 +144,38 @@ def _stage(slab: Slab, row: int, job: Advance, batch: Batch, recent_bytes: int) 
         answer |= zip(("forecast_lower", "forecast_upper"), ends, strict=False)
     if slab.forecaster.artifact.time_features:
         advance_clock(slab.forecaster, progress.carry, job.clock, len(job.observations))
-    rows = np.array([row])
+    for scores in progress.scores:
+        batch.add_scores(slab.forecaster, scores)
+    batch.finished_chunks.setdefault(slab, []).append(FinishedChunk(row, job, progress, answer))
+
+
+def stage_finished(slab: Slab, chunks: Sequence[FinishedChunk], batch: Batch, recent_bytes: int) -> None:
+    """Stage the sessions of whole chunks, in columns."""
+    rows = np.array([chunk.row for chunk in chunks])
     before = slab.read(rows)
-    if job.reset:
-        reset_sessions(before, slab.forecaster)
+    resets = [i for i, chunk in enumerate(chunks) if chunk.job.reset]
+    if resets:
+        reset_sessions(before, slab.forecaster, resets)
+    size = slab.forecaster.short_answer_size
     after = advance_rows(
         before,
-        progress.carry[None],
-        np.array([len(job.observations)]),
-        np.array([progress.digest], np.uint64),
-        answer["predictions"][-1:, : slab.forecaster.short_answer_size].astype(np.float32, copy=False),
-        {0: answer},
+        np.stack([chunk.progress.carry for chunk in chunks]),
+        np.array([len(chunk.job.observations) for chunk in chunks]),
+        np.array([chunk.progress.digest for chunk in chunks], np.uint64),
+        np.stack([chunk.answer["predictions"][-1, :size] for chunk in chunks]).astype(np.float32, copy=False),
+        {i: chunk.answer for i, chunk in enumerate(chunks)},
         batch.now,
         recent_bytes,
     )
-    batch.stage(slab, (job.session,), rows, after)
-    for scores in progress.scores:
-        batch.add_scores(slab.forecaster, scores)
-    if job.delete:
-        batch.delete(slab, job.session, after, 0)
-    position, epoch = scalar(after.headers, "position"), scalar(after.headers, "epoch")
+    batch.stage(slab, [chunk.job.session for chunk in chunks], rows, after)
     model, ports = slab.forecaster.artifact.name, slab.output_ports
-    moved = ChunkAnswer(job.session, model, position, epoch, False, answer, ports)
-    batch.answers_if_committed.append((job, moved))
+    columns = after.headers["position"].tolist(), after.headers["epoch"].tolist()
+    for i, (chunk, position, epoch) in enumerate(zip(chunks, *columns, strict=True)):
+        job = chunk.job
+        if job.delete:
+            batch.delete(slab, job.session, after, i)
+        moved = ChunkAnswer(job.session, model, position, epoch, False, chunk.answer, ports)
+        batch.answers_if_committed.append((job, moved))
 
 
 def _horizon(job: Advance | Forecast) -> int:

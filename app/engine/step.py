@@ -162,7 +162,9 @@ class Stepper:
         for slab in {slab for slab, _, _ in batch.forecasts}:
             forecasts = [item for item in batch.forecasts if item[0] is slab]
             steps = self._time_budgets[slab].max_steps(len(forecasts), self._seconds)
-            slicing.roll(slab, forecasts, steps, batch, self.recent_bytes)
+            slicing.roll(slab, forecasts, steps, batch)
+        for slab, chunks in batch.finished_chunks.items():
+            slicing.stage_finished(slab, chunks, batch, self.recent_bytes)
 
     def _step_chunks(
         self, group: ChunkColumns, unusual: Sequence[tuple[Slab, int, Advance]], batch: Batch
@@ -187,7 +189,7 @@ class Stepper:
                 batch.refuse(job, failures[i])
             else:
                 part = result.pick(slice(ends[i] - inputs.lengths[i], ends[i]), slice(i, i + 1))
-                slicing.finish_slice(slab, row, job, part, batch, self.recent_bytes)
+                slicing.finish_slice(slab, row, job, part, batch)
 
     def _timed_pass(self, slab: Slab, inputs: PassInputs) -> tuple[StepResult, Failures]:
         began = time.perf_counter()
