@@ -278,9 +278,8 @@ class _Call:
         ]
         if len(found) == 1:
             return found[0]
-        answers, _ = self(self.observed, self.given)
         for axes in found:
-            if self._answers_alone(answers, axes):
+            if self._answers_alone(axes):
                 return axes
         raise ExportError("no axis of the states is the batch: the first row alone does not give its answer")
 
@@ -292,21 +291,31 @@ class _Call:
             )
         return axes
 
-    def _answers_alone(self, answers: list[Tensor], axes: Mapping[str, int]) -> bool:
+    def _answers_alone(self, axes: Mapping[str, int]) -> bool:
         import torch
 
-        observed = {name: leaf.narrow(self.batch_axis, 0, 1) for name, leaf in self.observed.items()}
-        state = {name: leaf.narrow(axes[name], 0, 1) for name, leaf in self.given.items()}
+        places = dict.fromkeys(self.observed, self.batch_axis) | dict(axes)
+        alone = {name: leaf.narrow(places[name], 0, 1) for name, leaf in (self.observed | self.given).items()}
+        among = self.observed | self.given
+        if self.batch == 1:  # a neighbour is needed, to see which axis it lies along
+            among = {name: torch.cat([leaf, leaf], places[name]) for name, leaf in among.items()}
         try:
-            alone, after = self(observed, state)
+            answers, states = self._called(alone)
+            answers_among, states_among = self._called(among)
         except ExportError:  # the shapes do not fit
             return False
-        kept = all(after[name].shape == leaf.shape for name, leaf in state.items())
-        rows = [answer.narrow(self.batch_axis, 0, 1) for answer in answers]
-        return kept and all(
-            row.shape == answer.shape and torch.allclose(row, answer, atol=1e-5)
-            for row, answer in zip(rows, alone, strict=True)
+        return (
+            all(states[name].shape == alone[name].shape for name in axes)
+            and all(states_among[name].shape == among[name].shape for name in axes)
+            and all(
+                torch.allclose(of_both.narrow(self.batch_axis, 0, 1), answer, atol=1e-5)
+                for of_both, answer in zip(answers_among, answers, strict=True)
+            )
         )
+
+    def _called(self, leaves: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        observed = {name: leaves[name] for name in self.observed}
+        return self(observed, {name: leaves[name] for name in self.given})
 
 
 @contextmanager

@@ -70,6 +70,29 @@ def test_a_module_becomes_a_proved_artifact(tmp_path):
     assert net.training
 
 
+class LSTMNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(2, 4, num_layers=1)
+
+    def forward(self, x, state):
+        return self.lstm(x, state)
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "batch_axis", "states"),
+    [(GRUNet(), torch.ones(1, 5, 2), 0, 1), (LSTMNet(), torch.ones(5, 1, 2), 1, 2)],
+    ids=["gru", "lstm, time first"],
+)
+def test_an_example_of_one_row_shows_which_axis_of_a_state_is_the_batch(module, x, batch_axis, states):
+    """Layers and batch are both 1 in the state: the module is called with two rows to tell them apart."""
+    zeros = [torch.zeros(1, 1, 4)] * states
+    traced = trace(module, (x, zeros[0] if states == 1 else tuple(zeros)), batch_axis=batch_axis)
+    found = dict(traced.batch_axes)
+    assert found.pop("x") == batch_axis
+    assert list(found.values()) == [1] * states
+
+
 def test_a_wrong_order_of_the_states_is_found_by_the_numbers(tmp_path):
     state = (torch.zeros(1, 3, 4), torch.zeros(1, 3, 4))
     with pytest.raises(carryover.ExportError, match="differs from"):
