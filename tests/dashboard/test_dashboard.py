@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,10 @@ import pytest
 from app import dashboard
 from app.access import keys
 from app.config import SHIPPED_MODELS
+from models.artifact.files import save
+from models.artifact.graph_artifact import GraphArtifact
+from models.nets.signature import Port, Signature, State
+from tests.helpers.graphs import OPSET, characters, counter, frames, graph_bytes, node
 from tests.system.test_serve import serving
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -36,9 +41,39 @@ PUBLISHED = {  # SHA-256 of the files of uplot 1.6.31 and swagger-ui-dist 5.32.6
 in_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
 
 
+def detector(name: str = "detector") -> GraphArtifact:
+    """How probable it is that the level is high, and the probabilities of three classes."""
+    graph = graph_bytes(
+        [
+            node("Mul", ["mean", "keep"], ["kept"]),
+            node("Add", ["kept", "level"], ["mean_out"]),
+            node("Sigmoid", ["mean_out"], ["high"]),
+            node("Mul", ["mean_out", "slopes"], ["sloped"]),
+            node("Softmax", ["sloped"], ["classes"]),
+        ],
+        [("level", "float32", ["b", 1]), ("mean", "float32", ["b", 1])],
+        [("high", "float32", ["b", 1]), ("classes", "float32", ["b", 3]), ("mean_out", "float32", ["b", 1])],
+        keep=np.array(0.8, np.float32),
+        slopes=np.array([[-1, 0.1, 1]], np.float32),
+    )
+    signature = Signature(
+        inputs=(Port("level", "level", shape=(1,), range=(-2, 2), unit="m"),),
+        outputs=(
+            Port("high", "high", shape=(1,), kind="probability"),
+            Port("classes", "classes", shape=(3,), kind="probability", columns=("low", "middle", "top")),
+        ),
+        states=(State("mean", "mean_out", np.zeros(1, np.float32)),),
+    )
+    return GraphArtifact(name, graph, OPSET, signature, metrics={"test": {"accuracy": 0.9375}})
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with serving(SHIPPED_MODELS) as (_, port):
+def server(tmp_path_factory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(SHIPPED_MODELS / "sine", folder / "sine")
+    for artifact in (characters(), counter(), detector(), frames()):
+        save(artifact, folder / artifact.name)
+    with serving(folder) as (_, port):
         yield f"http://127.0.0.1:{port}"
 
 
