@@ -67,11 +67,26 @@ def detector(name: str = "detector") -> GraphArtifact:
     return GraphArtifact(name, graph, OPSET, signature, metrics={"test": {"accuracy": 0.9375}})
 
 
+def sums(name: str = "sums") -> GraphArtifact:
+    """The sums of 24 numbers that come in together."""
+    graph = graph_bytes(
+        [node("Add", ["x", "sum"], ["sum_out"])],
+        [("x", "float32", ["b", 24]), ("sum", "float32", ["b", 24])],
+        [("sum_out", "float32", ["b", 24])],
+    )
+    signature = Signature(
+        inputs=(Port("x", "x", shape=(24,), range=(1, 9)),),
+        outputs=(Port("total", "sum_out", shape=(24,)),),
+        states=(State("sum", "sum_out", np.zeros(24, np.float32)),),
+    )
+    return GraphArtifact(name, graph, OPSET, signature)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("models")
     shutil.copytree(SHIPPED_MODELS / "sine", folder / "sine")
-    for artifact in (characters(), counter(), detector(), frames()):
+    for artifact in (characters(), counter(), detector(), frames(), sums()):
         save(artifact, folder / artifact.name)
     with serving(folder) as (_, port):
         yield f"http://127.0.0.1:{port}"
@@ -123,8 +138,9 @@ def post(server: str, path: str, body: Any) -> Any:
         return json.load(answer)
 
 
-def observe(server: str, session: str, observations: Any) -> Any:
-    return post(server, f"/sessions/{session}/observations", {"observations": list(observations)})
+def observe(server: str, session: str, observations: Any, **fields: Any) -> Any:
+    body = {"observations": list(observations), **fields}
+    return post(server, f"/sessions/{session}/observations", body)
 
 
 def wait(condition: Callable[[], Any], page: Any) -> Any:
@@ -154,26 +170,56 @@ def picture(page: Any) -> str:
     return page.evaluate("document.querySelector('#chart canvas').toDataURL()")
 
 
-def in_colour(page: Any, name: str) -> int:
-    """About how many pixels of the chart have this colour of the style sheet."""
-    return page.evaluate(
-        """(name) => {
+def pixels(page: Any, name: str, figure: int = 0) -> np.ndarray:
+    """[height, width], which pixels of a figure have about this colour of the style sheet."""
+    width, height, found = page.evaluate(
+        """([name, figure]) => {
             const probe = document.body.appendChild(document.createElement('i'));
             probe.style.color = `var(${name})`;
             const wanted = getComputedStyle(probe).color.match(/[\\d.]+/g).slice(0, 3).map(Number);
             probe.remove();
-            const canvas = document.querySelector('#chart canvas');
+            const canvas = document.querySelectorAll('#chart canvas')[figure];
             const copy = new OffscreenCanvas(canvas.width, canvas.height);
             const pixels = copy.getContext('2d', { willReadFrequently: true });
             pixels.drawImage(canvas, 0, 0);
             const { data } = pixels.getImageData(0, 0, canvas.width, canvas.height);
-            let found = 0;
+            const found = [];
             for (let i = 0; i < data.length; i += 4)
-                found += data[i + 3] > 120 && wanted.every((part, j) => Math.abs(data[i + j] - part) < 12);
-            return found;
+                if (data[i + 3] > 120 && wanted.every((part, j) => Math.abs(data[i + j] - part) < 12))
+                    found.push(i / 4);
+            return [canvas.width, canvas.height, found];
         }""",
-        name,
+        [name, figure],
     )
+    there = np.zeros(width * height, bool)
+    there[found] = True
+    return there.reshape(height, width)
+
+
+def in_colour(page: Any, name: str, figure: int = 0) -> int:
+    """About how many pixels of a figure have this colour of the style sheet."""
+    return int(pixels(page, name, figure).sum())
+
+
+def watch(page: Any, server: str, session: str, observations: Any, model: str) -> Any:
+    """Open the page of a session that does not exist yet, and send it a chunk; returns the answer."""
+    page.goto(f"{server}/#/{session}")
+    wait(lambda: page.inner_text("#link") == "live", page)
+    wait(lambda: "does not exist" in fact(page, "state"), page)
+    answer = observe(server, session, observations, model=model)
+    wait(lambda: position(page) == len(observations), page)
+    return answer
+
+
+def captions(page: Any) -> list[str]:
+    """What stands above each figure, in one line."""
+    return [" ".join(text.split()) for text in page.locator("#chart figcaption").all_inner_texts()]
+
+
+def table(page: Any, name: str) -> list[list[str]]:
+    """The cells of the rows of a table."""
+    rows = page.locator(f"#{name} tr").all()
+    return [[" ".join(text.split()) for text in row.locator("th, td").all_inner_texts()] for row in rows]
 
 
 @pytest.fixture
@@ -329,6 +375,108 @@ def test_a_csv_is_read_with_any_separator_quotes_and_times(page, text, names, va
         text,
     )
     assert (read["names"], read["values"], read["times"]) == (names, values, times)
+
+
+@in_browser
+def test_a_probability_has_an_axis_from_0_to_1_with_a_line_at_one_half(page, server):
+    answer = watch(page, server, "alarm", [[0.1]] * 40, "detector")
+    high = np.ravel(answer["outputs"]["high"])
+    assert 0.5 < high.min() < high.max() < 0.65, "on an axis that fits them, one half would be at the bottom"
+    wait(lambda: in_colour(page, "--predicted") > 50, page)
+    line = pixels(page, "--half")
+    height = np.flatnonzero(line.sum(axis=1) > 20) / len(line)
+    assert len(height)
+    assert 0.35 < height.min() <= height.max() < 0.6
+    assert captions(page)[:2] == ["high probability 0.5", "classes probability low middle top 0.5"]
+    assert all(in_colour(page, f"--line-{i}", 1) > 50 for i in (1, 2, 3))
+    assert "The last outputs: high 0.62" in wait(lambda: page.inner_text("#summary"), page)
+
+
+@in_browser
+def test_each_named_output_has_a_figure_and_many_numbers_are_a_heat_map(page, server):
+    answer = watch(page, server, "text", [[i % 30] for i in range(50)], "characters")
+    assert page.locator("#chart canvas").count() == 4
+    logits = np.array(answer["outputs"]["logits"])[-1]
+    heat, best, likely, token = captions(page)
+    order = ", ".join(f"[{i}] {float(logits[i]):.5g}" for i in np.argsort(-logits)[:3])
+    assert heat == f"logits logits low high largest now: {order}"
+    assert (best, likely, token) == ("best int64", "likely bool", "token input")
+    wait(lambda: in_colour(page, "--hot") > 5 and in_colour(page, "--cold") > 5, page)
+    page.select_option("#output", label="best")
+    wait(lambda: captions(page) == [] and page.locator("#chart canvas").count() == 1, page)
+    page.fill("#steps", "20")
+    page.click("#forecast")
+    wait(lambda: in_colour(page, "--forecast") > 20, page)
+
+
+@in_browser
+def test_whole_numbers_are_drawn_as_steps(page, server):
+    watch(page, server, "steps", [[3], [1000], [-1000], [1000]], "counter")  # 0, 1000, 0, 1000
+    wait(lambda: in_colour(page, "--predicted") > 50, page)
+    rows, columns = np.nonzero(pixels(page, "--predicted"))
+    flat = (rows < rows.min() + 4) | (rows > rows.max() - 4)
+    share = len(set(columns[flat])) / len(set(columns))
+    assert share > 0.9, "lines from point to point would be between the two values almost everywhere"
+
+
+@in_browser
+def test_the_page_of_a_model_says_what_goes_in_and_what_comes_out(page, server):
+    observe(server, "shown", [[0.0]], model="detector")
+    wait(lambda: "shown" in rows_of(page), page)
+    page.click("#models >> text=detector")
+    wait(lambda: page.inner_text("#model-title") == "detector", page)
+    assert page.is_hidden("#detail")
+    assert table(page, "inputs") == [["level", "float32", "1", "-2 to 2", "m"]]
+    assert table(page, "outputs") == [
+        ["high", "float32", "1", "probability", "–"],
+        ["classes low, middle, top", "float32", "3", "probability", "–"],
+    ]
+    facts = [text.split("\n") for text in page.locator("#model-facts div").all_inner_texts()]
+    assert ["network", "ONNX graph"] in facts
+    assert page.locator("#metrics div").all_inner_texts() == ["test accuracy\n0.9375"]
+    page.click("#model-sessions >> text=shown")
+    wait(lambda: page.inner_text("#detail-title") == "shown" and page.is_hidden("#model"), page)
+    page.click("#facts >> text=detector")
+    wait(lambda: page.inner_text("#model-title") == "detector" and page.is_hidden("#detail"), page)
+    page.goto(f"{server}/#model/none")
+    wait(lambda: page.is_visible("#model-missing"), page)
+
+
+@in_browser
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+@pytest.mark.parametrize("model", ["sine", "characters", "counter", "detector", "frames", "sums"])
+def test_the_command_on_the_page_of_a_model_sends_an_observation(page, server, model):
+    page.goto(f"{server}/#model/{model}")
+    wait(lambda: page.inner_text("#model-title") == model, page)
+    command = page.inner_text("#curl")
+    assert len(command) < 250
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    answer = json.loads(ran.stdout)
+    assert (answer["model"], answer["position"]) == (model, 1)
+    if model == "sums":
+        assert answer["predictions"] == [[1.0] * 24], "the least number that its inputs take"
+
+
+@in_browser
+def test_a_network_of_whole_numbers_and_several_outputs_can_be_tried(page):
+    page.select_option("#try-model", "characters")
+    page.fill("#try-pace", "20")
+    page.click("#try-start")
+    wait(lambda: position(page) >= 100, page)
+    assert page.is_hidden("#worth"), "no output predicts an input, so there is no error"
+    page.click("#try-start")
+    wait(lambda: page.inner_text("#try-start") == "Stream", page)
+
+
+@in_browser
+def test_the_pages_fit_a_phone(page, server):
+    page.set_viewport_size({"width": 360, "height": 740})
+    watch(page, server, "phone", [[i % 30] for i in range(20)], "characters")
+    width = "document.documentElement.scrollWidth"
+    assert page.evaluate(width) == 360
+    page.goto(f"{server}/#model/frames")
+    wait(lambda: page.inner_text("#model-title") == "frames", page)
+    assert page.evaluate(width) == 360
 
 
 @in_browser

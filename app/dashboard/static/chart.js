@@ -3,7 +3,7 @@
 /* global uPlot */
 
 import { create, number } from "./dom.js";
-import { largest } from "./ports.js";
+import { largest, shortNames } from "./ports.js";
 
 const SERIES = [
   // [column, label, colour, further options]
@@ -46,7 +46,7 @@ export class Figure {
       heat: () => [[{ label: "" }], {}],
     }[figure.style]();
     const hooks = { ...this.hooks };
-    if (figure.style === "heat") hooks.drawClear = [(plot) => this.#paint(plot)];
+    if (figure.style === "heat") hooks.drawAxes = [(plot) => this.#paint(plot)];
     else if (figure.kind === "probability") hooks.drawAxes = [halfLine];
     this.plot = new uPlot(options(this.host, series, { ...more, ...vertical(figure), hooks }), null, this.host);
   }
@@ -64,7 +64,7 @@ export class Figure {
     if (figure.style === "heat") {
       this.rows = rows;
       this.plot.setData([span.positions, span.none], rescale);
-      this.note.textContent = this.last ? `largest now: ${largest(this.last, figure.names)}` : "";
+      this.note.textContent = this.last ? `largest now: ${largest(this.last, shortNames(figure))}` : "";
     } else {
       const column = (_, i) => rows.map((row) => row?.[i] ?? null);
       this.plot.setData([span.positions, ...figure.names.map(column)], rescale);
@@ -117,7 +117,7 @@ function caption(figure, note) {
   const unit = figure.unit ? ` (${figure.unit})` : "";
   const what = figure.source === "observed" ? "input" : figure.kind === "number" ? figure.dtype : figure.kind;
   const title = create("span", {}, create("b", {}, figure.title), `${unit} `, create("small", {}, what));
-  const keys = figure.style === "lines" ? figure.names.map((name, i) => key(`line-${i + 1}`, name)) : [];
+  const keys = figure.style === "lines" ? shortNames(figure).map((name, i) => key(`line-${i + 1}`, name)) : [];
   if (figure.style === "heat") keys.push(create("li", {}, "low ", create("i", { className: "ramp" }), " high"));
   else if (figure.kind === "probability") keys.push(key("half", "0.5"));
   return create("figcaption", {}, title, create("ul", { className: "legend" }, ...keys), note);
@@ -132,7 +132,7 @@ function options(host, series, { bands = [], hooks, range, y = {} }) {
     legend: { show: false },
     cursor: { sync: { key: "carryover" }, drag: { x: true, y: false }, points: { size: 6 } },
     scales: { x: { time: false }, y: range ? { range } : {} },
-    axes: [axis({ incrs: WHOLE_STEPS, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }), axis({ size: 56, ...y })],
+    axes: [axis({ size: 32, incrs: WHOLE_STEPS, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }), axis({ size: 56, ...y })],
     series: [{ label: "position" }, ...series],
     bands,
     hooks,
@@ -140,9 +140,9 @@ function options(host, series, { bands = [], hooks, range, y = {} }) {
 }
 
 /** The vertical axis of a figure: fixed for probabilities and yes-or-no outputs, whole numbers for integers. */
-function vertical({ style, kind, dtype, whole, names }) {
+function vertical({ title, style, kind, dtype, whole, names }) {
   const short = (_, ticks) => ticks.map(tick);
-  if (style === "heat") return { range: [-0.5, names.length - 0.5], y: { incrs: WHOLE_STEPS, values: (_, ticks) => ticks.map((i) => clip(names[i] ?? "")) } };
+  if (style === "heat") return { range: [-0.5, names.length - 0.5], y: { incrs: WHOLE_STEPS, values: (_, ticks) => ticks.map((i) => clip(shortNames({ title, names })[i] ?? "")) } };
   if (kind === "probability") return { range: [0, 1], y: { splits: [0, 0.25, 0.5, 0.75, 1] } };
   if (dtype === "bool") return { range: [-0.1, 1.1], y: { splits: [0, 1] } };
   return { y: whole ? { incrs: WHOLE_STEPS, values: short } : { values: short } };
@@ -156,7 +156,8 @@ function axis(more) {
   return { stroke: () => css("--soft"), grid: thin, ticks: thin, font: "12px system-ui, sans-serif", ...more };
 }
 
-function line([, label, name, more], { whole }) {
+function line([, label, name, more], { whole, source }) {
+  if (source === "observed") more = { width: 2.5 };
   const paths = whole ? { paths: uPlot.paths.stepped({ align: 1 }) } : {};
   return { label, stroke: name ? () => css(name) : undefined, points: { show: false }, spanGaps: false, ...paths, ...more };
 }

@@ -39,6 +39,7 @@ function open() {
   panel.open(session);
   list.choose(session);
   openModel();
+  if (shownModel() !== null) loadModels(); // the number of its sessions may be old
 }
 
 function openModel() {

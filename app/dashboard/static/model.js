@@ -56,7 +56,8 @@ export class ModelPage {
     $("outputs").replaceChildren(...layOut(model.outputs).map((port) => row(port, [port.kind, port.unit ?? "–"])));
     const command = curl(model);
     if ($("curl").textContent !== command) $("curl").textContent = command; // the reader may have selected it
-    const metrics = leaves(model.metrics);
+    const { recipe, data, ...measured } = model.metrics; // these two say how the model was trained
+    const metrics = leaves(measured);
     $("metrics-part").hidden = !metrics.length;
     $("metrics").replaceChildren(...metrics.map(fact));
     this.#sessions(model);

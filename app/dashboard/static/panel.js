@@ -5,7 +5,7 @@ import { key } from "./chart.js";
 import { Charts, MOST } from "./charts.js";
 import { $, ago, ask, count, create, number, toast } from "./dom.js";
 import { modelAddress } from "./model.js";
-import { brief, figuresOf, flatRows, forecastRows, layOut, outputRows, UNKNOWN } from "./ports.js";
+import { brief, FEW, figuresOf, flatRows, forecastRows, layOut, outputRows, shortNames, UNKNOWN } from "./ports.js";
 import { Trail } from "./trail.js";
 
 const SUMMARY_MS = 5000; // a screen reader reads the summary at most this often
@@ -44,6 +44,7 @@ export class Panel {
     this.watching?.close();
     clearTimeout(this.retry);
     $("detail-title").textContent = session ?? "No session chosen";
+    $("summary").textContent = "";
     $("nothing").hidden = session !== null;
     $("view").hidden = $("actions").hidden = session === null;
     if (session === null) return;
@@ -120,6 +121,11 @@ export class Panel {
     return chosen === ALL ? this.every.slice(0, MOST) : [this.every[Number(chosen)]];
   }
 
+  /** Whether a prediction is short enough to be read as a list. */
+  get #isBrief() {
+    return (this.model?.targets.length ?? 1) <= FEW;
+  }
+
   get model() {
     return this.models(this.name);
   }
@@ -132,6 +138,7 @@ export class Panel {
     const all = this.every.length > MOST ? `the first ${MOST} of ${this.every.length}` : "all";
     $("output").replaceChildren(create("option", { value: ALL }, all), ...titles);
     $("output-label").hidden = this.every.length < 2;
+    $("steps").disabled = $("forecast").disabled = this.model?.can_forecast === false;
     this.#draw();
   }
 
@@ -155,7 +162,7 @@ export class Panel {
       ["model", create("a", { href: modelAddress(view.model) }, view.model)],
       ["position", count(view.position)],
       ["since reset", count(view.observations_since_reset)],
-      ["last prediction", view.last_prediction ? brief(view.last_prediction, this.model?.targets ?? []) : "–"],
+      ...(this.#isBrief ? [["last prediction", view.last_prediction?.map(number).join(", ") ?? "–"]] : []),
       ...(errors?.mse != null ? [["RMSE", number(Math.sqrt(errors.mse))]] : []),
       ...(errors?.skill != null ? [["skill", number(errors.skill)]] : []),
       ...(coverage ? [[`in the ${coverage[0]} interval`, number(coverage[1])]] : []),
@@ -203,7 +210,7 @@ export class Panel {
     }
     const last = this.trail.columns.predicted.at(-1);
     if (!last || !this.model) return null;
-    const words = ({ name, first, size, names }) => `${name} ${brief(last.slice(first, first + size), names)}`;
+    const words = (port) => `${port.name} ${cell(last, port)}`;
     return `The last outputs: ${layOut(this.model.outputs).slice(0, MOST).map(words).join("; ")}.`;
   }
 
@@ -231,7 +238,6 @@ export class Panel {
     const ports = layOut(this.model?.outputs ?? []).slice(0, MOST);
     const { predicted } = this.trail.columns;
     const seen = predicted.map((_, i) => i).filter((i) => predicted[i]).slice(-ROWS).reverse();
-    const cell = (row, { first, size, names }) => brief(row.slice(first, first + size), names);
     const row = (i) => [count(this.trail.first + i - 1), ...ports.map((port) => cell(predicted[i], port))];
     return [["position", ...ports.map(({ name }) => name)], seen.map(row)];
   }
@@ -285,5 +291,8 @@ export class Panel {
     this.#draw();
   }
 }
+
+/** The numbers of one output in a row, as text. */
+const cell = (row, { name, first, size, names }) => brief(row.slice(first, first + size), shortNames({ title: name, names }));
 
 const rmse = (pairs) => Math.sqrt(pairs.reduce((sum, [a, b]) => sum + (a - b) ** 2, 0) / pairs.length);

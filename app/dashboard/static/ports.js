@@ -68,6 +68,9 @@ export function forecastRows({ forecast }, model) {
 export const flatRows = (rows) => rows.map(flat);
 const flat = (row) => (Array.isArray(row) ? row.flat(Infinity) : [row]).map((value) => (value === null ? null : Number(value)));
 
+/** The names of the numbers of a port beside its own name: `[3]` in place of `logits[3]`. */
+export const shortNames = ({ title, names }) => names.map((name) => (name.startsWith(`${title}[`) ? name.slice(title.length) : name));
+
 /** The largest numbers by name, such as `e 3.1, a 2`. */
 export function largest(values, names) {
   const order = values.map((_, i) => i).filter((i) => values[i] !== null).sort((a, b) => values[b] - values[a]);

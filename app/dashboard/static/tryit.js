@@ -61,8 +61,8 @@ export class TryIt {
     this.#running(true);
     const ids = [session, `${session}-forgetful`];
     try {
-      await createSession(ids[0], model.name);
-      await createSession(ids[1], model.name, { ttl_seconds: TWIN_SECONDS });
+      await createSession(ids[0], model);
+      await createSession(ids[1], model, { ttl_seconds: TWIN_SECONDS });
       this.show(session);
       await this.#stream(run, rows, model, ...ids);
     } finally {
@@ -184,12 +184,14 @@ class Line {
   }
 }
 
-/** Creates a session, with intervals if its model supports them. */
+/** Creates a session, with intervals if its model supports them: a graph does not. */
 async function createSession(id, model, more = {}) {
-  const learning = { learning: { intervals: true }, level: LEVEL };
-  await call("sessions", { method: "POST", body: { id, model, ...more, ...learning } }).catch((error) => {
+  const body = { id, model: model.name, ...more };
+  const create = (fields) => call("sessions", { method: "POST", body: { ...body, ...fields } });
+  if (!model.architecture) return create({});
+  return create({ learning: { intervals: true }, level: LEVEL }).catch((error) => {
     if (error.status !== 422) throw error;
-    return call("sessions", { method: "POST", body: { id, model, ...more } });
+    return create({});
   });
 }
 
