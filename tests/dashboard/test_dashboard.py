@@ -26,6 +26,7 @@ from models.artifact.files import save
 from models.artifact.graph_artifact import GraphArtifact
 from models.nets.signature import Port, Signature, State
 from tests.helpers.graphs import OPSET, characters, counter, frames, graph_bytes, node
+from tests.helpers.zoo import artifacts
 from tests.system.test_serve import serving
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -37,6 +38,8 @@ PUBLISHED = {  # SHA-256 of the files of uplot 1.6.31 and swagger-ui-dist 5.32.6
     "swagger-ui/swagger-ui-bundle.js": "4b5a9b35a1adf37f00d39c0bae23cdb37007e2946240ef035137cc85b4d55349",
     "swagger-ui/swagger-ui.css": "ca238f7d7c2cf4480c1e77a9c3b9da915ab216e96ffd354e69076560c650c6de",
 }
+
+MODELS = ["sine", "adaptive", "planned", "tokens", "characters", "counter", "detector", "frames", "sums"]
 
 in_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
 
@@ -86,7 +89,8 @@ def sums(name: str = "sums") -> GraphArtifact:
 def server(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("models")
     shutil.copytree(SHIPPED_MODELS / "sine", folder / "sine")
-    for artifact in (characters(), counter(), detector(), frames(), sums()):
+    recurrent = [artifacts()[name] for name in ("adaptive", "planned", "tokens")]
+    for artifact in (characters(), counter(), detector(), frames(), sums(), *recurrent):
         save(artifact, folder / artifact.name)
     with serving(folder) as (_, port):
         yield f"http://127.0.0.1:{port}"
@@ -410,6 +414,19 @@ def test_each_named_output_has_a_figure_and_many_numbers_are_a_heat_map(page, se
 
 
 @in_browser
+def test_each_predicted_input_has_a_figure_with_what_was_observed(page, server):
+    rows = [[np.sin(t / 5), np.cos(t / 5)] for t in range(60)]
+    watch(page, server, "both", rows, "adaptive")
+    assert captions(page) == ["b float32", "a float32"]
+    for figure in (0, 1):
+        wait(lambda at=figure: in_colour(page, "--predicted", at) > 50, page)
+    assert page.locator("#legend li").all_inner_texts() == ["observed", "predicted"]
+    wait(lambda: "predicted observations of b: RMSE" in page.inner_text("#summary"), page)
+    last_b = f"last observed {rows[-1][1]:.5g}"
+    assert last_b in page.inner_text("#summary")
+
+
+@in_browser
 def test_whole_numbers_are_drawn_as_steps(page, server):
     watch(page, server, "steps", [[3], [1000], [-1000], [1000]], "counter")  # 0, 1000, 0, 1000
     wait(lambda: in_colour(page, "--predicted") > 50, page)
@@ -444,7 +461,7 @@ def test_the_page_of_a_model_says_what_goes_in_and_what_comes_out(page, server):
 
 @in_browser
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
-@pytest.mark.parametrize("model", ["sine", "characters", "counter", "detector", "frames", "sums"])
+@pytest.mark.parametrize("model", MODELS)
 def test_the_command_on_the_page_of_a_model_sends_an_observation(page, server, model):
     page.goto(f"{server}/#model/{model}")
     wait(lambda: page.inner_text("#model-title") == model, page)
@@ -520,6 +537,10 @@ def test_the_page_asks_for_a_key_and_never_puts_it_in_an_address(browser, tmp_pa
         page.click("#try-start")
         assert page.evaluate("sessionStorage.getItem('carryover.key')") == token
         assert page.evaluate("localStorage.length") == 0
+        page.click("#models a")
+        command = wait(lambda: page.inner_text("#curl"), page)
+        assert '"authorization: Bearer $CARRYOVER_KEY"' in command
+        assert token not in command
         assert len(addresses) > 5
         assert [url for url in addresses if token in url] == []
         context.close()

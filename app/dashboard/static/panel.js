@@ -132,6 +132,7 @@ export class Panel {
 
   /** Notes the model of the session: its figures are drawn from now on. */
   #use(name) {
+    if (name !== null && name === this.name && this.every !== UNKNOWN) return; // the reader's choice stays
     this.name = name;
     this.every = this.model ? figuresOf(this.model) : UNKNOWN;
     const titles = this.every.map(({ title }, i) => create("option", { value: i }, title));
@@ -155,7 +156,7 @@ export class Panel {
 
   #show(view) {
     this.view = view;
-    if (this.name !== view.model || this.every === UNKNOWN) this.#use(view.model);
+    this.#use(view.model);
     const { errors } = view;
     const coverage = Object.entries(errors?.coverage ?? {}).find(([level]) => Number(level) === (view.level ?? 0.9));
     this.#showFacts([
