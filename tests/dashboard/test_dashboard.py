@@ -539,7 +539,7 @@ def test_the_page_asks_for_a_key_and_never_puts_it_in_an_address(browser, tmp_pa
         assert page.evaluate("localStorage.length") == 0
         page.click("#models a")
         command = wait(lambda: page.inner_text("#curl"), page)
-        assert '"authorization: Bearer $CARRYOVER_KEY"' in command
+        assert '"authorization: Bearer $KEY"' in command
         assert token not in command
         assert len(addresses) > 5
         assert [url for url in addresses if token in url] == []

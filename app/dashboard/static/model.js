@@ -101,7 +101,7 @@ export function curl(model) {
   const sent = sentInputs(model);
   const times = model.time_features.length ? { timestamps: [new Date(0).toISOString()] } : {};
   const body = quote(JSON.stringify({ model: model.name, ...observation(model, sent), ...times }));
-  const authorization = key.get() ? `-H "authorization: Bearer $CARRYOVER_KEY" ` : "";
+  const authorization = key.get() ? `-H "authorization: Bearer $KEY" ` : "";
   const address = new URL(sessionPath(`${model.name}-1`.slice(-128), "/observations"), document.baseURI);
   address.hash = "";
   const zeros = `'"$(yes ${start(sent[0])} | head -n ${widthOf(sent)} | paste -sd , -)"'`;
