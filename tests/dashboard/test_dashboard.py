@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,11 @@ import pytest
 from app import dashboard
 from app.access import keys
 from app.config import SHIPPED_MODELS
+from models.artifact.files import save
+from models.artifact.graph_artifact import GraphArtifact
+from models.nets.signature import Port, Signature, State
+from tests.helpers.graphs import OPSET, characters, counter, frames, graph_bytes, node
+from tests.helpers.zoo import artifacts
 from tests.system.test_serve import serving
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -33,12 +39,60 @@ PUBLISHED = {  # SHA-256 of the files of uplot 1.6.31 and swagger-ui-dist 5.32.6
     "swagger-ui/swagger-ui.css": "ca238f7d7c2cf4480c1e77a9c3b9da915ab216e96ffd354e69076560c650c6de",
 }
 
+MODELS = ["sine", "adaptive", "planned", "tokens", "characters", "counter", "detector", "frames", "sums"]
+
 in_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
 
 
+def detector(name: str = "detector") -> GraphArtifact:
+    """How probable it is that the level is high, and the probabilities of three classes."""
+    graph = graph_bytes(
+        [
+            node("Mul", ["mean", "keep"], ["kept"]),
+            node("Add", ["kept", "level"], ["mean_out"]),
+            node("Sigmoid", ["mean_out"], ["high"]),
+            node("Mul", ["mean_out", "slopes"], ["sloped"]),
+            node("Softmax", ["sloped"], ["classes"]),
+        ],
+        [("level", "float32", ["b", 1]), ("mean", "float32", ["b", 1])],
+        [("high", "float32", ["b", 1]), ("classes", "float32", ["b", 3]), ("mean_out", "float32", ["b", 1])],
+        keep=np.array(0.8, np.float32),
+        slopes=np.array([[-1, 0.1, 1]], np.float32),
+    )
+    signature = Signature(
+        inputs=(Port("level", "level", shape=(1,), range=(-2, 2), unit="m"),),
+        outputs=(
+            Port("high", "high", shape=(1,), kind="probability"),
+            Port("classes", "classes", shape=(3,), kind="probability", columns=("low", "middle", "top")),
+        ),
+        states=(State("mean", "mean_out", np.zeros(1, np.float32)),),
+    )
+    return GraphArtifact(name, graph, OPSET, signature, metrics={"test": {"accuracy": 0.9375}})
+
+
+def sums(name: str = "sums") -> GraphArtifact:
+    """The sums of 24 numbers that come in together."""
+    graph = graph_bytes(
+        [node("Add", ["x", "sum"], ["sum_out"])],
+        [("x", "float32", ["b", 24]), ("sum", "float32", ["b", 24])],
+        [("sum_out", "float32", ["b", 24])],
+    )
+    signature = Signature(
+        inputs=(Port("x", "x", shape=(24,), range=(1, 9)),),
+        outputs=(Port("total", "sum_out", shape=(24,)),),
+        states=(State("sum", "sum_out", np.zeros(24, np.float32)),),
+    )
+    return GraphArtifact(name, graph, OPSET, signature)
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with serving(SHIPPED_MODELS) as (_, port):
+def server(tmp_path_factory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(SHIPPED_MODELS / "sine", folder / "sine")
+    recurrent = [artifacts()[name] for name in ("adaptive", "planned", "tokens")]
+    for artifact in (characters(), counter(), detector(), frames(), sums(), *recurrent):
+        save(artifact, folder / artifact.name)
+    with serving(folder) as (_, port):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -88,8 +142,9 @@ def post(server: str, path: str, body: Any) -> Any:
         return json.load(answer)
 
 
-def observe(server: str, session: str, observations: Any) -> Any:
-    return post(server, f"/sessions/{session}/observations", {"observations": list(observations)})
+def observe(server: str, session: str, observations: Any, **fields: Any) -> Any:
+    body = {"observations": list(observations), **fields}
+    return post(server, f"/sessions/{session}/observations", body)
 
 
 def wait(condition: Callable[[], Any], page: Any) -> Any:
@@ -119,26 +174,56 @@ def picture(page: Any) -> str:
     return page.evaluate("document.querySelector('#chart canvas').toDataURL()")
 
 
-def in_colour(page: Any, name: str) -> int:
-    """About how many pixels of the chart have this colour of the style sheet."""
-    return page.evaluate(
-        """(name) => {
+def pixels(page: Any, name: str, figure: int = 0) -> np.ndarray:
+    """[height, width], which pixels of a figure have about this colour of the style sheet."""
+    width, height, found = page.evaluate(
+        """([name, figure]) => {
             const probe = document.body.appendChild(document.createElement('i'));
             probe.style.color = `var(${name})`;
             const wanted = getComputedStyle(probe).color.match(/[\\d.]+/g).slice(0, 3).map(Number);
             probe.remove();
-            const canvas = document.querySelector('#chart canvas');
+            const canvas = document.querySelectorAll('#chart canvas')[figure];
             const copy = new OffscreenCanvas(canvas.width, canvas.height);
             const pixels = copy.getContext('2d', { willReadFrequently: true });
             pixels.drawImage(canvas, 0, 0);
             const { data } = pixels.getImageData(0, 0, canvas.width, canvas.height);
-            let found = 0;
+            const found = [];
             for (let i = 0; i < data.length; i += 4)
-                found += data[i + 3] > 120 && wanted.every((part, j) => Math.abs(data[i + j] - part) < 12);
-            return found;
+                if (data[i + 3] > 120 && wanted.every((part, j) => Math.abs(data[i + j] - part) < 12))
+                    found.push(i / 4);
+            return [canvas.width, canvas.height, found];
         }""",
-        name,
+        [name, figure],
     )
+    there = np.zeros(width * height, bool)
+    there[found] = True
+    return there.reshape(height, width)
+
+
+def in_colour(page: Any, name: str, figure: int = 0) -> int:
+    """About how many pixels of a figure have this colour of the style sheet."""
+    return int(pixels(page, name, figure).sum())
+
+
+def watch(page: Any, server: str, session: str, observations: Any, model: str) -> Any:
+    """Open the page of a session that does not exist yet, and send it a chunk; returns the answer."""
+    page.goto(f"{server}/#/{session}")
+    wait(lambda: page.inner_text("#link") == "live", page)
+    wait(lambda: "does not exist" in fact(page, "state"), page)
+    answer = observe(server, session, observations, model=model)
+    wait(lambda: position(page) == len(observations), page)
+    return answer
+
+
+def captions(page: Any) -> list[str]:
+    """What stands above each figure, in one line."""
+    return [" ".join(text.split()) for text in page.locator("#chart figcaption").all_inner_texts()]
+
+
+def table(page: Any, name: str) -> list[list[str]]:
+    """The cells of the rows of a table."""
+    rows = page.locator(f"#{name} tr").all()
+    return [[" ".join(text.split()) for text in row.locator("th, td").all_inner_texts()] for row in rows]
 
 
 @pytest.fixture
@@ -297,6 +382,121 @@ def test_a_csv_is_read_with_any_separator_quotes_and_times(page, text, names, va
 
 
 @in_browser
+def test_a_probability_has_an_axis_from_0_to_1_with_a_line_at_one_half(page, server):
+    answer = watch(page, server, "alarm", [[0.1]] * 40, "detector")
+    high = np.ravel(answer["outputs"]["high"])
+    assert 0.5 < high.min() < high.max() < 0.65, "on an axis that fits them, one half would be at the bottom"
+    wait(lambda: in_colour(page, "--predicted") > 50, page)
+    line = pixels(page, "--half")
+    height = np.flatnonzero(line.sum(axis=1) > 20) / len(line)
+    assert len(height)
+    assert 0.35 < height.min() <= height.max() < 0.6
+    assert captions(page)[:2] == ["high probability 0.5", "classes probability low middle top 0.5"]
+    assert all(in_colour(page, f"--line-{i}", 1) > 50 for i in (1, 2, 3))
+    assert "The last outputs: high 0.62" in wait(lambda: page.inner_text("#summary"), page)
+
+
+@in_browser
+def test_each_named_output_has_a_figure_and_many_numbers_are_a_heat_map(page, server):
+    answer = watch(page, server, "text", [[i % 30] for i in range(50)], "characters")
+    assert page.locator("#chart canvas").count() == 4
+    logits = np.array(answer["outputs"]["logits"])[-1]
+    heat, best, likely, token = captions(page)
+    order = ", ".join(f"[{i}] {float(logits[i]):.5g}" for i in np.argsort(-logits)[:3])
+    assert heat == f"logits logits low high largest now: {order}"
+    assert (best, likely, token) == ("best int64", "likely bool", "token input")
+    wait(lambda: in_colour(page, "--hot") > 5 and in_colour(page, "--cold") > 5, page)
+    page.select_option("#output", label="best")
+    wait(lambda: captions(page) == [] and page.locator("#chart canvas").count() == 1, page)
+    page.fill("#steps", "20")
+    page.click("#forecast")
+    wait(lambda: in_colour(page, "--forecast") > 20, page)
+
+
+@in_browser
+def test_each_predicted_input_has_a_figure_with_what_was_observed(page, server):
+    rows = [[np.sin(t / 5), np.cos(t / 5)] for t in range(60)]
+    watch(page, server, "both", rows, "adaptive")
+    assert captions(page) == ["b float32", "a float32"]
+    for figure in (0, 1):
+        wait(lambda at=figure: in_colour(page, "--predicted", at) > 50, page)
+    assert page.locator("#legend li").all_inner_texts() == ["observed", "predicted"]
+    wait(lambda: "predicted observations of b: RMSE" in page.inner_text("#summary"), page)
+    last_b = f"last observed {rows[-1][1]:.5g}"
+    assert last_b in page.inner_text("#summary")
+
+
+@in_browser
+def test_whole_numbers_are_drawn_as_steps(page, server):
+    watch(page, server, "steps", [[3], [1000], [-1000], [1000]], "counter")  # 0, 1000, 0, 1000
+    wait(lambda: in_colour(page, "--predicted") > 50, page)
+    rows, columns = np.nonzero(pixels(page, "--predicted"))
+    flat = (rows < rows.min() + 4) | (rows > rows.max() - 4)
+    share = len(set(columns[flat])) / len(set(columns))
+    assert share > 0.9, "lines from point to point would be between the two values almost everywhere"
+
+
+@in_browser
+def test_the_page_of_a_model_says_what_goes_in_and_what_comes_out(page, server):
+    observe(server, "shown", [[0.0]], model="detector")
+    wait(lambda: "shown" in rows_of(page), page)
+    page.click("#models >> text=detector")
+    wait(lambda: page.inner_text("#model-title") == "detector", page)
+    assert page.is_hidden("#detail")
+    assert table(page, "inputs") == [["level", "float32", "1", "-2 to 2", "m"]]
+    assert table(page, "outputs") == [
+        ["high", "float32", "1", "probability", "–"],
+        ["classes low, middle, top", "float32", "3", "probability", "–"],
+    ]
+    facts = [text.split("\n") for text in page.locator("#model-facts div").all_inner_texts()]
+    assert ["network", "ONNX graph"] in facts
+    assert page.locator("#metrics div").all_inner_texts() == ["test accuracy\n0.9375"]
+    page.click("#model-sessions >> text=shown")
+    wait(lambda: page.inner_text("#detail-title") == "shown" and page.is_hidden("#model"), page)
+    page.click("#facts >> text=detector")
+    wait(lambda: page.inner_text("#model-title") == "detector" and page.is_hidden("#detail"), page)
+    page.goto(f"{server}/#model/none")
+    wait(lambda: page.is_visible("#model-missing"), page)
+
+
+@in_browser
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+@pytest.mark.parametrize("model", MODELS)
+def test_the_command_on_the_page_of_a_model_sends_an_observation(page, server, model):
+    page.goto(f"{server}/#model/{model}")
+    wait(lambda: page.inner_text("#model-title") == model, page)
+    command = page.inner_text("#curl")
+    assert len(command) < 250
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    answer = json.loads(ran.stdout)
+    assert (answer["model"], answer["position"]) == (model, 1)
+    if model == "sums":
+        assert answer["predictions"] == [[1.0] * 24], "the least number that its inputs take"
+
+
+@in_browser
+def test_a_network_of_whole_numbers_and_several_outputs_can_be_tried(page):
+    page.select_option("#try-model", "characters")
+    page.fill("#try-pace", "20")
+    page.click("#try-start")
+    wait(lambda: position(page) >= 100, page)
+    assert page.is_hidden("#worth"), "no output predicts an input, so there is no error"
+    page.click("#try-start")
+    wait(lambda: page.inner_text("#try-start") == "Stream", page)
+
+
+@in_browser
+def test_the_pages_fit_a_phone(page, server):
+    page.set_viewport_size({"width": 360, "height": 740})
+    watch(page, server, "phone", [[i % 30] for i in range(20)], "characters")
+    width = "document.documentElement.scrollWidth"
+    assert page.evaluate(width) == 360
+    page.goto(f"{server}/#model/frames")
+    wait(lambda: page.inner_text("#model-title") == "frames", page)
+    assert page.evaluate(width) == 360
+
+
+@in_browser
 def test_thousands_of_points_are_drawn_without_stutter(page, server):
     page.goto(f"{server}/#/many")
     wait(lambda: page.inner_text("#link") == "live", page)
@@ -337,6 +537,10 @@ def test_the_page_asks_for_a_key_and_never_puts_it_in_an_address(browser, tmp_pa
         page.click("#try-start")
         assert page.evaluate("sessionStorage.getItem('carryover.key')") == token
         assert page.evaluate("localStorage.length") == 0
+        page.click("#models a")
+        command = wait(lambda: page.inner_text("#curl"), page)
+        assert '"authorization: Bearer $KEY"' in command
+        assert token not in command
         assert len(addresses) > 5
         assert [url for url in addresses if token in url] == []
         context.close()

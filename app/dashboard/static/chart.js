@@ -1,6 +1,9 @@
-// Two uPlot charts with a common axis of positions: their series and colours.
+// One figure of a session: a number with what was observed, a few numbers as lines, or many as a heat map.
 
 /* global uPlot */
+
+import { create, number } from "./dom.js";
+import { largest, shortNames } from "./ports.js";
 
 const SERIES = [
   // [column, label, colour, further options]
@@ -14,76 +17,201 @@ const SERIES = [
   ["fanLower", "forecast, lower", null, {}],
 ];
 const BANDS = [["upper", "lower", "--band"], ["fanUpper", "fanLower", "--fan"]];
+const WHOLE_STEPS = Array.from({ length: 16 }, (_, i) => [1, 2, 5].map((digit) => digit * 10 ** i)).flat();
+const MAX_HEAT_ROWS = 256; // more numbers than this share rows of the heat map: the largest is shown
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const seriesIndex = (name) => SERIES.findIndex(([column]) => column === name) + 1;
 
-export class Chart {
-  #plot;
-  #short;
-  #hosts;
-  #zoomed = false;
-
-  constructor(host, shortHost) {
-    this.#hosts = [host, shortHost];
-    const zoomed = { setSelect: [(plot) => (this.#zoomed = plot.select.width > 0)] };
-    this.#plot = new uPlot(options(host, SERIES.map(line), { bands: BANDS.map(band), hooks: zoomed }), null, host);
-    const scores = { label: "surprise", stroke: () => colour("--surprise"), width: 1.2, fill: () => `${colour("--surprise")}33` };
-    this.#short = new uPlot(options(shortHost, [scores], { hooks: zoomed, range: [0, 1] }), null, shortHost);
-    host.addEventListener("dblclick", () => (this.#zoomed = false));
-    shortHost.addEventListener("dblclick", () => (this.#zoomed = false));
-    new ResizeObserver(() => this.fit()).observe(host);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
+export class Figure {
+  /** `small` is true of a figure among others; `hooks` are uPlot's. */
+  constructor(figure, { small, hooks = {} }) {
+    this.figure = figure;
+    this.host = create("div", { className: small ? "chart small" : "chart" });
+    this.host.setAttribute("role", "img");
+    this.host.setAttribute("aria-label", figure.title ? `Chart of ${figure.title}` : "Observed and predicted values");
+    this.host.setAttribute("aria-describedby", "summary");
+    this.note = create("span", { className: "note" });
+    const titled = small || figure.style !== "line" || figure.kind !== "number";
+    this.element = create("figure", {}, ...(titled ? [caption(figure, this.note)] : []), this.host);
+    this.hooks = hooks;
   }
 
-  /** Shows the columns of `Trail.window`; the zoom of the reader stays. */
-  show(columns) {
-    this.#plot.setData([columns.positions, ...SERIES.map(([name]) => columns[name])], !this.#zoomed);
-    const scored = columns.score !== columns.none;
-    if (this.#hosts[1].hidden === scored) {
-      this.#hosts[1].hidden = !scored;
-      this.fit();
+  /** Draws into the document; the element must be in it. */
+  start() {
+    const { figure } = this;
+    const [series, more] = {
+      line: () => [SERIES.map((row) => line(row, figure)), { bands: BANDS.map(band) }],
+      lines: () => [figure.names.map((name, i) => line(["", name, `--line-${i + 1}`, { width: 1.8 }], figure)), {}],
+      heat: () => [[{ label: "" }], {}],
+    }[figure.style]();
+    const hooks = { ...this.hooks };
+    if (figure.style === "heat") hooks.drawAxes = [(plot) => this.#paint(plot)];
+    else if (figure.kind === "probability") hooks.drawAxes = [halfLine];
+    this.plot = new uPlot(options(this.host, series, { ...more, ...vertical(figure), hooks }), null, this.host);
+  }
+
+  /** Shows the last positions of the trail; `rescale` is false while the reader has zoomed in. */
+  show(trail, span, twin, rescale) {
+    const { figure } = this;
+    if (figure.style === "line") {
+      this.columns = trail.window(span, figure, twin);
+      this.plot.setData([span.positions, ...SERIES.map(([name]) => this.columns[name])], rescale);
+      return;
     }
-    if (scored) this.#short.setData([columns.positions, columns.score], !this.#zoomed);
-    if (this.#zoomed) this.redraw();
+    const rows = trail.rows(span, figure);
+    this.last = rows.findLast((row) => row !== null) ?? null;
+    if (figure.style === "heat") {
+      this.rows = rows;
+      this.plot.setData([span.positions, span.none], rescale);
+      this.note.textContent = this.last ? `largest now: ${largest(this.last, shortNames(figure))}` : "";
+    } else {
+      const column = (_, i) => rows.map((row) => row?.[i] ?? null);
+      this.plot.setData([span.positions, ...figure.names.map(column)], rescale);
+    }
   }
 
   fit() {
-    for (const [i, plot] of [this.#plot, this.#short].entries()) {
-      const { clientWidth: width, clientHeight: height } = this.#hosts[i];
-      if (width && (width !== plot.width || height !== plot.height)) plot.setSize({ width, height });
-    }
+    const { clientWidth: width, clientHeight: height } = this.host;
+    if (width && (width !== this.plot.width || height !== this.plot.height)) this.plot.setSize({ width, height });
   }
 
   redraw() {
-    this.#plot.redraw();
-    this.#short.redraw();
+    this.plot.redraw();
+  }
+
+  remove() {
+    this.plot?.destroy();
+    this.element.remove();
+  }
+
+  /** A column for each visible position and a row for each number, the first at the bottom. */
+  #paint(plot) {
+    const positions = plot.data[0];
+    const { min, max } = plot.scales.x;
+    const from = positions.findIndex((position) => position >= min);
+    const to = positions.findLastIndex((position) => position <= max);
+    if (!this.rows || from < 0 || to < from || !this.rows.slice(from, to + 1).some(Boolean)) return;
+    const { left, top, width, height } = plot.bbox;
+    const rows = this.rows.slice(from, to + 1);
+    const image = heat(rows, this.figure, Math.min(rows.length, Math.max(1, Math.floor(width))));
+    const start = plot.valToPos(positions[from] - 0.5, "x", true);
+    const end = plot.valToPos(positions[to] + 0.5, "x", true);
+    plot.ctx.save();
+    plot.ctx.beginPath();
+    plot.ctx.rect(left, top, width, height);
+    plot.ctx.clip();
+    plot.ctx.imageSmoothingEnabled = false;
+    plot.ctx.drawImage(image, start, top, end - start, height);
+    plot.ctx.restore();
   }
 }
 
-function options(host, series, { bands = [], hooks, range }) {
+/** The chart of the anomaly scores. */
+export function surpriseChart(host, hooks) {
+  const scores = { label: "surprise", stroke: () => css("--surprise"), width: 1.2, fill: () => `${css("--surprise")}33` };
+  return new uPlot(options(host, [scores], { hooks, range: [0, 1] }), null, host);
+}
+
+function caption(figure, note) {
+  const unit = figure.unit ? ` (${figure.unit})` : "";
+  const what = figure.source === "observed" ? "input" : figure.kind === "number" ? figure.dtype : figure.kind;
+  const title = create("span", {}, create("b", {}, figure.title), `${unit} `, create("small", {}, what));
+  const keys = figure.style === "lines" ? shortNames(figure).map((name, i) => key(`line-${i + 1}`, name)) : [];
+  if (figure.style === "heat") keys.push(create("li", {}, "low ", create("i", { className: "ramp" }), " high"));
+  else if (figure.kind === "probability") keys.push(key("half", "0.5"));
+  return create("figcaption", {}, title, create("ul", { className: "legend" }, ...keys), note);
+}
+
+export const key = (name, text) => create("li", {}, create("i", { className: `key ${name}` }), text);
+
+function options(host, series, { bands = [], hooks, range, y = {} }) {
   return {
     width: host.clientWidth || 600,
     height: host.clientHeight || 300,
     legend: { show: false },
     cursor: { sync: { key: "carryover" }, drag: { x: true, y: false }, points: { size: 6 } },
     scales: { x: { time: false }, y: range ? { range } : {} },
-    axes: [axis({ values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }), axis({ size: 56 })],
+    axes: [axis({ size: 32, incrs: WHOLE_STEPS, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }), axis({ size: 56, ...y })],
     series: [{ label: "position" }, ...series],
     bands,
     hooks,
   };
 }
 
-function axis(more) {
-  const thin = { stroke: () => colour("--grid"), width: 1 };
-  return { stroke: () => colour("--soft"), grid: thin, ticks: thin, font: "12px system-ui, sans-serif", ...more };
+/** The vertical axis of a figure: fixed for probabilities and yes-or-no outputs, whole numbers for integers. */
+function vertical({ title, style, kind, dtype, whole, names }) {
+  const short = (_, ticks) => ticks.map(tick);
+  if (style === "heat") return { range: [-0.5, names.length - 0.5], y: { incrs: WHOLE_STEPS, values: (_, ticks) => ticks.map((i) => clip(shortNames({ title, names })[i] ?? "")) } };
+  if (kind === "probability") return { range: [0, 1], y: { splits: [0, 0.25, 0.5, 0.75, 1] } };
+  if (dtype === "bool") return { range: [-0.1, 1.1], y: { splits: [0, 1] } };
+  return { y: whole ? { incrs: WHOLE_STEPS, values: short } : { values: short } };
 }
 
-function line([, label, name, more]) {
-  return { label, stroke: name ? () => colour(name) : undefined, points: { show: false }, spanGaps: false, ...more };
+const tick = (value) => (Math.abs(value) >= 1e5 ? value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 4 }) : number(value).replace("–", ""));
+const clip = (name) => (name.length > 8 ? `…${name.slice(-7)}` : name);
+
+function axis(more) {
+  const thin = { stroke: () => css("--grid"), width: 1 };
+  return { stroke: () => css("--soft"), grid: thin, ticks: thin, font: "12px system-ui, sans-serif", ...more };
+}
+
+function line([, label, name, more], { whole, source }) {
+  if (source === "observed") more = { width: 2.5 };
+  const paths = whole ? { paths: uPlot.paths.stepped({ align: 1 }) } : {};
+  return { label, stroke: name ? () => css(name) : undefined, points: { show: false }, spanGaps: false, ...paths, ...more };
 }
 
 function band([upper, lower, name]) {
-  return { series: [seriesIndex(upper), seriesIndex(lower)], fill: () => colour(name) };
+  return { series: [seriesIndex(upper), seriesIndex(lower)], fill: () => css(name) };
 }
+
+function halfLine(plot) {
+  const { left, width } = plot.bbox;
+  const y = Math.round(plot.valToPos(0.5, "y", true)) + 0.5;
+  plot.ctx.save();
+  plot.ctx.strokeStyle = css("--half");
+  plot.ctx.lineWidth = devicePixelRatio;
+  plot.ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
+  plot.ctx.beginPath();
+  plot.ctx.moveTo(left, y);
+  plot.ctx.lineTo(left + width, y);
+  plot.ctx.stroke();
+  plot.ctx.restore();
+}
+
+/** The rows as an image of this width. Where several numbers share a pixel, the largest is shown. */
+function heat(rows, { kind, size }, width) {
+  const height = Math.min(size, MAX_HEAT_ROWS);
+  const cells = new Float64Array(width * height).fill(NaN);
+  rows.forEach((row, t) => {
+    const x = Math.floor((t * width) / rows.length);
+    for (let i = 0; row && i < size; i++) {
+      const cell = (height - 1 - Math.floor((i * height) / size)) * width + x;
+      if (row[i] !== null && !(cells[cell] >= row[i])) cells[cell] = row[i];
+    }
+  });
+  const [low, high] = kind === "probability" ? [0, 1] : limits(cells);
+  const [cold, hot] = [channels("--cold"), channels("--hot")];
+  const image = new ImageData(width, height);
+  cells.forEach((value, i) => {
+    if (Number.isNaN(value)) return;
+    const part = high > low ? (value - low) / (high - low) : 0;
+    image.data.set([...cold.map((channel, c) => channel + part * (hot[c] - channel)), 255], 4 * i);
+  });
+  const canvas = new OffscreenCanvas(width, height);
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}
+
+function limits(cells) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of cells) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return [low, high];
+}
+
+/** Red, green and blue of a colour that is written as #rrggbb. */
+const channels = (name) => css(name).match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));

@@ -1,9 +1,11 @@
-// Connects the parts of the page. The address names the session that is shown.
+// Connects the parts of the page. The address names the session or the model that is shown.
 
 import { call, key } from "./api.js";
 import { $, ask, count, create, toast } from "./dom.js";
 import { List } from "./list.js";
+import { modelAddress, ModelPage, network, shownModel } from "./model.js";
 import { Panel } from "./panel.js";
+import { layOut } from "./ports.js";
 import { TryIt } from "./tryit.js";
 
 const MODELS_MS = 10_000;
@@ -12,11 +14,12 @@ let models = new Map();
 let asking = false;
 
 const model = (name) => models.get(name) ?? null;
-const shown = () => decodeURIComponent(location.hash.replace(/^#\/?/, "")) || null;
+const shown = () => (shownModel() === null && decodeURIComponent(location.hash.replace(/^#\/?/, ""))) || null;
 const show = (session) => (location.hash = session ? `/${encodeURIComponent(session)}` : "/");
 
 const list = new List({ failed });
 const panel = new Panel({ models: model, moved: () => list.refresh(), gone: () => show(null) });
+const modelPage = new ModelPage({ sessions: () => list.sessions });
 new TryIt({ models: model, panel, show: (session) => (show(session), open()) });
 
 addEventListener("hashchange", open);
@@ -35,6 +38,14 @@ function open() {
   const session = shown();
   panel.open(session);
   list.choose(session);
+  openModel();
+  if (shownModel() !== null) loadModels(); // the number of its sessions may be old
+}
+
+function openModel() {
+  const name = shownModel();
+  $("detail").hidden = name !== null;
+  modelPage.open(name, model(name));
 }
 
 async function loadModels() {
@@ -42,6 +53,7 @@ async function loadModels() {
     const list = (await call("models")).models;
     models = new Map(list.map((model) => [model.name, model]));
     showModels(list);
+    openModel();
   } catch (error) {
     failed(error);
   }
@@ -56,15 +68,18 @@ function showModels(list) {
 }
 
 function card(model) {
-  const inputs = model.inputs.map(({ name, unit }) => (unit ? `${name} (${unit})` : name)).join(", ");
-  const network = model.hidden_size === null ? "ONNX graph" : `LSTM ${model.hidden_size} × ${model.num_layers}`;
   return create(
     "li", {},
-    create("b", {}, model.name), model.default ? " (default)" : "",
-    create("span", {}, `${inputs} → ${model.outputs.map(({ name }) => name).join(", ")}; ${network}`),
+    create("a", { href: modelAddress(model.name) }, model.name), model.default ? " (default)" : "",
+    create("span", {}, `${ports(model.inputs)} → ${ports(model.outputs)}; ${network(model)}`),
     create("span", {}, `${residents(model)}${count(model.carry_bytes)} bytes per session`),
     create("span", {}, model.fingerprint.slice(0, 12)),
   );
+}
+
+function ports(list) {
+  const words = ({ name, unit, size }) => `${name}${size > 1 ? ` × ${count(size)}` : ""}${unit ? ` (${unit})` : ""}`;
+  return layOut(list).map(words).join(", ");
 }
 
 /** The number of sessions in memory; empty if the key may not see other tenants. */

@@ -1,14 +1,18 @@
 // One session: its live chart, its facts and its actions.
 
 import { call, Problem, sessionPath, socket } from "./api.js";
-import { Chart } from "./chart.js";
+import { key } from "./chart.js";
+import { Charts, MOST } from "./charts.js";
 import { $, ago, ask, count, create, number, toast } from "./dom.js";
+import { modelAddress } from "./model.js";
+import { brief, FEW, figuresOf, flatRows, forecastRows, layOut, outputRows, shortNames, UNKNOWN } from "./ports.js";
 import { Trail } from "./trail.js";
 
 const SUMMARY_MS = 5000; // a screen reader reads the summary at most this often
 const FACTS_MS = 2000;
 const RETRY_MS = 1500;
 const ROWS = 12;
+const ALL = "all"; // in place of one output
 
 export class Panel {
   constructor({ models, moved, gone }) {
@@ -16,6 +20,8 @@ export class Panel {
     this.moved = moved; // called when an action here has changed the list
     this.gone = gone;
     this.session = null;
+    this.name = null; // of its model; null while it is not known
+    this.every = UNKNOWN; // all its figures
     this.trail = new Trail();
     this.twin = null;
     $("reset").onclick = () => this.#do(() => this.#reset());
@@ -38,11 +44,13 @@ export class Panel {
     this.watching?.close();
     clearTimeout(this.retry);
     $("detail-title").textContent = session ?? "No session chosen";
+    $("summary").textContent = "";
     $("nothing").hidden = session !== null;
     $("view").hidden = $("actions").hidden = session === null;
     if (session === null) return;
-    this.chart ??= new Chart($("chart"), $("surprise"));
+    this.charts ??= new Charts($("chart"), $("surprise"));
     this.view = null;
+    this.#use(null);
     this.exists = false; // until the watch says so
     this.#watch(session);
     this.#draw();
@@ -73,13 +81,20 @@ export class Panel {
   #received(message) {
     if (message.missed) toast(`${count(message.missed)} observations came too fast to be shown`);
     for (const event of message.events ?? []) {
-      if (event.event === "chunk") this.trail.chunk(event);
+      if (event.event === "chunk") this.#chunk(event);
       else this.trail.fan = null;
       if (event.event === "gone") toast(`${this.session} is ${event.why}`);
     }
     const last = message.events?.at(-1) ?? message;
+    if (message.model) this.#use(message.model);
     this.#setExists(last.event !== "gone" && last.position !== null);
     this.#draw();
+  }
+
+  #chunk(event) {
+    const rows = (name) => event[name] && flatRows(event[name]);
+    const [observations, lower, upper] = ["observations", "lower", "upper"].map(rows);
+    this.trail.chunk({ ...event, observations, predictions: outputRows(event, this.model), lower, upper });
   }
 
   /** Notes whether the session exists; the facts of a missing session are not requested. */
@@ -93,26 +108,39 @@ export class Panel {
     if (this.frame || this.session === null) return;
     this.frame = requestAnimationFrame(() => {
       this.frame = null;
-      this.columns = this.trail.window(Number($("window").value), this.output, this.input, this.twin);
-      this.chart.show(this.columns);
-      this.chart.fit();
+      this.charts.plan(this.figures);
+      this.charts.show(this.trail, Number($("window").value), this.twin);
       this.#legend();
       if ($("last").closest("details").open) this.#table();
     });
   }
 
-  get output() {
-    return Number($("output").value || 0);
+  /** The figures that are drawn: all, without those beyond the first few, or the output that was chosen. */
+  get figures() {
+    const chosen = $("output").value;
+    return chosen === ALL ? this.every.slice(0, MOST) : [this.every[Number(chosen)]];
   }
 
-  /** Index of the input that the shown output predicts; -1 for none. */
-  get input() {
-    const model = this.model;
-    return model ? model.inputs.findIndex((input) => input.name === model.targets[this.output]) : 0;
+  /** Whether a prediction is short enough to be read as a list. */
+  get #isBrief() {
+    return (this.model?.targets.length ?? 1) <= FEW;
   }
 
   get model() {
-    return this.view && this.models(this.view.model);
+    return this.models(this.name);
+  }
+
+  /** Notes the model of the session: its figures are drawn from now on. */
+  #use(name) {
+    if (name !== null && name === this.name && this.every !== UNKNOWN) return; // the reader's choice stays
+    this.name = name;
+    this.every = this.model ? figuresOf(this.model) : UNKNOWN;
+    const titles = this.every.map(({ title }, i) => create("option", { value: i }, title));
+    const all = this.every.length > MOST ? `the first ${MOST} of ${this.every.length}` : "all";
+    $("output").replaceChildren(create("option", { value: ALL }, all), ...titles);
+    $("output-label").hidden = this.every.length < 2;
+    $("steps").disabled = $("forecast").disabled = this.model?.can_forecast === false;
+    this.#draw();
   }
 
   async #facts() {
@@ -127,16 +155,15 @@ export class Panel {
   }
 
   #show(view) {
-    const fresh = this.view?.model !== view.model;
     this.view = view;
-    if (fresh) this.#outputs();
+    this.#use(view.model);
     const { errors } = view;
     const coverage = Object.entries(errors?.coverage ?? {}).find(([level]) => Number(level) === (view.level ?? 0.9));
     this.#showFacts([
-      ["model", view.model],
+      ["model", create("a", { href: modelAddress(view.model) }, view.model)],
       ["position", count(view.position)],
       ["since reset", count(view.observations_since_reset)],
-      ["last prediction", view.last_prediction ? view.last_prediction.map(number).join(", ") : "–"],
+      ...(this.#isBrief ? [["last prediction", view.last_prediction?.map(number).join(", ") ?? "–"]] : []),
       ...(errors?.mse != null ? [["RMSE", number(Math.sqrt(errors.mse))]] : []),
       ...(errors?.skill != null ? [["skill", number(errors.skill)]] : []),
       ...(coverage ? [[`in the ${coverage[0]} interval`, number(coverage[1])]] : []),
@@ -149,44 +176,71 @@ export class Panel {
     $("facts").replaceChildren(...facts.map(([name, value]) => create("div", {}, create("dt", {}, name), create("dd", {}, value))));
   }
 
-  #outputs() {
-    const targets = this.model?.targets ?? [];
-    $("output-label").hidden = targets.length < 2;
-    $("output").replaceChildren(...targets.map((name, i) => create("option", { value: i }, name)));
-    this.#draw();
-  }
-
   #legend() {
-    const { columns } = this;
-    const any = (name) => columns[name] !== columns.none;
-    const names = [["observed", "observed", true], ["predicted", "predicted", true]];
+    const { columns } = this.charts;
+    const any = (name) => columns.some((each) => each[name] !== each.none);
+    const names = [["observed", "observed", columns.some(({ figure }) => figure.input >= 0)]];
+    names.push(["predicted", "predicted", columns.some(({ figure }) => figure.output >= 0 && figure.next)]);
+    names.push(["predicted", "output", columns.some(({ figure }) => figure.output >= 0 && !figure.next)]);
     names.push(["band", `interval${this.view?.level ? ` (${this.view.level})` : ""}`, any("lower")]);
     names.push(["forecast", "forecast", any("forecast")], ["forgetful", "reset at each chunk", any("twin")]);
     const shown = names.filter(([, , visible]) => visible);
     const legend = shown.map(([, text]) => text).join();
     if (legend === this.legend) return;
     this.legend = legend;
-    $("legend").replaceChildren(...shown.map(([name, text]) => create("li", {}, create("i", { className: `key ${name}` }), text)));
+    $("legend").replaceChildren(...shown.map(([name, text]) => key(name, text)));
   }
 
   /** Describes the chart in words. */
   #summarise() {
     if (this.session === null || document.hidden) return;
-    const { observed, predicted } = this.columns ?? {};
-    const both = (observed ?? []).map((value, i) => [value, predicted[i]]).filter(([a, b]) => a !== null && b !== null);
-    const text = both.length
-      ? `The last ${count(both.length)} predicted observations: RMSE ${number(rmse(both))}, last observed ${number(both.at(-1)[0])}, predicted ${number(both.at(-1)[1])}.`
-      : "Waiting for chunks. The server does not keep earlier observations.";
+    const text = this.#inWords() ?? "Waiting for chunks. The server does not keep earlier observations.";
     if ($("summary").textContent !== text) $("summary").textContent = text;
     if ($("last").closest("details").open) this.#table();
   }
 
+  /** The predictions of the first predicted input, or else the last outputs; null if there is nothing yet. */
+  #inWords() {
+    const compared = this.#compared();
+    if (compared) {
+      const { observed, predicted } = compared;
+      const both = observed.map((value, i) => [value, predicted[i]]).filter(([a, b]) => a !== null && b !== null);
+      if (!both.length) return null;
+      const of = this.every.length > 1 ? ` of ${compared.figure.title}` : "";
+      return `The last ${count(both.length)} predicted observations${of}: RMSE ${number(rmse(both))}, last observed ${number(both.at(-1)[0])}, predicted ${number(both.at(-1)[1])}.`;
+    }
+    const last = this.trail.columns.predicted.at(-1);
+    if (!last || !this.model) return null;
+    const words = (port) => `${port.name} ${cell(last, port)}`;
+    return `The last outputs: ${layOut(this.model.outputs).slice(0, MOST).map(words).join("; ")}.`;
+  }
+
+  /** The columns of the first figure that has both observations and predictions. */
+  #compared() {
+    return this.charts.columns.find(({ figure }) => figure.input >= 0 && figure.output >= 0);
+  }
+
   #table() {
-    const c = this.columns;
+    const [head, rows] = this.#compared() ? this.#comparedRows(this.#compared()) : this.#outputRows();
+    const cells = (tag, row, more) => create("tr", {}, ...row.map((text) => create(tag, more, text)));
+    $("last-head").replaceChildren(cells("th", head, { scope: "col" }));
+    $("last").replaceChildren(...rows.map((row) => cells("td", row, {})));
+  }
+
+  #comparedRows(c) {
     const seen = c.positions.map((_, i) => i).filter((i) => c.observed[i] !== null).slice(-ROWS).reverse();
     const interval = (i) => (c.lower[i] === null ? "–" : `${number(c.lower[i])} to ${number(c.upper[i])}`);
-    const row = (i) => [count(c.positions[i]), number(c.observed[i]), number(c.predicted[i]), interval(i), number(c.score[i])];
-    $("last").replaceChildren(...seen.map((i) => create("tr", {}, ...row(i).map((text) => create("td", {}, text)))));
+    const scores = this.trail.scores(c) ?? c.none;
+    const row = (i) => [count(c.positions[i]), number(c.observed[i]), number(c.predicted[i]), interval(i), number(scores[i])];
+    return [["position", "observed", "predicted", "interval", "surprise"], seen.map(row)];
+  }
+
+  #outputRows() {
+    const ports = layOut(this.model?.outputs ?? []).slice(0, MOST);
+    const { predicted } = this.trail.columns;
+    const seen = predicted.map((_, i) => i).filter((i) => predicted[i]).slice(-ROWS).reverse();
+    const row = (i) => [count(this.trail.first + i - 1), ...ports.map((port) => cell(predicted[i], port))];
+    return [["position", ...ports.map(({ name }) => name)], seen.map(row)];
   }
 
   async #do(action) {
@@ -232,9 +286,14 @@ export class Panel {
     const steps = Number($("steps").value);
     const level = this.view?.level ?? this.view?.learning?.levels?.[0];
     const interval = level ? `&level=${this.view.level ?? this.view.learning.levels.at(-1)}` : "";
-    this.trail.forecast(await call(sessionPath(this.session, `/forecast?steps=${steps}${interval}`)));
+    const answer = await call(sessionPath(this.session, `/forecast?steps=${steps}${interval}`));
+    const rows = (name) => answer[name] && flatRows(answer[name]);
+    this.trail.forecast({ ...answer, forecast: forecastRows(answer, this.model), lower: rows("lower"), upper: rows("upper") });
     this.#draw();
   }
 }
+
+/** The numbers of one output in a row, as text. */
+const cell = (row, { name, first, size, names }) => brief(row.slice(first, first + size), shortNames({ title: name, names }));
 
 const rmse = (pairs) => Math.sqrt(pairs.reduce((sum, [a, b]) => sum + (a - b) ** 2, 0) / pairs.length);

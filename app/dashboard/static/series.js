@@ -3,9 +3,18 @@
 const STEP = 100 / 999; // as in sin(linspace(0, 100, 1000))
 const SEPARATORS = [",", ";", "\t"];
 
-/** The endless sine, with a small delay for each further input. */
+/** The endless sine, with a small delay for each further number of a row, in the range of its input. */
 export function* sine(inputs) {
-  for (let i = 0; ; i++) yield Array.from({ length: inputs }, (_, j) => Math.sin((i - 5 * j) * STEP));
+  const numbers = inputs.flatMap((input) => Array(input.size).fill(input));
+  for (let i = 0; ; i++) yield numbers.map((input, j) => within(input, Math.sin((i - 5 * j) * STEP)));
+}
+
+/** A number from -1 to 1 as this input takes it: in its range, and whole if it must be. */
+function within({ dtype, whole, range }, value) {
+  const wide = { float: [-1, 1], int: [-100, 100], uint: [0, 255], bool: [0, 1] }[dtype.replace(/\d+$/, "")];
+  const [low, high] = range ?? wide;
+  const scaled = range || whole ? low + ((value + 1) / 2) * (high - low) : value;
+  return whole ? Math.round(scaled) : scaled;
 }
 
 /** The columns of a CSV: names (from its header, or made up) and rows of numbers. Throws if there are no rows. */
@@ -21,11 +30,6 @@ export function parseCsv(text) {
   return { names, values, times: times(hasHeader ? rows.slice(1) : rows) };
 }
 
-/** The inputs that a client sends; the server computes the time features, which come last. */
-export function sentInputs(model) {
-  return model.inputs.slice(0, model.inputs.length - 2 * model.time_features.length);
-}
-
 /** The timestamps of rows `from` to `to`, if the model needs them: those of the file, or regular ones. */
 export function timestamps(model, table, from, to) {
   if (!model.time_features.length) return {};
@@ -36,13 +40,14 @@ export function timestamps(model, table, from, to) {
 /** The rows of a CSV for a model: the columns with the names of its inputs, or else the first numeric ones. */
 export function rowsFor(inputs, { names, values }) {
   const known = names.map((name) => name.trim().toLowerCase());
-  let indices = inputs.map((input) => known.indexOf(input.name.toLowerCase()));
+  const wanted = inputs.flatMap((input) => input.names);
+  let indices = wanted.map((name) => known.indexOf(name.toLowerCase()));
   if (indices.includes(-1)) {
     const filled = (i) => values.filter((row) => row[i] !== null).length;
-    indices = names.map((_, i) => i).filter((i) => filled(i) > values.length / 2).slice(0, inputs.length);
+    indices = names.map((_, i) => i).filter((i) => filled(i) > values.length / 2).slice(0, wanted.length);
   }
-  if (indices.length < inputs.length)
-    throw new Error(`the model needs ${inputs.length} columns of numbers, the file has ${indices.length}`);
+  if (indices.length < wanted.length)
+    throw new Error(`the model needs ${wanted.length} columns of numbers, the file has ${indices.length}`);
   return { columns: indices.map((i) => names[i]), rows: values.map((row) => indices.map((i) => row[i])) };
 }
 

@@ -1,7 +1,8 @@
 // What the page has received of one session: columns by position, without the oldest.
 
 const MAX_LENGTH = 20_000;
-const SLACK = 4_000; // dropped together, so that dropping is rare
+const MAX_NUMBERS = 2_000_000; // of a column; fewer positions are kept of wide rows
+const SLACK = 0.2; // dropped together, so that dropping is rare
 
 export class Trail {
   constructor() {
@@ -18,7 +19,7 @@ export class Trail {
     return Math.max(...Object.values(this.columns).map((column) => column.length));
   }
 
-  /** Adds a chunk: `position` is that of the session after it; each row is an array with a number per feature. */
+  /** Adds a chunk: `position` is that of the session after it; each row is a flat array of numbers. */
   chunk({ position, observations, predictions, lower, upper, scores }) {
     const start = position - observations.length + 1; // of the first observation
     if (this.first !== null && start < this.first) this.clear();
@@ -42,30 +43,47 @@ export class Trail {
     this.fan = { position, forecast, lower, upper };
   }
 
-  /** The last `count` positions of one output, as columns for the chart; an empty column is `none`. */
-  window(count, output, input, twin = null) {
+  /** The last `count` positions that are known, with those of the forecast. */
+  span(count) {
     const first = this.first ?? this.fan?.position ?? 0;
     const last = Math.max(first, first + this.length - 1);
     const start = Math.max(first, last - count + 1);
     const end = this.fan ? Math.max(last, this.fan.position + this.fan.forecast.length) : last;
     const positions = Array.from({ length: end - start + 1 }, (_, i) => start + i);
-    const none = positions.map(() => null);
+    return { start, positions, none: positions.map(() => null) };
+  }
+
+  /** The columns of a figure with one number; an empty column is `none`. */
+  window({ start, positions, none }, { output, input, next }, twin = null) {
     const cut = (rows, from, at) => (rows?.length && at >= 0 ? pick(rows, start - from, positions.length, at) : none);
+    const back = next ? 0 : 1; // rows are kept at the position that follows theirs
     const ahead = this.fan && this.fan.position + this.fan.forecast.length >= start ? this.fan : null;
-    const fan = (name) => cut(ahead?.[name], (ahead?.position ?? 0) + 1, output);
+    const fan = (name) => cut(ahead?.[name], (ahead?.position ?? 0) + 1 - back, output);
     return {
       positions,
       none,
       observed: cut(this.columns.observed, this.first, input),
-      predicted: cut(this.columns.predicted, this.first, output),
-      lower: cut(this.columns.lower, this.first, output),
-      upper: cut(this.columns.upper, this.first, output),
-      score: cut(this.columns.score, this.first, 0),
-      twin: cut(twin?.columns.predicted, twin?.first, output),
+      predicted: cut(this.columns.predicted, this.first - back, output),
+      lower: cut(this.columns.lower, this.first - back, output),
+      upper: cut(this.columns.upper, this.first - back, output),
+      twin: cut(twin?.columns.predicted, twin?.first - back, output),
       forecast: fan("forecast"),
       fanLower: fan("lower"),
       fanUpper: fan("upper"),
     };
+  }
+
+  /** For each position the numbers of a figure; null where there are none. */
+  rows({ start, positions }, { source, first, size, next }) {
+    const rows = this.columns[source];
+    const from = start - this.first + (source === "predicted" && !next ? 1 : 0);
+    return positions.map((_, i) => rows[from + i]?.slice(first, first + size) ?? null);
+  }
+
+  /** The score of each position; null if there are no scores. */
+  scores({ start, positions }) {
+    const { score } = this.columns;
+    return score.length ? pick(score, start - this.first, positions.length, 0) : null;
   }
 
   #put(name, position, rows) {
@@ -76,8 +94,10 @@ export class Trail {
   }
 
   #drop() {
-    const over = this.length - MAX_LENGTH;
-    if (over < SLACK) return;
+    const widest = Math.max(...Object.values(this.columns).map((column) => column.at(-1)?.length ?? 1));
+    const most = Math.min(MAX_LENGTH, Math.ceil(MAX_NUMBERS / widest));
+    const over = this.length - most;
+    if (over < SLACK * most) return;
     this.first += over;
     for (const column of Object.values(this.columns)) column.splice(0, over);
   }

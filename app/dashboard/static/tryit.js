@@ -2,7 +2,8 @@
 
 import { call, sessionPath, socket } from "./api.js";
 import { $, count, number, toast } from "./dom.js";
-import { parseCsv, rowsFor, sentInputs, sine, timestamps } from "./series.js";
+import { layOut, outputRows, sentInputs } from "./ports.js";
+import { parseCsv, rowsFor, sine, timestamps } from "./series.js";
 import { Trail } from "./trail.js";
 
 const LEVEL = 0.9;
@@ -54,14 +55,14 @@ export class TryIt {
   async #run() {
     const model = this.models($("try-model").value);
     const inputs = sentInputs(model);
-    const rows = this.table ? rowsFor(inputs, this.table).rows.values() : sine(inputs.length);
+    const rows = this.table ? rowsFor(inputs, this.table).rows.values() : sine(inputs);
     const session = `try-${Math.random().toString(36).slice(2, 8)}`;
     const run = (this.running = { stopped: false });
     this.#running(true);
     const ids = [session, `${session}-forgetful`];
     try {
-      await createSession(ids[0], model.name);
-      await createSession(ids[1], model.name, { ttl_seconds: TWIN_SECONDS });
+      await createSession(ids[0], model);
+      await createSession(ids[1], model, { ttl_seconds: TWIN_SECONDS });
       this.show(session);
       await this.#stream(run, rows, model, ...ids);
     } finally {
@@ -87,10 +88,11 @@ export class TryIt {
         const answers = [lines[0].send({ ...chunk, ...extras }), lines[1].send({ reset: true }), lines[1].send(chunk)];
         const [kept, , lost] = await Promise.all(answers);
         twin.first ??= kept.position - observations.length + 1;
-        twin.predictions(kept.position, lost.predictions);
+        const [carried, reset] = [kept, lost].map((answer) => outputRows(answer, model));
+        twin.predictions(kept.position, reset);
         if (this.panel.session === session && this.panel.twin !== twin) this.panel.compare(twin);
-        errors.carried.add(observations, kept.predictions);
-        errors.forgetful.add(observations, lost.predictions);
+        errors.carried.add(observations, carried);
+        errors.forgetful.add(observations, reset);
         this.#showErrors(errors);
         due = Math.max(due, performance.now() - 1000); // after a delay, do not send faster to catch up
         await pause(due + 1000 / Number($("try-pace").value || 1) - performance.now());
@@ -106,7 +108,7 @@ export class TryIt {
   }
 
   #showErrors({ carried, forgetful }) {
-    $("worth").hidden = false;
+    $("worth").hidden = Number.isNaN(carried.rmse); // no output predicts an input
     $("rmse-carried").textContent = number(carried.rmse);
     $("rmse-forgetful").textContent = number(forgetful.rmse);
     const factor = forgetful.rmse / carried.rmse;
@@ -123,7 +125,8 @@ class Errors {
   #count = 0;
 
   constructor(model) {
-    this.#indices = model.targets.map((target) => model.inputs.findIndex((input) => input.name === target));
+    const names = layOut(model.inputs).flatMap((input) => input.names);
+    this.#indices = model.targets.map((target) => names.indexOf(target));
   }
 
   add(observations, predictions) {
@@ -181,12 +184,14 @@ class Line {
   }
 }
 
-/** Creates a session, with intervals if its model supports them. */
+/** Creates a session, with intervals if its model supports them: a graph does not. */
 async function createSession(id, model, more = {}) {
-  const learning = { learning: { intervals: true }, level: LEVEL };
-  await call("sessions", { method: "POST", body: { id, model, ...more, ...learning } }).catch((error) => {
+  const body = { id, model: model.name, ...more };
+  const create = (fields) => call("sessions", { method: "POST", body: { ...body, ...fields } });
+  if (!model.architecture) return create({});
+  return create({ learning: { intervals: true }, level: LEVEL }).catch((error) => {
     if (error.status !== 422) throw error;
-    return call("sessions", { method: "POST", body: { id, model, ...more } });
+    return create({});
   });
 }
 

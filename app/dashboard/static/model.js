@@ -1,0 +1,153 @@
+// The page of a model: what goes in, what comes out, and how to send it an observation.
+
+import { key, sessionPath } from "./api.js";
+import { $, count, create, number, toast } from "./dom.js";
+import { layOut, sentInputs, widthOf } from "./ports.js";
+
+const MOST_NAMES = 64; // of the numbers of a port
+const MOST_SESSIONS = 24;
+const MOST_WRITTEN = 16; // numbers of an observation; `yes` writes more
+const ADDRESS = "#model/";
+
+export const modelAddress = (name) => ADDRESS + encodeURIComponent(name);
+
+/** The model that the address names; null if it names none. */
+export const shownModel = () => (location.hash.startsWith(ADDRESS) ? decodeURIComponent(location.hash.slice(ADDRESS.length)) : null);
+
+/** The kind of the network, such as `LSTM 64 × 2, head 32`. */
+export function network({ architecture, hidden_size: size, num_layers: layers }) {
+  if (!architecture) return "ONNX graph";
+  const head = architecture.head.length ? `, head ${architecture.head.join(", ")}` : "";
+  const { embedding } = architecture;
+  const tokens = embedding ? `, embedding ${count(embedding.vocabulary)} × ${embedding.width}` : "";
+  return `${architecture.cell === "rnn" ? "RNN" : architecture.cell.toUpperCase()} ${size} × ${layers}${head}${tokens}`;
+}
+
+export class ModelPage {
+  constructor({ sessions }) {
+    this.sessions = sessions; // returns those of the list
+    this.name = null;
+    $("curl-copy").onclick = () => this.#copy();
+  }
+
+  /** Shows the model of this name; null for none. `model` is null if the server has no such model. */
+  open(name, model) {
+    const arrives = name !== this.name;
+    this.name = name;
+    $("model").hidden = name === null;
+    if (name === null) return;
+    $("model-title").textContent = name;
+    $("model-missing").hidden = model !== null;
+    $("model-view").hidden = model === null;
+    if (model) this.#show(model);
+    if (arrives) $("model").scrollIntoView({ block: "nearest" });
+  }
+
+  #show(model) {
+    this.#facts(model);
+    const inputs = layOut(model.inputs);
+    const sent = sentInputs(model);
+    const computed = inputs.length - sent.length;
+    const wide = widthOf(sent);
+    $("inputs-hint").textContent =
+      `A row of observations has ${count(wide)} ${wide === 1 ? "number" : "numbers"}${inputs.length > 1 ? ", in this order" : ""}.` +
+      (computed ? ` The server computes the last ${computed} inputs from timestamps.` : "");
+    $("inputs").replaceChildren(...inputs.map((port) => row(port, [range(port), port.unit ?? "–"])));
+    $("outputs").replaceChildren(...layOut(model.outputs).map((port) => row(port, [port.kind, port.unit ?? "–"])));
+    const command = curl(model);
+    if ($("curl").textContent !== command) $("curl").textContent = command; // the reader may have selected it
+    const { recipe, data, ...measured } = model.metrics; // these two say how the model was trained
+    const metrics = leaves(measured);
+    $("metrics-part").hidden = !metrics.length;
+    $("metrics").replaceChildren(...metrics.map(fact));
+    this.#sessions(model);
+  }
+
+  #facts(model) {
+    const { sessions_resident: resident, sessions_on_older: older } = model;
+    const facts = [
+      ["network", network(model)],
+      ["state of a session", `${count(model.carry_bytes)} bytes`],
+      ...(resident === null ? [] : [["sessions in memory", `${count(resident)}${older ? `, ${count(older)} on an older network` : ""}`]]),
+      ["forecasts", forecasts(model)],
+      ...(model.learning ? [["sessions learn", "by default"]] : []),
+      ...(model.default ? [["default model", "yes"]] : []),
+      ["fingerprint", model.fingerprint.slice(0, 12)],
+    ];
+    $("model-facts").replaceChildren(...facts.map(fact));
+  }
+
+  #sessions(model) {
+    const all = this.sessions().filter((row) => row.model === model.name);
+    const link = ({ session }) => create("li", {}, create("a", { href: `#/${encodeURIComponent(session)}` }, session));
+    const links = all.slice(0, MOST_SESSIONS).map(link);
+    if (all.length > MOST_SESSIONS) links.push(create("li", {}, `and ${count(all.length - MOST_SESSIONS)} more in the list`));
+    $("model-sessions").replaceChildren(...(links.length ? links : [create("li", { className: "hint" }, "None in the list below.")]));
+  }
+
+  async #copy() {
+    try {
+      await navigator.clipboard.writeText($("curl").textContent);
+      toast("The command was copied");
+    } catch {
+      getSelection().selectAllChildren($("curl")); // the clipboard needs HTTPS or localhost
+      toast("The command is selected: copy it");
+    }
+  }
+}
+
+/** The command that sends one observation of this model. The key itself is never a part of it. */
+export function curl(model) {
+  const sent = sentInputs(model);
+  const times = model.time_features.length ? { timestamps: [new Date(0).toISOString()] } : {};
+  const body = quote(JSON.stringify({ model: model.name, ...observation(model, sent), ...times }));
+  const authorization = key.get() ? `-H "authorization: Bearer $KEY" ` : "";
+  const address = new URL(sessionPath(`${model.name}-1`.slice(-128), "/observations"), document.baseURI);
+  address.hash = "";
+  const zeros = `'"$(yes ${start(sent[0])} | head -n ${widthOf(sent)} | paste -sd , -)"'`;
+  return `curl -s ${quote(address.href)} ${authorization}-d ${body.replace(`"${ZEROS}"`, () => zeros)}`;
+}
+
+const ZEROS = "zeros"; // stands for a long row until the body is JSON
+
+/** By name for a graph with several inputs; a row otherwise, which is written by the shell if it is long. */
+function observation(model, sent) {
+  const wide = widthOf(sent);
+  if (!model.architecture && sent.length > 1 && wide <= MOST_WRITTEN)
+    return { inputs: Object.fromEntries(sent.map((port) => [port.name, [nested(start(port), port.shape)]])) };
+  const alike = sent.every((port) => start(port) === start(sent[0]));
+  if (wide > MOST_WRITTEN && alike) return { observations: [[ZEROS]] };
+  return { observations: [sent.flatMap((port) => Array(port.size).fill(start(port)))] };
+}
+
+const nested = (value, [size, ...rest]) => (size === undefined ? value : Array.from({ length: size }, () => nested(value, rest)));
+
+/** A number that this input takes: 0, or the one nearest to it in its range. */
+const start = ({ range: limits }) => (limits ? Math.min(Math.max(0, limits[0]), limits[1]) : 0);
+
+const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+
+function row(port, more) {
+  const names = port.columns ? port.columns.slice(0, MOST_NAMES).join(", ") + (port.size > MOST_NAMES ? ", …" : "") : "";
+  const title = create("th", { scope: "row" }, port.name);
+  if (names) title.append(create("small", {}, names));
+  const shape = port.shape.length ? port.shape.map(count).join(" × ") : "one number";
+  return create("tr", {}, title, ...[port.dtype, shape, ...more].map((text) => create("td", {}, text)));
+}
+
+const range = ({ range: limits }) => (limits ? `${number(limits[0])} to ${number(limits[1])}` : "any");
+
+function forecasts(model) {
+  if (!model.can_forecast) return "no: it does not predict its inputs";
+  return model.future.length ? `yes, with ${model.future.join(", ")} known ahead` : "yes";
+}
+
+/** The numbers and texts of a tree, such as `test.mse`. */
+function leaves(tree, path = []) {
+  return Object.entries(tree).flatMap(([name, value]) => {
+    if (value !== null && typeof value === "object") return Array.isArray(value) ? [] : leaves(value, [...path, name]);
+    return [[[...path, name].join(" "), typeof value === "number" ? number(value) : String(value)]];
+  });
+}
+
+const fact = ([name, value]) => create("div", {}, create("dt", {}, name), create("dd", {}, value));
