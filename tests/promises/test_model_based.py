@@ -403,7 +403,7 @@ class LearningLives(Lives):
             wanted["observed"] = np.array([[one is not None for one in row] for row in rows])
         assert answer.keys() - {"scores"} == wanted.keys()
         for name, numbers in wanted.items():
-            np.testing.assert_allclose(answer[name], numbers, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(answer[name], numbers, rtol=1e-5, atol=1e-4, err_msg=name)
 
     def _compare_scores(self, scores: np.ndarray, residuals: np.ndarray) -> None:
         """Only where there are scores: see `tests/models/adaptation/test_surprise.py`."""
