@@ -268,9 +268,7 @@ class Signature:
         _check_distinct("the graph's output", (state.next_tensor for state in self.states))
         _check_axes(self)
         if self.steps.any_number and any(control.kind == "start" for control in self.controls):
-            raise BadArtifact(
-                "a graph that is told of a session's start takes one step a call: per_call is 1"
-            )
+            raise BadArtifact("a graph with a START input takes one step a call: per_call is 1")
 
     @property
     def fed_tensors(self) -> tuple[str, ...]:

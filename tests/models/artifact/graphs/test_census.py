@@ -33,7 +33,7 @@ def zeros(*shape: int) -> torch.Tensor:
     return torch.zeros(*shape)
 
 
-# Class, example, how it is called, and what the import is told beside what the trace says.
+# Class, example, keyword arguments of the trace, and more choices for the import.
 Case = tuple[type, Callable[[], Any], dict[str, Any], dict[str, Any]]
 CENSUS: list[Case] = [
     (nets.SineLSTM, lambda: numbers(BATCH, STEPS, 1), {}, {}),
