@@ -140,7 +140,7 @@ def test_a_control_has_the_shape_and_the_type_that_the_graph_declares(tmp_path):
 
 
 def test_the_start_control_is_on_once(tmp_path):
-    """A state that is not zero at the start: START is 1 in the first step of a session, and 0 in all others."""
+    """Where a state does not start at zero, START is 1 in a session's first step and 0 in all others."""
     artifact = imported(tmp_path, accumulator(), ACCUMULATOR)
     net = GraphNet(artifact.graph, artifact.signature, "cpu", 10)
     _, carries = net.advance(np.array([[9.0]]), np.array([1]), net.fresh[None].copy())
