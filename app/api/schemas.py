@@ -177,9 +177,14 @@ class BulkChunks(RequestBody):
         description="A session may be named twice: its chunks are applied in order, each with an answer.",
         min_length=1,
     )
-    observations: list[float | list[float | None] | list[list[float | None]] | None] = Field(
+    observations: list[float | list[float | None] | list[list[float | None]] | None] | None = Field(
+        None,
         description="For each session a number (one observation of a model with one input), a row (one "
-        "observation) or a list of rows (a chunk); the predictions are nested as deep. Null: not observed."
+        "observation) or a list of rows (a chunk); the predictions are nested as deep. Null: not observed.",
+    )
+    inputs: dict[str, list[list[Any]]] | None = Field(
+        None,
+        description="In place of observations: by the name of the input, a list of steps for each session.",
     )
     level: Level = None
     score: bool = False
@@ -205,7 +210,14 @@ class BulkPredictions(BaseModel):
 
     positions: list[int | None]
     epochs: list[str | None]
-    predictions: list[float | list[float] | list[list[float]] | None]
+    predictions: list[float | list[float] | list[list[float]] | None] | None = Field(
+        None, description="Absent beside `outputs`."
+    )
+    outputs: dict[str, list[Any]] | None = Field(
+        None,
+        description="Where all sessions run a model with several outputs: by the name of the output, an "
+        "entry for each session.",
+    )
     replayed: list[int] = Field(description="Indexes of chunks that had been applied before.")
     lower: list[Any] | None = Field(
         None, description="Nested as the predictions, as are the following columns."

@@ -18,6 +18,7 @@ from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from models.arrays import Ints, Numbers
 from models.forecaster import longest_chunk
+from models.nets.signature import Port
 
 
 def split_job(job: AdvanceMany, max_sessions: int, max_observations: int) -> Sequence[Advance | AdvanceMany]:
@@ -100,15 +101,16 @@ class JobParts:
         sessions : of these chunks, where the list is known
         """
         job = self._job
+        rows = ranges(self._starts[indexes], job.lengths[indexes])
         return AdvanceMany(
             job.sessions.pick(indexes) if sessions is None else sessions,
-            job.observations[ranges(self._starts[indexes], job.lengths[indexes])],
+            job.observations[rows],
             job.lengths[indexes],
             None if job.at is None else job.at[indexes],
             None if job.epochs is None else job.epochs[indexes],
             job.model,
             self._replies.subset_reply(indexes),
-            job.options,
+            None if job.options is None else job.options.of_rows(rows),
             job.client,
             job.usage,
             min(job.requests, len(indexes)),
@@ -138,7 +140,7 @@ class JobParts:
         """The options of one chunk. It has gaps only if its own numbers are missing."""
         options, observations = self._job.options, self._job.observations
         if options is None or not options.gaps:
-            return options
+            return None if options is None else options.of_rows(slice(start, start + length))
         gaps = bool(np.isnan(observations[start : start + length]).any())
         return (
             ChunkOptions(options.level, options.score, gaps) if gaps or options.wants_extra_outputs else None
@@ -159,6 +161,7 @@ class AnswerCollector:
         self._errors: dict[int, CarryoverError] = {}
         self._extra_outputs: dict[str, dict[int, Numbers]] = {}
         self._predictions: list[tuple[Ints, Numbers]] = []  # indexes of chunks, and their predictions, flat
+        self._models: set[tuple[str, tuple[Port, ...]]] = set()
 
     def subset_reply(self, indexes: Ints) -> Reply:
         """The reply of a job for the chunks at these indexes."""
@@ -178,6 +181,8 @@ class AnswerCollector:
         self._positions[indexes], self._epochs[indexes] = outcome.positions, outcome.epochs
         self._steps[indexes], self._outputs[indexes] = outcome.steps, outcome.outputs
         self._predictions.append((indexes, outcome.predictions))
+        if len(outcome.errors) < len(indexes):
+            self._models.add((outcome.model, outcome.ports))
         self._replayed += indexes[outcome.replayed].tolist()
         self._errors |= {int(indexes[i]): error for i, error in outcome.errors.items()}
         for name, by_index in outcome.extra_outputs.items():
@@ -199,6 +204,7 @@ class AnswerCollector:
             predictions[ranges(starts[indexes], counts[indexes])] = numbers
         widths = np.unique(self._outputs[self._steps > 0])
         outputs = int(widths[0]) if len(widths) == 1 else self._outputs
+        model, ports = next(iter(self._models)) if len(self._models) == 1 else ("", ())
         return BulkAnswer(
             self._positions,
             self._epochs,
@@ -208,4 +214,6 @@ class AnswerCollector:
             sorted(self._replayed),
             dict(sorted(self._errors.items())),
             self._extra_outputs,
+            model,
+            ports,
         )

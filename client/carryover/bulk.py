@@ -113,10 +113,13 @@ def _send(
     request = wire.advance(cursors, chunks, ats, model, options)
     columns = wire.reply_object((yield from send(request, retry)))
     columns["replayed"] = set(columns["replayed"])
-    return [_outcome(columns, i, *pair) for i, pair in enumerate(zip(cursors, chunks, strict=True))]
+    deep = any(len(chunk) > 1 for chunk in chunks)
+    return [_outcome(columns, i, *pair, deep) for i, pair in enumerate(zip(cursors, chunks, strict=True))]
 
 
-def _outcome(columns: Mapping[str, Any], i: int, cursor: Cursor, chunk: Chunk) -> Answer | Problem:
+def _outcome(
+    columns: Mapping[str, Any], i: int, cursor: Cursor, chunk: Chunk, deep: bool
+) -> Answer | Problem:
     error = columns["errors"].get(str(i))
     if error is not None:
         return refusal(error)
@@ -125,9 +128,11 @@ def _outcome(columns: Mapping[str, Any], i: int, cursor: Cursor, chunk: Chunk) -
         "epoch": columns["epochs"][i],
         "replayed": i in columns["replayed"],
     }
-    deep = isinstance(columns["predictions"][i][0], list)
+    if "outputs" in columns:
+        entries = {name: column[i] for name, column in columns["outputs"].items()}
+        fields["outputs"] = entries if deep else {name: [entry] for name, entry in entries.items()}
     for name in STEP_FIELDS:
-        column = columns.get(name)
+        column = None if name == "outputs" else columns.get(name)
         if column is not None and column[i] is not None:
             fields[name] = _rows(column[i], deep or name == "scores", chunk.flat)
     return wire.parse_answer(fields, cursor, chunk)

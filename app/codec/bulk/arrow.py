@@ -168,7 +168,8 @@ def _index(pa: Any, schema: Any, name: str) -> int | None:
     """Where a column is, after a check of its type: some types claim far more values than they have bytes."""
     found = schema.get_all_field_indices(name)
     if len(found) > 1 or (not found and name in ("session", "observations")):
-        raise Unprocessable(f"the table must have one column {name!r}", field=name)
+        hint = "; inputs by name are taken in JSON only" if "inputs" in schema.names else ""
+        raise Unprocessable(f"the table must have one column {name!r}{hint}", field=name)
     if not found:
         return None
     kind = schema.field(found[0]).type
