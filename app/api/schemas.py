@@ -311,6 +311,13 @@ class OutputFeature(Feature):
     kind: str = Field(description="number, probability or logits.")
 
 
+class StateTensor(BaseModel):
+    input: str = Field(description="The graph's input that a step takes it from.")
+    output: str = Field(description="The graph's output that becomes this input of the next step.")
+    dtype: str
+    shape: list[int] = Field(description="Of one session.")
+
+
 class EmbeddingShape(BaseModel):
     vocabulary: int
     width: int
@@ -328,6 +335,7 @@ class Model(BaseModel):
     fingerprint: str
     inputs: list[Feature]
     outputs: list[OutputFeature]
+    states: list[StateTensor] = Field(description="Kept of a session; empty for networks that are no graphs.")
     targets: list[str] = Field(description="Names of the numbers of a prediction.")
     hidden_size: int | None = Field(description="Null for a graph, as are the next three.")
     num_layers: int | None
@@ -338,6 +346,9 @@ class Model(BaseModel):
     time_features: list[str] = Field(description="Columns made from timestamps, which are not sent.")
     interval_seconds: float | None
     can_forecast: bool = Field(description="Whether the targets cover the inputs.")
+    feedback: dict[str, str] = Field(
+        description="By input, the output that becomes its next value in a forecast."
+    )
     carry_bytes: int
     metrics: dict[str, Any]
     sessions_resident: int | None = Field(description="null for a key that sees one tenant only")

@@ -118,6 +118,11 @@ class Artifact:
         return self.feedback
 
     @property
+    def fed_back(self) -> dict[str, str]:
+        """By input the target that becomes its next value in a forecast: its own."""
+        return {name: name for name in self.columns if name in self.targets}
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """The names of the inputs that are neither predicted nor known ahead."""
         known = {*self.targets, *self.future, *calendar.columns(self.time_features)}

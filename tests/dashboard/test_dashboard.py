@@ -450,6 +450,8 @@ def test_the_page_of_a_model_says_what_goes_in_and_what_comes_out(page, server):
     ]
     facts = [text.split("\n") for text in page.locator("#model-facts div").all_inner_texts()]
     assert ["network", "ONNX graph"] in facts
+    assert ["forecasts", "no: it does not predict its inputs"] in facts
+    assert ["kept of a session", "mean_out → mean, float32 1"] in facts
     assert page.locator("#metrics div").all_inner_texts() == ["test accuracy\n0.9375"]
     page.click("#model-sessions >> text=shown")
     wait(lambda: page.inner_text("#detail-title") == "shown" and page.is_hidden("#model"), page)

@@ -531,10 +531,15 @@ async def test_a_model_says_what_goes_in_and_what_comes_out(serve_http, start_ht
             ("likely", "bool", [], "number"),
         ]
         assert (model["hidden_size"], model["can_forecast"]) == (None, True)
+        assert model["feedback"] == {"token": "best"}
+        assert model["states"] == [
+            {"input": name, "output": f"{name}_out", "dtype": "float32", "shape": [1, 12]} for name in "hc"
+        ]
         assert model["carry_bytes"] == 4 * (12 + 12 + 2 * 32)
     async with start_http() as service:
         model = (await service.http.get("/models/pair")).json()
         assert [port["name"] for port in model["inputs"]] == ["a", "b", "c"]
+        assert (model["feedback"], model["states"]) == ({"a": "a", "b": "b", "c": "c"}, [])
         assert [(port["name"], port["shape"]) for port in model["outputs"]] == [
             ("c", []),
             ("a", []),

@@ -14,7 +14,7 @@ from app.api.schemas import Model, ModelList, ReloadResult
 from app.engine.engine import Engine
 from app.jobs.jobs import Adopt
 from app.session.slab import Slab
-from models.nets.signature import Port
+from models.nets.signature import Port, State
 
 router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
 
@@ -67,6 +67,7 @@ def _model(engine: Engine, slab: Slab, counts: dict[str, tuple[int, int]] | None
         "fingerprint": artifact.fingerprint,
         "inputs": [_port(port) for port in artifact.listed_inputs],
         "outputs": [_port(port) | {"kind": port.kind} for port in artifact.listed_outputs],
+        "states": [_state(state) for state in artifact.states],
         "targets": list(artifact.targets),
         "hidden_size": artifact.hidden_size,
         "num_layers": artifact.num_layers,
@@ -77,10 +78,20 @@ def _model(engine: Engine, slab: Slab, counts: dict[str, tuple[int, int]] | None
         "time_features": list(artifact.time_features),
         "interval_seconds": artifact.interval_seconds,
         "can_forecast": not forecaster.missing,
+        "feedback": artifact.fed_back,
         "carry_bytes": forecaster.carry_nbytes,
         "metrics": artifact.metrics,
         "sessions_resident": resident,
         "sessions_on_older": older,
+    }
+
+
+def _state(state: State) -> dict[str, Any]:
+    return {
+        "input": state.tensor,
+        "output": state.next_tensor,
+        "dtype": state.dtype,
+        "shape": list(state.shape),
     }
 
 
