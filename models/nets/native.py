@@ -58,19 +58,7 @@ class NativeNet:
         return np.zeros(self.state_size, np.float32)
 
     def advance(self, scaled: Floats, lengths: Ints, carries: Floats) -> tuple[Floats, Floats]:
-        """Move every session on by its chunk.
-
-        Parameters
-        ----------
-        scaled : [total, inputs], the chunks one after the other
-        lengths : [batch], observations in each chunk, each at least 1, `total` together
-        carries : [batch, at least state_size], in one piece; not written to
-
-        Returns
-        -------
-        outputs : [total, outputs], scaled
-        carries : like `carries`, a new array; only the states have moved on
-        """
+        """Move every session on by its chunk, of scaled numbers; see `Net.advance`."""
         if self.cells is None:
             outputs, moved = self._by_network(scaled, lengths, carries)
         else:
@@ -78,17 +66,7 @@ class NativeNet:
         return self._levels(outputs, scaled), moved
 
     def step(self, inputs: Floats, carries: Floats) -> Floats:
-        """Move every session on by one observation, in place.
-
-        Parameters
-        ----------
-        inputs : [batch, inputs], scaled
-        carries : [batch, at least state_size], in one piece
-
-        Returns
-        -------
-        [batch, outputs], scaled
-        """
+        """Move every session on by one observation, of scaled numbers, in place; see `Net.step`."""
         if self.cells is not None:
             return self._levels(self.cells.step(inputs, carries), inputs)
         outputs, carries[:, : self.state_size] = self._run(inputs[:, None], carries)

@@ -6,6 +6,7 @@ Each graph is compared with onnxruntime called alone over the whole series, or w
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 from functools import cache
@@ -335,6 +336,18 @@ async def test_inputs_and_outputs_have_names(serve_http, store):
         await service.http.put(
             "/sessions/b/state", content=(await service.http.get("/sessions/a/state")).content
         )
+
+
+@in_memory
+@pytest.mark.parametrize("way", [TextSocket], indirect=True)
+async def test_a_message_has_inputs_and_outputs_by_name(serve, way, store):
+    rows = series("frames", 3)
+    async with serve(default_model="frames") as service:
+        inputs = {"gain": rows[:, 4].tolist(), "audio": rows[:, :4].tolist()}
+        reply = await service.raw("a", json.dumps({"inputs": inputs, "at": 0}).encode())
+        equal("frames", reply.numbers, graphs.reference("frames", rows))
+        refused = await service.raw("a", json.dumps({"inputs": {"gain": [1]}, "at": 3}).encode())
+        assert "the input 'audio' is missing" in refused.problem["detail"]
 
 
 @in_memory
