@@ -24,7 +24,7 @@ from app.cli.train import train
 
 app = typer.Typer(
     name="carryover",
-    help="Train stateful LSTMs and serve them: the server keeps each session's carry between chunks.",
+    help="Serve networks that keep a state: it is kept for each session, between chunks. Train LSTMs, GRUs.",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,
