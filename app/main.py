@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import torch
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
@@ -58,7 +57,6 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     ConfigError : a model cannot be loaded, the default is none of them, or the keys cannot be read
     """
     # More threads make the small matrix products of a batch several times slower.
-    torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
     keep_freed_memory()
     library = ModelLibrary(settings)

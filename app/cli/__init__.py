@@ -81,6 +81,10 @@ def _expected(error: Exception) -> tuple[str, int] | None:
 
     from app.errors import CarryoverError, ConfigError
     from models.errors import BadInput, ModelsError
+    from models.installation import EXTRAS, install_command
+
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"this needs {error.name}, which is not installed: {install_command(EXTRAS[error.name])}", 2
 
     if isinstance(error, typer.TyperException):
         return f"{error.format_message()} (see --help)", 2
