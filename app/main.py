@@ -35,6 +35,7 @@ from app.stores.factory import open_store
 from app.workers.place import Place
 from app.workers.store_files import worker_path
 from app.workers.workers import Workers
+from models.installation import installed_version
 
 log = logging.getLogger("carryover")
 
@@ -67,7 +68,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
 
     key_ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
-    engine.tracing = create_tracing(settings.traces, _version())
+    engine.tracing = create_tracing(settings.traces, installed_version())
     authenticator = Authenticator(engine, settings, key_ring)
 
     workers = None if place is None else Workers(place, engine, authenticator, library)
@@ -96,7 +97,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
 
     app = FastAPI(
         title="Carryover",
-        version=_version(),
+        version=installed_version(),
         summary="Stateful recurrent models over streams: sessions keep their state until they are reset.",
         lifespan=lifespan,
         docs_url=None,  # FastAPI's page loads scripts from another host; ours is in api/routes/dashboard.py
@@ -156,12 +157,3 @@ async def _watch_keys(authenticator: Authenticator) -> None:
     while True:
         await asyncio.sleep(KEYS_SECONDS)
         authenticator.refresh()
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("carryover-server")
-    except PackageNotFoundError:
-        return "0+unknown"

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
 from urllib.parse import unquote, urlsplit
 
 DISTRIBUTION = "carryover-server"
@@ -19,6 +19,14 @@ EXTRAS: Mapping[str, str] = {
     "onnxruntime": "onnx",
 }
 """Package -> the extra that brings it."""
+
+
+def installed_version() -> str:
+    """The version of the distribution."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "0+unknown"
 
 
 def install_command(extra: str, *, cuda: bool = False) -> str:

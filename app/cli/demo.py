@@ -150,7 +150,7 @@ def _server(models: Path) -> Iterator[Carryover]:
         text=True,
     )
     try:
-        with Carryover(_wait_for_address(process), retry=START_SECONDS) as service:
+        with Carryover(_wait_for_address(process), key="", retry=START_SECONDS) as service:
             yield service
     finally:
         process.terminate()

@@ -21,9 +21,9 @@ from models.data import calendar
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
 from models.installation import install_command
-from models.net import Execution
+from models.net import Execution, Net
 from models.nets.architecture import Architecture
-from models.nets.native import NativeNet, RecurrentNet
+from models.nets.native import NativeNet
 from models.nets.signature import Control, Port, State
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Artifact:
         tensors = {name: torch.tensor(weight) for name, weight in self._network_weights().items()}
         return network_from_weights(tensors, self.num_layers, self.change_of, self.architecture)
 
-    def net(self, execution: Execution) -> RecurrentNet:
+    def net(self, execution: Execution) -> Net:
         """The network, ready to serve; torch is needed only where the device is not the CPU.
 
         Raises
