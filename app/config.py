@@ -153,7 +153,9 @@ class SettingFields(BaseSettings):
         shown="the shipped models",
     )
     default_model: Text | None = setting(
-        None, "model of a session that names none", shown="the first by name"
+        None,
+        "model of a new session that names none",
+        shown="the first artifact that `models` names, or the only one that is loaded",
     )
     device: Literal["cpu", "cuda"] = setting("cpu", "where the network runs")
     max_sessions: int = setting(1_000_000, "most sessions that the server keeps", ge=1)

@@ -65,6 +65,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     store_path = _store_path(settings, place)
     store = open_store(settings, path=store_path, accept_loss=accept_loss)
     library.archive(forecasters)
+    settings = settings.model_copy(update={"default_model": library.default_name(forecasters)})
     engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
 
     key_ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None

@@ -29,7 +29,7 @@ def forecasters(artifacts) -> list[Forecaster]:
 
 
 def engine_of(forecasters, **changes) -> Engine:
-    small = {"resident_sessions": 64, "batch_sessions": 16, "bulk_sessions": 16}
+    small = {"default_model": "sine", "resident_sessions": 64, "batch_sessions": 16, "bulk_sessions": 16}
     return Engine(forecasters, MemoryStore(100, 1e9), Settings(**(small | changes)), Clock())
 
 
