@@ -6,7 +6,10 @@ may share a batch, and taking a batch costs time proportional to the batch, not 
 
 Tenants alternate, one job each. A tenant that floods the queue gets the rest of a batch that the others do
 not use, up to its share while others call (`app.engine.fair_share`). It delays them by at most the current
-batch.
+batch. The connections of a tenant alternate in the same way: a request of ten thousand parts delays a chunk
+on another connection by one batch, and not by all its parts.
+
+Chunks are stepped in columns. An unusual chunk or a command costs far more, so a batch takes fewer of those.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, UNLIMITED
-from app.jobs.jobs import AdvanceMany, Forecast, Job, SeparateReplies
+from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany, Forecast, Job, SeparateReplies
 from app.jobs.session_list import SessionNames
 from app.jobs.split import set_apart
 from app.session.names import tenant_of
+
+MAX_SINGLE = 128  # unusual chunks and commands of a batch: each takes about 0.1 ms
 
 
 class JobQueue:
@@ -30,7 +35,7 @@ class JobQueue:
 
     def __init__(self) -> None:
         self.nbytes = 0  # bytes of waiting observations
-        self._ready: dict[str, deque[Job]] = {}  # ready jobs by tenant; the first tenant is next
+        self._ready: dict[str, _Lanes] = {}  # ready jobs by tenant; the first tenant is next
         self._ready_forecasts: list[Forecast] = []  # apart, because they are slow jobs
         self._busy: set[str] = set()  # sessions that have a job ready or in the current batch
         self._lines: dict[str, deque[Job]] = {}  # by busy session, the jobs that wait for it
@@ -62,34 +67,45 @@ class JobQueue:
         elif len(blocked) > 1:
             self._blocked[id(job)] = len(blocked)
 
-    def take(self, max_sessions: int, max_bytes: int = sys.maxsize, share: int = UNLIMITED) -> list[Job]:
-        """Take ready jobs, tenants alternating, the oldest of each first. At least one if any is ready.
+    def take(
+        self,
+        max_sessions: int,
+        max_bytes: int = sys.maxsize,
+        share: int = UNLIMITED,
+        max_single: int = MAX_SINGLE,
+        max_whole: int = LONG_CHUNK,
+    ) -> list[Job]:
+        """Take ready jobs, tenants and their connections alternating. At least one if any is ready.
 
         Parameters
         ----------
         max_sessions : limit for all jobs together; a single larger job is taken alone
         max_bytes : limit of bytes of observations; the job that reaches it is the last
         share : limit of one tenant; the job that reaches it is the last of that tenant
+        max_single : limit of the jobs that are not processed in columns; the job that reaches it is the last
+        max_whole : observations of the longest chunk that is processed in columns
         """
         taken: list[Job] = []
         sessions_left, bytes_left = max_sessions, max_bytes
         shares_left: dict[str, int] = {}
-        first_next: dict[str, deque[Job]] = {}  # tenants whose next job did not fit; first in the next batch
-        last_next: dict[str, deque[Job]] = {}  # tenants that have had their share; last in the next batch
-        while self._ready and bytes_left > 0 and sessions_left > 0:
+        first_next: dict[str, _Lanes] = {}  # tenants whose next job did not fit; first in the next batch
+        last_next: dict[str, _Lanes] = {}  # tenants that have had their share; last in the next batch
+        single_left = max_single
+        while self._ready and bytes_left > 0 and sessions_left > 0 and single_left > 0:
             tenant = next(iter(self._ready))
             jobs = self._ready.pop(tenant)
             others_ready = bool(self._ready)
             share_left = shares_left.get(tenant, share)
-            while jobs and bytes_left > 0 and share_left > 0:
-                count = len(jobs[0].sessions)
+            while jobs and bytes_left > 0 and share_left > 0 and single_left > 0:
+                count = len(jobs.first.sessions)
                 if count > sessions_left and taken:
                     first_next[tenant] = jobs
                     break
-                taken.append(job := jobs.popleft())
+                taken.append(job := jobs.pop())
                 sessions_left -= count
                 bytes_left -= job.nbytes
                 share_left -= 1 if count == 1 else -(-count // BULK_SESSIONS_PER_CHUNK)
+                single_left -= _is_single(job, max_whole)
                 if others_ready:
                     break
             shares_left[tenant] = share_left
@@ -112,8 +128,8 @@ class JobQueue:
         self._waiting += len(job.sessions)
         self.nbytes += job.nbytes
         tenant = _tenant(job)
-        self._ready = {tenant: self._ready.pop(tenant, deque()), **self._ready}
-        self._ready[tenant].appendleft(job)
+        self._ready = {tenant: self._ready.pop(tenant, None) or _Lanes(), **self._ready}
+        self._ready[tenant].put_first(job)
 
     def finish(self, sessions: SessionNames) -> None:
         """Make the next job in each line ready, because the jobs of these sessions were answered."""
@@ -156,7 +172,74 @@ class JobQueue:
         if type(job) is Forecast:
             self._ready_forecasts.append(job)
         else:
-            self._ready.setdefault(_tenant(job), deque()).append(job)
+            tenant = _tenant(job)
+            lanes = self._ready.get(tenant)
+            if lanes is None:
+                lanes = self._ready[tenant] = _Lanes()
+            lanes.add(job)
+
+
+class _Lanes:
+    """The ready jobs of one tenant, by connection. Connections alternate, one job each.
+
+    Jobs whose connection is not known share a lane: they are small, or were joined from many connections.
+    """
+
+    __slots__ = ("_lanes",)
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, deque[Job]] = {}  # the first lane is next; none is empty
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
+
+    def __iter__(self) -> Iterator[Job]:
+        for jobs in self._lanes.values():
+            yield from jobs
+
+    @property
+    def first(self) -> Job:
+        """The job that `pop` returns next."""
+        return next(iter(self._lanes.values()))[0]
+
+    def add(self, job: Job) -> None:
+        """Add a job behind those of its connection."""
+        lane = _lane(job)
+        jobs = self._lanes.get(lane)
+        if jobs is None:
+            self._lanes[lane] = deque((job,))
+        else:
+            jobs.append(job)
+
+    def put_first(self, job: Job) -> None:
+        """Add a job ahead of all others."""
+        lane = _lane(job)
+        self._lanes = {lane: self._lanes.pop(lane, deque()), **self._lanes}
+        self._lanes[lane].appendleft(job)
+
+    def pop(self) -> Job:
+        """Remove the next job. Its connection is last from then on."""
+        lanes = self._lanes
+        lane = next(iter(lanes))
+        jobs = lanes[lane]
+        job = jobs.popleft()
+        if not jobs:
+            del lanes[lane]
+        elif len(lanes) > 1:
+            del lanes[lane]
+            lanes[lane] = jobs
+        return job
+
+
+def _is_single(job: Job, max_whole: int) -> bool:
+    """Whether a job is processed by itself, and not in columns with others."""
+    return type(job) is not AdvanceMany and (type(job) is not Advance or job.is_unusual(max_whole))
+
+
+def _lane(job: Job) -> int:
+    """The connection that a job came in on; 0 where that is not known."""
+    client = getattr(job, "client", None)
+    return 0 if client is None else id(client)
 
 
 def _tenant(job: Job) -> str:

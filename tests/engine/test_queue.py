@@ -5,8 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.engine.queue import JobQueue
-from app.jobs.jobs import Advance, AdvanceMany, Expire
+from app.jobs.jobs import Advance, AdvanceMany, Client, Expire
+from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.jobs.split import split_job
 
 
 def job(*sessions: str) -> Expire:
@@ -174,3 +176,57 @@ def test_a_tenant_has_no_more_of_a_batch_than_its_share_and_is_last_in_the_next(
     assert queue.take(100, share=4) == [flood[4], quiet[0], *flood[5:8]]
     assert queue.take(100, share=4) == flood[8:]
     assert (len(queue), bool(queue)) == (0, False)
+
+
+def parts_of_a_large_request(count: int, observations: float = np.nan, name: str = "part") -> list[Advance]:
+    """The jobs of a bulk request in which every number is missing, unless `observations` are given."""
+    gaps = bool(np.isnan(observations))
+    names = SessionList(f"{name}-{i}" for i in range(count))
+    job = AdvanceMany(names, np.full((count, 1), observations, np.float32), np.ones(count, np.int64))
+    job.options, job.client = (ChunkOptions(gaps=True) if gaps else None), Client()
+    return list(split_job(job, 4, 1000))
+
+
+def test_a_chunk_on_another_connection_is_in_the_next_batch_however_large_a_request_came_first():
+    queue = JobQueue()
+    large, chunk = parts_of_a_large_request(1000), Advance("small", np.zeros((1, 1), np.float32))
+    for job in [*large, chunk]:
+        queue.add(job)
+    assert queue.take(10) == [large[0], chunk, *large[1:9]]
+
+
+def test_the_requests_of_one_connection_keep_their_order_and_those_of_several_alternate():
+    queue = JobQueue()
+    first, second = parts_of_a_large_request(3, name="a"), parts_of_a_large_request(3, name="b")
+    behind = Advance("c", np.zeros((1, 1), np.float32), client=first[0].client)
+    for job in [*first, behind, *second]:
+        queue.add(job)
+    a, b = [*first, behind], second
+    assert queue.take(3) == [a[0], b[0], a[1]]
+    assert queue.take(9) == [b[1], a[2], b[2], a[3]]
+
+
+def test_a_job_that_is_requeued_is_ahead_of_the_other_connections():
+    queue = JobQueue()
+    large, chunk = parts_of_a_large_request(3), Advance("small", np.zeros((1, 1), np.float32))
+    for job in [*large, chunk]:
+        queue.add(job)
+    (taken,) = queue.take(1)
+    queue.requeue(taken)
+    assert queue.take(3) == [large[0], chunk, large[1]]
+
+
+def test_a_batch_has_few_of_the_jobs_that_are_not_processed_in_columns():
+    queue = JobQueue()
+    commands = [job(str(i)) for i in range(9)]
+    for waiting in [*chunks("a", 5), *commands]:
+        queue.add(waiting)
+    assert [len(queue.take(100, max_single=4)) for _ in range(4)] == [8, 5, 1, 0]
+
+
+def test_a_chunk_that_is_long_for_its_batch_counts_as_one_that_is_not_processed_in_columns():
+    queue = JobQueue()
+    for i in range(4):
+        queue.add(Advance(f"long-{i}", np.zeros((20, 1), np.float32)))
+    assert len(queue.take(100, max_single=2, max_whole=16)) == 2
+    assert len(queue.take(100, max_single=1, max_whole=20)) == 2
