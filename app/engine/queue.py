@@ -35,7 +35,7 @@ class JobQueue:
 
     def __init__(self) -> None:
         self.nbytes = 0  # bytes of waiting observations
-        self._ready: dict[str, _Lanes] = {}  # ready jobs by tenant; the first tenant is next
+        self._ready: dict[str, _TenantJobs] = {}  # ready jobs by tenant; the first tenant is next
         self._ready_forecasts: list[Forecast] = []  # apart, because they are slow jobs
         self._busy: set[str] = set()  # sessions that have a job ready or in the current batch
         self._lines: dict[str, deque[Job]] = {}  # by busy session, the jobs that wait for it
@@ -73,7 +73,6 @@ class JobQueue:
         max_bytes: int = sys.maxsize,
         share: int = UNLIMITED,
         max_single: int = MAX_SINGLE,
-        max_whole: int = LONG_CHUNK,
     ) -> list[Job]:
         """Take ready jobs, tenants and their connections alternating. At least one if any is ready.
 
@@ -82,30 +81,29 @@ class JobQueue:
         max_sessions : limit for all jobs together; a single larger job is taken alone
         max_bytes : limit of bytes of observations; the job that reaches it is the last
         share : limit of one tenant; the job that reaches it is the last of that tenant
-        max_single : limit of the jobs that are not processed in columns; the job that reaches it is the last
-        max_whole : observations of the longest chunk that is processed in columns
+        max_single : limit of the jobs that are not processed in columns
         """
         taken: list[Job] = []
         sessions_left, bytes_left = max_sessions, max_bytes
         shares_left: dict[str, int] = {}
-        first_next: dict[str, _Lanes] = {}  # tenants whose next job did not fit; first in the next batch
-        last_next: dict[str, _Lanes] = {}  # tenants that have had their share; last in the next batch
+        first_next: dict[str, _TenantJobs] = {}  # tenants whose next job did not fit; first in the next batch
+        last_next: dict[str, _TenantJobs] = {}  # tenants that have had their share; last in the next batch
         single_left = max_single
-        while self._ready and bytes_left > 0 and sessions_left > 0 and single_left > 0:
+        while self._ready and bytes_left > 0 and sessions_left > 0:
             tenant = next(iter(self._ready))
             jobs = self._ready.pop(tenant)
             others_ready = bool(self._ready)
             share_left = shares_left.get(tenant, share)
-            while jobs and bytes_left > 0 and share_left > 0 and single_left > 0:
-                count = len(jobs.first.sessions)
-                if count > sessions_left and taken:
+            while jobs and bytes_left > 0 and share_left > 0:
+                job = jobs.first(single=single_left > 0)
+                if job is None or ((count := len(job.sessions)) > sessions_left and taken):
                     first_next[tenant] = jobs
                     break
-                taken.append(job := jobs.pop())
+                taken.append(jobs.pop(single=single_left > 0))
                 sessions_left -= count
                 bytes_left -= job.nbytes
                 share_left -= 1 if count == 1 else -(-count // BULK_SESSIONS_PER_CHUNK)
-                single_left -= _is_single(job, max_whole)
+                single_left -= _is_single(job)
                 if others_ready:
                     break
             shares_left[tenant] = share_left
@@ -128,7 +126,7 @@ class JobQueue:
         self._waiting += len(job.sessions)
         self.nbytes += job.nbytes
         tenant = _tenant(job)
-        self._ready = {tenant: self._ready.pop(tenant, None) or _Lanes(), **self._ready}
+        self._ready = {tenant: self._ready.pop(tenant, None) or _TenantJobs(), **self._ready}
         self._ready[tenant].put_first(job)
 
     def finish(self, sessions: SessionNames) -> None:
@@ -175,51 +173,67 @@ class JobQueue:
             tenant = _tenant(job)
             lanes = self._ready.get(tenant)
             if lanes is None:
-                lanes = self._ready[tenant] = _Lanes()
+                lanes = self._ready[tenant] = _TenantJobs()
             lanes.add(job)
 
 
-class _Lanes:
-    """The ready jobs of one tenant, by connection. Connections alternate, one job each.
+class _TenantJobs:
+    """The ready jobs of one tenant. Connections alternate, one job each.
 
-    Jobs whose connection is not known share a lane: they are small, or were joined from many connections.
+    Chunks that are processed in columns have lanes of their own, and alternate with the other jobs. So they
+    go on when a batch has enough of those. Jobs whose connection is not known share a lane: they are small,
+    or were joined from many connections.
     """
 
-    __slots__ = ("_lanes",)
+    __slots__ = ("_columns", "_single", "_single_is_next")
 
     def __init__(self) -> None:
-        self._lanes: dict[int, deque[Job]] = {}  # the first lane is next; none is empty
+        # By connection; the first is next, and none is empty.
+        self._columns: dict[int, deque[Job]] = {}
+        self._single: dict[int, deque[Job]] = {}
+        self._single_is_next = False
 
     def __bool__(self) -> bool:
-        return bool(self._lanes)
+        return bool(self._columns or self._single)
 
     def __iter__(self) -> Iterator[Job]:
-        for jobs in self._lanes.values():
+        for jobs in (*self._columns.values(), *self._single.values()):
             yield from jobs
 
-    @property
-    def first(self) -> Job:
-        """The job that `pop` returns next."""
-        return next(iter(self._lanes.values()))[0]
+    def first(self, *, single: bool) -> Job | None:
+        """The job that `pop` returns next; None if there is none.
+
+        Parameters
+        ----------
+        single : whether it may be a job that is processed by itself
+        """
+        lanes = self._next_lanes(single=single)
+        return next(iter(lanes.values()))[0] if lanes else None
 
     def add(self, job: Job) -> None:
         """Add a job behind those of its connection."""
-        lane = _lane(job)
-        jobs = self._lanes.get(lane)
+        lanes, lane = self._single if _is_single(job) else self._columns, _lane(job)
+        jobs = lanes.get(lane)
         if jobs is None:
-            self._lanes[lane] = deque((job,))
+            lanes[lane] = deque((job,))
         else:
             jobs.append(job)
 
     def put_first(self, job: Job) -> None:
         """Add a job ahead of all others."""
-        lane = _lane(job)
-        self._lanes = {lane: self._lanes.pop(lane, deque()), **self._lanes}
-        self._lanes[lane].appendleft(job)
+        self._single_is_next = _is_single(job)
+        lanes, lane = self._single if self._single_is_next else self._columns, _lane(job)
+        jobs = lanes.pop(lane, deque())
+        jobs.appendleft(job)
+        behind = dict(lanes)
+        lanes.clear()
+        lanes[lane] = jobs
+        lanes |= behind
 
-    def pop(self) -> Job:
+    def pop(self, *, single: bool) -> Job:
         """Remove the next job. Its connection is last from then on."""
-        lanes = self._lanes
+        lanes = self._next_lanes(single=single)
+        self._single_is_next = lanes is self._columns
         lane = next(iter(lanes))
         jobs = lanes[lane]
         job = jobs.popleft()
@@ -230,10 +244,15 @@ class _Lanes:
             lanes[lane] = jobs
         return job
 
+    def _next_lanes(self, *, single: bool) -> dict[int, deque[Job]]:
+        if single and self._single and (self._single_is_next or not self._columns):
+            return self._single
+        return self._columns
 
-def _is_single(job: Job, max_whole: int) -> bool:
+
+def _is_single(job: Job) -> bool:
     """Whether a job is processed by itself, and not in columns with others."""
-    return type(job) is not AdvanceMany and (type(job) is not Advance or job.is_unusual(max_whole))
+    return type(job) is not AdvanceMany and (type(job) is not Advance or job.is_unusual(LONG_CHUNK))
 
 
 def _lane(job: Job) -> int:

@@ -192,18 +192,17 @@ def test_a_chunk_on_another_connection_is_in_the_next_batch_however_large_a_requ
     large, chunk = parts_of_a_large_request(1000), Advance("small", np.zeros((1, 1), np.float32))
     for job in [*large, chunk]:
         queue.add(job)
-    assert queue.take(10) == [large[0], chunk, *large[1:9]]
+    assert queue.take(10) == [chunk, *large[:9]]
 
 
-def test_the_requests_of_one_connection_keep_their_order_and_those_of_several_alternate():
+def test_requests_of_several_connections_alternate_and_a_chunk_passes_those_that_are_not_in_columns():
     queue = JobQueue()
     first, second = parts_of_a_large_request(3, name="a"), parts_of_a_large_request(3, name="b")
     behind = Advance("c", np.zeros((1, 1), np.float32), client=first[0].client)
     for job in [*first, behind, *second]:
         queue.add(job)
-    a, b = [*first, behind], second
-    assert queue.take(3) == [a[0], b[0], a[1]]
-    assert queue.take(9) == [b[1], a[2], b[2], a[3]]
+    assert queue.take(3) == [behind, first[0], second[0]]
+    assert queue.take(9) == [first[1], second[1], first[2], second[2]]
 
 
 def test_a_job_that_is_requeued_is_ahead_of_the_other_connections():
@@ -211,9 +210,11 @@ def test_a_job_that_is_requeued_is_ahead_of_the_other_connections():
     large, chunk = parts_of_a_large_request(3), Advance("small", np.zeros((1, 1), np.float32))
     for job in [*large, chunk]:
         queue.add(job)
-    (taken,) = queue.take(1)
-    queue.requeue(taken)
-    assert queue.take(3) == [large[0], chunk, large[1]]
+    taken = queue.take(3)
+    assert taken == [chunk, large[0], large[1]]
+    queue.requeue(large[1])
+    queue.add(Advance("other", np.zeros((1, 1), np.float32)))
+    assert queue.take(2)[0] is large[1]
 
 
 def test_a_batch_has_few_of_the_jobs_that_are_not_processed_in_columns():
@@ -221,12 +222,15 @@ def test_a_batch_has_few_of_the_jobs_that_are_not_processed_in_columns():
     commands = [job(str(i)) for i in range(9)]
     for waiting in [*chunks("a", 5), *commands]:
         queue.add(waiting)
-    assert [len(queue.take(100, max_single=4)) for _ in range(4)] == [8, 5, 1, 0]
+    assert [len(queue.take(100, max_single=4)) for _ in range(4)] == [9, 4, 1, 0]
 
 
-def test_a_chunk_that_is_long_for_its_batch_counts_as_one_that_is_not_processed_in_columns():
+def test_chunks_go_on_when_a_batch_has_enough_of_the_other_jobs_of_many_connections():
     queue = JobQueue()
-    for i in range(4):
-        queue.add(Advance(f"long-{i}", np.zeros((20, 1), np.float32)))
-    assert len(queue.take(100, max_single=2, max_whole=16)) == 2
-    assert len(queue.take(100, max_single=1, max_whole=20)) == 2
+    commands = [part for i in range(100) for part in parts_of_a_large_request(2, name=f"client-{i}")]
+    small = [Advance(f"small-{i}", np.zeros((1, 1), np.float32)) for i in range(3)]
+    for waiting in [*commands, *small]:
+        queue.add(waiting)
+    taken = queue.take(50, max_single=4)
+    assert [waiting for waiting in taken if waiting in small] == small
+    assert len(taken) == 4 + 3
