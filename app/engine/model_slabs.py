@@ -10,6 +10,7 @@ import numpy as np
 from app.config import Settings
 from app.engine.inputs import check_intervals
 from app.errors import OtherModel, UnknownModel, Unprocessable
+from app.session.history import HistoryPool
 from app.session.slab import Slab
 from models.arrays import Floats
 from models.errors import BadArtifact
@@ -36,6 +37,11 @@ class ModelSlabs:
         self, forecasters: Sequence[Forecaster], settings: Settings, older: Sequence[Forecaster] = ()
     ) -> None:
         self.settings = settings
+        self.history_pool = (
+            HistoryPool(settings.history_observations, settings.history_bytes)
+            if settings.history_observations and settings.history_bytes
+            else None
+        )
         self.slabs: dict[str, Slab] = {}  # slabs by fingerprint
         self.current: dict[str, Slab] = {}  # slabs that new sessions go to, by model name
         self.take_doubles = False  # whether a network takes whole numbers that float32 cannot hold
@@ -193,4 +199,5 @@ class ModelSlabs:
     def _slab(self, forecaster: Forecaster) -> Slab:
         self.take_doubles |= forecaster.input_type == np.float64
         fitting = max(2 * self.settings.batch_sessions, SLAB_BYTES // max(1, forecaster.carry_nbytes))
-        return Slab(forecaster, min(self.settings.resident_sessions, fitting), self.settings.recent_chunks)
+        capacity = min(self.settings.resident_sessions, fitting)
+        return Slab(forecaster, capacity, self.settings.recent_chunks, self.history_pool)

@@ -15,6 +15,7 @@ from app.engine import exactly_once
 from app.engine.batch import Batch, FinishedChunk, advance_rows
 from app.engine.extra_outputs import extra_outputs, forecast_interval
 from app.engine.inputs import advance_clock, clock_after, future_inputs, impossible_error
+from app.engine.observing import observed_by_finished
 from app.errors import StepFailed
 from app.jobs.answers import ChunkAnswer
 from app.jobs.jobs import Advance, Forecast, Progress
@@ -167,7 +168,8 @@ def stage_finished(slab: Slab, chunks: Sequence[FinishedChunk], batch: Batch, re
         batch.now,
         recent_bytes,
     )
-    batch.stage(slab, [chunk.job.session for chunk in chunks], rows, after)
+    observed = observed_by_finished(slab, chunks)
+    batch.stage(slab, [chunk.job.session for chunk in chunks], rows, after, observed)
     model, ports = slab.forecaster.artifact.name, slab.output_ports
     columns = after.headers["position"].tolist(), after.headers["epoch"].tolist()
     for i, (chunk, position, epoch) in enumerate(zip(chunks, *columns, strict=True)):
