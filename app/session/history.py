@@ -12,54 +12,45 @@ prediction of what follows, and for some models the width of the interval, the s
 may begin in one block and end in the next.
 
 A ring is known by its first block. The row of the session has the number of that block, and the block has the
-number of the row (`key`). If both agree, the ring is the row's. So a ring is dropped without a look at its
-row. A ring also has the position of the session after its last observation (`end`). If the session is
+number of the row. If both agree, the ring is the row's. So a ring is dropped without a look at its row. A
+ring also has the position of the session after its last observation. If the session is
 anywhere else when it observes again, its past begins anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from models.arrays import Bools, Bytes, Floats, Int32s, Ints, Numbers, Seconds
+from models.arrays import Bools, Floats, Int32s, Ints, Numbers, Seconds
 from models.forecaster import Forecaster
 from models.jit import INT, contiguous, jit, jit_part, readonly
 
 WORDS = 32  # of a block: 16 observations of a model with one input and one output
 SESSION_BYTES = 65_536  # most bytes of one session's past
-FREE, FRESH, HAND, USED = range(4)  # in `Blocks.state`; see there
 ROW_BITS = 32
 NOTHING: Floats = np.empty((0, 0), np.float32)
 
-class Blocks(NamedTuple):
-    """The pool as arrays, each with an entry per block. Numbers of blocks are one more than the index; 0: none.
+# A block is a head of 8 whole numbers, which are one line of the processor's cache, and its words. The number
+# of a block is its index and one; 0 is none.
+#   ROOT     the first block of the ring that it is in
+#   NEXT     the next newer block of its ring, and behind the newest the oldest; of a free block the next free
+# and of a ring, in the head of its first block:
+#   NEWEST, LENGTH   its newest block, and how many it has
+#   WRITTEN, END     its records since it began, and the session's position after them
+#   KEY              the row that it belongs to; 0 for none
+#   MARK             whether it was written to since the clock's hand passed
+ROOT, NEXT, NEWEST, LENGTH, WRITTEN, END, KEY, MARK = range(8)
+HEAD = 8  # whole numbers of a head
+HEAD_WORDS = 2 * HEAD
+BLOCK = HEAD + WORDS // 2  # whole numbers of a block
+LINE = 64  # bytes of a line of the cache
 
-    words : [blocks, WORDS], the numbers
-    root : the first block of the ring that the block is in
-    following : the next newer block of its ring, and behind the newest the oldest; of a free block the next
-        free one
-    newest, length, written, end, key, used : of a ring, at its first block: its newest block, its number of
-        blocks, its records since it began, the session's position after them, its row, and whether it was
-        written to since the clock's hand passed
-    state : [4]: the first free block, how many blocks were ever used, the clock's hand, and how many blocks
-        are in rings
-    """
-
-    words: Floats
-    root: Int32s
-    following: Int32s
-    newest: Int32s
-    length: Int32s
-    written: Ints
-    end: Ints
-    key: Ints
-    used: Bytes
-    state: Ints
+# The state of a pool: its first free block, how many were ever used, the clock's hand, how many are in rings.
+FREE, FRESH, HAND, USED = range(4)
 
 
 @dataclass(slots=True)
@@ -137,27 +128,23 @@ class HistoryPool:
 
     def __init__(self, observations: int, nbytes: int) -> None:
         self.observations = observations
-        overhead = 4 * np.dtype(np.int32).itemsize + 3 * np.dtype(np.int64).itemsize + 1
-        self._block_nbytes = 4 * WORDS + overhead
-        size = min(nbytes // self._block_nbytes, 2**31 - 2)
+        size = nbytes // (8 * BLOCK)
         # Zeros need no memory until they are written: a pool that is not used costs nothing.
-        self.blocks = Blocks(
-            np.zeros((size, WORDS), np.float32),
-            *(np.zeros(size, np.int32) for _ in range(4)),
-            *(np.zeros(size, np.int64) for _ in range(3)),
-            np.zeros(size, np.uint8),
-            np.zeros(4, np.int64),
-        )
-        self._numbers = count(1)
+        numbers = np.zeros(size * BLOCK + LINE // 8, np.int64)
+        start = -numbers.ctypes.data % LINE // 8
+        self.blocks = numbers[start : start + size * BLOCK].reshape(size, BLOCK)
+        self.words = self.blocks.view(np.float32)  # of each block, HEAD_WORDS that are the head, and WORDS
+        self.state = np.zeros(4, np.int64)
+        self._slabs = count(1)
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that pasts take now, dropped ones not counted."""
-        return int(self.blocks.state[USED]) * self._block_nbytes
+        return int(self.state[USED]) * 8 * BLOCK
 
     def histories(self, forecaster: Forecaster, capacity: int) -> Histories:
         """The pasts of the sessions of a slab with `capacity` rows."""
-        return Histories(self, forecaster, capacity, next(self._numbers) << ROW_BITS)
+        return Histories(self, forecaster, capacity, next(self._slabs) << ROW_BITS)
 
 
 class Histories:
@@ -169,7 +156,7 @@ class Histories:
     """
 
     def __init__(self, pool: HistoryPool, forecaster: Forecaster, capacity: int, first_key: int) -> None:
-        self._blocks = pool.blocks
+        self._pool = pool
         self._first_key = first_key
         self._roots = np.zeros(capacity, np.int32)
         self._inputs, self._outputs = forecaster.input_type, forecaster.output_type
@@ -206,14 +193,14 @@ class Histories:
         """As `append`, of numbers that are float32 or seen as such, [total, words]."""
         if self.limit:
             _append(
-                *self._blocks, self._roots, self._first_key, self.limit, self._max_blocks,
-                rows, ends, lengths, observations, predictions, extra,
+                self._pool.blocks, self._pool.words, self._pool.state, self._roots, self._first_key,
+                self.limit, self._max_blocks, rows, ends, lengths, observations, predictions, extra,
             )  # fmt: skip
 
     def forget(self, row: int) -> None:
         """Drop the past of the session at this row."""
         if self._roots[row]:
-            _forget(*self._blocks, self._roots, self._first_key, row)
+            _forget(self._pool.blocks, self._pool.state, self._roots, self._first_key, row)
 
     def read(self, row: int, position: int) -> Past:
         """The past of the session at this row, which is at this position. It is a copy."""
@@ -230,19 +217,19 @@ class Histories:
 
     def _words_of(self, row: int, position: int) -> Floats:
         """[observations, record_words], oldest first."""
-        blocks, root = self._blocks, int(self._roots[row]) - 1
+        blocks, root = self._pool.blocks, int(self._roots[row]) - 1
         size = self.record_words
-        if root < 0 or blocks.key[root] != self._first_key + row or blocks.end[root] != position:
+        if root < 0 or blocks[root, KEY] != self._first_key + row or blocks[root, END] != position:
             return np.empty((0, size), np.float32)
-        length, written = int(blocks.length[root]), int(blocks.written[root])
-        block, indexes = int(blocks.newest[root]) - 1, []
+        length, written = int(blocks[root, LENGTH]), int(blocks[root, WRITTEN])
+        block, indexes = int(blocks[root, NEWEST]) - 1, []
         for _ in range(length):
-            block = int(blocks.following[block]) - 1
+            block = int(blocks[block, NEXT]) - 1
             indexes.append(block)
         stop = written * size  # in words since the ring began, as are these
         start = max(-(-stop // WORDS) - length, 0) * WORDS
         first = max(-(-start // size), written - self.limit)
-        words: Floats = blocks.words[indexes].ravel()[first * size - start : stop - start]
+        words: Floats = self._pool.words[indexes, HEAD_WORDS:].ravel()[first * size - start : stop - start]
         return words.reshape(-1, size)
 
     def _extra_words(self, observed: Observed) -> Floats:
@@ -267,105 +254,108 @@ def _numbers(words: Floats, kind: Any) -> Any:
     return np.ascontiguousarray(words).view(kind)
 
 
-_INDEXES = contiguous("int32")
-_POOL: Sequence[Any] = (
-    contiguous("float32", 2), _INDEXES, _INDEXES, _INDEXES, _INDEXES,
-    contiguous("int64"), contiguous("int64"), contiguous("int64"), contiguous("uint8"), contiguous("int64"),
-)  # fmt: skip
-
-
 @jit_part
-def _drop(
-    root: Int32s, following: Int32s, length: Int32s, key: Ints, state: Ints, ring: int
-) -> None:
+def _drop(blocks: Ints, state: Ints, ring: int) -> None:
     """Free the blocks of a ring."""
-    block = ring
-    for _ in range(length[ring]):
-        after = following[block] - 1
-        following[block] = state[FREE]
+    block, length = ring, blocks[ring, LENGTH]
+    for _ in range(length):
+        after = blocks[block, NEXT] - 1
+        blocks[block, NEXT] = state[FREE]
         state[FREE] = block + 1
         block = after
-    key[ring] = 0
-    state[USED] -= length[ring]
+    blocks[ring, KEY] = 0
+    state[USED] -= length
 
 
 @jit_part
-def _take(
-    root: Int32s, following: Int32s, length: Int32s, key: Ints, used: Bytes, state: Ints, keep: int
-) -> int:
+def _take(blocks: Ints, state: Ints, keep: int) -> int:
     """A block that is in no ring; -1 if all are in the ring `keep`. Another ring may be dropped for it."""
-    if state[FREE] == 0 and state[FRESH] < len(root):
+    if state[FREE] == 0 and state[FRESH] < len(blocks):
         state[FRESH] += 1
         state[USED] += 1
         return state[FRESH] - 1
     if state[FREE] == 0:
-        for _ in range(2 * len(root)):
-            ring = root[state[HAND]] - 1
-            state[HAND] = (state[HAND] + 1) % len(root)
+        for _ in range(2 * len(blocks)):
+            ring = blocks[state[HAND], ROOT] - 1
+            state[HAND] = (state[HAND] + 1) % len(blocks)
             if ring == keep:
                 continue
-            if used[ring]:
-                used[ring] = 0
+            if blocks[ring, MARK]:
+                blocks[ring, MARK] = 0
                 continue
-            _drop(root, following, length, key, state, ring)
+            _drop(blocks, state, ring)
             break
     if state[FREE] == 0:
         return -1
     block = state[FREE] - 1
-    state[FREE] = following[block]
+    state[FREE] = blocks[block, NEXT]
     state[USED] += 1
     return block
 
 
+@jit_part
+def _next_block(blocks: Ints, state: Ints, ring: int, block: int, max_blocks: int) -> int:
+    """The block to write to behind the newest block of a ring: another one, or its oldest."""
+    taken = -1
+    if blocks[ring, LENGTH] < max_blocks:
+        taken = _take(blocks, state, ring)
+    if taken < 0:
+        return blocks[block, NEXT] - 1
+    blocks[taken, ROOT] = ring + 1
+    blocks[taken, NEXT] = blocks[block, NEXT]
+    blocks[block, NEXT] = taken + 1
+    blocks[ring, LENGTH] += 1
+    return taken
+
+
+@jit_part
+def _ring_of(blocks: Ints, state: Ints, roots: Int32s, row: int, key: int, start: int, is_long: bool) -> int:
+    """The ring of a row whose session is at position `start`; a new one if it has none; -1: no memory.
+
+    The ring is also new if the chunk is so long that nothing else would be left in it.
+    """
+    ring = roots[row] - 1
+    if ring >= 0 and blocks[ring, KEY] == key:
+        if blocks[ring, END] == start and not is_long:
+            return ring
+        _drop(blocks, state, ring)
+    ring = _take(blocks, state, -1)
+    if ring >= 0:
+        blocks[ring, ROOT] = blocks[ring, NEXT] = blocks[ring, NEWEST] = ring + 1
+        blocks[ring, LENGTH], blocks[ring, WRITTEN], blocks[ring, KEY] = 1, 0, key
+    roots[row] = ring + 1
+    return ring
+
+
 @jit(
-    *_POOL, _INDEXES, INT, INT, INT, readonly("int64"), readonly("int64"), readonly("int64"),
+    contiguous("int64", 2), contiguous("float32", 2), contiguous("int64"), contiguous("int32"),
+    INT, INT, INT, readonly("int64"), readonly("int64"), readonly("int64"),
     readonly("float32", 2), readonly("float32", 2), readonly("float32", 2),
 )  # fmt: skip
 def _append(
-    words: Floats, root: Int32s, following: Int32s, newest: Int32s, length: Int32s, written: Ints, end: Ints, key: Ints,
-    used: Bytes, state: Ints, roots: Int32s, first_key: int, limit: int, max_blocks: int, rows: Ints, ends: Ints,
-    lengths: Ints, observations: Floats, predictions: Floats, extra: Floats,
+    blocks: Ints, words: Floats, state: Ints, roots: Int32s, first_key: int, limit: int, max_blocks: int,
+    rows: Ints, ends: Ints, lengths: Ints, observations: Floats, predictions: Floats, extra: Floats,
 ) -> None:  # fmt: skip
     """Write the records of each session behind those it has, of a long chunk only the last."""
-    size, inputs, outputs = words.shape[1], observations.shape[1], predictions.shape[1]
+    block_end, inputs, outputs = words.shape[1], observations.shape[1], predictions.shape[1]
     record = inputs + outputs + extra.shape[1]
-    start = 0
+    stop = 0
     for i in range(len(rows)):
-        first = start
-        start += lengths[i]
-        row, own = rows[i], first_key + rows[i]
-        ring = roots[row] - 1
-        if ring >= 0 and key[ring] != own:
-            ring = -1
-        if ring >= 0 and (end[ring] != ends[i] - lengths[i] or lengths[i] >= limit):
-            _drop(root, following, length, key, state, ring)
-            ring = -1
+        length = lengths[i]
+        stop += length
+        row = rows[i]
+        ring = _ring_of(blocks, state, roots, row, first_key + row, ends[i] - length, length >= limit)
         if ring < 0:
-            ring = _take(root, following, length, key, used, state, -1)
-            if ring < 0:
-                continue
-            root[ring] = following[ring] = newest[ring] = ring + 1
-            length[ring], written[ring], key[ring] = 1, 0, own
-            roots[row] = ring + 1
-        block, offset = newest[ring] - 1, (written[ring] * record) % size
-        if offset == 0 and written[ring] > 0:
-            offset = size
-        first = max(first, start - limit)
-        for k in range(first, start):
+            continue
+        written = blocks[ring, WRITTEN]
+        block, offset = blocks[ring, NEWEST] - 1, HEAD_WORDS + written * record % WORDS
+        if offset == HEAD_WORDS and written > 0:
+            offset = block_end
+        first = stop - min(length, limit)
+        for k in range(first, stop):
             for word in range(record):
-                if offset == size:
-                    offset = 0
-                    taken = -1
-                    if length[ring] < max_blocks:
-                        taken = _take(root, following, length, key, used, state, ring)
-                    if taken >= 0:
-                        root[taken] = ring + 1
-                        following[taken] = following[block]
-                        following[block] = taken + 1
-                        length[ring] += 1
-                        block = taken
-                    else:  # the oldest block is written over
-                        block = following[block] - 1
+                if offset == block_end:
+                    block, offset = _next_block(blocks, state, ring, block, max_blocks), HEAD_WORDS
                 if word < inputs:
                     words[block, offset] = observations[k, word]
                 elif word < inputs + outputs:
@@ -373,17 +363,14 @@ def _append(
                 else:
                     words[block, offset] = extra[k, word - inputs - outputs]
                 offset += 1
-        written[ring] += start - first
-        newest[ring], end[ring], used[ring] = block + 1, ends[i], 1
+        blocks[ring, WRITTEN] = written + stop - first
+        blocks[ring, NEWEST], blocks[ring, END], blocks[ring, MARK] = block + 1, ends[i], 1
 
 
-@jit(*_POOL, _INDEXES, INT, INT)
-def _forget(
-    words: Floats, root: Int32s, following: Int32s, newest: Int32s, length: Int32s, written: Ints, end: Ints, key: Ints,
-    used: Bytes, state: Ints, roots: Int32s, first_key: int, row: int,
-) -> None:  # fmt: skip
+@jit(contiguous("int64", 2), contiguous("int64"), contiguous("int32"), INT, INT)
+def _forget(blocks: Ints, state: Ints, roots: Int32s, first_key: int, row: int) -> None:
     """Drop the ring of a row, unless it was dropped for another session's."""
     ring = roots[row] - 1
-    if ring >= 0 and key[ring] == first_key + row:
-        _drop(root, following, length, key, state, ring)
+    if ring >= 0 and blocks[ring, KEY] == first_key + row:
+        _drop(blocks, state, ring)
     roots[row] = 0
