@@ -56,12 +56,16 @@ class StagedRows:
 
 @dataclass(slots=True)
 class FinishedChunk:
-    """An unusual chunk that was stepped as a whole, and the row of its session."""
+    """An unusual chunk that was stepped as a whole, and the row of its session.
+
+    times : [steps], of its observations, if they are known
+    """
 
     row: int
     job: Advance
     progress: Progress
     answer: Answer
+    times: Seconds | None
 
 
 @dataclass(slots=True)

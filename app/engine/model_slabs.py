@@ -52,6 +52,11 @@ class ModelSlabs:
         self.default_model = settings.default_model or next(iter(self.current))
         self.slab_for_model(self.default_model)
 
+    @property
+    def history_bytes(self) -> int:
+        """Bytes of memory of what the resident sessions observed last."""
+        return 0 if self.history_pool is None else self.history_pool.nbytes
+
     def slab_for_model(self, model: str | None) -> Slab:
         """The slab that new sessions of this model go to.
 

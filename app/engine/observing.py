@@ -10,7 +10,7 @@ from app.engine.batch import FinishedChunk
 from app.engine.chunk_columns import ChunkColumns
 from app.engine.extra_outputs import session_level
 from app.engine.inputs import level_index
-from app.jobs.jobs import Advance
+from app.engine.times import times_of_last
 from app.session.history import Observed
 from app.session.slab import Slab
 from models.adaptation.learner import Scores
@@ -28,8 +28,9 @@ def observed_by_group(group: ChunkColumns, result: StepResult) -> Observed | Non
         levels = np.repeat(forecaster.level(result.carries), group.lengths)
         observed.widths, observed.scores = _widths(result.scores, levels, forecaster), result.scores.scores
     if forecaster.artifact.time_features:
-        chunks = zip(group.lengths.tolist(), result.carries, strict=True)
-        observed.times = np.concatenate([times_up_to(forecaster, carry, length) for length, carry in chunks])
+        chunks = zip(result.carries, group.lengths.tolist(), strict=True)
+        parts = [(times_of_last(forecaster, carry, length), length) for carry, length in chunks]
+        observed.times = _joined(parts)
     return observed
 
 
@@ -47,32 +48,15 @@ def observed_by_finished(slab: Slab, chunks: Sequence[FinishedChunk]) -> Observe
         observed.scores = np.concatenate([each.scores for chunk in chunks for each in _scores(chunk)])
         observed.widths = np.concatenate([_widths_of(chunk, forecaster) for chunk in chunks])
     if forecaster.artifact.time_features:
-        observed.times = np.concatenate(
-            [times_of_chunk(forecaster, chunk.job, chunk.progress.carry) for chunk in chunks]
-        )
+        observed.times = _joined([(chunk.times, len(chunk.job.observations)) for chunk in chunks])
     if any(chunk.job.reset for chunk in chunks):
         observed.restarts = np.array([chunk.job.reset for chunk in chunks])
     return observed
 
 
-def times_up_to(forecaster: Forecaster, carry: Floats, length: int) -> Seconds:
-    """[length], the times of a session's last observations; NaN if it has no timestamps.
-
-    Parameters
-    ----------
-    carry : [carry_size], after them
-    """
-    clock = forecaster.layout.clock(carry)
-    if clock is None:
-        return np.full(length, np.nan)
-    return clock - (forecaster.artifact.interval_seconds or 0.0) * np.arange(length - 1.0, -1.0, -1.0)
-
-
-def times_of_chunk(forecaster: Forecaster, job: Advance, carry: Floats) -> Seconds:
-    """[steps], the times of a chunk's observations: as they were sent, or else by the session's clock."""
-    if job.options is not None and job.options.timestamps is not None:
-        return job.options.timestamps
-    return times_up_to(forecaster, carry, len(job.observations))
+def _joined(times: Sequence[tuple[Seconds | None, int]]) -> Seconds:
+    """[total], the times of each chunk, or as many NaN where they are not known."""
+    return np.concatenate([np.full(length, np.nan) if part is None else part for part, length in times])
 
 
 def _scores(chunk: FinishedChunk) -> list[Scores]:
