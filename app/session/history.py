@@ -4,8 +4,8 @@ All sessions share one pool of small blocks of numbers. A session has a ring of 
 observes, up to a limit. Then its oldest block is written over. So a session with few observations costs few
 bytes, and a wide one keeps as many observations as the limit of its bytes allows.
 
-When the pool has no free block, the clock algorithm (see `app.session.slab`) chooses a session that has
-observed nothing since the hand passed it, and its whole past is dropped.
+When the pool has no free block, a few sessions are looked at, and the whole past of the one that observed
+least recently is dropped. Redis chooses keys to evict in this way: nearly as an exact list would, without one.
 
 An observation takes a fixed number of words (four bytes) in its session's ring: the observation, the
 prediction of what follows, and for some models the width of the interval, the score and the time. A record
@@ -42,15 +42,17 @@ NOTHING: Floats = np.empty((0, 0), np.float32)
 #   NEWEST, LENGTH   its newest block, and how many it has
 #   WRITTEN, END     its records since it began, and the session's position after them
 #   KEY              the row that it belongs to; 0 for none
-#   MARK             whether it was written to since the clock's hand passed
-ROOT, NEXT, NEWEST, LENGTH, WRITTEN, END, KEY, MARK = range(8)
+#   SEEN             when it was last written to: the count of writes to the pool
+ROOT, NEXT, NEWEST, LENGTH, WRITTEN, END, KEY, SEEN = range(8)
 HEAD = 8  # whole numbers of a head
 HEAD_WORDS = 2 * HEAD
 BLOCK = HEAD + WORDS // 2  # whole numbers of a block
 LINE = 64  # bytes of a line of the cache
 
-# The state of a pool: its first free block, how many were ever used, the clock's hand, how many are in rings.
-FREE, FRESH, HAND, USED = range(4)
+# The state of a pool: its first free block, how many were ever used, the block to look at next when none is
+# free, how many are in rings, and how often the pool was written to.
+FREE, FRESH, HAND, USED, NOW = range(5)
+SAMPLES = 8  # blocks whose sessions are compared before one is dropped
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ class HistoryPool:
         start = -numbers.ctypes.data % LINE // 8
         self.blocks = numbers[start : start + size * BLOCK].reshape(size, BLOCK)
         self.words = self.blocks.view(np.float32)  # of each block, HEAD_WORDS that are the head, and WORDS
-        self.state = np.zeros(4, np.int64)
+        self.state = np.zeros(5, np.int64)
         self._slabs = count(1)
 
     @property
@@ -275,18 +277,17 @@ def _take(blocks: Ints, state: Ints, keep: int) -> int:
         state[USED] += 1
         return state[FRESH] - 1
     if state[FREE] == 0:
-        for _ in range(2 * len(blocks)):
+        oldest = -1
+        for i in range(len(blocks)):
+            if i >= SAMPLES and oldest >= 0:
+                break
             ring = blocks[state[HAND], ROOT] - 1
             state[HAND] = (state[HAND] + 1) % len(blocks)
-            if ring == keep:
-                continue
-            if blocks[ring, MARK]:
-                blocks[ring, MARK] = 0
-                continue
-            _drop(blocks, state, ring)
-            break
-    if state[FREE] == 0:
-        return -1
+            if ring != keep and (oldest < 0 or blocks[ring, SEEN] < blocks[oldest, SEEN]):
+                oldest = ring
+        if oldest < 0:
+            return -1
+        _drop(blocks, state, oldest)
     block = state[FREE] - 1
     state[FREE] = blocks[block, NEXT]
     state[USED] += 1
@@ -323,6 +324,7 @@ def _ring_of(blocks: Ints, state: Ints, roots: Int32s, row: int, key: int, start
     if ring >= 0:
         blocks[ring, ROOT] = blocks[ring, NEXT] = blocks[ring, NEWEST] = ring + 1
         blocks[ring, LENGTH], blocks[ring, WRITTEN], blocks[ring, KEY] = 1, 0, key
+        blocks[ring, SEEN] = state[NOW]
     roots[row] = ring + 1
     return ring
 
@@ -340,6 +342,7 @@ def _append(
     block_end, inputs, outputs = words.shape[1], observations.shape[1], predictions.shape[1]
     record = inputs + outputs + extra.shape[1]
     stop = 0
+    state[NOW] += 1
     for i in range(len(rows)):
         length = lengths[i]
         stop += length
@@ -364,7 +367,7 @@ def _append(
                     words[block, offset] = extra[k, word - inputs - outputs]
                 offset += 1
         blocks[ring, WRITTEN] = written + stop - first
-        blocks[ring, NEWEST], blocks[ring, END], blocks[ring, MARK] = block + 1, ends[i], 1
+        blocks[ring, NEWEST], blocks[ring, END], blocks[ring, SEEN] = block + 1, ends[i], state[NOW]
 
 
 @jit(contiguous("int64", 2), contiguous("int64"), contiguous("int32"), INT, INT)
