@@ -28,7 +28,7 @@ def session_history(
     if times is None or np.isnan(times).all():
         times = None
     elif artifact.time_input_count:  # the columns that were made from the times
-        observations = observations[:, : -artifact.time_input_count]
+        observations = np.ascontiguousarray(observations[:, : -artifact.time_input_count])
         columns = columns[: -artifact.time_input_count]
     widths = past.widths
     has_intervals = widths is not None and not np.isnan(widths).all()

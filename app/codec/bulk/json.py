@@ -151,7 +151,7 @@ def encode_in_slices(answer: BulkAnswer, request: BulkRequest) -> Generator[None
     """Encode an answer, with a pause after each column."""
     columns: list[bytes] = []
     for name, column in _answer_columns(answer, request):
-        text = orjson.dumps(column, option=orjson.OPT_SERIALIZE_NUMPY)
+        text = orjson.dumps(column, option=answers.ARRAYS)
         columns.append(b"%b:%b" % (orjson.dumps(name), text))
         yield
     return b"{%b}" % b",".join(columns)
