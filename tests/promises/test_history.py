@@ -48,7 +48,7 @@ async def test_history_shows_what_was_sent_and_answered_in_order_and_once(start)
     whole, neighbour = series("pair", 40), series("pair", 40, 1)
     async with start() as service:
         got, at = [], 0
-        for size in (1, 5, 1, 1, 20, 2, 10):
+        for size in (1, 1, 1, 5, 1, 20, 1, 10):  # single ones first: they go the direct way
             rows = whole[at : at + size]
             reply = await service.advance("a", rows, at, model="pair")
             await service.advance("b", neighbour[at : at + size], at, model="pair")
@@ -237,15 +237,15 @@ async def test_answers_forecasts_and_history_have_times_where_the_session_has(st
         columns = {"observations": [[0.1, 0.2, 0.5, 0.5]], "at": 3}  # its hours by itself, and no timestamps
         second = await post(service, "/sessions/a/observations", columns)
         assert second["times"] == stamps(4, 1)
-        for sent, answer in ((body, first), (columns, second)):
-            again = await post(service, "/sessions/a/observations", sent)
-            assert again == answer | {"replayed": True}
         bulk = {"sessions": ["a", "b"], "observations": [[0.1, 0.2, 0.5, 0.5]] * 2, "model": "planned"}
         many = await post(service, "/observations", bulk)
         assert many["times"] == [stamps(5, 1)[0], None]
         ahead = {"observations": [[0.4, 0.4]], "timestamps": [5 * HOUR], "horizon": 2, "future": [[1], [2]]}
         last = await post(service, "/sessions/a/observations", ahead)
         assert (last["times"], last["forecast_times"]) == (stamps(6, 1), stamps(6, 2))
+        for sent, answer in ((body, first), (columns, second)):
+            again = await post(service, "/sessions/a/observations", sent)
+            assert again == answer | {"replayed": True}
         forecast = await post(service, "/sessions/a/forecast", {"steps": 2, "future": [[1], [2]]})
         assert forecast["times"] == stamps(6, 2)
         kept = await history(service)
@@ -343,3 +343,15 @@ async def test_chunks_that_came_as_an_arrow_table_are_shown(start):
             assert answer.status_code == 200, answer.text
         for name, rows in wholes.items():
             assert_array_equal(np.float32((await history(service, name))["observations"]), rows)
+
+
+@in_memory
+@pytest.mark.parametrize("way", [AsgiRoute], indirect=True)
+async def test_no_session_gets_the_history_of_the_one_whose_row_it_takes(start):
+    """All are at the same position, so that only the forgetting tells their pasts apart."""
+    wholes = {f"s{i}": series("sine", 3, i) for i in range(6)}
+    async with start(resident_sessions=2, batch_sessions=2) as service:
+        for name, rows in wholes.items():
+            await service.advance(name, rows, 0)
+        for name in wholes:
+            assert (await history(service, name))["observations"] == []
