@@ -74,7 +74,7 @@ def encode_history(history: SessionHistory) -> dict[str, Any]:
     ports, steps = history.ports, len(history.observations)
     several = len(ports) > 1
     predictions = by_port(history.predictions, ports) if several else json_numbers(history.predictions)
-    columns = {
+    columns: dict[str, Any] = {
         "observations": json_numbers(history.observations),
         "outputs" if several else "predictions": predictions,
         "lower": history.lower,

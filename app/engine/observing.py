@@ -66,9 +66,7 @@ def _scores(chunk: FinishedChunk) -> list[Scores]:
 def _widths_of(chunk: FinishedChunk, forecaster: Forecaster) -> Floats:
     options, carry = chunk.job.options, chunk.progress.carry
     level = (options.level if options is not None else None) or session_level(carry, forecaster) or 0.0
-    parts = [
-        _widths(scores, np.full(len(scores.scores), level), forecaster) for scores in _scores(chunk)
-    ]
+    parts = [_widths(scores, np.full(len(scores.scores), level), forecaster) for scores in _scores(chunk)]
     return np.concatenate(parts)
 
 

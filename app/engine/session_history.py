@@ -54,9 +54,9 @@ def session_history(
 def _past(slab: Slab, row: int, position: int) -> Past:
     if slab.histories is not None:
         return slab.histories.read(row, position)
-    forecaster = slab.forecaster
-    nothing = [np.empty((0, size), np.float32) for size in (forecaster.input_size, forecaster.output_size)]
-    return Past(position, *nothing, None, None, None)
+    observations = np.empty((0, slab.forecaster.input_size), np.float32)
+    predictions = np.empty((0, slab.forecaster.output_size), np.float32)
+    return Past(position, observations, predictions, None, None, None)
 
 
 def _part(past: Past, first: int | None, limit: int | None) -> Past:

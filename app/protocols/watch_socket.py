@@ -1,9 +1,9 @@
 """`WS /sessions/{id}/watch`: shows what others send to a session, and moves nothing.
 
-The first message says where the session is, and what it observed last. Then come messages of `events` in their order, at most one every
-`GATHER_SECONDS`, so that a fast stream is a few messages a second and not thousands. Nothing is buffered
-without bound: of what a slow reader does not fetch the oldest is dropped, and `missed` says how many
-observations that were.
+The first message says where the session is, and what it observed last. Then come messages of `events` in
+their order, at most one every `GATHER_SECONDS`, so that a fast stream is a few messages a second and not
+thousands. Nothing is buffered without bound: of what a slow reader does not fetch the oldest is dropped, and
+`missed` says how many observations that were.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ observes, up to a limit. Then its oldest block is written over. So a session wit
 bytes, and a wide one keeps as many observations as the limit of its bytes allows.
 
 When the pool has no free block, a few sessions are looked at, and the whole past of the one that observed
-least recently is dropped. Redis chooses keys to evict in this way: nearly as an exact list would, without one.
+least recently is dropped. Redis chooses keys to evict in this way, which needs no list of all of them.
 
 An observation takes a fixed number of words (four bytes) in its session's ring: the observation, the
 prediction of what follows, and for some models the width of the interval, the score and the time. A record
@@ -80,10 +80,13 @@ class Observed:
         chosen = np.zeros(len(self.lengths), bool)
         chosen[kept] = True
         rows = np.repeat(chosen, self.lengths)
-        columns = (self.observations, self.predictions, self.widths, self.scores, self.times)
         return Observed(
             self.lengths[kept],
-            *(None if column is None else column[rows] for column in columns),  # type: ignore[arg-type]
+            self.observations[rows],
+            self.predictions[rows],
+            None if self.widths is None else self.widths[rows],
+            None if self.scores is None else self.scores[rows],
+            None if self.times is None else self.times[rows],
             None if self.restarts is None else self.restarts[kept],
         )
 
@@ -170,7 +173,9 @@ class Histories:
         self._ends: list[int] = np.cumsum(sizes).tolist()
         self.record_words = self._ends[-1]
         self.limit = min(pool.observations, SESSION_BYTES // (4 * self.record_words))
-        self._max_blocks = -(-self.limit * self.record_words // WORDS) + 1  # the oldest is partly written over
+        self._max_blocks = (
+            -(-self.limit * self.record_words // WORDS) + 1
+        )  # the oldest is partly written over
 
     def append(self, rows: Ints, ends: Ints, observed: Observed) -> None:
         """Add what the sessions at these rows observed.
@@ -272,10 +277,12 @@ def _drop(blocks: Ints, state: Ints, ring: int) -> None:
 @jit_part
 def _take(blocks: Ints, state: Ints, keep: int) -> int:
     """A block that is in no ring; -1 if all are in the ring `keep`. Another ring may be dropped for it."""
+    block: int
     if state[FREE] == 0 and state[FRESH] < len(blocks):
+        block = state[FRESH]
         state[FRESH] += 1
         state[USED] += 1
-        return state[FRESH] - 1
+        return block
     if state[FREE] == 0:
         oldest = -1
         for i in range(len(blocks)):
@@ -297,11 +304,11 @@ def _take(blocks: Ints, state: Ints, keep: int) -> int:
 @jit_part
 def _next_block(blocks: Ints, state: Ints, ring: int, block: int, max_blocks: int) -> int:
     """The block to write to behind the newest block of a ring: another one, or its oldest."""
-    taken = -1
+    taken, oldest = -1, blocks[block, NEXT] - 1
     if blocks[ring, LENGTH] < max_blocks:
         taken = _take(blocks, state, ring)
     if taken < 0:
-        return blocks[block, NEXT] - 1
+        return int(oldest)
     blocks[taken, ROOT] = ring + 1
     blocks[taken, NEXT] = blocks[block, NEXT]
     blocks[block, NEXT] = taken + 1
@@ -315,7 +322,7 @@ def _ring_of(blocks: Ints, state: Ints, roots: Int32s, row: int, key: int, start
 
     The ring is also new if the chunk is so long that nothing else would be left in it.
     """
-    ring = roots[row] - 1
+    ring: int = roots[row] - 1
     if ring >= 0 and blocks[ring, KEY] == key:
         if blocks[ring, END] == start and not is_long:
             return ring

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.session.history import BLOCK, NEXT, ROOT, SESSION_BYTES, USED, Histories, HistoryPool, Observed
+from app.session.history import (
+    BLOCK,
+    KEY,
+    LENGTH,
+    NEXT,
+    ROOT,
+    SESSION_BYTES,
+    USED,
+    Histories,
+    HistoryPool,
+    Observed,
+)
 
 MANY = 1 << 20
 
@@ -84,27 +95,26 @@ def check_rings(pool: HistoryPool) -> None:
     """Every block in use is in one ring, and the rings have as many blocks as are counted."""
     blocks, seen = pool.blocks, 0
     for root in np.flatnonzero(blocks[:, ROOT] == np.arange(1, len(blocks) + 1)):
-        if blocks[root, 6]:
+        if blocks[root, KEY]:
             block = root
-            for _ in range(blocks[root, 3]):
+            for _ in range(blocks[root, LENGTH]):
                 assert blocks[block, ROOT] == root + 1
                 seen, block = seen + 1, blocks[block, NEXT] - 1
             assert block == root
     assert seen == pool.state[USED] <= len(blocks)
 
 
+SLABS = st.integers(0, len(SHAPES) - 1)
+APPENDS = st.tuples(SLABS, st.dictionaries(st.integers(0, 7), st.integers(1, 60), min_size=1))
+FORGETS = st.tuples(SLABS, st.integers(0, 7))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from([400, 5_000, MANY]),
     st.integers(1, 40),
-    st.lists(
-        st.one_of(
-            st.tuples(st.integers(0, len(SHAPES) - 1), st.dictionaries(st.integers(0, 7), st.integers(1, 60), min_size=1)),
-            st.tuples(st.integers(0, len(SHAPES) - 1), st.integers(0, 7)),
-        ),
-        max_size=40,
-    ),
-)  # fmt: skip
+    st.lists(st.one_of(APPENDS, FORGETS), max_size=40),
+)
 def test_every_session_reads_back_its_newest_observations(nbytes, limit, steps):
     pool, rng = HistoryPool(limit, nbytes), np.random.default_rng(0)
     slabs = [(pool.histories(of, 8), of, Reference()) for of in SHAPES]

@@ -210,18 +210,20 @@ async def _roll_out(request: Request, id: str, body: ForecastRequest) -> Respons
     return Response(answers.encode_chunk_answer(answer, body.flat), media_type=JSON)
 
 
-@router.get(
-    "/sessions/{id}/history", response_model=History, responses=problem_responses(404, 410, 422, 503)
-)
+@router.get("/sessions/{id}/history", response_model=History, responses=problem_responses(404, 410, 422, 503))
 async def get_history(
     request: Request,
     id: Id,
     last: Annotated[int | None, Query(ge=1, description="only the last so many observations")] = None,
     start: Annotated[
         int | None,
-        Query(alias="from", ge=0, le=MAX_POSITION, description="only what was observed from this position on"),
+        Query(
+            alias="from", ge=0, le=MAX_POSITION, description="only what was observed from this position on"
+        ),
     ] = None,
-    limit: Annotated[int | None, Query(ge=1, description="at most so many observations behind `from`")] = None,
+    limit: Annotated[
+        int | None, Query(ge=1, description="at most so many observations behind `from`")
+    ] = None,
 ) -> Response:
     """What the session observed last, and what it predicted, as far as this server has kept it in memory."""
     if last is not None and (start is not None or limit is not None):
