@@ -168,10 +168,11 @@ def history(cursor: Cursor, last: int | None, start: int | None, limit: int | No
     return Request("GET", f"{cursor.path}/history", query=given)
 
 
-def page(after: str, model: str | None, limit: int) -> Request:
+def page(after: str, model: str | None, limit: int, detail: bool = False) -> Request:
     """`GET /sessions`."""
     query: dict[str, str | int | float] = {"after": after, "limit": limit}
-    return Request("GET", "/sessions", query=query if model is None else query | {"model": model})
+    query |= {} if model is None else {"model": model}
+    return Request("GET", "/sessions", query=query | ({"detail": "true"} if detail else {}))
 
 
 def advance(
