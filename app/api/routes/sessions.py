@@ -19,6 +19,7 @@ from app.api.schemas import (
     ForecastAnswer,
     ForecastRequest,
     ForkRequest,
+    History,
     NewSession,
     Precondition,
     Predictions,
@@ -29,7 +30,18 @@ from app.codec import answers, body_errors, chunks
 from app.codec.limits import MAX_POSITION, SESSION_ID, validate_session_id
 from app.errors import CarryoverError, Unprocessable
 from app.jobs.answers import SessionView, parse_epoch
-from app.jobs.jobs import Advance, Create, Delete, Export, Forecast, Fork, Import, Inspect, Reset
+from app.jobs.jobs import (
+    Advance,
+    Create,
+    Delete,
+    Export,
+    Forecast,
+    Fork,
+    Import,
+    Inspect,
+    ReadHistory,
+    Reset,
+)
 from app.session import state_file
 from app.session.names import id_of
 
@@ -200,6 +212,30 @@ async def _roll_out(request: Request, id: str, body: ForecastRequest) -> Respons
     future = None if body.future is None else chunks.parse_future(body.future)
     answer = await get_caller(request).ask(Forecast(validate_session_id(id), body.steps, body.level, future))
     return Response(answers.encode_chunk_answer(answer, body.flat), media_type=JSON)
+
+
+@router.get("/sessions/{id}/history", response_model=History, responses=problem_responses(404, 410, 422, 503))
+async def get_history(
+    request: Request,
+    id: Id,
+    last: Annotated[int | None, Query(ge=1, description="only the last so many observations")] = None,
+    start: Annotated[
+        int | None,
+        Query(
+            alias="from", ge=0, le=MAX_POSITION, description="only what was observed from this position on"
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, Query(ge=1, description="at most so many observations behind `from`")
+    ] = None,
+) -> Response:
+    """What the session observed last, and what it predicted, as far as this server has kept it in memory."""
+    if last is not None and (start is not None or limit is not None):
+        raise Unprocessable("name either `last`, or `from` and `limit`", field="last")
+    first = 0 if start is None and limit is not None else start
+    job = ReadHistory(validate_session_id(id), first, last if last is not None else limit)
+    history = await get_caller(request).ask(job)
+    return Response(orjson.dumps(answers.encode_history(history), option=answers.ARRAYS), media_type=JSON)
 
 
 @router.get(
