@@ -170,7 +170,8 @@ class AnswerCollector:
         self._errors: dict[int, CarryoverError] = {}
         self._extra_outputs: dict[str, dict[int, Numbers]] = {}
         self._predictions: list[tuple[Ints, Numbers]] = []  # indexes of chunks, and their predictions, flat
-        self._models: set[tuple[str, tuple[Port, ...]]] = set()
+        self._model: str | None = None  # of every chunk so far; empty where they differ
+        self._ports: tuple[Port, ...] = ()
 
     def subset_reply(self, indexes: Ints) -> Reply:
         """The reply of a job for the chunks at these indexes."""
@@ -192,7 +193,7 @@ class AnswerCollector:
         self._steps[indexes], self._outputs[indexes] = outcome.steps, outcome.outputs
         self._predictions.append((indexes, outcome.predictions))
         if len(outcome.errors) < len(indexes):
-            self._models.add((outcome.model, outcome.ports))
+            self._add_model(outcome.model, outcome.ports)
         self._replayed += indexes[outcome.replayed].tolist()
         self._errors |= {int(indexes[i]): error for i, error in outcome.errors.items()}
         for name, by_index in outcome.extra_outputs.items():
@@ -211,7 +212,14 @@ class AnswerCollector:
                 self._extra_outputs.setdefault(name, {})[i] = numbers
         if outcome.replayed:
             self._replayed.append(i)
+        self._add_model(outcome.model, outcome.ports)
         self._count_answered(1)
+
+    def _add_model(self, model: str, ports: tuple[Port, ...]) -> None:
+        if self._model is None:
+            self._model, self._ports = model, ports
+        elif model != self._model or (ports is not self._ports and ports != self._ports):
+            self._model, self._ports = "", ()
 
     def _count_answered(self, count: int) -> None:
         self._missing -= count
@@ -229,7 +237,6 @@ class AnswerCollector:
             predictions[ranges(starts[indexes], counts[indexes])] = numbers
         widths = np.unique(self._outputs[self._steps > 0])
         outputs = int(widths[0]) if len(widths) == 1 else self._outputs
-        model, ports = next(iter(self._models)) if len(self._models) == 1 else ("", ())
         return BulkAnswer(
             self._positions,
             self._epochs,
@@ -239,6 +246,6 @@ class AnswerCollector:
             sorted(self._replayed),
             dict(sorted(self._errors.items())),
             self._extra_outputs,
-            model,
-            ports,
+            self._model or "",
+            self._ports,
         )
