@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Written:
+    """The predictions of a file.
+
+    first, last : positions of its first and last row
+    label : the last row's, if labels are written
+    """
+
+    first: int
+    last: int
+    label: Any = None
+
+
+@dataclass(frozen=True)
 class Layout:
     """Columns of the written rows.
 
@@ -79,12 +92,12 @@ class Layout:
         if not self.as_json:
             out.write(csv_lines([self.names]))
 
-    def last_position(self, path: Path) -> int | None:
-        """The position in the last complete row of a file; an incomplete last row is removed from the file.
+    def read_written(self, path: Path) -> Written | None:
+        """What a file of predictions has; an incomplete last row is removed from the file.
 
         Raises
         ------
-        BadData : the file does not end with such a row
+        BadData : the file has something else
         """
         if not path.exists():
             return None
@@ -93,13 +106,21 @@ class Layout:
         if whole != text:
             path.write_text(whole, encoding="utf-8")
         lines = whole.splitlines()
-        if not lines or (not self.as_json and lines == [csv_lines([self.names]).rstrip("\n")]):
+        if not self.as_json:
+            lines = lines[1:]
+        if not lines:
             return None
         try:
-            last = json.loads(lines[-1])["position"] if self.as_json else lines[-1].partition(",")[0]
-            return int(last)
+            first, last = self._parse(lines[0]), self._parse(lines[-1])
+            label = None if self.label is None else last[self.label]
+            return Written(int(first["position"]), int(last["position"]), label)
         except (ValueError, KeyError, TypeError):
-            raise BadData(f"{path} does not end with a prediction: choose another --out") from None
+            raise BadData(f"{path} does not have such predictions: choose another --out") from None
+
+    def _parse(self, line: str) -> dict[str, Any]:
+        if self.as_json:
+            return dict(json.loads(line))
+        return dict(zip(self.names, next(csv.reader([line])), strict=True))
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> str:

@@ -193,12 +193,20 @@ class Forecast:
 
     values : [steps] or [steps, outputs]; an array if NumPy is installed
     lower, upper : shaped as values, the interval around them; None without a `level`
+    times : [steps], RFC 3339; None if the server does not know the times of this session
     """
 
-    __slots__ = ("lower", "model", "position", "session", "upper", "values")
+    __slots__ = ("lower", "model", "position", "session", "times", "upper", "values")
 
     def __init__(
-        self, session: str, model: str, position: int, values: Any, lower: Any = None, upper: Any = None
+        self,
+        session: str,
+        model: str,
+        position: int,
+        values: Any,
+        lower: Any = None,
+        upper: Any = None,
+        times: list[str] | None = None,
     ) -> None:
         self.session = session
         self.model = model
@@ -206,6 +214,7 @@ class Forecast:
         self.values = values
         self.lower = lower
         self.upper = upper
+        self.times = times
 
     def __len__(self) -> int:
         return len(self.values)
@@ -236,6 +245,7 @@ class SessionInfo:
     fingerprint: str = ""
     observations_since_reset: int = 0
     last_prediction: list[float] | None = None
+    time: datetime | None = None
     created: datetime | None = None
     updated: datetime | None = None
     expires: datetime | None = None
@@ -248,7 +258,12 @@ class SessionInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model as the server describes it. `more` holds fields that this client does not know."""
+    """A model as the server describes it. `more` holds fields that this client does not know.
+
+    inputs : all columns of an observation; those made from times (`time_inputs`) are the last
+    future : inputs that are known ahead, which a forecast needs
+    time_features : what the server makes inputs of from the time of an observation
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -257,14 +272,21 @@ class ModelInfo:
     fingerprint: str = ""
     default: bool = False
     can_forecast: bool = True
+    future: tuple[str, ...] = ()
+    time_features: tuple[str, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def time_inputs(self) -> tuple[str, ...]:
+        """Inputs that the server makes from the time of an observation: a sine and a cosine each."""
+        return self.inputs[len(self.inputs) - 2 * len(self.time_features) :]
 
 
 def session_info(payload: Mapping[str, Any]) -> SessionInfo:
     """Parse the answer of `GET /sessions/{id}`."""
     known = {field.name for field in fields(SessionInfo)} - {"more"}
-    times = {name: _time(payload.get(name)) for name in ("created", "updated", "expires")}
+    times = {name: _time(payload.get(name)) for name in ("time", "created", "updated", "expires")}
     given = {name: value for name, value in payload.items() if name in known} | times
     return SessionInfo(**given, more={name: value for name, value in payload.items() if name not in known})
 
@@ -275,6 +297,8 @@ def model_info(payload: Mapping[str, Any]) -> ModelInfo:
     given = {name: value for name, value in payload.items() if name in known} | {
         "inputs": tuple(column["name"] for column in payload["inputs"]),
         "targets": tuple(payload["targets"]),
+        "future": tuple(payload.get("future") or ()),
+        "time_features": tuple(payload.get("time_features") or ()),
         "units": tuple(column.get("unit") for column in payload["inputs"]),
     }
     return ModelInfo(**given, more={name: value for name, value in payload.items() if name not in known})

@@ -65,11 +65,12 @@ class ChunkOptions:
     horizon: int = 0
     level: float | None = None
     score: bool = False
+    future: Chunk | None = None  # of the steps of the horizon
 
     @property
     def plain(self) -> bool:
         """Whether a binary message can express it."""
-        return self.level is None and not self.score
+        return self.level is None and not self.score and self.future is None
 
 
 def cursor_for(cursors: dict[str, Cursor], id: str, model: str | None, options: dict[str, Any]) -> Cursor:
@@ -102,6 +103,10 @@ def chunk_text(
         parts.append(f'"level":{options.level}')
     if options.score:
         parts.append('"score":true')
+    if chunk.timestamps is not None:
+        parts.append(f'"timestamps":{json.dumps(chunk.timestamps)}')
+    if options.future is not None:
+        parts.append(f'"future":{options.future.text()}')
     return "{" + ",".join(parts) + "}"
 
 
@@ -160,9 +165,10 @@ def forecast(cursor: Cursor, steps: int, level: float | None, future: Chunk | No
     )
 
 
-def page(after: str, model: str | None, limit: int) -> Request:
+def page(after: str, model: str | None, limit: int, detail: bool = False) -> Request:
     """`GET /sessions`."""
     query: dict[str, str | int | float] = {"after": after, "limit": limit}
+    query |= {"detail": "true"} if detail else {}
     return Request("GET", "/sessions", query=query if model is None else query | {"model": model})
 
 
@@ -258,4 +264,5 @@ def parse_forecast(fields: Mapping[str, Any]) -> Forecast:
         None if fields.get(name) is None else match_kind(fields[name], None)
         for name in ("forecast", "lower", "upper")
     )
-    return Forecast(fields["session"], fields["model"], fields["position"], values, lower, upper)
+    place = fields["session"], fields["model"], fields["position"]
+    return Forecast(*place, values, lower, upper, fields.get("times"))
