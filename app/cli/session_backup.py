@@ -2,8 +2,8 @@
 
 The folder has a JSON line for each session in `sessions.jsonl`, and the state of each session in `states/`.
 An export appends the line of each session that has changed since the last export, after its state. Of two
-lines of one session the later counts. At its end it sorts the list. So an export after an interruption, and one
-a day later, both write only what is missing or has changed.
+lines of one session the later counts. At its end it sorts the list. So an export after an interruption, and
+one a day later, both write only what is missing or has changed.
 
 An import notes in `imported.SERVER` the last session that it sent, so that it continues there after an
 interruption. At its end it removes the note: the next import sends everything again.

@@ -3,8 +3,8 @@
 Row 0 of the source was applied at the position `start`, so a session at position p has applied its first
 p - start rows. That is a count, and a count alone can be wrong: another source may have been sent since. So
 the last chunk that the session applied is sent once more, at the position where it began. The server then
-compares its content with what it has applied. If both agree, it sends its stored answer. If not, it refuses the
-chunk. It applies it in neither case.
+compares its content with what it has applied. If both agree, it sends its stored answer. If not, it refuses
+the chunk. It applies it in neither case.
 """
 
 from __future__ import annotations
@@ -96,9 +96,10 @@ def _verify(cursor: Cursor, last: Chunk, options: ChunkOptions, retry: RetryPoli
         if wire.reply_object(reply)["replayed"]:
             return
     raise CannotResume(
-        f"session {cursor.session!r} is at {cursor.position}, and the last rows that it applied are not those "
-        "of the source there. It got rows from elsewhere, or it was reset, or the source began at another "
-        "position, or the chunk size or the horizon has changed. To send these as new rows, do not resume"
+        f"session {cursor.session!r} is at {cursor.position}, and the rows that it applied last are not "
+        "those of the source there. It got rows from elsewhere, or was reset, or the source began at "
+        "another position, or the chunk size or the horizon has changed. To send these as new rows, do not "
+        "resume"
     )
 
 

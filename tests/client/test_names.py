@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from typing import Any
 
 import numpy as np
@@ -83,8 +83,8 @@ def test_columns_that_the_model_does_not_take_are_left_out():
 
 # Times.
 
-START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-HOURS = [START + datetime.timedelta(hours=hour) for hour in range(3)]
+START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+HOURS = [START + dt.timedelta(hours=hour) for hour in range(3)]
 SECONDS = [time.timestamp() for time in HOURS]
 NUMBERS = {"plan": [1.0, 2.0, 3.0], "a": [0.0, 0.1, 0.2]}
 TEXTS = [time.isoformat() for time in HOURS]
@@ -131,7 +131,7 @@ def test_other_models_get_no_timestamps_from_an_index():
 
 @pytest.mark.parametrize("times", [[None, 1.0], pd.Series([pd.NaT, HOURS[0]]), [float("nan"), 1.0], [1.0]])
 def test_missing_times_are_refused(times):
-    with pytest.raises(ValueError, match="has no time|1 times for 2"):
+    with pytest.raises(ValueError, match=r"has no time|1 times for 2"):
         time_list(times, 2)
 
 
