@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from models.errors import BadData
 
 if TYPE_CHECKING:
     from carryover import Answer, Prediction
+
+
+JSON_START = '{"position": '
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,18 @@ class Layout:
             return None
         text = path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            path.write_text(whole, encoding="utf-8")
         lines = whole.splitlines()
-        if not self.as_json:
+        foreign = BadData(f"{path} does not have such predictions: choose another --out")
+        if self.as_json:
+            begins = (lines or [text])[0].startswith(JSON_START[: len(text)])
+        else:
+            header = csv_lines([self.names])
+            begins = whole.startswith(header) or header.startswith(text)
             lines = lines[1:]
+        if not begins:
+            raise foreign
+        if whole != text:
+            os.truncate(path, len(whole.encode()))
         if not lines:
             return None
         try:
@@ -115,7 +126,7 @@ class Layout:
             label = None if self.label is None else last[self.label]
             return Written(int(first["position"]), int(last["position"]), label)
         except (ValueError, KeyError, TypeError):
-            raise BadData(f"{path} does not have such predictions: choose another --out") from None
+            raise foreign from None
 
     def _parse(self, line: str) -> dict[str, Any]:
         if self.as_json:
