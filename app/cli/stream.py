@@ -206,7 +206,9 @@ def forecast(
     parts = {"": found.values} | (
         {} if found.lower is None else {"_lower": found.lower, "_upper": found.upper}
     )
-    columns: dict[str, list[Any]] = {} if found.times is None else {"time": found.times}
+    columns: dict[str, list[Any]] = {}
+    if found.times is not None:
+        columns["time"] = [None if time is None else time.isoformat() for time in found.times]
     columns |= {
         f"{name}{ending}": [float(str(number)) for number in part.reshape(steps, -1)[:, i]]
         for ending, part in parts.items()
@@ -256,8 +258,11 @@ def _find(service: Carryover, session: Session, given: str | None) -> tuple[Sess
         name = info.model
     known = service.models()
     found = [model for model in known if (model.default if name is None else model.name == name)]
+    names = ", ".join(model.name for model in known)
+    if not found and name is None:
+        raise BadData(f"name the model of the new session with --model; the server has {names}")
     if not found:
-        raise BadData(f"the server has no model {name!r}; it has {', '.join(model.name for model in known)}")
+        raise BadData(f"the server has no model {name!r}; it has {names}")
     return info, found[0]
 
 
