@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli import connect as connecting
+from app.cli import connect
 from app.cli.connect import DEFAULT_URL
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BROKER_PATIENCE_SECONDS = 60.0
 
 
-def connect(
+def connect_broker(
     source: Annotated[
         str,
         typer.Argument(
@@ -35,8 +35,8 @@ def connect(
         str,
         typer.Option(
             metavar="TEMPLATE",
-            help="Id of a message's session: {topic}, {1} for the first + of the filter; {stream}, or a field "
-            "of an entry.",
+            help="Id of a message's session: {topic}, {1} for the first + of the filter; {stream}, or a "
+            "field of an entry.",
             show_default=False,
         ),
     ],
@@ -117,8 +117,8 @@ def connect(
         typer.Option(help="Certificate authorities of the broker. [default: the system's]"),
     ] = None,
     report: Annotated[float, typer.Option(min=0.1, help="Seconds between two lines of rates.")] = 10.0,
-    url: connecting.Url = DEFAULT_URL,
-    key_file: connecting.KeyFile = None,
+    url: connect.Url = DEFAULT_URL,
+    key_file: connect.KeyFile = None,
 ) -> None:
     """Send the messages of a broker to sessions until SIGTERM or Ctrl-C, and publish the predictions.
 
@@ -137,16 +137,21 @@ def connect(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     address = parse_address(source, password_file, ca_file)
-    targets = [None if text is None else names.Template(text) for text in (publish, alarms, dead_letter)]
+
+    def template(text: str | None) -> names.Template | None:
+        return None if text is None else names.Template(text)
+
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with connecting.client(url, key_file, BROKER_PATIENCE_SECONDS) as patient:
+    with connect.client(url, key_file, BROKER_PATIENCE_SECONDS) as patient:
         described = check_model(patient.models(), model)
     options = Options(
         names.Template(session),
         model,
-        *targets,
+        template(publish),
+        template(alarms),
+        template(dead_letter),
         alarm_above=alarm_above,
         score=score or alarm_above is not None,
         level=level,
@@ -158,7 +163,7 @@ def connect(
         broker = _mqtt(address, client_id, f"{source} {session} {url}", in_flight, journal, stop)
     else:
         broker = _redis(address, group, only_new, keep, stop)
-    with connecting.client(url, key_file) as service:
+    with connect.client(url, key_file) as service:
         bridge = Bridge(broker, service, described, reader, options, stop)
         try:
             bridge.run()

@@ -3,9 +3,9 @@
     receive -> locate -> prepare -> advance -> commit
 
 All that waits at a broker is one batch. A round sends the first messages of every session of the batch as one
-bulk request and commits, until the batch is empty. While a round runs the broker collects the next batch, so a
-busy stream is sent in large chunks and a quiet one message by message. Nothing is received before the batch is
-done: what a bridge holds is bounded, and the broker holds the rest.
+bulk request and commits, until the batch is empty. While a round runs the broker collects the next batch, so
+a busy stream is sent in large chunks and a quiet one message by message. Nothing is received before the batch
+is done: what a bridge holds is bounded, and the broker holds the rest.
 """
 
 from __future__ import annotations
@@ -199,9 +199,6 @@ class Bridge:
     def _round(self, batch: _Batch) -> None:
         """Send the first messages of every lane as one request."""
         chunks = {name: lane.chunk(self.options.chunk) for name, lane in batch.lanes.items()}
-        for name, lane in batch.lanes.items():
-            self.service.forget(name)
-            self.service.session(name).rewind(lane.place.position, lane.place.epoch)
         self.source.prepare(
             {
                 name: (batch.lanes[name].place, [item.message for item in chunk])
@@ -220,6 +217,10 @@ class Bridge:
     def _advance(self, batch: _Batch, chunks: dict[str, list[Item]]) -> carryover.BulkAnswer:
         """One attempt. After a request without an answer, no place of it is certain."""
         options = self.options
+        for name in chunks:
+            self.service.forget(name)
+            place = batch.lanes[name].place
+            self.service.session(name).rewind(place.position, place.epoch)
         flat = len(self.model.inputs) == 1
         rows = {name: [item.row[0] if flat else item.row for item in chunk] for name, chunk in chunks.items()}
         try:

@@ -1,8 +1,8 @@
 """MQTT 5 with QoS 1 and a session that the broker keeps.
 
 A message is acknowledged (PUBACK) behind its chunk. What is not acknowledged when a connection ends comes
-again, with the same packet identifier and the flag DUP. Within one run of the bridge it is recognised by both.
-After a crash it is recognised by the journal, if there is one; without a journal it is applied again.
+again, with the same packet identifier and the flag DUP. Within one run of the bridge it is recognised by
+both. After a crash it is recognised by the journal, if there is one; without a journal it is applied again.
 
 paho-mqtt is used directly: the asynchronous wrappers of it acknowledge a message before anybody has seen it.
 """
@@ -40,6 +40,8 @@ OUTGOING = 20
 """Publications on their way; the least that brokers allow by default."""
 REDELIVERY_SECONDS = 10.0
 STOP_SECONDS = 10.0
+BRIEF_SECONDS = 3.0
+"""A connection that ends sooner may have been ended by another client with the same id."""
 
 
 @dataclass(eq=False, slots=True)
@@ -75,8 +77,8 @@ class Mqtt:
         self.guarantee = (
             "each QoS 1 message is applied exactly once"
             if journal
-            else "each QoS 1 message is applied exactly once while this bridge runs, and perhaps twice after it "
-            "was killed (see --journal)"
+            else "each QoS 1 message is applied exactly once while this bridge runs, and perhaps twice after "
+            "it was killed (see --journal)"
         )
         self._filter = address.path
         self._in_flight = min(in_flight, MAX_RECEIVE)
@@ -85,6 +87,8 @@ class Mqtt:
         self._lock = threading.Lock()  # never held while paho calls back
         self._connected = threading.Event()
         self._failure: str | None = None
+        self._client_id = client_id
+        self._since = 0.0
         self._connection = 0
         self._held: dict[int, _Packet] = {}
         self._finished: OrderedDict[int, str] = OrderedDict()
@@ -242,6 +246,7 @@ class Mqtt:
         if reason.is_failure:
             self._fail(f"the broker refuses the connection: {reason}")
             return
+        self._since = time.monotonic()
         with self._lock:
             self._connection += 1
         shared = self._filter.startswith("$share/")  # for which the standard forbids noLocal
@@ -268,7 +273,9 @@ class Mqtt:
         if flags.is_disconnect_packet_from_server and reason.value == TAKEN_OVER:
             self._fail("another client has taken over the session of this bridge")
         elif reason.is_failure:
-            log.warning("%s: connection lost (%s); trying again", self.address, reason)
+            brief = time.monotonic() - self._since < BRIEF_SECONDS
+            hint = f"; does another client use the id {self._client_id!r}?" if brief else ""
+            log.warning("%s: connection lost (%s); trying again%s", self.address, reason, hint)
 
     def _on_message(self, _client: paho.Client, _userdata: Any, received: paho.MQTTMessage) -> None:
         packet = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from app.connectors.source import BadMessage
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._:-]{1,128}")
 
 
 class Template:

@@ -1,7 +1,7 @@
 """Numbers out of a message, by the names of the model's inputs.
 
-A model with one input takes a plain number. From a JSON object, or the fields of an entry, every input is read
-from the field of its own name, or from the field that `--field` names. A field may lie deeper:
+A model with one input takes a plain number. From a JSON object, or the fields of an entry, every input is
+read from the field of its own name, or from the field that `--field` names. A field may lie deeper:
 `payload.temperature`.
 """
 
