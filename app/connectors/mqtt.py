@@ -40,6 +40,8 @@ OUTGOING = 20
 """Publications on their way; the least that brokers allow by default."""
 REDELIVERY_SECONDS = 10.0
 STOP_SECONDS = 10.0
+FINISHED = 1000
+"""Acknowledged packets to recognise: their acknowledgements may not have reached the broker."""
 BRIEF_SECONDS = 3.0
 """A connection that ends sooner may have been ended by another client with the same id."""
 
@@ -96,7 +98,19 @@ class Mqtt:
         self._published: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._previous: dict[str, Intent] = {}
         self._ends: dict[str, str] = {}
+        # Some brokers send more than they were allowed to: then the socket is not read until there is room.
+        self._room = threading.Semaphore(2 * self._in_flight)
+        self._closing = False
         self._client = self._make_client(client_id)
+        self._client.on_connect = self._on_connect
+        self._client.on_connect_fail = self._on_connect_fail
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_message = self._on_message
+        # Publications have a connection of their own: they must get through while the other is not read.
+        self._publisher = self._make_client(f"{client_id}-out")
+        self._publisher.max_inflight_messages_set(OUTGOING)
+        self._publisher.on_publish = self._on_publish
 
     def _make_client(self, client_id: str) -> paho.Client:
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, manual_ack=True)
@@ -106,13 +120,6 @@ class Mqtt:
         if context is not None:
             client.tls_set_context(context)
         client.reconnect_delay_set(1, MAX_PAUSE_SECONDS)
-        client.max_inflight_messages_set(OUTGOING)
-        client.on_connect = self._on_connect
-        client.on_connect_fail = self._on_connect_fail
-        client.on_disconnect = self._on_disconnect
-        client.on_subscribe = self._on_subscribe
-        client.on_message = self._on_message
-        client.on_publish = self._on_publish
         return client
 
     # Calls of the bridge.
@@ -129,6 +136,8 @@ class Mqtt:
             self.address.host, self.address.port, clean_start=False, properties=properties
         )
         self._client.loop_start()
+        self._publisher.connect_async(self.address.host, self.address.port)
+        self._publisher.loop_start()
         while not self._connected.wait(0.1):
             self._check()
             if self._stop.is_set():
@@ -187,9 +196,11 @@ class Mqtt:
         """See `Source`."""
         waiting = set()
         for publication in outcome.publications:
+            if paho.topic_matches_sub(_without_share(self._filter), publication.target):
+                raise ConnectorError(f"{publication.target!r} is read and cannot be written to")
             payload = json.dumps(publication.document)
             try:
-                info = self._client.publish(publication.target, payload, qos=1)
+                info = self._publisher.publish(publication.target, payload, qos=1)
             except ValueError as error:
                 raise ConnectorError(f"cannot publish to {publication.target!r}: {error}") from None
             waiting.add(info.mid)
@@ -197,6 +208,7 @@ class Mqtt:
         for message in outcome.messages:
             if message.handle is not None:
                 self._acknowledge(message.handle)
+            self._room.release()
 
     def _await_published(self, waiting: set[int]) -> None:
         """Wait until the broker has all publications. paho sends them again after a reconnect."""
@@ -217,7 +229,7 @@ class Mqtt:
                 del self._held[packet.mid]
             self._finished[packet.mid] = packet.mark
             self._finished.move_to_end(packet.mid)
-            while len(self._finished) > self._in_flight:
+            while len(self._finished) > max(FINISHED, self._in_flight):
                 self._finished.popitem(last=False)
             # On a later connection the packet comes again first, and is acknowledged then.
             if packet.connection == self._connection:
@@ -229,8 +241,10 @@ class Mqtt:
 
     def close(self) -> None:
         """See `Source`."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        self._closing = True
+        for client in (self._client, self._publisher):
+            client.disconnect()
+            client.loop_stop()
         if self._journal is not None:
             self._journal.close()
 
@@ -249,8 +263,7 @@ class Mqtt:
         self._since = time.monotonic()
         with self._lock:
             self._connection += 1
-        shared = self._filter.startswith("$share/")  # for which the standard forbids noLocal
-        options = SubscribeOptions(qos=1, noLocal=not shared, retainHandling=NO_RETAINED)
+        options = SubscribeOptions(qos=1, retainHandling=NO_RETAINED)
         client.subscribe(self._filter, options=options)
 
     def _on_subscribe(
@@ -284,7 +297,10 @@ class Mqtt:
             if packet is None:
                 return
         topic = _topic(received)
-        names = {"topic": topic} | _wildcards(self._filter, topic)
+        names = {"topic": topic} | _wildcards(_without_share(self._filter), topic)
+        while not self._room.acquire(timeout=0.2):
+            if self._closing:
+                return
         self._queue.put(Message(topic, names, bytes(received.payload), packet))
 
     def _take(self, received: paho.MQTTMessage) -> _Packet | None:
@@ -345,10 +361,13 @@ def _topic(received: paho.MQTTMessage) -> str:
         return ""  # no template can be filled with it: it will be rejected
 
 
+def _without_share(pattern: str) -> str:
+    """The filter itself, of `$share/GROUP/FILTER`."""
+    return pattern.split("/", 2)[-1] if pattern.startswith("$share/") else pattern
+
+
 def _wildcards(pattern: str, topic: str) -> dict[str, str]:
     """What the wildcards of a filter stand for: `{1}` for the first +, `{2}` for the second; `{#}`."""
-    if pattern.startswith("$share/"):
-        pattern = pattern.split("/", 2)[-1]
     found: dict[str, str] = {}
     levels = topic.split("/")
     for i, level in enumerate(pattern.split("/")):

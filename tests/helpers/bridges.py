@@ -13,6 +13,8 @@ import paho.mqtt.client as paho
 import redis
 from carryover import Carryover
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from app.connectors.address import parse_address
 from app.connectors.bridge import Bridge, Options, check_model
@@ -161,7 +163,9 @@ class Devices:
         self.client.on_connect = lambda client, *_: client.subscribe("out/#", 1)
         self.subscribed = threading.Event()
         self.client.on_subscribe = lambda *_: self.subscribed.set()
-        self.client.connect("127.0.0.1", broker.port, clean_start=False)
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = 3600  # what is published while it is away comes later
+        self.client.connect("127.0.0.1", broker.port, clean_start=False, properties=properties)
         self.client.loop_start()
         assert self.subscribed.wait(10)
 
@@ -173,6 +177,7 @@ class Devices:
 
     def measure(self, site: str, of: int, first: int = 0, last: int | None = None) -> None:
         """Publish a part of the series of every session, one value of each in turn."""
+        wait_until(self.client.is_connected, "the devices are connected")  # else paho may publish twice
         sent = [
             self.client.publish(f"{site}/{name}", repr(observations(f"{site}:{name}", of)[i]), 1)
             for i in range(first, of if last is None else last)
