@@ -114,11 +114,13 @@ def test_without_its_extra_a_source_says_what_to_install(module, extra, monkeypa
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     address = parse_address(f"{extra}://h/s")
+    stop = threading.Event()
+    make, arguments = {
+        "mqtt": (connect_source._mqtt, (address, None, "", 1, None, stop)),
+        "redis": (connect_source._redis, (address, "g", False, None, stop)),
+    }[extra]
     with pytest.raises(ConfigError, match=rf"pip install 'carryover-server\[{extra}\]'"):
-        if extra == "mqtt":
-            connect_source._mqtt(address, None, "", 1, None, threading.Event())
-        else:
-            connect_source._redis(address, "g", False, None, threading.Event())
+        make(*arguments)
 
 
 @pytest.mark.anyio

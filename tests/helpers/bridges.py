@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -90,10 +91,11 @@ def bridge_of(source: Source, service: Carryover, fuse: Fuse | None = None, **op
 
 
 def drive(bridge: Bridge, done: Callable[[], bool]) -> None:
-    """Run until a condition holds, or until the bridge is killed; its connection ends either way."""
+    """Run until a condition holds, for 60 s at most, or until the bridge is killed; then its connection ends."""
+    deadline = time.monotonic() + 60
     try:
         bridge.source.connect()
-        while not done():
+        while not done() and time.monotonic() < deadline:
             messages = bridge.source.receive(bridge.options.in_flight, 0.05)
             if messages:
                 bridge.process(messages)
