@@ -183,20 +183,22 @@ def _mqtt(
 ) -> Source:
     from app.connectors.journal import Journal
     from app.errors import ConfigError
+    from models.installation import install_command
 
     try:
         from app.connectors.mqtt import Mqtt
     except ModuleNotFoundError as error:
-        raise ConfigError(f"MQTT needs {error.name}: pip install 'carryover-server[mqtt]'") from None
+        raise ConfigError(f"MQTT needs {error.name}: {install_command('mqtt')}") from None
     name = client_id or f"carryover-{hashlib.sha256(arguments.encode()).hexdigest()[:12]}"
     return Mqtt(address, name, in_flight, None if journal is None else Journal(journal), stop)
 
 
 def _redis(address: Address, group: str, only_new: bool, keep: int | None, stop: threading.Event) -> Source:
     from app.errors import ConfigError
+    from models.installation import install_command
 
     try:
         from app.connectors.redis_streams import RedisStreams
     except ModuleNotFoundError as error:
-        raise ConfigError(f"Redis Streams need {error.name}: pip install 'carryover-server[redis]'") from None
+        raise ConfigError(f"Redis Streams need {error.name}: {install_command('redis')}") from None
     return RedisStreams(address, group, only_new, keep, stop)

@@ -91,7 +91,7 @@ def bridge_of(source: Source, service: Carryover, fuse: Fuse | None = None, **op
 
 
 def drive(bridge: Bridge, done: Callable[[], bool]) -> None:
-    """Run until a condition holds, for 60 s at most, or until the bridge is killed; then its connection ends."""
+    """Run until a condition holds, for 60 s at most, or until the bridge is killed; then disconnect."""
     deadline = time.monotonic() + 60
     try:
         bridge.source.connect()
