@@ -32,7 +32,7 @@ FENCE = re.compile(
     r"(?:<!-- not run: (?P<why>[^>]*?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
 RUN = {"python", "sh", "console"}
-READ = {"json", "text", "yaml", "ini"}  # shown, not done
+READ = {"toml", "javascript", "json", "text", "yaml", "ini"}  # shown, not done
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 DRAWN = {"epoch", "epochs", "created", "updated", "expires"}  # by the server, anew each time
 
