@@ -290,9 +290,11 @@ class AsyncSession:
         """Take over the session's position from the server, to continue after `OutOfStep`."""
         return await self.service._run(plans.inspect(self._cursor, self.service._retry))
 
-    def rewind(self, position: int) -> None:
+    def rewind(self, position: int, epoch: str | None = None) -> None:
         """Continue at `position`, to get later answers again; see `Session.rewind`."""
         self._cursor.position = position
+        if epoch is not None:
+            self._cursor.epoch = epoch
 
     async def reset(self) -> SessionInfo:
         """Set the carry to zero. The position does not change."""

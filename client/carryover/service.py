@@ -394,13 +394,15 @@ class Session:
         """Set this client's position to the server's, to continue after `OutOfStep`."""
         return self.service._run(plans.inspect(self._cursor, self.service._retry))
 
-    def rewind(self, position: int) -> None:
+    def rewind(self, position: int, epoch: str | None = None) -> None:
         """Continue at `position`, the end of a recent chunk, to get later answers again.
 
         Send the same observations in the same chunks. The server answers those that it has applied from its
         stored answers, and applies the rest. So a program that was killed and restarted gets every answer.
         """
         self._cursor.position = position
+        if epoch is not None:
+            self._cursor.epoch = epoch
 
     def reset(self) -> SessionInfo:
         """Set the carry to zero. The position does not change."""

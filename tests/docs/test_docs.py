@@ -38,7 +38,7 @@ RUN = {"python", "sh", "console"}
 KEPT = {
     "docs/how-to/keras.md": Path(__file__).with_name("keras")
 }  # files that blocks which are not run write
-READ = {"json", "text", "yaml", "ini"}  # shown, not done
+READ = {"toml", "javascript", "json", "text", "yaml", "ini"}  # shown, not done
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 DRAWN = {"epoch", "epochs", "created", "updated", "expires"}  # by the server, anew each time
 
