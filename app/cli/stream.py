@@ -42,7 +42,10 @@ Level = Annotated[
 def stream(
     data: Annotated[
         Path,
-        typer.Argument(help="A .csv or .parquet file, or - for CSV on standard input.", show_default=False),
+        typer.Argument(
+            help="A file: CSV, JSON Lines, Parquet or NPZ; or - for CSV or JSON Lines on standard input.",
+            show_default=False,
+        ),
     ],
     session: connect.SessionId,
     model: Annotated[
@@ -50,12 +53,20 @@ def stream(
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Columns to send. [default: the inputs of the model]"),
+        typer.Option(metavar="A,B,...", help="Columns to send, in the order of the inputs. [default: by name]"),
     ] = None,
     time_column: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Column to copy to the predictions.", show_default=False),
     ] = None,
+    names_map: options.Map = None,
+    separator: options.Separator = None,
+    decimal: options.Decimal = None,
+    encoding: options.Encoding = "utf-8",
+    header: options.Header = None,
+    time_zone: options.TimeZone = None,
+    day_first: options.DayFirst = None,
+    resample: options.Resample = None,
     chunk: Annotated[
         int | None,
         typer.Option(
@@ -95,12 +106,24 @@ def stream(
 
     size = chunk or (1 if follow or str(data) == "-" else CHUNK)
     with ExitStack() as stack:
-        source = stack.enter_context(row_reader.open_rows(data, sys.stdin, follow=follow))
+        table = options.table_options(
+            names=names_map,
+            separator=separator,
+            decimal=decimal,
+            encoding=encoding,
+            header=header,
+            day_first=day_first,
+            zone=time_zone,
+        )
+        step = options.step_seconds(resample)
+        source = stack.enter_context(
+            row_reader.open_rows(data, sys.stdin, follow=follow, options=table, step=step)
+        )
         service = stack.enter_context(connect.client(url, key_file, PATIENCE_SECONDS))
         target = service.session(session, model)
         described = _model(service, target, model)
         observation, label = row_reader.select_columns(
-            source, options.parse_names(columns) or described.inputs, time_column
+            source, described.inputs, time_column, columns=options.parse_names(columns)
         )
         layout = Layout(
             described.targets, time_column, level is not None, score, as_json or format_ is Format.jsonl
@@ -121,7 +144,7 @@ def stream(
             size,
             level=level,
             score=score,
-            max_in_flight=1 if source.total is None else CHUNKS_AHEAD,
+            max_in_flight=1 if source.live else CHUNKS_AHEAD,
         )
         remaining = None if source.total is None else max(source.total - start, 0)
         shown = out is not None or not sys.stdout.isatty()

@@ -1,0 +1,44 @@
+"""A table whose rows are read piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a table.
+
+    Attributes
+    ----------
+    first_row
+        Number of the first, from 1.
+    cells
+        [columns] of pyarrow arrays [rows]: text as it was written, or numbers, or times.
+    """
+
+    first_row: int
+    cells: list[Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that is being read.
+
+    Attributes
+    ----------
+    source
+        As messages name it.
+    names
+        Of the columns; made up where `has_names` is false.
+    total
+        Number of rows; None if it is not known.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    pieces: Iterator[Piece]
+    has_names: bool = True
+    total: int | None = None
