@@ -38,6 +38,8 @@ OBSERVATIONS = re.compile(rb"/sessions/(%b)/observations" % SESSION_ID.pattern.e
 ROUTED_HEADERS = frozenset((b"origin", b"carryover-tenant", b"content-encoding"))
 """Headers that need the router: from a browser, from an admin in another tenant, of a compressed body."""
 
+CSV = b"text/csv"  # in the types of a body or an answer: both are the router's
+
 ExchangeFactory = Callable[["HotProtocol"], "Exchange | None"]
 """Creates the exchange when a request's headers are complete; returns None to leave it to the router."""
 
@@ -130,6 +132,8 @@ class HotProtocol(PlainReading):
                 self.request_id = value
             elif name == b"traceparent":
                 parent = value
+            elif (name == b"content-type" or name == b"accept") and CSV in value.lower():
+                return False
             elif name in ROUTED_HEADERS and not (
                 name == b"content-encoding" and self.url.startswith(tuple(self.extra_routes))
             ):  # those routes decompress by themselves

@@ -11,11 +11,11 @@ from typing import Any
 from models.arrays import Doubles, Times
 from models.data.tables.numbers import NumberReader
 from models.data.tables.options import TableOptions
-from models.data.tables.pieces import Piece, Table
+from models.data.tables.pieces import Piece, Table, find_twice
 from models.data.tables.times import TIME_NAME, TimeReader, epoch_unit, holds_times
 from models.errors import BadData
 
-MAX_SHOWN = 30  # names in a message
+MAX_SHOWN, MAX_NAME = 30, 60  # names in a message, and characters of each
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ def rename(names: Sequence[str], new: Mapping[str, str], source: str) -> tuple[s
         if old not in names:
             raise BadData(f"{source} has no column {old!r} to map; it has {listed(names)}")
     renamed = tuple(new.get(name, name) for name in names)
-    twice = next((name for name in renamed if renamed.count(name) > 1), None)
-    if twice is not None:
+    if (twice := find_twice(renamed)) is not None:
         raise BadData(f"{source} would have two columns {twice!r}: --map gives that name again")
     return renamed
 
@@ -61,7 +60,7 @@ def rename(names: Sequence[str], new: Mapping[str, str], source: str) -> tuple[s
 def listed(names: Sequence[str]) -> str:
     """Names as a message shows them."""
     more = f", and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(names[:MAX_SHOWN]) + more
+    return ", ".join(name[:MAX_NAME] for name in names[:MAX_SHOWN]) + more
 
 
 def match_names(table: Table, wanted: Sequence[str], besides: Sequence[str] = ()) -> list[int]:
@@ -78,17 +77,19 @@ def match_names(table: Table, wanted: Sequence[str], besides: Sequence[str] = ()
         An input is missing. The message has both lists, and the option that maps one to the other.
     """
     names = table.names
-    missing = [name for name in wanted if name not in names]
+    places = {name: index for index, name in enumerate(names)}
+    missing = [name for name in wanted if name not in places]
     if not missing:
-        return [names.index(name) for name in wanted]
+        return [places[name] for name in wanted]
     others = [name for name in names if name not in besides]
     if not table.has_names:
         if len(others) == len(wanted):
-            return [names.index(name) for name in others]
+            return [places[name] for name in others]
         raise BadData(
             f"{table.source} has no header and {len(others)} columns; the model reads {len(wanted)}: {listed(wanted)}"
         )
-    free = [name for name in others if name not in wanted]
+    known = set(wanted)
+    free = [name[:MAX_NAME] for name in others if name not in known][:MAX_SHOWN]
     raise BadData(
         f"{table.source} has the columns {listed(names)}; the model reads {listed(wanted)}. "
         f"Nothing is fed by position. Say which column is which: {_suggestion(missing, free)}"
@@ -204,7 +205,7 @@ class TableReader:
     def _find_times(self, piece: Piece) -> None:
         name = self.options.time_column or self.label
         columns = dict(zip(self.table.names, piece.cells, strict=True))
-        inputs = self.inputs or ()
+        inputs = set(self.inputs or ())
         if self.options.time_column is None and (name is None or not self._is_time(name, columns[name])):
             name = next(
                 (each for each, cells in columns.items() if each not in inputs and self._is_time(each, cells)), None
@@ -234,5 +235,5 @@ class TableReader:
         ]
         if others:
             self.notes.append(f"{listed(others)}: times too, and not read")
-        left = (*others, self.time_column)
+        left = {*others, self.time_column}
         self._choose([index for index, name in enumerate(names) if name not in left])

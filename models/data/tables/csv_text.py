@@ -19,17 +19,19 @@ import pyarrow.csv
 
 from models.data.tables.numbers import is_gap, is_number
 from models.data.tables.options import BadCell, TableOptions
-from models.data.tables.pieces import Piece, Table
+from models.data.tables.pieces import Piece, Table, find_twice
 from models.data.tables.times import is_time
 from models.errors import BadData
 
 SEPARATORS = ("\t", ";", ",", "|")
-LINE_END = re.compile(r"\r\n|\r|\n")
+LINE_ENDS = re.compile(r"[\r\n]+")
 MAX_CELL = 2**22  # characters of a row that has not ended
 MAX_COLUMNS = 10_000
 
 
-def read_csv(texts: Iterable[str], options: TableOptions, source: str) -> Table:
+def read_csv(
+    texts: Iterable[str], options: TableOptions, source: str, max_columns: int = MAX_COLUMNS
+) -> Table:
     """Read the header, and prepare to read the rows.
 
     Parameters
@@ -38,6 +40,8 @@ def read_csv(texts: Iterable[str], options: TableOptions, source: str) -> Table:
         Read as far as the rows are asked for.
     source
         As messages name it.
+    max_columns
+        A table with more is refused before it is split.
 
     Raises
     ------
@@ -47,23 +51,19 @@ def read_csv(texts: Iterable[str], options: TableOptions, source: str) -> Table:
     """
     pieces = _whole_rows(iter(texts), source)
     first = ""
-    while not _shows_its_form(first):
-        more = next(pieces, None)
-        if more is None:
+    for more in pieces:
+        first = (first + more).lstrip("\r\n")
+        if _shows_its_form(first, max_columns, source):
             break
-        first += more
     lines = _first_lines(first)
     if not lines:
         raise BadData(f"{source} is empty")
     separator = options.separator or _find_separator(lines)
     cells = _split(lines[0], separator, source)
-    if len(cells) > MAX_COLUMNS:
-        raise BadData(f"{source} has {len(cells)} columns; at most {MAX_COLUMNS} are read")
     has_header = _is_header(cells) if options.header is None else options.header
     names = [cell.strip() for cell in cells] if has_header else _made_up(len(cells))
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadData(f"{source} names a column twice in its header: {twice!r}")
+    if (twice := find_twice(names)) is not None:
+        raise BadData(f"{source} names a column twice in its header: {twice[:40]!r}")
     rows = _pieces(chain([first], pieces), separator, len(names), has_header, source)
     return Table(source, tuple(names), rows, has_names=has_header)
 
@@ -89,9 +89,12 @@ def _whole_rows(texts: Iterator[str], source: str) -> Iterator[str]:
         yield rest
 
 
-def _shows_its_form(text: str) -> bool:
+def _shows_its_form(text: str, max_columns: int, source: str) -> bool:
     """Whether separator and header can be told from it: two rows, or a row of data."""
     lines = _first_lines(text)
+    for line in lines:
+        if max(map(line.count, SEPARATORS)) >= max_columns:
+            raise BadData(f"{source} has more than {max_columns} columns")
     if len(lines) != 1:
         return len(lines) > 1
     return any(not _is_header(_cells(lines[0], separator)) for separator in SEPARATORS)
@@ -102,12 +105,11 @@ def _first_lines(text: str) -> list[str]:
     lines: list[str] = []
     start, row = 0, 0
     while start < len(text) and len(lines) < 2:
-        end = LINE_END.search(text, start)
+        end = LINE_ENDS.search(text, start)
         stop = end.start() if end else len(text)
         start = end.end() if end else len(text)
         if text.count('"', row, stop) % 2 == 0:
-            if text[row:stop].strip(" \r\n"):
-                lines.append(text[row:stop])
+            lines.append(text[row:stop])
             row = start
     return lines
 

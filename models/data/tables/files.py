@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.arrays import AnyArray
-from models.data.tables.csv_text import read_csv
+from models.data.tables.csv_text import MAX_COLUMNS, read_csv
 from models.data.tables.json_lines import read_json_lines
 from models.data.tables.options import TableOptions
 from models.data.tables.pieces import Piece, Table
@@ -70,7 +70,15 @@ def open_table(
             yield Table(table.source, table.names, table.pieces, table.has_names, _count(path, table))
 
 
-def read_table(blocks: Iterable[bytes], options: TableOptions, source: str, *, suffix: str = "") -> Table:
+def read_table(
+    blocks: Iterable[bytes],
+    options: TableOptions,
+    source: str,
+    *,
+    suffix: str = "",
+    compressed: bool = True,
+    max_columns: int = MAX_COLUMNS,
+) -> Table:
     """Read the names of a table in CSV or JSON Lines, and prepare to read its rows.
 
     Parameters
@@ -79,24 +87,28 @@ def read_table(blocks: Iterable[bytes], options: TableOptions, source: str, *, s
         As they come in; none is empty.
     suffix
         Of its file; empty if it is not known.
+    compressed
+        Whether gzip and zstd are read; of a stranger's bytes they should not be.
 
     Raises
     ------
     BadData
         It is empty, or neither.
     """
-    texts = read_text(blocks, options.encoding, source)
+    texts = read_text(blocks, options.encoding, source, compressed=compressed)
     if suffix in JSON_LINES:
         return read_json_lines(texts, source)
     if suffix == ".csv":
-        return read_csv(texts, options, source)
+        return read_csv(texts, options, source, max_columns)
     first = ""
     for text in texts:
-        first += text
-        if first.strip():
+        first = text.lstrip("\r\n")
+        if first:
             break
     texts = chain([first] if first else [], texts)
-    return read_json_lines(texts, source) if first.lstrip().startswith("{") else read_csv(texts, options, source)
+    if first.lstrip().startswith("{"):
+        return read_json_lines(texts, source)
+    return read_csv(texts, options, source, max_columns)
 
 
 def _count(path: Path, table: Table) -> int | None:

@@ -21,18 +21,24 @@ BINARY = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save it as CSV",
     b"\x89HDF": "HDF5: save it as CSV or Parquet",
     b"%PDF": "PDF",
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
 }
 BLOCK_BYTES = 2**20
 FIRST_BYTES = 4  # that say what follows
 
 
-def read_text(blocks: Iterable[bytes], encoding: str, source: str) -> Iterator[str]:
+def read_text(
+    blocks: Iterable[bytes], encoding: str, source: str, *, compressed: bool = True
+) -> Iterator[str]:
     """Text, as it comes in.
 
     Parameters
     ----------
     blocks
-        Of bytes, perhaps compressed with gzip or zstd; none is empty.
+        Of bytes, none is empty.
+    compressed
+        Whether they may be compressed with gzip or zstd.
     source
         As messages name it.
 
@@ -47,7 +53,8 @@ def read_text(blocks: Iterable[bytes], encoding: str, source: str) -> Iterator[s
     except LookupError:
         raise BadData(f"unknown encoding {encoding!r}; examples are utf-16 and windows-1252") from None
     position, first = 0, True
-    for block in chain(_decompressed(iter(blocks), source), [b""]):
+    blocks = _decompressed(iter(blocks), source) if compressed else blocks
+    for block in chain(blocks, [b""]):
         if first:
             _check_first(block, encoding, source)
         try:
