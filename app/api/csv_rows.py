@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Literal
 
 from fastapi import Request
@@ -31,7 +32,9 @@ class TableQuery(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     map: list[str] = Field([], description="`COLUMN=INPUT`: the input of the model that a column is.")
-    time_column: str | None = Field(None, description="Column of times. The first one with times when absent.")
+    time_column: str | None = Field(
+        None, description="Column of times. The first one with times when absent."
+    )
     timezone: str | None = Field(
         None, description="Of times without an offset, such as `Europe/Berlin`. UTC when absent."
     )
@@ -113,9 +116,7 @@ async def read_csv(
 async def artifact_of(request: Request, session: str, model: str | None) -> ServedArtifact:
     """The network of a session, or that of the model which a new session would get."""
     caller = get_caller(request)
-    try:
+    with suppress(UnknownSession, SessionGone):
         model = (await caller.ask(Inspect(session))).model
-    except (UnknownSession, SessionGone):
-        pass
     artifact: ServedArtifact = caller.engine.residents.models.slab_for_model(model).forecaster.artifact
     return artifact

@@ -123,9 +123,7 @@ def evaluate(
         print(f"see {figure}")
 
 
-def _series(
-    model: Artifact, data: str | None, table: TableOptions, gaps: bool, step: float | None
-) -> Series:
+def _series(model: Artifact, data: str | None, table: TableOptions, gaps: bool, step: float | None) -> Series:
     from models.data.dataset import open_series
     from models.errors import BadData
 
@@ -134,9 +132,7 @@ def _series(
     if data is None:
         raise BadData(f"name the file to stream; the model was trained on {trained_on or 'an unknown file'}")
     columns = model.columns[: model.input_size - model.time_input_count]
-    series = open_series(
-        data, columns, model.targets, table, model.time_features, gaps, step, of_model=True
-    )
+    series = open_series(data, columns, model.targets, table, model.time_features, gaps, step, of_model=True)
     options.print_notes(series.notes)
     return series
 

@@ -93,14 +93,16 @@ class RowSource:
         rows = 0
         for row in self._rows(reader):
             if row.seconds is None:
-                raise BadData(f"{self.table.source} has no times to resample by; name their column: --time-column")
+                raise BadData(
+                    f"{self.table.source} has no times to resample by; name their column: --time-column"
+                )
             rows += 1
             values = np.array([np.nan if value is None else value for value in row.values])
             yield from (_mean(*complete) for complete in resampler.add(round(row.seconds * 1e6), values))
         yield from (_mean(*complete) for complete in resampler.finish())
         print(
-            f"note: {rows} rows were resampled to {format_step(step)}: means of their steps; {resampler.empty} "
-            "steps without a row are gaps",
+            f"note: {rows} rows were resampled to {format_step(step)}: means of their steps; "
+            f"{resampler.empty} steps without a row are gaps",
             file=sys.stderr,
         )
 
@@ -165,8 +167,8 @@ def select_columns(
         swapped = [name for name, target in names.items() if name != target and name in inputs]
         if len(columns) != len(inputs) or swapped:
             raise BadData(
-                f"--columns {','.join(columns)} does not fit: the model reads {listed(inputs)}. Columns with these "
-                "names are found by name; map others: --map COLUMN=INPUT"
+                f"--columns {','.join(columns)} does not fit: the model reads {listed(inputs)}. Columns with "
+                "these names are found by name; map others: --map COLUMN=INPUT"
             )
         options = TableOptions(**{**vars(options), "names": {**names, **options.names}})
     if label is not None and options.time_column is None and timed:
@@ -176,7 +178,9 @@ def select_columns(
         source.table, options, inputs, label=label, gaps=True, timed=timed or source.step is not None
     )
     if reader.ignored:
-        print(f"note: not sent, because the model has no such input: {listed(reader.ignored)}", file=sys.stderr)
+        print(
+            f"note: not sent, because the model has no such input: {listed(reader.ignored)}", file=sys.stderr
+        )
     source.reader = reader
     return (lambda row: row.values), (lambda row: row.label)
 
@@ -194,5 +198,7 @@ def _follow(path: Path, file: BufferedReader | BytesIO) -> Iterator[bytes]:
             continue
         here, there = os.fstat(file.fileno()), path.stat()
         if here.st_size < file.tell() or (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
-            raise BadData(f"{path} was cut or replaced while it was followed: start again to read the new rows")
+            raise BadData(
+                f"{path} was cut or replaced while it was followed: start again to read the new rows"
+            )
         time.sleep(POLL_SECONDS)

@@ -53,7 +53,9 @@ def stream(
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Columns to send, in the order of the inputs. [default: by name]"),
+        typer.Option(
+            metavar="A,B,...", help="Columns to send, in the order of the inputs. [default: by name]"
+        ),
     ] = None,
     time_column: Annotated[
         str | None,

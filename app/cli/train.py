@@ -30,7 +30,10 @@ class Device(StrEnum):
 
 def train(
     data: Annotated[
-        str, typer.Argument(metavar="[DATA]", help="A file: CSV, JSON Lines, Parquet or NPZ; or the built-in `sine`.")
+        str,
+        typer.Argument(
+            metavar="[DATA]", help="A file: CSV, JSON Lines, Parquet or NPZ; or the built-in `sine`."
+        ),
     ] = "sine",
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the artifact; an artifact there is replaced.")

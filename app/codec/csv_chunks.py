@@ -85,7 +85,7 @@ def read_rows(body: bytes, options: TableOptions, artifact: ServedArtifact, limi
     if beyond.any():
         row, column = (int(index) for index in np.argwhere(beyond)[0])
         raise Malformed(
-            f"row {row + 1}, column {inputs[column]!r} is {values[row, column]}, which is not a finite float32",
+            f"row {row + 1}, column {inputs[column]!r} is {values[row, column]}, not a finite float32",
             row=row + 1,
             column=inputs[column],
         )
@@ -125,7 +125,12 @@ def encode_answer(answer: ChunkAnswer, targets: Sequence[str]) -> bytes:
     parts = answer.answer
     steps = len(parts["predictions"])
     columns: dict[str, Any] = {"position": np.arange(answer.position - steps + 1, answer.position + 1)}
-    for name, ending in (("predictions", ""), ("lower", "_lower"), ("upper", "_upper"), ("residuals", "_residual")):
+    for name, ending in (
+        ("predictions", ""),
+        ("lower", "_lower"),
+        ("upper", "_upper"),
+        ("residuals", "_residual"),
+    ):
         if name in parts:
             numbers = json_numbers(parts[name])
             columns |= {f"{target}{ending}": numbers[:, i] for i, target in enumerate(targets)}

@@ -89,6 +89,6 @@ def _check_epochs(path: Path, names: Sequence[str], values: Doubles) -> None:
         for unit, (low, high) in EPOCHS.items():
             if low <= seen[0] and seen[-1] <= high:
                 raise BadData(
-                    f"{path}, column {name!r} looks like times in {unit} since 1970: name it with --time-column "
-                    f"{name}, or the columns to learn from with --columns"
+                    f"{path}, column {name!r} looks like times in {unit} since 1970: name it with "
+                    f"--time-column {name}, or the columns to learn from with --columns"
                 )

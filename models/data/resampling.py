@@ -83,7 +83,9 @@ class Resampler:
             missing = number - self._bin - 1
             self.empty += missing
             if self.empty > MAX_EMPTY:
-                raise BadData(f"{self.source}: more than {MAX_EMPTY:,} steps have no row; use a longer --resample")
+                raise BadData(
+                    f"{self.source}: more than {MAX_EMPTY:,} steps have no row; use a longer --resample"
+                )
             for between in range(self._bin + 1, number):
                 yield between * self.step, np.full(len(values), np.nan)
         self._bin = number
@@ -101,7 +103,8 @@ def mean_of_rows(rows: Doubles) -> Doubles:
     observed = ~np.isnan(rows)
     counts = observed.sum(axis=0)
     sums = np.where(observed, rows, 0.0).sum(axis=0)
-    return np.divide(sums, counts, out=np.full(rows.shape[1], np.nan), where=counts > 0)
+    means: Doubles = np.divide(sums, counts, out=np.full(rows.shape[1], np.nan), where=counts > 0)
+    return means
 
 
 def resample(series: Series, step: float) -> Series:
@@ -125,8 +128,8 @@ def resample(series: Series, step: float) -> Series:
         found.extend(resampler.add(moment, values))
     found.extend(resampler.finish())
     note = (
-        f"resampled to {format_step(step)}: {len(series)} rows became {len(found)}, each the mean of its rows; "
-        f"{resampler.empty} without a row are gaps"
+        f"resampled to {format_step(step)}: {len(series)} rows became {len(found)}, each the mean of its "
+        f"rows; {resampler.empty} without a row are gaps"
     )
     return replace(
         series,

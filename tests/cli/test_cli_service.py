@@ -226,7 +226,10 @@ async def test_the_error_says_why_a_file_cannot_be_streamed(started, tmp_path, c
     (tmp_path / "thesis.csv").write_text("years,of\nwork,x\n")
     async with started() as service:
         for arguments, sentence in {
-            ("wide.csv", "a"): "the columns p, q; the model reads value. Nothing is fed by position. Say which column is which: --map",
+            (
+                "wide.csv",
+                "a",
+            ): "has the columns p, q; the model reads value. Nothing is fed by position.",
             ("words.csv", "a"): "row 2, column 'value': 'low' is not a number",
             ("good.csv", "a", "--time-column", "date"): "has no column 'date'",
             ("good.csv", "a", "--model", "none"): "the server has no model 'none'",

@@ -19,7 +19,7 @@ from app.jobs.jobs import Adopt
 from app.session.slab import Slab
 from models.nets.signature import Port
 
-MAX_ROWS = 1_000_000  # of a body that is only read
+MAX_ROWS = 200_000  # of a body that is only read
 
 router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
 
@@ -46,9 +46,7 @@ async def get_model(request: Request, name: str) -> dict[str, Any]:
     responses=problem_responses(400, 404, 413, 415, 422),
     openapi_extra={"requestBody": {"required": True, "content": csv_rows.CSV_BODY}},
 )
-async def read_rows(
-    request: Request, name: str, query: Annotated[csv_rows.TableQuery, Query()]
-) -> Response:
+async def read_rows(request: Request, name: str, query: Annotated[csv_rows.TableQuery, Query()]) -> Response:
     """Read CSV as a session of this model would, and answer its rows. No session advances."""
     csv_rows.check_parameters(request, csv_rows.TableQuery)
     artifact = request.app.state.engine.residents.models.slab_for_model(name).forecaster.artifact

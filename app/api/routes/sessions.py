@@ -129,7 +129,9 @@ class ChunkQuery(csv_rows.TableQuery):
 
 _CHUNK_BODY = openapi_body(Chunk, required=True)
 _CHUNK_BODY["requestBody"]["content"] |= csv_rows.CSV_BODY
-_CSV_ANSWER: dict[int | str, dict[str, Any]] = {200: {"content": {CONTENT_TYPE: {"schema": {"type": "string"}}}}}
+_CSV_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"content": {CONTENT_TYPE: {"schema": {"type": "string"}}}}
+}
 
 
 @router.post(
@@ -144,15 +146,20 @@ async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery,
     The chunk is JSON, or, with `content-type: text/csv`, CSV, whose columns are found by name. The query
     parameters are for CSV. With `accept: text/csv`, the answer is CSV.
     """
-    id = validate_session_id(id)
-    flat = False
+    session, flat = validate_session_id(id), False
     if csv_rows.has_csv_body(request):
-        job = await _read_csv_chunk(request, id, query)
+        job = await _read_csv_chunk(request, session, query)
     else:
         chunk = chunks.decode_chunk(await read_body(request), request.app.state.limits)
         flat = chunk.flat
         job = Advance(
-            id, chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model, options=chunk.options
+            session,
+            chunk.observations,
+            chunk.at,
+            chunk.epoch,
+            chunk.horizon,
+            chunk.model,
+            options=chunk.options,
         )
     if not csv_rows.wants_csv(request):
         answer = await get_caller(request).ask(job)
@@ -160,7 +167,7 @@ async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery,
     if job.horizon:
         raise Unprocessable("a forecast is answered in JSON: leave out `accept: text/csv`", field="horizon")
     answer = await get_caller(request).ask(job)
-    targets = (await csv_rows.artifact_of(request, id, answer.model)).targets
+    targets = (await csv_rows.artifact_of(request, session, answer.model)).targets
     headers = {
         "carryover-epoch": epoch_token(answer.epoch),
         "carryover-replayed": "true" if answer.replayed else "false",
@@ -169,16 +176,16 @@ async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery,
     return Response(body, media_type=CONTENT_TYPE, headers=headers)
 
 
-async def _read_csv_chunk(request: Request, id: str, query: ChunkQuery) -> Advance:
+async def _read_csv_chunk(request: Request, session: str, query: ChunkQuery) -> Advance:
     csv_rows.check_parameters(request, ChunkQuery)
     limits = request.app.state.limits
     horizon = chunks.validate_horizon(query.horizon or 0, limits)
-    artifact = await csv_rows.artifact_of(request, id, query.model)
+    artifact = await csv_rows.artifact_of(request, session, query.model)
     rows = await csv_rows.read_csv(request, artifact, query.table_options(), limits)
     # By name, so that a session of another model, which took the id meanwhile, is not fed other columns.
     options = csv_chunks.options_of(rows, artifact, query.level, score=query.score)
     nothing = np.empty((len(rows.values), 0), np.float32)
-    return Advance(id, nothing, query.at, _epoch(query.epoch), horizon, query.model, options=options)
+    return Advance(session, nothing, query.at, _epoch(query.epoch), horizon, query.model, options=options)
 
 
 @router.post(

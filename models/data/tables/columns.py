@@ -86,7 +86,8 @@ def match_names(table: Table, wanted: Sequence[str], besides: Sequence[str] = ()
         if len(others) == len(wanted):
             return [places[name] for name in others]
         raise BadData(
-            f"{table.source} has no header and {len(others)} columns; the model reads {len(wanted)}: {listed(wanted)}"
+            f"{table.source} has no header and {len(others)} columns; the model reads {len(wanted)}: "
+            f"{listed(wanted)}"
         )
     known = set(wanted)
     free = [name[:MAX_NAME] for name in others if name not in known][:MAX_SHOWN]
@@ -97,15 +98,20 @@ def match_names(table: Table, wanted: Sequence[str], besides: Sequence[str] = ()
 
 
 def _suggestion(missing: Sequence[str], free: Sequence[str]) -> str:
+    """The option that maps columns to the first missing inputs; `COLUMN` where none is alike."""
     pairs, left = [], list(free)
     for name in missing[:3]:
-        close = get_close_matches(name.lower(), [each.lower() for each in left], 1, 0.4)
-        old = next((each for each in left if close and each.lower() == close[0]), None)
-        old = left[0] if old is None and len(missing) == len(left) == 1 else old
+        old = next((each for each in left if _is_alike(each.lower(), name.lower())), None)
+        if old is None and len(missing) == len(left) == 1:
+            old = left[0]
         if old is not None:
             left.remove(old)
         pairs.append(f"{old or 'COLUMN'}={name}")
     return f"--map {','.join(pairs)}"
+
+
+def _is_alike(name: str, other: str) -> bool:
+    return name.startswith(other) or other.startswith(name) or bool(get_close_matches(name, [other]))
 
 
 class TableReader:
@@ -183,13 +189,19 @@ class TableReader:
         if not self._indices:
             raise BadData(f"{self.table.source} has no columns of numbers")
         label = None if self.label is None else self.table.names.index(self.label)
-        time = None if self._times is None or self.time_column is None else self.table.names.index(self.time_column)
+        time = (
+            None
+            if self._times is None or self.time_column is None
+            else self.table.names.index(self.time_column)
+        )
         for piece in chain([first], pieces):
             cells = [piece.cells[index] for index in self._indices]
             yield Rows(
                 piece.first_row,
                 self._numbers.read(cells, self.names, piece.first_row),
-                None if self._times is None or time is None else self._times.read(piece.cells[time], piece.first_row),
+                None
+                if self._times is None or time is None
+                else self._times.read(piece.cells[time], piece.first_row),
                 None if label is None else piece.cells[label].to_pylist(),
             )
         if self._times is not None:
@@ -208,7 +220,12 @@ class TableReader:
         inputs = set(self.inputs or ())
         if self.options.time_column is None and (name is None or not self._is_time(name, columns[name])):
             name = next(
-                (each for each, cells in columns.items() if each not in inputs and self._is_time(each, cells)), None
+                (
+                    each
+                    for each, cells in columns.items()
+                    if each not in inputs and self._is_time(each, cells)
+                ),
+                None,
             )
         self.time_column = name
         if name is not None and self.timed:

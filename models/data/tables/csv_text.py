@@ -82,7 +82,9 @@ def _whole_rows(texts: Iterator[str], source: str) -> Iterator[str]:
             yield rest[:end]
             rest = rest[end:]
         elif len(rest) > MAX_CELL:
-            raise BadData(f"{source} is not CSV: a row is longer than {MAX_CELL} characters, or a quote never ends")
+            raise BadData(
+                f"{source} is not CSV: a row is longer than {MAX_CELL} characters, or a quote never ends"
+            )
     if rest.count('"') % 2:
         raise BadData(f"{source} is not CSV: a quote never ends")
     if rest:
@@ -126,7 +128,7 @@ def _split(line: str, separator: str, source: str) -> list[str]:
 
 
 def _find_separator(lines: list[str]) -> str:
-    """The separator that leaves the fewest of the others in cells that are no numbers, in rows of one length."""
+    """The separator that makes rows of one length, and leaves the fewest of the others in cells of text."""
 
     def score(separator: str) -> tuple[bool, int]:
         rows = [_cells(line, separator) for line in lines]
@@ -172,9 +174,7 @@ def _parse(text: str, separator: str, width: int, first_row: int, source: str) -
 
     def refuse(row: Any) -> str:
         number = first_row + row.number - 1
-        wrong.append(
-            BadCell(f"{source}, row {number}: {row.actual_columns} cells, expected {width}", number)
-        )
+        wrong.append(BadCell(f"{source}, row {number}: {row.actual_columns} cells, expected {width}", number))
         return "error"
 
     try:

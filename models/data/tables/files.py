@@ -39,7 +39,9 @@ ROWS = 65_536  # of a piece of Parquet
 
 @contextmanager
 def open_table(
-    path: Path, options: TableOptions, follow: Callable[[Path, io.BufferedReader], Iterator[bytes]] | None = None
+    path: Path,
+    options: TableOptions,
+    follow: Callable[[Path, io.BufferedReader], Iterator[bytes]] | None = None,
 ) -> Iterator[Table]:
     """Open a file.
 
@@ -150,7 +152,11 @@ def _plain(column: Any) -> Any:
     if pa.types.is_dictionary(kind):
         column = column.dictionary_decode()
         kind = column.type
-    return column.cast(pa.string()) if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else column
+    return (
+        column.cast(pa.string())
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        else column
+    )
 
 
 def _npz(path: Path) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -72,9 +73,7 @@ def _parse(line: str, row: int, source: str) -> dict[str, Any]:
 
 def _column(cells: list[Any]) -> Any:
     if all(cell is None or type(cell) in (int, float) for cell in cells):
-        try:
+        with contextlib.suppress(OverflowError):  # then as text: the message shows its beginning
             return pa.array([None if cell is None else float(cell) for cell in cells], pa.float64())
-        except OverflowError:
-            pass  # left as text, of which the message shows the beginning
     texts = [cell if cell is None or isinstance(cell, str) else json.dumps(cell) for cell in cells]
     return pa.array(texts, pa.string())

@@ -31,14 +31,15 @@ PLAIN = rf"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+){EXPONENT}$|^[+-]?(?i:inf|infinity)$"
 AMBIGUOUS = r"^[+-]?[1-9][0-9]{0,2},[0-9]{3}$"
 WITH_POINT = (
     rf"^[+-]?([0-9]+\.[0-9]*|\.[0-9]+){EXPONENT}$"
-    r"|^[+-]?[0-9]{1,3}(,[0-9]{3})+\.[0-9]*$|^[+-]?[0-9]{1,3}(,[0-9]{3}){2,}$"
+    rf"|^[+-]?[0-9]{{1,3}}([,{SPACES}][0-9]{{3}})+\.[0-9]*$|^[+-]?[0-9]{{1,3}}(,[0-9]{{3}}){{2,}}$"
 )
 WITH_COMMA = (
     rf"^[+-]?[0-9]*,([0-9]{{0,2}}|[0-9]{{4,}}){EXPONENT}$|^[+-]?(0[0-9]*|[0-9]{{4,}})?,[0-9]+{EXPONENT}$"
     rf"|^[+-]?[0-9]+,[0-9]+[eE][+-]?[0-9]+$"
-    r"|^[+-]?[0-9]{1,3}(\.[0-9]{3})+,[0-9]*$|^[+-]?[0-9]{1,3}(\.[0-9]{3}){2,}$"
+    rf"|^[+-]?[0-9]{{1,3}}([.{SPACES}][0-9]{{3}})+,[0-9]*$|^[+-]?[0-9]{{1,3}}(\.[0-9]{{3}}){{2,}}$"
 )
-NUMBER = re.compile("|".join((PLAIN, AMBIGUOUS, WITH_POINT, WITH_COMMA)))
+WITH_SPACES = rf"^[+-]?[0-9]{{1,3}}([{SPACES}][0-9]{{3}})+$"
+NUMBER = re.compile("|".join((PLAIN, AMBIGUOUS, WITH_POINT, WITH_COMMA, WITH_SPACES)))
 GROUPS = {".": f",{SPACES}", ",": f".{SPACES}"}  # by the decimal mark
 
 
@@ -93,11 +94,10 @@ class NumberReader:
         bad = np.zeros(values.shape, bool)
         for j, (column, text) in enumerate(zip(columns, texts, strict=True)):
             values[:, j], bad[:, j] = self._numbers(text) if text is not None else _typed(column)
-        if not self.gaps:
-            bad |= np.isnan(values)
+        bad |= np.isinf(values) if self.gaps else ~np.isfinite(values)
         if bad.any():
             row, j = (int(index) for index in np.argwhere(bad)[0])
-            raise self._error(columns[j][row].as_py(), first_row + row, names[j])
+            raise self._error(columns[j][row].as_py(), values[row, j], first_row + row, names[j])
         return values
 
     def _decide(self, texts: Sequence[Any], names: Sequence[str], first_row: int) -> None:
@@ -141,8 +141,10 @@ class NumberReader:
         text = pc.if_else(pa.array(~bad), text, pa.scalar(None, pa.string()))
         return pc.cast(text, pa.float64()).to_numpy(zero_copy_only=False), bad
 
-    def _error(self, cell: Any, row: int, name: str) -> BadCell:
+    def _error(self, cell: Any, value: float, row: int, name: str) -> BadCell:
         where = f"{self.source}, row {row}, column {name!r}"
+        if np.isinf(value):
+            return BadCell(f"{where}: {value} is not finite", row, name)
         if isinstance(cell, date) or (isinstance(cell, str) and is_time(cell)):
             return BadCell(f"{where} holds times; leave it out, or name it: --time-column {name}", row, name)
         gap = cell is None or (isinstance(cell, str) and is_gap(cell)) or cell != cell
@@ -153,7 +155,9 @@ class NumberReader:
         if isinstance(cell, str) and is_number(cell):
             words = {".": "a decimal point", ",": "a decimal comma"}[self.decimal or "."]
             return BadCell(
-                f"{where}: {shown} does not fit: numbers have {words}, by {self.evidence}; say --decimal", row, name
+                f"{where}: {shown} does not fit: numbers have {words}, by {self.evidence}; say --decimal",
+                row,
+                name,
             )
         return BadCell(f"{where}: {shown} is not a number", row, name)
 

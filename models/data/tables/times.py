@@ -25,10 +25,22 @@ YEAR_FIRST = re.compile(r"(\d{4})([-/])(\d{2})\2(\d{2})(?:[T ].*)?")
 PLAIN_ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?$"
 DIGITS = re.compile(r"\d{9,19}(\.\d*)?")
 # Largest number of each unit that a time since 1970 can have: until the year 5138.
-UNITS = {"seconds": (1e11, 1e6), "milliseconds": (1e14, 1e3), "microseconds": (1e17, 1.0), "nanoseconds": (1e20, 1e-3)}
-EPOCHS = {"seconds": (6e8, 4.2e9), "milliseconds": (6e11, 4.2e12), "microseconds": (6e14, 4.2e15), "nanoseconds": (6e17, 4.2e18)}
+UNITS = {
+    "seconds": (1e11, 1e6),
+    "milliseconds": (1e14, 1e3),
+    "microseconds": (1e17, 1.0),
+    "nanoseconds": (1e20, 1e-3),
+}
+EPOCHS = {
+    "seconds": (6e8, 4.2e9),
+    "milliseconds": (6e11, 4.2e12),
+    "microseconds": (6e14, 4.2e15),
+    "nanoseconds": (6e17, 4.2e18),
+}
 """Numbers that look like times: from 1989 to 2103."""
-TIME_NAME = re.compile(r"(.*[_ .-])?(time|timestamp|datetime|date|ts|epoch|unix|unixtime)([_ .(\[-].*)?", re.I)
+TIME_NAME = re.compile(
+    r"(.*[_ .-])?(time|timestamp|datetime|date|ts|epoch|unix|unixtime)([_ .(\[-].*)?", re.I
+)
 HOUR = timedelta(hours=1)
 
 
@@ -38,7 +50,11 @@ def is_time(cell: str) -> bool:
     if YEAR_FIRST.fullmatch(text):
         return _iso(text) is not None
     match = DAY_OR_MONTH.fullmatch(text)
-    return match is not None and 1 <= min(int(match[1]), int(match[3])) <= 12 and max(int(match[1]), int(match[3])) <= 31
+    return (
+        match is not None
+        and 1 <= min(int(match[1]), int(match[3])) <= 12
+        and max(int(match[1]), int(match[3])) <= 31
+    )
 
 
 def holds_times(column: Any) -> bool:
@@ -141,7 +157,8 @@ class TimeReader:
     def _epochs(self, numbers: list[Any], column: Any, first_row: int) -> Times:
         if self.zone is not None:
             raise BadData(
-                f"{self.source}, column {self.name!r}: a time zone is for times written as text; numbers are UTC"
+                f"{self.source}, column {self.name!r}: a time zone is for times written as text; these numbers "
+                "are UTC"
             )
         for row, number in enumerate(numbers):
             if not isinstance(number, int | float) or not abs(number) < UNITS["nanoseconds"][0]:
@@ -151,7 +168,9 @@ class TimeReader:
         most, factor = UNITS[self.unit or "seconds"]
         for row, number in enumerate(numbers):
             if abs(number) >= most:
-                raise self._no_time(column[row].as_py(), first_row + row, f"in {self.unit}, as the first row has")
+                raise self._no_time(
+                    column[row].as_py(), first_row + row, f"in {self.unit}, as the first row has"
+                )
         return np.rint(np.array(numbers, np.float64) * factor).astype(np.int64).astype("datetime64[us]")
 
     def _check_complete(self, column: Any, first_row: int) -> None:
@@ -161,9 +180,10 @@ class TimeReader:
 
     def _no_time(self, cell: Any, row: int, why: str = "") -> BadCell:
         shown = "an empty cell" if cell in ("", None) else repr(str(cell)[:40])
-        return BadCell(
-            f"{self.source}, row {row}, column {self.name!r}: {shown} is not a time{' ' + why if why else ''}", row, self.name
-        )
+        return self._error(row, f"{shown} is not a time{' ' + why if why else ''}")
+
+    def _error(self, row: int, what: str) -> BadCell:
+        return BadCell(f"{self.source}, row {row}, column {self.name!r}: {what}", row, self.name)
 
     def _moment(self, cell: str, row: int) -> datetime:
         """In UTC, without a zone."""
@@ -187,13 +207,11 @@ class TimeReader:
         first, second = int(match[1]), int(match[3])
         if self.day_first is None and first != second:
             if first <= 12 and second <= 12:
-                year = match[4]
-                day, month = datetime(int(year), second, first), datetime(int(year), first, second)  # noqa: DTZ001
-                raise BadCell(
-                    f"{self.source}, row {row}, column {self.name!r}: {cell!r} is {day:%-d %B} or {month:%-d %B}; "
-                    "say which: --day-first or --month-first",
+                year = int(match[4])
+                one, other = datetime(year, second, first), datetime(year, first, second)  # noqa: DTZ001
+                raise self._error(
                     row,
-                    self.name,
+                    f"{cell!r} is {one:%-d %B} or {other:%-d %B}; say which: --day-first or --month-first",
                 )
             self.day_first = first > 12
             self._evidence = f"row {row}"
@@ -201,7 +219,7 @@ class TimeReader:
         try:
             return _with_clock(int(match[4]), month, day, match)
         except ValueError:
-            if first <= 31 and second <= 12 or first <= 12 and second <= 31:
+            if (first <= 31 and second <= 12) or (first <= 12 and second <= 31):
                 order = "the day" if self.day_first else "the month"
                 raise self._no_time(cell, row, f"with {order} first, by {self._evidence}") from None
             return None
@@ -212,11 +230,8 @@ class TimeReader:
             local.replace(tzinfo=self.zone, fold=fold).astimezone(UTC).replace(tzinfo=None) for fold in (0, 1)
         )
         if first > second:
-            raise BadCell(
-                f"{self.source}, row {row}, column {self.name!r}: {local} does not exist in {self.zone_name}, "
-                "where the clock goes forward",
-                row,
-                self.name,
+            raise self._error(
+                row, f"{local} does not exist in {self.zone_name}, where the clock goes forward"
             )
         long_steps = self._step is not None and self._step > HOUR
         if first == second:
@@ -240,11 +255,10 @@ class TimeReader:
         return first
 
     def _repeated(self, row: int, local: datetime) -> BadCell:
-        return BadCell(
-            f"{self.source}, row {row}, column {self.name!r}: {local} is twice in {self.zone_name}, where the "
-            "clock goes back, and the order of the rows does not say which; write the times with their offset",
+        return self._error(
             row,
-            self.name,
+            f"{local} is twice in {self.zone_name}, where the clock goes back, and the order of the rows does "
+            "not say which; write the times with their offset",
         )
 
 

@@ -408,7 +408,9 @@ def test_a_time_zone_that_does_not_fit_is_refused(tmp_path):
         with pytest.raises(BadData, match="unknown time zone"):
             open_series(written(tmp_path, text), options=TableOptions(zone=zone))
     with pytest.raises(BadData, match="a time zone is for times written as text"):
-        open_series(written(tmp_path, "t,a\n0,1\n1,2\n"), options=TableOptions(time_column="t", zone="Europe/Berlin"))
+        open_series(
+            written(tmp_path, "t,a\n0,1\n1,2\n"), options=TableOptions(time_column="t", zone="Europe/Berlin")
+        )
     aware = "t,a\n2022-10-30T02:00:00+02:00,1\n2022-10-30T02:00:00+01:00,2\n"
     series = open_series(written(tmp_path, aware), options=TableOptions(zone="Asia/Tokyo"))
     assert np.diff(series.times)[0] == np.timedelta64(1, "h")
