@@ -39,7 +39,8 @@ WITH_COMMA = (
     rf"|^[+-]?[0-9]{{1,3}}([.{SPACES}][0-9]{{3}})+,[0-9]*$|^[+-]?[0-9]{{1,3}}(\.[0-9]{{3}}){{2,}}$"
 )
 WITH_SPACES = rf"^[+-]?[0-9]{{1,3}}([{SPACES}][0-9]{{3}})+$"
-NUMBER = re.compile("|".join((PLAIN, AMBIGUOUS, WITH_POINT, WITH_COMMA, WITH_SPACES)))
+FORMS = (PLAIN, AMBIGUOUS, WITH_POINT, WITH_COMMA, WITH_SPACES)
+NUMBER = re.compile("|".join(FORMS))
 GROUPS = {".": f",{SPACES}", ",": f".{SPACES}"}  # by the decimal mark
 
 

@@ -157,8 +157,8 @@ class TimeReader:
     def _epochs(self, numbers: list[Any], column: Any, first_row: int) -> Times:
         if self.zone is not None:
             raise BadData(
-                f"{self.source}, column {self.name!r}: a time zone is for times written as text; these numbers "
-                "are UTC"
+                f"{self.source}, column {self.name!r}: a time zone is for times written as text; these "
+                "numbers are UTC"
             )
         for row, number in enumerate(numbers):
             if not isinstance(number, int | float) or not abs(number) < UNITS["nanoseconds"][0]:
@@ -257,8 +257,8 @@ class TimeReader:
     def _repeated(self, row: int, local: datetime) -> BadCell:
         return self._error(
             row,
-            f"{local} is twice in {self.zone_name}, where the clock goes back, and the order of the rows does "
-            "not say which; write the times with their offset",
+            f"{local} is twice in {self.zone_name}, where the clock goes back, and the order of the rows "
+            "does not say which; write the times with their offset",
         )
 
 
