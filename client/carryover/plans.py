@@ -19,7 +19,7 @@ from carryover.errors import (
 )
 from carryover.observations import Chunk, chunk_of, is_frame
 from carryover.retry import Pauses, RetryPolicy
-from carryover.values import Answer, Forecast, ModelInfo, SessionInfo, model_info, session_info
+from carryover.values import Answer, Forecast, History, ModelInfo, SessionInfo, model_info, session_info
 from carryover.wire import ChunkOptions, Cursor
 
 PAGE = 500
@@ -143,6 +143,14 @@ def forecast(
     return wire.parse_forecast(wire.reply_object(reply))
 
 
+def history(
+    cursor: Cursor, last: int | None, start: int | None, limit: int | None, retry: RetryPolicy
+) -> Plan[History]:
+    """What the session observed last, as far as the server has kept it."""
+    reply = yield from send(wire.history(cursor, last, start, limit), retry)
+    return wire.parse_history(wire.reply_object(reply))
+
+
 def export(cursor: Cursor, retry: RetryPolicy) -> Plan[bytes]:
     """Return the session's state, as the bytes of a safetensors file."""
     reply = yield from send(wire.export(cursor), retry)
@@ -154,11 +162,11 @@ def load(cursor: Cursor, state: bytes, retry: RetryPolicy) -> Plan[SessionInfo]:
     return _update(cursor, (yield from send(wire.load(cursor, state), retry)))
 
 
-def sessions(model: str | None, retry: RetryPolicy, after: str = "") -> Plan[None]:
+def sessions(model: str | None, retry: RetryPolicy, after: str = "", detail: bool = False) -> Plan[None]:
     """Emit every session whose id sorts after `after`, page by page."""
     start: str | None = after
     while start is not None:
-        page = wire.reply_object((yield from send(wire.page(start, model, PAGE), retry)))
+        page = wire.reply_object((yield from send(wire.page(start, model, PAGE, detail), retry)))
         for session in page["sessions"]:
             yield Emit(session)
         start = page["next"]
