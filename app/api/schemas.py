@@ -316,6 +316,7 @@ class Session(BaseModel):
     epoch: str
     observations_since_reset: int
     last_prediction: list[float] | None
+    time: str | None = Field(description="Of the last observation; null of a session without timestamps.")
     created: str
     updated: str
     expires: str | None

@@ -34,7 +34,7 @@ class Row:
 
     values : in the order of the model's inputs; None where nothing was observed
     seconds : its time, since 1970; None where times are not read
-    label : the cell of the column that is copied to the predictions
+    label : the cell of the column that is copied to the predictions; in UTC if it is a time that was read
     """
 
     values: list[float | None]
@@ -85,6 +85,9 @@ class RowSource:
             if piece.times is not None:
                 seconds = (piece.times.astype(np.int64) / 1e6).tolist()
             labels = piece.labels or [None] * len(values)
+            if piece.times is not None and reader.label == reader.time_column:
+                # As text that --resume reads again, whatever the zone and the form of the file's times.
+                labels = [f"{text}Z" for text in np.datetime_as_string(piece.times.astype("datetime64[ms]"))]
             yield from map(Row, values, seconds, labels)
 
     def _resampled(self, reader: TableReader, step: float) -> Iterator[Row]:
@@ -108,9 +111,14 @@ class RowSource:
 
 
 def _mean(microseconds: int, values: Any) -> Row:
-    label = str(np.datetime64(microseconds, "us").astype("datetime64[ms]"))
+    label = f"{np.datetime64(microseconds, 'us').astype('datetime64[ms]')}Z"
     numbers = [None if np.isnan(value) else float(value) for value in values]
     return Row(numbers, microseconds / 1e6, label)
+
+
+def time_of(row: Row) -> Any:
+    """Seconds since 1970, or, where times are not read, the label, which may be a time."""
+    return row.label if row.seconds is None else row.seconds
 
 
 @contextmanager

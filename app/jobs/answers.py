@@ -140,6 +140,7 @@ class SessionView:
     errors : [1, outputs], if it keeps its errors
     since_reset : observations since it was created or reset
     last_prediction : [outputs], if it has observed anything
+    time : of the last observation, seconds since 1970; None if the session has no timestamps
     created, seen, expires : seconds since 1970; `expires` is None if it never does
     """
 
@@ -153,6 +154,7 @@ class SessionView:
     epoch: int
     since_reset: int
     last_prediction: Numbers | None
+    time: float | None
     created: float
     seen: float
     expires: float | None

@@ -55,6 +55,8 @@ def advance(
 
     Chunks that are refused for the moment (429, 503) are sent again, without the others.
     """
+    if any(chunk.timestamps is not None for chunk in chunks.values()):
+        raise ValueError("a request for many sessions has no timestamps: advance these sessions one by one")
     errors: dict[str, CarryoverError] = yield from _locate(cursors, chunks, model, retry)
     answers: dict[str, Answer] = {}
     remaining, pauses = [name for name in chunks if name not in errors], Pauses(retry)

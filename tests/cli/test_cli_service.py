@@ -91,20 +91,36 @@ async def test_an_interrupted_stream_continues_and_loses_no_prediction(started, 
         assert await ran(service, "stream", tmp_path / "part.csv", "b", "--out", broken, "--chunk", 10) == 0
         # Killed: 80 observations were applied; of the predictions 50 were written, and half of a line.
         broken.write_text("".join(lines[:51]) + lines[51][:4])
-        assert await ran(service, "stream", readings, "b", "--out", broken, "--chunk", 10) == 0
-        assert "continuing after row 50" in capsys.readouterr().err
+        again = ["stream", readings, "b", "--out", broken, "--chunk", 10]
+        assert await ran(service, *again) == 2
+        assert "has predictions already: choose another --out" in capsys.readouterr().err
+        assert await ran(service, *again, "--resume") == 0
+        assert "going on after row 50" in capsys.readouterr().err
         assert (await service.session("b"))["position"] == STEPS
-        assert await ran(service, "stream", readings, "b", "--out", broken, "--chunk", 10) == 0
+        assert await ran(service, *again, "--resume") == 0
     assert broken.read_text() == whole.read_text()
 
 
-async def test_a_stream_without_an_output_continues_at_the_position(started, readings, values, capsys):
+async def test_rows_are_new_unless_going_on_is_asked_for(started, readings, values, capsys):
     async with started() as service:
         await service.advance("a", values[:100])
-        assert await ran(service, "stream", readings, "a", "--json") == 0
-        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert await ran(service, "stream", readings, "a", "--json", "--resume", "--chunk", 100) == 0
+        captured = capsys.readouterr()
+        lines = [json.loads(line) for line in captured.out.splitlines()]
         assert [line["position"] for line in lines] == list(range(101, STEPS + 1))
-        assert await ran(service, "stream", readings, "a", "--json", "--from-start") == 0
+        assert "going on after row 100 of the source" in captured.err
+        assert await ran(service, "stream", readings, "a", "--json") == 0
+        captured = capsys.readouterr()
+        assert len(captured.out.splitlines()) == STEPS
+        assert f"session a is at {STEPS}: all rows of the source are new to it" in captured.err
+        assert f"--resume --began-at {STEPS}" in captured.err
+        assert (await service.session("a"))["position"] == 2 * STEPS
+        again = ["stream", readings, "a", "--resume"]
+        assert await ran(service, *again) == 1
+        assert f"the source has {STEPS} rows, but session 'a' is at {2 * STEPS}" in capsys.readouterr().err
+        assert await ran(service, *again, "--began-at", STEPS) == 0
+        assert await ran(service, *again, "--began-at", STEPS + 7) == 1
+        assert "are not those of the source there" in capsys.readouterr().err
         assert (await service.session("a"))["position"] == 2 * STEPS
 
 
@@ -208,7 +224,19 @@ async def test_sessions_are_exported_and_imported(started, values, tmp_path, cap
         await service.http.delete("/sessions/a")
         assert await ran(service, "sessions", "import", tmp_path / "house") == 0
         assert (await service.session("a"))["position"] == STEPS
-    assert capsys.readouterr().out.count("1 sessions") == 2
+        assert await ran(service, "sessions", "export", tmp_path / "house") == 0
+        await service.http.delete("/sessions/a")
+        assert await ran(service, "sessions", "export", tmp_path / "house") == 0
+        assert await ran(service, "sessions", "export", tmp_path / "house", "--prune") == 0
+    lines = [line.replace(str(tmp_path), "") for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "1 sessions exported to /house, 0 unchanged",
+        "1 sessions imported from /house",
+        "1 sessions exported to /house, 0 unchanged",
+        "0 sessions exported to /house, 0 unchanged, 1 kept that the server no longer has "
+        "(--prune removes them)",
+        "0 sessions exported to /house, 0 unchanged, 1 removed that the server no longer has",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +274,7 @@ async def test_the_error_says_why_a_file_cannot_be_streamed(started, tmp_path, c
             ("words.csv", "a"): "row 2, column 'value': 'low' is not a number",
             ("good.csv", "a", "--time-column", "date"): "has no column 'date'",
             ("good.csv", "a", "--model", "none"): "the server has no model 'none'",
-            ("good.csv", "a", "--out", tmp_path / "thesis.csv"): "does not end with a prediction",
+            ("good.csv", "a", "--out", tmp_path / "thesis.csv"): "does not have such predictions",
         }.items():
             assert await ran(service, "stream", tmp_path / arguments[0], *arguments[1:]) == 2
             assert sentence in capsys.readouterr().err
