@@ -177,6 +177,36 @@ async def test_columns_are_found_by_the_model_s_names_and_gaps_are_sent(started,
     np.testing.assert_allclose(got, want, atol=3 * TOLERANCE)
 
 
+async def test_local_times_are_sent_to_a_model_with_time_features(started, tmp_path, capsys):
+    path = tmp_path / "local.csv"
+    path.write_text(
+        "when;plan;a\n31.03.2024 01:00;0,5;1\n31.03.2024 03:00;0,25;2\n"
+    )  # the clock goes forward
+    async with started() as service:
+        inputs = (await service.http.get("/models/planned")).json()["inputs"]
+        options = ["--model", "planned", "--time-column", "when", "--timezone", "Europe/Berlin"]
+        status = await ran(service, "stream", path, "a", *options)
+        rows = read_csv(capsys)
+        rest = {port["name"] for port in inputs} - {"plan", "a"}
+        assert all(name.startswith("hour_of_day") for name in rest)
+        order = [port["name"] for port in inputs if port["name"] not in rest]
+        sent = [
+            [{"plan": 0.5, "a": 1}[name] for name in order],
+            [{"plan": 0.25, "a": 2}[name] for name in order],
+        ]
+        body = {
+            "observations": sent,
+            "timestamps": ["2024-03-31T00:00Z", "2024-03-31T01:00Z"],
+            "model": "planned",
+        }
+        wanted = (await service.http.post("/sessions/b/observations", json=body)).json()["predictions"]
+    assert (status, [row["when"] for row in rows]) == (
+        0,
+        ["2024-03-31T00:00:00.000Z", "2024-03-31T01:00:00.000Z"],
+    )
+    np.testing.assert_allclose([[float(row["a"])] for row in rows], wanted, atol=TOLERANCE)
+
+
 async def test_a_forecast_is_printed(started, values, capsys):
     async with started() as service:
         await service.advance("a", values)
