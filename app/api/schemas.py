@@ -174,6 +174,14 @@ class Predictions(BaseModel):
     forecast_times: list[str] | None = None
 
 
+class ModelRows(BaseModel):
+    columns: list[str] = Field(description="The inputs of the model, in order.")
+    ignored: list[str] = Field(description="Columns that the model does not read.")
+    notes: list[str] = Field(description="What was found, such as the unit of times.")
+    observations: list[list[float | None]] = Field(description="`[rows, columns]`; null if not observed.")
+    timestamps: list[float] | None = Field(description="Seconds since 1970 of each row, if it has a time.")
+
+
 class BulkChunks(RequestBody):
     """Chunks of many sessions, in columns."""
 

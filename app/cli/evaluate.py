@@ -17,8 +17,8 @@ from app.cli import options
 if TYPE_CHECKING:
     from models.artifact.files import Artifact
     from models.data.dataset import Split
-    from models.data.readers import TimeOptions
     from models.data.series import Series
+    from models.data.tables.options import TableOptions
     from models.evaluation.backtest import Backtest, Score
     from models.evaluation.bands import Coverage
     from models.evaluation.figures import BacktestPlot
@@ -33,7 +33,7 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="The .csv, .parquet or .npz file to stream, or the built-in `sine`. "
+            help="The file to stream: CSV, JSON Lines, Parquet or NPZ; or the built-in `sine`. "
             "[default: `sine`, if the artifact was trained on it]",
             show_default=False,
         ),
@@ -47,6 +47,13 @@ def evaluate(
     time_column: options.TimeColumn = None,
     time_zone: options.TimeZone = None,
     no_times: options.NoTimes = False,
+    names_map: options.Map = None,
+    separator: options.Separator = None,
+    decimal: options.Decimal = None,
+    encoding: options.Encoding = "utf-8",
+    header: options.Header = None,
+    day_first: options.DayFirst = None,
+    resample: options.Resample = None,
     gaps: options.Gaps = False,
     figure: Annotated[Path, typer.Option(help="File for the figure.")] = Path("evaluation.png"),
     no_figure: Annotated[bool, typer.Option("--no-figure", help="Write no figure.")] = False,
@@ -93,7 +100,18 @@ def evaluate(
 
     torch.set_num_threads(threads)
     model = load(artifact)
-    series = _series(model, data, options.time_options(time_column, time_zone, no_times), gaps)
+    table = options.table_options(
+        names=names_map,
+        separator=separator,
+        decimal=decimal,
+        encoding=encoding,
+        header=header,
+        day_first=day_first,
+        zone=time_zone,
+        time_column=time_column,
+        no_times=no_times,
+    )
+    series = _series(model, data, table, gaps, options.step_seconds(resample))
     result = backtest(model, series, _split(model, series, split), chunk=chunk, season=season)
     if not no_figure:
         _draw(result, figure, drawn or DRAWN_ROWS, options.parse_names(draw), level or DRAWN_LEVEL)
@@ -105,7 +123,7 @@ def evaluate(
         print(f"see {figure}")
 
 
-def _series(model: Artifact, data: str | None, times: TimeOptions, gaps: bool) -> Series:
+def _series(model: Artifact, data: str | None, table: TableOptions, gaps: bool, step: float | None) -> Series:
     from models.data.dataset import open_series
     from models.errors import BadData
 
@@ -114,7 +132,9 @@ def _series(model: Artifact, data: str | None, times: TimeOptions, gaps: bool) -
     if data is None:
         raise BadData(f"name the file to stream; the model was trained on {trained_on or 'an unknown file'}")
     columns = model.columns[: model.input_size - model.time_input_count]
-    return open_series(data, columns, model.targets, times, model.time_features, gaps)
+    series = open_series(data, columns, model.targets, table, model.time_features, gaps, step, of_model=True)
+    options.print_notes(series.notes)
+    return series
 
 
 def _trained_on(model: Artifact) -> str | None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from app.cli.row_reader import Row, time_of
 from models.errors import BadData
 
 if TYPE_CHECKING:
@@ -183,12 +184,12 @@ class PulledRows:
     Parameters
     ----------
     observation, label : the numbers of a row, and its label
-    timed : the labels are times that are sent, too
+    timed : the times of the rows are sent, too
     """
 
     def __init__(
         self,
-        rows: Iterator[Sequence[Any]],
+        rows: Iterator[Row],
         observation: Callable[[Any], Any],
         label: Callable[[Any], Any],
         *,
@@ -203,7 +204,7 @@ class PulledRows:
         for row in self._rows:
             self._labels.append(self._label(row))
             if self._timed:
-                self._times.append(required_time(self._labels[-1]))
+                self._times.append(required_time(time_of(row)))
             yield self._observation(row)
 
     def timestamps(self) -> Iterator[float]:
@@ -227,8 +228,8 @@ class PulledRows:
 
 
 def rows_after(
-    rows: Iterator[Sequence[Any]], time_of: Callable[[Any], Any], last: float, say: Callable[[str], None]
-) -> Iterator[Sequence[Any]]:
+    rows: Iterator[Row], time_of: Callable[[Row], Any], last: float, say: Callable[[str], None]
+) -> Iterator[Row]:
     """Skip the first rows up to a time, and say how many they were.
 
     Raises

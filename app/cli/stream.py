@@ -41,7 +41,10 @@ Level = Annotated[
 def stream(
     data: Annotated[
         Path,
-        typer.Argument(help="A .csv or .parquet file, or - for CSV on standard input.", show_default=False),
+        typer.Argument(
+            help="A file: CSV, JSON Lines, Parquet or NPZ; or - for CSV or JSON Lines on standard input.",
+            show_default=False,
+        ),
     ],
     session: connect.SessionId,
     model: Annotated[
@@ -49,7 +52,9 @@ def stream(
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Columns to send. [default: the inputs of the model]"),
+        typer.Option(
+            metavar="A,B,...", help="Columns to send, in the order of the inputs. [default: by name]"
+        ),
     ] = None,
     time_column: Annotated[
         str | None,
@@ -60,6 +65,14 @@ def stream(
             show_default=False,
         ),
     ] = None,
+    names_map: options.Map = None,
+    separator: options.Separator = None,
+    decimal: options.Decimal = None,
+    encoding: options.Encoding = "utf-8",
+    header: options.Header = None,
+    time_zone: options.TimeZone = None,
+    day_first: options.DayFirst = None,
+    resample: options.Resample = None,
     chunk: Annotated[
         int | None,
         typer.Option(
@@ -114,13 +127,29 @@ def stream(
 
     size = chunk or (1 if follow or str(data) == "-" else CHUNK)
     with ExitStack() as stack:
-        source = stack.enter_context(row_reader.open_rows(data, sys.stdin, follow=follow))
+        table = options.table_options(
+            names=names_map,
+            separator=separator,
+            decimal=decimal,
+            encoding=encoding,
+            header=header,
+            day_first=day_first,
+            zone=time_zone,
+        )
+        step = options.step_seconds(resample)
+        source = stack.enter_context(
+            row_reader.open_rows(data, sys.stdin, follow=follow, options=table, step=step)
+        )
         service = stack.enter_context(connect.client(url, key_file, PATIENCE_SECONDS))
         target = service.session(session, model)
         info, described = _find(service, target, model)
         inputs = _inputs_without_times(described, time_column)
         observation, label = row_reader.select_columns(
-            source, options.parse_names(columns) or inputs, time_column
+            source,
+            inputs,
+            time_column,
+            columns=options.parse_names(columns),
+            timed=bool(described.time_features or time_zone or day_first is not None),
         )
         layout = Layout(
             described.targets, time_column, level is not None, score, as_json or format_ is Format.jsonl
@@ -135,7 +164,7 @@ def stream(
         _say_beginning(beginning, session, position, out, resume=resume)
         rows = source.rows
         if beginning.after_time is not None:
-            rows = rows_after(rows, label, beginning.after_time, _say)
+            rows = rows_after(rows, row_reader.time_of, beginning.after_time, _say)
         pulled = PulledRows(rows, observation, label, timed=bool(described.time_features))
         stack.enter_context(output.open(beginning, resume=resume))
         sent = target.stream(
@@ -144,7 +173,7 @@ def stream(
             level=level,
             score=score,
             timestamps=pulled.timestamps() if described.time_features else None,
-            max_in_flight=1 if source.total is None else CHUNKS_AHEAD,
+            max_in_flight=1 if source.live else CHUNKS_AHEAD,
             resume=beginning.resumed,
             start=beginning.start,
             after=beginning.after,
@@ -174,7 +203,7 @@ def forecast(
     future: Annotated[
         Path | None,
         typer.Option(
-            help="A .csv or .parquet file with the columns that are known ahead, a row for each step.",
+            help="A file with the columns that are known ahead, a row for each step.",
             show_default=False,
         ),
     ] = None,
@@ -236,10 +265,10 @@ def _read_future(
     if not model.future:
         raise BadData(f"model {model.name!r} has no inputs that are known ahead: leave out --future")
     with row_reader.open_rows(path, sys.stdin, follow=False) as source:
-        read, label = row_reader.select_columns(source, model.future, time_column)
+        read, _ = row_reader.select_columns(source, model.future, time_column)
         rows = source.rows
         if time_column is not None and info.time is not None:
-            rows = resume.rows_after(rows, label, info.time.timestamp(), _say)
+            rows = resume.rows_after(rows, row_reader.time_of, info.time.timestamp(), _say)
         found = [read(row) for row in islice(rows, steps)]
     if len(found) < (steps or 1):
         raise BadData(f"{path} has {len(found)} rows for {steps or 1} steps")

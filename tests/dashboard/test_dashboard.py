@@ -122,7 +122,8 @@ def page(browser, server) -> Iterator[Any]:
     opened.wait_for_selector("#try-model option", state="attached")
     yield opened
     context.close()
-    assert complaints == []
+    # The console has a line for each answer with an error: a file that is refused is no fault of the page.
+    assert [text for text in complaints if not (text.endswith("/rows") and "400" in text)] == []
 
 
 def console_text(message: Any) -> list[str]:
@@ -348,48 +349,22 @@ def test_a_dropped_csv_is_streamed_to_its_end(page, tmp_path):
     rows = [f"2026-01-01;{x:.4f};{x * 2:.4f}" for x in np.sin(np.arange(130) / 10)]
     file.write_text("\n".join(["time;value;twice", *rows]))
     page.set_input_files("#try-file", file)
-    wait(lambda: "130 rows of time, value, twice" in page.inner_text("#try-source"), page)
-    assert page.inner_text("#try-source").startswith("<b>readings.csv")
+    wait(lambda: page.inner_text("#try-source").startswith("<b>readings.csv"), page)
     page.fill("#try-pace", "50")
     page.click("#try-start")
+    wait(lambda: "130 rows of value; not read: twice" in page.inner_text("#try-source"), page)
     wait(lambda: position(page) == 130, page)
     wait(lambda: page.inner_text("#try-start") == "Stream", page)
     assert page.locator("#rows a", has_text="forgetful").count() == 0
 
 
 @in_browser
-def test_a_csv_without_numbers_has_an_error_message(page, tmp_path):
+def test_a_csv_whose_names_do_not_fit_is_refused_by_the_server_s_rules(page, tmp_path):
     file = tmp_path / "names.csv"
-    file.write_text("name\nanna\nbob\n")
+    file.write_text("height;width\n1,5;2\n")
     page.set_input_files("#try-file", file)
-    wait(lambda: "2 rows" in page.inner_text("#try-source"), page)
     page.click("#try-start")
-    wait(lambda: "the model needs 1 columns of numbers, the file has 0" in page.inner_text("#toast"), page)
-
-
-@in_browser
-@pytest.mark.parametrize(
-    ("text", "names", "values", "times"),
-    [
-        ("a,b\n1,2\n3,\n", ["a", "b"], [[1, 2], [3, None]], None),
-        ("\ufeffa;b\r\n1.5;-2e3\r\n", ["a", "b"], [[1.5, -2000]], None),
-        ("1\t2\n3\t4", ["column 1", "column 2"], [[1, 2], [3, 4]], None),
-        ('"x, ""y""",z\n"1",2', ['x, "y"', "z"], [[1, 2]], None),
-        (
-            "t,v\n1970-01-02 00:00:00,7\n1970-01-02T01:00:00+01:00,8",
-            ["t", "v"],
-            [[None, 7], [None, 8]],
-            [86400] * 2,
-        ),
-        ("t,v\n1970-01-02,7\nsoon,8", ["t", "v"], [[None, 7], [None, 8]], None),
-    ],
-)
-def test_a_csv_is_read_with_any_separator_quotes_and_times(page, text, names, values, times):
-    read = page.evaluate(
-        "async (text) => (await import('/dashboard/series.js')).parseCsv(text)",
-        text,
-    )
-    assert (read["names"], read["values"], read["times"]) == (names, values, times)
+    wait(lambda: "has the columns height, width; the model reads value" in page.inner_text("#toast"), page)
 
 
 @in_browser
