@@ -2,7 +2,7 @@
 
 A body is cut into slices of a size that takes a few milliseconds, and a large one is read in a thread. So it
 does not stop other requests. Its memory is bounded by its size, its rows by the limit of a chunk, and its
-columns by `MAX_OTHER_COLUMNS` beside the model's.
+columns by `MAX_OTHER_COLUMNS` beside the model's. pyarrow, 36 MB in memory, is loaded with the first CSV.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 
 from app.codec.answers import json_numbers
 from app.codec.limits import MAX_FLOAT32, MAX_TIMESTAMP, Limits
@@ -25,10 +23,11 @@ from app.jobs.answers import ChunkAnswer
 from app.jobs.options import ChunkOptions
 from models.arrays import Doubles, Numbers, Seconds
 from models.artifact.served import ServedArtifact
-from models.data.tables.columns import Rows, TableReader
-from models.data.tables.files import read_table
 from models.data.tables.options import BadCell, TableOptions
 from models.errors import BadData
+
+if TYPE_CHECKING:
+    from models.data.tables.columns import Rows
 
 CONTENT_TYPE = "text/csv"
 SLICE_BYTES = 65_536
@@ -66,6 +65,9 @@ def read_rows(body: bytes, options: TableOptions, artifact: ServedArtifact, limi
     Malformed : it cannot be read, or an input is missing; names the row and the column
     TooLarge : too many rows
     """
+    from models.data.tables.columns import TableReader
+    from models.data.tables.files import read_table
+
     inputs = artifact.columns[: len(artifact.columns) - artifact.time_input_count]
     try:
         table = read_table(
@@ -122,6 +124,9 @@ def encode_answer(answer: ChunkAnswer, targets: Sequence[str]) -> bytes:
     ------
     Unprocessable : the answer has a forecast
     """
+    import pyarrow as pa
+    import pyarrow.csv
+
     parts = answer.answer
     steps = len(parts["predictions"])
     columns: dict[str, Any] = {"position": np.arange(answer.position - steps + 1, answer.position + 1)}
