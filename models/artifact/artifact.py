@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from models.arrays import Floats
-from models.artifact.learning import MAX_FEATURES, Learning, feature_count
+from models.artifact.learning import MAX_FEATURES, Learning, feature_count, horizon_prior_shapes
 from models.artifact.names import check_name
 from models.data import calendar
 from models.data.scaling import Column, Scaling
@@ -32,6 +32,7 @@ PredictionMode = Literal["level", "change"]
 MAX_COLUMNS = 4096
 MAX_HIDDEN = 16384
 MAX_LAYERS = 64
+HORIZONS = "horizons."  # begins the names of what the forecasts of new sessions begin with
 MAX_WEIGHT_BYTES = 2**30
 
 
@@ -49,7 +50,8 @@ class Artifact:
         Over inputs and over targets; a target that is an input shares its column's numbers.
     weights
         float32 arrays under the names of `RecurrentNetwork`'s state_dict; `readout.basis` [hidden, rank]
-        beside them when `learning` asks for a rank.
+        beside them when `learning` asks for a rank. Where it has horizons, what its sessions begin with may be
+        there, as `horizons.` and the names of `horizon_prior_shapes`.
     learning
         What its sessions learn of their own streams; if anything, every target must be an input.
     future
@@ -313,6 +315,9 @@ def weight_shapes(
 def _check_weights(artifact: Artifact) -> None:
     size = (artifact.input_size, artifact.hidden_size, artifact.num_layers, artifact.output_size)
     shapes = weight_shapes(artifact.architecture, *size, artifact.learning.rank)
+    prior = horizon_prior_shapes(artifact.learning, artifact.output_size)
+    if any(name.startswith(HORIZONS) for name in artifact.weights):
+        shapes |= {HORIZONS + name: shape for name, shape in prior.items()}
     for name in sorted(set(shapes) ^ set(artifact.weights)):
         raise BadArtifact(f"weights {'lack' if name in shapes else 'have an unknown'} {name[:80]}")
     for name, weight in artifact.weights.items():
