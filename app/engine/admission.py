@@ -140,7 +140,7 @@ class _Commands:
                 forecaster, rows = slab.forecaster, slab.read(np.array([row]))
                 return state_of(id_of(job.session), forecaster.artifact.name, forecaster.fingerprint, rows)
             case Adopt():
-                return self._residents.models.adopt(job.forecaster)
+                return self._residents.models.exchange(job.forecaster)
             case Retire():
                 self._residents.models.retire(job.model)
         return None

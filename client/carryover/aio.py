@@ -13,7 +13,15 @@ import anyio
 import httpx
 
 from carryover import bulk, effects, plans, streaming
-from carryover.connection import BROKEN, AsyncConnection, http_options, reply_of, request_options, unreachable
+from carryover.connection import (
+    BROKEN,
+    AsyncConnection,
+    http_options,
+    reply_of,
+    request_options,
+    server_and_key,
+    unreachable,
+)
 from carryover.effects import Plan
 from carryover.errors import Unreachable
 from carryover.observations import Chunk, check_positive, chunk_of, chunks_of, is_in_memory, missing_chunk
@@ -30,19 +38,19 @@ class AsyncCarryover:
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str | None = None,
         *,
         key: str | None = None,
         retry: RetryPolicy | float = 60.0,
         timeout: float = 30.0,
         verify: ssl.SSLContext | None = None,
     ) -> None:
-        self.url = url
+        self.url, key = server_and_key(url, key)
         self.timeout = timeout
         self._verify = verify
         self._retry = retry if isinstance(retry, RetryPolicy) else RetryPolicy(retry)
         self._key = key
-        self._http = httpx.AsyncClient(**http_options(url, key, timeout, verify))
+        self._http = httpx.AsyncClient(**http_options(self.url, key, timeout, verify))
         self._cursors: dict[str, Cursor] = {}
         self._models: dict[str, ModelInfo] = {}
 
@@ -81,9 +89,11 @@ class AsyncCarryover:
             bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry)
         )
 
-    def sessions(self, model: str | None = None, after: str = "") -> AsyncIterator[dict[str, Any]]:
+    def sessions(
+        self, model: str | None = None, after: str = "", *, detail: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
         """Yield every session whose id sorts after `after`, in order of id; see `Carryover.sessions`."""
-        return self._emit(plans.sessions(model, self._retry, after))
+        return self._emit(plans.sessions(model, self._retry, after, detail))
 
     async def count(self) -> int:
         """Return the number of sessions."""

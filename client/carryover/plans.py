@@ -154,11 +154,11 @@ def load(cursor: Cursor, state: bytes, retry: RetryPolicy) -> Plan[SessionInfo]:
     return _update(cursor, (yield from send(wire.load(cursor, state), retry)))
 
 
-def sessions(model: str | None, retry: RetryPolicy, after: str = "") -> Plan[None]:
+def sessions(model: str | None, retry: RetryPolicy, after: str = "", detail: bool = False) -> Plan[None]:
     """Emit every session whose id sorts after `after`, page by page."""
     start: str | None = after
     while start is not None:
-        page = wire.reply_object((yield from send(wire.page(start, model, PAGE), retry)))
+        page = wire.reply_object((yield from send(wire.page(start, model, PAGE, detail), retry)))
         for session in page["sessions"]:
             yield Emit(session)
         start = page["next"]

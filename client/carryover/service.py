@@ -12,7 +12,15 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from carryover import bulk, effects, plans, streaming
-from carryover.connection import BROKEN, Connection, http_options, reply_of, request_options, unreachable
+from carryover.connection import (
+    BROKEN,
+    Connection,
+    http_options,
+    reply_of,
+    request_options,
+    server_and_key,
+    unreachable,
+)
 from carryover.effects import Plan
 from carryover.errors import Unreachable
 from carryover.observations import check_positive, chunk_of, chunks_of, is_in_memory, missing_chunk
@@ -29,8 +37,9 @@ class Carryover:
 
     Parameters
     ----------
-    url : the server's address, http:// or https://
-    key : the API key, sent as `Authorization: Bearer`
+    url : the server's address, http:// or https://; by default `CARRYOVER_URL`, else http://127.0.0.1:8000
+    key : the API key, sent as `Authorization: Bearer`; by default the one in the file `CARRYOVER_KEY_FILE`,
+        "" for none
     retry : how long failures are retried: a policy, or a number of seconds; 0 raises the first error
     timeout : seconds that one request, or one answer of a socket, may take
     verify : the TLS context for https; by default the system's
@@ -40,19 +49,19 @@ class Carryover:
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str | None = None,
         *,
         key: str | None = None,
         retry: RetryPolicy | float = 60.0,
         timeout: float = 30.0,
         verify: ssl.SSLContext | None = None,
     ) -> None:
-        self.url = url
+        self.url, key = server_and_key(url, key)
         self.timeout = timeout
         self._verify = verify
         self._retry = retry if isinstance(retry, RetryPolicy) else RetryPolicy(retry)
         self._key = key
-        self._http = httpx.Client(**http_options(url, key, timeout, verify))
+        self._http = httpx.Client(**http_options(self.url, key, timeout, verify))
         self._cursors: dict[str, Cursor] = {}
         self._models: dict[str, ModelInfo] = {}
 
@@ -105,9 +114,16 @@ class Carryover:
         chunks = {name: chunk_of(rows) for name, rows in observations.items()}
         return self._run(bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry))
 
-    def sessions(self, model: str | None = None, after: str = "") -> Iterator[dict[str, Any]]:
-        """Yield every session with an id after `after`, in order of id: the entries of `GET /sessions`."""
-        return self._emit(plans.sessions(model, self._retry, after))
+    def sessions(
+        self, model: str | None = None, after: str = "", *, detail: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Yield every session with an id after `after`, in order of id: the entries of `GET /sessions`.
+
+        Parameters
+        ----------
+        detail : each with what `GET /sessions/{id}` says of it, such as its position
+        """
+        return self._emit(plans.sessions(model, self._retry, after, detail))
 
     def count(self) -> int:
         """Return the number of sessions."""

@@ -160,10 +160,11 @@ def forecast(cursor: Cursor, steps: int, level: float | None, future: Chunk | No
     )
 
 
-def page(after: str, model: str | None, limit: int) -> Request:
+def page(after: str, model: str | None, limit: int, detail: bool = False) -> Request:
     """`GET /sessions`."""
     query: dict[str, str | int | float] = {"after": after, "limit": limit}
-    return Request("GET", "/sessions", query=query if model is None else query | {"model": model})
+    query |= {} if model is None else {"model": model}
+    return Request("GET", "/sessions", query=query | ({"detail": "true"} if detail else {}))
 
 
 def advance(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from models.nets.architecture import Architecture, Embedding
-from models.nets.native import NativeNet
-from models.nets.recurrent import RecurrentNetwork
+from models.nets.native import NativeNet, RecurrentNet
+from models.nets.native_torch import TorchNet
+from models.nets.recurrent import RecurrentNetwork, weights_of
 
 LENGTHS = [[5] * 6, [1] * 64, [1, 9, 2, 9, 30, 4, 1]]
 
@@ -15,20 +16,18 @@ TOKENS = Architecture("rnn", embedding=Embedding(4, 3))
 of_each_kind = pytest.mark.parametrize("architecture", [LSTM, GRU, TOKENS], ids=["lstm", "gru", "tokens"])
 
 
-def networks(architecture: Architecture) -> tuple[NativeNet, NativeNet]:
+def networks(architecture: Architecture) -> tuple[NativeNet, TorchNet]:
     """The same network, once stepped by the cells, and once by torch as on a GPU."""
     inputs, change_of = (1, None) if architecture.embedding else (3, (2, 0))
     network = RecurrentNetwork(inputs, 8, 2, 2, change_of, architecture=architecture).eval()
-    by_cells, by_torch = NativeNet(network, "cpu"), NativeNet(network, "cpu")
-    by_torch.cells = None
-    return by_cells, by_torch
+    return NativeNet(weights_of(network), architecture, change_of), TorchNet(network, "cpu")
 
 
-def batch(net: NativeNet, lengths: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def batch(net: RecurrentNet, lengths: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(2)
     carries = random.uniform(-1, 1, (len(lengths), net.state_size + 3)).astype(np.float32)
     scaled = random.standard_normal((sum(lengths), net.input_size), dtype=np.float32)
-    if net.network.architecture.embedding:
+    if net.architecture.embedding:
         scaled = random.integers(0, 4, scaled.shape).astype(np.float32)
     return scaled, np.array(lengths), carries
 
