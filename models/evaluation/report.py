@@ -23,9 +23,9 @@ from models.training.simulation import (
     SimulatedRun,
     build_artifact,
     calibrate_learning,
-    with_horizons_prior,
     simulate,
     unscaled_observations,
+    with_horizons_prior,
 )
 from models.training.training import Training
 
