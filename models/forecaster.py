@@ -6,8 +6,8 @@ Both take carries and return new ones: nothing is remembered here between calls.
 advance     scale -> the net -> unscale                                   (models/net.py)
 observe     the same step by step: each observation is first compared with its prediction, and the session
             learns from the error                                         (models/adaptation/stepper.py)
-roll_out    the last prediction -> input -> next prediction -> ...; or what a session has learned of each horizon
-                                                                          (models/adaptation/horizons.py)
+roll_out    the last prediction -> input -> next prediction -> ...; or, where the artifact has horizons, what
+            the session has learned of each                               (models/adaptation/horizons.py)
 carry       one row of words a session                                    (models/carry.py)
 
 A graph takes and gives numbers as they are: nothing is scaled. Observations and predictions are float32, or

@@ -64,13 +64,13 @@ class State(NamedTuple):
     delayed    [longest, outputs, 2 * FEATURES], features and gains of the last observations
     readouts   [horizons, outputs, FEATURES]
     variances  [outputs, FEATURES, FEATURES], the covariance
-    pending    [sum of the horizons, outputs, EXPECTED], what the experts and the mixture said, and the size of
-               the error that was expected
+    pending    [sum of the horizons, outputs, EXPECTED], what the experts and the mixture said, and the
+               expected size of the error
     regrets, squares, mixture   [horizons, outputs, EXPERTS]: regrets, sums of their squares, weights
     sizes      [horizons, outputs], mean squared errors
     ratios     [horizons, levels, outputs], half-widths over their sizes
-    phases     [2 * bins, outputs], mean absolute errors in a part of the season, over the root of `sizes`: first
-               those of the next step, then those of all other horizons
+    phases     [2 * bins, outputs], mean absolute errors in a part of the season, over the root of `sizes`:
+               first those of the next step, then those of all other horizons
     """
 
     clock: Floats
@@ -92,7 +92,7 @@ class State(NamedTuple):
     phases: Floats
 
 
-SETTING = types.NamedTuple(
+SETTING = types.NamedTuple(  # type: ignore[no-untyped-call]
     [
         contiguous("int64"),
         contiguous("int64"),
@@ -159,16 +159,16 @@ def _between(horizons: Ints, horizon: int) -> tuple[int, float]:
 
 @jit_part
 def _cursor(setting: Setting, state: State, b: int, i: int) -> int:
-    """The place in a horizon's part of `pending` of what it said of the next observation, until overwritten."""
+    """Where in a horizon's part of `pending` the next observation is, and is then overwritten."""
     if i == len(setting.horizons) - 1:
-        return np.int64(state.clock[b, 2])
-    return np.int64(state.clock[b, 3 + i])
+        return int(state.clock[b, 2])
+    return int(state.clock[b, 3 + i])
 
 
 @jit_part
 def _phase(state: State, b: int, horizon: int) -> int:
     """The phase of the observation that is `horizon` steps after the last one."""
-    return (np.int64(state.clock[b, 1]) - 1 + horizon) % state.profile.shape[1]
+    return int((int(state.clock[b, 1]) - 1 + horizon) % state.profile.shape[1])
 
 
 @jit_part
@@ -177,23 +177,22 @@ def _profile(state: State, b: int, o: int, horizon: int) -> float:
     phase = _phase(state, b, horizon)
     if phase >= state.clock[b, 0]:
         phase = _phase(state, b, 0)
-        return np.float64(state.values[b, phase, o])
-    return np.float64(state.profile[b, phase, o])
+        return float(state.values[b, phase, o])
+    return float(state.profile[b, phase, o])
 
 
 @jit_part
 def _bin(state: State, b: int, ahead: int, horizon: int) -> int:
-    """Where the size of errors at a horizon is, of the observation that is `ahead` steps after the last one."""
+    """Where in `phases` a horizon has the observation that is `ahead` steps after the last one."""
     season, bins = state.profile.shape[1], state.phases.shape[1] // 2
     bin_ = _phase(state, b, ahead) * bins // season
-    return bin_ if horizon == 1 else bins + bin_
+    return int(bin_ if horizon == 1 else bins + bin_)
 
 
 @jit_part
 def _width(state: State, b: int, i: int, level: int, o: int) -> float:
-    return (
-        max(np.float64(state.ratios[b, i, level, o]), 0.0) * np.sqrt(np.float64(state.sizes[b, i, o])) + TINY
-    )
+    ratio = max(float(state.ratios[b, i, level, o]), 0.0)
+    return ratio * float(np.sqrt(state.sizes[b, i, o])) + TINY
 
 
 @jit_part
@@ -207,7 +206,7 @@ def _deviation(state: State, b: int, i: int, o: int, place: int) -> float:
 
 @jit_part
 def _within(state: State, b: int, o: int, value: float) -> float:
-    low, high = np.float64(state.range[b, 0, o]), np.float64(state.range[b, 1, o])
+    low, high = float(state.range[b, 0, o]), float(state.range[b, 1, o])
     margin = MARGIN * (high - low)
     return min(max(value, low - margin), high + margin)
 
@@ -216,11 +215,11 @@ def _within(state: State, b: int, o: int, value: float) -> float:
 def _say(state: State, b: int, o: int, place: int, horizon: int, deviation: float, expert: int) -> float:
     """What an expert says of the observation at a horizon, given the readout's distance from the profile."""
     if expert == PERSISTENCE:
-        return np.float64(state.delayed[b, place, o, 3])
+        return float(state.delayed[b, place, o, 3])
     if expert == SEASONAL:
         if state.clock[b, 0] < state.profile.shape[1]:
-            return np.float64(state.delayed[b, place, o, 3])
-        return np.float64(state.values[b, _phase(state, b, horizon), o])
+            return float(state.delayed[b, place, o, 3])
+        return float(state.values[b, _phase(state, b, horizon), o])
     profile = _profile(state, b, o, horizon)
     if expert == PROFILE:
         return profile
@@ -239,7 +238,7 @@ def _ask(state: State, b: int, i: int, o: int, place: int, horizon: int, at: int
         state.pending[b, at, o, expert] = said
         total += state.mixture[b, i, o, expert] * said
     state.pending[b, at, o, MIXTURE] = total
-    phase = np.float64(state.phases[b, _bin(state, b, horizon, horizon), o])
+    phase = float(state.phases[b, _bin(state, b, horizon, horizon), o])
     state.pending[b, at, o, SIZE] = np.sqrt(state.sizes[b, i, o]) * phase + TINY
 
 
@@ -276,7 +275,7 @@ def _gain(state: State, b: int, o: int, place: int) -> None:
 def _features(state: State, b: int, o: int, place: int, network: float) -> None:
     """Write the features of the last observation."""
     season = state.profile.shape[1]
-    phase = (np.int64(state.clock[b, 1]) - 1) % season
+    phase = (int(state.clock[b, 1]) - 1) % season
     following = (phase + 1) % season
     features = state.delayed[b, place, o]
     features[0] = state.deviations[b, phase, o]
@@ -293,7 +292,7 @@ def _features(state: State, b: int, o: int, place: int, network: float) -> None:
 def _remember(setting: Setting, state: State, b: int, o: int, value: float) -> None:
     """Add an observation to the profile, the range and the means."""
     season = state.profile.shape[1]
-    phase, count = np.int64(state.clock[b, 1]), state.clock[b, 0]
+    phase, count = int(state.clock[b, 1]), state.clock[b, 0]
     if count == 0:
         state.range[b, 0, o] = state.range[b, 1, o] = value
     state.range[b, 0, o] = min(state.range[b, 0, o], value)
@@ -316,9 +315,9 @@ def _remember(setting: Setting, state: State, b: int, o: int, value: float) -> N
 def _learn(setting: Setting, state: State, b: int, i: int, o: int, observed: float) -> None:
     """Correct what one horizon says of one output, now that its target is there."""
     at = setting.starts[i] + _cursor(setting, state, b, i)
-    place = (np.int64(state.clock[b, 2]) - setting.horizons[i]) % state.delayed.shape[1]
+    place = (int(state.clock[b, 2]) - setting.horizons[i]) % state.delayed.shape[1]
     said = state.pending[b, at, o]
-    mean = np.float64(state.sizes[b, i, o])
+    mean = float(state.sizes[b, i, o])
     error = observed - said[PROFILE] - _deviation(state, b, i, o, place)
     bound = OUTLIER * np.sqrt(mean) + TINY
     error = min(max(error, -bound), bound)
@@ -337,8 +336,8 @@ def _learn(setting: Setting, state: State, b: int, i: int, o: int, observed: flo
             part = max(state.regrets[b, i, o, expert], 0.0) / (1 + state.squares[b, i, o, expert])
             state.mixture[b, i, o, expert] = part / total
     bin_ = _bin(state, b, 1, setting.horizons[i])
-    phase = np.float64(state.phases[b, bin_, o])
-    size = np.float64(said[SIZE])
+    phase = float(state.phases[b, bin_, o])
+    size = float(said[SIZE])
     for level in range(len(setting.levels)):
         missed = 1.0 if abs(miss) > max(state.ratios[b, i, level, o], 0.0) * size else 0.0
         state.ratios[b, i, level, o] += setting.rate * (missed - (1 - setting.levels[level]))
@@ -385,7 +384,7 @@ def predict(setting: Setting, rows: Floats, network: Floats, mixed: Floats) -> N
     count = len(setting.horizons)
     longest = state.delayed.shape[1]
     for b in range(len(network)):
-        place = np.int64(state.clock[b, 2])
+        place = int(state.clock[b, 2])
         for o in range(network.shape[1]):
             _features(state, b, o, place, network[b, o])
             _gain(state, b, o, place)
@@ -401,12 +400,12 @@ def predict(setting: Setting, rows: Floats, network: Floats, mixed: Floats) -> N
 
 @jit(SETTING, writable("float32", 2), readonly("int64"), writable("float32", 3))
 def forecast(setting: Setting, rows: Floats, first: Ints, values: Floats) -> None:
-    """Fill in the forecasts [batch, steps, outputs] of the steps from `first` [batch] on, 1 being the next."""
+    """Fill in forecasts [batch, steps, outputs] from the steps `first` [batch] on; 1 is the next step."""
     state = _state(rows, setting.parts)
     horizons = setting.horizons
     longest = state.delayed.shape[1]
     for b in range(len(values)):
-        place = (np.int64(state.clock[b, 2]) - 1) % longest
+        place = (int(state.clock[b, 2]) - 1) % longest
         for step in range(values.shape[1]):
             horizon = first[b] + step
             i, share = _between(horizons, horizon)
@@ -416,7 +415,7 @@ def forecast(setting: Setting, rows: Floats, first: Ints, values: Floats) -> Non
                     deviation += share * (_deviation(state, b, i + 1, o, place) - deviation)
                 total = 0.0
                 for expert in range(EXPERTS):
-                    weight = np.float64(state.mixture[b, i, o, expert])
+                    weight = float(state.mixture[b, i, o, expert])
                     if share > 0:
                         weight += share * (state.mixture[b, i + 1, o, expert] - weight)
                     total += weight * _say(state, b, o, place, horizon, deviation, expert)
@@ -435,7 +434,7 @@ def half_widths(setting: Setting, rows: Floats, widths: Floats) -> None:
             i, share = _between(horizons, horizon)
             beyond = np.sqrt(max(horizon / horizons[last], 1.0))
             for o in range(widths.shape[3]):
-                phase = np.float64(state.phases[b, _bin(state, b, horizon, horizon), o])
+                phase = float(state.phases[b, _bin(state, b, horizon, horizon), o])
                 for level in range(widths.shape[2]):
                     width = _width(state, b, i, level, o)
                     if share > 0:

@@ -12,16 +12,17 @@ predicts for the next step, and 1. One covariance serves all horizons: the gain 
 (Haykin, Adaptive Filter Theory, 4th ed., chapter 9) is kept with the features until the last target is there.
 
 The forecast is a convex mixture of that readout, the profile, the value one season ago, the last value, and
-the network's next prediction. The weights are those of ML-Poly (Gaillard, Stoltz and van Erven, A second-order
-bound with excess losses, COLT 2014), which has no learning rate; old regrets fade. Over any stream the mixture
-is asymptotically no worse than the best of the five.
+the network's next prediction. The weights are those of ML-Poly (Gaillard, Stoltz and van Erven, A
+second-order bound with excess losses, COLT 2014), which has no learning rate. Its bound says that the mixture
+is in the long run no worse than the best of the five; here old regrets fade, so that it follows a best one
+that changes.
 
-Between two declared horizons the readouts and the weights are interpolated, and the profile gives the shape of
-the season. Beyond the last one both stay. A forecast stays within what the session has observed, and half of
-that range on either side.
+Between two declared horizons the readouts and the weights are interpolated, and the profile gives the shape
+of the season. Beyond the last one both stay. What a readout says is kept within the range that the session
+has observed, and half of that range on either side.
 
-The half-width of an interval at a horizon is tracked as that of the next step (models/adaptation/intervals.py),
-with the errors of that horizon, relative to their recent size at that phase of the season.
+The half-widths of the intervals are tracked for each horizon as in models/adaptation/intervals.py, by the
+errors of its own forecasts, relative to their recent size at that phase of the season.
 """
 
 from __future__ import annotations

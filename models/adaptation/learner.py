@@ -273,7 +273,7 @@ class Learner:
             raise ValueError("one of the carry's squares or counts is below 0")
 
     def horizons_prior(self, row: Floats) -> dict[str, Floats]:
-        """Weights of an artifact, by name, whose sessions begin as this one, [size], has learned to forecast."""
+        """Weights of an artifact, by name, whose sessions begin with the forecasts of this one, [size]."""
         parts = self.layout.parts(row)
         return {HORIZONS + name: parts[name].copy() for name in horizons.PRIOR_PARTS if self._horizons}
 

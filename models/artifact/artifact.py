@@ -52,8 +52,8 @@ class Artifact:
         Over inputs and over targets; a target that is an input shares its column's numbers.
     weights
         float32 arrays under the names of `RecurrentNetwork`'s state_dict; `readout.basis` [hidden, rank]
-        beside them when `learning` asks for a rank. Where it has horizons, what its sessions begin with may be
-        there, as `horizons.` and the names of `horizon_prior_shapes`.
+        beside them when `learning` asks for a rank. Where it has horizons, what the forecasts of its sessions
+        begin with may be there, as `horizons.` and the names of `horizon_prior_shapes`.
     learning
         What its sessions learn of their own streams; if anything, every target must be an input.
     future

@@ -8,8 +8,8 @@ Journal of Forecasting 2000).
     NLinear         one linear map for all columns of the last 96 values less the last one (Zeng et al., Are
                     Transformers Effective for Time Series Forecasting?, AAAI 2023), learned on the way
 
-The last two are fitted by recursive least squares. A row that is a target of step h corrects them h rows later.
-Every method knows the rows before its origin, and no later one.
+The last two are fitted by recursive least squares; a row corrects each step that it is the target of. Every
+method knows the rows up to its origin, and no later one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NETWORK, PERSISTENCE, SEASONAL, DIRECT_AR, NLINEAR = (
     "direct AR",
     "NLinear",
 )
-AR_LAGS, NLINEAR_LAGS = 25, 96
+AR_LAGS, NLINEAR_LAGS = 49, 96
 FORGETTING, PRECISION = 0.9995, 1.0  # of the linear baselines
 LEVEL = 0.9  # of the interval whose coverage and score are given; or the nearest
 HOURS = 24
@@ -47,7 +47,7 @@ Forecasts = Callable[[int], Doubles]
 
 @dataclass(frozen=True)
 class HorizonScore:
-    """Errors of forecasts of `steps` steps, over all of these steps, all origins and columns, in scaled units.
+    """Errors of forecasts, over all of their steps, all origins and all columns, in scaled units.
 
     Attributes
     ----------
@@ -71,11 +71,12 @@ class HorizonBand:
     least, most
         Lowest and highest coverage of a column.
     least_phase
-        Lowest coverage, over all columns, at a place of the season; of a season beyond 24, at one of 24 parts.
+        Lowest coverage, over all columns, at a place of the season, or in one of 24 parts of a longer one.
     after_miss
         Coverage one row after an observation outside its interval.
     interval_score
-        Width plus, for an observation outside, its distance times 2 / (1 - level) (Gneiting and Raftery, 2007).
+        Width plus, for an observation outside, its distance times 2 / (1 - level) (Gneiting and Raftery,
+        2007).
     quantile_loss
         Mean pinball loss of the quantiles of all levels, over the mean absolute value of the observations.
     """
@@ -159,7 +160,7 @@ def evaluate_forecasts(
     if season is None and forecaster.learning.forecasts_directly:
         season = forecaster.learning.season
     season = season or find_season(known[: split.train])
-    network = _Network(forecaster, series, steps)
+    network = _Network(artifact, forecaster, series, steps)
     methods: dict[str, Forecasts] = {NETWORK: network, PERSISTENCE: lambda row: known[[row] * steps]}
     if season is not None and rows.start >= season:
         ahead = np.arange(steps) % season - season + 1
@@ -195,8 +196,7 @@ def evaluate_forecasts(
 class _Network:
     """One session. Keeps the half-widths of its forecasts, each [steps, levels, columns], scaled."""
 
-    def __init__(self, forecaster: Forecaster, series: Series, steps: int) -> None:
-        artifact = forecaster.artifact
+    def __init__(self, artifact: Artifact, forecaster: Forecaster, series: Series, steps: int) -> None:
         self._forecaster, self._steps = forecaster, steps
         self._observations = series.pick(artifact.columns).astype(np.float32)
         self._scale = artifact.target_scaling
@@ -232,10 +232,12 @@ class DirectLinear:
     def __init__(self, values: Doubles, steps: int, lags: int, *, shared: bool) -> None:
         rows, columns = values.shape
         past = np.concatenate([np.repeat(values[:1], lags, axis=0), values])
-        windows = np.lib.stride_tricks.sliding_window_view(past, lags, axis=0)[1:]  # [rows, columns, lags]
+        windows = np.lib.stride_tricks.sliding_window_view(past, lags, axis=0)[
+            1:, :, :-1
+        ]  # [rows, columns, lags - 1]
         self._values, self._steps, self._shared = values, steps, shared
         self._features = np.concatenate([windows - values[:, :, None], np.ones((rows, columns, 1))], axis=2)
-        size, maps = lags + 1, 1 if shared else columns
+        size, maps = lags, 1 if shared else columns
         self._weights = np.zeros((maps, steps, size))
         self._covariance = np.repeat(np.eye(size)[None] / PRECISION, maps, axis=0)
         self._gains = np.zeros((rows, columns, size))
@@ -247,6 +249,7 @@ class DirectLinear:
             which = 0 if self._shared else column
             self._learn(row, column, which)
             self._add(row, column, which)
+        self._covariance = (self._covariance + self._covariance.transpose(0, 2, 1)) / (2 * FORGETTING)
         maps = [0 if self._shared else column for column in columns]
         changes = np.einsum("csk,ck->sc", self._weights[maps], self._features[row])
         return np.asarray(self._values[row] + changes)
@@ -264,14 +267,12 @@ class DirectLinear:
         """Add the features of this row to the covariance, and keep their gain."""
         features, covariance = self._features[row, column], self._covariance[which]
         product = covariance @ features
-        scale = FORGETTING + features @ product
-        self._gains[row, column] = product / scale
-        covariance -= np.outer(product, product / scale)
-        covariance /= FORGETTING
+        self._gains[row, column] = gain = product / (1 + features @ product)
+        covariance -= np.outer(product, gain)
 
 
 def _score(errors: Doubles, usual: Doubles) -> HorizonScore:
-    """The score of errors [origins, steps, columns]; `usual` [columns]: those of persistence, one step ahead."""
+    """The score of errors [origins, steps, columns]; `usual` [columns]: MAE of persistence at one step."""
     by_column = mean_observed(np.abs(errors.reshape(-1, errors.shape[2])), axis=0)
     return HorizonScore(
         mse=float(mean_observed(np.square(errors))),
