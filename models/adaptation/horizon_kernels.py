@@ -26,9 +26,11 @@ LARGEST_VARIANCE = (
 SIZE_WINDOW = 200.0  # of the mean squared error that scales the intervals
 PHASE_RATE = 0.02
 LARGEST_RATIO = 4.0  # times the size of a phase, at most, an error changes it
-LARGEST_REGRET = 1e6
-OUTLIER = 6.0  # times its usual size, at most, an error corrects a readout
+SMALLEST_REGRET, LARGEST_REGRET = 1e-4, 1e6  # below the first it is rounding, where experts say the same
+OUTLIER = 6.0  # times its usual size, at most, an error counts
 MARGIN = 0.5  # of the observed range, on either side
+SETTLED = 8  # observations, after which the range is taken to be known
+SMALLEST_SIZE = 1e-4  # of a mean squared error, scaled, where it bounds what may be learned
 LARGEST_COUNT = float(1 << 20)
 TINY = 1e-9
 
@@ -205,6 +207,23 @@ def _deviation(state: State, b: int, i: int, o: int, place: int) -> float:
 
 
 @jit_part
+def _weight(setting: Setting, state: State, b: int, i: int, o: int, expert: int) -> float:
+    """The weight of an expert at a horizon, for the steps around it.
+
+    Whole seasons ahead, the last value is that of one season ago: there they are one expert, and beside that
+    step only the seasonal one is right.
+    """
+    season = state.profile.shape[1]
+    weight = float(state.mixture[b, i, o, expert])
+    if season > 1 and setting.horizons[i] % season == 0:
+        if expert == PERSISTENCE:
+            return 0.0
+        if expert == SEASONAL:
+            return weight + float(state.mixture[b, i, o, PERSISTENCE])
+    return weight
+
+
+@jit_part
 def _within(state: State, b: int, o: int, value: float) -> float:
     low, high = float(state.range[b, 0, o]), float(state.range[b, 1, o])
     margin = MARGIN * (high - low)
@@ -290,11 +309,17 @@ def _features(state: State, b: int, o: int, place: int, network: float) -> None:
 
 @jit_part
 def _remember(setting: Setting, state: State, b: int, o: int, value: float) -> None:
-    """Add an observation to the profile, the range and the means."""
+    """Add an observation to the profile, the range and the means.
+
+    One that is far outside of the range counts as its edge, and widens it: one spike does not ruin a profile,
+    and a new level is reached within some steps.
+    """
     season = state.profile.shape[1]
     phase, count = int(state.clock[b, 1]), state.clock[b, 0]
     if count == 0:
         state.range[b, 0, o] = state.range[b, 1, o] = value
+    elif count >= SETTLED:
+        value = _within(state, b, o, value)
     state.range[b, 0, o] = min(state.range[b, 0, o], value)
     state.range[b, 1, o] = max(state.range[b, 1, o], value)
     state.previous[b, o] = state.deviations[b, (phase - 1) % season, o] if count > 0 else 0.0
@@ -312,39 +337,46 @@ def _remember(setting: Setting, state: State, b: int, o: int, value: float) -> N
 
 
 @jit_part
+def _regret(state: State, b: int, i: int, o: int, expert: int) -> float:
+    """ML-Poly's weight of an expert, before all are divided by their sum."""
+    positive = max(float(state.regrets[b, i, o, expert]) - SMALLEST_REGRET, 0.0)
+    return positive / (1 + float(state.squares[b, i, o, expert]))
+
+
+@jit_part
 def _learn(setting: Setting, state: State, b: int, i: int, o: int, observed: float) -> None:
     """Correct what one horizon says of one output, now that its target is there."""
     at = setting.starts[i] + _cursor(setting, state, b, i)
     place = (int(state.clock[b, 2]) - setting.horizons[i]) % state.delayed.shape[1]
     said = state.pending[b, at, o]
-    mean = float(state.sizes[b, i, o])
+    mean = max(float(state.sizes[b, i, o]), SMALLEST_SIZE)
+    bound = OUTLIER * np.sqrt(mean)
     error = observed - said[PROFILE] - _deviation(state, b, i, o, place)
-    bound = OUTLIER * np.sqrt(mean) + TINY
     error = min(max(error, -bound), bound)
     for k in range(FEATURES):
         state.readouts[b, i, o, k] += error * state.delayed[b, place, o, FEATURES + k]
-    miss = said[MIXTURE] - observed
+    distance = abs(said[MIXTURE] - observed)
+    miss = min(max(said[MIXTURE] - observed, -bound), bound)
     total = 0.0
     for expert in range(EXPERTS):
-        regret = 2 * miss * (said[MIXTURE] - said[expert]) / (mean + TINY)
+        regret = 2 * miss * (said[MIXTURE] - said[expert]) / mean
         regret = min(max(regret, -LARGEST_REGRET), LARGEST_REGRET)
         state.regrets[b, i, o, expert] = REGRET_FADING * state.regrets[b, i, o, expert] + regret
         state.squares[b, i, o, expert] = REGRET_FADING * state.squares[b, i, o, expert] + regret * regret
-        total += max(state.regrets[b, i, o, expert], 0.0) / (1 + state.squares[b, i, o, expert])
+        total += _regret(state, b, i, o, expert)
     if total > 0:  # else the mixture was no worse than any of them: its weights stay
         for expert in range(EXPERTS):
-            part = max(state.regrets[b, i, o, expert], 0.0) / (1 + state.squares[b, i, o, expert])
-            state.mixture[b, i, o, expert] = part / total
+            state.mixture[b, i, o, expert] = _regret(state, b, i, o, expert) / total
     bin_ = _bin(state, b, 1, setting.horizons[i])
     phase = float(state.phases[b, bin_, o])
     size = float(said[SIZE])
     for level in range(len(setting.levels)):
-        missed = 1.0 if abs(miss) > max(state.ratios[b, i, level, o], 0.0) * size else 0.0
+        missed = 1.0 if distance > max(state.ratios[b, i, level, o], 0.0) * size else 0.0
         state.ratios[b, i, level, o] += setting.rate * (missed - (1 - setting.levels[level]))
-    relative = min(abs(miss) / (np.sqrt(mean) + TINY), LARGEST_RATIO * phase)
+    relative = min(abs(miss) / np.sqrt(mean), LARGEST_RATIO * phase)
     state.phases[b, bin_, o] += PHASE_RATE * (relative - phase)
     seen = state.clock[b, 0] - setting.horizons[i] + 2
-    state.sizes[b, i, o] += (min(miss * miss, 1e12) - mean) / min(seen, SIZE_WINDOW)
+    state.sizes[b, i, o] += (miss * miss - state.sizes[b, i, o]) / min(seen, SIZE_WINDOW)
 
 
 @jit(SETTING, writable("float32", 2), readonly("float32", 2), readonly("float32", 2))
@@ -415,9 +447,9 @@ def forecast(setting: Setting, rows: Floats, first: Ints, values: Floats) -> Non
                     deviation += share * (_deviation(state, b, i + 1, o, place) - deviation)
                 total = 0.0
                 for expert in range(EXPERTS):
-                    weight = float(state.mixture[b, i, o, expert])
+                    weight = _weight(setting, state, b, i, o, expert)
                     if share > 0:
-                        weight += share * (state.mixture[b, i + 1, o, expert] - weight)
+                        weight += share * (_weight(setting, state, b, i + 1, o, expert) - weight)
                     total += weight * _say(state, b, o, place, horizon, deviation, expert)
                 values[b, step, o] = total
 

@@ -38,6 +38,11 @@ from models.arrays import Floats, Ints
 from models.artifact.learning import Learning, horizon_prior_shapes
 
 MEAN_WINDOWS = (8, 64)  # of the two running means, where a season is shorter than the first
+PHASE_BINS = 24  # at most: parts of a season in which the errors have a size of their own
+# The experts that a new session trusts beyond the next step, with and without a season.
+FIRST_OF_SEASONAL = [kernels.READOUT, kernels.PROFILE, kernels.SEASONAL]
+FIRST_OF_OTHERS = [kernels.READOUT, kernels.PERSISTENCE, kernels.NETWORK]
+USUAL_PHASE = np.sqrt(2 / np.pi)  # mean absolute error of normal errors, over their root mean square
 # In the order of `kernels.State`.
 PARTS = (
     "clock",
@@ -59,7 +64,7 @@ PARTS = (
     "phase_sizes",
 )
 # Those that depend on the kind of the stream, and less on its past: a new session may begin with them.
-PRIOR_PARTS = ("readouts", "variances", "mixture", "sizes", "horizon_ratios", "phase_sizes")
+PRIOR_PARTS = ("readouts", "variances", "mixture", "sizes", "horizon_ratios")
 
 
 class HorizonLearner:
@@ -76,7 +81,7 @@ class HorizonLearner:
         horizons = np.array(learning.horizons, np.int64)
         starts = np.cumsum(horizons) - horizons
         season = float(learning.season)
-        windows = np.array((season, 7 * season) if season >= MEAN_WINDOWS[0] else MEAN_WINDOWS)
+        windows = np.array((season, 7 * season) if season >= MEAN_WINDOWS[0] else MEAN_WINDOWS, np.float64)
         levels = np.array(learning.levels, np.float32)
         parts = np.zeros((len(PARTS), 4), np.int64)
         for part, (name, shape) in zip(parts, shapes(learning, outputs).items(), strict=True):
@@ -94,11 +99,13 @@ class HorizonLearner:
         """
         state = kernels.State(*(self._view(rows, name) for name in PARTS))
         state.variances[...] = np.eye(kernels.FEATURES) / kernels.PRECISION
-        state.mixture[...] = 1 / kernels.EXPERTS
-        state.mixture[:, 0] = np.arange(kernels.EXPERTS) == kernels.NETWORK
+        seasonal = state.profile.shape[1] > 1
+        first = FIRST_OF_SEASONAL if seasonal else FIRST_OF_OTHERS
+        state.mixture[:, 0, :, kernels.NETWORK] = 1
+        state.mixture[:, 1:, :, first] = 1 / len(first)
         state.sizes[...] = square
-        state.phases[...] = 1
-        state.ratios[...] = ratios
+        state.phases[...] = USUAL_PHASE
+        state.ratios[...] = ratios / USUAL_PHASE
 
     def observe(self, rows: Floats, observed: Floats, filled: Floats) -> None:
         """Learn from one observation of each session, in place.
@@ -154,6 +161,7 @@ def shapes(learning: Learning, outputs: int) -> dict[str, Shape]:
     count, season, features = len(learning.horizons), learning.season, kernels.FEATURES
     prior = horizon_prior_shapes(learning, outputs)
     others: dict[str, Shape] = {
+        "phase_sizes": (2 * min(season, PHASE_BINS), outputs),
         "clock": (2 + count,),
         "range": (2, outputs),
         "previous": (outputs,),

@@ -23,7 +23,6 @@ FORECASTS = "+horizons"
 MAX_HORIZONS, MAX_HORIZON, MAX_SEASON = 16, 1000, 2016  # a season: a week of five minutes
 MOST_FORGETTING = 0.9999  # above it, rounding errors of float32 accumulate (benchmarks/steps.py)
 HORIZON_FEATURES, HORIZON_EXPERTS = 8, 5  # of a direct forecast (models/adaptation/horizons.py)
-PHASE_BINS = 24  # at most: parts of a season in which the errors have a size of their own
 LATER_FIELDS = {"horizons", "season"}  # which artifacts of earlier releases do not have
 MAX_FEATURES = 1025  # a covariance of 4 MiB a session
 
@@ -208,7 +207,6 @@ def horizon_prior_shapes(learning: Learning, outputs: int) -> dict[str, tuple[in
         "mixture": (*by_horizon, HORIZON_EXPERTS),
         "sizes": by_horizon,
         "horizon_ratios": (len(learning.horizons), len(learning.levels), outputs),
-        "phase_sizes": (2 * min(learning.season, PHASE_BINS), outputs),
     }
 
 

@@ -187,7 +187,9 @@ def test_any_traffic_leaves_every_session_where_its_accepted_chunks_put_it(artif
 
 async def test_a_bulk_request_replaces_expired_sessions_of_another_width(artifacts):
     clock, models = Clock(), [Forecaster(artifacts[name]) for name in ("pair", "sine")]
-    engine = Engine(models, MemoryStore(10, 1e9, clock), Settings(default_model="sine", idle_ttl_seconds=5.0), clock)
+    engine = Engine(
+        models, MemoryStore(10, 1e9, clock), Settings(default_model="sine", idle_ttl_seconds=5.0), clock
+    )
     engine.start()
     wide = models[0].input_size
     ones = np.ones(2, np.int64)
