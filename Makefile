@@ -26,9 +26,10 @@ shell: editable ## a shell in which the command `carryover` is at hand
 
 # After `pip install .` there would be a copy of the code in .venv, which a later `git pull` does not change.
 editable: $(VENV)/.runtime
-	@$(PY) -I -c 'import sys, carryover, carryover_server as server; sys.exit(any( \
-		not module.__file__.startswith(sys.argv[1] + "/") or "site-packages" in module.__file__ \
-		for module in (carryover, server)))' "$(CURDIR)" || $(PIP_INSTALL) --no-deps $(EDITABLE) .
+	@$(PY) -I -c 'import sys; from importlib.util import find_spec; sys.exit( \
+		[find_spec(name).origin for name in ("carryover", "carryover_server")] != sys.argv[1:])' 2>/dev/null \
+		"$(CURDIR)/client/carryover/__init__.py" "$(CURDIR)/carryover_server/__init__.py" \
+		|| $(PIP_INSTALL) --no-deps $(EDITABLE) .
 
 # Dozens of servers are started: what one has compiled is kept for the next, whatever the environment says.
 test: $(VENV)/.test ## install what the tests need and run them all (ARGS="-k reset" narrows)

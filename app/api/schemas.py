@@ -83,7 +83,11 @@ class LearningOptions(RequestBody):
 
 class NewSession(RequestBody):
     id: SessionId | None = Field(None, description="Random when absent.")
-    model: str | None = Field(None, max_length=MAX_MODEL_NAME, description="The default model when absent.")
+    model: str | None = Field(
+        None,
+        max_length=MAX_MODEL_NAME,
+        description="The default model when absent; 422 if there is no default.",
+    )
     ttl_seconds: float | None = Field(
         None,
         gt=0,

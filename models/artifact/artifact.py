@@ -23,7 +23,6 @@ from models.errors import BadArtifact
 from models.installation import install_command
 from models.net import Execution, Net
 from models.nets.architecture import Architecture
-from models.nets.native import NativeNet
 from models.nets.signature import Control, Port, State
 
 if TYPE_CHECKING:
@@ -205,6 +204,9 @@ class Artifact:
         BadArtifact : torch is missing, or has no such device
         """
         if execution.device == "cpu":
+            # Compiled loops, which a command that only reads artifacts does not need.
+            from models.nets.native import NativeNet
+
             return NativeNet(self._network_weights(), self.architecture, self.change_of)
         try:
             import torch
