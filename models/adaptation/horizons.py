@@ -107,6 +107,29 @@ class HorizonLearner:
         state.phases[...] = USUAL_PHASE
         state.ratios[...] = ratios / USUAL_PHASE
 
+    def check(self, rows: Floats) -> None:
+        """Validate imported states: the compiled loops trust the places in the clock.
+
+        Raises
+        ------
+        ValueError : no session could have produced one of them
+        """
+        state = kernels.State(*(self._view(rows, name) for name in PARTS))
+        count, phase, places = state.clock[:, 0], state.clock[:, 1], state.clock[:, 2:]
+        horizons = self._setting.horizons
+        ends = np.concatenate([horizons[-1:], horizons[:-1]])
+        whole = (state.clock == np.floor(state.clock)).all() and (state.clock >= 0).all()
+        season = state.profile.shape[1]
+        known = whole and (count <= kernels.LARGEST_COUNT).all() and (phase < season).all()
+        if not known or not (places < ends).all():
+            raise ValueError("the clock of the carry's forecasts is not a place in their rings")
+        variances = np.diagonal(state.variances, axis1=-2, axis2=-1)
+        if (
+            min(part.min() for part in (variances, state.sizes, state.phases, state.squares, state.mixture))
+            < 0
+        ):
+            raise ValueError("a variance, a weight or a square of the carry's forecasts is below 0")
+
     def observe(self, rows: Floats, observed: Floats, filled: Floats) -> None:
         """Learn from one observation of each session, in place.
 

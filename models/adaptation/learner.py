@@ -271,6 +271,8 @@ class Learner:
         squares = ("interval_mse", "surprise_mse", "surprise", "histogram", "observed")
         if self.learning.tracks_errors and min(parts[name].min() for name in squares) < 0:
             raise ValueError("one of the carry's squares or counts is below 0")
+        if self._horizons is not None:
+            self._horizons.check(row[None])
 
     def horizons_prior(self, row: Floats) -> dict[str, Floats]:
         """Weights of an artifact, by name, whose sessions begin with the forecasts of this one, [size]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from app.engine import time_budget
 from models.forecaster import Forecaster
 from tests.helpers.zoo import series
 
@@ -40,12 +41,12 @@ async def test_a_forecast_is_what_one_pass_has_learned(start, artifacts):
     np.testing.assert_allclose(answer["upper"], want[0] + widths, rtol=CLOSE, atol=CLOSE)
 
 
-async def test_a_forecast_in_slices_is_the_whole(start_http, artifacts):
-    """A budget of nothing: every tick rolls out a few steps."""
+async def test_a_forecast_in_slices_is_the_whole(start_http, artifacts, monkeypatch):
+    monkeypatch.setattr(time_budget.TimeBudget, "max_steps", lambda *_: 7)
     whole = series("seasonal", 30)
     forecaster, passed = one_pass(artifacts["seasonal"], whole)
     want, _ = forecaster.roll_out(passed.carries, 700)
-    async with start_http(slice_seconds=0.0005) as service:
+    async with start_http() as service:
         await service.advance("s", whole, 0, model="seasonal")
         answer = await forecast(service, "s", steps=700)
     np.testing.assert_allclose(answer["forecast"], want[0], rtol=CLOSE, atol=CLOSE)
