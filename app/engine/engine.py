@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 
 from app.config import Settings
-from app.engine import listing
 from app.engine.admission import Admission
 from app.engine.arrivals import Arrivals
 from app.engine.backlog import Backlog
@@ -37,6 +36,7 @@ from app.engine.direct import DirectChunks
 from app.engine.fair_share import FairShare
 from app.engine.idle_time import suspend_expiry_after_clock_jump
 from app.engine.linger import Linger
+from app.engine.listing import Listing
 from app.engine.model_slabs import ModelSlabs
 from app.engine.peers import Peers
 from app.engine.reply import fail_batch, reply
@@ -86,6 +86,7 @@ class Engine:
         self._call_store = StoreCalls(store, self.metrics)
         models = ModelSlabs(forecasters, settings, older)
         self.residents = Residents(models, store, settings, self._call_store, self.metrics)
+        self._listing = Listing(self.residents)
         self.watchers = Watchers()
         self.stopping = False
         self._stop_at = math.inf  # monotonic time at which unfinished jobs are refused
@@ -233,7 +234,7 @@ class Engine:
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
         """As `names`, of the sessions that this engine owns."""
-        return await listing.names(self.residents, after, limit, model, prefix)
+        return await self._listing.names(after, limit, model, prefix)
 
     async def count_sessions(self, tenant: str | None = None) -> int:
         """Number of sessions of a tenant, or of all tenants.

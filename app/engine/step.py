@@ -18,6 +18,7 @@ from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.inputs import MAX_NAMES, advance_clock, impossible_error, prepare_inputs
 from app.engine.network_pass import Failures, PassInputs, run_pass
+from app.engine.observing import observed_by_group
 from app.engine.time_budget import (
     BATCH_SECONDS,
     CONTENDED_SECONDS,
@@ -227,7 +228,8 @@ class Stepper:
             batch.now,
             self.recent_bytes,
         )
-        batch.stage(group.slab, group.sessions(), group.rows, after)
+        observed = observed_by_group(group, result)
+        batch.stage(group.slab, group.sessions(), group.rows, after, observed)
         answer(group, outputs, after, batch)
 
 

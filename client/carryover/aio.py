@@ -26,7 +26,16 @@ from carryover.effects import Plan
 from carryover.errors import Unreachable
 from carryover.observations import Chunk, check_positive, chunk_of, chunks_of, is_in_memory, missing_chunk
 from carryover.retry import RetryPolicy
-from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo, concatenate_answers
+from carryover.service import session_html, session_text
+from carryover.values import (
+    Answer,
+    Forecast,
+    History,
+    ModelInfo,
+    Prediction,
+    SessionInfo,
+    concatenate_answers,
+)
 from carryover.window import max_in_flight_for
 from carryover.wire import ChunkOptions, Cursor, cursor_for
 
@@ -157,7 +166,10 @@ class AsyncSession:
         self._cursor = cursor
 
     def __repr__(self) -> str:
-        return f"<AsyncSession {self.id!r} of {self.service.url}>"
+        return session_text("AsyncSession", self._cursor, self.service.url)
+
+    def _repr_html_(self) -> str:
+        return session_html(self._cursor, self.service.url)
 
     @property
     def id(self) -> str:
@@ -210,6 +222,12 @@ class AsyncSession:
         return await self.service._run(
             plans.forecast(self._cursor, steps, level, future, self.service._retry)
         )
+
+    async def history(
+        self, last: int | None = None, *, start: int | None = None, limit: int | None = None
+    ) -> History:
+        """Return what the session observed and predicted last; see `Session.history`."""
+        return await self.service._run(plans.history(self._cursor, last, start, limit, self.service._retry))
 
     async def create(self) -> SessionInfo:
         """Create the session now, and not with its first chunk. It is an error if it exists."""

@@ -19,7 +19,7 @@ from carryover.errors import (
 )
 from carryover.observations import Chunk, chunk_of, is_frame
 from carryover.retry import Pauses, RetryPolicy
-from carryover.values import Answer, Forecast, ModelInfo, SessionInfo, model_info, session_info
+from carryover.values import Answer, Forecast, History, ModelInfo, SessionInfo, model_info, session_info
 from carryover.wire import ChunkOptions, Cursor
 
 PAGE = 500
@@ -141,6 +141,14 @@ def forecast(
     rows = None if future is None else chunk_of(future)
     reply = yield from send(wire.forecast(cursor, steps, level, rows), retry)
     return wire.parse_forecast(wire.reply_object(reply))
+
+
+def history(
+    cursor: Cursor, last: int | None, start: int | None, limit: int | None, retry: RetryPolicy
+) -> Plan[History]:
+    """What the session observed last, as far as the server has kept it."""
+    reply = yield from send(wire.history(cursor, last, start, limit), retry)
+    return wire.parse_history(wire.reply_object(reply))
 
 
 def export(cursor: Cursor, retry: RetryPolicy) -> Plan[bytes]:

@@ -25,7 +25,16 @@ from carryover.effects import Plan
 from carryover.errors import Unreachable
 from carryover.observations import check_positive, chunk_of, chunks_of, is_in_memory, missing_chunk
 from carryover.retry import RetryPolicy
-from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo, concatenate_answers
+from carryover.tables import facts_html
+from carryover.values import (
+    Answer,
+    Forecast,
+    History,
+    ModelInfo,
+    Prediction,
+    SessionInfo,
+    concatenate_answers,
+)
 from carryover.window import max_in_flight_for
 from carryover.wire import ChunkOptions, Cursor, cursor_for
 
@@ -187,7 +196,10 @@ class Session:
         self._cursor = cursor
 
     def __repr__(self) -> str:
-        return f"<Session {self.id!r} of {self.service.url}>"
+        return session_text("Session", self._cursor, self.service.url)
+
+    def _repr_html_(self) -> str:
+        return session_html(self._cursor, self.service.url)
 
     @property
     def id(self) -> str:
@@ -273,6 +285,18 @@ class Session:
         """
         return self.service._run(plans.forecast(self._cursor, steps, level, future, self.service._retry))
 
+    def history(
+        self, last: int | None = None, *, start: int | None = None, limit: int | None = None
+    ) -> History:
+        """Return what the session observed and predicted last, as far as the server has kept it in memory.
+
+        Parameters
+        ----------
+        last : only so many of the newest observations
+        start, limit : only what was observed from this position on, and so many of them
+        """
+        return self.service._run(plans.history(self._cursor, last, start, limit, self.service._retry))
+
     def create(self) -> SessionInfo:
         """Create the session now, instead of with its first chunk. Fails if the session exists."""
         return self.service._run(plans.create(self._cursor, self.service._retry))
@@ -321,6 +345,19 @@ class Session:
         """Give the session a saved state; it is created if it does not exist."""
         state = source if isinstance(source, bytes) else Path(source).read_bytes()
         return self.service._run(plans.load(self._cursor, state, self.service._retry))
+
+
+def session_text(kind: str, cursor: Cursor, url: str) -> str:
+    """A session in a line, as far as this client knows it."""
+    model = f" of model {cursor.model!r}" if cursor.model else ""
+    position = "" if cursor.position is None else f" at {cursor.position}"
+    return f"<{kind} {cursor.session!r}{model}{position}, {url}>"
+
+
+def session_html(cursor: Cursor, url: str) -> str:
+    """A session as a table for notebooks; nothing is asked of the server."""
+    facts = {"server": url, "model": cursor.model, "position": cursor.position, "epoch": cursor.epoch}
+    return facts_html(f"Session {cursor.session}", facts)
 
 
 class Stream:
