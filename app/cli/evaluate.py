@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from models.evaluation.backtest import Backtest, Score
     from models.evaluation.bands import Coverage
     from models.evaluation.figures import BacktestPlot
+    from models.evaluation.rolling import Rolling
 
 DRAWN_ROWS = 400
 DRAWN_LEVEL = 0.9
@@ -43,6 +44,14 @@ def evaluate(
     season: Annotated[
         int | None,
         typer.Option(min=1, help="Rows in a season. [default: estimated from the training part]"),
+    ] = None,
+    horizons: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Also forecast this many steps from every row, and compare the forecasts with baselines.",
+            show_default=False,
+        ),
     ] = None,
     time_column: options.TimeColumn = None,
     time_zone: options.TimeZone = None,
@@ -97,6 +106,7 @@ def evaluate(
 
     from models.artifact.files import load
     from models.evaluation.backtest import backtest
+    from models.evaluation.rolling import evaluate_forecasts
 
     torch.set_num_threads(threads)
     model = load(artifact)
@@ -112,15 +122,27 @@ def evaluate(
         no_times=no_times,
     )
     series = _series(model, data, table, gaps, options.step_seconds(resample))
-    result = backtest(model, series, _split(model, series, split), chunk=chunk, season=season)
+    rows = _split(model, series, split)
+    steps = _steps(options.parse_sizes(horizons, "--horizons"))
+    result = backtest(model, series, rows, chunk=chunk, season=season)
+    rolling = evaluate_forecasts(model, series, rows, steps, season) if steps else None
     if not no_figure:
         _draw(result, figure, drawn or DRAWN_ROWS, options.parse_names(draw), level or DRAWN_LEVEL)
     if as_json:
-        print(json.dumps(result.as_dict(), indent=2, allow_nan=False))
+        document = result.as_dict() | ({} if rolling is None else {"forecasts": rolling.as_dict()})
+        print(json.dumps(document, indent=2, allow_nan=False))
         return
     _print_tables(result, by_target)
+    if rolling is not None:
+        _print_forecasts(rolling)
     if not no_figure:
         print(f"see {figure}")
+
+
+def _steps(horizons: tuple[int, ...] | None) -> tuple[int, ...]:
+    if horizons and min(horizons) < 1:
+        raise typer.BadParameter("a horizon is a whole number from 1", param_hint="--horizons")
+    return tuple(sorted(set(horizons or ())))
 
 
 def _series(model: Artifact, data: str | None, table: TableOptions, gaps: bool, step: float | None) -> Series:
@@ -225,6 +247,27 @@ def _print_bands(result: Backtest) -> None:
     places = [_describe_rows(result, rows) for rows in result.surprises()]
     more = f", and {len(places) - SHOWN_SURPRISES} more" if len(places) > SHOWN_SURPRISES else ""
     print(f"most surprising: {', '.join(places[:SHOWN_SURPRISES])}{more}")
+
+
+def _print_forecasts(rolling: Rolling) -> None:
+    """Print the errors over all steps of a forecast, and how the intervals of its last step did."""
+    headings = [f"{name} {steps}" for steps in rolling.horizons for name in ("MSE", "MAE", "MASE")]
+    rows = {
+        method: [_format_number(value) for score in scores for value in astuple(score)]
+        for method, scores in rolling.scores.items()
+    }
+    title = f"forecasts from {len(rolling.rows)} rows, the mean over all their steps; scaled units"
+    _print_rows(title, headings, rows)
+    if rolling.bands:
+        headings = ["by target", "worst place", "after a miss", "interval score", "quantile loss"]
+        bands = {
+            f"step {steps}": [_format_range(band.least, band.most), *map(_format_number, astuple(band)[2:])]
+            for steps, band in zip(rolling.horizons, rolling.bands, strict=True)
+        }
+        _print_rows(
+            f"intervals of {rolling.level:g}: coverage, and two scores; scaled units", headings, bands
+        )
+    print(f"farthest forecast beyond the earlier rows: {rolling.excess:.2g} of their range")
 
 
 def _coverage_cells(coverage: Coverage | None) -> list[str]:

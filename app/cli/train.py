@@ -104,6 +104,8 @@ def train(
     forgetting: recipe_options.Forgetting = None,
     prior: recipe_options.Prior = None,
     levels: recipe_options.Levels = None,
+    horizons: recipe_options.Horizons = None,
+    season: recipe_options.Season = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -152,6 +154,8 @@ def train(
         forgetting=forgetting,
         prior=prior,
         levels=options.parse_numbers(levels, "--levels"),
+        horizons=options.parse_sizes(horizons, "--horizons"),
+        season=season,
     )
     if split is None and recipe is recipe_options.RecipeName.textbook:
         split = "1,0,0"
@@ -175,6 +179,8 @@ def train(
     )
     series = _series(data, names, table, gaps, options.step_seconds(resample))
     dataset = _dataset(series, names, split, chosen.scaled)
+    if horizons and season is None:
+        chosen = recipe_options.with_learning(chosen, season=_season(dataset))
     _set_device(device, threads)
     checkpoint = checkpoint or _default_checkpoint(out)
     _check_out(out, options.artifact_name(name, out), checkpoint)
@@ -231,6 +237,15 @@ def _dataset(series: Series, names: InputNames, split: str | None, scaled: bool)
     own_units = None if scaled else (identity_scaling(len(inputs)), identity_scaling(len(targets)))
     columns = [Column(name, names.units.get(name)) for name in inputs]
     return prepare(series, columns, targets, split_rows(len(series), parts), own_units, names.future)
+
+
+def _season(dataset: Dataset) -> int:
+    """Rows of a season of the training part; 1 where none is found."""
+    from models.artifact.learning import MAX_SEASON
+    from models.evaluation.baselines import find_season
+
+    found = find_season(dataset.truth[: dataset.split.train].double().numpy()) or 1
+    return found if found <= MAX_SEASON else 1
 
 
 def _set_device(device: Device, threads: int) -> None:
