@@ -92,11 +92,23 @@ class NewSession(RequestBody):
     )
     learning: LearningOptions | None = None
     level: Level = Field(None, description="Add prediction intervals of this level to every answer.")
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description='Such as `{"site": "north"}`: at most 16, by which `GET /sessions` finds the session.',
+    )
 
 
 class Precondition(RequestBody):
     at: At = None
     epoch: Epoch = None
+
+
+class SessionChanges(Precondition):
+    labels: dict[str, str | None] | None = Field(
+        None,
+        description="Labels to set; null removes a label, and null in place of the object removes all of "
+        "them. Others stay.",
+    )
 
 
 class ForkRequest(Precondition):
@@ -134,6 +146,9 @@ class Chunk(RequestBody):
     epoch: Epoch = None
     horizon: int | None = Field(None, ge=0, description="Add a forecast of this many steps.")
     model: str | None = Field(None, description="The model of the session, if this chunk creates it.")
+    labels: dict[str, str] | None = Field(
+        None, description="The labels of the session, if this chunk creates it."
+    )
 
 
 class Predictions(BaseModel):
@@ -270,6 +285,7 @@ class Session(BaseModel):
     learning: LearningSettings | None
     level: float | None
     errors: RunningErrors | None
+    labels: dict[str, str]
 
 
 class SessionName(BaseModel):

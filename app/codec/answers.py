@@ -11,6 +11,7 @@ import orjson
 
 from app.jobs.answers import ChunkAnswer, SessionView, epoch_token
 from app.session.names import id_of
+from app.session.notes import labels_by_name
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import AnyArray, Numbers
 from models.nets.numbers import MAX_WHOLE, is_whole
@@ -101,6 +102,7 @@ def encode_session(view: SessionView) -> dict[str, Any]:
         },
         "level": view.level,
         "errors": None if view.errors is None else _errors(view.errors, view.learning.levels),
+        "labels": labels_by_name(view.labels),
     }
 
 

@@ -175,7 +175,7 @@ def advance_rows(
     headers = before.headers
     counted = headers["position"], headers["since_reset"], headers["seen"], headers["deadline"]
     _count_observations(*counted, headers["ttl"], lengths, now)
-    after = Rows(headers, carries, before.long_answers)
+    after = Rows(headers, carries, before.long_answers, before.notes)
     recent_answers.remember(after, lengths, digests, last, long_answers, recent_bytes)
     return after
 

@@ -51,8 +51,9 @@ from app.errors import CarryoverError, Stopping, StoreFailed
 from app.jobs.jobs import AdvanceMany, Job, Watch, Watcher, submit_and_wait
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
+from app.session.notes import Labels
 from app.session.steady_clock import SteadyClock
-from app.stores import Store
+from app.stores import LabelPage, Store
 from models.forecaster import Forecaster
 
 log = logging.getLogger("carryover.engine")
@@ -234,6 +235,26 @@ class Engine:
     ) -> list[tuple[str, str]]:
         """As `names`, of the sessions that this engine owns."""
         return await listing.names(self.residents, after, limit, model, prefix)
+
+    async def labelled(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
+    ) -> LabelPage:
+        """As `names`, of the sessions that have all of these labels; see `LabelPage`.
+
+        Raises
+        ------
+        WorkerUnavailable : a worker that owns a part of them does not answer
+        """
+        page = await self.labelled_here(after, limit, model, prefix, labels)
+        if self.peers is None:
+            return page
+        return LabelPage.merge([page, *await self.peers.labelled(after, limit, model, prefix, labels)], limit)
+
+    async def labelled_here(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
+    ) -> LabelPage:
+        """As `labelled`, of the sessions that this engine owns."""
+        return await listing.labelled(self.residents, after, limit, model, prefix, labels)
 
     async def count_sessions(self, tenant: str | None = None) -> int:
         """Number of sessions of a tenant, or of all tenants.

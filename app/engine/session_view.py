@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.engine import extra_outputs
 from app.jobs.answers import SessionView
+from app.session.notes import NO_NOTES
 from app.session.rows import Rows
 from app.session.slab import Slab
 
@@ -29,4 +30,5 @@ def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
         seen=header["seen"],
         expires=header["deadline"] if header["deadline"] != NEVER else None,
         ttl_seconds=header["ttl"] if header["ttl"] != NEVER else None,
+        labels=rows.notes.get(0, NO_NOTES).labels,
     )

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from app.errors import CarryoverError
+from app.session.notes import Labels
 from app.session.rows import Answer
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import Epochs, Ints, Numbers
@@ -139,6 +140,7 @@ class SessionView:
     level : of the intervals that it wants with every chunk
     errors : [1, outputs], if it keeps its errors
     since_reset : observations since it was created or reset
+    labels : `name:value` of each
     last_prediction : [outputs], if it has observed anything
     created, seen, expires : seconds since 1970; `expires` is None if it never does
     """
@@ -157,6 +159,7 @@ class SessionView:
     seen: float
     expires: float | None
     ttl_seconds: float | None
+    labels: Labels = ()
 
 
 def ranges(starts: Ints, counts: Ints) -> Ints:

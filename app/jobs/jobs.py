@@ -19,6 +19,7 @@ from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.session.notes import Labels
 from app.session.rows import Answer
 from app.session.state_file import SessionState
 from models.adaptation.learner import Scores
@@ -281,6 +282,7 @@ class Create(_OneSession):
 
     learning : how it learns, as arguments of `Learning.with_options`
     level : of the intervals that it wants with every chunk
+    labels : `name:value` of each
     """
 
     session: str
@@ -288,6 +290,25 @@ class Create(_OneSession):
     ttl_seconds: float | None = None
     learning: Mapping[str, Any] = field(default_factory=dict)
     level: float | None = None
+    labels: Labels = ()
+    reply: Reply = discard_answer
+
+
+@dataclass(slots=True)
+class Annotate(_OneSession):
+    """Change what is noted on a session. It does not move, and its time to live goes on.
+
+    Answered by `SessionView`.
+
+    labels : by name, the values to set; None removes a label
+    replaces_labels : whether all other labels are removed
+    """
+
+    session: str
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    replaces_labels: bool = False
+    at: int | None = None
+    epoch: int | None = None
     reply: Reply = discard_answer
 
 
@@ -422,6 +443,7 @@ Job = (
     | AdvanceMany
     | Forecast
     | Create
+    | Annotate
     | Inspect
     | Watch
     | Reset

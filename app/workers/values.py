@@ -21,6 +21,7 @@ from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
 from app.jobs.jobs import (
     Advance,
     AdvanceMany,
+    Annotate,
     Create,
     Delete,
     Export,
@@ -61,7 +62,7 @@ KEPT_HERE = frozenset(
 CLASSES: tuple[type, ...] = (
     *(AdvanceMany, BulkAnswer, Advance, ChunkAnswer),
     *(Create, Delete, Export, Forecast, Fork, Import, Inspect, Refuse, Reset, Retire, Watch),
-    *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionState, SessionView),
+    *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionState, SessionView, Annotate),
 )
 FIELDS = tuple(
     tuple(name for name in cls.__annotations__ if name not in KEPT_HERE and not name.startswith("_"))

@@ -38,6 +38,8 @@ from app.jobs.jobs import (
 from app.jobs.split import JobParts
 from app.model_library import ModelLibrary
 from app.session.names import id_of
+from app.session.notes import Labels
+from app.stores import LabelPage
 from app.workers.handed_over import HandedOverChunks
 from app.workers.peer import ANSWER_SECONDS, Peer
 from app.workers.place import Place, owner_of
@@ -80,6 +82,7 @@ class Workers:
             "adopt": self._adopt_here,
             "count": self._count_here,
             "models": self._models_here,
+            "labelled": self._labelled_here,
             "names": engine.names_here,
             "retire": self._retire_here,
         }
@@ -232,6 +235,19 @@ class Workers:
         """A page of `Engine.names` from each other worker."""
         pages = await self.ask("names", after, limit, model, prefix)
         return [[(name, model_name) for name, model_name in page] for page in pages]
+
+    async def labelled(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
+    ) -> Sequence[LabelPage]:
+        """A page of `Engine.labelled` from each other worker."""
+        pages = await self.ask("labelled", after, limit, model, prefix, labels)
+        return [LabelPage([(name, model_name) for name, model_name in found], end) for found, end in pages]
+
+    async def _labelled_here(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Sequence[str]
+    ) -> tuple[Sequence[tuple[str, str]], str | None]:
+        page = await self._engine.labelled_here(after, limit, model, prefix, tuple(labels))
+        return page.found, page.end
 
     async def count_sessions(self, tenant: str | None) -> int:
         """Number of sessions that other workers own."""

@@ -55,8 +55,10 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
         sending(after="../"),
         sending(model="sine"),
         sending(detail="true"),
+        sending(label="site:north"),
     ],
     ("GET", "/sessions/{id}"): [sending()],
+    ("PATCH", "/sessions/{id}"): [sending({"labels": {"a": "b"}}), sending({"labels": None, "at": STEPS})],
     ("DELETE", "/sessions/{id}"): [sending(), sending(at=STEPS), sending(at=1)],
     ("POST", "/sessions/{id}/observations"): [
         sending(CHUNK),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -22,15 +23,17 @@ from app.api.schemas import (
     Precondition,
     Predictions,
     Session,
+    SessionChanges,
     SessionPage,
 )
 from app.codec import answers, body_errors, chunks
 from app.codec.limits import MAX_POSITION, SESSION_ID, validate_session_id
 from app.errors import CarryoverError, Unprocessable
 from app.jobs.answers import SessionView, parse_epoch
-from app.jobs.jobs import Advance, Create, Delete, Export, Forecast, Fork, Import, Inspect, Reset
+from app.jobs.jobs import Advance, Annotate, Create, Delete, Export, Forecast, Fork, Import, Inspect, Reset
 from app.session import state_file
 from app.session.names import id_of
+from app.session.notes import MAX_LABELS, parse_label, parse_labels
 
 router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
 
@@ -55,7 +58,8 @@ async def create_session(request: Request, response: Response) -> dict[str, Any]
     """Create a session. The answer has its `Location`. A first chunk creates its session, too."""
     body = await parse_body(request, NewSession)
     learning = {} if body.learning is None else body.learning.model_dump(exclude_none=True)
-    job = Create(body.id or _random_id(), body.model, body.ttl_seconds, learning, body.level)
+    labels = parse_labels(body.labels)
+    job = Create(body.id or _random_id(), body.model, body.ttl_seconds, learning, body.level, labels)
     return _created(response, await get_caller(request).ask(job))
 
 
@@ -71,20 +75,33 @@ async def list_sessions(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     model: Annotated[str | None, Query(description="only sessions of this model")] = None,
     prefix: Annotated[str, Query(pattern=PREFIX, description="only ids with this prefix")] = "",
+    label: Annotated[
+        list[str],
+        Query(
+            max_length=MAX_LABELS,
+            description="only sessions with this label, such as `site:north`; with several, all of them",
+        ),
+    ] = [],  # noqa: B006  (FastAPI copies it)
     detail: Annotated[
         bool, Query(description="each as `GET /sessions/{id}` shows it; at most 100 per page")
     ] = False,
 ) -> dict[str, Any]:
-    """List sessions in the order of their ids."""
+    """List sessions in the order of their ids. Go on until `next` is null: with labels a page may be short."""
     caller = get_caller(request)
     if model is not None:
         caller.engine.residents.models.slab_for_model(model)
     limit = min(limit, MAX_DETAILED) if detail else limit
-    names = await caller.list_sessions(after, limit, model, prefix)
+    names: Sequence[tuple[str, str]]
+    if label:
+        page = await caller.list_labelled(after, limit, model, prefix, tuple(map(parse_label, label)))
+        names, end = page.found, page.end
+    else:
+        names = await caller.list_sessions(after, limit, model, prefix)
+        end = names[-1][0] if len(names) == limit else None
     rows: list[dict[str, Any]] = [{"session": session, "model": name} for session, name in names]
     return {
         "sessions": await _in_detail(caller, rows) if detail else rows,
-        "next": names[-1][0] if len(names) == limit else None,
+        "next": end,
         "total": await caller.count_sessions(),
     }
 
@@ -93,6 +110,25 @@ async def list_sessions(
 async def get_session(request: Request, id: Id) -> dict[str, Any]:
     """Model, position, last prediction and times of a session."""
     return answers.encode_session(await get_caller(request).ask(Inspect(validate_session_id(id))))
+
+
+@router.patch(
+    "/sessions/{id}",
+    response_model=Session,
+    responses=problem_responses(400, 404, 409, 410, 413, 422, 503),
+    openapi_extra=openapi_body(SessionChanges, required=True),
+)
+async def annotate_session(request: Request, id: Id) -> dict[str, Any]:
+    """Change a session's labels. It does not move, and its time to live goes on."""
+    body = await parse_body(request, SessionChanges)
+    job = Annotate(
+        validate_session_id(id),
+        body.labels or {},
+        body.labels is None and "labels" in body.model_fields_set,
+        body.at,
+        _epoch(body.epoch),
+    )
+    return answers.encode_session(await get_caller(request).ask(job))
 
 
 @router.delete(
