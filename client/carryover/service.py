@@ -74,7 +74,7 @@ class Carryover:
         Parameters
         ----------
         model : by default the server's; if the session runs another model, its first chunk is refused
-        options : used when the session is created: `ttl_seconds`, `level`, `learning`
+        options : used when the session is created: `ttl_seconds`, `level`, `learning`, `labels`
         """
         return Session(self, cursor_for(self._cursors, id, model, options))
 
@@ -105,9 +105,16 @@ class Carryover:
         chunks = {name: chunk_of(rows) for name, rows in observations.items()}
         return self._run(bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry))
 
-    def sessions(self, model: str | None = None, after: str = "") -> Iterator[dict[str, Any]]:
-        """Yield every session with an id after `after`, in order of id: the entries of `GET /sessions`."""
-        return self._emit(plans.sessions(model, self._retry, after))
+    def sessions(
+        self, model: str | None = None, after: str = "", *, labels: Mapping[str, str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield every session with an id after `after`, in order of id: the entries of `GET /sessions`.
+
+        Parameters
+        ----------
+        labels : only sessions that have all of these, such as `{"site": "north"}`
+        """
+        return self._emit(plans.sessions(model, self._retry, after, labels))
 
     def count(self) -> int:
         """Return the number of sessions."""
@@ -280,6 +287,10 @@ class Session:
     def reset(self) -> SessionInfo:
         """Set the carry to zero. The position does not change."""
         return self.service._run(plans.reset(self._cursor, self.service._retry))
+
+    def set_labels(self, labels: Mapping[str, str | None] | None) -> SessionInfo:
+        """Set labels; a label that is None is removed, and others stay. None in place of all removes all."""
+        return self.service._run(plans.annotate(self._cursor, labels, self.service._retry))
 
     def fork(self, id: str | None = None) -> Session:
         """Create a session with a copy of the carry. Without an `id`, it gets a random one."""

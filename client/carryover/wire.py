@@ -160,10 +160,19 @@ def forecast(cursor: Cursor, steps: int, level: float | None, future: Chunk | No
     )
 
 
-def page(after: str, model: str | None, limit: int) -> Request:
+def page(after: str, model: str | None, limit: int, labels: Mapping[str, str] | None = None) -> Request:
     """`GET /sessions`."""
-    query: dict[str, str | int | float] = {"after": after, "limit": limit}
-    return Request("GET", "/sessions", query=query if model is None else query | {"model": model})
+    query: dict[str, Any] = {"after": after, "limit": limit}
+    if model is not None:
+        query["model"] = model
+    if labels:
+        query["label"] = [f"{name}:{value}" for name, value in labels.items()]
+    return Request("GET", "/sessions", query=query)
+
+
+def annotate(cursor: Cursor, labels: Mapping[str, str | None] | None) -> Request:
+    """`PATCH /sessions/{id}`."""
+    return Request("PATCH", cursor.path, json.dumps({"labels": labels}).encode())
 
 
 def advance(

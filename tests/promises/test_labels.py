@@ -148,7 +148,8 @@ async def test_labels_survive_a_restart(start):
     [
         {f"name{i}": "x" for i in range(MAX_LABELS + 1)},
         {"": "x"}, {"a:b": "x"}, {"é": "x"}, {"n" * 65: "x"},
-        {"site": "x" * 129}, {"site": "ü" * 65}, {"site": "a\nb"}, {"site": "\u202e"}, {"site": 7}, {"site": None},
+        {"site": "x" * 129}, {"site": "ü" * 65}, {"site": "a\nb"}, {"site": "\u202e"}, {"site": 7},
+        {"site": None},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("start", ["memory"], indirect=True)

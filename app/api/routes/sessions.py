@@ -86,7 +86,7 @@ async def list_sessions(
         bool, Query(description="each as `GET /sessions/{id}` shows it; at most 100 per page")
     ] = False,
 ) -> dict[str, Any]:
-    """List sessions in the order of their ids. Go on until `next` is null: with labels a page may be short."""
+    """List sessions in the order of their ids. With labels, a page that is not the last may be short."""
     caller = get_caller(request)
     if model is not None:
         caller.engine.residents.models.slab_for_model(model)
