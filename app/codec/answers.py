@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -103,6 +104,8 @@ def encode_session(view: SessionView) -> dict[str, Any]:
         "level": view.level,
         "errors": None if view.errors is None else _errors(view.errors, view.learning.levels),
         "labels": labels_by_name(view.labels),
+        "alert": None if view.alert is None else msgspec.structs.asdict(view.alert),
+        "alert_raised": view.alert_raised,
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.engine import exactly_once
+from app.engine.alerting import check_alert
 from app.engine.batch import Batch, SessionExpired, touch
 from app.engine.inputs import check_intervals, future_inputs
 from app.engine.placement import place_chunks, place_unusual
@@ -170,14 +171,20 @@ class _Commands:
         row = self._residents.create(job.session, slab, job.ttl_seconds, batch)
         after = slab.read(np.array([row]))
         after.carries[0] = carry
-        _note(after, Notes(tuple(job.labels)))
+        check_alert(job.alert, slab.forecaster)
+        _note(after, Notes(tuple(job.labels), job.alert))
         _stage(job, job.session, slab, row, after, batch)
 
     def _annotate(self, job: Annotate, batch: Batch) -> None:
         slab, row = self._residents.require(job.session, batch, job.at, job.epoch)
         after = slab.read(np.array([row]))
-        kept = () if job.replaces_labels else after.notes.get(0, NO_NOTES).labels
-        _note(after, Notes(changed_labels(kept, job.labels)))
+        notes = after.notes.get(0, NO_NOTES)
+        labels = changed_labels(() if job.replaces_labels else notes.labels, job.labels)
+        if job.changes_alert:
+            check_alert(job.alert, slab.forecaster)
+            _note(after, Notes(labels, job.alert))
+        else:
+            _note(after, Notes(labels, notes.alert, notes.state))
         _stage(job, job.session, slab, row, after, batch)
 
     def _reset(self, job: Reset, batch: Batch) -> None:
@@ -196,7 +203,7 @@ class _Commands:
         for name in ("position", "since_reset"):
             after.headers[name] = slab.headers[name][origin]
         after.carries[0] = slab.carries[origin]
-        _note(after, slab.notes.get(origin, NO_NOTES))
+        _note(after, slab.notes.get(origin, NO_NOTES).quiet())
         _stage(job, job.target, slab, row, after, batch)
 
     def _import(self, job: Import, batch: Batch) -> None:

@@ -14,7 +14,7 @@ NEVER = float("inf")
 def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
     """The view of the first session in `rows`."""
     header = dict(zip(rows.headers.dtype.names or (), rows.headers[0].tolist(), strict=True))
-    artifact = slab.forecaster.artifact
+    artifact, notes = slab.forecaster.artifact, rows.notes.get(0, NO_NOTES)
     return SessionView(
         session=session,
         model=artifact.name,
@@ -30,5 +30,7 @@ def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
         seen=header["seen"],
         expires=header["deadline"] if header["deadline"] != NEVER else None,
         ttl_seconds=header["ttl"] if header["ttl"] != NEVER else None,
-        labels=rows.notes.get(0, NO_NOTES).labels,
+        labels=notes.labels,
+        alert=notes.alert,
+        alert_raised=notes.state.raised,
     )

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from app.errors import CarryoverError
-from app.session.notes import Labels
+from app.session.notes import Alert, Labels
 from app.session.rows import Answer
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import Epochs, Ints, Numbers
@@ -141,6 +141,7 @@ class SessionView:
     errors : [1, outputs], if it keeps its errors
     since_reset : observations since it was created or reset
     labels : `name:value` of each
+    alert, alert_raised : its own alert, and whether an alert is raised
     last_prediction : [outputs], if it has observed anything
     created, seen, expires : seconds since 1970; `expires` is None if it never does
     """
@@ -160,6 +161,8 @@ class SessionView:
     expires: float | None
     ttl_seconds: float | None
     labels: Labels = ()
+    alert: Alert | None = None
+    alert_raised: bool = False
 
 
 def ranges(starts: Ints, counts: Ints) -> Ints:

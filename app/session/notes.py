@@ -21,20 +21,75 @@ Labels = tuple[str, ...]
 """`name:value` of each label, in the order of their names."""
 
 MAX_LABELS = 16  # of one session
+MAX_CLEAR_AFTER = 1_000_000  # observations
 MAX_LABEL_BYTES = 128  # of a value, as UTF-8
 LABEL_NAME = re.compile(r"[A-Za-z0-9._\-]{1,64}", re.ASCII)
 
 
+class Alert(msgspec.Struct, frozen=True, array_like=True):
+    """When a session raises an alert: at an observation with one of these, at least one of which is set.
+
+    score_above : a score above this
+    outside : a value outside its interval of this level
+    clear_after : observations in a row with none of these, after which the alert is cleared
+    webhook : name of the webhook that gets it, if any
+    """
+
+    score_above: float | None = None
+    outside: float | None = None
+    clear_after: int = 1
+    webhook: str | None = None
+
+
+class AlertState(msgspec.Struct, frozen=True, array_like=True):
+    """Whether the alert is raised, and for how many observations none of its limits was crossed since."""
+
+    raised: bool = False
+    calm: int = 0
+
+
+QUIET = AlertState()
+
+
 class Notes(msgspec.Struct, frozen=True, array_like=True):
-    """The notes of one session."""
+    """The notes of one session.
+
+    alert : of its own; None where that of its model applies, if there is one
+    """
 
     labels: Labels = ()
+    alert: Alert | None = None
+    state: AlertState = QUIET
 
     def __bool__(self) -> bool:
-        return bool(self.labels)
+        return bool(self.labels) or self.alert is not None or self.state != QUIET
+
+    def quiet(self) -> Notes:
+        """The same, and no alert is raised."""
+        return msgspec.structs.replace(self, state=QUIET)
 
 
 NO_NOTES = Notes()
+
+
+def parse_alert(alert: Alert) -> Alert:
+    """Return an alert unchanged.
+
+    Raises
+    ------
+    Unprocessable : it has no limit, or one out of range
+    """
+    if alert.score_above is None and alert.outside is None:
+        raise Unprocessable("an alert needs score_above or outside", field="alert")
+    if alert.score_above is not None and not 0 <= alert.score_above < 1:
+        raise Unprocessable("score_above must be at least 0 and below 1", field="alert.score_above")
+    if alert.outside is not None and not 0 < alert.outside < 1:
+        raise Unprocessable("outside must be above 0 and below 1", field="alert.outside")
+    if not 1 <= alert.clear_after <= MAX_CLEAR_AFTER:
+        raise Unprocessable(f"clear_after must be 1 to {MAX_CLEAR_AFTER}", field="alert.clear_after")
+    if alert.webhook is not None and LABEL_NAME.fullmatch(alert.webhook) is None:
+        raise Unprocessable(f"there is no webhook {alert.webhook[:100]!r}", field="alert.webhook")
+    return alert
 
 
 def parse_labels(given: Mapping[str, str]) -> Labels:

@@ -36,6 +36,7 @@ from app.jobs.jobs import (
 )
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.session.notes import Alert
 from app.session.state_file import SessionState
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import Ints
@@ -62,7 +63,7 @@ KEPT_HERE = frozenset(
 CLASSES: tuple[type, ...] = (
     *(AdvanceMany, BulkAnswer, Advance, ChunkAnswer),
     *(Create, Delete, Export, Forecast, Fork, Import, Inspect, Refuse, Reset, Retire, Watch),
-    *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionState, SessionView, Annotate),
+    *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionState, SessionView, Annotate, Alert),
 )
 FIELDS = tuple(
     tuple(name for name in cls.__annotations__ if name not in KEPT_HERE and not name.startswith("_"))

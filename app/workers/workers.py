@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -21,6 +21,7 @@ import msgspec
 
 from app.access.callers import Authenticator
 from app.access.shared_usage import SharedUsage, UsageReport
+from app.engine.batch import AlertEvent
 from app.engine.engine import Engine
 from app.engine.reply import call_reply
 from app.errors import BadModel, CarryoverError, WorkerUnavailable
@@ -86,6 +87,7 @@ class Workers:
             "names": engine.names_here,
             "retire": self._retire_here,
         }
+        self.receive_alerts: Callable[[Sequence[AlertEvent]], None] = lambda _: None
         self._served: set[ServedPeer] = set()
         self._listening: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -128,7 +130,14 @@ class Workers:
 
     def _serve(self) -> ServedPeer:
         self._served = {served for served in self._served if not served.is_lost}
-        served = ServedPeer(self._engine, self._chunks, self._authenticator, self.answers, self._take_report)
+        served = ServedPeer(
+            self._engine,
+            self._chunks,
+            self._authenticator,
+            self.answers,
+            self._take_report,
+            self._take_alerts,
+        )  # fmt: skip
         self._served.add(served)
         return served
 
@@ -258,6 +267,17 @@ class Workers:
 
     async def _count_here(self, tenant: str | None) -> int:
         return self._engine.count_sessions_here(tenant)
+
+    # Alerts: every worker has readers of all.
+
+    def send_alerts(self, alerts: Sequence[AlertEvent]) -> None:
+        """Send alerts of sessions of this worker to the others."""
+        plain = [[alert.session, alert.event] for alert in alerts]
+        for peer in self._peers.values():
+            peer.send_alerts(plain)
+
+    def _take_alerts(self, content: Sequence[Any]) -> None:
+        self.receive_alerts([AlertEvent(session, None, event) for session, event in content])
 
     # Models: every worker loads them from disk.
 

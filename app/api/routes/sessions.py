@@ -10,11 +10,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.access.callers import Caller
+from app.alerts.webhooks import Webhooks
 from app.api.body import MAX_VALUES, openapi_body, parse_body, read_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
 from app.api.routes import operation_id
 from app.api.schemas import (
+    AlertOptions,
     Chunk,
     ForecastAnswer,
     ForecastRequest,
@@ -33,7 +35,7 @@ from app.jobs.answers import SessionView, parse_epoch
 from app.jobs.jobs import Advance, Annotate, Create, Delete, Export, Forecast, Fork, Import, Inspect, Reset
 from app.session import state_file
 from app.session.names import id_of
-from app.session.notes import MAX_LABELS, parse_label, parse_labels
+from app.session.notes import MAX_LABELS, Alert, parse_alert, parse_label, parse_labels
 
 router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
 
@@ -58,8 +60,10 @@ async def create_session(request: Request, response: Response) -> dict[str, Any]
     """Create a session. The answer has its `Location`. A first chunk creates its session, too."""
     body = await parse_body(request, NewSession)
     learning = {} if body.learning is None else body.learning.model_dump(exclude_none=True)
-    labels = parse_labels(body.labels)
-    job = Create(body.id or _random_id(), body.model, body.ttl_seconds, learning, body.level, labels)
+    job = Create(
+        body.id or _random_id(), body.model, body.ttl_seconds, learning, body.level,
+        parse_labels(body.labels), _alert(request, body.alert),
+    )  # fmt: skip
     return _created(response, await get_caller(request).ask(job))
 
 
@@ -119,12 +123,14 @@ async def get_session(request: Request, id: Id) -> dict[str, Any]:
     openapi_extra=openapi_body(SessionChanges, required=True),
 )
 async def annotate_session(request: Request, id: Id) -> dict[str, Any]:
-    """Change a session's labels. It does not move, and its time to live goes on."""
+    """Change a session's labels or alert. It does not move, and its time to live goes on."""
     body = await parse_body(request, SessionChanges)
     job = Annotate(
         validate_session_id(id),
         body.labels or {},
         body.labels is None and "labels" in body.model_fields_set,
+        _alert(request, body.alert),
+        "alert" in body.model_fields_set,
         body.at,
         _epoch(body.epoch),
     )
@@ -285,6 +291,15 @@ async def _in_detail(caller: Caller, rows: list[dict[str, Any]]) -> list[dict[st
         elif not isinstance(view, CarryoverError):
             raise view
     return rows
+
+
+def _alert(request: Request, options: AlertOptions | None) -> Alert | None:
+    if options is None:
+        return None
+    alert = Alert(options.score_above, options.outside, options.clear_after, options.webhook)
+    webhooks: Webhooks = request.app.state.webhooks
+    webhooks.check(alert.webhook, get_caller(request).tenant)
+    return parse_alert(alert)
 
 
 def _created(response: Response, view: Any) -> dict[str, Any]:
