@@ -148,6 +148,22 @@ async def test_an_alert_that_is_raised_stays_so_over_a_restart(start, whole, exp
         assert first + sent(service) == expected
 
 
+@pytest.mark.parametrize("way", [AsgiRoute], ids=lambda way: way.name)
+@pytest.mark.parametrize("store", ["redis"], indirect=True)
+async def test_a_chunk_that_reaches_two_replicas_sends_one_alert(start, whole, expected):
+    position = expected[0][1]
+    async with start() as here, start() as there:
+        await create(here)
+        await here.advance("s", whole[: position - 1], 0)
+        for service in (there, here):  # the second has an older copy of the session
+            assert (await service.advance("s", whole[position - 1 : position], position - 1)).status == 200
+        assert here.engine.metrics.fenced == 1
+        assert sent(there) == expected[:1]
+        assert sent(here) == []
+        await here.advance("s", whole[position:], position)
+        assert sent(there) + sent(here) == expected
+
+
 @pytest.fixture
 def begin(zoo_folder, clock, tmp_path, monkeypatch) -> Start:
     """A server over loopback, over memory."""
