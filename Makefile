@@ -1,24 +1,35 @@
 # Needs Python 3.11+, pip and make. Each step leaves a stamp in .venv, so a second run starts at once.
 # Settings pass through: CARRYOVER_PORT=9000 make serve
-# The CPU wheel of torch where PyPI would bring CUDA: TORCH_INDEX=https://download.pytorch.org/whl/cpu make serve
+# On Linux torch comes from the index of its CPU wheels: PyPI's wheel brings 5 GB of CUDA. For a GPU: TORCH_INDEX= make serve
 
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-TORCH_INDEX ?=
-PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input \
-	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --constraint constraints.txt
-PINS := pyproject.toml constraints.txt
+TORCH_INDEX ?= $(if $(filter Linux,$(shell uname -s)),https://download.pytorch.org/whl/cpu)
+PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input --constraint constraints.txt
+PINS := pyproject.toml client/pyproject.toml constraints.txt
+EDITABLE := --no-build-isolation --editable ./client --editable
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test lint format types imports docs reference messages bench soak attack failover lock clean
+.PHONY: help serve shell editable test lint format types imports docs reference messages bench soak attack failover lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-serve: $(VENV)/.runtime ## install what the service needs and start it on port 8000
+serve: editable ## install what the service needs and start it on port 8000
 	@exec $(VENV)/bin/carryover serve
+
+shell: editable ## a shell in which the command `carryover` is at hand
+	@echo 'The command carryover is at hand here. To leave this shell: exit'
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" exec "$${SHELL:-/bin/sh}"
+
+# After `pip install .` there would be a copy of the code in .venv, which a later `git pull` does not change.
+editable: $(VENV)/.runtime
+	@$(PY) -I -c 'import sys; from importlib.util import find_spec; sys.exit( \
+		[find_spec(name).origin for name in ("carryover", "carryover_server")] != sys.argv[1:])' 2>/dev/null \
+		"$(CURDIR)/client/carryover/__init__.py" "$(CURDIR)/carryover_server/__init__.py" \
+		|| $(PIP_INSTALL) --no-deps $(EDITABLE) .
 
 # Dozens of servers are started: what one has compiled is kept for the next, whatever the environment says.
 test: $(VENV)/.test ## install what the tests need and run them all (ARGS="-k reset" narrows)
@@ -80,13 +91,17 @@ $(VENV)/.made:
 # The build tool goes in first and isolation is off: nothing is fetched that the pins do not name.
 $(VENV)/.runtime: $(VENV)/.made $(PINS)
 	$(PIP_INSTALL) hatchling setuptools
-	$(PIP_INSTALL) --no-build-isolation --editable ./client --editable .
+	@index='$(TORCH_INDEX)'; \
+	if [ "$$index" ] && ! $(PY) -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=10)' "$$index/" 2>/dev/null; \
+		then echo "$$index does not answer: torch comes from PyPI"; index=; fi; \
+	$(PIP_INSTALL) $${index:+--extra-index-url "$$index"} torch
+	$(PIP_INSTALL) $(EDITABLE) '.[train]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.runtime
-	$(PIP_INSTALL) --no-build-isolation --editable '.[test]'
+	$(PIP_INSTALL) $(EDITABLE) '.[test]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	$(PIP_INSTALL) $(EDITABLE) '.[dev]'
 	@touch $@

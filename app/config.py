@@ -43,6 +43,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ORIGIN = re.compile(r"https?://[a-z0-9.\-_\[\]:]+")
 HOST_NAME = re.compile(r"[a-z0-9.\-_]+")
 ANY_HOST = "*"
+CLIENT_VARIABLES = frozenset(("CARRYOVER_URL", "CARRYOVER_KEY_FILE"))  # of the client; no settings
 RENAMED = {"CARRYOVER_WAVE_SESSIONS": "CARRYOVER_BATCH_SESSIONS"}  # old names, still accepted
 
 # What Kubernetes and Docker put into the environment for a service whose name begins with ours, such as
@@ -152,7 +153,9 @@ class SettingFields(BaseSettings):
         shown="the shipped models",
     )
     default_model: Text | None = setting(
-        None, "model of a session that names none", shown="the first by name"
+        None,
+        "model of a new session that names none",
+        shown="the first artifact that `models` names, or the only one that is loaded",
     )
     device: Literal["cpu", "cuda"] = setting("cpu", "where the network runs")
     max_sessions: int = setting(1_000_000, "most sessions that the server keeps", ge=1)
@@ -240,6 +243,17 @@ class SettingFields(BaseSettings):
         "model until it is reset",
         ge=0,
         le=10_000,
+    )
+    history_observations: int = setting(
+        256,
+        "last observations and predictions of each session that are kept in memory, to be shown; 0: none",
+        ge=0,
+        le=65_536,
+    )
+    history_bytes: int = setting(
+        64 * 2**20,
+        "most memory for them; above it those of the sessions that were used least recently are dropped",
+        ge=0,
     )
     socket_messages: int = setting(64, "most messages of one socket that may wait for an answer", ge=1)
     hot_route: bool = setting(
@@ -437,7 +451,7 @@ class Settings(SettingFields):
         given = {
             name: text.strip()
             for name, text in environment.items()
-            if name.startswith(PREFIX) and not _is_service_link(name, text)
+            if name.startswith(PREFIX) and name not in CLIENT_VARIABLES and not _is_service_link(name, text)
         }
         for old, new in RENAMED.items():
             if old in given:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import torch
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
@@ -40,6 +39,7 @@ from app.stores.factory import open_store
 from app.workers.place import Place
 from app.workers.store_files import worker_path
 from app.workers.workers import Workers
+from models.installation import installed_version
 
 log = logging.getLogger("carryover")
 
@@ -63,7 +63,6 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     ConfigError : a model cannot be loaded, the default is none of them, or the keys cannot be read
     """
     # More threads make the small matrix products of a batch several times slower.
-    torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
     keep_freed_memory()
     library = ModelLibrary(settings)
@@ -71,10 +70,11 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     store_path = _store_path(settings, place)
     store = open_store(settings, path=store_path, accept_loss=accept_loss)
     library.archive(forecasters)
+    settings = settings.model_copy(update={"default_model": library.default_name(forecasters)})
     engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
 
     key_ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
-    engine.tracing = create_tracing(settings.traces, _version())
+    engine.tracing = create_tracing(settings.traces, installed_version())
     authenticator = Authenticator(engine, settings, key_ring)
 
     workers = None if place is None else Workers(place, engine, authenticator, library)
@@ -115,7 +115,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
 
     app = FastAPI(
         title="Carryover",
-        version=_version(),
+        version=installed_version(),
         summary="Stateful recurrent models over streams: sessions keep their state until they are reset.",
         lifespan=lifespan,
         docs_url=None,  # FastAPI's page loads scripts from another host; ours is in api/routes/dashboard.py
@@ -176,12 +176,3 @@ async def _watch_keys(authenticator: Authenticator) -> None:
     while True:
         await asyncio.sleep(KEYS_SECONDS)
         authenticator.refresh()
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("carryover-server")
-    except PackageNotFoundError:
-        return "0+unknown"

@@ -7,6 +7,7 @@ of every network that was served. A folder of the archive may be deleted when no
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from app.config import Settings
 from app.errors import BadModel, ConfigError, UnknownModel
 from models.artifact.files import load_any, save
+from models.artifact.folder import read_description
 from models.errors import BadArtifact
 from models.forecaster import Forecaster
 from models.net import Execution
@@ -31,6 +33,7 @@ class ModelLibrary:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.folders: dict[str, Path] = {}  # by model, as of the last load
         self._execution = Execution(settings.device, settings.run_seconds)
         store = settings.store_path
         self._archive = None if store is None else store.with_name(f"{store.name}.models")
@@ -38,20 +41,18 @@ class ModelLibrary:
     def load(self) -> list[Forecaster]:
         """All artifacts, in the order of their folders, and in each by name. Reads the disk.
 
-        The first is the default of a server that names none: a model that is trained into a later folder
-        does not replace it.
-
         Raises
         ------
         ConfigError : an artifact cannot be loaded, two have the same name, or the default is missing
         """
         loaded: dict[str, Forecaster] = {}
+        folders: dict[str, Path] = {}
         for folder in _folders(self.settings.models):
             forecaster = self._load_folder(folder)
             name = forecaster.artifact.name
             if name in loaded:
                 raise ConfigError(f"two models have the name {name!r}; the second is {folder}")
-            loaded[name] = forecaster
+            loaded[name], folders[name] = forecaster, folder
         if not loaded:
             raise ConfigError(
                 f"there is no model in {', '.join(map(str, self.settings.models))}; set CARRYOVER_MODELS"
@@ -61,7 +62,19 @@ class ModelLibrary:
             raise ConfigError(
                 f"the default model {default!r} is not loaded; the models are {', '.join(sorted(loaded))}"
             )
-        return list(loaded.values())
+        self.folders = folders
+        return self._with_aliases(list(loaded.values()))
+
+    def default_name(self, loaded: Sequence[Forecaster]) -> str | None:
+        """The model of sessions that name none: the setting, the first that `models` names, or the only one.
+
+        A folder of artifacts names none of them: which is the first would depend on what is trained next.
+        """
+        if self.settings.default_model is not None:
+            return self.settings.default_model
+        if (self.settings.models[0] / "model.json").exists() or len(loaded) == 1:
+            return loaded[0].artifact.name
+        return None
 
     def load_archived(self, current: Sequence[Forecaster]) -> list[Forecaster]:
         """Archived networks that are not among `current`. A network that cannot be loaded is skipped."""
@@ -110,6 +123,31 @@ class ModelLibrary:
             raise UnknownModel(f"no artifact on disk has the name {name!r}", models=sorted(found))
         self.archive([found[name]])
         return found[name]
+
+    def _with_aliases(self, loaded: list[Forecaster]) -> list[Forecaster]:
+        """The same, with all models but one of each network marked as aliases of that one.
+
+        Records in the store that name no model belong to the one that was archived.
+        """
+        owners: dict[str, str] = {}
+        for forecaster in loaded:
+            name, fingerprint = forecaster.artifact.name, forecaster.artifact.fingerprint
+            if fingerprint not in owners or name == self._archived_name(fingerprint):
+                owners[fingerprint] = name
+        return [
+            forecaster
+            if owners[forecaster.artifact.fingerprint] == forecaster.artifact.name
+            else forecaster.as_alias()
+            for forecaster in loaded
+        ]
+
+    def _archived_name(self, fingerprint: str) -> str | None:
+        """The name under which a network is in the archive."""
+        if self._archive is None or not (self._archive / fingerprint).exists():
+            return None
+        with contextlib.suppress(BadArtifact):
+            return str(read_description(self._archive / fingerprint / "model.json")["name"])
+        return None
 
     def _load_folder(self, folder: Path) -> Forecaster:
         try:

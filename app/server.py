@@ -27,6 +27,7 @@ from app.open_inference import fast_path
 from app.process_tuning import freeze_loaded_objects
 from app.protocols.http import HotProtocol
 from app.protocols.upgrade import upgrade_factory
+from app.start_report import describe_lost_default, describe_start
 from app.workers.moving import ConnectionMover
 from app.workers.place import Place
 from app.workers.sockets import bind
@@ -96,7 +97,8 @@ class Server(uvicorn.Server):
         if self.should_exit:
             return
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(NotImplementedError, RuntimeError):  # no SIGHUP, or not the main thread
+        # Windows has no SIGHUP; elsewhere this may not be the main thread.
+        with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError):
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
         if self.mover is not None:
             self.mover.start(self.accept)
@@ -104,6 +106,8 @@ class Server(uvicorn.Server):
             loop.add_reader(self.parent, self._hear_parent, self.parent)
         freeze_loaded_objects()
         if self.announces:
+            for sentence in describe_start(self.config.app):  # type: ignore[arg-type]
+                log.info(sentence)
             print(f"Carryover listens on {self.address}. Try:\n\n  {self._example()}\n", flush=True)
 
     def accept(self, connection: socket.socket, data: bytes, moves: int) -> None:
@@ -139,21 +143,29 @@ class Server(uvicorn.Server):
         """Load every artifact as it is on disk now (SIGHUP). If one cannot be loaded, nothing changes."""
         state = self.config.app.state  # type: ignore[union-attr]
         state.authenticator.refresh()
+        changed = False
         try:
             forecasters = await asyncio.to_thread(state.library.load)
             await asyncio.to_thread(state.library.archive, forecasters)
             for forecaster in forecasters:
                 # The supervisor tells every worker to reload.
-                await submit_and_wait(state.engine.submit_here, Adopt(forecaster))
+                changed |= await submit_and_wait(state.engine.submit_here, Adopt(forecaster))
         except CarryoverError as error:
             log.error("models were not reloaded: %s", error)
+            return
+        if not changed:
+            log.info("models were read again: no model has changed")
+        if warning := describe_lost_default(self.config.app):  # type: ignore[arg-type]
+            log.warning(warning)
 
     def _example(self) -> str:
-        forecaster = self.config.app.state.engine.residents.models.slab_for_model(None).forecaster  # type: ignore[union-attr]
+        models = self.config.app.state.engine.residents.models  # type: ignore[union-attr]
+        forecaster = models.current[models.default_model or next(iter(models.current))].forecaster
         if forecaster.input_size > MAX_EXAMPLE_NUMBERS:
             return f"curl {self.address}/models/{forecaster.artifact.name}"
         rows = [[float(f"{number:.3g}") for number in row] for row in forecaster.example()]
-        body = orjson.dumps({"observations": rows}).decode()
+        named = {} if models.default_model else {"model": forecaster.artifact.name}
+        body = orjson.dumps(named | {"observations": rows}).decode()
         return f"curl {self.address}/sessions/demo/observations -d '{body}'"
 
 

@@ -32,7 +32,8 @@ from models.net import Net
 from models.nets.architecture import Architecture
 from models.nets.graph import PROVIDERS, GraphNet, provider
 from models.nets.native import NativeNet
-from models.nets.recurrent import RecurrentNetwork
+from models.nets.native_torch import TorchNet
+from models.nets.recurrent import RecurrentNetwork, weights_of
 from models.nets.signature import Port, Signature, State, Steps
 
 TOLERANCE = 1e-4
@@ -86,11 +87,10 @@ def lstm(hidden: int, sessions: int, device: str) -> dict[str, Step]:
     """Two layers: on one core, through memory and kept on the device."""
     torch.manual_seed(0)
     network = RecurrentNetwork(1, hidden, 2, 1).eval()
-    core = NativeNet(network, "cpu")
+    core = NativeNet(weights_of(network), network.architecture)
     copy = RecurrentNetwork(1, hidden, 2, 1).eval()
     copy.load_state_dict(network.state_dict())
-    through = NativeNet(copy, device)
-    through.cells = None  # so that torch runs it on the CPU, too
+    through = TorchNet(copy, device)
     return {
         "one core": through_memory(core, sessions),
         "through memory": through_memory(through, sessions),

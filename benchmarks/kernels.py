@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 from models.arrays import Floats, Ints
 from models.nets.architecture import CELLS, Architecture
 from models.nets.native import NativeNet
-from models.nets.recurrent import RecurrentNetwork
+from models.nets.native_torch import TorchNet
+from models.nets.recurrent import RecurrentNetwork, weights_of
 
 BATCHES = (1, 2, 8, 16, 64, 256)
 LENGTHS = (1, 2, 5, 10, 25, 50, 200)
@@ -37,8 +38,7 @@ def main() -> None:
     torch.manual_seed(0)
     architecture = Architecture(options.cell)
     network = RecurrentNetwork(1, options.hidden, options.layers, 1, architecture=architecture).eval()
-    cells, torch_only = NativeNet(network, "cpu"), NativeNet(network, "cpu")
-    torch_only.cells = None
+    cells, torch_only = NativeNet(weights_of(network), architecture), TorchNet(network, "cpu")
     random = np.random.default_rng(0)
     print("batch  steps   equal: cells  network   mixed: cells  network")
     for batch in BATCHES:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _least(
-    networks: list[NativeNet], lengths: Ints, carries: Floats, random: np.random.Generator
+    networks: list[NativeNet | TorchNet], lengths: Ints, carries: Floats, random: np.random.Generator
 ) -> list[float]:
     total = int(lengths.sum())
     scaled = random.standard_normal((total, 1), dtype=np.float32)
@@ -62,7 +62,7 @@ def _least(
     return [1e6 * min(each) / total for each in zip(*rounds, strict=True)]
 
 
-def _cpu_seconds(network: NativeNet, scaled: Floats, lengths: Ints, carries: Floats) -> float:
+def _cpu_seconds(network: NativeNet | TorchNet, scaled: Floats, lengths: Ints, carries: Floats) -> float:
     began = time.thread_time()
     network.advance(scaled, lengths, carries)
     return time.thread_time() - began

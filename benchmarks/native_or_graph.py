@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models.nets.architecture import Architecture, Embedding
 from models.nets.cells import Cells
-from models.nets.recurrent import RecurrentNetwork
+from models.nets.recurrent import RecurrentNetwork, weights_of
 
 SHAPES = ((1, 1), (64, 1), (1024, 1), (1, 25), (1, 200))  # sessions, and observations of each
 SECONDS = 0.4  # of rounds for each shape
@@ -51,7 +51,7 @@ def main() -> None:
     for name, (architecture, outputs) in NETWORKS.items():
         torch.manual_seed(0)
         network = RecurrentNetwork(1, hidden, 1, outputs, architecture=architecture).eval()
-        native, graph = Cells(network), export(network)
+        native, graph = Cells(weights_of(network), architecture), export(network)
         cells = [compare(network, native, graph, rows, steps) for rows, steps in SHAPES]
         figures = (f"{ours:.1f} / {theirs:.1f} = {theirs / ours:.2f}" for ours, theirs in cells)
         print(f"{name:24}" + "".join(f"{figure:>24}" for figure in figures), flush=True)

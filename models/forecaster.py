@@ -15,6 +15,7 @@ float64 (`models/nets/numbers.py`).
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ from models.nets.numbers import InputRules
 from models.nets.watchdog import RunTooLongError
 
 __all__ = [
+    "ALIAS_SEPARATOR",
     "KIND_SEPARATOR",
     "CannotForecast",
     "Forecaster",
@@ -49,6 +51,7 @@ HERE = Execution()
 HUGE_DEVIATION = 1e9  # in standard deviations; the square of a larger error may overflow float32
 MAX_SHORT_ANSWER = 64  # numbers; the answer of a wider model does not fit a session's header
 KIND_SEPARATOR = "+"  # between an artifact's fingerprint and a kind of learning
+ALIAS_SEPARATOR = "@"  # before the name of a model whose network another model has, too
 
 
 class CannotForecast(ValueError):
@@ -110,6 +113,7 @@ class Forecaster:
     learner : None when the sessions learn nothing
     future_inputs : columns of the inputs that are known ahead, time features among them
     missing : names of the inputs that are neither predicted nor known ahead; with any, `roll_out` refuses
+    is_alias : whether a model of another name has the same network, and its fingerprint without a name
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class Forecaster:
         learning: Learning | None = None,
     ) -> None:
         self.artifact = artifact
+        self.is_alias = False
         self.learning = artifact.learning if learning is None else learning
         self.learner = _learner_of(artifact, self.learning)
         self.execution = execution
@@ -388,10 +393,17 @@ class Forecaster:
 
     @property
     def fingerprint(self) -> str:
-        """What a carry belongs to: the artifact's fingerprint, and the kind of learning where it differs."""
-        kind = self.learning.kind
-        suffix = f"{KIND_SEPARATOR}{kind}" if kind != self.artifact.learning.kind else ""
-        return self.artifact.fingerprint + suffix
+        """What a carry belongs to: the artifact's fingerprint, the kind of learning where it differs, and the
+        name of an alias."""
+        kind, artifact = self.learning.kind, self.artifact
+        suffix = f"{KIND_SEPARATOR}{kind}" if kind != artifact.learning.kind else ""
+        return artifact.fingerprint + suffix + (f"{ALIAS_SEPARATOR}{artifact.name}" if self.is_alias else "")
+
+    def as_alias(self) -> Forecaster:
+        """The same, where a model of another name has this network, too: each keeps its own sessions."""
+        alias = copy.copy(self)  # nothing in it changes
+        alias.is_alias = True
+        return alias
 
     def with_kind(self, kind: str) -> Forecaster:
         """The same artifact for sessions with another kind of learning (`Learning.kind`).
@@ -400,7 +412,9 @@ class Forecaster:
         ------
         BadArtifact : the artifact cannot learn like that
         """
-        return Forecaster(self.artifact, self.execution, self.tail, self.artifact.learning.with_kind(kind))
+        learning = self.artifact.learning.with_kind(kind)
+        sibling = Forecaster(self.artifact, self.execution, self.tail, learning)
+        return sibling.as_alias() if self.is_alias else sibling
 
     def _learner(self) -> Learner:
         if self.learner is None:

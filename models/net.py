@@ -4,8 +4,9 @@ A network moves many sessions on at once and remembers nothing between calls. Wh
 its state, the first words of the session's carry (`models/carry.py`). Scaling, learning, the clock and the
 last observations belong to `Forecaster`.
 
-NativeNet   `RecurrentNetwork` by compiled loops, or by torch on a GPU    (models/nets/native.py)
-GraphNet    an ONNX graph by onnxruntime                                   (models/nets/graph.py)
+NativeNet   a network of ours by compiled loops, without torch    (models/nets/native.py)
+TorchNet    a network of ours by torch, on a GPU                    (models/nets/native_torch.py)
+GraphNet    an ONNX graph by onnxruntime                            (models/nets/graph.py)
 """
 
 from __future__ import annotations

@@ -198,3 +198,7 @@ def test_without_keys_a_server_that_others_can_reach_is_refused(tmp_path):
             Settings(**exposed)
         assert Settings(**exposed, api_keys_file=tmp_path / "keys.json")
         assert Settings(**exposed, insecure=True)
+
+
+def test_the_clients_variables_are_no_settings():
+    assert Settings.from_env({"CARRYOVER_URL": "http://pump:8000", "CARRYOVER_KEY_FILE": "key"}) == Settings()

@@ -30,6 +30,7 @@ from app.jobs.jobs import (
     Fork,
     Inspect,
     Job,
+    ReadHistory,
     Watch,
     submit_and_wait,
 )
@@ -41,7 +42,7 @@ log = logging.getLogger("carryover.tenancy")
 
 BEARER = b"bearer "
 RANK: dict[Role, int] = {"monitor": 0, "read": 1, "stream": 2, "admin": 3}
-READ_ONLY_JOBS = (Inspect, Watch, Forecast, Export)  # jobs that change no session
+READ_ONLY_JOBS = (Inspect, ReadHistory, Watch, Forecast, Export)  # jobs that change no session
 ALL_TENANTS = "*"
 CLIENT: ContextVar[Client | None] = ContextVar("client", default=None)
 """The client whose request the current task answers."""

@@ -154,6 +154,10 @@ class _Server(Collector):
             "sessions": ("sessions kept, resident or not", len(sessions)),
             "sessions_resident": ("sessions whose carry is in the slab", sessions.resident),
             "sessions_stored": ("sessions in the store", len(sessions.store)),
+            "history_bytes": (
+                "bytes of the observations and predictions that are kept to be shown",
+                sessions.models.history_bytes,
+            ),
             "queue_jobs": ("jobs in the queue", engine.queue_length),
             "queue_bytes": ("bytes of observations in the queue", engine.queue_bytes),
             "sockets": ("sockets that are open", len(self._authenticator.sockets)),

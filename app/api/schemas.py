@@ -102,7 +102,11 @@ class AlertOptions(RequestBody):
 
 class NewSession(RequestBody):
     id: SessionId | None = Field(None, description="Random when absent.")
-    model: str | None = Field(None, max_length=MAX_MODEL_NAME, description="The default model when absent.")
+    model: str | None = Field(
+        None,
+        max_length=MAX_MODEL_NAME,
+        description="The default model when absent; 422 if there is no default.",
+    )
     ttl_seconds: float | None = Field(
         None,
         gt=0,
@@ -202,6 +206,10 @@ class Predictions(BaseModel):
     forecast: Numbers | dict[str, list[Any]] | None = None
     forecast_lower: Numbers | None = None
     forecast_upper: Numbers | None = None
+    times: list[str] | None = Field(
+        None, description="The time that each prediction is for; absent of a session without timestamps."
+    )
+    forecast_times: list[str] | None = None
 
 
 class BulkChunks(RequestBody):
@@ -252,6 +260,7 @@ class BulkPredictions(BaseModel):
     residuals: list[Any] | None = None
     scores: list[Any] | None = None
     observed: list[Any] | None = None
+    times: list[Any] | None = Field(None, description="The times that the predictions are for.")
     errors: dict[str, Problem] = Field(description="By index, the errors of refused chunks.")
 
 
@@ -263,6 +272,42 @@ class ForecastAnswer(BaseModel):
     forecast: Numbers | dict[str, list[Any]]
     lower: Numbers | None = None
     upper: Numbers | None = None
+    times: list[str] | None = Field(
+        None, description="The time of each step; absent of a session without timestamps."
+    )
+
+
+class History(BaseModel):
+    """What a session observed last, oldest first, in columns of the same length."""
+
+    session: str
+    model: str
+    position: int
+    epoch: str
+    from_: int = Field(
+        alias="from", description="The position before the first observation: what came earlier is forgotten."
+    )
+    positions: list[int] = Field(description="The position after each observation.")
+    inputs: list[str] = Field(description="Names of the numbers of an observation.")
+    targets: list[str] = Field(description="Names of the numbers of a prediction.")
+    observations: list[list[float | None]]
+    predictions: list[list[float]] | None = Field(
+        None, description="Of what follows each observation; absent beside `outputs`."
+    )
+    outputs: dict[str, list[Any]] | None = Field(
+        None, description="Of a model with several outputs: its predictions by the name of the output."
+    )
+    lower: list[list[float | None]] | None = Field(
+        None, description="The interval around each prediction; absent if none was asked for."
+    )
+    upper: list[list[float | None]] | None = None
+    scores: list[float | None] | None = Field(None, description="How surprising each observation was.")
+    times: list[str | None] | None = Field(
+        None, description="Of the observations; absent of a session without timestamps."
+    )
+    predicted_times: list[str | None] | None = Field(
+        None, description="The time that each prediction is for."
+    )
 
 
 class ForecastRequest(RequestBody):

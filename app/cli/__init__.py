@@ -10,6 +10,7 @@ The commands import heavy modules themselves, so that `carryover --help` is quic
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
 
@@ -17,6 +18,7 @@ from app.cli.artifacts import import_, models
 from app.cli.demo import demo
 from app.cli.evaluate import evaluate
 from app.cli.keys import keys
+from app.cli.options import print_help_without_command
 from app.cli.serve import ServeCommand, serve
 from app.cli.sessions import sessions
 from app.cli.stream import forecast, stream
@@ -25,12 +27,32 @@ from app.cli.train import train
 app = typer.Typer(
     name="carryover",
     help="Train stateful LSTMs and serve them: the server keeps each session's carry between chunks.",
-    no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from models.installation import installed_version
+
+        print(f"carryover {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  (its callback acts)
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    print_help_without_command(context)
+
+
 app.command(short_help="Serve artifacts over HTTP and sockets.", cls=ServeCommand)(serve)
 app.command(short_help="Train a network on a data file.")(train)
 app.command(short_help="Compare a network with simple baselines on a data file.")(evaluate)
@@ -81,6 +103,10 @@ def _expected(error: Exception) -> tuple[str, int] | None:
 
     from app.errors import CarryoverError, ConfigError
     from models.errors import BadInput, ModelsError
+    from models.installation import EXTRAS, install_command
+
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get(error.name or "")):
+        return f"this needs {error.name}, which is not installed: {install_command(extra)}", 2
 
     if isinstance(error, typer.TyperException):
         return f"{error.format_message()} (see --help)", 2

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from carryover import Carryover
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-Url = Annotated[str, typer.Option("--url", help="Address of the server.")]
+Url = Annotated[str, typer.Option("--url", envvar="CARRYOVER_URL", help="Address of the server.")]
 KeyFile = Annotated[
     Path | None,
     typer.Option(
+        envvar="CARRYOVER_KEY_FILE",
         help="File with the API key's token. (On the command line, other users could read the token.)",
         show_default=False,
     ),
@@ -31,7 +32,7 @@ def client(url: str, key_file: Path | None, patience: float = 0.0) -> Carryover:
     """
     from carryover import Carryover
 
-    key = None if key_file is None else key_file.read_text(encoding="utf-8").strip()
+    key = "" if key_file is None else key_file.expanduser().read_text(encoding="utf-8").strip()
     try:
         return Carryover(url, key=key, retry=patience)
     except ValueError as error:

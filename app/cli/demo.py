@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from models.errors import ModelsError
+from models.installation import install_command
 
 if TYPE_CHECKING:
     from carryover import Carryover
@@ -123,9 +124,7 @@ def _file(series: str) -> Path:
         return Path(series)
     spec = find_spec("vega_datasets")
     if spec is None or not spec.submodule_search_locations:
-        raise DemoFailed(
-            "the series `temperatures` needs vega_datasets: pip install 'carryover-server[examples]'"
-        )
+        raise DemoFailed(f"the series `temperatures` needs vega_datasets: {install_command('examples')}")
     return Path(spec.submodule_search_locations[0]) / "_data" / "seattle-temps.csv"
 
 
@@ -151,7 +150,7 @@ def _server(models: Path) -> Iterator[Carryover]:
         text=True,
     )
     try:
-        with Carryover(_wait_for_address(process), retry=START_SECONDS) as service:
+        with Carryover(_wait_for_address(process), key="", retry=START_SECONDS) as service:
             yield service
     finally:
         process.terminate()

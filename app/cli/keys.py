@@ -16,7 +16,8 @@ from app.cli import options
 if TYPE_CHECKING:
     from app.access.keys import Key
 
-keys = typer.Typer(help="Make, list and remove the API keys of a server.", no_args_is_help=True)
+keys = typer.Typer(help="Make, list and remove the API keys of a server.")
+keys.callback(invoke_without_command=True)(options.print_help_without_command)
 
 VARIABLE = "CARRYOVER_API_KEYS_FILE"
 File = Annotated[

@@ -48,6 +48,12 @@ Columns = Annotated[
 ]
 
 
+def print_help_without_command(context: typer.Context) -> None:
+    """The callback of a group: without a command, its help is what was asked for."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
 def parse_names(text: str | None) -> tuple[str, ...]:
     """Comma-separated names; empty when absent."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()

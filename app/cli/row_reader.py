@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from models.data.csv_rules import is_gap, read_rows
 from models.errors import BadData
+from models.installation import install_command
 
 POLL_SECONDS = 0.2
 
@@ -95,7 +96,7 @@ def _parquet(raw: IO[bytes]) -> RowSource:
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise BadData("Parquet needs pyarrow: pip install 'carryover-server[arrow]'") from None
+        raise BadData(f"Parquet needs pyarrow: {install_command('arrow')}") from None
     file = pq.ParquetFile(raw)
     names = tuple(file.schema_arrow.names)
     rows = (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +18,11 @@ from app.cli.connect import DEFAULT_URL
 if TYPE_CHECKING:
     from carryover import SessionInfo
 
-sessions = typer.Typer(
-    help="List, change, back up and move the sessions of a running server.", no_args_is_help=True
-)
+TABLE_HEAD = ("SESSION", "MODEL", "POSITION", "LAST SEEN (UTC)")
+TABLE_SAMPLE = 100  # sessions whose texts set the widths: one page of the server's
+
+sessions = typer.Typer(help="List, change, back up and move the sessions of a running server.")
+sessions.callback(invoke_without_command=True)(options.print_help_without_command)
 
 
 @sessions.command("list", short_help="List all sessions.")
@@ -34,11 +38,14 @@ def list_(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print a line for each session, in the order of their ids; with --json each line is a JSON document."""
+    """Print a table of the sessions, in the order of their ids; with --json each line is a JSON document."""
     labels = _labels(label or ())
     with connect.client(url, key_file) as server:
-        for entry in server.sessions(model, labels=labels):
-            print(json.dumps(entry) if as_json else f"{entry['session']}  {entry['model']}")
+        if as_json:
+            for entry in server.sessions(model, labels=labels):
+                print(json.dumps(entry))
+        else:
+            _print_table(server.sessions(model, labels=labels, detail=True))
 
 
 @sessions.command(short_help="Show a session.")
@@ -200,6 +207,24 @@ def _count(sessions: Iterator[str], total: int) -> int:
     from app.cli.progress_bar import track
 
     return sum(1 for _ in track(sessions, total, "sessions"))
+
+
+def _print_table(entries: Iterator[dict[str, Any]]) -> None:
+    """Print rows as they come; the first of them set the widths of the columns."""
+    rows = (_table_row(entry) for entry in entries)
+    first = list(islice(rows, TABLE_SAMPLE))
+    if not first:
+        print("there are no sessions", file=sys.stderr)
+        return
+    widths = [max(map(len, column)) for column in zip(TABLE_HEAD, *first, strict=True)]
+    for session, model, position, seen in chain([TABLE_HEAD], first, rows):
+        print(f"{session:{widths[0]}}  {model:{widths[1]}}  {position:>{widths[2]}}  {seen}".rstrip())
+
+
+def _table_row(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """A session that has just left, or is damaged, has only its name and its model."""
+    seen = str(entry.get("updated") or "").partition(".")[0].removesuffix("Z").replace("T", " ")
+    return entry["session"], entry["model"], str(entry.get("position", "-")), seen or "-"
 
 
 def _print(info: SessionInfo, as_json: bool) -> None:

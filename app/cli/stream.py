@@ -172,8 +172,11 @@ def _model(service: Carryover, session: Session, given: str | None) -> ModelInfo
         name = session.refresh().model
     known = service.models()
     found = [info for info in known if (info.default if name is None else info.name == name)]
+    names = ", ".join(info.name for info in known)
+    if not found and name is None:
+        raise BadData(f"name the model of the new session with --model; the server has {names}")
     if not found:
-        raise BadData(f"the server has no model {name!r}; it has {', '.join(info.name for info in known)}")
+        raise BadData(f"the server has no model {name!r}; it has {names}")
     return found[0]
 
 

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import options, recipe_options
+from models.errors import TrainingDiverged
+
+REMEDIES = "try a smaller --learning-rate, more --epochs or more rows"
 
 if TYPE_CHECKING:
+    from models.artifact.files import Artifact
     from models.data.dataset import Dataset
     from models.data.readers import TimeOptions
+    from models.evaluation.verdict import Verdict
     from models.training.recipe import Recipe
     from models.training.training import Training
 
@@ -158,8 +163,10 @@ def train(
         lines=recipe is recipe_options.RecipeName.textbook,
         quiet=as_json,
     )
-    _finish(training, options.artifact_name(name, out), data, seconds, out, as_json)
+    verdict = _finish(training, options.artifact_name(name, out), data, seconds, out, as_json)
     checkpoint.unlink(missing_ok=True)
+    if verdict.failed:
+        raise TrainingDiverged(f"the network in {out} is far worse than the simplest predictions")
 
 
 @dataclass(frozen=True)
@@ -253,13 +260,22 @@ def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> floa
     return time.monotonic() - start
 
 
-def _finish(training: Training, name: str, source: str, seconds: float, out: Path, as_json: bool) -> None:
+def _finish(training: Training, name: str, source: str, seconds: float, out: Path, as_json: bool) -> Verdict:
     from models.evaluation.report import write_report
+    from models.evaluation.verdict import judge
 
     artifact = write_report(training, name, source if source == "sine" else Path(source).name, seconds, out)
+    verdict = judge(artifact.metrics)
+    if verdict.warning:
+        print(f"{verdict.warning}; {REMEDIES}", file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print((out / "metrics.json").read_text(encoding="utf-8"), end="")
-        return
+    else:
+        _print_summary(training, artifact, seconds, out)
+    return verdict
+
+
+def _print_summary(training: Training, artifact: Artifact, seconds: float, out: Path) -> None:
     one_step, free = artifact.metrics["one_step"], artifact.metrics.get("free_run")
     served = artifact.metrics.get("served")
     print(

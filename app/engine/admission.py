@@ -13,6 +13,7 @@ from app.engine.batch import Batch, SessionExpired, touch
 from app.engine.inputs import check_intervals, future_inputs
 from app.engine.placement import place_chunks, place_unusual
 from app.engine.residents import Residents
+from app.engine.session_history import session_history
 from app.engine.session_view import session_view
 from app.engine.step import Stepper, cannot_forecast_error
 from app.errors import CarryoverError, NothingObserved, SessionExists, StepFailed
@@ -32,6 +33,7 @@ from app.jobs.jobs import (
     Job,
     Outcome,
     Progress,
+    ReadHistory,
     Refuse,
     Reset,
     Retire,
@@ -137,15 +139,21 @@ class _Commands:
     def _read_or_configure(self, job: Job, batch: Batch) -> Outcome:
         """Run a job that changes no session, and return its answer."""
         match job:
-            case Inspect() | Watch():
+            case Inspect():
                 slab, row = self._residents.require(job.session, batch)
                 return session_view(job.session, slab, slab.read(np.array([row])))
+            case ReadHistory():
+                slab, row = self._residents.require(job.session, batch)
+                return session_history(job.session, slab, row, job.first, job.limit)
+            case Watch():
+                slab, row = self._residents.require(job.session, batch)
+                return session_history(job.session, slab, row)
             case Export():
                 slab, row = self._residents.require(job.session, batch, job.at, job.epoch)
                 forecaster, rows = slab.forecaster, slab.read(np.array([row]))
                 return state_of(id_of(job.session), forecaster.artifact.name, forecaster.fingerprint, rows)
             case Adopt():
-                return self._residents.models.adopt(job.forecaster)
+                return self._residents.models.exchange(job.forecaster)
             case Retire():
                 self._residents.models.retire(job.model)
         return None

@@ -15,6 +15,7 @@ from app.errors import CarryoverError
 from app.jobs.jobs import Advance, Event, Forecast, Job, Outcome, Progress
 from app.jobs.session_list import SessionNames
 from app.session import recent_answers
+from app.session.history import Observed
 from app.session.rows import Answer, Rows, scalar
 from app.session.slab import Slab
 from app.stores import Tombstone
@@ -30,12 +31,28 @@ class SessionExpired(Exception):
 
 @dataclass(slots=True)
 class StagedRows:
-    """The next state of some rows of one slab."""
+    """The next state of some rows of one slab.
+
+    observed : what the sessions observed; None: they get another state, and their past is dropped
+    """
 
     slab: Slab
     sessions: Sequence[str]
     rows: Ints
     after: Rows
+    observed: Observed | None = None
+
+    def publish(self) -> None:
+        """Write the rows, and then their past."""
+        self.slab.write(self.rows, self.after)
+        histories = self.slab.histories
+        if histories is None:
+            return
+        if self.observed is not None:
+            histories.append(self.rows, self.after.headers["position"], self.observed)
+        else:
+            for row in self.rows.tolist():
+                histories.forget(row)
 
 
 class AlertEvent(NamedTuple):
@@ -53,12 +70,16 @@ class AlertEvent(NamedTuple):
 
 @dataclass(slots=True)
 class FinishedChunk:
-    """An unusual chunk that was stepped as a whole, and the row of its session."""
+    """An unusual chunk that was stepped as a whole, and the row of its session.
+
+    times : [steps], of its observations, if they are known
+    """
 
     row: int
     job: Advance
     progress: Progress
     answer: Answer
+    times: Seconds | None
 
 
 @dataclass(slots=True)
@@ -143,8 +164,16 @@ class Batch:
     def refuse(self, job: Job, error: CarryoverError) -> None:
         self.final_answers.append((job, error))
 
-    def stage(self, slab: Slab, sessions: Sequence[str], rows: Ints, after: Rows) -> None:
-        self.staged.append(StagedRows(slab, sessions, rows, after))
+    def stage(
+        self,
+        slab: Slab,
+        sessions: Sequence[str],
+        rows: Ints,
+        after: Rows,
+        observed: Observed | None = None,
+    ) -> None:
+        """Note the next state of these rows; see `StagedRows`."""
+        self.staged.append(StagedRows(slab, sessions, rows, after, observed))
 
     def delete(self, slab: Slab, session: str, after: Rows, i: int) -> None:
         """Remove a session after its last chunk; `after[i]` is the session after that chunk."""

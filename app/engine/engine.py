@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 
 from app.config import Settings
-from app.engine import listing
 from app.engine.admission import Admission
 from app.engine.alerting import check_alert
 from app.engine.arrivals import Arrivals
@@ -38,6 +37,7 @@ from app.engine.direct import DirectChunks
 from app.engine.fair_share import FairShare
 from app.engine.idle_time import suspend_expiry_after_clock_jump
 from app.engine.linger import Linger
+from app.engine.listing import Listing
 from app.engine.model_slabs import ModelSlabs
 from app.engine.peers import Peers
 from app.engine.reply import fail_batch, reply
@@ -88,6 +88,7 @@ class Engine:
         self._call_store = StoreCalls(store, self.metrics)
         models = ModelSlabs(forecasters, settings, older)
         self.residents = Residents(models, store, settings, self._call_store, self.metrics)
+        self._listing = Listing(self.residents)
         self.watchers = Watchers()
         self.publish_alerts: Callable[[Sequence[AlertEvent]], None] = lambda _: None  # must be quick
         self.stopping = False
@@ -247,7 +248,7 @@ class Engine:
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
         """As `names`, of the sessions that this engine owns."""
-        return await listing.names(self.residents, after, limit, model, prefix)
+        return await self._listing.names(after, limit, model, prefix)
 
     async def labelled(
         self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
@@ -267,7 +268,7 @@ class Engine:
         self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
     ) -> LabelPage:
         """As `labelled`, of the sessions that this engine owns."""
-        return await listing.labelled(self.residents, after, limit, model, prefix, labels)
+        return await self._listing.labelled(after, limit, model, prefix, labels)
 
     async def count_sessions(self, tenant: str | None = None) -> int:
         """Number of sessions of a tenant, or of all tenants.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 from app.config import Settings
 from app.engine.inputs import check_intervals
 from app.errors import OtherModel, UnknownModel, Unprocessable
+from app.session.history import HistoryPool
 from app.session.slab import Slab
 from models.arrays import Floats
 from models.errors import BadArtifact
-from models.forecaster import KIND_SEPARATOR, Forecaster
+from models.forecaster import ALIAS_SEPARATOR, KIND_SEPARATOR, Forecaster
+
+log = logging.getLogger("carryover")
 
 # Limit of a slab's address space: rows with a covariance matrix could need more than there is.
 SLAB_BYTES = 2**36
@@ -24,7 +28,7 @@ class ModelSlabs:
 
     Parameters
     ----------
-    forecasters : the models, one for each name; the first is the default unless the settings name another
+    forecasters : the models, one for each name; the default is the one of the settings, or the only one
     older : networks for old sessions only; a new session never gets one
 
     Raises
@@ -36,6 +40,11 @@ class ModelSlabs:
         self, forecasters: Sequence[Forecaster], settings: Settings, older: Sequence[Forecaster] = ()
     ) -> None:
         self.settings = settings
+        self.history_pool = (
+            HistoryPool(settings.history_observations, settings.history_bytes)
+            if settings.history_observations and settings.history_bytes
+            else None
+        )
         self.slabs: dict[str, Slab] = {}  # slabs by fingerprint
         self.current: dict[str, Slab] = {}  # slabs that new sessions go to, by model name
         self.take_doubles = False  # whether a network takes whole numbers that float32 cannot hold
@@ -43,24 +52,38 @@ class ModelSlabs:
             self.adopt(forecaster)
         for forecaster in older:
             self.slabs[forecaster.fingerprint] = self._slab(forecaster)
-        self.default_model = settings.default_model or next(iter(self.current))
-        self.slab_for_model(self.default_model)
+        only = next(iter(self.current)) if len(self.current) == 1 else None
+        self.default_model = settings.default_model or only
+        if self.default_model is not None:
+            self.slab_for_model(self.default_model)
+
+    @property
+    def history_bytes(self) -> int:
+        """Bytes of memory of what the resident sessions observed last."""
+        return 0 if self.history_pool is None else self.history_pool.nbytes
 
     def slab_for_model(self, model: str | None) -> Slab:
         """The slab that new sessions of this model go to.
 
+        Parameters
+        ----------
+        model : None for the default
+
         Raises
         ------
         UnknownModel
+        Unprocessable : no model is named, and there is no default
         """
         name = model if model is not None else self.default_model
-        try:
-            return self.current[name]
-        except KeyError:
-            known = sorted(self.current)
-            raise UnknownModel(
-                f"there is no model {name!r}; there are: {', '.join(known)}", models=known
-            ) from None
+        slab = None if name is None else self.current.get(name)
+        if slab is not None:
+            return slab
+        known = sorted(self.current)
+        there_are = f"there are: {', '.join(known)}"
+        if name is None:
+            sentence = f"name the `model` of a new session: the server has no default model; {there_are}"
+            raise Unprocessable(sentence, field="model", models=known)
+        raise UnknownModel(f"there is no model {name!r}; {there_are}", models=known)
 
     def adopt(self, forecaster: Forecaster) -> bool:
         """Give new sessions this network; existing sessions keep theirs until they are reset.
@@ -69,11 +92,28 @@ class ModelSlabs:
         """
         artifact = forecaster.artifact
         before = self.current.get(artifact.name)
+        if before is not None and before.forecaster.artifact.fingerprint == artifact.fingerprint:
+            return False
         slab = self.slabs.get(forecaster.fingerprint)
+        if slab is not None and slab.forecaster.artifact.name != artifact.name:
+            forecaster = forecaster.as_alias()
+            slab = self.slabs.get(forecaster.fingerprint)
         if slab is None:
             slab = self.slabs[forecaster.fingerprint] = self._slab(forecaster)
         self.current[artifact.name] = slab
         return slab is not before
+
+    def exchange(self, forecaster: Forecaster) -> bool:
+        """`adopt` while sessions are served, and log what changed."""
+        name, fingerprint = forecaster.artifact.name, forecaster.artifact.fingerprint[:12]
+        before = self.current.get(name)
+        changed = self.adopt(forecaster)
+        if before is None:
+            log.info("model %s is loaded: fingerprint %s", name, fingerprint)
+        elif changed:
+            older = before.forecaster.artifact.fingerprint[:12]
+            log.info("model %s is reloaded: fingerprint %s in place of %s", name, fingerprint, older)
+        return changed
 
     def retire(self, model: str) -> None:
         """Give no new session a network of this name; existing sessions keep theirs.
@@ -84,6 +124,7 @@ class ModelSlabs:
         """
         self.slab_for_model(model)
         del self.current[model]
+        log.info("model %s is unloaded: no new session gets it", model)
 
     def successor(self, slab: Slab) -> Slab:
         """The slab of the newest network of this name, for sessions that learn as those of `slab` do."""
@@ -143,11 +184,14 @@ class ModelSlabs:
         return new_slab
 
     def sibling_slabs(self, slab: Slab) -> list[Slab]:
-        """The slabs of the same artifact, one for each kind of learning, including this one."""
-        artifact = slab.forecaster.artifact.fingerprint
-        return [
-            sibling for sibling in self.slabs.values() if sibling.forecaster.artifact.fingerprint == artifact
-        ]
+        """The slabs of the same artifact and name, one for each kind of learning, including this one."""
+        artifact = slab.forecaster.artifact
+        return self._slabs_of(artifact.fingerprint, artifact.name)
+
+    def _slabs_of(self, artifact: str, name: str) -> list[Slab]:
+        """The slabs of an artifact, by its fingerprint, under this name."""
+        artifacts = ((slab, slab.forecaster.artifact) for slab in self.slabs.values())
+        return [slab for slab, found in artifacts if (found.fingerprint, found.name) == (artifact, name)]
 
     def older_slabs(self, model: str) -> list[Slab]:
         """The slabs of networks that had this name before; sessions may still run on them."""
@@ -177,20 +221,31 @@ class ModelSlabs:
 
     def find_slab(self, fingerprint: str) -> Slab | None:
         """The slab that a carry of this fingerprint belongs to; None if its artifact is not loaded."""
-        artifact, _, kind = fingerprint.partition(KIND_SEPARATOR)
-        if fingerprint in self.slabs or artifact not in self.slabs:
-            return self.slabs.get(fingerprint)
+        if fingerprint in self.slabs:
+            return self.slabs[fingerprint]
+        slab, kind = self._base_slab(fingerprint)
+        if slab is None:
+            return None
         try:
-            return self._of_kind(self.slabs[artifact], kind)
+            return self._of_kind(slab, kind or slab.forecaster.artifact.learning.kind)
         except BadArtifact:
             return None
 
     def model_of(self, fingerprint: str) -> str:
         """The name of the model that a carry of this fingerprint belongs to, as lists show it."""
-        slab = self.slabs.get(fingerprint.partition(KIND_SEPARATOR)[0])
+        slab, _ = self._base_slab(fingerprint)
         return slab.forecaster.artifact.name if slab is not None else f"not loaded: {fingerprint[:12]}"
+
+    def _base_slab(self, fingerprint: str) -> tuple[Slab | None, str]:
+        """A slab of the artifact that a carry belongs to, of the carry's model if it is loaded; the kind of
+        learning, "" for the artifact's own."""
+        base, _, name = fingerprint.partition(ALIAS_SEPARATOR)
+        artifact, _, kind = base.partition(KIND_SEPARATOR)
+        of_name = self._slabs_of(artifact, name) if name else []
+        return of_name[0] if of_name else self.slabs.get(artifact), kind
 
     def _slab(self, forecaster: Forecaster) -> Slab:
         self.take_doubles |= forecaster.input_type == np.float64
         fitting = max(2 * self.settings.batch_sessions, SLAB_BYTES // max(1, forecaster.carry_nbytes))
-        return Slab(forecaster, min(self.settings.resident_sessions, fitting), self.settings.recent_chunks)
+        capacity = min(self.settings.resident_sessions, fitting)
+        return Slab(forecaster, capacity, self.settings.recent_chunks, self.history_pool)

@@ -16,6 +16,8 @@ from app.engine.alerting import find_alerts
 from app.engine.batch import Batch, FinishedChunk, advance_rows
 from app.engine.extra_outputs import extra_outputs, forecast_interval
 from app.engine.inputs import advance_clock, clock_after, future_inputs, impossible_error
+from app.engine.observing import observed_by_finished
+from app.engine.times import forecast_times, times_of_chunk, with_times
 from app.errors import StepFailed
 from app.jobs.answers import ChunkAnswer
 from app.jobs.jobs import Advance, Forecast, Progress
@@ -49,7 +51,9 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
         digest = int(digests(job.observations, np.array([len(job.observations)]), job.horizon)[0])
     if not job.is_in_step(before.headers[0]):
         length = len(job.observations)
-        answer = exactly_once.stored_answer(job.session, slab, before, 0, job.at, job.epoch, length, digest)
+        answer = exactly_once.stored_answer(
+            job.session, slab, before, 0, job.at, job.epoch, length, digest, job.options
+        )
         batch.final_answers.append((job, answer))
         return
     if slab.forecaster.broken_rules(job.observations) is not None:
@@ -127,6 +131,9 @@ def _answer_forecast(slab: Slab, row: int, job: Forecast, progress: Progress, ba
     outputs = {"forecast": np.concatenate(progress.forecast)}
     ends = forecast_interval(job.level, progress.carry, outputs["forecast"], slab.forecaster)
     outputs |= zip(("lower", "upper"), ends, strict=False)
+    clock = slab.forecaster.layout.clock(progress.carry)
+    if clock is not None:
+        outputs["times"] = forecast_times(slab.forecaster, clock, len(outputs["forecast"]))
     position, epoch = scalar(header, "position"), scalar(header, "epoch")
     model, ports = slab.forecaster.artifact.name, slab.output_ports
     batch.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, outputs, ports)))
@@ -149,7 +156,9 @@ def _finish(slab: Slab, row: int, job: Advance, batch: Batch) -> None:
         advance_clock(slab.forecaster, progress.carry, job.clock, len(job.observations))
     for scores in progress.scores:
         batch.add_scores(slab.forecaster, scores)
-    batch.finished_chunks.setdefault(slab, []).append(FinishedChunk(row, job, progress, answer))
+    times = times_of_chunk(slab.forecaster, job.options, progress.carry, len(job.observations))
+    finished = FinishedChunk(row, job, progress, answer, times)
+    batch.finished_chunks.setdefault(slab, []).append(finished)
 
 
 def stage_finished(
@@ -183,14 +192,15 @@ def stage_finished(
         lengths = np.array([len(chunk.job.observations) for chunk in chunks])
         joined = Scores.join([part for part in scores if part is not None])
         find_alerts(slab, sessions, after, lengths, joined, alert, batch)
-    batch.stage(slab, sessions, rows, after)
+    batch.stage(slab, sessions, rows, after, observed_by_finished(slab, chunks))
     model, ports = slab.forecaster.artifact.name, slab.output_ports
     columns = after.headers["position"].tolist(), after.headers["epoch"].tolist()
     for i, (chunk, position, epoch) in enumerate(zip(chunks, *columns, strict=True)):
         job = chunk.job
         if job.delete:
             batch.delete(slab, job.session, after, i)
-        moved = ChunkAnswer(job.session, model, position, epoch, False, chunk.answer, ports)
+        outputs = with_times(chunk.answer, slab.forecaster, chunk.times)
+        moved = ChunkAnswer(job.session, model, position, epoch, False, outputs, ports)
         batch.answers_if_committed.append((job, moved))
 
 

@@ -19,6 +19,7 @@ from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.inputs import MAX_NAMES, advance_clock, impossible_error, prepare_inputs
 from app.engine.network_pass import Failures, PassInputs, run_pass
+from app.engine.observing import observed_by_group
 from app.engine.time_budget import (
     BATCH_SECONDS,
     CONTENDED_SECONDS,
@@ -233,7 +234,7 @@ class Stepper:
         )
         sessions, default = group.sessions(), self.alerts.get(group.slab.forecaster.artifact.name)
         find_alerts(group.slab, sessions, after, group.lengths, result.scores, default, batch)
-        batch.stage(group.slab, sessions, group.rows, after)
+        batch.stage(group.slab, sessions, group.rows, after, observed_by_group(group, result))
         answer(group, outputs, after, batch)
 
 

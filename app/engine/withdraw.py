@@ -106,4 +106,5 @@ def _without(staged: StagedRows, sessions: Iterable[str]) -> StagedRows | None:
     if not len(kept):
         return None
     names = [staged.sessions[i] for i in kept.tolist()]
-    return StagedRows(staged.slab, names, staged.rows[kept], staged.after.select(kept))
+    observed = None if staged.observed is None else staged.observed.select(kept)
+    return StagedRows(staged.slab, names, staged.rows[kept], staged.after.select(kept), observed)

@@ -165,6 +165,37 @@ class SessionView:
     alert_raised: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SessionHistory:
+    """What a session observed last, oldest first, and what it predicted after each observation.
+
+    first : the session's position before the first of the observations; `position` if there are none
+    inputs, targets : names of the numbers of an observation and of a prediction
+    observations : [steps, inputs], NaN where a number was missing
+    predictions : [steps, outputs]
+    lower, upper : [steps, outputs], the intervals, if any was wanted; NaN where none was
+    scores : [steps], of the observations; None if the session keeps none
+    times : [steps], of the observations, seconds since 1970; None if the session has no timestamps
+    interval_seconds : from one observation to the next, if the model says so
+    """
+
+    session: str
+    model: str
+    position: int
+    epoch: int
+    first: int
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+    observations: Numbers
+    predictions: Numbers
+    lower: Numbers | None
+    upper: Numbers | None
+    scores: Numbers | None
+    times: Numbers | None
+    interval_seconds: float | None
+    ports: tuple[Port, ...]
+
+
 def ranges(starts: Ints, counts: Ints) -> Ints:
     """The indexes start, start + 1, ... of every range, one range after the other."""
     ends = np.cumsum(counts)

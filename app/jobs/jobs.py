@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from app.errors import CarryoverError
-from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
+from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionHistory, SessionView
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from app.session.notes import Alert, Labels
@@ -326,10 +326,24 @@ class Inspect(_OneSession):
 
 
 @dataclass(slots=True)
+class ReadHistory(_OneSession):
+    """Show what a session observed last. Answered by `SessionHistory`.
+
+    first : leave out what was observed before this position
+    limit : most observations: the first of them, or without `first` the last
+    """
+
+    session: str
+    first: int | None = None
+    limit: int | None = None
+    reply: Reply = discard_answer
+
+
+@dataclass(slots=True)
 class Watch(_OneSession):
     """Show a session, and notify the watcher of its events from then on, whether it exists yet or not.
 
-    Answered by `SessionView`, before the first event.
+    Answered by `SessionHistory`, before the first event.
     """
 
     session: str
@@ -450,6 +464,7 @@ Job = (
     | Create
     | Annotate
     | Inspect
+    | ReadHistory
     | Watch
     | Reset
     | Fork
@@ -463,7 +478,9 @@ Job = (
 )
 
 
-Outcome = ChunkAnswer | BulkAnswer | SessionView | SessionState | bool | CarryoverError | None
+Outcome = (
+    ChunkAnswer | BulkAnswer | SessionView | SessionHistory | SessionState | bool | CarryoverError | None
+)
 
 
 class JobReceiver(Protocol):

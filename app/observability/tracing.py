@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from app.errors import CarryoverError, ConfigError, slug
+from models.installation import install_command
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -106,5 +107,5 @@ def create_tracing(where: str, version: str) -> Tracing | None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
     except ImportError:
-        raise ConfigError("traces need their extra: pip install 'carryover-server[traces]'") from None
+        raise ConfigError(f"traces need their extra: {install_command('traces')}") from None
     return Tracing(OTLPSpanExporter() if where == "otlp" else ConsoleSpanExporter(), version)

@@ -9,6 +9,7 @@ from app.codec.limits import Limits
 from app.config import Settings
 from app.errors import ConfigError
 from app.open_inference.catalog import Catalog
+from models.installation import install_command
 
 if TYPE_CHECKING:
     from app.open_inference.grpc.server import GrpcServer
@@ -30,7 +31,7 @@ def create_grpc_server(
         from app.open_inference.grpc.service import InferenceService
     except ImportError as error:
         raise ConfigError(
-            f"grpc_port (CARRYOVER_GRPC_PORT) needs gRPC: pip install 'carryover-server[grpc]' ({error})"
+            f"grpc_port (CARRYOVER_GRPC_PORT) needs gRPC: {install_command('grpc')} ({error})"
         ) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     service = InferenceService(catalog, authenticator, limits)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from sortedcontainers import SortedList
 
+from app.session.history import HistoryPool
 from app.session.label_index import LabelIndex
 from app.session.name_table import NameTable
 from app.session.notes import NO_NOTES, Notes
@@ -50,9 +51,12 @@ class Slab:
     ----------
     capacity : rows; at least the sessions of one batch, which must all be resident
     recent_chunks : answers remembered for each session
+    pool : memory for what the sessions observed last; None: it is not kept
     """
 
-    def __init__(self, forecaster: Forecaster, capacity: int, recent_chunks: int) -> None:
+    def __init__(
+        self, forecaster: Forecaster, capacity: int, recent_chunks: int, pool: HistoryPool | None = None
+    ) -> None:
         self.forecaster = forecaster
         self.output_ports = forecaster.artifact.output_ports
         self.capacity = capacity
@@ -75,6 +79,7 @@ class Slab:
         self.names: SortedList[str] = SortedList()
         self._owner: list[str | None] = []  # by row; None where free or not yet published
         self.used = np.zeros(capacity, np.uint8)
+        self.histories = None if pool is None else pool.histories(forecaster, capacity)
         self._free: list[int] = []
         self._hand = 0
 
@@ -106,6 +111,8 @@ class Slab:
         self.headers["deadline"][row] = np.inf  # so that `expired` never reports it
         self.long_answers.pop(row, None)
         self.set_notes(row, NO_NOTES)
+        if self.histories is not None:
+            self.histories.forget(row)
         self._free.append(row)
 
     def publish(self, session: str, row: int) -> None:

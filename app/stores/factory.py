@@ -11,6 +11,7 @@ from app.session.steady_clock import SteadyClock
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.sqlite.store import SqliteStore
+from models.installation import install_command
 
 
 def open_store(settings: Settings, *, path: Path | None = None, accept_loss: bool = False) -> Store:
@@ -57,7 +58,7 @@ def open_shared_store(settings: Settings, tombstone_seconds: float) -> Store:
         from app.stores.redis.url import parse_url
     except ImportError as error:
         raise ConfigError(
-            f"a redis:// store needs its client: pip install 'carryover-server[redis]' ({error})"
+            f"a redis:// store needs its client: {install_command('redis')} ({error})"
         ) from error
     try:
         url = parse_url(settings.store)

@@ -17,7 +17,7 @@ import numpy as np
 
 from app import errors
 from app.errors import CarryoverError, OverLimit, Unavailable
-from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
+from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionHistory, SessionView
 from app.jobs.jobs import (
     Advance,
     AdvanceMany,
@@ -29,6 +29,7 @@ from app.jobs.jobs import (
     Fork,
     Import,
     Inspect,
+    ReadHistory,
     Refuse,
     Reset,
     Retire,
@@ -62,8 +63,9 @@ KEPT_HERE = frozenset(
 
 CLASSES: tuple[type, ...] = (
     *(AdvanceMany, BulkAnswer, Advance, ChunkAnswer),
-    *(Create, Delete, Export, Forecast, Fork, Import, Inspect, Refuse, Reset, Retire, Watch),
-    *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionState, SessionView, Annotate, Alert),
+    *(Create, Delete, Export, Forecast, Fork, Import, Inspect, ReadHistory, Refuse, Reset, Retire, Watch),
+    *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionHistory, SessionState, SessionView),
+    *(Annotate, Alert),
 )
 FIELDS = tuple(
     tuple(name for name in cls.__annotations__ if name not in KEPT_HERE and not name.startswith("_"))

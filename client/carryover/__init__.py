@@ -53,7 +53,7 @@ from carryover.exporting import export
 from carryover.retry import RetryPolicy
 from carryover.service import Carryover, Session, Stream
 from carryover.session_socket import SocketUnavailable
-from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo
+from carryover.values import Answer, Forecast, History, ModelInfo, Prediction, SessionInfo
 
 __all__ = [
     "Answer",
@@ -68,6 +68,7 @@ __all__ = [
     "ExportError",
     "Forbidden",
     "Forecast",
+    "History",
     "Internal",
     "Malformed",
     "MethodNotAllowed",

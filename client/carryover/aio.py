@@ -13,12 +13,29 @@ import anyio
 import httpx
 
 from carryover import bulk, effects, plans, streaming
-from carryover.connection import BROKEN, AsyncConnection, http_options, reply_of, request_options, unreachable
+from carryover.connection import (
+    BROKEN,
+    AsyncConnection,
+    http_options,
+    reply_of,
+    request_options,
+    server_and_key,
+    unreachable,
+)
 from carryover.effects import Plan
 from carryover.errors import Unreachable
 from carryover.observations import Chunk, check_positive, chunk_of, chunks_of, is_in_memory, missing_chunk
 from carryover.retry import RetryPolicy
-from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo, concatenate_answers
+from carryover.service import session_html, session_text
+from carryover.values import (
+    Answer,
+    Forecast,
+    History,
+    ModelInfo,
+    Prediction,
+    SessionInfo,
+    concatenate_answers,
+)
 from carryover.window import max_in_flight_for
 from carryover.wire import ChunkOptions, Cursor, cursor_for
 
@@ -30,19 +47,19 @@ class AsyncCarryover:
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str | None = None,
         *,
         key: str | None = None,
         retry: RetryPolicy | float = 60.0,
         timeout: float = 30.0,
         verify: ssl.SSLContext | None = None,
     ) -> None:
-        self.url = url
+        self.url, key = server_and_key(url, key)
         self.timeout = timeout
         self._verify = verify
         self._retry = retry if isinstance(retry, RetryPolicy) else RetryPolicy(retry)
         self._key = key
-        self._http = httpx.AsyncClient(**http_options(url, key, timeout, verify))
+        self._http = httpx.AsyncClient(**http_options(self.url, key, timeout, verify))
         self._cursors: dict[str, Cursor] = {}
         self._models: dict[str, ModelInfo] = {}
 
@@ -82,10 +99,15 @@ class AsyncCarryover:
         )
 
     def sessions(
-        self, model: str | None = None, after: str = "", *, labels: Mapping[str, str] | None = None
+        self,
+        model: str | None = None,
+        after: str = "",
+        *,
+        detail: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
         """Yield every session whose id sorts after `after`, in order of id; see `Carryover.sessions`."""
-        return self._emit(plans.sessions(model, self._retry, after, labels))
+        return self._emit(plans.sessions(model, self._retry, after, detail, labels))
 
     async def count(self) -> int:
         """Return the number of sessions."""
@@ -149,7 +171,10 @@ class AsyncSession:
         self._cursor = cursor
 
     def __repr__(self) -> str:
-        return f"<AsyncSession {self.id!r} of {self.service.url}>"
+        return session_text("AsyncSession", self._cursor, self.service.url)
+
+    def _repr_html_(self) -> str:
+        return session_html(self._cursor, self.service.url)
 
     @property
     def id(self) -> str:
@@ -202,6 +227,12 @@ class AsyncSession:
         return await self.service._run(
             plans.forecast(self._cursor, steps, level, future, self.service._retry)
         )
+
+    async def history(
+        self, last: int | None = None, *, start: int | None = None, limit: int | None = None
+    ) -> History:
+        """Return what the session observed and predicted last; see `Session.history`."""
+        return await self.service._run(plans.history(self._cursor, last, start, limit, self.service._retry))
 
     async def create(self) -> SessionInfo:
         """Create the session now, and not with its first chunk. It is an error if it exists."""

@@ -129,7 +129,7 @@ def _outcome(columns: Mapping[str, Any], i: int, cursor: Cursor, chunk: Chunk) -
     for name in STEP_FIELDS:
         column = columns.get(name)
         if column is not None and column[i] is not None:
-            fields[name] = _rows(column[i], deep or name == "scores", chunk.flat)
+            fields[name] = _rows(column[i], deep or name in {"scores", "times"}, chunk.flat)
     return wire.parse_answer(fields, cursor, chunk)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,6 +18,7 @@ from carryover import effects
 from carryover.effects import Reply
 from carryover.errors import Unreachable
 
+DEFAULT_URL = "http://127.0.0.1:8000"
 BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 LOST = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 READ_BYTES = 65_536
@@ -124,6 +127,26 @@ def _translate_errors(url: str) -> Iterator[None]:
         yield
     except (OSError, *LOST) as error:
         raise unreachable(url, error) from error
+
+
+def server_and_key(url: str | None, key: str | None) -> tuple[str, str | None]:
+    """Address and key as given, else as `CARRYOVER_URL` and `CARRYOVER_KEY_FILE` say.
+
+    An empty key means no key, whatever the environment says.
+
+    Raises
+    ------
+    ValueError : the file of the key cannot be read
+    """
+    url = url or os.environ.get("CARRYOVER_URL") or DEFAULT_URL
+    file = os.environ.get("CARRYOVER_KEY_FILE")
+    if key is None and file:
+        try:
+            key = Path(file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ValueError(f"CARRYOVER_KEY_FILE={file} cannot be read: {reason}") from error
+    return url, key or None
 
 
 def http_options(url: str, key: str | None, timeout: float, verify: ssl.SSLContext | None) -> dict[str, Any]:

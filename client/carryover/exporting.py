@@ -69,7 +69,9 @@ def export(
         message says by which tensor and number.
     """
     if importlib.util.find_spec("carryover_server") is None:
-        raise ExportError("the proof needs the server's package: pip install 'carryover-server[onnx]'")
+        raise ExportError(
+            "the proof needs the server's package, carryover-server, with its extra onnx, beside this client"
+        )
     traced = trace(module, example, inputs=inputs, batch_axis=batch_axis, time_axis=time_axis)
     with tempfile.TemporaryDirectory(prefix="carryover-export.") as place:
         words = _write(traced, Path(place))

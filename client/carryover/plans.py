@@ -19,7 +19,7 @@ from carryover.errors import (
 )
 from carryover.observations import Chunk, chunk_of, is_frame
 from carryover.retry import Pauses, RetryPolicy
-from carryover.values import Answer, Forecast, ModelInfo, SessionInfo, model_info, session_info
+from carryover.values import Answer, Forecast, History, ModelInfo, SessionInfo, model_info, session_info
 from carryover.wire import ChunkOptions, Cursor
 
 PAGE = 500
@@ -143,6 +143,14 @@ def forecast(
     return wire.parse_forecast(wire.reply_object(reply))
 
 
+def history(
+    cursor: Cursor, last: int | None, start: int | None, limit: int | None, retry: RetryPolicy
+) -> Plan[History]:
+    """What the session observed last, as far as the server has kept it."""
+    reply = yield from send(wire.history(cursor, last, start, limit), retry)
+    return wire.parse_history(wire.reply_object(reply))
+
+
 def export(cursor: Cursor, retry: RetryPolicy) -> Plan[bytes]:
     """Return the session's state, as the bytes of a safetensors file."""
     reply = yield from send(wire.export(cursor), retry)
@@ -162,12 +170,16 @@ def annotate(
 
 
 def sessions(
-    model: str | None, retry: RetryPolicy, after: str = "", labels: Mapping[str, str] | None = None
+    model: str | None,
+    retry: RetryPolicy,
+    after: str = "",
+    detail: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> Plan[None]:
     """Emit every session whose id sorts after `after` and that has all the labels, page by page."""
     start: str | None = after
     while start is not None:
-        page = wire.reply_object((yield from send(wire.page(start, model, PAGE, labels), retry)))
+        page = wire.reply_object((yield from send(wire.page(start, model, PAGE, detail, labels), retry)))
         for session in page["sessions"]:
             yield Emit(session)
         start = page["next"]

@@ -12,12 +12,29 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from carryover import bulk, effects, plans, streaming
-from carryover.connection import BROKEN, Connection, http_options, reply_of, request_options, unreachable
+from carryover.connection import (
+    BROKEN,
+    Connection,
+    http_options,
+    reply_of,
+    request_options,
+    server_and_key,
+    unreachable,
+)
 from carryover.effects import Plan
 from carryover.errors import Unreachable
 from carryover.observations import check_positive, chunk_of, chunks_of, is_in_memory, missing_chunk
 from carryover.retry import RetryPolicy
-from carryover.values import Answer, Forecast, ModelInfo, Prediction, SessionInfo, concatenate_answers
+from carryover.tables import facts_html
+from carryover.values import (
+    Answer,
+    Forecast,
+    History,
+    ModelInfo,
+    Prediction,
+    SessionInfo,
+    concatenate_answers,
+)
 from carryover.window import max_in_flight_for
 from carryover.wire import ChunkOptions, Cursor, cursor_for
 
@@ -29,8 +46,9 @@ class Carryover:
 
     Parameters
     ----------
-    url : the server's address, http:// or https://
-    key : the API key, sent as `Authorization: Bearer`
+    url : the server's address, http:// or https://; by default `CARRYOVER_URL`, else http://127.0.0.1:8000
+    key : the API key, sent as `Authorization: Bearer`; by default the one in the file `CARRYOVER_KEY_FILE`,
+        "" for none
     retry : how long failures are retried: a policy, or a number of seconds; 0 raises the first error
     timeout : seconds that one request, or one answer of a socket, may take
     verify : the TLS context for https; by default the system's
@@ -40,19 +58,19 @@ class Carryover:
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str | None = None,
         *,
         key: str | None = None,
         retry: RetryPolicy | float = 60.0,
         timeout: float = 30.0,
         verify: ssl.SSLContext | None = None,
     ) -> None:
-        self.url = url
+        self.url, key = server_and_key(url, key)
         self.timeout = timeout
         self._verify = verify
         self._retry = retry if isinstance(retry, RetryPolicy) else RetryPolicy(retry)
         self._key = key
-        self._http = httpx.Client(**http_options(url, key, timeout, verify))
+        self._http = httpx.Client(**http_options(self.url, key, timeout, verify))
         self._cursors: dict[str, Cursor] = {}
         self._models: dict[str, ModelInfo] = {}
 
@@ -106,15 +124,21 @@ class Carryover:
         return self._run(bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry))
 
     def sessions(
-        self, model: str | None = None, after: str = "", *, labels: Mapping[str, str] | None = None
+        self,
+        model: str | None = None,
+        after: str = "",
+        *,
+        detail: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yield every session with an id after `after`, in order of id: the entries of `GET /sessions`.
 
         Parameters
         ----------
+        detail : each with what `GET /sessions/{id}` says of it, such as its position
         labels : only sessions that have all of these, such as `{"site": "north"}`
         """
-        return self._emit(plans.sessions(model, self._retry, after, labels))
+        return self._emit(plans.sessions(model, self._retry, after, detail, labels))
 
     def count(self) -> int:
         """Return the number of sessions."""
@@ -178,7 +202,10 @@ class Session:
         self._cursor = cursor
 
     def __repr__(self) -> str:
-        return f"<Session {self.id!r} of {self.service.url}>"
+        return session_text("Session", self._cursor, self.service.url)
+
+    def _repr_html_(self) -> str:
+        return session_html(self._cursor, self.service.url)
 
     @property
     def id(self) -> str:
@@ -264,6 +291,18 @@ class Session:
         """
         return self.service._run(plans.forecast(self._cursor, steps, level, future, self.service._retry))
 
+    def history(
+        self, last: int | None = None, *, start: int | None = None, limit: int | None = None
+    ) -> History:
+        """Return what the session observed and predicted last, as far as the server has kept it in memory.
+
+        Parameters
+        ----------
+        last : only so many of the newest observations
+        start, limit : only what was observed from this position on, and so many of them
+        """
+        return self.service._run(plans.history(self._cursor, last, start, limit, self.service._retry))
+
     def create(self) -> SessionInfo:
         """Create the session now, instead of with its first chunk. Fails if the session exists."""
         return self.service._run(plans.create(self._cursor, self.service._retry))
@@ -316,6 +355,19 @@ class Session:
         """Give the session a saved state; it is created if it does not exist."""
         state = source if isinstance(source, bytes) else Path(source).read_bytes()
         return self.service._run(plans.load(self._cursor, state, self.service._retry))
+
+
+def session_text(kind: str, cursor: Cursor, url: str) -> str:
+    """A session in a line, as far as this client knows it."""
+    model = f" of model {cursor.model!r}" if cursor.model else ""
+    position = "" if cursor.position is None else f" at {cursor.position}"
+    return f"<{kind} {cursor.session!r}{model}{position}, {url}>"
+
+
+def session_html(cursor: Cursor, url: str) -> str:
+    """A session as a table for notebooks; nothing is asked of the server."""
+    facts = {"server": url, "model": cursor.model, "position": cursor.position, "epoch": cursor.epoch}
+    return facts_html(f"Session {cursor.session}", facts)
 
 
 class Stream:

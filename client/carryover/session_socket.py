@@ -85,7 +85,9 @@ def open_socket(url: str, key: str | None) -> Plan[SessionSocket]:
     Unreachable, Unavailable, Unauthorized, Forbidden
     """
     if ClientProtocol is None:
-        raise SocketUnavailable("streaming over a socket needs pip install 'carryover-client[sockets]'")
+        raise SocketUnavailable(
+            "streaming over a socket needs the package websockets: pip install websockets"
+        )
     protocol = ClientProtocol(parse_uri(url), max_size=MESSAGE_BYTES)
     request = protocol.connect()
     if key is not None:

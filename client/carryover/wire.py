@@ -11,10 +11,11 @@ from urllib.parse import quote
 from carryover.effects import Reply, Request
 from carryover.errors import NotCarryover
 from carryover.observations import Chunk, match_kind
-from carryover.values import FORECAST_FIELDS, STEP_FIELDS, Answer, Forecast
+from carryover.tables import parse_times
+from carryover.values import FORECAST_FIELDS, STEP_FIELDS, TIME_FIELDS, Answer, Forecast, History
 
 STATE = "application/octet-stream"
-NUMBERS = frozenset(STEP_FIELDS + FORECAST_FIELDS)
+NUMBERS = frozenset(STEP_FIELDS + FORECAST_FIELDS) - TIME_FIELDS
 
 
 @dataclass(slots=True)
@@ -160,13 +161,21 @@ def forecast(cursor: Cursor, steps: int, level: float | None, future: Chunk | No
     )
 
 
-def page(after: str, model: str | None, limit: int, labels: Mapping[str, str] | None = None) -> Request:
+def history(cursor: Cursor, last: int | None, start: int | None, limit: int | None) -> Request:
+    """`GET /sessions/{id}/history`."""
+    query = {"last": last, "from": start, "limit": limit}
+    given = {name: value for name, value in query.items() if value is not None}
+    return Request("GET", f"{cursor.path}/history", query=given)
+
+
+def page(
+    after: str, model: str | None, limit: int, detail: bool = False, labels: Mapping[str, str] | None = None
+) -> Request:
     """`GET /sessions`."""
     query: dict[str, Any] = {"after": after, "limit": limit}
-    if model is not None:
-        query["model"] = model
-    if labels:
-        query["label"] = [f"{name}:{value}" for name, value in labels.items()]
+    query |= {} if model is None else {"model": model}
+    query |= {"detail": "true"} if detail else {}
+    query |= {"label": [f"{name}:{value}" for name, value in labels.items()]} if labels else {}
     return Request("GET", "/sessions", query=query)
 
 
@@ -246,6 +255,7 @@ def parse_answer(fields: Mapping[str, Any], cursor: Cursor, chunk: Chunk) -> Ans
     """
     present = {name: fields[name] for name in NUMBERS if fields.get(name) is not None}
     raw = {name: match_kind(value, chunk) for name, value in present.items()}
+    raw |= {name: fields[name] for name in TIME_FIELDS if fields.get(name) is not None}
     try:
         return Answer(
             cursor.session,
@@ -267,4 +277,24 @@ def parse_forecast(fields: Mapping[str, Any]) -> Forecast:
         None if fields.get(name) is None else match_kind(fields[name], None)
         for name in ("forecast", "lower", "upper")
     )
-    return Forecast(fields["session"], fields["model"], fields["position"], values, lower, upper)
+    times = parse_times(fields.get("times"))
+    return Forecast(fields["session"], fields["model"], fields["position"], values, lower, upper, times)
+
+
+def parse_history(fields: Mapping[str, Any]) -> History:
+    """Build a history; its numbers are arrays if NumPy is installed."""
+    arrays = {
+        name: None if fields.get(name) is None else match_kind(fields[name], None)
+        for name in ("observations", "predictions", "outputs", "lower", "upper", "scores")
+    }
+    return History(
+        session=fields["session"],
+        model=fields["model"],
+        position=fields["position"],
+        first=fields["from"],
+        inputs=tuple(fields["inputs"]),
+        targets=tuple(fields["targets"]),
+        times=parse_times(fields.get("times")),
+        predicted_times=parse_times(fields.get("predicted_times")),
+        **arrays,
+    )

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 
 from models.arrays import Floats
 from models.artifact.learning import MAX_FEATURES, Learning, feature_count
@@ -21,11 +20,13 @@ from models.artifact.names import check_name
 from models.data import calendar
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
-from models.net import Execution
+from models.installation import install_command
+from models.net import Execution, Net
 from models.nets.architecture import Architecture
-from models.nets.native import NativeNet
-from models.nets.recurrent import RecurrentNetwork, network_from_weights
 from models.nets.signature import Control, Port, State
+
+if TYPE_CHECKING:
+    from models.nets.recurrent import RecurrentNetwork
 
 PredictionMode = Literal["level", "change"]
 
@@ -181,18 +182,40 @@ class Artifact:
             digest.update(name.encode() + self.weights[name].astype("<f4").tobytes())
         return digest.hexdigest()
 
-    def network(self) -> RecurrentNetwork:
-        """A new network in eval mode, on the CPU, in float32; the caller may change it."""
-        tensors = {
-            name: torch.tensor(weight)
-            for name, weight in self.weights.items()
-            if not name.startswith("readout.")
-        }
+    def network(self) -> "RecurrentNetwork":
+        """A new network of torch's in eval mode, on the CPU, in float32; the caller may change it."""
+        import torch
+
+        from models.nets.recurrent import network_from_weights
+
+        tensors = {name: torch.tensor(weight) for name, weight in self._network_weights().items()}
         return network_from_weights(tensors, self.num_layers, self.change_of, self.architecture)
 
-    def net(self, execution: Execution) -> NativeNet:
-        """The network, ready to serve."""
-        return NativeNet(self.network(), execution.device)
+    def net(self, execution: Execution) -> Net:
+        """The network, ready to serve; torch is needed only where the device is not the CPU.
+
+        Raises
+        ------
+        BadArtifact : torch is missing, or has no such device
+        """
+        if execution.device == "cpu":
+            # Compiled loops, which a command that only reads artifacts does not need.
+            from models.nets.native import NativeNet
+
+            return NativeNet(self._network_weights(), self.architecture, self.change_of)
+        try:
+            import torch
+
+            from models.nets.native_torch import TorchNet
+        except ModuleNotFoundError as error:
+            command = install_command("train", cuda=True)
+            raise BadArtifact(f"the device {execution.device} needs torch: {command}") from error
+        if not torch.cuda.is_available():
+            raise BadArtifact(f"torch {torch.__version__} finds no GPU for the device {execution.device}")
+        return TorchNet(self.network(), execution.device)
+
+    def _network_weights(self) -> dict[str, Floats]:
+        return {name: weight for name, weight in self.weights.items() if not name.startswith("readout.")}
 
 
 def _check_labels(artifact: Artifact) -> None:

@@ -18,6 +18,7 @@ from models.arrays import AnyArray, Doubles, Times
 from models.data.csv_rules import is_gap, is_number, read_rows
 from models.data.series import Series
 from models.errors import BadData
+from models.installation import install_command
 
 Table = dict[str, AnyArray]
 
@@ -119,9 +120,7 @@ def _read_parquet(path: Path) -> Table:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise BadData(
-            f"{path}: reading Parquet needs pyarrow: pip install 'carryover-server[arrow]'"
-        ) from error
+        raise BadData(f"{path}: reading Parquet needs pyarrow: {install_command('arrow')}") from error
     try:
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:

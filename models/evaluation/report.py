@@ -81,7 +81,7 @@ def _short(value: float | None) -> float | None:
 
 
 def measure(network: RecurrentNetwork, dataset: Dataset, run: FreeRun | None) -> dict[str, Any]:
-    """One-step error beside persistence, and the error of the free run.
+    """One-step error beside persistence and the mean of the training part, and the error of the free run.
 
     MSE is over scaled columns; an RMSE by column is in the column's own unit. None for what could not be
     measured.
@@ -90,12 +90,14 @@ def measure(network: RecurrentNetwork, dataset: Dataset, run: FreeRun | None) ->
     truth = dataset.truth[rows.start : rows.stop]
     errors = one_step(network, dataset, rows) - truth
     persistence = measured(float((dataset.truth[rows.start - 1 : rows.stop - 1] - truth).square().nanmean()))
+    mean = dataset.truth[: dataset.split.train].nanmean(dim=0)
     mse = measured(float(errors.square().nanmean()))
     metrics: dict[str, Any] = {
         "one_step": {
             "part": part,
             "mse_scaled": mse,
             "persistence_mse_scaled": persistence,
+            "mean_mse_scaled": measured(float((mean - truth).square().nanmean())),
             "skill": skill(mse, persistence),
             "rmse": by_target(dataset, errors),
         }

@@ -17,15 +17,15 @@ for plain cells; a lone chunk of 200 is 1.1, 1.5 and 2.9 times faster.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from models.arrays import Floats, Ints
-from models.nets.architecture import Cell
+from models.nets.architecture import Architecture, Cell
 from models.nets.kernels import BLOCK, GRU, LSTM, NO_CELL, RNN, advance_layer, lay_out, move_on
 from models.nets.layers import layers_after, layers_before
-from models.nets.recurrent import RecurrentNetwork
 
 CACHE_LINE = 64
 KINDS: dict[Cell, int] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
@@ -54,19 +54,21 @@ class Cells:
 
     Parameters
     ----------
-    network : RecurrentNetwork, on the CPU; its weights are copied
+    weights : under the names of `RecurrentNetwork`'s state_dict, float32; they are copied
 
     Attributes
     ----------
     before, layers, after : what is applied to the inputs, one after the other
     """
 
-    def __init__(self, network: RecurrentNetwork) -> None:
-        module = network.recurrent
-        self.input_size, self.hidden_size = network.input_size, module.hidden_size
-        self.before = layers_before(network)
-        self.layers = [_recurrent_layer(network, number) for number in range(module.num_layers)]
-        self.after = layers_after(network)
+    def __init__(self, weights: Mapping[str, Floats], architecture: Architecture) -> None:
+        first = f"{architecture.cell}.weight"
+        count = sum(name.startswith(f"{first}_hh_l") for name in weights)
+        self.hidden_size = weights[f"{first}_hh_l0"].shape[1]
+        self.input_size = 1 if architecture.embedding else weights[f"{first}_ih_l0"].shape[1]
+        self.before = layers_before(weights, architecture)
+        self.layers = [_recurrent_layer(weights, architecture, number, count) for number in range(count)]
+        self.after = layers_after(weights, architecture)
 
     def step(self, x: Floats, rows: Floats, moved: Floats | None = None) -> Floats:
         """Move rows on by one observation.
@@ -129,14 +131,15 @@ class Cells:
         return x
 
 
-def _recurrent_layer(network: RecurrentNetwork, number: int) -> RecurrentLayer:
-    """The weights of the layer of this number, from 0."""
-    module, architecture = network.recurrent, network.architecture
-    kind, size = KINDS[architecture.cell], module.hidden_size
+def _recurrent_layer(
+    weights: Mapping[str, Floats], architecture: Architecture, number: int, count: int
+) -> RecurrentLayer:
+    """The weights of the layer of this number, from 0, of `count` layers."""
     inward, recurrent, inward_bias, recurrent_bias = (
-        getattr(module, f"{name}_l{number}").detach().numpy()
+        weights[f"{architecture.cell}.{name}_l{number}"]
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     )
+    kind, size = KINDS[architecture.cell], recurrent.shape[1]
     if kind == GRU:  # torch has the columns [r, z, n]
         inward, inward_bias = np.roll(inward, size, 0), np.roll(inward_bias, size)
     apart = size if kind == GRU else 0  # columns by which the two products lie apart
@@ -145,7 +148,7 @@ def _recurrent_layer(network: RecurrentNetwork, number: int) -> RecurrentLayer:
     return RecurrentLayer(
         kind=kind,
         hidden=number * size,
-        cell=(module.num_layers + number) * size if architecture.states > 1 else NO_CELL,
+        cell=(count + number) * size if architecture.states > 1 else NO_CELL,
         folded=_aligned(np.concatenate(parts)),
         inward=_aligned(_padded(inward.T)),
         recurrent=_aligned(_padded(recurrent.T)),

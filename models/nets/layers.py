@@ -5,40 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from torch import nn
 
 from models.arrays import Floats
-from models.nets.architecture import LAYER_NORM_EPSILON, Activation
+from models.nets.architecture import LAYER_NORM_EPSILON, Activation, Architecture
 from models.nets.kernels import apply_gelu, apply_sigmoid, apply_silu, normalize
-from models.nets.recurrent import RecurrentNetwork
 
 Layer = Callable[[Floats], Floats]
 """[batch, features] -> [batch, features of this layer], a new array"""
 
 
-def layers_before(network: RecurrentNetwork) -> list[Layer]:
-    """The embedding of a network on the CPU, if it has one; its weights are copied."""
-    return [Lookup(network.embedding)] if network.architecture.embedding else []
+def layers_before(weights: Mapping[str, Floats], architecture: Architecture) -> list[Layer]:
+    """The embedding of a network, if it has one."""
+    return [Lookup(weights["embedding.weight"])] if architecture.embedding else []
 
 
-def layers_after(network: RecurrentNetwork) -> list[Layer]:
-    """The head of a network on the CPU and its linear readout; their weights are copied."""
+def layers_after(weights: Mapping[str, Floats], architecture: Architecture) -> list[Layer]:
+    """The head of a network and its linear readout."""
     layers: list[Layer] = []
-    for kind, module in zip(network.architecture.head, network.head, strict=True):
-        if isinstance(module, nn.Linear):
-            layers.append(Linear(module))
-        elif isinstance(module, nn.LayerNorm):
-            layers.append(LayerNorm(module))
+    for place, kind in enumerate(architecture.head):
+        if isinstance(kind, int):
+            layers.append(Linear(*_weight_and_bias(weights, f"head.{place}")))
+        elif kind == "layer_norm":
+            layers.append(LayerNorm(*_weight_and_bias(weights, f"head.{place}")))
         else:
-            layers.append(ACTIVATIONS[kind])  # type: ignore[index]
-    return [*layers, Linear(network.fc)]
+            layers.append(ACTIVATIONS[kind])
+    return [*layers, Linear(*_weight_and_bias(weights, "fc"))]
+
+
+def _weight_and_bias(weights: Mapping[str, Floats], module: str) -> tuple[Floats, Floats]:
+    return weights[f"{module}.weight"], weights[f"{module}.bias"]
 
 
 class Lookup:
     """`torch.nn.Embedding`, whose weights are copied."""
 
-    def __init__(self, module: nn.Embedding) -> None:
-        self.table = module.weight.detach().numpy().copy()
+    def __init__(self, table: Floats) -> None:
+        self.table = table.copy()
 
     def __call__(self, x: Floats) -> Floats:
         # An unknown token was refused before. Should it arrive, it must not stop the batch of its neighbours.
@@ -48,9 +50,8 @@ class Lookup:
 class Linear:
     """`torch.nn.Linear`, whose weights are copied."""
 
-    def __init__(self, module: nn.Linear) -> None:
-        self.weights = np.ascontiguousarray(module.weight.detach().numpy().T)
-        self.bias = module.bias.detach().numpy().copy()
+    def __init__(self, weight: Floats, bias: Floats) -> None:
+        self.weights, self.bias = np.array(weight.T, order="C"), bias.copy()
 
     def __call__(self, x: Floats) -> Floats:
         product: Floats = x @ self.weights
@@ -61,8 +62,8 @@ class Linear:
 class LayerNorm:
     """`torch.nn.LayerNorm`, whose weights are copied."""
 
-    def __init__(self, module: nn.LayerNorm) -> None:
-        self.scale, self.bias = module.weight.detach().numpy().copy(), module.bias.detach().numpy().copy()
+    def __init__(self, scale: Floats, bias: Floats) -> None:
+        self.scale, self.bias = scale.copy(), bias.copy()
 
     def __call__(self, x: Floats) -> Floats:
         out = np.empty(x.shape, np.float32)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.arrays import Floats
 from models.nets.architecture import LAYER_NORM_EPSILON, Architecture, HeadLayer
 
 Carry = tuple[Tensor, ...]
@@ -149,6 +150,11 @@ def _check_columns(change_of: Sequence[int], input_size: int, output_size: int) 
 def detach_carry(carry: Carry) -> Carry:
     """The same numbers, detached from the graph."""
     return tuple(part.detach() for part in carry)
+
+
+def weights_of(network: RecurrentNetwork) -> dict[str, Floats]:
+    """Views of the weights of a network on the CPU, by their names."""
+    return {name: weight.detach().numpy() for name, weight in network.state_dict().items()}
 
 
 def network_from_weights(

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -343,6 +344,45 @@ def test_a_failure_is_status_1(tmp_path, capsys):
     given = ["--learning-rate", "1e30", "--clip", "0", "--schedule", "constant"]
     status, line = failed(capsys, "train", "--json", "--out", str(tmp_path / "x"), *given)
     assert (status, "epoch 1: the loss is" in line) == (1, True)
+
+
+def test_a_network_that_has_learned_nothing_is_status_1_and_says_so_in_the_first_line(tmp_path, capsys):
+    given = ["train", "--out", str(tmp_path / "x"), "--learning-rate", "1e9", "--epochs", "1"]
+    assert run(given) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith("worse than persistence on the test part: MSE ")
+    assert "is far worse than the simplest predictions" in captured.err.splitlines()[-1]
+    assert not (tmp_path / "x.checkpoint").exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("sessions",), ("keys",)])
+def test_without_a_command_the_help_is_printed(arguments, capsys):
+    assert run(list(arguments)) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"Usage: {' '.join(('carryover', *arguments))} [OPTIONS] COMMAND")
+    assert "\n\nCommands:\n  " in captured.out
+    assert captured.err == ""
+
+
+def test_the_version_is_that_of_the_distribution(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"carryover {version('carryover-server')}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "sine"), ("evaluate", "models/zoo/sine"), ("import", "net.pt", "--out", "x")],
+    ids=lambda words: words[0],
+)
+def test_a_command_that_needs_torch_says_how_to_install_it(arguments, capsys, monkeypatch, tmp_path):
+    for name in ("models.data.dataset", "models.artifact.importer", "models.artifact.state_dict"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.chdir(tmp_path)
+    status, line = failed(capsys, *arguments)
+    assert status == 2
+    assert "needs torch, which is not installed: " in line
+    assert "[train]" in line
 
 
 def test_places_that_cannot_be_written_are_refused_before_the_training(tmp_path, capsys):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +182,24 @@ async def test_a_session_is_shown_forked_reset_and_deleted(started, values, caps
         assert await ran(service, "sessions", "show", "a") == 0
         assert f"position                  {STEPS}" in capsys.readouterr().out
         assert await ran(service, "sessions", "list") == 0
-        assert capsys.readouterr().out == "a  sine\nb  sine\n"
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == ["SESSION", "MODEL", "POSITION", "LAST", "SEEN", "(UTC)"]
+        assert [line.split()[:3] for line in lines[1:]] == [
+            ["a", "sine", str(STEPS)],
+            ["b", "sine", str(STEPS)],
+        ]
+        assert len({line.index("sine") for line in lines[1:]}) == 1
+        assert datetime.fromisoformat(" ".join(lines[1].split()[3:])).year > 2000
+        assert await ran(service, "sessions", "list", "--json") == 0
+        assert (
+            capsys.readouterr().out
+            == '{"session": "a", "model": "sine"}\n{"session": "b", "model": "sine"}\n'
+        )
         assert await ran(service, "sessions", "label", "b", "site=north", "line=4") == 0
         assert await ran(service, "sessions", "label", "b", "line=") == 0
         assert "labels                    {'site': 'north'}" in capsys.readouterr().out
-        assert await ran(service, "sessions", "list", "--label", "site=north") == 0
-        assert capsys.readouterr().out == "b  sine\n"
+        assert await ran(service, "sessions", "list", "--json", "--label", "site=north") == 0
+        assert capsys.readouterr().out == '{"session": "b", "model": "sine"}\n'
         assert await ran(service, "sessions", "list", "--label", "north") == 2
         assert "a label is name=value" in capsys.readouterr().err
         assert await ran(service, "sessions", "delete", "b") == 0

@@ -278,6 +278,17 @@ def test_a_forecast_is_drawn_ahead_of_the_session_which_does_not_move(page, serv
 
 
 @in_browser
+def test_a_page_that_is_opened_later_shows_what_was_streamed(page, server):
+    observe(server, "pump-8", np.sin((np.arange(300) + 1) / 10))
+    page.goto(f"{server}/#/pump-8")
+    page.click("#view summary")
+    wait(lambda: page.locator("#last tr").count() == 12, page)
+    assert page.locator("#last tr").first.inner_text().startswith("300")
+    assert in_colour(page, "--predicted") > 100
+    wait(lambda: "The last 255 predicted observations" in page.inner_text("#summary"), page)
+
+
+@in_browser
 def test_chunks_of_another_client_appear_in_chart_summary_and_table(page, server):
     observe(server, "pump-7", [0.0])
     page.goto(f"{server}/#/pump-7")

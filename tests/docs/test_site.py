@@ -37,6 +37,23 @@ def test_every_file_that_a_page_names_exists(page):
     assert [name for name in FILE.findall(page.read_text()) if not (ROOT / name).exists()] == []
 
 
+COMMAND = re.compile(r"^(?:\$ )?(?:CARRYOVER_\w+=\S+ )*carryover ", re.MULTILINE)
+
+
+def test_every_page_that_shows_a_command_says_how_to_have_it_at_hand():
+    texts = {page.relative_to(ROOT).as_posix(): page.read_text() for page in NAMING_FILES}
+    shown = {name for name, text in texts.items() if COMMAND.search(text)}
+    assert len(shown) > 10
+    at_hand = {name for name in shown if re.search(r"^make shell |`make shell`", texts[name], re.MULTILINE)}
+    assert shown - at_hand == set()
+
+
+def test_no_page_installs_from_an_index_what_is_not_there():
+    """A distribution of ours is installed from a clone or from a wheel in a file."""
+    pages = [*NAMING_FILES, ROOT / "client" / "README.md", ROOT / "examples" / "README.md"]
+    assert [page.name for page in pages if re.search(r"pip install '?carryover", page.read_text())] == []
+
+
 def test_a_page_outside_of_the_navigation_and_an_entry_without_a_page_are_problems(tmp_path):
     plant(tmp_path, {"index.md": "# Home", "lost.md": "# Lost"}, nav='["index.md", {Guide = ["gone.md"]}]')
     assert list(site.navigation(tmp_path)) == [

@@ -44,6 +44,7 @@ async def running(artifacts, seed: int = 0, **changes: Any) -> AsyncIterator[Eng
         "batch_sessions": 16,
         "bulk_sessions": 16,
         "idle_ttl_seconds": TTL_SECONDS,
+        "default_model": artifacts[0].name,
     }
     settings, clock = Settings(**(small | changes)), Clock()
     engine = Engine(

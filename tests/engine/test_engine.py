@@ -29,7 +29,12 @@ def forecasters(artifacts) -> list[Forecaster]:
 
 
 def engine_of(forecasters, **changes) -> Engine:
-    small = {"resident_sessions": 64, "batch_sessions": 16, "bulk_sessions": 16}
+    small = {
+        "default_model": forecasters[0].artifact.name,
+        "resident_sessions": 64,
+        "batch_sessions": 16,
+        "bulk_sessions": 16,
+    }
     return Engine(forecasters, MemoryStore(100, 1e9), Settings(**(small | changes)), Clock())
 
 
@@ -187,7 +192,9 @@ def test_any_traffic_leaves_every_session_where_its_accepted_chunks_put_it(artif
 
 async def test_a_bulk_request_replaces_expired_sessions_of_another_width(artifacts):
     clock, models = Clock(), [Forecaster(artifacts[name]) for name in ("pair", "sine")]
-    engine = Engine(models, MemoryStore(10, 1e9, clock), Settings(idle_ttl_seconds=5.0), clock)
+    engine = Engine(
+        models, MemoryStore(10, 1e9, clock), Settings(default_model="pair", idle_ttl_seconds=5.0), clock
+    )
     engine.start()
     wide = models[0].input_size
     ones = np.ones(2, np.int64)

@@ -54,7 +54,8 @@ async def started(artifacts, **changes):
     clock = Clock()
     store = Conflicting(clock)
     forecasters = [Forecaster(artifacts["sine"]), Forecaster(artifacts["adaptive"])]
-    settings = Settings(**({"resident_sessions": 1024, "batch_sessions": 64, "bulk_sessions": 64} | changes))
+    small = {"resident_sessions": 1024, "batch_sessions": 64, "bulk_sessions": 64}
+    settings = Settings(**(small | {"default_model": "sine"} | changes))
     engine = Engine(forecasters, store, settings, clock)
     engine.start()
     yield engine, store.conflicts

@@ -313,7 +313,7 @@ def test_without_the_grpc_packages_the_error_says_how_to_install_them(monkeypatc
         return real(name, *arguments, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"pip install 'carryover-server\[grpc\]'"):
+    with pytest.raises(ConfigError, match=r"pip install .*\[grpc\]"):
         main.create_app(Settings(models=(zoo_folder,), grpc_port=0))
 
 

@@ -69,6 +69,7 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
     ],
     ("POST", "/sessions/{id}/reset"): [sending(), sending({"at": STEPS})],
     ("POST", "/sessions/{id}/fork"): [sending({"id": "{id}-fork"}), sending({"id": "{id}", "at": STEPS})],
+    ("GET", "/sessions/{id}/history"): [sending(), sending(last=2), sending(**{"from": STEPS - 1})],
     ("GET", "/sessions/{id}/forecast"): [sending(steps=3)],
     ("POST", "/sessions/{id}/forecast"): [sending({"steps": 3})],
     ("GET", "/sessions/{id}/state"): [sending()],

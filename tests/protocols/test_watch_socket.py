@@ -59,6 +59,10 @@ async def test_a_watcher_sees_the_chunks_that_others_send_with_what_they_are_ans
         first = await post(service, "/sessions/s/observations", {"observations": [0.1, 0.2]})
         async with watch(service) as (socket, hello):
             assert (hello["watching"], hello["position"], hello["epoch"]) == ("s", 2, first["epoch"])
+            past = hello["history"]
+            assert (past["from"], past["positions"]) == (0, [1, 2])
+            assert_allclose(past["observations"], [[0.1], [0.2]], rtol=1e-6)
+            assert np.ravel(past["predictions"]).tolist() == first["predictions"]
             answers = [
                 await post(service, "/sessions/s/observations", {"observations": [[x], [x + 0.1]]})
                 for x in (0.3, 0.5, 0.7)

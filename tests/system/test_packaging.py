@@ -69,6 +69,29 @@ def test_the_balancers_configuration_is_well_formed(tmp_path):
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.parametrize("is_editable", [True, False], ids=["editable", "copy"])
+def test_make_installs_the_clone_again_where_something_else_would_be_served(is_editable, tmp_path):
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    for stamp in (".made", ".runtime"):
+        (venv / stamp).touch()
+    # Only an interpreter without this clone's packages finds none of them.
+    interpreter = sys.executable if is_editable else sys._base_executable  # type: ignore[attr-defined]
+    python = venv / "bin" / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -I ] && exec {interpreter} "$@"\necho "$@"\n')
+    python.chmod(0o755)
+    make = ["make", "--silent", "--no-print-directory", f"VENV={venv}", "editable"]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+    installs = [] if is_editable else ["--editable ./client --editable ."]
+    assert [line[line.index("--editable") :] for line in done.stdout.splitlines()] == installs
+
+
+def test_a_plain_installation_needs_no_torch_and_an_installation_from_a_clone_has_it():
+    assert {"torch", "matplotlib"} == {bare(need) for need in PROJECT["optional-dependencies"]["train"]}
+    assert not {"torch", "matplotlib"} & {bare(need) for need in PROJECT["dependencies"]}
+    assert "'.[train]'" in (ROOT / "Makefile").read_text()
+
+
 def dependency_lines() -> str:
     text = (ROOT / "pyproject.toml").read_text()
     return text[text.index("dependencies = [") : text.index("[project.scripts]")]
@@ -125,7 +148,8 @@ def test_the_server_needs_the_client_of_its_own_version_and_shows_the_readme(whe
 
 
 def test_a_project_with_an_app_and_models_of_its_own_and_the_command_both_work(installed, tmp_path):
-    for name in ("app", "models", "tests"):
+    (tmp_path / "app.py").write_text("OWNER = 'the project'\n")
+    for name in ("models", "tests"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("OWNER = 'the project'\n")
     python = sys._base_executable  # type: ignore[attr-defined]

@@ -16,7 +16,8 @@ This page is written by `make reference` from the command line itself; `carryove
 the same.
 
 Exit status: 0 done; 1 it failed; 2 it did not begin because the usage, the settings or the input were wrong;
-130 interrupted. `carryover --install-completion` installs completion for your shell.
+130 interrupted. `carryover --version` prints the version, and `carryover --install-completion` installs
+completion for your shell. In a clone, [`make shell`](../how-to/install.md) has the command at hand.
 """
 SETTINGS = "Every [setting](settings.md) is an environment variable; an option above wins over it."
 

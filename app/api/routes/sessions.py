@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.access.callers import Caller
@@ -21,6 +22,7 @@ from app.api.schemas import (
     ForecastAnswer,
     ForecastRequest,
     ForkRequest,
+    History,
     NewSession,
     Precondition,
     Predictions,
@@ -32,7 +34,19 @@ from app.codec import answers, body_errors, chunks
 from app.codec.limits import MAX_POSITION, SESSION_ID, validate_session_id
 from app.errors import CarryoverError, Unprocessable
 from app.jobs.answers import SessionView, parse_epoch
-from app.jobs.jobs import Advance, Annotate, Create, Delete, Export, Forecast, Fork, Import, Inspect, Reset
+from app.jobs.jobs import (
+    Advance,
+    Annotate,
+    Create,
+    Delete,
+    Export,
+    Forecast,
+    Fork,
+    Import,
+    Inspect,
+    ReadHistory,
+    Reset,
+)
 from app.session import state_file
 from app.session.names import id_of
 from app.session.notes import MAX_LABELS, Alert, parse_alert, parse_label, parse_labels
@@ -47,6 +61,7 @@ JSON = "application/json"
 PREFIX = r"^[A-Za-z0-9._:\-]{0,128}$"
 STATE = "application/octet-stream"
 MAX_DETAILED = 100  # sessions of a page with details, each of which is loaded from the store
+DETAILED_AT_ONCE = 16  # of them in one batch, which the chunks of other clients wait for
 
 
 @router.post(
@@ -70,7 +85,6 @@ async def create_session(request: Request, response: Response) -> dict[str, Any]
 @router.get(
     "/sessions",
     response_model=SessionPage,
-    response_model_exclude_unset=True,
     responses=problem_responses(404, 422, 503),
 )
 async def list_sessions(
@@ -89,7 +103,7 @@ async def list_sessions(
     detail: Annotated[
         bool, Query(description="each as `GET /sessions/{id}` shows it; at most 100 per page")
     ] = False,
-) -> dict[str, Any]:
+) -> Response:
     """List sessions in the order of their ids. With labels, a page that is not the last may be short."""
     caller = get_caller(request)
     if model is not None:
@@ -97,17 +111,21 @@ async def list_sessions(
     limit = min(limit, MAX_DETAILED) if detail else limit
     names: Sequence[tuple[str, str]]
     if label:
-        page = await caller.list_labelled(after, limit, model, prefix, tuple(map(parse_label, label)))
-        names, end = page.found, page.end
+        found = await caller.list_labelled(after, limit, model, prefix, tuple(map(parse_label, label)))
+        names, end = found.found, found.end
     else:
         names = await caller.list_sessions(after, limit, model, prefix)
         end = names[-1][0] if len(names) == limit else None
     rows: list[dict[str, Any]] = [{"session": session, "model": name} for session, name in names]
-    return {
+    page = {
         "sessions": await _in_detail(caller, rows) if detail else rows,
         "next": end,
         "total": await caller.count_sessions(),
     }
+    body = orjson.dumps(page, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(
+        body, media_type=JSON
+    )  # FastAPI would validate each row, which takes longer than all else
 
 
 @router.get("/sessions/{id}", response_model=Session, responses=problem_responses(404, 410, 422, 503))
@@ -239,6 +257,30 @@ async def _roll_out(request: Request, id: str, body: ForecastRequest) -> Respons
     return Response(answers.encode_chunk_answer(answer, body.flat), media_type=JSON)
 
 
+@router.get("/sessions/{id}/history", response_model=History, responses=problem_responses(404, 410, 422, 503))
+async def get_history(
+    request: Request,
+    id: Id,
+    last: Annotated[int | None, Query(ge=1, description="only the last so many observations")] = None,
+    start: Annotated[
+        int | None,
+        Query(
+            alias="from", ge=0, le=MAX_POSITION, description="only what was observed from this position on"
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, Query(ge=1, description="at most so many observations behind `from`")
+    ] = None,
+) -> Response:
+    """What the session observed last, and what it predicted, as far as this server has kept it in memory."""
+    if last is not None and (start is not None or limit is not None):
+        raise Unprocessable("name either `last`, or `from` and `limit`", field="last")
+    first = 0 if start is None and limit is not None else start
+    job = ReadHistory(validate_session_id(id), first, last if last is not None else limit)
+    history = await get_caller(request).ask(job)
+    return Response(orjson.dumps(answers.encode_history(history), option=answers.ARRAYS), media_type=JSON)
+
+
 @router.get(
     "/sessions/{id}/state",
     response_class=Response,
@@ -282,14 +324,14 @@ async def import_session(
 
 async def _in_detail(caller: Caller, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Sessions with their details. A session that has just left, or is damaged, has only its name."""
-    views = await asyncio.gather(
-        *(caller.ask(Inspect(row["session"])) for row in rows), return_exceptions=True
-    )
-    for row, view in zip(rows, views, strict=True):
-        if isinstance(view, SessionView):
-            row |= answers.encode_session(view)
-        elif not isinstance(view, CarryoverError):
-            raise view
+    for start in range(0, len(rows), DETAILED_AT_ONCE):
+        part = rows[start : start + DETAILED_AT_ONCE]
+        asked = [caller.ask(Inspect(row["session"])) for row in part]
+        for row, view in zip(part, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(view, SessionView):
+                row |= answers.encode_session(view)
+            elif not isinstance(view, CarryoverError):
+                raise view
     return rows
 
 

@@ -144,14 +144,14 @@ def decode_in_slices(body: bytes, limits: BulkLimits) -> Generator[None, None, B
 
 def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
     """Encode an answer; null in place of what was refused."""
-    return orjson.dumps(dict(_answer_columns(answer, request)), option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(dict(_answer_columns(answer, request)), option=answers.ARRAYS)
 
 
 def encode_in_slices(answer: BulkAnswer, request: BulkRequest) -> Generator[None, None, bytes]:
     """Encode an answer, with a pause after each column."""
     columns: list[bytes] = []
     for name, column in _answer_columns(answer, request):
-        text = orjson.dumps(column, option=orjson.OPT_SERIALIZE_NUMPY)
+        text = orjson.dumps(column, option=answers.ARRAYS)
         columns.append(b"%b:%b" % (orjson.dumps(name), text))
         yield
     return b"{%b}" % b",".join(columns)

@@ -30,7 +30,7 @@ WHY: dict[int, Literal["expired", "deleted"]] = {EXPIRED: "expired", DELETED: "d
 HEAD = struct.Struct("<8sIBBHqd")  # revision, CRC-32, layout, kind, length of the fingerprint, position, time
 FRONT, REST = struct.Struct("<8sI"), struct.Struct("<BBHqd")  # the same, before and after the checksum
 MAX_LIFETIME_SECONDS = 1e12  # the server refuses times near 2^63 milliseconds
-PEEK_BYTES = 256  # of a value: enough for its head and its fingerprint
+PEEK_BYTES = 320  # of a value: enough for its head and its fingerprint
 
 
 class DamagedValue(ValueError):

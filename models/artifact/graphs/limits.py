@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.artifact.graph_artifact import MAX_GRAPH_BYTES
 from models.errors import BadArtifact
+from models.installation import install_command
 from models.nets.signature import Signature
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def parse_graph(content: bytes) -> ModelProto:
         from google.protobuf.message import DecodeError
         from onnx import ModelProto
     except ImportError as error:
-        raise BadArtifact("ONNX graphs need: pip install 'carryover-server[onnx]'") from error
+        raise BadArtifact(f"ONNX graphs need: {install_command('onnx')}") from error
     model = ModelProto()
     try:
         model.ParseFromString(content)

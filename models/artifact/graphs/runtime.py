@@ -9,6 +9,7 @@ import numpy as np
 
 from models.arrays import AnyArray
 from models.errors import BadArtifact
+from models.installation import install_command
 
 FATAL_ONLY = 4
 
@@ -23,7 +24,7 @@ def open_session(graph: bytes) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BadArtifact("ONNX graphs need: pip install 'carryover-server[onnx]'") from error
+        raise BadArtifact(f"ONNX graphs need: {install_command('onnx')}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = FATAL_ONLY

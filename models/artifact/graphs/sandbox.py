@@ -7,7 +7,6 @@ a file what is wrong with the graph; what it cannot say is read from how it ende
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -53,6 +52,10 @@ class Limits:
 
     def apply(self) -> None:
         """Limit this process; where the system does not know a limit, the others still hold."""
+        if sys.platform == "win32":
+            return  # `wall_seconds` holds: the parent waits no longer
+        import resource
+
         _limit(resource.RLIMIT_AS, self.memory_bytes, self.memory_bytes)
         # At the first limit SIGXCPU says why the process ends, at the second SIGKILL ends it.
         _limit(resource.RLIMIT_CPU, self.cpu_seconds, self.cpu_seconds + 5)
@@ -88,7 +91,7 @@ def run_child(folder: Path, limits: Limits) -> None:
 
 
 def _ended(code: int, stderr: str, limits: Limits) -> str:
-    if code == -signal.SIGXCPU:
+    if sys.platform != "win32" and code == -signal.SIGXCPU:
         return f"the graph was not proved within {limits.cpu_seconds} seconds of computing"
     if "MemoryError" in stderr or "bad_alloc" in stderr:
         return f"the graph needs more than {limits.memory_bytes / GIB:g} GiB of memory"
@@ -99,6 +102,8 @@ def _ended(code: int, stderr: str, limits: Limits) -> str:
 
 
 def _limit(kind: int, soft: int, hard: int) -> None:
+    import resource
+
     _, most = resource.getrlimit(kind)
     if most != resource.RLIM_INFINITY:
         soft, hard = min(soft, most), min(hard, most)

@@ -12,7 +12,7 @@ from numba import njit
 from models.nets.architecture import Architecture, Embedding, HeadLayer
 from models.nets.cells import Cells
 from models.nets.kernels import between, erf, sigmoid, sigmoid_times_tanh, tanh
-from models.nets.recurrent import Carry, RecurrentNetwork
+from models.nets.recurrent import Carry, RecurrentNetwork, weights_of
 
 CELLS = [Architecture(cell) for cell in ("lstm", "gru", "rnn")]
 HEADS: list[tuple[HeadLayer, ...]] = [
@@ -36,6 +36,10 @@ def rows_of(carry: Carry) -> np.ndarray:
     return torch.cat([state.transpose(0, 1).flatten(1) for state in carry], 1).numpy()
 
 
+def cells_of(network: RecurrentNetwork) -> Cells:
+    return Cells(weights_of(network), network.architecture)
+
+
 def agree(architecture: Architecture, inputs: int, hidden: int, layers: int, lengths: list[int]) -> None:
     """Steps and chunks of the cells are those of the network, whatever else a row holds."""
     torch.manual_seed(len(lengths) + hidden)
@@ -48,7 +52,7 @@ def agree(architecture: Architecture, inputs: int, hidden: int, layers: int, len
             network(chunk[None], states(rows[i : i + 1], architecture, layers, hidden))
             for i, chunk in enumerate(chunks)
         ]
-    cells, moved = Cells(network), rows.copy()
+    cells, moved = cells_of(network), rows.copy()
     got = cells.advance(torch.cat(chunks).numpy(), np.array(lengths), moved)
     for i, part in enumerate(np.split(got, np.cumsum(lengths)[:-1])):
         want, carry = wants[i]
@@ -104,7 +108,7 @@ def test_tokens_are_looked_up_in_the_embedding(cell):
 def test_many_rows_step_as_each_alone():
     for architecture in CELLS:
         network = RecurrentNetwork(3, 16, 2, 2, architecture=architecture).eval()
-        cells, size = Cells(network), architecture.states * 2 * 16
+        cells, size = cells_of(network), architecture.states * 2 * 16
         x, rows = torch.randn(70, 3).numpy(), torch.randn(70, size + 1).numpy()
         moved = np.zeros_like(rows)
         together = cells.step(x, rows, moved)
@@ -120,7 +124,7 @@ def chunks(
 ) -> tuple[Cells, np.ndarray, np.ndarray]:
     """Cells of 3 inputs, and chunks and rows for them."""
     torch.manual_seed(3)
-    cells = Cells(RecurrentNetwork(3, hidden, layers, 1, architecture=architecture).eval())
+    cells = cells_of(RecurrentNetwork(3, hidden, layers, 1, architecture=architecture).eval())
     rows = torch.rand(len(lengths), architecture.states * layers * hidden).numpy()
     return cells, torch.randn(sum(lengths), 3).numpy(), rows
 
@@ -177,7 +181,7 @@ def test_a_pass_holds_the_features_of_two_layers_and_no_gates():
 
 def test_cells_keep_their_weights_when_the_network_changes():
     network = RecurrentNetwork(1, 4, 1, 1).eval()
-    cells, zeros = Cells(network), np.zeros((1, 8), np.float32)
+    cells, zeros = cells_of(network), np.zeros((1, 8), np.float32)
     x = np.ones((1, 1), np.float32)
     before = cells.step(x, zeros.copy())
     with torch.no_grad():
@@ -277,7 +281,7 @@ def test_nan_stays_nan_and_infinity_saturates():
 
 
 def test_a_very_large_cell_state_still_steps_like_torch():
-    cells = Cells(network := RecurrentNetwork(1, 4, 1, 1).eval())
+    cells = cells_of(network := RecurrentNetwork(1, 4, 1, 1).eval())
     rows = np.full((1, 8), 1e9, np.float32)
     h = torch.full((1, 1, 4), 1e9)
     with torch.inference_mode():

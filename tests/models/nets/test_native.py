@@ -1,11 +1,18 @@
 """Many sessions move on by chunks of their own lengths, by the compiled cells as by torch."""
 
+import sys
+
 import numpy as np
 import pytest
+import torch
 
+from models.errors import BadArtifact
+from models.net import Execution
 from models.nets.architecture import Architecture, Embedding
-from models.nets.native import NativeNet
-from models.nets.recurrent import RecurrentNetwork
+from models.nets.native import NativeNet, RecurrentNet
+from models.nets.native_torch import TorchNet
+from models.nets.recurrent import RecurrentNetwork, weights_of
+from tests.helpers.zoo import made
 
 LENGTHS = [[5] * 6, [1] * 64, [1, 9, 2, 9, 30, 4, 1]]
 
@@ -15,20 +22,18 @@ TOKENS = Architecture("rnn", embedding=Embedding(4, 3))
 of_each_kind = pytest.mark.parametrize("architecture", [LSTM, GRU, TOKENS], ids=["lstm", "gru", "tokens"])
 
 
-def networks(architecture: Architecture) -> tuple[NativeNet, NativeNet]:
+def networks(architecture: Architecture) -> tuple[NativeNet, TorchNet]:
     """The same network, once stepped by the cells, and once by torch as on a GPU."""
     inputs, change_of = (1, None) if architecture.embedding else (3, (2, 0))
     network = RecurrentNetwork(inputs, 8, 2, 2, change_of, architecture=architecture).eval()
-    by_cells, by_torch = NativeNet(network, "cpu"), NativeNet(network, "cpu")
-    by_torch.cells = None
-    return by_cells, by_torch
+    return NativeNet(weights_of(network), architecture, change_of), TorchNet(network, "cpu")
 
 
-def batch(net: NativeNet, lengths: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def batch(net: RecurrentNet, lengths: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(2)
     carries = random.uniform(-1, 1, (len(lengths), net.state_size + 3)).astype(np.float32)
     scaled = random.standard_normal((sum(lengths), net.input_size), dtype=np.float32)
-    if net.network.architecture.embedding:
+    if net.architecture.embedding:
         scaled = random.integers(0, 4, scaled.shape).astype(np.float32)
     return scaled, np.array(lengths), carries
 
@@ -63,3 +68,17 @@ def test_the_features_are_the_hidden_state_of_the_last_layer(architecture):
     _, moved = net.advance(scaled, lengths, carries)
     parts = moved[:, : net.state_size].reshape(3, architecture.states, 2, 8)
     np.testing.assert_array_equal(net.features(moved), parts[:, 0, 1])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_the_device_cuda_is_refused_by_name():
+    with pytest.raises(BadArtifact, match="finds no GPU for the device cuda"):
+        made("sine", hidden=8, layers=1, seed=0).net(Execution("cuda"))
+
+
+def test_without_torch_the_cpu_serves_and_the_device_cuda_says_how_to_install_it(monkeypatch):
+    artifact = made("sine", hidden=8, layers=1, seed=0)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert artifact.net(Execution()).output_size == 1
+    with pytest.raises(BadArtifact, match=r"the device cuda needs torch: .* -m pip install .*\[train\]"):
+        artifact.net(Execution("cuda"))
