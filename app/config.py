@@ -265,6 +265,9 @@ class SettingFields(BaseSettings):
         "file of the API keys that clients need, made by `carryover keys`; read again when it changes",
         shown="no keys: anyone may do anything",
     )
+    alerts_file: FilePath | None = setting(
+        None, "file of the webhooks that alerts may go to, and of the alerts of models", shown="none"
+    )
     insecure: bool = setting(
         False, "allow other machines to connect without keys; anyone may then do anything"
     )

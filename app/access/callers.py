@@ -35,6 +35,8 @@ from app.jobs.jobs import (
     submit_and_wait,
 )
 from app.session import names
+from app.session.notes import Labels
+from app.stores import LabelPage
 
 log = logging.getLogger("carryover.tenancy")
 
@@ -162,6 +164,24 @@ class Caller:
         after = self.prefix + max(after, names.cursor_before(prefix))
         found = await self.engine.names(after, limit, model, self.prefix + prefix)
         return [(name[len(self.prefix) :], model_name) for name, model_name in found]
+
+    async def list_labelled(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
+    ) -> LabelPage:
+        """As `list_sessions`, of the sessions that have all of these labels; see `LabelPage`.
+
+        Raises
+        ------
+        Forbidden
+        """
+        self.require_role("read")
+        if self.tenant == ALL_TENANTS:
+            self.require_role("admin")
+        own = len(self.prefix) if self.tenant != ALL_TENANTS else 0
+        scope = self.prefix if own else ""
+        page = await self.engine.labelled(scope + after, limit, model, scope + prefix, labels)
+        found = [(name[own:], model_name) for name, model_name in page.found]
+        return LabelPage(found, page.end and page.end[own:])
 
     async def count_sessions(self) -> int:
         """Number of the caller's sessions. Without keys, and for an admin of all tenants: of all sessions."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
 from app.codec.limits import MAX_MODEL_NAME, SESSION_ID
+from app.session.notes import MAX_CLEAR_AFTER
 from app.session.state_file import MAX_TTL_SECONDS
 
 At = Annotated[
@@ -81,6 +82,24 @@ class LearningOptions(RequestBody):
     intervals: bool | None = Field(None, description="Whether it keeps intervals, scores and running errors.")
 
 
+class AlertOptions(RequestBody):
+    """When a session raises an alert. Needs `score_above` or `outside`; the session must keep intervals."""
+
+    score_above: float | None = Field(None, ge=0, lt=1, description="At an observation with a higher score.")
+    outside: float | None = Field(
+        None, gt=0, lt=1, description="At an observation outside its interval of this level."
+    )
+    clear_after: int = Field(
+        1,
+        ge=1,
+        le=MAX_CLEAR_AFTER,
+        description="Observations in a row without either, after which another alert can be raised.",
+    )
+    webhook: str | None = Field(
+        None, max_length=64, description="Name of a webhook of `CARRYOVER_ALERTS_FILE` that gets it."
+    )
+
+
 class NewSession(RequestBody):
     id: SessionId | None = Field(None, description="Random when absent.")
     model: str | None = Field(
@@ -96,11 +115,27 @@ class NewSession(RequestBody):
     )
     learning: LearningOptions | None = None
     level: Level = Field(None, description="Add prediction intervals of this level to every answer.")
+    alert: AlertOptions | None = None
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description='Such as `{"site": "north"}`: at most 16, by which `GET /sessions` finds the session.',
+    )
 
 
 class Precondition(RequestBody):
     at: At = None
     epoch: Epoch = None
+
+
+class SessionChanges(Precondition):
+    alert: AlertOptions | None = Field(
+        None, description="The session's own alert; null removes it. An alert that is raised is forgotten."
+    )
+    labels: dict[str, str | None] | None = Field(
+        None,
+        description="Labels to set; null removes a label, and null in place of the object removes all of "
+        "them. Others stay.",
+    )
 
 
 class ForkRequest(Precondition):
@@ -138,6 +173,9 @@ class Chunk(RequestBody):
     epoch: Epoch = None
     horizon: int | None = Field(None, ge=0, description="Add a forecast of this many steps.")
     model: str | None = Field(None, description="The model of the session, if this chunk creates it.")
+    labels: dict[str, str] | None = Field(
+        None, description="The labels of the session, if this chunk creates it."
+    )
 
 
 class Predictions(BaseModel):
@@ -336,6 +374,9 @@ class Session(BaseModel):
     learning: LearningSettings | None
     level: float | None
     errors: RunningErrors | None
+    labels: dict[str, str]
+    alert: dict[str, Any] | None = Field(description="Its own, as it was set.")
+    alert_raised: bool = Field(description="Whether an alert is raised and not cleared yet.")
 
 
 class SessionName(BaseModel):

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 
 from app.jobs.answers import ChunkAnswer, SessionHistory, SessionView, epoch_token
 from app.session.names import id_of
+from app.session.notes import labels_by_name
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import AnyArray, Numbers
 from models.nets.numbers import MAX_WHOLE, is_whole
@@ -147,6 +149,9 @@ def encode_session(view: SessionView) -> dict[str, Any]:
         },
         "level": view.level,
         "errors": None if view.errors is None else _errors(view.errors, view.learning.levels),
+        "labels": labels_by_name(view.labels),
+        "alert": None if view.alert is None else msgspec.structs.asdict(view.alert),
+        "alert_raised": view.alert_raised,
     }
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from app.engine.chunk_columns import ChunkColumns
 from app.errors import CarryoverError
-from app.jobs.jobs import Advance, Forecast, Job, Outcome, Progress
+from app.jobs.jobs import Advance, Event, Forecast, Job, Outcome, Progress
 from app.jobs.session_list import SessionNames
 from app.session import recent_answers
 from app.session.history import Observed
@@ -54,6 +55,19 @@ class StagedRows:
                 histories.forget(row)
 
 
+class AlertEvent(NamedTuple):
+    """An alert that a session raised or cleared.
+
+    session : the engine's name
+    webhook : name of the webhook that gets it, if any
+    event : what its readers get
+    """
+
+    session: str
+    webhook: str | None
+    event: Event
+
+
 @dataclass(slots=True)
 class FinishedChunk:
     """An unusual chunk that was stepped as a whole, and the row of its session.
@@ -89,6 +103,7 @@ class Batch:
     staged : next rows of the sessions that change
     removed : tombstones of the sessions to remove, with their slabs
     scores : scores of the observations that were stepped
+    alerts : that sessions raised or cleared
     splits : jobs that were divided, with their parts, by id of the job
     unfinished : jobs that continue in a later batch
     retries : jobs to run again in the next batch, such as jobs of an expired session
@@ -113,6 +128,7 @@ class Batch:
     staged: list[StagedRows] = field(default_factory=list)
     removed: list[tuple[Slab, Tombstone]] = field(default_factory=list)
     scores: list[tuple[Forecaster, Scores]] = field(default_factory=list)
+    alerts: list[AlertEvent] = field(default_factory=list)
     splits: dict[int, tuple[Job, Sequence[Job]]] = field(default_factory=dict)
     unfinished: list[Job] = field(default_factory=list)
     retries: Sequence[Job] = ()
@@ -175,6 +191,7 @@ class Batch:
         self.answers_if_committed.clear()
         self.staged.clear()
         self.scores.clear()
+        self.alerts.clear()
         self.removed.clear()
         self.previous_slabs.clear()
 
@@ -204,7 +221,7 @@ def advance_rows(
     headers = before.headers
     counted = headers["position"], headers["since_reset"], headers["seen"], headers["deadline"]
     _count_observations(*counted, headers["ttl"], lengths, now)
-    after = Rows(headers, carries, before.long_answers)
+    after = Rows(headers, carries, before.long_answers, before.notes)
     recent_answers.remember(after, lengths, digests, last, long_answers, recent_bytes)
     return after
 

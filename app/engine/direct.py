@@ -95,12 +95,13 @@ class DirectChunks:
         stepped = self._step(job, batch.now)
         if stepped is None:
             return False
-        before = Rows(stepped.slab.read_headers(stepped.rows), stepped.carries)
+        slab, rows = stepped.slab, stepped.rows
+        before = Rows(slab.read_headers(rows), stepped.carries, notes=slab.notes_of(rows))
         after = advance_rows(
             before, stepped.carries, job.lengths, stepped.digests, stepped.predictions, {}, batch.now, 0
         )
         observed = Observed(job.lengths, stepped.observations, stepped.predictions)
-        batch.stage(stepped.slab, job.sessions.names, stepped.rows, after, observed)
+        batch.stage(slab, job.sessions.names, rows, after, observed)
         answer = stepped.answer(after.headers["position"], after.headers["epoch"])
         batch.answers_if_committed.append((job, answer))
         return True

@@ -11,7 +11,11 @@ import heapq
 from itertools import islice
 
 from app.engine.residents import Residents
+from app.session.label_index import MAX_CANDIDATES
 from app.session.names import name_range
+from app.session.notes import NO_NOTES, Labels
+from app.session.slab import Slab
+from app.stores import LabelPage
 
 SLICE_NAMES = 100  # about 0.1 ms in memory
 
@@ -63,3 +67,40 @@ class Listing:
                     pages.append([(name, fingerprint) for name in islice(resident, limit)])
         names = islice(heapq.merge(*pages), limit)
         return [(name, models.model_of(fingerprint)) for name, fingerprint in names]
+
+    async def labelled(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
+    ) -> LabelPage:
+        """As `names`, of the sessions that have all of these labels, at least one.
+
+        Of each session the model's name takes the place of the fingerprint.
+        """
+        models, store = self._residents.models, self._residents.store
+
+        def fingerprint_filter(fingerprint: str) -> bool:
+            return model is None or models.model_of(fingerprint) == model
+
+        async with self._turn:
+            page = await self._residents.call_store(
+                store.labelled, after, limit, prefix, fingerprint_filter, labels
+            )
+            pages = [page]
+            if not store.writes_through:
+                for fingerprint, slab in models.slabs.items():
+                    if fingerprint_filter(fingerprint):
+                        pages.append(_labelled_residents(slab, after, limit, prefix, labels))
+            await asyncio.sleep(0)  # with the turn, as above
+        merged = LabelPage.merge(pages, limit)
+        return LabelPage([(name, models.model_of(print_)) for name, print_ in merged.found], merged.end)
+
+
+def _labelled_residents(slab: Slab, after: str, limit: int, prefix: str, labels: Labels) -> LabelPage:
+    count = max(limit, MAX_CANDIDATES)
+    names = slab.labels.candidates(labels[0], *name_range(after, prefix), count)
+    wanted, fingerprint = set(labels), slab.forecaster.fingerprint
+    found = [
+        (name, fingerprint)
+        for name in names
+        if not wanted.difference(slab.notes.get(slab.index[name], NO_NOTES).labels)
+    ]
+    return LabelPage.of(found, limit, names[-1] if len(names) == count else None)

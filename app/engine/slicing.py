@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.engine import exactly_once
+from app.engine.alerting import find_alerts
 from app.engine.batch import Batch, FinishedChunk, advance_rows
 from app.engine.extra_outputs import extra_outputs, forecast_interval
 from app.engine.inputs import advance_clock, clock_after, future_inputs, impossible_error
@@ -21,9 +22,11 @@ from app.errors import StepFailed
 from app.jobs.answers import ChunkAnswer
 from app.jobs.jobs import Advance, Forecast, Progress
 from app.session.digest import digests
+from app.session.notes import Alert
 from app.session.recent_answers import reset_sessions
 from app.session.rows import scalar
 from app.session.slab import Slab
+from models.adaptation.learner import Scores
 from models.arrays import Floats
 from models.forecaster import StepResult
 
@@ -159,8 +162,15 @@ def _finish(slab: Slab, row: int, job: Advance, batch: Batch) -> None:
     batch.finished_chunks.setdefault(slab, []).append(finished)
 
 
-def stage_finished(slab: Slab, chunks: Sequence[FinishedChunk], batch: Batch, recent_bytes: int) -> None:
-    """Stage the sessions of whole chunks, in columns."""
+def stage_finished(
+    slab: Slab, chunks: Sequence[FinishedChunk], batch: Batch, recent_bytes: int, alert: Alert | None
+) -> None:
+    """Stage the sessions of whole chunks, in columns.
+
+    Parameters
+    ----------
+    alert : of sessions that have none of their own
+    """
     rows = np.array([chunk.row for chunk in chunks])
     before = slab.read(rows)
     resets = [i for i, chunk in enumerate(chunks) if chunk.job.reset]
@@ -177,8 +187,13 @@ def stage_finished(slab: Slab, chunks: Sequence[FinishedChunk], batch: Batch, re
         batch.now,
         recent_bytes,
     )
-    observed = observed_by_finished(slab, chunks)
-    batch.stage(slab, [chunk.job.session for chunk in chunks], rows, after, observed)
+    sessions = [chunk.job.session for chunk in chunks]
+    scores = [part for chunk in chunks for part in chunk.progress.scores]
+    if (after.notes or alert is not None) and None not in scores:
+        lengths = np.array([len(chunk.job.observations) for chunk in chunks])
+        joined = Scores.join([part for part in scores if part is not None])
+        find_alerts(slab, sessions, after, lengths, joined, alert, batch)
+    batch.stage(slab, sessions, rows, after, observed_by_finished(slab, chunks))
     model, ports = slab.forecaster.artifact.name, slab.output_ports
     columns = after.headers["position"].tolist(), after.headers["epoch"].tolist()
     for i, (chunk, position, epoch) in enumerate(zip(chunks, *columns, strict=True)):

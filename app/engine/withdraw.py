@@ -45,6 +45,7 @@ def withdraw(batch: Batch, conflicts: Conflicts) -> None:
     batch.removed = [
         (slab, tombstone) for slab, tombstone in batch.removed if tombstone.session not in conflicts
     ]
+    batch.alerts = [alert for alert in batch.alerts if alert.session not in gone]
     for session in conflicts:
         batch.previous_slabs.pop(session, None)
 

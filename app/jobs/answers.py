@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from app.errors import CarryoverError
+from app.session.notes import Alert, Labels
 from app.session.rows import Answer
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import Epochs, Ints, Numbers
@@ -139,6 +140,8 @@ class SessionView:
     level : of the intervals that it wants with every chunk
     errors : [1, outputs], if it keeps its errors
     since_reset : observations since it was created or reset
+    labels : `name:value` of each
+    alert, alert_raised : its own alert, and whether an alert is raised
     last_prediction : [outputs], if it has observed anything
     time : of the last observation, seconds since 1970; None if the session has no timestamps
     created, seen, expires : seconds since 1970; `expires` is None if it never does
@@ -159,6 +162,9 @@ class SessionView:
     seen: float
     expires: float | None
     ttl_seconds: float | None
+    labels: Labels = ()
+    alert: Alert | None = None
+    alert_raised: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionHistory, SessionView
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.session.notes import Alert, Labels
 from app.session.rows import Answer
 from app.session.state_file import SessionState
 from models.adaptation.learner import Scores
@@ -51,7 +52,7 @@ class Client:
 
 
 Event = dict[str, Any]
-"""What happened to a session. `event` is chunk, created, reset, imported or gone."""
+"""What happened to a session. `event` is chunk, created, reset, imported, gone, alert or clear."""
 
 
 class Watcher(Protocol):
@@ -282,6 +283,8 @@ class Create(_OneSession):
 
     learning : how it learns, as arguments of `Learning.with_options`
     level : of the intervals that it wants with every chunk
+    labels : `name:value` of each
+    alert : of its own
     """
 
     session: str
@@ -289,6 +292,29 @@ class Create(_OneSession):
     ttl_seconds: float | None = None
     learning: Mapping[str, Any] = field(default_factory=dict)
     level: float | None = None
+    labels: Labels = ()
+    alert: Alert | None = None
+    reply: Reply = discard_answer
+
+
+@dataclass(slots=True)
+class Annotate(_OneSession):
+    """Change what is noted on a session. It does not move, and its time to live goes on.
+
+    Answered by `SessionView`.
+
+    labels : by name, the values to set; None removes a label
+    replaces_labels : whether all other labels are removed
+    alert : the session's own, or none, where `changes_alert`; an alert that is raised is forgotten
+    """
+
+    session: str
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    replaces_labels: bool = False
+    alert: Alert | None = None
+    changes_alert: bool = False
+    at: int | None = None
+    epoch: int | None = None
     reply: Reply = discard_answer
 
 
@@ -437,6 +463,7 @@ Job = (
     | AdvanceMany
     | Forecast
     | Create
+    | Annotate
     | Inspect
     | ReadHistory
     | Watch

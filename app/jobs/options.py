@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
+from app.session.notes import Labels
 from models.arrays import Ints, Numbers, Seconds
 
 
@@ -20,6 +21,7 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     timestamps : [steps], seconds since 1970; the columns made from them are not among the observations
     future : [horizon, inputs known ahead], own units, for the forecast behind the chunk
     inputs : [steps, ...] by name, in place of observations; of a bulk job, those of one chunk after the other
+    labels : of the session, if the chunk creates it; no part of the digest
     """
 
     level: float | None = None
@@ -28,6 +30,7 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     timestamps: Seconds | None = None
     future: Numbers | None = None
     inputs: Mapping[str, Numbers] | None = None
+    labels: Labels = ()
 
     @property
     def is_part_of_digest(self) -> bool:

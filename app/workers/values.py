@@ -21,6 +21,7 @@ from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionHistory, SessionVie
 from app.jobs.jobs import (
     Advance,
     AdvanceMany,
+    Annotate,
     Create,
     Delete,
     Export,
@@ -36,6 +37,7 @@ from app.jobs.jobs import (
 )
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.session.notes import Alert
 from app.session.state_file import SessionState
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import Ints
@@ -63,6 +65,7 @@ CLASSES: tuple[type, ...] = (
     *(AdvanceMany, BulkAnswer, Advance, ChunkAnswer),
     *(Create, Delete, Export, Forecast, Fork, Import, Inspect, ReadHistory, Refuse, Reset, Retire, Watch),
     *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionHistory, SessionState, SessionView),
+    *(Annotate, Alert),
 )
 FIELDS = tuple(
     tuple(name for name in cls.__annotations__ if name not in KEPT_HERE and not name.startswith("_"))

@@ -117,10 +117,15 @@ class AsyncCarryover:
         )
 
     def sessions(
-        self, model: str | None = None, after: str = "", *, detail: bool = False
+        self,
+        model: str | None = None,
+        after: str = "",
+        *,
+        detail: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
         """Yield every session whose id sorts after `after`, in order of id; see `Carryover.sessions`."""
-        return self._emit(plans.sessions(model, self._retry, after, detail))
+        return self._emit(plans.sessions(model, self._retry, after, detail, labels))
 
     async def count(self) -> int:
         """Return the number of sessions."""
@@ -299,6 +304,10 @@ class AsyncSession:
     async def reset(self) -> SessionInfo:
         """Set the carry to zero. The position does not change."""
         return await self.service._run(plans.reset(self._cursor, self.service._retry))
+
+    async def set_labels(self, labels: Mapping[str, str | None] | None) -> SessionInfo:
+        """Set labels; a label that is None is removed, and others stay. None in place of all removes all."""
+        return await self.service._run(plans.annotate(self._cursor, labels, self.service._retry))
 
     async def fork(self, id: str | None = None) -> AsyncSession:
         """Create a session with a copy of the carry. Without an `id`, it gets a random one."""

@@ -168,11 +168,24 @@ def load(cursor: Cursor, state: bytes, retry: RetryPolicy) -> Plan[SessionInfo]:
     return _update(cursor, (yield from send(wire.load(cursor, state), retry)))
 
 
-def sessions(model: str | None, retry: RetryPolicy, after: str = "", detail: bool = False) -> Plan[None]:
-    """Emit every session whose id sorts after `after`, page by page."""
+def annotate(
+    cursor: Cursor, labels: Mapping[str, str | None] | None, retry: RetryPolicy
+) -> Plan[SessionInfo]:
+    """Change the session's labels. A repeated change has no further effect."""
+    return session_info(wire.reply_object((yield from send(wire.annotate(cursor, labels), retry))))
+
+
+def sessions(
+    model: str | None,
+    retry: RetryPolicy,
+    after: str = "",
+    detail: bool = False,
+    labels: Mapping[str, str] | None = None,
+) -> Plan[None]:
+    """Emit every session whose id sorts after `after` and that has all the labels, page by page."""
     start: str | None = after
     while start is not None:
-        page = wire.reply_object((yield from send(wire.page(start, model, PAGE, detail), retry)))
+        page = wire.reply_object((yield from send(wire.page(start, model, PAGE, detail, labels), retry)))
         for session in page["sessions"]:
             yield Emit(session)
         start = page["next"]

@@ -104,7 +104,7 @@ class Carryover:
         Parameters
         ----------
         model : by default the server's; if the session runs another model, its first chunk is refused
-        options : used when the session is created: `ttl_seconds`, `level`, `learning`
+        options : used when the session is created: `ttl_seconds`, `level`, `learning`, `labels`
         """
         return Session(self, cursor_for(self._cursors, id, model, options))
 
@@ -143,15 +143,21 @@ class Carryover:
         return self._run(bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry))
 
     def sessions(
-        self, model: str | None = None, after: str = "", *, detail: bool = False
+        self,
+        model: str | None = None,
+        after: str = "",
+        *,
+        detail: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yield every session with an id after `after`, in order of id: the entries of `GET /sessions`.
 
         Parameters
         ----------
         detail : each with what `GET /sessions/{id}` says of it, such as its position
+        labels : only sessions that have all of these, such as `{"site": "north"}`
         """
-        return self._emit(plans.sessions(model, self._retry, after, detail))
+        return self._emit(plans.sessions(model, self._retry, after, detail, labels))
 
     def count(self) -> int:
         """Return the number of sessions."""
@@ -407,6 +413,10 @@ class Session:
     def reset(self) -> SessionInfo:
         """Set the carry to zero. The position does not change."""
         return self.service._run(plans.reset(self._cursor, self.service._retry))
+
+    def set_labels(self, labels: Mapping[str, str | None] | None) -> SessionInfo:
+        """Set labels; a label that is None is removed, and others stay. None in place of all removes all."""
+        return self.service._run(plans.annotate(self._cursor, labels, self.service._retry))
 
     def fork(self, id: str | None = None) -> Session:
         """Create a session with a copy of the carry. Without an `id`, it gets a random one."""

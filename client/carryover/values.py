@@ -413,6 +413,7 @@ class SessionInfo:
     level: float | None = None
     learning: Mapping[str, Any] | None = None
     errors: Mapping[str, Any] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
 

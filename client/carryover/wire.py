@@ -173,11 +173,20 @@ def history(cursor: Cursor, last: int | None, start: int | None, limit: int | No
     return Request("GET", f"{cursor.path}/history", query=given)
 
 
-def page(after: str, model: str | None, limit: int, detail: bool = False) -> Request:
+def page(
+    after: str, model: str | None, limit: int, detail: bool = False, labels: Mapping[str, str] | None = None
+) -> Request:
     """`GET /sessions`."""
-    query: dict[str, str | int | float] = {"after": after, "limit": limit}
+    query: dict[str, Any] = {"after": after, "limit": limit}
     query |= {} if model is None else {"model": model}
-    return Request("GET", "/sessions", query=query | ({"detail": "true"} if detail else {}))
+    query |= {"detail": "true"} if detail else {}
+    query |= {"label": [f"{name}:{value}" for name, value in labels.items()]} if labels else {}
+    return Request("GET", "/sessions", query=query)
+
+
+def annotate(cursor: Cursor, labels: Mapping[str, str | None] | None) -> Request:
+    """`PATCH /sessions/{id}`."""
+    return Request("PATCH", cursor.path, json.dumps({"labels": labels}).encode())
 
 
 def advance(

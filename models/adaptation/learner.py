@@ -55,6 +55,11 @@ class Scores:
         shapes = ((total, outputs), (total,), by_level, (total, outputs), by_level)
         return cls(*(np.zeros(shape, np.float32) for shape in shapes))
 
+    @classmethod
+    def join(cls, parts: list[Scores]) -> Scores:
+        """The scores of several passes, one after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
     def pick(self, which: Any) -> Scores:
         """The scores of the observations that the NumPy index `which` selects."""
         return Scores(*(getattr(self, field.name)[which] for field in fields(self)))

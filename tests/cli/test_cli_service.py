@@ -242,6 +242,13 @@ async def test_a_session_is_shown_forked_reset_and_deleted(started, values, caps
             capsys.readouterr().out
             == '{"session": "a", "model": "sine"}\n{"session": "b", "model": "sine"}\n'
         )
+        assert await ran(service, "sessions", "label", "b", "site=north", "line=4") == 0
+        assert await ran(service, "sessions", "label", "b", "line=") == 0
+        assert "labels                    {'site': 'north'}" in capsys.readouterr().out
+        assert await ran(service, "sessions", "list", "--json", "--label", "site=north") == 0
+        assert capsys.readouterr().out == '{"session": "b", "model": "sine"}\n'
+        assert await ran(service, "sessions", "list", "--label", "north") == 2
+        assert "a label is name=value" in capsys.readouterr().err
         assert await ran(service, "sessions", "delete", "b") == 0
         assert await ran(service, "sessions", "show", "b") == 1
         assert capsys.readouterr().err == f"carryover: session 'b' was deleted at position {STEPS}\n"

@@ -446,11 +446,17 @@ async def test_sessions_are_listed_beyond_a_page(connected, monkeypatch):
         for name in ("a", "b", "c..", "d", "e"):
             await service.http.post("/observations", json={"sessions": [name], "observations": [0.1]})
 
-        def listed(client: Any) -> Any:
-            found = client.sessions()
+        def listed(client: Any, **chosen: Any) -> Any:
+            found = client.sessions(**chosen)
             return list(found) if isinstance(client, Carryover) else collect(found)
 
         assert [entry["session"] for entry in await call(listed)] == ["a", "b", "c..", "d", "e"]
+        for name in "bde":
+            info = await call(lambda c, name=name: c.session(name).set_labels({"site": "nörth", "line": "4"}))
+        assert info.labels == {"site": "nörth", "line": "4"}
+        await call(lambda c: c.session("d").set_labels({"site": None}))
+        north = await call(lambda c: listed(c, labels={"line": "4", "site": "nörth"}))
+        assert [entry["session"] for entry in north] == ["b", "e"]
         assert (await call(lambda c: c.session("c..").info())).position == 1
         assert {model.name for model in await call(lambda c: c.models())} >= {"sine", "pair", "partial"}
 

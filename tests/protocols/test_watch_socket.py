@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose
 from app.protocols import watch_socket
 from tests.helpers.faults import until
 from tests.helpers.locked import Keys
+from tests.helpers.zoo import series
 
 pytestmark = pytest.mark.anyio
 
@@ -196,3 +197,19 @@ async def test_a_prefix_that_no_id_can_have_is_refused(start_http):
     async with start_http() as service:
         for prefix in ("a/b", "\0", "x" * 129):
             assert (await service.http.get("/sessions", params={"prefix": prefix})).status_code == 422
+
+
+async def test_a_watcher_sees_the_alerts_of_its_session_behind_their_chunk(start_hot):
+    rows = series("adaptive", 120)
+    alert = {"score_above": 0.5, "clear_after": 2}
+    async with start_hot() as service:
+        for name in ("s", "other"):
+            await post(service, "/sessions", {"id": name, "model": "adaptive", "alert": alert})
+        async with watch(service) as (socket, _):
+            for name in ("other", "s"):
+                await post(service, f"/sessions/{name}/observations", {"observations": rows.tolist()})
+            sent = [found.event for found in service.app.state.alerts._past if found.session == "s"]
+            assert {event["event"] for event in sent} == {"alert", "clear"}
+            events = await receive_events(socket, 1 + len(sent))
+        assert events[0]["event"] == "chunk"
+        assert events[1:] == sent

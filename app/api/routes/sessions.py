@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
 from app.access.callers import Caller
+from app.alerts.webhooks import Webhooks
 from app.api import csv_rows
 from app.api.body import MAX_VALUES, openapi_body, parse_body, read_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
 from app.api.routes import operation_id
 from app.api.schemas import (
+    AlertOptions,
     Chunk,
     ForecastAnswer,
     ForecastRequest,
@@ -27,6 +30,7 @@ from app.api.schemas import (
     Precondition,
     Predictions,
     Session,
+    SessionChanges,
     SessionPage,
 )
 from app.codec import answers, body_errors, chunks, csv_chunks
@@ -36,6 +40,7 @@ from app.errors import CarryoverError, Unprocessable
 from app.jobs.answers import SessionView, epoch_token, parse_epoch
 from app.jobs.jobs import (
     Advance,
+    Annotate,
     Create,
     Delete,
     Export,
@@ -48,6 +53,7 @@ from app.jobs.jobs import (
 )
 from app.session import state_file
 from app.session.names import id_of
+from app.session.notes import MAX_LABELS, Alert, parse_alert, parse_label, parse_labels
 
 router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
 
@@ -73,7 +79,10 @@ async def create_session(request: Request, response: Response) -> dict[str, Any]
     """Create a session. The answer has its `Location`. A first chunk creates its session, too."""
     body = await parse_body(request, NewSession)
     learning = {} if body.learning is None else body.learning.model_dump(exclude_none=True)
-    job = Create(body.id or _random_id(), body.model, body.ttl_seconds, learning, body.level)
+    job = Create(
+        body.id or _random_id(), body.model, body.ttl_seconds, learning, body.level,
+        parse_labels(body.labels), _alert(request, body.alert),
+    )  # fmt: skip
     return _created(response, await get_caller(request).ask(job))
 
 
@@ -88,20 +97,33 @@ async def list_sessions(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     model: Annotated[str | None, Query(description="only sessions of this model")] = None,
     prefix: Annotated[str, Query(pattern=PREFIX, description="only ids with this prefix")] = "",
+    label: Annotated[
+        list[str],
+        Query(
+            max_length=MAX_LABELS,
+            description="only sessions with this label, such as `site:north`; with several, all of them",
+        ),
+    ] = [],  # noqa: B006  (FastAPI copies it)
     detail: Annotated[
         bool, Query(description="each as `GET /sessions/{id}` shows it; at most 100 per page")
     ] = False,
 ) -> Response:
-    """List sessions in the order of their ids."""
+    """List sessions in the order of their ids. With labels, a page that is not the last may be short."""
     caller = get_caller(request)
     if model is not None:
         caller.engine.residents.models.slab_for_model(model)
     limit = min(limit, MAX_DETAILED) if detail else limit
-    names = await caller.list_sessions(after, limit, model, prefix)
+    names: Sequence[tuple[str, str]]
+    if label:
+        found = await caller.list_labelled(after, limit, model, prefix, tuple(map(parse_label, label)))
+        names, end = found.found, found.end
+    else:
+        names = await caller.list_sessions(after, limit, model, prefix)
+        end = names[-1][0] if len(names) == limit else None
     rows: list[dict[str, Any]] = [{"session": session, "model": name} for session, name in names]
     page = {
         "sessions": await _in_detail(caller, rows) if detail else rows,
-        "next": names[-1][0] if len(names) == limit else None,
+        "next": end,
         "total": await caller.count_sessions(),
     }
     body = orjson.dumps(page, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -114,6 +136,27 @@ async def list_sessions(
 async def get_session(request: Request, id: Id) -> dict[str, Any]:
     """Model, position, last prediction and times of a session."""
     return answers.encode_session(await get_caller(request).ask(Inspect(validate_session_id(id))))
+
+
+@router.patch(
+    "/sessions/{id}",
+    response_model=Session,
+    responses=problem_responses(400, 404, 409, 410, 413, 422, 503),
+    openapi_extra=openapi_body(SessionChanges, required=True),
+)
+async def annotate_session(request: Request, id: Id) -> dict[str, Any]:
+    """Change a session's labels or alert. It does not move, and its time to live goes on."""
+    body = await parse_body(request, SessionChanges)
+    job = Annotate(
+        validate_session_id(id),
+        body.labels or {},
+        body.labels is None and "labels" in body.model_fields_set,
+        _alert(request, body.alert),
+        "alert" in body.model_fields_set,
+        body.at,
+        _epoch(body.epoch),
+    )
+    return answers.encode_session(await get_caller(request).ask(job))
 
 
 @router.delete(
@@ -349,6 +392,15 @@ async def _in_detail(caller: Caller, rows: list[dict[str, Any]]) -> list[dict[st
             elif not isinstance(view, CarryoverError):
                 raise view
     return rows
+
+
+def _alert(request: Request, options: AlertOptions | None) -> Alert | None:
+    if options is None:
+        return None
+    alert = Alert(options.score_above, options.outside, options.clear_after, options.webhook)
+    webhooks: Webhooks = request.app.state.webhooks
+    webhooks.check(alert.webhook, get_caller(request).tenant)
+    return parse_alert(alert)
 
 
 def _created(response: Response, view: Any) -> dict[str, Any]:
