@@ -152,6 +152,25 @@ def test_a_learning_model_is_trained_and_compared_with_the_frozen_network(csv, t
     assert "'flux' is not a target of the model; its targets are flow, pressure" in capsys.readouterr().err
 
 
+def test_sessions_that_learn_horizons_are_trained_and_their_forecasts_evaluated(csv, tmp_path, capsys):
+    out = tmp_path / "ahead"
+    given = ["--horizons", "1,4", "--season", "6"]
+    assert run(["train", str(csv), "--out", str(out), *given, *QUICK]) == 0
+    artifact = load(out)
+    assert (artifact.learning.horizons, artifact.learning.season) == ((1, 4), 6)
+    assert artifact.learning.levels == (0.5, 0.8, 0.9, 0.95, 0.99)
+    assert "horizons.readouts" in artifact.weights
+    capsys.readouterr()
+    assert run(["evaluate", str(out), str(csv), "--no-figure", "--horizons", "4,1"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("direct AR", "NLinear", "step 1", "step 4", "farthest forecast"))
+    assert run(["evaluate", str(out), str(csv), "--no-figure", "--horizons", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["forecasts"]["horizons"] == [4]
+    assert run(["evaluate", str(out), str(csv), "--no-figure", "--horizons", "0"]) == 2
+    assert run(["train", str(csv), "--out", str(out), "--horizons", "2,4", *QUICK]) == 2
+    assert "horizons must ascend from 1" in capsys.readouterr().err
+
+
 def test_a_file_with_gaps_is_trained_on_and_evaluated_with_the_option_gaps(csv, tmp_path, capsys):
     lines = csv.read_text().splitlines()
     for row in (5, 60, 180, 190):

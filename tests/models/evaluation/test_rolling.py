@@ -1,0 +1,132 @@
+"""Forecasts from every row: the baselines know no later row, and the figures are those of a plain loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.artifact.learning import Learning
+from models.data.dataset import Split
+from models.data.series import Series
+from models.errors import BadData
+from models.evaluation.rolling import (
+    DIRECT_AR,
+    FORGETTING,
+    NETWORK,
+    NLINEAR,
+    PERSISTENCE,
+    SEASONAL,
+    DirectLinear,
+    evaluate_forecasts,
+)
+from models.forecaster import Forecaster
+
+SPLIT = Split(150, 30, 60)
+LEARNING = Learning(levels=(0.5, 0.9), horizons=(1, 4), season=6)
+
+
+@pytest.fixture
+def artifact(artifacts):
+    return replace(artifacts["adaptive"], learning=LEARNING)
+
+
+@pytest.fixture
+def recorded():
+    rng = np.random.default_rng(0)
+    at = np.arange(240)
+    wave = np.sin(2 * np.pi * at / 6)
+    return Series("x.csv", ("a", "b"), np.stack([wave, -wave], axis=1) + 0.1 * rng.normal(size=(240, 2)))
+
+
+def test_the_errors_are_those_of_a_session_that_forecasts_at_every_row(artifact, recorded):
+    rolling = evaluate_forecasts(artifact, recorded, SPLIT, (1, 4))
+    forecaster, scale = Forecaster(artifact), artifact.target_scaling
+    values = recorded.pick(artifact.columns).astype(np.float32)
+    truth = scale.scale(recorded.pick(artifact.targets))
+    carries, errors, inside = forecaster.new_carry[None], [], []
+    for row in range(236):
+        carries = forecaster.observe(values[row : row + 1], np.array([1]), carries).carries
+        if row >= 179:
+            forecast = scale.scale(forecaster.roll_out(carries, 4)[0][0].astype(float))
+            widths = forecaster.forecast_widths(carries, 4)[0, 3, 1] / scale.std
+            errors.append(forecast - truth[row + 1 : row + 5])
+            inside.append(np.abs(errors[-1][3]) <= widths)
+    assert rolling.rows == range(179, 236)
+    assert rolling.scores[NETWORK][1].mse == pytest.approx(np.square(errors).mean())
+    assert rolling.scores[NETWORK][0].mse == pytest.approx(np.square(errors)[:, 0].mean())
+    assert rolling.level == 0.9
+    by_column = np.mean(inside, axis=0)
+    assert (rolling.bands[1].least, rolling.bands[1].most) == (by_column.min(), by_column.max())
+
+
+def test_the_season_is_better_than_the_last_value_where_there_is_one(artifact, recorded):
+    scores = evaluate_forecasts(artifact, recorded, SPLIT, (4,)).scores
+    assert set(scores) == {NETWORK, PERSISTENCE, SEASONAL, DIRECT_AR, NLINEAR}
+    assert scores[SEASONAL][0].mse < 0.1 * scores[PERSISTENCE][0].mse
+    for learned in (NETWORK, DIRECT_AR, NLINEAR):
+        assert scores[learned][0].mse < 0.2 * scores[PERSISTENCE][0].mse
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_linear_baseline_is_the_least_squares_fit_of_what_it_has_observed(shared):
+    """Weighted by age, with a prior of weight 1, for each step ahead."""
+    values = np.random.default_rng(1).normal(size=(40, 2)).cumsum(axis=0) / 5
+    lags, steps, end = 4, 3, 39
+    baseline = DirectLinear(values, steps, lags, shared=shared)
+    found = [baseline(row) for row in range(end + 1)][-1]
+    past = np.concatenate([np.repeat(values[:1], lags, axis=0), values])
+    features = np.stack([past[row + 1 : row + lags] - values[row] for row in range(40)]).transpose(0, 2, 1)
+    features = np.concatenate([features, np.ones((40, 2, 1))], axis=2)  # [rows, columns, lags]
+    for step in range(1, steps + 1):
+        for column in range(2):
+            columns = [0, 1] if shared else [column]
+            origins = np.arange(end + 1 - step)
+            # The covariance has all rows: a gain is that of its own row, whenever its target comes.
+            weights = _delayed(features, values, columns, origins, step, lags)
+            change = features[end, column] @ weights
+            np.testing.assert_allclose(found[step - 1, column], values[end, column] + change, atol=1e-9)
+
+
+def _delayed(features, values, columns, origins, step, lags):
+    """Recursive least squares over the origins, in order."""
+    covariance, weights = np.eye(lags), np.zeros(lags)
+    for origin in origins:
+        for column in columns:
+            own = features[origin, column]
+            gain = covariance @ own / (1 + own @ covariance @ own)
+            error = values[origin + step, column] - values[origin, column] - own @ weights
+            weights = weights + gain * error
+            covariance = covariance - np.outer(gain, own @ covariance)
+        covariance = covariance / FORGETTING
+    return weights
+
+
+def test_later_rows_change_no_forecast_of_a_baseline():
+    values = np.random.default_rng(2).normal(size=(60, 1))
+    changed = values.copy()
+    changed[41:] = 9
+    for shared in (False, True):
+        one, other = (DirectLinear(rows, 5, 8, shared=shared) for rows in (values, changed))
+        for row in range(41):
+            np.testing.assert_array_equal(one(row), other(row))
+
+
+@pytest.mark.parametrize(("split", "steps"), [(Split(150, 30, 3), 4), (Split(0, 0, 3), 4)])
+def test_a_test_part_that_is_too_short_is_refused(artifact, recorded, split, steps):
+    with pytest.raises(BadData, match="too few"):
+        evaluate_forecasts(artifact, recorded, split, (steps,))
+
+
+def test_a_model_that_cannot_forecast_alone_is_refused(artifacts, recorded):
+    with pytest.raises(BadData, match="more than its own predictions"):
+        evaluate_forecasts(artifacts["partial"], recorded, SPLIT, (2,))
+
+
+def test_the_result_is_json_without_nan(artifact, recorded):
+    document = evaluate_forecasts(artifact, recorded, SPLIT, (1, 4)).as_dict()
+    assert document["horizons"] == [1, 4]
+    assert [set(band) for band in document["intervals"]] == 2 * [
+        {"least", "most", "least_phase", "after_miss", "interval_score", "quantile_loss"}
+    ]
