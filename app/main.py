@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from app.access.callers import Authenticator
 from app.access.keys import KeyRing
 from app.api import errors
+from app.api.document import LICENSE, SERVERS, TAGS, OpenApiDocument
 from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.guard import Guard
 from app.api.middleware.head import HeadRequests
@@ -101,9 +102,13 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
         version=installed_version(),
         summary="Stateful recurrent models over streams: sessions keep their state until they are reset.",
         lifespan=lifespan,
+        license_info=LICENSE,
+        openapi_tags=TAGS,
+        servers=SERVERS,
         docs_url=None,  # FastAPI's page loads scripts from another host; ours is in api/routes/dashboard.py
         redoc_url=None,
     )
+    app.openapi = OpenApiDocument(app, authenticator)  # type: ignore[method-assign]
     app.state.engine = engine
     app.state.stop_deadline = deadline
     app.state.authenticator = authenticator

@@ -45,6 +45,18 @@ Level = Annotated[
 ]
 
 
+DEFINITIONS = "#/$defs/"
+
+
+def schema_of(shape: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a shape, by its name: `app.api.document` moves the definition to its place."""
+    schema = shape.model_json_schema()
+    return {
+        "$ref": DEFINITIONS + shape.__name__,
+        "$defs": {**schema.pop("$defs", {}), shape.__name__: schema},
+    }
+
+
 class _FirstErrorOnly(FailFast):
     """Of a list: an error for each of its entries would take gigabytes."""
 
@@ -117,7 +129,7 @@ class Chunk(RequestBody):
         None,
         description="A row for each observation, a number for each feature, in the data's own units; null "
         "if not observed. For a model with one feature a flat list is accepted and answered flat.",
-        min_length=1,
+        json_schema_extra={"minItems": 1},
     )
     inputs: dict[str, list[Any]] | None = Field(
         None,
@@ -192,6 +204,39 @@ class BulkChunks(RequestBody):
     )
     epochs: list[str | None] | None = None
     model: str | None = Field(None, description="The model of the sessions that this request creates.")
+
+
+class InferenceTensor(BaseModel):
+    name: str
+    datatype: str = Field(description="FP32, FP64, INT64, INT32, UINT8 or BOOL.")
+    shape: list[int]
+    parameters: dict[str, Any] | None = None
+    data: list[Any] | None = Field(None, description="The numbers, row after row, nested or flat.")
+
+
+class InferenceRequest(BaseModel):
+    """A request of the Open Inference Protocol. `parameters` has `sequence_id` and `sequence_start`."""
+
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    inputs: list[InferenceTensor]
+    outputs: list[dict[str, Any]] | None = None
+
+
+class InferenceResponse(BaseModel):
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[InferenceTensor]
+
+
+class InferenceError(BaseModel):
+    """Every error of the Open Inference Protocol."""
+
+    model_config = ConfigDict(extra="allow")
+    error: str
+    problem: dict[str, Any] | None = Field(None, description="The same error as a `Problem`.")
 
 
 class Problem(BaseModel):
