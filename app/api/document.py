@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app.access.callers import Authenticator
+from app.access.origins import TENANT_HEADER
 from app.api.errors import inference_error_responses, is_open_inference_path, problem_responses
 from app.api.examples import Examples, body_examples, inference_example, parameter_examples
 from app.api.middleware.guard import PUBLIC_PATHS
@@ -35,6 +36,13 @@ KEY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
     "description": "The API key that `carryover keys add` printed.",
+}
+TENANT = {
+    "name": TENANT_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "With the key of an admin: the tenant whose sessions are meant, or * for all.",
+    "schema": {"type": "string"},
 }
 OF_EVERY_CALL = {421}  # its `Host`
 OF_A_CALLER = {401, 403}
@@ -76,6 +84,7 @@ class OpenApiDocument:
         bodies = body_examples(forecaster, is_default=is_default)
         parameters = parameter_examples(forecaster)
         inference = self._inference_examples(forecaster)
+        document["components"]["parameters"] = {"Tenant": TENANT}
         document["security"] = [{KEY: []}] if self._needs_key else []
         if self._needs_key:
             document["components"]["securitySchemes"] = {KEY: KEY_SCHEME}
@@ -87,6 +96,8 @@ class OpenApiDocument:
                 _add_body_examples(operation, inference if path.endswith("/infer") else bodies)
                 if path in PUBLIC_PATHS:
                     operation["security"] = []
+                else:
+                    operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/Tenant"})
         _move_definitions(document["paths"], schemas)
         return document
 
@@ -131,7 +142,7 @@ def _declare_refusals(path: str, operation: Operation) -> None:
     else:
         if _is_fastapis_guess(responses.get("422")):
             del responses["422"]
-            if any(parameter["in"] != "path" for parameter in operation.get("parameters", ())):
+            if any(parameter.get("in") != "path" for parameter in operation.get("parameters", ())):
                 statuses.add(422)
         added = problem_responses(*statuses)
     for status, response in added.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from typing_extensions import TypeAliasType
 
 from app.codec.limits import MAX_MODEL_NAME, SESSION_ID
 from app.session.state_file import MAX_TTL_SECONDS
@@ -37,8 +38,15 @@ SessionId = Annotated[
         json_schema_extra={"pattern": f"^{SESSION_ID.pattern}$"},
     ),
 ]
-Numbers = list[list[float]] | list[float]
-NumbersWithGaps = list[list[float | None]] | list[float | None]
+# Named, so that generators of clients make one type of each, and can be told to use another.
+Numbers = TypeAliasType("Numbers", list[list[float]] | list[float])
+NumbersWithGaps = TypeAliasType("NumbersWithGaps", list[list[float | None]] | list[float | None])
+ForecastNumbers = TypeAliasType("ForecastNumbers", Numbers | dict[str, list[Any]])
+Observed = TypeAliasType("Observed", list[list[bool]] | list[bool])
+BulkNumbers = TypeAliasType("BulkNumbers", float | list[float] | list[list[float]])
+BulkNumbersWithGaps = TypeAliasType(
+    "BulkNumbersWithGaps", float | list[float | None] | list[list[float | None]]
+)
 Level = Annotated[
     float | None,
     Field(gt=0, lt=1, description="Add prediction intervals of this level, which the session must keep."),
@@ -64,8 +72,9 @@ class _FirstErrorOnly(FailFast):
 
 
 Row = Annotated[list[float], _FirstErrorOnly()]
+FutureRows = TypeAliasType("FutureRows", Annotated[list[Row], _FirstErrorOnly()] | Row)
 Future = Annotated[
-    Annotated[list[Row], _FirstErrorOnly()] | Row | None,
+    FutureRows | None,
     Field(
         description="For a forecast, a row for each step: the inputs that are known ahead, in their order."
     ),
@@ -174,10 +183,8 @@ class Predictions(BaseModel):
         None,
         description="How surprising each observation was: 1 minus the share of errors as large or larger.",
     )
-    observed: list[list[bool]] | list[bool] | None = Field(
-        None, description="Which numbers were observed; absent when all were."
-    )
-    forecast: Numbers | dict[str, list[Any]] | None = None
+    observed: Observed | None = Field(None, description="Which numbers were observed; absent when all were.")
+    forecast: ForecastNumbers | None = None
     forecast_lower: Numbers | None = None
     forecast_upper: Numbers | None = None
 
@@ -193,7 +200,7 @@ class BulkChunks(RequestBody):
         description="A session may be named twice: its chunks are applied in order, each with an answer.",
         min_length=1,
     )
-    observations: list[float | list[float | None] | list[list[float | None]] | None] = Field(
+    observations: list[BulkNumbersWithGaps | None] = Field(
         description="For each session a number (one observation of a model with one input), a row (one "
         "observation) or a list of rows (a chunk); the predictions are nested as deep. Null: not observed."
     )
@@ -254,7 +261,7 @@ class BulkPredictions(BaseModel):
 
     positions: list[int | None]
     epochs: list[str | None]
-    predictions: list[float | list[float] | list[list[float]] | None]
+    predictions: list[BulkNumbers | None]
     replayed: list[int] = Field(description="Indexes of chunks that had been applied before.")
     lower: list[Any] | None = Field(
         None, description="Nested as the predictions, as are the following columns."
@@ -271,7 +278,7 @@ class ForecastAnswer(BaseModel):
     model: str
     position: int
     epoch: str
-    forecast: Numbers | dict[str, list[Any]]
+    forecast: ForecastNumbers
     lower: Numbers | None = None
     upper: Numbers | None = None
 

@@ -25,10 +25,19 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _REQUEST = {
+    "parameters": [
+        {
+            "name": "Inference-Header-Content-Length",
+            "in": "header",
+            "description": "length of the JSON, if bytes of tensors follow it",
+            "required": False,
+            "schema": {"type": "integer", "minimum": 0},
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": schema_of(InferenceRequest)}, **_BYTES},
-    }
+    },
 }
 _RESPONSE: dict[str, Any] = {
     "description": "JSON, or JSON and the bytes of tensors if the request asks for them",

@@ -31,26 +31,16 @@ def render(document: dict[str, Any]) -> str:
     for path, calls in document["paths"].items():
         parts += [call(method, path, calls[method]) for method in METHODS if method in calls]
     parts.append("## Shapes\n")
-    for name, schema in sorted(shapes(document).items()):
+    for name, schema in sorted(document["components"]["schemas"].items()):
         parts.append("\n".join(shape(name, schema)))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
-
-
-def shapes(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the named schemas: the document's own, and those that request bodies define in place."""
-    found = dict(document["components"]["schemas"])
-    for calls in document["paths"].values():
-        for operation in calls.values():
-            for content in operation.get("requestBody", {}).get("content", {}).values():
-                found |= content.get("schema", {}).get("$defs", {})
-    return found
 
 
 def call(method: str, path: str, operation: dict[str, Any]) -> str:
     """Return the section of one call: what it does, what it takes, what it answers."""
     description = operation.get("description", operation.get("summary", ""))
     lines = [f"### `{method.upper()} {path}`\n", description, ""]
-    lines += table(("parameter", "in", "type", ""), map(parameter, operation.get("parameters", [])))
+    lines += table(("parameter", "in", "type", ""), map(parameter, own_parameters(operation)))
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         schema = content.get("schema", {})
         lines.append(f"Body: {kind(schema)}, `{media}`.\n")
@@ -59,6 +49,11 @@ def call(method: str, path: str, operation: dict[str, Any]) -> str:
         answer(status, response) for status, response in sorted(operation.get("responses", {}).items())
     ]
     return "\n".join([*lines, f"Answers: {'; '.join(answers)}.\n"])
+
+
+def own_parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameters of a call, without those that every call has."""
+    return [each for each in operation.get("parameters", []) if "$ref" not in each]
 
 
 def answer(status: str, response: dict[str, Any]) -> str:
@@ -85,6 +80,8 @@ def shape(name: str, schema: dict[str, Any]) -> Iterator[str]:
     """Yield the section of a named shape."""
     yield f"### {name}\n"
     yield schema.get("description", "") + "\n"
+    if "properties" not in schema:
+        yield f"{kind(schema)}.\n"
     yield from fields(schema)
 
 
