@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.arrays import Bools, Doubles, Numbers
+from models.arrays import Bools, Numbers
 from models.nets.signature import Port
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
