@@ -27,7 +27,7 @@ TAGS = [
     {"name": "models", "description": "The networks that are loaded."},
     {"name": "health", "description": "For load balancers and supervisors. No key is needed."},
     {"name": "operations", "description": "For monitoring."},
-    {"name": "open inference protocol", "description": "For clients of KServe, Triton and the like."},
+    {"name": "open-inference", "description": "For clients of KServe, Triton and the like."},
 ]
 LICENSE = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
 SERVERS = [{"url": "/", "description": "this server"}]

@@ -21,7 +21,7 @@ from app.open_inference.statistics import RequestTimer
 
 MAX_VALUES = 10_000  # in the JSON of a request to the repository
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+router = APIRouter(prefix="/v2", tags=["open-inference"])
 
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _REQUEST = {

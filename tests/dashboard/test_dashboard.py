@@ -617,3 +617,19 @@ def test_the_page_of_the_api_lists_every_operation_and_asks_no_other_host(page, 
     assert {tuple(pair) for pair in shown} == operations
     page.click(".opblock-summary-get")  # its parameters and answers are drawn under the same policy
     page.wait_for_selector(".opblock.is-open .responses-table")
+    assert page.locator(".errors-wrapper").count() == 0  # where it says what it could not resolve
+    assert page.locator("button.authorize").count() == 0  # this server has no keys
+
+
+@in_browser
+def test_an_example_of_the_page_of_the_api_is_answered_as_it_is(page, server):
+    page.goto(f"{server}/docs#/sessions/advance_session")
+    block = page.locator("#operations-sessions-advance_session")
+    block.get_by_role("button", name="Try it out").click()
+    assert block.get_by_placeholder("id").input_value() == "pump-7"
+    block.get_by_role("button", name="Execute").click()
+    answer = block.locator(".live-responses-table .response")
+    answer.wait_for()
+    assert answer.locator(".response-col_status").inner_text().startswith("200")
+    with urllib.request.urlopen(f"{server}/sessions/pump-7", timeout=30) as shown:
+        assert json.load(shown)["position"] == 2
