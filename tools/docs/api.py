@@ -11,10 +11,10 @@ from tools.docs.markdown import table
 INTRODUCTION = """# Every call and shape
 
 This page is written by `make reference` from the OpenAPI document. A running server has that document at
-`/openapi.json`, and shows it at `/docs`; its examples fit the server's default model. OpenAPI does not describe
-sockets: see [sockets](sockets.md), and `/asyncapi.json`. Every error is a [problem](#problem) (RFC 9457). Each
-call except those of health also takes the header `Carryover-Tenant`, with which the key of an
-[admin](../how-to/keys.md) names a tenant.
+`/openapi.json`, and shows it at `/docs`; its examples fit the server's default model. OpenAPI does not
+describe sockets: see [sockets](sockets.md), and `/asyncapi.json`. Every error is a [problem](#problem)
+(RFC 9457). Each call except those of health also takes the header `Carryover-Tenant`, with which the key of
+an [admin](../how-to/keys.md) names a tenant.
 """
 METHODS = ("get", "post", "put", "delete", "patch", "head")
 
