@@ -244,6 +244,17 @@ class SettingFields(BaseSettings):
         ge=0,
         le=10_000,
     )
+    history_observations: int = setting(
+        256,
+        "last observations and predictions of each session that are kept in memory, to be shown; 0: none",
+        ge=0,
+        le=65_536,
+    )
+    history_bytes: int = setting(
+        64 * 2**20,
+        "most memory for them; above it those of the sessions that were used least recently are dropped",
+        ge=0,
+    )
     socket_messages: int = setting(64, "most messages of one socket that may wait for an answer", ge=1)
     hot_route: bool = setting(
         True, "answer chunks on a shorter path than other requests: same answers, less delay"
@@ -253,6 +264,9 @@ class SettingFields(BaseSettings):
         None,
         "file of the API keys that clients need, made by `carryover keys`; read again when it changes",
         shown="no keys: anyone may do anything",
+    )
+    alerts_file: FilePath | None = setting(
+        None, "file of the webhooks that alerts may go to, and of the alerts of models", shown="none"
     )
     insecure: bool = setting(
         False, "allow other machines to connect without keys; anyone may then do anything"

@@ -13,18 +13,22 @@ from threadpoolctl import threadpool_limits
 
 from app.access.callers import Authenticator
 from app.access.keys import KeyRing
+from app.alerts.alerts_file import read_alerts_file
+from app.alerts.hub import AlertHub
+from app.alerts.webhooks import Webhooks
 from app.api import errors
 from app.api.document import LICENSE, SERVERS, TAGS, OpenApiDocument
 from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.guard import Guard
 from app.api.middleware.head import HeadRequests
 from app.api.prometheus import PrometheusExporter
-from app.api.routes import bulk, dashboard, documents, health, metrics, models, sessions
+from app.api.routes import bulk, dashboard, documents, events, health, metrics, models, sessions
 from app.codec.bulk import BulkDecoder, BulkLimits, preload
 from app.codec.limits import Limits
 from app.config import Settings
 from app.dashboard import load_assets
 from app.engine.engine import Engine
+from app.errors import CarryoverError, ConfigError
 from app.model_library import ModelLibrary
 from app.observability.tracing import create_tracing
 from app.open_inference import routes as protocol
@@ -42,6 +46,7 @@ log = logging.getLogger("carryover")
 
 GRPC_SHARE = 0.5  # of the remaining time to stop, for accepted gRPC calls
 WORKERS_SHARE = 0.5  # of the remaining time to stop, for jobs of the other workers
+WEBHOOKS_SHARE = 0.5  # of the remaining time to stop, for alerts that wait
 ENGINE_SHARE = 0.8  # of the remaining time to stop, for accepted jobs; the rest closes the store
 KEYS_SECONDS = 1.0  # between two checks for a change of the keys' file
 
@@ -76,6 +81,17 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     workers = None if place is None else Workers(place, engine, authenticator, library)
     engine.peers = workers
 
+    alerts_file = read_alerts_file(settings.alerts_file)
+    try:
+        engine.set_alerts(alerts_file.alerts())
+    except CarryoverError as error:
+        raise ConfigError(f"alerts file {settings.alerts_file}: {error}") from error
+    webhooks = Webhooks(alerts_file, engine.metrics)
+    alerts = AlertHub(webhooks, engine.metrics)
+    engine.publish_alerts = alerts.publish
+    if workers is not None:
+        alerts.forward, workers.receive_alerts = workers.send_alerts, alerts.receive
+
     deadline = StopDeadline(settings.stop_seconds)
 
     @asynccontextmanager
@@ -94,6 +110,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
             await grpc.close(GRPC_SHARE * deadline.remaining_seconds())
         watching.cancel()
         await _stop_engine(engine, deadline, workers)
+        await webhooks.close(WEBHOOKS_SHARE * deadline.remaining_seconds())
         if engine.tracing is not None:
             await asyncio.to_thread(engine.tracing.close)
 
@@ -113,6 +130,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     app.state.stop_deadline = deadline
     app.state.authenticator = authenticator
     app.state.exporter = PrometheusExporter(engine, authenticator, app.version, store_path, workers)
+    app.state.alerts, app.state.webhooks = alerts, webhooks
     app.state.library = library
     app.state.dashboard = load_assets()
     app.state.catalog = Catalog(engine, library, settings, app.version, workers)
@@ -135,7 +153,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
         allowed_hosts=settings.accepted_host_names,
         log_requests=settings.access_log,
     )
-    for module in (sessions, bulk, models, health, metrics, dashboard, documents, protocol):
+    for module in (sessions, bulk, events, models, health, metrics, dashboard, documents, protocol):
         app.router.routes.extend(module.router.routes)  # include_router would copy each route
     return app
 

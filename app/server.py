@@ -81,6 +81,7 @@ class Server(uvicorn.Server):
         state.stop_deadline.start()
         if self.ends_process:
             state.stop_deadline.end_process_when_missed()
+        state.alerts.close()
         state.engine.refuse_unfinished_after(JOBS_SHARE * state.stop_deadline.seconds)
         if self.mover is not None:
             self.mover.stop()

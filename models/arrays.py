@@ -26,6 +26,9 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 """Masks: which rows or values something holds for."""
 
+Int32s = npt.NDArray[np.int32]
+"""Numbers of blocks and of their neighbours, where a million of them must be small."""
+
 UInt32s = npt.NDArray[np.uint32]
 """Unsigned 32-bit numbers: float32 seen as bits, and chunk lengths as they are stored."""
 

@@ -26,6 +26,7 @@ PART_OPTIONS = OPTIONS | {"forceinline": True, "_nrt": False}
 KINDS = {
     "bool": types.boolean,
     "uint8": types.uint8,
+    "int32": types.int32,
     "uint32": types.uint32,
     "int64": types.int64,
     "uint64": types.uint64,

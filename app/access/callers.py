@@ -30,16 +30,19 @@ from app.jobs.jobs import (
     Fork,
     Inspect,
     Job,
+    ReadHistory,
     Watch,
     submit_and_wait,
 )
 from app.session import names
+from app.session.notes import Labels
+from app.stores import LabelPage
 
 log = logging.getLogger("carryover.tenancy")
 
 BEARER = b"bearer "
 RANK: dict[Role, int] = {"monitor": 0, "read": 1, "stream": 2, "admin": 3}
-READ_ONLY_JOBS = (Inspect, Watch, Forecast, Export)  # jobs that change no session
+READ_ONLY_JOBS = (Inspect, ReadHistory, Watch, Forecast, Export)  # jobs that change no session
 ALL_TENANTS = "*"
 CLIENT: ContextVar[Client | None] = ContextVar("client", default=None)
 """The client whose request the current task answers."""
@@ -161,6 +164,24 @@ class Caller:
         after = self.prefix + max(after, names.cursor_before(prefix))
         found = await self.engine.names(after, limit, model, self.prefix + prefix)
         return [(name[len(self.prefix) :], model_name) for name, model_name in found]
+
+    async def list_labelled(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
+    ) -> LabelPage:
+        """As `list_sessions`, of the sessions that have all of these labels; see `LabelPage`.
+
+        Raises
+        ------
+        Forbidden
+        """
+        self.require_role("read")
+        if self.tenant == ALL_TENANTS:
+            self.require_role("admin")
+        own = len(self.prefix) if self.tenant != ALL_TENANTS else 0
+        scope = self.prefix if own else ""
+        page = await self.engine.labelled(scope + after, limit, model, scope + prefix, labels)
+        found = [(name[own:], model_name) for name, model_name in page.found]
+        return LabelPage(found, page.end and page.end[own:])
 
     async def count_sessions(self) -> int:
         """Number of the caller's sessions. Without keys, and for an admin of all tenants: of all sessions."""

@@ -161,7 +161,8 @@ def _add_parameter_examples(operation: Operation, examples: dict[str, Any]) -> N
 
 
 def _add_body_examples(operation: Operation, examples: dict[str, Examples]) -> None:
-    for content in operation.get("requestBody", {}).get("content", {}).values():
-        name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+        reference = content.get("schema", {}).get("$ref")
+        name = media_type if reference is None else reference.rpartition("/")[2]
         if name in examples and "example" not in content and "examples" not in content:
             content["examples"] = examples[name]

@@ -11,6 +11,7 @@ from models.forecaster import Forecaster
 SESSION, OTHER_SESSION = "pump-7", "pump-8"
 STEPS = 3
 START_TIME = datetime(2026, 1, 1, tzinfo=UTC)
+CSV = "text/csv"
 MAX_NUMBERS = 1000  # in an observation that an example shows
 
 Examples = dict[str, dict[str, Any]]  # by name, as `examples` of OpenAPI's media types
@@ -33,12 +34,14 @@ def body_examples(forecaster: Forecaster, *, is_default: bool) -> dict[str, Exam
     found: dict[str, Examples] = {
         "NewSession": {"session": _example("A session with this id", {"id": SESSION} | named)},
         "ForkRequest": {"fork": _example("A copy with this id", {"id": OTHER_SESSION})},
+        "SessionChanges": {"labels": _example("A label", {"labels": {"site": "north"}})},
         "Precondition": {"reset": _example("Whatever the position is", {})},
         "ForecastRequest": {"forecast": _example("The next steps", _forecast(forecaster))},
     }
     if forecaster.input_size > MAX_NUMBERS:
         return found
     rows = _rows(forecaster)
+    found[CSV] = {"rows": _example("The same as CSV", _csv(forecaster, rows))}
     chunk = _chunk(forecaster, rows) | named
     found["Chunk"] = {"chunk": _example("Two observations", chunk)}
     if not forecaster.missing:
@@ -81,6 +84,16 @@ def _chunk(forecaster: Forecaster, rows: list[list[float]]) -> dict[str, Any]:
     seconds = forecaster.artifact.interval_seconds or 1.0
     times = [START_TIME + timedelta(seconds=seconds * step) for step in range(len(rows))]
     return {"observations": [row[:-made] for row in rows], "timestamps": [time.isoformat() for time in times]}
+
+
+def _csv(forecaster: Forecaster, rows: list[list[float]]) -> str:
+    """The rows under the names of their columns."""
+    chunk = _chunk(forecaster, rows)
+    names = list(forecaster.artifact.columns[: len(chunk["observations"][0])])
+    lines: list[list[Any]] = [names, *chunk["observations"]]
+    if "timestamps" in chunk:
+        lines = [[time, *line] for time, line in zip(["time", *chunk["timestamps"]], lines, strict=True)]
+    return "".join(",".join(map(str, line)) + "\n" for line in lines)
 
 
 def _forecast(forecaster: Forecaster) -> dict[str, Any]:

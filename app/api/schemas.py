@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 from typing_extensions import TypeAliasType
 
 from app.codec.limits import MAX_MODEL_NAME, SESSION_ID
+from app.session.notes import MAX_CLEAR_AFTER
 from app.session.state_file import MAX_TTL_SECONDS
 
 At = Annotated[
@@ -102,6 +103,24 @@ class LearningOptions(RequestBody):
     intervals: bool | None = Field(None, description="Whether it keeps intervals, scores and running errors.")
 
 
+class AlertOptions(RequestBody):
+    """When a session raises an alert. Needs `score_above` or `outside`; the session must keep intervals."""
+
+    score_above: float | None = Field(None, ge=0, lt=1, description="At an observation with a higher score.")
+    outside: float | None = Field(
+        None, gt=0, lt=1, description="At an observation outside its interval of this level."
+    )
+    clear_after: int = Field(
+        1,
+        ge=1,
+        le=MAX_CLEAR_AFTER,
+        description="Observations in a row without either, after which another alert can be raised.",
+    )
+    webhook: str | None = Field(
+        None, max_length=64, description="Name of a webhook of `CARRYOVER_ALERTS_FILE` that gets it."
+    )
+
+
 class NewSession(RequestBody):
     id: SessionId | None = Field(None, description="Random when absent.")
     model: str | None = Field(
@@ -117,11 +136,27 @@ class NewSession(RequestBody):
     )
     learning: LearningOptions | None = None
     level: Level = Field(None, description="Add prediction intervals of this level to every answer.")
+    alert: AlertOptions | None = None
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description='Such as `{"site": "north"}`: at most 16, by which `GET /sessions` finds the session.',
+    )
 
 
 class Precondition(RequestBody):
     at: At = None
     epoch: Epoch = None
+
+
+class SessionChanges(Precondition):
+    alert: AlertOptions | None = Field(
+        None, description="The session's own alert; null removes it. An alert that is raised is forgotten."
+    )
+    labels: dict[str, str | None] | None = Field(
+        None,
+        description="Labels to set; null removes a label, and null in place of the object removes all of "
+        "them. Others stay.",
+    )
 
 
 class ForkRequest(Precondition):
@@ -159,6 +194,9 @@ class Chunk(RequestBody):
     epoch: Epoch = None
     horizon: int | None = Field(None, ge=0, description="Add a forecast of this many steps.")
     model: str | None = Field(None, description="The model of the session, if this chunk creates it.")
+    labels: dict[str, str] | None = Field(
+        None, description="The labels of the session, if this chunk creates it."
+    )
 
 
 class Predictions(BaseModel):
@@ -187,6 +225,18 @@ class Predictions(BaseModel):
     forecast: ForecastNumbers | None = None
     forecast_lower: Numbers | None = None
     forecast_upper: Numbers | None = None
+    times: list[str] | None = Field(
+        None, description="The time that each prediction is for; absent of a session without timestamps."
+    )
+    forecast_times: list[str] | None = None
+
+
+class ModelRows(BaseModel):
+    columns: list[str] = Field(description="The inputs of the model, in order.")
+    ignored: list[str] = Field(description="Columns that the model does not read.")
+    notes: list[str] = Field(description="What was found, such as the unit of times.")
+    observations: list[list[float | None]] = Field(description="`[rows, columns]`; null if not observed.")
+    timestamps: list[float] | None = Field(description="Seconds since 1970 of each row, if it has a time.")
 
 
 class BulkChunks(RequestBody):
@@ -200,9 +250,14 @@ class BulkChunks(RequestBody):
         description="A session may be named twice: its chunks are applied in order, each with an answer.",
         min_length=1,
     )
-    observations: list[BulkNumbersWithGaps | None] = Field(
+    observations: list[BulkNumbersWithGaps | None] | None = Field(
+        None,
         description="For each session a number (one observation of a model with one input), a row (one "
-        "observation) or a list of rows (a chunk); the predictions are nested as deep. Null: not observed."
+        "observation) or a list of rows (a chunk); the predictions are nested as deep. Null: not observed.",
+    )
+    inputs: dict[str, list[list[Any]]] | None = Field(
+        None,
+        description="In place of observations: by the name of the input, a list of steps for each session.",
     )
     level: Level = None
     score: bool = False
@@ -261,7 +316,12 @@ class BulkPredictions(BaseModel):
 
     positions: list[int | None]
     epochs: list[str | None]
-    predictions: list[BulkNumbers | None]
+    predictions: list[BulkNumbers | None] | None = Field(None, description="Absent beside `outputs`.")
+    outputs: dict[str, list[Any]] | None = Field(
+        None,
+        description="Where all sessions run a model with several outputs: by the name of the output, an "
+        "entry for each session.",
+    )
     replayed: list[int] = Field(description="Indexes of chunks that had been applied before.")
     lower: list[Any] | None = Field(
         None, description="Nested as the predictions, as are the following columns."
@@ -270,6 +330,7 @@ class BulkPredictions(BaseModel):
     residuals: list[Any] | None = None
     scores: list[Any] | None = None
     observed: list[Any] | None = None
+    times: list[Any] | None = Field(None, description="The times that the predictions are for.")
     errors: dict[str, Problem] = Field(description="By index, the errors of refused chunks.")
 
 
@@ -281,6 +342,42 @@ class ForecastAnswer(BaseModel):
     forecast: ForecastNumbers
     lower: Numbers | None = None
     upper: Numbers | None = None
+    times: list[str] | None = Field(
+        None, description="The time of each step; absent of a session without timestamps."
+    )
+
+
+class History(BaseModel):
+    """What a session observed last, oldest first, in columns of the same length."""
+
+    session: str
+    model: str
+    position: int
+    epoch: str
+    from_: int = Field(
+        alias="from", description="The position before the first observation: what came earlier is forgotten."
+    )
+    positions: list[int] = Field(description="The position after each observation.")
+    inputs: list[str] = Field(description="Names of the numbers of an observation.")
+    targets: list[str] = Field(description="Names of the numbers of a prediction.")
+    observations: list[list[float | None]]
+    predictions: list[list[float]] | None = Field(
+        None, description="Of what follows each observation; absent beside `outputs`."
+    )
+    outputs: dict[str, list[Any]] | None = Field(
+        None, description="Of a model with several outputs: its predictions by the name of the output."
+    )
+    lower: list[list[float | None]] | None = Field(
+        None, description="The interval around each prediction; absent if none was asked for."
+    )
+    upper: list[list[float | None]] | None = None
+    scores: list[float | None] | None = Field(None, description="How surprising each observation was.")
+    times: list[str | None] | None = Field(
+        None, description="Of the observations; absent of a session without timestamps."
+    )
+    predicted_times: list[str | None] | None = Field(
+        None, description="The time that each prediction is for."
+    )
 
 
 class ForecastRequest(RequestBody):
@@ -319,6 +416,7 @@ class Session(BaseModel):
     epoch: str
     observations_since_reset: int
     last_prediction: list[float] | None
+    time: str | None = Field(description="Of the last observation; null of a session without timestamps.")
     created: str
     updated: str
     expires: str | None
@@ -326,6 +424,9 @@ class Session(BaseModel):
     learning: LearningSettings | None
     level: float | None
     errors: RunningErrors | None
+    labels: dict[str, str]
+    alert: dict[str, Any] | None = Field(description="Its own, as it was set.")
+    alert_raised: bool = Field(description="Whether an alert is raised and not cleared yet.")
 
 
 class SessionName(BaseModel):
@@ -355,6 +456,13 @@ class OutputFeature(Feature):
     kind: str = Field(description="number, probability or logits.")
 
 
+class StateTensor(BaseModel):
+    input: str = Field(description="The graph's input that a step takes it from.")
+    output: str = Field(description="The graph's output that becomes this input of the next step.")
+    dtype: str
+    shape: list[int] = Field(description="Of one session.")
+
+
 class EmbeddingShape(BaseModel):
     vocabulary: int
     width: int
@@ -372,6 +480,7 @@ class Model(BaseModel):
     fingerprint: str
     inputs: list[Feature]
     outputs: list[OutputFeature]
+    states: list[StateTensor] = Field(description="Kept of a session; empty for networks that are no graphs.")
     targets: list[str] = Field(description="Names of the numbers of a prediction.")
     hidden_size: int | None = Field(description="Null for a graph, as are the next three.")
     num_layers: int | None
@@ -382,6 +491,9 @@ class Model(BaseModel):
     time_features: list[str] = Field(description="Columns made from timestamps, which are not sent.")
     interval_seconds: float | None
     can_forecast: bool = Field(description="Whether the targets cover the inputs.")
+    feedback: dict[str, str] = Field(
+        description="By input, the output that becomes its next value in a forecast."
+    )
     carry_bytes: int
     metrics: dict[str, Any]
     sessions_resident: int | None = Field(description="null for a key that sees one tenant only")

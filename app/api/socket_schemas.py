@@ -67,12 +67,15 @@ class SocketProblem(Problem):
 
 
 class WatchHello(BaseModel):
-    """The first message of a watch: where the session is. All null where it does not exist."""
+    """The first message of a watch: where the session is, all null where it does not exist."""
 
     watching: str
     model: str | None
     position: int | None
     epoch: str | None
+    history: dict[str, Any] | None = Field(
+        None, description="What the session observed last, as `GET /sessions/{id}/history` has it."
+    )
 
 
 class ChunkEvent(BaseModel):
@@ -102,10 +105,24 @@ class GoneEvent(BaseModel):
     why: str
 
 
+class AlertEvent(BaseModel):
+    """An alert of the session was raised, or cleared."""
+
+    event: Literal["alert", "clear"]
+    id: str
+    session: str
+    model: str
+    position: int
+    epoch: str
+    time: str
+    score: float | None
+    labels: dict[str, str]
+
+
 class Events(BaseModel):
     """What happened to the watched session, in order."""
 
-    events: list[ChunkEvent | SessionEvent | GoneEvent]
+    events: list[ChunkEvent | SessionEvent | GoneEvent | AlertEvent]
     missed: int | None = Field(
         None,
         description="Observations of older events, which were dropped because the client read too slowly.",

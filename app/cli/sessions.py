@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
@@ -32,15 +32,20 @@ def list_(
     model: Annotated[
         str | None, typer.Option(help="Only sessions of this model.", show_default=False)
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Only sessions with this label, such as site=north; all of several."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Print a table of the sessions, in the order of their ids; with --json each line is a JSON document."""
+    labels = _labels(label or ())
     with connect.client(url, key_file) as server:
         if as_json:
-            for entry in server.sessions(model):
+            for entry in server.sessions(model, labels=labels):
                 print(json.dumps(entry))
         else:
-            _print_table(server.sessions(model, detail=True))
+            _print_table(server.sessions(model, labels=labels, detail=True))
 
 
 @sessions.command(short_help="Show a session.")
@@ -53,6 +58,22 @@ def show(
     """Print a session's model, position, errors and times."""
     with connect.client(url, key_file) as server:
         _print(server.session(session).info(), as_json)
+
+
+@sessions.command(short_help="Change the labels of a session.")
+def label(
+    session: connect.SessionId,
+    labels: Annotated[
+        list[str], typer.Argument(help="Labels to set, such as site=north; `site=` removes a label.")
+    ],
+    as_json: options.Json = False,
+    url: connect.Url = DEFAULT_URL,
+    key_file: connect.KeyFile = None,
+) -> None:
+    """Set labels of a session. Its other labels stay, and it does not move."""
+    changes = {name: value or None for name, value in _labels(labels).items()}
+    with connect.client(url, key_file) as server:
+        _print(server.session(session).set_labels(changes), as_json)
 
 
 @sessions.command(short_help="Reset a session: zero its carry.")
@@ -99,18 +120,31 @@ def delete(
 @sessions.command(short_help="Export all sessions to a folder.")
 def export(
     folder: Annotated[
-        Path, typer.Argument(help="Folder for the backup; an interrupted export is continued.")
+        Path,
+        typer.Argument(help="Folder for the backup. What it has already is refreshed.", show_default=False),
     ],
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove sessions from the folder that the server no longer has.")
+    ] = False,
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
-    """Write the state of every session to a folder: a backup, or a way to move them to another server."""
+    """Write the state of every session to a folder: a backup, or a way to move them to another server.
+
+    A second export into the same folder writes the sessions that have changed since, and goes on after an
+    interruption. A session that the server no longer has stays in the folder, except with --prune.
+    """
     from app.cli import session_backup
 
+    counts = session_backup.ExportCounts()
     with connect.client(url, key_file) as server:
-        earlier = len(session_backup.read_session_list(folder))
-        count = _count(session_backup.export_sessions(server, folder), max(server.count() - earlier, 0))
-    print(f"{count} sessions exported to {folder}" + (f", {earlier} were there already" if earlier else ""))
+        _count(session_backup.export_sessions(server, folder, counts, prune=prune), server.count())
+    print(f"{counts.written} sessions exported to {folder}, {counts.unchanged} unchanged", end="")
+    if counts.removed:
+        print(f", {counts.removed} removed that the server no longer has", end="")
+    if counts.kept:
+        print(f", {counts.kept} kept that the server no longer has (--prune removes them)", end="")
+    print()
 
 
 @sessions.command("import", short_help="Import all sessions of a folder.")
@@ -121,7 +155,10 @@ def import_(
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
-    """Import every exported session into a running server. A session with the same id is replaced."""
+    """Import every exported session into a running server. A session with the same id is replaced.
+
+    After an interruption, the same command imports the sessions that are still missing.
+    """
     from app.cli import session_backup
 
     with connect.client(url, key_file) as server:
@@ -172,6 +209,16 @@ def divide(
     print(f"{count} sessions divided among {workers} worker{'s' * (workers != 1)}: {names}")
 
 
+def _labels(given: Iterable[str]) -> dict[str, str]:
+    labels = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"a label is name=value, such as site=north, not {text!r}")
+        labels[name] = value
+    return labels
+
+
 def _count(sessions: Iterator[str], total: int) -> int:
     from app.cli.progress_bar import track
 
@@ -204,5 +251,5 @@ def _print(info: SessionInfo, as_json: bool) -> None:
         return
     width = max(map(len, fields))
     for name, value in fields.items():
-        if value is not None:
+        if value not in (None, {}):
             print(f"{name.replace('_', ' '):{width}}  {value}")

@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 
-from app.jobs.answers import ChunkAnswer, SessionView, epoch_token
+from app.jobs.answers import ChunkAnswer, SessionHistory, SessionView, epoch_token
 from app.session.names import id_of
+from app.session.notes import labels_by_name
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import AnyArray, Numbers
 from models.nets.numbers import MAX_WHOLE, is_whole
 from models.nets.signature import Port
+
+TIMES = frozenset(("times", "forecast_times"))  # outputs that are seconds since 1970
+ARRAYS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
+"""The options with which arrays are written, those of times in RFC 3339."""
 
 BY_PORT = {"predictions": "outputs", "forecast": "forecast"}  # as a model with several outputs answers them
 
@@ -39,7 +45,7 @@ def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
             payload[BY_PORT[name]] = by_port(numbers, answer.ports)
         else:
             payload[name] = output_array(name, numbers, flat)
-    return orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(payload, option=ARRAYS)
 
 
 def output_array(name: str, numbers: Numbers, flat: bool) -> AnyArray:
@@ -52,10 +58,51 @@ def output_array(name: str, numbers: Numbers, flat: bool) -> AnyArray:
 
     Returns
     -------
-    [steps] for `scores` and for flat chunks of one output, else [steps, width]
+    [steps] for `scores`, for times and for flat chunks of one output, else [steps, width]
     """
+    if name in TIMES:
+        return time_array(numbers.ravel())
     array: AnyArray = numbers != 0 if name == "observed" else json_numbers(numbers)
     return array.ravel() if name == "scores" or (flat and array.shape[1] == 1) else array
+
+
+def time_array(seconds: Numbers) -> AnyArray:
+    """Seconds since 1970, all known, as `ARRAYS` writes them, to the millisecond."""
+    return np.rint(seconds * 1000).astype("datetime64[ms]")
+
+
+def encode_history(history: SessionHistory) -> dict[str, Any]:
+    """What a session observed last, in columns; unknown numbers and times are written as null (`ARRAYS`)."""
+    ports, steps = history.ports, len(history.observations)
+    several = len(ports) > 1
+    predictions = by_port(history.predictions, ports) if several else json_numbers(history.predictions)
+    columns: dict[str, Any] = {
+        "observations": json_numbers(history.observations),
+        "outputs" if several else "predictions": predictions,
+        "lower": history.lower,
+        "upper": history.upper,
+        "scores": history.scores,
+    }
+    if history.times is not None:
+        columns["times"] = _times_or_nulls(history.times)
+        columns["predicted_times"] = _times_or_nulls(history.times + (history.interval_seconds or 0.0))
+    return {
+        "session": id_of(history.session),
+        "model": history.model,
+        "position": history.position,
+        "epoch": epoch_token(history.epoch),
+        "from": history.first,
+        "positions": list(range(history.first + 1, history.first + steps + 1)),
+        "inputs": history.inputs,
+        "targets": history.targets,
+        **{name: column for name, column in columns.items() if column is not None},
+    }
+
+
+def _times_or_nulls(seconds: Numbers) -> AnyArray | list[str | None]:
+    if not np.isnan(seconds).any():
+        return time_array(seconds)
+    return [None if np.isnan(time) else format_rfc3339(time) for time in seconds.tolist()]
 
 
 def by_port(numbers: Numbers, ports: Sequence[Port]) -> dict[str, AnyArray]:
@@ -87,6 +134,7 @@ def encode_session(view: SessionView) -> dict[str, Any]:
         "epoch": epoch_token(view.epoch),
         "observations_since_reset": view.since_reset,
         "last_prediction": None if view.last_prediction is None else shortest_decimals(view.last_prediction),
+        "time": None if view.time is None else format_rfc3339(view.time),
         "created": format_rfc3339(view.created),
         "updated": format_rfc3339(view.seen),
         "expires": None if view.expires is None else format_rfc3339(view.expires),
@@ -101,6 +149,9 @@ def encode_session(view: SessionView) -> dict[str, Any]:
         },
         "level": view.level,
         "errors": None if view.errors is None else _errors(view.errors, view.learning.levels),
+        "labels": labels_by_name(view.labels),
+        "alert": None if view.alert is None else msgspec.structs.asdict(view.alert),
+        "alert_raised": view.alert_raised,
     }
 
 

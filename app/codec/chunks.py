@@ -36,6 +36,7 @@ from app.codec.limits import (
 from app.errors import Unprocessable
 from app.jobs.answers import parse_epoch
 from app.jobs.options import ChunkOptions
+from app.session.notes import parse_labels
 from models.arrays import Doubles, Floats, Numbers, Seconds
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class ChunkFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     timestamps: list[float | str] | None = None
     future: list[float | list[float]] | None = None
     inputs: dict[str, list[Any]] | None = None
+    labels: dict[str, str] | None = None
 
     @property
     def has_options(self) -> bool:
@@ -68,6 +70,7 @@ class ChunkFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             or self.skip is not None
             or self.timestamps is not None
             or self.future is not None
+            or bool(self.labels)
         )
 
 
@@ -186,6 +189,7 @@ def validate_chunk(
             None if fields.timestamps is None else parse_timestamps(fields.timestamps),
             None if fields.future is None else parse_future(fields.future),
             named,
+            parse_labels(fields.labels or {}),
         )
     return Chunk(observations, flat, at, epoch, horizon, fields.model, options)
 

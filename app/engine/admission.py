@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.engine import exactly_once
+from app.engine.alerting import check_alert
 from app.engine.batch import Batch, SessionExpired, touch
 from app.engine.inputs import check_intervals, future_inputs
 from app.engine.placement import place_chunks, place_unusual
 from app.engine.residents import Residents
+from app.engine.session_history import session_history
 from app.engine.session_view import session_view
 from app.engine.step import Stepper, cannot_forecast_error
 from app.errors import CarryoverError, NothingObserved, SessionExists, StepFailed
@@ -19,6 +21,7 @@ from app.jobs.jobs import (
     Adopt,
     Advance,
     AdvanceMany,
+    Annotate,
     Create,
     Delete,
     Expire,
@@ -30,12 +33,14 @@ from app.jobs.jobs import (
     Job,
     Outcome,
     Progress,
+    ReadHistory,
     Refuse,
     Reset,
     Retire,
     Watch,
 )
 from app.session.names import id_of
+from app.session.notes import NO_NOTES, Notes, changed_labels, shared_notes
 from app.session.recent_answers import reset_sessions
 from app.session.rows import Rows, scalar
 from app.session.slab import Slab
@@ -111,6 +116,8 @@ class _Commands:
                 self._forecast(job, batch)
             case Create():
                 self._create(job, batch)
+            case Annotate():
+                self._annotate(job, batch)
             case Reset():
                 self._reset(job, batch)
             case Fork():
@@ -132,9 +139,15 @@ class _Commands:
     def _read_or_configure(self, job: Job, batch: Batch) -> Outcome:
         """Run a job that changes no session, and return its answer."""
         match job:
-            case Inspect() | Watch():
+            case Inspect():
                 slab, row = self._residents.require(job.session, batch)
                 return session_view(job.session, slab, slab.read(np.array([row])))
+            case ReadHistory():
+                slab, row = self._residents.require(job.session, batch)
+                return session_history(job.session, slab, row, job.first, job.limit)
+            case Watch():
+                slab, row = self._residents.require(job.session, batch)
+                return session_history(job.session, slab, row)
             case Export():
                 slab, row = self._residents.require(job.session, batch, job.at, job.epoch)
                 forecaster, rows = slab.forecaster, slab.read(np.array([row]))
@@ -166,6 +179,20 @@ class _Commands:
         row = self._residents.create(job.session, slab, job.ttl_seconds, batch)
         after = slab.read(np.array([row]))
         after.carries[0] = carry
+        check_alert(job.alert, slab.forecaster)
+        _note(after, Notes(tuple(job.labels), job.alert))
+        _stage(job, job.session, slab, row, after, batch)
+
+    def _annotate(self, job: Annotate, batch: Batch) -> None:
+        slab, row = self._residents.require(job.session, batch, job.at, job.epoch)
+        after = slab.read(np.array([row]))
+        notes = after.notes.get(0, NO_NOTES)
+        labels = changed_labels(() if job.replaces_labels else notes.labels, job.labels)
+        if job.changes_alert:
+            check_alert(job.alert, slab.forecaster)
+            _note(after, Notes(labels, job.alert))
+        else:
+            _note(after, Notes(labels, notes.alert, notes.state))
         _stage(job, job.session, slab, row, after, batch)
 
     def _reset(self, job: Reset, batch: Batch) -> None:
@@ -184,6 +211,7 @@ class _Commands:
         for name in ("position", "since_reset"):
             after.headers[name] = slab.headers[name][origin]
         after.carries[0] = slab.carries[origin]
+        _note(after, slab.notes.get(origin, NO_NOTES).quiet())
         _stage(job, job.target, slab, row, after, batch)
 
     def _import(self, job: Import, batch: Batch) -> None:
@@ -233,6 +261,11 @@ def _begin_forecast(job: Forecast, slab: Slab, row: int) -> Progress:
     carry = slab.carries[row].copy()
     inputs = future_inputs(slab.forecaster, slab.forecaster.layout.clock(carry), job.steps, job.future)
     return Progress(carry, forecast_carry=carry, future_inputs=inputs)
+
+
+def _note(rows: Rows, notes: Notes) -> None:
+    """Set the notes of the only session of `rows`."""
+    rows.notes = {0: shared_notes(notes)} if notes else {}
 
 
 def _stage(job: Job, session: str, slab: Slab, row: int, after: Rows, batch: Batch) -> None:

@@ -96,11 +96,12 @@ class Backlog:
         if len(taken) == 1 and not self.slow and type(taken[0]) is AdvanceMany:
             # Use the job's own set, because copying a thousand names can take longer than the batch itself.
             return Batch(now, taken, taken[0].sessions.unique)
+        may_begin = self.slow.may_begin  # those that are taken below have begun, too
         if self.slow:
             taken += self.slow.take(max_slow)
             pinned = self.slow.pinned
         sessions = {session for job in taken for session in job.sessions}
-        return Batch(now, taken, sessions, pinned, self.slow.may_begin)
+        return Batch(now, taken, sessions, pinned, may_begin)
 
     def finish(self, batch: Batch) -> None:
         """Keep the batch's unfinished jobs and retries. Make the next job of each other session ready."""

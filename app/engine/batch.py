@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from app.engine.chunk_columns import ChunkColumns
 from app.errors import CarryoverError
-from app.jobs.jobs import Advance, Forecast, Job, Outcome, Progress
+from app.jobs.jobs import Advance, Event, Forecast, Job, Outcome, Progress
 from app.jobs.session_list import SessionNames
 from app.session import recent_answers
+from app.session.history import Observed
 from app.session.rows import Answer, Rows, scalar
 from app.session.slab import Slab
 from app.stores import Tombstone
@@ -29,22 +31,55 @@ class SessionExpired(Exception):
 
 @dataclass(slots=True)
 class StagedRows:
-    """The next state of some rows of one slab."""
+    """The next state of some rows of one slab.
+
+    observed : what the sessions observed; None: they get another state, and their past is dropped
+    """
 
     slab: Slab
     sessions: Sequence[str]
     rows: Ints
     after: Rows
+    observed: Observed | None = None
+
+    def publish(self) -> None:
+        """Write the rows, and then their past."""
+        self.slab.write(self.rows, self.after)
+        histories = self.slab.histories
+        if histories is None:
+            return
+        if self.observed is not None:
+            histories.append(self.rows, self.after.headers["position"], self.observed)
+        else:
+            for row in self.rows.tolist():
+                histories.forget(row)
+
+
+class AlertEvent(NamedTuple):
+    """An alert that a session raised or cleared.
+
+    session : the engine's name
+    webhook : name of the webhook that gets it, if any
+    event : what its readers get
+    """
+
+    session: str
+    webhook: str | None
+    event: Event
 
 
 @dataclass(slots=True)
 class FinishedChunk:
-    """An unusual chunk that was stepped as a whole, and the row of its session."""
+    """An unusual chunk that was stepped as a whole, and the row of its session.
+
+    times : [steps], of its observations, if they are known
+    """
 
     row: int
     job: Advance
     progress: Progress
     answer: Answer
+    times: Seconds | None
 
 
 @dataclass(slots=True)
@@ -68,6 +103,7 @@ class Batch:
     staged : next rows of the sessions that change
     removed : tombstones of the sessions to remove, with their slabs
     scores : scores of the observations that were stepped
+    alerts : that sessions raised or cleared
     splits : jobs that were divided, with their parts, by id of the job
     unfinished : jobs that continue in a later batch
     retries : jobs to run again in the next batch, such as jobs of an expired session
@@ -92,6 +128,7 @@ class Batch:
     staged: list[StagedRows] = field(default_factory=list)
     removed: list[tuple[Slab, Tombstone]] = field(default_factory=list)
     scores: list[tuple[Forecaster, Scores]] = field(default_factory=list)
+    alerts: list[AlertEvent] = field(default_factory=list)
     splits: dict[int, tuple[Job, Sequence[Job]]] = field(default_factory=dict)
     unfinished: list[Job] = field(default_factory=list)
     retries: Sequence[Job] = ()
@@ -127,8 +164,16 @@ class Batch:
     def refuse(self, job: Job, error: CarryoverError) -> None:
         self.final_answers.append((job, error))
 
-    def stage(self, slab: Slab, sessions: Sequence[str], rows: Ints, after: Rows) -> None:
-        self.staged.append(StagedRows(slab, sessions, rows, after))
+    def stage(
+        self,
+        slab: Slab,
+        sessions: Sequence[str],
+        rows: Ints,
+        after: Rows,
+        observed: Observed | None = None,
+    ) -> None:
+        """Note the next state of these rows; see `StagedRows`."""
+        self.staged.append(StagedRows(slab, sessions, rows, after, observed))
 
     def delete(self, slab: Slab, session: str, after: Rows, i: int) -> None:
         """Remove a session after its last chunk; `after[i]` is the session after that chunk."""
@@ -146,6 +191,7 @@ class Batch:
         self.answers_if_committed.clear()
         self.staged.clear()
         self.scores.clear()
+        self.alerts.clear()
         self.removed.clear()
         self.previous_slabs.clear()
 
@@ -175,7 +221,7 @@ def advance_rows(
     headers = before.headers
     counted = headers["position"], headers["since_reset"], headers["seen"], headers["deadline"]
     _count_observations(*counted, headers["ttl"], lengths, now)
-    after = Rows(headers, carries, before.long_answers)
+    after = Rows(headers, carries, before.long_answers, before.notes)
     recent_answers.remember(after, lengths, digests, last, long_answers, recent_bytes)
     return after
 

@@ -9,10 +9,11 @@ import numpy as np
 from app.engine.batch import Batch
 from app.engine.chunk_columns import ChunkColumns
 from app.engine.extra_outputs import extra_outputs
+from app.engine.times import times_of_last, with_times
 from app.jobs.answers import BulkAnswer
 from app.session.rows import Answer, Rows
-from models.arrays import Ints, Numbers
-from models.forecaster import StepResult
+from models.arrays import Floats, Ints, Numbers
+from models.forecaster import Forecaster, StepResult
 
 
 @dataclass(slots=True)
@@ -83,7 +84,20 @@ def answer(group: ChunkColumns, outputs: PassOutputs, after: Rows, batch: Batch)
         for i, extra in outputs.extra.items():
             if span.start <= i < span.stop:
                 bulk_answer.add_extra_outputs(i - span.start, extra)
+        if group.slab.forecaster.artifact.time_features:
+            _add_times(bulk_answer, group.slab.forecaster, after.carries[span])
         batch.answers_if_committed.append((job, bulk_answer))
+
+
+def _add_times(answer: BulkAnswer, forecaster: Forecaster, carries: Floats) -> None:
+    """Add the times that predictions are for, of the sessions that have timestamps.
+
+    Parameters
+    ----------
+    carries : [batch, carry_size], after the chunks
+    """
+    for i, (carry, steps) in enumerate(zip(carries, answer.steps.tolist(), strict=True)):
+        answer.add_extra_outputs(i, with_times({}, forecaster, times_of_last(forecaster, carry, steps)))
 
 
 def _extra_outputs(group: ChunkColumns, result: StepResult) -> dict[int, Answer]:

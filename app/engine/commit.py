@@ -100,7 +100,7 @@ class Commit:
     def publish(self, batch: Batch) -> None:
         """Write the batch to the slabs. Called only after a successful commit; nothing in here can fail."""
         for staged in batch.staged:
-            staged.slab.write(staged.rows, staged.after)
+            staged.publish()
             if batch.created:
                 for session in staged.sessions:
                     if session in batch.created:

@@ -22,9 +22,10 @@ from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
 from app.session.digest import digests
+from app.session.history import Observed
 from app.session.rows import Rows
 from app.session.slab import WARM, Slab
-from models.arrays import Bytes, Digests, Epochs, Floats, Ints, Seconds, UInt32s
+from models.arrays import Bytes, Digests, Epochs, Floats, Ints, Numbers, Seconds, UInt32s
 from models.jit import FLOAT, INT, contiguous, jit, readonly, readonly_contiguous, writable
 
 FOUND = 255  # in `Slab.used`, within one call: an earlier chunk of the same job has this row
@@ -35,6 +36,7 @@ class SteppedJob:
     """A job whose sessions were stepped, and have not changed yet.
 
     rows : [n], of its sessions
+    observations : [n, inputs], as the network took them
     carries, predictions : [n, ...], after the step
     digests : [n], of its chunks
     """
@@ -42,6 +44,7 @@ class SteppedJob:
     job: AdvanceMany
     slab: Slab
     rows: Ints
+    observations: Numbers
     carries: Floats
     predictions: Floats
     digests: Digests
@@ -92,11 +95,13 @@ class DirectChunks:
         stepped = self._step(job, batch.now)
         if stepped is None:
             return False
-        before = Rows(stepped.slab.read_headers(stepped.rows), stepped.carries)
+        slab, rows = stepped.slab, stepped.rows
+        before = Rows(slab.read_headers(rows), stepped.carries, notes=slab.notes_of(rows))
         after = advance_rows(
             before, stepped.carries, job.lengths, stepped.digests, stepped.predictions, {}, batch.now, 0
         )
-        batch.stage(stepped.slab, job.sessions.names, stepped.rows, after)
+        observed = Observed(job.lengths, stepped.observations, stepped.predictions)
+        batch.stage(slab, job.sessions.names, rows, after, observed)
         answer = stepped.answer(after.headers["position"], after.headers["epoch"])
         batch.answers_if_committed.append((job, answer))
         return True
@@ -119,6 +124,10 @@ class DirectChunks:
             positions,
             epochs,
         )
+        if slab.histories is not None:
+            slab.histories.append(
+                rows, positions, Observed(job.lengths, stepped.observations, stepped.predictions)
+            )
         self._metrics.chunks += len(job)
         self._metrics.observations += len(job)
         return stepped.answer(positions, epochs)
@@ -163,7 +172,8 @@ class DirectChunks:
         if not forecaster.all_finite(predictions, carries):
             return None
         self._stepper.record_pass(slab, perf_counter() - began, 1, len(rows), len(rows))
-        return SteppedJob(job, slab, rows, carries, predictions, digests(observations, job.lengths))
+        chunk_digests = digests(observations, job.lengths)
+        return SteppedJob(job, slab, rows, observations, carries, predictions, chunk_digests)
 
 
 def _may_be_of(slab: Slab, job: AdvanceMany) -> bool:

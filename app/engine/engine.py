@@ -20,23 +20,24 @@ import heapq
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from app.config import Settings
-from app.engine import listing
 from app.engine.admission import Admission
+from app.engine.alerting import check_alert
 from app.engine.arrivals import Arrivals
 from app.engine.backlog import Backlog
-from app.engine.batch import Batch
+from app.engine.batch import AlertEvent, Batch
 from app.engine.commit import Commit
 from app.engine.direct import DirectChunks
 from app.engine.fair_share import FairShare
 from app.engine.idle_time import suspend_expiry_after_clock_jump
 from app.engine.linger import Linger
+from app.engine.listing import Listing
 from app.engine.model_slabs import ModelSlabs
 from app.engine.peers import Peers
 from app.engine.reply import fail_batch, reply
@@ -51,8 +52,9 @@ from app.errors import CarryoverError, Stopping, StoreFailed
 from app.jobs.jobs import AdvanceMany, Job, Watch, Watcher, submit_and_wait
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
+from app.session.notes import Alert, Labels
 from app.session.steady_clock import SteadyClock
-from app.stores import Store
+from app.stores import LabelPage, Store
 from models.forecaster import Forecaster
 
 log = logging.getLogger("carryover.engine")
@@ -86,7 +88,9 @@ class Engine:
         self._call_store = StoreCalls(store, self.metrics)
         models = ModelSlabs(forecasters, settings, older)
         self.residents = Residents(models, store, settings, self._call_store, self.metrics)
+        self._listing = Listing(self.residents)
         self.watchers = Watchers()
+        self.publish_alerts: Callable[[Sequence[AlertEvent]], None] = lambda _: None  # must be quick
         self.stopping = False
         self._stop_at = math.inf  # monotonic time at which unfinished jobs are refused
         self.draining = False  # readiness fails, but requests are still served
@@ -106,6 +110,17 @@ class Engine:
         self.ticks = 0
         self._last_batch_request_count = 0
         self._task: asyncio.Task[None] | None = None
+
+    def set_alerts(self, alerts: Mapping[str, Alert]) -> None:
+        """Set the alerts, by model, of sessions that have none of their own.
+
+        Raises
+        ------
+        Unprocessable : sessions of a model keep no scores, or not that interval
+        """
+        for model, alert in alerts.items():
+            check_alert(alert, self.residents.models.slab_for_model(model).forecaster)
+        self._stepper.alerts = alerts
 
     def start(self) -> None:
         """Begin to tick on the running event loop."""
@@ -233,7 +248,27 @@ class Engine:
         self, after: str, limit: int, model: str | None = None, prefix: str = ""
     ) -> list[tuple[str, str]]:
         """As `names`, of the sessions that this engine owns."""
-        return await listing.names(self.residents, after, limit, model, prefix)
+        return await self._listing.names(after, limit, model, prefix)
+
+    async def labelled(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
+    ) -> LabelPage:
+        """As `names`, of the sessions that have all of these labels; see `LabelPage`.
+
+        Raises
+        ------
+        WorkerUnavailable : a worker that owns a part of them does not answer
+        """
+        page = await self.labelled_here(after, limit, model, prefix, labels)
+        if self.peers is None:
+            return page
+        return LabelPage.merge([page, *await self.peers.labelled(after, limit, model, prefix, labels)], limit)
+
+    async def labelled_here(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
+    ) -> LabelPage:
+        """As `labelled`, of the sessions that this engine owns."""
+        return await self._listing.labelled(after, limit, model, prefix, labels)
 
     async def count_sessions(self, tenant: str | None = None) -> int:
         """Number of sessions of a tenant, or of all tenants.
@@ -346,6 +381,9 @@ class Engine:
             self._commit.publish(batch)
             if self.watchers:
                 self.watchers.notify(batch.answers_if_committed, batch.removed)
+            if batch.alerts:
+                self.watchers.notify_alerts(batch.alerts)
+                self.publish_alerts(batch.alerts)
             stages.end("publish")
         except Exception as error:  # noqa: BLE001  (after any error, every client gets an answer)
             self._fail(batch, error)

@@ -6,8 +6,10 @@ comparison of arrays, and uses these rules only for the chunks that differ.
 
 from __future__ import annotations
 
+from app.engine.times import times_of_chunk, with_times
 from app.errors import CarryoverError, OutOfStep, SessionGone, UnknownSession
 from app.jobs.answers import ChunkAnswer, epoch_token
+from app.jobs.options import ChunkOptions
 from app.session import recent_answers
 from app.session.names import id_of
 from app.session.rows import Rows, scalar
@@ -44,7 +46,15 @@ def check_position(session: str, position: int, at: int | None) -> None:
 
 
 def stored_answer(
-    session: str, slab: Slab, rows: Rows, i: int, at: int | None, epoch: int | None, length: int, digest: int
+    session: str,
+    slab: Slab,
+    rows: Rows,
+    i: int,
+    at: int | None,
+    epoch: int | None,
+    length: int,
+    digest: int,
+    options: ChunkOptions | None = None,
 ) -> ChunkAnswer:
     """The stored answer to a chunk that does not start at the position of its session.
 
@@ -53,7 +63,7 @@ def stored_answer(
     slab : of the session
     rows, i : the session is `rows[i]`
     at, epoch : that the client claims
-    length, digest : of the chunk
+    length, digest, options : of the chunk
 
     Raises
     ------
@@ -73,8 +83,10 @@ def stored_answer(
             f"session {id_of(session)!r} is at {position}: another chunk than this one was applied at {at}",
             position=position,
         )
-    answer = recent_answers.answer(rows, i, recent)
-    model = slab.forecaster.artifact.name
+    forecaster, later = slab.forecaster, position - at - length
+    times = times_of_chunk(forecaster, options, rows.carries[i], length, later)
+    answer = with_times(recent_answers.answer(rows, i, recent), forecaster, times)
+    model = forecaster.artifact.name
     return ChunkAnswer(session, model, at + length, actual_epoch, True, answer, slab.output_ports)
 
 

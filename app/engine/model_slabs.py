@@ -11,6 +11,7 @@ import numpy as np
 from app.config import Settings
 from app.engine.inputs import check_intervals
 from app.errors import OtherModel, UnknownModel, Unprocessable
+from app.session.history import HistoryPool
 from app.session.slab import Slab
 from models.arrays import Floats
 from models.errors import BadArtifact
@@ -39,6 +40,11 @@ class ModelSlabs:
         self, forecasters: Sequence[Forecaster], settings: Settings, older: Sequence[Forecaster] = ()
     ) -> None:
         self.settings = settings
+        self.history_pool = (
+            HistoryPool(settings.history_observations, settings.history_bytes)
+            if settings.history_observations and settings.history_bytes
+            else None
+        )
         self.slabs: dict[str, Slab] = {}  # slabs by fingerprint
         self.current: dict[str, Slab] = {}  # slabs that new sessions go to, by model name
         self.take_doubles = False  # whether a network takes whole numbers that float32 cannot hold
@@ -50,6 +56,11 @@ class ModelSlabs:
         self.default_model = settings.default_model or only
         if self.default_model is not None:
             self.slab_for_model(self.default_model)
+
+    @property
+    def history_bytes(self) -> int:
+        """Bytes of memory of what the resident sessions observed last."""
+        return 0 if self.history_pool is None else self.history_pool.nbytes
 
     def slab_for_model(self, model: str | None) -> Slab:
         """The slab that new sessions of this model go to.
@@ -236,4 +247,5 @@ class ModelSlabs:
     def _slab(self, forecaster: Forecaster) -> Slab:
         self.take_doubles |= forecaster.input_type == np.float64
         fitting = max(2 * self.settings.batch_sessions, SLAB_BYTES // max(1, forecaster.carry_nbytes))
-        return Slab(forecaster, min(self.settings.resident_sessions, fitting), self.settings.recent_chunks)
+        capacity = min(self.settings.resident_sessions, fitting)
+        return Slab(forecaster, capacity, self.settings.recent_chunks, self.history_pool)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from app.jobs.jobs import Job, Watcher
+from app.session.notes import Labels
+from app.stores import LabelPage
 
 
 class Peers(Protocol):
@@ -26,6 +28,11 @@ class Peers(Protocol):
         self, after: str, limit: int, model: str | None, prefix: str
     ) -> Sequence[Sequence[tuple[str, str]]]:
         """A page of `Engine.names` from each other worker."""
+
+    async def labelled(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
+    ) -> Sequence[LabelPage]:
+        """A page of `Engine.labelled` from each other worker."""
 
     async def count_sessions(self, tenant: str | None) -> int:
         """Number of sessions that other workers own."""

@@ -16,6 +16,7 @@ from app.errors import CarryoverError, SessionExists
 from app.jobs.jobs import Advance, AdvanceMany, SeparateReplies
 from app.jobs.split import JobParts
 from app.session.names import id_of
+from app.session.notes import Notes
 from app.session.rows import scalar
 from app.session.slab import Slab
 from models.arrays import Ints
@@ -37,7 +38,10 @@ def place_unusual(job: Advance, residents: Residents, batch: Batch) -> tuple[Sla
     found = _find(session, job.model, residents, batch, is_expected=is_expected, now=now)
     if found is None:
         slab = residents.models.slab_for_model(job.model)
-        return slab, residents.create(session, slab, None, batch)
+        row = residents.create(session, slab, None, batch)
+        if job.options is not None and job.options.labels:
+            slab.set_notes(row, Notes(tuple(job.options.labels)))
+        return slab, row
     slab, row = found
     if job.reset and job.is_in_step(slab.headers[row]):
         return residents.move_to_newest(session, slab, row, batch)

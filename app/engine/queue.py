@@ -6,7 +6,10 @@ may share a batch, and taking a batch costs time proportional to the batch, not 
 
 Tenants alternate, one job each. A tenant that floods the queue gets the rest of a batch that the others do
 not use, up to its share while others call (`app.engine.fair_share`). It delays them by at most the current
-batch.
+batch. The connections of a tenant alternate in the same way: a request of ten thousand parts delays a chunk
+on another connection by one batch, and not by all its parts.
+
+Chunks are stepped in columns. An unusual chunk or a command costs far more, so a batch takes fewer of those.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, UNLIMITED
-from app.jobs.jobs import AdvanceMany, Forecast, Job, SeparateReplies
+from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany, Forecast, Job, SeparateReplies
 from app.jobs.session_list import SessionNames
 from app.jobs.split import set_apart
 from app.session.names import tenant_of
+
+MAX_SINGLE = 128  # unusual chunks and commands of a batch: each takes about 0.1 ms
 
 
 class JobQueue:
@@ -30,7 +35,7 @@ class JobQueue:
 
     def __init__(self) -> None:
         self.nbytes = 0  # bytes of waiting observations
-        self._ready: dict[str, deque[Job]] = {}  # ready jobs by tenant; the first tenant is next
+        self._ready: dict[str, _TenantJobs] = {}  # ready jobs by tenant; the first tenant is next
         self._ready_forecasts: list[Forecast] = []  # apart, because they are slow jobs
         self._busy: set[str] = set()  # sessions that have a job ready or in the current batch
         self._lines: dict[str, deque[Job]] = {}  # by busy session, the jobs that wait for it
@@ -62,34 +67,43 @@ class JobQueue:
         elif len(blocked) > 1:
             self._blocked[id(job)] = len(blocked)
 
-    def take(self, max_sessions: int, max_bytes: int = sys.maxsize, share: int = UNLIMITED) -> list[Job]:
-        """Take ready jobs, tenants alternating, the oldest of each first. At least one if any is ready.
+    def take(
+        self,
+        max_sessions: int,
+        max_bytes: int = sys.maxsize,
+        share: int = UNLIMITED,
+        max_single: int = MAX_SINGLE,
+    ) -> list[Job]:
+        """Take ready jobs, tenants and their connections alternating. At least one if any is ready.
 
         Parameters
         ----------
         max_sessions : limit for all jobs together; a single larger job is taken alone
         max_bytes : limit of bytes of observations; the job that reaches it is the last
         share : limit of one tenant; the job that reaches it is the last of that tenant
+        max_single : limit of the jobs that are not processed in columns
         """
         taken: list[Job] = []
         sessions_left, bytes_left = max_sessions, max_bytes
         shares_left: dict[str, int] = {}
-        first_next: dict[str, deque[Job]] = {}  # tenants whose next job did not fit; first in the next batch
-        last_next: dict[str, deque[Job]] = {}  # tenants that have had their share; last in the next batch
+        first_next: dict[str, _TenantJobs] = {}  # tenants whose next job did not fit; first in the next batch
+        last_next: dict[str, _TenantJobs] = {}  # tenants that have had their share; last in the next batch
+        single_left = max_single
         while self._ready and bytes_left > 0 and sessions_left > 0:
             tenant = next(iter(self._ready))
             jobs = self._ready.pop(tenant)
             others_ready = bool(self._ready)
             share_left = shares_left.get(tenant, share)
             while jobs and bytes_left > 0 and share_left > 0:
-                count = len(jobs[0].sessions)
-                if count > sessions_left and taken:
+                job = jobs.first(single=single_left > 0)
+                if job is None or ((count := len(job.sessions)) > sessions_left and taken):
                     first_next[tenant] = jobs
                     break
-                taken.append(job := jobs.popleft())
+                taken.append(jobs.pop(single=single_left > 0))
                 sessions_left -= count
                 bytes_left -= job.nbytes
                 share_left -= 1 if count == 1 else -(-count // BULK_SESSIONS_PER_CHUNK)
+                single_left -= _is_single(job)
                 if others_ready:
                     break
             shares_left[tenant] = share_left
@@ -112,8 +126,9 @@ class JobQueue:
         self._waiting += len(job.sessions)
         self.nbytes += job.nbytes
         tenant = _tenant(job)
-        self._ready = {tenant: self._ready.pop(tenant, deque()), **self._ready}
-        self._ready[tenant].appendleft(job)
+        jobs = self._ready.pop(tenant) if tenant in self._ready else _TenantJobs()
+        jobs.put_first(job)
+        self._ready = {tenant: jobs, **self._ready}
 
     def finish(self, sessions: SessionNames) -> None:
         """Make the next job in each line ready, because the jobs of these sessions were answered."""
@@ -156,7 +171,95 @@ class JobQueue:
         if type(job) is Forecast:
             self._ready_forecasts.append(job)
         else:
-            self._ready.setdefault(_tenant(job), deque()).append(job)
+            tenant = _tenant(job)
+            lanes = self._ready.get(tenant)
+            if lanes is None:
+                lanes = self._ready[tenant] = _TenantJobs()
+            lanes.add(job)
+
+
+class _TenantJobs:
+    """The ready jobs of one tenant. Connections alternate, one job each.
+
+    Chunks that are processed in columns have lanes of their own, and alternate with the other jobs. So they
+    go on when a batch has enough of those. Jobs whose connection is not known share a lane: they are small,
+    or were joined from many connections.
+    """
+
+    __slots__ = ("_columns", "_single", "_single_is_next")
+
+    def __init__(self) -> None:
+        # By connection; the first is next, and none is empty.
+        self._columns: dict[int, deque[Job]] = {}
+        self._single: dict[int, deque[Job]] = {}
+        self._single_is_next = False
+
+    def __bool__(self) -> bool:
+        return bool(self._columns or self._single)
+
+    def __iter__(self) -> Iterator[Job]:
+        for jobs in (*self._columns.values(), *self._single.values()):
+            yield from jobs
+
+    def first(self, *, single: bool) -> Job | None:
+        """The job that `pop` returns next; None if there is none.
+
+        Parameters
+        ----------
+        single : whether it may be a job that is processed by itself
+        """
+        lanes = self._next_lanes(single=single)
+        return next(iter(lanes.values()))[0] if lanes else None
+
+    def add(self, job: Job) -> None:
+        """Add a job behind those of its connection."""
+        lanes, lane = self._single if _is_single(job) else self._columns, _lane(job)
+        jobs = lanes.get(lane)
+        if jobs is None:
+            lanes[lane] = deque((job,))
+        else:
+            jobs.append(job)
+
+    def put_first(self, job: Job) -> None:
+        """Add a job ahead of all others."""
+        self._single_is_next = _is_single(job)
+        lanes, lane = self._single if self._single_is_next else self._columns, _lane(job)
+        jobs = lanes.pop(lane, deque())
+        jobs.appendleft(job)
+        behind = dict(lanes)
+        lanes.clear()
+        lanes[lane] = jobs
+        lanes |= behind
+
+    def pop(self, *, single: bool) -> Job:
+        """Remove the next job. Its connection is last from then on."""
+        lanes = self._next_lanes(single=single)
+        self._single_is_next = lanes is self._columns
+        lane = next(iter(lanes))
+        jobs = lanes[lane]
+        job = jobs.popleft()
+        if not jobs:
+            del lanes[lane]
+        elif len(lanes) > 1:
+            del lanes[lane]
+            lanes[lane] = jobs
+        return job
+
+    def _next_lanes(self, *, single: bool) -> dict[int, deque[Job]]:
+        if single and self._single and (self._single_is_next or not self._columns):
+            return self._single
+        return self._columns
+
+
+def _is_single(job: Job) -> bool:
+    """Whether a job is processed by itself, and not in columns with others."""
+    return type(job) is not AdvanceMany and (type(job) is not Advance or job.is_unusual(LONG_CHUNK))
+
+
+def _lane(job: Job) -> int:
+    """The connection that a job came in on; 0 where that is not known."""
+    client = getattr(job, "client", None)
+    return 0 if client is None else id(client)
 
 
 def _tenant(job: Job) -> str:

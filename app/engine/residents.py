@@ -26,6 +26,7 @@ from app.errors import CarryoverError, SessionDamaged, StepFailed, StoreFailed
 from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
 from app.session.names import id_of, tenant_of
+from app.session.notes import NO_NOTES
 from app.session.rows import Rows, pack, scalar, unpack
 from app.session.slab import Slab
 from app.stores import Block, Record, SharedStore, Store, Tombstone
@@ -260,13 +261,14 @@ class Residents:
         newest = self.models.successor(slab)
         if newest is slab:
             return slab, row
-        before = slab.headers[row].copy()
+        before, notes = slab.headers[row].copy(), slab.notes.get(row, NO_NOTES)
         carries = newest.forecaster.initial_carries_from(slab.forecaster, slab.carries[row : row + 1])
         batch.previous_slabs[session] = slab
         row = self.create(session, newest, None, batch)
         for name in ("position", "epoch", "created", "ttl"):
             newest.headers[name][row] = before[name]
         newest.carries[row] = carries[0]
+        newest.set_notes(row, notes)
         return newest, row
 
     def remove(

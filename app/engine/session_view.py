@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.engine import extra_outputs
 from app.jobs.answers import SessionView
+from app.session.notes import NO_NOTES
 from app.session.rows import Rows
 from app.session.slab import Slab
 
@@ -13,7 +14,7 @@ NEVER = float("inf")
 def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
     """The view of the first session in `rows`."""
     header = dict(zip(rows.headers.dtype.names or (), rows.headers[0].tolist(), strict=True))
-    artifact = slab.forecaster.artifact
+    artifact, notes = slab.forecaster.artifact, rows.notes.get(0, NO_NOTES)
     return SessionView(
         session=session,
         model=artifact.name,
@@ -25,8 +26,12 @@ def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
         epoch=header["epoch"],
         since_reset=header["since_reset"],
         last_prediction=slab.forecaster.last_predictions(rows.carries)[0] if header["since_reset"] else None,
+        time=slab.forecaster.layout.clock(rows.carries[0]),
         created=header["created"],
         seen=header["seen"],
         expires=header["deadline"] if header["deadline"] != NEVER else None,
         ttl_seconds=header["ttl"] if header["ttl"] != NEVER else None,
+        labels=notes.labels,
+        alert=notes.alert,
+        alert_raised=notes.state.raised,
     )

@@ -12,16 +12,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.engine import exactly_once
+from app.engine.alerting import find_alerts
 from app.engine.batch import Batch, FinishedChunk, advance_rows
 from app.engine.extra_outputs import extra_outputs, forecast_interval
 from app.engine.inputs import advance_clock, clock_after, future_inputs, impossible_error
+from app.engine.observing import observed_by_finished
+from app.engine.times import forecast_times, times_of_chunk, with_times
 from app.errors import StepFailed
 from app.jobs.answers import ChunkAnswer
 from app.jobs.jobs import Advance, Forecast, Progress
 from app.session.digest import digests
+from app.session.notes import Alert
 from app.session.recent_answers import reset_sessions
 from app.session.rows import scalar
 from app.session.slab import Slab
+from models.adaptation.learner import Scores
 from models.arrays import Floats
 from models.forecaster import StepResult
 
@@ -46,7 +51,9 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
         digest = int(digests(job.observations, np.array([len(job.observations)]), job.horizon)[0])
     if not job.is_in_step(before.headers[0]):
         length = len(job.observations)
-        answer = exactly_once.stored_answer(job.session, slab, before, 0, job.at, job.epoch, length, digest)
+        answer = exactly_once.stored_answer(
+            job.session, slab, before, 0, job.at, job.epoch, length, digest, job.options
+        )
         batch.final_answers.append((job, answer))
         return
     if slab.forecaster.broken_rules(job.observations) is not None:
@@ -89,7 +96,8 @@ def roll(slab: Slab, rolling: Sequence[RollingForecast], steps: int, batch: Batc
     try:
         steps = min(*remaining, steps)
         inputs = _next_inputs([progress for _, _, progress in under_way], steps)
-        forecast, carries = slab.forecaster.roll_out(carries, steps, inputs)
+        done = np.array([progress.forecast_steps for _, _, progress in under_way])
+        forecast, carries = slab.forecaster.roll_out(carries, steps, inputs, done)
     except Exception as error:
         log.exception("a forecast of %d sessions raised", len(rolling))
         for _, _, job in rolling:
@@ -124,6 +132,9 @@ def _answer_forecast(slab: Slab, row: int, job: Forecast, progress: Progress, ba
     outputs = {"forecast": np.concatenate(progress.forecast)}
     ends = forecast_interval(job.level, progress.carry, outputs["forecast"], slab.forecaster)
     outputs |= zip(("lower", "upper"), ends, strict=False)
+    clock = slab.forecaster.layout.clock(progress.carry)
+    if clock is not None:
+        outputs["times"] = forecast_times(slab.forecaster, clock, len(outputs["forecast"]))
     position, epoch = scalar(header, "position"), scalar(header, "epoch")
     model, ports = slab.forecaster.artifact.name, slab.output_ports
     batch.final_answers.append((job, ChunkAnswer(job.session, model, position, epoch, False, outputs, ports)))
@@ -146,11 +157,20 @@ def _finish(slab: Slab, row: int, job: Advance, batch: Batch) -> None:
         advance_clock(slab.forecaster, progress.carry, job.clock, len(job.observations))
     for scores in progress.scores:
         batch.add_scores(slab.forecaster, scores)
-    batch.finished_chunks.setdefault(slab, []).append(FinishedChunk(row, job, progress, answer))
+    times = times_of_chunk(slab.forecaster, job.options, progress.carry, len(job.observations))
+    finished = FinishedChunk(row, job, progress, answer, times)
+    batch.finished_chunks.setdefault(slab, []).append(finished)
 
 
-def stage_finished(slab: Slab, chunks: Sequence[FinishedChunk], batch: Batch, recent_bytes: int) -> None:
-    """Stage the sessions of whole chunks, in columns."""
+def stage_finished(
+    slab: Slab, chunks: Sequence[FinishedChunk], batch: Batch, recent_bytes: int, alert: Alert | None
+) -> None:
+    """Stage the sessions of whole chunks, in columns.
+
+    Parameters
+    ----------
+    alert : of sessions that have none of their own
+    """
     rows = np.array([chunk.row for chunk in chunks])
     before = slab.read(rows)
     resets = [i for i, chunk in enumerate(chunks) if chunk.job.reset]
@@ -167,14 +187,21 @@ def stage_finished(slab: Slab, chunks: Sequence[FinishedChunk], batch: Batch, re
         batch.now,
         recent_bytes,
     )
-    batch.stage(slab, [chunk.job.session for chunk in chunks], rows, after)
+    sessions = [chunk.job.session for chunk in chunks]
+    scores = [part for chunk in chunks for part in chunk.progress.scores]
+    if (after.notes or alert is not None) and None not in scores:
+        lengths = np.array([len(chunk.job.observations) for chunk in chunks])
+        joined = Scores.join([part for part in scores if part is not None])
+        find_alerts(slab, sessions, after, lengths, joined, alert, batch)
+    batch.stage(slab, sessions, rows, after, observed_by_finished(slab, chunks))
     model, ports = slab.forecaster.artifact.name, slab.output_ports
     columns = after.headers["position"].tolist(), after.headers["epoch"].tolist()
     for i, (chunk, position, epoch) in enumerate(zip(chunks, *columns, strict=True)):
         job = chunk.job
         if job.delete:
             batch.delete(slab, job.session, after, i)
-        moved = ChunkAnswer(job.session, model, position, epoch, False, chunk.answer, ports)
+        outputs = with_times(chunk.answer, slab.forecaster, chunk.times)
+        moved = ChunkAnswer(job.session, model, position, epoch, False, outputs, ports)
         batch.answers_if_committed.append((job, moved))
 
 

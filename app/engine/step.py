@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from app.engine import exactly_once, slicing
+from app.engine.alerting import find_alerts
 from app.engine.batch import Batch, advance_rows
 from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.inputs import MAX_NAMES, advance_clock, impossible_error, prepare_inputs
 from app.engine.network_pass import Failures, PassInputs, run_pass
+from app.engine.observing import observed_by_group
 from app.engine.time_budget import (
     BATCH_SECONDS,
     CONTENDED_SECONDS,
@@ -28,6 +30,7 @@ from app.engine.time_budget import (
 from app.errors import CannotForecast, CarryoverError, Unprocessable
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany
+from app.session.notes import Alert
 from app.session.slab import Slab
 from models.arrays import Bools, Epochs, Floats, Ints, Numbers, Seconds
 from models.forecaster import Forecaster, StepResult, longest_chunk
@@ -45,6 +48,7 @@ class Stepper:
     def __init__(self, recent_bytes: int) -> None:
         self.recent_bytes = recent_bytes
         self._time_budgets: defaultdict[Slab, TimeBudget] = defaultdict(TimeBudget)
+        self.alerts: Mapping[str, Alert] = {}  # by model, of sessions without an alert of their own
         self.contended = False  # whether several tenants call, so that they wait for each other's chunks
 
     def last_pass_seconds(self, slab: Slab) -> float:
@@ -164,7 +168,8 @@ class Stepper:
             steps = self._time_budgets[slab].max_steps(len(forecasts), self._seconds)
             slicing.roll(slab, forecasts, steps, batch)
         for slab, chunks in batch.finished_chunks.items():
-            slicing.stage_finished(slab, chunks, batch, self.recent_bytes)
+            default = self.alerts.get(slab.forecaster.artifact.name)
+            slicing.stage_finished(slab, chunks, batch, self.recent_bytes, default)
 
     def _step_chunks(
         self, group: ChunkColumns, unusual: Sequence[tuple[Slab, int, Advance]], batch: Batch
@@ -227,7 +232,9 @@ class Stepper:
             batch.now,
             self.recent_bytes,
         )
-        batch.stage(group.slab, group.sessions(), group.rows, after)
+        sessions, default = group.sessions(), self.alerts.get(group.slab.forecaster.artifact.name)
+        find_alerts(group.slab, sessions, after, group.lengths, result.scores, default, batch)
+        batch.stage(group.slab, sessions, group.rows, after, observed_by_group(group, result))
         answer(group, outputs, after, batch)
 
 

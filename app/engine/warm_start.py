@@ -60,7 +60,7 @@ def _move(
     headers = np.zeros(len(sessions), header_type(newer.recent_chunks, newer.forecaster.short_answer_size))
     copy_headers(before.headers, headers)
     rows = np.array([newer.take() for _ in sessions])
-    newer.write(rows, Rows(headers, carries, before.long_answers))
+    newer.write(rows, Rows(headers, carries, before.long_answers, before.notes))
     for session, row in zip(sessions, rows.tolist(), strict=True):
         older.remove(session)
         newer.publish(session, row)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from app.engine.batch import AlertEvent
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView, epoch_token
 from app.jobs.jobs import Advance, AdvanceMany, Event, Import, Job, Outcome, Reset, Watch, Watcher
 from app.session.slab import Slab
@@ -66,6 +67,12 @@ class Watchers:
         for _, tombstone in removed:
             if tombstone.session in self._watchers:
                 self._send(tombstone.session, _gone(tombstone))
+
+    def notify_alerts(self, alerts: Sequence[AlertEvent]) -> None:
+        """Send the alerts of a batch, behind its other events."""
+        for alert in alerts if self._watchers else ():
+            if alert.session in self._watchers:
+                self._send(alert.session, alert.event)
 
     def _send(self, session: str, event: Event) -> None:
         for watcher in self._watchers[session]:

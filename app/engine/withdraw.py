@@ -45,6 +45,7 @@ def withdraw(batch: Batch, conflicts: Conflicts) -> None:
     batch.removed = [
         (slab, tombstone) for slab, tombstone in batch.removed if tombstone.session not in conflicts
     ]
+    batch.alerts = [alert for alert in batch.alerts if alert.session not in gone]
     for session in conflicts:
         batch.previous_slabs.pop(session, None)
 
@@ -105,4 +106,5 @@ def _without(staged: StagedRows, sessions: Iterable[str]) -> StagedRows | None:
     if not len(kept):
         return None
     names = [staged.sessions[i] for i in kept.tolist()]
-    return StagedRows(staged.slab, names, staged.rows[kept], staged.after.select(kept))
+    observed = None if staged.observed is None else staged.observed.select(kept)
+    return StagedRows(staged.slab, names, staged.rows[kept], staged.after.select(kept), observed)

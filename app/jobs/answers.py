@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from app.errors import CarryoverError
+from app.session.notes import Alert, Labels
 from app.session.rows import Answer
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import Epochs, Ints, Numbers
@@ -139,7 +140,10 @@ class SessionView:
     level : of the intervals that it wants with every chunk
     errors : [1, outputs], if it keeps its errors
     since_reset : observations since it was created or reset
+    labels : `name:value` of each
+    alert, alert_raised : its own alert, and whether an alert is raised
     last_prediction : [outputs], if it has observed anything
+    time : of the last observation, seconds since 1970; None if the session has no timestamps
     created, seen, expires : seconds since 1970; `expires` is None if it never does
     """
 
@@ -153,10 +157,45 @@ class SessionView:
     epoch: int
     since_reset: int
     last_prediction: Numbers | None
+    time: float | None
     created: float
     seen: float
     expires: float | None
     ttl_seconds: float | None
+    labels: Labels = ()
+    alert: Alert | None = None
+    alert_raised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHistory:
+    """What a session observed last, oldest first, and what it predicted after each observation.
+
+    first : the session's position before the first of the observations; `position` if there are none
+    inputs, targets : names of the numbers of an observation and of a prediction
+    observations : [steps, inputs], NaN where a number was missing
+    predictions : [steps, outputs]
+    lower, upper : [steps, outputs], the intervals, if any was wanted; NaN where none was
+    scores : [steps], of the observations; None if the session keeps none
+    times : [steps], of the observations, seconds since 1970; None if the session has no timestamps
+    interval_seconds : from one observation to the next, if the model says so
+    """
+
+    session: str
+    model: str
+    position: int
+    epoch: int
+    first: int
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+    observations: Numbers
+    predictions: Numbers
+    lower: Numbers | None
+    upper: Numbers | None
+    scores: Numbers | None
+    times: Numbers | None
+    interval_seconds: float | None
+    ports: tuple[Port, ...]
 
 
 def ranges(starts: Ints, counts: Ints) -> Ints:

@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 
 from app.errors import CarryoverError
-from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
+from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionHistory, SessionView
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.session.notes import Alert, Labels
 from app.session.rows import Answer
 from app.session.state_file import SessionState
 from models.adaptation.learner import Scores
@@ -51,7 +52,7 @@ class Client:
 
 
 Event = dict[str, Any]
-"""What happened to a session. `event` is chunk, created, reset, imported or gone."""
+"""What happened to a session. `event` is chunk, created, reset, imported, gone, alert or clear."""
 
 
 class Watcher(Protocol):
@@ -215,7 +216,8 @@ class AdvanceMany:
     """Advance many sessions, each by a chunk. Answered by `BulkAnswer`.
 
     sessions : n ids; a session that is named twice is advanced in the order of the request
-    observations : [total, inputs], finite, one chunk after the other
+    observations : [total, inputs], finite, one chunk after the other; of width 0 where `options` has them by
+        name
     lengths : [n], each at least 1, `total` together
     at, epochs : [n], as in `Advance`; -1 and 0 where the client claims nothing, None where it claims
         nothing at all
@@ -245,7 +247,7 @@ class AdvanceMany:
     @property
     def nbytes(self) -> int:
         """Bytes of observations that wait with the job."""
-        return self.observations.nbytes
+        return self.observations.nbytes + (0 if self.options is None else self.options.nbytes)
 
     @property
     def claimed_positions(self) -> Ints:
@@ -281,6 +283,8 @@ class Create(_OneSession):
 
     learning : how it learns, as arguments of `Learning.with_options`
     level : of the intervals that it wants with every chunk
+    labels : `name:value` of each
+    alert : of its own
     """
 
     session: str
@@ -288,6 +292,29 @@ class Create(_OneSession):
     ttl_seconds: float | None = None
     learning: Mapping[str, Any] = field(default_factory=dict)
     level: float | None = None
+    labels: Labels = ()
+    alert: Alert | None = None
+    reply: Reply = discard_answer
+
+
+@dataclass(slots=True)
+class Annotate(_OneSession):
+    """Change what is noted on a session. It does not move, and its time to live goes on.
+
+    Answered by `SessionView`.
+
+    labels : by name, the values to set; None removes a label
+    replaces_labels : whether all other labels are removed
+    alert : the session's own, or none, where `changes_alert`; an alert that is raised is forgotten
+    """
+
+    session: str
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    replaces_labels: bool = False
+    alert: Alert | None = None
+    changes_alert: bool = False
+    at: int | None = None
+    epoch: int | None = None
     reply: Reply = discard_answer
 
 
@@ -300,10 +327,24 @@ class Inspect(_OneSession):
 
 
 @dataclass(slots=True)
+class ReadHistory(_OneSession):
+    """Show what a session observed last. Answered by `SessionHistory`.
+
+    first : leave out what was observed before this position
+    limit : most observations: the first of them, or without `first` the last
+    """
+
+    session: str
+    first: int | None = None
+    limit: int | None = None
+    reply: Reply = discard_answer
+
+
+@dataclass(slots=True)
 class Watch(_OneSession):
     """Show a session, and notify the watcher of its events from then on, whether it exists yet or not.
 
-    Answered by `SessionView`, before the first event.
+    Answered by `SessionHistory`, before the first event.
     """
 
     session: str
@@ -422,7 +463,9 @@ Job = (
     | AdvanceMany
     | Forecast
     | Create
+    | Annotate
     | Inspect
+    | ReadHistory
     | Watch
     | Reset
     | Fork
@@ -436,7 +479,9 @@ Job = (
 )
 
 
-Outcome = ChunkAnswer | BulkAnswer | SessionView | SessionState | bool | CarryoverError | None
+Outcome = (
+    ChunkAnswer | BulkAnswer | SessionView | SessionHistory | SessionState | bool | CarryoverError | None
+)
 
 
 class JobReceiver(Protocol):

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from models.arrays import Numbers, Seconds
+from app.session.notes import Labels
+from models.arrays import Ints, Numbers, Seconds
 
 
 class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
@@ -19,7 +20,8 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     gaps : whether numbers are missing (NaN); a chunk of width 0 is missing altogether
     timestamps : [steps], seconds since 1970; the columns made from them are not among the observations
     future : [horizon, inputs known ahead], own units, for the forecast behind the chunk
-    inputs : [steps, ...] by name, in place of observations
+    inputs : [steps, ...] by name, in place of observations; of a bulk job, those of one chunk after the other
+    labels : of the session, if the chunk creates it; no part of the digest
     """
 
     level: float | None = None
@@ -28,11 +30,20 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     timestamps: Seconds | None = None
     future: Numbers | None = None
     inputs: Mapping[str, Numbers] | None = None
+    labels: Labels = ()
 
     @property
     def is_part_of_digest(self) -> bool:
         """Whether a retry without these options is another chunk."""
         return self.wants_extra_outputs or self.gaps or self.timestamps is not None or self.future is not None
+
+    def of_rows(self, rows: Ints | slice) -> ChunkOptions:
+        """The same options with these rows of the named inputs."""
+        if self.inputs is None:
+            return self
+        return msgspec.structs.replace(
+            self, inputs={name: values[rows] for name, values in self.inputs.items()}
+        )
 
     @property
     def nbytes(self) -> int:

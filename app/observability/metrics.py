@@ -156,6 +156,10 @@ class Metrics:
     fenced: int = 0
     stored_bytes: int = 0
     failed_ticks: int = 0
+    alerts: int = 0
+    webhooks_sent: int = 0
+    webhooks_failed: int = 0
+    webhooks_dropped: int = 0
     scores: dict[str, ScoreTally] = field(default_factory=dict)  # by model
     refusals: Counter[str] = field(default_factory=Counter)  # by the kind of error
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by route and status

@@ -23,6 +23,7 @@ from app.open_inference.tensors import output_tensors
 from models.arrays import AnyArray, Numbers
 from models.forecaster import Forecaster
 
+NO_TENSORS = frozenset(("predictions", "times", "forecast_times"))  # in an answer, and under other names here
 VERSION = "1"  # artifacts have fingerprints, not numbers; the newest is served as version 1
 MAX_SEQUENCE_ID = 2**64 - 1
 
@@ -141,7 +142,7 @@ class Inference(msgspec.Struct, eq=False):
     def outputs(self, answer: ChunkAnswer) -> list[tuple[str, AnyArray]]:
         """Name and tensor of each output, in the order of the request."""
         tensors = output_tensors(answer.answer["predictions"], answer.ports)
-        tensors |= {name: extra for name, extra in answer.answer.items() if name != "predictions"}
+        tensors |= {name: extra for name, extra in answer.answer.items() if name not in NO_TENSORS}
         if self.has_steps:
             tensors = {name: tensor[None] for name, tensor in tensors.items()}
         return [(name, tensors[name]) for name in self.requested_outputs or tensors]

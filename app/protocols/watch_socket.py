@@ -1,9 +1,9 @@
 """`WS /sessions/{id}/watch`: shows what others send to a session, and moves nothing.
 
-The first message says where the session is. Then come messages of `events` in their order, at most one every
-`GATHER_SECONDS`, so that a fast stream is a few messages a second and not thousands. Nothing is buffered
-without bound: of what a slow reader does not fetch the oldest is dropped, and `missed` says how many
-observations that were.
+The first message says where the session is, and what it observed last. Then come messages of `events` in
+their order, at most one every `GATHER_SECONDS`, so that a fast stream is a few messages a second and not
+thousands. Nothing is buffered without bound: of what a slow reader does not fetch the oldest is dropped, and
+`missed` says how many observations that were.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ import orjson
 from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
 
 from app.access.callers import Caller
-from app.codec import frames
+from app.codec import answers, frames
 from app.errors import CarryoverError, Unavailable
-from app.jobs.answers import SessionView, epoch_token
+from app.jobs.answers import SessionHistory
 from app.jobs.jobs import Event, Watch
 from app.protocols.caller_socket import CallerSocket, close_code, has_reserved_bits
 
 GATHER_SECONDS = 0.05
 MAX_OBSERVATIONS = 20_000  # that wait for one watcher
-NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
 class WatchSocket(CallerSocket):
@@ -99,16 +98,19 @@ class WatchSocket(CallerSocket):
         if isinstance(outcome, Unavailable):
             self._close(WSCloseCode.TRY_AGAIN_LATER, outcome.detail[:100])
             return
-        model = position = epoch = None
-        if isinstance(outcome, SessionView):
-            model, position, epoch = outcome.model, outcome.position, epoch_token(outcome.epoch)
-        self._send({"watching": self.session, "model": model, "position": position, "epoch": epoch})
+        message: dict[str, Any] = {"watching": self.session, "model": None, "position": None, "epoch": None}
+        if isinstance(outcome, SessionHistory):
+            history = answers.encode_history(outcome)
+            del history["session"]
+            message |= {name: history.pop(name) for name in ("model", "position", "epoch")}
+            message["history"] = history
+        self._send(message)
 
     def _flush(self) -> None:
         self._cancel_timer()
         if self._write_paused or not self._events:
             return
-        message: dict[str, Any] = {"events": list(self._events)}
+        message: dict[str, Any] = {"events": [_with_readable_times(event) for event in self._events]}
         if self._missed:
             message["missed"] = self._missed
         self._events.clear()
@@ -116,7 +118,7 @@ class WatchSocket(CallerSocket):
         self._send(message)
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._write(frames.encode_frame(orjson.dumps(message, option=NUMPY), text=True))
+        self._write(frames.encode_frame(orjson.dumps(message, option=answers.ARRAYS), text=True))
 
     def _stop_watching(self) -> None:
         self.caller.engine.unwatch(self._name, self)
@@ -131,6 +133,14 @@ class WatchSocket(CallerSocket):
         self._flush()
         self._stop_watching()
         super()._close(code, reason)
+
+
+def _with_readable_times(event: Event) -> Event:
+    """The event with its times as answers have them."""
+    return {
+        name: answers.output_array(name, value, flat=False) if name in answers.TIMES else value
+        for name, value in event.items()
+    }
 
 
 def _observation_count(event: Event) -> int:

@@ -78,6 +78,8 @@ def reset_sessions(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0
         rows.headers[name][which] = 0
     for i in which:
         rows.long_answers.pop(i, None)
+        if i in rows.notes:
+            rows.notes[i] = rows.notes[i].quiet()
 
 
 @jit(

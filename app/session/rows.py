@@ -4,7 +4,8 @@ A session is a header (position, times, epoch, and the answers to its last few c
 a fixed size, so that the sessions of a batch are read, advanced and written back by a handful of array
 operations, however many they are. The header holds an answer that is one prediction, unless the model's
 predictions are wide or float64. Any other answer is long: it has more than one prediction, outputs beside
-them, or a prediction that does not fit the header. It is an object of its own in `long_answers`.
+them, or a prediction that does not fit the header. It is an object of its own in `long_answers`. What clients
+note on a session, its labels, is in `notes`.
 
 The answers are newest first: `chunk_lengths[i, 0]` is the length of the last chunk, which began where the
 chunk before it ended. A length of 0 ends the list.
@@ -16,15 +17,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from app.errors import StoreFailed
+from app.session.notes import NO_NOTES, Labels, Notes, shared_notes
 from models.arrays import Bytes, Floats, Headers, Ints, Numbers
 from models.forecaster import Forecaster
 
+T = TypeVar("T")
 Answer = dict[str, Numbers]  # "predictions" [steps, outputs], and forecast, intervals or scores on request
 LongAnswers = tuple[Answer | None, ...]  # newest first; None where the header holds the answer
 
@@ -54,27 +57,26 @@ class Rows:
 
     headers : [n] of `header_type`; carries : [n, carry_size]
     long_answers : long answers by index; only sessions that have any
+    notes : by index; only sessions that have any
     """
 
     headers: Headers
     carries: Floats
     long_answers: dict[int, LongAnswers] = field(default_factory=dict)
+    notes: dict[int, Notes] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.headers)
 
     def select(self, which: Ints) -> Rows:
         """The sessions at these indices, in this order."""
-        long = (
-            {
-                new: self.long_answers[int(old)]
-                for new, old in enumerate(which)
-                if int(old) in self.long_answers
-            }
-            if self.long_answers
-            else {}
-        )
-        return Rows(self.headers[which], self.carries[which], long)
+        long = _select(self.long_answers, which) if self.long_answers else {}
+        notes = _select(self.notes, which) if self.notes else {}
+        return Rows(self.headers[which], self.carries[which], long, notes)
+
+
+def _select(by_index: dict[int, T], which: Ints) -> dict[int, T]:
+    return {new: by_index[old] for new, old in enumerate(which.tolist()) if old in by_index}
 
 
 class _Body(msgspec.Struct, array_like=True):
@@ -85,15 +87,22 @@ class _Body(msgspec.Struct, array_like=True):
     long: list[dict[str, tuple[list[int], bytes]] | None]
 
 
+class _NotedBody(_Body, array_like=True):
+    """A record of a session with notes; versions before them skip the last entry."""
+
+    notes: Notes = NO_NOTES
+
+
+_NOTED = bytes((0x90 + len(_NotedBody.__struct_fields__),))  # how it begins: an array of so many entries
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Body).decode
+_decode = msgspec.msgpack.Decoder(_NotedBody).decode
 
 
 def pack(rows: Rows) -> list[bytes]:
     """One self-contained record for each session, little-endian.
 
-    Records without a long answer differ only in header and carry. So one record is copied as often as it is
-    needed, and headers and carries are copied into the copies as columns.
+    Records without long answers and notes differ only in header and carry. So one record is copied as often
+    as it is needed, and headers and carries are copied into the copies as columns.
     """
     form, header, carry = _form(rows.headers.dtype, rows.carries.shape[1])
     table = np.empty((len(rows), len(form)), np.uint8)
@@ -102,9 +111,15 @@ def pack(rows: Rows) -> list[bytes]:
     table[:, carry] = _bytes(rows.carries)
     packed, size = table.tobytes(), len(form)
     records = [packed[start : start + size] for start in range(0, len(packed), size)]
-    for i, answers in rows.long_answers.items():
-        records[i] = _encode(_body(rows.headers[i], rows.carries[i], answers))
+    for i in rows.long_answers.keys() | rows.notes.keys():
+        answers, notes = rows.long_answers.get(i, ()), rows.notes.get(i, NO_NOTES)
+        records[i] = _encode(_body(rows.headers[i], rows.carries[i], answers, notes))
     return records
+
+
+def labels_of(record: bytes) -> Labels:
+    """The labels in a record that `pack` wrote."""
+    return tuple(_decode(record).notes.labels) if record[:1] == _NOTED else ()
 
 
 @lru_cache(maxsize=64)
@@ -124,9 +139,12 @@ def _bytes(column: Headers | Floats) -> Bytes:
     return np.ascontiguousarray(column).view(np.uint8).reshape(len(column), size)
 
 
-def _body(header: Any, carry: Floats, long: LongAnswers) -> _Body:
+def _body(header: Any, carry: Floats, long: LongAnswers, notes: Notes = NO_NOTES) -> _Body:
     recent, outputs = header.dtype["answer"].shape
-    return _Body(recent, outputs, header.tobytes(), carry.tobytes(), [_packed(answer) for answer in long])
+    packed = [_packed(answer) for answer in long]
+    if not notes:
+        return _Body(recent, outputs, header.tobytes(), carry.tobytes(), packed)
+    return _NotedBody(recent, outputs, header.tobytes(), carry.tobytes(), packed, notes)
 
 
 def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster) -> Rows:
@@ -157,6 +175,8 @@ def unpack(records: Sequence[bytes], recent_chunks: int, forecaster: Forecaster)
         if body.long:
             rows.long_answers[i] = tuple(_unpacked(answer) for answer in body.long[:recent_chunks])
         rows.headers["long_answer_count"][i] = len(rows.long_answers.get(i, ()))
+        if body.notes:
+            rows.notes[i] = shared_notes(body.notes)
     return rows
 
 

@@ -16,7 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from sortedcontainers import SortedList
 
+from app.session.history import HistoryPool
+from app.session.label_index import LabelIndex
 from app.session.name_table import NameTable
+from app.session.notes import NO_NOTES, Notes
 from app.session.rows import LongAnswers, Rows, header_type
 from models.arrays import Digests, Epochs, Floats, Headers, Ints, Seconds, UInt32s
 from models.forecaster import Forecaster
@@ -48,9 +51,12 @@ class Slab:
     ----------
     capacity : rows; at least the sessions of one batch, which must all be resident
     recent_chunks : answers remembered for each session
+    pool : memory for what the sessions observed last; None: it is not kept
     """
 
-    def __init__(self, forecaster: Forecaster, capacity: int, recent_chunks: int) -> None:
+    def __init__(
+        self, forecaster: Forecaster, capacity: int, recent_chunks: int, pool: HistoryPool | None = None
+    ) -> None:
         self.forecaster = forecaster
         self.output_ports = forecaster.artifact.output_ports
         self.capacity = capacity
@@ -65,11 +71,15 @@ class Slab:
         self.columns = HeaderColumns(*(self.headers[name] for name in HeaderColumns._fields))
         self._fresh = forecaster.new_carry
         self.long_answers: dict[int, LongAnswers] = {}  # by row; see `app.session.rows`
+        self.notes: dict[int, Notes] = {}  # by row; only sessions that have any
+        self._has_notes = np.zeros(capacity, np.bool_)
+        self.labels = LabelIndex()  # of published sessions
         self.index: dict[str, int] = {}  # published sessions only
         self.table = NameTable(capacity)  # the same rows, for the names of many sessions at once
         self.names: SortedList[str] = SortedList()
         self._owner: list[str | None] = []  # by row; None where free or not yet published
         self.used = np.zeros(capacity, np.uint8)
+        self.histories = None if pool is None else pool.histories(forecaster, capacity)
         self._free: list[int] = []
         self._hand = 0
 
@@ -100,6 +110,9 @@ class Slab:
         self.used[row] = COLD
         self.headers["deadline"][row] = np.inf  # so that `expired` never reports it
         self.long_answers.pop(row, None)
+        self.set_notes(row, NO_NOTES)
+        if self.histories is not None:
+            self.histories.forget(row)
         self._free.append(row)
 
     def publish(self, session: str, row: int) -> None:
@@ -107,6 +120,8 @@ class Slab:
         self.index[session] = row
         self.table.add(session, row)
         self.names.add(session)
+        if row in self.notes:
+            self.labels.add(session, self.notes[row].labels)
         self._owner[row] = session
         self.used[row] = WARM
 
@@ -115,12 +130,15 @@ class Slab:
         row = self.index.pop(session)
         self.table.remove(row)
         self.names.remove(session)
+        if row in self.notes:
+            self.labels.remove(session, self.notes[row].labels)
         self.give_back(row)
 
     def read(self, rows: Ints) -> Rows:
         """A copy of these rows."""
         headers = self.read_headers(rows)
-        return Rows(headers, self.carries.take(rows, axis=0), self._long_answers_of(rows, headers))
+        carries = self.carries.take(rows, axis=0)
+        return Rows(headers, carries, self._long_answers_of(rows, headers), self.notes_of(rows))
 
     def read_headers(self, rows: Ints) -> Headers:
         """A copy of the headers of these rows."""
@@ -138,7 +156,7 @@ class Slab:
         headers = self._headers_as_items[run].copy().view(self.headers.dtype)
         carries = self.carries[run]
         carries.flags.writeable = False
-        return Rows(headers, carries, self._long_answers_of(rows, headers))
+        return Rows(headers, carries, self._long_answers_of(rows, headers), self.notes_of(rows))
 
     def _as_single_items(self, carries: Floats) -> Headers:
         """[n], the carries [n, carry_size] as an array with one item for each carry."""
@@ -151,6 +169,26 @@ class Slab:
         indexes = np.flatnonzero(headers["long_answer_count"]).tolist()
         return {i: self.long_answers[int(rows[i])] for i in indexes}
 
+    def notes_of(self, rows: Ints) -> dict[int, Notes]:
+        """By index, the notes of these rows."""
+        if not self.notes:
+            return {}
+        return {i: self.notes[int(rows[i])] for i in np.flatnonzero(self._has_notes[rows]).tolist()}
+
+    def set_notes(self, row: int, notes: Notes) -> None:
+        """Set the notes of a row, and list its session by its labels if it is published."""
+        before = self.notes.get(row, NO_NOTES)
+        if notes == before:
+            return
+        if notes:
+            self.notes[row] = notes
+        else:
+            del self.notes[row]
+        self._has_notes[row] = bool(notes)
+        if (session := self._owner[row]) is not None:
+            self.labels.remove(session, before.labels)
+            self.labels.add(session, notes.labels)
+
     def write(self, rows: Ints, values: Rows) -> None:
         """Write values into these rows, and mark the rows as used."""
         if self.long_answers:
@@ -161,6 +199,9 @@ class Slab:
         self.used[rows] = WARM
         for i, answers in values.long_answers.items():
             self.long_answers[int(rows[i])] = answers
+        if self.notes or values.notes:
+            for i in values.notes.keys() | set(np.flatnonzero(self._has_notes[rows]).tolist()):
+                self.set_notes(int(rows[i]), values.notes.get(i, NO_NOTES))
 
     def pin(self, rows: Sequence[int] | Ints) -> None:
         """Exclude these rows from eviction until they are written or unpinned."""

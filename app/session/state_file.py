@@ -6,6 +6,7 @@ it is checked before it is used.
 
     __metadata__        format, version, session, model, fingerprint, position, since_reset,
                         created, updated (seconds since 1970), ttl_seconds (inf: never),
+                        labels and alert, where it has any (JSON objects)
                         checksum (SHA-256 over the other metadata and every tensor)
     carry               f32 [carry_size]: the network's state, such as (h, c) as [2, layers, hidden], then
                         the last prediction, scaled, then what the session has learned, then the last
@@ -28,12 +29,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from app.errors import Unprocessable
 from app.session import recent_answers
+from app.session.notes import (
+    NO_NOTES,
+    Alert,
+    Labels,
+    Notes,
+    labels_by_name,
+    parse_alert,
+    parse_labels,
+    shared_notes,
+)
 from app.session.rows import Answer, Rows, header_type
 from models.arrays import AnyArray, Floats
 from models.forecaster import Forecaster
@@ -55,6 +67,7 @@ class SessionState:
 
     carry : [carry_size]; answers : newest first, (steps, digest, answer)
     created, updated : seconds since 1970; ttl_seconds : infinity is never
+    labels : `name:value` of each; alert : its own
     """
 
     session: str
@@ -67,11 +80,13 @@ class SessionState:
     ttl_seconds: float
     carry: Floats
     answers: tuple[tuple[int, int, Answer], ...]
+    labels: Labels = ()
+    alert: Alert | None = None
 
 
 def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionState:
     """The first session of `rows`."""
-    header = rows.headers[0]
+    header, notes = rows.headers[0], rows.notes.get(0, NO_NOTES)
     steps = [steps for steps in header["chunk_lengths"].tolist() if steps]
     return SessionState(
         session=session,
@@ -87,6 +102,8 @@ def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionS
             (length, recent_answers.digest(rows, 0, chunk), dict(recent_answers.answer(rows, 0, chunk)))
             for chunk, length in enumerate(steps)
         ),
+        labels=notes.labels,
+        alert=notes.alert,
     )
 
 
@@ -118,6 +135,8 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     if any(long):
         rows.long_answers[0] = tuple(long)
         header["long_answer_count"] = len(long)
+    if notes := Notes(tuple(state.labels), state.alert):
+        rows.notes[0] = shared_notes(notes)
     return rows
 
 
@@ -132,6 +151,10 @@ def encode(state: SessionState) -> bytes:
         for name, numbers in answer.items():
             tensors[f"recent.{chunk}.{name}"] = np.ascontiguousarray(numbers)
     metadata = {"format": FORMAT, "version": VERSION} | {name: str(getattr(state, name)) for name in _FIELDS}
+    if state.labels:
+        metadata["labels"] = json.dumps(labels_by_name(state.labels))
+    if state.alert is not None:
+        metadata["alert"] = json.dumps(msgspec.structs.asdict(state.alert))
     return safetensors.numpy.save(tensors, metadata | {"checksum": _checksum(metadata, tensors)})
 
 
@@ -172,6 +195,8 @@ def decode(data: bytes) -> SessionState:
         ttl_seconds=ttl_seconds,
         carry=_tensor(tensors, "carry", (np.float32,), 1, any_bits=True),
         answers=_answers(tensors, position),
+        labels=_labels(metadata),
+        alert=_alert(metadata),
     )
 
 
@@ -204,6 +229,24 @@ def _check_label(metadata: dict[str, str]) -> None:
     for name in _LABELS:
         if not 1 <= len(metadata.get(name, "")) <= 256:
             raise Unprocessable(f"{name} is missing, or too long", field=name)
+
+
+def _labels(metadata: dict[str, str]) -> Labels:
+    try:
+        given = msgspec.json.decode(metadata.get("labels", "{}"), type=dict[str, str])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Unprocessable(f"labels is not an object of texts: {str(error)[:200]}", field="labels") from None
+    return parse_labels(given)
+
+
+def _alert(metadata: dict[str, str]) -> Alert | None:
+    if "alert" not in metadata:
+        return None
+    try:
+        given = msgspec.json.decode(metadata["alert"], type=dict[str, Any])
+        return parse_alert(msgspec.convert(list(map(given.get, Alert.__struct_fields__)), Alert))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Unprocessable(f"alert is not valid: {str(error)[:200]}", field="alert") from None
 
 
 def _whole(metadata: dict[str, str], name: str) -> int:

@@ -7,12 +7,14 @@ the slab. The slab is in the same memory, so that a resident session would be ke
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from app.errors import CarryoverError, StepFailed
 from app.session.names import id_of
+from app.session.notes import Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,34 @@ class Block:
         """A block of the sessions at these indexes."""
         columns = (self.sessions, self.positions, self.deadlines, self.bodies)
         return Block(self.fingerprint, *([column[i] for i in indexes] for column in columns))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPage:
+    """A page of the sessions that have some labels.
+
+    A page looks at a bounded number of sessions, so that labels that few sessions have together hold nobody
+    up. So it may have fewer sessions than were wanted though it is not the last.
+
+    found : (name, fingerprint) of each, in order
+    end : no session up to this name is left out; None behind the last page
+    """
+
+    found: Sequence[tuple[str, str]]
+    end: str | None
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[str, str]], limit: int, end: str | None) -> LabelPage:
+        """A page of at most `limit` of these sessions."""
+        return cls(found[:limit], found[limit - 1][0]) if len(found) >= limit else cls(found, end)
+
+    @classmethod
+    def merge(cls, pages: Iterable[LabelPage], limit: int) -> LabelPage:
+        """One page of the pages of several stores, which have no session in common."""
+        pages = list(pages)
+        end = min((page.end for page in pages if page.end is not None), default=None)
+        merged = heapq.merge(*(page.found for page in pages))
+        return cls.of([entry for entry in merged if end is None or entry[0] <= end], limit, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +179,15 @@ class Store(Protocol):
         Parameters
         ----------
         fingerprint_filter : whether to list the sessions of this fingerprint
+        """
+
+    def labelled(
+        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+    ) -> LabelPage:
+        """As `names`, of the sessions that have all of these labels, at least one.
+
+        The work grows with `limit`, and not with the number of sessions: the first label is looked up in an
+        index, and the others are checked.
         """
 
     def expired(self, now: float, limit: int) -> list[str]:

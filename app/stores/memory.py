@@ -11,8 +11,11 @@ from itertools import islice
 from sortedcontainers import SortedList
 
 from app.errors import CarryoverError
+from app.session.label_index import MAX_CANDIDATES, LabelIndex
 from app.session.names import name_range
-from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone, any_model
+from app.session.notes import Labels
+from app.session.rows import labels_of
+from app.stores import NO_CONFLICTS, Block, Conflicts, LabelPage, Record, Tombstone, any_model
 
 
 class MemoryStore:
@@ -38,6 +41,7 @@ class MemoryStore:
         self._clock = clock
         self._records: dict[str, Record] = {}
         self._names: dict[str, SortedList[str]] = {}  # of those records, by fingerprint
+        self._labels = LabelIndex()
         self._deadlines: list[
             tuple[float, str]
         ] = []  # a heap; may have entries of sessions that are not here any more
@@ -81,6 +85,19 @@ class MemoryStore:
         ]
         return list(islice(heapq.merge(*pages), limit))
 
+    def labelled(
+        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+    ) -> LabelPage:
+        count = max(limit, MAX_CANDIDATES)
+        names = self._labels.candidates(labels[0], *name_range(after, prefix), count)
+        records = [self._records[name] for name in names]
+        found = [
+            (record.session, record.fingerprint)
+            for record in records
+            if fingerprint_filter(record.fingerprint) and not set(labels).difference(labels_of(record.body))
+        ]
+        return LabelPage.of(found, limit, names[-1] if len(names) == count else None)
+
     def expired(self, now: float, limit: int) -> list[str]:
         found: list[str] = []
         while self._deadlines and self._deadlines[0][0] < now and len(found) < limit:
@@ -106,12 +123,14 @@ class MemoryStore:
         self._pop(record.session)
         self._records[record.session] = record
         self._names.setdefault(record.fingerprint, SortedList()).add(record.session)
+        self._labels.add(record.session, labels_of(record.body))
 
     def _pop(self, session: str) -> Record | None:
         record = self._records.pop(session, None)
         if record is not None:
             names = self._names[record.fingerprint]
             names.remove(session)
+            self._labels.remove(session, labels_of(record.body))
             if not names:
                 del self._names[record.fingerprint]
         return record

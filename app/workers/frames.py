@@ -28,6 +28,7 @@ class Kind(IntEnum):
     UNWATCH = 4  # the watcher of a job has gone
     QUESTION = 5  # for the worker as a whole
     REPORT = 6  # what a worker tells the others several times a second
+    ALERTS = 10  # that sessions of the worker have raised or cleared
     FINISHED = 7  # no job will come any more: the worker is stopping
 
 

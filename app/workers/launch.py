@@ -47,7 +47,11 @@ def run_workers(settings: Settings, *, accept_loss: bool = False) -> int:
                 reserved.enter_context(reservation)
             ports[name] = sockets[0].getsockname()[1]
         resident = max(-(-settings.resident_sessions // settings.workers), settings.batch_sessions)
-        settings = settings.model_copy(update=ports | {"resident_sessions": resident})
+        parts = {
+            "resident_sessions": resident,
+            "history_bytes": settings.history_bytes // settings.workers,
+        }
+        settings = settings.model_copy(update=ports | parts)
         places = [Place(index, settings.workers, Path(folder)) for index in range(settings.workers)]
         first, later = (
             [

@@ -140,6 +140,11 @@ class Peer:
             if is_cancelled(job):
                 self._connection.send(Kind.LEFT, number)
 
+    def send_alerts(self, alerts: list[list[Any]]) -> None:
+        """Send alerts for the readers of the other worker."""
+        if self._connection is not None:
+            self._connection.send(Kind.ALERTS, 0, alerts)
+
     def finish(self) -> None:
         """Say that no job will come any more."""
         if self._connection is not None:

@@ -45,6 +45,7 @@ class ServedPeer(FrameConnection):
     authenticator : knows the share of each tenant
     answers : to questions, by name
     take_report : takes what the other worker reports
+    take_alerts : takes the alerts of its sessions
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ServedPeer(FrameConnection):
         authenticator: Authenticator,
         answers: dict[str, Answer],
         take_report: Callable[[Any], None],
+        take_alerts: Callable[[Any], None],
     ) -> None:
         super().__init__()
         self.finished = asyncio.Event()  # no job will come any more
@@ -63,6 +65,7 @@ class ServedPeer(FrameConnection):
         self._authenticator = authenticator
         self._answers = answers
         self._take_report = take_report
+        self._take_alerts = take_alerts
         self._clients: dict[int, Client] = {}  # of jobs that are not answered yet
         self._watchers: dict[int, _DistantWatcher] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,6 +100,8 @@ class ServedPeer(FrameConnection):
                 task.add_done_callback(self._tasks.discard)
             case Kind.REPORT:
                 self._take_report(decode(body))
+            case Kind.ALERTS:
+                self._take_alerts(decode(body))
             case Kind.FINISHED:
                 self.finished.set()
 

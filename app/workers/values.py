@@ -17,10 +17,11 @@ import numpy as np
 
 from app import errors
 from app.errors import CarryoverError, OverLimit, Unavailable
-from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView
+from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionHistory, SessionView
 from app.jobs.jobs import (
     Advance,
     AdvanceMany,
+    Annotate,
     Create,
     Delete,
     Export,
@@ -28,6 +29,7 @@ from app.jobs.jobs import (
     Fork,
     Import,
     Inspect,
+    ReadHistory,
     Refuse,
     Reset,
     Retire,
@@ -35,6 +37,7 @@ from app.jobs.jobs import (
 )
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.session.notes import Alert
 from app.session.state_file import SessionState
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import Ints
@@ -60,8 +63,9 @@ KEPT_HERE = frozenset(
 
 CLASSES: tuple[type, ...] = (
     *(AdvanceMany, BulkAnswer, Advance, ChunkAnswer),
-    *(Create, Delete, Export, Forecast, Fork, Import, Inspect, Refuse, Reset, Retire, Watch),
-    *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionState, SessionView),
+    *(Create, Delete, Export, Forecast, Fork, Import, Inspect, ReadHistory, Refuse, Reset, Retire, Watch),
+    *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionHistory, SessionState, SessionView),
+    *(Annotate, Alert),
 )
 FIELDS = tuple(
     tuple(name for name in cls.__annotations__ if name not in KEPT_HERE and not name.startswith("_"))
@@ -71,7 +75,6 @@ CODES = {cls: code for code, cls in enumerate(CLASSES)}
 ERROR, PORTS, ARRAYS = 100, 101, 110
 KINDS = tuple(map(np.dtype, ("float32", "float64", "int64", "uint64", "bool", "uint8")))
 ARRAY_CODES = {kind: code for code, kind in enumerate(KINDS, ARRAYS)}
-SHAPE = struct.Struct("<BIII")  # number of dimensions, and up to three of them
 
 
 def encode(value: Any) -> bytes:
@@ -106,8 +109,7 @@ def _tagged(value: Any) -> Any:
 def _hook(value: Any) -> Any:
     """What MessagePack does not have."""
     if isinstance(value, np.ndarray):
-        shape = (*value.shape, 0, 0, 0)[:3]
-        head = SHAPE.pack(value.ndim, *shape)
+        head = struct.pack(f"<B{value.ndim}I", value.ndim, *value.shape)
         return msgspec.msgpack.Ext(ARRAY_CODES[value.dtype], head + value.tobytes())
     if isinstance(value, CarryoverError):
         retry = value.retry_after_seconds if isinstance(value, Unavailable) else 0
@@ -122,8 +124,9 @@ def _hook(value: Any) -> Any:
 
 def _unpack(code: int, data: memoryview) -> Any:
     if code >= ARRAYS:
-        dimensions, *shape = SHAPE.unpack_from(data)
-        return np.frombuffer(bytes(data[SHAPE.size :]), KINDS[code - ARRAYS]).reshape(shape[:dimensions])
+        dimensions = data[0]
+        shape = struct.unpack_from(f"<{dimensions}I", data, 1)
+        return np.frombuffer(bytes(data[1 + 4 * dimensions :]), KINDS[code - ARRAYS]).reshape(shape)
     if code == PORTS:
         return _decode_ports(bytes(data))
     if code == ERROR:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -21,6 +21,7 @@ import msgspec
 
 from app.access.callers import Authenticator
 from app.access.shared_usage import SharedUsage, UsageReport
+from app.engine.batch import AlertEvent
 from app.engine.engine import Engine
 from app.engine.reply import call_reply
 from app.errors import BadModel, CarryoverError, WorkerUnavailable
@@ -38,6 +39,8 @@ from app.jobs.jobs import (
 from app.jobs.split import JobParts
 from app.model_library import ModelLibrary
 from app.session.names import id_of
+from app.session.notes import Labels
+from app.stores import LabelPage
 from app.workers.handed_over import HandedOverChunks
 from app.workers.peer import ANSWER_SECONDS, Peer
 from app.workers.place import Place, owner_of
@@ -80,9 +83,11 @@ class Workers:
             "adopt": self._adopt_here,
             "count": self._count_here,
             "models": self._models_here,
+            "labelled": self._labelled_here,
             "names": engine.names_here,
             "retire": self._retire_here,
         }
+        self.receive_alerts: Callable[[Sequence[AlertEvent]], None] = lambda _: None
         self._served: set[ServedPeer] = set()
         self._listening: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -125,7 +130,14 @@ class Workers:
 
     def _serve(self) -> ServedPeer:
         self._served = {served for served in self._served if not served.is_lost}
-        served = ServedPeer(self._engine, self._chunks, self._authenticator, self.answers, self._take_report)
+        served = ServedPeer(
+            self._engine,
+            self._chunks,
+            self._authenticator,
+            self.answers,
+            self._take_report,
+            self._take_alerts,
+        )  # fmt: skip
         self._served.add(served)
         return served
 
@@ -233,6 +245,19 @@ class Workers:
         pages = await self.ask("names", after, limit, model, prefix)
         return [[(name, model_name) for name, model_name in page] for page in pages]
 
+    async def labelled(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
+    ) -> Sequence[LabelPage]:
+        """A page of `Engine.labelled` from each other worker."""
+        pages = await self.ask("labelled", after, limit, model, prefix, labels)
+        return [LabelPage([(name, model_name) for name, model_name in found], end) for found, end in pages]
+
+    async def _labelled_here(
+        self, after: str, limit: int, model: str | None, prefix: str, labels: Sequence[str]
+    ) -> tuple[Sequence[tuple[str, str]], str | None]:
+        page = await self._engine.labelled_here(after, limit, model, prefix, tuple(labels))
+        return page.found, page.end
+
     async def count_sessions(self, tenant: str | None) -> int:
         """Number of sessions that other workers own."""
         return sum(await self.ask("count", tenant))
@@ -242,6 +267,17 @@ class Workers:
 
     async def _count_here(self, tenant: str | None) -> int:
         return self._engine.count_sessions_here(tenant)
+
+    # Alerts: every worker has readers of all.
+
+    def send_alerts(self, alerts: Sequence[AlertEvent]) -> None:
+        """Send alerts of sessions of this worker to the others."""
+        plain = [[alert.session, alert.event] for alert in alerts]
+        for peer in self._peers.values():
+            peer.send_alerts(plain)
+
+    def _take_alerts(self, content: Sequence[Any]) -> None:
+        self.receive_alerts([AlertEvent(session, None, event) for session, event in content])
 
     # Models: every worker loads them from disk.
 

@@ -23,7 +23,7 @@ class Request:
     method: str
     path: str
     body: bytes | None = None
-    query: Mapping[str, str | int | float] | None = None
+    query: Mapping[str, str | int | float | list[str]] | None = None
     kind: str = "application/json"
 
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
 from carryover.observations import concatenate, with_labels
+from carryover.tables import (
+    POSITION,
+    TIME,
+    facts_html,
+    frame,
+    output_columns,
+    parse_time,
+    parse_times,
+    table_html,
+    with_intervals,
+)
 
-STEP_FIELDS = ("predictions", "outputs", "lower", "upper", "residuals", "scores", "observed")
-FORECAST_FIELDS = ("forecast", "forecast_lower", "forecast_upper")
+STEP_FIELDS = ("predictions", "outputs", "lower", "upper", "residuals", "scores", "observed", "times")
+FORECAST_FIELDS = ("forecast", "forecast_lower", "forecast_upper", "forecast_times")
+MAX_NAMES = 8  # of inputs or targets, in a line
+TIME_FIELDS = frozenset(("times", "forecast_times"))
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -31,6 +45,8 @@ class Answer:
     scores : [steps], surprise from 0 to 1; None without `score`
     observed : [steps, inputs], False for a missing value; None if no value was missing
     forecast, forecast_lower, forecast_upper : [horizon] or [horizon, outputs]; None without a `horizon`
+    times : [steps], the time that each prediction is for; None of a session without timestamps
+    forecast_times : [horizon], of the forecast
     """
 
     session: str
@@ -114,6 +130,52 @@ class Answer:
         """See the class."""
         return self.raw.get("forecast_upper")
 
+    @property
+    def times(self) -> list[Any] | None:
+        """See the class."""
+        return parse_times(self.raw.get("times"))
+
+    @property
+    def forecast_times(self) -> list[Any] | None:
+        """See the class."""
+        return parse_times(self.raw.get("forecast_times"))
+
+    def to_frame(self, library: str = "pandas") -> Any:
+        """Return the predictions as a DataFrame, with their intervals if there are any.
+
+        Its index is the time that each prediction is for, if the session has timestamps, or if the
+        observations were labelled with times. Otherwise it is the position that the prediction is for: that
+        of the observation before it, and one.
+
+        Parameters
+        ----------
+        library : pandas or polars
+        """
+        return frame(self._columns(), *self._index(), library)
+
+    def _repr_html_(self) -> str:
+        index, name = self._index()
+        return table_html(
+            f"{self.length} predictions of session {self.session}", index, name, self._columns()
+        )
+
+    def _columns(self) -> dict[str, list[Any]]:
+        raw = self.raw
+        numbers = raw["predictions"] if "predictions" in raw else raw["outputs"]
+        return with_intervals(numbers, raw.get("lower"), raw.get("upper"), self.columns, "prediction")
+
+    def _index(self) -> tuple[Any, str]:
+        """What each prediction is for: its time or its position; and which of them."""
+        if self.times is not None:
+            return self.times, TIME
+        if (
+            self.length > 1
+            and getattr(self.labels, "dtype", None) is not None
+            and self.labels.dtype.kind == "M"
+        ):
+            return self.labels[1:].append(self.labels[-1:] + (self.labels[-1] - self.labels[-2])), TIME
+        return range(self.position - self.length + 2, self.position + 2), POSITION
+
     def _stepwise(self, name: str) -> Any:
         numbers = self.raw.get(name)
         if numbers is None or self.labels is None:
@@ -193,12 +255,20 @@ class Forecast:
 
     values : [steps] or [steps, outputs]; an array if NumPy is installed
     lower, upper : shaped as values, the interval around them; None without a `level`
+    times : [steps], the time of each step; None of a session without timestamps
     """
 
-    __slots__ = ("lower", "model", "position", "session", "upper", "values")
+    __slots__ = ("lower", "model", "position", "session", "times", "upper", "values")
 
     def __init__(
-        self, session: str, model: str, position: int, values: Any, lower: Any = None, upper: Any = None
+        self,
+        session: str,
+        model: str,
+        position: int,
+        values: Any,
+        lower: Any = None,
+        upper: Any = None,
+        times: list[datetime | None] | None = None,
     ) -> None:
         self.session = session
         self.model = model
@@ -206,9 +276,36 @@ class Forecast:
         self.values = values
         self.lower = lower
         self.upper = upper
+        self.times = times
 
     def __len__(self) -> int:
+        if isinstance(self.values, dict):
+            return len(next(iter(self.values.values())))
         return len(self.values)
+
+    def to_frame(self, library: str = "pandas") -> Any:
+        """Return the forecast as a DataFrame, with its interval if it has one.
+
+        Its index is the time of each step, or the position if the session has no timestamps.
+
+        Parameters
+        ----------
+        library : pandas or polars
+        """
+        return frame(self._columns(), *self._index(), library)
+
+    def _repr_html_(self) -> str:
+        index, name = self._index()
+        title = f"Forecast of session {self.session} from position {self.position}"
+        return table_html(title, index, name, self._columns())
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return with_intervals(self.values, self.lower, self.upper, None, "forecast")
+
+    def _index(self) -> tuple[Any, str]:
+        if self.times is not None:
+            return self.times, TIME
+        return range(self.position + 1, self.position + len(self) + 1), POSITION
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.values)
@@ -225,6 +322,78 @@ class Forecast:
         return f"<Forecast {self.session!r} from {self.position}: {len(self)} steps>"
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class History:
+    """What a session observed last, oldest first, and what it predicted after each observation.
+
+    position : of the session; the last observation has this position
+    first : the position before the first observation; the server has forgotten what came earlier
+    inputs, targets : names of the numbers of an observation and of a prediction
+    observations : [steps, inputs], NaN where a number was missing
+    predictions : [steps, outputs] of what follows each observation; None of a model with several outputs
+    outputs : of a model with several outputs: by name, [steps, ...] each; else None
+    lower, upper : [steps, outputs], the intervals; None if none was asked for
+    scores : [steps], surprise from 0 to 1; None if the session keeps no errors
+    times, predicted_times : [steps], of the observations and of what is predicted; None without timestamps
+    """
+
+    session: str
+    model: str
+    position: int
+    first: int
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+    observations: Any
+    predictions: Any = None
+    outputs: Mapping[str, Any] | None = None
+    lower: Any = None
+    upper: Any = None
+    scores: Any = None
+    times: list[datetime | None] | None = None
+    predicted_times: list[datetime | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def __repr__(self) -> str:
+        return f"<History {self.session!r}: {len(self)} observations from {self.first} to {self.position}>"
+
+    def to_frame(self, library: str = "pandas") -> Any:
+        """Return a DataFrame with a row for each time: what was observed then, and what was predicted for it.
+
+        Its index is the time, or the position if the session has no timestamps. The first row has no
+        prediction, and the last row has no observation yet. The columns are the inputs, the targets with
+        `_predicted`, `_lower` and `_upper` behind their names, and `score`.
+
+        Parameters
+        ----------
+        library : pandas or polars
+        """
+        return frame(self._columns(), *self._index(), library)
+
+    def _repr_html_(self) -> str:
+        index, name = self._index()
+        return table_html(f"The last observations of session {self.session}", index, name, self._columns())
+
+    def _columns(self) -> dict[str, list[Any]]:
+        if not len(self):
+            return {name: [] for name in self.inputs}
+        observed = output_columns(self.observations, self.inputs, "observation")
+        if self.scores is not None:
+            observed["score"] = list(self.scores)
+        numbers = self.outputs if self.predictions is None else self.predictions
+        predicted = with_intervals(numbers, self.lower, self.upper, self.targets, "output", "_predicted")
+        missing = float("nan")
+        columns = {name: [*column, missing] for name, column in observed.items()}
+        columns |= {name: [missing, *column] for name, column in predicted.items()}
+        return columns
+
+    def _index(self) -> tuple[Any, str]:
+        if self.times is not None and self.predicted_times is not None:
+            return [*self.times, *self.predicted_times[-1:]], TIME
+        return range(self.first + 1, self.position + 2) if len(self) else range(0), POSITION
+
+
 @dataclass(frozen=True)
 class SessionInfo:
     """A session as the server describes it. `more` holds fields that this client does not know."""
@@ -236,6 +405,7 @@ class SessionInfo:
     fingerprint: str = ""
     observations_since_reset: int = 0
     last_prediction: list[float] | None = None
+    time: datetime | None = None
     created: datetime | None = None
     updated: datetime | None = None
     expires: datetime | None = None
@@ -243,12 +413,18 @@ class SessionInfo:
     level: float | None = None
     learning: Mapping[str, Any] | None = None
     errors: Mapping[str, Any] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model as the server describes it. `more` holds fields that this client does not know."""
+    """A model as the server describes it. `more` holds fields that this client does not know.
+
+    inputs : all columns of an observation; those made from times (`time_inputs`) are the last
+    future : inputs that are known ahead, which a forecast needs
+    time_features : what the server makes inputs of from the time of an observation
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -257,14 +433,39 @@ class ModelInfo:
     fingerprint: str = ""
     default: bool = False
     can_forecast: bool = True
+    future: tuple[str, ...] = ()
+    time_features: tuple[str, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def time_inputs(self) -> tuple[str, ...]:
+        """Inputs that the server makes from the time of an observation: a sine and a cosine each."""
+        return self.inputs[len(self.inputs) - 2 * len(self.time_features) :]
+
+    def __repr__(self) -> str:
+        return f"<ModelInfo {self.name!r}: {_names(self.inputs)} -> {_names(self.targets)}>"
+
+    def _repr_html_(self) -> str:
+        inputs = [
+            name if unit is None else f"{name} ({unit})"
+            for name, unit in itertools.zip_longest(self.inputs, self.units)
+        ]
+        facts = {
+            "inputs": _names(inputs),
+            "targets": _names(self.targets),
+            "can forecast": self.can_forecast,
+            "default": self.default,
+            "fingerprint": self.fingerprint[:12],
+            **{name: value for name, value in self.metrics.items() if isinstance(value, int | float | str)},
+        }
+        return facts_html(f"Model {self.name}", facts)
 
 
 def session_info(payload: Mapping[str, Any]) -> SessionInfo:
     """Parse the answer of `GET /sessions/{id}`."""
     known = {field.name for field in fields(SessionInfo)} - {"more"}
-    times = {name: _time(payload.get(name)) for name in ("created", "updated", "expires")}
+    times = {name: _time(payload.get(name)) for name in ("time", "created", "updated", "expires")}
     given = {name: value for name, value in payload.items() if name in known} | times
     return SessionInfo(**given, more={name: value for name, value in payload.items() if name not in known})
 
@@ -275,6 +476,8 @@ def model_info(payload: Mapping[str, Any]) -> ModelInfo:
     given = {name: value for name, value in payload.items() if name in known} | {
         "inputs": tuple(column["name"] for column in payload["inputs"]),
         "targets": tuple(payload["targets"]),
+        "future": tuple(payload.get("future") or ()),
+        "time_features": tuple(payload.get("time_features") or ()),
         "units": tuple(column.get("unit") for column in payload["inputs"]),
     }
     return ModelInfo(**given, more={name: value for name, value in payload.items() if name not in known})
@@ -302,4 +505,9 @@ def concatenate_answers(answers: list[Answer]) -> Answer:
 
 
 def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+    return None if text is None else parse_time(text)
+
+
+def _names(names: Sequence[str]) -> str:
+    """The names in a row; of many only the first."""
+    return ", ".join(names[:MAX_NAMES]) + ", ..." * (len(names) > MAX_NAMES)

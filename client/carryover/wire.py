@@ -11,10 +11,11 @@ from urllib.parse import quote
 from carryover.effects import Reply, Request
 from carryover.errors import NotCarryover
 from carryover.observations import Chunk, match_kind
-from carryover.values import FORECAST_FIELDS, STEP_FIELDS, Answer, Forecast
+from carryover.tables import parse_times
+from carryover.values import FORECAST_FIELDS, STEP_FIELDS, TIME_FIELDS, Answer, Forecast, History
 
 STATE = "application/octet-stream"
-NUMBERS = frozenset(STEP_FIELDS + FORECAST_FIELDS)
+NUMBERS = frozenset(STEP_FIELDS + FORECAST_FIELDS) - TIME_FIELDS
 
 
 @dataclass(slots=True)
@@ -65,11 +66,12 @@ class ChunkOptions:
     horizon: int = 0
     level: float | None = None
     score: bool = False
+    future: Chunk | None = None  # of the steps of the horizon
 
     @property
     def plain(self) -> bool:
         """Whether a binary message can express it."""
-        return self.level is None and not self.score
+        return self.level is None and not self.score and self.future is None
 
 
 def cursor_for(cursors: dict[str, Cursor], id: str, model: str | None, options: dict[str, Any]) -> Cursor:
@@ -102,6 +104,10 @@ def chunk_text(
         parts.append(f'"level":{options.level}')
     if options.score:
         parts.append('"score":true')
+    if chunk.timestamps is not None:
+        parts.append(f'"timestamps":{json.dumps(chunk.timestamps)}')
+    if options.future is not None:
+        parts.append(f'"future":{options.future.text()}')
     return "{" + ",".join(parts) + "}"
 
 
@@ -160,11 +166,27 @@ def forecast(cursor: Cursor, steps: int, level: float | None, future: Chunk | No
     )
 
 
-def page(after: str, model: str | None, limit: int, detail: bool = False) -> Request:
+def history(cursor: Cursor, last: int | None, start: int | None, limit: int | None) -> Request:
+    """`GET /sessions/{id}/history`."""
+    query = {"last": last, "from": start, "limit": limit}
+    given = {name: value for name, value in query.items() if value is not None}
+    return Request("GET", f"{cursor.path}/history", query=given)
+
+
+def page(
+    after: str, model: str | None, limit: int, detail: bool = False, labels: Mapping[str, str] | None = None
+) -> Request:
     """`GET /sessions`."""
-    query: dict[str, str | int | float] = {"after": after, "limit": limit}
+    query: dict[str, Any] = {"after": after, "limit": limit}
     query |= {} if model is None else {"model": model}
-    return Request("GET", "/sessions", query=query | ({"detail": "true"} if detail else {}))
+    query |= {"detail": "true"} if detail else {}
+    query |= {"label": [f"{name}:{value}" for name, value in labels.items()]} if labels else {}
+    return Request("GET", "/sessions", query=query)
+
+
+def annotate(cursor: Cursor, labels: Mapping[str, str | None] | None) -> Request:
+    """`PATCH /sessions/{id}`."""
+    return Request("PATCH", cursor.path, json.dumps({"labels": labels}).encode())
 
 
 def advance(
@@ -238,6 +260,7 @@ def parse_answer(fields: Mapping[str, Any], cursor: Cursor, chunk: Chunk) -> Ans
     """
     present = {name: fields[name] for name in NUMBERS if fields.get(name) is not None}
     raw = {name: match_kind(value, chunk) for name, value in present.items()}
+    raw |= {name: fields[name] for name in TIME_FIELDS if fields.get(name) is not None}
     try:
         return Answer(
             cursor.session,
@@ -259,4 +282,24 @@ def parse_forecast(fields: Mapping[str, Any]) -> Forecast:
         None if fields.get(name) is None else match_kind(fields[name], None)
         for name in ("forecast", "lower", "upper")
     )
-    return Forecast(fields["session"], fields["model"], fields["position"], values, lower, upper)
+    times = parse_times(fields.get("times"))
+    return Forecast(fields["session"], fields["model"], fields["position"], values, lower, upper, times)
+
+
+def parse_history(fields: Mapping[str, Any]) -> History:
+    """Build a history; its numbers are arrays if NumPy is installed."""
+    arrays = {
+        name: None if fields.get(name) is None else match_kind(fields[name], None)
+        for name in ("observations", "predictions", "outputs", "lower", "upper", "scores")
+    }
+    return History(
+        session=fields["session"],
+        model=fields["model"],
+        position=fields["position"],
+        first=fields["from"],
+        inputs=tuple(fields["inputs"]),
+        targets=tuple(fields["targets"]),
+        times=parse_times(fields.get("times")),
+        predicted_times=parse_times(fields.get("predicted_times")),
+        **arrays,
+    )

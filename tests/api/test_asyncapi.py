@@ -15,6 +15,7 @@ from app.codec.frames import HEADER, TextMessage
 from app.protocols.upgrade import PATH
 from tests.api.test_document import check_references, nodes, resolve
 from tests.helpers.locked import Keys
+from tests.helpers.zoo import series
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +144,21 @@ async def test_what_a_watcher_is_sent_is_as_it_is_described(start_hot):
     chunk = next(event for event in events if event["event"] == "chunk")
     for wrong in (chunk | {"event": "moved"}, {key: chunk[key] for key in chunk if key != "predictions"}):
         assert not validator("events").is_valid({"events": [wrong]})
+
+
+async def test_an_alert_that_a_watcher_is_sent_is_as_it_is_described(start_hot):
+    body = {"id": "s", "model": "adaptive", "alert": {"score_above": 0.01}, "labels": {"site": "north"}}
+    async with start_hot() as service:
+        await service.http.post("/sessions", json=body)
+        async with websockets.connect(f"ws://127.0.0.1:{service.port}/sessions/s/watch") as socket:
+            validator("watchHello").validate(json.loads(await socket.recv()))
+            rows = series("adaptive", 60).tolist()
+            await service.http.post("/sessions/s/observations", json={"observations": rows, "score": True})
+            kinds: list[str] = []
+            while "alert" not in kinds:
+                message = json.loads(await socket.recv())
+                validator("events").validate(message)
+                kinds += [event["event"] for event in message["events"]]
 
 
 async def test_it_is_served_to_all_at_the_address_that_they_use(start_http, tmp_path):

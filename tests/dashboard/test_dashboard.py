@@ -122,7 +122,8 @@ def page(browser, server) -> Iterator[Any]:
     opened.wait_for_selector("#try-model option", state="attached")
     yield opened
     context.close()
-    assert complaints == []
+    # The console has a line for each answer with an error: a file that is refused is no fault of the page.
+    assert [text for text in complaints if not (text.endswith("/rows") and "400" in text)] == []
 
 
 def console_text(message: Any) -> list[str]:
@@ -278,6 +279,17 @@ def test_a_forecast_is_drawn_ahead_of_the_session_which_does_not_move(page, serv
 
 
 @in_browser
+def test_a_page_that_is_opened_later_shows_what_was_streamed(page, server):
+    observe(server, "pump-8", np.sin((np.arange(300) + 1) / 10))
+    page.goto(f"{server}/#/pump-8")
+    page.click("#view summary")
+    wait(lambda: page.locator("#last tr").count() == 12, page)
+    assert page.locator("#last tr").first.inner_text().startswith("300")
+    assert in_colour(page, "--predicted") > 100
+    wait(lambda: "The last 255 predicted observations" in page.inner_text("#summary"), page)
+
+
+@in_browser
 def test_chunks_of_another_client_appear_in_chart_summary_and_table(page, server):
     observe(server, "pump-7", [0.0])
     page.goto(f"{server}/#/pump-7")
@@ -337,48 +349,22 @@ def test_a_dropped_csv_is_streamed_to_its_end(page, tmp_path):
     rows = [f"2026-01-01;{x:.4f};{x * 2:.4f}" for x in np.sin(np.arange(130) / 10)]
     file.write_text("\n".join(["time;value;twice", *rows]))
     page.set_input_files("#try-file", file)
-    wait(lambda: "130 rows of time, value, twice" in page.inner_text("#try-source"), page)
-    assert page.inner_text("#try-source").startswith("<b>readings.csv")
+    wait(lambda: page.inner_text("#try-source").startswith("<b>readings.csv"), page)
     page.fill("#try-pace", "50")
     page.click("#try-start")
+    wait(lambda: "130 rows of value; not read: twice" in page.inner_text("#try-source"), page)
     wait(lambda: position(page) == 130, page)
     wait(lambda: page.inner_text("#try-start") == "Stream", page)
     assert page.locator("#rows a", has_text="forgetful").count() == 0
 
 
 @in_browser
-def test_a_csv_without_numbers_has_an_error_message(page, tmp_path):
+def test_a_csv_whose_names_do_not_fit_is_refused_by_the_server_s_rules(page, tmp_path):
     file = tmp_path / "names.csv"
-    file.write_text("name\nanna\nbob\n")
+    file.write_text("height;width\n1,5;2\n")
     page.set_input_files("#try-file", file)
-    wait(lambda: "2 rows" in page.inner_text("#try-source"), page)
     page.click("#try-start")
-    wait(lambda: "the model needs 1 columns of numbers, the file has 0" in page.inner_text("#toast"), page)
-
-
-@in_browser
-@pytest.mark.parametrize(
-    ("text", "names", "values", "times"),
-    [
-        ("a,b\n1,2\n3,\n", ["a", "b"], [[1, 2], [3, None]], None),
-        ("\ufeffa;b\r\n1.5;-2e3\r\n", ["a", "b"], [[1.5, -2000]], None),
-        ("1\t2\n3\t4", ["column 1", "column 2"], [[1, 2], [3, 4]], None),
-        ('"x, ""y""",z\n"1",2', ['x, "y"', "z"], [[1, 2]], None),
-        (
-            "t,v\n1970-01-02 00:00:00,7\n1970-01-02T01:00:00+01:00,8",
-            ["t", "v"],
-            [[None, 7], [None, 8]],
-            [86400] * 2,
-        ),
-        ("t,v\n1970-01-02,7\nsoon,8", ["t", "v"], [[None, 7], [None, 8]], None),
-    ],
-)
-def test_a_csv_is_read_with_any_separator_quotes_and_times(page, text, names, values, times):
-    read = page.evaluate(
-        "async (text) => (await import('/dashboard/series.js')).parseCsv(text)",
-        text,
-    )
-    assert (read["names"], read["values"], read["times"]) == (names, values, times)
+    wait(lambda: "has the columns height, width; the model reads value" in page.inner_text("#toast"), page)
 
 
 @in_browser
@@ -450,6 +436,8 @@ def test_the_page_of_a_model_says_what_goes_in_and_what_comes_out(page, server):
     ]
     facts = [text.split("\n") for text in page.locator("#model-facts div").all_inner_texts()]
     assert ["network", "ONNX graph"] in facts
+    assert ["forecasts", "no: it does not predict its inputs"] in facts
+    assert ["kept of a session", "mean_out → mean, float32 1"] in facts
     assert page.locator("#metrics div").all_inner_texts() == ["test accuracy\n0.9375"]
     page.click("#model-sessions >> text=shown")
     wait(lambda: page.inner_text("#detail-title") == "shown" and page.is_hidden("#model"), page)

@@ -5,8 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.engine.queue import JobQueue
-from app.jobs.jobs import Advance, AdvanceMany, Expire
+from app.jobs.jobs import Advance, AdvanceMany, Client, Expire
+from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.jobs.split import split_job
 
 
 def job(*sessions: str) -> Expire:
@@ -174,3 +176,61 @@ def test_a_tenant_has_no_more_of_a_batch_than_its_share_and_is_last_in_the_next(
     assert queue.take(100, share=4) == [flood[4], quiet[0], *flood[5:8]]
     assert queue.take(100, share=4) == flood[8:]
     assert (len(queue), bool(queue)) == (0, False)
+
+
+def parts_of_a_large_request(count: int, observations: float = np.nan, name: str = "part") -> list[Advance]:
+    """The jobs of a bulk request in which every number is missing, unless `observations` are given."""
+    gaps = bool(np.isnan(observations))
+    names = SessionList(f"{name}-{i}" for i in range(count))
+    job = AdvanceMany(names, np.full((count, 1), observations, np.float32), np.ones(count, np.int64))
+    job.options, job.client = (ChunkOptions(gaps=True) if gaps else None), Client()
+    return list(split_job(job, 4, 1000))
+
+
+def test_a_chunk_on_another_connection_is_in_the_next_batch_however_large_a_request_came_first():
+    queue = JobQueue()
+    large, chunk = parts_of_a_large_request(1000), Advance("small", np.zeros((1, 1), np.float32))
+    for job in [*large, chunk]:
+        queue.add(job)
+    assert queue.take(10) == [chunk, *large[:9]]
+
+
+def test_requests_of_several_connections_alternate_and_a_chunk_passes_those_that_are_not_in_columns():
+    queue = JobQueue()
+    first, second = parts_of_a_large_request(3, name="a"), parts_of_a_large_request(3, name="b")
+    behind = Advance("c", np.zeros((1, 1), np.float32), client=first[0].client)
+    for job in [*first, behind, *second]:
+        queue.add(job)
+    assert queue.take(3) == [behind, first[0], second[0]]
+    assert queue.take(9) == [first[1], second[1], first[2], second[2]]
+
+
+def test_a_job_that_is_requeued_is_ahead_of_the_other_connections():
+    queue = JobQueue()
+    large, chunk = parts_of_a_large_request(3), Advance("small", np.zeros((1, 1), np.float32))
+    for job in [*large, chunk]:
+        queue.add(job)
+    taken = queue.take(3)
+    assert taken == [chunk, large[0], large[1]]
+    queue.requeue(large[1])
+    queue.add(Advance("other", np.zeros((1, 1), np.float32)))
+    assert queue.take(2)[0] is large[1]
+
+
+def test_a_batch_has_few_of_the_jobs_that_are_not_processed_in_columns():
+    queue = JobQueue()
+    commands = [job(str(i)) for i in range(9)]
+    for waiting in [*chunks("a", 5), *commands]:
+        queue.add(waiting)
+    assert [len(queue.take(100, max_single=4)) for _ in range(4)] == [9, 4, 1, 0]
+
+
+def test_chunks_go_on_when_a_batch_has_enough_of_the_other_jobs_of_many_connections():
+    queue = JobQueue()
+    commands = [part for i in range(100) for part in parts_of_a_large_request(2, name=f"client-{i}")]
+    small = [Advance(f"small-{i}", np.zeros((1, 1), np.float32)) for i in range(3)]
+    for waiting in [*commands, *small]:
+        queue.add(waiting)
+    taken = queue.take(50, max_single=4)
+    assert [waiting for waiting in taken if waiting in small] == small
+    assert len(taken) == 4 + 3

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
+from app.session.notes import Notes
+from app.session.rows import Rows, header_type, pack
 from app.stores import Block, Record
 
 
@@ -21,3 +25,11 @@ def _block(model: str, model_records: Iterable[Record]) -> Block:
         strict=True,
     )
     return Block(model, *columns)
+
+
+def labelled(session: str, *labels: str, fingerprint: str = "f" * 64) -> Record:
+    """A record of a session with these labels."""
+    rows = Rows(np.zeros(1, header_type(1, 1)), np.zeros((1, 2), np.float32))
+    if labels:
+        rows.notes[0] = Notes(labels)
+    return Record(session, fingerprint, float("inf"), pack(rows)[0], 1)

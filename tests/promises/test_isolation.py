@@ -55,8 +55,10 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
         sending(after="../"),
         sending(model="sine"),
         sending(detail="true"),
+        sending(label="site:north"),
     ],
     ("GET", "/sessions/{id}"): [sending()],
+    ("PATCH", "/sessions/{id}"): [sending({"labels": {"a": "b"}}), sending({"labels": None, "at": STEPS})],
     ("DELETE", "/sessions/{id}"): [sending(), sending(at=STEPS), sending(at=1)],
     ("POST", "/sessions/{id}/observations"): [
         sending(CHUNK),
@@ -67,6 +69,7 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
     ],
     ("POST", "/sessions/{id}/reset"): [sending(), sending({"at": STEPS})],
     ("POST", "/sessions/{id}/fork"): [sending({"id": "{id}-fork"}), sending({"id": "{id}", "at": STEPS})],
+    ("GET", "/sessions/{id}/history"): [sending(), sending(last=2), sending(**{"from": STEPS - 1})],
     ("GET", "/sessions/{id}/forecast"): [sending(steps=3)],
     ("POST", "/sessions/{id}/forecast"): [sending({"steps": 3})],
     ("GET", "/sessions/{id}/state"): [sending()],
@@ -92,7 +95,8 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
 
 # Routes that know no session: what they tell is the same for everybody, or refused.
 OF_NO_SESSION = {
-    ("GET", "/models"), ("GET", "/models/{name}"), ("POST", "/models/{name}/reload"),
+    ("GET", "/events"), ("GET", "/models"), ("GET", "/models/{name}"), ("POST", "/models/{name}/reload"),
+    ("POST", "/models/{name}/rows"),
     ("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/health/balancer"), ("GET", "/metrics"),
     ("GET", "/v2"), ("GET", "/v2/health/live"), ("GET", "/v2/health/ready"), ("GET", "/v2/models/stats"),
     *(("GET", f"/v2/models/{{model}}{version}{what}") for version in ("", "/versions/{version}")

@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose
 from app.protocols import watch_socket
 from tests.helpers.faults import until
 from tests.helpers.locked import Keys
+from tests.helpers.zoo import series
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +59,10 @@ async def test_a_watcher_sees_the_chunks_that_others_send_with_what_they_are_ans
         first = await post(service, "/sessions/s/observations", {"observations": [0.1, 0.2]})
         async with watch(service) as (socket, hello):
             assert (hello["watching"], hello["position"], hello["epoch"]) == ("s", 2, first["epoch"])
+            past = hello["history"]
+            assert (past["from"], past["positions"]) == (0, [1, 2])
+            assert_allclose(past["observations"], [[0.1], [0.2]], rtol=1e-6)
+            assert np.ravel(past["predictions"]).tolist() == first["predictions"]
             answers = [
                 await post(service, "/sessions/s/observations", {"observations": [[x], [x + 0.1]]})
                 for x in (0.3, 0.5, 0.7)
@@ -192,3 +197,19 @@ async def test_a_prefix_that_no_id_can_have_is_refused(start_http):
     async with start_http() as service:
         for prefix in ("a/b", "\0", "x" * 129):
             assert (await service.http.get("/sessions", params={"prefix": prefix})).status_code == 422
+
+
+async def test_a_watcher_sees_the_alerts_of_its_session_behind_their_chunk(start_hot):
+    rows = series("adaptive", 120)
+    alert = {"score_above": 0.5, "clear_after": 2}
+    async with start_hot() as service:
+        for name in ("s", "other"):
+            await post(service, "/sessions", {"id": name, "model": "adaptive", "alert": alert})
+        async with watch(service) as (socket, _):
+            for name in ("other", "s"):
+                await post(service, f"/sessions/{name}/observations", {"observations": rows.tolist()})
+            sent = [found.event for found in service.app.state.alerts._past if found.session == "s"]
+            assert {event["event"] for event in sent} == {"alert", "clear"}
+            events = await receive_events(socket, 1 + len(sent))
+        assert events[0]["event"] == "chunk"
+        assert events[1:] == sent

@@ -23,6 +23,7 @@ from app.jobs.jobs import (
     Forecast,
     Fork,
     Inspect,
+    ReadHistory,
     Reset,
 )
 from app.jobs.session_list import SessionList
@@ -253,6 +254,20 @@ class TestReplicas:
             np.concatenate([answer.answer["predictions"] for answer in result]), whole, atol=1e-6
         )
         assert here.metrics.fenced + there.metrics.fenced > 0
+
+    async def test_the_history_of_a_replica_has_what_it_applied_itself(self, replicas):
+        here, there = replicas
+        for session in ("a", "b"):
+            await here.ask(chunk(session, [0.1], 0))
+        await there.ask(chunk("a", [0.2], 1))
+        both = SessionList(["a", "b"]), np.array([[0.3], [0.4]], np.float32), np.array([1, 1])
+        answer = await here.ask(AdvanceMany(*both))  # the first of them has moved elsewhere meanwhile
+        assert answer.positions.tolist() == [3, 2]
+        past = [await here.ask(ReadHistory(session)) for session in ("a", "b")]
+        assert [each.first for each in past] == [2, 0]
+        np.testing.assert_allclose(past[0].observations, [[0.3]])
+        np.testing.assert_allclose(past[1].observations, [[0.1], [0.4]])
+        assert (await there.ask(ReadHistory("a"))).first == 3
 
     async def test_a_retry_that_reaches_another_replica_is_replayed(self, replicas):
         here, there = replicas

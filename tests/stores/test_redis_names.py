@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from app.errors import ConfigError, StoreFailed
-from app.stores import Record, Tombstone
+from app.stores import Record, Tombstone, any_model
 from app.stores.redis import name_index, values
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
-from tests.helpers.records import blocks
+from tests.helpers.records import blocks, labelled
 from tests.helpers.redis_server import RedisServer, free_port, needs_redis
 
 pytestmark = needs_redis
@@ -141,3 +141,29 @@ def test_an_unreachable_server_is_named_at_start():
     port = free_port()
     with pytest.raises(ConfigError, match=f"redis://127.0.0.1:{port}"):
         RedisStore(parse_url(f"redis://127.0.0.1:{port}"), 1.0, timeout=0.2)
+
+
+def test_labels_that_were_lost_with_a_server_are_listed_again_with_the_next_commit(stores, redis_server):
+    here, there = stores
+    here.commit(blocks([labelled("a", "site:north"), labelled("b", "site:north")]), [])
+    redis_server.ask("DEL", values.label_key("site:north"))
+    there.load(["a"])
+    there.commit(blocks([labelled("a", "site:north")]), [])
+    assert here.labelled("", 9, "", any_model, ("site:north",)).found == [("a", PRINT)]
+
+
+def test_a_label_too_many_is_left_out_of_a_page(stores, redis_server):
+    here, there = stores
+    here.commit(blocks([labelled("a", "site:north"), labelled("b", "site:north")]), [])
+    there.load(["b"])
+    there.commit(blocks([labelled("b", "site:south")]), [])
+    redis_server.ask("ZADD", values.label_key("site:north"), "0", "b", "0", "nobody")
+    assert here.labelled("", 9, "", any_model, ("site:north",)).found == [("a", PRINT)]
+    assert here.labelled("", 9, "", any_model, ("site:south",)).found == [("b", PRINT)]
+
+
+def test_commits_of_sessions_whose_labels_stay_write_no_names(stores, redis_server):
+    stores[0].commit(blocks([labelled("a", "site:north")]), [])
+    redis_server.ask("CONFIG", "RESETSTAT")
+    stores[0].commit(blocks([labelled("a", "site:north")]), [])
+    assert "cmdstat_zadd" not in redis_server.ask("INFO", "commandstats")

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from app.errors import ConfigError, SessionDamaged, StoreFailed
-from app.stores import Record, Tombstone
+from app.stores import Record, Tombstone, any_model
 from app.stores.sqlite import schema
 from app.stores.sqlite import store as module
 from app.stores.sqlite.check import check_file
 from app.stores.sqlite.commit_mark import mark_path
 from app.stores.sqlite.store import SqliteStore
 from tests.helpers.faults import until
-from tests.helpers.records import blocks
+from tests.helpers.records import blocks, labelled
 
 NEVER = float("inf")
 PRINT = "f" * 64
@@ -528,7 +528,7 @@ def test_a_damaged_file_of_layout_1_is_refused_and_left_as_it_is(open_store, pat
 
 def as_layout_2(path: Path) -> None:
     """Make a file that was closed in order what the version before had written."""
-    change_file(path, "DROP TABLE journal", "PRAGMA user_version = 2")
+    change_file(path, "DROP TABLE journal", "DROP TABLE labels", "PRAGMA user_version = 2")
 
 
 def test_a_file_of_layout_2_opens_with_all_that_it_held(open_store, path):
@@ -544,6 +544,19 @@ def test_a_file_of_layout_2_opens_with_all_that_it_held(open_store, path):
             {"c": Tombstone("c", 4, "deleted", 1e9)},
         )
         store.commit(blocks([record("a", position + 1)]), [])
+        store.close()
+
+
+def test_a_file_of_layout_3_which_had_no_labels_is_listed_by_those_it_gets(open_store, path):
+    store = open_store()
+    store.commit(blocks([record("a"), record("b")]), [])
+    store.close()
+    change_file(path, "DROP TABLE labels", "PRAGMA user_version = 3")
+    for _ in range(2):
+        store = open_store()
+        assert [found.session for found in store.load(["a", "b"])[0]] == ["a", "b"]
+        store.commit(blocks([labelled("b", "site:north")]), [])
+        assert store.labelled("", 9, "", any_model, ("site:north",)).found == [("b", PRINT)]
         store.close()
 
 

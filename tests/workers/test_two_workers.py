@@ -213,6 +213,12 @@ async def test_a_watcher_sees_the_session_of_another_worker(start, artifacts):
             hello = json.loads(await socket.recv())
             assert (hello["watching"], hello["position"]) == (THERE[0], None)
             await both.ways[1].advance(THERE[0], whole, 0)
+            shown = [(await way.http.get(f"/sessions/{THERE[0]}/history")).json() for way in both.ways]
+            assert shown[0] == shown[1]
+            assert_allclose(shown[0]["observations"], whole, rtol=1e-6)
+            async with websockets.connect(url) as later:
+                hello = json.loads(await later.recv())
+            assert hello["history"]["observations"] == shown[0]["observations"]
             await both.ways[0].http.delete(f"/sessions/{THERE[0]}")
             events: list[Any] = []
             while len(events) < 2:

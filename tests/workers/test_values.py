@@ -13,9 +13,10 @@ from app import errors
 from app.errors import CarryoverError, OutOfStep, OverLimit, WorkerUnavailable
 from app.jobs import jobs
 from app.jobs.answers import BulkAnswer, ChunkAnswer
-from app.jobs.jobs import Adopt, Advance, AdvanceMany, Expire, Forecast, Refuse
+from app.jobs.jobs import Adopt, Advance, AdvanceMany, Annotate, Expire, Forecast, Refuse
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.session.notes import Alert
 from app.session.state_file import SessionState
 from app.workers.values import CLASSES, FIELDS, PartAnswer, decode, encode
 
@@ -61,6 +62,10 @@ VALUES = [
         SessionList(["a", "b"]), ROWS, np.array([1, 2]), np.array([-1, 7]), NO_EPOCH_AND_LAST
     ),
     AdvanceMany(SessionList(["a"]), ROWS, np.array([3]), model="sine", requests=5),
+    AdvanceMany(
+        SessionList(["a"]), ROWS[:, :0], np.array([3]),
+        options=ChunkOptions(inputs={"images": np.arange(72.0).reshape(3, 2, 3, 4), "gain": np.ones(3)}),
+    ),
     Forecast("a", 5, 0.9, ROWS),
     Refuse("a", OutOfStep("no", position=4)),
     ChunkAnswer("a", "sine", 7, 2**64 - 1, True, ANSWER),
@@ -71,7 +76,11 @@ VALUES = [
     BulkAnswer(np.array([3]), np.array([5], np.uint64), np.array([3]), np.array([2]), ROWS.ravel()),
     PartAnswer(np.array([4, 2]), OverLimit("slower", 7, quota="sessions", limit=3)),
     PartAnswer(4, ChunkAnswer("a", "sine", 7, 5, False, ANSWER)),
-    SessionState("a", "sine", "f", 5, 3, 1.0, 2.0, float("inf"), ROWS[0], ((1, 2**64 - 1, ANSWER),)),
+    SessionState(
+        "a", "sine", "f", 5, 3, 1.0, 2.0, float("inf"), ROWS[0], ((1, 2**64 - 1, ANSWER),), ("site:north",),
+        Alert(0.9, None, 3, "ops"),
+    ),
+    Annotate("a", {"site": "north", "kind": None}, replaces_labels=True, at=4),
     WorkerUnavailable("gone"),
 ]  # fmt: skip
 

@@ -39,7 +39,7 @@ PUBLIC_PATHS = {
 PUBLIC_FOLDERS = ("/dashboard/",)  # the page asks for the key, so it is served without
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 MONITOR_PATHS = {"/metrics"}
-ALLOWED_METHODS = "GET, HEAD, POST, PUT, DELETE"
+ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 ALLOWED_HEADERS = f"authorization, content-type, accept, x-request-id, traceparent, {TENANT_HEADER}"
 SECURITY_HEADERS = {
     "cache-control": "no-store",

@@ -4,33 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
+import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import Field
 
 from app.access.callers import Caller
+from app.alerts.webhooks import Webhooks
+from app.api import csv_rows
 from app.api.body import MAX_VALUES, openapi_body, parse_body, read_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
 from app.api.routes import operation_id
 from app.api.schemas import (
+    AlertOptions,
     Chunk,
     ForecastAnswer,
     ForecastRequest,
     ForkRequest,
+    History,
     NewSession,
     Precondition,
     Predictions,
     Session,
+    SessionChanges,
     SessionPage,
 )
-from app.codec import answers, body_errors, chunks
-from app.codec.limits import MAX_POSITION, SESSION_ID, validate_session_id
+from app.codec import answers, body_errors, chunks, csv_chunks
+from app.codec.csv_chunks import CONTENT_TYPE
+from app.codec.limits import MAX_MODEL_NAME, MAX_POSITION, SESSION_ID, validate_session_id
 from app.errors import CarryoverError, Unprocessable
-from app.jobs.answers import SessionView, parse_epoch
-from app.jobs.jobs import Advance, Create, Delete, Export, Forecast, Fork, Import, Inspect, Reset
+from app.jobs.answers import SessionView, epoch_token, parse_epoch
+from app.jobs.jobs import (
+    Advance,
+    Annotate,
+    Create,
+    Delete,
+    Export,
+    Forecast,
+    Fork,
+    Import,
+    Inspect,
+    ReadHistory,
+    Reset,
+)
 from app.session import state_file
 from app.session.names import id_of
+from app.session.notes import MAX_LABELS, Alert, parse_alert, parse_label, parse_labels
 
 router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
 
@@ -42,6 +65,7 @@ JSON = "application/json"
 PREFIX = r"^[A-Za-z0-9._:\-]{0,128}$"
 STATE = "application/octet-stream"
 MAX_DETAILED = 100  # sessions of a page with details, each of which is loaded from the store
+DETAILED_AT_ONCE = 16  # of them in one batch, which the chunks of other clients wait for
 
 
 @router.post(
@@ -55,14 +79,16 @@ async def create_session(request: Request, response: Response) -> dict[str, Any]
     """Create a session. The answer has its `Location`. A first chunk creates its session, too."""
     body = await parse_body(request, NewSession)
     learning = {} if body.learning is None else body.learning.model_dump(exclude_none=True)
-    job = Create(body.id or _random_id(), body.model, body.ttl_seconds, learning, body.level)
+    job = Create(
+        body.id or _random_id(), body.model, body.ttl_seconds, learning, body.level,
+        parse_labels(body.labels), _alert(request, body.alert),
+    )  # fmt: skip
     return _created(response, await get_caller(request).ask(job))
 
 
 @router.get(
     "/sessions",
     response_model=SessionPage,
-    response_model_exclude_unset=True,
     responses=problem_responses(404, 422, 503),
 )
 async def list_sessions(
@@ -71,28 +97,66 @@ async def list_sessions(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     model: Annotated[str | None, Query(description="only sessions of this model")] = None,
     prefix: Annotated[str, Query(pattern=PREFIX, description="only ids with this prefix")] = "",
+    label: Annotated[
+        list[str],
+        Query(
+            max_length=MAX_LABELS,
+            description="only sessions with this label, such as `site:north`; with several, all of them",
+        ),
+    ] = [],  # noqa: B006  (FastAPI copies it)
     detail: Annotated[
         bool, Query(description="each as `GET /sessions/{id}` shows it; at most 100 per page")
     ] = False,
-) -> dict[str, Any]:
-    """List sessions in the order of their ids."""
+) -> Response:
+    """List sessions in the order of their ids. With labels, a page that is not the last may be short."""
     caller = get_caller(request)
     if model is not None:
         caller.engine.residents.models.slab_for_model(model)
     limit = min(limit, MAX_DETAILED) if detail else limit
-    names = await caller.list_sessions(after, limit, model, prefix)
+    names: Sequence[tuple[str, str]]
+    if label:
+        found = await caller.list_labelled(after, limit, model, prefix, tuple(map(parse_label, label)))
+        names, end = found.found, found.end
+    else:
+        names = await caller.list_sessions(after, limit, model, prefix)
+        end = names[-1][0] if len(names) == limit else None
     rows: list[dict[str, Any]] = [{"session": session, "model": name} for session, name in names]
-    return {
+    page = {
         "sessions": await _in_detail(caller, rows) if detail else rows,
-        "next": names[-1][0] if len(names) == limit else None,
+        "next": end,
         "total": await caller.count_sessions(),
     }
+    body = orjson.dumps(page, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(
+        body, media_type=JSON
+    )  # FastAPI would validate each row, which takes longer than all else
 
 
 @router.get("/sessions/{id}", response_model=Session, responses=problem_responses(404, 410, 422, 503))
 async def get_session(request: Request, id: Id) -> dict[str, Any]:
     """Model, position, last prediction and times of a session."""
     return answers.encode_session(await get_caller(request).ask(Inspect(validate_session_id(id))))
+
+
+@router.patch(
+    "/sessions/{id}",
+    response_model=Session,
+    responses=problem_responses(400, 404, 409, 410, 413, 422, 503),
+    openapi_extra=openapi_body(SessionChanges, required=True),
+)
+async def annotate_session(request: Request, id: Id) -> dict[str, Any]:
+    """Change a session's labels or alert. It does not move, and its time to live goes on."""
+    body = await parse_body(request, SessionChanges)
+    job = Annotate(
+        validate_session_id(id),
+        body.labels or {},
+        body.labels is None and "labels" in body.model_fields_set,
+        _alert(request, body.alert),
+        "alert" in body.model_fields_set,
+        body.at,
+        _epoch(body.epoch),
+    )
+    return answers.encode_session(await get_caller(request).ask(job))
 
 
 @router.delete(
@@ -112,21 +176,76 @@ async def delete_session(
     return Response(status_code=204)
 
 
+class ChunkQuery(csv_rows.TableQuery):
+    """What the fields of a chunk in JSON say, for a chunk in CSV."""
+
+    at: int | None = Field(None, ge=0, le=MAX_POSITION, description="As in JSON.")
+    epoch: str | None = Field(None, description="As in JSON.")
+    horizon: int | None = Field(None, ge=0, description="As in JSON.")
+    level: float | None = Field(None, gt=0, lt=1, description="As in JSON.")
+    score: bool = Field(False, description="As in JSON.")
+    model: str | None = Field(None, max_length=MAX_MODEL_NAME, description="As in JSON.")
+
+
+_CHUNK_BODY = openapi_body(Chunk, required=True)
+_CHUNK_BODY["requestBody"]["content"] |= csv_rows.CSV_BODY
+_CSV_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"content": {CONTENT_TYPE: {"schema": {"type": "string"}}}}
+}
+
+
 @router.post(
     "/sessions/{id}/observations",
     response_model=Predictions,
-    responses=problem_responses(400, 404, 409, 410, 413, 422, 500, 503),
-    openapi_extra=openapi_body(Chunk, required=True),
+    responses=_CSV_ANSWER | problem_responses(400, 404, 409, 410, 413, 415, 422, 500, 503),
+    openapi_extra=_CHUNK_BODY,
 )
-async def advance_session(request: Request, id: Id) -> Response:
-    """Advance a session by a chunk. The answer has a prediction of what follows each observation."""
-    chunk = chunks.decode_chunk(await read_body(request), request.app.state.limits)
-    job = Advance(
-        validate_session_id(id), chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model,
-        options=chunk.options,
-    )  # fmt: skip
+async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery, Query()]) -> Response:
+    """Advance a session by a chunk. The answer has a prediction of what follows each observation.
+
+    The chunk is JSON, or, with `content-type: text/csv`, CSV, whose columns are found by name. The query
+    parameters are for CSV. With `accept: text/csv`, the answer is CSV.
+    """
+    session, flat = validate_session_id(id), False
+    if csv_rows.has_csv_body(request):
+        job = await _read_csv_chunk(request, session, query)
+    else:
+        chunk = chunks.decode_chunk(await read_body(request), request.app.state.limits)
+        flat = chunk.flat
+        job = Advance(
+            session,
+            chunk.observations,
+            chunk.at,
+            chunk.epoch,
+            chunk.horizon,
+            chunk.model,
+            options=chunk.options,
+        )
+    if not csv_rows.wants_csv(request):
+        answer = await get_caller(request).ask(job)
+        return Response(answers.encode_chunk_answer(answer, flat), media_type=JSON)
+    if job.horizon:
+        raise Unprocessable("a forecast is answered in JSON: leave out `accept: text/csv`", field="horizon")
     answer = await get_caller(request).ask(job)
-    return Response(answers.encode_chunk_answer(answer, chunk.flat), media_type=JSON)
+    targets = (await csv_rows.artifact_of(request, session, answer.model)).targets
+    headers = {
+        "carryover-epoch": epoch_token(answer.epoch),
+        "carryover-replayed": "true" if answer.replayed else "false",
+    }
+    body = await asyncio.to_thread(csv_chunks.encode_answer, answer, targets)
+    return Response(body, media_type=CONTENT_TYPE, headers=headers)
+
+
+async def _read_csv_chunk(request: Request, session: str, query: ChunkQuery) -> Advance:
+    csv_rows.check_parameters(request, ChunkQuery)
+    limits = request.app.state.limits
+    horizon = chunks.validate_horizon(query.horizon or 0, limits)
+    artifact = await csv_rows.artifact_of(request, session, query.model)
+    rows = await csv_rows.read_csv(request, artifact, query.table_options(), limits)
+    # By name, so that a session of another model, which took the id meanwhile, is not fed other columns.
+    options = csv_chunks.options_of(rows, artifact, query.level, score=query.score)
+    nothing = np.empty((len(rows.values), 0), np.float32)
+    return Advance(session, nothing, query.at, _epoch(query.epoch), horizon, query.model, options=options)
 
 
 @router.post(
@@ -197,6 +316,30 @@ async def _roll_out(request: Request, id: str, body: ForecastRequest) -> Respons
     return Response(answers.encode_chunk_answer(answer, body.flat), media_type=JSON)
 
 
+@router.get("/sessions/{id}/history", response_model=History, responses=problem_responses(404, 410, 422, 503))
+async def get_history(
+    request: Request,
+    id: Id,
+    last: Annotated[int | None, Query(ge=1, description="only the last so many observations")] = None,
+    start: Annotated[
+        int | None,
+        Query(
+            alias="from", ge=0, le=MAX_POSITION, description="only what was observed from this position on"
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, Query(ge=1, description="at most so many observations behind `from`")
+    ] = None,
+) -> Response:
+    """What the session observed last, and what it predicted, as far as this server has kept it in memory."""
+    if last is not None and (start is not None or limit is not None):
+        raise Unprocessable("name either `last`, or `from` and `limit`", field="last")
+    first = 0 if start is None and limit is not None else start
+    job = ReadHistory(validate_session_id(id), first, last if last is not None else limit)
+    history = await get_caller(request).ask(job)
+    return Response(orjson.dumps(answers.encode_history(history), option=answers.ARRAYS), media_type=JSON)
+
+
 @router.get(
     "/sessions/{id}/state",
     response_class=Response,
@@ -240,15 +383,24 @@ async def import_session(
 
 async def _in_detail(caller: Caller, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Sessions with their details. A session that has just left, or is damaged, has only its name."""
-    views = await asyncio.gather(
-        *(caller.ask(Inspect(row["session"])) for row in rows), return_exceptions=True
-    )
-    for row, view in zip(rows, views, strict=True):
-        if isinstance(view, SessionView):
-            row |= answers.encode_session(view)
-        elif not isinstance(view, CarryoverError):
-            raise view
+    for start in range(0, len(rows), DETAILED_AT_ONCE):
+        part = rows[start : start + DETAILED_AT_ONCE]
+        asked = [caller.ask(Inspect(row["session"])) for row in part]
+        for row, view in zip(part, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(view, SessionView):
+                row |= answers.encode_session(view)
+            elif not isinstance(view, CarryoverError):
+                raise view
     return rows
+
+
+def _alert(request: Request, options: AlertOptions | None) -> Alert | None:
+    if options is None:
+        return None
+    alert = Alert(options.score_above, options.outside, options.clear_after, options.webhook)
+    webhooks: Webhooks = request.app.state.webhooks
+    webhooks.check(alert.webhook, get_caller(request).tenant)
+    return parse_alert(alert)
 
 
 def _created(response: Response, view: Any) -> dict[str, Any]:

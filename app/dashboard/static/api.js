@@ -15,12 +15,14 @@ export class Problem extends Error {
   }
 }
 
-/** Returns the body of the answer: JSON, or a Blob with `as: "blob"`. */
-export async function call(path, { method = "GET", body, as = "json" } = {}) {
+/** Returns the body of the answer: JSON, or a Blob with `as: "blob"`. The request's is `body` in JSON, or a file `csv`. */
+export async function call(path, { method = "GET", body, csv, as = "json" } = {}) {
   const headers = { accept: "application/json" };
   if (key.get()) headers.authorization = `Bearer ${key.get()}`;
   if (body !== undefined) headers["content-type"] = "application/json";
-  const answer = await fetch(address(path), { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
+  if (csv !== undefined) headers["content-type"] = "text/csv";
+  const sent = csv ?? (body && JSON.stringify(body));
+  const answer = await fetch(address(path), { method, headers, body: sent, cache: "no-store" });
   if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => ({})));
   if (answer.status === 204) return null;
   return as === "blob" ? answer.blob() : answer.json();

@@ -87,6 +87,7 @@ export class Panel {
     }
     const last = message.events?.at(-1) ?? message;
     if (message.model) this.#use(message.model);
+    if (message.history?.positions.length) this.#chunk({ ...message.history, position: message.position });
     this.#setExists(last.event !== "gone" && last.position !== null);
     this.#draw();
   }
@@ -194,7 +195,7 @@ export class Panel {
   /** Describes the chart in words. */
   #summarise() {
     if (this.session === null || document.hidden) return;
-    const text = this.#inWords() ?? "Waiting for chunks. The server does not keep earlier observations.";
+    const text = this.#inWords() ?? "Waiting for chunks.";
     if ($("summary").textContent !== text) $("summary").textContent = text;
     if ($("last").closest("details").open) this.#table();
   }

@@ -54,16 +54,36 @@ class NameIndex:
             added = run_script(self._servers, ADD_MODELS, [values.MODELS], [_encode(new)])
             if not added.failures:
                 self._known_models.update(new)
-        self._write(ADD_NAMES, names)
+        self._write(ADD_NAMES, _by_key(names))
 
     def repair(self, names: Mapping[str, Sequence[str]]) -> None:
         """Add names that the walk over all keys has found, and their models, where they were lost."""
         self._known_models.difference_update(names)
         self.add(names)
 
+    def add_labels(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Add names, by label."""
+        self._write(ADD_NAMES, {values.label_key(label): group for label, group in names.items()})
+
+    def remove_labels(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Remove names, by label. What fails is left out of every page."""
+        self._write(REMOVE_NAMES, {values.label_key(label): group for label, group in names.items()})
+
+    def labelled(self, label: str, start: str, end: str, limit: int) -> list[str]:
+        """The first `limit` names with this label between `start` and `end`, in order.
+
+        Raises
+        ------
+        NamesFailed
+        """
+        bounds = [start.encode(), end.encode(), b"%d" % limit]
+        results = run_script(self._servers, NAMES, [values.label_key(label)], bounds)
+        _check(results)
+        return [name.decode() for _, reply in results.replies for page in reply for name in page]
+
     def remove(self, names: Mapping[str, Sequence[str]]) -> None:
         """Remove names, by fingerprint. What fails is left out of every page."""
-        self._write(REMOVE_NAMES, names)
+        self._write(REMOVE_NAMES, _by_key(names))
 
     def models(self) -> list[str]:
         """The fingerprints of all sessions, and maybe of others.
@@ -156,12 +176,16 @@ class NameIndex:
 
     def _write(self, script: Script, names: Mapping[str, Sequence[str]]) -> None:
         calls = [
-            (values.names_key(fingerprint), _encode(group[start : start + NAMES_PER_CALL]))
-            for fingerprint, group in names.items()
+            (key, _encode(group[start : start + NAMES_PER_CALL]))
+            for key, group in names.items()
             for start in range(0, len(group), NAMES_PER_CALL)
         ]
         if calls:
             run_script(self._servers, script, [key for key, _ in calls], [part for _, part in calls])
+
+
+def _by_key(names: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    return {values.names_key(fingerprint): group for fingerprint, group in names.items()}
 
 
 def _encode(names: Iterable[str]) -> bytes:

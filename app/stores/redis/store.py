@@ -19,9 +19,11 @@ from redis.exceptions import RedisError
 
 from app.errors import CarryoverError, ConfigError, SessionDamaged
 from app.session.names import id_of
-from app.stores import Block, Conflicts, Record, Tombstone, any_model, find_unwritable
+from app.session.notes import Labels
+from app.stores import Block, Conflicts, LabelPage, Record, Tombstone, any_model, find_unwritable
 from app.stores.redis import values
 from app.stores.redis.connections import Servers, client_reason, connect
+from app.stores.redis.label_listing import LabelListing
 from app.stores.redis.listing import Listing
 from app.stores.redis.name_index import NameIndex, NamesFailed
 from app.stores.redis.requirements import check_servers
@@ -80,6 +82,7 @@ class RedisStore:
             self._keys = SessionKeys(url, self._servers, self._write_concern)
             self._names = NameIndex(self._servers)
             self._listing = Listing(self._names, self._keys)
+            self._labels = LabelListing(self._names, self._keys)
             check_servers(url, self._servers, self._write_concern)
             self._names.build()
             self._count = self._names.count()
@@ -109,9 +112,10 @@ class RedisStore:
             strict=True,
         ):
             arguments += (base, kept, value)
-        moved = self._listing.add(blocks)
+        moved, relabelled = self._listing.add(blocks), self._labels.add(blocks)
         lost = self._keys.compare(COMMIT, alive + gone, arguments)
         self._listing.remove(moved, gone, lost)
+        self._labels.remove(relabelled, gone, lost)
         if lost:
             self.fenced += sum(error is None for error in lost.values())
             self.forget_revisions(lost)
@@ -137,6 +141,7 @@ class RedisStore:
         for session in sessions:
             self._revisions.pop(session, None)
             self._listing.forget(session)
+            self._labels.forget(session)
             self._tombstone_revisions.pop(session, None)
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
@@ -157,6 +162,7 @@ class RedisStore:
             if isinstance(found, Record):
                 self._revisions[session] = revision
                 self._listing.note(session, found.fingerprint)
+                self._labels.note(found)
                 records.append(found)
             else:
                 self._tombstone_revisions[session] = revision
@@ -168,6 +174,11 @@ class RedisStore:
         self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
     ) -> list[tuple[str, str]]:
         return self._listing.page(after, limit, prefix, fingerprint_filter)
+
+    def labelled(
+        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+    ) -> LabelPage:
+        return self._labels.page(after, limit, prefix, fingerprint_filter, labels)
 
     def expired(self, now: float, limit: int) -> list[str]:
         """See `Store`. Each call looks at the next slice of the keys, and begins again after the last."""

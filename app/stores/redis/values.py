@@ -20,6 +20,7 @@ REVISION_BYTES = 8
 NO_REVISION = b""  # GETRANGE's answer for a key that does not exist
 PREFIX = "carryover:{"  # the session is the hash tag, which chooses the slot in a cluster
 NAMES_PREFIX = "carryover:names:"  # the names of a model's sessions, in a sorted set
+LABELS_PREFIX = "carryover:label:"  # the names of the sessions with a label, in a sorted set
 MODELS = "carryover:models"  # the fingerprints that have such a set
 INDEXED = "carryover:indexed"  # is there when the sets hold the sessions of versions before them, too
 
@@ -44,6 +45,11 @@ def key(session: str) -> str:
 def names_key(fingerprint: str) -> str:
     """The key of the names of a model's sessions."""
     return f"{NAMES_PREFIX}{fingerprint}"
+
+
+def label_key(label: str) -> str:
+    """The key of the names of the sessions with a label."""
+    return f"{LABELS_PREFIX}{label}"
 
 
 def session_of(name: str) -> str:

@@ -20,7 +20,8 @@ from app.errors import ConfigError
 from app.stores.sqlite import migration
 
 APPLICATION = 0x43727279  # "Crry", in the header of the file
-LAYOUT = 3  # raised when a table changes
+LAYOUT = 4  # raised when a table changes
+JOURNAL_LAYOUT = 3  # the first with the table `journal`
 STATE_LAYOUT = 2  # the first with the table `state`
 PAGE_BYTES = 4096
 LOCK_SECONDS = 2.0  # that a process which is just ending is waited for
@@ -62,6 +63,16 @@ CREATE TABLE journal (
     changes BLOB NOT NULL,        -- MessagePack, see `journal.Changes`
     crc INTEGER NOT NULL          -- CRC-32 of the sequence and the changes
 );
+"""
+
+# Of the sessions in the table `sessions`; their records have them too.
+LABELS = """
+CREATE TABLE labels (
+    id TEXT NOT NULL,
+    label TEXT NOT NULL,         -- name:value
+    PRIMARY KEY (id, label)
+) WITHOUT ROWID;
+CREATE INDEX sessions_by_label ON labels (label, id);
 """
 
 # An index on the deadline itself would be written with every chunk, because every chunk moves its session's
@@ -216,7 +227,7 @@ def _recognise(database: sqlite3.Connection, path: Path) -> FileState:
             f"store {path} cannot be used: its table of state is damaged (the checksum does not match); "
             "restore a copy"
         )
-    if layout == LAYOUT:
+    if layout >= JOURNAL_LAYOUT:
         (last,) = database.execute("SELECT max(sequence) FROM journal").fetchone()
         sequence = max(sequence, last or 0)
     return FileState(layout, generation, sequence, bool(is_open))
@@ -247,7 +258,9 @@ def _prepare(database: sqlite3.Connection, path: Path, layout: int) -> None:
             migration.upgrade(database, path)
         if layout < STATE_LAYOUT:
             _create_state(database)
-        _run(database, JOURNAL)
+        if layout < JOURNAL_LAYOUT:
+            _run(database, JOURNAL)
+        _run(database, LABELS)
         database.execute(f"PRAGMA user_version = {LAYOUT}")
         database.execute("COMMIT")
     except BaseException:

@@ -28,7 +28,17 @@ from pathlib import Path
 import msgspec
 
 from app.errors import CarryoverError, ConfigError, StoreFailed
-from app.stores import NO_CONFLICTS, Block, Conflicts, Record, Tombstone, any_model, find_unwritable
+from app.session.notes import Labels
+from app.stores import (
+    NO_CONFLICTS,
+    Block,
+    Conflicts,
+    LabelPage,
+    Record,
+    Tombstone,
+    any_model,
+    find_unwritable,
+)
 from app.stores.sqlite.check import ADVICE, check_last_commit, check_names
 from app.stores.sqlite.commit_mark import CommitMark, LastCommit, read_mark
 from app.stores.sqlite.journal import DamagedJournal, Journal, read_journal
@@ -173,6 +183,13 @@ class SqliteStore:
         self._flush()
         with self._errors_as_store_failed("be read"):
             return self._tables.names(after, limit, prefix, fingerprint_filter)
+
+    def labelled(
+        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+    ) -> LabelPage:
+        self._flush()
+        with self._errors_as_store_failed("be read"):
+            return self._tables.labelled(after, limit, prefix, fingerprint_filter, labels)
 
     def expired(self, now: float, limit: int) -> list[str]:
         self._flush()

@@ -19,8 +19,11 @@ from zlib import crc32
 import msgspec
 
 from app.errors import SessionDamaged
+from app.session.label_index import MAX_CANDIDATES
 from app.session.names import id_of, name_range
-from app.stores import Block, Record, Tombstone
+from app.session.notes import Labels
+from app.session.rows import labels_of
+from app.stores import Block, LabelPage, Record, Tombstone
 from app.stores.sqlite.records import (
     checksums,
     microseconds,
@@ -81,11 +84,20 @@ REMOVE_TOMBSTONE = "DELETE FROM tombstones WHERE id = ?"
 FORGET_TOMBSTONES = "DELETE FROM tombstones WHERE number <= ?"
 KEEP_TOMBSTONE = "INSERT INTO tombstones (number, id, position, why, buried, crc) VALUES (?, ?, ?, ?, ?, ?)"
 FORGET_BATCHES = "DELETE FROM journal WHERE sequence <= ?"
+LABELLED = """SELECT json_group_array(json_array(id, fingerprint)) FROM (
+    SELECT sessions.id, fingerprint FROM labels JOIN sessions ON sessions.id = labels.id
+    WHERE label = ? AND labels.id > ? AND labels.id < ? ORDER BY labels.id LIMIT ?
+)"""
+LABELS_OF = f"SELECT json_group_array(json_array(id, label)) FROM labels WHERE id IN {GIVEN_IDS}"
+ANY_LABEL = "SELECT EXISTS (SELECT 1 FROM labels)"
+ADD_LABEL = "INSERT INTO labels (id, label) VALUES (?, ?)"
+REMOVE_LABEL = "DELETE FROM labels WHERE id = ? AND label = ?"
 KEEP_STATE = "UPDATE state SET sequence = ?, removals = ?, crc = ?"
 
 _records = msgspec.json.Decoder(list[tuple[str, str, int, int | None, int, str]]).decode
 _tombstones = msgspec.json.Decoder(list[tuple[int, str, int, str, int, int]]).decode
 _due = msgspec.json.Decoder(list[tuple[int, int, str | None, int | None]]).decode
+_pairs = msgspec.json.Decoder(list[tuple[str, str]]).decode
 _texts = msgspec.json.Decoder(list[str]).decode
 
 
@@ -115,6 +127,7 @@ class Tables:
             "SELECT generation, sequence, removals, sessions FROM state"
         ).fetchone()
         self.has_tombstones = bool(database.execute(ANY_TOMBSTONE).fetchone()[0])
+        self._has_labels = bool(database.execute(ANY_LABEL).fetchone()[0])
 
     def write(
         self, blocks: Sequence[Block], removals: Sequence[StoredTombstone], sequence: int, forget_up_to: int
@@ -129,6 +142,12 @@ class Tables:
         """
         sessions = [row for block in blocks for row in _session_rows(block)]
         tombstones = [_tombstone_row(removal) for removal in removals]
+        labels = {
+            (session, label)
+            for block in blocks
+            for session, body in zip(block.sessions, block.bodies, strict=True)
+            for label in labels_of(body)
+        }
         last_removal = removals[-1].number if removals else self.last_removal
         check = state_checksum(self.generation, sequence, last_removal)
         database = self._database
@@ -141,13 +160,24 @@ class Tables:
                 database.executemany(REMOVE_TOMBSTONE, ids)
                 database.execute(FORGET_TOMBSTONES, (forget_up_to,))
                 database.executemany(KEEP_TOMBSTONE, tombstones)
+            if labels or self._has_labels:
+                changed = [session for block in blocks for session in block.sessions]
+                changed += [removal.tombstone.session for removal in removals]
+                self._write_labels(changed, labels)
             database.execute(FORGET_BATCHES, (sequence,))
             database.execute(KEEP_STATE, (sequence, last_removal, check))
             # Read before the commit, so that an error here still means that nothing was kept.
             (count,) = database.execute("SELECT sessions FROM state").fetchone()
         self.sequence, self.last_removal, self.sessions = sequence, last_removal, count
+        self._has_labels = self._has_labels or bool(labels)
         if removals:
             self.has_tombstones = True
+
+    def _write_labels(self, sessions: Sequence[str], labels: set[tuple[str, str]]) -> None:
+        """Give these sessions these labels and no others. Nothing is written where nothing has changed."""
+        before = set(_pairs(self._value(LABELS_OF, json.dumps(sessions))))
+        self._database.executemany(REMOVE_LABEL, before - labels)
+        self._database.executemany(ADD_LABEL, labels - before)
 
     def count_present(self, sessions: Sequence[str]) -> int:
         """How many of these sessions are in the table."""
@@ -214,6 +244,25 @@ class Tables:
             for model in filter(fingerprint_filter, _texts(self._value(FINGERPRINTS)))
         ]
         return list(islice(merge(*pages), limit))
+
+    def labelled(
+        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+    ) -> LabelPage:
+        """See `Store.labelled`."""
+        count = max(limit, MAX_CANDIDATES)
+        start, end = name_range(after, prefix)
+        candidates = _pairs(self._value(LABELLED, labels[0], start, end, count))
+        having: dict[str, set[str]] = {}
+        if len(labels) > 1:
+            names = [name for name, _ in candidates]
+            for name, label in _pairs(self._value(LABELS_OF, json.dumps(names))):
+                having.setdefault(name, set()).add(label)
+        found = [
+            (name, model)
+            for name, model in candidates
+            if fingerprint_filter(model) and not set(labels[1:]).difference(having.get(name, ()))
+        ]
+        return LabelPage.of(found, limit, candidates[-1][0] if len(candidates) == count else None)
 
     def expired(self, now: float, limit: int) -> list[str]:
         """Up to `limit` sessions whose deadline has passed.

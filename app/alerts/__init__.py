@@ -1,0 +1,1 @@
+"""Where alerts go once they are committed: to readers of `/events`, and to webhooks."""

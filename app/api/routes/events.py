@@ -1,0 +1,70 @@
+"""`GET /events`: the alerts of the caller's sessions, as server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import StreamingResponse
+
+from app.access.callers import ALL_TENANTS, Caller
+from app.alerts.hub import AlertHub
+from app.api.errors import problem_responses
+from app.api.middleware.guard import get_caller
+from app.api.routes import operation_id
+from app.engine.batch import AlertEvent
+from app.session.names import tenant_of
+
+router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
+
+HEARTBEAT_SECONDS = 15.0
+EVENT_STREAM = "text/event-stream"
+
+
+@router.get(
+    "/events",
+    response_class=StreamingResponse,
+    responses=problem_responses(401, 403, 429, 503)
+    | {200: {"description": "server-sent events", "content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+)
+async def read_events(
+    request: Request,
+    last_event_id: Annotated[
+        str | None, Header(max_length=200, description="go on behind this event, if it is remembered")
+    ] = None,
+) -> StreamingResponse:
+    """Alerts of the caller's sessions as they are raised and cleared. A comment every 15 s keeps it open."""
+    caller = get_caller(request)
+    if caller.tenant == ALL_TENANTS:
+        caller.require_role("admin")
+    caller.usage.check_socket()
+    hub: AlertHub = request.app.state.alerts
+    return StreamingResponse(
+        _stream(hub, caller, last_event_id), media_type=EVENT_STREAM, headers={"x-accel-buffering": "no"}
+    )
+
+
+async def _stream(hub: AlertHub, caller: Caller, last_id: str | None) -> AsyncIterator[bytes]:
+    reader = hub.open("" if caller.tenant == ALL_TENANTS else caller.prefix, last_id)
+    caller.usage.add_socket(reader)
+    try:
+        yield b": connected\n\n"
+        while not reader.is_closed:
+            alerts = await reader.wait(HEARTBEAT_SECONDS)
+            if alerts:
+                yield b"".join(_encode(alert, caller) for alert in alerts)
+            elif not reader.is_closed:
+                yield b": heartbeat\n\n"
+    finally:
+        hub.forget(reader)
+        caller.usage.remove_socket(reader)
+
+
+def _encode(alert: AlertEvent, caller: Caller) -> bytes:
+    event = alert.event
+    if caller.tenant == ALL_TENANTS:
+        event = event | {"tenant": tenant_of(alert.session)}
+    head = f"id: {event['id']}\nevent: {event['event']}\ndata: "
+    return head.encode() + orjson.dumps(event) + b"\n\n"

@@ -1,0 +1,138 @@
+"""Finds the alerts of a batch. They are part of what it commits, and leave behind the commit.
+
+An alert is raised by the first observation that crosses a limit. It is cleared once so many observations in a
+row have crossed none, and only then can another be raised. Whether it is raised is part of the session's
+record: so a chunk that is sent again, a restart and a move to another replica raise nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from app.codec.answers import format_rfc3339
+from app.engine.batch import AlertEvent, Batch
+from app.engine.inputs import check_intervals, level_index
+from app.errors import Unprocessable
+from app.jobs.answers import epoch_token
+from app.session.names import id_of
+from app.session.notes import NO_NOTES, Alert, AlertState, Notes, labels_by_name
+from app.session.rows import Rows, scalar
+from app.session.slab import Slab
+from models.adaptation.learner import Scores
+from models.arrays import Bools, Ints
+from models.forecaster import Forecaster
+
+
+def check_alert(alert: Alert | None, forecaster: Forecaster) -> None:
+    """Check that sessions of this kind have what the alert looks at.
+
+    Raises
+    ------
+    Unprocessable
+    """
+    if alert is None:
+        return
+    if not forecaster.learning.tracks_errors:
+        raise Unprocessable(
+            'the session keeps no scores: create it with {"learning": {"intervals": true}}', field="alert"
+        )
+    check_intervals(alert.outside, forecaster)
+
+
+def find_alerts(
+    slab: Slab,
+    sessions: Sequence[str],
+    after: Rows,
+    lengths: Ints,
+    scores: Scores | None,
+    default: Alert | None,
+    batch: Batch,
+) -> None:
+    """Add the alerts of chunks to the batch, and what they leave behind to the notes in `after`.
+
+    Parameters
+    ----------
+    sessions, after : [batch], the sessions and what they are after their chunks
+    lengths : [batch], of the chunks
+    scores : [total], of their observations, one chunk after the other; None where nothing is scored
+    default : of sessions that have no alert of their own
+    """
+    if scores is None or not (after.notes or default is not None):
+        return
+    ends = lengths.cumsum()
+    watched = {i for i, notes in after.notes.items() if notes.alert is not None or notes.state.raised}
+    if default is not None:
+        crossed = _crossed(default, scores, slab.forecaster)
+        watched.update(np.flatnonzero(np.logical_or.reduceat(crossed, ends - lengths)).tolist())
+    for i in sorted(watched):
+        notes = after.notes.get(i, NO_NOTES)
+        alert = notes.alert or default
+        if alert is None:
+            continue
+        chunk = scores.pick(slice(ends[i] - lengths[i], ends[i]))
+        state, changes = _follow(
+            alert, notes.state, _crossed(alert, chunk, slab.forecaster), ~np.isnan(chunk.scores)
+        )
+        if state != notes.state:
+            after.notes[i] = msgspec.structs.replace(notes, state=state)
+        first = scalar(after.headers, "position", i) - int(lengths[i]) + 1
+        for offset, kind in changes:
+            score = float(chunk.scores[offset])
+            batch.alerts.append(
+                _event(slab, sessions[i], after, i, first + offset, kind, score, alert, notes, batch.now)
+            )
+
+
+def _crossed(alert: Alert, scores: Scores, forecaster: Forecaster) -> Bools:
+    """[total], whether each observation crosses a limit; one that was not scored crosses none."""
+    crossed: Bools = np.zeros(len(scores.scores), np.bool_)
+    if alert.score_above is not None:
+        crossed |= scores.scores > alert.score_above
+    if alert.outside is not None:
+        crossed |= (scores.missed[:, level_index(alert.outside, forecaster)] > 0).any(axis=1)
+    return crossed
+
+
+def _follow(
+    alert: Alert, state: AlertState, crossed: Bools, scored: Bools
+) -> tuple[AlertState, list[tuple[int, str]]]:
+    """The state after a chunk, and by index of the observation what has changed: `alert` or `clear`."""
+    if not state.raised and not crossed.any():
+        return state, []
+    raised, calm = state.raised, state.calm
+    changes: list[tuple[int, str]] = []
+    for i, (is_crossed, is_scored) in enumerate(zip(crossed.tolist(), scored.tolist(), strict=True)):
+        if is_crossed:
+            if not raised:
+                changes.append((i, "alert"))
+            raised, calm = True, 0
+        elif raised and is_scored:
+            calm += 1
+            if calm >= alert.clear_after:
+                changes.append((i, "clear"))
+                raised, calm = False, 0
+    return AlertState(raised, calm), changes
+
+
+def _event(
+    slab: Slab, name: str, after: Rows, i: int, position: int, kind: str, score: float, alert: Alert,
+    notes: Notes, now: float,
+) -> AlertEvent:  # fmt: skip
+    epoch = epoch_token(scalar(after.headers, "epoch", i))
+    event = {
+        "event": kind,
+        "id": f"{kind}-{epoch}-{position}",  # the same whenever and wherever it is found
+        "session": id_of(name),
+        "model": slab.forecaster.artifact.name,
+        "position": position,
+        "epoch": epoch,
+        "time": format_rfc3339(now),
+        "score": None if np.isnan(score) else round(score, 6),
+        "score_above": alert.score_above,
+        "outside": alert.outside,
+        "labels": labels_by_name(notes.labels),
+    }
+    return AlertEvent(name, alert.webhook, event)
