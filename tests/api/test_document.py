@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 IDENTIFIER = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 OPEN_INFERENCE = "/v2"
 STREAMED = "text/event-stream"  # has no end to wait for
-MODELS = ["sine", "planned", "tokens", "pair"]  # one input; times and a future; whole numbers; three inputs
+MODELS = ["sine", "planned", "tokens"]  # one input; times and a future; whole numbers
 
 
 @pytest.fixture
