@@ -17,11 +17,12 @@ from app.alerts.alerts_file import read_alerts_file
 from app.alerts.hub import AlertHub
 from app.alerts.webhooks import Webhooks
 from app.api import errors
+from app.api.document import LICENSE, SERVERS, TAGS, OpenApiDocument
 from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.guard import Guard
 from app.api.middleware.head import HeadRequests
 from app.api.prometheus import PrometheusExporter
-from app.api.routes import bulk, dashboard, events, health, metrics, models, sessions
+from app.api.routes import bulk, dashboard, documents, events, health, metrics, models, sessions
 from app.codec.bulk import BulkDecoder, BulkLimits, preload
 from app.codec.limits import Limits
 from app.config import Settings
@@ -118,9 +119,13 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
         version=installed_version(),
         summary="Stateful recurrent models over streams: sessions keep their state until they are reset.",
         lifespan=lifespan,
+        license_info=LICENSE,
+        openapi_tags=TAGS,
+        servers=SERVERS,
         docs_url=None,  # FastAPI's page loads scripts from another host; ours is in api/routes/dashboard.py
         redoc_url=None,
     )
+    app.openapi = OpenApiDocument(app, authenticator)  # type: ignore[method-assign]
     app.state.engine = engine
     app.state.stop_deadline = deadline
     app.state.authenticator = authenticator
@@ -148,7 +153,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
         allowed_hosts=settings.accepted_host_names,
         log_requests=settings.access_log,
     )
-    for module in (sessions, bulk, events, models, health, metrics, dashboard, protocol):
+    for module in (sessions, bulk, events, models, health, metrics, dashboard, documents, protocol):
         app.router.routes.extend(module.router.routes)  # include_router would copy each route
     return app
 

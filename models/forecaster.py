@@ -353,8 +353,9 @@ class Forecaster:
     def example(self) -> Numbers:
         """[2, inputs], two observations as they might be."""
         if self.artifact.scaling is None:
-            return np.zeros((2, self.input_size), self.input_type).clip(*self._rules.bounds)
-        return np.stack([self._inputs.mean, self._inputs.mean + np.float32(0.1) * self._inputs.std])
+            return self._rules.nearest(np.zeros((2, self.input_size), self.input_type))
+        mean, std = self._inputs.mean, self._inputs.std
+        return self._rules.nearest(np.stack([mean, mean + np.float32(0.1) * std]))
 
     def huge_number(self, observations: Numbers) -> tuple[int, int] | None:
         """Row and column of the first number that is far out of the data's range; None if there is none.

@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from app.api.middleware.guard import get_caller
-from app.api.schemas import RequestBody
+from app.api.schemas import RequestBody, schema_of
 from app.codec.compression import decompress
 from app.codec.limits import BYTE_ORDER_MARK, check_values
 from app.errors import Malformed, Unprocessable
@@ -52,8 +52,8 @@ async def parse_body(request: Request, body_type: type[Body], max_values: int = 
 
 def openapi_body(body_type: type[RequestBody], required: bool = False) -> dict[str, Any]:
     """The `openapi_extra` of a route that reads this body."""
-    schema = body_type.model_json_schema()
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+    content = {"application/json": {"schema": schema_of(body_type)}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def _first_error(error: ValidationError) -> Malformed | Unprocessable:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app import errors
-from app.api.schemas import Problem
+from app.api.schemas import InferenceError, Problem, schema_of
 from app.codec.problems import PROBLEM_MEDIA_TYPE, open_inference_error, problem, problem_body
 
 log = logging.getLogger("carryover.api")
@@ -35,9 +35,19 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer these statuses."""
     return {
         status: {
-            "model": Problem,
             "description": HTTPStatus(status).phrase,
-            "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": schema_of(Problem)}},
+        }
+        for status in statuses
+    }
+
+
+def inference_error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route of the Open Inference Protocol that may answer these statuses."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {"application/json": {"schema": schema_of(InferenceError)}},
         }
         for status in statuses
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from typing_extensions import TypeAliasType
 
 from app.codec.limits import MAX_MODEL_NAME, SESSION_ID
 from app.session.notes import MAX_CLEAR_AFTER
@@ -38,12 +39,31 @@ SessionId = Annotated[
         json_schema_extra={"pattern": f"^{SESSION_ID.pattern}$"},
     ),
 ]
-Numbers = list[list[float]] | list[float]
-NumbersWithGaps = list[list[float | None]] | list[float | None]
+# Named, so that generators of clients make one type of each, and can be told to use another.
+Numbers = TypeAliasType("Numbers", list[list[float]] | list[float])
+NumbersWithGaps = TypeAliasType("NumbersWithGaps", list[list[float | None]] | list[float | None])
+ForecastNumbers = TypeAliasType("ForecastNumbers", Numbers | dict[str, list[Any]])
+Observed = TypeAliasType("Observed", list[list[bool]] | list[bool])
+BulkNumbers = TypeAliasType("BulkNumbers", float | list[float] | list[list[float]])
+BulkNumbersWithGaps = TypeAliasType(
+    "BulkNumbersWithGaps", float | list[float | None] | list[list[float | None]]
+)
 Level = Annotated[
     float | None,
     Field(gt=0, lt=1, description="Add prediction intervals of this level, which the session must keep."),
 ]
+
+
+DEFINITIONS = "#/$defs/"
+
+
+def schema_of(shape: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a shape, by its name: `app.api.document` moves the definition to its place."""
+    schema = shape.model_json_schema()
+    return {
+        "$ref": DEFINITIONS + shape.__name__,
+        "$defs": {**schema.pop("$defs", {}), shape.__name__: schema},
+    }
 
 
 class _FirstErrorOnly(FailFast):
@@ -53,8 +73,9 @@ class _FirstErrorOnly(FailFast):
 
 
 Row = Annotated[list[float], _FirstErrorOnly()]
+FutureRows = TypeAliasType("FutureRows", Annotated[list[Row], _FirstErrorOnly()] | Row)
 Future = Annotated[
-    Annotated[list[Row], _FirstErrorOnly()] | Row | None,
+    FutureRows | None,
     Field(
         description="For a forecast, a row for each step: the inputs that are known ahead, in their order."
     ),
@@ -152,7 +173,7 @@ class Chunk(RequestBody):
         None,
         description="A row for each observation, a number for each feature, in the data's own units; null "
         "if not observed. For a model with one feature a flat list is accepted and answered flat.",
-        min_length=1,
+        json_schema_extra={"minItems": 1},
     )
     inputs: dict[str, list[Any]] | None = Field(
         None,
@@ -200,10 +221,8 @@ class Predictions(BaseModel):
         None,
         description="How surprising each observation was: 1 minus the share of errors as large or larger.",
     )
-    observed: list[list[bool]] | list[bool] | None = Field(
-        None, description="Which numbers were observed; absent when all were."
-    )
-    forecast: Numbers | dict[str, list[Any]] | None = None
+    observed: Observed | None = Field(None, description="Which numbers were observed; absent when all were.")
+    forecast: ForecastNumbers | None = None
     forecast_lower: Numbers | None = None
     forecast_upper: Numbers | None = None
     times: list[str] | None = Field(
@@ -231,7 +250,7 @@ class BulkChunks(RequestBody):
         description="A session may be named twice: its chunks are applied in order, each with an answer.",
         min_length=1,
     )
-    observations: list[float | list[float | None] | list[list[float | None]] | None] | None = Field(
+    observations: list[BulkNumbersWithGaps | None] | None = Field(
         None,
         description="For each session a number (one observation of a model with one input), a row (one "
         "observation) or a list of rows (a chunk); the predictions are nested as deep. Null: not observed.",
@@ -249,6 +268,39 @@ class BulkChunks(RequestBody):
     model: str | None = Field(None, description="The model of the sessions that this request creates.")
 
 
+class InferenceTensor(BaseModel):
+    name: str
+    datatype: str = Field(description="FP32, FP64, INT64, INT32, UINT8 or BOOL.")
+    shape: list[int]
+    parameters: dict[str, Any] | None = None
+    data: list[Any] | None = Field(None, description="The numbers, row after row, nested or flat.")
+
+
+class InferenceRequest(BaseModel):
+    """A request of the Open Inference Protocol. `parameters` has `sequence_id` and `sequence_start`."""
+
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    inputs: list[InferenceTensor]
+    outputs: list[dict[str, Any]] | None = None
+
+
+class InferenceResponse(BaseModel):
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[InferenceTensor]
+
+
+class InferenceError(BaseModel):
+    """Every error of the Open Inference Protocol."""
+
+    model_config = ConfigDict(extra="allow")
+    error: str
+    problem: dict[str, Any] | None = Field(None, description="The same error as a `Problem`.")
+
+
 class Problem(BaseModel):
     """Every error (RFC 9457). Further members depend on the type: `position`, `row`, ..."""
 
@@ -264,9 +316,7 @@ class BulkPredictions(BaseModel):
 
     positions: list[int | None]
     epochs: list[str | None]
-    predictions: list[float | list[float] | list[list[float]] | None] | None = Field(
-        None, description="Absent beside `outputs`."
-    )
+    predictions: list[BulkNumbers | None] | None = Field(None, description="Absent beside `outputs`.")
     outputs: dict[str, list[Any]] | None = Field(
         None,
         description="Where all sessions run a model with several outputs: by the name of the output, an "
@@ -289,7 +339,7 @@ class ForecastAnswer(BaseModel):
     model: str
     position: int
     epoch: str
-    forecast: Numbers | dict[str, list[Any]]
+    forecast: ForecastNumbers
     lower: Numbers | None = None
     upper: Numbers | None = None
     times: list[str] | None = Field(

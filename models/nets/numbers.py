@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.arrays import Bools, Doubles, Numbers
+from models.arrays import Bools, Numbers
 from models.nets.signature import Port
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
@@ -65,10 +65,11 @@ class InputRules:
         self._whole = np.flatnonzero(np.repeat([is_whole(port) for port in ports], sizes))
         self._any = bool(len(self._whole)) or any(port.range or port.dtype != "float32" for port in ports)
 
-    @property
-    def bounds(self) -> tuple[Doubles, Doubles]:
-        """[inputs] and [inputs], the least and the greatest number of each column."""
-        return self._least, self._most
+    def nearest(self, observations: Numbers) -> Numbers:
+        """[total, inputs], for each number the nearest that its input can hold."""
+        nearest = observations.clip(self._least, self._most)
+        nearest[:, self._whole] = nearest[:, self._whole].round()
+        return nearest.astype(observations.dtype)
 
     def broken(self, observations: Numbers) -> Bools | None:
         """[total], which of these observations have a number that its input cannot hold; None if none has.

@@ -605,3 +605,21 @@ def test_the_page_of_the_api_lists_every_operation_and_asks_no_other_host(page, 
     assert {tuple(pair) for pair in shown} == operations
     page.click(".opblock-summary-get")  # its parameters and answers are drawn under the same policy
     page.wait_for_selector(".opblock.is-open .responses-table")
+    assert page.locator(".errors-wrapper").count() == 0  # where it says what it could not resolve
+    assert page.locator("button.authorize").count() == 0  # this server has no keys
+
+    check_try_it_out(page, server)
+
+
+def check_try_it_out(page: Any, server: str) -> None:
+    """An example of the page is answered as it is."""
+    block = page.locator("#operations-sessions-advance_session")
+    block.locator(".opblock-summary-control").click()
+    block.get_by_role("button", name="Try it out").click()
+    assert block.get_by_placeholder("id").input_value() == "pump-7"
+    block.get_by_role("button", name="Execute").click()
+    answer = block.locator(".live-responses-table .response")
+    answer.wait_for()
+    assert answer.locator(".response-col_status").inner_text().startswith("200")
+    with urllib.request.urlopen(f"{server}/sessions/pump-7", timeout=30) as shown:
+        assert json.load(shown)["position"] == 2

@@ -11,8 +11,10 @@ from tools.docs.markdown import table
 INTRODUCTION = """# Every call and shape
 
 This page is written by `make reference` from the OpenAPI document. A running server has that document at
-`/openapi.json`, and shows it at `/docs`. OpenAPI does not describe sockets: see [sockets](sockets.md). Every
-error is a [problem](#problem) (RFC 9457).
+`/openapi.json`, and shows it at `/docs`; its examples fit the server's default model. OpenAPI does not
+describe sockets: see [sockets](sockets.md), and `/asyncapi.json`. Every error is a [problem](#problem)
+(RFC 9457). Each call except those of health also takes the header `Carryover-Tenant`, with which the key of
+an [admin](../how-to/keys.md) names a tenant.
 """
 METHODS = ("get", "post", "put", "delete", "patch", "head")
 
@@ -31,26 +33,16 @@ def render(document: dict[str, Any]) -> str:
     for path, calls in document["paths"].items():
         parts += [call(method, path, calls[method]) for method in METHODS if method in calls]
     parts.append("## Shapes\n")
-    for name, schema in sorted(shapes(document).items()):
+    for name, schema in sorted(document["components"]["schemas"].items()):
         parts.append("\n".join(shape(name, schema)))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
-
-
-def shapes(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the named schemas: the document's own, and those that request bodies define in place."""
-    found = dict(document["components"]["schemas"])
-    for calls in document["paths"].values():
-        for operation in calls.values():
-            for content in operation.get("requestBody", {}).get("content", {}).values():
-                found |= content.get("schema", {}).get("$defs", {})
-    return found
 
 
 def call(method: str, path: str, operation: dict[str, Any]) -> str:
     """Return the section of one call: what it does, what it takes, what it answers."""
     description = operation.get("description", operation.get("summary", ""))
     lines = [f"### `{method.upper()} {path}`\n", description, ""]
-    lines += table(("parameter", "in", "type", ""), map(parameter, operation.get("parameters", [])))
+    lines += table(("parameter", "in", "type", ""), map(parameter, own_parameters(operation)))
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         schema = content.get("schema", {})
         lines.append(f"Body: {kind(schema)}, `{media}`.\n")
@@ -59,6 +51,11 @@ def call(method: str, path: str, operation: dict[str, Any]) -> str:
         answer(status, response) for status, response in sorted(operation.get("responses", {}).items())
     ]
     return "\n".join([*lines, f"Answers: {'; '.join(answers)}.\n"])
+
+
+def own_parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameters of a call, without those that every call has."""
+    return [each for each in operation.get("parameters", []) if "$ref" not in each]
 
 
 def answer(status: str, response: dict[str, Any]) -> str:
@@ -85,6 +82,8 @@ def shape(name: str, schema: dict[str, Any]) -> Iterator[str]:
     """Yield the section of a named shape."""
     yield f"### {name}\n"
     yield schema.get("description", "") + "\n"
+    if "properties" not in schema:
+        yield f"{kind(schema)}.\n"
     yield from fields(schema)
 
 

@@ -33,8 +33,8 @@ from app.observability.tracing import TRACEPARENT
 log = logging.getLogger("carryover.access")
 
 PUBLIC_PATHS = {
-    "/", "/favicon.ico", "/docs", "/openapi.json", "/health/live", "/health/ready", "/health/balancer",
-    "/v2", "/v2/health/live", "/v2/health/ready",
+    "/", "/favicon.ico", "/docs", "/openapi.json", "/asyncapi.json",
+    "/health/live", "/health/ready", "/health/balancer", "/v2", "/v2/health/live", "/v2/health/ready",
 }  # fmt: skip
 PUBLIC_FOLDERS = ("/dashboard/",)  # the page asks for the key, so it is served without
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}

@@ -11,7 +11,7 @@ from app.api.body import read_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
 from app.api.routes import operation_id
-from app.api.schemas import BulkChunks, BulkPredictions
+from app.api.schemas import BulkChunks, BulkPredictions, schema_of
 from app.codec import bulk
 
 router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
@@ -21,7 +21,7 @@ _BINARY_TYPES: dict[str, Any] = {
     "application/octet-stream": _BYTES,
     "application/vnd.apache.arrow.stream": _BYTES,
 }
-_BODY = {"application/json": {"schema": BulkChunks.model_json_schema()}, **_BINARY_TYPES}
+_BODY = {"application/json": {"schema": schema_of(BulkChunks)}, **_BINARY_TYPES}
 
 
 @router.post(
