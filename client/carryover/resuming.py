@@ -98,8 +98,8 @@ def _verify(cursor: Cursor, last: Chunk, options: ChunkOptions, retry: RetryPoli
     raise CannotResume(
         f"session {cursor.session!r} is at {cursor.position}, and the rows that it applied last are not "
         "those of the source there. It got rows from elsewhere, or was reset, or the source began at "
-        "another position, or the chunk size, horizon, level or score has changed. To send these as new rows, "
-        "do not resume"
+        "another position, or the chunk size, horizon, level or score has changed. To send these as new "
+        "rows, do not resume"
     )
 
 

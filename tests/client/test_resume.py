@@ -234,7 +234,9 @@ async def test_a_stream_whose_answers_have_more_than_predictions_goes_on_too(sta
     async with started() as (_, call):
         for session, options in (("a", {"level": 0.9}), ("b", {"score": True}), ("c", {"horizon": 2})):
 
-            def run(client: Any, session: str = session, options: dict[str, Any] = options) -> tuple[int, int]:
+            def run(
+                client: Any, session: str = session, options: dict[str, Any] = options
+            ) -> tuple[int, int]:
                 known = client.session(session, learning={"intervals": True})
                 answers = list(known.stream(rows, CHUNK, resume=True, **options).answers())
                 return len(answers), known.position
