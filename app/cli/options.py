@@ -29,7 +29,6 @@ TimeZone = Annotated[
     str | None,
     typer.Option(
         "--timezone",
-        "--time-zone",
         metavar="ZONE",
         help="Zone of times without an offset, such as Europe/Berlin. [default: UTC]",
     ),

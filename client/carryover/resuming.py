@@ -83,14 +83,14 @@ def _pull(cursor: Cursor, count: int, position: int) -> Plan[tuple[Chunk | None,
 def _verify(cursor: Cursor, last: Chunk, options: ChunkOptions, retry: RetryPolicy) -> Plan[None]:
     """Send the last applied chunk again.
 
-    Its end is the end of `last`. It is shorter if an earlier run was resumed in the middle of a chunk.
+    Its end is the end of `last`. It is shorter if an earlier run was resumed in the middle of a chunk. To the
+    server a chunk with another horizon, level or score is another chunk, so the options are sent, too.
     """
-    plain = ChunkOptions(options.horizon, future=options.future)
     for length in _lengths(len(last)):
         again = last.part(len(last) - length, len(last))
         at = Cursor(cursor.session, position=(cursor.position or 0) - length, epoch=cursor.epoch)
         try:
-            reply = yield from send(wire.observe(at, again, plain), retry)
+            reply = yield from send(wire.observe(at, again, options), retry)
         except OutOfStep:
             continue
         if wire.reply_object(reply)["replayed"]:
@@ -98,8 +98,8 @@ def _verify(cursor: Cursor, last: Chunk, options: ChunkOptions, retry: RetryPoli
     raise CannotResume(
         f"session {cursor.session!r} is at {cursor.position}, and the rows that it applied last are not "
         "those of the source there. It got rows from elsewhere, or was reset, or the source began at "
-        "another position, or the chunk size or the horizon has changed. To send these as new rows, do not "
-        "resume"
+        "another position, or the chunk size, horizon, level or score has changed. To send these as new "
+        "rows, do not resume"
     )
 
 

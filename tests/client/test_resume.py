@@ -227,6 +227,24 @@ async def test_a_source_that_has_grown_goes_on_and_may_be_killed_again(started, 
         await lives(life, run, check)
 
 
+@pytest.mark.parametrize("kind", ["blocking"])
+async def test_a_stream_whose_answers_have_more_than_predictions_goes_on_too(started):
+    """The level, the score and the horizon are part of what the server compares."""
+    rows = series("sine", ROWS)
+    async with started() as (_, call):
+        for session, options in (("a", {"level": 0.9}), ("b", {"score": True}), ("c", {"horizon": 2})):
+
+            def run(
+                client: Any, session: str = session, options: dict[str, Any] = options
+            ) -> tuple[int, int]:
+                known = client.session(session, learning={"intervals": True})
+                answers = list(known.stream(rows, CHUNK, resume=True, **options).answers())
+                return len(answers), known.position
+
+            assert await call(run) == (3, ROWS), options
+            assert await call(run) == (0, ROWS), options
+
+
 async def test_predictions_that_were_lost_are_repeated(started, socket, artifacts):
     whole = series("sine", ROWS)
     want = one_pass(artifacts["sine"], whole)[:, 0]
