@@ -245,7 +245,10 @@ def test_the_sine_streams_the_line_grows_and_both_errors_are_shown(streaming):
     assert picture(streaming) != drawn
     assert in_colour(streaming, "--predicted") > 100
     assert in_colour(streaming, "--forgetful") > 20
-    carried, forgetful = (float(streaming.inner_text(f"#rmse-{name}")) for name in ("carried", "forgetful"))
+    [[target, carried, forgetful]] = [
+        [row[0], *map(float, row[1:])] for row in wait(lambda: table(streaming, "rmse"), streaming)
+    ]
+    assert target == "value"
     assert forgetful > 5 * carried
     assert "times as large" in streaming.inner_text("#factor")
 
