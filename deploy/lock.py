@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK, LICENCES = ROOT / "requirements.lock", ROOT / "docs" / "reference" / "licences.md"
-EXTRAS = ("train", "arrow", "grpc", "onnx", "redis", "traces")
+EXTRAS = ("train", "grpc", "mqtt", "onnx", "redis", "traces")
 OF_TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)")
 ELSEWHERE = {"colorama", "async-timeout", "setuptools"}  # of Windows, of an older Python, of building
 INTRODUCTION = """\

@@ -6,7 +6,8 @@ Both take carries and return new ones: nothing is remembered here between calls.
 advance     scale -> the net -> unscale                                   (models/net.py)
 observe     the same step by step: each observation is first compared with its prediction, and the session
             learns from the error                                         (models/adaptation/stepper.py)
-roll_out    the last prediction -> input -> next prediction -> ...
+roll_out    the last prediction -> input -> next prediction -> ...; or, where the artifact has horizons, what
+            the session has learned of each                               (models/adaptation/horizons.py)
 carry       one row of words a session                                    (models/carry.py)
 
 A graph takes and gives numbers as they are: nothing is scaled. Observations and predictions are float32, or
@@ -22,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from models.adaptation.intervals import growth
 from models.adaptation.learner import ErrorStatistics, Learner, Scores
 from models.adaptation.stepper import Stepper
 from models.arrays import AnyArray, Bools, Doubles, Floats, Ints, Numbers
@@ -141,8 +141,11 @@ class Forecaster:
         self.carry_size = self.layout.size
         fits = self.output_size <= MAX_SHORT_ANSWER and self.output_type == np.float32
         self.short_answer_size = self.output_size if fits else 0
-        self.missing = artifact.missing
+        self._direct = self.learning.forecasts_directly
+        self.missing = () if self._direct else artifact.missing
         known = {*artifact.future, *artifact.columns[self.input_size - artifact.time_input_count :]}
+        if self._direct:
+            known = set()
         self.future_inputs = [i for i, name in enumerate(artifact.columns) if name in known] if known else []
         self._stepper = Stepper(self.net, self.layout, self.learner, artifact.predicted_by)
         self._rules = InputRules(artifact.input_ports)
@@ -209,8 +212,10 @@ class Forecaster:
             None if scores is None else scores.rescale(self._outputs.std),
         )
 
-    def roll_out(self, carries: Floats, steps: int, ahead: Floats | None = None) -> tuple[Numbers, Floats]:
-        """Feed predictions back in, free running.
+    def roll_out(
+        self, carries: Floats, steps: int, ahead: Floats | None = None, done: Ints | None = None
+    ) -> tuple[Numbers, Floats]:
+        """Forecast: feed predictions back in, or say what the sessions have learned of each horizon.
 
         Parameters
         ----------
@@ -218,6 +223,7 @@ class Forecaster:
         steps : how many predictions, at least 1
         ahead : [batch, steps, inputs known ahead], in the order of `future_inputs` and in the data's own
             units: their values when each prediction is due; needed where there are any
+        done : [batch], steps that were forecast before, from the same observations; without it, none
 
         Returns
         -------
@@ -229,6 +235,10 @@ class Forecaster:
         ------
         CannotForecast : the targets and what is known ahead do not cover the inputs
         """
+        if self._direct:
+            first = np.ones(len(carries), np.int64) if done is None else done + 1
+            learned = carries[:, self.layout.learned]
+            return self._unscaled(self._learner().forecast(learned, first, steps)), carries
         if self.missing or (self.future_inputs and ahead is None):
             raise CannotForecast(self.missing or tuple(self.artifact.columns[i] for i in self.future_inputs))
         forecast = np.empty((len(carries), steps, self.output_size), self.output_type)
@@ -375,9 +385,12 @@ class Forecaster:
 
     def forecast_widths(self, carries: Floats, steps: int) -> Floats:
         """Half-widths of the intervals of forecasts, [batch, steps, levels, outputs], own units."""
-        learner = self._learner()
-        widths = learner.widths(carries[:, self.layout.learned]) * self._outputs.std
-        return np.asarray(widths[:, None] * growth(self.learning, steps)[:, None, None])
+        widths = self._learner().forecast_widths(carries[:, self.layout.learned], steps)
+        return np.asarray(widths * self._outputs.std)
+
+    def horizons_prior(self, carry: Floats) -> dict[str, Floats]:
+        """Weights, by name, of an artifact whose sessions begin as this one, [carry_size], forecasts."""
+        return self._learner().horizons_prior(carry[self.layout.learned])
 
     def errors(self, carries: Floats) -> ErrorStatistics:
         """How wrong each session has been, [batch, ...], in the data's own units."""
@@ -471,6 +484,9 @@ def _learner_of(artifact: ServedArtifact, learning: Learning) -> Learner | None:
         return None
     if not isinstance(artifact, Artifact):
         raise BadArtifact(f"the sessions of {artifact.name!r}, which is a graph, cannot learn")
+    if learning.forecasts_directly and artifact.future:
+        known = ", ".join(artifact.future)
+        raise BadArtifact(f"{artifact.name!r} cannot learn horizons: a direct forecast ignores {known}")
     return Learner(artifact, learning)
 
 

@@ -14,7 +14,6 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 EXTRAS: Mapping[str, str] = {
     "torch": "train",
     "matplotlib": "train",
-    "pyarrow": "arrow",
     "onnx": "onnx",
     "onnxruntime": "onnx",
 }

@@ -212,6 +212,14 @@ class Predictions(BaseModel):
     forecast_times: list[str] | None = None
 
 
+class ModelRows(BaseModel):
+    columns: list[str] = Field(description="The inputs of the model, in order.")
+    ignored: list[str] = Field(description="Columns that the model does not read.")
+    notes: list[str] = Field(description="What was found, such as the unit of times.")
+    observations: list[list[float | None]] = Field(description="`[rows, columns]`; null if not observed.")
+    timestamps: list[float] | None = Field(description="Seconds since 1970 of each row, if it has a time.")
+
+
 class BulkChunks(RequestBody):
     """Chunks of many sessions, in columns."""
 
@@ -223,9 +231,14 @@ class BulkChunks(RequestBody):
         description="A session may be named twice: its chunks are applied in order, each with an answer.",
         min_length=1,
     )
-    observations: list[float | list[float | None] | list[list[float | None]] | None] = Field(
+    observations: list[float | list[float | None] | list[list[float | None]] | None] | None = Field(
+        None,
         description="For each session a number (one observation of a model with one input), a row (one "
-        "observation) or a list of rows (a chunk); the predictions are nested as deep. Null: not observed."
+        "observation) or a list of rows (a chunk); the predictions are nested as deep. Null: not observed.",
+    )
+    inputs: dict[str, list[list[Any]]] | None = Field(
+        None,
+        description="In place of observations: by the name of the input, a list of steps for each session.",
     )
     level: Level = None
     score: bool = False
@@ -251,7 +264,14 @@ class BulkPredictions(BaseModel):
 
     positions: list[int | None]
     epochs: list[str | None]
-    predictions: list[float | list[float] | list[list[float]] | None]
+    predictions: list[float | list[float] | list[list[float]] | None] | None = Field(
+        None, description="Absent beside `outputs`."
+    )
+    outputs: dict[str, list[Any]] | None = Field(
+        None,
+        description="Where all sessions run a model with several outputs: by the name of the output, an "
+        "entry for each session.",
+    )
     replayed: list[int] = Field(description="Indexes of chunks that had been applied before.")
     lower: list[Any] | None = Field(
         None, description="Nested as the predictions, as are the following columns."
@@ -357,6 +377,7 @@ class Session(BaseModel):
     epoch: str
     observations_since_reset: int
     last_prediction: list[float] | None
+    time: str | None = Field(description="Of the last observation; null of a session without timestamps.")
     created: str
     updated: str
     expires: str | None
@@ -396,6 +417,13 @@ class OutputFeature(Feature):
     kind: str = Field(description="number, probability or logits.")
 
 
+class StateTensor(BaseModel):
+    input: str = Field(description="The graph's input that a step takes it from.")
+    output: str = Field(description="The graph's output that becomes this input of the next step.")
+    dtype: str
+    shape: list[int] = Field(description="Of one session.")
+
+
 class EmbeddingShape(BaseModel):
     vocabulary: int
     width: int
@@ -413,6 +441,7 @@ class Model(BaseModel):
     fingerprint: str
     inputs: list[Feature]
     outputs: list[OutputFeature]
+    states: list[StateTensor] = Field(description="Kept of a session; empty for networks that are no graphs.")
     targets: list[str] = Field(description="Names of the numbers of a prediction.")
     hidden_size: int | None = Field(description="Null for a graph, as are the next three.")
     num_layers: int | None
@@ -423,6 +452,9 @@ class Model(BaseModel):
     time_features: list[str] = Field(description="Columns made from timestamps, which are not sent.")
     interval_seconds: float | None
     can_forecast: bool = Field(description="Whether the targets cover the inputs.")
+    feedback: dict[str, str] = Field(
+        description="By input, the output that becomes its next value in a forecast."
+    )
     carry_bytes: int
     metrics: dict[str, Any]
     has_figure: bool = Field(description="Whether `GET /models/{name}/figure` has a picture of its training.")

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from app.cli.artifacts import import_, models
+from app.cli.connect_source import connect_broker
 from app.cli.demo import demo
 from app.cli.evaluate import evaluate
 from app.cli.keys import keys
@@ -26,7 +27,7 @@ from app.cli.train import train
 
 app = typer.Typer(
     name="carryover",
-    help="Train stateful LSTMs and serve them: the server keeps each session's carry between chunks.",
+    help="Serve networks that keep a state: it is kept for each session, between chunks. Train LSTMs, GRUs.",
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -60,6 +61,9 @@ app.command("import", short_help="Make an artifact of an ONNX graph or a PyTorch
 app.command(short_help="List artifacts, or show a single artifact.")(models)
 app.command(short_help="Send the rows of a file to a session; write the predictions.")(stream)
 app.command(short_help="Print a forecast of a session.")(forecast)
+app.command("connect", short_help="Send the messages of a broker to sessions; publish predictions.")(
+    connect_broker
+)
 app.command(short_help="Train, serve and stream an example in the terminal.")(demo)
 
 app.add_typer(sessions, name="sessions")

@@ -255,9 +255,13 @@ def _as_dict(artifact: Artifact | GraphArtifact, folder: Path) -> dict[str, Any]
         document |= {
             "inputs": [_port(port) for port in artifact.inputs],
             "outputs": [_port(port) for port in artifact.outputs],
+            "states": [
+                {"input": state.tensor, "output": state.next_tensor, "shape": list(state.shape)}
+                for state in artifact.states
+            ],
             "probed": dict(artifact.probed),
         }
-    return document | {"metrics": dict(artifact.metrics)}
+    return document | {"feedback": artifact.fed_back, "metrics": dict(artifact.metrics)}
 
 
 def _port(port: Port) -> dict[str, Any]:
@@ -291,10 +295,14 @@ def _show(artifact: Artifact | GraphArtifact) -> None:
         "network": f"{_shape(artifact)}{predicts}",
         "inputs": ", ".join(f"{c.name} [{c.unit}]" if c.unit else c.name for c in artifact.inputs),
         "targets": _targets(artifact),
+        "states": ", ".join(f"{state.next_tensor} -> {state.tensor}" for state in artifact.states),
+        "forecasts": graphs.describe_feedback(artifact),
         "fingerprint": artifact.fingerprint,
     } | {key.replace("_", " "): json.dumps(value) for key, value in artifact.metrics.items()}
     width = max(map(len, lines))
     for key, value in lines.items():
+        if not value:
+            continue
         print(f"{key:{width}}  {value}")
 
 

@@ -17,11 +17,12 @@ from app.cli import options
 if TYPE_CHECKING:
     from models.artifact.files import Artifact
     from models.data.dataset import Split
-    from models.data.readers import TimeOptions
     from models.data.series import Series
+    from models.data.tables.options import TableOptions
     from models.evaluation.backtest import Backtest, Score
     from models.evaluation.bands import Coverage
     from models.evaluation.figures import BacktestPlot
+    from models.evaluation.rolling import Rolling
 
 DRAWN_ROWS = 400
 DRAWN_LEVEL = 0.9
@@ -33,7 +34,7 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="The .csv, .parquet or .npz file to stream, or the built-in `sine`. "
+            help="The file to stream: CSV, JSON Lines, Parquet or NPZ; or the built-in `sine`. "
             "[default: `sine`, if the artifact was trained on it]",
             show_default=False,
         ),
@@ -44,9 +45,24 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Rows in a season. [default: estimated from the training part]"),
     ] = None,
+    horizons: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Also forecast this many steps from every row, and compare the forecasts with baselines.",
+            show_default=False,
+        ),
+    ] = None,
     time_column: options.TimeColumn = None,
     time_zone: options.TimeZone = None,
     no_times: options.NoTimes = False,
+    names_map: options.Map = None,
+    separator: options.Separator = None,
+    decimal: options.Decimal = None,
+    encoding: options.Encoding = "utf-8",
+    header: options.Header = None,
+    day_first: options.DayFirst = None,
+    resample: options.Resample = None,
     gaps: options.Gaps = False,
     figure: Annotated[Path, typer.Option(help="File for the figure.")] = Path("evaluation.png"),
     no_figure: Annotated[bool, typer.Option("--no-figure", help="Write no figure.")] = False,
@@ -90,22 +106,46 @@ def evaluate(
 
     from models.artifact.files import load
     from models.evaluation.backtest import backtest
+    from models.evaluation.rolling import evaluate_forecasts
 
     torch.set_num_threads(threads)
     model = load(artifact)
-    series = _series(model, data, options.time_options(time_column, time_zone, no_times), gaps)
-    result = backtest(model, series, _split(model, series, split), chunk=chunk, season=season)
+    table = options.table_options(
+        names=names_map,
+        separator=separator,
+        decimal=decimal,
+        encoding=encoding,
+        header=header,
+        day_first=day_first,
+        zone=time_zone,
+        time_column=time_column,
+        no_times=no_times,
+    )
+    series = _series(model, data, table, gaps, options.step_seconds(resample))
+    rows = _split(model, series, split)
+    steps = _steps(options.parse_sizes(horizons, "--horizons"))
+    result = backtest(model, series, rows, chunk=chunk, season=season)
+    rolling = evaluate_forecasts(model, series, rows, steps, season) if steps else None
     if not no_figure:
         _draw(result, figure, drawn or DRAWN_ROWS, options.parse_names(draw), level or DRAWN_LEVEL)
     if as_json:
-        print(json.dumps(result.as_dict(), indent=2, allow_nan=False))
+        document = result.as_dict() | ({} if rolling is None else {"forecasts": rolling.as_dict()})
+        print(json.dumps(document, indent=2, allow_nan=False))
         return
     _print_tables(result, by_target)
+    if rolling is not None:
+        _print_forecasts(rolling)
     if not no_figure:
         print(f"see {figure}")
 
 
-def _series(model: Artifact, data: str | None, times: TimeOptions, gaps: bool) -> Series:
+def _steps(horizons: tuple[int, ...] | None) -> tuple[int, ...]:
+    if horizons and min(horizons) < 1:
+        raise typer.BadParameter("a horizon is a whole number from 1", param_hint="--horizons")
+    return tuple(sorted(set(horizons or ())))
+
+
+def _series(model: Artifact, data: str | None, table: TableOptions, gaps: bool, step: float | None) -> Series:
     from models.data.dataset import open_series
     from models.errors import BadData
 
@@ -114,7 +154,9 @@ def _series(model: Artifact, data: str | None, times: TimeOptions, gaps: bool) -
     if data is None:
         raise BadData(f"name the file to stream; the model was trained on {trained_on or 'an unknown file'}")
     columns = model.columns[: model.input_size - model.time_input_count]
-    return open_series(data, columns, model.targets, times, model.time_features, gaps)
+    series = open_series(data, columns, model.targets, table, model.time_features, gaps, step, of_model=True)
+    options.print_notes(series.notes)
+    return series
 
 
 def _trained_on(model: Artifact) -> str | None:
@@ -205,6 +247,27 @@ def _print_bands(result: Backtest) -> None:
     places = [_describe_rows(result, rows) for rows in result.surprises()]
     more = f", and {len(places) - SHOWN_SURPRISES} more" if len(places) > SHOWN_SURPRISES else ""
     print(f"most surprising: {', '.join(places[:SHOWN_SURPRISES])}{more}")
+
+
+def _print_forecasts(rolling: Rolling) -> None:
+    """Print the errors over all steps of a forecast, and how the intervals of its last step did."""
+    headings = [f"{name} {steps}" for steps in rolling.horizons for name in ("MSE", "MAE", "MASE")]
+    rows = {
+        method: [_format_number(value) for score in scores for value in astuple(score)]
+        for method, scores in rolling.scores.items()
+    }
+    title = f"forecasts from {len(rolling.rows)} rows, the mean over all their steps; scaled units"
+    _print_rows(title, headings, rows)
+    if rolling.bands:
+        headings = ["by target", "worst place", "after a miss", "interval score", "quantile loss"]
+        bands = {
+            f"step {steps}": [_format_range(band.least, band.most), *map(_format_number, astuple(band)[2:])]
+            for steps, band in zip(rolling.horizons, rolling.bands, strict=True)
+        }
+        _print_rows(
+            f"intervals of {rolling.level:g}: coverage, and two scores; scaled units", headings, bands
+        )
+    print(f"farthest forecast beyond the earlier rows: {rolling.excess:.2g} of their range")
 
 
 def _coverage_cells(coverage: Coverage | None) -> list[str]:

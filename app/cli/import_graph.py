@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from models.artifact.files import Artifact
     from models.artifact.graph_artifact import GraphArtifact
     from models.artifact.graphs.choices import Choices
 
@@ -149,6 +150,7 @@ def import_graph(
     write_folder(contents(artifact), out)
     print(f"{out}: {describe(artifact)}, fingerprint {artifact.fingerprint[:12]}")
     print(_proof(artifact))
+    print(f"forecasts: {describe_feedback(artifact)}")
     print(f"serve it: carryover serve --models {out}")
 
 
@@ -160,6 +162,14 @@ def describe(artifact: GraphArtifact) -> str:
     ]
     numbers = sum(state.initial.size for state in artifact.signature.states)
     return f"ONNX {ports[0]} -> {ports[1]}, {numbers} numbers of state"
+
+
+def describe_feedback(artifact: GraphArtifact | Artifact) -> str:
+    """Which output becomes the next value of which input, in a line."""
+    if artifact.missing:
+        return f"no, nothing becomes the next {', '.join(artifact.missing)}"
+    pairs = [(name, source) for name, source in artifact.fed_back.items() if name != source]
+    return ", ".join(["yes", *(f"{source} becomes the next {name}" for name, source in pairs)])
 
 
 def _proof(artifact: GraphArtifact) -> str:

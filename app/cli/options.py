@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from models.data.readers import TimeOptions
+    from models.data.tables.options import TableOptions
 
 Split = Annotated[
     str | None,
@@ -26,10 +28,65 @@ TimeColumn = Annotated[
 TimeZone = Annotated[
     str | None,
     typer.Option(
-        metavar="ZONE", help="Zone of times without an offset, such as Europe/Berlin. [default: UTC]"
+        "--timezone",
+        "--time-zone",
+        metavar="ZONE",
+        help="Zone of times without an offset, such as Europe/Berlin. [default: UTC]",
     ),
 ]
 NoTimes = Annotated[bool, typer.Option("--no-times", help="Leave out the column of times.")]
+Map = Annotated[
+    str | None,
+    typer.Option(
+        "--map",
+        metavar="COLUMN=NAME,...",
+        help="Other names for columns of the file, such as those of the model's inputs.",
+        show_default=False,
+    ),
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHAR",
+        help="Character between the cells of a CSV, or `tab`. [default: found from the first rows]",
+        show_default=False,
+    ),
+]
+Decimal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHAR",
+        help="Decimal mark of a CSV: a point or a comma. [default: that of the first number with one]",
+        show_default=False,
+    ),
+]
+Encoding = Annotated[
+    str, typer.Option(metavar="NAME", help="Encoding of a text file, such as utf-16 or windows-1252.")
+]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether the first row of a CSV has the names. [default: if no cell is a number or a time]",
+        show_default=False,
+    ),
+]
+DayFirst = Annotated[
+    bool | None,
+    typer.Option(
+        "--day-first/--month-first",
+        help="How to read dates such as 03/04/2024. [default: as an earlier row such as 31/12/2024 says]",
+        show_default=False,
+    ),
+]
+Resample = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEP",
+        help="Make one row for each step, such as 10min: the mean of its rows, or a gap. Needs times.",
+        show_default=False,
+    ),
+]
 Gaps = Annotated[
     bool,
     typer.Option(
@@ -96,11 +153,45 @@ def parse_pairs(text: str | None, option: str, form: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def time_options(column: str | None, zone: str | None, ignored: bool) -> TimeOptions:
-    """How the times of a file are read."""
-    from models.data.readers import TimeOptions
+def table_options(
+    *,
+    names: str | None,
+    separator: str | None,
+    decimal: str | None,
+    encoding: str,
+    header: bool | None,
+    day_first: bool | None,
+    zone: str | None,
+    time_column: str | None = None,
+    no_times: bool = False,
+) -> TableOptions:
+    """How a file is read."""
+    from models.data.tables.options import TableOptions
 
-    return TimeOptions(column, zone, ignored)
+    return TableOptions(
+        encoding=encoding,
+        separator="\t" if separator in ("tab", "\\t") else separator,
+        decimal=decimal,
+        header=header,
+        time_column=time_column,
+        no_times=no_times,
+        zone=zone,
+        day_first=day_first,
+        names=parse_pairs(names, "--map", "COLUMN=NAME"),
+    )
+
+
+def step_seconds(text: str | None) -> float | None:
+    """The seconds of `--resample`."""
+    from models.data.resampling import parse_step
+
+    return None if text is None else parse_step(text)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Say on standard error what a user should know of a file."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def artifact_name(given: str | None, folder: Path) -> str:

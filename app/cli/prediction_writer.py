@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,22 @@ from models.errors import BadData
 
 if TYPE_CHECKING:
     from carryover import Answer, Prediction
+
+
+JSON_START = '{"position": '
+
+
+@dataclass(frozen=True)
+class Written:
+    """The predictions of a file.
+
+    first, last : positions of its first and last row
+    label : the last row's, if labels are written
+    """
+
+    first: int
+    last: int
+    label: Any = None
 
 
 @dataclass(frozen=True)
@@ -79,27 +96,42 @@ class Layout:
         if not self.as_json:
             out.write(csv_lines([self.names]))
 
-    def last_position(self, path: Path) -> int | None:
-        """The position in the last complete row of a file; an incomplete last row is removed from the file.
+    def read_written(self, path: Path) -> Written | None:
+        """What a file of predictions has; an incomplete last row is removed from the file.
 
         Raises
         ------
-        BadData : the file does not end with such a row
+        BadData : the file has something else
         """
         if not path.exists():
             return None
         text = path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            path.write_text(whole, encoding="utf-8")
         lines = whole.splitlines()
-        if not lines or (not self.as_json and lines == [csv_lines([self.names]).rstrip("\n")]):
+        foreign = BadData(f"{path} does not have such predictions: choose another --out")
+        if self.as_json:
+            begins = (lines or [text])[0].startswith(JSON_START[: len(text)])
+        else:
+            header = csv_lines([self.names])
+            begins = whole.startswith(header) or header.startswith(text)
+            lines = lines[1:]
+        if not begins:
+            raise foreign
+        if whole != text:
+            os.truncate(path, len(whole.encode()))
+        if not lines:
             return None
         try:
-            last = json.loads(lines[-1])["position"] if self.as_json else lines[-1].partition(",")[0]
-            return int(last)
+            first, last = self._parse(lines[0]), self._parse(lines[-1])
+            label = None if self.label is None else last[self.label]
+            return Written(int(first["position"]), int(last["position"]), label)
         except (ValueError, KeyError, TypeError):
-            raise BadData(f"{path} does not end with a prediction: choose another --out") from None
+            raise foreign from None
+
+    def _parse(self, line: str) -> dict[str, Any]:
+        if self.as_json:
+            return dict(json.loads(line))
+        return dict(zip(self.names, next(csv.reader([line])), strict=True))
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> str:

@@ -181,6 +181,24 @@ Levels = Annotated[
         help="Levels of prediction intervals, between 0 and 1; with any level, sessions also have scores.",
     ),
 ]
+Horizons = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1,N,...",
+        help="Steps ahead that each session learns to forecast directly, ascending from 1. "
+        "[default: none; a forecast feeds predictions back]",
+        show_default=False,
+    ),
+]
+Season = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Rows of a season, for --horizons. [default: found in the data]",
+        show_default=False,
+    ),
+]
 
 
 def build_recipe(named: RecipeName | None, **given: Any) -> Recipe:
@@ -195,16 +213,22 @@ def build_recipe(named: RecipeName | None, **given: Any) -> Recipe:
 def with_learning(recipe: Recipe, **given: Any) -> Recipe:
     """The recipe with the given options of what its sessions learn.
 
+    Horizons need intervals: without levels, the usual ones are added.
+
     Raises
     ------
     BadRecipe : a value is out of bounds
     """
     from dataclasses import replace
 
+    from models.artifact.learning import DEFAULT_LEVELS
     from models.errors import BadArtifact, BadRecipe
 
+    values = _given_values(given)
+    if values.get("horizons") and not (values.get("levels") or recipe.learning.levels):
+        values["levels"] = DEFAULT_LEVELS
     try:
-        return replace(recipe, learning=replace(recipe.learning, **_given_values(given)))
+        return replace(recipe, learning=replace(recipe.learning, **values))
     except BadArtifact as error:
         raise BadRecipe(str(error)) from error
 

@@ -1,129 +1,212 @@
-"""Rows of a CSV or Parquet file or of standard input, one by one, for `carryover stream`.
+"""Rows of a file, of a file that grows, or of standard input, for `carryover stream`.
 
-A stream may have gaps: an empty cell, `NA` or `nan` is a missing observation.
+They are read by `models.data.tables`, as for training, but come one by one. A stream may have gaps.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from models.data.csv_rules import is_gap, read_rows
+import numpy as np
+
+from models.data.resampling import Resampler, format_step
+from models.data.tables.columns import TableReader, listed
+from models.data.tables.files import open_table, read_table
+from models.data.tables.options import NO_OPTIONS, TableOptions
+from models.data.tables.pieces import Table
+from models.data.tables.text import BLOCK_BYTES, read_blocks
 from models.errors import BadData
-from models.installation import install_command
 
 POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
-class RowSource:
-    """An open file.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the columns that are sent.
 
-    names : of its columns
-    rows : each a list of cells
-    total : number of rows; None if it is unknown
+    values : in the order of the model's inputs; None where nothing was observed
+    seconds : its time, since 1970; None where times are not read
+    label : the cell of the column that is copied to the predictions; in UTC if it is a time that was read
     """
 
-    names: tuple[str, ...]
-    rows: Iterator[Sequence[Any]]
-    total: int | None = None
+    values: list[float | None]
+    seconds: float | None
+    label: Any
+
+
+class RowSource:
+    """An open table. Its columns are selected by `select_columns` before its rows are read.
+
+    names : of its columns
+    total : number of rows; None if it is unknown
+    live : whether a row should be sent as soon as it is there
+    """
+
+    def __init__(self, table: Table, options: TableOptions, *, live: bool, step: float | None = None) -> None:
+        self.table = table
+        self.names = table.names
+        self.total = None if step is not None else table.total
+        self.live = live
+        self.options = options
+        self.step = step
+        self.reader: TableReader | None = None
+
+    @property
+    def rows(self) -> Iterator[Row]:
+        """Those that are left to read.
+
+        Raises
+        ------
+        BadData : while they are read, a cell cannot be read; no columns were selected
+        """
+        if self.reader is None:
+            raise BadData(f"{self.table.source}: no columns were selected")
+        return self._rows(self.reader) if self.step is None else self._resampled(self.reader, self.step)
+
+    def _rows(self, reader: TableReader) -> Iterator[Row]:
+        shown = 0
+        for piece in reader.rows():
+            for note in reader.notes[shown:]:
+                print(f"note: {note}", file=sys.stderr)
+            shown = len(reader.notes)
+            missing = np.isnan(piece.values)
+            values = piece.values.tolist()
+            for row, column in np.argwhere(missing).tolist():
+                values[row][column] = None
+            seconds: list[float | None] = [None] * len(values)
+            if piece.times is not None:
+                seconds = (piece.times.astype(np.int64) / 1e6).tolist()
+            labels = piece.labels or [None] * len(values)
+            if piece.times is not None and reader.label == reader.time_column:
+                # As text that --resume reads again, whatever the zone and the form of the file's times.
+                labels = [f"{text}Z" for text in np.datetime_as_string(piece.times.astype("datetime64[ms]"))]
+            yield from map(Row, values, seconds, labels)
+
+    def _resampled(self, reader: TableReader, step: float) -> Iterator[Row]:
+        """Means of the rows of a step. The label is the beginning of the step."""
+        resampler = Resampler(self.table.source, step)
+        rows = 0
+        for row in self._rows(reader):
+            if row.seconds is None:
+                raise BadData(
+                    f"{self.table.source} has no times to resample by; name their column: --time-column"
+                )
+            rows += 1
+            values = np.array([np.nan if value is None else value for value in row.values])
+            yield from (_mean(*complete) for complete in resampler.add(round(row.seconds * 1e6), values))
+        yield from (_mean(*complete) for complete in resampler.finish())
+        print(
+            f"note: {rows} rows were resampled to {format_step(step)}: means of their steps; "
+            f"{resampler.empty} steps without a row are gaps",
+            file=sys.stderr,
+        )
+
+
+def _mean(microseconds: int, values: Any) -> Row:
+    label = f"{np.datetime64(microseconds, 'us').astype('datetime64[ms]')}Z"
+    numbers = [None if np.isnan(value) else float(value) for value in values]
+    return Row(numbers, microseconds / 1e6, label)
+
+
+def time_of(row: Row) -> Any:
+    """Seconds since 1970, or, where times are not read, the label, which may be a time."""
+    return row.label if row.seconds is None else row.seconds
 
 
 @contextmanager
-def open_rows(path: Path, standard_input: IO[str], *, follow: bool) -> Iterator[RowSource]:
-    """Open a file by its name: `-` is standard input, .parquet Parquet, anything else CSV.
+def open_rows(
+    path: Path,
+    standard_input: IO[str],
+    *,
+    follow: bool,
+    options: TableOptions = NO_OPTIONS,
+    step: float | None = None,
+) -> Iterator[RowSource]:
+    """Open a file; `-` is standard input.
+
+    Parameters
+    ----------
+    step : seconds to resample to
 
     Raises
     ------
-    BadData : the file is empty or not CSV, or pyarrow is missing; while rows are read, one has another length
+    BadData : it is empty, or not what it should be; while rows are read, one has another length
     """
     if str(path) == "-":
-        yield _csv(standard_input, "standard input")
-    elif path.suffix == ".parquet":
-        with path.open("rb") as raw:
-            yield _parquet(raw)
+        blocks = read_blocks(standard_input.buffer)  # type: ignore[attr-defined]
+        yield RowSource(read_table(blocks, options, "standard input"), options, live=True, step=step)
     else:
-        with path.open(encoding="utf-8", newline="") as file:
-            yield _csv(_follow(file), str(path)) if follow else _csv(file, str(path), _count_lines(path))
+        with open_table(path, options, _follow if follow else None) as table:
+            yield RowSource(table, options, live=follow or not path.is_file(), step=step)
 
 
 def select_columns(
-    source: RowSource, columns: Sequence[str], label: str | None
-) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    source: RowSource,
+    inputs: Sequence[str],
+    label: str | None,
+    *,
+    columns: Sequence[str] = (),
+    timed: bool = False,
+) -> tuple[Callable[[Row], list[float | None]], Callable[[Row], Any]]:
     """Functions that return the numbers of a row, and its label.
 
     Parameters
     ----------
-    columns : the inputs; if the file has as many columns, all with other names, they are taken in order
+    inputs : of the model, found by name; in order where the source has no names
     label : column that is copied to the predictions
+    columns : columns to send in place of the inputs, in their order
+    timed : rows have their times
 
     Raises
     ------
-    BadData
+    BadData : an input is missing
     """
-    names = list(source.names)
-    if label is not None and label not in names:
-        raise BadData(f"there is no column {label!r}; there are {', '.join(names)}")
-    others = [name for name in names if name != label]
-    missing = [name for name in columns if name not in names]
-    if missing and (len(others) != len(columns) or len(missing) < len(columns)):
-        text = f"the model reads {', '.join(columns)}; the columns are {', '.join(names)}"
-        raise BadData(f"{text}: name them with --columns")
-    indices = [names.index(name) for name in (others if missing else columns)]
-    label_index = None if label is None else names.index(label)
-
-    def observation(row: Sequence[Any]) -> list[float | None]:
-        return [_number(row, index, names) for index in indices]
-
-    return observation, lambda row: None if label_index is None else row[label_index]
-
-
-def _csv(file: Iterator[str] | IO[str], source: str, lines: int | None = None) -> RowSource:
-    table = read_rows(file, source)
-    return RowSource(table.names, table.rows, None if lines is None else lines - table.has_header)
-
-
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for line in file if line.strip())
-
-
-def _parquet(raw: IO[bytes]) -> RowSource:
-    try:
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise BadData(f"Parquet needs pyarrow: {install_command('arrow')}") from None
-    file = pq.ParquetFile(raw)
-    names = tuple(file.schema_arrow.names)
-    rows = (
-        row
-        for batch in file.iter_batches()
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    options = source.options
+    if columns:
+        names = dict(zip(columns, inputs, strict=False))
+        swapped = [name for name, target in names.items() if name != target and name in inputs]
+        if len(columns) != len(inputs) or swapped:
+            raise BadData(
+                f"--columns {','.join(columns)} does not fit: the model reads {listed(inputs)}. Columns with "
+                "these names are found by name; map others: --map COLUMN=INPUT"
+            )
+        options = TableOptions(**{**vars(options), "names": {**names, **options.names}})
+    if label is not None and options.time_column is None and timed:
+        options = TableOptions(**{**vars(options), "time_column": options.names.get(label, label)})
+    label = None if label is None else options.names.get(label, label)
+    reader = TableReader(
+        source.table, options, inputs, label=label, gaps=True, timed=timed or source.step is not None
     )
-    return RowSource(names, rows, file.metadata.num_rows)
+    if reader.ignored:
+        print(
+            f"note: not sent, because the model has no such input: {listed(reader.ignored)}", file=sys.stderr
+        )
+    source.reader = reader
+    return (lambda row: row.values), (lambda row: row.label)
 
 
-def _follow(file: IO[str]) -> Iterator[str]:
-    """Complete lines as they are written, without end."""
-    line = ""
+def _follow(path: Path, file: BufferedReader | BytesIO) -> Iterator[bytes]:
+    """Blocks of a file as it grows, without end.
+
+    Raises
+    ------
+    BadData : the file became shorter, or another file took its name
+    """
     while True:
-        line += file.readline()
-        if line.endswith("\n"):
-            yield line
-            line = ""
-        else:
-            time.sleep(POLL_SECONDS)
-
-
-def _number(row: Sequence[Any], index: int, names: Sequence[str]) -> float | None:
-    cell = row[index] if index < len(row) else None
-    if cell is None or is_gap(cell):
-        return None
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        raise BadData(f"column {names[index]!r} has {cell!r}, which is not a number") from None
+        if block := file.read1(BLOCK_BYTES):
+            yield block
+            continue
+        here, there = os.fstat(file.fileno()), path.stat()
+        if here.st_size < file.tell() or (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            raise BadData(
+                f"{path} was cut or replaced while it was followed: start again to read the new rows"
+            )
+        time.sleep(POLL_SECONDS)

@@ -120,18 +120,31 @@ def delete(
 @sessions.command(short_help="Export all sessions to a folder.")
 def export(
     folder: Annotated[
-        Path, typer.Argument(help="Folder for the backup; an interrupted export is continued.")
+        Path,
+        typer.Argument(help="Folder for the backup. What it has already is refreshed.", show_default=False),
     ],
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove sessions from the folder that the server no longer has.")
+    ] = False,
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
-    """Write the state of every session to a folder: a backup, or a way to move them to another server."""
+    """Write the state of every session to a folder: a backup, or a way to move them to another server.
+
+    A second export into the same folder writes the sessions that have changed since, and goes on after an
+    interruption. A session that the server no longer has stays in the folder, except with --prune.
+    """
     from app.cli import session_backup
 
+    counts = session_backup.ExportCounts()
     with connect.client(url, key_file) as server:
-        earlier = len(session_backup.read_session_list(folder))
-        count = _count(session_backup.export_sessions(server, folder), max(server.count() - earlier, 0))
-    print(f"{count} sessions exported to {folder}" + (f", {earlier} were there already" if earlier else ""))
+        _count(session_backup.export_sessions(server, folder, counts, prune=prune), server.count())
+    print(f"{counts.written} sessions exported to {folder}, {counts.unchanged} unchanged", end="")
+    if counts.removed:
+        print(f", {counts.removed} removed that the server no longer has", end="")
+    if counts.kept:
+        print(f", {counts.kept} kept that the server no longer has (--prune removes them)", end="")
+    print()
 
 
 @sessions.command("import", short_help="Import all sessions of a folder.")
@@ -142,7 +155,10 @@ def import_(
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
-    """Import every exported session into a running server. A session with the same id is replaced."""
+    """Import every exported session into a running server. A session with the same id is replaced.
+
+    After an interruption, the same command imports the sessions that are still missing.
+    """
     from app.cli import session_backup
 
     with connect.client(url, key_file) as server:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from itertools import islice
@@ -18,12 +17,12 @@ from app.cli import connect, options
 from app.cli.connect import DEFAULT_URL
 
 if TYPE_CHECKING:
-    from carryover import Carryover, ModelInfo, Session
+    from carryover import Carryover, ModelInfo, Session, SessionInfo
 
-    from app.cli.prediction_writer import Layout
+    from app.cli.resume import Beginning
 
 PATIENCE_SECONDS = 300.0
-CHUNK, CHUNKS_AHEAD = 50, 8
+CHUNK, CHUNKS_AHEAD, STEPS = 50, 8, 20
 
 
 class Format(StrEnum):
@@ -42,7 +41,10 @@ Level = Annotated[
 def stream(
     data: Annotated[
         Path,
-        typer.Argument(help="A .csv or .parquet file, or - for CSV on standard input.", show_default=False),
+        typer.Argument(
+            help="A file: CSV, JSON Lines, Parquet or NPZ; or - for CSV or JSON Lines on standard input.",
+            show_default=False,
+        ),
     ],
     session: connect.SessionId,
     model: Annotated[
@@ -50,12 +52,27 @@ def stream(
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Columns to send. [default: the inputs of the model]"),
+        typer.Option(
+            metavar="A,B,...", help="Columns to send, in the order of the inputs. [default: by name]"
+        ),
     ] = None,
     time_column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Column to copy to the predictions.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="Column of times: copied to the predictions, sent to a model that uses times, and compared "
+            "with --resume.",
+            show_default=False,
+        ),
     ] = None,
+    names_map: options.Map = None,
+    separator: options.Separator = None,
+    decimal: options.Decimal = None,
+    encoding: options.Encoding = "utf-8",
+    header: options.Header = None,
+    time_zone: options.TimeZone = None,
+    day_first: options.DayFirst = None,
+    resample: options.Resample = None,
     chunk: Annotated[
         int | None,
         typer.Option(
@@ -75,64 +92,129 @@ def stream(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="At the end of the file, wait for more rows.")
     ] = False,
-    from_start: Annotated[
-        bool, typer.Option("--from-start", help="Send every row, whatever the position of the session.")
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with a source that was interrupted: skip the rows that were applied."
+        ),
     ] = False,
+    began_at: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="POSITION",
+            help="With --resume: the session's position when the first row of this source was sent. "
+            "[default: from --out, else 0]",
+            show_default=False,
+        ),
+    ] = None,
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
 ) -> None:
     """Send the rows of a file to a session, and write the prediction of what follows each row.
 
-    Row 0 of the file is observation 0 of the session. After an interruption, the same command continues at
-    the position of the session, or where --out ends. An empty cell is a missing observation. The server may
-    restart meanwhile.
+    All rows are new and are sent, unless --resume is given. With --resume the rows that were applied before
+    an interruption are skipped: those up to the time of the last one, or else as many as were applied, if
+    the server has applied the same numbers. If this cannot be decided, nothing is sent. An empty cell is a
+    missing observation. The server may restart meanwhile.
 
     For example: carryover stream readings.csv pump-7 --time-column date --out predictions.csv
     """
     from app.cli import row_reader
     from app.cli.prediction_writer import Layout
     from app.cli.progress_bar import track
+    from app.cli.resume import Output, PulledRows, rows_after
 
     size = chunk or (1 if follow or str(data) == "-" else CHUNK)
     with ExitStack() as stack:
-        source = stack.enter_context(row_reader.open_rows(data, sys.stdin, follow=follow))
+        table = options.table_options(
+            names=names_map,
+            separator=separator,
+            decimal=decimal,
+            encoding=encoding,
+            header=header,
+            day_first=day_first,
+            zone=time_zone,
+        )
+        step = options.step_seconds(resample)
+        source = stack.enter_context(
+            row_reader.open_rows(data, sys.stdin, follow=follow, options=table, step=step)
+        )
         service = stack.enter_context(connect.client(url, key_file, PATIENCE_SECONDS))
         target = service.session(session, model)
-        described = _model(service, target, model)
+        info, described = _find(service, target, model)
+        inputs = _inputs_without_times(described, time_column)
         observation, label = row_reader.select_columns(
-            source, options.parse_names(columns) or described.inputs, time_column
+            source,
+            inputs,
+            time_column,
+            columns=options.parse_names(columns),
+            timed=bool(described.time_features or time_zone or day_first is not None),
         )
         layout = Layout(
             described.targets, time_column, level is not None, score, as_json or format_ is Format.jsonl
         )
-        start = 0 if from_start else _start_row(target, out, layout)
-        labels: deque[Any] = deque()
-
-        def observations() -> Iterator[list[float | None]]:
-            for row in islice(source.rows, start, None):
-                labels.append(label(row))
-                yield observation(row)
-
-        file = stack.enter_context(out.open("a", encoding="utf-8")) if out else sys.stdout
-        if not start or out is None:
-            layout.write_header(file)
+        output = Output(layout, out, session)
+        position = 0 if info is None else info.position
+        beginning = (
+            output.go_on(position, None if info is None else info.time, began_at)
+            if resume
+            else output.new_rows(position)
+        )
+        _say_beginning(beginning, session, position, out, resume=resume)
+        rows = source.rows
+        if beginning.after_time is not None:
+            rows = rows_after(rows, row_reader.time_of, beginning.after_time, _say)
+        pulled = PulledRows(rows, observation, label, timed=bool(described.time_features))
+        stack.enter_context(output.open(beginning, resume=resume))
         sent = target.stream(
-            observations(),
+            pulled,
             size,
             level=level,
             score=score,
-            max_in_flight=1 if source.total is None else CHUNKS_AHEAD,
+            timestamps=pulled.timestamps() if described.time_features else None,
+            max_in_flight=1 if source.live else CHUNKS_AHEAD,
+            resume=beginning.resumed,
+            start=beginning.start,
+            after=beginning.after,
         )
-        remaining = None if source.total is None else max(source.total - start, 0)
+        remaining = None
+        if source.total is not None and beginning.after_time is None:
+            remaining = source.total - beginning.skipped(position)
         shown = out is not None or not sys.stdout.isatty()
         for answer in track(sent.answers(), remaining, "rows", len, shown=shown):
-            layout.write(file, answer, [labels.popleft() for _ in range(len(answer))])
+            output.write(answer, pulled.labels_of(answer, beginning.start))
+        output.finish()
 
 
 def forecast(
     session: connect.SessionId,
-    steps: Annotated[int, typer.Option("--steps", "-n", min=1, help="Number of steps.")] = 20,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps",
+            "-n",
+            min=1,
+            help="Number of steps. [default: 20, or the rows of --future]",
+            show_default=False,
+        ),
+    ] = None,
     level: Level = None,
+    future: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the columns that are known ahead, a row for each step.",
+            show_default=False,
+        ),
+    ] = None,
+    time_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of times in --future: rows up to the session's last observation are skipped.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: options.Json = False,
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
@@ -144,15 +226,22 @@ def forecast(
     from app.cli.prediction_writer import csv_lines
 
     with connect.client(url, key_file) as service:
-        found = service.session(session).forecast(steps, level=level)
-        targets = next(known.targets for known in service.models() if known.name == found.model)
+        target = service.session(session)
+        info = target.refresh()
+        described = next(known for known in service.models() if known.name == info.model)
+        rows = None if future is None else _read_future(future, described, info, steps, time_column)
+        steps = steps or (len(rows) if rows else STEPS)
+        found = target.forecast(steps, level=level, future=rows)
     parts = {"": found.values} | (
         {} if found.lower is None else {"_lower": found.lower, "_upper": found.upper}
     )
-    columns = {
-        f"{target}{ending}": [float(str(number)) for number in part.reshape(steps, -1)[:, i]]
+    columns: dict[str, list[Any]] = {}
+    if found.times is not None:
+        columns["time"] = [None if time is None else time.isoformat() for time in found.times]
+    columns |= {
+        f"{name}{ending}": [float(str(number)) for number in part.reshape(steps, -1)[:, i]]
         for ending, part in parts.items()
-        for i, target in enumerate(targets)
+        for i, name in enumerate(described.targets)
     }
     if as_json:
         document = {"session": found.session, "model": found.model, "position": found.position}
@@ -161,32 +250,73 @@ def forecast(
     print(csv_lines([["step", *columns], *zip(range(1, steps + 1), *columns.values(), strict=True)]), end="")
 
 
-def _model(service: Carryover, session: Session, given: str | None) -> ModelInfo:
-    """The model of the session, or the model that it will get."""
+def _read_future(
+    path: Path, model: ModelInfo, info: SessionInfo, steps: int | None, time_column: str | None
+) -> list[list[float | None]]:
+    """[steps, columns known ahead] of a file.
+
+    Raises
+    ------
+    BadData : the file has too few rows, or not these columns
+    """
+    from app.cli import resume, row_reader
+    from models.errors import BadData
+
+    if not model.future:
+        raise BadData(f"model {model.name!r} has no inputs that are known ahead: leave out --future")
+    with row_reader.open_rows(path, sys.stdin, follow=False) as source:
+        read, _ = row_reader.select_columns(source, model.future, time_column)
+        rows = source.rows
+        if time_column is not None and info.time is not None:
+            rows = resume.rows_after(rows, row_reader.time_of, info.time.timestamp(), _say)
+        found = [read(row) for row in islice(rows, steps)]
+    if len(found) < (steps or 1):
+        raise BadData(f"{path} has {len(found)} rows for {steps or 1} steps")
+    return found
+
+
+def _find(service: Carryover, session: Session, given: str | None) -> tuple[SessionInfo | None, ModelInfo]:
+    """The session, if it exists; and its model, or the one that it will get."""
     from carryover import SessionGone, UnknownSession
 
     from models.errors import BadData
 
-    name = given
+    info, name = None, given
     with suppress(UnknownSession, SessionGone):
-        name = session.refresh().model
+        info = session.refresh()
+        name = info.model
     known = service.models()
-    found = [info for info in known if (info.default if name is None else info.name == name)]
-    names = ", ".join(info.name for info in known)
+    found = [model for model in known if (model.default if name is None else model.name == name)]
+    names = ", ".join(model.name for model in known)
     if not found and name is None:
         raise BadData(f"name the model of the new session with --model; the server has {names}")
     if not found:
         raise BadData(f"the server has no model {name!r}; it has {names}")
-    return found[0]
+    return info, found[0]
 
 
-def _start_row(session: Session, out: Path | None, layout: Layout) -> int:
-    """The row to continue with: after the last row of the output, or at the position of the session."""
-    position = session.position or 0
-    written = None if out is None else layout.last_position(out)
-    start = position if written is None else written
-    if start != position:
-        session.rewind(start)
-    if start:
-        print(f"continuing after row {start}", file=sys.stderr)
-    return start
+def _inputs_without_times(model: ModelInfo, time_column: str | None) -> Sequence[str]:
+    """The columns to send: the server makes the others of the times."""
+    from models.errors import BadData
+
+    if model.time_features and time_column is None:
+        raise BadData(
+            f"model {model.name!r} makes inputs from the time of each row: name the column of times with "
+            "--time-column"
+        )
+    return model.inputs[: len(model.inputs) - len(model.time_inputs)]
+
+
+def _say_beginning(
+    beginning: Beginning, session: str, position: int, out: Path | None, *, resume: bool
+) -> None:
+    """Say where the stream begins, if that is not at 0."""
+    if resume and beginning.after_time is None:
+        _say(f"going on after row {max(beginning.skipped(position), 0)} of the source")
+    elif not resume and position:
+        again = "" if out else f"; after an interruption: --resume --began-at {position}"
+        _say(f"session {session} is at {position}: all rows of the source are new to it{again}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -19,7 +19,8 @@ REMEDIES = "try a smaller --learning-rate, more --epochs or more rows"
 if TYPE_CHECKING:
     from models.artifact.files import Artifact
     from models.data.dataset import Dataset
-    from models.data.readers import TimeOptions
+    from models.data.series import Series
+    from models.data.tables.options import TableOptions
     from models.evaluation.verdict import Verdict
     from models.training.recipe import Recipe
     from models.training.training import Training
@@ -34,7 +35,10 @@ class Device(StrEnum):
 
 def train(
     data: Annotated[
-        str, typer.Argument(metavar="[DATA]", help="A .csv, .parquet or .npz file, or the built-in `sine`.")
+        str,
+        typer.Argument(
+            metavar="[DATA]", help="A file: CSV, JSON Lines, Parquet or NPZ; or the built-in `sine`."
+        ),
     ] = "sine",
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the artifact; an artifact there is replaced.")
@@ -50,6 +54,13 @@ def train(
     time_column: options.TimeColumn = None,
     time_zone: options.TimeZone = None,
     no_times: options.NoTimes = False,
+    names_map: options.Map = None,
+    separator: options.Separator = None,
+    decimal: options.Decimal = None,
+    encoding: options.Encoding = "utf-8",
+    header: options.Header = None,
+    day_first: options.DayFirst = None,
+    resample: options.Resample = None,
     time_features: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +104,8 @@ def train(
     forgetting: recipe_options.Forgetting = None,
     prior: recipe_options.Prior = None,
     levels: recipe_options.Levels = None,
+    horizons: recipe_options.Horizons = None,
+    season: recipe_options.Season = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -141,6 +154,8 @@ def train(
         forgetting=forgetting,
         prior=prior,
         levels=options.parse_numbers(levels, "--levels"),
+        horizons=options.parse_sizes(horizons, "--horizons"),
+        season=season,
     )
     if split is None and recipe is recipe_options.RecipeName.textbook:
         split = "1,0,0"
@@ -151,8 +166,21 @@ def train(
         future=options.parse_names(future),
         units=options.parse_units(units),
     )
-    times = options.time_options(time_column, time_zone, no_times)
-    dataset = _dataset(data, names, times, split, gaps, chosen.scaled)
+    table = options.table_options(
+        names=names_map,
+        separator=separator,
+        decimal=decimal,
+        encoding=encoding,
+        header=header,
+        day_first=day_first,
+        zone=time_zone,
+        time_column=time_column,
+        no_times=no_times,
+    )
+    series = _series(data, names, table, gaps, options.step_seconds(resample))
+    dataset = _dataset(series, names, split, chosen.scaled)
+    if horizons and season is None:
+        chosen = recipe_options.with_learning(chosen, season=_season(dataset))
     _set_device(device, threads)
     checkpoint = checkpoint or _default_checkpoint(out)
     _check_out(out, options.artifact_name(name, out), checkpoint)
@@ -185,15 +213,20 @@ class InputNames:
     units: dict[str, str]
 
 
-def _dataset(
-    source: str, names: InputNames, times: TimeOptions, split: str | None, gaps: bool, scaled: bool
-) -> Dataset:
+def _series(source: str, names: InputNames, table: TableOptions, gaps: bool, step: float | None) -> Series:
+    from models.data.dataset import open_series
+
+    series = open_series(source, names.columns, names.targets, table, names.time_features, gaps, step)
+    options.print_notes(series.notes)
+    return series
+
+
+def _dataset(series: Series, names: InputNames, split: str | None, scaled: bool) -> Dataset:
     from models.data import calendar
-    from models.data.dataset import DEFAULT_SPLIT, identity_scaling, open_series, prepare, split_rows
+    from models.data.dataset import DEFAULT_SPLIT, identity_scaling, prepare, split_rows
     from models.data.scaling import Column
     from models.errors import BadData
 
-    series = open_series(source, names.columns, names.targets, times, names.time_features, gaps)
     computed = calendar.columns(names.time_features)
     inputs = [*names.columns, *computed] if names.columns else list(series.columns)
     targets = names.targets or tuple(name for name in inputs if name not in (*computed, *names.future))
@@ -204,6 +237,15 @@ def _dataset(
     own_units = None if scaled else (identity_scaling(len(inputs)), identity_scaling(len(targets)))
     columns = [Column(name, names.units.get(name)) for name in inputs]
     return prepare(series, columns, targets, split_rows(len(series), parts), own_units, names.future)
+
+
+def _season(dataset: Dataset) -> int:
+    """Rows of a season of the training part; 1 where none is found."""
+    from models.artifact.learning import MAX_SEASON
+    from models.evaluation.baselines import find_season
+
+    found = find_season(dataset.truth[: dataset.split.train].double().numpy()) or 1
+    return found if found <= MAX_SEASON else 1
 
 
 def _set_device(device: Device, threads: int) -> None:

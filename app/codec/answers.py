@@ -135,6 +135,7 @@ def encode_session(view: SessionView) -> dict[str, Any]:
         "epoch": epoch_token(view.epoch),
         "observations_since_reset": view.since_reset,
         "last_prediction": None if view.last_prediction is None else shortest_decimals(view.last_prediction),
+        "time": None if view.time is None else format_rfc3339(view.time),
         "created": format_rfc3339(view.created),
         "updated": format_rfc3339(view.seen),
         "expires": None if view.expires is None else format_rfc3339(view.expires),

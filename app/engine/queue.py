@@ -126,8 +126,9 @@ class JobQueue:
         self._waiting += len(job.sessions)
         self.nbytes += job.nbytes
         tenant = _tenant(job)
-        self._ready = {tenant: self._ready.pop(tenant, None) or _TenantJobs(), **self._ready}
-        self._ready[tenant].put_first(job)
+        jobs = self._ready.pop(tenant) if tenant in self._ready else _TenantJobs()
+        jobs.put_first(job)
+        self._ready = {tenant: jobs, **self._ready}
 
     def finish(self, sessions: SessionNames) -> None:
         """Make the next job in each line ready, because the jobs of these sessions were answered."""

@@ -26,6 +26,7 @@ def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
         epoch=header["epoch"],
         since_reset=header["since_reset"],
         last_prediction=slab.forecaster.last_predictions(rows.carries)[0] if header["since_reset"] else None,
+        time=slab.forecaster.layout.clock(rows.carries[0]),
         created=header["created"],
         seen=header["seen"],
         expires=header["deadline"] if header["deadline"] != NEVER else None,

@@ -96,7 +96,8 @@ def roll(slab: Slab, rolling: Sequence[RollingForecast], steps: int, batch: Batc
     try:
         steps = min(*remaining, steps)
         inputs = _next_inputs([progress for _, _, progress in under_way], steps)
-        forecast, carries = slab.forecaster.roll_out(carries, steps, inputs)
+        done = np.array([progress.forecast_steps for _, _, progress in under_way])
+        forecast, carries = slab.forecaster.roll_out(carries, steps, inputs, done)
     except Exception as error:
         log.exception("a forecast of %d sessions raised", len(rolling))
         for _, _, job in rolling:

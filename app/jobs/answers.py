@@ -143,6 +143,7 @@ class SessionView:
     labels : `name:value` of each
     alert, alert_raised : its own alert, and whether an alert is raised
     last_prediction : [outputs], if it has observed anything
+    time : of the last observation, seconds since 1970; None if the session has no timestamps
     created, seen, expires : seconds since 1970; `expires` is None if it never does
     """
 
@@ -156,6 +157,7 @@ class SessionView:
     epoch: int
     since_reset: int
     last_prediction: Numbers | None
+    time: float | None
     created: float
     seen: float
     expires: float | None

@@ -216,7 +216,8 @@ class AdvanceMany:
     """Advance many sessions, each by a chunk. Answered by `BulkAnswer`.
 
     sessions : n ids; a session that is named twice is advanced in the order of the request
-    observations : [total, inputs], finite, one chunk after the other
+    observations : [total, inputs], finite, one chunk after the other; of width 0 where `options` has them by
+        name
     lengths : [n], each at least 1, `total` together
     at, epochs : [n], as in `Advance`; -1 and 0 where the client claims nothing, None where it claims
         nothing at all
@@ -246,7 +247,7 @@ class AdvanceMany:
     @property
     def nbytes(self) -> int:
         """Bytes of observations that wait with the job."""
-        return self.observations.nbytes
+        return self.observations.nbytes + (0 if self.options is None else self.options.nbytes)
 
     @property
     def claimed_positions(self) -> Ints:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from app.session.notes import Labels
-from models.arrays import Numbers, Seconds
+from models.arrays import Ints, Numbers, Seconds
 
 
 class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
@@ -20,7 +20,7 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     gaps : whether numbers are missing (NaN); a chunk of width 0 is missing altogether
     timestamps : [steps], seconds since 1970; the columns made from them are not among the observations
     future : [horizon, inputs known ahead], own units, for the forecast behind the chunk
-    inputs : [steps, ...] by name, in place of observations
+    inputs : [steps, ...] by name, in place of observations; of a bulk job, those of one chunk after the other
     labels : of the session, if the chunk creates it; no part of the digest
     """
 
@@ -36,6 +36,14 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     def is_part_of_digest(self) -> bool:
         """Whether a retry without these options is another chunk."""
         return self.wants_extra_outputs or self.gaps or self.timestamps is not None or self.future is not None
+
+    def of_rows(self, rows: Ints | slice) -> ChunkOptions:
+        """The same options with these rows of the named inputs."""
+        if self.inputs is None:
+            return self
+        return msgspec.structs.replace(
+            self, inputs={name: values[rows] for name, values in self.inputs.items()}
+        )
 
     @property
     def nbytes(self) -> int:

@@ -19,6 +19,7 @@ from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from models.arrays import Ints, Numbers
 from models.forecaster import longest_chunk
+from models.nets.signature import Port
 
 
 def split_job(job: AdvanceMany, max_sessions: int, max_observations: int) -> Sequence[Advance | AdvanceMany]:
@@ -104,15 +105,16 @@ class JobParts:
         sessions : of these chunks, where the list is known
         """
         job = self._job
+        rows = ranges(self._starts[indexes], job.lengths[indexes])
         return AdvanceMany(
             job.sessions.pick(indexes) if sessions is None else sessions,
-            job.observations[ranges(self._starts[indexes], job.lengths[indexes])],
+            job.observations[rows],
             job.lengths[indexes],
             None if job.at is None else job.at[indexes],
             None if job.epochs is None else job.epochs[indexes],
             job.model,
             self._replies.subset_reply(indexes),
-            job.options,
+            None if job.options is None else job.options.of_rows(rows),
             job.client,
             job.usage,
             min(job.requests, len(indexes)),
@@ -142,7 +144,8 @@ class JobParts:
         """The options of one chunk. It has gaps only if its own numbers are missing."""
         options = self._job.options
         if options is None or not options.gaps or self._has_gaps[i]:
-            return options
+            start = int(self._starts[i])
+            return options and options.of_rows(slice(start, start + int(self._job.lengths[i])))
         return ChunkOptions(options.level, options.score) if options.wants_extra_outputs else None
 
     @cached_property
@@ -167,6 +170,8 @@ class AnswerCollector:
         self._errors: dict[int, CarryoverError] = {}
         self._extra_outputs: dict[str, dict[int, Numbers]] = {}
         self._predictions: list[tuple[Ints, Numbers]] = []  # indexes of chunks, and their predictions, flat
+        self._model: str | None = None  # of every chunk so far; empty where they differ
+        self._ports: tuple[Port, ...] = ()
 
     def subset_reply(self, indexes: Ints) -> Reply:
         """The reply of a job for the chunks at these indexes."""
@@ -187,6 +192,8 @@ class AnswerCollector:
         self._positions[indexes], self._epochs[indexes] = outcome.positions, outcome.epochs
         self._steps[indexes], self._outputs[indexes] = outcome.steps, outcome.outputs
         self._predictions.append((indexes, outcome.predictions))
+        if len(outcome.errors) < len(indexes):
+            self._add_model(outcome.model, outcome.ports)
         self._replayed += indexes[outcome.replayed].tolist()
         self._errors |= {int(indexes[i]): error for i, error in outcome.errors.items()}
         for name, by_index in outcome.extra_outputs.items():
@@ -205,7 +212,14 @@ class AnswerCollector:
                 self._extra_outputs.setdefault(name, {})[i] = numbers
         if outcome.replayed:
             self._replayed.append(i)
+        self._add_model(outcome.model, outcome.ports)
         self._count_answered(1)
+
+    def _add_model(self, model: str, ports: tuple[Port, ...]) -> None:
+        if self._model is None:
+            self._model, self._ports = model, ports
+        elif model != self._model or (ports is not self._ports and ports != self._ports):
+            self._model, self._ports = "", ()
 
     def _count_answered(self, count: int) -> None:
         self._missing -= count
@@ -232,4 +246,6 @@ class AnswerCollector:
             sorted(self._replayed),
             dict(sorted(self._errors.items())),
             self._extra_outputs,
+            self._model or "",
+            self._ports,
         )

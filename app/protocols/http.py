@@ -38,6 +38,9 @@ OBSERVATIONS = re.compile(rb"/sessions/(%b)/observations" % SESSION_ID.pattern.e
 ROUTED_HEADERS = frozenset((b"origin", b"carryover-tenant", b"content-encoding"))
 """Headers that need the router: from a browser, from an admin in another tenant, of a compressed body."""
 
+TYPES = frozenset((b"content-type", b"accept"))
+CSV = b"text/csv"  # of a body or an answer: it needs the router
+
 ExchangeFactory = Callable[["HotProtocol"], "Exchange | None"]
 """Creates the exchange when a request's headers are complete; returns None to leave it to the router."""
 
@@ -112,7 +115,7 @@ class HotProtocol(PlainReading):
             return BulkExchange(self, self.header(b"content-type"), self.header(b"accept"))
         return next(make(self) for start, make in self.extra_routes.items() if self.url.startswith(start))
 
-    def _is_plain(self) -> bool:
+    def _is_plain(self) -> bool:  # noqa: C901  (one pass over the headers of every hot request)
         """True if no header and no key needs the router. Also sets `caller` and `request_id`."""
         authorization, host, parent = None, None, b""
         length = hosts = authorizations = 0
@@ -130,6 +133,9 @@ class HotProtocol(PlainReading):
                 self.request_id = value
             elif name == b"traceparent":
                 parent = value
+            elif name in TYPES:
+                if CSV in value.lower():
+                    return False
             elif name in ROUTED_HEADERS and not (
                 name == b"content-encoding" and self.url.startswith(tuple(self.extra_routes))
             ):  # those routes decompress by themselves

@@ -75,7 +75,6 @@ CODES = {cls: code for code, cls in enumerate(CLASSES)}
 ERROR, PORTS, ARRAYS = 100, 101, 110
 KINDS = tuple(map(np.dtype, ("float32", "float64", "int64", "uint64", "bool", "uint8")))
 ARRAY_CODES = {kind: code for code, kind in enumerate(KINDS, ARRAYS)}
-SHAPE = struct.Struct("<BIII")  # number of dimensions, and up to three of them
 
 
 def encode(value: Any) -> bytes:
@@ -110,8 +109,7 @@ def _tagged(value: Any) -> Any:
 def _hook(value: Any) -> Any:
     """What MessagePack does not have."""
     if isinstance(value, np.ndarray):
-        shape = (*value.shape, 0, 0, 0)[:3]
-        head = SHAPE.pack(value.ndim, *shape)
+        head = struct.pack(f"<B{value.ndim}I", value.ndim, *value.shape)
         return msgspec.msgpack.Ext(ARRAY_CODES[value.dtype], head + value.tobytes())
     if isinstance(value, CarryoverError):
         retry = value.retry_after_seconds if isinstance(value, Unavailable) else 0
@@ -126,8 +124,9 @@ def _hook(value: Any) -> Any:
 
 def _unpack(code: int, data: memoryview) -> Any:
     if code >= ARRAYS:
-        dimensions, *shape = SHAPE.unpack_from(data)
-        return np.frombuffer(bytes(data[SHAPE.size :]), KINDS[code - ARRAYS]).reshape(shape[:dimensions])
+        dimensions = data[0]
+        shape = struct.unpack_from(f"<{dimensions}I", data, 1)
+        return np.frombuffer(bytes(data[1 + 4 * dimensions :]), KINDS[code - ARRAYS]).reshape(shape)
     if code == PORTS:
         return _decode_ports(bytes(data))
     if code == ERROR:

@@ -6,8 +6,9 @@
             ...
 
 Every operation is a plan, a generator that does no input or output (see `effects`). `service` runs plans with
-blocking calls and `aio` with awaited calls. A chunk passes through `observations`, then `wire` or `frames`,
-then `plans` or `streaming`, and its answer through `values`.
+blocking calls and `aio` with awaited calls. A chunk passes through `observations`, and a table
+through `named`; then through `wire` or `frames`, then `plans` or `streaming`; its answer through `values`.
+`resuming` finds where an interrupted stream goes on.
 
 `export` makes an artifact of a PyTorch module: see `exporting`.
 """
@@ -17,6 +18,7 @@ from carryover.bulk import BulkAnswer
 from carryover.errors import (
     BadModel,
     CannotForecast,
+    CannotResume,
     CarryoverError,
     ExportError,
     Forbidden,
@@ -63,6 +65,7 @@ __all__ = [
     "BadModel",
     "BulkAnswer",
     "CannotForecast",
+    "CannotResume",
     "Carryover",
     "CarryoverError",
     "ExportError",

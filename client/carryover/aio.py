@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,7 +25,18 @@ from carryover.connection import (
 )
 from carryover.effects import Plan
 from carryover.errors import Unreachable
-from carryover.observations import Chunk, check_positive, chunk_of, chunks_of, is_in_memory, missing_chunk
+from carryover.observations import (
+    Chunk,
+    batched,
+    check_positive,
+    chunk_of,
+    chunks_of,
+    is_in_memory,
+    length_of,
+    missing_chunk,
+)
+from carryover.progress import open_bar
+from carryover.resuming import Resume
 from carryover.retry import RetryPolicy
 from carryover.service import session_html, session_text
 from carryover.values import (
@@ -90,10 +102,16 @@ class AsyncCarryover:
         *,
         level: float | None = None,
         score: bool = False,
+        columns: Mapping[str, str] | None = None,
     ) -> bulk.BulkAnswer:
         """Send one chunk for each of many sessions, in one request; see `Carryover.advance`."""
         cursors = {name: cursor_for(self._cursors, name, None, {}) for name in observations}
-        chunks = {name: chunk_of(rows) for name, rows in observations.items()}
+        chunks = {
+            name: await self._run(
+                plans.to_chunk(rows, cursors[name], self._models, self._retry, columns, None, model)
+            )
+            for name, rows in observations.items()
+        }
         return await self._run(
             bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry)
         )
@@ -187,14 +205,25 @@ class AsyncSession:
         return self._cursor.position
 
     async def advance(
-        self, observations: Any, *, horizon: int = 0, level: float | None = None, score: bool = False
+        self,
+        observations: Any,
+        *,
+        horizon: int = 0,
+        level: float | None = None,
+        score: bool = False,
+        columns: Mapping[str, str] | None = None,
+        timestamps: Any = None,
+        future: Any = None,
     ) -> Answer:
         """Send one chunk, and return the prediction that follows each of its observations."""
         service = self.service
         chunk = await service._run(
-            plans.to_chunk(observations, self._cursor, service._models, service._retry)
+            plans.to_chunk(observations, self._cursor, service._models, service._retry, columns, timestamps)
         )
-        options = ChunkOptions(horizon, level, score)
+        known_ahead = await service._run(
+            plans.to_future(future, self._cursor, service._models, service._retry, columns)
+        )
+        options = ChunkOptions(horizon, level, score, known_ahead)
         return await service._run(plans.advance(self._cursor, chunk, options, service._retry))
 
     async def skip(self, count: int) -> Answer:
@@ -211,22 +240,42 @@ class AsyncSession:
         horizon: int = 0,
         level: float | None = None,
         score: bool = False,
+        columns: Mapping[str, str] | None = None,
+        timestamps: Iterable[Any] | None = None,
         max_in_flight: int | None = None,
         socket: bool | None = None,
+        resume: bool = False,
+        start: int = 0,
+        after: int | None = None,
+        progress: bool = False,
     ) -> AsyncStream:
         """Stream observations in chunks, also from an async iterable; see `Session.stream`."""
         service, size = self.service, check_positive(chunk)
         target = streaming.StreamTarget(service.url, service._key, service._retry, socket)
         options = ChunkOptions(horizon, level, score)
         limit = max_in_flight_for(observations, max_in_flight)
-        plan = streaming.stream(self._cursor, options, limit, is_in_memory(observations), target)
-        return AsyncStream(_stream(service, self._cursor, plan, observations, size))
+        in_memory = is_in_memory(observations)
+        going_on = Resume(start, after) if resume else None
+        plan = streaming.stream(self._cursor, options, limit, in_memory, target, going_on)
+        chunks = _chunks(service, self._cursor, observations, size, columns, timestamps)
+        answers = _stream(service, plan, chunks)
+        total = length_of(observations) if in_memory else None
+        return AsyncStream(_shown(answers, total) if progress else answers)
 
-    async def forecast(self, steps: int, *, level: float | None = None, future: Any = None) -> Forecast:
+    async def forecast(
+        self,
+        steps: int,
+        *,
+        level: float | None = None,
+        future: Any = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Forecast:
         """Forecast `steps` steps by feeding predictions back in; see `Session.forecast`."""
-        return await self.service._run(
-            plans.forecast(self._cursor, steps, level, future, self.service._retry)
+        service = self.service
+        rows = await service._run(
+            plans.to_future(future, self._cursor, service._models, service._retry, columns)
         )
+        return await service._run(plans.forecast(self._cursor, steps, level, rows, service._retry))
 
     async def history(
         self, last: int | None = None, *, start: int | None = None, limit: int | None = None
@@ -246,9 +295,11 @@ class AsyncSession:
         """Take over the session's position from the server, to continue after `OutOfStep`."""
         return await self.service._run(plans.inspect(self._cursor, self.service._retry))
 
-    def rewind(self, position: int) -> None:
+    def rewind(self, position: int, epoch: str | None = None) -> None:
         """Continue at `position`, to get later answers again; see `Session.rewind`."""
         self._cursor.position = position
+        if epoch is not None:
+            self._cursor.epoch = epoch
 
     async def reset(self) -> SessionInfo:
         """Set the carry to zero. The position does not change."""
@@ -316,17 +367,27 @@ class AsyncStream:
         await self.close()
 
 
+async def _shown(answers: AsyncGenerator[Answer, None], total: int | None) -> AsyncGenerator[Answer, None]:
+    """The same answers, counted by a progress bar."""
+    bar = open_bar(total)
+    try:
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
+                bar.advance(len(answer))
+    finally:
+        bar.close()
+
+
 async def _stream(
-    service: AsyncCarryover, cursor: Cursor, plan: Plan[None], observations: Any, size: int
+    service: AsyncCarryover, plan: Plan[None], chunks: AsyncGenerator[Chunk, None]
 ) -> AsyncGenerator[Answer, None]:
-    columns = await service._run(plans.columns_for(observations, cursor, service._models, service._retry))
-    pull = _puller(observations, size, *columns)
     connection = AsyncConnection(service.url, service.timeout, service._verify)
 
     async def perform(effect: Any) -> Any:
         kind = effect.__class__
         if kind is effects.Pull:
-            return await anext(pull, None)
+            return await anext(chunks, None)
         if kind is effects.Read:
             return await connection.read()
         if kind is effects.Write:
@@ -345,20 +406,38 @@ async def _stream(
         await connection.close()
 
 
-async def _puller(
-    observations: Any, size: int, inputs: tuple[str, ...], targets: tuple[str, ...]
+async def _chunks(
+    service: AsyncCarryover, cursor: Cursor, observations: Any, size: int, columns: Any, timestamps: Any
 ) -> AsyncGenerator[Chunk, None]:
-    """Yield chunks from an iterable or an async iterable."""
-    if not hasattr(observations, "__aiter__"):
-        chunks: Iterator[Chunk] = chunks_of(observations, size, inputs, targets)
-        for chunk in chunks:
+    """Yield chunks from observations in memory, an iterable or an async iterable."""
+    if is_in_memory(observations):
+        whole = await service._run(
+            plans.to_chunk(observations, cursor, service._models, service._retry, columns, timestamps)
+        )
+        for chunk in chunks_of(whole, size):
             yield chunk
         return
-    rows: list[Any] = []
+    naming, first = None, True
+    times = None if timestamps is None else iter(timestamps)
+    async for rows in _batched(observations, size):
+        if first:
+            naming = await service._run(
+                plans.naming_for(rows, cursor, service._models, service._retry, columns)
+            )
+            first = False
+        yield chunk_of(rows, naming, None if times is None else list(islice(times, len(rows))))
+
+
+async def _batched(observations: Any, size: int) -> AsyncGenerator[list[Any], None]:
+    if not hasattr(observations, "__aiter__"):
+        for rows in batched(observations, size):
+            yield rows
+        return
+    rows = []
     async for row in observations:
         rows.append(row)
         if len(rows) == size:
-            yield chunk_of(rows)
+            yield rows
             rows = []
     if rows:
-        yield chunk_of(rows)
+        yield rows

@@ -55,6 +55,8 @@ def advance(
 
     Chunks that are refused for the moment (429, 503) are sent again, without the others.
     """
+    if any(chunk.timestamps is not None for chunk in chunks.values()):
+        raise ValueError("a request for many sessions has no timestamps: advance these sessions one by one")
     errors: dict[str, CarryoverError] = yield from _locate(cursors, chunks, model, retry)
     answers: dict[str, Answer] = {}
     remaining, pauses = [name for name in chunks if name not in errors], Pauses(retry)
@@ -113,10 +115,13 @@ def _send(
     request = wire.advance(cursors, chunks, ats, model, options)
     columns = wire.reply_object((yield from send(request, retry)))
     columns["replayed"] = set(columns["replayed"])
-    return [_outcome(columns, i, *pair) for i, pair in enumerate(zip(cursors, chunks, strict=True))]
+    deep = any(len(chunk) > 1 for chunk in chunks)
+    return [_outcome(columns, i, *pair, deep) for i, pair in enumerate(zip(cursors, chunks, strict=True))]
 
 
-def _outcome(columns: Mapping[str, Any], i: int, cursor: Cursor, chunk: Chunk) -> Answer | Problem:
+def _outcome(
+    columns: Mapping[str, Any], i: int, cursor: Cursor, chunk: Chunk, deep: bool
+) -> Answer | Problem:
     error = columns["errors"].get(str(i))
     if error is not None:
         return refusal(error)
@@ -125,9 +130,11 @@ def _outcome(columns: Mapping[str, Any], i: int, cursor: Cursor, chunk: Chunk) -
         "epoch": columns["epochs"][i],
         "replayed": i in columns["replayed"],
     }
-    deep = isinstance(columns["predictions"][i][0], list)
+    if "outputs" in columns:
+        entries = {name: column[i] for name, column in columns["outputs"].items()}
+        fields["outputs"] = entries if deep else {name: [entry] for name, entry in entries.items()}
     for name in STEP_FIELDS:
-        column = columns.get(name)
+        column = None if name == "outputs" else columns.get(name)
         if column is not None and column[i] is not None:
             fields[name] = _rows(column[i], deep or name in {"scores", "times"}, chunk.flat)
     return wire.parse_answer(fields, cursor, chunk)

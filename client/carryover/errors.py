@@ -2,6 +2,7 @@
 
 CarryoverError
 ├── ExportError              a PyTorch module that cannot become an artifact
+├── CannotResume             a source cannot go on in a session: its last rows are not those applied last
 ├── Unreachable              no answer from the server
 ├── NotCarryover             the answer is not that of a Carryover server
 └── Problem                  the server refused the request; its reason is in the message
@@ -45,6 +46,7 @@ from typing import Any
 __all__ = [
     "BadModel",
     "CannotForecast",
+    "CannotResume",
     "CarryoverError",
     "ExportError",
     "Forbidden",
@@ -88,6 +90,10 @@ class CarryoverError(Exception):
 
 class ExportError(CarryoverError):
     """A PyTorch module cannot become an artifact; the message says why."""
+
+
+class CannotResume(CarryoverError):
+    """The session has not applied the rows of this source last, or it cannot be decided. Nothing was sent."""
 
 
 class Unreachable(CarryoverError):

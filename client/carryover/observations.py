@@ -1,13 +1,15 @@
-"""Observations as numbers, lists, NumPy arrays or pandas objects. Answers have the type of the observations.
+"""Observations as numbers, lists, NumPy arrays or tables. Answers have the type of the observations.
 
-NumPy is optional: without it, observations can be numbers and lists.
+NumPy is optional: without it, observations can be numbers, lists and dicts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from carryover.named import Naming, names_of, read_future, read_table, time_list
 
 np: Any
 try:
@@ -25,9 +27,10 @@ class Chunk:
     labels : the pandas index of the observations, or None
     columns : the names of the predicted columns for a DataFrame, or the name of a Series
     skip : a number of missing observations, in place of rows
+    timestamps : the time of each observation, seconds since 1970 or RFC 3339; None without
     """
 
-    __slots__ = ("_floats", "columns", "flat", "labels", "rows", "skip")
+    __slots__ = ("_floats", "columns", "flat", "labels", "rows", "skip", "timestamps")
 
     def __init__(
         self,
@@ -36,12 +39,14 @@ class Chunk:
         labels: Any = None,
         columns: tuple[Any, ...] | None = None,
         skip: int = 0,
+        timestamps: list[Any] | None = None,
     ) -> None:
         self.rows = rows
         self.flat = flat
         self.labels = labels
         self.columns = columns
         self.skip = skip
+        self.timestamps = timestamps
         self._floats: Any = None
 
     def __len__(self) -> int:
@@ -55,7 +60,8 @@ class Chunk:
     def part(self, start: int, end: int) -> Chunk:
         """Return the observations from `start` to `end`, as a chunk."""
         labels = None if self.labels is None else self.labels[start:end]
-        part = Chunk(self.rows[start:end], self.flat, labels, self.columns)
+        times = None if self.timestamps is None else self.timestamps[start:end]
+        part = Chunk(self.rows[start:end], self.flat, labels, self.columns, timestamps=times)
         if self._floats is not None:
             part._floats = self._floats[start:end]
         return part
@@ -69,8 +75,11 @@ class Chunk:
     def floats(self) -> Any:
         """Return [steps, inputs] as little-endian float32.
 
-        None for lists, for missing values, and for whole numbers, which float32 might round.
+        None for lists, for missing values, for whole numbers, which float32 might round, and with timestamps,
+        which a binary message has no place for.
         """
+        if self.timestamps is not None:
+            return None
         if self._floats is None and self.is_array and not self.skip and self.rows.dtype.kind not in "iu":
             with np.errstate(
                 over="ignore"
@@ -81,28 +90,43 @@ class Chunk:
         return self._floats
 
 
-def chunk_of(observations: Any, inputs: Sequence[str] = (), targets: Sequence[str] = ()) -> Chunk:
+def chunk_of(observations: Any, naming: Naming | None = None, timestamps: Any = None) -> Chunk:
     """Convert observations of any supported type to a chunk.
 
     Parameters
     ----------
-    observations : a number, a list of numbers or rows, an array [steps] or [steps, inputs], pandas
-    inputs, targets : the model's columns; the columns of a DataFrame are put into the order of the inputs
+    observations : a number, a list of numbers or rows, an array [steps] or [steps, inputs], a pandas Series;
+        or a table, whose columns have names
+    naming : what the model calls its inputs, for a table
+    timestamps : times of the observations, if they are not in the table
 
     Raises
     ------
-    ValueError, TypeError : the observations are not numbers, or have more than two dimensions
+    ValueError, TypeError : the observations are not numbers, have more than two dimensions, or names that are
+        not those of the model
     """
     if isinstance(observations, Chunk):
         return observations
-    if is_pandas(observations):
-        return _from_pandas(observations, inputs, targets)
-    if hasattr(observations, "__array__"):
-        return _from_array(np.asarray(observations))
-    if isinstance(observations, int | float) or observations is None:
-        return Chunk([observations], True)
-    rows = [_to_python(row) for row in observations]
-    return Chunk(rows, not rows or not isinstance(rows[0], list | tuple))
+    if names_of(observations) is not None:
+        return _from_table(observations, naming, timestamps)
+    if naming is not None and naming.columns:
+        raise ValueError("columns= maps names, but the observations have none")
+    chunk = _without_names(observations)
+    if timestamps is not None:
+        chunk.timestamps = time_list(timestamps, len(chunk))
+    return chunk
+
+
+def future_chunk(future: Any, naming: Naming | None) -> Chunk:
+    """Convert the columns that are known ahead to a chunk.
+
+    Raises
+    ------
+    ValueError, TypeError : as `chunk_of`
+    """
+    if naming is None or names_of(future) is None:
+        return chunk_of(future)
+    return Chunk(read_future(future, naming), False)
 
 
 def missing_chunk(count: int) -> Chunk:
@@ -127,31 +151,28 @@ def is_pandas(observations: Any) -> bool:
     return hasattr(observations, "iloc") and hasattr(observations, "index")
 
 
-def is_frame(observations: Any) -> bool:
-    """Whether it is a DataFrame."""
-    return is_pandas(observations) and hasattr(observations, "columns")
-
-
 def is_in_memory(source: Any) -> bool:
-    """Whether all observations exist already: a list, an array, a Series; not a generator."""
-    return isinstance(source, list | tuple | range) or hasattr(source, "__array__") or is_pandas(source)
+    """Whether all observations exist already: a list, an array, a table; not a generator."""
+    return (
+        isinstance(source, list | tuple | range)
+        or hasattr(source, "__array__")
+        or is_pandas(source)
+        or names_of(source) is not None
+    )
 
 
-def chunks_of(source: Any, size: int, inputs: Sequence[str], targets: Sequence[str]) -> Iterator[Chunk]:
-    """Cut a source into chunks of `size` observations; an iterator is read one chunk at a time.
+def length_of(source: Any) -> int:
+    """Return the number of observations that are in memory."""
+    if isinstance(source, Mapping):
+        return len(next(iter(source.values()))) if source else 0
+    return len(source)
 
-    Raises
-    ------
-    ValueError, TypeError : as `chunk_of`
-    """
-    if is_in_memory(source):
-        everything = chunk_of(source, inputs, targets)
-        everything.floats()  # converts once, for all parts
-        for start in range(0, len(everything), size):
-            yield everything.part(start, start + size)
-        return
-    for rows in batched(source, size):
-        yield chunk_of(rows)
+
+def chunks_of(whole: Chunk, size: int) -> Iterator[Chunk]:
+    """Cut a chunk into chunks of `size` observations."""
+    whole.floats()  # converts once, for all parts
+    for start in range(0, len(whole), size):
+        yield whole.part(start, start + size)
 
 
 def batched(source: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -198,14 +219,28 @@ def concatenate(parts: list[Any]) -> Any:
     return np.concatenate(parts)
 
 
-def _from_pandas(observations: Any, inputs: Sequence[str], targets: Sequence[str]) -> Chunk:
-    if not is_frame(observations):
+def _without_names(observations: Any) -> Chunk:
+    if is_pandas(observations):
         numbers = observations.to_numpy(dtype="float64", na_value=np.nan)
-        return Chunk(numbers, True, observations.index, (observations.name,))
-    if inputs and set(inputs) <= set(observations.columns):
-        observations = observations[list(inputs)]
-    numbers = observations.to_numpy(dtype="float64", na_value=np.nan)
-    return Chunk(numbers, False, observations.index, tuple(targets) or None)
+        name = getattr(observations, "name", None)
+        return Chunk(numbers, numbers.ndim < 2, observations.index, (name,) if numbers.ndim < 2 else None)
+    if hasattr(observations, "__array__"):
+        return _from_array(np.asarray(observations))
+    if isinstance(observations, int | float) or observations is None:
+        return Chunk([observations], True)
+    rows = [_to_python(row) for row in observations]
+    return Chunk(rows, not rows or not isinstance(rows[0], list | tuple))
+
+
+def _from_table(table: Any, naming: Naming | None, timestamps: Any) -> Chunk:
+    if naming is None:
+        raise ValueError(
+            f"the inputs of the model are not known, so {', '.join(map(str, names_of(table) or []))} "
+            "cannot be put into their order"
+        )
+    taken = read_table(table, naming, timestamps)
+    labels = table.index if is_pandas(table) else None
+    return Chunk(taken.rows, False, labels, naming.targets or None, timestamps=taken.times)
 
 
 def _from_array(array: Any) -> Chunk:

@@ -13,11 +13,13 @@ from carryover.errors import (
     SessionExists,
     SessionGone,
     Unavailable,
+    UnknownModel,
     UnknownSession,
     Unreachable,
     problem,
 )
-from carryover.observations import Chunk, chunk_of, is_frame
+from carryover.named import Naming, names_of
+from carryover.observations import Chunk, chunk_of, future_chunk
 from carryover.retry import Pauses, RetryPolicy
 from carryover.values import Answer, Forecast, History, ModelInfo, SessionInfo, model_info, session_info
 from carryover.wire import ChunkOptions, Cursor
@@ -135,10 +137,14 @@ def delete(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
 
 
 def forecast(
-    cursor: Cursor, steps: int, level: float | None, future: Any, retry: RetryPolicy
+    cursor: Cursor, steps: int, level: float | None, rows: Chunk | None, retry: RetryPolicy
 ) -> Plan[Forecast]:
-    """Forecast from a copy of the carry. The session does not change."""
-    rows = None if future is None else chunk_of(future)
+    """Forecast from a copy of the carry. The session does not change.
+
+    Parameters
+    ----------
+    rows : the columns that are known ahead
+    """
     reply = yield from send(wire.forecast(cursor, steps, level, rows), retry)
     return wire.parse_forecast(wire.reply_object(reply))
 
@@ -198,27 +204,71 @@ def models(retry: RetryPolicy) -> Plan[list[ModelInfo]]:
 
 
 def to_chunk(
-    observations: Any, cursor: Cursor, known: dict[str, ModelInfo], retry: RetryPolicy
+    observations: Any,
+    cursor: Cursor,
+    known: dict[str, ModelInfo],
+    retry: RetryPolicy,
+    columns: Mapping[str, str] | None = None,
+    timestamps: Any = None,
+    model: str | None = None,
 ) -> Plan[Chunk]:
-    """Convert observations to a chunk; a DataFrame's columns are put into the order of the model's inputs."""
-    columns = yield from columns_for(observations, cursor, known, retry)
-    return chunk_of(observations, *columns)
+    """Convert observations to a chunk; the columns of a table go to the model's inputs by name."""
+    naming = yield from naming_for(observations, cursor, known, retry, columns, model)
+    return chunk_of(observations, naming, timestamps)
 
 
-def columns_for(
-    observations: Any, cursor: Cursor, known: dict[str, ModelInfo], retry: RetryPolicy
-) -> Plan[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Return the inputs and targets of the session's model, if the observations are a DataFrame."""
-    if not is_frame(observations):
-        return (), ()
-    if cursor.model is None:
+def to_future(
+    future: Any,
+    cursor: Cursor,
+    known: dict[str, ModelInfo],
+    retry: RetryPolicy,
+    columns: Mapping[str, str] | None = None,
+) -> Plan[Chunk | None]:
+    """Convert the columns that are known ahead to a chunk."""
+    if future is None:
+        return None
+    return future_chunk(future, (yield from naming_for(future, cursor, known, retry, columns)))
+
+
+def naming_for(
+    observations: Any,
+    cursor: Cursor,
+    known: dict[str, ModelInfo],
+    retry: RetryPolicy,
+    columns: Mapping[str, str] | None = None,
+    model: str | None = None,
+) -> Plan[Naming | None]:
+    """Return the names of the session's model, if the observations have names.
+
+    Parameters
+    ----------
+    known : models that this client has seen
+    columns : the model's name of a column by its name in the observations
+    model : of a session whose model is not known
+
+    Raises
+    ------
+    ValueError : names are mapped, but the observations have none
+    UnknownModel
+    """
+    if names_of(observations) is None:
+        if columns:
+            raise ValueError("columns= maps names, but the observations have none")
+        return None
+    name = cursor.model or model
+    if name is None:
         yield from locate(cursor, retry)
-    if cursor.model not in known:
+        name = cursor.model
+    if name not in known:
         loaded: list[ModelInfo] = yield from models(retry)
         known.update((info.name, info) for info in loaded)
-        cursor.model = cursor.model or next((info.name for info in loaded if info.default), None)
-    model = known.get(cursor.model or "")
-    return ((), ()) if model is None else (model.inputs, model.targets)
+        name = name or next((info.name for info in loaded if info.default), None)
+    if name not in known:
+        detail = f"the server has no model {name!r}; it has {', '.join(known)}"
+        raise UnknownModel(detail, 404, "urn:carryover:unknown-model")
+    info = known[name]
+    inputs = info.inputs[: len(info.inputs) - len(info.time_inputs)]
+    return Naming(info.name, inputs, info.time_inputs, info.targets, info.future, columns or {})
 
 
 def _update(cursor: Cursor, reply: Reply) -> SessionInfo:

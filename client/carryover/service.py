@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,7 +25,17 @@ from carryover.connection import (
 )
 from carryover.effects import Plan
 from carryover.errors import Unreachable
-from carryover.observations import check_positive, chunk_of, chunks_of, is_in_memory, missing_chunk
+from carryover.observations import (
+    Chunk,
+    batched,
+    check_positive,
+    chunk_of,
+    chunks_of,
+    is_in_memory,
+    missing_chunk,
+)
+from carryover.progress import open_bar
+from carryover.resuming import Resume
 from carryover.retry import RetryPolicy
 from carryover.tables import facts_html
 from carryover.values import (
@@ -107,12 +119,14 @@ class Carryover:
         *,
         level: float | None = None,
         score: bool = False,
+        columns: Mapping[str, str] | None = None,
     ) -> bulk.BulkAnswer:
         """Send one chunk for each of many sessions, in one request.
 
         Parameters
         ----------
-        observations : by session id, each as for `Session.advance`
+        observations : by session id, each as for `Session.advance`; without times
+        columns : as for `Session.advance`
 
         Raises
         ------
@@ -120,7 +134,12 @@ class Carryover:
             is read
         """
         cursors = {name: cursor_for(self._cursors, name, None, {}) for name in observations}
-        chunks = {name: chunk_of(rows) for name, rows in observations.items()}
+        chunks = {
+            name: self._run(
+                plans.to_chunk(rows, cursors[name], self._models, self._retry, columns, None, model)
+            )
+            for name, rows in observations.items()
+        }
         return self._run(bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry))
 
     def sessions(
@@ -218,25 +237,43 @@ class Session:
         return self._cursor.position
 
     def advance(
-        self, observations: Any, *, horizon: int = 0, level: float | None = None, score: bool = False
+        self,
+        observations: Any,
+        *,
+        horizon: int = 0,
+        level: float | None = None,
+        score: bool = False,
+        columns: Mapping[str, str] | None = None,
+        timestamps: Any = None,
+        future: Any = None,
     ) -> Answer:
         """Send one chunk, and return the prediction that follows each of its observations.
 
         Parameters
         ----------
-        observations : a number, a list of numbers or rows, an array [steps] or [steps, inputs], a Series, a
-            DataFrame; None and NaN mean that an observation is missing
+        observations : a number, a list of numbers or rows, an array [steps] or [steps, inputs], a Series; or
+            a table, whose columns go to the model's inputs by name: a pandas or polars DataFrame, a table of
+            Arrow, a dict of columns, a structured array, a list of dicts. None and NaN mean that an
+            observation is missing
         horizon : steps of forecast to add
         level : coverage of an interval around each prediction, such as 0.9
         score : add the residual and the surprise of each observation
+        columns : the model's name of a column by its name in the table: `columns={"temperature": "temp"}`
+        timestamps : times of the observations, for a model with time features: datetimes, RFC 3339 or seconds
+            since 1970. By default the column `time` of a table, or the DatetimeIndex of a DataFrame
+        future : [horizon, known inputs] or a table, the inputs that are known ahead, for a horizon
 
         Raises
         ------
+        ValueError : columns have other names than the model's inputs
         CarryoverError
         """
         service = self.service
-        chunk = service._run(plans.to_chunk(observations, self._cursor, service._models, service._retry))
-        options = ChunkOptions(horizon, level, score)
+        chunk = self._chunk(observations, columns, timestamps)
+        known_ahead = service._run(
+            plans.to_future(future, self._cursor, service._models, service._retry, columns)
+        )
+        options = ChunkOptions(horizon, level, score, known_ahead)
         return service._run(plans.advance(self._cursor, chunk, options, service._retry))
 
     def skip(self, count: int) -> Answer:
@@ -253,8 +290,14 @@ class Session:
         horizon: int = 0,
         level: float | None = None,
         score: bool = False,
+        columns: Mapping[str, str] | None = None,
+        timestamps: Iterable[Any] | None = None,
         max_in_flight: int | None = None,
         socket: bool | None = None,
+        resume: bool = False,
+        start: int = 0,
+        after: int | None = None,
+        progress: bool = False,
     ) -> Stream:
         """Stream observations in chunks. The result yields one `Prediction` per observation.
 
@@ -263,33 +306,75 @@ class Session:
 
         Parameters
         ----------
-        observations : as for `advance`, of any length; or any iterable of numbers or rows
+        observations : as for `advance`, of any length; or any iterable of numbers, rows or dicts
         chunk : observations per chunk
-        horizon, level, score : as for `advance`
+        horizon, level, score, columns : as for `advance`
+        timestamps : as for `advance`; an iterable of times for an iterable of observations
         max_in_flight : chunks sent before the first of them is answered. The default is 8 for observations in
             memory, and 1 for an iterator: it is read only after the caller has the predictions so far
         socket : False: only requests; True: a socket or an error; by default a socket if the server offers it
+        resume : some of these observations may have been streamed before: skip those that were applied.
+            The server compares its last chunk with them, so `chunk` and `horizon` must be as before
+        start : with `resume`, the session's position when the first of these observations was sent
+        after : with `resume`, the position of the last prediction that the caller has; later ones are
+            repeated
+        progress : show a progress bar on stderr
+
+        Raises
+        ------
+        CannotResume : `resume`, and the session has not applied the first of these observations last
+        ValueError : columns have other names than the model's inputs
+        CarryoverError
         """
-        service = self.service
-        inputs, targets = service._run(
-            plans.columns_for(observations, self._cursor, service._models, service._retry)
-        )
-        source = chunks_of(observations, check_positive(chunk), inputs, targets)
+        service, size = self.service, check_positive(chunk)
+        whole = self._chunk(observations, columns, timestamps) if is_in_memory(observations) else None
+        if whole is not None:
+            source = chunks_of(whole, size)
+        else:
+            source = self._chunks(observations, size, columns, timestamps)
         target = streaming.StreamTarget(service.url, service._key, service._retry, socket)
         options = ChunkOptions(horizon, level, score)
         limit = max_in_flight_for(observations, max_in_flight)
-        plan = streaming.stream(self._cursor, options, limit, is_in_memory(observations), target)
-        return Stream(_stream(service, plan, source))
+        going_on = Resume(start, after) if resume else None
+        plan = streaming.stream(self._cursor, options, limit, whole is not None, target, going_on)
+        answers = _stream(service, plan, source)
+        return Stream(_shown(answers, None if whole is None else len(whole)) if progress else answers)
 
-    def forecast(self, steps: int, *, level: float | None = None, future: Any = None) -> Forecast:
+    def _chunks(self, observations: Any, size: int, columns: Any, timestamps: Any) -> Iterator[Chunk]:
+        times = None if timestamps is None else iter(timestamps)
+        naming, service = None, self.service
+        for i, rows in enumerate(batched(observations, size)):
+            if i == 0:
+                naming = service._run(
+                    plans.naming_for(rows, self._cursor, service._models, service._retry, columns)
+                )
+            yield chunk_of(rows, naming, None if times is None else list(islice(times, len(rows))))
+
+    def _chunk(self, observations: Any, columns: Any, timestamps: Any) -> Chunk:
+        service = self.service
+        return service._run(
+            plans.to_chunk(observations, self._cursor, service._models, service._retry, columns, timestamps)
+        )
+
+    def forecast(
+        self,
+        steps: int,
+        *,
+        level: float | None = None,
+        future: Any = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Forecast:
         """Forecast `steps` steps by feeding predictions back in. The session does not change.
 
         Parameters
         ----------
         level : coverage of an interval around the forecast
-        future : [steps, known inputs], the values of inputs that are known in advance
+        future : [steps, known inputs] or a table, the values of inputs that are known in advance
+        columns : as for `advance`, of the table
         """
-        return self.service._run(plans.forecast(self._cursor, steps, level, future, self.service._retry))
+        service = self.service
+        rows = service._run(plans.to_future(future, self._cursor, service._models, service._retry, columns))
+        return service._run(plans.forecast(self._cursor, steps, level, rows, service._retry))
 
     def history(
         self, last: int | None = None, *, start: int | None = None, limit: int | None = None
@@ -315,13 +400,15 @@ class Session:
         """Set this client's position to the server's, to continue after `OutOfStep`."""
         return self.service._run(plans.inspect(self._cursor, self.service._retry))
 
-    def rewind(self, position: int) -> None:
+    def rewind(self, position: int, epoch: str | None = None) -> None:
         """Continue at `position`, the end of a recent chunk, to get later answers again.
 
         Send the same observations in the same chunks. The server answers those that it has applied from its
         stored answers, and applies the rest. So a program that was killed and restarted gets every answer.
         """
         self._cursor.position = position
+        if epoch is not None:
+            self._cursor.epoch = epoch
 
     def reset(self) -> SessionInfo:
         """Set the carry to zero. The position does not change."""
@@ -399,6 +486,18 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _shown(answers: Generator[Answer, None, None], total: int | None) -> Generator[Answer, None, None]:
+    """The same answers, counted by a progress bar."""
+    bar = open_bar(total)
+    try:
+        with closing(answers):
+            for answer in answers:
+                yield answer
+                bar.advance(len(answer))
+    finally:
+        bar.close()
 
 
 def _stream(service: Carryover, plan: Plan[None], source: Iterator[Any]) -> Generator[Answer, None, None]:

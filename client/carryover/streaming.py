@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from carryover import frames, plans, session_socket, wire
+from carryover import frames, plans, resuming, session_socket, wire
 from carryover.effects import CLOSE, PULL, Emit, Plan, Sleep
 from carryover.errors import CarryoverError, NotCarryover, Unavailable, Unreachable, refusal
 from carryover.observations import Chunk
+from carryover.resuming import Resume
 from carryover.retry import Pauses, RetryPolicy
 from carryover.session_socket import SessionSocket, SocketUnavailable
 from carryover.values import Answer
@@ -34,7 +35,12 @@ class StreamTarget:
 
 
 def stream(
-    cursor: Cursor, options: ChunkOptions, max_in_flight: int, in_memory: bool, target: StreamTarget
+    cursor: Cursor,
+    options: ChunkOptions,
+    max_in_flight: int,
+    in_memory: bool,
+    target: StreamTarget,
+    resume: Resume | None = None,
 ) -> Plan[None]:
     """Pull chunks until the source is empty, and emit an answer for each, in order.
 
@@ -42,10 +48,15 @@ def stream(
     ----------
     max_in_flight : the most chunks in flight
     in_memory : reading the source never blocks
+    resume : go on with a source that was interrupted; else all its rows are new
     """
     window = Window(cursor, options, max_in_flight, in_memory)
     if cursor.creation_options is not None:
         yield from plans.locate(cursor, target.retry)
+    if resume is not None:
+        rest = yield from resuming.skip_applied(cursor, options, resume, target.retry)
+        if rest is not None:
+            window.push(rest)
     try:
         if target.socket is False:
             yield from _stream_requests(window, target)

@@ -405,6 +405,7 @@ class SessionInfo:
     fingerprint: str = ""
     observations_since_reset: int = 0
     last_prediction: list[float] | None = None
+    time: datetime | None = None
     created: datetime | None = None
     updated: datetime | None = None
     expires: datetime | None = None
@@ -418,7 +419,12 @@ class SessionInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model as the server describes it. `more` holds fields that this client does not know."""
+    """A model as the server describes it. `more` holds fields that this client does not know.
+
+    inputs : all columns of an observation; those made from times (`time_inputs`) are the last
+    future : inputs that are known ahead, which a forecast needs
+    time_features : what the server makes inputs of from the time of an observation
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -427,8 +433,15 @@ class ModelInfo:
     fingerprint: str = ""
     default: bool = False
     can_forecast: bool = True
+    future: tuple[str, ...] = ()
+    time_features: tuple[str, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def time_inputs(self) -> tuple[str, ...]:
+        """Inputs that the server makes from the time of an observation: a sine and a cosine each."""
+        return self.inputs[len(self.inputs) - 2 * len(self.time_features) :]
 
     def __repr__(self) -> str:
         return f"<ModelInfo {self.name!r}: {_names(self.inputs)} -> {_names(self.targets)}>"
@@ -452,7 +465,7 @@ class ModelInfo:
 def session_info(payload: Mapping[str, Any]) -> SessionInfo:
     """Parse the answer of `GET /sessions/{id}`."""
     known = {field.name for field in fields(SessionInfo)} - {"more"}
-    times = {name: _time(payload.get(name)) for name in ("created", "updated", "expires")}
+    times = {name: _time(payload.get(name)) for name in ("time", "created", "updated", "expires")}
     given = {name: value for name, value in payload.items() if name in known} | times
     return SessionInfo(**given, more={name: value for name, value in payload.items() if name not in known})
 
@@ -463,6 +476,8 @@ def model_info(payload: Mapping[str, Any]) -> ModelInfo:
     given = {name: value for name, value in payload.items() if name in known} | {
         "inputs": tuple(column["name"] for column in payload["inputs"]),
         "targets": tuple(payload["targets"]),
+        "future": tuple(payload.get("future") or ()),
+        "time_features": tuple(payload.get("time_features") or ()),
         "units": tuple(column.get("unit") for column in payload["inputs"]),
     }
     return ModelInfo(**given, more={name: value for name, value in payload.items() if name not in known})

@@ -66,11 +66,12 @@ class ChunkOptions:
     horizon: int = 0
     level: float | None = None
     score: bool = False
+    future: Chunk | None = None  # of the steps of the horizon
 
     @property
     def plain(self) -> bool:
         """Whether a binary message can express it."""
-        return self.level is None and not self.score
+        return self.level is None and not self.score and self.future is None
 
 
 def cursor_for(cursors: dict[str, Cursor], id: str, model: str | None, options: dict[str, Any]) -> Cursor:
@@ -103,6 +104,10 @@ def chunk_text(
         parts.append(f'"level":{options.level}')
     if options.score:
         parts.append('"score":true')
+    if chunk.timestamps is not None:
+        parts.append(f'"timestamps":{json.dumps(chunk.timestamps)}')
+    if options.future is not None:
+        parts.append(f'"future":{options.future.text()}')
     return "{" + ",".join(parts) + "}"
 
 

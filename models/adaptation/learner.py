@@ -7,19 +7,17 @@ is stored in its carry, as one contiguous block of float32 numbers. `LearnedLayo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from models.adaptation import intervals, readout, surprise
-from models.arrays import Floats
-from models.artifact.artifact import Artifact
+from models.adaptation import horizons, intervals, readout, surprise
+from models.adaptation.horizons import HorizonLearner
+from models.adaptation.layout import LearnedLayout, Shape
+from models.arrays import Floats, Ints
+from models.artifact.artifact import HORIZONS, Artifact
 from models.artifact.learning import Learning, feature_count
-
-Shape = tuple[int, ...]
 
 WINDOW = 100_000  # longest window of a running mean; beyond it, float32 rounding loses new values
 SCALE_WINDOW = 200  # window of the mean squared error that scales the intervals (part `interval_mse`)
@@ -102,40 +100,6 @@ class ErrorStatistics:
         )
 
 
-class LearnedLayout:
-    """The layout of what a session has learned: its parts, one after the other.
-
-    Parameters
-    ----------
-    shapes : name -> shape of the part of one session
-    """
-
-    def __init__(self, shapes: Mapping[str, Shape]) -> None:
-        self._places: dict[str, tuple[int, Shape]] = {}
-        self.size = 0
-        for name, shape in shapes.items():
-            self._places[name] = (self.size, shape)
-            self.size += prod(shape)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The parts, in order."""
-        return tuple(self._places)
-
-    def start(self, name: str) -> int:
-        """The first column of a part."""
-        return self._places[name][0]
-
-    def view(self, rows: Floats, name: str) -> Any:
-        """[batch, *shape], a view of a part of rows [batch, size]: writing to it writes to the rows."""
-        start, shape = self._places[name]
-        return rows[:, start : start + prod(shape)].reshape(len(rows), *shape)
-
-    def parts(self, row: Floats) -> dict[str, Any]:
-        """All parts of one row, [size], by name."""
-        return {name: self.view(row[None], name)[0] for name in self._places}
-
-
 class Learner:
     """Updates what sessions of one artifact learn. The state is passed in; the object itself holds none.
 
@@ -161,6 +125,11 @@ class Learner:
         self.layout = LearnedLayout(_shapes(learning, self._features, artifact.output_size))
         self.size = self.layout.size
         self._view = self.layout.view
+        self._horizons = None
+        if learning.forecasts_directly:
+            self._horizons = HorizonLearner(learning, artifact.output_size, self.layout)
+        prior = {name: artifact.weights.get(HORIZONS + name) for name in horizons.PRIOR_PARTS}
+        self._prior = {name: part for name, part in prior.items() if part is not None}
         self._initial = self.initial_state(learning)
 
     def initial_state(self, learning: Learning) -> Floats:
@@ -175,6 +144,10 @@ class Learner:
             self._view(rows, "ratios")[...] = ratios
             self._view(rows, "interval_mse")[...] = self._view(rows, "surprise_mse")[...] = square
             self._view(rows, "surprise")[...] = 1.0
+            if self._horizons is not None:
+                self._horizons.initialize(rows, ratios, square)
+                for name, part in self._prior.items():
+                    self._view(rows, name)[...] = part
         return np.asarray(rows[0])
 
     def reset(self, rows: Floats) -> Floats:
@@ -206,12 +179,18 @@ class Learner:
         begun = self._view(rows, "begun")
         errors = np.where(begun[:, None] > 0, observed - predicted, np.float32(np.nan))
         if self.learning.adapts_readout:
-            self._correct_readout(rows, errors)
+            of_readout = errors
+            if self._horizons is not None:  # `predicted` is that of a mixture
+                of_readout = errors + predicted - self._horizons.network_prediction(rows)
+            self._correct_readout(rows, of_readout)
         scores.errors[which] = errors
         if self.learning.tracks_errors:
             self._track_errors(rows, errors, observed, scores, which)
         else:
             scores.scores[which] = np.nan
+        if self._horizons is not None:
+            first_value = np.where(begun[:, None] > 0, predicted, np.float32(0))
+            self._horizons.observe(rows, observed, np.where(np.isnan(observed), first_value, observed))
         begun[...] = 1.0
 
     def predict(self, rows: Floats, hidden: Floats, inputs: Floats, outputs: Floats) -> Floats:
@@ -228,29 +207,34 @@ class Learner:
         -------
         [batch, outputs], scaled
         """
-        if not self.learning.adapts_readout:
-            return outputs
-        features = self._view(rows, "features")
-        if self.learning.readout == "gain":
-            features[:, :, 0] = outputs
-        else:
-            stop = 0
-            if self._hidden_projection is not None:
-                hidden = hidden @ self._hidden_projection
-            for part in (hidden, inputs):
-                if part is not inputs or self.learning.inputs:
-                    start, stop = stop, stop + part.shape[1]
-                    features[:, 0, start:stop] = part
-        features[..., -1] = 1.0
-        corrections = readout.corrections(self._view(rows, "weights"), features)
-        return outputs + corrections.reshape(outputs.shape)
+        corrected = self._correct(rows, hidden, inputs, outputs)
+        return corrected if self._horizons is None else self._horizons.predict(rows, corrected)
 
     def widths(self, rows: Floats) -> Floats:
         """[batch, levels, outputs], half-widths of the intervals around the next prediction, scaled."""
         if not self.learning.tracks_errors:
             return np.empty((len(rows), 0, len(self.target_columns)), np.float32)
+        if self._horizons is not None:
+            return np.asarray(self._horizons.half_widths(rows, 1)[:, 0])
         scale = np.sqrt(self._view(rows, "interval_mse")) + SMALLEST_SCALE
         return np.asarray(np.maximum(self._view(rows, "ratios"), 0) * scale[:, None])
+
+    def forecast(self, rows: Floats, first: Ints, steps: int) -> Floats:
+        """[batch, steps, outputs], scaled: of a learner with horizons.
+
+        Parameters
+        ----------
+        rows : [batch, size], of sessions that have observed something
+        first : [batch], the first step; 1 is the next observation
+        """
+        return self._direct().forecast(rows, first, steps)
+
+    def forecast_widths(self, rows: Floats, steps: int) -> Floats:
+        """[batch, steps, levels, outputs], half-widths of the intervals of a forecast, scaled."""
+        if self._horizons is not None:
+            return self._horizons.half_widths(rows, steps)
+        growth = intervals.growth(self.learning, steps)
+        return np.asarray(self.widths(rows)[:, None] * growth[:, None, None])
 
     def errors(self, rows: Floats) -> ErrorStatistics:
         """The error statistics of these sessions, each [batch, ...], scaled."""
@@ -292,6 +276,36 @@ class Learner:
         squares = ("interval_mse", "surprise_mse", "surprise", "histogram", "observed")
         if self.learning.tracks_errors and min(parts[name].min() for name in squares) < 0:
             raise ValueError("one of the carry's squares or counts is below 0")
+        if self._horizons is not None:
+            self._horizons.check(row[None])
+
+    def horizons_prior(self, row: Floats) -> dict[str, Floats]:
+        """Weights of an artifact, by name, whose sessions begin with the forecasts of this one, [size]."""
+        parts = self.layout.parts(row)
+        return {HORIZONS + name: parts[name].copy() for name in horizons.PRIOR_PARTS if self._horizons}
+
+    def _direct(self) -> HorizonLearner:
+        if self._horizons is None:
+            raise LookupError("the sessions feed predictions back")
+        return self._horizons
+
+    def _correct(self, rows: Floats, hidden: Floats, inputs: Floats, outputs: Floats) -> Floats:
+        if not self.learning.adapts_readout:
+            return outputs
+        features = self._view(rows, "features")
+        if self.learning.readout == "gain":
+            features[:, :, 0] = outputs
+        else:
+            stop = 0
+            if self._hidden_projection is not None:
+                hidden = hidden @ self._hidden_projection
+            for part in (hidden, inputs):
+                if part is not inputs or self.learning.inputs:
+                    start, stop = stop, stop + part.shape[1]
+                    features[:, 0, start:stop] = part
+        features[..., -1] = 1.0
+        corrections = readout.corrections(self._view(rows, "weights"), features)
+        return outputs + corrections.reshape(outputs.shape)
 
     def _correct_readout(self, rows: Floats, errors: Floats) -> None:
         weights, renewed_feature = self._view(rows, "weights"), self._view(rows, "renewed_feature")
@@ -325,12 +339,12 @@ class Learner:
         usual_error = np.sqrt(surprise_mse) + SMALLEST_SCALE
         smoothed = surprise.smooth(self._view(rows, "surprise"), errors, usual_error)
         scores.scores[which] = surprise.score(self._view(rows, "histogram"), smoothed)
-        scores.missed[which] = missed = intervals.track(
-            self._view(rows, "ratios"),
-            absolute_errors,
-            np.sqrt(interval_mse) + SMALLEST_SCALE,
-            self.levels,
-        )
+        if self._horizons is not None:
+            missed = np.asarray(absolute_errors[:, None] > self.widths(rows))
+        else:
+            scale = np.sqrt(interval_mse) + SMALLEST_SCALE
+            missed = intervals.track(self._view(rows, "ratios"), absolute_errors, scale, self.levels)
+        scores.missed[which] = missed
         scores.changes[which] = changes = observed - last_observed
         has_error = ~np.isnan(errors)
         count += has_error
@@ -364,6 +378,8 @@ def _shapes(learning: Learning, features: int, outputs: int) -> dict[str, Shape]
         by_level = (len(learning.levels), outputs)
         shapes |= dict.fromkeys(OUTPUT_PARTS, (outputs,))
         shapes |= {"ratios": by_level, "missed": by_level, "surprise": (), "histogram": (surprise.BINS,)}
+    if learning.forecasts_directly:
+        shapes |= horizons.shapes(learning, outputs)
     return shapes
 
 

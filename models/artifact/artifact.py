@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from models.arrays import Floats
-from models.artifact.learning import MAX_FEATURES, Learning, feature_count
+from models.artifact.learning import LATER_FIELDS, MAX_FEATURES, Learning, feature_count, horizon_prior_shapes
 from models.artifact.names import check_name
 from models.data import calendar
 from models.data.scaling import Column, Scaling
@@ -33,6 +33,7 @@ PredictionMode = Literal["level", "change"]
 MAX_COLUMNS = 4096
 MAX_HIDDEN = 16384
 MAX_LAYERS = 64
+HORIZONS = "horizons."  # begins the names of what the forecasts of new sessions begin with
 MAX_WEIGHT_BYTES = 2**30
 
 
@@ -50,7 +51,8 @@ class Artifact:
         Over inputs and over targets; a target that is an input shares its column's numbers.
     weights
         float32 arrays under the names of `RecurrentNetwork`'s state_dict; `readout.basis` [hidden, rank]
-        beside them when `learning` asks for a rank.
+        beside them when `learning` asks for a rank. Where it has horizons, what the forecasts of its sessions
+        begin with may be there, as `horizons.` and the names of `horizon_prior_shapes`.
     learning
         What its sessions learn of their own streams; if anything, every target must be an input.
     future
@@ -119,6 +121,11 @@ class Artifact:
         return self.feedback
 
     @property
+    def fed_back(self) -> dict[str, str]:
+        """By input the target that becomes its next value in a forecast: its own."""
+        return {name: name for name in self.columns if name in self.targets}
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """The names of the inputs that are neither predicted nor known ahead."""
         known = {*self.targets, *self.future, *calendar.columns(self.time_features)}
@@ -172,7 +179,10 @@ class Artifact:
         shape: list[Any] = [self.columns, self.targets, self.hidden_size, self.num_layers, self.predicts]
         # Fields that older artifacts do not have are left out at their defaults: fingerprints stay the same.
         if self.learning.enabled or self.future or self.time_features:
-            shape += [self.learning.as_dict(), self.future, self.time_features, self.interval_seconds]
+            learning = self.learning.as_dict()
+            if not self.learning.forecasts_directly:
+                learning = {name: value for name, value in learning.items() if name not in LATER_FIELDS}
+            shape += [learning, self.future, self.time_features, self.interval_seconds]
         if self.architecture != Architecture():
             shape.append(self.architecture.as_dict())
         digest = hashlib.sha256(json.dumps(shape).encode())
@@ -215,7 +225,11 @@ class Artifact:
         return TorchNet(self.network(), execution.device)
 
     def _network_weights(self) -> dict[str, Floats]:
-        return {name: weight for name, weight in self.weights.items() if not name.startswith("readout.")}
+        return {
+            name: weight
+            for name, weight in self.weights.items()
+            if not name.startswith(("readout.", HORIZONS))
+        }
 
 
 def _check_labels(artifact: Artifact) -> None:
@@ -326,16 +340,22 @@ def weight_shapes(
     hidden_size: int,
     num_layers: int,
     output_size: int,
-    rank: int,
+    learning: Learning,
 ) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every weight of an artifact: its network's, and a readout basis of this rank."""
+    """Name -> shape of every weight of an artifact: its network's, the basis of a readout of a rank, and what
+    direct forecasts begin with, which may also be left out.
+    """
     shapes = architecture.weight_shapes(input_size, hidden_size, num_layers, output_size)
-    return shapes | ({"readout.basis": (hidden_size, rank)} if rank else {})
+    basis = {"readout.basis": (hidden_size, learning.rank)} if learning.rank else {}
+    prior = horizon_prior_shapes(learning, output_size)
+    return shapes | basis | {HORIZONS + name: shape for name, shape in prior.items()}
 
 
 def _check_weights(artifact: Artifact) -> None:
     size = (artifact.input_size, artifact.hidden_size, artifact.num_layers, artifact.output_size)
-    shapes = weight_shapes(artifact.architecture, *size, artifact.learning.rank)
+    shapes = weight_shapes(artifact.architecture, *size, artifact.learning)
+    if not any(name.startswith(HORIZONS) for name in artifact.weights):
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith(HORIZONS)}
     for name in sorted(set(shapes) ^ set(artifact.weights)):
         raise BadArtifact(f"weights {'lack' if name in shapes else 'have an unknown'} {name[:80]}")
     for name, weight in artifact.weights.items():

@@ -171,7 +171,7 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
         target_scaling=_scaling(description["target_scaling"], "target_scaling"),
         weights=_read_weights(
             weights,
-            weight_shapes(architecture, len(inputs), hidden, layers, len(targets), learning.rank),
+            weight_shapes(architecture, len(inputs), hidden, layers, len(targets), learning),
         ),
         predicts=description["predicts"],
         learning=learning,

@@ -94,7 +94,7 @@ def read_bounded(path: Path, most: int) -> bytes:
     """
     # Only a plain file is opened: a pipe would block, a device might never end.
     if not path.is_file():
-        raise BadArtifact(f"{path.name} is missing")
+        raise BadArtifact(f"{path.name} is {'not a plain file' if path.exists() else 'missing'}")
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)

@@ -165,6 +165,11 @@ class GraphArtifact:
         )
 
     @property
+    def fed_back(self) -> dict[str, str]:
+        """By input the output that becomes its next value in a forecast."""
+        return {} if self.feedback is None else dict(self.feedback.observations)
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """The names of the inputs that a forecast has no values for: all, or none."""
         return () if self.feedback is not None else tuple(port.name for port in self.inputs)

@@ -19,7 +19,11 @@ READOUTS: tuple[Readout, ...] = get_args(Readout)
 DEFAULT_LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 INTERVALS = "+intervals"
 MAX_LEVELS = 16
+FORECASTS = "+horizons"
+MAX_HORIZONS, MAX_HORIZON, MAX_SEASON = 16, 1000, 2016  # a season: a week of five minutes
 MOST_FORGETTING = 0.9999  # above it, rounding errors of float32 accumulate (benchmarks/steps.py)
+HORIZON_FEATURES, HORIZON_EXPERTS = 8, 5  # of a direct forecast (models/adaptation/horizons.py)
+LATER_FIELDS = {"horizons", "season"}  # which artifacts of earlier releases do not have
 MAX_FEATURES = 1025  # a covariance of 4 MiB a session
 
 
@@ -50,7 +54,12 @@ class Learning:
         the standard deviation of the data.
     growth
         How much wider than for the next step the intervals of a forecast are at 1, 2, 4, 8, ... steps; the
-        first is 1. Empty: the square root of the steps, as for a random walk.
+        first is 1. Empty: the square root of the steps, as for a random walk. Used without `horizons`.
+    horizons
+        Steps ahead that each session learns to forecast directly, ascending from 1; needs levels
+        (models/adaptation/horizons.py). Empty: a forecast feeds predictions back.
+    season
+        Observations in a season, which `horizons` uses; 1: there is none.
 
     Raises
     ------
@@ -66,6 +75,8 @@ class Learning:
     levels: tuple[float, ...] = ()
     spread: tuple[tuple[float, ...], ...] = ()
     growth: tuple[float, ...] = ()
+    horizons: tuple[int, ...] = ()
+    season: int = 1
 
     def __post_init__(self) -> None:
         if self.readout not in READOUTS:
@@ -87,6 +98,14 @@ class Learning:
             not self.spread or len(self.spread) == len(self.levels), "spread must have a row for each level"
         )
         _check(all(1 <= _number(ratio) < 1e6 for ratio in self.growth), "growth must be at least 1")
+        _check(_is_count(self.season, MAX_SEASON), f"season must be a whole number from 1 to {MAX_SEASON}")
+        _check(len(self.horizons) <= MAX_HORIZONS, f"at most {MAX_HORIZONS} horizons")
+        counts = all(_is_count(horizon, MAX_HORIZON) for horizon in self.horizons)
+        _check(counts, f"horizons must be whole numbers from 1 to {MAX_HORIZON}")
+        steps = (*self.horizons[:1], *(b - a for a, b in zip(self.horizons, self.horizons[1:], strict=False)))
+        _check(all(step > 0 for step in steps) and self.horizons[:1] in ((), (1,)),
+               "horizons must ascend from 1")  # fmt: skip
+        _check(not self.horizons or bool(self.levels), "horizons need levels of intervals")
 
     @property
     def enabled(self) -> bool:
@@ -104,9 +123,14 @@ class Learning:
         return bool(self.levels)
 
     @property
+    def forecasts_directly(self) -> bool:
+        """Whether each session learns its forecasts, instead of feeding predictions back."""
+        return bool(self.horizons)
+
+    @property
     def kind(self) -> str:
         """What decides the layout of a carry; everything else may differ between sessions of one layout."""
-        return self.readout + INTERVALS * self.tracks_errors
+        return self.readout + INTERVALS * self.tracks_errors + FORECASTS * self.forecasts_directly
 
     def with_kind(self, kind: str) -> Learning:
         """The same, of another kind.
@@ -119,8 +143,10 @@ class Learning:
         ------
         BadArtifact : there is no such kind
         """
-        readout = kind.removesuffix(INTERVALS)
-        return self.with_options(readout, intervals=kind.endswith(INTERVALS))  # type: ignore[arg-type]
+        rest = kind.removesuffix(FORECASTS)
+        readout = rest.removesuffix(INTERVALS)
+        learning = self if rest != kind else replace(self, horizons=())
+        return learning.with_options(readout, intervals=rest.endswith(INTERVALS))  # type: ignore[arg-type]
 
     def with_options(
         self,
@@ -141,6 +167,8 @@ class Learning:
             changes["levels"] = (self.levels or DEFAULT_LEVELS) if intervals else ()
             if intervals != self.tracks_errors:
                 changes["spread"] = ()
+            if not intervals:
+                changes["horizons"] = ()
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
@@ -155,16 +183,31 @@ def parse_learning(fields: Any) -> Learning:
     ------
     BadArtifact : the values are not those of a `Learning`
     """
-    if not isinstance(fields, Mapping) or set(fields) != set(Learning().as_dict()):
-        raise BadArtifact(f"learning must have the fields {', '.join(sorted(Learning().as_dict()))}")
-    if not all(_is_list(fields[name]) for name in ("levels", "spread", "growth")):
-        raise BadArtifact("levels, spread and growth of learning must be lists")
+    known = Learning().as_dict()
+    if not isinstance(fields, Mapping) or set(known) - set(fields) - LATER_FIELDS or set(fields) - set(known):
+        raise BadArtifact(f"learning must have the fields {', '.join(sorted(known))}")
+    fields = {name: fields.get(name, default) for name, default in known.items()}
+    lists = ("levels", "spread", "growth", "horizons")
+    if not all(_is_list(fields[name]) for name in lists):
+        raise BadArtifact(f"{', '.join(lists)} of learning must be lists")
     if not all(_is_list(row) for row in fields["spread"]):
         raise BadArtifact("spread of learning must be a list of lists")
     spread = tuple(tuple(row) for row in fields["spread"])
-    return Learning(
-        **{**fields, "levels": tuple(fields["levels"]), "spread": spread, "growth": tuple(fields["growth"])}
-    )
+    return Learning(**fields | {name: tuple(fields[name]) for name in lists} | {"spread": spread})
+
+
+def horizon_prior_shapes(learning: Learning, outputs: int) -> dict[str, tuple[int, ...]]:
+    """What a session that forecasts directly may begin with, by its name: parts of its state."""
+    if not learning.forecasts_directly:
+        return {}
+    by_horizon = (len(learning.horizons), outputs)
+    return {
+        "readouts": (*by_horizon, HORIZON_FEATURES),
+        "variances": (outputs, HORIZON_FEATURES, HORIZON_FEATURES),
+        "mixture": (*by_horizon, HORIZON_EXPERTS),
+        "sizes": by_horizon,
+        "horizon_ratios": (len(learning.horizons), len(learning.levels), outputs),
+    }
 
 
 def feature_count(learning: Learning, hidden: int, inputs: int) -> int:
@@ -176,6 +219,10 @@ def feature_count(learning: Learning, hidden: int, inputs: int) -> int:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most
 
 
 def _number(value: Any) -> float:

@@ -4,6 +4,7 @@ input_ports, output_ports         of the network; their numbers in order make an
 listed_inputs, listed_outputs     the same numbers as people see them: a port for each name
 columns, targets                  a name for each number of an observation and of a prediction
 predicted_by                      for each number of an observation that of its prediction, or None
+fed_back                          by input the output that becomes its next value in a forecast
 missing                           the inputs that are neither predicted nor known ahead; with any, no forecast
 scaling, target_scaling           None where the network takes numbers as they are
 learning, future, time_features, interval_seconds, time_input_count, hidden_size, num_layers, architecture,

@@ -6,7 +6,7 @@ series --split by time--> train | validation | test      scaling from train alon
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from models.arrays import Bools, Doubles
 from models.data import calendar
-from models.data.readers import NO_OPTIONS, TimeOptions, read_series
+from models.data.readers import read_series
+from models.data.resampling import resample
 from models.data.scaling import Column, Scaling
 from models.data.series import Series, fill_gaps
+from models.data.tables.options import NO_OPTIONS, TableOptions
 from models.errors import BadData
 
 DEFAULT_SPLIT = (0.7, 0.15, 0.15)
@@ -32,20 +34,26 @@ def open_series(
     source: str,
     columns: Sequence[str] | None = None,
     targets: Sequence[str] = (),
-    times: TimeOptions = NO_OPTIONS,
+    options: TableOptions = NO_OPTIONS,
     time_features: Sequence[str] = (),
     gaps: bool = False,
+    step: float | None = None,
+    of_model: bool = False,
 ) -> Series:
     """Read a file, or make the built-in `sine`.
 
     Parameters
     ----------
     source
-        `sine`, or the path of a file; see `read_series` for `times` and `gaps`.
+        `sine`, or the path of a file; see `read_series` for `options` and `gaps`.
     columns, targets
         Inputs and targets to read; all columns when `columns` is empty.
     time_features
         Added as columns after the others.
+    step
+        Seconds from row to row to resample to, see `resample`; it makes gaps.
+    of_model
+        The columns are a model's: a file without a header has them in order.
 
     Raises
     ------
@@ -57,7 +65,13 @@ def open_series(
         series.pick(tuple(columns or ()) + tuple(targets))
         return series.with_time_features(time_features)
     wanted = [*columns, *(name for name in targets if name not in columns)] if columns else None
-    return read_series(Path(source), wanted, times, gaps).with_time_features(time_features)
+    chosen = (None, wanted) if of_model else (wanted, None)
+    series = read_series(Path(source), chosen[0], options, gaps or step is not None, chosen[1])
+    if step is not None:
+        series = resample(series, step)
+    elif (irregular := series.describe_irregular()) is not None:
+        series = replace(series, notes=(*series.notes, irregular))
+    return series.with_time_features(time_features)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from models.arrays import Doubles, Seconds, Times
 from models.data import calendar
+from models.data.resampling import format_step
 from models.errors import BadData
 
 
@@ -26,6 +27,8 @@ class Series:
         [rows] datetime64[us] in UTC, never decreasing; None without a time column.
     time_features
         Those of `models.data.calendar.PERIODS`, whose columns are the last ones.
+    notes
+        What a user should know of how it was read.
 
     Raises
     ------
@@ -40,6 +43,7 @@ class Series:
     times: Times | None = None
     time_features: tuple[str, ...] = ()
     gaps: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         bad = np.argwhere(np.isinf(self.values) if self.gaps else ~np.isfinite(self.values))
@@ -116,6 +120,21 @@ class Series:
             raise BadData(f"{self.source} has no time column; name it: --time-column")
         return self.times.astype(np.int64) / 1e6
 
+    def describe_irregular(self) -> str | None:
+        """The steps that are not the usual one, in a sentence; None if there are none, or no times."""
+        if self.times is None or len(self) < 3:
+            return None
+        steps = np.diff(self.times).astype(np.int64) / 1e6
+        step = float(np.median(steps))
+        rows = np.flatnonzero(~(np.abs(steps - step) <= calendar.TOLERANCE * step))
+        if not len(rows):
+            return None
+        row = int(rows[0])
+        return (
+            f"{len(rows)} of {len(steps)} steps are not the usual {step:g} s; the first is {steps[row]:g} s, "
+            f"before row {row + 2} at {self.times[row + 1]}. --resample {format_step(step)} mends them"
+        )
+
     def interval_seconds(self) -> float:
         """The step from row to row, in seconds.
 
@@ -132,7 +151,8 @@ class Series:
         if row is not None and self.times is not None:
             raise BadData(
                 f"{self.source}, row {row + 1}: {self.times[row]} is {seconds[row] - seconds[row - 1]:g} s "
-                f"after the row before it, the other rows {step:g} s; time features need one step"
+                f"after the row before it, the other rows {step:g} s; time features need one step: "
+                f"--resample {format_step(step)}"
             )
         return step
 
@@ -155,5 +175,5 @@ def _check_order(source: str, times: Times) -> None:
         row = int(back[0]) + 1
         hint = "sort the rows by time"
         if times[row - 1] - times[row] <= np.timedelta64(1, "h"):
-            hint += ", or, for local times across a clock change, name their --time-zone"
+            hint += ", or, for local times across a clock change, name their --timezone"
         raise BadData(f"{source}, row {row + 1}: time {times[row]} is before {times[row - 1]}; {hint}")

@@ -25,6 +25,7 @@ from models.training.simulation import (
     calibrate_learning,
     simulate,
     unscaled_observations,
+    with_horizons_prior,
 )
 from models.training.training import Training
 
@@ -47,6 +48,8 @@ def write_report(training: Training, name: str, source: str, seconds: float, fol
     run = last_free_run(network, dataset)
     learning = calibrate_learning(network, dataset, training.recipe)
     artifact = build_artifact(network, dataset, training.recipe, learning, name)
+    if learning.forecasts_directly:
+        artifact = with_horizons_prior(artifact, dataset)
     served = simulate_served(artifact, dataset) if learning.enabled else None
     metrics = measure(network, dataset, run) | {
         "data": {"source": source, "split": asdict(dataset.split)},

@@ -86,19 +86,7 @@ class NativeNet(RecurrentNet):
         )
 
     def advance(self, scaled: Floats, lengths: Ints, carries: Floats) -> tuple[Floats, Floats]:
-        """Move every session on by its chunk.
-
-        Parameters
-        ----------
-        scaled : [total, inputs], the chunks one after the other
-        lengths : [batch], observations in each chunk, each at least 1, `total` together
-        carries : [batch, at least state_size], in one piece; not written to
-
-        Returns
-        -------
-        outputs : [total, outputs], scaled
-        carries : like `carries`, a new array; only the states have moved on
-        """
+        """Move every session on by its chunk, of scaled numbers; see `Net.advance`."""
         if longest_chunk(lengths, scaled) > 1:
             moved = carries.copy()
             return self._levels(self.cells.advance(scaled, lengths, moved), scaled), moved
@@ -107,15 +95,5 @@ class NativeNet(RecurrentNet):
         return self._levels(self.cells.step(scaled, carries, moved), scaled), moved
 
     def step(self, inputs: Floats, carries: Floats) -> Floats:
-        """Move every session on by one observation, in place.
-
-        Parameters
-        ----------
-        inputs : [batch, inputs], scaled
-        carries : [batch, at least state_size], in one piece
-
-        Returns
-        -------
-        [batch, outputs], scaled
-        """
+        """Move every session on by one observation, of scaled numbers, in place; see `Net.step`."""
         return self._levels(self.cells.step(inputs, carries), inputs)

@@ -144,9 +144,21 @@ def simulate(forecaster: Forecaster, observations: Doubles, rows: range, chunk: 
     )
 
 
+@DIVERGENCE_ALLOWED
+def with_horizons_prior(artifact: Artifact, dataset: Dataset) -> Artifact:
+    """The artifact with what one session has learned to forecast by the end of the training part.
+
+    New sessions begin with it. The validation part follows it, so errors measured there are not in-sample.
+    """
+    forecaster = Forecaster(artifact)
+    observed = unscaled_observations(dataset)[: dataset.split.train].astype(np.float32)
+    carry = forecaster.observe(observed, np.array([len(observed)]), forecaster.new_carry[None]).carries[0]
+    return replace(artifact, weights={**artifact.weights, **forecaster.horizons_prior(carry)})
+
+
 def streaming_error(network: RecurrentNetwork, dataset: Dataset, recipe: Recipe, rows: range) -> float:
     """The one-step MSE, scaled, over the rows, of a session that corrects its readout from row 0 on."""
-    readout_only = replace(recipe.learning, levels=(), spread=())
+    readout_only = replace(recipe.learning, levels=(), spread=(), horizons=())
     forecaster = Forecaster(build_artifact(network, dataset, recipe, readout_only))
     predictions = simulate(forecaster, unscaled_observations(dataset), rows).predictions
     return float(mean_observed(np.square(_errors(dataset, rows, predictions))))
@@ -168,7 +180,7 @@ def calibrate_learning(network: RecurrentNetwork, dataset: Dataset, recipe: Reci
     observations = unscaled_observations(dataset)
     sizes = np.abs(_errors(dataset, rows, simulate(forecaster, observations, rows).predictions))
     spread = _spread(sizes, learning.levels)
-    growth = _growth(forecaster, dataset, observations, rows)
+    growth = () if learning.forecasts_directly else _growth(forecaster, dataset, observations, rows)
     return replace(learning, spread=spread or learning.spread, growth=growth or learning.growth)
 
 

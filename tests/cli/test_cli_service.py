@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from app.cli import run
 from app.cli.demo import StreamComparison, _draw
 from app.cli.row_reader import open_rows, select_columns
 from models.data.dataset import open_series
+from models.data.tables.options import NO_OPTIONS, TableOptions
 from models.errors import BadData
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 
@@ -90,20 +91,36 @@ async def test_an_interrupted_stream_continues_and_loses_no_prediction(started, 
         assert await ran(service, "stream", tmp_path / "part.csv", "b", "--out", broken, "--chunk", 10) == 0
         # Killed: 80 observations were applied; of the predictions 50 were written, and half of a line.
         broken.write_text("".join(lines[:51]) + lines[51][:4])
-        assert await ran(service, "stream", readings, "b", "--out", broken, "--chunk", 10) == 0
-        assert "continuing after row 50" in capsys.readouterr().err
+        again = ["stream", readings, "b", "--out", broken, "--chunk", 10]
+        assert await ran(service, *again) == 2
+        assert "has predictions already: choose another --out" in capsys.readouterr().err
+        assert await ran(service, *again, "--resume") == 0
+        assert "going on after row 50" in capsys.readouterr().err
         assert (await service.session("b"))["position"] == STEPS
-        assert await ran(service, "stream", readings, "b", "--out", broken, "--chunk", 10) == 0
+        assert await ran(service, *again, "--resume") == 0
     assert broken.read_text() == whole.read_text()
 
 
-async def test_a_stream_without_an_output_continues_at_the_position(started, readings, values, capsys):
+async def test_rows_are_new_unless_going_on_is_asked_for(started, readings, values, capsys):
     async with started() as service:
         await service.advance("a", values[:100])
-        assert await ran(service, "stream", readings, "a", "--json") == 0
-        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert await ran(service, "stream", readings, "a", "--json", "--resume", "--chunk", 100) == 0
+        captured = capsys.readouterr()
+        lines = [json.loads(line) for line in captured.out.splitlines()]
         assert [line["position"] for line in lines] == list(range(101, STEPS + 1))
-        assert await ran(service, "stream", readings, "a", "--json", "--from-start") == 0
+        assert "going on after row 100 of the source" in captured.err
+        assert await ran(service, "stream", readings, "a", "--json") == 0
+        captured = capsys.readouterr()
+        assert len(captured.out.splitlines()) == STEPS
+        assert f"session a is at {STEPS}: all rows of the source are new to it" in captured.err
+        assert f"--resume --began-at {STEPS}" in captured.err
+        assert (await service.session("a"))["position"] == 2 * STEPS
+        again = ["stream", readings, "a", "--resume"]
+        assert await ran(service, *again) == 1
+        assert f"the source has {STEPS} rows, but session 'a' is at {2 * STEPS}" in capsys.readouterr().err
+        assert await ran(service, *again, "--began-at", STEPS) == 0
+        assert await ran(service, *again, "--began-at", STEPS + 7) == 1
+        assert "are not those of the source there" in capsys.readouterr().err
         assert (await service.session("a"))["position"] == 2 * STEPS
 
 
@@ -160,6 +177,36 @@ async def test_columns_are_found_by_the_model_s_names_and_gaps_are_sent(started,
     np.testing.assert_allclose(got, want, atol=3 * TOLERANCE)
 
 
+async def test_local_times_are_sent_to_a_model_with_time_features(started, tmp_path, capsys):
+    path = tmp_path / "local.csv"
+    path.write_text(
+        "when;plan;a\n31.03.2024 01:00;0,5;1\n31.03.2024 03:00;0,25;2\n"
+    )  # the clock goes forward
+    async with started() as service:
+        inputs = (await service.http.get("/models/planned")).json()["inputs"]
+        options = ["--model", "planned", "--time-column", "when", "--timezone", "Europe/Berlin"]
+        status = await ran(service, "stream", path, "a", *options)
+        rows = read_csv(capsys)
+        rest = {port["name"] for port in inputs} - {"plan", "a"}
+        assert all(name.startswith("hour_of_day") for name in rest)
+        order = [port["name"] for port in inputs if port["name"] not in rest]
+        sent = [
+            [{"plan": 0.5, "a": 1}[name] for name in order],
+            [{"plan": 0.25, "a": 2}[name] for name in order],
+        ]
+        body = {
+            "observations": sent,
+            "timestamps": ["2024-03-31T00:00Z", "2024-03-31T01:00Z"],
+            "model": "planned",
+        }
+        wanted = (await service.http.post("/sessions/b/observations", json=body)).json()["predictions"]
+    assert (status, [row["when"] for row in rows]) == (
+        0,
+        ["2024-03-31T00:00:00.000Z", "2024-03-31T01:00:00.000Z"],
+    )
+    np.testing.assert_allclose([[float(row["a"])] for row in rows], wanted, atol=TOLERANCE)
+
+
 async def test_a_forecast_is_printed(started, values, capsys):
     async with started() as service:
         await service.advance("a", values)
@@ -214,7 +261,19 @@ async def test_sessions_are_exported_and_imported(started, values, tmp_path, cap
         await service.http.delete("/sessions/a")
         assert await ran(service, "sessions", "import", tmp_path / "house") == 0
         assert (await service.session("a"))["position"] == STEPS
-    assert capsys.readouterr().out.count("1 sessions") == 2
+        assert await ran(service, "sessions", "export", tmp_path / "house") == 0
+        await service.http.delete("/sessions/a")
+        assert await ran(service, "sessions", "export", tmp_path / "house") == 0
+        assert await ran(service, "sessions", "export", tmp_path / "house", "--prune") == 0
+    lines = [line.replace(str(tmp_path), "") for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "1 sessions exported to /house, 0 unchanged",
+        "1 sessions imported from /house",
+        "1 sessions exported to /house, 0 unchanged",
+        "0 sessions exported to /house, 0 unchanged, 1 kept that the server no longer has "
+        "(--prune removes them)",
+        "0 sessions exported to /house, 0 unchanged, 1 removed that the server no longer has",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +282,7 @@ async def test_sessions_are_exported_and_imported(started, values, tmp_path, cap
         (["sessions", "list"], 1, "is the server running?"),
         (["forecast", "a"], 1, "is the server running?"),
         (["sessions", "list", "--url", "ftp://x"], 2, "is not an http:// or https:// URL"),
-        (["stream", "none.csv", "a"], 1, "none.csv: No such file"),
+        (["stream", "none.csv", "a"], 2, "none.csv does not exist"),
         (["stream", "empty.csv", "a"], 2, "empty.csv is empty"),
         (["forecast", "a", "--key-file", "none"], 1, "none: No such file"),
     ],
@@ -245,11 +304,14 @@ async def test_the_error_says_why_a_file_cannot_be_streamed(started, tmp_path, c
     (tmp_path / "thesis.csv").write_text("years,of\nwork,x\n")
     async with started() as service:
         for arguments, sentence in {
-            ("wide.csv", "a"): "the model reads value; the columns are p, q: name them with --columns",
-            ("words.csv", "a"): "column 'value' has 'low', which is not a number",
-            ("good.csv", "a", "--time-column", "date"): "there is no column 'date'",
+            (
+                "wide.csv",
+                "a",
+            ): "has the columns p, q; the model reads value. Nothing is fed by position.",
+            ("words.csv", "a"): "row 2, column 'value': 'low' is not a number",
+            ("good.csv", "a", "--time-column", "date"): "has no column 'date'",
             ("good.csv", "a", "--model", "none"): "the server has no model 'none'",
-            ("good.csv", "a", "--out", tmp_path / "thesis.csv"): "does not end with a prediction",
+            ("good.csv", "a", "--out", tmp_path / "thesis.csv"): "does not have such predictions",
         }.items():
             assert await ran(service, "stream", tmp_path / arguments[0], *arguments[1:]) == 2
             assert sentence in capsys.readouterr().err
@@ -258,27 +320,70 @@ async def test_the_error_says_why_a_file_cannot_be_streamed(started, tmp_path, c
 # Sources.
 
 
-def test_a_source_s_columns_are_taken_by_name_or_in_order(tmp_path):
+def rows_of(path: Path, inputs: Sequence[str], standard_input: Any = sys.stdin, **more: Any) -> list[Any]:
+    with open_rows(path, standard_input, follow=False, options=more.pop("options", NO_OPTIONS)) as source:
+        observation, _ = select_columns(source, inputs, None, **more)
+        return [observation(row) for row in source.rows]
+
+
+def test_columns_are_found_by_name_and_never_by_position(tmp_path, capsys):
+    path = tmp_path / "x.csv"
+    path.write_text("vib,press,temperature\n1,2,3\n")
+    with pytest.raises(BadData) as refused:
+        rows_of(path, ("temp", "press", "vib"))
+    assert "has the columns vib, press, temperature; the model reads temp, press, vib" in str(refused.value)
+    assert "--map temperature=temp" in str(refused.value)
+    mapped = TableOptions(names={"temperature": "temp"})
+    assert rows_of(path, ("temp", "press", "vib"), options=mapped) == [[3, 2, 1]]
+    assert rows_of(path, ("press", "vib")) == [[2, 1]]
+    assert "note: not sent, because the model has no such input: temperature" in capsys.readouterr().err
+    with pytest.raises(BadData, match="--columns vib,press,temperature does not fit"):
+        rows_of(path, ("temp", "press", "vib"), columns=("vib", "press", "temperature"))
+    assert rows_of(path, ("a", "b"), columns=("temperature", "vib")) == [[3, 1]]
+
+
+def test_a_label_is_copied_and_rows_are_counted(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("b,a\n1,2\n")
     with open_rows(path, sys.stdin, follow=False) as source:
-        row = next(source.rows)
         assert source.total == 1
-        assert select_columns(source, ("a", "b"), None)[0](row) == [2, 1]
-        assert select_columns(source, ("u", "v"), None)[0](row) == [1, 2]
-        assert select_columns(source, ("u",), "b")[1](row) == "1"
-        with pytest.raises(BadData, match="name them with --columns"):
-            select_columns(source, ("u",), None)
+        label = select_columns(source, ("a",), "b")[1]
+        assert [label(row) for row in source.rows] == ["1"]
 
 
-def test_a_file_with_some_of_the_inputs_is_not_read_in_order(tmp_path):
+def test_a_stream_is_resampled(tmp_path, capsys):
     path = tmp_path / "x.csv"
-    path.write_text("b,x\n1,10\n2,20\n")
-    with (
-        open_rows(path, sys.stdin, follow=False) as source,
-        pytest.raises(BadData, match="the model reads a, b; the columns are b, x: name them with --columns"),
-    ):
-        select_columns(source, ("a", "b"), None)
+    path.write_text("t,a\n2024-01-01T00:00,1\n2024-01-01T00:09,3\n2024-01-01T00:30,4\n")
+    with open_rows(path, sys.stdin, follow=False, step=600.0) as source:
+        observation, label = select_columns(source, ("a",), "t")
+        rows = [(label(row)[11:16], observation(row)) for row in source.rows]
+    assert rows == [("00:00", [2]), ("00:10", [None]), ("00:20", [None]), ("00:30", [4])]
+    assert "3 rows were resampled to 10min: means of their steps; 2 steps" in capsys.readouterr().err
+
+
+def test_each_row_of_a_pipe_is_given_out_when_it_comes():
+    ours, theirs = os.pipe()
+    with open(ours) as reading, os.fdopen(theirs, "wb", 0) as writing:  # noqa: PTH123
+        writing.write(b"t;a\n")
+        writing.write(b"2024-01-01;0,5\n")
+        with open_rows(Path("-"), reading, follow=False) as source:
+            observation, _ = select_columns(source, ("a",), None)
+            rows = source.rows
+            for number in (0.5, 1.5, 2.5):
+                assert observation(next(rows)) == [number]
+                writing.write(f"2024-01-01;{number + 1}\n".replace(".", ",").encode())
+
+
+def test_a_file_that_is_cut_while_it_is_followed_is_noticed(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("a\n1\n2\n")
+    with open_rows(path, sys.stdin, follow=True) as source:
+        observation, _ = select_columns(source, ("a",), None)
+        rows = source.rows
+        assert [observation(next(rows)) for _ in range(2)] == [[1], [2]]
+        path.write_text("a\n")
+        with pytest.raises(BadData, match="was cut or replaced"):
+            next(rows)
 
 
 @pytest.mark.parametrize(
@@ -292,9 +397,9 @@ def test_a_file_with_some_of_the_inputs_is_not_read_in_order(tmp_path):
         ("a,b\n1,2\n3\n", None, "row 2: 1 cells, expected 2"),
         ("a,b\n1,2,3\n", None, "row 1: 3 cells, expected 2"),
         ("a,a\n1,2\n", None, "names a column twice"),
-        ('a,b\n1,"2"x\n', None, "not CSV in UTF-8"),
+        ('a,b\n1,"2"x\n', None, "is not CSV: there is a stray quote near row 1"),
         ("\n\n", None, "is empty"),
-        ("a,b\n1,\udcff\n", None, "not CSV in UTF-8"),
+        ("a,b\n1,\udcff\n", None, "is not UTF-8"),
     ],
 )
 def test_train_and_stream_read_a_csv_by_the_same_rules(tmp_path, text, rows, refused):
@@ -303,10 +408,8 @@ def test_train_and_stream_read_a_csv_by_the_same_rules(tmp_path, text, rows, ref
 
     def streamed() -> list[list[float | None]]:
         with open_rows(path, sys.stdin, follow=False) as source:
-            observation, _ = select_columns(
-                source, ("u", "v") if "a" not in source.names else source.names, None
-            )
-            return [observation(row) for row in source.rows]
+            names = source.names
+        return rows_of(path, names if "a" in names else ("u", "v"))
 
     def trained() -> list[list[float | None]]:
         values = open_series(str(path), gaps=True).values
@@ -320,10 +423,10 @@ def test_train_and_stream_read_a_csv_by_the_same_rules(tmp_path, text, rows, ref
                 read()
 
 
-def test_standard_input_needs_no_header():
-    with open_rows(Path("-"), io.StringIO("1,2\n,3\n"), follow=False) as source:
-        observation, _ = select_columns(source, ("a", "b"), None)
-        assert [observation(row) for row in source.rows] == [[1, 2], [None, 3]]
+@pytest.mark.parametrize("text", ["1,2\n,3\n", '{"b": 2, "a": 1}\n{"b": 3}\n'])
+def test_standard_input_is_csv_or_json_lines(text):
+    standard_input = io.TextIOWrapper(io.BytesIO(text.encode()))
+    assert rows_of(Path("-"), ("a", "b"), standard_input) == [[1, 2], [None, 3]]
 
 
 def test_parquet_is_read_row_by_row(tmp_path):
@@ -331,9 +434,7 @@ def test_parquet_is_read_row_by_row(tmp_path):
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"a": [1.0, None], "b": [2, 3]}), tmp_path / "x.parquet")
-    with open_rows(tmp_path / "x.parquet", sys.stdin, follow=False) as source:
-        observation, _ = select_columns(source, ("b", "a"), None)
-        assert ([observation(row) for row in source.rows], source.total) == ([[2, 1], [3, None]], 2)
+    assert rows_of(tmp_path / "x.parquet", ("b", "a")) == [[2, 1], [3, None]]
 
 
 # The demo, and completion.

@@ -58,6 +58,7 @@ def test_a_graph_is_imported_with_all_that_was_said_of_it(tmp_path, capsys):
     assert "constant  gain" in printed
     assert "proved with onnxruntime" in printed
     assert "the sample's answers by 0" in printed
+    assert "forecasts: yes, sum becomes the next value" in printed
     artifact = load_any(out)
     assert artifact.name == "scaled"
     assert artifact.signature.states[0].initial.tolist() == [1, 2]
@@ -67,10 +68,15 @@ def test_a_graph_is_imported_with_all_that_was_said_of_it(tmp_path, capsys):
     assert artifact.feedback.observations == {"value": "sum"}
 
     assert run(["models", str(out)]) == 0
-    assert "ONNX value [2] -> sum [2], 2 numbers of state" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "ONNX value [2] -> sum [2], 2 numbers of state" in shown
+    assert "states       h.next -> h\n" in shown
+    assert "forecasts    yes, sum becomes the next value\n" in shown
     assert run(["models", str(out.parent), "--json"]) == 0
     (document,) = json.loads(capsys.readouterr().out)
     assert document["outputs"] == [{"name": "sum", "unit": None, "dtype": "float32", "shape": [2]}]
+    assert document["states"] == [{"input": "h", "output": "h.next", "shape": [2]}]
+    assert document["feedback"] == {"value": "sum"}
 
 
 def test_a_sample_that_differs_leaves_nothing_behind(tmp_path, capsys):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+import ssl
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,19 @@ import pytest
 from carryover import Carryover
 
 from app.cli import session_backup
-from app.cli.session_backup import BackupFailed
+from app.cli.session_backup import BackupFailed, ExportCounts
 
 pytestmark = pytest.mark.anyio
 
-NAMES = [f"s{i:02}" for i in range(9)] + ["...", "a:b"]
+NAMES = [f"s{i:02}" for i in range(4)] + ["...", "a:b"]
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused; each client would load the system's anew
 
 
 async def moved(service: Any, work: Callable[[Carryover], Any]) -> Any:
     """The result of `work` with a client of the service, on another thread."""
 
     def call() -> Any:
-        with Carryover(f"http://127.0.0.1:{service.port}") as server:
+        with Carryover(f"http://127.0.0.1:{service.port}", verify=PLAIN) as server:
             return work(server)
 
     return await asyncio.to_thread(call)
@@ -41,39 +44,110 @@ async def positions(service: Any) -> dict[str, int]:
     return found
 
 
-async def test_an_interrupted_export_continues_where_it_stopped(start_hot, tmp_path: Path):
+async def exported(service: Any, folder: Path, *, prune: bool = False) -> ExportCounts:
+    counts = ExportCounts()
+    await moved(
+        service, lambda server: list(session_backup.export_sessions(server, folder, counts, prune=prune))
+    )
+    return counts
+
+
+def taken(sessions: Iterator[str], count: int) -> None:
+    """Interrupt after some sessions, without the end of the export or import."""
+    for _ in range(count):
+        next(sessions)
+    sessions.close()
+
+
+def parsed(state: bytes) -> tuple[Any, bytes]:
+    """The header of a safetensors file, whose fields have no order, and its numbers."""
+    end = 8 + int.from_bytes(state[:8], "little")
+    return json.loads(state[8:end]), state[end:]
+
+
+async def states(service: Any) -> dict[str, Any]:
+    return await moved(
+        service,
+        lambda server: {
+            entry["session"]: parsed(server.session(entry["session"]).state()) for entry in server.sessions()
+        },
+    )
+
+
+def states_in(folder: Path) -> dict[str, Any]:
+    return {
+        path.name.removesuffix(".safetensors"): parsed(path.read_bytes())
+        for path in folder.rglob("*.safetensors")
+    }
+
+
+async def test_an_export_interrupted_at_each_session_writes_only_the_others(start_hot, tmp_path: Path):
     async with start_hot() as service:
         await filled(service)
+        for count in range(len(NAMES) + 1):
+            folder = tmp_path / str(count)
+            await moved(
+                service,
+                lambda server, f=folder, c=count: taken(session_backup.export_sessions(server, f), c),
+            )
+            if count:
+                with (folder / session_backup.LIST_FILE).open("a") as lines:
+                    lines.write('{"session": "cut o')  # killed in mid-write
+            assert await exported(service, folder) == ExportCounts(len(NAMES) - count, count)
+            assert await exported(service, folder) == ExportCounts(0, len(NAMES))
 
-        def first_four(server: Carryover) -> list[str]:
-            left = session_backup.export_sessions(server, tmp_path)
-            return [next(left) for _ in range(4)]
 
-        first = await moved(service, first_four)
-        with (tmp_path / session_backup.LIST_FILE).open("a") as lines:
-            lines.write('{"session": "cut o')  # killed in mid-write
-        rest = await moved(service, lambda server: list(session_backup.export_sessions(server, tmp_path)))
-        again = await moved(service, lambda server: list(session_backup.export_sessions(server, tmp_path)))
-    assert (first + rest, again) == (sorted(NAMES), [])
+async def test_a_second_export_refreshes_what_has_moved(start_hot, tmp_path: Path):
+    async with start_hot() as service:
+        await filled(service)
+        await exported(service, tmp_path)
+        await service.advance("s01", [0.5, 0.6])
+        await service.http.post("/sessions/s02/reset")
+        await service.http.delete("/sessions/s03")
+        await service.advance("s03", [0.25])  # another session of the same id, at the same position
+        await service.http.delete("/sessions/s00")
+        await service.advance("new", [0.1])
+        assert await exported(service, tmp_path) == ExportCounts(4, len(NAMES) - 4, kept=1)
+        assert await exported(service, tmp_path) == ExportCounts(0, len(NAMES), kept=1)
+        listed = [entry["session"] for entry in session_backup.read_session_list(tmp_path)]
+        assert listed == sorted([*NAMES, "new"])
+        now = await states(service)
+        assert await exported(service, tmp_path, prune=True) == ExportCounts(0, len(NAMES), removed=1)
+        assert states_in(tmp_path) == now
 
 
-async def test_an_import_restores_the_export_and_continues_where_it_stopped(start_hot, tmp_path: Path):
+async def test_an_import_interrupted_at_each_session_sends_the_others_and_the_next_sends_all(
+    start_hot, tmp_path: Path
+):
     async with start_hot() as service:
         await filled(service)
         before = await positions(service)
-        await moved(service, lambda server: list(session_backup.export_sessions(server, tmp_path)))
-        for name in before:
-            await service.http.delete(f"/sessions/{name}")
-
-        def first_session(server: Carryover) -> str:
-            return next(session_backup.import_sessions(server, tmp_path))
-
-        await moved(service, first_session)
-        await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path)))
+        await exported(service, tmp_path)
+        for count in range(len(NAMES) + 1):
+            for name in before:
+                await service.http.delete(f"/sessions/{name}")
+            await moved(
+                service, lambda server, c=count: taken(session_backup.import_sessions(server, tmp_path), c)
+            )
+            rest = await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path)))
+            assert len(rest) == len(NAMES) - count
+            assert await positions(service) == before
+        # A later import restores every session: a mark is only for an interrupted one.
+        await service.advance("s01", [0.5])
+        again = await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path)))
+        assert again == sorted(NAMES)
         assert await positions(service) == before
-        assert (
-            await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path))) == []
-        )
+
+
+async def test_an_interrupted_import_of_an_older_export_starts_again(start_hot, tmp_path: Path):
+    async with start_hot() as service:
+        await filled(service)
+        await exported(service, tmp_path)
+        await moved(service, lambda server: taken(session_backup.import_sessions(server, tmp_path), 4))
+        await service.advance("s00", [0.5])
+        await exported(service, tmp_path)
+        again = await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path)))
+        assert again == sorted(NAMES)
 
 
 async def test_a_folder_that_is_not_an_export_is_refused(tmp_path: Path):

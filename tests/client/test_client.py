@@ -12,6 +12,7 @@ from typing import Any
 import carryover
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from carryover import AsyncCarryover, Carryover, connection, plans, session_socket
 
@@ -325,6 +326,66 @@ async def test_the_columns_of_a_frame_are_put_into_the_model_s_order(connected, 
     np.testing.assert_allclose(
         answer.predictions.to_numpy(), one_pass(artifacts["pair"], whole), atol=3 * TOLERANCE
     )
+
+
+async def test_every_table_goes_by_name_alone_streamed_and_in_bulk(connected, artifacts, socket):
+    whole = series("pair", 6)
+    columns = dict(zip("cab", whole[:, [2, 0, 1]].T.tolist(), strict=True))
+    dicts = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    want = one_pass(artifacts["pair"], whole)
+    sources = {"columns": columns, "polars": pl.DataFrame(columns), "dicts": dicts}
+    async with connected() as (service, call):
+        for name, source in (sources | {"iterator": iter(dicts)}).items():
+            stream = await call(
+                lambda c, n=name, s=source: c.session(n, "pair").stream(s, 4, socket=socket).collect()
+            )
+            np.testing.assert_allclose(np.array(stream.predictions), want, atol=3 * TOLERANCE, err_msg=name)
+        bulk = await call(lambda c: c.advance({f"b-{name}": rows for name, rows in sources.items()}, "pair"))
+        for name in sources:
+            answer = bulk[f"b-{name}"]
+            np.testing.assert_allclose(np.array(answer.predictions), want, atol=3 * TOLERANCE, err_msg=name)
+        for source in (columns, iter(dicts)):
+            with pytest.raises(ValueError, match="takes value; the observations have c, a, b"):
+                await call(lambda c, s=source: c.session("new", "sine").stream(s, socket=socket).collect())
+        assert (await service.http.get("/sessions/new")).status_code == 404
+        mapped = await call(lambda c: c.session("new", "sine").advance(columns, columns={"a": "value"}))
+    np.testing.assert_allclose(mapped.predictions, one_pass(artifacts["sine"], whole[:, :1]), atol=TOLERANCE)
+
+
+async def test_a_model_of_times_and_known_inputs_is_streamed_and_forecast(connected, socket, capsys):
+    hours = pd.date_range("2026-01-01", periods=12, freq="h", tz="UTC")
+    frame = pd.DataFrame({"plan": np.arange(12.0), "a": np.sin(np.arange(12.0))}, index=hours)
+    rows = frame[["a", "plan"]].to_numpy()
+    async with connected() as (_, call):
+        await call(
+            lambda c: c.session("x", "planned").stream(frame, 5, socket=socket, progress=True).collect()
+        )
+        shown = await call(lambda c: c.session("x").info())
+        await call(lambda c: c.session("y", "planned").advance(rows, timestamps=hours))
+        await call(
+            lambda c: (
+                c.session("z", "planned")
+                .stream(iter(rows.tolist()), 5, timestamps=list(hours), socket=socket)
+                .collect()
+            )
+        )
+        future = {"plan": [1.0, 2.0, 3.0], "note": ["", "", ""]}
+        forecasts = [
+            await call(lambda c, n=name: c.session(n).forecast(3, future=future)) for name in ("x", "y", "z")
+        ]
+        with pytest.raises(ValueError, match="makes inputs from the time of each observation"):
+            await call(lambda c: c.session("new", "planned").advance(frame.reset_index(drop=True)))
+        last = await call(
+            lambda c: c.session("w", "planned").advance(
+                frame, horizon=3, future=np.array([[1.0], [2.0], [3.0]])
+            )
+        )
+        with pytest.raises(ValueError, match="has no timestamps"):
+            await call(lambda c: c.advance({"x": frame}))
+    assert shown.time == hours[-1].to_pydatetime()
+    for forecast in forecasts:
+        np.testing.assert_allclose(forecast.values, last.forecast.reshape(forecast.values.shape), atol=1e-6)
+    assert "12" in capsys.readouterr().err
 
 
 async def test_a_forecast_is_an_array_and_leaves_the_session_unchanged(connected, artifacts):

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from typing import Any
 
 import httpx
@@ -435,14 +434,6 @@ async def test_a_full_queue_refuses_the_whole_request_with_503(start):
         check_problem(response)
         release.set()
         assert (await waiting)["positions"] == [1, 1, 1, 1]
-
-
-async def test_without_pyarrow_the_arrow_form_is_a_415(start, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    async with start() as service:
-        response = await post(service, b"", **ARROW)
-        assert response.status_code == 415
-        check_problem(response)
 
 
 @pytest.mark.parametrize("store", list(STORES)[:1], indirect=True)

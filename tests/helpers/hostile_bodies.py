@@ -25,7 +25,9 @@ BODY_BYTES = 8 * 2**20
 
 ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
 BINARY = {"content-type": "application/octet-stream"}
+CSV = {"content-type": "text/csv"}
 CHUNK = "/sessions/hostile/observations"
+ROWS = "/models/sine/rows"
 FORECAST = "/sessions/hostile/forecast"
 INFER = "/v2/models/sine/infer"
 
@@ -232,6 +234,13 @@ def state_json(inside: bytes) -> bytes:
     return struct.pack("<Q", len(inside)) + inside
 
 
+def lines(head: bytes, line: bytes, tail: bytes = b"") -> Callable[[], bytes]:
+    """A text of as many lines as fit."""
+    return lambda: head + line * ((BODY_BYTES - len(head) - len(tail)) // len(line)) + tail
+
+
+WIDE = b",".join(b"c%d" % i for i in range(256)) + b",value\n"
+ROW257 = b",".join([b"1"] * 257) + b"\n"
 STATE = "/sessions/hostile/state"
 # Of every parser: many values, many names, nesting, one long text, one long number, blanks.
 KINDS: dict[str, Hostile] = {
@@ -273,6 +282,40 @@ KINDS: dict[str, Hostile] = {
     "chunk: gzip of blanks": Hostile(
         CHUNK, lambda: gzip.compress(b" " * 2**30), headers={"content-encoding": "gzip"}
     ),
+    "CSV: rows": Hostile(ROWS, lines(b"value\n", b"1\n"), headers=CSV),
+    "CSV: a long chunk": Hostile(CHUNK, lines(b"value\n", b"1\n"), headers=CSV),
+    "CSV: wide rows": Hostile(ROWS, lines(WIDE, ROW257), headers=CSV),
+    "CSV: a bad last row": Hostile(ROWS, lines(b"value\n", b"0.123456\n", b"x\n"), headers=CSV),
+    "CSV: a short last row": Hostile(ROWS, lines(b"a,value\n", b"0.12345,0.12345\n", b"1\n"), headers=CSV),
+    "CSV: decimal commas": Hostile(ROWS, lines(b"value;b\n", b"1.234,56789;1\n"), headers=CSV),
+    "CSV: quoted cells": Hostile(ROWS, lines(b"value,b\n", b'"0.1","2"\n'), headers=CSV),
+    "CSV: quotes": Hostile(ROWS, padded(b"value\n", b'"', b""), headers=CSV),
+    "CSV: a quote without end": Hostile(ROWS, padded(b'value\n"', b"1", b""), headers=CSV),
+    "CSV: lines in a quote": Hostile(ROWS, padded(b'value\n"', b"\n", b""), headers=CSV),
+    "CSV: a long cell": Hostile(ROWS, padded(b"value\n", b"1", b"\n"), headers=CSV),
+    "CSV: a long name": Hostile(ROWS, padded(b"", b"x", b",value\n1,2\n"), headers=CSV),
+    "CSV: many names": Hostile(ROWS, padded(b"value", b",", b"\n1\n"), headers=CSV),
+    "CSV: separators": Hostile(ROWS, repeated(b"", b"a;b|c", b"\n1\n"), headers=CSV),
+    "CSV: blank lines": Hostile(ROWS, padded(b"", b"\n", b"value\n1\n"), headers=CSV),
+    "CSV: blank lines below the header": Hostile(ROWS, padded(b"value\n", b"\n", b"1\n"), headers=CSV),
+    "CSV: carriage returns": Hostile(ROWS, lines(b"value\r", b"1\r"), headers=CSV),
+    "CSV: local times": Hostile(
+        f"{ROWS}?timezone=Europe/Berlin", lines(b"t,value\n", b"2022-10-30 01:30,1\n"), headers=CSV
+    ),
+    "CSV: days and months": Hostile(ROWS, lines(b"t,value\n", b"31/12/2022 01:30,1\n"), headers=CSV),
+    "CSV: numbers as times": Hostile(ROWS, lines(b"time,value\n", b"1700000000,1\n"), headers=CSV),
+    "CSV: UTF-16": Hostile(
+        f"{ROWS}?encoding=utf-16-le", lines("value\n".encode("utf-16-le"), b"1\0\n\0"), headers=CSV
+    ),
+    "CSV: no UTF-8": Hostile(ROWS, padded(b"value\n", b"\xff", b""), headers=CSV),
+    "CSV: gzip of blank lines": Hostile(
+        ROWS, lambda: gzip.compress(b"\n" * 2**30), headers={**CSV, "content-encoding": "gzip"}
+    ),
+    "CSV: gzip that is not declared": Hostile(ROWS, lambda: gzip.compress(b"1\n" * 2**20), headers=CSV),
+    "JSON Lines: rows": Hostile(ROWS, lines(b"", b'{"value":1}\n'), headers=CSV),
+    "JSON Lines: many names": Hostile(ROWS, keys(tail=b"}\n"), headers=CSV),
+    "JSON Lines: nested lists": Hostile(ROWS, padded(b'{"value":', b"[", b""), headers=CSV),
+    "JSON Lines: a long number": Hostile(ROWS, padded(b'{"value":', b"1", b"}\n"), headers=CSV),
     "bulk: rows": Hostile("/observations", bulk(lambda _: ROW51)),
     "bulk: chunks": Hostile("/observations", bulk(lambda _: CHUNK51)),
     "bulk: chunks with nulls": Hostile("/observations", bulk(lambda _: CHUNK51_NULLS)),

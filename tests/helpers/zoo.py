@@ -23,6 +23,7 @@ INPUTS = {
     "pair": ["a", "b", "c"],
     "partial": ["a", "b"],
     "adaptive": ["a", "b"],
+    "seasonal": ["a", "b"],
     "planned": ["a", "plan", "hour_of_day_sin", "hour_of_day_cos"],
     "gru": ["a", "b"],
     "tokens": ["token"],
@@ -32,6 +33,7 @@ TARGETS = {
     "pair": ["c", "a", "b"],
     "partial": ["b"],
     "adaptive": ["b", "a"],
+    "seasonal": ["b", "a"],
     "planned": ["a"],
     "gru": ["b", "a"],
     "tokens": ["x", "y", "z"],
@@ -42,13 +44,17 @@ TOKENS = Architecture("lstm", embedding=Embedding(5, 7))
 
 def artifacts() -> dict[str, Artifact]:
     """One shaped as the textbook's; one of changes, 3 features, 2 layers; one that cannot be fed back; one
-    whose sessions learn; one with inputs that are known ahead, some of them made from timestamps; a GRU with
-    a head; one whose input is a token."""
+    whose sessions learn; one whose sessions learn their forecasts, too; one with inputs that are known ahead,
+    some of them made from timestamps; a GRU with a head; one whose input is a token."""
     adaptive = made("adaptive", hidden=12, layers=1, seed=3, change=True)
     planned = made("planned", hidden=8, layers=1, seed=4)
     ahead = {"future": ("plan",), "time_features": ("hour_of_day",), "interval_seconds": 3600.0}
     return {
         "adaptive": replace(adaptive, learning=LEARNING),
+        "seasonal": replace(
+            made("seasonal", hidden=8, layers=1, seed=7, change=True),
+            learning=replace(LEARNING, horizons=(1, 3, 6), season=4),
+        ),
         "planned": replace(planned, learning=LEARNING, **ahead),
         "sine": made("sine", hidden=64, layers=1, seed=0),
         "pair": made("pair", hidden=16, layers=2, seed=1, change=True),

@@ -26,20 +26,20 @@ class Distribution:
     [
         (
             {"url": "file:///home/me/my%20clone", "dir_info": {"editable": True}},
-            ["--editable", "/home/me/my clone[arrow]"],
+            ["--editable", "/home/me/my clone[onnx]"],
         ),
-        ({"url": "file:///home/me/clone", "dir_info": {}}, ["/home/me/clone[arrow]"]),
+        ({"url": "file:///home/me/clone", "dir_info": {}}, ["/home/me/clone[onnx]"]),
         (
             {"url": "file:///tmp/carryover_server-1-py3-none-any.whl", "archive_info": {}},
-            ["carryover-server[arrow] @ file:///tmp/carryover_server-1-py3-none-any.whl"],
+            ["carryover-server[onnx] @ file:///tmp/carryover_server-1-py3-none-any.whl"],
         ),
-        (None, ["carryover-server[arrow]"]),
+        (None, ["carryover-server[onnx]"]),
     ],
     ids=["editable clone", "clone", "wheel", "index"],
 )
 def test_a_clone_stays_editable_and_a_wheel_comes_from_where_it_came(monkeypatch, source, arguments):
     monkeypatch.setattr(installation, "distribution", lambda name: Distribution(source))
-    assert shlex.split(install_command("arrow")) == [*PYTHON, *arguments]
+    assert shlex.split(install_command("onnx")) == [*PYTHON, *arguments]
 
 
 def test_without_metadata_the_command_names_the_distribution(monkeypatch):
@@ -47,7 +47,7 @@ def test_without_metadata_the_command_names_the_distribution(monkeypatch):
         raise installation.PackageNotFoundError(name)
 
     monkeypatch.setattr(installation, "distribution", missing)
-    assert shlex.split(install_command("arrow")) == [*PYTHON, "carryover-server[arrow]"]
+    assert shlex.split(install_command("onnx")) == [*PYTHON, "carryover-server[onnx]"]
 
 
 def test_cuda_comes_only_where_it_is_asked_for(monkeypatch):
@@ -56,4 +56,4 @@ def test_cuda_comes_only_where_it_is_asked_for(monkeypatch):
     assert TORCH_CPU_INDEX not in install_command("train", cuda=True)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert TORCH_CPU_INDEX not in install_command("train")
-    assert set(EXTRAS.values()) == {"train", "arrow", "onnx"}
+    assert set(EXTRAS.values()) == {"train", "onnx"}

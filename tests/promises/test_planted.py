@@ -159,7 +159,8 @@ async def test_a_forecast_that_moves_the_session(start, artifacts, monkeypatch):
 
 async def test_long_chunks_that_are_not_sliced(start, artifacts, monkeypatch):
     monkeypatch.setattr(TimeBudget, "max_steps", lambda self, sessions, seconds=0.0: 10**9)
-    monkeypatch.setattr("app.engine.step.LONG_CHUNK", 10**9)
+    for module in ("step", "queue"):
+        monkeypatch.setattr(f"app.engine.{module}.LONG_CHUNK", 10**9)
     with noticed:
         await test_limits.test_a_long_chunk_is_sliced_and_a_short_neighbour_answered_long_before(
             start, artifacts

@@ -62,6 +62,10 @@ VALUES = [
         SessionList(["a", "b"]), ROWS, np.array([1, 2]), np.array([-1, 7]), NO_EPOCH_AND_LAST
     ),
     AdvanceMany(SessionList(["a"]), ROWS, np.array([3]), model="sine", requests=5),
+    AdvanceMany(
+        SessionList(["a"]), ROWS[:, :0], np.array([3]),
+        options=ChunkOptions(inputs={"images": np.arange(72.0).reshape(3, 2, 3, 4), "gain": np.ones(3)}),
+    ),
     Forecast("a", 5, 0.9, ROWS),
     Refuse("a", OutOfStep("no", position=4)),
     ChunkAnswer("a", "sine", 7, 2**64 - 1, True, ANSWER),

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+import orjson
+from fastapi import APIRouter, Query, Request, Response
 
+from app.api import csv_rows
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
 from app.api.routes import operation_id
-from app.api.schemas import Model, ModelList, ReloadResult
+from app.api.schemas import Model, ModelList, ModelRows, ReloadResult
 from app.engine.engine import Engine
 from app.errors import NoFigure
 from app.jobs.jobs import Adopt
 from app.session.slab import Slab
-from models.nets.signature import Port
+from models.nets.signature import Port, State
+
+MAX_ROWS = 200_000  # of a body that is only read
 
 router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
 
@@ -55,6 +60,29 @@ async def get_model_figure(request: Request, name: str) -> Response:
 
 
 @router.post(
+    "/models/{name}/rows",
+    response_model=ModelRows,
+    responses=problem_responses(400, 404, 413, 415, 422),
+    openapi_extra={"requestBody": {"required": True, "content": csv_rows.CSV_BODY}},
+)
+async def read_rows(request: Request, name: str, query: Annotated[csv_rows.TableQuery, Query()]) -> Response:
+    """Read CSV as a session of this model would, and answer its rows. No session advances."""
+    csv_rows.check_parameters(request, csv_rows.TableQuery)
+    artifact = request.app.state.engine.residents.models.slab_for_model(name).forecaster.artifact
+    limits = replace(request.app.state.limits, observations=MAX_ROWS)
+    rows = await csv_rows.read_csv(request, artifact, query.table_options(), limits)
+    document = {
+        "columns": rows.columns,
+        "ignored": rows.ignored,
+        "notes": rows.notes,
+        "observations": rows.values,
+        "timestamps": rows.seconds,
+    }
+    body = await asyncio.to_thread(orjson.dumps, document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, media_type="application/json")
+
+
+@router.post(
     "/models/{name}/reload", response_model=ReloadResult, responses=problem_responses(403, 404, 422, 503)
 )
 async def reload_model(request: Request, name: str) -> dict[str, Any]:
@@ -87,6 +115,7 @@ def _model(request: Request, slab: Slab, counts: dict[str, tuple[int, int]] | No
         "fingerprint": artifact.fingerprint,
         "inputs": [_port(port) for port in artifact.listed_inputs],
         "outputs": [_port(port) | {"kind": port.kind} for port in artifact.listed_outputs],
+        "states": [_state(state) for state in artifact.states],
         "targets": list(artifact.targets),
         "hidden_size": artifact.hidden_size,
         "num_layers": artifact.num_layers,
@@ -97,11 +126,21 @@ def _model(request: Request, slab: Slab, counts: dict[str, tuple[int, int]] | No
         "time_features": list(artifact.time_features),
         "interval_seconds": artifact.interval_seconds,
         "can_forecast": not forecaster.missing,
+        "feedback": artifact.fed_back,
         "carry_bytes": forecaster.carry_nbytes,
         "metrics": artifact.metrics,
         "has_figure": request.app.state.library.has_figure(artifact.name),
         "sessions_resident": resident,
         "sessions_on_older": older,
+    }
+
+
+def _state(state: State) -> dict[str, Any]:
+    return {
+        "input": state.tensor,
+        "output": state.next_tensor,
+        "dtype": state.dtype,
+        "shape": list(state.shape),
     }
 
 

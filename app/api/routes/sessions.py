@@ -7,11 +7,14 @@ import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import Field
 
 from app.access.callers import Caller
 from app.alerts.webhooks import Webhooks
+from app.api import csv_rows
 from app.api.body import MAX_VALUES, openapi_body, parse_body, read_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
@@ -30,10 +33,11 @@ from app.api.schemas import (
     SessionChanges,
     SessionPage,
 )
-from app.codec import answers, body_errors, chunks
-from app.codec.limits import MAX_POSITION, SESSION_ID, validate_session_id
+from app.codec import answers, body_errors, chunks, csv_chunks
+from app.codec.csv_chunks import CONTENT_TYPE
+from app.codec.limits import MAX_MODEL_NAME, MAX_POSITION, SESSION_ID, validate_session_id
 from app.errors import CarryoverError, Unprocessable
-from app.jobs.answers import SessionView, parse_epoch
+from app.jobs.answers import SessionView, epoch_token, parse_epoch
 from app.jobs.jobs import (
     Advance,
     Annotate,
@@ -172,21 +176,76 @@ async def delete_session(
     return Response(status_code=204)
 
 
+class ChunkQuery(csv_rows.TableQuery):
+    """What the fields of a chunk in JSON say, for a chunk in CSV."""
+
+    at: int | None = Field(None, ge=0, le=MAX_POSITION, description="As in JSON.")
+    epoch: str | None = Field(None, description="As in JSON.")
+    horizon: int | None = Field(None, ge=0, description="As in JSON.")
+    level: float | None = Field(None, gt=0, lt=1, description="As in JSON.")
+    score: bool = Field(False, description="As in JSON.")
+    model: str | None = Field(None, max_length=MAX_MODEL_NAME, description="As in JSON.")
+
+
+_CHUNK_BODY = openapi_body(Chunk, required=True)
+_CHUNK_BODY["requestBody"]["content"] |= csv_rows.CSV_BODY
+_CSV_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"content": {CONTENT_TYPE: {"schema": {"type": "string"}}}}
+}
+
+
 @router.post(
     "/sessions/{id}/observations",
     response_model=Predictions,
-    responses=problem_responses(400, 404, 409, 410, 413, 422, 500, 503),
-    openapi_extra=openapi_body(Chunk, required=True),
+    responses=_CSV_ANSWER | problem_responses(400, 404, 409, 410, 413, 415, 422, 500, 503),
+    openapi_extra=_CHUNK_BODY,
 )
-async def advance_session(request: Request, id: Id) -> Response:
-    """Advance a session by a chunk. The answer has a prediction of what follows each observation."""
-    chunk = chunks.decode_chunk(await read_body(request), request.app.state.limits)
-    job = Advance(
-        validate_session_id(id), chunk.observations, chunk.at, chunk.epoch, chunk.horizon, chunk.model,
-        options=chunk.options,
-    )  # fmt: skip
+async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery, Query()]) -> Response:
+    """Advance a session by a chunk. The answer has a prediction of what follows each observation.
+
+    The chunk is JSON, or, with `content-type: text/csv`, CSV, whose columns are found by name. The query
+    parameters are for CSV. With `accept: text/csv`, the answer is CSV.
+    """
+    session, flat = validate_session_id(id), False
+    if csv_rows.has_csv_body(request):
+        job = await _read_csv_chunk(request, session, query)
+    else:
+        chunk = chunks.decode_chunk(await read_body(request), request.app.state.limits)
+        flat = chunk.flat
+        job = Advance(
+            session,
+            chunk.observations,
+            chunk.at,
+            chunk.epoch,
+            chunk.horizon,
+            chunk.model,
+            options=chunk.options,
+        )
+    if not csv_rows.wants_csv(request):
+        answer = await get_caller(request).ask(job)
+        return Response(answers.encode_chunk_answer(answer, flat), media_type=JSON)
+    if job.horizon:
+        raise Unprocessable("a forecast is answered in JSON: leave out `accept: text/csv`", field="horizon")
     answer = await get_caller(request).ask(job)
-    return Response(answers.encode_chunk_answer(answer, chunk.flat), media_type=JSON)
+    targets = (await csv_rows.artifact_of(request, session, answer.model)).targets
+    headers = {
+        "carryover-epoch": epoch_token(answer.epoch),
+        "carryover-replayed": "true" if answer.replayed else "false",
+    }
+    body = await asyncio.to_thread(csv_chunks.encode_answer, answer, targets)
+    return Response(body, media_type=CONTENT_TYPE, headers=headers)
+
+
+async def _read_csv_chunk(request: Request, session: str, query: ChunkQuery) -> Advance:
+    csv_rows.check_parameters(request, ChunkQuery)
+    limits = request.app.state.limits
+    horizon = chunks.validate_horizon(query.horizon or 0, limits)
+    artifact = await csv_rows.artifact_of(request, session, query.model)
+    rows = await csv_rows.read_csv(request, artifact, query.table_options(), limits)
+    # By name, so that a session of another model, which took the id meanwhile, is not fed other columns.
+    options = csv_chunks.options_of(rows, artifact, query.level, score=query.score)
+    nothing = np.empty((len(rows.values), 0), np.float32)
+    return Advance(session, nothing, query.at, _epoch(query.epoch), horizon, query.model, options=options)
 
 
 @router.post(

@@ -3,7 +3,7 @@
 | content type                          | form                                      |
 |---------------------------------------|-------------------------------------------|
 | `application/octet-stream`            | `app.codec.bulk.binary`, documented there |
-| `application/vnd.apache.arrow.stream` | `app.codec.bulk.arrow`, needs pyarrow     |
+| `application/vnd.apache.arrow.stream` | `app.codec.bulk.arrow`                    |
 | any other                             | `app.codec.bulk.json`                     |
 
 The answer has the form of the request, unless `accept` names another. An error of one session's chunk is in
@@ -13,13 +13,11 @@ the answer, by its index. Only an error of the request itself refuses the whole 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 
 from app.codec.bulk import arrow, binary, json
 from app.codec.bulk.json import LARGE_BODY_BYTES
 from app.codec.bulk.request import BulkLimits, BulkRequest
-from app.errors import UnsupportedType
 from app.jobs.answers import BulkAnswer
 
 __all__ = ["BulkDecoder", "BulkLimits", "BulkRequest", "encode", "encode_with_pauses", "is_slow", "preload"]
@@ -42,7 +40,7 @@ class BulkDecoder:
 
         Raises
         ------
-        Malformed, Unprocessable, TooLarge, UnsupportedType : the whole request is refused
+        Malformed, Unprocessable, TooLarge : the whole request is refused
         """
         form, answer_type = _forms(content_type, accept)
         request: BulkRequest = FORMS[form].decode(body, self.limits)
@@ -54,7 +52,7 @@ class BulkDecoder:
 
         Raises
         ------
-        Malformed, Unprocessable, TooLarge, UnsupportedType : the whole request is refused
+        Malformed, Unprocessable, TooLarge : the whole request is refused
         """
         form, answer_type = _forms(content_type, accept)
         if form != json.CONTENT_TYPE:
@@ -100,25 +98,16 @@ async def encode_with_pauses(answer: BulkAnswer, request: BulkRequest) -> tuple[
 
 
 def preload() -> None:
-    """Import pyarrow where it is installed, or the first request of its form would block the event loop."""
-    with contextlib.suppress(UnsupportedType):
-        arrow.warm_up()
+    """Import pyarrow, or the first request of its form would block the event loop."""
+    arrow.warm_up()
 
 
 def _forms(content_type: str, accept: str) -> tuple[str, str]:
-    """The content types of the request and of its answer.
-
-    Raises
-    ------
-    UnsupportedType : Arrow, and pyarrow is not installed
-    """
+    """The content types of the request and of its answer."""
     form = _media_type(content_type)
     form = form if form in FORMS else json.CONTENT_TYPE
     accepted = [kind for kind in map(_media_type, accept.split(",")) if kind in FORMS]
-    answer_type = accepted[0] if accepted else form
-    if answer_type == arrow.CONTENT_TYPE:
-        arrow.import_pyarrow()  # refused now, not after the sessions have advanced
-    return form, answer_type
+    return form, accepted[0] if accepted else form
 
 
 def _media_type(header: str) -> str:

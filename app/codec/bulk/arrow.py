@@ -1,4 +1,4 @@
-"""The Arrow form: an IPC stream of record batches. It needs pyarrow (`carryover-server[arrow]`).
+"""The Arrow form: an IPC stream of record batches.
 
 Columns of a request: `session` (utf8), `observations`, and `at` (int64), `epoch` (utf8), which may be
 absent or null. `observations` is for each session a number, a list or fixed-size list of numbers (one
@@ -32,7 +32,7 @@ from app.codec.limits import (
     validate_session_id,
 )
 from app.codec.problems import problem
-from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable, UnsupportedType
+from app.errors import CarryoverError, Malformed, TooLarge, Unprocessable
 from app.jobs.answers import BulkAnswer, epoch_token, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
@@ -56,7 +56,6 @@ def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
 
     Raises
     ------
-    UnsupportedType : pyarrow is not installed
     Malformed, Unprocessable, TooLarge : the whole request is refused
     """
     pa = import_pyarrow()
@@ -103,12 +102,7 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
 
 
 def warm_up() -> None:
-    """Import pyarrow, and let it set up what it sets up on first use.
-
-    Raises
-    ------
-    UnsupportedType : it is not installed
-    """
+    """Import pyarrow, and let it set up what it sets up on first use."""
     pa = import_pyarrow()
     table = pa.table({"session": ["a"], "observations": [[0.5]], "at": [0], "epoch": ["0"]})
     sink = pa.BufferOutputStream()
@@ -121,20 +115,11 @@ def warm_up() -> None:
 
 
 def import_pyarrow() -> Any:
-    """Return the module `pyarrow`.
+    """Return the module `pyarrow`, with its parts; the bulk's other forms do without it."""
+    import pyarrow as pa
+    import pyarrow.compute
+    import pyarrow.ipc
 
-    Raises
-    ------
-    UnsupportedType : it is not installed
-    """
-    try:
-        import pyarrow as pa
-        import pyarrow.compute
-        import pyarrow.ipc
-    except ImportError:
-        raise UnsupportedType(
-            "pyarrow is not installed on this server; send JSON or application/octet-stream"
-        ) from None
     return pa
 
 
@@ -168,7 +153,8 @@ def _index(pa: Any, schema: Any, name: str) -> int | None:
     """Where a column is, after a check of its type: some types claim far more values than they have bytes."""
     found = schema.get_all_field_indices(name)
     if len(found) > 1 or (not found and name in ("session", "observations")):
-        raise Unprocessable(f"the table must have one column {name!r}", field=name)
+        hint = "; inputs by name are taken in JSON only" if "inputs" in schema.names else ""
+        raise Unprocessable(f"the table must have one column {name!r}{hint}", field=name)
     if not found:
         return None
     kind = schema.field(found[0]).type

@@ -6,14 +6,16 @@ The nesting of the numbers says what they are, and the predictions are nested ju
     "observations": [[0.1, 7], [0.2, 8]]    a row each: one observation
     "observations": [[[0.1], [0.2]], ...]   a list of rows each: a chunk
 
-It may differ between sessions. A small request whose chunks are alike and valid is decoded as a whole; any
+It may differ between sessions. `inputs` in place of `observations` has them by name (`app.codec.bulk.named`).
+
+A small request whose chunks are alike and valid is decoded as a whole; any
 other request is decoded in slices, and a slice whose chunks are not alike chunk by chunk.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +24,7 @@ import numpy as np
 import orjson
 
 from app.codec import answers, body_errors, chunks
+from app.codec.bulk import named
 from app.codec.bulk.request import (
     BulkLimits,
     BulkRequest,
@@ -79,7 +82,8 @@ class _Columns(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=T
 
 class _RawColumns(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     sessions: msgspec.Raw
-    observations: list[msgspec.Raw]
+    observations: list[msgspec.Raw] | None = None
+    inputs: dict[str, list[msgspec.Raw]] | None = None
     at: msgspec.Raw = msgspec.Raw(b"null")
     epochs: msgspec.Raw = msgspec.Raw(b"null")
     model: str | None = None
@@ -234,9 +238,11 @@ def _arrays(observations: list[Any], depth: int) -> tuple[Numbers, Ints] | None:
     return (numbers.reshape(-1, width), lengths) if width else None
 
 
-def _options(columns: _Columns[Any] | _RawColumns, *, gaps: bool) -> ChunkOptions | None:
-    needed = gaps or columns.score or columns.level is not None
-    return ChunkOptions(columns.level, columns.score, gaps) if needed else None
+def _options(
+    columns: _Columns[Any] | _RawColumns, *, gaps: bool, inputs: Mapping[str, Numbers] | None = None
+) -> ChunkOptions | None:
+    needed = gaps or columns.score or columns.level is not None or inputs is not None
+    return ChunkOptions(columns.level, columns.score, gaps, inputs=inputs) if needed else None
 
 
 # A request in slices.
@@ -271,16 +277,18 @@ def _decode_slices(
     sessions, valid = _names(columns.sessions, limits)
     positions, tokens = _column("at", columns.at, limits), _column("epochs", columns.epochs, limits)
     count = len(sessions)
-    _check_lengths(count, limits, observations=columns.observations, at=positions, epochs=tokens)
+    texts, is_named = _chunk_texts(columns, count, limits)
+    depth = 3 if is_named else depth
+    _check_lengths(count, limits, observations=texts, at=positions, epochs=tokens)
     model = validate_model_name(columns.model)
     errors: dict[int, CarryoverError] = {}
-    arrays: dict[int, Numbers] = {}
+    arrays: dict[int, Numbers | dict[str, Numbers]] = {}
     depths = [depth] * count
     at, epochs = [-1] * count, [0] * count
     start = 0
     while start < count:
-        part = _slice(columns.observations, start)
-        decoded = _decode_slice(part, depth, limits)
+        part = _slice(texts, start)
+        decoded = None if is_named else _decode_slice(part, depth, limits)
         for i, text in enumerate(part, start):
             try:
                 if not valid:
@@ -291,6 +299,8 @@ def _decode_slices(
                     epochs[i] = parse_epoch(_text(tokens[i], "an epoch"))
                 if decoded is not None:
                     arrays[i] = decoded[i - start]
+                elif is_named:
+                    arrays[i] = named.decode_chunk(text, limits)
                 else:
                     arrays[i], depths[i] = _decode_chunk(text, limits)
             except CarryoverError as error:
@@ -299,8 +309,27 @@ def _decode_slices(
         yield
     jobs = build_jobs(sessions, arrays, at, epochs, model)
     for _, job in jobs:
-        job.options = _options(columns, gaps=bool(np.isnan(job.observations).any()))
+        inputs = None if job.options is None else job.options.inputs
+        job.options = _options(columns, gaps=bool(np.isnan(job.observations).any()), inputs=inputs)
     return BulkRequest(count, jobs, errors, depths)
+
+
+def _chunk_texts(
+    columns: _RawColumns, count: int, limits: BulkLimits
+) -> tuple[Sequence[msgspec.Raw | bytes], bool]:
+    """The JSON of each session's chunk, and whether it is an object of its inputs by name.
+
+    Raises
+    ------
+    Unprocessable, TooLarge
+    """
+    if columns.inputs is not None:
+        if columns.observations is not None:
+            raise Unprocessable("a request has observations or inputs, not both", field="inputs")
+        return named.chunk_texts(columns.inputs, count, limits), True
+    if columns.observations is None:
+        raise Unprocessable("the request has no observations", field="observations")
+    return columns.observations, False
 
 
 def _names(text: msgspec.Raw, limits: BulkLimits) -> tuple[Sequence[Any], bool]:
@@ -326,7 +355,7 @@ def _column(name: str, text: msgspec.Raw, limits: BulkLimits) -> list[Any] | Non
     return column
 
 
-def _slice(observations: Sequence[msgspec.Raw], start: int) -> list[bytes]:
+def _slice(observations: Sequence[msgspec.Raw | bytes], start: int) -> list[bytes]:
     """The next items, up to `SLICE_BYTES` and at least one."""
     part: list[bytes] = []
     size = 0
@@ -386,7 +415,10 @@ def _answer_columns(answer: BulkAnswer, request: BulkRequest) -> Iterator[tuple[
     positions: Any = answer.positions
     yield "positions", _with_nulls(positions, refused) if refused else np.ascontiguousarray(positions)
     yield "epochs", orjson.Fragment(_epoch_tokens(answer.epochs, refused))
-    yield "predictions", _predictions(answer, request.depths)
+    if len(answer.ports) > 1:
+        yield "outputs", named.outputs(answer, request.depths)
+    else:
+        yield "predictions", _predictions(answer, request.depths)
     yield "replayed", answer.replayed
     for name, arrays in answer.extra_outputs.items():
         yield name, _sparse(name, arrays, request)

@@ -16,6 +16,7 @@ from app.codec.limits import SESSION_ID, Limits, validate_session_id
 from app.errors import CarryoverError, TooLarge, Unprocessable
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany, Client, JobReceiver, Reply
+from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from app.jobs.split import AnswerCollector, JobParts
 from models.arrays import Epochs, Ints, Numbers
@@ -160,37 +161,49 @@ def build_request(columns: AdvanceMany, limits: BulkLimits, depths: int | Sequen
 
 def build_jobs(
     sessions: Sequence[str],
-    chunks: Mapping[int, Numbers],
+    chunks: Mapping[int, Numbers | dict[str, Numbers]],
     at: Sequence[int],
     epochs: Sequence[int],
     model: str | None,
 ) -> list[tuple[Ints, AdvanceMany]]:
-    """Jobs of one width each, with the indexes of their chunks.
+    """Jobs of one width each, or of one shape of each input, with the indexes of their chunks.
 
     Parameters
     ----------
     sessions : [n] names
-    chunks : by index, [steps, inputs]; indexes that are missing are left out
+    chunks : by index, [steps, inputs], or [steps, ...] by input; indexes that are missing are left out
     at, epochs : [n] preconditions; -1 and 0 for none
     """
-    by_width: dict[int, list[int]] = {}
+    by_shape: dict[tuple[Any, ...], list[int]] = {}
     for i, chunk in chunks.items():
-        by_width.setdefault(chunk.shape[1], []).append(i)
+        by_shape.setdefault(_shape(chunk), []).append(i)
     jobs = []
-    for _, indexes in sorted(by_width.items()):
+    for _, indexes in sorted(by_shape.items()):
         if isinstance(sessions, SessionList):
             names = sessions if len(indexes) == len(sessions) else sessions.pick(np.array(indexes))
         else:
             names = SessionList([sessions[i] for i in indexes])
-        job = AdvanceMany(
-            names,
-            np.concatenate([chunks[i] for i in indexes]),
-            np.array([len(chunks[i]) for i in indexes]),
-            *precondition_columns([at[i] for i in indexes], [epochs[i] for i in indexes]),
-            model,
-        )
+        observations, lengths, options = _join([chunks[i] for i in indexes])
+        preconditions = precondition_columns([at[i] for i in indexes], [epochs[i] for i in indexes])
+        job = AdvanceMany(names, observations, lengths, *preconditions, model, options=options)
         jobs.append((np.array(indexes), job))
     return jobs
+
+
+def _shape(chunk: Numbers | dict[str, Numbers]) -> tuple[Any, ...]:
+    """What chunks of one job have in common."""
+    if isinstance(chunk, dict):
+        return tuple((name, *numbers.shape[1:]) for name, numbers in chunk.items())
+    return chunk.shape[1:]
+
+
+def _join(chunks: Sequence[Any]) -> tuple[Numbers, Ints, ChunkOptions | None]:
+    """The observations and the lengths of chunks of one shape, and the options that hold named inputs."""
+    if not isinstance(chunks[0], dict):
+        return np.concatenate(chunks), np.array([len(chunk) for chunk in chunks]), None
+    lengths = np.array([len(next(iter(chunk.values()))) for chunk in chunks])
+    inputs = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return np.empty((int(lengths.sum()), 0), np.float32), lengths, ChunkOptions(inputs=inputs)
 
 
 def check_session_count(count: int, limits: BulkLimits) -> None:

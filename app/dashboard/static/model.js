@@ -7,6 +7,7 @@ import { layOut, sentInputs, widthOf } from "./ports.js";
 const MOST_NAMES = 64; // of the numbers of a port
 const MOST_SESSIONS = 24;
 const MOST_WRITTEN = 16; // numbers of an observation; `yes` writes more
+const FEW_PAIRS = 4; // of outputs and inputs of a forecast
 const ADDRESS = "#model/";
 
 export const LIST = "#list"; // the address of the list, with its filters behind it
@@ -108,6 +109,7 @@ export class ModelPage {
       ["state of a session", `${count(model.carry_bytes)} bytes`],
       ...(resident === null ? [] : [["sessions in memory", `${count(resident)}${older ? `, ${count(older)} on an older network` : ""}`]]),
       ["forecasts", forecasts(model)],
+      ...(model.states.length ? [["kept of a session", model.states.map(state).join("; ")]] : []),
       ...(model.learning ? [["sessions learn", "by default"]] : []),
       ...(model.default ? [["default model", "yes"]] : []),
       ["fingerprint", model.fingerprint.slice(0, 12)],
@@ -184,9 +186,16 @@ function row(port, more) {
 
 const range = ({ range: limits }) => (limits ? `${number(limits[0])} to ${number(limits[1])}` : "any");
 
+const state = ({ input, output, dtype, shape }) => `${output} → ${input}, ${dtype} ${shape.map(count).join(" × ")}`.trimEnd();
+
 function forecasts(model) {
   if (!model.can_forecast) return "no: it does not predict its inputs";
-  return model.future.length ? `yes, with ${model.future.join(", ")} known ahead` : "yes";
+  const pairs = Object.entries(model.feedback);
+  const others = pairs.filter(([input, output]) => input !== output); // an input of the same name goes without saying
+  const fed = others.slice(0, FEW_PAIRS).map(([input, output]) => `${output} becomes the next ${input}`);
+  if (others.length > FEW_PAIRS) fed.push("…");
+  const known = model.future.length ? [`with ${model.future.join(", ")} known ahead`] : [];
+  return ["yes", ...known, ...fed].join(", ");
 }
 
 /** The numbers and texts of a tree, such as `test.mse`. */

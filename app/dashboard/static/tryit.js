@@ -4,11 +4,10 @@ import { call, sessionPath, socket } from "./api.js";
 import { $, count, create, number, toast } from "./dom.js";
 import { Errors } from "./errors.js";
 import { FEW, layOut, outputRows, sentInputs } from "./ports.js";
-import { parseCsv, rowsFor, sine, timestamps } from "./series.js";
+import { sine, timestamps } from "./series.js";
 import { Trail } from "./trail.js";
 
 const LEVEL = 0.9;
-const MAX_BYTES = 50e6;
 const TWIN_SECONDS = 600; // after this idle time, the second session of a closed page expires
 
 export class TryIt {
@@ -16,7 +15,7 @@ export class TryIt {
     this.models = models;
     this.panel = panel;
     this.show = show; // shows a session by its id
-    this.table = null; // of a CSV; null for the sine
+    this.file = null; // null for the sine
     this.running = null;
     $("try").onsubmit = (event) => {
       event.preventDefault();
@@ -38,25 +37,21 @@ export class TryIt {
     };
   }
 
-  async #take(file) {
-    try {
-      if (file && file.size > MAX_BYTES) throw new Error("the CSV is larger than 50 MB");
-      this.table = file ? parseCsv(await file.text()) : null;
-    } catch (error) {
-      toast(error.message);
-      return;
-    }
+  #take(file) {
+    this.file = file ?? null;
     $("try-file").value = "";
     $("try-sine").hidden = !file;
     $("try-source").textContent = file
-      ? `${file.name}: ${count(this.table.values.length)} rows of ${this.table.names.join(", ")}`
+      ? `${file.name}: ${count(file.size)} bytes. Its columns are found by the names of the model's inputs.`
       : "The sine. Drop a CSV here, or click to choose a file.";
   }
 
   async #run() {
     const model = this.models($("try-model").value);
-    const inputs = sentInputs(model);
-    const rows = this.table ? rowsFor(inputs, this.table).rows.values() : sine(inputs);
+    const file = this.file;
+    const table = file && (await call(`models/${encodeURIComponent(model.name)}/rows`, { method: "POST", csv: file }));
+    if (table) this.#describe(file, table);
+    const rows = table ? table.observations.values() : sine(sentInputs(model));
     const session = `try-${Math.random().toString(36).slice(2, 8)}`;
     const run = (this.running = { stopped: false });
     this.#running(true);
@@ -65,7 +60,7 @@ export class TryIt {
       await createSession(ids[0], model);
       await createSession(ids[1], model, { ttl_seconds: TWIN_SECONDS });
       this.show(session);
-      await this.#stream(run, rows, model, ...ids);
+      await this.#stream(run, rows, table, model, ...ids);
     } finally {
       this.running = null;
       this.#running(false);
@@ -73,7 +68,14 @@ export class TryIt {
     }
   }
 
-  async #stream(run, rows, model, session, forgetful) {
+  /** Says what of the file is streamed, and what is not. */
+  #describe(file, { observations, columns, ignored, notes }) {
+    const rest = ignored.length ? [`not read: ${ignored.join(", ")}`] : [];
+    const text = [`${count(observations.length)} rows of ${columns.join(", ")}`, ...rest, ...notes].join("; ");
+    $("try-source").textContent = `${file.name}: ${text}`;
+  }
+
+  async #stream(run, rows, table, model, session, forgetful) {
     const lines = [await Line.open(session), await Line.open(forgetful)];
     const twin = new Trail();
     const names = layOut(model.inputs).flatMap((input) => input.names);
@@ -85,7 +87,7 @@ export class TryIt {
       for (let due = performance.now(); !run.stopped; due += 1000 / Number($("try-pace").value || 1)) {
         const observations = Array.from({ length: size }, () => rows.next().value).filter(Boolean);
         if (!observations.length) break;
-        const chunk = { observations, ...timestamps(model, this.table, done, done + observations.length) };
+        const chunk = { observations, ...timestamps(model, table, done, done + observations.length) };
         done += observations.length;
         const answers = [lines[0].send({ ...chunk, ...extras }), lines[1].send({ reset: true }), lines[1].send(chunk)];
         const [kept, , lost] = await Promise.all(answers);

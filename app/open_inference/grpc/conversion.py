@@ -8,7 +8,7 @@ from typing import Any
 from app.codec.limits import Limits
 from app.errors import Unprocessable
 from app.jobs.answers import ChunkAnswer
-from app.open_inference import triton_errors
+from app.open_inference import tensors, triton_errors
 from app.open_inference.encode import little_endian
 from app.open_inference.grpc.messages import message
 from app.open_inference.inference import (
@@ -18,15 +18,6 @@ from app.open_inference.inference import (
     check_outputs,
     parse_parameters,
     response_parameters,
-)
-from app.open_inference.tensors import (
-    DATATYPES,
-    InputTensor,
-    check_input,
-    check_inputs,
-    from_bytes,
-    from_numbers,
-    join_inputs,
 )
 from models.arrays import Numbers
 from models.forecaster import Forecaster
@@ -60,9 +51,9 @@ def decode_request(request: Any, forecaster: Forecaster, limits: Limits) -> Infe
         _check_output(plain_values(output.parameters))
     outputs = check_outputs({output.name: True for output in request.outputs}, model, forecaster)
     parameters = parse_parameters(values)
-    tensors = _tensors(request, forecaster)
-    observations = join_inputs(tensors, forecaster, limits, gaps=parameters.gaps)
-    has_steps = all(tensor.has_steps for tensor, _ in tensors.values())
+    given = _inputs(request, forecaster)
+    observations = tensors.join_inputs(given, forecaster, limits, gaps=parameters.gaps)
+    has_steps = all(tensor.has_steps for tensor, _ in given.values())
     return Inference(model, observations, parameters, request.id, outputs, binary=True, has_steps=has_steps)
 
 
@@ -78,7 +69,7 @@ def encode_response(inference: Inference, answer: ChunkAnswer) -> Any:
     for name, value in response_parameters(answer).items():
         setattr(response.parameters[name], KINDS[type(value)], value)
     for name, tensor in inference.outputs(answer):
-        response.outputs.add(name=name, datatype=DATATYPES[tensor.dtype.name], shape=tensor.shape)
+        response.outputs.add(name=name, datatype=tensors.DATATYPES[tensor.dtype.name], shape=tensor.shape)
         response.raw_output_contents.append(little_endian(tensor))
     return response
 
@@ -90,30 +81,30 @@ def _check_output(parameters: Mapping[str, Any]) -> None:
         raise triton_errors.unsupported("shared memory")
 
 
-def _tensors(request: Any, forecaster: Forecaster) -> dict[str, tuple[InputTensor, Numbers]]:
+def _inputs(request: Any, forecaster: Forecaster) -> dict[str, tuple[tensors.InputTensor, Numbers]]:
     """The inputs by name."""
     model, inputs, raw = request.model_name, request.inputs, request.raw_input_contents
-    ports = check_inputs([given.name for given in inputs], model, forecaster)
+    ports = tensors.check_inputs([given.name for given in inputs], model, forecaster)
     if raw and (len(raw) != len(inputs) or any(given.contents.ByteSize() for given in inputs)):
         raise Unprocessable(
             f"contents field must not be specified when using raw_input_contents for '{inputs[0].name}' "
             f"for model '{model}'"
         )
-    tensors = {}
+    by_name = {}
     for i, given in enumerate(inputs):
         if "shared_memory_region" in given.parameters:
             raise triton_errors.unsupported("shared memory")
-        tensor = check_input(ports[given.name], given.datatype, list(given.shape), model, forecaster)
+        tensor = tensors.check_input(ports[given.name], given.datatype, list(given.shape), model, forecaster)
         if raw:
-            numbers = from_bytes(raw[i], tensor, model)
+            numbers = tensors.from_bytes(raw[i], tensor, model)
         elif given.datatype == "FP32":
-            numbers = from_bytes(_packed_floats(given.contents), tensor, model)
+            numbers = tensors.from_bytes(_packed_floats(given.contents), tensor, model)
         elif given.datatype in CONTENTS:
-            numbers = from_numbers(getattr(given.contents, CONTENTS[given.datatype]), tensor)
+            numbers = tensors.from_numbers(getattr(given.contents, CONTENTS[given.datatype]), tensor)
         else:
             raise triton_errors.unsupported(f"{given.datatype} in the contents field")
-        tensors[given.name] = tensor, numbers
-    return tensors
+        by_name[given.name] = tensor, numbers
+    return by_name
 
 
 def _packed_floats(contents: Any) -> bytes:

@@ -139,8 +139,10 @@ def propose_states(model: ModelProto, choices: Choices) -> dict[str, str]:
     # An observation and an answer must remain.
     observed = len(others) > len(inputs) or choices.shapes or choices.context
     room = min(len(inputs) - (not observed), len(outputs) - (not choices.kinds))
+    # Names that say nothing are paired in the order of the graph: sorting is stable.
     likely = sorted(
-        ((_likeness(a, b), a.name, b.name) for a in inputs for b in outputs if _may_pair(a, b)), reverse=True
+        ((_likeness(a, b), a.name, b.name) for a in inputs for b in outputs if _may_pair(a, b)),
+        key=lambda pair: -pair[0],
     )
     pairs: dict[str, str] = {}
     for likeness, before, after in likely:

@@ -83,7 +83,11 @@ def batch_axes(value: Tensor, choices: Choices) -> list[int]:
     if choices.free_batch and single:
         return [*single, *free] if value.name in choices.states else [*free, *single]
     if not free:
-        hint = "--free-batch tries to free it" if single else "it has no axis for the sessions of a batch"
+        hint = "it has no axis for the sessions of a batch"
+        if single:
+            hint = "--free-batch tries to free it"
+        elif not value.dims:
+            hint += f"; --constant {value.name}=NUMBER gives all of them the same"
         raise BadArtifact(f"input {value.name!r} has the fixed shape {list(value.dims)}: {hint}")
     return free
 

@@ -179,6 +179,14 @@ class _Explorer:
                 return layouts, made
         raise BadArtifact(problem or "the inputs do not have their time on the same axis: give --shape")
 
+    def _open_sizes(self) -> str:
+        """A hint where the graph leaves more than the batch and the time open; else nothing."""
+        for name in self.inputs:
+            free = [dim for dim in self.fed[name].dims or () if isinstance(dim, str)]
+            if len(free) > 1 and name not in self.choices.shapes:
+                return f"; if the size of a step is not free, say it: --shape {name}=N"
+        return ""
+
     def _agree(self, layouts: Mapping[str, Layout]) -> bool:
         return len({layouts[name].time for name in self.inputs}) == 1
 
@@ -205,7 +213,7 @@ class _Explorer:
             return run(self.session, names, feeds)
         except BadArtifact as error:
             fed = ", ".join(f"{name} {list(feeds[name].shape)}" for name in layouts)
-            raise BadArtifact(f"the graph does not run with {fed}: {error}") from error
+            raise BadArtifact(f"the graph does not run with {fed}: {error}{self._open_sizes()}") from error
 
     def _check(self, layouts: Mapping[str, Layout], made: Made) -> None:
         for name in self.outputs:

@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from models.arrays import AnyArray
+from models.artifact.folder import read_bounded
 from models.artifact.graphs.choices import Choices
 from models.artifact.graphs.text_format import Message, parse_text
 from models.errors import BadArtifact
@@ -116,10 +117,9 @@ def _initial(name: str, state: Message, folder: Path) -> AnyArray | None:
     if min(shape, default=1) < 1 or expected > MAX_STATE_BYTES:
         raise BadArtifact(f"{where}: its initial state has the dims {list(shape)!s:.80}")
     try:
-        with path.open("rb") as opened:
-            data = opened.read(expected + 1)
-    except OSError as error:
-        raise BadArtifact(f"{where}: {path} cannot be read: {error.strerror}") from error
+        data = read_bounded(path, expected)
+    except BadArtifact as error:
+        raise BadArtifact(f"{where}: {error}") from error
     if len(data) != expected:
         raise BadArtifact(f"{where}: {path} does not have the {expected} bytes of {dtype} {list(shape)}")
     return np.frombuffer(data, dtype).reshape(shape)

