@@ -142,7 +142,7 @@ class ModelLibrary:
         return stat.S_ISREG(found.st_mode) and found.st_size <= MAX_FIGURE_BYTES
 
     def figure(self, name: str) -> bytes | None:
-        """The picture (PNG) of the training of a model that is loaded, if its folder has one. Reads the disk."""
+        """The picture (PNG) of a loaded model's training, if its folder has one. Reads the disk."""
         folder = self.folders.get(name)
         return None if folder is None else _read_png(folder / FIGURE)
 
@@ -199,13 +199,19 @@ def _folders(paths: Sequence[Path]) -> list[Path]:
 
 
 def _read_png(path: Path) -> bytes | None:
-    """The bytes of a PNG file; None for anything else: a link may lead out of the folder, and a pipe may block."""
+    """The bytes of a PNG file; None for anything else.
+
+    A link may lead out of the folder, and a pipe may block.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None
-        content = file.read(MAX_FIGURE_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_FIGURE_BYTES + 1)
+    finally:
+        os.close(descriptor)
     return content if content.startswith(PNG_SIGNATURE) and len(content) <= MAX_FIGURE_BYTES else None

@@ -102,7 +102,7 @@ def plant(name: str = "plant") -> Artifact:
 
 
 def plant_rows(steps: int, first: int = 0, seed: int = 0) -> dict[str, Any]:
-    """Observations and timestamps of the boiler from this step on, the first at the beginning of 5 March 2026."""
+    """Observations and timestamps of the boiler from this step on; step 0 begins 5 March 2026."""
     at = np.arange(first, first + steps)
     noise = np.random.default_rng([seed, first]).normal(size=(steps, 2))
     day = 2 * np.pi * at / 144
@@ -214,3 +214,28 @@ def table(page: Any, name: str) -> list[list[str]]:
     """The cells of the rows of a table."""
     rows = page.locator(f"#{name} tr").all()
     return [[" ".join(text.split()) for text in row.locator("th, td").all_inner_texts()] for row in rows]
+
+
+class opened:  # noqa: N801  (used as a context)
+    """A page of a server with keys, in a context of its own; with a token, the key is typed in."""
+
+    def __init__(
+        self, browser: Any, server: str, token: str = "", has_clock: bool = False, **options: Any
+    ) -> None:
+        self.context = browser.new_context(**options)
+        self.context.set_default_timeout(WAIT_MS)
+        self.page = self.context.new_page()
+        if has_clock:
+            self.page.clock.install()
+        self.page.goto(server)
+        wait(lambda: self.page.is_visible("#ask-input"), self.page)
+        if token:
+            self.page.fill("#ask-input", token)
+            self.page.click("#ask-yes")
+            self.page.wait_for_selector("#try-model option", state="attached")
+
+    def __enter__(self) -> Any:
+        return self.page
+
+    def __exit__(self, *error: object) -> None:
+        self.context.close()

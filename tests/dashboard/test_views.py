@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from app import model_library
 from tests.dashboard.pages import (
-    WAIT_MS,
     fact,
     in_browser,
     in_colour,
@@ -69,12 +69,12 @@ def boiler(server) -> str:
 
 
 @pytest.fixture
-def shown(page, server, boiler) -> Iterator[Any]:
+def shown(page, server, boiler) -> Any:
     """The page of that session."""
     page.goto(f"{server}/#/{boiler}")
     wait(lambda: position(page) >= 288, page)
     wait(lambda: in_colour(page, "--predicted") > 50, page)
-    yield page
+    return page
 
 
 @in_browser
@@ -100,8 +100,8 @@ def test_the_axis_has_round_times_where_there_are_timestamps(shown):
         }"""
     )
     labels = [tick["label"] for tick in ticks]
-    assert labels[:3] == ["00:00\n29 Mar", "01:00", "02:00"]
-    assert [tick["position"] for tick in ticks[:2]] == [107, 113]
+    assert labels[:3] == ["00:00\n29 Mar", "02:00", "04:00"]
+    assert [tick["position"] for tick in ticks[:2]] == [107, 119]
     shown.click("#view summary")
     wait(lambda: shown.locator("#last tr").count() == 12, shown)
     heads = [cell.inner_text() for cell in shown.locator("#last-head th").all()]
@@ -216,7 +216,7 @@ def test_the_list_shows_labels_and_is_filtered_by_label_and_model(page, server, 
     page.fill("#search", "")
     page.select_option("#by-model", "plant")
     wait(lambda: "boiler-8" in rows_of(page) and page.inner_text("#rows td") == "plant", page)
-    assert {text for text in page.locator("#rows td:nth-of-type(1)").all_inner_texts()} == {"plant"}
+    assert set(page.locator("#rows td:nth-of-type(1)").all_inner_texts()) == {"plant"}
 
 
 @in_browser
@@ -264,7 +264,7 @@ def test_an_empty_server_shows_the_command_for_this_address(browser, guarded):
 @in_browser
 def test_a_wrong_key_is_said_once_and_not_sent_again(browser, guarded):
     server, tokens = guarded
-    with opened(browser, server) as page:
+    with opened(browser, server, has_clock=True) as page:
         assert page.inner_text("#ask-text") == "This server needs an API key."
         page.fill("#ask-input", "ck_wrong")
         page.click("#ask-yes")
@@ -274,10 +274,10 @@ def test_a_wrong_key_is_said_once_and_not_sent_again(browser, guarded):
         page.on("request", lambda request: sent.append(request.url))
         page.on("websocket", lambda socket: sent.append(socket.url))
         page.goto(f"{server}/#/pump-7")
-        page.wait_for_timeout(4500)  # longer than both the list and the watch wait before they try again
+        page.clock.run_for(30_000)  # the list, the models and the watch are due many times
+        wait(lambda: page.inner_text("#link") == "the server refuses this key", page)
         assert page.is_hidden("#ask")
-        assert sent == []
-        assert page.inner_text("#link") == "the server refuses this key"
+        assert [url for url in sent if "/dashboard/" not in url] == []
         page.click("#use-key")
         page.fill("#ask-input", tokens["streamer"])
         page.click("#ask-yes")
@@ -340,10 +340,6 @@ def test_the_figure_of_a_training_needs_the_rights_of_its_model_and_never_leaves
 
 @pytest.mark.parametrize("kind", ["absent", "link", "folder", "text", "pipe", "large"])
 def test_only_a_png_in_the_folder_itself_is_a_figure(tmp_path, kind):
-    import os
-
-    from app import model_library
-
     figure = tmp_path / "figure.png"
     png = model_library.PNG_SIGNATURE + zlib.compress(struct.pack(">I", 1))
     outside = tmp_path / "outside"
@@ -359,27 +355,6 @@ def test_only_a_png_in_the_folder_itself_is_a_figure(tmp_path, kind):
     make[kind]()
     assert model_library._read_png(figure) is None
     assert model_library._read_png(outside) == png
-
-
-class opened:  # noqa: N801  (used as a context)
-    """A page of a server with keys, in a context of its own; with a token, the key is typed in."""
-
-    def __init__(self, browser: Any, server: str, token: str = "", **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.context.set_default_timeout(WAIT_MS)
-        self.page = self.context.new_page()
-        self.page.goto(server)
-        wait(lambda: self.page.is_visible("#ask-input"), self.page)
-        if token:
-            self.page.fill("#ask-input", token)
-            self.page.click("#ask-yes")
-            self.page.wait_for_selector("#try-model option", state="attached")
-
-    def __enter__(self) -> Any:
-        return self.page
-
-    def __exit__(self, *error: object) -> None:
-        self.context.close()
 
 
 def test_errors_of_a_session_are_those_of_each_target(server, boiler):

@@ -9,17 +9,17 @@ export function create(tag, properties = {}, ...children) {
   return element;
 }
 
-export const number = (value) =>
+export const number = (value, digits = 5) =>
   value === null || value === undefined || Number.isNaN(value)
     ? "–"
     : Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3)
       ? value.toExponential(2)
-      : value.toLocaleString("en", { maximumSignificantDigits: 5 });
+      : value.toLocaleString("en", { maximumSignificantDigits: digits });
 
 export const count = (value) => (value ?? 0).toLocaleString("en");
 
 /** A number with its unit, if it has one. */
-export const measured = (value, unit) => `${number(value)}${unit && value !== null ? ` ${unit}` : ""}`;
+export const measured = (value, unit, digits) => `${number(value, digits)}${unit && value !== null ? ` ${unit}` : ""}`;
 
 /** A time (seconds since 1970) in the reader's own time zone, to the second. */
 export function clock(seconds) {

@@ -10,7 +10,7 @@ export function targetErrors(errors, model) {
   return (model ? (errors?.by_target ?? []) : []).flatMap(({ mse, skill }, i) => {
     const name = model.targets[i];
     if (mse === null || name === undefined) return [];
-    return [{ name: model.targets.length > 1 ? name : null, rmse: measured(Math.sqrt(mse), unit(name)), skill }];
+    return [{ name: model.targets.length > 1 ? name : null, rmse: measured(Math.sqrt(mse), unit(name), 3), skill }];
   });
 }
 

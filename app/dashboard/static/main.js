@@ -55,7 +55,7 @@ function open() {
   const session = shown();
   const arrives = session !== null && session !== panel.session;
   panel.open(session);
-  if (arrives && NARROW.matches) $("detail").scrollIntoView({ block: "start" });
+  if (arrives && NARROW.matches) requestAnimationFrame(() => $("detail").scrollIntoView({ block: "start" }));
   list.choose(session);
   openModel();
   if (shownModel() !== null) loadModels(); // the number of its sessions may be old
