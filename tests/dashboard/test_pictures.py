@@ -35,7 +35,7 @@ SCHEMES = {
         "has_touch": True,
     },
 }
-COLOURS = 96  # of a picture: enough for text and lines, and a third of the bytes
+COLOURS = 256  # of a picture: enough for text and lines, and a third of the bytes
 
 pytestmark = [
     in_browser,
@@ -56,7 +56,11 @@ class Camera:
         page.evaluate("document.getElementById('toast').textContent = ''")
         whole = page.screenshot(animations="disabled", caret="hide") if part is None else None
         png = whole or page.locator(part).screenshot(animations="disabled", caret="hide")
-        image = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        image = (
+            Image.open(io.BytesIO(png))
+            .convert("RGB")
+            .quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        )
         image.save(IMAGES / f"dashboard-{name}-{self.scheme}.png", optimize=True)
 
 
@@ -75,21 +79,17 @@ def view(browser, server, scheme) -> Any:
     context.close()
 
 
-def put_plant(server: str) -> None:
-    """Sessions of a plant, of which most have labels."""
+@pytest.fixture(scope="module")
+def many(server) -> None:
+    """Sessions of a plant, some of them with labels."""
     for i, (site, line) in enumerate([("north", "1"), ("north", "2"), ("south", "1"), ("south", "3")]):
         labels = {"site": site, "line": line}
-        name = f"boiler-{i + 4}"
-        try:
-            post(server, "/sessions", {"id": name, "model": "plant", "level": 0.9, "labels": labels})
-        except urllib.error.HTTPError as error:
-            assert error.code == 409
-            continue
-        observe(server, name, **plant_rows(300, seed=i), score=True)
-    bulk = [f"pump-{i:03}" for i in range(140)]
-    post(
-        server, "/observations", {"sessions": bulk, "observations": [[0.1, 0.2]] * len(bulk), "model": "sine"}
-    )
+        session = f"boiler-{i + 1}"
+        post(server, "/sessions", {"id": session, "model": "plant", "level": 0.9, "labels": labels})
+        observe(server, session, **plant_rows(300, seed=i), score=True)
+    pumps = [f"pump-{i:03}" for i in range(140)]
+    body = {"sessions": pumps, "observations": [[[0.1], [0.2]]] * len(pumps), "model": "sine"}
+    assert post(server, "/observations", body)["errors"] == {}
 
 
 def hover(page: Any, across: float, figure: int = 0) -> None:
@@ -98,10 +98,9 @@ def hover(page: Any, across: float, figure: int = 0) -> None:
         page.mouse.move(box["x"] + across * box["width"] + by, box["y"] + box["height"] / 2)
 
 
-def test_pictures_of_a_session(view, server, scheme):
+def test_pictures_of_a_session(view, server, many, scheme):
     camera = Camera(scheme)
-    put_plant(server)
-    view.goto(f"{server}/#/boiler-5")
+    view.goto(f"{server}/#/boiler-2")
     wait(lambda: position(view) >= 300, view)
     wait(lambda: in_colour(view, "--predicted") > 50, view)
     view.fill("#steps", "36")
@@ -120,7 +119,7 @@ def test_pictures_of_a_session(view, server, scheme):
     view.mouse.move(box["x"] + 0.65 * box["width"], middle, steps=4)
     view.mouse.up()
     at = position(view)
-    observe(server, "boiler-5", **plant_rows(12, at, seed=1), score=True)
+    observe(server, "boiler-2", **plant_rows(12, at, seed=1), score=True)
     wait(lambda: "12 newer" in view.inner_text("#frozen-text"), view)
     view.mouse.move(0, 0)
     camera.take(view, "zoom")
@@ -131,11 +130,10 @@ def test_pictures_of_a_session(view, server, scheme):
     view.click("#ask-no")
 
 
-def test_pictures_of_the_list_and_of_models(view, server, scheme):
+def test_pictures_of_the_list_and_of_models(view, server, many, scheme):
     camera = Camera(scheme)
-    put_plant(server)
     view.goto(f"{server}/#list?label=site:north&model=plant")
-    wait(lambda: rows_of(view) and set(rows_of(view)) <= {"boiler-4", "boiler-5", "boiler-7"}, view)
+    wait(lambda: rows_of(view) and set(rows_of(view)) <= {"boiler-1", "boiler-2", "boiler-7"}, view)
     camera.take(view, "filter", "section:has(#sessions)")
     view.goto(f"{server}/#list?")
     wait(lambda: len(rows_of(view)) == 100, view)

@@ -19,13 +19,14 @@ from tests.dashboard.pages import (
     in_browser,
     in_colour,
     observe,
+    opened,
     plant_rows,
     position,
     post,
     rows_of,
     table,
     wait,
-)  # fmt: skip
+)
 
 
 def request(server: str, path: str, token: str = "", **headers: str) -> Any:

@@ -138,7 +138,7 @@ function pointRows(columns, i, unit, { next }) {
 export function surpriseChart(host, { hooks, times, scores: shown }) {
   const rows = (i) => (shown()?.[i] == null ? [] : [["surprise", number(shown()[i])]]);
   hooks = { ...hooks, setCursor: [tipHook(host, { rows, time: (i) => times()?.[i] ?? null })] };
-  const scores = { label: "surprise", stroke: () => css("--surprise"), width: 1.2, fill: () => `${css("--surprise")}33` };
+  const scores = { label: "surprise", stroke: () => css("--surprise"), width: 1.2, points: { show: false }, fill: () => `${css("--surprise")}33` };
   return new uPlot(options(host, [scores], { hooks, times, range: [0, 1], y: { splits: [0, 0.5, 1] } }), null, host);
 }
 

@@ -192,7 +192,7 @@ export class Panel {
       ["since reset", count(view.observations_since_reset)],
       ...(this.#isBrief ? [["last prediction", view.last_prediction?.map((value) => number(value)).join(", ") ?? "–"]] : []),
       ...targetErrors(errors, this.model).map(({ name, rmse, skill }) => [
-        name === null ? "RMSE" : `RMSE of ${name}`, create("span", { title: SKILL }, skill === null ? rmse : `${rmse} (skill ${number(skill, 2)})`),
+        name === null ? "RMSE" : `RMSE of ${name}`, create("span", { title: SKILL }, skill === null ? rmse : `${rmse} (skill ${number(skill, 3)})`),
       ]),
       ...(coverage ? [[`in the ${coverage[0]} interval`, number(coverage[1])]] : []),
       ...Object.entries(view.labels ?? {}).map(([name, value]) => [name, create("span", { className: "label" }, value)]),
