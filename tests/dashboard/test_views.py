@@ -63,7 +63,7 @@ def zoom(page: Any, start: float, end: float) -> None:
 @pytest.fixture(scope="module")
 def boiler(server) -> str:
     """A session with timestamps, units, labels and two targets; returns its id."""
-    labels = {"site": "north", "line": "<b>2</b>"}
+    labels = {"site": "harbour", "line": "<b>2</b>"}
     post(server, "/sessions", {"id": "boiler-7", "model": "plant", "level": 0.9, "labels": labels})
     observe(server, "boiler-7", **plant_rows(288), score=True)
     return "boiler-7"
@@ -206,10 +206,10 @@ def test_the_list_shows_labels_and_is_filtered_by_label_and_model(page, server, 
     page.fill("#search", "boiler-")
     wait(lambda: {"boiler-7", "boiler-8"} <= set(rows_of(page)), page)
     row = page.locator("#rows tr", has=page.get_by_text(boiler, exact=True))
-    assert sorted(row.locator(".label").all_inner_texts()) == ["line:<b>2</b>", "site:north"]
-    row.locator("button", has_text="site:north").click()
+    assert sorted(row.locator(".label").all_inner_texts()) == ["line:<b>2</b>", "site:harbour"]
+    row.locator("button", has_text="site:harbour").click()
     wait(lambda: rows_of(page) == ["boiler-7"], page)
-    assert page.input_value("#by-label") == "site:north"
+    assert page.input_value("#by-label") == "site:harbour"
     page.fill("#by-label", "site:none")
     wait(lambda: page.inner_text("#none") == "No session is like this.", page)
     assert page.is_hidden("#first")

@@ -121,8 +121,7 @@ export class ModelPage {
     const all = this.sessions().filter((row) => row.model === model.name);
     const link = ({ session }) => create("li", {}, create("a", { href: `#/${encodeURIComponent(session)}` }, session));
     const links = all.slice(0, MOST_SESSIONS).map(link);
-    if (all.length > MOST_SESSIONS) links.push(create("li", {}, `and ${count(all.length - MOST_SESSIONS)} more in the list`));
-    $("model-sessions").replaceChildren(...(links.length ? links : [create("li", { className: "hint" }, "None in the list below.")]));
+    $("model-sessions").replaceChildren(...(links.length ? links : [create("li", { className: "hint" }, "None on this page of the list.")]));
   }
 
   async #copy() {

@@ -2,6 +2,8 @@
 
 import { clock, count, create } from "./dom.js";
 
+const GAP = 14; // pixels between the pointer and the tip
+
 /**
  * Adds a tip to a chart; returns uPlot's hook.
  *
@@ -20,11 +22,11 @@ export function tipHook(host, { rows, time }) {
     const head = create("b", {}, `position ${count(plot.data[0][i])}`);
     const when = seconds === null ? [] : [create("span", { className: "when" }, clock(seconds))];
     const pair = ([name, value]) => create("div", {}, create("dt", {}, name), create("dd", {}, value));
+    tip.style.left = "0"; // so that its width is its own
     tip.replaceChildren(head, ...when, create("dl", {}, ...lines.map(pair)));
     const x = plot.over.offsetLeft + left;
-    const isRight = x > host.clientWidth / 2;
-    tip.style.left = isRight ? "" : `${x + 14}px`;
-    tip.style.right = isRight ? `${host.clientWidth - x + 14}px` : "";
+    const beside = x > host.clientWidth / 2 ? x - GAP - tip.offsetWidth : x + GAP;
+    tip.style.left = `${Math.max(0, Math.min(beside, host.clientWidth - tip.offsetWidth))}px`;
     tip.style.top = `${Math.max(0, Math.min(plot.over.offsetTop + top, host.clientHeight - tip.clientHeight))}px`;
   };
 }
