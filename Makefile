@@ -12,7 +12,7 @@ EDITABLE := --no-build-isolation --editable ./client --editable
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve shell editable test lint format types imports docs reference clients messages bench soak attack failover lock clean
+.PHONY: help serve shell editable test lint format types imports docs reference pictures clients messages bench soak attack failover lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -67,6 +67,9 @@ soak: $(VENV)/.test ## mixed traffic with restarts, every answer checked (ARGS="
 
 clients: $(VENV)/.test ## generate clients of the API in three languages and compile them; needs npm and Java
 	@$(PY) -m tools.clients
+
+pictures: $(VENV)/.test ## take the pictures of the dashboard anew, with Chromium
+	@PICTURES=1 $(PY) -m pytest -q tests/dashboard/test_pictures.py
 
 messages: $(VENV)/.test ## compile the messages of gRPC
 	@cd app/open_inference/grpc && $(CURDIR)/$(PY) -m grpc_tools.protoc --proto_path=. \

@@ -11,6 +11,7 @@ CarryoverError
 ├── Forbidden                the role of the key does not allow this
 ├── Misdirected              the `Host` is not a name of this server (protects against DNS rebinding)
 ├── UnknownModel
+├── NoFigure                 the folder of a model has no picture of its training
 ├── BadModel                 an artifact on disk cannot be loaded; the model in memory stays in use
 ├── UnknownSession           no such session, as far as the server remembers
 ├── SessionGone              the session expired or was deleted; has its last position
@@ -100,6 +101,10 @@ class Misdirected(CarryoverError):
 
 class UnknownModel(CarryoverError):
     title = "Unknown model"
+
+
+class NoFigure(CarryoverError):
+    title = "No figure"
 
 
 class BadModel(CarryoverError):

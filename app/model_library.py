@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +23,10 @@ from models.forecaster import Forecaster
 from models.net import Execution
 
 log = logging.getLogger("carryover")
+
+FIGURE = "figure.png"  # beside the artifact; training writes it
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_FIGURE_BYTES = 5_000_000
 
 
 class ModelLibrary:
@@ -124,6 +130,22 @@ class ModelLibrary:
         self.archive([found[name]])
         return found[name]
 
+    def has_figure(self, name: str) -> bool:
+        """Whether the folder of a model that is loaded has a picture of its training."""
+        folder = self.folders.get(name)
+        if folder is None:
+            return False
+        try:
+            found = (folder / FIGURE).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size <= MAX_FIGURE_BYTES
+
+    def figure(self, name: str) -> bytes | None:
+        """The picture (PNG) of a loaded model's training, if its folder has one. Reads the disk."""
+        folder = self.folders.get(name)
+        return None if folder is None else _read_png(folder / FIGURE)
+
     def _with_aliases(self, loaded: list[Forecaster]) -> list[Forecaster]:
         """The same, with all models but one of each network marked as aliases of that one.
 
@@ -174,3 +196,22 @@ def _folders(paths: Sequence[Path]) -> list[Path]:
         else:
             raise ConfigError(f"there is no folder {path}")
     return found
+
+
+def _read_png(path: Path) -> bytes | None:
+    """The bytes of a PNG file; None for anything else.
+
+    A link may lead out of the folder, and a pipe may block.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_FIGURE_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    return content if content.startswith(PNG_SIGNATURE) and len(content) <= MAX_FIGURE_BYTES else None

@@ -396,6 +396,14 @@ class LearningSettings(BaseModel):
     levels: list[float] = Field(description="Levels of the intervals that it keeps.")
 
 
+class TargetErrors(BaseModel):
+    """Errors of the predictions of one target, in its units; null where it was never observed."""
+
+    mse: float | None
+    mae: float | None
+    skill: float | None
+
+
 class RunningErrors(BaseModel):
     """Errors of the predictions since the session was created or reset, over all outputs, in its units."""
 
@@ -405,6 +413,9 @@ class RunningErrors(BaseModel):
     skill: float | None = Field(description="1 - MSE / MSE of repeating the last observation.")
     coverage: dict[str, float] = Field(
         description="By level, the share of observations within their interval."
+    )
+    by_target: list[TargetErrors] = Field(
+        description="The same for each target, in the order of the model's `targets`; empty before the first."
     )
 
 
@@ -496,6 +507,7 @@ class Model(BaseModel):
     )
     carry_bytes: int
     metrics: dict[str, Any]
+    has_figure: bool = Field(description="Whether `GET /models/{name}/figure` has a picture of its training.")
     sessions_resident: int | None = Field(description="null for a key that sees one tenant only")
     sessions_on_older: int | None = Field(description="how many of them keep an older network until reset")
 

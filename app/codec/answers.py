@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import isnan
 from typing import Any
 
 import msgspec
@@ -158,16 +159,24 @@ def encode_session(view: SessionView) -> dict[str, Any]:
 def _errors(errors: ErrorStatistics, levels: Sequence[float]) -> dict[str, Any]:
     """The session's running errors over all outputs; null before the first."""
     if not (errors.observed > 0).any():
-        return {"observations": 0, "mse": None, "mae": None, "skill": None, "coverage": {}}
+        return {"observations": 0, "mse": None, "mae": None, "skill": None, "coverage": {}, "by_target": []}
     mse, persistence = float(np.nanmean(errors.mse)), float(np.nanmean(errors.persistence))
     coverage = np.nanmean(errors.coverage[0], axis=1).round(4).tolist()
+    parts = (errors.mse, errors.mae, errors.persistence)
     return {
         "observations": int(errors.observed.max()),
         "mse": mse,
         "mae": float(np.nanmean(errors.mae)),
         "skill": 1 - mse / persistence if persistence > 0 else None,
         "coverage": {f"{level:g}": share for level, share in zip(levels, coverage, strict=True)},
+        "by_target": list(map(_target_errors, *(part[0].tolist() for part in parts))),
     }
+
+
+def _target_errors(mse: float, mae: float, persistence: float) -> dict[str, float | None]:
+    """The errors of one target; null where it was never observed."""
+    skill = 1 - mse / persistence if persistence > 0 else None  # false for NaN, too
+    return {"mse": None if isnan(mse) else mse, "mae": None if isnan(mae) else mae, "skill": skill}
 
 
 def shortest_decimals(numbers: Numbers) -> list[float]:

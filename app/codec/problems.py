@@ -18,6 +18,7 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.Forbidden: 403,
     errors.Misdirected: 421,
     errors.UnknownModel: 404,
+    errors.NoFigure: 404,
     errors.BadModel: 422,
     errors.UnknownSession: 404,
     errors.SessionGone: 410,

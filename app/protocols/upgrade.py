@@ -45,6 +45,8 @@ HANDSHAKE_SECONDS = 5.0
 PROTOCOL = "carryover"
 BEARER = "carryover.bearer."  # a browser cannot set headers of a WebSocket: it offers its key as a protocol
 
+TENANT = "carryover.tenant."  # and the tenant that an admin names, for the same reason
+
 Upgrade = Callable[[Config, ServerState, dict[str, Any]], "UpgradedConnection"]
 
 
@@ -154,9 +156,8 @@ def _authenticate(request: WSUpgradeRequest, authenticator: Authenticator) -> Ca
     ):
         raise Forbidden("pages of another origin may open no socket: see CARRYOVER_ALLOWED_ORIGINS")
     authorization = headers.get("authorization")
-    offered = (name.removeprefix(BEARER) for name in _offered_protocols(request) if name.startswith(BEARER))
-    token = next(offered, None)
-    tenant = headers.get(TENANT_HEADER)
+    token = _offered(request, BEARER)
+    tenant = headers.get(TENANT_HEADER) or _offered(request, TENANT)
     if authorization is None and token is not None:
         caller = authenticator.authenticate_token(token.encode("latin-1", "replace"), tenant)
     else:
@@ -165,6 +166,12 @@ def _authenticate(request: WSUpgradeRequest, authenticator: Authenticator) -> Ca
         )
     caller.usage.check_socket()
     return caller
+
+
+def _offered(request: WSUpgradeRequest, prefix: str) -> str | None:
+    """What follows this prefix in the first of the offered protocols that has it."""
+    found = (name.removeprefix(prefix) for name in _offered_protocols(request) if name.startswith(prefix))
+    return next(found, None)
 
 
 def _offered_protocols(request: WSUpgradeRequest) -> list[str]:

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 from app import dashboard
-from app.access import keys
-from app.config import SHIPPED_MODELS
-from models.artifact.files import save
-from models.artifact.graph_artifact import GraphArtifact
-from models.nets.signature import Port, Signature, State
-from tests.helpers.graphs import OPSET, characters, counter, frames, graph_bytes, node
-from tests.helpers.zoo import artifacts
-from tests.system.test_serve import serving
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WAIT_MS = 15_000
+from tests.dashboard.pages import (
+    WAIT_MS,
+    captions,
+    fact,
+    in_browser,
+    in_colour,
+    observe,
+    picture,
+    pixels,
+    position,
+    rows_of,
+    table,
+    wait,
+    watch,
+)  # fmt: skip
 
 PUBLISHED = {  # SHA-256 of the files of uplot 1.6.31 and swagger-ui-dist 5.32.6 on npm
     "uplot/uplot.iife.min.js": "2d27e8ad3d228164525ce213f9dc716f39b4e3aee0cc773fb3491c96cf4921a2",
@@ -41,203 +40,6 @@ PUBLISHED = {  # SHA-256 of the files of uplot 1.6.31 and swagger-ui-dist 5.32.6
 
 MODELS = ["sine", "adaptive", "planned", "tokens", "characters", "counter", "detector", "frames", "sums"]
 
-in_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
-
-
-def detector(name: str = "detector") -> GraphArtifact:
-    """How probable it is that the level is high, and the probabilities of three classes."""
-    graph = graph_bytes(
-        [
-            node("Mul", ["mean", "keep"], ["kept"]),
-            node("Add", ["kept", "level"], ["mean_out"]),
-            node("Sigmoid", ["mean_out"], ["high"]),
-            node("Mul", ["mean_out", "slopes"], ["sloped"]),
-            node("Softmax", ["sloped"], ["classes"]),
-        ],
-        [("level", "float32", ["b", 1]), ("mean", "float32", ["b", 1])],
-        [("high", "float32", ["b", 1]), ("classes", "float32", ["b", 3]), ("mean_out", "float32", ["b", 1])],
-        keep=np.array(0.8, np.float32),
-        slopes=np.array([[-1, 0.1, 1]], np.float32),
-    )
-    signature = Signature(
-        inputs=(Port("level", "level", shape=(1,), range=(-2, 2), unit="m"),),
-        outputs=(
-            Port("high", "high", shape=(1,), kind="probability"),
-            Port("classes", "classes", shape=(3,), kind="probability", columns=("low", "middle", "top")),
-        ),
-        states=(State("mean", "mean_out", np.zeros(1, np.float32)),),
-    )
-    return GraphArtifact(name, graph, OPSET, signature, metrics={"test": {"accuracy": 0.9375}})
-
-
-def sums(name: str = "sums") -> GraphArtifact:
-    """The sums of 24 numbers that come in together."""
-    graph = graph_bytes(
-        [node("Add", ["x", "sum"], ["sum_out"])],
-        [("x", "float32", ["b", 24]), ("sum", "float32", ["b", 24])],
-        [("sum_out", "float32", ["b", 24])],
-    )
-    signature = Signature(
-        inputs=(Port("x", "x", shape=(24,), range=(1, 9)),),
-        outputs=(Port("total", "sum_out", shape=(24,)),),
-        states=(State("sum", "sum_out", np.zeros(24, np.float32)),),
-    )
-    return GraphArtifact(name, graph, OPSET, signature)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(SHIPPED_MODELS / "sine", folder / "sine")
-    recurrent = [artifacts()[name] for name in ("adaptive", "planned", "tokens")]
-    for artifact in (characters(), counter(), detector(), frames(), sums(), *recurrent):
-        save(artifact, folder / artifact.name)
-    with serving(folder) as (_, port):
-        yield f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    # Chromium's sandbox does not work as root, as in a container.
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=sandbox)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser, server) -> Iterator[Any]:
-    """The page, opened; a console error or a request to another host fails the test at its end."""
-    context = browser.new_context(accept_downloads=True)
-    context.set_default_timeout(WAIT_MS)
-    opened = context.new_page()
-    complaints: list[str] = []
-    opened.on("console", lambda message: complaints.extend(console_text(message)))
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("request", lambda request: complaints.extend(foreign(request.url, server)))
-    opened.goto(server)
-    opened.wait_for_selector("#try-model option", state="attached")
-    yield opened
-    context.close()
-    # The console has a line for each answer with an error: a file that is refused is no fault of the page.
-    assert [text for text in complaints if not (text.endswith("/rows") and "400" in text)] == []
-
-
-def console_text(message: Any) -> list[str]:
-    serious = message.type in {"error", "warning"}
-    return [f"{message.text} {message.location['url']}"] if serious else []
-
-
-def foreign(url: str, server: str) -> list[str]:
-    parts = urlsplit(url)
-    local = parts.scheme == "blob" or parts.netloc == urlsplit(server).netloc
-    return [] if local else [f"request to {url}"]
-
-
-def post(server: str, path: str, body: Any) -> Any:
-    request = urllib.request.Request(f"{server}{path}", json.dumps(body).encode(), method="POST")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-
-
-def observe(server: str, session: str, observations: Any, **fields: Any) -> Any:
-    body = {"observations": list(observations), **fields}
-    return post(server, f"/sessions/{session}/observations", body)
-
-
-def wait(condition: Callable[[], Any], page: Any) -> Any:
-    """Wait until the condition is true; returns its value."""
-    end = time.monotonic() + WAIT_MS / 1000
-    while not (found := condition()):
-        assert time.monotonic() < end, "the condition did not become true"
-        page.wait_for_timeout(50)
-    return found
-
-
-def fact(page: Any, name: str) -> str:
-    """A fact that the page shows about the session; empty if it shows none."""
-    facts = page.locator("#facts div").all_inner_texts()
-    return next((text.split("\n")[1] for text in facts if text.split("\n")[0] == name), "")
-
-
-def position(page: Any) -> int:
-    return int(fact(page, "position").replace(",", "") or 0)
-
-
-def rows_of(page: Any) -> list[str]:
-    return page.locator("#rows a").all_inner_texts()
-
-
-def picture(page: Any) -> str:
-    return page.evaluate("document.querySelector('#chart canvas').toDataURL()")
-
-
-def pixels(page: Any, name: str, figure: int = 0) -> np.ndarray:
-    """[height, width], which pixels of a figure have about this colour of the style sheet."""
-    width, height, found = page.evaluate(
-        """([name, figure]) => {
-            const probe = document.body.appendChild(document.createElement('i'));
-            probe.style.color = `var(${name})`;
-            const wanted = getComputedStyle(probe).color.match(/[\\d.]+/g).slice(0, 3).map(Number);
-            probe.remove();
-            const canvas = document.querySelectorAll('#chart canvas')[figure];
-            const copy = new OffscreenCanvas(canvas.width, canvas.height);
-            const pixels = copy.getContext('2d', { willReadFrequently: true });
-            pixels.drawImage(canvas, 0, 0);
-            const { data } = pixels.getImageData(0, 0, canvas.width, canvas.height);
-            const found = [];
-            for (let i = 0; i < data.length; i += 4)
-                if (data[i + 3] > 120 && wanted.every((part, j) => Math.abs(data[i + j] - part) < 12))
-                    found.push(i / 4);
-            return [canvas.width, canvas.height, found];
-        }""",
-        [name, figure],
-    )
-    there = np.zeros(width * height, bool)
-    there[found] = True
-    return there.reshape(height, width)
-
-
-def in_colour(page: Any, name: str, figure: int = 0) -> int:
-    """About how many pixels of a figure have this colour of the style sheet."""
-    return int(pixels(page, name, figure).sum())
-
-
-def watch(page: Any, server: str, session: str, observations: Any, model: str) -> Any:
-    """Open the page of a session that does not exist yet, and send it a chunk; returns the answer."""
-    page.goto(f"{server}/#/{session}")
-    wait(lambda: page.inner_text("#link") == "live", page)
-    wait(lambda: "does not exist" in fact(page, "state"), page)
-    answer = observe(server, session, observations, model=model)
-    wait(lambda: position(page) == len(observations), page)
-    return answer
-
-
-def captions(page: Any) -> list[str]:
-    """What stands above each figure, in one line."""
-    return [" ".join(text.split()) for text in page.locator("#chart figcaption").all_inner_texts()]
-
-
-def table(page: Any, name: str) -> list[list[str]]:
-    """The cells of the rows of a table."""
-    rows = page.locator(f"#{name} tr").all()
-    return [[" ".join(text.split()) for text in row.locator("th, td").all_inner_texts()] for row in rows]
-
-
-@pytest.fixture
-def streaming(page) -> Iterator[Any]:
-    """The page while it streams the sine; stopped at the end."""
-    page.fill("#try-pace", "20")
-    page.click("#try-start")
-    wait(lambda: position(page) > 0, page)
-    yield page
-    if page.inner_text("#try-start") == "Stop":
-        page.click("#try-start")
-    wait(lambda: page.inner_text("#try-start") == "Stream", page)
-
 
 @in_browser
 def test_the_sine_streams_the_line_grows_and_both_errors_are_shown(streaming):
@@ -246,7 +48,10 @@ def test_the_sine_streams_the_line_grows_and_both_errors_are_shown(streaming):
     assert picture(streaming) != drawn
     assert in_colour(streaming, "--predicted") > 100
     assert in_colour(streaming, "--forgetful") > 20
-    carried, forgetful = (float(streaming.inner_text(f"#rmse-{name}")) for name in ("carried", "forgetful"))
+    [[target, carried, forgetful]] = [
+        [row[0], *map(float, row[1:])] for row in wait(lambda: table(streaming, "rmse"), streaming)
+    ]
+    assert target == "value"
     assert forgetful > 5 * carried
     assert "times as large" in streaming.inner_text("#factor")
 
@@ -504,34 +309,32 @@ def test_thousands_of_points_are_drawn_without_stutter(page, server):
 
 
 @in_browser
-def test_the_page_asks_for_a_key_and_never_puts_it_in_an_address(browser, tmp_path):
-    file = tmp_path / "keys.json"
-    key, token = keys.generate_key("reader")
-    keys.write(file, [key])
-    with serving(SHIPPED_MODELS, CARRYOVER_API_KEYS_FILE=str(file)) as (_, port):
-        context = browser.new_context()
-        context.set_default_timeout(WAIT_MS)
-        page = context.new_page()
-        addresses: list[str] = []
-        page.on("request", lambda request: addresses.append(request.url))
-        page.on("websocket", lambda socket: addresses.append(socket.url))
-        page.goto(f"http://127.0.0.1:{port}")
-        page.fill("#ask-input", token)
-        page.click("#ask-yes")
-        page.wait_for_selector("#try-model option", state="attached")
-        page.fill("#try-pace", "20")
-        page.click("#try-start")
-        wait(lambda: position(page) > 0, page)
-        page.click("#try-start")
-        assert page.evaluate("sessionStorage.getItem('carryover.key')") == token
-        assert page.evaluate("localStorage.length") == 0
-        page.click("#models a")
-        command = wait(lambda: page.inner_text("#curl"), page)
-        assert '"authorization: Bearer $KEY"' in command
-        assert token not in command
-        assert len(addresses) > 5
-        assert [url for url in addresses if token in url] == []
-        context.close()
+def test_the_page_asks_for_a_key_and_never_puts_it_in_an_address(browser, guarded):
+    server, tokens = guarded
+    token = tokens["streamer"]
+    context = browser.new_context()
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
+    page.on("websocket", lambda socket: addresses.append(socket.url))
+    page.goto(server)
+    page.fill("#ask-input", token)
+    page.click("#ask-yes")
+    page.wait_for_selector("#try-model option", state="attached")
+    page.fill("#try-pace", "20")
+    page.click("#try-start")
+    wait(lambda: position(page) > 0, page)
+    page.click("#try-start")
+    assert page.evaluate("sessionStorage.getItem('carryover.key')") == token
+    assert page.evaluate("localStorage.length") == 0
+    page.click("#models a")
+    command = wait(lambda: page.inner_text("#curl"), page)
+    assert '"authorization: Bearer $KEY"' in command
+    assert token not in command
+    assert len(addresses) > 5
+    assert [url for url in addresses if token in url] == []
+    context.close()
 
 
 def test_the_page_has_no_inline_script_and_none_from_another_host(server):

@@ -146,6 +146,21 @@ async def test_a_browsers_socket_sends_its_key_as_a_protocol_and_is_not_sent_it_
             assert json.loads(await socket.recv())["position"] == 1
 
 
+async def test_a_browsers_socket_names_a_tenant_as_a_protocol_which_an_admin_alone_may(start_hot, keys):
+    keys.add("staff", "admin")
+    async with start_hot(api_keys_file=keys.path) as service:
+        offer = lambda name: ["carryover", f"carryover.bearer.{keys.token[name]}", "carryover.tenant.theirs"]  # noqa: E731
+        async with opened(service, "/stream", subprotocols=offer("staff")) as socket:
+            assert socket.subprotocol == "carryover"
+            await socket.send(json.dumps({"session": "a", "observations": [[0.1]]}))
+            assert "in_flight" in await socket.recv()
+            assert json.loads(await socket.recv())["position"] == 1
+        answer = await service.http.get("/sessions/a", headers=keys.headers("theirs"))
+        assert answer.json()["position"] == 1
+        error = await refused(service, "/stream", {}, subprotocols=offer("ours"))
+        assert error.response.status_code == 403
+
+
 async def test_a_page_of_another_origin_opens_no_socket(start_hot):
     async with start_hot(allowed_origins=("https://plant.example",)) as service:
         for origin in ("https://evil.example", "null", "https://plant.example.evil.example"):

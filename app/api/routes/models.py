@@ -15,6 +15,7 @@ from app.api.middleware.guard import get_caller
 from app.api.routes import operation_id
 from app.api.schemas import Model, ModelList, ModelRows, ReloadResult
 from app.engine.engine import Engine
+from app.errors import NoFigure
 from app.jobs.jobs import Adopt
 from app.session.slab import Slab
 from models.nets.signature import Port, State
@@ -23,13 +24,15 @@ MAX_ROWS = 200_000  # of a body that is only read
 
 router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
 
+PNG = "image/png"
+
 
 @router.get("/models", response_model=ModelList)
 async def list_models(request: Request) -> dict[str, Any]:
     """All models that are loaded."""
     engine: Engine = request.app.state.engine
     counts = await _session_counts(request)
-    return {"models": [_model(engine, slab, counts) for slab in engine.residents.models.current.values()]}
+    return {"models": [_model(request, slab, counts) for slab in engine.residents.models.current.values()]}
 
 
 @router.get("/models/{name}", response_model=Model, responses=problem_responses(404))
@@ -37,7 +40,23 @@ async def get_model(request: Request, name: str) -> dict[str, Any]:
     """Shapes, units, metrics and fingerprint of a model."""
     engine: Engine = request.app.state.engine
     slab = engine.residents.models.slab_for_model(name)
-    return _model(engine, slab, await _session_counts(request))
+    return _model(request, slab, await _session_counts(request))
+
+
+@router.get(
+    "/models/{name}/figure",
+    response_class=Response,
+    responses=problem_responses(404)
+    | {200: {"description": "PNG", "content": {PNG: {"schema": {"type": "string", "format": "binary"}}}}},
+)
+async def get_model_figure(request: Request, name: str) -> Response:
+    """The picture of a model's training, if its folder has `figure.png`."""
+    engine: Engine = request.app.state.engine
+    engine.residents.models.slab_for_model(name)
+    picture = await asyncio.to_thread(request.app.state.library.figure, name)
+    if picture is None:
+        raise NoFigure(f"model {name!r} has no figure of its training")
+    return Response(picture, media_type=PNG, headers={"x-content-type-options": "nosniff"})
 
 
 @router.post(
@@ -74,7 +93,7 @@ async def reload_model(request: Request, name: str) -> dict[str, Any]:
     forecaster = await asyncio.to_thread(request.app.state.library.reload, name)
     changed = await engine.ask(Adopt(forecaster))
     slab = engine.residents.models.slab_for_model(name)
-    return {"changed": changed, "model": _model(engine, slab, await _session_counts(request))}
+    return {"changed": changed, "model": _model(request, slab, await _session_counts(request))}
 
 
 async def _session_counts(request: Request) -> dict[str, tuple[int, int]] | None:
@@ -85,7 +104,8 @@ async def _session_counts(request: Request) -> dict[str, tuple[int, int]] | None
     return await engine.session_counts_by_model()
 
 
-def _model(engine: Engine, slab: Slab, counts: dict[str, tuple[int, int]] | None) -> dict[str, Any]:
+def _model(request: Request, slab: Slab, counts: dict[str, tuple[int, int]] | None) -> dict[str, Any]:
+    engine: Engine = request.app.state.engine
     forecaster = slab.forecaster
     artifact = forecaster.artifact
     resident, older = (None, None) if counts is None else counts.get(artifact.name, (0, 0))
@@ -109,6 +129,7 @@ def _model(engine: Engine, slab: Slab, counts: dict[str, tuple[int, int]] | None
         "feedback": artifact.fed_back,
         "carry_bytes": forecaster.carry_nbytes,
         "metrics": artifact.metrics,
+        "has_figure": request.app.state.library.has_figure(artifact.name),
         "sessions_resident": resident,
         "sessions_on_older": older,
     }

@@ -1,11 +1,22 @@
 // Calls of the server. The API key is kept in this tab only: it is in no address and in no log.
 
-const KEY = "carryover.key";
+const kept = (name) => ({
+  get: () => sessionStorage.getItem(name),
+  set: (text) => (text ? sessionStorage.setItem(name, text) : sessionStorage.removeItem(name)),
+});
 
-export const key = {
-  get: () => sessionStorage.getItem(KEY),
-  set: (text) => (text ? sessionStorage.setItem(KEY, text) : sessionStorage.removeItem(KEY)),
-};
+export const key = kept("carryover.key");
+
+/** The tenant whose sessions an admin sees; null for the key's own. */
+export const tenant = kept("carryover.tenant");
+
+let refused; // the last key that the server did not take; null: it takes no request without a key
+
+/** Whether the server has refused the present key. Nothing more is sent with it. */
+export const isRefused = () => refused === key.get();
+
+/** Tries the present key again. */
+export const retryKey = () => (refused = undefined);
 
 /** An error answer of the server (RFC 9457). */
 export class Problem extends Error {
@@ -15,24 +26,32 @@ export class Problem extends Error {
   }
 }
 
-/** Returns the body of the answer: JSON, or a Blob with `as: "blob"`. The request's is `body` in JSON, or a file `csv`. */
-export async function call(path, { method = "GET", body, csv, as = "json" } = {}) {
-  const headers = { accept: "application/json" };
-  if (key.get()) headers.authorization = `Bearer ${key.get()}`;
+/**
+ * Returns the body of the answer: JSON, or a Blob with `as: "blob"`.
+ *
+ * The request's is `body` in JSON, or a file `csv`. `of` is the tenant that an admin names.
+ */
+export async function call(path, { method = "GET", body, csv, as = "json", of = tenant.get() } = {}) {
+  if (isRefused()) throw new Problem(401, { detail: key.get() ? "the server refuses this key" : "the server needs a key" });
+  const headers = { accept: "application/json", ...(of && { "carryover-tenant": of }) };
+  const used = key.get();
+  if (used) headers.authorization = `Bearer ${used}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   if (csv !== undefined) headers["content-type"] = "text/csv";
   const sent = csv ?? (body && JSON.stringify(body));
   const answer = await fetch(address(path), { method, headers, body: sent, cache: "no-store" });
+  if (answer.status === 401) refused = used;
   if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => ({})));
   if (answer.status === 204) return null;
   return as === "blob" ? answer.blob() : answer.json();
 }
 
-/** Opens a socket. Browsers cannot add headers to it, so the key is sent as a subprotocol. */
+/** Opens a socket. Browsers cannot add headers to it, so key and tenant are sent as subprotocols. */
 export function socket(path) {
   const url = address(path);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-  return new WebSocket(url, key.get() ? ["carryover", `carryover.bearer.${key.get()}`] : []);
+  const named = tenant.get() ? [`carryover.tenant.${tenant.get()}`] : [];
+  return new WebSocket(url, key.get() ? ["carryover", `carryover.bearer.${key.get()}`, ...named] : []);
 }
 
 export const sessionPath = (id, rest = "") => `sessions/${encodeURIComponent(id)}${rest}`;

@@ -2,8 +2,10 @@
 
 /* global uPlot */
 
-import { create, number } from "./dom.js";
+import { timeTicks } from "./axis.js";
+import { create, measured, number } from "./dom.js";
 import { largest, shortNames } from "./ports.js";
+import { tipHook } from "./tip.js";
 
 const SERIES = [
   // [column, label, colour, further options]
@@ -32,7 +34,7 @@ export class Figure {
     this.host.setAttribute("aria-label", figure.title ? `Chart of ${figure.title}` : "Observed and predicted values");
     this.host.setAttribute("aria-describedby", "summary");
     this.note = create("span", { className: "note" });
-    const titled = small || figure.style !== "line" || figure.kind !== "number";
+    const titled = small || figure.unit || figure.style !== "line" || figure.kind !== "number";
     this.element = create("figure", {}, ...(titled ? [caption(figure, this.note)] : []), this.host);
     this.hooks = hooks;
   }
@@ -45,29 +47,30 @@ export class Figure {
       lines: () => [figure.names.map((name, i) => line(["", name, `--line-${i + 1}`, { width: 1.8 }], figure)), {}],
       heat: () => [[{ label: "" }], {}],
     }[figure.style]();
-    const hooks = { ...this.hooks };
+    const tip = tipHook(this.host, { rows: (i, plot) => this.#under(i, plot), time: (i) => this.times?.[i] ?? null });
+    const hooks = { ...this.hooks, setCursor: [tip] };
     if (figure.style === "heat") hooks.drawAxes = [(plot) => this.#paint(plot)];
     else if (figure.kind === "probability") hooks.drawAxes = [halfLine];
-    this.plot = new uPlot(options(this.host, series, { ...more, ...vertical(figure), hooks }), null, this.host);
+    this.plot = new uPlot(options(this.host, series, { ...more, ...vertical(figure), hooks, times: () => this.times }), null, this.host);
   }
 
-  /** Shows the last positions of the trail; `rescale` is false while the reader has zoomed in. */
-  show(trail, span, twin, rescale) {
+  /** Shows these positions of the trail, on axes that fit them. */
+  show(trail, span, twin) {
     const { figure } = this;
+    this.times = span.times;
     if (figure.style === "line") {
       this.columns = trail.window(span, figure, twin);
-      this.plot.setData([span.positions, ...SERIES.map(([name]) => this.columns[name])], rescale);
+      this.plot.setData([span.positions, ...SERIES.map(([name]) => this.columns[name])]);
       return;
     }
-    const rows = trail.rows(span, figure);
+    const rows = (this.rows = trail.rows(span, figure));
     this.last = rows.findLast((row) => row !== null) ?? null;
     if (figure.style === "heat") {
-      this.rows = rows;
-      this.plot.setData([span.positions, span.none], rescale);
+      this.plot.setData([span.positions, span.none]);
       this.note.textContent = this.last ? `largest now: ${largest(this.last, shortNames(figure))}` : "";
     } else {
       const column = (_, i) => rows.map((row) => row?.[i] ?? null);
-      this.plot.setData([span.positions, ...figure.names.map(column)], rescale);
+      this.plot.setData([span.positions, ...figure.names.map(column)]);
     }
   }
 
@@ -83,6 +86,20 @@ export class Figure {
   remove() {
     this.plot?.destroy();
     this.element.remove();
+  }
+
+  /** The [name, value] that the pointer is over at this index. */
+  #under(i, plot) {
+    const { figure, columns } = this;
+    const { unit, names, style } = figure;
+    if (style === "line") return pointRows(columns, i, unit, figure);
+    const row = this.rows?.[i];
+    if (!row) return [];
+    const short = shortNames(figure);
+    if (style === "lines") return row.map((value, j) => [short[j], measured(value, unit)]);
+    const at = Math.round(plot.posToVal(plot.cursor.top, "y"));
+    const isName = at >= 0 && at < names.length;
+    return [...(isName ? [[short[at], measured(row[at], unit)]] : []), ["largest", largest(row, short)]];
   }
 
   /** A column for each visible position and a row for each number, the first at the bottom. */
@@ -107,10 +124,22 @@ export class Figure {
   }
 }
 
-/** The chart of the anomaly scores. */
-export function surpriseChart(host, hooks) {
-  const scores = { label: "surprise", stroke: () => css("--surprise"), width: 1.2, fill: () => `${css("--surprise")}33` };
-  return new uPlot(options(host, [scores], { hooks, range: [0, 1] }), null, host);
+function pointRows(columns, i, unit, { next }) {
+  const value = (name, text) => (columns[name][i] === null ? [] : [[text, measured(columns[name][i], unit)]]);
+  const range = (low, high, text) =>
+    columns[low][i] === null ? [] : [[text, `${number(columns[low][i])} to ${measured(columns[high][i], unit)}`]];
+  return [
+    ...value("observed", "observed"), ...value("predicted", next ? "predicted" : "output"), ...range("lower", "upper", "interval"),
+    ...value("twin", "reset at each chunk"), ...value("forecast", "forecast"), ...range("fanLower", "fanUpper", "forecast interval"),
+  ];
+}
+
+/** The chart of the anomaly scores; `times` and `scores` return those that are shown. */
+export function surpriseChart(host, { hooks, times, scores: shown }) {
+  const rows = (i) => (shown()?.[i] == null ? [] : [["surprise", number(shown()[i])]]);
+  hooks = { ...hooks, setCursor: [tipHook(host, { rows, time: (i) => times()?.[i] ?? null })] };
+  const scores = { label: "surprise", stroke: () => css("--surprise"), width: 1.2, points: { show: false }, fill: () => `${css("--surprise")}33` };
+  return new uPlot(options(host, [scores], { hooks, times, range: [0, 1], y: { splits: [0, 0.5, 1] } }), null, host);
 }
 
 function caption(figure, note) {
@@ -125,18 +154,34 @@ function caption(figure, note) {
 
 export const key = (name, text) => create("li", {}, create("i", { className: `key ${name}` }), text);
 
-function options(host, series, { bands = [], hooks, range, y = {} }) {
+function options(host, series, { bands = [], hooks, times, range, y = {} }) {
+  let labels = null; // by position, while the ticks are times
+  const horizontal = axis({
+    size: () => (times() ? 46 : 32),
+    incrs: WHOLE_STEPS,
+    splits: (plot, _, min, max, step) => {
+      const ticks = times() && timeTicks(plot.data[0], times(), min, max, plot.bbox.width / devicePixelRatio);
+      labels = ticks ? new Map(ticks.map(({ position, label }) => [position, label])) : null;
+      return ticks ? ticks.map(({ position }) => position) : multiples(step, min, max);
+    },
+    values: (_, ticks) => ticks.map((tick) => labels?.get(tick) ?? tick.toLocaleString("en")),
+  });
   return {
     width: host.clientWidth || 600,
     height: host.clientHeight || 300,
     legend: { show: false },
     cursor: { sync: { key: "carryover" }, drag: { x: true, y: false }, points: { size: 6 } },
     scales: { x: { time: false }, y: range ? { range } : {} },
-    axes: [axis({ size: 32, incrs: WHOLE_STEPS, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }), axis({ size: 56, ...y })],
+    axes: [horizontal, axis({ size: 56, ...y })],
     series: [{ label: "position" }, ...series],
     bands,
     hooks,
   };
+}
+
+function multiples(step, min, max) {
+  const first = Math.ceil(min / step);
+  return Array.from({ length: Math.max(0, Math.floor(max / step) - first + 1) }, (_, i) => (first + i) * step);
 }
 
 /** The vertical axis of a figure: fixed for probabilities and yes-or-no outputs, whole numbers for integers. */

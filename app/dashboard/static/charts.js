@@ -10,15 +10,31 @@ export class Charts {
   #short;
   #figures = [];
   #planned = "";
-  #zoomed = false;
-  #hooks = { setSelect: [(plot) => (this.#zoomed = plot.select.width > 0)] };
+  #scores = null;
+  #times = null;
+  #hooks = { setSelect: [(plot) => plot.select.width > 0 && this.#freeze(true)] };
 
-  constructor(host, shortHost) {
+  /** `frozen` is called when the reader has zoomed in, with true, and when the charts are live again. */
+  constructor(host, shortHost, { frozen }) {
     [this.#host, this.#shortHost] = [host, shortHost];
-    this.#short = surpriseChart(shortHost, this.#hooks);
-    for (const each of [host, shortHost]) each.addEventListener("dblclick", () => (this.#zoomed = false));
+    this.frozen = false;
+    this.onFrozen = frozen;
+    const shown = { times: () => this.#times, scores: () => this.#scores };
+    this.#short = surpriseChart(shortHost, { hooks: this.#hooks, ...shown });
+    for (const each of [host, shortHost]) each.addEventListener("dblclick", () => this.#freeze(false));
     new ResizeObserver(() => this.fit()).observe(host);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
+  }
+
+  /** Shows what comes in again, after the reader has zoomed in. */
+  live() {
+    this.#freeze(false);
+  }
+
+  #freeze(is) {
+    if (this.frozen === is) return;
+    this.frozen = is;
+    this.onFrozen(is);
   }
 
   /** Draws these figures from now on. */
@@ -26,7 +42,7 @@ export class Charts {
     const planned = JSON.stringify(figures);
     if (planned === this.#planned) return;
     this.#planned = planned;
-    this.#zoomed = false;
+    this.live();
     for (const figure of this.#figures) figure.remove();
     const small = figures.length > 1;
     this.#host.classList.toggle("several", small);
@@ -35,16 +51,22 @@ export class Charts {
     for (const figure of this.#figures) figure.start();
   }
 
-  /** Shows the last `count` positions of the trail; the zoom of the reader stays. */
+  /** Shows the last `count` positions of the trail; nothing moves while the reader has zoomed in. */
   show(trail, count, twin) {
+    if (this.frozen) return;
     const span = trail.span(count);
-    for (const figure of this.#figures) figure.show(trail, span, twin, !this.#zoomed);
-    const scores = trail.scores(span);
-    if (this.#shortHost.hidden === (scores !== null)) this.#shortHost.hidden = scores === null;
-    if (scores) this.#short.setData([span.positions, scores], !this.#zoomed);
+    this.#times = span.times = trail.times(span);
+    for (const figure of this.#figures) figure.show(trail, span, twin);
+    this.#scores = trail.scores(span);
+    const part = this.#shortHost.closest("figure");
+    if (part.hidden === (this.#scores !== null)) part.hidden = this.#scores === null;
+    if (this.#scores) this.#short.setData([span.positions, this.#scores]);
     this.fit();
-    if (this.#zoomed) this.redraw();
-    return span;
+  }
+
+  /** The times of the positions that are shown; null if they have none. */
+  get times() {
+    return this.#times;
   }
 
   /** The columns of each figure with one number. */

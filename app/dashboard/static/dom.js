@@ -9,14 +9,26 @@ export function create(tag, properties = {}, ...children) {
   return element;
 }
 
-export const number = (value) =>
+export const number = (value, digits = 5) =>
   value === null || value === undefined || Number.isNaN(value)
     ? "–"
     : Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3)
       ? value.toExponential(2)
-      : value.toLocaleString("en", { maximumSignificantDigits: 5 });
+      : value.toLocaleString("en", { maximumSignificantDigits: digits });
 
 export const count = (value) => (value ?? 0).toLocaleString("en");
+
+/** A number with its unit, if it has one. */
+export const measured = (value, unit, digits) => `${number(value, digits)}${unit && value !== null ? ` ${unit}` : ""}`;
+
+/** A time (seconds since 1970) in the reader's own time zone, to the second. */
+export function clock(seconds) {
+  const time = new Date(seconds * 1000);
+  return `${day(time, true)} ${time.toLocaleTimeString("en-GB")}`;
+}
+
+export const day = (time, withYear = false) =>
+  time.toLocaleDateString("en-GB", { day: "numeric", month: "short", ...(withYear && { year: "numeric" }) });
 
 /** The time since `time`, such as `5 min ago`. */
 export function ago(time, now = Date.now()) {
@@ -36,7 +48,7 @@ export function toast(text) {
 }
 
 /** Shows a dialog: resolves to the text, or to true without an input, or to null when it was cancelled. */
-export function ask({ title, text = "", label = null, value = "", yes = "OK", secret = false }) {
+export function ask({ title, text = "", label = null, value = "", yes = "OK", secret = false, danger = false }) {
   $("ask-title").textContent = title;
   $("ask-text").textContent = text;
   $("ask-label").hidden = label === null;
@@ -44,9 +56,11 @@ export function ask({ title, text = "", label = null, value = "", yes = "OK", se
   $("ask-input").type = secret ? "password" : "text";
   $("ask-input").value = value;
   $("ask-yes").textContent = yes;
+  $("ask-yes").className = danger ? "danger solid" : "primary";
   const dialog = $("ask");
   dialog.returnValue = "";
   dialog.showModal();
+  if (danger) $("ask-no").focus(); // so that Enter alone destroys nothing
   return new Promise((resolve) => {
     $("ask-no").onclick = () => dialog.close("");
     dialog.querySelector("form").onsubmit = (event) => {

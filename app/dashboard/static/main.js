@@ -1,29 +1,38 @@
 // Connects the parts of the page. The address names the session or the model that is shown.
 
-import { call, key } from "./api.js";
+import { call, isRefused, key, retryKey, tenant } from "./api.js";
 import { $, ask, count, create, toast } from "./dom.js";
 import { List } from "./list.js";
-import { modelAddress, ModelPage, network, shownModel } from "./model.js";
+import { curl, LIST, modelAddress, ModelPage, network, shownModel } from "./model.js";
 import { Panel } from "./panel.js";
 import { layOut } from "./ports.js";
 import { TryIt } from "./tryit.js";
 
 const MODELS_MS = 10_000;
+const NARROW = matchMedia("(max-width: 60rem)"); // as in style.css
+const ALL_TENANTS = "*";
+const MOST_TENANTS = 200;
 
 let models = new Map();
 let asking = false;
+let asked; // the key, or null for none, that the reader was told about
 
 const model = (name) => models.get(name) ?? null;
-const shown = () => (shownModel() === null && decodeURIComponent(location.hash.replace(/^#\/?/, ""))) || null;
+const shown = () => (shownModel() === null && !location.hash.startsWith(LIST) && decodeURIComponent(location.hash.replace(/^#\/?/, ""))) || null;
 const show = (session) => (location.hash = session ? `/${encodeURIComponent(session)}` : "/");
 
-const list = new List({ failed });
+const list = new List({ failed, models: model, example, enter });
 const panel = new Panel({ models: model, moved: () => list.refresh(), gone: () => show(null) });
-const modelPage = new ModelPage({ sessions: () => list.sessions });
+const modelPage = new ModelPage({ sessions: () => list.sessions, changed: () => loadModels() });
 new TryIt({ models: model, panel, show: (session) => (show(session), open()) });
 
 addEventListener("hashchange", open);
 $("use-key").onclick = () => askKey("The key is kept in this tab only, until the tab is closed.");
+$("tenant").onchange = () => {
+  tenant.set($("tenant").value || null);
+  show(null);
+  restart();
+};
 setInterval(() => document.hidden || loadModels(), MODELS_MS);
 start();
 
@@ -31,15 +40,36 @@ async function start() {
   await loadModels();
   await list.refresh();
   open();
+  await offerTenants();
+}
+
+/** The command that sends a first observation to this server. */
+function example() {
+  const first = [...models.values()].find((model) => model.default) ?? models.values().next().value;
+  return first ? curl(first) : null;
 }
 
 function open() {
   if (location.hash === "#detail") return; // the skip link's
+  if (location.hash.startsWith(LIST)) return openList();
   const session = shown();
+  const arrives = session !== null && session !== panel.session;
   panel.open(session);
+  if (arrives && NARROW.matches) requestAnimationFrame(() => $("detail").scrollIntoView({ block: "start" }));
   list.choose(session);
   openModel();
   if (shownModel() !== null) loadModels(); // the number of its sessions may be old
+}
+
+/** The list with the filters in the address, such as `#list?model=boiler&label=site:north`. */
+function openList() {
+  const filters = new URLSearchParams(location.hash.slice(LIST.length).replace(/^\?/, ""));
+  panel.open(null);
+  list.choose(null);
+  openModel();
+  list.filter(Object.fromEntries(filters));
+  $("sessions-title").scrollIntoView({ block: "start" });
+  $("sessions-title").focus({ preventScroll: true });
 }
 
 function openModel() {
@@ -50,9 +80,10 @@ function openModel() {
 
 async function loadModels() {
   try {
-    const list = (await call("models")).models;
-    models = new Map(list.map((model) => [model.name, model]));
-    showModels(list);
+    const found = (await call("models")).models;
+    models = new Map(found.map((model) => [model.name, model]));
+    list.offer([...models.keys()]);
+    showModels(found);
     openModel();
   } catch (error) {
     failed(error);
@@ -89,7 +120,10 @@ function residents({ sessions_resident: resident }) {
 
 /** Shows the error of a failed refresh; null means that the refresh succeeded. */
 function failed(error) {
-  if (error?.status === 401) askKey("This server needs an API key.");
+  if (error?.status === 401 && asked !== key.get()) {
+    asked = key.get();
+    askKey(asked ? "The server does not know this key." : "This server needs an API key.");
+  }
   const link = $("link");
   if (error === null && panel.session === null) [link.className, link.textContent] = ["pill live", "live"];
   else if (error) [link.className, link.textContent] = ["pill lost", error.status ? error.message : "server not reached"];
@@ -102,6 +136,44 @@ async function askKey(text) {
   asking = false;
   if (typed === null) return;
   key.set(typed);
-  toast(typed ? "The key is used from now on" : "No key is used");
+  tenant.set(null);
+  retryKey();
+  asked = undefined; // if the server does not take it, the page says so
+  await restart();
+  if (!isRefused()) toast(typed ? "The key is used from now on" : "No key is used");
+}
+
+/** Begins anew, with another key or tenant. */
+async function restart() {
+  panel.open(null);
+  list.restart();
   await start();
+}
+
+/** Lets an admin choose the tenant: an admin alone sees how many sessions all tenants have. */
+async function offerTenants() {
+  const isAdmin = key.get() !== null && [...models.values()].some((model) => model.sessions_resident !== null);
+  $("tenant-label").hidden = !isAdmin;
+  if (!isAdmin) return;
+  const option = (value, text) => create("option", { value, selected: value === (tenant.get() ?? "") }, text);
+  const names = await tenants().catch(() => []);
+  if (tenant.get() && tenant.get() !== ALL_TENANTS && !names.includes(tenant.get())) names.push(tenant.get());
+  $("tenant").replaceChildren(option("", "of the key"), option(ALL_TENANTS, "all"), ...names.map((name) => option(name, name)));
+}
+
+/** The names of the tenants that have sessions: each request skips the sessions of the tenant before. */
+async function tenants() {
+  const names = [];
+  for (let after = ""; names.length < MOST_TENANTS; after = `${names.at(-1)}/~`) {
+    const { sessions } = await call(`sessions?${new URLSearchParams({ limit: "1", after })}`, { of: ALL_TENANTS });
+    if (!sessions.length) break;
+    names.push(sessions[0].session.slice(0, sessions[0].session.lastIndexOf("/")));
+  }
+  return names;
+}
+
+function enter(owner, session) {
+  tenant.set(owner);
+  show(session);
+  restart();
 }

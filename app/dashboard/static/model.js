@@ -1,7 +1,7 @@
 // The page of a model: what goes in, what comes out, and how to send it an observation.
 
-import { key, sessionPath } from "./api.js";
-import { $, count, create, number, toast } from "./dom.js";
+import { call, key, sessionPath } from "./api.js";
+import { $, ask, count, create, number, toast } from "./dom.js";
 import { layOut, sentInputs, widthOf } from "./ports.js";
 
 const MOST_NAMES = 64; // of the numbers of a port
@@ -9,6 +9,8 @@ const MOST_SESSIONS = 24;
 const MOST_WRITTEN = 16; // numbers of an observation; `yes` writes more
 const FEW_PAIRS = 4; // of outputs and inputs of a forecast
 const ADDRESS = "#model/";
+
+export const LIST = "#list"; // the address of the list, with its filters behind it
 
 export const modelAddress = (name) => ADDRESS + encodeURIComponent(name);
 
@@ -25,9 +27,12 @@ export function network({ architecture, hidden_size: size, num_layers: layers })
 }
 
 export class ModelPage {
-  constructor({ sessions }) {
+  constructor({ sessions, changed }) {
     this.sessions = sessions; // returns those of the list
+    this.changed = changed; // called when a model was loaded again
     this.name = null;
+    this.pictured = null; // fingerprint of the model whose figure is shown
+    $("reload").onclick = () => this.#reload().catch((error) => toast(error.message));
     $("curl-copy").onclick = () => this.#copy();
   }
 
@@ -62,6 +67,39 @@ export class ModelPage {
     $("metrics-part").hidden = !metrics.length;
     $("metrics").replaceChildren(...metrics.map(fact));
     this.#sessions(model);
+    this.#picture(model);
+    $("reload").hidden = model.sessions_resident === null; // only an admin sees how many there are
+    $("model-list").href = `${LIST}?${new URLSearchParams({ model: model.name })}`;
+  }
+
+  /** The figure of the training. It is requested with the key, so it cannot be the address of an image. */
+  async #picture(model) {
+    const of = model.has_figure ? `${model.name} ${model.fingerprint}` : null;
+    if (of === this.pictured) return;
+    this.pictured = of;
+    $("figure-part").hidden = true;
+    if (of === null) return;
+    try {
+      const blob = await call(`models/${encodeURIComponent(model.name)}/figure`, { as: "blob" });
+      const picture = await dataUrl(blob);
+      if (of !== this.pictured) return;
+      $("model-figure").src = picture;
+      $("model-figure").alt = `The training of ${model.name}: its predictions beside what was observed`;
+      $("figure-part").hidden = false;
+    } catch (error) {
+      if (of === this.pictured) this.pictured = null;
+      toast(error.message);
+    }
+  }
+
+  async #reload() {
+    const { name } = this;
+    const text = "Sessions keep their present network until they are reset.";
+    if (!(await ask({ title: `Load ${name} again?`, text, yes: "Load again" }))) return;
+    const { changed } = await call(`models/${encodeURIComponent(name)}/reload`, { method: "POST" });
+    this.pictured = null; // the figure may be another
+    toast(changed ? `${name} is another network now` : `${name} is the same as on disk`);
+    this.changed();
   }
 
   #facts(model) {
@@ -83,8 +121,7 @@ export class ModelPage {
     const all = this.sessions().filter((row) => row.model === model.name);
     const link = ({ session }) => create("li", {}, create("a", { href: `#/${encodeURIComponent(session)}` }, session));
     const links = all.slice(0, MOST_SESSIONS).map(link);
-    if (all.length > MOST_SESSIONS) links.push(create("li", {}, `and ${count(all.length - MOST_SESSIONS)} more in the list`));
-    $("model-sessions").replaceChildren(...(links.length ? links : [create("li", { className: "hint" }, "None in the list below.")]));
+    $("model-sessions").replaceChildren(...(links.length ? links : [create("li", { className: "hint" }, "None on this page of the list.")]));
   }
 
   async #copy() {
@@ -97,6 +134,15 @@ export class ModelPage {
     }
   }
 }
+
+/** The content security policy takes pictures as data, not as blobs. */
+const dataUrl = (blob) =>
+  new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
 
 /** The command that sends one observation of this model. The key itself is never a part of it. */
 export function curl(model) {

@@ -1,17 +1,19 @@
 // One session: its live chart, its facts and its actions.
 
-import { call, Problem, sessionPath, socket } from "./api.js";
+import { call, isRefused, Problem, sessionPath, socket } from "./api.js";
 import { key } from "./chart.js";
 import { Charts, MOST } from "./charts.js";
-import { $, ago, ask, count, create, number, toast } from "./dom.js";
+import { $, ago, ask, clock, count, create, measured, number, toast } from "./dom.js";
 import { modelAddress } from "./model.js";
 import { brief, FEW, figuresOf, flatRows, forecastRows, layOut, outputRows, shortNames, UNKNOWN } from "./ports.js";
+import { SKILL, targetErrors } from "./errors.js";
 import { Trail } from "./trail.js";
 
 const SUMMARY_MS = 5000; // a screen reader reads the summary at most this often
 const FACTS_MS = 2000;
 const RETRY_MS = 1500;
 const ROWS = 12;
+const WARM = 500; // observations, of which the surprise keeps the usual error
 const ALL = "all"; // in place of one output
 
 export class Panel {
@@ -24,13 +26,15 @@ export class Panel {
     this.every = UNKNOWN; // all its figures
     this.trail = new Trail();
     this.twin = null;
+    this.frozenAt = null; // the last position when the reader zoomed in
     $("reset").onclick = () => this.#do(() => this.#reset());
     $("fork").onclick = () => this.#do(() => this.#fork());
     $("delete").onclick = () => this.#do(() => this.#delete());
     $("export").onclick = () => this.#do(() => this.#export());
     $("forecast").onclick = () => this.#do(() => this.#forecast());
     $("steps").onkeydown = (event) => event.key === "Enter" && $("forecast").click();
-    $("window").onchange = $("output").onchange = () => this.#draw();
+    $("window").onchange = $("output").onchange = () => this.#live();
+    $("live").onclick = () => this.#live();
     setInterval(() => this.#facts(), FACTS_MS);
     setInterval(() => this.#summarise(), SUMMARY_MS);
   }
@@ -48,7 +52,8 @@ export class Panel {
     $("nothing").hidden = session !== null;
     $("view").hidden = $("actions").hidden = session === null;
     if (session === null) return;
-    this.charts ??= new Charts($("chart"), $("surprise"));
+    this.charts ??= new Charts($("chart"), $("surprise"), { frozen: (is) => this.#frozen(is) });
+    this.charts.live();
     this.view = null;
     this.#use(null);
     this.exists = false; // until the watch says so
@@ -62,7 +67,21 @@ export class Panel {
     this.#draw();
   }
 
+  /** Back to what comes in. */
+  #live() {
+    this.charts?.live();
+    this.#draw();
+  }
+
+  #frozen(is) {
+    this.frozenAt = is ? this.trail.last : null;
+    $("frozen").hidden = !is;
+    $("frozen-text").textContent = "The chart stands still while you look closer.";
+    this.#draw();
+  }
+
   #watch(session) {
+    if (isRefused()) return;
     const watching = (this.watching = socket(sessionPath(session, "/watch")));
     watching.onmessage = ({ data }) => session === this.session && this.#received(JSON.parse(data));
     watching.onopen = () => this.#link("live");
@@ -95,7 +114,11 @@ export class Panel {
   #chunk(event) {
     const rows = (name) => event[name] && flatRows(event[name]);
     const [observations, lower, upper] = ["observations", "lower", "upper"].map(rows);
-    this.trail.chunk({ ...event, observations, predictions: outputRows(event, this.model), lower, upper });
+    // A history has the times of its observations beside those of its predictions; a chunk has the latter only.
+    const isHistory = event.predicted_times !== undefined;
+    const times = isHistory ? seconds(event.times) : null;
+    const nextTimes = seconds(isHistory ? event.predicted_times : event.times);
+    this.trail.chunk({ ...event, observations, predictions: outputRows(event, this.model), lower, upper, times, nextTimes });
   }
 
   /** Notes whether the session exists; the facts of a missing session are not requested. */
@@ -111,6 +134,8 @@ export class Panel {
       this.frame = null;
       this.charts.plan(this.figures);
       this.charts.show(this.trail, Number($("window").value), this.twin);
+      if (this.frozenAt !== null && this.trail.last > this.frozenAt)
+        $("frozen-text").textContent = `The chart stands still while you look closer: ${count(this.trail.last - this.frozenAt)} newer observations.`;
       this.#legend();
       if ($("last").closest("details").open) this.#table();
     });
@@ -158,19 +183,29 @@ export class Panel {
   #show(view) {
     this.view = view;
     this.#use(view.model);
+    this.#surpriseNote(view);
     const { errors } = view;
     const coverage = Object.entries(errors?.coverage ?? {}).find(([level]) => Number(level) === (view.level ?? 0.9));
     this.#showFacts([
       ["model", create("a", { href: modelAddress(view.model) }, view.model)],
       ["position", count(view.position)],
       ["since reset", count(view.observations_since_reset)],
-      ...(this.#isBrief ? [["last prediction", view.last_prediction?.map(number).join(", ") ?? "–"]] : []),
-      ...(errors?.mse != null ? [["RMSE", number(Math.sqrt(errors.mse))]] : []),
-      ...(errors?.skill != null ? [["skill", number(errors.skill)]] : []),
+      ...(this.#isBrief ? [["last prediction", view.last_prediction?.map((value) => number(value)).join(", ") ?? "–"]] : []),
+      ...targetErrors(errors, this.model).map(({ name, rmse, skill }) => [
+        name === null ? "RMSE" : `RMSE of ${name}`, create("span", { title: SKILL }, skill === null ? rmse : `${rmse} (skill ${number(skill, 3)})`),
+      ]),
       ...(coverage ? [[`in the ${coverage[0]} interval`, number(coverage[1])]] : []),
+      ...Object.entries(view.labels ?? {}).map(([name, value]) => [name, create("span", { className: "label" }, value)]),
       ["last seen", ago(view.updated)],
       ["expires", view.expires ? new Date(view.expires).toLocaleString() : "never"],
     ]);
+  }
+
+  /** Says how far the surprise is to be trusted. */
+  #surpriseNote(view) {
+    const seen = view.observations_since_reset;
+    $("surprise-note").textContent =
+      seen < WARM ? `It warms up: ${count(seen)} of about ${WARM} observations since the last reset.` : "";
   }
 
   #showFacts(facts) {
@@ -200,20 +235,25 @@ export class Panel {
     if ($("last").closest("details").open) this.#table();
   }
 
-  /** The predictions of the first predicted input, or else the last outputs; null if there is nothing yet. */
+  /** The error of each predicted input, or else the last outputs; null if there is nothing yet. */
   #inWords() {
-    const compared = this.#compared();
-    if (compared) {
-      const { observed, predicted } = compared;
-      const both = observed.map((value, i) => [value, predicted[i]]).filter(([a, b]) => a !== null && b !== null);
-      if (!both.length) return null;
-      const of = this.every.length > 1 ? ` of ${compared.figure.title}` : "";
-      return `The last ${count(both.length)} predicted observations${of}: RMSE ${number(rmse(both))}, last observed ${number(both.at(-1)[0])}, predicted ${number(both.at(-1)[1])}.`;
+    const compared = this.charts.columns.filter(({ figure }) => figure.input >= 0 && figure.output >= 0);
+    if (compared.length) {
+      const words = compared.map((columns) => this.#errorInWords(columns)).filter(Boolean);
+      return words.length ? words.join(" ") : null;
     }
     const last = this.trail.columns.predicted.at(-1);
     if (!last || !this.model) return null;
     const words = (port) => `${port.name} ${cell(last, port)}`;
     return `The last outputs: ${layOut(this.model.outputs).slice(0, MOST).map(words).join("; ")}.`;
+  }
+
+  #errorInWords({ observed, predicted, figure: { title, unit } }) {
+    const both = observed.map((value, i) => [value, predicted[i]]).filter(([a, b]) => a !== null && b !== null);
+    if (!both.length) return null;
+    const of = this.every.length > 1 ? ` of ${title}` : "";
+    const [seen, expected] = both.at(-1).map((value) => measured(value, unit));
+    return `The last ${count(both.length)} predicted observations${of}: RMSE ${measured(rmse(both), unit)}, last observed ${seen}, predicted ${expected}.`;
   }
 
   /** The columns of the first figure that has both observations and predictions. */
@@ -232,8 +272,11 @@ export class Panel {
     const seen = c.positions.map((_, i) => i).filter((i) => c.observed[i] !== null).slice(-ROWS).reverse();
     const interval = (i) => (c.lower[i] === null ? "–" : `${number(c.lower[i])} to ${number(c.upper[i])}`);
     const scores = this.trail.scores(c) ?? c.none;
-    const row = (i) => [count(c.positions[i]), number(c.observed[i]), number(c.predicted[i]), interval(i), number(scores[i])];
-    return [["position", "observed", "predicted", "interval", "surprise"], seen.map(row)];
+    const times = this.charts.times;
+    const when = (i) => (times ? [times[i] === null ? "–" : clock(times[i])] : []);
+    const row = (i) => [count(c.positions[i]), ...when(i), number(c.observed[i]), number(c.predicted[i]), interval(i), number(scores[i])];
+    const named = (text) => (c.figure.unit ? `${text} (${c.figure.unit})` : text);
+    return [["position", ...(times ? ["time"] : []), named("observed"), named("predicted"), "interval", "surprise"], seen.map(row)];
   }
 
   #outputRows() {
@@ -268,7 +311,9 @@ export class Panel {
 
   async #delete() {
     const { session } = this;
-    const confirmed = await ask({ title: `Delete ${session}?`, text: "Its carry is deleted and cannot be restored.", yes: "Delete" });
+    const at = this.view ? ` It has seen ${count(this.view.position)} observations.` : "";
+    const text = `Its carry and its history are deleted and cannot be restored.${at}`;
+    const confirmed = await ask({ title: `Delete ${session}?`, text, yes: "Delete", danger: true });
     if (!confirmed) return;
     this.exists = false;
     await call(sessionPath(session), { method: "DELETE" });
@@ -289,12 +334,15 @@ export class Panel {
     const interval = level ? `&level=${this.view.level ?? this.view.learning.levels.at(-1)}` : "";
     const answer = await call(sessionPath(this.session, `/forecast?steps=${steps}${interval}`));
     const rows = (name) => answer[name] && flatRows(answer[name]);
-    this.trail.forecast({ ...answer, forecast: forecastRows(answer, this.model), lower: rows("lower"), upper: rows("upper") });
-    this.#draw();
+    this.trail.forecast({ ...answer, forecast: forecastRows(answer, this.model), lower: rows("lower"), upper: rows("upper"), times: seconds(answer.times) });
+    this.#live();
   }
 }
 
 /** The numbers of one output in a row, as text. */
 const cell = (row, { name, first, size, names }) => brief(row.slice(first, first + size), shortNames({ title: name, names }));
+
+/** Times in RFC 3339 as seconds since 1970; null stays null. */
+const seconds = (times) => times?.map((time) => (time === null ? null : Date.parse(time) / 1000)) ?? null;
 
 const rmse = (pairs) => Math.sqrt(pairs.reduce((sum, [a, b]) => sum + (a - b) ** 2, 0) / pairs.length);

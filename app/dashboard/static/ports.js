@@ -79,5 +79,5 @@ export function largest(values, names) {
 
 /** A few numbers, or the largest of many. */
 export function brief(values, names) {
-  return values.length <= FEW ? values.map(number).join(", ") : `largest of ${values.length}: ${largest(values, names)}`;
+  return values.length <= FEW ? values.map((value) => number(value)).join(", ") : `largest of ${values.length}: ${largest(values, names)}`;
 }

@@ -11,16 +11,25 @@ export class Trail {
 
   clear() {
     this.first = null; // the position of index 0
-    this.columns = { observed: [], predicted: [], lower: [], upper: [], score: [] };
+    this.columns = { observed: [], predicted: [], lower: [], upper: [], score: [], time: [] };
     this.fan = null;
   }
 
   get length() {
-    return Math.max(...Object.values(this.columns).map((column) => column.length));
+    return Math.max(...Object.entries(this.columns).map(([name, column]) => (name === "time" ? 0 : column.length)));
   }
 
-  /** Adds a chunk: `position` is that of the session after it; each row is a flat array of numbers. */
-  chunk({ position, observations, predictions, lower, upper, scores }) {
+  /** The last position that was observed; 0 if there is none. */
+  get last() {
+    return this.first === null ? 0 : this.first + this.columns.observed.length - 1;
+  }
+
+  /**
+   * Adds a chunk: `position` is that of the session after it; each row is a flat array of numbers.
+   *
+   * `times` are those of the observations, `nextTimes` those that the predictions are for: seconds since 1970.
+   */
+  chunk({ position, observations, predictions, lower, upper, scores, times, nextTimes }) {
     const start = position - observations.length + 1; // of the first observation
     if (this.first !== null && start < this.first) this.clear();
     this.first ??= start;
@@ -29,6 +38,9 @@ export class Trail {
     if (lower) this.#put("lower", start + 1, lower);
     if (upper) this.#put("upper", start + 1, upper);
     if (scores) this.#put("score", start, scores.map((score) => (Array.isArray(score) ? score : [score])));
+    const rows = (list) => list.map((time) => (time === null ? null : [time]));
+    if (times) this.#put("time", start, rows(times));
+    if (nextTimes) this.#put("time", start + 1, rows(nextTimes));
     this.#drop(); // a forecast stays, to compare it with the observations
   }
 
@@ -39,8 +51,8 @@ export class Trail {
     this.#drop();
   }
 
-  forecast({ position, forecast, lower, upper }) {
-    this.fan = { position, forecast, lower, upper };
+  forecast({ position, forecast, lower, upper, times }) {
+    this.fan = { position, forecast, lower, upper, times };
   }
 
   /** The last `count` positions that are known, with those of the forecast. */
@@ -84,6 +96,17 @@ export class Trail {
   scores({ start, positions }) {
     const { score } = this.columns;
     return score.length ? pick(score, start - this.first, positions.length, 0) : null;
+  }
+
+  /** The time of each position, in seconds since 1970; null if the session has none. */
+  times({ start, positions }) {
+    const { time } = this.columns;
+    const known = pick(time, start - this.first, positions.length, 0);
+    this.fan?.times?.forEach((seconds, i) => {
+      const at = this.fan.position + 1 + i - start;
+      if (at >= 0 && at < known.length) known[at] ??= seconds;
+    });
+    return known.some((seconds) => seconds !== null) ? known : null;
   }
 
   #put(name, position, rows) {

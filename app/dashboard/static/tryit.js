@@ -1,8 +1,9 @@
 // Streams a series into two sessions, one of which is reset at each chunk, and compares their errors.
 
 import { call, sessionPath, socket } from "./api.js";
-import { $, count, number, toast } from "./dom.js";
-import { layOut, outputRows, sentInputs } from "./ports.js";
+import { $, count, create, number, toast } from "./dom.js";
+import { Errors } from "./errors.js";
+import { FEW, layOut, outputRows, sentInputs } from "./ports.js";
 import { sine, timestamps } from "./series.js";
 import { Trail } from "./trail.js";
 
@@ -77,7 +78,8 @@ export class TryIt {
   async #stream(run, rows, table, model, session, forgetful) {
     const lines = [await Line.open(session), await Line.open(forgetful)];
     const twin = new Trail();
-    const errors = { carried: new Errors(model), forgetful: new Errors(model) };
+    const names = layOut(model.inputs).flatMap((input) => input.names);
+    const errors = { carried: new Errors(names, model.targets), forgetful: new Errors(names, model.targets) };
     const size = Number($("try-chunk").value);
     const extras = (await call(sessionPath(session))).learning?.levels?.includes(LEVEL) ? { level: LEVEL, score: true } : {};
     let done = 0;
@@ -95,7 +97,7 @@ export class TryIt {
         if (this.panel.session === session && this.panel.twin !== twin) this.panel.compare(twin);
         errors.carried.add(observations, carried);
         errors.forgetful.add(observations, reset);
-        this.#showErrors(errors);
+        this.#showErrors(model, errors);
         due = Math.max(due, performance.now() - 1000); // after a delay, do not send faster to catch up
         await pause(due + 1000 / Number($("try-pace").value || 1) - performance.now());
       }
@@ -109,42 +111,22 @@ export class TryIt {
     if (is) $("worth").hidden = true;
   }
 
-  #showErrors({ carried, forgetful }) {
-    $("worth").hidden = Number.isNaN(carried.rmse); // no output predicts an input
-    $("rmse-carried").textContent = number(carried.rmse);
-    $("rmse-forgetful").textContent = number(forgetful.rmse);
-    const factor = forgetful.rmse / carried.rmse;
-    const text = factor > 1.05 ? `Without the carry, the error is ${factor.toPrecision(2)} times as large.` : "";
+  #showErrors(model, { carried, forgetful }) {
+    const [kept, lost] = [carried.rmse, forgetful.rmse];
+    const compared = model.targets.map((_, j) => j).filter((j) => !Number.isNaN(kept[j])).slice(0, FEW);
+    $("worth").hidden = !compared.length; // no output predicts an input
+    const ports = layOut(model.outputs);
+    const unit = (name) => ports.find((port) => port.names.includes(name))?.unit;
+    const row = (j) => {
+      const name = model.targets[j];
+      const title = create("th", { scope: "row" }, name, ...(unit(name) ? [` (${unit(name)})`] : []));
+      return create("tr", {}, title, create("td", {}, number(kept[j])), create("td", {}, number(lost[j])));
+    };
+    $("rmse").replaceChildren(...compared.map(row));
+    const factors = compared.map((j) => lost[j] / kept[j]).filter((factor) => factor > 1.05 && Number.isFinite(factor));
+    const range = [...new Set([Math.min(...factors), Math.max(...factors)].map((factor) => factor.toPrecision(2)))];
+    const text = factors.length ? `Without the carry, the error is ${range.join(" to ")} times as large.` : "";
     if (text !== $("factor").textContent) $("factor").textContent = text;
-  }
-}
-
-/** Sum of squared errors of one-step predictions, without missing observations. */
-class Errors {
-  #indices;
-  #last = null;
-  #sum = 0;
-  #count = 0;
-
-  constructor(model) {
-    const names = layOut(model.inputs).flatMap((input) => input.names);
-    this.#indices = model.targets.map((target) => names.indexOf(target));
-  }
-
-  add(observations, predictions) {
-    observations.forEach((row, t) => {
-      const expected = t ? predictions[t - 1] : this.#last;
-      this.#indices.forEach((index, j) => {
-        if (!expected || index < 0 || row[index] === null) return;
-        this.#sum += (row[index] - expected[j]) ** 2;
-        this.#count += 1;
-      });
-    });
-    this.#last = predictions.at(-1);
-  }
-
-  get rmse() {
-    return this.#count ? Math.sqrt(this.#sum / this.#count) : NaN;
   }
 }
 

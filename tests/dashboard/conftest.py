@@ -1,0 +1,95 @@
+"""One server and one browser for all tests of the dashboard."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app.access import keys
+from app.config import SHIPPED_MODELS
+from models.artifact.files import save
+from tests.dashboard.pages import (
+    BROWSER,
+    WAIT_MS,
+    console_text,
+    detector,
+    foreign,
+    plant,
+    position,
+    sums,
+    wait,
+)
+from tests.helpers.graphs import characters, counter, frames
+from tests.helpers.zoo import artifacts
+from tests.system.test_serve import serving
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(SHIPPED_MODELS / "sine", folder / "sine")
+    recurrent = [artifacts()[name] for name in ("adaptive", "planned", "tokens")]
+    for artifact in (characters(), counter(), detector(), frames(), sums(), plant(), *recurrent):
+        save(artifact, folder / artifact.name)
+    with serving(folder) as (_, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    # Chromium's sandbox does not work as root, as in a container.
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=sandbox)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, server) -> Iterator[Any]:
+    """The page, opened; a console error or a request to another host fails the test at its end."""
+    context = browser.new_context(accept_downloads=True)
+    context.set_default_timeout(WAIT_MS)
+    opened = context.new_page()
+    complaints: list[str] = []
+    opened.on("console", lambda message: complaints.extend(console_text(message)))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("request", lambda request: complaints.extend(foreign(request.url, server)))
+    opened.goto(server)
+    opened.wait_for_selector("#try-model option", state="attached")
+    yield opened
+    context.close()
+    # The console has a line for each answer with an error: a file that is refused is no fault of the page.
+    assert [text for text in complaints if not (text.endswith("/rows") and "400" in text)] == []
+
+
+@pytest.fixture
+def streaming(page) -> Iterator[Any]:
+    """The page while it streams the sine; stopped at the end."""
+    page.fill("#try-pace", "20")
+    page.click("#try-start")
+    wait(lambda: position(page) > 0, page)
+    yield page
+    if page.inner_text("#try-start") == "Stop":
+        page.click("#try-start")
+    wait(lambda: page.inner_text("#try-start") == "Stream", page)
+
+
+@pytest.fixture(scope="package")
+def guarded(tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A server with keys: its address, and the tokens of a streaming key and of an admin by name."""
+    file = tmp_path_factory.mktemp("keys") / "keys.json"
+    made = {
+        "streamer": keys.generate_key("streamer", tenant="north"),
+        "southern": keys.generate_key("southern", tenant="south"),
+        "admin": keys.generate_key("admin", tenant="staff", role="admin"),
+    }
+    keys.write(file, [key for key, _ in made.values()])
+    with serving(SHIPPED_MODELS, CARRYOVER_API_KEYS_FILE=str(file)) as (_, port):
+        yield f"http://127.0.0.1:{port}", {name: token for name, (_, token) in made.items()}

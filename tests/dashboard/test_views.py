@@ -1,0 +1,364 @@
+"""What the dashboard shows of sessions and models, and what it refuses to do by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import urllib.error
+import urllib.request
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app import model_library
+from tests.dashboard.pages import (
+    fact,
+    in_browser,
+    in_colour,
+    observe,
+    opened,
+    plant_rows,
+    position,
+    post,
+    rows_of,
+    table,
+    wait,
+)
+
+
+def request(server: str, path: str, token: str = "", **headers: str) -> Any:
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    if token:
+        named["authorization"] = f"Bearer {token}"
+    return urllib.request.urlopen(urllib.request.Request(f"{server}{path}", headers=named), timeout=30)
+
+
+def hover(page: Any, across: float, figure: int = 0) -> str:
+    """Put the pointer on a chart, at this share of its width; returns what its tip says."""
+    chart = page.locator("#chart .u-over, #surprise .u-over").nth(figure)
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    page.mouse.move(box["x"] + across * box["width"] - 2, box["y"] + box["height"] / 2)
+    page.mouse.move(box["x"] + across * box["width"], box["y"] + box["height"] / 2)
+    tips = [tip for tip in page.locator(".tip").all() if tip.is_visible()]
+    assert len(tips) == 1
+    return " ".join(tips[0].inner_text().split())
+
+
+def zoom(page: Any, start: float, end: float) -> None:
+    """Drag over this part of the first chart."""
+    chart = page.locator("#chart .u-over").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + start * box["width"], middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + end * box["width"], middle, steps=4)
+    page.mouse.up()
+
+
+@pytest.fixture(scope="module")
+def boiler(server) -> str:
+    """A session with timestamps, units, labels and two targets; returns its id."""
+    labels = {"site": "harbour", "line": "<b>2</b>"}
+    post(server, "/sessions", {"id": "boiler-7", "model": "plant", "level": 0.9, "labels": labels})
+    observe(server, "boiler-7", **plant_rows(288), score=True)
+    return "boiler-7"
+
+
+@pytest.fixture
+def shown(page, server, boiler) -> Any:
+    """The page of that session."""
+    page.goto(f"{server}/#/{boiler}")
+    wait(lambda: position(page) >= 288, page)
+    wait(lambda: in_colour(page, "--predicted") > 50, page)
+    return page
+
+
+@in_browser
+def test_a_tip_has_values_units_position_and_time(shown):
+    tip = hover(shown, 0.5)
+    assert "position" in tip
+    assert "Mar 2026" in tip
+    names = ("observed", "predicted", "interval")
+    assert all(name in tip for name in names)
+    assert tip.count("°C") == 3
+    assert hover(shown, 0.5, figure=1).count("kW") == 3
+    assert "surprise 0." in hover(shown, 0.5, figure=2)
+
+
+@in_browser
+def test_the_axis_has_round_times_where_there_are_timestamps(shown):
+    ticks = shown.evaluate(
+        """async () => {
+            const { timeTicks } = await import("/dashboard/axis.js");
+            const positions = Array.from({ length: 40 }, (_, i) => i + 100);
+            const start = new Date(2026, 2, 28, 22, 50).getTime() / 1000;
+            return timeTicks(positions, positions.map((_, i) => start + 600 * i), 100, 139, 500);
+        }"""
+    )
+    labels = [tick["label"] for tick in ticks]
+    assert labels[:3] == ["00:00\n29 Mar", "02:00", "04:00"]
+    assert [tick["position"] for tick in ticks[:2]] == [107, 119]
+    shown.click("#view summary")
+    wait(lambda: shown.locator("#last tr").count() == 12, shown)
+    heads = [cell.inner_text() for cell in shown.locator("#last-head th").all()]
+    assert heads == ["position", "time", "observed (°C)", "predicted (°C)", "interval", "surprise"]
+    assert "6 Mar 2026 23:50:00" in table(shown, "last")[0]
+
+
+@in_browser
+def test_times_that_are_missing_or_run_back_leave_positions_on_the_axis(page):
+    ticks = page.evaluate(
+        """async () => {
+            const { timeTicks } = await import("/dashboard/axis.js");
+            const at = (times) => timeTicks(times.map((_, i) => i), times, 0, times.length - 1, 500);
+            return [at([null, null]), at([5, null]), at([50, 20, 90]), at([7, 7, 7])];
+        }"""
+    )
+    assert ticks == [None] * 4
+
+
+@in_browser
+def test_a_zoom_stands_still_until_live_is_pressed(shown, server, boiler):
+    zoom(shown, 0.3, 0.6)
+    wait(lambda: shown.is_visible("#live"), shown)
+    still = shown.evaluate("document.querySelector('#chart canvas').toDataURL()")
+    before = position(shown)
+    observe(server, boiler, **plant_rows(10, before), score=True)
+    wait(lambda: "10 newer observations" in shown.inner_text("#frozen-text"), shown)
+    shown.mouse.move(0, 0)
+    assert shown.evaluate("document.querySelector('#chart canvas').toDataURL()") == still
+    shown.click("#live")
+    wait(lambda: shown.is_hidden("#frozen"), shown)
+    assert shown.evaluate("document.querySelector('#chart canvas').toDataURL()") != still
+    assert f"position {before + 10:,}" in hover(shown, 0.999) or f"position {before + 11:,}" in hover(
+        shown, 0.999
+    )
+
+
+@in_browser
+def test_the_surprise_has_a_title_and_says_that_it_warms_up(shown, server, boiler):
+    assert shown.inner_text("#surprise-part b") == "Surprise"
+    assert "It warms up: 2" in wait(lambda: shown.inner_text("#surprise-note"), shown)
+    at = position(shown)
+    observe(server, boiler, **plant_rows(600 - at, at), score=True)
+    wait(lambda: shown.inner_text("#surprise-note") == "", shown)
+
+
+@in_browser
+def test_each_target_has_its_own_error_in_its_own_unit(shown):
+    for name, unit in (("temperature", "°C"), ("power", "kW")):
+        assert f" {unit} (skill " in wait(lambda of=name: fact(shown, f"RMSE of {of}"), shown)
+    assert fact(shown, "RMSE") == ""
+    summary = wait(
+        lambda: "power: RMSE" in shown.inner_text("#summary") and shown.inner_text("#summary"), shown
+    )
+    assert "of temperature: RMSE" in summary
+    row = shown.locator("#rows tr", has=shown.get_by_text("boiler-7", exact=True))
+    error = row.locator("td").nth(3).inner_text()
+    assert error.startswith("temperature ")
+    assert "°C" in error
+    assert "kW" in error
+
+
+@in_browser
+def test_trying_a_model_compares_the_errors_of_each_target(page):
+    page.select_option("#try-model", "plant")
+    page.fill("#try-pace", "20")
+    page.click("#try-start")
+    wait(lambda: len(table(page, "rmse")) == 2, page)
+    page.click("#try-start")
+    names = [row[0] for row in table(page, "rmse")]
+    assert names == ["temperature (°C)", "power (kW)"]
+    wait(lambda: page.inner_text("#try-start") == "Stream", page)
+
+
+@in_browser
+def test_the_list_is_paged_by_the_server_and_has_the_chosen_session(page, server):
+    bulk = [f"many-{i:04}" for i in range(240)]
+    body = {"sessions": bulk, "observations": [[0.1]] * len(bulk), "model": "sine"}
+    post(server, "/observations", body)
+    page.goto(f"{server}/#/many-0239")
+    page.fill("#search", "many-")
+    wait(lambda: len(rows_of(page)) == 100 and page.is_visible("#page-next"), page)
+    assert sorted(rows_of(page))[0] == "many-0000"
+    page.click("#page-next")
+    wait(lambda: "many-0100" in rows_of(page), page)
+    page.click("#page-next")
+    wait(lambda: len(rows_of(page)) == 40, page)
+    assert page.is_disabled("#page-next")
+    page.click("#page-before")
+    wait(lambda: "many-0100" in rows_of(page), page)
+    assert "Page 2" in page.inner_text("#page-hint")
+    page.fill("#search", "")
+    wait(lambda: "boiler" in page.inner_text("#rows") or rows_of(page)[0] == "many-0239", page)
+    wait(lambda: rows_of(page)[0] == "many-0239", page)
+    assert len(rows_of(page)) == 101, "the chosen session stands above the page that it is not in"
+
+
+@in_browser
+def test_the_list_shows_labels_and_is_filtered_by_label_and_model(page, server, boiler):
+    post(server, "/sessions", {"id": "boiler-8", "model": "plant", "labels": {"site": "south"}})
+    page.fill("#search", "boiler-")
+    wait(lambda: {"boiler-7", "boiler-8"} <= set(rows_of(page)), page)
+    row = page.locator("#rows tr", has=page.get_by_text(boiler, exact=True))
+    assert sorted(row.locator(".label").all_inner_texts()) == ["line:<b>2</b>", "site:harbour"]
+    row.locator("button", has_text="site:harbour").click()
+    wait(lambda: rows_of(page) == ["boiler-7"], page)
+    assert page.input_value("#by-label") == "site:harbour"
+    page.fill("#by-label", "site:none")
+    wait(lambda: page.inner_text("#none") == "No session is like this.", page)
+    assert page.is_hidden("#first")
+    page.fill("#by-label", "")
+    page.fill("#search", "")
+    page.select_option("#by-model", "plant")
+    wait(lambda: "boiler-8" in rows_of(page) and page.inner_text("#rows td") == "plant", page)
+    assert set(page.locator("#rows td:nth-of-type(1)").all_inner_texts()) == {"plant"}
+
+
+@in_browser
+def test_the_page_of_a_model_has_its_figure_its_sessions_and_can_be_loaded_again(page, server, boiler):
+    page.goto(f"{server}/#model/sine")
+    wait(lambda: page.is_visible("#model-figure"), page)
+    assert page.evaluate("document.getElementById('model-figure').naturalWidth") > 300
+    page.click("#reload")
+    page.click("#ask-yes")
+    wait(lambda: "the same as on disk" in page.inner_text("#toast"), page)
+    page.goto(f"{server}/#model/plant")
+    wait(lambda: page.inner_text("#model-title") == "plant", page)
+    assert page.is_hidden("#figure-part")
+    page.click("#model-list")
+    wait(lambda: page.is_hidden("#model") and boiler in rows_of(page), page)
+    assert page.input_value("#by-model") == "plant"
+
+
+@in_browser
+def test_delete_looks_dangerous_and_enter_alone_destroys_nothing(page, server):
+    observe(server, "precious", [0.1])
+    page.goto(f"{server}/#/precious")
+    wait(lambda: position(page) == 1, page)
+    danger = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--danger')").strip()
+    wanted = tuple(int(danger[i : i + 2], 16) for i in (1, 3, 5))
+    border = page.evaluate("getComputedStyle(document.getElementById('delete')).borderTopColor")
+    assert border == f"rgb{wanted}"
+    page.click("#delete")
+    assert "cannot be restored" in page.inner_text("#ask-text")
+    assert page.evaluate("getComputedStyle(document.getElementById('ask-yes')).backgroundColor") == border
+    page.keyboard.press("Enter")
+    wait(lambda: page.is_hidden("#ask"), page)
+    assert json.load(request(server, "/sessions/precious"))["position"] == 1
+
+
+@in_browser
+def test_an_empty_server_shows_the_command_for_this_address(browser, guarded):
+    server, tokens = guarded
+    with opened(browser, server, tokens["southern"]) as page:
+        command = wait(lambda: page.is_visible("#first") and page.inner_text("#first"), page)
+        assert command.startswith(f"curl -s '{server}/sessions/sine-1/observations'")
+        assert tokens["southern"] not in command
+
+
+@in_browser
+def test_a_wrong_key_is_said_once_and_not_sent_again(browser, guarded):
+    server, tokens = guarded
+    with opened(browser, server, has_clock=True) as page:
+        assert page.inner_text("#ask-text") == "This server needs an API key."
+        page.fill("#ask-input", "ck_wrong")
+        page.click("#ask-yes")
+        wait(lambda: page.inner_text("#ask-text") == "The server does not know this key.", page)
+        page.click("#ask-no")
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(request.url))
+        page.on("websocket", lambda socket: sent.append(socket.url))
+        page.goto(f"{server}/#/pump-7")
+        page.clock.run_for(30_000)  # the list, the models and the watch are due many times
+        wait(lambda: page.inner_text("#link") == "the server refuses this key", page)
+        assert page.is_hidden("#ask")
+        assert [url for url in sent if "/dashboard/" not in url] == []
+        page.click("#use-key")
+        page.fill("#ask-input", tokens["streamer"])
+        page.click("#ask-yes")
+        page.wait_for_selector("#try-model option", state="attached")
+        wait(lambda: page.inner_text("#link") == "live", page)
+
+
+@in_browser
+def test_an_admin_chooses_the_tenant_whose_sessions_are_shown(browser, guarded):
+    server, tokens = guarded
+    body = json.dumps({"observations": [0.1, 0.2]}).encode()
+    headers = {"authorization": f"Bearer {tokens['streamer']}"}
+    call = urllib.request.Request(f"{server}/sessions/pump-1/observations", body, headers, method="POST")
+    urllib.request.urlopen(call, timeout=30).close()
+    with opened(browser, server, tokens["streamer"]) as page:
+        wait(lambda: "pump-1" in rows_of(page), page)
+        assert page.is_hidden("#tenant-label")
+        assert page.goto(f"{server}/#model/sine") is None
+        wait(lambda: page.inner_text("#model-title") == "sine", page)
+        assert page.is_hidden("#reload"), "only an admin may load a model again"
+    with opened(browser, server, tokens["admin"]) as page:
+        wait(lambda: page.is_visible("#tenant option") or page.is_visible("#tenant"), page)
+        assert rows_of(page) == []
+        page.select_option("#tenant", "*")
+        wait(lambda: "north/pump-1" in rows_of(page), page)
+        page.click("#rows >> text=north/pump-1")
+        wait(lambda: page.inner_text("#detail-title") == "pump-1" and position(page) == 2, page)
+        assert page.input_value("#tenant") == "north"
+        wait(lambda: page.inner_text("#link") == "live", page)  # the socket is the tenant's, too
+
+
+@in_browser
+def test_on_a_telephone_the_chart_comes_into_view_when_a_session_is_chosen(page, server, boiler):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.fill("#search", boiler)
+    wait(lambda: rows_of(page) == [boiler], page)
+    page.locator("#rows a").scroll_into_view_if_needed()
+    page.click("#rows a")
+    wait(lambda: in_colour(page, "--predicted") > 20, page)
+    inside = """() => {
+        const { top, bottom } = document.querySelector("#chart canvas").getBoundingClientRect();
+        return top >= 0 && bottom <= innerHeight;
+    }"""
+    wait(lambda: page.evaluate(inside), page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_the_figure_of_a_training_needs_the_rights_of_its_model_and_never_leaves_the_folder(guarded):
+    server, tokens = guarded
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        request(server, "/models/sine/figure")
+    with request(server, "/models/sine/figure", tokens["streamer"]) as answer:
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
+    for name in ("none", "..%2Fsine", "..", "sine%2F..%2Fsine"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            request(server, f"/models/{name}/figure", tokens["streamer"])
+
+
+@pytest.mark.parametrize("kind", ["absent", "link", "folder", "text", "pipe", "large"])
+def test_only_a_png_in_the_folder_itself_is_a_figure(tmp_path, kind):
+    figure = tmp_path / "figure.png"
+    png = model_library.PNG_SIGNATURE + zlib.compress(struct.pack(">I", 1))
+    outside = tmp_path / "outside"
+    outside.write_bytes(png)
+    make = {
+        "absent": lambda: None,
+        "link": lambda: figure.symlink_to(outside),
+        "folder": figure.mkdir,
+        "text": lambda: figure.write_text("secret"),
+        "pipe": lambda: os.mkfifo(figure),
+        "large": lambda: figure.write_bytes(png + bytes(model_library.MAX_FIGURE_BYTES)),
+    }
+    make[kind]()
+    assert model_library._read_png(figure) is None
+    assert model_library._read_png(outside) == png
+
+
+def test_errors_of_a_session_are_those_of_each_target(server, boiler):
+    errors = json.load(request(server, f"/sessions/{boiler}"))["errors"]
+    assert len(errors["by_target"]) == 2
+    assert errors["mse"] == pytest.approx(np.mean([target["mse"] for target in errors["by_target"]]))
