@@ -34,7 +34,6 @@ from models.training.simulation import (
     free_forecasts,
     simulate,
     unscaled_observations,
-    with_horizons_prior,
 )
 from models.training.training import Epoch, Training
 
@@ -42,8 +41,10 @@ PERSISTENCE, SEASONAL, LINEAR = "persistence", "seasonal naive", "online AR"
 DEFAULT, DRIFTS, DIRECT = "default", "drifting", "drifting with horizons"
 RECIPES = {DRIFTS: DRIFTING, DEFAULT: Recipe()}  # the one that matters more is trained first
 STEPS = 24  # of the forecasts that are compared where no season is found
-FEWEST_ORIGINS, MOST_ORIGINS = 16, 200  # of those forecasts
-MOST_VALUES = 30_000  # rows times columns that the linear map learns from: seconds
+FEWEST_ORIGINS, MOST_ORIGINS = 16, 100  # of those forecasts
+MOST_ROWS = 1000  # of the validation part that are predicted
+MOST_BEFORE = 2000  # rows that a session or the linear map observes before them
+MOST_VALUES = 30_000  # rows times columns that are predicted, and as many before them: seconds
 SHARE = 2 / 3  # of the time, for the recipe for streams that drift; the default one has what is left
 SMALLEST = 1e-12  # of an error whose logarithm is taken
 
@@ -77,6 +78,11 @@ class Judged:
     starts: Ints
     steps: int
     season: int | None
+
+    @property
+    def first(self) -> int:
+        """The first row that what learns on the way observes."""
+        return max(self.rows.start - MOST_BEFORE, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,9 +214,9 @@ def can_be_judged(dataset: Dataset) -> bool:
 
 
 def what_is_judged(dataset: Dataset) -> Judged:
-    """The rows of the validation part, as many as the linear map can follow, and forecasts in it."""
+    """The last rows of the validation part, and forecasts in it."""
     validation = dataset.split.validation_rows
-    most = MOST_VALUES // (2 * len(dataset.targets))
+    most = min(MOST_ROWS, MOST_VALUES // len(dataset.targets))
     rows = range(max(validation.start, validation.stop - most, 1), validation.stop)
     season = find_season(_filled(dataset)[: dataset.split.train])
     steps = season if season is not None and 1 < season <= MAX_HORIZON else STEPS
@@ -222,17 +228,17 @@ def what_is_judged(dataset: Dataset) -> Judged:
 
 @DIVERGENCE_ALLOWED
 def network_errors(training: Training, recipe: Recipe, judged: Judged) -> tuple[float, ...]:
-    """The errors of one session of a trained network that observes every row from row 0 on."""
+    """The errors of one session of a trained network that begins some rows before those."""
     dataset = training.dataset
-    artifact = build_artifact(training.best_network(), dataset, recipe)
-    if recipe.learning.forecasts_directly:
-        artifact = with_horizons_prior(artifact, dataset)
-    forecaster, observations = Forecaster(artifact), unscaled_observations(dataset)
-    predictions = simulate(forecaster, observations, judged.rows).predictions
+    forecaster = Forecaster(build_artifact(training.best_network(), dataset, recipe))
+    first = judged.first
+    observations = unscaled_observations(dataset)[first:]
+    rows = range(judged.rows.start - first, judged.rows.stop - first)
+    predictions = simulate(forecaster, observations, rows).predictions
     one = dataset.target_scaling.scale(predictions.astype(np.float64))
     if not len(judged.starts):
         return _mean_squares(dataset, judged, one, None)
-    forecasts = free_forecasts(forecaster, dataset, observations, judged.starts, judged.steps)
+    forecasts = free_forecasts(forecaster, dataset, observations, judged.starts - first, judged.steps)
     return _mean_squares(dataset, judged, one, forecasts)
 
 
@@ -243,7 +249,7 @@ def baseline_errors(dataset: Dataset, judged: Judged) -> dict[str, tuple[float, 
     if season is not None and season <= judged.rows.start:
         ahead = np.arange(steps) % season - season + 1
         methods[SEASONAL] = lambda row: known[row + ahead]
-    first = max(0, judged.rows.stop - MOST_VALUES // known.shape[1])
+    first = judged.first
     linear = DirectLinear(known[first : judged.rows.stop], steps, AR_LAGS, shared=False)
     for row in range(judged.rows.start - 1 - first):
         linear(row)
