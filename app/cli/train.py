@@ -84,6 +84,7 @@ def train(
         typer.Option(
             metavar="X",
             min=0,
+            max=100_000,
             help="For the training of several recipes, of which the best is kept. "
             "Without an option of a recipe. [default: 2]",
             show_default=False,

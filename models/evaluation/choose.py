@@ -164,7 +164,7 @@ def choose(
     dataset
         One that can be judged, see `can_be_judged`.
     seconds
-        For all trainings together. Each of them has one epoch at least.
+        For all trainings together, without the comparison. Each of them has one epoch at least.
     display
         Makes what shows a training.
     clock
@@ -179,17 +179,18 @@ def choose(
     """
     judged = what_is_judged(dataset)
     trainings = _trainings(dataset, device)
-    end = clock() + seconds
     tried: dict[str, tuple[Training, Recipe]] = {}
     errors: dict[str, tuple[float, ...]] = {}
     diverged: list[str] = []
     for name, training in trainings.items():
-        left = max(end - clock(), 0)
+        start, share = clock(), SHARE if name == DRIFTS else 1
         try:
-            _train(training, left * SHARE if name == DRIFTS and len(trainings) > 1 else left, display, clock)
+            _train(training, seconds * share, display, clock)
         except TrainingDiverged:
             diverged.append(name)
             continue
+        finally:
+            seconds = max(seconds - (clock() - start), 0)
         for of_sessions, recipe in _recipes(name, training, judged).items():
             tried[of_sessions] = training, recipe
             errors[of_sessions] = network_errors(training, recipe, judged)
