@@ -10,6 +10,7 @@ from typing_extensions import TypeAliasType
 from app.codec.limits import MAX_MODEL_NAME, SESSION_ID
 from app.session.notes import MAX_CLEAR_AFTER
 from app.session.state_file import MAX_TTL_SECONDS
+from models.artifact.learning import MAX_LEVELS
 
 At = Annotated[
     int | None,
@@ -342,6 +343,10 @@ class ForecastAnswer(BaseModel):
     forecast: ForecastNumbers
     lower: Numbers | None = None
     upper: Numbers | None = None
+    quantiles: dict[str, Numbers] | None = Field(
+        None,
+        description="With `levels`: the ends of each interval, by the quantile, such as 0.05 and 0.95.",
+    )
     times: list[str] | None = Field(
         None, description="The time of each step; absent of a session without timestamps."
     )
@@ -385,6 +390,11 @@ class ForecastRequest(RequestBody):
 
     steps: int = Field(ge=1, description="Length of the forecast.")
     level: Level = None
+    levels: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=list,
+        max_length=MAX_LEVELS,
+        description="Add `quantiles`: the ends of intervals of these levels, which the session must keep.",
+    )
     future: Future = None
     flat: bool = Field(False, description="Answer a model of one feature as a flat list.")
 

@@ -14,6 +14,7 @@ import typer
 from app.cli import options, recipe_options
 from models.errors import TrainingDiverged
 
+DEFAULT_MINUTES = 2.0
 REMEDIES = "try a smaller --learning-rate, more --epochs or more rows"
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from models.data.dataset import Dataset
     from models.data.series import Series
     from models.data.tables.options import TableOptions
+    from models.evaluation.choose import Choice
     from models.evaluation.verdict import Verdict
     from models.training.recipe import Recipe
     from models.training.training import Training
@@ -77,6 +79,17 @@ def train(
     ] = None,
     split: options.Split = None,
     gaps: options.Gaps = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0,
+            max=100_000,
+            help="For the training of several recipes, of which the best is kept. "
+            "Without an option of a recipe. [default: 2]",
+            show_default=False,
+        ),
+    ] = None,
     recipe: recipe_options.NamedRecipe = None,
     hidden: recipe_options.Hidden = None,
     layers: recipe_options.Layers = None,
@@ -121,42 +134,49 @@ def train(
 ) -> None:
     """Train a network, and write its artifact, metrics.json and figure.png.
 
+    Without an option of a recipe, several recipes are tried, and the best on the validation part is kept.
+
     For example: carryover train readings.csv --out artifacts/pump --columns flow,pressure
     """
-    chosen = recipe_options.build_recipe(
-        recipe,
-        hidden_size=hidden,
-        num_layers=layers,
-        cell=cell,
-        head=options.parse_sizes(head, "--head"),
-        predicts=predicts,
-        epochs=epochs,
-        patience=patience,
-        streams=streams,
-        piece=piece,
-        judge_every=judge_every,
-        shuffled=shuffled,
-        drift=drift,
-        dropout=dropout,
-        weight_decay=weight_decay,
-        closed_loop=closed_loop,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        clip=clip,
-        scaled=scaled,
-        seed=seed,
-    )
-    chosen = recipe_options.with_learning(
-        chosen,
-        readout=readout,
-        inputs=readout_inputs,
-        rank=rank,
-        forgetting=forgetting,
-        prior=prior,
-        levels=options.parse_numbers(levels, "--levels"),
-        horizons=options.parse_sizes(horizons, "--horizons"),
-        season=season,
-    )
+    of_network = {
+        "hidden_size": hidden,
+        "num_layers": layers,
+        "cell": cell,
+        "head": options.parse_sizes(head, "--head"),
+        "predicts": predicts,
+        "epochs": epochs,
+        "patience": patience,
+        "streams": streams,
+        "piece": piece,
+        "judge_every": judge_every,
+        "shuffled": shuffled,
+        "drift": drift,
+        "dropout": dropout,
+        "weight_decay": weight_decay,
+        "closed_loop": closed_loop,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "clip": clip,
+        "scaled": scaled,
+        "seed": seed,
+    }
+    of_sessions = {
+        "readout": readout,
+        "inputs": readout_inputs,
+        "rank": rank,
+        "forgetting": forgetting,
+        "prior": prior,
+        "levels": options.parse_numbers(levels, "--levels"),
+        "horizons": options.parse_sizes(horizons, "--horizons"),
+        "season": season,
+    }
+    chosen = recipe_options.with_learning(recipe_options.build_recipe(recipe, **of_network), **of_sessions)
+    given = (recipe, checkpoint, *of_network.values(), *of_sessions.values())
+    one_training = resume or any(value is not None for value in given)
+    if minutes is not None and one_training:
+        raise typer.BadParameter(
+            "is for a choice among recipes, so it goes without their options", param_hint="--minutes"
+        )
     if split is None and recipe is recipe_options.RecipeName.textbook:
         split = "1,0,0"
     names = InputNames(
@@ -181,17 +201,21 @@ def train(
     dataset = _dataset(series, names, split, chosen.scaled)
     if horizons and season is None:
         chosen = recipe_options.with_learning(chosen, season=_season(dataset))
+    from models.evaluation.choose import can_be_judged
+
     _set_device(device, threads)
     checkpoint = checkpoint or _default_checkpoint(out)
     _check_out(out, options.artifact_name(name, out), checkpoint)
-    training = _training(dataset, chosen, device, checkpoint, resume)
-    seconds = _run(
-        training,
-        checkpoint,
-        lines=recipe is recipe_options.RecipeName.textbook,
-        quiet=as_json,
-    )
-    verdict = _finish(training, options.artifact_name(name, out), data, seconds, out, as_json)
+    start = time.monotonic()
+    choice = None
+    if not one_training and can_be_judged(dataset):
+        choice = _choose(dataset, DEFAULT_MINUTES if minutes is None else minutes, device, as_json)
+        training = choice.training
+    else:
+        training = _training(dataset, chosen, device, checkpoint, resume)
+        _run(training, checkpoint, lines=recipe is recipe_options.RecipeName.textbook, quiet=as_json)
+    seconds = time.monotonic() - start
+    verdict = _finish(training, options.artifact_name(name, out), data, seconds, out, as_json, choice)
     checkpoint.unlink(missing_ok=True)
     if verdict.failed:
         raise TrainingDiverged(f"the network in {out} is far worse than the simplest predictions")
@@ -283,11 +307,36 @@ def _training(dataset: Dataset, recipe: Recipe, device: Device, checkpoint: Path
     return training
 
 
-def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> float:
+def _choose(dataset: Dataset, minutes: float, device: Device, as_json: bool) -> Choice:
+    """Try some recipes, and say which one is kept and why."""
+    from app.cli.training_progress import ProgressBar, SilentProgress
+    from models.evaluation.choose import choose
+
+    choice = choose(
+        dataset,
+        60 * minutes,
+        lambda training: SilentProgress() if as_json else ProgressBar(training),
+        device.value,
+    )
+    for line in choice.lines():
+        print(line, file=sys.stderr if as_json else sys.stdout)
+    if choice.warning:
+        _warn(choice.warning, as_json)
+    return choice
+
+
+def _warn(text: str, as_json: bool) -> None:
+    """Print a warning, in red on a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=as_json, soft_wrap=True, highlight=False, markup=False)
+    console.print(text, style="bold red")
+
+
+def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> None:
     from app.cli.training_progress import EpochLines, ProgressBar, SilentProgress
     from models.training.checkpoint import save_checkpoint
 
-    start = time.monotonic()
     with SilentProgress() if quiet else EpochLines() if lines else ProgressBar(training) as display:
         try:
             for epoch in training.run():
@@ -299,25 +348,39 @@ def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> floa
             raise
     if training.diverged is not None:
         print(f"{training.diverged}. Kept: the best weights before it", file=sys.stderr)
-    return time.monotonic() - start
 
 
-def _finish(training: Training, name: str, source: str, seconds: float, out: Path, as_json: bool) -> Verdict:
+def _finish(
+    training: Training,
+    name: str,
+    source: str,
+    seconds: float,
+    out: Path,
+    as_json: bool,
+    choice: Choice | None,
+) -> Verdict:
     from models.evaluation.report import write_report
     from models.evaluation.verdict import judge
 
-    artifact = write_report(training, name, source if source == "sine" else Path(source).name, seconds, out)
+    artifact = write_report(
+        training,
+        name,
+        source if source == "sine" else Path(source).name,
+        seconds,
+        out,
+        None if choice is None else choice.as_dict(),
+    )
     verdict = judge(artifact.metrics)
     if verdict.warning:
-        print(f"{verdict.warning}; {REMEDIES}", file=sys.stderr if as_json else sys.stdout)
+        _warn(f"{verdict.warning}; {REMEDIES}", as_json)
     if as_json:
         print((out / "metrics.json").read_text(encoding="utf-8"), end="")
     else:
-        _print_summary(training, artifact, seconds, out)
+        _print_summary(training, artifact, seconds, out, verdict.failed)
     return verdict
 
 
-def _print_summary(training: Training, artifact: Artifact, seconds: float, out: Path) -> None:
+def _print_summary(training: Training, artifact: Artifact, seconds: float, out: Path, failed: bool) -> None:
     one_step, free = artifact.metrics["one_step"], artifact.metrics.get("free_run")
     served = artifact.metrics.get("served")
     print(
@@ -337,7 +400,8 @@ def _print_summary(training: Training, artifact: Artifact, seconds: float, out: 
     if free:
         errors = ", ".join(f"{target} {_measure(rmse)}" for target, rmse in free["rmse"].items())
         print(f"free-running {free['steps']} steps after {free['warmup']} observations, RMSE: {errors}")
-    print(f"see {out / 'figure.png'}; serve it: carryover serve --models {out}")
+    serving = "" if failed else f"; serve it: carryover serve --models {out}"
+    print(f"see {out / 'figure.png'}{serving}")
 
 
 def _measure(value: float | None, digits: str = ".3g") -> str:

@@ -37,6 +37,7 @@ class ProgressBar(SilentProgress):
     """Shows the number of epochs, loss, validation error and speed, on stderr."""
 
     def __init__(self, training: Training) -> None:
+        self.training = training
         self.steps = math.prod(training.truth.shape[:2])
         self.progress = Progress(
             MofNCompleteColumn(),
@@ -62,4 +63,5 @@ class ProgressBar(SilentProgress):
         if epoch.validation is not None:
             text += f"  validation {epoch.validation:.2e}"
         speed = self.progress.tasks[0].speed or 0.0
-        self.progress.update(self.task, advance=1, description=f"{text}  {speed * self.steps:,.0f} steps/s")
+        description = f"{text}  {speed * self.steps:,.0f} steps/s"
+        self.progress.update(self.task, advance=1, total=self.training.recipe.epochs, description=description)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from app.jobs.answers import ChunkAnswer, SessionHistory, SessionView, epoch_token
+from app.jobs.answers import QUANTILE, ChunkAnswer, SessionHistory, SessionView, epoch_token
 from app.session.names import id_of
 from app.session.notes import labels_by_name
 from models.adaptation.learner import ErrorStatistics
@@ -42,7 +42,10 @@ def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
     if "predictions" in answer.answer:
         payload["replayed"] = answer.replayed
     for name, numbers in answer.answer.items():
-        if len(answer.ports) > 1 and name in BY_PORT:
+        if name.startswith(QUANTILE):
+            quantiles = payload.setdefault("quantiles", {})
+            quantiles[name.removeprefix(QUANTILE)] = output_array(name, numbers, flat)
+        elif len(answer.ports) > 1 and name in BY_PORT:
             payload[BY_PORT[name]] = by_port(numbers, answer.ports)
         else:
             payload[name] = output_array(name, numbers, flat)

@@ -258,6 +258,8 @@ def _begin_forecast(job: Forecast, slab: Slab, row: int) -> Progress:
         )
     if job.level is not None:
         check_intervals(job.level, slab.forecaster)
+    for level in job.levels:
+        check_intervals(level, slab.forecaster, "levels")
     carry = slab.carries[row].copy()
     inputs = future_inputs(slab.forecaster, slab.forecaster.layout.clock(carry), job.steps, job.future)
     return Progress(carry, forecast_carry=carry, future_inputs=inputs)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from app.engine.inputs import level_index
+from app.jobs.answers import QUANTILE
 from app.jobs.options import ChunkOptions
 from app.session.rows import Answer
 from models.arrays import Floats
 from models.forecaster import Forecaster, StepResult
 
 NO_OPTIONS = ChunkOptions()
+DIGITS = 9  # of a quantile: without the rounding errors of 1 - level
 
 
 def extra_outputs(
@@ -47,6 +51,24 @@ def forecast_interval(
         return ()
     widths = forecaster.forecast_widths(carry[None], len(forecast))[0, :, level_index(level, forecaster)]
     return forecast - widths, forecast + widths
+
+
+def forecast_quantiles(
+    levels: Sequence[float], carry: Floats, forecast: Floats, forecaster: Forecaster
+) -> Answer:
+    """Both ends of the intervals of these levels around a forecast from `carry`, by the quantile, ascending.
+
+    Each is [steps, outputs]. The interval of level 0.9 is from the quantile 0.05 to 0.95.
+    """
+    if not levels:
+        return {}
+    widths = forecaster.forecast_widths(carry[None], len(forecast))[0]  # [steps, levels, outputs]
+    ends: dict[float, Floats] = {}
+    for level in levels:
+        half = widths[:, level_index(level, forecaster)]
+        ends[round((1 - level) / 2, DIGITS)] = forecast - half
+        ends[round((1 + level) / 2, DIGITS)] = forecast + half
+    return {f"{QUANTILE}{quantile}": ends[quantile] for quantile in sorted(ends)}
 
 
 def session_level(carry: Floats, forecaster: Forecaster) -> float | None:

@@ -54,12 +54,13 @@ def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
         _check_gaps(job.observations, forecaster)
 
 
-def check_intervals(level: float | None, forecaster: Forecaster) -> None:
+def check_intervals(level: float | None, forecaster: Forecaster, field: str = "level") -> None:
     """Refuse intervals or scores that sessions of this forecaster do not keep.
 
     Parameters
     ----------
     level : level of the intervals; None for scores alone
+    field : of the request, which has the level
 
     Raises
     ------
@@ -69,11 +70,11 @@ def check_intervals(level: float | None, forecaster: Forecaster) -> None:
         raise Unprocessable(
             "the session keeps neither intervals nor scores: its model does not, and it was not created with "
             '{"learning": {"intervals": true}}',
-            field="score" if level is None else "level",
+            field="score" if level is None else field,
         )
     if level is not None and level not in forecaster.learning.levels:
         known = ", ".join(map(str, forecaster.learning.levels))
-        raise Unprocessable(f"the session keeps intervals of {known}, not {level:g}", field="level")
+        raise Unprocessable(f"the session keeps intervals of {known}, not {level:g}", field=field)
 
 
 def impossible_error(forecaster: Forecaster, observations: Numbers) -> Unprocessable:

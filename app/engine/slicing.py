@@ -14,7 +14,7 @@ import numpy as np
 from app.engine import exactly_once
 from app.engine.alerting import find_alerts
 from app.engine.batch import Batch, FinishedChunk, advance_rows
-from app.engine.extra_outputs import extra_outputs, forecast_interval
+from app.engine.extra_outputs import extra_outputs, forecast_interval, forecast_quantiles
 from app.engine.inputs import advance_clock, clock_after, future_inputs, impossible_error
 from app.engine.observing import observed_by_finished
 from app.engine.times import forecast_times, times_of_chunk, with_times
@@ -132,6 +132,7 @@ def _answer_forecast(slab: Slab, row: int, job: Forecast, progress: Progress, ba
     outputs = {"forecast": np.concatenate(progress.forecast)}
     ends = forecast_interval(job.level, progress.carry, outputs["forecast"], slab.forecaster)
     outputs |= zip(("lower", "upper"), ends, strict=False)
+    outputs |= forecast_quantiles(job.levels, progress.carry, outputs["forecast"], slab.forecaster)
     clock = slab.forecaster.layout.clock(progress.carry)
     if clock is not None:
         outputs["times"] = forecast_times(slab.forecaster, clock, len(outputs["forecast"]))

@@ -264,14 +264,16 @@ class AdvanceMany:
 class Forecast(_OneSession):
     """Forecast from a copy of the carry. Answered by `ChunkAnswer` without predictions; the session stays.
 
-    level : of the intervals that are answered beside it
+    level : of the interval that is answered beside it
     future : [steps, inputs known ahead], own units
+    levels : of the intervals whose ends are answered as quantiles
     """
 
     session: str
     steps: int
     level: float | None = None
     future: Numbers | None = None
+    levels: Sequence[float] = ()
     reply: Reply = discard_answer
     progress: Progress | None = None
     client: Client | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
@@ -267,6 +267,7 @@ class AsyncSession:
         steps: int,
         *,
         level: float | None = None,
+        levels: Sequence[float] = (),
         future: Any = None,
         columns: Mapping[str, str] | None = None,
     ) -> Forecast:
@@ -275,7 +276,7 @@ class AsyncSession:
         rows = await service._run(
             plans.to_future(future, self._cursor, service._models, service._retry, columns)
         )
-        return await service._run(plans.forecast(self._cursor, steps, level, rows, service._retry))
+        return await service._run(plans.forecast(self._cursor, steps, level, levels, rows, service._retry))
 
     async def history(
         self, last: int | None = None, *, start: int | None = None, limit: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carryover import wire
@@ -137,7 +137,12 @@ def delete(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
 
 
 def forecast(
-    cursor: Cursor, steps: int, level: float | None, rows: Chunk | None, retry: RetryPolicy
+    cursor: Cursor,
+    steps: int,
+    level: float | None,
+    levels: Sequence[float],
+    rows: Chunk | None,
+    retry: RetryPolicy,
 ) -> Plan[Forecast]:
     """Forecast from a copy of the carry. The session does not change.
 
@@ -145,7 +150,7 @@ def forecast(
     ----------
     rows : the columns that are known ahead
     """
-    reply = yield from send(wire.forecast(cursor, steps, level, rows), retry)
+    reply = yield from send(wire.forecast(cursor, steps, level, levels, rows), retry)
     return wire.parse_forecast(wire.reply_object(reply))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -361,6 +361,7 @@ class Session:
         steps: int,
         *,
         level: float | None = None,
+        levels: Sequence[float] = (),
         future: Any = None,
         columns: Mapping[str, str] | None = None,
     ) -> Forecast:
@@ -369,12 +370,13 @@ class Session:
         Parameters
         ----------
         level : coverage of an interval around the forecast
+        levels : coverages of several, whose ends are in `quantiles`
         future : [steps, known inputs] or a table, the values of inputs that are known in advance
         columns : as for `advance`, of the table
         """
         service = self.service
         rows = service._run(plans.to_future(future, self._cursor, service._models, service._retry, columns))
-        return service._run(plans.forecast(self._cursor, steps, level, rows, service._retry))
+        return service._run(plans.forecast(self._cursor, steps, level, levels, rows, service._retry))
 
     def history(
         self, last: int | None = None, *, start: int | None = None, limit: int | None = None

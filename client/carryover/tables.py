@@ -74,6 +74,12 @@ def with_intervals(
     return columns
 
 
+def quantile_suffix(quantile: float) -> str:
+    """How a column of this quantile ends: -lo-90 for 0.05, -hi-90 for 0.95."""
+    percent = f"{round(abs(100 - 200 * quantile), 6):g}"
+    return f"-{'lo' if quantile < 0.5 else 'hi'}-{percent}"
+
+
 def parse_times(texts: Iterable[str | None] | None) -> list[datetime | None] | None:
     """Times in RFC 3339; None where they are not known."""
     return None if texts is None else [None if text is None else parse_time(text) for text in texts]

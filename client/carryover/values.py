@@ -17,6 +17,7 @@ from carryover.tables import (
     output_columns,
     parse_time,
     parse_times,
+    quantile_suffix,
     table_html,
     with_intervals,
 )
@@ -256,9 +257,10 @@ class Forecast:
     values : [steps] or [steps, outputs]; an array if NumPy is installed
     lower, upper : shaped as values, the interval around them; None without a `level`
     times : [steps], the time of each step; None of a session without timestamps
+    quantiles : by name, such as "0.05" and "0.95", shaped as values; empty without `levels`
     """
 
-    __slots__ = ("lower", "model", "position", "session", "times", "upper", "values")
+    __slots__ = ("lower", "model", "position", "quantiles", "session", "times", "upper", "values")
 
     def __init__(
         self,
@@ -269,10 +271,12 @@ class Forecast:
         lower: Any = None,
         upper: Any = None,
         times: list[datetime | None] | None = None,
+        quantiles: Mapping[str, Any] | None = None,
     ) -> None:
         self.session = session
         self.model = model
         self.position = position
+        self.quantiles = quantiles or {}
         self.values = values
         self.lower = lower
         self.upper = upper
@@ -284,7 +288,10 @@ class Forecast:
         return len(self.values)
 
     def to_frame(self, library: str = "pandas") -> Any:
-        """Return the forecast as a DataFrame, with its interval if it has one.
+        """Return the forecast as a DataFrame, with its intervals if it has any.
+
+        The ends of the interval of each of the `levels` are columns such as `forecast-lo-90` and
+        `forecast-hi-90`.
 
         Its index is the time of each step, or the position if the session has no timestamps.
 
@@ -300,7 +307,10 @@ class Forecast:
         return table_html(title, index, name, self._columns())
 
     def _columns(self) -> dict[str, list[Any]]:
-        return with_intervals(self.values, self.lower, self.upper, None, "forecast")
+        columns = with_intervals(self.values, self.lower, self.upper, None, "forecast")
+        for name, ends in self.quantiles.items():
+            columns |= output_columns(ends, None, "forecast", quantile_suffix(float(name)))
+        return columns
 
     def _index(self) -> tuple[Any, str]:
         if self.times is not None:

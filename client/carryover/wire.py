@@ -154,11 +154,15 @@ def load(cursor: Cursor, state: bytes) -> Request:
     return Request("PUT", f"{cursor.path}/state", state, kind=STATE)
 
 
-def forecast(cursor: Cursor, steps: int, level: float | None, future: Chunk | None) -> Request:
-    """`GET /sessions/{id}/forecast`, or `POST` with known future inputs."""
-    if future is not None:
-        rows = f'{{"steps":{steps},"flat":true,"future":{future.text()}'
-        body = rows + ("}" if level is None else f',"level":{level}}}')
+def forecast(
+    cursor: Cursor, steps: int, level: float | None, levels: Sequence[float], future: Chunk | None
+) -> Request:
+    """`GET /sessions/{id}/forecast`, or `POST` with known future inputs or several levels."""
+    if future is not None or levels:
+        body = f'{{"steps":{steps},"flat":true'
+        body += f',"future":{future.text()}' if future is not None else ""
+        body += f',"levels":{json.dumps([float(level) for level in levels])}' if levels else ""
+        body += "}" if level is None else f',"level":{level}}}'
         return Request("POST", f"{cursor.path}/forecast", body.encode())
     query: dict[str, str | int | float] = {"steps": steps, "flat": "true"}
     return Request(
@@ -282,8 +286,11 @@ def parse_forecast(fields: Mapping[str, Any]) -> Forecast:
         None if fields.get(name) is None else match_kind(fields[name], None)
         for name in ("forecast", "lower", "upper")
     )
+    quantiles = {name: match_kind(ends, None) for name, ends in fields.get("quantiles", {}).items()}
     times = parse_times(fields.get("times"))
-    return Forecast(fields["session"], fields["model"], fields["position"], values, lower, upper, times)
+    return Forecast(
+        fields["session"], fields["model"], fields["position"], values, lower, upper, times, quantiles
+    )
 
 
 def parse_history(fields: Mapping[str, Any]) -> History:

@@ -93,11 +93,13 @@ class Learning:
         _check(ascending and all(0 < _number(level) < 1 for level in self.levels),
                "levels must ascend, each between 0 and 1")  # fmt: skip
         widths = [width for row in self.spread for width in row]
-        _check(all(0 < _number(width) < 1e6 for width in widths), "spread must be above 0")
+        _check(all(0 < _number(width) < 1e6 for width in widths), "spread must be above 0 and below 1e6")
         _check(
             not self.spread or len(self.spread) == len(self.levels), "spread must have a row for each level"
         )
-        _check(all(1 <= _number(ratio) < 1e6 for ratio in self.growth), "growth must be at least 1")
+        _check(
+            all(1 <= _number(ratio) < 1e6 for ratio in self.growth), "growth must be at least 1 and below 1e6"
+        )
         _check(_is_count(self.season, MAX_SEASON), f"season must be a whole number from 1 to {MAX_SEASON}")
         _check(len(self.horizons) <= MAX_HORIZONS, f"at most {MAX_HORIZONS} horizons")
         counts = all(_is_count(horizon, MAX_HORIZON) for horizon in self.horizons)

@@ -1,6 +1,7 @@
 """The results of a finished training: artifact, metrics.json, figure.png."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,14 @@ from models.training.training import Training
 WARMUP, STEPS = 50, 200
 
 
-def write_report(training: Training, name: str, source: str, seconds: float, folder: Path) -> Artifact:
+def write_report(
+    training: Training,
+    name: str,
+    source: str,
+    seconds: float,
+    folder: Path,
+    choice: Mapping[str, Any] | None = None,
+) -> Artifact:
     """Measure the trained network, then write everything into the folder.
 
     What could not be measured, because nothing was observed or an error is infinite, is None in the metrics.
@@ -43,6 +51,8 @@ def write_report(training: Training, name: str, source: str, seconds: float, fol
         Where the data came from, as the metrics record it.
     seconds
         That the training took.
+    choice
+        What else was tried, where the recipe was chosen by its errors; the metrics have it.
     """
     network, dataset = training.best_network(), training.dataset
     run = last_free_run(network, dataset)
@@ -56,6 +66,8 @@ def write_report(training: Training, name: str, source: str, seconds: float, fol
         "recipe": training.recipe.as_dict(),
         "epochs": len(training.history),
     }
+    if choice is not None:
+        metrics["choice"] = dict(choice)
     if training.diverged is not None:
         metrics["diverged"] = training.diverged
     if served is not None:

@@ -219,23 +219,37 @@ def _growth(
     starts = np.arange(rows.start, rows.stop - longest + 1, max(1, (len(rows) - longest) // 100))
     if forecaster.missing or len(starts) < FEWEST_RUNS:
         return ()
-    forecast_rows = starts[:, None] + np.arange(longest)  # [runs, steps]
-    ahead = (
-        observations[forecast_rows][..., forecaster.future_inputs].astype(np.float32)
-        if forecaster.future_inputs
-        else None
-    )
-    forecast, _ = forecaster.roll_out(_carries(forecaster, observations, starts), longest, ahead)
-    errors = (
-        dataset.target_scaling.scale(forecast.astype(np.float64))
-        - dataset.truth.double().numpy()[forecast_rows]
-    )
+    forecasts = free_forecasts(forecaster, dataset, observations, starts, longest)
+    errors = forecasts - dataset.truth.double().numpy()[starts[:, None] + np.arange(longest)]
     at = 2 ** np.arange(count) - 1
     sizes = np.sqrt(mean_observed(np.square(errors[:, at]), axis=0)) + 1e-9  # [horizons, outputs]
     ratios = np.exp(np.log(sizes / sizes[0]).mean(axis=1))
     if not np.isfinite(ratios).all():
         return ()
     return tuple(float(f"{ratio:.4g}") for ratio in np.minimum(np.maximum.accumulate(ratios), LARGEST))
+
+
+def free_forecasts(
+    forecaster: Forecaster, dataset: Dataset, observations: Doubles, starts: Ints, steps: int
+) -> Doubles:
+    """What one session, which observes every row from row 0 on, forecasts before each of these rows.
+
+    Parameters
+    ----------
+    observations
+        [rows, inputs] in the data's own units.
+    starts
+        Ascending, the first row of each forecast.
+
+    Returns
+    -------
+    [starts, steps, outputs], scaled.
+    """
+    rows = starts[:, None] + np.arange(steps)
+    known = forecaster.future_inputs
+    ahead = observations[rows][..., known].astype(np.float32) if known else None
+    forecast, _ = forecaster.roll_out(_carries(forecaster, observations, starts), steps, ahead)
+    return dataset.target_scaling.scale(forecast.astype(np.float64))
 
 
 def _carries(forecaster: Forecaster, observations: Doubles, starts: Ints) -> Floats:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import torch
 
 from app.cli import run
 from models.artifact.files import load
+from models.artifact.learning import Learning
 from models.nets.architecture import Architecture
 from models.training.checkpoint import save_checkpoint
+from models.training.recipe import Recipe
 from tests.helpers.paths import ROOT
 
 torch.set_num_threads(1)
@@ -359,6 +362,49 @@ def test_the_error_for_an_empty_cell_names_row_and_column(csv, tmp_path, capsys)
     assert (status, "row 5, column 'pressure'" in line) == (2, True)
 
 
+@pytest.fixture
+def small_recipes(monkeypatch):
+    small = Recipe(hidden_size=4, epochs=2, patience=0)
+    learning = Learning(readout="rls", levels=(0.9,))
+    recipes = {"drifting": replace(small, predicts="change", learning=learning), "default": small}
+    monkeypatch.setattr("models.evaluation.choose.RECIPES", recipes)
+
+
+@pytest.mark.usefixtures("small_recipes")
+def test_without_a_recipe_several_are_tried_and_four_lines_say_what_was_kept(csv, tmp_path, capsys):
+    out = tmp_path / "pump"
+    assert run(["train", str(csv), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    starts = (
+        "compared on 30 validation rows",
+        "without a network: persistence ",
+        "networks: drifting ",
+        "kept: ",
+    )
+    assert all(line.startswith(start) for line, start in zip(text.splitlines(), starts, strict=False))
+    assert "\x1b" not in text  # colours are for terminals
+    assert "serve it: carryover serve" in text
+    kept = json.loads((out / "metrics.json").read_text())["choice"]["kept"]
+    assert f"\nkept: {kept}; " in text
+    assert run(["train", str(csv), "--out", str(out), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["choice"]["kept"] in captured.err
+
+
+@pytest.mark.usefixtures("small_recipes")
+def test_a_warning_of_the_choice_is_red_on_a_terminal(csv, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("models.evaluation.choose.Choice.warning", "no network is better")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run(["train", str(csv), "--out", str(tmp_path / "pump")]) == 0
+    assert "\x1b[1;31mno network is better\x1b[0m\n" in capsys.readouterr().out
+
+
+def test_minutes_go_without_the_options_of_a_recipe(csv, tmp_path, capsys):
+    given = ("--out", str(tmp_path / "x"), "--minutes", "1", "--epochs", "3")
+    status, line = failed(capsys, "train", str(csv), *given)
+    assert (status, "--minutes" in line) == (2, True)
+
+
 def test_a_failure_is_status_1(tmp_path, capsys):
     given = ["--learning-rate", "1e30", "--clip", "0", "--schedule", "constant"]
     status, line = failed(capsys, "train", "--json", "--out", str(tmp_path / "x"), *given)
@@ -371,6 +417,7 @@ def test_a_network_that_has_learned_nothing_is_status_1_and_says_so_in_the_first
     captured = capsys.readouterr()
     assert captured.out.startswith("worse than persistence on the test part: MSE ")
     assert "is far worse than the simplest predictions" in captured.err.splitlines()[-1]
+    assert "serve it" not in captured.out
     assert not (tmp_path / "x.checkpoint").exists()
 
 

@@ -51,6 +51,20 @@ async def test_the_frame_of_a_forecast_has_its_interval(connected):
         assert "Forecast of session a" in forecast._repr_html_()
 
 
+async def test_the_frame_of_a_forecast_has_both_ends_of_every_level(connected):
+    async with connected() as (_, call):
+        await call(lambda client: client.session("a", "adaptive").advance(series("adaptive", 50)))
+        forecast = await call(lambda client: client.session("a").forecast(3, levels=[0.8, 0.9]))
+        assert list(forecast.quantiles) == ["0.05", "0.1", "0.9", "0.95"]
+        frame = forecast.to_frame()
+        ends = ("", "-lo-90", "-lo-80", "-hi-80", "-hi-90")
+        assert frame.columns.tolist() == [f"forecast_{i}{end}" for end in ends for i in range(2)]
+        assert_array_equal(
+            frame[["forecast_0-hi-80", "forecast_1-hi-80"]].to_numpy(np.float32), forecast.quantiles["0.9"]
+        )
+        assert (frame["forecast_0-lo-90"] <= frame["forecast_0-lo-80"]).all()
+
+
 async def test_the_frame_of_a_history_has_each_prediction_beside_what_came(connected):
     whole = series("adaptive", 30)
     async with connected(history_observations=20) as (_, call):

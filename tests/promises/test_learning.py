@@ -254,6 +254,29 @@ async def test_a_forecast_knows_the_plan_and_its_own_hours(start_http, artifacts
         np.testing.assert_allclose(with_it["forecast_lower"], response.json()["lower"], rtol=1e-4)
 
 
+async def test_a_forecast_has_the_quantiles_of_any_number_of_levels(start_http):
+    async with start_http() as service:
+        await posted(service, "s", observations=series("adaptive", 30).tolist(), model="adaptive")
+        request = {"steps": 4, "levels": [0.9, 0.8]}
+        response = await service.http.post("/sessions/s/forecast", json=request)
+        assert response.status_code == 200, response.text
+        quantiles = response.json()["quantiles"]
+        assert list(quantiles) == ["0.05", "0.1", "0.9", "0.95"]
+        for level, ends in ((0.9, ("0.05", "0.95")), (0.8, ("0.1", "0.9"))):
+            one = (await service.http.get(f"/sessions/s/forecast?steps=4&level={level}")).json()
+            assert [quantiles[end] for end in ends] == [one["lower"], one["upper"]]
+            assert "quantiles" not in one
+        refused = await service.http.post("/sessions/s/forecast", json=request | {"levels": [0.8, 0.7]})
+        assert refused.status_code == 422
+        assert "the session keeps intervals of 0.8, 0.9, not 0.7" in refused.text
+        for levels in ([1.0], [0.9] * 17, 0.9):
+            refused = await service.http.post("/sessions/s/forecast", json={"steps": 4, "levels": levels})
+            assert (refused.status_code, "levels" in refused.text) == (422, True)
+        await posted(service, "s", 422, observations=series("adaptive", 1).tolist(), horizon=4, levels=[0.9])
+        refused = await service.http.get("/sessions/s/forecast?steps=4&levels=0.9")
+        assert (refused.status_code, "POST" in refused.text) == (422, True)
+
+
 async def test_the_intervals_of_a_forecast_are_those_of_the_next_step_widened_by_horizon(start_http):
     async with start_http() as service:
         rows = series("adaptive", 30).tolist()

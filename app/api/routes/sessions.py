@@ -289,6 +289,8 @@ async def forecast_session(
     flat: Annotated[bool, Query(description="answer a model of one feature as a flat list")] = False,
 ) -> Response:
     """Forecast on a copy of the carry, each prediction fed back in. The session does not move."""
+    if "levels" in request.query_params:
+        raise Unprocessable("several levels go into the body of a POST to this address", field="levels")
     return await _roll_out(request, id, ForecastRequest(steps=steps, level=level, flat=flat))
 
 
@@ -299,7 +301,7 @@ async def forecast_session(
     openapi_extra=openapi_body(ForecastRequest, required=True),
 )
 async def forecast_session_with_future(request: Request, id: str) -> Response:
-    """Forecast with inputs that are known ahead."""
+    """Forecast with inputs that are known ahead, or with several intervals."""
     limits = request.app.state.limits
     max_values = MAX_VALUES + limits.steps * (limits.inputs + 1)  # a row of numbers for each step
     return await _roll_out(request, id, await parse_body(request, ForecastRequest, max_values))
@@ -312,7 +314,8 @@ async def _roll_out(request: Request, id: str, body: ForecastRequest) -> Respons
     if body.future is not None and len(body.future) != body.steps:
         raise Unprocessable(f"future has {len(body.future)} rows for {body.steps} steps", field="future")
     future = None if body.future is None else chunks.parse_future(body.future)
-    answer = await get_caller(request).ask(Forecast(validate_session_id(id), body.steps, body.level, future))
+    job = Forecast(validate_session_id(id), body.steps, body.level, future, tuple(body.levels))
+    answer = await get_caller(request).ask(job)
     return Response(answers.encode_chunk_answer(answer, body.flat), media_type=JSON)
 
 

@@ -121,6 +121,18 @@ def test_growth_is_measured_on_free_runs_with_inputs_known_ahead():
     np.testing.assert_allclose(calibrate_learning(network, dataset, recipe).growth, expected, rtol=1e-3)
 
 
+def test_forecasts_that_explode_and_a_growth_beyond_all_bounds_make_a_valid_learning(monkeypatch):
+    dataset = readings()
+    recipe = replace(RECIPE, learning=Learning(levels=(0.9,)))
+    network = initial_network(dataset, recipe).eval()
+    steps = np.arange(16)[:, None]
+    for forecast in (10.0 ** (steps + 1), np.where(steps < 8, 1.0, np.inf), np.where(steps < 8, 1.0, np.nan)):
+        forecasts = np.broadcast_to(forecast, (105, 16, 2))
+        monkeypatch.setattr("models.training.simulation.free_forecasts", lambda *given, f=forecasts: f)
+        growth = calibrate_learning(network, dataset, recipe).growth
+        assert growth == () or 1 == growth[0] <= growth[-1] < 1e6
+
+
 def test_without_validation_rows_initial_intervals_are_those_of_the_recipe():
     dataset = replace(readings(), split=Split(300, 0, 100))
     assert calibrate_learning(initial_network(dataset, RECIPE).eval(), dataset, RECIPE) == LEARNING
