@@ -166,7 +166,8 @@ class Peer:
         elif kind == Kind.PART:
             self._answer_part(number, decode(body))
         else:
-            self._answer(self._pop(number), decode(body))
+            answer = decode(body)  # before it is popped: one that cannot be read fails with its connection
+            self._answer(self._pop(number), answer)
 
     def lose(self) -> None:
         """Answer everything that waits: the connection is lost."""

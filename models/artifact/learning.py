@@ -105,7 +105,7 @@ class Learning:
         counts = all(_is_count(horizon, MAX_HORIZON) for horizon in self.horizons)
         _check(counts, f"horizons must be whole numbers from 1 to {MAX_HORIZON}")
         steps = (*self.horizons[:1], *(b - a for a, b in zip(self.horizons, self.horizons[1:], strict=False)))
-        _check(all(step > 0 for step in steps) and self.horizons[:1] in ((), (1,)),
+        _check(all(step > 0 for step in steps) and tuple(self.horizons[:1]) in ((), (1,)),
                "horizons must ascend from 1")  # fmt: skip
         _check(not self.horizons or bool(self.levels), "horizons need levels of intervals")
 
