@@ -2,7 +2,7 @@
 
 A body is cut into slices of a size that takes a few milliseconds, and a large one is read in a thread. So it
 does not stop other requests. Its memory is bounded by its size, its rows by the limit of a chunk, and its
-columns by `MAX_OTHER_COLUMNS` beside the model's. pyarrow, 36 MB in memory, is loaded with the first CSV.
+columns by `MAX_OTHER_COLUMNS` beside the model's.
 """
 
 from __future__ import annotations

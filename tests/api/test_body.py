@@ -111,9 +111,16 @@ async def test_head_answers_every_get_route_as_get_without_the_body(start):
             for name, value in values.items():
                 path = path.replace(name, value)
             path += "?steps=2" if path.endswith("/forecast") else ""
-            get, head = await service.http.get(path), await service.http.head(path)
-            assert head.status_code == get.status_code, path
+            head = await service.http.head(path)
             assert head.content == b""
+            if path == "/events":  # whose GET does not end
+                assert (head.status_code, head.headers["content-type"]) == (
+                    200,
+                    "text/event-stream; charset=utf-8",
+                )
+                continue
+            get = await service.http.get(path)
+            assert head.status_code == get.status_code, path
             assert head.headers.get("content-type") == get.headers.get("content-type")
             if path != "/metrics":  # which counts these requests
                 assert head.headers["content-length"] == get.headers["content-length"], path

@@ -18,7 +18,7 @@ class Missing:
         if name.partition(".")[0] in LACKING:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 LACKING = {"uvloop", "resource", "fcntl", "pwd", "grp", "termios", "torch", "matplotlib", "onnx",
-           "onnxruntime", "pyarrow", "redis", "grpc", "pandas"}
+           "onnxruntime", "redis", "grpc", "pandas"}
 for name in LACKING & set(sys.modules):
     del sys.modules[name]
 sys.meta_path.insert(0, Missing())

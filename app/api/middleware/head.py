@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+IS_HEAD = "carryover.head"  # in the scope of a request that is answered as GET: its body is not sent
+
 
 class HeadRequests:
     """ASGI middleware: answers HEAD with the status and the headers of GET."""
@@ -17,7 +19,7 @@ class HeadRequests:
             return
 
         # A copy, because the server, which leaves out the body, looks at the method, too.
-        inner: Scope = {**scope, "method": "GET"}
+        inner: Scope = {**scope, "method": "GET", IS_HEAD: True}
         try:
             await self.app(inner, receive, send)
         finally:

@@ -13,6 +13,7 @@ from app.access.callers import ALL_TENANTS, Caller
 from app.alerts.hub import AlertHub
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
+from app.api.middleware.head import IS_HEAD
 from app.api.routes import operation_id
 from app.engine.batch import AlertEvent
 from app.session.names import tenant_of
@@ -41,9 +42,13 @@ async def read_events(
         caller.require_role("admin")
     caller.usage.check_socket()
     hub: AlertHub = request.app.state.alerts
-    return StreamingResponse(
-        _stream(hub, caller, last_event_id), media_type=EVENT_STREAM, headers={"x-accel-buffering": "no"}
-    )
+    # A stream without end would keep a request open that wants its headers alone.
+    content = _nothing() if IS_HEAD in request.scope else _stream(hub, caller, last_event_id)
+    return StreamingResponse(content, media_type=EVENT_STREAM, headers={"x-accel-buffering": "no"})
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
 
 
 async def _stream(hub: AlertHub, caller: Caller, last_id: str | None) -> AsyncIterator[bytes]:
