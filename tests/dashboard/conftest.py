@@ -28,7 +28,7 @@ from tests.helpers.zoo import artifacts
 from tests.system.test_serve import serving
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("models")
     shutil.copytree(SHIPPED_MODELS / "sine", folder / "sine")
@@ -39,7 +39,7 @@ def server(tmp_path_factory) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
@@ -81,7 +81,7 @@ def streaming(page) -> Iterator[Any]:
     wait(lambda: page.inner_text("#try-start") == "Stream", page)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def guarded(tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
     """A server with keys: its address, and the tokens of a streaming key and of an admin by name."""
     file = tmp_path_factory.mktemp("keys") / "keys.json"
