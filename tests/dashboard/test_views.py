@@ -230,7 +230,7 @@ def test_the_page_of_a_model_has_its_figure_its_sessions_and_can_be_loaded_again
     wait(lambda: "the same as on disk" in page.inner_text("#toast"), page)
     page.goto(f"{server}/#model/plant")
     wait(lambda: page.inner_text("#model-title") == "plant", page)
-    assert page.is_hidden("#figure-part")
+    wait(lambda: page.is_hidden("#figure-part"), page)
     page.click("#model-list")
     wait(lambda: page.is_hidden("#model") and boiler in rows_of(page), page)
     assert page.input_value("#by-model") == "plant"
