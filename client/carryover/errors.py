@@ -12,6 +12,7 @@ CarryoverError
     ├── Unsupported          the server does not have this part of a protocol
     ├── TooLarge             over the limit in `limit`
     ├── UnknownModel
+    ├── NoFigure             the model has no picture of its training
     ├── BadModel             the server cannot load the model's artifact
     ├── UnknownSession       the session does not exist
     ├── SessionGone          the session expired or was deleted, at `position`
@@ -54,6 +55,7 @@ __all__ = [
     "Malformed",
     "MethodNotAllowed",
     "Misdirected",
+    "NoFigure",
     "NotCarryover",
     "NotFound",
     "NothingObserved",
@@ -144,6 +146,10 @@ class TooLarge(Problem):
 
 
 class UnknownModel(Problem):
+    """See the tree."""
+
+
+class NoFigure(Problem):
     """See the tree."""
 
 
