@@ -40,7 +40,7 @@ SessionId = Annotated[
         json_schema_extra={"pattern": f"^{SESSION_ID.pattern}$"},
     ),
 ]
-# Named, so that generators of clients make one type of each, and can be told to use another.
+# They have names so that a generator of clients makes one type of each. An option of the generator can replace it.
 Numbers = TypeAliasType("Numbers", list[list[float]] | list[float])
 NumbersWithGaps = TypeAliasType("NumbersWithGaps", list[list[float | None]] | list[float | None])
 ForecastNumbers = TypeAliasType("ForecastNumbers", Numbers | dict[str, list[Any]])

@@ -92,7 +92,7 @@ def _whole_rows(texts: Iterator[str], source: str) -> Iterator[str]:
 
 
 def _shows_its_form(text: str, max_columns: int, source: str) -> bool:
-    """Whether separator and header can be told from it: two rows, or a row of data."""
+    """Whether this text is enough to find separator and header: two rows, or one row of data."""
     lines = _first_lines(text)
     for line in lines:
         if max(map(line.count, SEPARATORS)) >= max_columns:
