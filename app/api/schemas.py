@@ -40,7 +40,7 @@ SessionId = Annotated[
         json_schema_extra={"pattern": f"^{SESSION_ID.pattern}$"},
     ),
 ]
-# They have names so that a generator of clients makes one type of each. An option of the generator can replace it.
+# They have names, so that a generator of clients makes one type of each. Its options can replace that type.
 Numbers = TypeAliasType("Numbers", list[list[float]] | list[float])
 NumbersWithGaps = TypeAliasType("NumbersWithGaps", list[list[float | None]] | list[float | None])
 ForecastNumbers = TypeAliasType("ForecastNumbers", Numbers | dict[str, list[Any]])
