@@ -26,7 +26,8 @@ LARGEST_VARIANCE = (
 SIZE_WINDOW = 200.0  # of the mean squared error that scales the intervals
 PHASE_RATE = 0.02
 LARGEST_RATIO = 4.0  # times the size of a phase, at most, an error changes it
-SMALLEST_REGRET, LARGEST_REGRET = 1e-4, 1e6  # below the first it is rounding, where experts say the same
+SMALLEST_REGRET = 1e-4  # below it is rounding, where experts say the same
+LARGEST_REGRET = 18.0  # of one observation: a sudden change does not decide the mixture for long
 OUTLIER = 6.0  # times its usual size, at most, an error counts
 MARGIN = 0.5  # of the observed range, on either side
 SETTLED = 8  # observations, after which the range is taken to be known
@@ -243,7 +244,8 @@ def _say(state: State, b: int, o: int, place: int, horizon: int, deviation: floa
     if expert == PROFILE:
         return profile
     if expert == NETWORK:
-        return _within(state, b, o, state.delayed[b, place, o, 6] + _profile(state, b, o, 1))
+        network = state.delayed[b, place, o, 6] + _profile(state, b, o, 1)
+        return network if horizon == 1 else _within(state, b, o, network)
     return _within(state, b, o, profile + deviation)
 
 
@@ -308,6 +310,15 @@ def _features(state: State, b: int, o: int, place: int, network: float) -> None:
 
 
 @jit_part
+def _tempered(state: State, b: int, o: int, value: float) -> float:
+    """The observation, or how far beyond the range it counts: also where the range has had no width yet."""
+    low, high = float(state.range[b, 0, o]), float(state.range[b, 1, o])
+    usual = OUTLIER * float(np.sqrt(max(state.sizes[b, 0, o], SMALLEST_SIZE)))
+    margin = max(MARGIN * (high - low), usual)
+    return min(max(value, low - margin), high + margin)
+
+
+@jit_part
 def _remember(setting: Setting, state: State, b: int, o: int, value: float) -> None:
     """Add an observation to the profile, the range and the means.
 
@@ -319,7 +330,7 @@ def _remember(setting: Setting, state: State, b: int, o: int, value: float) -> N
     if count == 0:
         state.range[b, 0, o] = state.range[b, 1, o] = value
     elif count >= SETTLED:
-        value = _within(state, b, o, value)
+        value = _tempered(state, b, o, value)
     state.range[b, 0, o] = min(state.range[b, 0, o], value)
     state.range[b, 1, o] = max(state.range[b, 1, o], value)
     state.previous[b, o] = state.deviations[b, (phase - 1) % season, o] if count > 0 else 0.0

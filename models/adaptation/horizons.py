@@ -18,8 +18,8 @@ is in the long run no worse than the best of the five; here old regrets fade, so
 that changes.
 
 Between two declared horizons the readouts and the weights are interpolated, and the profile gives the shape
-of the season. Beyond the last one both stay. What a readout says is kept within the range that the session
-has observed, and half of that range on either side.
+of the season. Beyond the last one both stay. What a readout says, and beyond the next step what the network
+says, is kept within the range that the session has observed, and half of that range on either side.
 
 The half-widths of the intervals are tracked for each horizon as in models/adaptation/intervals.py, by the
 errors of its own forecasts, relative to their recent size at that phase of the season.

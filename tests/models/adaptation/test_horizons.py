@@ -110,7 +110,8 @@ class Plain:
         back = at + h - season * int(np.ceil(h / season))
         last = self.values[back] if at + 1 >= season else self.values[-1]
         own = profile + self.readouts[h] @ self.features[at]
-        return np.array([self.bounded(own), profile, last, self.values[-1], self.bounded(self.network)])
+        network = self.network if h == 1 else self.bounded(self.network)
+        return np.array([self.bounded(own), profile, last, self.values[-1], network])
 
     def bounded(self, value):
         low, high = min(self.values), max(self.values)
@@ -124,7 +125,7 @@ class Plain:
         error = value - said[kernels.PROFILE] - self.readouts[h] @ self.features[origin]
         self.readouts[h] = self.readouts[h] + np.clip(error, -bound, bound) * self.gains[origin]
         miss = np.clip(mixed - value, -bound, bound)
-        regrets = 2 * miss * (mixed - said) / self.sizes[h]
+        regrets = np.clip(2 * miss * (mixed - said) / self.sizes[h], -18, 18)
         self.regrets[h] = 0.999 * self.regrets[h] + regrets
         self.squares[h] = 0.999 * self.squares[h] + regrets**2
         weights = np.maximum(self.regrets[h] - 1e-4, 0) / (1 + self.squares[h])
@@ -238,6 +239,22 @@ def test_a_stream_that_does_not_change_is_forecast_exactly(value):
         stream.observe(value)
     np.testing.assert_allclose(stream.forecast(30), value, atol=1e-3)
     assert np.isfinite(stream.rows).all()
+
+
+@pytest.mark.parametrize("start", [10, 1000])
+def test_a_stream_that_begins_to_change_after_a_time_is_followed(start):
+    """Its range had no width when it was taken to be known."""
+    stream, values = Stream(), np.concatenate([np.zeros(start), 5 + seasonal(900)])
+    for value in values[:-12]:
+        stream.observe(value)
+    assert np.square(stream.forecast(12)[:, 0] - values[-12:]).mean() < 3 * 0.1**2
+
+
+def test_the_next_prediction_is_the_networks_where_nothing_was_learned_to_be_better():
+    stream = Stream()
+    for _ in range(20):
+        stream.observe(0.0)
+    assert stream.observe(0.0, network=7.0)[0] == 7.0
 
 
 def test_a_missing_value_teaches_nothing():
