@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 import torch
 
@@ -29,6 +30,9 @@ from tests.helpers.redis_server import RedisServer
 from tests.helpers.ways import WAYS, AsgiRoute, BulkBinary, HotRoute, Way
 
 pytest_plugins = ("tests.helpers.hung",)
+# The same cases in every run, so that a change is refused for what it does. New ones: ARGS=--hypothesis-profile=default
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 torch.set_num_threads(1)
 if find_spec("sniffio") is None:  # httpcore looks for it on every path with every request: found out once
     sys.modules["sniffio"] = None

@@ -233,6 +233,16 @@ def _recognise(database: sqlite3.Connection, path: Path) -> FileState:
     return FileState(layout, generation, sequence, bool(is_open))
 
 
+@contextmanager
+def without_fsync(database: sqlite3.Connection) -> Iterator[None]:
+    """Transactions within reach the disk in their order, but only with the fsync of a later one."""
+    database.execute("PRAGMA synchronous = NORMAL")
+    try:
+        yield
+    finally:
+        database.execute("PRAGMA synchronous = FULL")
+
+
 def _prepare(database: sqlite3.Connection, path: Path, layout: int) -> None:
     database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()

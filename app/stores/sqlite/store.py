@@ -22,7 +22,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -43,7 +43,13 @@ from app.stores.sqlite.check import ADVICE, check_last_commit, check_names
 from app.stores.sqlite.commit_mark import CommitMark, LastCommit, read_mark
 from app.stores.sqlite.journal import DamagedJournal, Journal, read_journal
 from app.stores.sqlite.pending import PendingChanges
-from app.stores.sqlite.schema import PAGE_BYTES, errors_as_config_error, open_database, reason
+from app.stores.sqlite.schema import (
+    PAGE_BYTES,
+    errors_as_config_error,
+    open_database,
+    reason,
+    without_fsync,
+)
 from app.stores.sqlite.tables import StoredTombstone, Tables
 
 log = logging.getLogger("carryover.store")
@@ -271,11 +277,16 @@ class SqliteStore:
             self._write(len(self._pending))
 
     def _write(self, count: int) -> None:
-        """Write the oldest pending records and all removals to the tables: one transaction with one fsync."""
+        """Write the oldest pending records and all removals to the tables: one transaction.
+
+        If they are in the journal, they are on disk already, and this transaction needs no fsync of its own: a
+        crash of the machine that undoes it leaves their batches in the journal.
+        """
         blocks, removals = self._pending.blocks(count), self._pending.removals()
         forget_up_to = removals[-1].number - self._max_tombstones if removals else 0
         sequence, sessions = self._pending.last_written(count, self._sequence), self._tables.sessions
-        self._tables.write(blocks, removals, sequence, forget_up_to)
+        with nullcontext() if self._period else without_fsync(self._database):
+            self._tables.write(blocks, removals, sequence, forget_up_to)
         self._pending.forget(count, self._tables.sessions - sessions)
         self._journal.forget(sequence)
         pages = 2 * sum(map(len, blocks)) + 4 * len(removals) + 4

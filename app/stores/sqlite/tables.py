@@ -132,7 +132,7 @@ class Tables:
     def write(
         self, blocks: Sequence[Block], removals: Sequence[StoredTombstone], sequence: int, forget_up_to: int
     ) -> None:
-        """Keep all of this, or raise and keep none: one transaction, one fsync.
+        """Keep all of this, or raise and keep none: one transaction.
 
         Parameters
         ----------

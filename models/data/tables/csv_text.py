@@ -58,7 +58,7 @@ def read_csv(
     lines = _first_lines(first)
     if not lines:
         raise BadData(f"{source} is empty")
-    separator = options.separator or _find_separator(lines)
+    separator = options.separator or _find_separator(lines, options.decimal)
     cells = _split(lines[0], separator, source)
     has_header = _is_header(cells) if options.header is None else options.header
     names = [cell.strip() for cell in cells] if has_header else _made_up(len(cells))
@@ -127,8 +127,12 @@ def _split(line: str, separator: str, source: str) -> list[str]:
         raise BadData(f"{source} is not CSV: {error}") from error
 
 
-def _find_separator(lines: list[str]) -> str:
-    """The separator that makes rows of one length, and leaves the fewest of the others in cells of text."""
+def _find_separator(lines: list[str], decimal: str | None) -> str:
+    """The separator that makes rows of one length, and leaves the fewest of the others in cells of text.
+
+    Where decimals are written with a comma, a comma separates nothing: `0,5` is one cell.
+    """
+    possible = [one for one in SEPARATORS if one != decimal]
 
     def score(separator: str) -> tuple[bool, int]:
         rows = [_cells(line, separator) for line in lines]
@@ -136,11 +140,12 @@ def _find_separator(lines: list[str]) -> str:
             cell.count(other)
             for cell in chain(*rows)
             if not (is_number(cell) or is_time(cell))
-            for other in SEPARATORS
+            for other in possible
         )
         return len({len(row) for row in rows}) > 1, left
 
-    return min((one for one in SEPARATORS if one in lines[0]), key=score, default=",")
+    usual = "," if decimal != "," else ";"
+    return min((one for one in possible if one in lines[0]), key=score, default=usual)
 
 
 def _is_header(cells: list[str]) -> bool:

@@ -444,6 +444,10 @@ def test_what_pandas_writes_is_read_back(rows, separator, decimal, timed, data):
     assert times == (None if not timed else frame["when"].dt.strftime("%Y-%m-%dT%H:%M:%S").tolist())
 
 
+def test_one_column_with_decimal_commas_is_one_column():
+    assert read([b"a\n0,5\n1,25\n"], TableOptions(decimal=",")) == (["a"], [[0.5], [1.25]], None)
+
+
 def test_parquet_and_json_lines_from_pandas_are_the_same_table(tmp_path):
     frame = pd.DataFrame(
         {"when": pd.date_range("2024-01-01", periods=3, freq="h", tz="Europe/Berlin"), "a": [1.5, None, 3]}
