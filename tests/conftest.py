@@ -30,7 +30,8 @@ from tests.helpers.redis_server import RedisServer
 from tests.helpers.ways import WAYS, AsgiRoute, BulkBinary, HotRoute, Way
 
 pytest_plugins = ("tests.helpers.hung",)
-# The same cases in every run, so that a change is refused for what it does. New ones: ARGS=--hypothesis-profile=default
+# The same cases in every run, so that a change is refused for what it does.
+# For new cases: make test ARGS=--hypothesis-profile=default
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 torch.set_num_threads(1)

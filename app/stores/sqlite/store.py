@@ -279,8 +279,8 @@ class SqliteStore:
     def _write(self, count: int) -> None:
         """Write the oldest pending records and all removals to the tables: one transaction.
 
-        If they are in the journal, they are on disk already, and this transaction needs no fsync of its own: a
-        crash of the machine that undoes it leaves their batches in the journal.
+        If they are in the journal, they are on disk already, and this transaction needs no fsync of its own:
+        a crash of the machine that undoes it leaves their batches in the journal.
         """
         blocks, removals = self._pending.blocks(count), self._pending.removals()
         forget_up_to = removals[-1].number - self._max_tombstones if removals else 0
