@@ -24,7 +24,7 @@ from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
 from app.stores.sqlite.store import SqliteStore
 from models.artifact.files import Artifact, save
-from tests.helpers import zoo
+from tests.helpers import quick_start, zoo
 from tests.helpers.faults import WritesThrough, until
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.ways import WAYS, AsgiRoute, BulkBinary, HotRoute, Way
@@ -129,11 +129,14 @@ def artifacts() -> dict[str, Artifact]:
 
 
 @pytest.fixture(scope="session")
-def zoo_folder(artifacts, tmp_path_factory) -> Path:
+def zoo_folder(artifacts, tmp_path_factory) -> Iterator[Path]:
+    """The artifacts on disk, which no test changes: they are read once."""
     folder = tmp_path_factory.mktemp("zoo")
     for artifact in artifacts.values():
         save(artifact, folder / artifact.name)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        quick_start.install(patch, folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +195,7 @@ def starter(
 
     def start(**changes: Any) -> AbstractAsyncContextManager[Way]:
         defaults = {"models": (zoo_folder,), "default_model": "sine", "port": 0, "log_level": "warning"}
-        small = {"resident_sessions": 2048}  # reserved, not used: keeps the tests' own memory small
+        small = {"resident_sessions": 1024}  # reserved, not used: keeps the tests' own memory small
         settings = Settings(**(defaults | small | way.settings | changes))
         return (over_loopback if way.socket else in_memory)(way, settings, clock)
 

@@ -115,7 +115,7 @@ async def queued(engine: Engine, sessions: Iterable[str]) -> None:
     )
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  (the condition is of code that knows nothing of us)

@@ -58,7 +58,7 @@ async def two_workers(
     """Start both workers, each at a port of its own, so that a test chooses where a request arrives."""
     (folder / "sockets").mkdir()
     defaults = {"models": (zoo_folder,), "default_model": "sine", "port": 0, "log_level": "warning"}
-    small = {"resident_sessions": 2048, "workers": WORKERS}
+    small = {"resident_sessions": 1024, "workers": WORKERS}
     settings = Settings(**(defaults | small | way.settings | changes))
     places = [Place(i, WORKERS, folder / "sockets") for i in range(WORKERS)]
     servers = [server.create_server(settings, place=place) for place in places]

@@ -226,12 +226,16 @@ async def test_an_alert_that_cannot_be_is_refused(begin, alert, word):
 # The readers of `/events`.
 
 
-async def lines(service: Way, count: int, **headers: str) -> list[dict[str, Any]]:
-    """The first events of a stream."""
+async def lines(
+    service: Way, count: int, heartbeat: asyncio.Event | None = None, **headers: str
+) -> list[dict[str, Any]]:
+    """The first events of a stream. Sets `heartbeat` when one comes."""
     found: list[dict[str, Any]] = []
     async with service.http.stream("GET", "/events", headers=headers) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         async for line in stream.aiter_lines():
+            if line == ": heartbeat" and heartbeat is not None:
+                heartbeat.set()
             if line.startswith("data: "):
                 found.append(json.loads(line[6:]))
                 if len(found) == count:
@@ -243,9 +247,9 @@ async def test_events_are_streamed_and_continued_behind_the_last(begin, whole, e
     monkeypatch.setattr("app.api.routes.events.HEARTBEAT_SECONDS", 0.02)
     async with begin() as service:
         await create(service, labels={"site": "north"})
-        reading = asyncio.create_task(lines(service, len(expected)))
-        await until(lambda: service.app.state.alerts._readers)
-        await asyncio.sleep(0.05)  # heartbeats come first
+        heartbeat = asyncio.Event()
+        reading = asyncio.create_task(lines(service, len(expected), heartbeat))
+        await heartbeat.wait()
         await service.advance("s", whole, 0)
         found = await reading
         assert [(event["event"], event["position"]) for event in found] == expected

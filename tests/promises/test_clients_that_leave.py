@@ -94,7 +94,7 @@ async def check_that_a_job_is_cancelled(service: Way, connection: RawConnection,
         assert not any(map(is_cancelled, jobs))
         connection.writer.close()
         with suppress(TimeoutError):
-            await until(lambda: all(map(is_cancelled, jobs)), 5)
+            await until(lambda: all(map(is_cancelled, jobs)), 20)
         assert [is_cancelled(job) for job in jobs] == [True]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
@@ -195,18 +194,16 @@ class TestTrouble:
         with pytest.raises(ConfigError, match="WAITAOF"):
             RedisStore(parse_url(redis_url), 1000.0, WriteConcern(0, True))
 
-    def test_a_server_that_hangs_delays_calls_once(self, tmp_path):
+    def test_a_server_that_hangs_delays_calls_once(self, tmp_path, waits):
         with RedisServer(tmp_path / "own") as server:
             store = RedisStore(parse_url(server.url), 1000.0, timeout=0.3)
             store.commit(blocks([record("a")]), [])
             server.kill(signal.SIGSTOP)
-            began = time.monotonic()
             for _ in range(5):
                 with pytest.raises(StoreFailed):
                     store.commit(blocks([record("a", 2)]), [])
-            took = time.monotonic() - began
             server.kill(signal.SIGCONT)
-            assert took < 0.9
+            assert len(waits) == 1
             store.close()
 
     def test_a_restarted_server_is_found_again(self, tmp_path):

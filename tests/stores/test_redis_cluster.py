@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -139,18 +138,16 @@ def test_a_slot_that_is_being_moved_is_read_at_its_destination(store, servers):
             server.ask("CLUSTER", "SETSLOT", str(slot), "STABLE")
 
 
-def test_a_lost_server_affects_only_its_own_sessions_and_delays_calls_once(store, servers):
+def test_a_lost_server_affects_only_its_own_sessions_and_delays_calls_once(store, servers, waits):
     store.commit(blocks([record(name) for name in NAMES]), [])
     servers[2].kill(signal.SIGSTOP)
     try:
-        began = time.monotonic()
         outcomes = []
         for position in (2, 3, 4):
             kept = [name for name in NAMES if not outcomes or name not in outcomes[0]]
             outcomes.append(
                 store.commit(blocks([Record(n, "f" * 64, 1e12, b"x", position) for n in kept]), [])
             )
-        took = time.monotonic() - began
     finally:
         servers[2].kill(signal.SIGCONT)
         wait_until(lambda: all(whole(server) for server in servers), "the cluster is whole")
@@ -158,7 +155,7 @@ def test_a_lost_server_affects_only_its_own_sessions_and_delays_calls_once(store
     assert set(outcomes[0]) == lost
     assert all(isinstance(why, StoreFailed) for why in outcomes[0].values())
     assert outcomes[1:] == [{}, {}]
-    assert took < 2.0
+    assert len(waits) == 1
 
 
 def owner_and_heir(servers: list[RedisServer], slot: int) -> tuple[RedisServer, RedisServer]:
