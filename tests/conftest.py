@@ -32,7 +32,12 @@ from tests.helpers.ways import WAYS, AsgiRoute, BulkBinary, HotRoute, Way
 pytest_plugins = ("tests.helpers.hung",)
 # The same cases in every run, so that a change is refused for what it does.
 # For new cases: make test ARGS=--hypothesis-profile=default
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,  # a busy machine is no failure
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("repeatable")
 torch.set_num_threads(1)
 if find_spec("sniffio") is None:  # httpcore looks for it on every path with every request: found out once

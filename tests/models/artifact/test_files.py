@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_created_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_flipped_bit_is_refused_or_changes_no_prediction(saved, tmp_path_factory, data):
     copy = tmp_path_factory.mktemp("flipped")
