@@ -33,7 +33,7 @@ editable: $(VENV)/.runtime
 
 # Dozens of servers are started: what one has compiled is kept for the next, whatever the environment says.
 test: $(VENV)/.test ## install what the tests need and run them all (ARGS="-k reset" narrows)
-	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --numprocesses=auto --dist=loadfile --max-worker-restart=0 $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	@$(PY) -m ruff check .

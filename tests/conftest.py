@@ -29,7 +29,7 @@ from tests.helpers.faults import WritesThrough, until
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.ways import WAYS, AsgiRoute, BulkBinary, HotRoute, Way
 
-pytest_plugins = ("tests.helpers.hung",)
+pytest_plugins = ("tests.helpers.hung", "tests.helpers.spread")
 # The same cases in every run, so that a change is refused for what it does.
 # For new cases: make test ARGS=--hypothesis-profile=default
 hypothesis.settings.register_profile(

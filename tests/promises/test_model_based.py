@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 
 from app.config import Settings
+from app.engine import upkeep
 from app.engine.engine import Engine
 from app.errors import CarryoverError, OutOfStep, SessionExists, SessionGone, UnknownSession
 from app.jobs.jobs import Advance, Create, Delete, Expire, Export, Fork, Import, Inspect, Reset
@@ -436,6 +437,12 @@ class SharedLives(Lives):
         self.url = self.server.url
         self.server.ask("FLUSHALL")
         super().__init__()
+
+
+@pytest.fixture(autouse=True)
+def sweeps(monkeypatch) -> None:
+    """Sessions expire when a life sweeps: the engine would also do so whenever a life takes a second."""
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 1e9)
 
 
 @pytest.mark.parametrize("lives", [Lives, DurableLives, LearningLives, DurableLearningLives])

@@ -300,6 +300,7 @@ async def test_the_inbox_holds_no_more_than_its_bounds(start_hot, monkeypatch, n
         assert (await service.session("s"))["position"] == 7
 
 
+@pytest.mark.parametrize("store", ["memory"])
 async def test_while_tenants_compete_the_inbox_takes_no_more_than_a_tenants_share(start_hot, tmp_path):
     keys = Keys(tmp_path)
     keys.add("ours")
