@@ -12,8 +12,32 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
-# The rest take less than ten seconds each.
-LONGEST = ("docs/test_docs.py",)
+LONGEST = (
+    "docs/test_docs.py",
+    "system/test_attack_openapi.py",
+    "system/test_stop.py",
+    "system/test_attack_bodies.py",
+    "cli/test_cli.py",
+    "models/training/test_training.py",
+    "system/test_crash.py",
+    "system/test_attack_connections.py",
+    "dashboard/test_dashboard.py",
+    "dashboard/test_views.py",
+    "system/test_silero.py",
+    "system/test_workers.py",
+    "system/test_attack_proxies.py",
+    "system/test_packaging.py",
+    "system/test_examples.py",
+    "client/test_restart.py",
+    "connectors/test_restarts.py",
+    "stores/test_sqlite.py",
+    "stores/test_redis_cluster.py",
+    "promises/test_model_based.py",
+    "promises/test_nets.py",
+    "protocols/test_inbox.py",
+    "protocols/test_closing.py",
+    "cli/test_cli_service.py",
+)
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
@@ -25,4 +49,6 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {ROOT / "tests" / file: rank for rank, file in enumerate(LONGEST)}
+    if gone := [path for path in ranks if not path.exists()]:
+        raise pytest.UsageError(f"{__file__} names files that do not exist: {', '.join(map(str, gone))}")
     items.sort(key=lambda item: ranks.get(item.path, len(LONGEST)))

@@ -19,7 +19,7 @@ from app import main
 from app.config import Settings
 from tests.system.test_serve import serving
 
-EXAMPLES = int(os.environ.get("ATTACKS", "15"))
+EXAMPLES = int(os.environ.get("ATTACKS", "10"))
 load_all_checks()
 CHECKED = CHECKS.get_by_names(
     [
