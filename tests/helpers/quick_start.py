@@ -13,7 +13,7 @@ from app.model_library import ModelLibrary
 from models.forecaster import Forecaster
 
 # The threads of libraries are limited by the first service, for the whole process.
-ONCE = ("threadpool_limits", "load_assets", "installed_version", "preload")
+ONCE = ("threadpool_limits", "load_assets", "installed_version")
 
 
 def install(patch: pytest.MonkeyPatch, zoo_folder: Path) -> None:
