@@ -162,7 +162,7 @@ def test_a_dropped_csv_is_streamed_to_its_end(page, tmp_path):
     wait(lambda: "130 rows of value; not read: twice" in page.inner_text("#try-source"), page)
     wait(lambda: position(page) == 130, page)
     wait(lambda: page.inner_text("#try-start") == "Stream", page)
-    assert page.locator("#rows a", has_text="forgetful").count() == 0
+    wait(lambda: page.locator("#rows a", has_text="forgetful").count() == 0, page)
 
 
 @in_browser
