@@ -217,10 +217,27 @@ def _rank(parts: Sequence[_Part], query: SessionQuery, began: float) -> _Ranking
     columns.append((np.empty(0), np.empty(0, np.uint64), np.empty(0, np.uint16), np.empty(0, np.int64)))
     joined: list[Any] = [np.concatenate(column) for column in zip(*columns, strict=True)]
     values, epochs, places, rows = joined
-    order = np.lexsort((epochs, values))
+    order = sort(values, epochs)
     slabs = [part.slab for part in parts]
     columns_in_order = values[order], epochs[order], places[order], rows[order].astype(np.uint32)
     return _Ranking(slabs, *columns_in_order, began=began)
+
+
+def sort(values: Seconds, epochs: Epochs) -> Ints:
+    """[n], the indexes that sort by value, and where values are equal by epoch.
+
+    Most values differ. Then this takes a third of the time of `np.lexsort`, which sorts all by both.
+    """
+    order: Ints = np.argsort(values)
+    ascending = values[order]
+    is_tied = np.zeros(len(order), np.bool_)
+    is_tied[1:] = ascending[1:] == ascending[:-1]
+    is_tied[:-1] |= is_tied[1:]
+    if is_tied.any():
+        tied = order[is_tied]
+        tied = tied[np.argsort(epochs[tied])]
+        order[is_tied] = tied[np.argsort(values[tied], kind="stable")]
+    return order
 
 
 def _values(slab: Slab, rows: Ints, order: Order | None) -> Seconds | Floats:
