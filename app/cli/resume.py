@@ -107,6 +107,7 @@ class Output:
         self._written = None if path is None else layout.read_written(path)
         self._marker = None if path is None else Marker(path, session)
         self._file: IO[str] = sys.stdout
+        self._begun = False  # whether the header is written
 
     def new_rows(self, position: int) -> Beginning:
         """Begin with new rows, at the position of the session.
@@ -157,25 +158,32 @@ class Output:
     def open(self, beginning: Beginning, *, resume: bool) -> Iterator[None]:
         """Open the file, and note where the source began before its first row is sent."""
         if self._path is None or self._marker is None:
-            self._layout.write_header(self._file)
-            yield
+            yield  # the header waits for the first answer: a stream that is refused writes nothing
             return
         with self._path.open("a" if resume else "w", encoding="utf-8") as self._file:
             if not self._path.stat().st_size:
                 self._layout.write_header(self._file)
                 self._file.flush()
+            self._begun = True
             if beginning.after_time is None:
                 self._marker.write(beginning.start)
             yield
 
     def write(self, answer: Answer, labels: Sequence[Any]) -> None:
         """Write the predictions of a chunk."""
+        self._begin()
         self._layout.write(self._file, answer, labels)
 
     def finish(self) -> None:
         """Forget where the source began: it has ended."""
+        self._begin()
         if self._marker is not None:
             self._marker.remove()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._layout.write_header(self._file)
+            self._begun = True
 
 
 class PulledRows:

@@ -185,7 +185,10 @@ def test_the_list_is_paged_by_the_server_and_has_the_chosen_session(page, server
     page.goto(f"{server}/#/many-0239")
     page.fill("#search", "many-")
     page.click("[data-sort=surprise]")
-    wait(lambda: "by surprise. Sessions that are not in memory come last." in page.inner_text("#page-hint"), page)
+    wait(
+        lambda: "by surprise. Sessions that are not in memory come last." in page.inner_text("#page-hint"),
+        page,
+    )
     page.click("[data-sort=name]")
     wait(lambda: rows_of(page) == bulk[:100] and page.is_visible("#page-next"), page)
     page.click("#page-next")

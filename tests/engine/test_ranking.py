@@ -1,4 +1,4 @@
-"""An order is sorted as NumPy sorts it, and its pages take the turns of the event loop only as a list needs."""
+"""An order is sorted as NumPy sorts it, and it is made again only as often as lists need it."""
 
 from __future__ import annotations
 

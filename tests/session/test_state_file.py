@@ -17,6 +17,7 @@ from app.errors import Unprocessable
 from app.session import state_file
 from app.session.state_file import SessionState, decode, encode
 from models.forecaster import Forecaster
+from tests.helpers.ways import check_problem
 from tests.helpers.zoo import TOLERANCE, artifacts, one_pass, series
 
 pytestmark = pytest.mark.anyio
@@ -213,6 +214,17 @@ async def test_an_import_with_a_position_is_refused_out_of_step(start_http):
         refused = await service.http.put("/sessions/a/state?at=7", content=file)
         absent = await service.http.put("/sessions/b/state?at=7", content=file)
         assert (refused.status_code, absent.status_code) == (409, 404)
+
+
+async def test_a_state_of_a_model_that_is_not_loaded_is_refused_with_its_name(start_http):
+    async with start_http() as service:
+        await service.advance("a", [[0.1]])
+        fingerprint = (await service.session("a"))["fingerprint"].encode()
+        other = (await state(service, "a")).replace(fingerprint, b"0" * len(fingerprint))
+        problem = check_problem(await service.http.put("/sessions/b/state", content=other))
+        assert problem["detail"] == (
+            "the state belongs to model 'sine' of fingerprint 000000000000, which is not loaded"
+        )
 
 
 async def test_a_state_can_be_put_over_a_session_of_another_model(start_http):
