@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from carryover import Answer
 
     from app.cli.prediction_writer import Layout, Written
+
+MAX_CHECKED = 1_000_000  # rows whose times are kept to find irregular steps
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ class PulledRows:
     ----------
     observation, label : the numbers of a row, and its label
     timed : the times of the rows are sent, too
+    checked : note the times, as far as they are times, to say which steps are irregular
     """
 
     def __init__(
@@ -202,8 +206,10 @@ class PulledRows:
         label: Callable[[Any], Any],
         *,
         timed: bool,
+        checked: bool = False,
     ) -> None:
         self._rows, self._observation, self._label, self._timed = rows, observation, label, timed
+        self._is_checked, self._seen = checked, array("d")
         self._labels: deque[Any] = deque()
         self._times: deque[float] = deque()
         self._dropped = 0  # labels of earlier rows
@@ -213,7 +219,23 @@ class PulledRows:
             self._labels.append(self._label(row))
             if self._timed:
                 self._times.append(required_time(time_of(row)))
+            if self._is_checked:
+                self._check(row)
             yield self._observation(row)
+
+    def describe_irregular(self) -> str | None:
+        """The irregular steps between the rows that were read; None if there are none, or no times."""
+        import numpy as np
+
+        from models.data.series import describe_irregular
+
+        return describe_irregular(np.rint(np.array(self._seen) * 1e6).astype("datetime64[us]"))
+
+    def _check(self, row: Row) -> None:
+        seconds = parse_time(time_of(row))
+        self._is_checked = seconds is not None and len(self._seen) < MAX_CHECKED
+        if seconds is not None:
+            self._seen.append(seconds)
 
     def timestamps(self) -> Iterator[float]:
         """The times of the rows that were read."""

@@ -166,7 +166,8 @@ def stream(
         rows = source.rows
         if beginning.after_time is not None:
             rows = rows_after(rows, row_reader.time_of, beginning.after_time, _say)
-        pulled = PulledRows(rows, observation, label, timed=bool(described.time_features))
+        checked = time_column is not None and step is None
+        pulled = PulledRows(rows, observation, label, timed=bool(described.time_features), checked=checked)
         stack.enter_context(output.open(beginning, resume=resume))
         sent = target.stream(
             pulled,
@@ -187,6 +188,8 @@ def stream(
         for answer in track(answers, remaining, "rows", len, shown=shown):
             output.write(answer, pulled.labels_of(answer, beginning.start))
         output.finish()
+        irregular = pulled.describe_irregular()
+        options.print_notes([] if irregular is None else [irregular])
 
 
 def forecast(
