@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -219,9 +220,9 @@ async def test_an_import_with_a_position_is_refused_out_of_step(start_http):
 async def test_a_state_of_a_model_that_is_not_loaded_is_refused_with_its_name(start_http):
     async with start_http() as service:
         await service.advance("a", [[0.1]])
-        fingerprint = (await service.session("a"))["fingerprint"].encode()
-        other = (await state(service, "a")).replace(fingerprint, b"0" * len(fingerprint))
-        problem = check_problem(await service.http.put("/sessions/b/state", content=other))
+        written = replace(decode(await state(service, "a")), fingerprint="0" * 64)
+        refused = await service.http.put("/sessions/b/state", content=encode(written))
+        problem = check_problem(refused)
         assert problem["detail"] == (
             "the state belongs to model 'sine' of fingerprint 000000000000, which is not loaded"
         )
