@@ -397,6 +397,14 @@ class Forecaster:
         """How wrong each session has been, [batch, ...], in the data's own units."""
         return self._learner().errors(carries[:, self.layout.learned]).rescale(self._outputs.std)
 
+    def relative_errors(self, carries: Floats, which: Ints) -> Floats:
+        """[n], of the carries `which`, the mean squared error as a multiple of that of persistence."""
+        return self._learner().relative_errors(carries[:, self.layout.learned], which)
+
+    def last_scores(self, carries: Floats, which: Ints) -> Floats:
+        """[n], of the carries `which`, the score of the last observation, in [0, 1); NaN if there is none."""
+        return self._learner().last_scores(carries[:, self.layout.learned], which)
+
     def level(self, carries: Floats) -> Floats:
         """[batch], a view: the level of the intervals that each session wants with every chunk; 0: none."""
         return np.asarray(self._learner().level(carries[:, self.layout.learned]))

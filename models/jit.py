@@ -35,13 +35,17 @@ KINDS = {
 }
 
 
-def jit(*arguments: Any, reorder_sums: bool = False) -> Callable[[Function], Function]:
+def jit(
+    *arguments: Any, reorder_sums: bool = False, release_gil: bool = False
+) -> Callable[[Function], Function]:
     """A decorator: compile the function for arguments of these types.
 
-    The function keeps the GIL: the loops of a batch finish faster than it could be re-acquired. Where its
-    sums may be reordered, the processor adds eight or sixteen numbers at once.
+    The function keeps the GIL: the loops of a batch finish faster than it could be re-acquired. Only what a
+    thread computes of many sessions, beside the event loop, should release it. Where its sums may be
+    reordered, the processor adds eight or sixteen numbers at once.
     """
     options = OPTIONS | {"fastmath": {"contract", "reassoc"}} if reorder_sums else OPTIONS
+    options = options | {"nogil": True} if release_gil else options
 
     def decorate(function: Function) -> Function:
         try:

@@ -34,9 +34,8 @@ from app.jobs.jobs import (
     Watch,
     submit_and_wait,
 )
+from app.jobs.session_query import Cursor, SessionPage, SessionQuery
 from app.session import names
-from app.session.notes import Labels
-from app.stores import LabelPage
 
 log = logging.getLogger("carryover.tenancy")
 
@@ -148,40 +147,28 @@ class Caller:
             job.client = CLIENT.get()
         return await submit_and_wait(self.submit, job)
 
-    async def list_sessions(
-        self, after: str, limit: int, model: str | None = None, prefix: str = ""
-    ) -> list[tuple[str, str]]:
-        """List (id, model) of up to `limit` sessions, sorted by id: ids > `after` that begin with `prefix`.
+    async def list_sessions(self, query: SessionQuery, after: Cursor | None, limit: int) -> SessionPage:
+        """List up to `limit` of the caller's sessions, with ids in place of names.
+
+        Parameters
+        ----------
+        after : `next` of the page before; None for the first
 
         Raises
         ------
         Forbidden
         """
         self.require_role("read")
+        scope = self.prefix
         if self.tenant == ALL_TENANTS:
             self.require_role("admin")
-            return await self.engine.names(max(after, names.cursor_before(prefix)), limit, model, prefix)
-        after = self.prefix + max(after, names.cursor_before(prefix))
-        found = await self.engine.names(after, limit, model, self.prefix + prefix)
-        return [(name[len(self.prefix) :], model_name) for name, model_name in found]
-
-    async def list_labelled(
-        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
-    ) -> LabelPage:
-        """As `list_sessions`, of the sessions that have all of these labels; see `LabelPage`.
-
-        Raises
-        ------
-        Forbidden
-        """
-        self.require_role("read")
-        if self.tenant == ALL_TENANTS:
-            self.require_role("admin")
-        own = len(self.prefix) if self.tenant != ALL_TENANTS else 0
-        scope = self.prefix if own else ""
-        page = await self.engine.labelled(scope + after, limit, model, scope + prefix, labels)
-        found = [(name[own:], model_name) for name, model_name in page.found]
-        return LabelPage(found, page.end and page.end[own:])
+            scope = ""
+        query = query._replace(prefix=scope + query.prefix)
+        page = await self.engine.list_sessions(
+            query, scope + after if isinstance(after, str) else after, limit
+        )
+        found = [(name[len(scope) :], model) for name, model in page.found]
+        return SessionPage(found, page.next[len(scope) :] if isinstance(page.next, str) else page.next)
 
     async def count_sessions(self) -> int:
         """Number of the caller's sessions. Without keys, and for an admin of all tenants: of all sessions."""

@@ -445,6 +445,7 @@ class Session(BaseModel):
     learning: LearningSettings | None
     level: float | None
     errors: RunningErrors | None
+    surprise: float | None = Field(description="The score of its last observation, in [0, 1).")
     labels: dict[str, str]
     alert: dict[str, Any] | None = Field(description="Its own, as it was set.")
     alert_raised: bool = Field(description="Whether an alert is raised and not cleared yet.")
@@ -457,7 +458,7 @@ class SessionName(BaseModel):
 
 class SessionPage(BaseModel):
     sessions: list[Session | SessionName] = Field(description="With `detail=true` each is a `Session`.")
-    next: str | None = Field(description="The `after` of the next page; null on the last.")
+    next: str | None = Field(description="The `cursor` of the next page; null on the last.")
     total: int = Field(description="Sessions of all models, resident or not.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from carryover import Answer
 
     from app.cli.prediction_writer import Layout, Written
+
+MAX_CHECKED = 1_000_000  # rows whose times are kept to find irregular steps
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Output:
         self._written = None if path is None else layout.read_written(path)
         self._marker = None if path is None else Marker(path, session)
         self._file: IO[str] = sys.stdout
+        self._begun = False  # whether the header is written
 
     def new_rows(self, position: int) -> Beginning:
         """Begin with new rows, at the position of the session.
@@ -157,25 +161,32 @@ class Output:
     def open(self, beginning: Beginning, *, resume: bool) -> Iterator[None]:
         """Open the file, and note where the source began before its first row is sent."""
         if self._path is None or self._marker is None:
-            self._layout.write_header(self._file)
-            yield
+            yield  # the header waits for the first answer: a stream that is refused writes nothing
             return
         with self._path.open("a" if resume else "w", encoding="utf-8") as self._file:
             if not self._path.stat().st_size:
                 self._layout.write_header(self._file)
                 self._file.flush()
+            self._begun = True
             if beginning.after_time is None:
                 self._marker.write(beginning.start)
             yield
 
     def write(self, answer: Answer, labels: Sequence[Any]) -> None:
         """Write the predictions of a chunk."""
+        self._begin()
         self._layout.write(self._file, answer, labels)
 
     def finish(self) -> None:
         """Forget where the source began: it has ended."""
+        self._begin()
         if self._marker is not None:
             self._marker.remove()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._layout.write_header(self._file)
+            self._begun = True
 
 
 class PulledRows:
@@ -185,6 +196,7 @@ class PulledRows:
     ----------
     observation, label : the numbers of a row, and its label
     timed : the times of the rows are sent, too
+    checked : note the times, as far as they are times, to say which steps are irregular
     """
 
     def __init__(
@@ -194,8 +206,10 @@ class PulledRows:
         label: Callable[[Any], Any],
         *,
         timed: bool,
+        checked: bool = False,
     ) -> None:
         self._rows, self._observation, self._label, self._timed = rows, observation, label, timed
+        self._is_checked, self._seen = checked, array("d")
         self._labels: deque[Any] = deque()
         self._times: deque[float] = deque()
         self._dropped = 0  # labels of earlier rows
@@ -205,7 +219,23 @@ class PulledRows:
             self._labels.append(self._label(row))
             if self._timed:
                 self._times.append(required_time(time_of(row)))
+            if self._is_checked:
+                self._check(row)
             yield self._observation(row)
+
+    def describe_irregular(self) -> str | None:
+        """The irregular steps between the rows that were read; None if there are none, or no times."""
+        import numpy as np
+
+        from models.data.series import describe_irregular
+
+        return describe_irregular(np.rint(np.array(self._seen) * 1e6).astype("datetime64[us]"))
+
+    def _check(self, row: Row) -> None:
+        seconds = parse_time(time_of(row))
+        self._is_checked = seconds is not None and len(self._seen) < MAX_CHECKED
+        if seconds is not None:
+            self._seen.append(seconds)
 
     def timestamps(self) -> Iterator[float]:
         """The times of the rows that were read."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,7 +18,8 @@ from app.cli.connect import DEFAULT_URL
 if TYPE_CHECKING:
     from carryover import SessionInfo
 
-TABLE_HEAD = ("SESSION", "MODEL", "POSITION", "LAST SEEN (UTC)")
+TABLE_HEAD = ("SESSION", "MODEL", "POSITION", "SKILL", "SURPRISE", "LAST SEEN (UTC)")
+ALIGNMENTS = "<<>>><"
 TABLE_SAMPLE = 100  # sessions whose texts set the widths: one page of the server's
 
 sessions = typer.Typer(help="List, change, back up and move the sessions of a running server.")
@@ -36,16 +37,31 @@ def list_(
         list[str] | None,
         typer.Option(help="Only sessions with this label, such as site=north; all of several."),
     ] = None,
+    order: Annotated[
+        Literal["name", "last_seen", "error", "surprise"],
+        typer.Option(
+            help="By id, by when they were last seen, by their error relative to that of repeating the last "
+            "observation, or by the surprise of the last observation. Of the last three, the greatest first."
+        ),
+    ] = "name",
+    ascending: Annotated[
+        bool, typer.Option("--ascending", help="The smallest value first.", show_default=False)
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Print a table of the sessions, in the order of their ids; with --json each line is a JSON document."""
+    """Print a table of the sessions; with --json each line is a JSON document.
+
+    In another order than by id, sessions that the server does not have in memory come last.
+    """
     labels = _labels(label or ())
+    descending = order != "name" and not ascending
     with connect.client(url, key_file) as server:
         if as_json:
-            for entry in server.sessions(model, labels=labels):
+            for entry in server.sessions(model, labels=labels, order=order, descending=descending):
                 print(json.dumps(entry))
-        else:
-            _print_table(server.sessions(model, labels=labels, detail=True))
+            return
+        found = server.sessions(model, detail=True, labels=labels, order=order, descending=descending)
+        _print_table(found)
 
 
 @sessions.command(short_help="Show a session.")
@@ -233,14 +249,21 @@ def _print_table(entries: Iterator[dict[str, Any]]) -> None:
         print("there are no sessions", file=sys.stderr)
         return
     widths = [max(map(len, column)) for column in zip(TABLE_HEAD, *first, strict=True)]
-    for session, model, position, seen in chain([TABLE_HEAD], first, rows):
-        print(f"{session:{widths[0]}}  {model:{widths[1]}}  {position:>{widths[2]}}  {seen}".rstrip())
+    for row in chain([TABLE_HEAD], first, rows):
+        texts = zip(row, widths, ALIGNMENTS, strict=True)
+        print("  ".join(f"{text:{side}{width}}" for text, width, side in texts).rstrip())
 
 
-def _table_row(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _table_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """A session that has just left, or is damaged, has only its name and its model."""
     seen = str(entry.get("updated") or "").partition(".")[0].removesuffix("Z").replace("T", " ")
-    return entry["session"], entry["model"], str(entry.get("position", "-")), seen or "-"
+    errors = entry.get("errors") or {}
+    skill, surprise = (_decimals(number) for number in (errors.get("skill"), entry.get("surprise")))
+    return entry["session"], entry["model"], str(entry.get("position", "-")), skill, surprise, seen or "-"
+
+
+def _decimals(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3f}"
 
 
 def _print(info: SessionInfo, as_json: bool) -> None:

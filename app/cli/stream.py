@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from itertools import islice
@@ -17,7 +17,7 @@ from app.cli import connect, options
 from app.cli.connect import DEFAULT_URL
 
 if TYPE_CHECKING:
-    from carryover import Carryover, ModelInfo, Session, SessionInfo
+    from carryover import Answer, Carryover, ModelInfo, Session, SessionInfo
 
     from app.cli.resume import Beginning
 
@@ -161,11 +161,13 @@ def stream(
             if resume
             else output.new_rows(position)
         )
-        _say_beginning(beginning, session, position, out, resume=resume)
+        if not resume:
+            _say_new_rows(session, position, out)
         rows = source.rows
         if beginning.after_time is not None:
             rows = rows_after(rows, row_reader.time_of, beginning.after_time, _say)
-        pulled = PulledRows(rows, observation, label, timed=bool(described.time_features))
+        checked = time_column is not None and step is None
+        pulled = PulledRows(rows, observation, label, timed=bool(described.time_features), checked=checked)
         stack.enter_context(output.open(beginning, resume=resume))
         sent = target.stream(
             pulled,
@@ -182,9 +184,12 @@ def stream(
         if source.total is not None and beginning.after_time is None:
             remaining = source.total - beginning.skipped(position)
         shown = out is not None or not sys.stdout.isatty()
-        for answer in track(sent.answers(), remaining, "rows", len, shown=shown):
+        answers = _said_first(sent.answers(), beginning, position) if resume else sent.answers()
+        for answer in track(answers, remaining, "rows", len, shown=shown):
             output.write(answer, pulled.labels_of(answer, beginning.start))
         output.finish()
+        irregular = pulled.describe_irregular()
+        options.print_notes([] if irregular is None else [irregular])
 
 
 def forecast(
@@ -307,15 +312,21 @@ def _inputs_without_times(model: ModelInfo, time_column: str | None) -> Sequence
     return model.inputs[: len(model.inputs) - len(model.time_inputs)]
 
 
-def _say_beginning(
-    beginning: Beginning, session: str, position: int, out: Path | None, *, resume: bool
-) -> None:
-    """Say where the stream begins, if that is not at 0."""
-    if resume and beginning.after_time is None:
-        _say(f"going on after row {max(beginning.skipped(position), 0)} of the source")
-    elif not resume and position:
+def _say_new_rows(session: str, position: int, out: Path | None) -> None:
+    """Say that nothing is skipped, if the session is not at 0."""
+    if position:
         again = "" if out else f"; after an interruption: --resume --began-at {position}"
         _say(f"session {session} is at {position}: all rows of the source are new to it{again}")
+
+
+def _said_first(answers: Iterator[Answer], beginning: Beginning, position: int) -> Iterator[Answer]:
+    """The answers of a stream that goes on; before the first, say where. The server may have refused it."""
+    first = next(answers, None)
+    if beginning.after_time is None:
+        _say(f"going on after row {max(beginning.skipped(position), 0)} of the source")
+    if first is not None:
+        yield first
+    yield from answers
 
 
 def _say(text: str) -> None:

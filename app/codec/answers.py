@@ -153,6 +153,7 @@ def encode_session(view: SessionView) -> dict[str, Any]:
         },
         "level": view.level,
         "errors": None if view.errors is None else _errors(view.errors, view.learning.levels),
+        "surprise": None if view.surprise is None else _float32_decimal(view.surprise),
         "labels": labels_by_name(view.labels),
         "alert": None if view.alert is None else msgspec.structs.asdict(view.alert),
         "alert_raised": view.alert_raised,
@@ -180,6 +181,10 @@ def _target_errors(mse: float, mae: float, persistence: float) -> dict[str, floa
     """The errors of one target; null where it was never observed."""
     skill = 1 - mse / persistence if persistence > 0 else None  # false for NaN, too
     return {"mse": None if isnan(mse) else mse, "mae": None if isnan(mae) else mae, "skill": skill}
+
+
+def _float32_decimal(number: float) -> float:
+    return shortest_decimals(np.array([number], np.float32))[0]
 
 
 def shortest_decimals(numbers: Numbers) -> list[float]:

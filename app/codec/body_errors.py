@@ -50,6 +50,12 @@ def decode_error(body: bytes, error: AnyDecodeError) -> Malformed | Unprocessabl
     return Malformed(f"the body is not JSON: {error}")
 
 
+def looks_like_csv(body: bytes) -> bool:
+    """Whether a body that is not JSON may be rows of CSV, sent without its content type."""
+    text = body.strip()
+    return text[:1] not in (b"{", b"[", b'"', b"") and (b"\n" in text or b"," in text)
+
+
 def _wrong_value(message: str) -> Malformed | Unprocessable:
     """Translate msgspec's `Expected x, got y - at $.observations[2][0]`."""
     what, _, path = message.partition(" - at ")

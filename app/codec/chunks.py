@@ -18,6 +18,7 @@ from app.codec.body_errors import (
     decode_error,
     float32_range_error,
     invalid_number_error,
+    looks_like_csv,
     ragged_rows_error,
     too_many_observations_error,
 )
@@ -33,7 +34,7 @@ from app.codec.limits import (
     Limits,
     validate_model_name,
 )
-from app.errors import Unprocessable
+from app.errors import Malformed, Unprocessable
 from app.jobs.answers import parse_epoch
 from app.jobs.options import ChunkOptions
 from app.session.notes import parse_labels
@@ -120,6 +121,8 @@ def decode_chunk(body: bytes, limits: Limits) -> Chunk:
     try:
         fields = _decode_chunk(body)
     except DECODE_ERRORS as error:
+        if looks_like_csv(body):
+            raise Malformed("the body is not JSON; for CSV, send Content-Type: text/csv") from None
         gapped = decode_with_gaps(body, error, _decode_gapped)
         return validate_chunk(gapped.observations, gapped, limits, gaps=True)
     return validate_chunk(fields.observations, fields, limits)

@@ -217,7 +217,7 @@ class _Commands:
     def _import(self, job: Import, batch: Batch) -> None:
         if job.only_new:
             self._check_absent(job.session, batch)
-        slab = self._residents.models.slab_for_fingerprint(job.state.fingerprint)
+        slab = self._residents.models.slab_for_fingerprint(job.state.fingerprint, job.state.model)
         after = rows_of(job.state, slab.recent_chunks, slab.forecaster)
         if self._residents.find(job.session) is not None:
             previous, _ = self._residents.require(job.session, batch, job.at, job.epoch)

@@ -50,9 +50,10 @@ from app.engine.warm_start import warm_start_sessions
 from app.engine.watchers import Watchers
 from app.errors import CarryoverError, Stopping, StoreFailed
 from app.jobs.jobs import AdvanceMany, Job, Watch, Watcher, submit_and_wait
+from app.jobs.session_query import Cursor, Rank, RankedSession, SessionPage, SessionQuery
 from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
-from app.session.notes import Alert, Labels
+from app.session.notes import Alert
 from app.session.steady_clock import SteadyClock
 from app.stores import LabelPage, Store
 from models.forecaster import Forecaster
@@ -229,46 +230,46 @@ class Engine:
         if self.peers is not None:
             self.peers.unwatch(session, watcher)
 
-    async def names(
-        self, after: str, limit: int, model: str | None = None, prefix: str = ""
-    ) -> list[tuple[str, str]]:
-        """(name, model) of up to `limit` sessions, sorted: names > `after` that begin with `prefix`.
+    async def list_sessions(self, query: SessionQuery, after: Cursor | None, limit: int) -> SessionPage:
+        """A page of up to `limit` sessions.
+
+        Parameters
+        ----------
+        after : `next` of the page before; None for the first
 
         Raises
         ------
         WorkerUnavailable : a worker that owns a part of them does not answer
         """
-        here = await self.names_here(after, limit, model, prefix)
-        if self.peers is None:
-            return here
-        elsewhere = await self.peers.names(after, limit, model, prefix)
-        return list(islice(heapq.merge(here, *elsewhere), limit))
+        found: list[tuple[str, str]] = []
+        if query.order is not None and not isinstance(after, str):
+            ranked = await self._ranked(query, after, limit)
+            found += [(session.name, session.model) for session in ranked]
+            if len(found) == limit:
+                return SessionPage(found, Rank(ranked[-1].value, ranked[-1].epoch))
+        name = after if isinstance(after, str) else ""
+        page = await self._by_name(query, name, limit - len(found))
+        return SessionPage([*found, *page.found], page.end)
 
-    async def names_here(
-        self, after: str, limit: int, model: str | None = None, prefix: str = ""
-    ) -> list[tuple[str, str]]:
-        """As `names`, of the sessions that this engine owns."""
-        return await self._listing.names(after, limit, model, prefix)
+    async def _ranked(self, query: SessionQuery, after: Rank | None, limit: int) -> list[RankedSession]:
+        pages = [await self.ranked_here(query, after, limit)]
+        if self.peers is not None:
+            pages += await self.peers.ranked(query, after, limit)
+        return list(islice(heapq.merge(*pages, reverse=query.descending), limit))
 
-    async def labelled(
-        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
-    ) -> LabelPage:
-        """As `names`, of the sessions that have all of these labels; see `LabelPage`.
-
-        Raises
-        ------
-        WorkerUnavailable : a worker that owns a part of them does not answer
-        """
-        page = await self.labelled_here(after, limit, model, prefix, labels)
+    async def _by_name(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
+        page = await self.by_name_here(query, after, limit)
         if self.peers is None:
             return page
-        return LabelPage.merge([page, *await self.peers.labelled(after, limit, model, prefix, labels)], limit)
+        return LabelPage.merge([page, *await self.peers.by_name(query, after, limit)], limit)
 
-    async def labelled_here(
-        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
-    ) -> LabelPage:
-        """As `labelled`, of the sessions that this engine owns."""
-        return await self._listing.labelled(after, limit, model, prefix, labels)
+    async def ranked_here(self, query: SessionQuery, after: Rank | None, limit: int) -> list[RankedSession]:
+        """See `Listing.ranked`: of the sessions that this engine owns."""
+        return await self._listing.ranked(query, after, limit)
+
+    async def by_name_here(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
+        """See `Listing.by_name`: of the sessions that this engine owns."""
+        return await self._listing.by_name(query, after, limit)
 
     async def count_sessions(self, tenant: str | None = None) -> int:
         """Number of sessions of a tenant, or of all tenants.

@@ -1,25 +1,33 @@
-"""Lists of session names: those in the store, and those that are resident only.
+"""Lists of sessions: those in the store, and those that are resident only.
 
 A list is read in slices, and one slice at a time however many clients list. Between two slices the event loop
 takes up what has come in, and the store's thread the next commit. So a chunk waits for at most one slice.
+
+In a list by value, the resident sessions that have the value come first (`app.engine.ranking`), and then all
+others by name: a session that is not resident has to be loaded before anything is known of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import math
+from collections.abc import Callable
 from itertools import islice
 
+from app.engine.ranking import Rankings
 from app.engine.residents import Residents
+from app.jobs.session_query import Rank, RankedSession, SessionQuery
 from app.session.label_index import MAX_CANDIDATES
-from app.session.names import name_range
+from app.session.names import SEPARATOR, name_range
 from app.session.notes import NO_NOTES, Labels
 from app.session.slab import Slab
 from app.stores import LabelPage
 
 SLICE_NAMES = 100  # about 0.1 ms in memory
+MAX_RANKED_NAMES = 5000  # names that a page leaves out at most because they were listed by value
 
-Name = tuple[str, str]  # of a session, and its model
+FingerprintFilter = Callable[[str], bool]
 
 
 class Listing:
@@ -33,65 +41,72 @@ class Listing:
     def __init__(self, residents: Residents) -> None:
         self._residents = residents
         self._turn = asyncio.Lock()  # first come, first served
+        self._rankings = Rankings(residents)
 
-    async def names(self, after: str, limit: int, model: str | None = None, prefix: str = "") -> list[Name]:
-        """Up to `limit` sessions, sorted by name: names > `after` that begin with `prefix`.
+    async def by_name(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
+        """Up to `limit` sessions with names > `after`, sorted by name; see `LabelPage`.
 
-        The work grows with `limit` and the number of models, and not with the number of sessions.
+        Of a query with an order, those that have no value. Of each session the model's name takes the place
+        of the fingerprint. The work grows with `limit` and the number of models, and not with the number of
+        sessions. With labels, or behind the sessions that have a value, a page may be short.
         """
-        found: list[Name] = []
+        if query.order is not None and self._rankings.covers(query, self._count(query)):
+            return LabelPage((), None)
+        found: list[tuple[str, str]] = []
+        total = 0
         while True:
-            wanted = min(limit - len(found), SLICE_NAMES)
+            wanted = limit if query.labels else min(limit - len(found), SLICE_NAMES)
             async with self._turn:
-                part = await self._slice(after, wanted, model, prefix)
-                await asyncio.sleep(
-                    0
-                )  # with the turn: the slice of another list comes after what has come in
-            found += part
-            if len(part) < wanted or len(found) == limit:
-                return found
-            after = part[-1][0]
+                page = await self._slice(query, after, wanted if query.order is None else SLICE_NAMES)
+                if query.order is None:
+                    found += page.found
+                else:
+                    found += self._rankings.without_value(page.found, query.order)
+                # With the turn: the slice of another list comes after what has come in.
+                await asyncio.sleep(0)
+            total += len(page.found)
+            is_enough = len(found) >= limit or bool(query.labels) or total >= MAX_RANKED_NAMES
+            if page.end is None or is_enough:
+                page = LabelPage.of(found, limit, page.end)
+                models = self._residents.models
+                return LabelPage([(name, models.model_of(print_)) for name, print_ in page.found], page.end)
+            after = page.end
 
-    async def _slice(self, after: str, limit: int, model: str | None, prefix: str) -> list[Name]:
+    async def ranked(self, query: SessionQuery, after: Rank | None, limit: int) -> list[RankedSession]:
+        """Up to `limit` resident sessions that have the value of the query's order, in that order."""
+        return await self._rankings.page(query, after, limit)
+
+    def _count(self, query: SessionQuery) -> float:
+        """How many sessions the query is about; infinity if nobody has counted them."""
+        if query.model is None and not query.labels:
+            if not query.prefix:
+                return len(self._residents)
+            if query.prefix.endswith(SEPARATOR):
+                return self._residents.counts.per_tenant[query.prefix.removesuffix(SEPARATOR)]
+        return math.inf
+
+    async def _slice(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
         models, store = self._residents.models, self._residents.store
+        call_store, prefix, labels = self._residents.call_store, query.prefix, query.labels
 
         def fingerprint_filter(fingerprint: str) -> bool:
-            return model is None or models.model_of(fingerprint) == model
+            return query.model is None or models.model_of(fingerprint) == query.model
 
-        pages = [await self._residents.call_store(store.names, after, limit, prefix, fingerprint_filter)]
-        if not store.writes_through:
-            start, end = name_range(after, prefix)
-            for fingerprint, slab in models.slabs.items():
-                if fingerprint_filter(fingerprint):
-                    resident = slab.names.irange(start, end, inclusive=(False, False))
-                    pages.append([(name, fingerprint) for name in islice(resident, limit)])
-        names = islice(heapq.merge(*pages), limit)
-        return [(name, models.model_of(fingerprint)) for name, fingerprint in names]
-
-    async def labelled(
-        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
-    ) -> LabelPage:
-        """As `names`, of the sessions that have all of these labels, at least one.
-
-        Of each session the model's name takes the place of the fingerprint.
-        """
-        models, store = self._residents.models, self._residents.store
-
-        def fingerprint_filter(fingerprint: str) -> bool:
-            return model is None or models.model_of(fingerprint) == model
-
-        async with self._turn:
-            page = await self._residents.call_store(
-                store.labelled, after, limit, prefix, fingerprint_filter, labels
-            )
-            pages = [page]
-            if not store.writes_through:
-                for fingerprint, slab in models.slabs.items():
-                    if fingerprint_filter(fingerprint):
-                        pages.append(_labelled_residents(slab, after, limit, prefix, labels))
-            await asyncio.sleep(0)  # with the turn, as above
-        merged = LabelPage.merge(pages, limit)
-        return LabelPage([(name, models.model_of(print_)) for name, print_ in merged.found], merged.end)
+        slabs = {
+            fingerprint: slab
+            for fingerprint, slab in ({} if store.writes_through else models.slabs).items()
+            if fingerprint_filter(fingerprint)
+        }
+        if labels:
+            page = await call_store(store.labelled, after, limit, prefix, fingerprint_filter, labels)
+            resident = [_labelled_residents(slab, after, limit, prefix, labels) for slab in slabs.values()]
+            return LabelPage.merge([page, *resident], limit)
+        pages = [await call_store(store.names, after, limit, prefix, fingerprint_filter)]
+        start, end = name_range(after, prefix)
+        for fingerprint, slab in slabs.items():
+            names = slab.names.irange(start, end, inclusive=(False, False))
+            pages.append([(name, fingerprint) for name in islice(names, limit)])
+        return LabelPage.of(list(islice(heapq.merge(*pages), limit)), limit, None)
 
 
 def _labelled_residents(slab: Slab, after: str, limit: int, prefix: str, labels: Labels) -> LabelPage:

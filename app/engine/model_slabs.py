@@ -205,8 +205,12 @@ class ModelSlabs:
         """The slabs of networks that a newer one of the same name has replaced."""
         return [slab for name in self.current for slab in self.older_slabs(name)]
 
-    def slab_for_fingerprint(self, fingerprint: str) -> Slab:
+    def slab_for_fingerprint(self, fingerprint: str, model: str) -> Slab:
         """The slab of the model that a state belongs to.
+
+        Parameters
+        ----------
+        model : its name where the state was written, for the error
 
         Raises
         ------
@@ -215,7 +219,9 @@ class ModelSlabs:
         slab = self.find_slab(fingerprint)
         if slab is None:
             raise OtherModel(
-                f"the state belongs to model {fingerprint[:12]}, which is not loaded", fingerprint=fingerprint
+                f"the state belongs to model {model[:100]!r} of fingerprint {fingerprint[:12]}, which is not "
+                "loaded",
+                fingerprint=fingerprint,
             )
         return slab
 

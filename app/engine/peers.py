@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from app.jobs.jobs import Job, Watcher
-from app.session.notes import Labels
+from app.jobs.session_query import Rank, RankedSession, SessionQuery
 from app.stores import LabelPage
 
 
@@ -24,15 +24,13 @@ class Peers(Protocol):
     def unwatch(self, session: str, watcher: Watcher) -> None:
         """Stop notifying a watcher of a session that another worker owns."""
 
-    async def names(
-        self, after: str, limit: int, model: str | None, prefix: str
-    ) -> Sequence[Sequence[tuple[str, str]]]:
-        """A page of `Engine.names` from each other worker."""
+    async def ranked(
+        self, query: SessionQuery, after: Rank | None, limit: int
+    ) -> Sequence[list[RankedSession]]:
+        """`Engine.ranked_here` of each other worker."""
 
-    async def labelled(
-        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
-    ) -> Sequence[LabelPage]:
-        """A page of `Engine.labelled` from each other worker."""
+    async def by_name(self, query: SessionQuery, after: str, limit: int) -> Sequence[LabelPage]:
+        """`Engine.by_name_here` of each other worker."""
 
     async def count_sessions(self, tenant: str | None) -> int:
         """Number of sessions that other workers own."""

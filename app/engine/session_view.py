@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from app.engine import extra_outputs
 from app.jobs.answers import SessionView
 from app.session.notes import NO_NOTES
 from app.session.rows import Rows
 from app.session.slab import Slab
+from models.arrays import Floats
+from models.forecaster import Forecaster
 
 NEVER = float("inf")
+FIRST = np.zeros(1, np.int64)
 
 
 def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
@@ -34,4 +41,12 @@ def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
         labels=notes.labels,
         alert=notes.alert,
         alert_raised=notes.state.raised,
+        surprise=_surprise(slab.forecaster, rows.carries),
     )
+
+
+def _surprise(forecaster: Forecaster, carries: Floats) -> float | None:
+    if not forecaster.learning.tracks_errors:
+        return None
+    score = float(forecaster.last_scores(carries, FIRST)[0])
+    return None if math.isnan(score) else score

@@ -142,6 +142,7 @@ class SessionView:
 
     level : of the intervals that it wants with every chunk
     errors : [1, outputs], if it keeps its errors
+    surprise : the score of its last observation, if one was scored
     since_reset : observations since it was created or reset
     labels : `name:value` of each
     alert, alert_raised : its own alert, and whether an alert is raised
@@ -168,6 +169,7 @@ class SessionView:
     labels: Labels = ()
     alert: Alert | None = None
     alert_raised: bool = False
+    surprise: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ class LabelIndex:
             if not names:
                 del self._names[label]
 
+    def count(self, label: str) -> int:
+        """How many sessions have this label."""
+        return len(self._names.get(label, ()))
+
     def candidates(self, label: str, start: str, end: str, limit: int) -> Sequence[str]:
         """The first `limit` names with this label behind `start` and before `end`."""
         names = self._names.get(label)

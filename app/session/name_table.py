@@ -15,15 +15,33 @@ For a session it takes some 21 bytes and its name.
 from __future__ import annotations
 
 import secrets
+from typing import NamedTuple
 
 import numpy as np
 
-from models.arrays import Bytes, Digests, Ints, UInt32s
+from models.arrays import Bools, Bytes, Digests, Ints, UInt32s
 from models.jit import INT, contiguous, jit, jit_part, readonly, readonly_contiguous
 
 MAX_NAME = 255  # bytes
 MIN_SLOTS, MIN_BYTES = 64, 1024
 HIGH = np.uint64(32)  # the higher half of a hash is the strongly universal one
+
+
+class NameTexts(NamedTuple):
+    """The names as they are now. A thread may read them while the table changes.
+
+    What is written later lies behind these names, or in other arrays. Only the name of a row that has got
+    another session meanwhile may be that session's.
+    """
+
+    text: Bytes
+    starts: Ints
+
+    def begin_with(self, prefix: bytes, rows: Ints) -> Bools:
+        """[n], whether the name of each of these rows begins so."""
+        found = np.zeros(len(rows), np.bool_)
+        _begin_with(self.text, self.starts, np.frombuffer(prefix, np.uint8), rows, found)
+        return found
 
 
 class NameTable:
@@ -100,8 +118,14 @@ class NameTable:
         if self._end < 2 * self._live:  # as it is: to move a million names takes 20 times as long
             text[: self._end] = self._text[: self._end]
         else:
+            self._starts = self._starts.copy()  # `texts` are being read, maybe
             self._end = _move(self._slots, self._starts, self._text, text)
         self._text = text
+
+    @property
+    def texts(self) -> NameTexts:
+        """The names by row, for a thread."""
+        return NameTexts(self._text, self._starts)
 
 
 @jit_part
@@ -228,3 +252,16 @@ def _find(
             slot = (slot + 1) & (len(slots) - 1)
         rows[k] = row
     return True
+
+
+@jit(
+    readonly_contiguous("uint8"), readonly("int64"), readonly_contiguous("uint8"), readonly("int64"),
+    contiguous("bool"), release_gil=True,
+)  # fmt: skip
+def _begin_with(text: Bytes, starts: Ints, prefix: Bytes, rows: Ints, found: Bools) -> None:
+    """Mark the rows whose names begin with the prefix. A name that lies outside the text has another."""
+    size = len(prefix)
+    for i in range(len(rows)):
+        start = starts[rows[i]]
+        if start + 1 + size <= len(text) and text[start] >= size:
+            found[i] = _are_equal(prefix, 0, text, start + 1, size)

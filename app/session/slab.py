@@ -78,6 +78,7 @@ class Slab:
         self.table = NameTable(capacity)  # the same rows, for the names of many sessions at once
         self.names: SortedList[str] = SortedList()
         self._owner: list[str | None] = []  # by row; None where free or not yet published
+        self.published = np.zeros(capacity, np.bool_)  # by row, whether it has an owner
         self.used = np.zeros(capacity, np.uint8)
         self.histories = None if pool is None else pool.histories(forecaster, capacity)
         self._free: list[int] = []
@@ -107,6 +108,7 @@ class Slab:
     def give_back(self, row: int) -> None:
         """Free a row that was taken and never published, or whose session was removed."""
         self._owner[row] = None
+        self.published[row] = False
         self.used[row] = COLD
         self.headers["deadline"][row] = np.inf  # so that `expired` never reports it
         self.long_answers.pop(row, None)
@@ -123,7 +125,12 @@ class Slab:
         if row in self.notes:
             self.labels.add(session, self.notes[row].labels)
         self._owner[row] = session
+        self.published[row] = True
         self.used[row] = WARM
+
+    def owner(self, row: int) -> str | None:
+        """The session at this row; None if the row is free or not yet published."""
+        return self._owner[row]
 
     def remove(self, session: str) -> None:
         """Remove a resident session, and free its row."""

@@ -36,10 +36,10 @@ from app.jobs.jobs import (
     Watcher,
     submit_and_wait,
 )
+from app.jobs.session_query import Rank, RankedSession, SessionQuery
 from app.jobs.split import JobParts
 from app.model_library import ModelLibrary
 from app.session.names import id_of
-from app.session.notes import Labels
 from app.stores import LabelPage
 from app.workers.handed_over import HandedOverChunks
 from app.workers.peer import ANSWER_SECONDS, Peer
@@ -81,10 +81,10 @@ class Workers:
         self._reports: dict[int, _Report] = {}
         self.answers: dict[str, Answer] = {
             "adopt": self._adopt_here,
+            "by_name": self._by_name_here,
             "count": self._count_here,
             "models": self._models_here,
-            "labelled": self._labelled_here,
-            "names": engine.names_here,
+            "ranked": self._ranked_here,
             "retire": self._retire_here,
         }
         self.receive_alerts: Callable[[Sequence[AlertEvent]], None] = lambda _: None
@@ -238,24 +238,26 @@ class Workers:
         answers = await asyncio.gather(*map(ask, self._peers.values()))
         return [answer for found in answers for answer in found]
 
-    async def names(
-        self, after: str, limit: int, model: str | None, prefix: str
-    ) -> Sequence[Sequence[tuple[str, str]]]:
-        """A page of `Engine.names` from each other worker."""
-        pages = await self.ask("names", after, limit, model, prefix)
-        return [[(name, model_name) for name, model_name in page] for page in pages]
+    async def ranked(
+        self, query: SessionQuery, after: Rank | None, limit: int
+    ) -> Sequence[list[RankedSession]]:
+        """`Engine.ranked_here` of each other worker."""
+        pages = await self.ask("ranked", query, after, limit)
+        return [[RankedSession(*session) for session in page] for page in pages]
 
-    async def labelled(
-        self, after: str, limit: int, model: str | None, prefix: str, labels: Labels
-    ) -> Sequence[LabelPage]:
-        """A page of `Engine.labelled` from each other worker."""
-        pages = await self.ask("labelled", after, limit, model, prefix, labels)
-        return [LabelPage([(name, model_name) for name, model_name in found], end) for found, end in pages]
+    async def by_name(self, query: SessionQuery, after: str, limit: int) -> Sequence[LabelPage]:
+        """`Engine.by_name_here` of each other worker."""
+        pages = await self.ask("by_name", query, after, limit)
+        return [LabelPage([(name, model) for name, model in found], end) for found, end in pages]
 
-    async def _labelled_here(
-        self, after: str, limit: int, model: str | None, prefix: str, labels: Sequence[str]
+    async def _ranked_here(self, query: Any, after: Any, limit: int) -> list[RankedSession]:
+        rank = None if after is None else Rank(*after)
+        return await self._engine.ranked_here(_query(query), rank, limit)
+
+    async def _by_name_here(
+        self, query: Any, after: str, limit: int
     ) -> tuple[Sequence[tuple[str, str]], str | None]:
-        page = await self._engine.labelled_here(after, limit, model, prefix, tuple(labels))
+        page = await self._engine.by_name_here(_query(query), after, limit)
         return page.found, page.end
 
     async def count_sessions(self, tenant: str | None) -> int:
@@ -347,6 +349,12 @@ async def _wait_for_all(events: Sequence[asyncio.Event], seconds: float) -> None
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await asyncio.gather(*(event.wait() for event in events))
+
+
+def _query(fields: Sequence[Any]) -> SessionQuery:
+    """A query that came from another worker."""
+    query = SessionQuery(*fields)
+    return query._replace(labels=tuple(query.labels))
 
 
 class _Report(msgspec.Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from statistics import median
 from typing import Any
@@ -23,31 +23,48 @@ PAGE_MS = 20.0
 P99_FACTOR, P99_FLOOR_MS = 2.0, 5.0
 """The bystander's p99 may double; below the floor the machine's own noise is larger."""
 QUERIES = ("limit=100&model=other", "limit=100&after=s0500000", "limit=1&model=other")
+BY_VALUE = (
+    "limit=100&order=last_seen&descending=true",
+    "limit=100&order=last_seen",
+    "limit=100&order=last_seen&descending=true&prefix=s05",
+)
 
 
 async def listings(run: Run) -> AsyncIterator[Result]:
     """In memory, in SQLite, and in Redis if it is asked for."""
     folder = run.new_folder()
-    yield await _listing(run, "memory", SESSIONS, {})
-    yield await _listing(run, "SQLite", SESSIONS, {"store": f"sqlite:{folder}/store.sqlite"})
+    stores: list[tuple[str, int, dict[str, Any]]] = [
+        ("memory", SESSIONS, {}),
+        ("SQLite", SESSIONS, {"store": f"sqlite:{folder}/store.sqlite"}),
+        ("memory, all resident", SESSIONS, {"resident_sessions": SESSIONS + 1000}),
+    ]
+    for store, sessions, settings in stores:
+        async for result in _listings(run, store, sessions, settings):
+            yield result
     if run.redis:
         from benchmarks.failover.processes import RedisServer
 
         with RedisServer(folder / "redis") as redis:
-            yield await _listing(run, "Redis", REDIS_SESSIONS, {"store": redis.url})
+            async for result in _listings(run, "Redis", REDIS_SESSIONS, {"store": redis.url}):
+                yield result
 
 
-async def _listing(run: Run, store: str, sessions: int, settings: dict[str, Any]) -> Result:
+async def _listings(run: Run, store: str, sessions: int, settings: dict[str, Any]) -> AsyncIterator[Result]:
     count = run.scaled(sessions)
     limits = {"max_sessions": sessions + 1000, "resident_sessions": 20_000}
     async with serving(run.target, run.new_folder(), **(limits | settings)) as server:
         await _create(server, count)
-        async with bystander(server, server.port) as before:
-            await asyncio.sleep(2.0)
-        pages: list[float] = []
-        async with observed(run, server) as view:
-            alone = await _list(server, 1, LIST_SECONDS / 5)
-            pages = await _list(server, LISTERS, LIST_SECONDS)
+        for order, queries in (("by name", QUERIES), ("by value", BY_VALUE)):
+            yield await _listing(run, server, f"lists {order}, {store}", count, queries)
+
+
+async def _listing(run: Run, server: Server, name: str, count: int, queries: Sequence[str]) -> Result:
+    async with bystander(server, server.port) as before:
+        await asyncio.sleep(2.0)
+    pages: list[float] = []
+    async with observed(run, server) as view:
+        alone = await _list(server, 1, LIST_SECONDS / 5, queries)
+        pages = await _list(server, LISTERS, LIST_SECONDS, queries)
     page_ms = median(alone or pages or [float("inf")]) * 1e3
     calm, during = float(before.get("p99_ms", 0.0)), float(view.report.get("p99_ms", 0.0))
     slow = during > max(P99_FACTOR * calm, P99_FLOOR_MS)
@@ -57,7 +74,7 @@ async def _listing(run: Run, store: str, sessions: int, settings: dict[str, Any]
     )
     worked = page_ms > PAGE_MS or slow
     sent = f"{LISTERS} clients list for {LIST_SECONDS:.0f} s at {count:,} sessions"
-    return view.result(f"lists of sessions, {store}", sent, outcome, worked=worked)
+    return view.result(name, sent, outcome, worked=worked)
 
 
 async def _create(server: Server, count: int) -> None:
@@ -71,7 +88,7 @@ async def _create(server: Server, count: int) -> None:
                 raise RuntimeError(f"the sessions could not be created: {status} {answer[:200]!r}")
 
 
-async def _list(server: Server, clients: int, seconds: float) -> list[float]:
+async def _list(server: Server, clients: int, seconds: float, queries: Sequence[str]) -> list[float]:
     """List for some seconds, and return the seconds that each page took."""
     pages: list[float] = []
     deadline = time.perf_counter() + seconds
@@ -81,7 +98,7 @@ async def _list(server: Server, clients: int, seconds: float) -> list[float]:
         turn = number
         while time.perf_counter() < deadline:
             start = time.perf_counter()
-            await connection.request("GET", f"/sessions?{QUERIES[turn % len(QUERIES)]}")
+            await connection.request("GET", f"/sessions?{queries[turn % len(queries)]}")
             pages.append(time.perf_counter() - start)
             turn += 1
 

@@ -49,7 +49,7 @@ from carryover.values import (
     concatenate_answers,
 )
 from carryover.window import max_in_flight_for
-from carryover.wire import ChunkOptions, Cursor, cursor_for
+from carryover.wire import ChunkOptions, Cursor, Order, cursor_for
 
 T = TypeVar("T")
 
@@ -123,9 +123,11 @@ class AsyncCarryover:
         *,
         detail: bool = False,
         labels: Mapping[str, str] | None = None,
+        order: Order | None = None,
+        descending: bool = False,
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield every session whose id sorts after `after`, in order of id; see `Carryover.sessions`."""
-        return self._emit(plans.sessions(model, self._retry, after, detail, labels))
+        """Yield every session, by id or in another order; see `Carryover.sessions`."""
+        return self._emit(plans.sessions(model, self._retry, after, detail, labels, order, descending))
 
     async def count(self) -> int:
         """Return the number of sessions."""

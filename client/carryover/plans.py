@@ -186,11 +186,21 @@ def sessions(
     after: str = "",
     detail: bool = False,
     labels: Mapping[str, str] | None = None,
+    order: str | None = None,
+    descending: bool = False,
 ) -> Plan[None]:
-    """Emit every session whose id sorts after `after` and that has all the labels, page by page."""
+    """Emit every session that has all the labels, page by page; by id, those whose id sorts after `after`.
+
+    Raises
+    ------
+    ValueError : `after` is an id, and the order is not by id
+    """
+    if after and order not in (None, "name"):
+        raise ValueError(f"after= is an id: leave it out of a list with order={order!r}")
     start: str | None = after
     while start is not None:
-        page = wire.reply_object((yield from send(wire.page(start, model, PAGE, detail, labels), retry)))
+        request = wire.page(PAGE, start, model, detail, labels, order, descending)
+        page = wire.reply_object((yield from send(request, retry)))
         for session in page["sessions"]:
             yield Emit(session)
         start = page["next"]
@@ -198,7 +208,7 @@ def sessions(
 
 def count(retry: RetryPolicy) -> Plan[int]:
     """Return the number of sessions."""
-    page = wire.reply_object((yield from send(wire.page("", None, 1), retry)))
+    page = wire.reply_object((yield from send(wire.page(1), retry)))
     return int(page["total"])
 
 

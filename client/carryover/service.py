@@ -48,7 +48,7 @@ from carryover.values import (
     concatenate_answers,
 )
 from carryover.window import max_in_flight_for
-from carryover.wire import ChunkOptions, Cursor, cursor_for
+from carryover.wire import ChunkOptions, Cursor, Order, cursor_for
 
 T = TypeVar("T")
 
@@ -149,15 +149,20 @@ class Carryover:
         *,
         detail: bool = False,
         labels: Mapping[str, str] | None = None,
+        order: Order | None = None,
+        descending: bool = False,
     ) -> Iterator[dict[str, Any]]:
-        """Yield every session with an id after `after`, in order of id: the entries of `GET /sessions`.
+        """Yield every session, by id or in another order: the entries of `GET /sessions`.
 
         Parameters
         ----------
+        after : by id, only sessions whose id sorts after this one
         detail : each with what `GET /sessions/{id}` says of it, such as its position
         labels : only sessions that have all of these, such as `{"site": "north"}`
+        order : in the order of this value; sessions that the server does not have in memory come last, by id
+        descending : the greatest value first
         """
-        return self._emit(plans.sessions(model, self._retry, after, detail, labels))
+        return self._emit(plans.sessions(model, self._retry, after, detail, labels, order, descending))
 
     def count(self) -> int:
         """Return the number of sessions."""

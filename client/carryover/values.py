@@ -424,6 +424,7 @@ class SessionInfo:
     learning: Mapping[str, Any] | None = None
     errors: Mapping[str, Any] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    surprise: float | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
 

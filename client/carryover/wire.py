@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from carryover.effects import Reply, Request
@@ -177,14 +177,27 @@ def history(cursor: Cursor, last: int | None, start: int | None, limit: int | No
     return Request("GET", f"{cursor.path}/history", query=given)
 
 
+Order = Literal["name", "last_seen", "error", "surprise"]
+"""Of a list of sessions: by id, or by a value."""
+
+
 def page(
-    after: str, model: str | None, limit: int, detail: bool = False, labels: Mapping[str, str] | None = None
+    limit: int,
+    start: str = "",
+    model: str | None = None,
+    detail: bool = False,
+    labels: Mapping[str, str] | None = None,
+    order: str | None = None,
+    descending: bool = False,
 ) -> Request:
-    """`GET /sessions`."""
-    query: dict[str, Any] = {"after": after, "limit": limit}
+    """`GET /sessions`. `start` is an id, or, in the order of a value, `next` of the previous page."""
+    query: dict[str, Any] = {"limit": limit}
+    query |= {"after" if order in (None, "name") else "cursor": start} if start else {}
     query |= {} if model is None else {"model": model}
     query |= {"detail": "true"} if detail else {}
     query |= {"label": [f"{name}:{value}" for name, value in labels.items()]} if labels else {}
+    query |= {} if order is None else {"order": order}
+    query |= {"descending": "true"} if descending else {}
     return Request("GET", "/sessions", query=query)
 
 

@@ -248,6 +248,26 @@ class Learner:
             observed, coverage=1 - self._view(rows, "missed") + nan_where_unobserved[:, None], **means
         )
 
+    def relative_errors(self, rows: Floats, which: Ints) -> Floats:
+        """[n], of the sessions `which`, their mean squared errors as a multiple of persistence's.
+
+        Of several outputs it is their mean: errors in different units are compared by this alone. NaN where
+        nothing was observed yet, or nothing has changed.
+        """
+        observed, mse, persistence = (
+            self._view(rows, name)[which] for name in ("observed", "mse", "persistence")
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            known = (observed > 0) & (persistence > 0)
+            ratios = np.where(known, mse / persistence, 0)
+            return np.asarray(ratios.sum(axis=1) / known.sum(axis=1))
+
+    def last_scores(self, rows: Floats, which: Ints) -> Floats:
+        """[n], of the sessions `which`, the scores of their last observations; NaN where there is none."""
+        scores = np.empty(len(which), np.float32)
+        surprise.last_scores(self._view(rows, "histogram"), self._view(rows, "surprise"), which, scores)
+        return scores
+
     def options(self, row: Floats) -> Learning:
         """The learning options that are stored in one session's `row`, [size]."""
         if not self.learning.adapts_readout:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.arrays import Floats
+from models.arrays import Floats, Ints
+from models.jit import contiguous, jit, readonly
 
 BINS = 48
 PER_OCTAVE = 4
@@ -77,3 +78,36 @@ def score(histogram: Floats, size: Floats) -> Floats:
     histogram *= np.where(seen, FADING, np.float32(1))[..., None]
     np.put_along_axis(histogram, bin_, np.take_along_axis(histogram, bin_, -1) + seen[..., None], -1)
     return np.where(seen, np.clip(score, 0, BELOW_ONE), np.nan).astype(np.float32)
+
+
+@jit(
+    readonly("float32", 2), readonly("float32"), readonly("int64"), contiguous("float32"), release_gil=True
+)  # fmt: skip
+def last_scores(histogram: Floats, surprise: Floats, rows: Ints, scores: Floats) -> None:
+    """Write the score of the last observation of each session: what `score` returned, undone and made again.
+
+    Parameters
+    ----------
+    histogram, surprise : [sessions, BINS] and [sessions], after that observation
+    rows : [n], the sessions to look at
+    scores : [n], written to; NaN where nothing was scored yet
+    """
+    for i in range(len(rows)):
+        row = rows[i]
+        size = min(np.sqrt(surprise[row]), HUGE)
+        place = (np.log2(max(size, np.float32(1e-9))) - np.float32(LOWEST)) * np.float32(PER_OCTAVE)
+        inside = min(max(place, np.float32(0)), np.float32(BINS - 1e-3))
+        bin_ = int(inside)
+        total, larger = 0.0, 0.0
+        for k in range(BINS):
+            total += histogram[row, k]
+            if k > bin_:
+                larger += histogram[row, k]
+        if total <= 0:
+            scores[i] = np.nan
+            continue
+        larger += max(histogram[row, bin_] - 1, 0.0) * (1 - (inside - bin_))
+        if place >= BINS:
+            larger = 0.0
+        score = 1 - (larger / FADING + (1 + size * size / 3) ** -1.5) / ((total - 1) / FADING + 1)
+        scores[i] = min(max(score, 0.0), BELOW_ONE)

@@ -121,19 +121,8 @@ class Series:
         return self.times.astype(np.int64) / 1e6
 
     def describe_irregular(self) -> str | None:
-        """The steps that are not the usual one, in a sentence; None if there are none, or no times."""
-        if self.times is None or len(self) < 3:
-            return None
-        steps = np.diff(self.times).astype(np.int64) / 1e6
-        step = float(np.median(steps))
-        rows = np.flatnonzero(~(np.abs(steps - step) <= calendar.TOLERANCE * step))
-        if not len(rows):
-            return None
-        row = int(rows[0])
-        return (
-            f"{len(rows)} of {len(steps)} steps are not the usual {step:g} s; the first is {steps[row]:g} s, "
-            f"before row {row + 2} at {self.times[row + 1]}. --resample {format_step(step)} mends them"
-        )
+        """See `describe_irregular`; None without times, too."""
+        return None if self.times is None else describe_irregular(self.times)
 
     def interval_seconds(self) -> float:
         """The step from row to row, in seconds.
@@ -155,6 +144,22 @@ class Series:
                 f"--resample {format_step(step)}"
             )
         return step
+
+
+def describe_irregular(times: Times) -> str | None:
+    """The steps between these times that are not the usual one, in a sentence; None if there are none."""
+    if len(times) < 3:
+        return None
+    steps = np.diff(times).astype(np.int64) / 1e6
+    step = float(np.median(steps))
+    rows = np.flatnonzero(~(np.abs(steps - step) <= calendar.TOLERANCE * step))
+    if not len(rows) or step <= 0:
+        return None
+    row = int(rows[0])
+    return (
+        f"{len(rows)} of {len(steps)} steps are not the usual {step:g} s; the first is {steps[row]:g} s, "
+        f"before row {row + 2} at {times[row + 1]}. --resample {format_step(step)} mends them"
+    )
 
 
 def fill_gaps(source: str, columns: Sequence[str], values: Doubles) -> Doubles:

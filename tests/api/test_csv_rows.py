@@ -167,3 +167,15 @@ async def test_a_file_can_be_read_without_a_session(start):
         refused = await service.http.post(url, content=b"a\n1\n", headers=CSV)
         assert refused.status_code == 400
         assert (await service.http.get("/sessions")).json()["total"] == 0
+
+
+async def test_csv_without_its_content_type_is_refused_with_the_header_to_send(start):
+    async with start() as service:
+        for text in ("value\n0.5\n0.25\n", "0.5,0.25", "timestamp,value\n2024-01-01,1\n"):
+            headers = {"content-type": "application/x-www-form-urlencoded"}  # as curl sends it
+            refused = await service.http.post("/sessions/a/observations", content=text, headers=headers)
+            assert refused.status_code == 400
+            assert "Content-Type: text/csv" in check_problem(refused)["detail"]
+        for text in ('{"observations": [0.5', "[0.5,", '"a,b', "x", ""):
+            refused = await service.http.post("/sessions/a/observations", content=text)
+            assert "text/csv" not in check_problem(refused)["detail"]

@@ -219,7 +219,7 @@ async def test_a_forecast_is_printed(started, values, capsys):
     assert document["position"] == STEPS
 
 
-async def test_a_session_is_shown_forked_reset_and_deleted(started, values, capsys):
+async def test_a_session_is_shown_forked_reset_and_deleted(started, values, capsys, clock):
     async with started() as service:
         await service.advance("a", values)
         assert await ran(service, "sessions", "fork", "a", "b", "--json") == 0
@@ -230,18 +230,28 @@ async def test_a_session_is_shown_forked_reset_and_deleted(started, values, caps
         assert f"position                  {STEPS}" in capsys.readouterr().out
         assert await ran(service, "sessions", "list") == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0].split() == ["SESSION", "MODEL", "POSITION", "LAST", "SEEN", "(UTC)"]
-        assert [line.split()[:3] for line in lines[1:]] == [
-            ["a", "sine", str(STEPS)],
-            ["b", "sine", str(STEPS)],
+        assert lines[0].split() == [
+            *("SESSION", "MODEL", "POSITION", "SKILL", "SURPRISE", "LAST", "SEEN", "(UTC)")
+        ]
+        assert [line.split()[:5] for line in lines[1:]] == [
+            ["a", "sine", str(STEPS), "-", "-"],
+            ["b", "sine", str(STEPS), "-", "-"],
         ]
         assert len({line.index("sine") for line in lines[1:]}) == 1
-        assert datetime.fromisoformat(" ".join(lines[1].split()[3:])).year > 2000
+        assert datetime.fromisoformat(" ".join(lines[1].split()[5:])).year > 2000
         assert await ran(service, "sessions", "list", "--json") == 0
         assert (
             capsys.readouterr().out
             == '{"session": "a", "model": "sine"}\n{"session": "b", "model": "sine"}\n'
         )
+        clock.wait(1)
+        await service.advance("a", [[0.5]])
+        for options, first in (([], "a"), (["--ascending"], "b")):
+            assert await ran(service, "sessions", "list", "--order", "last_seen", *options) == 0
+            lines = capsys.readouterr().out.splitlines()
+            assert (len(lines), lines[1].split()[0]) == (3, first)
+        assert await ran(service, "sessions", "list", "--order", "position") == 2
+        assert "last_seen" in capsys.readouterr().err
         assert await ran(service, "sessions", "label", "b", "site=north", "line=4") == 0
         assert await ran(service, "sessions", "label", "b", "line=") == 0
         assert "labels                    {'site': 'north'}" in capsys.readouterr().out

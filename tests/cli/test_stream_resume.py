@@ -128,6 +128,37 @@ async def test_rows_up_to_the_last_time_are_skipped_and_counted(started, tmp_pat
     assert [row["when"] for row in csv.DictReader(io.StringIO(out.read_text()))] == HOURS[:12]
 
 
+async def test_a_stream_that_cannot_go_on_says_why_and_writes_nothing(started, tmp_path, capsys):
+    path = write_csv(tmp_path / "a.csv", {"value": [1, 2, 3]})
+    other = write_csv(tmp_path / "b.csv", {"value": [4, 5, 6]})
+    async with started() as service:
+        assert await ran(service, "stream", path, "a") == 0
+        assert capsys.readouterr().out.splitlines()[0] == "position,value"
+        assert await ran(service, "stream", other, "a", "--resume") != 0
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "going on" not in said.err
+        assert await ran(service, "stream", path, "a", "--resume") == 0
+        said = capsys.readouterr()
+        assert said.out == "position,value\n"
+        assert "going on after row 3 of the source" in said.err
+
+
+async def test_irregular_steps_are_told_once_the_rows_are_sent(started, tmp_path, capsys):
+    hours = ["00:00", "01:00", "02:00", "04:00", "05:00"]
+    columns = {"when": [f"2026-01-01T{hour}Z" for hour in hours], "value": [1, 2, 3, 4, 5]}
+    path = write_csv(tmp_path / "a.csv", columns)
+    async with started() as service:
+        for session, options, is_told in (
+            ("a", ["--time-column", "when"], True),
+            ("b", [], False),
+            ("c", ["--time-column", "when", "--resample", "1h"], False),
+        ):
+            assert await ran(service, "stream", path, session, *options) == 0
+            told = "1 of 4 steps are not the usual 3600 s; the first is 7200 s, before row 4"
+            assert (told in capsys.readouterr().err) == is_told
+
+
 async def test_predictions_of_a_session_that_has_lost_observations_are_refused(started, tmp_path, capsys):
     path, out = write_csv(tmp_path / "a.csv", {"value": [1, 2, 3]}), tmp_path / "out.csv"
     async with started() as service:

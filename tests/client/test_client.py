@@ -451,6 +451,15 @@ async def test_sessions_are_listed_beyond_a_page(connected, monkeypatch):
             return list(found) if isinstance(client, Carryover) else collect(found)
 
         assert [entry["session"] for entry in await call(listed)] == ["a", "b", "c..", "d", "e"]
+        up, down = [
+            await call(lambda c, d=descending: listed(c, order="last_seen", descending=d, detail=True))
+            for descending in (False, True)
+        ]
+        assert [entry["session"] for entry in up] == [entry["session"] for entry in down][::-1]
+        assert sorted(entry["session"] for entry in up) == ["a", "b", "c..", "d", "e"]
+        assert [entry["updated"] for entry in up] == sorted(entry["updated"] for entry in up)
+        with pytest.raises(ValueError, match="after= is an id"):
+            await call(lambda c: listed(c, order="error", after="a"))
         for name in "bde":
             info = await call(lambda c, name=name: c.session(name).set_labels({"site": "nörth", "line": "4"}))
         assert info.labels == {"site": "nörth", "line": "4"}

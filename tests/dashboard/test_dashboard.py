@@ -111,17 +111,18 @@ def test_chunks_of_another_client_appear_in_chart_summary_and_table(page, server
 
 
 @in_browser
-def test_sessions_are_listed_searched_sorted_and_opened_by_keyboard(page, server):
+def test_sessions_are_listed_searched_ordered_and_opened_by_keyboard(page, server):
     for session, length in (("boiler-a", 3), ("boiler-b", 1), ("boiler-c", 2)):
         observe(server, session, np.zeros(length))
     page.fill("#search", "boiler-")
     wait(lambda: sorted(rows_of(page)) == ["boiler-a", "boiler-b", "boiler-c"], page)
-    page.focus("[data-sort=position]")
+    wait(lambda: rows_of(page) == ["boiler-c", "boiler-b", "boiler-a"], page)
+    observe(server, "boiler-a", [0.1])
+    wait(lambda: rows_of(page) == ["boiler-a", "boiler-c", "boiler-b"], page)
+    page.focus("[data-sort=last_seen]")
     page.keyboard.press("Enter")
-    assert rows_of(page) == ["boiler-a", "boiler-c", "boiler-b"]
-    page.keyboard.press("Enter")
-    assert rows_of(page) == ["boiler-b", "boiler-c", "boiler-a"]
-    assert page.get_attribute("th:has([data-sort=position])", "aria-sort") == "ascending"
+    wait(lambda: rows_of(page) == ["boiler-b", "boiler-c", "boiler-a"], page)
+    assert page.get_attribute("th:has([data-sort=last_seen])", "aria-sort") == "ascending"
     page.focus("#rows a")
     page.keyboard.press("Enter")
     wait(lambda: page.inner_text("#detail-title") == "boiler-b", page)

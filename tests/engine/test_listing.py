@@ -8,6 +8,8 @@ import pytest
 
 from app.api.routes.sessions import DETAILED_AT_ONCE
 from app.engine.listing import SLICE_NAMES, Listing
+from app.jobs.session_query import SessionQuery
+from app.stores import LabelPage
 
 pytestmark = pytest.mark.anyio
 
@@ -51,8 +53,8 @@ def listing_of(names: list[str], calls: list[tuple[int, int]], turns: Turns) -> 
 async def test_one_slice_of_one_list_is_read_in_an_iteration_of_the_loop():
     calls: list[tuple[int, int]] = []
     listing = listing_of(NAMES, calls, Turns())
-    pages = await asyncio.gather(*(listing.names("", len(NAMES) - 1) for _ in range(4)))
-    assert pages == [[(name, "model") for name in NAMES[:-1]]] * 4
+    pages = await asyncio.gather(*(listing.by_name(SessionQuery(), "", len(NAMES) - 1) for _ in range(4)))
+    assert pages == [LabelPage([(name, "model") for name in NAMES[:-1]], NAMES[-2])] * 4
     turns = [turn for turn, _ in calls]
     assert len(turns) == len(set(turns)) == 4 * 4
     assert max(limit for _, limit in calls) == SLICE_NAMES
@@ -62,9 +64,9 @@ async def test_one_slice_of_one_list_is_read_in_an_iteration_of_the_loop():
 async def test_a_list_in_slices_is_the_whole_list(limit):
     for count in (0, 1, SLICE_NAMES, len(NAMES)):
         listing = listing_of(NAMES[:count], [], Turns())
-        found = await listing.names("s0000", limit)
-        assert [name for name, _ in found] == NAMES[1:count][:limit]
-        assert await listing.names("", limit, model="other") == []
+        page = await listing.by_name(SessionQuery(), "s0000", limit)
+        assert [name for name, _ in page.found] == NAMES[1:count][:limit]
+        assert await listing.by_name(SessionQuery(model="other"), "", limit) == LabelPage([], None)
 
 
 async def test_a_page_with_details_is_read_in_small_batches(start_http):

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from app.jobs.jobs import Advance
+from app.jobs.session_query import SessionQuery
 from app.session.names import id_of
 from models.artifact.files import save
 from tests.helpers.faults import CURSED, held, queued, raise_on_curse
@@ -76,7 +77,8 @@ async def test_first_last_and_plain_chunks_share_a_batch_without_affecting_each_
             begins = kinds[i % 4].get("reset", False)
             known = after if begins else [*before, *after]
             equal(answer, one_pass(artifacts["sine"], known)[-5:])
-        left = {id_of(name) for name, _ in await service.engine.names("", 100)}
+        page = await service.engine.list_sessions(SessionQuery(), None, 100)
+        left = {id_of(name) for name, _ in page.found}
         assert left == {name for i, name in enumerate(names) if not kinds[i % 4].get("delete")}
 
 

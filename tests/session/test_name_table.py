@@ -93,3 +93,21 @@ def test_names_are_spread_by_keys_that_differ_from_table_to_table():
 
     assert slots_of() != slots_of()
     assert name_table.MIN_SLOTS < 400 <= len(slots_of())
+
+
+@settings(deadline=None)
+@given(st.lists(NAMES, min_size=1, max_size=60), st.text("ab/", max_size=5))
+def test_the_names_with_a_prefix_are_found_as_they_were_when_the_texts_were_taken(changes, prefix):
+    """Names are removed and others added meanwhile, until the text is written anew."""
+    table, index = NameTable(80), {}
+    for row, name in enumerate(dict.fromkeys(changes)):
+        table.add(name, row)
+        index[name] = row
+    texts, rows = table.texts, np.arange(len(index))
+    for row in rows[::2].tolist():
+        table.remove(row)
+    for row in range(60, 80):
+        table.add("a" * 200 + str(row), row)  # so that the names that are left move
+    found = texts.begin_with(prefix.encode(), rows)
+    assert found.tolist() == [name.startswith(prefix) for name in index]
+    assert table.texts.begin_with(b"a" * 200, np.arange(60, 80)).all()

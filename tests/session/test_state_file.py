@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from app.errors import Unprocessable
 from app.session import state_file
 from app.session.state_file import SessionState, decode, encode
 from models.forecaster import Forecaster
+from tests.helpers.ways import check_problem
 from tests.helpers.zoo import TOLERANCE, artifacts, one_pass, series
 
 pytestmark = pytest.mark.anyio
@@ -213,6 +215,17 @@ async def test_an_import_with_a_position_is_refused_out_of_step(start_http):
         refused = await service.http.put("/sessions/a/state?at=7", content=file)
         absent = await service.http.put("/sessions/b/state?at=7", content=file)
         assert (refused.status_code, absent.status_code) == (409, 404)
+
+
+async def test_a_state_of_a_model_that_is_not_loaded_is_refused_with_its_name(start_http):
+    async with start_http() as service:
+        await service.advance("a", [[0.1]])
+        written = replace(decode(await state(service, "a")), fingerprint="0" * 64)
+        refused = await service.http.put("/sessions/b/state", content=encode(written))
+        problem = check_problem(refused)
+        assert problem["detail"] == (
+            "the state belongs to model 'sine' of fingerprint 000000000000, which is not loaded"
+        )
 
 
 async def test_a_state_can_be_put_over_a_session_of_another_model(start_http):

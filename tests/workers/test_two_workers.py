@@ -14,6 +14,7 @@ import websockets
 from numpy.testing import assert_allclose
 
 from app import server
+from app.jobs.session_query import SessionQuery
 from app.workers import workers
 from models.artifact.files import save
 from tests.helpers.faults import held, queued, until
@@ -59,7 +60,8 @@ async def test_streams_of_either_worker_equal_one_pass(start, stored, artifacts,
         for whole, got in zip(wholes.values(), await asyncio.gather(*streams), strict=True):
             equal(got, one_pass(artifacts["sine"], whole))
         for engine, own in zip(both.engines, (HERE, THERE), strict=True):
-            assert {name for name, _ in await engine.names_here("", 100)} == set(own)
+            page = await engine.by_name_here(SessionQuery(), "", 100)
+            assert {name for name, _ in page.found} == set(own)
 
 
 @pytest.mark.parametrize("way", LOOPBACK_WAYS, ids=lambda way: way.name)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
@@ -33,7 +32,7 @@ from app.api.schemas import (
     SessionChanges,
     SessionPage,
 )
-from app.codec import answers, body_errors, chunks, csv_chunks
+from app.codec import answers, body_errors, chunks, csv_chunks, list_cursor
 from app.codec.csv_chunks import CONTENT_TYPE
 from app.codec.limits import MAX_MODEL_NAME, MAX_POSITION, SESSION_ID, validate_session_id
 from app.errors import CarryoverError, Unprocessable
@@ -51,6 +50,7 @@ from app.jobs.jobs import (
     ReadHistory,
     Reset,
 )
+from app.jobs.session_query import ORDERS, SessionQuery
 from app.session import state_file
 from app.session.names import id_of
 from app.session.notes import MAX_LABELS, Alert, parse_alert, parse_label, parse_labels
@@ -93,8 +93,19 @@ async def create_session(request: Request, response: Response) -> dict[str, Any]
 )
 async def list_sessions(
     request: Request,
-    after: Annotated[str, Query(max_length=200, description="`next` of the previous page")] = "",
+    cursor: Annotated[str, Query(max_length=200, description="`next` of the previous page")] = "",
+    after: Annotated[
+        str, Query(max_length=200, description="only ids behind this one; in the order of the ids")
+    ] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    order: Annotated[
+        Literal["name", *ORDERS],  # type: ignore[valid-type]
+        Query(
+            description="`name`: by id; `last_seen`; `error`: the mean squared error as a multiple of that "
+            "of repeating the last observation; `surprise`: the score of the last observation"
+        ),
+    ] = "name",
+    descending: Annotated[bool, Query(description="the greatest value first; not by id")] = False,
     model: Annotated[str | None, Query(description="only sessions of this model")] = None,
     prefix: Annotated[str, Query(pattern=PREFIX, description="only ids with this prefix")] = "",
     label: Annotated[
@@ -108,25 +119,32 @@ async def list_sessions(
         bool, Query(description="each as `GET /sessions/{id}` shows it; at most 100 per page")
     ] = False,
 ) -> Response:
-    """List sessions in the order of their ids. With labels, a page that is not the last may be short."""
+    """List sessions in the order of their ids, or of a value.
+
+    By value, the sessions come first that this server has in memory and that have the value, and then all
+    others in the order of their ids. A session that moves while the pages are read may be in two of them, or
+    in none. With labels, or behind the sessions that have the value, a page that is not the last may be
+    short.
+    """
     caller = get_caller(request)
+    by_value = order != "name"
+    if descending and not by_value:
+        raise Unprocessable(f"descending needs an order: {', '.join(ORDERS)}", field="descending")
+    if after and (by_value or cursor):
+        raise Unprocessable("after is an id, of a list by id: go on with cursor", field="after")
     if model is not None:
         caller.engine.residents.models.slab_for_model(model)
-    limit = min(limit, MAX_DETAILED) if detail else limit
-    names: Sequence[tuple[str, str]]
-    if label:
-        found = await caller.list_labelled(after, limit, model, prefix, tuple(map(parse_label, label)))
-        names, end = found.found, found.end
-    else:
-        names = await caller.list_sessions(after, limit, model, prefix)
-        end = names[-1][0] if len(names) == limit else None
-    rows: list[dict[str, Any]] = [{"session": session, "model": name} for session, name in names]
-    page = {
+    labels = tuple(map(parse_label, label))
+    query = SessionQuery(model, prefix, labels, order if by_value else None, descending)
+    start = list_cursor.decode(cursor or after, by_value=by_value)
+    page = await caller.list_sessions(query, start, min(limit, MAX_DETAILED) if detail else limit)
+    rows: list[dict[str, Any]] = [{"session": session, "model": name} for session, name in page.found]
+    answer = {
         "sessions": await _in_detail(caller, rows) if detail else rows,
-        "next": end,
+        "next": list_cursor.encode(page.next, by_value=by_value),
         "total": await caller.count_sessions(),
     }
-    body = orjson.dumps(page, option=orjson.OPT_SERIALIZE_NUMPY)
+    body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(
         body, media_type=JSON
     )  # FastAPI would validate each row, which takes longer than all else

@@ -1,4 +1,4 @@
-// The table of sessions: found and paged by the server. Rows are reused, so that the keyboard focus stays.
+// The table of sessions: found, ordered and paged by the server. Rows are reused, so that the keyboard focus stays.
 
 import { call, sessionPath, tenant } from "./api.js";
 import { $, ago, count, create } from "./dom.js";
@@ -12,29 +12,19 @@ const MOST_ERRORS = 3; // targets whose error a row shows
 const NO_ID = /[^A-Za-z0-9._:-]/g;
 const ALL_TENANTS = "*";
 
-const meanSkill = (row) => {
-  const skills = (row.errors?.by_target ?? []).map(({ skill }) => skill).filter((skill) => skill !== null);
-  return skills.length ? skills.reduce((a, b) => a + b) / skills.length : Infinity;
-};
-const VALUE = {
-  session: (row) => row.session,
-  model: (row) => row.model,
-  position: (row) => row.position ?? -1,
-  error: (row) => -meanSkill(row), // errors of different units are compared by what they are worth
-  updated: (row) => row.updated ?? "",
-};
+const ORDERED_BY = { name: "id", last_seen: "when they were last seen", error: "error", surprise: "surprise" };
 
 export class List {
   /** `example` returns the command that sends a first observation; `enter` shows a session of another tenant. */
   constructor({ failed, models, example, enter }) {
     Object.assign(this, { failed, models, example, enter });
     this.sessions = [];
-    this.starts = [""]; // the `after` of each page up to the present one
+    this.starts = [""]; // the `cursor` of each page up to the present one
     this.next = null;
-    this.sort = { by: "updated", down: true };
+    this.order = { by: "last_seen", down: true };
     this.rows = new Map();
     this.chosen = null;
-    for (const button of document.querySelectorAll("[data-sort]")) button.onclick = () => this.#sortBy(button.dataset.sort);
+    for (const button of document.querySelectorAll("[data-sort]")) button.onclick = () => this.#orderBy(button.dataset.sort);
     $("search").oninput = $("by-label").oninput = () => {
       clearTimeout(this.typing);
       this.typing = setTimeout(() => this.restart(), TYPING_MS);
@@ -109,6 +99,8 @@ export class List {
     if (prefix) query.set("prefix", prefix);
     if ($("by-model").value) query.set("model", $("by-model").value);
     for (const label of $("by-label").value.split(",").map((text) => text.trim())) if (label) query.append("label", label);
+    query.set("order", this.order.by);
+    if (this.order.down) query.set("descending", "true");
     if (tenant.get() !== ALL_TENANTS) query.set("detail", "true"); // a session belongs to one tenant
     return query;
   }
@@ -120,7 +112,7 @@ export class List {
     let [next, total] = [this.starts.at(-1), 0];
     for (let i = 0; i < MOST_CALLS && next !== null && rows.length < PAGE; i++) {
       query.set("limit", String(PAGE - rows.length));
-      if (next) query.set("after", next);
+      if (next) query.set("cursor", next);
       const answer = await call(`sessions?${query}`);
       rows.push(...answer.sessions);
       [next, total] = [answer.next, answer.total];
@@ -143,23 +135,18 @@ export class List {
     }
   }
 
-  #sortBy(name) {
-    const down = this.sort.by === name ? !this.sort.down : name !== "session" && name !== "model";
-    this.sort = { by: name, down };
+  #orderBy(name) {
+    const down = name !== "name" && !(this.order.by === name && this.order.down);
+    this.order = { by: name, down };
     for (const button of document.querySelectorAll("[data-sort]")) {
       const order = button.dataset.sort === name ? (down ? "descending" : "ascending") : "none";
       button.closest("th").setAttribute("aria-sort", order);
     }
-    this.#show();
+    this.restart();
   }
 
   #show() {
-    const value = VALUE[this.sort.by];
-    const sign = this.sort.down ? -1 : 1;
-    const order = (a, b) =>
-      (b.pinned ?? false) - (a.pinned ?? false) ||
-      (value(a) < value(b) ? -sign : value(a) > value(b) ? sign : a.session < b.session ? -1 : 1);
-    const wanted = [...this.sessions].sort(order).map((row) => this.#row(row));
+    const wanted = this.sessions.map((row) => this.#row(row));
     const body = $("rows");
     wanted.forEach((row, i) => body.children[i] === row || body.insertBefore(row, body.children[i] ?? null));
     while (body.children.length > wanted.length) body.lastElementChild.remove();
@@ -183,7 +170,8 @@ export class List {
   #paging() {
     const page = this.starts.length;
     $("paging").hidden = page === 1 && this.next === null;
-    $("page-hint").textContent = `Page ${count(page)}, in the order of the ids. The columns sort this page.`;
+    const last = this.order.by === "name" ? "" : " Sessions that are not in memory come last.";
+    $("page-hint").textContent = `Page ${count(page)}, by ${ORDERED_BY[this.order.by]}.${last}`;
     $("page-first").disabled = $("page-before").disabled = page === 1;
     $("page-next").disabled = this.next === null;
   }
@@ -193,7 +181,7 @@ export class List {
     if (!row) {
       const link = create("a", { href: `#/${encodeURIComponent(entry.session)}` }, entry.session);
       if (tenant.get() === ALL_TENANTS) link.onclick = (event) => this.#enter(event, entry.session);
-      const cells = Array.from({ length: 5 }, (_, i) => create("td", { className: i > 1 ? "number" : "" }));
+      const cells = Array.from({ length: 6 }, (_, i) => create("td", { className: i > 1 ? "number" : "" }));
       cells[3].title = SKILL;
       row = create("tr", {}, create("th", { scope: "row" }, link), ...cells);
       this.rows.set(entry.session, row);
@@ -202,8 +190,9 @@ export class List {
     const position = entry.position === undefined ? "–" : count(entry.position);
     const error = targetErrors(entry.errors, this.models(entry.model)).slice(0, MOST_ERRORS);
     const errors = error.map(({ name, rmse }) => (name === null ? rmse : `${name} ${rmse}`)).join("\n") || "–";
+    const surprise = typeof entry.surprise === "number" ? entry.surprise.toFixed(3) : "–";
     const seen = entry.updated ? ago(entry.updated) : "–";
-    [entry.model, labels.join("\n"), position, errors, seen].forEach((text, i) => {
+    [entry.model, labels.join("\n"), position, errors, surprise, seen].forEach((text, i) => {
       const cell = row.children[i + 1];
       if (cell.dataset.text === text) return;
       cell.dataset.text = text;

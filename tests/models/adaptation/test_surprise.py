@@ -64,3 +64,18 @@ def test_surprise_is_smoothed_over_observed_values_only():
     squares = [0.9 + 0.1 * 9, 0.9 + 0.1 * (9 + 4) / 2]
     np.testing.assert_allclose(sizes, [*np.sqrt(squares), np.nan], rtol=1e-6)
     np.testing.assert_allclose(surprise_of, [*squares, 2.0], rtol=1e-6)
+
+
+def test_the_last_score_is_found_again_in_what_a_session_has_learned():
+    random = np.random.default_rng(0)
+    histogram, smoothed = np.zeros((50, surprise.BINS), np.float32), np.ones(50, np.float32)
+    rows, found, last = np.arange(49, -1, -1), np.empty(50, np.float32), np.full(50, np.nan, np.float32)
+    for step in range(60):
+        errors = random.standard_t(2, (50, 2)).astype(np.float32)
+        errors[::3, :] *= 10.0 ** (step % 7 - 3)  # beyond both ends of the histogram
+        errors[random.random(50) < 0.2] = np.nan  # nothing is scored, and the last score stays
+        size = surprise.smooth(smoothed, errors, np.full((50, 2), 0.5, np.float32))
+        score = surprise.score(histogram, size)
+        last = np.where(np.isnan(score), last, score)
+        surprise.last_scores(histogram, smoothed, rows, found)
+        np.testing.assert_allclose(found, last[rows], atol=1e-5)
