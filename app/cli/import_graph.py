@@ -149,7 +149,7 @@ def import_graph(
     artifact = make_artifact(path, options.artifact_name(name, out), choices, sample=verify)
     write_folder(contents(artifact), out)
     print(f"{out}: {describe(artifact)}, fingerprint {artifact.fingerprint[:12]}")
-    print(_proof(artifact))
+    print(describe_proof(artifact))
     print(f"forecasts: {describe_feedback(artifact)}")
     print(f"serve it: carryover serve --models {out}")
 
@@ -172,7 +172,8 @@ def describe_feedback(artifact: GraphArtifact | Artifact) -> str:
     return ", ".join(["yes", *(f"{source} becomes the next {name}" for name, source in pairs)])
 
 
-def _proof(artifact: GraphArtifact) -> str:
+def describe_proof(artifact: GraphArtifact) -> str:
+    """What the import measured, in a line."""
     labels = {
         "batch_alone": "sessions in a batch differ from sessions alone by at most",
         "chunked_whole": "chunks from the whole by",
