@@ -18,6 +18,7 @@ from app.engine.batch import Batch, advance_rows
 from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.inputs import MAX_NAMES, advance_clock, impossible_error, prepare_inputs
+from app.engine.model_slabs import ModelSlabs
 from app.engine.network_pass import Failures, PassInputs, run_pass
 from app.engine.observing import observed_by_group
 from app.engine.time_budget import (
@@ -43,10 +44,12 @@ class Stepper:
     Parameters
     ----------
     recent_bytes : limit of the bytes of remembered long answers of a session
+    models : all that there are
     """
 
-    def __init__(self, recent_bytes: int) -> None:
+    def __init__(self, recent_bytes: int, models: ModelSlabs) -> None:
         self.recent_bytes = recent_bytes
+        self._models = models
         self._time_budgets: defaultdict[Slab, TimeBudget] = defaultdict(TimeBudget)
         self.alerts: Mapping[str, Alert] = {}  # by model, of sessions without an alert of their own
         self.contended = False  # whether several tenants call, so that they wait for each other's chunks
@@ -82,6 +85,11 @@ class Stepper:
     def max_whole(self) -> int:
         """Steps of the longest chunk that is stepped whole."""
         return MIN_STEPS if self.contended else LONG_CHUNK
+
+    @property
+    def max_joined(self) -> int:
+        """Observations of the longest chunk that goes in columns, whichever model it is of."""
+        return self.max_whole * self._models.shortest_frame
 
     def add(self, job: AdvanceMany, slab: Slab, rows: Ints, batch: Batch) -> None:
         """Add chunks to the batch.

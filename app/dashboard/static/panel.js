@@ -115,8 +115,10 @@ export class Panel {
   #frames({ covers: [first, stop], ...event }) {
     const rows = outputRows(event, this.model);
     if (!rows.length) return;
-    const position = Math.round((stop * rows.length) / (stop - first));
-    this.trail.chunk({ position, observations: rows.map(() => [null]), predictions: rows });
+    // Counted on: positions of another rate are rounded, and say less and less which frame it is.
+    if (first !== this.covered) this.frameCount = Math.round((first * rows.length) / (stop - first));
+    [this.covered, this.frameCount] = [stop, this.frameCount + rows.length];
+    this.trail.chunk({ position: this.frameCount, observations: rows.map(() => [null]), predictions: rows });
   }
 
   #chunk(event) {
