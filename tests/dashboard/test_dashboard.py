@@ -431,3 +431,14 @@ def check_try_it_out(page: Any, server: str) -> None:
     assert answer.locator(".response-col_status").inner_text().startswith("200")
     with urllib.request.urlopen(f"{server}/sessions/pump-7", timeout=30) as shown:
         assert json.load(shown)["position"] == 2
+
+
+@in_browser
+def test_the_outputs_of_frames_of_samples_are_drawn_a_position_each(page, server):
+    watch(page, server, "speaker", [0.9] * 5, "loudness")  # of a frame of 8
+    answers = [observe(server, "speaker", [0.9] * length) for length in (20, 39)]
+    assert [len(answer["predictions"]) for answer in answers] == [3, 5]
+    shown = f"The last outputs: speech {answers[1]['predictions'][-1]:.2f}"
+    wait(lambda: shown in page.inner_text("#summary"), page)
+    assert "speech probability 0.5" in captions(page)
+    assert in_colour(page, "--predicted") > 50
