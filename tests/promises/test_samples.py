@@ -381,3 +381,22 @@ async def test_stereo_becomes_one_channel_and_every_width_of_wav_has_the_same_sa
         assert decode(file, "audio/x-wav").samples.tolist() == [0, 0.5, -1, 0.25]
         unknown = plain[:20] + form + b"LIST\x03\0\0\0abc\0data\xff\xff\xff\xff" + body
         assert decode(unknown, "audio/wav").samples.tolist() == [0, 0.5, -1, 0.25]
+
+
+async def test_the_open_inference_protocol_answers_the_frames_that_samples_complete(start_on, speech, whole):
+    async with start_on(AsgiRoute)() as service:
+        got: list[float] = []
+        for at, length in ((0, 5), (5, 40), (45, 2)):
+            data = numbers(speech[at : at + length])
+            tensor = {"name": "audio", "datatype": "FP32", "shape": [1, length], "data": data}
+            parameters = {"sequence_id": "a", "at": at} | ({} if at else {"sequence_start": True})
+            body = {"inputs": [tensor], "parameters": parameters}
+            answer = await service.http.post("/v2/models/loudness/infer", json=body)
+            assert answer.status_code == 200, answer.text
+            (output,) = answer.json()["outputs"]
+            assert output["shape"] == [1, len(output["data"]), 1]
+            got += output["data"]
+            covered = answer.json()["parameters"]
+            assert (covered["covers_from"], covered["covers_to"]) == (at - at % FRAME, FRAME * len(got))
+        assert_allclose(got, whole["predictions"][:5, 0], atol=1e-6)
+        assert (await service.http.get("/v2/models/loudness")).json()["inputs"][0]["shape"] == [-1, -1]
