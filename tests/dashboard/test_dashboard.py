@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
+import wave
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -442,3 +443,18 @@ def test_the_outputs_of_frames_of_samples_are_drawn_a_position_each(page, server
     wait(lambda: shown in page.inner_text("#summary"), page)
     assert "speech probability 0.5" in captions(page)
     assert in_colour(page, "--predicted") > 50
+
+
+@in_browser
+def test_a_dropped_wav_is_heard_by_a_model_over_samples(page, tmp_path):
+    samples = (20_000 * np.sin(np.arange(800))) * (np.arange(800) % 400 > 200)
+    with wave.open(str(tmp_path / "meeting.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+    page.select_option("#try-model", "loudness")
+    page.set_input_files("#try-file", tmp_path / "meeting.wav")
+    wait(lambda: page.inner_text("#try-source").startswith("meeting.wav: 1,644 bytes"), page)
+    page.click("#try-start")
+    shown = wait(lambda: "speech from" in (text := page.inner_text("#try-source")) and text, page)
+    assert re.search(r"800 samples, 100 frames; speech from \d+ to \d+ from \d+", shown)
+    wait(lambda: position(page) == 800, page)

@@ -42,13 +42,17 @@ export class TryIt {
     $("try-file").value = "";
     $("try-sine").hidden = !file;
     $("try-source").textContent = file
-      ? `${file.name}: ${count(file.size)} bytes. Its columns are found by the names of the model's inputs.`
+      ? `${file.name}: ${count(file.size)} bytes.${/\.wav$/i.test(file.name) ? "" : " Its columns are found by the names of the model's inputs."}`
       : "The sine. Drop a CSV here, or click to choose a file.";
   }
 
   async #run() {
     const model = this.models($("try-model").value);
     const file = this.file;
+    if (model.samples) {
+      await this.#hear(model, file);
+      return;
+    }
     const table = file && (await call(`models/${encodeURIComponent(model.name)}/rows`, { method: "POST", csv: file }));
     if (table) this.#describe(file, table);
     const rows = table ? table.observations.values() : sine(sentInputs(model));
@@ -66,6 +70,19 @@ export class TryIt {
       this.#running(false);
       await call(sessionPath(ids[1]), { method: "DELETE" }).catch(() => {});
     }
+  }
+
+  /** Sends a WAV file to a session of a model over samples, and says where there is speech in it. */
+  async #hear(model, file) {
+    if (!file) throw new Error(`${model.name} takes audio: drop a WAV file, or click to choose one`);
+    const session = `try-${Math.random().toString(36).slice(2, 8)}`;
+    await createSession(session, model);
+    this.show(session);
+    const wav = new Blob([await file.arrayBuffer()]);
+    const { position, predictions, events } = await call(sessionPath(session, "/audio"), { method: "POST", wav });
+    const text = `${file.name}: ${count(position)} samples, ${count(predictions?.length ?? 0)} frames`;
+    const found = (events ?? []).map(({ event, sample }) => (event === "speech_start" ? `from ${count(sample)}` : `to ${count(sample)}`));
+    $("try-source").textContent = found.length ? `${text}; speech ${found.join(" ")}` : text;
   }
 
   /** Says what of the file is streamed, and what is not. */
