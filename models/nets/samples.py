@@ -50,7 +50,7 @@ class Samples:
     events: SpeechEvents | None = None
 
     def __post_init__(self) -> None:
-        if self.rate not in RATES:
+        if type(self.rate) is not int or self.rate not in RATES:
             raise BadArtifact(f"rate must be one of {', '.join(map(str, RATES))}, not {str(self.rate)[:40]}")
 
     def check(self, signature: Signature) -> None:

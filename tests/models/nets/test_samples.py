@@ -119,6 +119,7 @@ def test_an_artifact_over_samples_is_read_as_it_was_written_and_others_keep_thei
 WRONG = {
     "unit must be null or 'sample'": {"unit": "second"},
     "rate must be one of": {"rate": 7},
+    "rate must be one of .*, not 8000.0": {"rate": 8000.0},
     "belong to a model with the unit sample": {"unit": None},
     "there is no output 'other'": {"events": {"output": "other"}},
     "events has an unknown field 'volume'": {"events": {"output": "speech", "volume": 11}},
