@@ -35,15 +35,20 @@ from models.errors import BadArtifact
 from models.net import Execution
 from models.nets.chunks import longest_chunk
 from models.nets.numbers import InputRules
+from models.nets.samples import COVERS, EVENTS, SampleNet, WrongRate
 from models.nets.watchdog import RunTooLongError
 
 __all__ = [
     "ALIAS_SEPARATOR",
+    "COVERS",
+    "EVENTS",
     "KIND_SEPARATOR",
     "CannotForecast",
     "Forecaster",
     "RunTooLongError",
+    "SampleNet",
     "StepResult",
+    "WrongRate",
     "longest_chunk",
 ]
 
@@ -111,6 +116,8 @@ class Forecaster:
     layout : where each part of a carry lies
     short_answer_size : numbers of an answer that a session's header holds; 0 where it cannot hold them
     learner : None when the sessions learn nothing
+    samples : the network, where its observations are single samples; else None
+    frame : observations that one step of the network takes: 1, or the samples of a frame
     future_inputs : columns of the inputs that are known ahead, time features among them
     missing : names of the inputs that are neither predicted nor known ahead; with any, `roll_out` refuses
     is_alias : whether a model of another name has the same network, and its fingerprint without a name
@@ -139,7 +146,12 @@ class Forecaster:
             tail=tail,
         )
         self.carry_size = self.layout.size
-        fits = self.output_size <= MAX_SHORT_ANSWER and self.output_type == np.float32
+        self.samples = self.net if isinstance(self.net, SampleNet) else None
+        self.frame = 1 if self.samples is None else self.samples.frame
+        # A chunk of samples has as many outputs as it completes frames, and what they cover beside them.
+        fits = (
+            self.output_size <= MAX_SHORT_ANSWER and self.output_type == np.float32 and self.samples is None
+        )
         self.short_answer_size = self.output_size if fits else 0
         self._direct = self.learning.forecasts_directly
         self.missing = () if self._direct else artifact.missing
@@ -304,6 +316,8 @@ class Forecaster:
                 )
                 level = older.level(before[None])
                 self.level(carry[None])[:] = np.where(np.isin(level, _single(self.learning.levels)), level, 0)
+            if self.samples is not None and older.samples is not None:
+                self.samples.set_rate(carry, older.samples.rate_of(before))
             seconds = older.layout.clock(before)
             if seconds is not None and self.artifact.time_features:
                 self.layout.set_clock(carry, seconds)
@@ -320,6 +334,8 @@ class Forecaster:
             raise ValueError("the carry has NaN or infinity")
         if self.learner is not None:
             self.learner.check(carry[self.layout.learned])
+        if self.samples is not None:
+            self.samples.check(carry)
 
     # --- what numbers may be
 

@@ -198,6 +198,15 @@ class Chunk(RequestBody):
     labels: dict[str, str] | None = Field(
         None, description="The labels of the session, if this chunk creates it."
     )
+    rate: int | None = Field(
+        None,
+        description="Of a model over samples: samples a second. The session keeps it until it is reset.",
+    )
+
+
+class SpeechEvent(BaseModel):
+    event: Literal["speech_start", "speech_end"]
+    sample: int = Field(description="The position of the sample.")
 
 
 class Predictions(BaseModel):
@@ -226,6 +235,14 @@ class Predictions(BaseModel):
     forecast: ForecastNumbers | None = None
     forecast_lower: Numbers | None = None
     forecast_upper: Numbers | None = None
+    covers: list[int] | None = Field(
+        None,
+        description="Of a model over samples: the position of the first sample of the frames that the "
+        "predictions are of, and that behind their last sample.",
+    )
+    events: list[SpeechEvent] | None = Field(
+        None, description="Of a model over samples with events: where speech started and ended."
+    )
     times: list[str] | None = Field(
         None, description="The time that each prediction is for; absent of a session without timestamps."
     )
@@ -496,6 +513,12 @@ class Architecture(BaseModel):
     embedding: EmbeddingShape | None = Field(description="Set where the input is a token.")
 
 
+class SampleFrames(BaseModel):
+    rate: int = Field(description="Samples a second that the network wants; others are resampled.")
+    frame: int = Field(description="Samples of a frame, for each of which there is a prediction.")
+    events: dict[str, Any] | None = Field(description="When speech starts and ends.")
+
+
 class Model(BaseModel):
     name: str
     default: bool
@@ -517,6 +540,8 @@ class Model(BaseModel):
         description="By input, the output that becomes its next value in a forecast."
     )
     carry_bytes: int
+    unit: Literal["sample"] | None = Field(description="What an observation is, if it is no row.")
+    samples: SampleFrames | None = Field(description="Of a model whose unit is the sample.")
     metrics: dict[str, Any]
     has_figure: bool = Field(description="Whether `GET /models/{name}/figure` has a picture of its training.")
     sessions_resident: int | None = Field(description="null for a key that sees one tenant only")

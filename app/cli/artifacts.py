@@ -114,6 +114,8 @@ def import_(
     ignore: graphs.Ignore = None,
     feedback: graphs.Feedback = None,
     triton: graphs.Triton = None,
+    rate: graphs.Rate = None,
+    events: graphs.Events = None,
 ) -> None:
     """Make an artifact of an ONNX graph, or of the checkpoint of a class with an nn.LSTM, nn.GRU or nn.RNN.
 
@@ -143,6 +145,8 @@ def import_(
         ignore=ignore,
         feedback=feedback,
         triton=triton,
+        rate=rate,
+        events=events,
     )
     if checkpoint.suffix == ".onnx":
         given = {

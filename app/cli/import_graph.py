@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from models.artifact.files import Artifact
-    from models.artifact.graph_artifact import GraphArtifact
+    from models.artifact.graph_artifact import GraphArtifact, Samples
     from models.artifact.graphs.choices import Choices
 
 State = Annotated[
@@ -91,6 +91,22 @@ Feedback = Annotated[
         metavar="IN=OUT", help="Graph: the output that a forecast feeds back into this input. Repeat for all."
     ),
 ]
+Rate = Annotated[
+    int | None,
+    typer.Option(
+        metavar="HZ",
+        help="Graph: samples a second. Sessions then take any number of samples, which become the frames of "
+        "the graph's only input.",
+    ),
+]
+Events = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OUTPUT",
+        help="Graph with --rate: the output that is the probability of speech. Sessions then say where "
+        "speech starts and ends.",
+    ),
+]
 Triton = Annotated[
     Path | None,
     typer.Option(
@@ -118,6 +134,8 @@ class GraphOptions:
     ignore: list[str] | None = None
     feedback: list[str] | None = None
     triton: Path | None = None
+    rate: int | None = None
+    events: str | None = None
 
     def given(self) -> list[str]:
         """The options that were given, by their names on the command line."""
@@ -146,10 +164,13 @@ def import_graph(
         print("to make an artifact of it, add --out FOLDER")
         return
     check_folder(out)
+    samples = _samples(graph_options)
     artifact = make_artifact(path, options.artifact_name(name, out), choices, sample=verify)
+    if samples is not None:
+        artifact = replace(artifact, samples=samples)
     write_folder(contents(artifact), out)
     print(f"{out}: {describe(artifact)}, fingerprint {artifact.fingerprint[:12]}")
-    print(_proof(artifact))
+    print(describe_proof(artifact))
     print(f"forecasts: {describe_feedback(artifact)}")
     print(f"serve it: carryover serve --models {out}")
 
@@ -161,7 +182,10 @@ def describe(artifact: GraphArtifact) -> str:
         for group in (artifact.inputs, artifact.outputs)
     ]
     numbers = sum(state.initial.size for state in artifact.signature.states)
-    return f"ONNX {ports[0]} -> {ports[1]}, {numbers} numbers of state"
+    frames = ""
+    if artifact.samples is not None:
+        frames = f", frames of {artifact.signature.inputs[0].size} samples at {artifact.samples.rate} Hz"
+    return f"ONNX {ports[0]} -> {ports[1]}, {numbers} numbers of state{frames}"
 
 
 def describe_feedback(artifact: GraphArtifact | Artifact) -> str:
@@ -172,7 +196,8 @@ def describe_feedback(artifact: GraphArtifact | Artifact) -> str:
     return ", ".join(["yes", *(f"{source} becomes the next {name}" for name, source in pairs)])
 
 
-def _proof(artifact: GraphArtifact) -> str:
+def describe_proof(artifact: GraphArtifact) -> str:
+    """What the import measured, in a line."""
     labels = {
         "batch_alone": "sessions in a batch differ from sessions alone by at most",
         "chunked_whole": "chunks from the whole by",
@@ -216,6 +241,16 @@ def _choices(given: GraphOptions) -> Choices:
         ignore=tuple(given.ignore or ()),
         feedback=_pairs(given.feedback, "--feedback"),
     )
+
+
+def _samples(given: GraphOptions) -> Samples | None:
+    from models.artifact.graph_artifact import Samples, SpeechEvents
+
+    if given.rate is None:
+        if given.events is not None:
+            raise typer.BadParameter("needs --rate", param_hint="--events")
+        return None
+    return Samples(given.rate, None if given.events is None else SpeechEvents(given.events))
 
 
 def _items(given: Iterable[str] | None, option: str) -> list[tuple[str, str]]:

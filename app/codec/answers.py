@@ -16,6 +16,7 @@ from app.session.names import id_of
 from app.session.notes import labels_by_name
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import AnyArray, Numbers
+from models.forecaster import COVERS, EVENTS
 from models.nets.numbers import MAX_WHOLE, is_whole
 from models.nets.signature import Port
 
@@ -23,6 +24,8 @@ TIMES = frozenset(("times", "forecast_times"))  # outputs that are seconds since
 ARRAYS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 """The options with which arrays are written, those of times in RFC 3339."""
 
+OF_SAMPLES = frozenset((COVERS, EVENTS))  # outputs of a model over samples, which are not nested by steps
+EVENT_NAMES = {1: "speech_start", 0: "speech_end"}
 BY_PORT = {"predictions": "outputs", "forecast": "forecast"}  # as a model with several outputs answers them
 
 
@@ -52,7 +55,7 @@ def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
     return orjson.dumps(payload, option=ARRAYS)
 
 
-def output_array(name: str, numbers: Numbers, flat: bool) -> AnyArray:
+def output_array(name: str, numbers: Numbers, flat: bool) -> AnyArray | list[dict[str, Any]]:
     """An array of an answer as it is written.
 
     Parameters
@@ -62,8 +65,14 @@ def output_array(name: str, numbers: Numbers, flat: bool) -> AnyArray:
 
     Returns
     -------
-    [steps] for `scores`, for times and for flat chunks of one output, else [steps, width]
+    [steps] for `scores`, for times and for flat chunks of one output, [2] for `covers`, a list for `events`,
+    else [steps, width]
     """
+    if name == COVERS:
+        covers: AnyArray = numbers[0].astype(np.int64)
+        return covers
+    if name == EVENTS:
+        return [{"event": EVENT_NAMES[int(kind)], "sample": int(sample)} for kind, sample in numbers.tolist()]
     if name in TIMES:
         return time_array(numbers.ravel())
     array: AnyArray = numbers != 0 if name == "observed" else json_numbers(numbers)

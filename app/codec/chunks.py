@@ -60,6 +60,7 @@ class ChunkFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     future: list[float | list[float]] | None = None
     inputs: dict[str, list[Any]] | None = None
     labels: dict[str, str] | None = None
+    rate: int | None = None
 
     @property
     def has_options(self) -> bool:
@@ -72,6 +73,7 @@ class ChunkFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             or self.timestamps is not None
             or self.future is not None
             or bool(self.labels)
+            or self.rate is not None
         )
 
 
@@ -193,6 +195,7 @@ def validate_chunk(
             None if fields.future is None else parse_future(fields.future),
             named,
             parse_labels(fields.labels or {}),
+            fields.rate,
         )
     return Chunk(observations, flat, at, epoch, horizon, fields.model, options)
 

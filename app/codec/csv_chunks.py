@@ -25,6 +25,7 @@ from models.arrays import Doubles, Numbers, Seconds
 from models.artifact.served import ServedArtifact
 from models.data.tables.options import BadCell, TableOptions
 from models.errors import BadData
+from models.forecaster import COVERS
 
 if TYPE_CHECKING:
     from models.data.tables.columns import Rows
@@ -130,6 +131,9 @@ def encode_answer(answer: ChunkAnswer, targets: Sequence[str]) -> bytes:
     parts = answer.answer
     steps = len(parts["predictions"])
     columns: dict[str, Any] = {"position": np.arange(answer.position - steps + 1, answer.position + 1)}
+    if COVERS in parts:  # behind each frame
+        first, stop = parts[COVERS][0].tolist()
+        columns["position"] = np.rint(np.linspace(first, stop, steps + 1)[1:]).astype(np.int64)
     for name, ending in (
         ("predictions", ""),
         ("lower", "_lower"),

@@ -8,24 +8,28 @@ A binary message is one chunk:
 
     offset  type     meaning
     0       u8       length of the session id; 0 on /sessions/{id}/stream
-    1       u8       flags: 1 NaN means not observed, 2 the numbers here and in the answer are f64
+    1       u8       flags: 1 NaN means not observed, 2 the numbers here and in the answer are f64,
+                     4 the numbers here are s16 (PCM, 32768 is 1.0), 8 the next u32 is a sampling rate
     2       u16      numbers in an observation
-    4       u32      horizon: steps of forecast to add
+    4       u32      horizon: steps of forecast to add; with flag 8 samples a second
     8       i64      at; -1: none
     16      u64      epoch, the 16 hexadecimal digits as a number; 0: none
     24      bytes    session id, then zeros to a multiple of 4
-    ...     f32 | f64 observations, row after row
+    ...     f32 | f64 | s16 observations, row after row
 
 The answer has the same layout:
 
     0       u8       length of the session id, as in the message
-    1       u8       flags: 1 replayed, 2 the numbers are f64
+    1       u8       flags: 1 replayed, 2 the numbers are f64, 4 what samples are covered follows
     2       u16      numbers in a prediction
     4       u32      number of predictions; the forecast follows them
     8       i64      position after the chunk
     16      u64      epoch
     24      bytes    session id, then zeros to a multiple of 4
     ...     f32 | f64 predictions, then the forecast, row after row
+    ...     i64[2]   with flag 4: the position of the first sample that the predictions cover, and the
+                     position behind the last
+    ...     i64[n,2] with flag 4, to the end: events, 1 speech_start or 0 speech_end, and the position
 
 An error is answered by a text frame, also if the message was binary. Intervals and scores are available in
 text messages only.
@@ -46,9 +50,11 @@ from app.errors import Malformed, Unprocessable
 from app.jobs.answers import ChunkAnswer, epoch_token, parse_epoch
 from app.jobs.options import ChunkOptions
 from models.arrays import Numbers
+from models.forecaster import COVERS, EVENTS
 
-GAPS, DOUBLES = 1, 2
-REPLAYED = 1
+GAPS, DOUBLES, S16, RATE = 1, 2, 4, 8
+REPLAYED, COVERED = 1, 4
+S16_ONE = 32_768  # what 1.0 is in 16 bits
 HEADER = struct.Struct("<BBHIqQ")
 
 
@@ -130,7 +136,9 @@ def decode_binary(data: bytes, path_session: str | None, limits: Limits) -> Mess
         raise Malformed(f"a binary message has at least {HEADER.size} bytes, this one {len(data)}")
     length, flags, width, horizon, at, number = HEADER.unpack_from(data)
     gaps, doubles = flags & GAPS, bool(flags & DOUBLES)
-    size = 8 if doubles else 4
+    if flags & S16 and flags & (GAPS | DOUBLES):
+        raise Malformed("numbers of s16 are neither f64, nor can they be missing")
+    size = 2 if flags & S16 else 8 if doubles else 4
     start = HEADER.size + -(-length // 4) * 4
     name = data[HEADER.size : HEADER.size + length]
     if not width or len(data) < start or (len(data) - start) % (size * width):
@@ -138,13 +146,19 @@ def decode_binary(data: bytes, path_session: str | None, limits: Limits) -> Mess
             f"{len(data) - start} bytes are not a whole number of observations of {width} numbers"
         )
     session = _session(name.decode("ascii", "replace") if length else None, path_session)
-    observations: Numbers = np.frombuffer(data, f"<f{size}", offset=start).reshape(-1, width)
+    observations: Numbers = np.frombuffer(data, f"<{'i' if size == 2 else 'f'}{size}", offset=start)
+    observations = observations.reshape(-1, width)
     if doubles:
         observations = observations.astype(np.float64)  # aligned
+    elif flags & S16:
+        observations = observations.astype(np.float32) / np.float32(S16_ONE)
     chunks.check_observations(observations, limits, gaps=bool(gaps))
     at_, epoch = None if at == -1 else chunks.validate_position(at), number or None
-    chunk = chunks.Chunk(observations, False, at_, epoch, chunks.validate_horizon(horizon, limits), None)
-    if gaps and np.isnan(observations).any():
+    rate, horizon = (horizon, 0) if flags & RATE else (None, chunks.validate_horizon(horizon, limits))
+    chunk = chunks.Chunk(observations, False, at_, epoch, horizon, None)
+    if rate is not None:
+        chunk.options = ChunkOptions(gaps=bool(gaps and np.isnan(observations).any()), rate=rate)
+    elif gaps and np.isnan(observations).any():
         chunk.options = ChunkOptions(gaps=True)
     named = path_session is None
     return Message(session, chunk, at_, epoch, binary=True, doubles=doubles, names_session=named)
@@ -157,12 +171,16 @@ def encode_answer(outcome: ChunkAnswer, message: Message) -> bytes:
     name = message.session.encode() if message.names_session else b""
     predictions = outcome.answer["predictions"]
     forecast = outcome.answer.get("forecast")
-    flags = REPLAYED * outcome.replayed | DOUBLES * message.doubles
+    covers = outcome.answer.get(COVERS)
+    flags = REPLAYED * outcome.replayed | DOUBLES * message.doubles | COVERED * (covers is not None)
     width, steps = predictions.shape[1], len(predictions)
     head = HEADER.pack(len(name), flags, width, steps, outcome.position, outcome.epoch)
     kind = "<f8" if message.doubles else "<f4"
     numbers = [predictions] if forecast is None else [predictions, forecast]
     parts = [part.astype(kind, copy=False).tobytes() for part in numbers]
+    if covers is not None:
+        of_samples = (covers, outcome.answer.get(EVENTS, np.empty((0, 2))))
+        parts += [part.astype("<i8").tobytes() for part in of_samples]
     return b"".join((head, name, b"\0" * (-len(name) % 4), *parts))
 
 

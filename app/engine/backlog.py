@@ -92,7 +92,7 @@ class Backlog:
         taken: list[Job] = []
         if sessions_left > 0:
             taken = self.queue.take(sessions_left, self._stepper.max_nbytes, self._fair_share.limit)
-            taken = join_chunks(taken, self._stepper.max_whole)
+            taken = join_chunks(taken, self._stepper.max_joined)
         if len(taken) == 1 and not self.slow and type(taken[0]) is AdvanceMany:
             # Use the job's own set, because copying a thousand names can take longer than the batch itself.
             return Batch(now, taken, taken[0].sessions.unique)

@@ -96,7 +96,7 @@ class Engine:
         self._stop_at = math.inf  # monotonic time at which unfinished jobs are refused
         self.draining = False  # readiness fails, but requests are still served
         self.fair_share = FairShare(settings.tenant_share)
-        self._stepper = Stepper(settings.recent_bytes)
+        self._stepper = Stepper(settings.recent_bytes, models)
         self._backlog = Backlog(settings, self.fair_share, self._stepper)
         self.arrivals = Arrivals()
         self._linger = Linger(self._has_work)

@@ -18,7 +18,7 @@ from app.session.slab import Slab
 from models.arrays import Floats, Numbers, Seconds
 from models.artifact.served import ServedArtifact
 from models.data import calendar
-from models.forecaster import Forecaster
+from models.forecaster import Forecaster, WrongRate
 
 MAX_NAMES = 16  # of inputs, in an error
 
@@ -75,6 +75,23 @@ def check_intervals(level: float | None, forecaster: Forecaster, field: str = "l
     if level is not None and level not in forecaster.learning.levels:
         known = ", ".join(map(str, forecaster.learning.levels))
         raise Unprocessable(f"the session keeps intervals of {known}, not {level:g}", field=field)
+
+
+def set_rate(forecaster: Forecaster, carry: Floats, rate: int) -> None:
+    """Say that a session's samples have this rate, in its carry, [carry_size]; in place.
+
+    Raises
+    ------
+    Unprocessable : they cannot
+    """
+    if forecaster.samples is None:
+        raise Unprocessable(
+            f"model {forecaster.artifact.name!r} takes no samples, so a chunk has no rate", field="rate"
+        )
+    try:
+        forecaster.samples.set_rate(carry, rate)
+    except WrongRate as error:
+        raise Unprocessable(str(error), field="rate") from None
 
 
 def impossible_error(forecaster: Forecaster, observations: Numbers) -> Unprocessable:

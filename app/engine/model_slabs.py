@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ class ModelSlabs:
         self.slabs: dict[str, Slab] = {}  # slabs by fingerprint
         self.current: dict[str, Slab] = {}  # slabs that new sessions go to, by model name
         self.take_doubles = False  # whether a network takes whole numbers that float32 cannot hold
+        self.shortest_frame = sys.maxsize  # observations of a step, of the network that takes the fewest
         for forecaster in forecasters:
             self.adopt(forecaster)
         for forecaster in older:
@@ -252,6 +254,7 @@ class ModelSlabs:
 
     def _slab(self, forecaster: Forecaster) -> Slab:
         self.take_doubles |= forecaster.input_type == np.float64
+        self.shortest_frame = min(self.shortest_frame, forecaster.frame)
         fitting = max(2 * self.settings.batch_sessions, SLAB_BYTES // max(1, forecaster.carry_nbytes))
         capacity = min(self.settings.resident_sessions, fitting)
         return Slab(forecaster, capacity, self.settings.recent_chunks, self.history_pool)

@@ -15,7 +15,7 @@ from app.engine import exactly_once
 from app.engine.alerting import find_alerts
 from app.engine.batch import Batch, FinishedChunk, advance_rows
 from app.engine.extra_outputs import extra_outputs, forecast_interval, forecast_quantiles
-from app.engine.inputs import advance_clock, clock_after, future_inputs, impossible_error
+from app.engine.inputs import advance_clock, clock_after, future_inputs, impossible_error, set_rate
 from app.engine.observing import observed_by_finished
 from app.engine.times import forecast_times, times_of_chunk, with_times
 from app.errors import StepFailed
@@ -28,7 +28,7 @@ from app.session.rows import scalar
 from app.session.slab import Slab
 from models.adaptation.learner import Scores
 from models.arrays import Floats
-from models.forecaster import StepResult
+from models.forecaster import COVERS, StepResult
 
 log = logging.getLogger("carryover.engine")
 
@@ -60,6 +60,8 @@ def begin(job: Advance, slab: Slab, row: int, batch: Batch) -> None:
         raise impossible_error(slab.forecaster, job.observations)
     if job.reset:
         reset_sessions(before, slab.forecaster)
+    if job.options is not None and job.options.rate is not None:
+        set_rate(slab.forecaster, before.carries[0], job.options.rate)
     job.progress = Progress(before.carries[0], digest)
     if job.horizon:
         now = clock_after(slab.forecaster, before.carries[0], job.clock, len(job.observations))
@@ -74,9 +76,14 @@ def finish_slice(slab: Slab, row: int, job: Advance, result: StepResult, batch: 
     if progress is None:
         return
     stepped = job.observations[progress.offset :][: len(result.predictions)]
-    progress.extra_outputs.append(extra_outputs(job.options, stepped, result, slab.forecaster))
+    predictions, extra = result.predictions, extra_outputs(job.options, stepped, result, slab.forecaster)
+    if slab.forecaster.samples is not None:
+        position = scalar(slab.headers, "position", row) + progress.offset
+        extra |= slab.forecaster.samples.answer(progress.carry, position, predictions)
+        predictions = extra.pop("predictions")
+    progress.extra_outputs.append(extra)
     progress.scores.append(result.scores)
-    progress.predictions.append(result.predictions)
+    progress.predictions.append(predictions)
     progress.offset += len(result.predictions)
     progress.carry = result.carries[0].copy()
     if progress.offset < len(job.observations):
@@ -149,6 +156,8 @@ def _finish(slab: Slab, row: int, job: Advance, batch: Batch) -> None:
     answer = {"predictions": np.concatenate(progress.predictions)}
     for name in progress.extra_outputs[0]:
         answer[name] = np.concatenate([part[name] for part in progress.extra_outputs])
+    if COVERS in answer:  # from the first sample of the first slice to the last of the last
+        answer[COVERS] = answer[COVERS].reshape(1, -1)[:, [0, -1]]
     if job.horizon:
         answer["forecast"] = np.concatenate(progress.forecast)
         level = None if job.options is None else job.options.level
@@ -183,7 +192,7 @@ def stage_finished(
         np.stack([chunk.progress.carry for chunk in chunks]),
         np.array([len(chunk.job.observations) for chunk in chunks]),
         np.array([chunk.progress.digest for chunk in chunks], np.uint64),
-        np.stack([chunk.answer["predictions"][-1, :size] for chunk in chunks]).astype(np.float32, copy=False),
+        _last_predictions(chunks, size),
         {i: chunk.answer for i, chunk in enumerate(chunks)},
         batch.now,
         recent_bytes,
@@ -204,6 +213,14 @@ def stage_finished(
         outputs = with_times(chunk.answer, slab.forecaster, chunk.times)
         moved = ChunkAnswer(job.session, model, position, epoch, False, outputs, ports)
         batch.answers_if_committed.append((job, moved))
+
+
+def _last_predictions(chunks: Sequence[FinishedChunk], size: int) -> Floats:
+    """[chunks, size], what the sessions' headers hold of the last prediction of each."""
+    if not size:
+        return np.empty((len(chunks), 0), np.float32)
+    last = np.stack([chunk.answer["predictions"][-1, :size] for chunk in chunks])
+    return last.astype(np.float32, copy=False)
 
 
 def _horizon(job: Advance | Forecast) -> int:

@@ -18,6 +18,7 @@ from app.engine.batch import Batch, advance_rows
 from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.inputs import MAX_NAMES, advance_clock, impossible_error, prepare_inputs
+from app.engine.model_slabs import ModelSlabs
 from app.engine.network_pass import Failures, PassInputs, run_pass
 from app.engine.observing import observed_by_group
 from app.engine.time_budget import (
@@ -43,10 +44,12 @@ class Stepper:
     Parameters
     ----------
     recent_bytes : limit of the bytes of remembered long answers of a session
+    models : all that there are
     """
 
-    def __init__(self, recent_bytes: int) -> None:
+    def __init__(self, recent_bytes: int, models: ModelSlabs) -> None:
         self.recent_bytes = recent_bytes
+        self._models = models
         self._time_budgets: defaultdict[Slab, TimeBudget] = defaultdict(TimeBudget)
         self.alerts: Mapping[str, Alert] = {}  # by model, of sessions without an alert of their own
         self.contended = False  # whether several tenants call, so that they wait for each other's chunks
@@ -58,8 +61,9 @@ class Stepper:
     @property
     def max_observations(self) -> int:
         """Observations that one batch may take of the slowest model."""
-        budgets = self._time_budgets.values()
-        return min([budget.max_observations for budget in budgets] or [TimeBudget().max_observations])
+        budgets = self._time_budgets.items()
+        most = [slab.forecaster.frame * budget.max_observations for slab, budget in budgets]
+        return min(most or [TimeBudget().max_observations])
 
     @property
     def max_nbytes(self) -> int:
@@ -79,8 +83,13 @@ class Stepper:
 
     @property
     def max_whole(self) -> int:
-        """Observations of the longest chunk that is stepped whole."""
+        """Steps of the longest chunk that is stepped whole."""
         return MIN_STEPS if self.contended else LONG_CHUNK
+
+    @property
+    def max_joined(self) -> int:
+        """Observations of the longest chunk that goes in columns, whichever model it is of."""
+        return self.max_whole * self._models.shortest_frame
 
     def add(self, job: AdvanceMany, slab: Slab, rows: Ints, batch: Batch) -> None:
         """Add chunks to the batch.
@@ -111,7 +120,8 @@ class Stepper:
             raise wrong_width_error(slab.forecaster, width)
         if job.horizon and slab.forecaster.missing:
             raise cannot_forecast_error(slab.forecaster)
-        takes_several_batches = bool(job.horizon) or len(job.observations) > self.max_whole
+        max_whole = self.max_whole * slab.forecaster.frame
+        takes_several_batches = bool(job.horizon) or len(job.observations) > max_whole
         if takes_several_batches and batch.may_begin <= 0:
             batch.unfinished.append(job)  # it begins in a later batch
             return
@@ -181,8 +191,12 @@ class Stepper:
                 inputs = PassInputs(group.observations, group.lengths, group.before.carries, False)
                 self._stage(group, *self._timed_pass(slab, inputs), batch)
             return
-        size = self._time_budgets[slab].max_steps(count + len(unusual), self._seconds)
-        inputs = _with_slices(group, [job for _, _, job in unusual], size, self.max_whole)
+        steps, frame = (
+            self._time_budgets[slab].max_steps(count + len(unusual), self._seconds),
+            slab.forecaster.frame,
+        )
+        jobs = [job for _, _, job in unusual]
+        inputs = _with_slices(group, jobs, steps * frame, self.max_whole * frame)
         result, failures = self._timed_pass(slab, inputs)
         ends = np.cumsum(inputs.lengths)
         if count:
@@ -207,6 +221,9 @@ class Stepper:
 
     def record_pass(self, slab: Slab, seconds: float, longest: int, sessions: int, total: int) -> None:
         """Learn how fast a model is; see `TimeBudget.record`."""
+        frame = slab.forecaster.frame
+        if frame > 1:  # the steps of such a network are frames
+            longest, total = max(1, longest // frame), max(1, total // frame)
         self._time_budgets[slab].record(seconds, longest, sessions, total)
 
     def _stage(self, group: ChunkColumns, result: StepResult, failures: Failures, batch: Batch) -> None:
@@ -228,7 +245,7 @@ class Stepper:
             group.lengths,
             group.digests,
             outputs.last,
-            outputs.long_answers(group.lengths),
+            outputs.long_answers(),
             batch.now,
             self.recent_bytes,
         )

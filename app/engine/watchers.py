@@ -17,6 +17,7 @@ from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView, epoch_token
 from app.jobs.jobs import Advance, AdvanceMany, Event, Import, Job, Outcome, Reset, Watch, Watcher
 from app.session.slab import Slab
 from app.stores import Tombstone
+from models.forecaster import COVERS
 
 
 class Watchers:
@@ -98,6 +99,8 @@ def events(session: str, job: Job, outcome: Outcome) -> Iterator[Event]:
 
 def _chunk(position: int, epoch: int, observations: Any, answer: Any, *, reset: bool) -> Event:
     event = {"event": "chunk", "position": position, "epoch": epoch_token(epoch), "reset": reset}
+    if COVERS in answer:  # samples would be most of what is sent, and nobody reads them as numbers
+        return {**event, **answer}
     return {**event, "observations": observations, **answer}
 
 

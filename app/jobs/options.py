@@ -22,6 +22,7 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     future : [horizon, inputs known ahead], own units, for the forecast behind the chunk
     inputs : [steps, ...] by name, in place of observations; of a bulk job, those of one chunk after the other
     labels : of the session, if the chunk creates it; no part of the digest
+    rate : samples a second, of a model over samples; no part of the digest, because a session has one rate
     """
 
     level: float | None = None
@@ -31,6 +32,7 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     future: Numbers | None = None
     inputs: Mapping[str, Numbers] | None = None
     labels: Labels = ()
+    rate: int | None = None
 
     @property
     def is_part_of_digest(self) -> bool:

@@ -21,9 +21,10 @@ from app.jobs.options import ChunkOptions
 from app.open_inference import triton_errors
 from app.open_inference.tensors import output_tensors
 from models.arrays import AnyArray, Numbers
-from models.forecaster import Forecaster
+from models.forecaster import COVERS, EVENTS, Forecaster
 
-NO_TENSORS = frozenset(("predictions", "times", "forecast_times"))  # in an answer, and under other names here
+# In an answer, and under other names here, or left out.
+NO_TENSORS = frozenset(("predictions", "times", "forecast_times", COVERS, EVENTS))
 VERSION = "1"  # artifacts have fingerprints, not numbers; the newest is served as version 1
 MAX_SEQUENCE_ID = 2**64 - 1
 
@@ -202,11 +203,19 @@ def check_outputs(names: Mapping[str, bool], model: str, forecaster: Forecaster)
 
 
 def response_parameters(answer: ChunkAnswer) -> dict[str, str | int | bool]:
-    """Position and epoch of the session after the chunk, as parameters of the response."""
+    """Position and epoch of the session after the chunk, as parameters of the response.
+
+    Of samples also those that the outputs cover: from the first position up to the second, without it.
+    """
+    covers = answer.answer.get(COVERS)
+    covered = (
+        {} if covers is None else dict(zip(("covers_from", "covers_to"), map(int, covers[0]), strict=True))
+    )
     return {
         "position": answer.position,
         "epoch": epoch_token(answer.epoch),
         "replayed": answer.replayed,
+        **covered,
     }
 
 

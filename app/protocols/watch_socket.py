@@ -136,9 +136,10 @@ class WatchSocket(CallerSocket):
 
 
 def _with_readable_times(event: Event) -> Event:
-    """The event with its times as answers have them."""
+    """The event with its times, and what is of samples, as answers have them."""
+    readable = answers.TIMES | answers.OF_SAMPLES
     return {
-        name: answers.output_array(name, value, flat=False) if name in answers.TIMES else value
+        name: answers.output_array(name, value, flat=False) if name in readable else value
         for name, value in event.items()
     }
 

@@ -80,7 +80,9 @@ class Slab:
         self._owner: list[str | None] = []  # by row; None where free or not yet published
         self.published = np.zeros(capacity, np.bool_)  # by row, whether it has an owner
         self.used = np.zeros(capacity, np.uint8)
-        self.histories = None if pool is None else pool.histories(forecaster, capacity)
+        # Single samples would be gone within milliseconds.
+        keeps_past = pool is not None and forecaster.samples is None
+        self.histories = pool.histories(forecaster, capacity) if pool is not None and keeps_past else None
         self._free: list[int] = []
         self._hand = 0
 

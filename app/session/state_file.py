@@ -15,7 +15,8 @@ it is checked before it is used.
     recent.steps        i64 [chunks]: lengths of the last chunks, newest first
     recent.digests      u64 [chunks]
     recent.{i}.{name}   f32 [steps, ...]: their answers: predictions, forecast, intervals, scores; f64
-                        where the model's outputs are whole numbers
+                        where the model's outputs are whole numbers; of samples the outputs of their frames,
+                        and f64 [1, 2] covers and [n, 2] events (`SampleNet.answer`)
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from app.session.notes import (
 )
 from app.session.rows import Answer, Rows, header_type
 from models.arrays import AnyArray, Floats
-from models.forecaster import Forecaster
+from models.forecaster import COVERS, EVENTS, Forecaster
 
 MAX_HEADER_BYTES = 2**20  # about 10,000 tensors; reading 150,000 takes over a second
 FORMAT, VERSION = "carryover-session", "1"
@@ -56,7 +57,10 @@ MAX_CHUNKS = 4096
 MAX_POSITION = 2**62  # so that chunks can still advance the position within an int64
 MAX_TTL_SECONDS = 1e9  # the same limit as for `POST /sessions`; infinity means never
 WHOLE_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
-NAMES = "predictions|lower|upper|residuals|scores|observed|forecast|forecast_lower|forecast_upper"
+NAMES = (
+    "predictions|lower|upper|residuals|scores|observed|forecast|forecast_lower|forecast_upper|covers|events"
+)
+NOT_EACH_STEP = "a remembered chunk does not have one prediction for each step"
 MAY_BE_NAN = {"residuals", "scores"}
 ANSWER = re.compile(rf"recent\.([0-9]{{1,4}})\.({NAMES})", re.ASCII)
 
@@ -130,7 +134,9 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     long: list[Answer | None] = []
     for chunk, (length, digest, answer) in enumerate(state.answers[:recent_chunks]):
         header["chunk_lengths"][0, chunk], header["digest"][0, chunk] = length, digest
-        header["answer"][0, chunk] = answer["predictions"][-1, :kept]
+        _check_steps(answer, length, forecaster)
+        if kept:
+            header["answer"][0, chunk] = answer["predictions"][-1, :kept]
         long.append(answer if length > 1 or len(answer) > 1 or kept < outputs else None)
     if any(long):
         rows.long_answers[0] = tuple(long)
@@ -138,6 +144,24 @@ def rows_of(state: SessionState, recent_chunks: int, forecaster: Forecaster) -> 
     if notes := Notes(tuple(state.labels), state.alert):
         rows.notes[0] = shared_notes(notes)
     return rows
+
+
+def _check_steps(answer: Answer, length: int, forecaster: Forecaster) -> None:
+    """Refuse a remembered answer without a prediction for each step, or without what samples have instead.
+
+    Raises
+    ------
+    Unprocessable
+    """
+    if forecaster.samples is None:
+        if len(answer["predictions"]) != length or COVERS in answer:
+            raise Unprocessable(NOT_EACH_STEP, field="recent")
+        return
+    shapes = [(COVERS, (1, 2))]
+    if EVENTS in answer:
+        shapes.append((EVENTS, (len(answer[EVENTS]), 2)))
+    if any(name not in answer or answer[name].shape != shape for name, shape in shapes):
+        raise Unprocessable("a remembered chunk does not say which samples it covers", field="recent")
 
 
 def encode(state: SessionState) -> bytes:
@@ -304,8 +328,8 @@ def _answers(tensors: dict[str, AnyArray], position: int) -> tuple[tuple[int, in
         nan = match[2] in MAY_BE_NAN
         answers[int(match[1])][match[2]] = _tensor(tensors, name, (np.float32, np.float64), 2, nan=nan)
     for length, answer in zip(steps, answers, strict=True):
-        if "predictions" not in answer or len(answer["predictions"]) != length:
-            raise Unprocessable(
-                "a remembered chunk does not have one prediction for each step", field="recent"
-            )
+        # Of samples there are fewer, which only the model can check.
+        expected = (0, length) if COVERS in answer else (length, length)
+        if "predictions" not in answer or not expected[0] <= len(answer["predictions"]) <= expected[1]:
+            raise Unprocessable(NOT_EACH_STEP, field="recent")
     return tuple(zip(steps, digests, answers, strict=True))

@@ -14,6 +14,7 @@ through `named`; then through `wire` or `frames`, then `plans` or `streaming`; i
 """
 
 from carryover.aio import AsyncCarryover, AsyncSession, AsyncStream
+from carryover.audio import AsyncAudioStream, AudioStream, Segment
 from carryover.bulk import BulkAnswer
 from carryover.errors import (
     BadModel,
@@ -60,9 +61,11 @@ from carryover.values import Answer, Forecast, History, ModelInfo, Prediction, S
 
 __all__ = [
     "Answer",
+    "AsyncAudioStream",
     "AsyncCarryover",
     "AsyncSession",
     "AsyncStream",
+    "AudioStream",
     "BadModel",
     "BulkAnswer",
     "CannotForecast",
@@ -88,6 +91,7 @@ __all__ = [
     "Prediction",
     "Problem",
     "RetryPolicy",
+    "Segment",
     "Session",
     "SessionDamaged",
     "SessionExists",

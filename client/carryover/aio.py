@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import anyio
 import httpx
 
-from carryover import bulk, effects, plans, streaming
+from carryover import audio, bulk, effects, plans, streaming
 from carryover.connection import (
     BROKEN,
     AsyncConnection,
@@ -264,6 +264,17 @@ class AsyncSession:
         total = length_of(observations) if in_memory else None
         return AsyncStream(_shown(answers, total) if progress else answers)
 
+    def stream_audio(
+        self, source: str | Path | Iterable[bytes] | AsyncIterable[bytes], rate: int | None = None
+    ) -> audio.AsyncAudioStream:
+        """Send audio, also from an async iterable; see `Session.stream_audio`."""
+        if isinstance(source, str | Path):
+            rate, pieces = audio.open_wav(source)
+        else:
+            rate, pieces = audio.check_rate(rate), None
+        plan = audio.stream_audio(self._cursor, self.service._retry)
+        return audio.AsyncAudioStream(_stream(self.service, plan, _pieces(source, pieces, rate)), rate)
+
     async def forecast(
         self,
         steps: int,
@@ -382,8 +393,21 @@ async def _shown(answers: AsyncGenerator[Answer, None], total: int | None) -> As
         bar.close()
 
 
+async def _pieces(
+    source: Any, of_file: Iterable[audio.Piece] | None, rate: int
+) -> AsyncGenerator[audio.Piece, None]:
+    """Yield the pieces of a file, or of raw samples from an iterable or an async iterable."""
+    if of_file is not None or not isinstance(source, AsyncIterable):
+        for piece in audio.pcm_pieces(source, rate) if of_file is None else of_file:
+            yield piece
+        return
+    async for data in source:
+        if data:
+            yield audio.pcm_piece(data, rate)
+
+
 async def _stream(
-    service: AsyncCarryover, plan: Plan[None], chunks: AsyncGenerator[Chunk, None]
+    service: AsyncCarryover, plan: Plan[None], chunks: AsyncGenerator[Any, None]
 ) -> AsyncGenerator[Answer, None]:
     connection = AsyncConnection(service.url, service.timeout, service._verify)
 

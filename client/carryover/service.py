@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from carryover import bulk, effects, plans, streaming
+from carryover import audio, bulk, effects, plans, streaming
 from carryover.connection import (
     BROKEN,
     Connection,
@@ -344,6 +344,29 @@ class Session:
         plan = streaming.stream(self._cursor, options, limit, whole is not None, target, going_on)
         answers = _stream(service, plan, source)
         return Stream(_shown(answers, None if whole is None else len(whole)) if progress else answers)
+
+    def stream_audio(
+        self, source: str | Path | Iterable[bytes], rate: int | None = None
+    ) -> audio.AudioStream:
+        """Send audio to a session of a model over samples. The result yields each `Segment` as it ends.
+
+        Parameters
+        ----------
+        source : path of a WAV file; or pieces of samples of 16 bits, little-endian, as of a microphone
+        rate : samples a second of such pieces
+
+        Raises
+        ------
+        ValueError : the file is not a WAV file, or `rate` is missing
+        CarryoverError
+        """
+        if isinstance(source, str | Path):
+            rate, pieces = audio.open_wav(source)
+        else:
+            rate = audio.check_rate(rate)
+            pieces = audio.pcm_pieces(source, rate)
+        plan = audio.stream_audio(self._cursor, self.service._retry)
+        return audio.AudioStream(_stream(self.service, plan, pieces), rate)
 
     def _chunks(self, observations: Any, size: int, columns: Any, timestamps: Any) -> Iterator[Chunk]:
         times = None if timestamps is None else iter(timestamps)

@@ -26,6 +26,7 @@ STEP_FIELDS = ("predictions", "outputs", "lower", "upper", "residuals", "scores"
 FORECAST_FIELDS = ("forecast", "forecast_lower", "forecast_upper", "forecast_times")
 MAX_NAMES = 8  # of inputs or targets, in a line
 TIME_FIELDS = frozenset(("times", "forecast_times"))
+SAMPLE_FIELDS = ("covers", "events")
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -48,6 +49,9 @@ class Answer:
     forecast, forecast_lower, forecast_upper : [horizon] or [horizon, outputs]; None without a `horizon`
     times : [steps], the time that each prediction is for; None of a session without timestamps
     forecast_times : [horizon], of the forecast
+    covers : of a model over samples: the position of the first sample that the predictions, one for each
+        frame, are of, and that behind the last; else None
+    events : of such a model: {"event": "speech_start" or "speech_end", "sample": position} each; else None
     """
 
     session: str
@@ -90,6 +94,16 @@ class Answer:
     def outputs(self) -> Any:
         """See the class."""
         return self.raw.get("outputs")
+
+    @property
+    def covers(self) -> Any:
+        """See the class."""
+        return self.raw.get("covers")
+
+    @property
+    def events(self) -> Any:
+        """See the class."""
+        return self.raw.get("events")
 
     @property
     def lower(self) -> Any:
@@ -205,7 +219,10 @@ class Prediction:
 
     @property
     def position(self) -> int:
-        """Observations consumed, including this one."""
+        """Observations consumed, including this one; of samples, those up to the end of the frame."""
+        if self.answer.covers is not None:
+            first, stop = self.answer.covers
+            return int(first + (stop - first) * (self._row + 1) // self.answer.length)
         return self.answer.position - self.answer.length + self._row + 1
 
     @property
@@ -508,6 +525,9 @@ def concatenate_answers(answers: list[Answer]) -> Answer:
     for name in STEP_FIELDS:
         if all(name in answer.raw for answer in answers):
             raw[name] = concatenate([answer.raw[name] for answer in answers])
+    if last.covers is not None:
+        raw["covers"] = [answers[0].covers[0], last.covers[1]]
+        raw["events"] = [event for answer in answers for event in answer.events or ()]
     labels = None
     if last.labels is not None:
         labels = answers[0].labels.append([answer.labels for answer in answers[1:]])

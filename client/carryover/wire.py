@@ -12,7 +12,15 @@ from carryover.effects import Reply, Request
 from carryover.errors import NotCarryover
 from carryover.observations import Chunk, match_kind
 from carryover.tables import parse_times
-from carryover.values import FORECAST_FIELDS, STEP_FIELDS, TIME_FIELDS, Answer, Forecast, History
+from carryover.values import (
+    FORECAST_FIELDS,
+    SAMPLE_FIELDS,
+    STEP_FIELDS,
+    TIME_FIELDS,
+    Answer,
+    Forecast,
+    History,
+)
 
 STATE = "application/octet-stream"
 NUMBERS = frozenset(STEP_FIELDS + FORECAST_FIELDS) - TIME_FIELDS
@@ -142,6 +150,14 @@ def fork(cursor: Cursor, target: str) -> Request:
 def delete(cursor: Cursor) -> Request:
     """`DELETE /sessions/{id}`."""
     return Request("DELETE", cursor.path, query=cursor.preconditions())
+
+
+def audio(cursor: Cursor, body: bytes, kind: str) -> Request:
+    """`POST /sessions/{id}/audio`."""
+    query = cursor.preconditions()
+    if cursor.model is not None and not cursor.model_confirmed:
+        query["model"] = cursor.model
+    return Request("POST", f"{cursor.path}/audio", body, query, kind)
 
 
 def export(cursor: Cursor) -> Request:
@@ -277,7 +293,7 @@ def parse_answer(fields: Mapping[str, Any], cursor: Cursor, chunk: Chunk) -> Ans
     """
     present = {name: fields[name] for name in NUMBERS if fields.get(name) is not None}
     raw = {name: match_kind(value, chunk) for name, value in present.items()}
-    raw |= {name: fields[name] for name in TIME_FIELDS if fields.get(name) is not None}
+    raw |= {name: fields[name] for name in (*TIME_FIELDS, *SAMPLE_FIELDS) if fields.get(name) is not None}
     try:
         return Answer(
             cursor.session,

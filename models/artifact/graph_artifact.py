@@ -11,7 +11,7 @@ import measured are not part of it and may be edited by hand.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, ClassVar, TypeVar
@@ -24,9 +24,10 @@ from models.artifact.learning import Learning
 from models.artifact.names import check_name
 from models.data.scaling import Scaling
 from models.errors import BadArtifact
-from models.net import Execution
+from models.net import Execution, Net
 from models.nets.graph import GraphNet
 from models.nets.numbers import column_names
+from models.nets.samples import SampleNet, Samples
 from models.nets.signature import (
     MAX_STATE_BYTES,
     Constant,
@@ -39,8 +40,20 @@ from models.nets.signature import (
     check_feedback,
     tensor_of,
 )
+from models.nets.speech import SpeechEvents
 
-__all__ = ["Feedback", "GraphArtifact", "Port", "Signature", "State", "Steps", "build", "contents"]
+__all__ = [
+    "Feedback",
+    "GraphArtifact",
+    "Port",
+    "Samples",
+    "Signature",
+    "SpeechEvents",
+    "State",
+    "Steps",
+    "build",
+    "contents",
+]
 
 T = TypeVar("T")
 
@@ -49,12 +62,15 @@ MAX_GRAPH_BYTES = 2**30
 MAX_OPSET = 1000
 NOT_IN_FINGERPRINT = ("name", "metrics", "probed", "fingerprint")
 DEFAULTS: dict[str, Any] = {"controls": [], "feedback": None, "sampling": None, "scaling": None}
+# Written only for a model over samples, so that the fingerprints of others stay the same.
+SAMPLE_DEFAULTS: dict[str, Any] = {"unit": None, "rate": None, "events": None}
 REQUIRED = frozenset(
     (
         *("format", "version", "name", "net", "graph_sha256", "opset", "inputs", "constants", "state"),
         *("outputs", "steps", "probed", "metrics", "fingerprint"),
     )
 )
+EVENT_DEFAULTS = {name: value for name, value in asdict(SpeechEvents("")).items() if name != "output"}
 PORT_DEFAULTS = {"batch_axis": 0, "unit": None, "columns": None}
 INPUT_DEFAULTS = PORT_DEFAULTS | {"context": 0, "range": None, "wire": None, "scale": 1.0}
 OUTPUT_DEFAULTS = PORT_DEFAULTS | {"kind": "number"}
@@ -75,6 +91,8 @@ class GraphArtifact:
         What its tensors mean.
     feedback
         How a forecast feeds itself, or None: then the model has no forecast.
+    samples
+        Of a model whose observations are single samples, which become the graph's frames; else None.
     probed
         What the import measured: JSON values.
     metrics
@@ -91,6 +109,7 @@ class GraphArtifact:
     opset: int
     signature: Signature
     feedback: Feedback | None = None
+    samples: Samples | None = None
     probed: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -104,11 +123,18 @@ class GraphArtifact:
             )
         if self.feedback is not None:
             check_feedback(self.feedback, self.signature)
+        if self.samples is not None:
+            self.samples.check(self.signature)
+            if self.feedback is not None:
+                raise BadArtifact("a model over samples cannot feed outputs back")
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Port, ...]:
         """What an observation consists of, in order."""
-        return self.signature.inputs
+        ports = self.signature.inputs
+        if self.samples is None:
+            return ports
+        return tuple(replace(port, shape=(), context=0, columns=None) for port in ports)
 
     @property
     def outputs(self) -> tuple[Port, ...]:
@@ -118,7 +144,7 @@ class GraphArtifact:
     @property
     def input_ports(self) -> tuple[Port, ...]:
         """The inputs, under the name that all artifacts have for them."""
-        return self.signature.inputs
+        return self.inputs
 
     @property
     def output_ports(self) -> tuple[Port, ...]:
@@ -127,8 +153,8 @@ class GraphArtifact:
 
     @property
     def has_time_axis(self) -> bool:
-        """Whether the graph's tensors have an axis for the steps."""
-        return self.signature.steps.axis is not None
+        """Whether the graph's tensors have an axis for the steps, or a frame is made of single samples."""
+        return self.signature.steps.axis is not None or self.samples is not None
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -156,7 +182,7 @@ class GraphArtifact:
     def predicted_by(self) -> tuple[int | None, ...]:
         """For each number of an observation the number of a prediction that is fed back, or None."""
         if self.feedback is None:
-            return (None,) * self.signature.input_size
+            return (None,) * sum(port.size for port in self.inputs)
         stops = accumulate(port.size for port in self.outputs)
         starts = {port.name: stop - port.size for port, stop in zip(self.outputs, stops, strict=True)}
         sources = [starts[self.feedback.observations[port.name]] for port in self.inputs]
@@ -187,7 +213,7 @@ class GraphArtifact:
     architecture: ClassVar[None] = None
     predicts: ClassVar[str | None] = None
 
-    def net(self, execution: Execution) -> GraphNet:
+    def net(self, execution: Execution) -> Net:
         """The network, ready to serve.
 
         Raises
@@ -195,7 +221,8 @@ class GraphArtifact:
         BadArtifact
             If onnxruntime cannot load it, or is not installed.
         """
-        return GraphNet(self.graph, self.signature, execution.device, execution.run_seconds)
+        graph = GraphNet(self.graph, self.signature, execution.device, execution.run_seconds)
+        return graph if self.samples is None else SampleNet(graph, self.signature, self.samples)
 
     @cached_property
     def graph_sha256(self) -> str:
@@ -242,6 +269,7 @@ class GraphArtifact:
             "feedback": None if self.feedback is None else {"observations": dict(self.feedback.observations)},
             "sampling": None,
             "scaling": None,
+            **({} if self.samples is None else _describe_samples(self.samples)),
             "probed": dict(self.probed),
             "metrics": dict(self.metrics),
         }
@@ -274,7 +302,7 @@ def build(
     BadArtifact
         The message names the place in the document, such as `inputs[0].shape`.
     """
-    description = _filled(description, "model.json", REQUIRED, DEFAULTS)
+    description = _filled(description, "model.json", REQUIRED, DEFAULTS | SAMPLE_DEFAULTS)
     for key in ("sampling", "scaling"):
         if description[key] is not None:
             raise BadArtifact(f"{key} must be null for a graph; other values belong to a newer program")
@@ -298,6 +326,7 @@ def build(
         opset=description["opset"],
         signature=signature,
         feedback=_feedback(description["feedback"]),
+        samples=_samples(description),
         probed=description["probed"],
         metrics=description["metrics"],
     )
@@ -417,6 +446,26 @@ def _feedback(entry: Any) -> Feedback | None:
     fields = _filled(entry, "feedback", frozenset(("observations",)), {})
     pairs = _mapping(fields["observations"], "feedback.observations")
     return Feedback({name: _text(source, f"feedback.observations.{name}") for name, source in pairs.items()})
+
+
+def _describe_samples(samples: Samples) -> dict[str, Any]:
+    events = None if samples.events is None else asdict(samples.events)
+    return {"unit": "sample", "rate": samples.rate, "events": events}
+
+
+def _samples(description: Mapping[str, Any]) -> Samples | None:
+    unit, rate, events = (description[key] for key in SAMPLE_DEFAULTS)
+    if unit is None:
+        if rate is not None or events is not None:
+            raise BadArtifact("rate and events belong to a model with the unit sample")
+        return None
+    if unit != "sample":
+        raise BadArtifact(f"unit must be null or 'sample', not {str(unit)[:40]!r}")
+    if events is None:
+        return Samples(rate)
+    fields = _filled(events, "events", frozenset(("output",)), EVENT_DEFAULTS)
+    _text(fields["output"], "events.output")
+    return Samples(rate, SpeechEvents(**fields))
 
 
 def _each(description: Mapping[str, Any], key: str, make: Callable[[Any, str], T]) -> tuple[T, ...]:

@@ -212,8 +212,8 @@ async def test_every_example_works_as_it_is(start_hot, zoo_folder, model):
                 forecaster.missing or (method == "GET" and forecaster.artifact.future)
             ):
                 continue  # it has no query that could name the inputs that are known ahead
-            if path.endswith("/figure"):
-                continue  # these models were not trained, so they have none
+            if path.endswith(("/figure", "/audio")):
+                continue  # these models were not trained, so they have none; and they take no samples
             for body in examples or [None]:
                 for session in (SESSION, OTHER_SESSION):
                     await http.delete(f"/sessions/{session}")

@@ -23,7 +23,7 @@ from tests.dashboard.pages import (
     sums,
     wait,
 )
-from tests.helpers.graphs import characters, counter, frames
+from tests.helpers.graphs import characters, counter, frames, loudness
 from tests.helpers.zoo import artifacts
 from tests.system.test_serve import serving
 
@@ -33,7 +33,7 @@ def server(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("models")
     shutil.copytree(SHIPPED_MODELS / "sine", folder / "sine")
     recurrent = [artifacts()[name] for name in ("adaptive", "planned", "tokens")]
-    for artifact in (characters(), counter(), detector(), frames(), sums(), plant(), *recurrent):
+    for artifact in (characters(), counter(), detector(), frames(), loudness(), sums(), plant(), *recurrent):
         save(artifact, folder / artifact.name)
     with serving(folder) as (_, port):
         yield f"http://127.0.0.1:{port}"

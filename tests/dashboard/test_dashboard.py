@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import urllib.error
 import urllib.request
+import wave
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 
 from app import dashboard
 from tests.dashboard.pages import (
+    BROWSER,
     WAIT_MS,
     captions,
     fact,
@@ -432,3 +435,59 @@ def check_try_it_out(page: Any, server: str) -> None:
     assert answer.locator(".response-col_status").inner_text().startswith("200")
     with urllib.request.urlopen(f"{server}/sessions/pump-7", timeout=30) as shown:
         assert json.load(shown)["position"] == 2
+
+
+@in_browser
+def test_the_outputs_of_frames_of_samples_are_drawn_a_position_each(page, server):
+    watch(page, server, "speaker", [0.9] * 5, "loudness")  # of a frame of 8
+    answers = [observe(server, "speaker", [0.9] * length) for length in (20, 39)]
+    assert [len(answer["predictions"]) for answer in answers] == [3, 5]
+    shown = f"The last outputs: speech {answers[1]['predictions'][-1]:.2f}"
+    wait(lambda: shown in page.inner_text("#summary"), page)
+    assert "speech probability 0.5" in captions(page)
+    assert in_colour(page, "--predicted") > 50
+
+
+def wav(path: Path, samples: np.ndarray) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+    return path
+
+
+@in_browser
+def test_a_dropped_wav_is_heard_by_a_model_over_samples(page, tmp_path):
+    samples = (20_000 * np.sin(np.arange(800))) * (np.arange(800) % 400 > 200)
+    page.select_option("#try-model", "loudness")
+    page.set_input_files("#try-file", wav(tmp_path / "meeting.wav", samples))
+    wait(lambda: page.inner_text("#try-source").startswith("meeting.wav: 1,644 bytes"), page)
+    page.click("#try-start")
+    shown = wait(lambda: "speech from" in (text := page.inner_text("#try-source")) and text, page)
+    assert re.search(r"800 samples, 100 frames; speech from \d+ to \d+ from \d+", shown)
+    wait(lambda: position(page) == 800, page)
+
+
+@in_browser
+def test_the_microphone_is_heard_until_it_is_stopped(browser, server, tmp_path):
+    tone = wav(tmp_path / "voice.wav", 20_000 * np.sin(np.arange(8000)) * (np.arange(8000) < 4000))
+    arguments = [
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={tone}",
+        *(["--no-sandbox"] if os.geteuid() == 0 else []),
+    ]
+    listening = browser.browser_type.launch(executable_path=BROWSER, args=arguments)
+    try:
+        page = listening.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.goto(server)
+        page.wait_for_selector("#try-model option", state="attached")
+        page.select_option("#try-model", "loudness")
+        page.click("#try-start")
+        wait(lambda: "speech ended at" in page.inner_text("#try-source"), page)
+        page.click("#try-start")
+        wait(lambda: page.inner_text("#try-start") == "Stream", page)
+        heard = wait(lambda: position(page), page)
+        assert heard % 1024 == 0
+    finally:
+        listening.close()

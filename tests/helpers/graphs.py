@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from models.artifact.graph_artifact import GraphArtifact
+from models.artifact.graph_artifact import GraphArtifact, Samples, SpeechEvents
 from models.nets.signature import Constant, Control, Feedback, Port, Signature, State, Steps
 
 OPSET, IR_VERSION = 17, 9
@@ -317,3 +317,31 @@ def observations(name: str, count: int, seed: int = 0) -> np.ndarray:
         return random.integers(0, 30, (count, 1)).astype(np.float64)
     width = {"convolution": 3, "gru": 2, "frames": 5}[name]
     return random.standard_normal((count, width)).astype(np.float32)
+
+
+def loudness(name: str = "loudness", frame: int = 8, context: int = 2, rate: int = 8000) -> GraphArtifact:
+    """How loud a frame of samples is, smoothed over the frames: a probability, with events of speech."""
+    nodes = [
+        node("Abs", ["x"], ["size"]),
+        node("ReduceMean", ["size"], ["mean"], axes=[1], keepdims=1),
+        node("Mul", ["mean", "gain"], ["loud"]),
+        node("Mul", ["level", "keep"], ["kept"]),
+        node("Add", ["loud", "kept"], ["sum"]),
+        node("Mul", ["sum", "half"], ["level_out"]),
+        node("Tanh", ["level_out"], ["y"]),
+    ]
+    graph = graph_bytes(
+        nodes,
+        [("x", "float32", ["b", frame + context]), ("level", "float32", ["b", 1])],
+        [("y", "float32", ["b", 1]), ("level_out", "float32", ["b", 1])],
+        gain=np.array([4], np.float32),
+        keep=np.array([0.5], np.float32),
+        half=np.array([0.5], np.float32),
+    )
+    signature = Signature(
+        inputs=(Port("audio", "x", shape=(frame,), context=context),),
+        outputs=(Port("speech", "y", shape=(1,), kind="probability"),),
+        states=(State("level", "level_out", np.zeros((1,), np.float32)),),
+    )
+    events = SpeechEvents("speech", threshold=0.5, min_speech_ms=2, min_silence_ms=4, speech_pad_ms=1)
+    return GraphArtifact(name, graph, OPSET, signature, samples=Samples(rate, events))

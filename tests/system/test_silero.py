@@ -19,10 +19,13 @@ import httpx
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from websockets.sync.client import connect
 
 from app.cli import run
 from app.codec.frames import HEADER
+from models.artifact.files import load_any
+from models.forecaster import Forecaster
 from tests.helpers import binary
 from tests.helpers.shipped import FRAME, SILERO, found, silero
 from tests.system.test_serve import posted, serving
@@ -218,3 +221,29 @@ def test_speech_gets_the_probabilities_of_the_package(graph, models, streams, ht
     with capsys.disabled():
         print(f"\n{differences.size} frames of {speaker}: at most {differences.max():.1e} from the package")
     assert differences.max() <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")  # of the package
+def test_segments_are_those_of_the_packages_iterator_whatever_the_packets(
+    graph, streams, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(graph.parents[2]))
+    package = pytest.importorskip("silero_vad")
+    frames = streams[0].reshape(-1, FRAME)
+    iterator, expected = package.VADIterator(package.load_silero_vad(onnx=True)), []
+    for frame in frames:
+        expected += (iterator(torch.from_numpy(frame)) or {}).items()
+
+    arguments = [*OPTIONS.split(), "--rate", str(RATE), "--events", "speech"]
+    assert run(["import", str(graph), "--out", str(tmp_path / "vad"), *arguments]) == 0
+    forecaster = Forecaster(load_any(tmp_path / "vad"))
+    samples, random = frames.reshape(-1, 1), np.random.default_rng(3)
+    carry, at, found = forecaster.new_carry[None], 0, []
+    while at < len(samples):
+        packet = samples[at : at + int(random.integers(1, 2000))]
+        outputs, moved = forecaster.advance(packet, np.array([len(packet)]), carry)
+        events = forecaster.samples.answer(carry[0], at, outputs)["events"].tolist()
+        found += [("start" if kind else "end", int(sample)) for kind, sample in events]
+        carry, at = moved, at + len(packet)
+    assert found == expected
+    assert len(found) > 10

@@ -128,6 +128,8 @@ def _model(request: Request, slab: Slab, counts: dict[str, tuple[int, int]] | No
         "can_forecast": not forecaster.missing,
         "feedback": artifact.fed_back,
         "carry_bytes": forecaster.carry_nbytes,
+        "unit": None if forecaster.samples is None else "sample",
+        "samples": None if forecaster.samples is None else forecaster.samples.describe(),
         "metrics": artifact.metrics,
         "has_figure": request.app.state.library.has_figure(artifact.name),
         "sessions_resident": resident,

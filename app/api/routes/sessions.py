@@ -32,9 +32,15 @@ from app.api.schemas import (
     SessionChanges,
     SessionPage,
 )
-from app.codec import answers, body_errors, chunks, csv_chunks, list_cursor
+from app.codec import answers, audio, body_errors, chunks, csv_chunks, list_cursor
 from app.codec.csv_chunks import CONTENT_TYPE
-from app.codec.limits import MAX_MODEL_NAME, MAX_POSITION, SESSION_ID, validate_session_id
+from app.codec.limits import (
+    MAX_MODEL_NAME,
+    MAX_POSITION,
+    SESSION_ID,
+    SMALL_BODY_BYTES,
+    validate_session_id,
+)
 from app.errors import CarryoverError, Unprocessable
 from app.jobs.answers import SessionView, epoch_token, parse_epoch
 from app.jobs.jobs import (
@@ -50,6 +56,7 @@ from app.jobs.jobs import (
     ReadHistory,
     Reset,
 )
+from app.jobs.options import ChunkOptions
 from app.jobs.session_query import ORDERS, SessionQuery
 from app.session import state_file
 from app.session.names import id_of
@@ -264,6 +271,45 @@ async def _read_csv_chunk(request: Request, session: str, query: ChunkQuery) -> 
     options = csv_chunks.options_of(rows, artifact, query.level, score=query.score)
     nothing = np.empty((len(rows.values), 0), np.float32)
     return Advance(session, nothing, query.at, _epoch(query.epoch), horizon, query.model, options=options)
+
+
+_AUDIO_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}} for kind in (audio.WAV[0], audio.L16)
+        },
+    }
+}
+
+
+@router.post(
+    "/sessions/{id}/audio",
+    response_model=Predictions,
+    responses=problem_responses(400, 404, 409, 410, 413, 415, 422, 500, 503),
+    openapi_extra=_AUDIO_BODY,
+)
+async def advance_by_audio(
+    request: Request,
+    id: Id,
+    at: Annotated[int | None, Query(ge=0, le=MAX_POSITION, description="As in a chunk.")] = None,
+    epoch: Annotated[str | None, Query(description="As in a chunk.")] = None,
+    model: Annotated[str | None, Query(max_length=MAX_MODEL_NAME, description="As in a chunk.")] = None,
+) -> Response:
+    """Advance a session of a model over samples by a WAV file, or by `audio/l16;rate=16000`.
+
+    `audio/l16` is big-endian, as RFC 2586 says, or has `endianness=little-endian`. Several channels become
+    one by their mean. The body may have more samples than another chunk; its bytes are limited.
+    """
+    session, body = validate_session_id(id), await read_body(request)
+    kind = request.headers.get("content-type", "")
+    if len(body) <= SMALL_BODY_BYTES:
+        heard = audio.decode(body, kind)
+    else:
+        heard = await asyncio.to_thread(audio.decode, body, kind)
+    options = ChunkOptions(rate=heard.rate)
+    job = Advance(session, heard.samples[:, None], at, _epoch(epoch), 0, model, options=options)
+    return Response(answers.encode_chunk_answer(await get_caller(request).ask(job), True), media_type=JSON)
 
 
 @router.post(

@@ -19,12 +19,14 @@ A request of `n` sessions:
 The answer:
 
     0           4 bytes   "CYO1"
-    4           u16       flags: 32 the predictions are f64
+    4           u16       flags: 32 the predictions are f64, 64 has `covers`
     6           u16       outputs: numbers in a prediction; 0 where the sessions' models differ
     8           u32       n
     12          u32       size of the errors in bytes
     16          i64[n]    position after each chunk; -1 where it was refused
     ...         u64[n]    epochs; 0 where refused
+    ...         i64[n, 2] covers, if flag 64, of models over samples: the position of the first sample that
+                          the predictions cover, and the position behind the last; -1 for other sessions
     ...         u32[n]    counts: numbers predicted for each chunk, steps times outputs; 0 where refused
     ...         f32 | f64 predictions, chunk after chunk, row after row
     ...         u8[n]     1 where the chunk had been applied before and this is its stored answer, else 0
@@ -57,11 +59,12 @@ from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from models.arrays import AnyArray, Numbers
+from models.forecaster import COVERS
 
 CONTENT_TYPE = "application/octet-stream"
 HEADER = struct.Struct("<4sHHII")
 MAGIC = b"CYO1"
-AT, EPOCHS, LENGTHS, MODEL, GAPS, DOUBLES = 1, 2, 4, 8, 16, 32
+AT, EPOCHS, LENGTHS, MODEL, GAPS, DOUBLES, COVERED = 1, 2, 4, 8, 16, 32, 64
 
 
 def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
@@ -113,11 +116,14 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
     outputs = answer.outputs if isinstance(answer.outputs, int) else 0
     replayed = np.zeros(count, np.uint8)
     replayed[answer.replayed] = 1
+    covers = _covers(answer)
+    flags = DOUBLES * request.doubles | COVERED * bool(covers)
     return b"".join(
         (
-            HEADER.pack(MAGIC, DOUBLES if request.doubles else 0, outputs, count, len(errors)),
+            HEADER.pack(MAGIC, flags, outputs, count, len(errors)),
             answer.positions.astype("<i8", copy=False).tobytes(),
             answer.epochs.astype("<u8", copy=False).tobytes(),
+            covers,
             counts.tobytes(),
             answer.predictions.astype("<f8" if request.doubles else "<f4", copy=False).tobytes(),
             replayed.tobytes(),
@@ -129,6 +135,17 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
 def problems(errors: dict[int, CarryoverError]) -> bytes:
     """Problems by index, as JSON; empty when there are none."""
     return orjson.dumps({str(i): problem(error)[1] for i, error in errors.items()}) if errors else b""
+
+
+def _covers(answer: BulkAnswer) -> bytes:
+    """Of each chunk the samples that its predictions cover; empty where no chunk is of samples."""
+    found = answer.extra_outputs.get(COVERS)
+    if not found:
+        return b""
+    covers = np.full((len(answer.positions), 2), -1, "<i8")
+    for i, numbers in found.items():
+        covers[i] = numbers[0]
+    return covers.tobytes()
 
 
 class _Reader:

@@ -52,6 +52,7 @@ from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from models.arrays import AnyArray, Epochs, Ints, Numbers
+from models.forecaster import COVERS
 
 T = TypeVar("T")
 
@@ -428,7 +429,8 @@ def _answer_columns(answer: BulkAnswer, request: BulkRequest) -> Iterator[tuple[
 def _predictions(answer: BulkAnswer, depths: int | Sequence[int]) -> Any:
     """The predictions, nested as deep as the observations were."""
     numbers, outputs = np.ascontiguousarray(answers.json_numbers(answer.predictions)), answer.outputs
-    if isinstance(depths, int) and isinstance(outputs, int) and not answer.errors:
+    has_frames = COVERS in answer.extra_outputs  # any number of them, whatever the chunks were
+    if isinstance(depths, int) and isinstance(outputs, int) and not answer.errors and not has_frames:
         if depths == 3:
             steps = int(answer.steps[0])
             if (answer.steps == steps).all():
@@ -439,6 +441,7 @@ def _predictions(answer: BulkAnswer, depths: int | Sequence[int]) -> Any:
             return orjson.Fragment(flat if depths == 1 else b"[" + flat.replace(b",", b"],[") + b"]")
         else:
             return numbers.reshape(-1, outputs)
+    depths = 3 if has_frames else depths
     return _each_prediction(
         answer, numbers, [depths] * len(answer.steps) if isinstance(depths, int) else depths
     )
@@ -466,7 +469,10 @@ def _sparse(name: str, arrays: dict[int, Numbers], request: BulkRequest) -> list
     column: list[Any] = [None] * request.count
     for i, numbers in arrays.items():
         depth = request.depths if isinstance(request.depths, int) else request.depths[i]
-        rows = answers.output_array(name, numbers, flat=False)
+        rows: Any = answers.output_array(name, numbers, flat=False)
+        if name in answers.OF_SAMPLES:
+            column[i] = rows
+            continue
         column[i] = rows if depth == 3 else rows[0] if depth == 2 or rows.ndim == 1 else rows[0, 0]
     return column
 

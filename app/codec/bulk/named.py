@@ -20,6 +20,7 @@ from app.codec.limits import DECODE_ERRORS
 from app.errors import Unprocessable
 from app.jobs.answers import BulkAnswer
 from models.arrays import AnyArray, Numbers
+from models.forecaster import COVERS
 
 _decode_inputs = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -75,7 +76,9 @@ def outputs(answer: BulkAnswer, depths: int | Sequence[int]) -> dict[str, Any]:
 
 def _by_session(rows: AnyArray, answer: BulkAnswer, depths: int | Sequence[int]) -> Any:
     steps = answer.steps
-    if isinstance(depths, int) and not answer.errors and (steps == steps[0]).all():
+    if COVERS in answer.extra_outputs:
+        depths = 3
+    elif isinstance(depths, int) and not answer.errors and (steps == steps[0]).all():
         return rows.reshape(-1, int(steps[0]), *rows.shape[1:]) if depths == 3 else rows
     each = np.split(rows, np.cumsum(steps)[:-1])
     nested = [depths] * len(each) if isinstance(depths, int) else depths

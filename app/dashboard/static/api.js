@@ -29,16 +29,17 @@ export class Problem extends Error {
 /**
  * Returns the body of the answer: JSON, or a Blob with `as: "blob"`.
  *
- * The request's is `body` in JSON, or a file `csv`. `of` is the tenant that an admin names.
+ * The request's is `body` in JSON, or a file `csv` or `wav`. `of` is the tenant that an admin names.
  */
-export async function call(path, { method = "GET", body, csv, as = "json", of = tenant.get() } = {}) {
+export async function call(path, { method = "GET", body, csv, wav, as = "json", of = tenant.get() } = {}) {
   if (isRefused()) throw new Problem(401, { detail: key.get() ? "the server refuses this key" : "the server needs a key" });
   const headers = { accept: "application/json", ...(of && { "carryover-tenant": of }) };
   const used = key.get();
   if (used) headers.authorization = `Bearer ${used}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   if (csv !== undefined) headers["content-type"] = "text/csv";
-  const sent = csv ?? (body && JSON.stringify(body));
+  if (wav !== undefined) headers["content-type"] = "audio/wav";
+  const sent = csv ?? wav ?? (body && JSON.stringify(body));
   const answer = await fetch(address(path), { method, headers, body: sent, cache: "no-store" });
   if (answer.status === 401) refused = used;
   if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => ({})));

@@ -111,7 +111,21 @@ export class Panel {
     this.#draw();
   }
 
+  /** Draws the outputs of frames of samples, a position for each frame; the samples themselves are not sent. */
+  #frames({ covers: [first, stop], ...event }) {
+    const rows = outputRows(event, this.model);
+    if (!rows.length) return;
+    // Counted on: positions of another rate are rounded, and say less and less which frame it is.
+    if (first !== this.covered) this.frameCount = Math.round((first * rows.length) / (stop - first));
+    [this.covered, this.frameCount] = [stop, this.frameCount + rows.length];
+    this.trail.chunk({ position: this.frameCount, observations: rows.map(() => [null]), predictions: rows });
+  }
+
   #chunk(event) {
+    if (event.covers) {
+      this.#frames(event);
+      return;
+    }
     const rows = (name) => event[name] && flatRows(event[name]);
     const [observations, lower, upper] = ["observations", "lower", "upper"].map(rows);
     // A history has the times of its observations beside those of its predictions; a chunk has the latter only.

@@ -3,11 +3,13 @@
 import { call, sessionPath, socket } from "./api.js";
 import { $, count, create, number, toast } from "./dom.js";
 import { Errors } from "./errors.js";
+import { Microphone } from "./microphone.js";
 import { FEW, layOut, outputRows, sentInputs } from "./ports.js";
 import { sine, timestamps } from "./series.js";
 import { Trail } from "./trail.js";
 
 const LEVEL = 0.9;
+const POLL_MS = 50;
 const TWIN_SECONDS = 600; // after this idle time, the second session of a closed page expires
 
 export class TryIt {
@@ -42,13 +44,17 @@ export class TryIt {
     $("try-file").value = "";
     $("try-sine").hidden = !file;
     $("try-source").textContent = file
-      ? `${file.name}: ${count(file.size)} bytes. Its columns are found by the names of the model's inputs.`
+      ? `${file.name}: ${count(file.size)} bytes.${/\.wav$/i.test(file.name) ? "" : " Its columns are found by the names of the model's inputs."}`
       : "The sine. Drop a CSV here, or click to choose a file.";
   }
 
   async #run() {
     const model = this.models($("try-model").value);
     const file = this.file;
+    if (model.samples) {
+      await this.#hear(model, file);
+      return;
+    }
     const table = file && (await call(`models/${encodeURIComponent(model.name)}/rows`, { method: "POST", csv: file }));
     if (table) this.#describe(file, table);
     const rows = table ? table.observations.values() : sine(sentInputs(model));
@@ -65,6 +71,43 @@ export class TryIt {
       this.running = null;
       this.#running(false);
       await call(sessionPath(ids[1]), { method: "DELETE" }).catch(() => {});
+    }
+  }
+
+  /** Sends a WAV file, or the microphone, to a session of a model over samples, and says where there is speech. */
+  async #hear(model, file) {
+    const session = `try-${Math.random().toString(36).slice(2, 8)}`;
+    await createSession(session, model);
+    this.show(session);
+    if (!file) {
+      await this.#listen(session);
+      return;
+    }
+    const wav = new Blob([await file.arrayBuffer()]);
+    const { position, predictions, events } = await call(sessionPath(session, "/audio"), { method: "POST", wav });
+    const text = `${file.name}: ${count(position)} samples, ${count(predictions?.length ?? 0)} frames`;
+    const found = (events ?? []).map(({ event, sample }) => (event === "speech_start" ? `from ${count(sample)}` : `to ${count(sample)}`));
+    $("try-source").textContent = found.length ? `${text}; speech ${found.join(" ")}` : text;
+  }
+
+  /** Sends what the microphone hears, until it is stopped. */
+  async #listen(session) {
+    const run = (this.running = { stopped: false });
+    this.#running(true);
+    let microphone = null;
+    let last = "";
+    try {
+      microphone = await Microphone.open(session, ({ position, rate, events }) => {
+        for (const { event, sample } of events)
+          last = `; ${event === "speech_start" ? "speech since" : "the last speech ended at"} ${(sample / rate).toFixed(1)} s`;
+        $("try-source").textContent = `The microphone: ${(position / rate).toFixed(1)} s at ${count(rate)} Hz${last}`;
+      });
+      while (!run.stopped && !microphone.error) await pause(POLL_MS);
+      if (microphone.error) throw new Error(microphone.error);
+    } finally {
+      microphone?.close();
+      this.running = null;
+      this.#running(false);
     }
   }
 
