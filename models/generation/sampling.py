@@ -24,6 +24,7 @@ FIRST = np.uint64(0xBF58476D1CE4E5B9)
 SECOND = np.uint64(0x94D049BB133111EB)
 S11, S27, S30, S31 = np.uint64(11), np.uint64(27), np.uint64(30), np.uint64(31)
 UNIT = 2.0**-53
+BLOCK = 64  # weights
 COLDEST = 1e-3  # below it the temperature is taken for 0: a logit divided by it may overflow
 
 
@@ -98,15 +99,14 @@ class TokenSampler:
             harder = np.where(logits > 0, logits / penalty, logits * penalty)
             logits = np.where(self._seen, harder, logits)
         logits -= logits.max(axis=1, keepdims=True)
-        weights = np.exp(logits / self._temperatures[:, None])  # against the likeliest, which has 1
-        for text in np.flatnonzero((self._top_k > 0) & (self._top_k < weights.shape[1])).tolist():
-            _keep_likeliest(weights[text], int(self._top_k[text]))
-        for text in np.flatnonzero(self._top_p < 1).tolist():
-            _keep_nucleus(weights[text], float(self._top_p[text]))
+        logits /= self._temperatures[:, None]
+        weights = np.exp(logits)  # against the likeliest, which has 1
+        texts = np.flatnonzero((self._top_k > 0) | (self._top_p < 1))
+        if len(texts):
+            weights[texts] *= _likeliest(logits[texts], self._top_k[texts], self._top_p[texts])
         weights[weights < self._min_p[:, None]] = 0
-        sums = weights.cumsum(axis=1, dtype=np.float64)
-        targets = uniforms(self._seeds, positions) * sums[:, -1]
-        tokens: Ints = np.where(self._greedy, logits.argmax(axis=1), (sums > targets[:, None]).argmax(axis=1))
+        drawn = _choose(weights, uniforms(self._seeds, positions))
+        tokens: Ints = np.where(self._greedy, logits.argmax(axis=1), drawn)
         if self._seen is not None:
             self._seen[np.arange(len(tokens)), tokens] = True
         return tokens
@@ -131,23 +131,58 @@ def _mixed(bits: Seeds) -> Seeds:
     return bits ^ (bits >> S31)
 
 
-def _keep_likeliest(weights: Floats, count: int) -> None:
-    """Set all weights of a text but the largest ones to 0; of equal ones the first are kept."""
-    bound = np.partition(weights, -count)[-count]
-    larger, equal = weights > bound, np.flatnonzero(weights == bound)
-    larger[equal[: count - np.count_nonzero(larger)]] = True
-    weights[~larger] = 0
+def _choose(weights: Floats, numbers: Doubles) -> Ints:
+    """[texts], the token at this share of the sum of each text's weights.
+
+    The sum is added up block by block, and only in the block that has the token weight by weight.
+    """
+    texts, size = np.arange(len(weights)), weights.shape[1]
+    padded = np.zeros((len(weights), size + -size % BLOCK), np.float32)
+    padded[:, :size] = weights
+    blocks = padded.reshape(len(weights), -1, BLOCK)
+    sums = blocks.sum(axis=2, dtype=np.float64)
+    ends = sums.cumsum(axis=1)
+    targets = numbers * ends[:, -1]
+    block = (ends > targets[:, None]).argmax(axis=1)
+    weights = blocks[texts, block]
+    within = (targets - ends[texts, block] + sums[texts, block])[:, None]
+    passed = weights.cumsum(axis=1, dtype=np.float64) > within
+    # Rounded otherwise than the sum of the block, the sum of its weights may stay below: it is the last then.
+    passed[texts, BLOCK - 1 - (weights > 0)[:, ::-1].argmax(axis=1)] = True
+    tokens: Ints = np.minimum(block * BLOCK + passed.argmax(axis=1), size - 1)  # of NaN, too
+    return tokens
 
 
-def _keep_nucleus(weights: Floats, share: float) -> None:
-    """Set to 0 all weights of a text but the largest ones that make up this share of their sum."""
-    total = weights.sum(dtype=np.float64)
-    # A smaller weight is not among the largest ones: all that are as small would not fill what is left out.
-    bound = (1 - share) * total / len(weights)
-    candidates = np.flatnonzero(weights >= bound)
-    order = candidates[np.argsort(-weights[candidates], kind="stable")]
-    largest = weights[order]
-    before = largest.cumsum(dtype=np.float64) - largest
-    largest[before >= share * total] = 0
-    weights[:] = 0
-    weights[order] = largest
+def _likeliest(logits: Floats, top_k: Ints, top_p: Doubles) -> Bools:
+    """[texts, vocabulary], which tokens top-k and top-p leave; of equally likely ones the first are left.
+
+    Parameters
+    ----------
+    logits : [texts, vocabulary], divided by the temperature; the largest of each text is 0
+    top_k, top_p : [texts]
+    """
+    size = logits.shape[1]
+    weights = np.exp(logits)
+    totals = weights.sum(axis=1, dtype=np.float64)
+    # A smaller weight is not in the nucleus: all that are as small would not fill what it leaves out.
+    bounds = (1 - top_p) * totals / size
+    in_reach = np.maximum(np.count_nonzero(weights >= bounds[:, None], axis=1), 1)
+    counts = np.where((top_k > 0) & (top_k < size), top_k, in_reach)
+    start = size - int(counts.max())
+    # Of logits and not of weights, many of which may be 0: among equal numbers this is slow.
+    largest = np.partition(logits, start, axis=1)[:, start:]
+    largest.sort(axis=1)
+    largest = largest[:, ::-1]
+    sorted_ = np.exp(largest) * (np.arange(largest.shape[1]) < counts[:, None])
+    totals = np.where(top_k > 0, sorted_.sum(axis=1, dtype=np.float64), totals)
+    before = sorted_.cumsum(axis=1, dtype=np.float64) - sorted_
+    nucleus = np.maximum(np.count_nonzero(before < (top_p * totals)[:, None], axis=1), 1)
+    counts = np.where(top_p < 1, np.minimum(nucleus, counts), counts)
+    last = np.take_along_axis(largest, counts[:, None] - 1, axis=1)
+    kept: Bools = logits > last
+    equal = logits == last
+    missing = (counts - np.count_nonzero(kept, axis=1))[:, None]
+    if (np.count_nonzero(equal, axis=1) > missing[:, 0]).any():
+        equal &= equal.cumsum(axis=1) <= missing
+    kept |= equal
+    return kept

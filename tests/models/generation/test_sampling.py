@@ -16,7 +16,7 @@ from tests.helpers.text import text_model
 from tests.helpers.zoo import artifacts
 
 LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
-DRAWS = 20_000
+DRAWS = 10_000
 
 
 def drawn(sampling: Sampling, logits: Floats = LOGITS, count: int = DRAWS) -> Ints:
@@ -30,9 +30,9 @@ def shares(tokens: Ints) -> Floats:
 
 
 def test_tokens_are_as_frequent_as_they_are_likely() -> None:
-    np.testing.assert_allclose(shares(drawn(Sampling(seed=1))), np.exp(LOGITS), atol=0.012)
+    np.testing.assert_allclose(shares(drawn(Sampling(seed=1))), np.exp(LOGITS), atol=0.02)
     halved = np.exp(LOGITS / 2) / np.exp(LOGITS / 2).sum()
-    np.testing.assert_allclose(shares(drawn(Sampling(seed=2, temperature=2))), halved, atol=0.012)
+    np.testing.assert_allclose(shares(drawn(Sampling(seed=2, temperature=2))), halved, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_only_likely_tokens_are_left(sampling: Sampling, left: list[int]) -> Non
     found = shares(drawn(sampling))
     assert np.flatnonzero(found).tolist() == left
     likely = np.exp(LOGITS[left])
-    np.testing.assert_allclose(found[left], likely / likely.sum(), atol=0.012)
+    np.testing.assert_allclose(found[left], likely / likely.sum(), atol=0.02)
 
 
 def test_of_equal_tokens_top_k_keeps_the_first() -> None:
@@ -62,18 +62,18 @@ def test_of_equal_tokens_top_k_keeps_the_first() -> None:
 
 def test_a_nucleus_is_the_same_as_by_sorting_everything() -> None:
     rng = np.random.default_rng(3)
-    for _ in range(200):
+    for _ in range(60):
         logits = rng.normal(0, 3, 50).astype(np.float32)
         share = rng.uniform(0.05, 0.999)
         order = np.argsort(-logits)
         likely = np.exp(logits[order].astype(float))
         before = np.cumsum(likely) - likely
         kept = order[before < share * likely.sum()]
-        tokens = drawn(Sampling(seed=5, temperature=1, top_p=share), logits, 200)
+        tokens = drawn(Sampling(seed=5, temperature=1, top_p=share), logits, 100)
         assert set(tokens.tolist()) <= set(kept.tolist())
         only = np.full(50, -np.inf, np.float32)
         only[kept] = logits[kept]
-        assert tokens.tolist() == drawn(Sampling(seed=5), only, 200).tolist()
+        assert tokens.tolist() == drawn(Sampling(seed=5), only, 100).tolist()
 
 
 def test_repeated_tokens_become_less_likely() -> None:
@@ -97,7 +97,16 @@ def test_the_unknown_piece_is_never_drawn() -> None:
 def test_another_seed_and_another_position_are_another_draw() -> None:
     assert shares(drawn(Sampling(seed=1)) == drawn(Sampling(seed=2)))[1] < 0.4
     one = drawn(Sampling(seed=2**64 - 1))
-    assert abs(np.corrcoef(one[1:], one[:-1])[0, 1]) < 0.03
+    assert abs(np.corrcoef(one[1:], one[:-1])[0, 1]) < 0.05
+
+
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one() -> None:
+    logits = np.full(1000, -np.inf, np.float32)
+    places = np.array([3, 63, 64, 500, 999])
+    logits[places] = LOGITS
+    assert (
+        drawn(Sampling(seed=1), logits, 2000).tolist() == places[drawn(Sampling(seed=1), count=2000)].tolist()
+    )
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
