@@ -347,6 +347,17 @@ async def test_a_model_of_text_takes_chunks_and_gives_no_forecast(start_text, st
         assert text["position"] == 22
 
 
+@in_memory
+async def test_the_examples_of_the_document_work_as_they_are(start_text, store) -> None:
+    async with start_text() as service:
+        paths = service.app.openapi()["paths"]
+        for path in ("/sessions/{id}/generate", "/v1/completions"):
+            content = paths[path]["post"]["requestBody"]["content"]["application/json"]
+            for example in content["examples"].values():
+                answer = await service.http.post(path.replace("{id}", "a"), json=example["value"])
+                assert answer.status_code == 200, answer.text
+
+
 # --- OpenAI's completions
 
 COMPLETE = {"prompt": "the sea ", "max_tokens": 60, "temperature": 0.9, "seed": 7}
