@@ -17,8 +17,8 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from app import main
-from app.api.examples import OTHER_SESSION, SESSION
 from app.api.errors import COMPLETIONS
+from app.api.examples import OTHER_SESSION, SESSION
 from app.api.middleware.guard import PUBLIC_PATHS
 from app.codec.problems import PROBLEM_MEDIA_TYPE
 from app.config import Settings

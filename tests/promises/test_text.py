@@ -16,6 +16,7 @@ from app.engine import step
 from models.artifact.files import save
 from tests.helpers import zoo
 from tests.helpers.faults import until
+from tests.helpers.locked import Keys
 from tests.helpers.text import LETTERS, text_model
 
 pytestmark = pytest.mark.anyio
@@ -289,6 +290,28 @@ async def test_another_request_between_two_slices_ends_a_text(start_text, store)
         answer = await service.http.post("/sessions/a/generate", json=ASK | {"at": 0})
         assert answer.status_code == 409
         assert await position(service, "a") == first["position"] + 1
+
+
+@in_memory
+async def test_a_key_that_only_reads_writes_on_copies_of_its_tenant_s_sessions(start_text, store, tmp_path):
+    keys = Keys(tmp_path)
+    keys.add("acme")
+    keys.add("other")
+    keys.add("reader", "read", tenant="acme")
+    async with start_text(api_keys_file=keys.path) as service:
+
+        async def status(key: str, **fields: Any) -> tuple[int, str]:
+            headers = {"authorization": f"Bearer {keys.token[key]}"}
+            answer = await service.http.post("/sessions/a/generate", json=ASK | fields, headers=headers)
+            return answer.status_code, answer.json().get("text", "")
+
+        first = await status("acme")
+        assert first == await status("other"), "each tenant has a session of this id"
+        assert await status("acme", at=0) == first
+        assert (await status("reader"))[0] == 403
+        copy = await status("reader", keep=False)
+        assert copy[0] == 200
+        assert await status("acme") == copy
 
 
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
