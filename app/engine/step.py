@@ -73,10 +73,10 @@ class Stepper:
     def max_slow_jobs(self) -> int:
         """Forecasts, texts and long chunks that one batch may advance by the fewest steps, in its time."""
         budgets = self._time_budgets.values()
-        most = min((budget.max_sessions(self._seconds) for budget in budgets), default=MIN_SLOW_JOBS)
-        for texts_of_model in self._text_budgets.values():
-            most = min(most, texts_of_model.max_texts(self._seconds))
-        return most
+        most = [budget.max_sessions(self._seconds) for budget in budgets]
+        if self._text_budgets:
+            most += [budget.max_texts(self._seconds) for budget in self._text_budgets.values()]
+        return min(most, default=MIN_SLOW_JOBS)
 
     @property
     def _seconds(self) -> float:

@@ -80,8 +80,8 @@ def _of_session(job: Write, residents: Residents, batch: Batch) -> tuple[Slab, T
     if job.behind is not None:
         at = _beginning(job, rows, job.behind)
     if at is None or at == position:
-        tokens = _prompt(job.request, slab.forecaster)
-        return slab, _new_text(job, slab, row, position, epoch, rows, tokens)
+        begun = _prompt(job.request, slab.forecaster)
+        return slab, _new_text(job, slab, row, position, epoch, rows, begun)
     found = recent_answers.began_at(rows, 0, at)
     if found is None:
         raise OutOfStep(
@@ -96,7 +96,7 @@ def _of_session(job: Write, residents: Residents, batch: Batch) -> tuple[Slab, T
         )
     remembered = recent_answers.answer(rows, 0, chunk)
     observed = int(remembered["observed"][0])
-    tokens = [int(token) for token in remembered["tokens"]]
+    tokens: list[int] = remembered["tokens"].astype(np.int64).tolist()
     vocabulary = _vocabulary(slab.forecaster)
     watch = StopWatch(job.request.stop, vocabulary, tokens)
     prompt: Sequence[int] = range(int(remembered["prompt"][0]))  # only their number, if nothing is left to do
