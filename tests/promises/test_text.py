@@ -276,21 +276,54 @@ async def test_a_stop_is_the_end_of_a_text(start_text, store) -> None:
 
 
 @in_memory
-async def test_a_repetition_penalty_counts_what_was_written_in_earlier_slices(start_text, store) -> None:
+async def test_a_repetition_penalty_counts_the_prompt_and_earlier_slices(
+    start_text, store, monkeypatch
+) -> None:
+    greedy = {"temperature": 0, "top_k": None}
     async with start_text() as service:
-        cut = await generate(service, "a", steps=25, temperature=0, repetition_penalty=99)
-        assert len(set(cut["tokens"])) > 15
-        assert "t" not in cut["text"][:15], "the prompt counts"
+        cut = await generate(service, "a", **greedy, steps=60, repetition_penalty=1.5)
+        monkeypatch.setattr(texts, "MAX_SLICE", 1000)
+        whole = await generate(service, "b", **greedy, steps=60, repetition_penalty=1.5)
+        assert cut["text"] == whole["text"]
+        likeliest = (await generate(service, "c", **greedy, steps=1))["text"]
+        prompt = likeliest + "the sea "
+        again = (await generate(service, "d", **greedy, steps=1, prompt=prompt))["text"]
+        prompt = prompt if again in prompt else again + prompt
+        penalised = await generate(service, "e", **greedy, steps=1, prompt=prompt, repetition_penalty=99)
+        assert penalised["text"] not in prompt
 
 
 @in_memory
-async def test_another_request_between_two_slices_ends_a_text(start_text, store) -> None:
+async def test_another_request_between_two_slices_ends_a_text(start_text, store, monkeypatch) -> None:
     async with start_text() as service:
-        first = await generate(service, "a", at=0, steps=SLICE)
-        await service.http.post("/sessions/a/observations", json={"observations": [[3]]})
+        commit, commits = service.engine._commit.commit, []
+
+        async def failing_after_two(batch: Any) -> None:
+            commits.append(batch)
+            if len(commits) > 2:
+                raise RuntimeError("the disk is gone")
+            await commit(batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(service.engine._commit, "commit", failing_after_two)
+            assert (await events(service, "a", at=0))[-1]["event"] == "error"
+        there = 8 + 2 * SLICE
+        await service.http.post("/sessions/a/observations", json={"observations": [[3]], "at": there})
         answer = await service.http.post("/sessions/a/generate", json=ASK | {"at": 0})
         assert answer.status_code == 409
-        assert await position(service, "a") == first["position"] + 1
+        assert answer.json()["position"] == there + 1
+        assert "not complete" in answer.json()["detail"]
+
+
+@in_memory
+async def test_a_text_takes_the_place_of_one_chunk_among_those_remembered(start_text, store) -> None:
+    chunk = {"observations": [[1], [2]], "at": 0}
+    async with start_text() as service:
+        await service.http.post("/sessions/a/observations", json=chunk)
+        first = await generate(service, "a", at=2)
+        await generate(service, "a", at=210, prompt="")
+        assert (await service.http.post("/sessions/a/observations", json=chunk)).json()["replayed"]
+        assert await generate(service, "a", at=2) == first | {"replayed": True}
 
 
 @in_memory
