@@ -14,7 +14,13 @@ from fastapi import FastAPI
 
 from app.access.callers import Authenticator
 from app.access.origins import TENANT_HEADER
-from app.api.errors import inference_error_responses, is_open_inference_path, problem_responses
+from app.api.errors import (
+    COMPLETIONS,
+    inference_error_responses,
+    is_open_inference_path,
+    openai_error_responses,
+    problem_responses,
+)
 from app.api.examples import Examples, body_examples, inference_example, parameter_examples
 from app.api.middleware.guard import PUBLIC_PATHS
 from app.api.schemas import DEFINITIONS
@@ -24,6 +30,7 @@ from models.forecaster import Forecaster
 
 TAGS = [
     {"name": "sessions", "description": "Streams, each with the recurrent state that its model carries."},
+    {"name": "text", "description": "What models of text write, token by token."},
     {"name": "models", "description": "The networks that are loaded."},
     {"name": "health", "description": "For load balancers and supervisors. No key is needed."},
     {"name": "operations", "description": "For monitoring."},
@@ -134,7 +141,7 @@ def _declare_refusals(path: str, operation: Operation) -> None:
         statuses |= OF_A_CALLER
     if "requestBody" in operation:
         statuses |= OF_A_BODY
-    if "sessions" in operation.get("tags", ()):
+    if {"sessions", "text"} & set(operation.get("tags", ())):
         statuses |= OF_A_SESSION
     if is_open_inference_path(path):
         responses.pop("422", None)  # FastAPI's guess
@@ -144,7 +151,8 @@ def _declare_refusals(path: str, operation: Operation) -> None:
             del responses["422"]
             if any(parameter.get("in") != "path" for parameter in operation.get("parameters", ())):
                 statuses.add(422)
-        added = problem_responses(*statuses)
+        declare = openai_error_responses if path == COMPLETIONS else problem_responses
+        added = declare(*statuses)
     for status, response in added.items():
         responses.setdefault(str(status), response)
     operation["responses"] = dict(sorted(responses.items()))

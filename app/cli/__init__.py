@@ -19,6 +19,7 @@ from app.cli.connect_source import connect_broker
 from app.cli.demo import demo
 from app.cli.evaluate import evaluate
 from app.cli.fetch import fetch
+from app.cli.generate import generate
 from app.cli.keys import keys
 from app.cli.listen import listen
 from app.cli.options import print_help_without_command
@@ -65,6 +66,7 @@ app.command(short_help="List artifacts, or show a single artifact.")(models)
 app.command(short_help="Send the rows of a file to a session; write the predictions.")(stream)
 app.command(short_help="Send audio to a session; print where speech starts and ends.")(listen)
 app.command(short_help="Print a forecast of a session.")(forecast)
+app.command(short_help="Let a model of text write, behind what a session has read.")(generate)
 app.command("connect", short_help="Send the messages of a broker to sessions; publish predictions.")(
     connect_broker
 )

@@ -10,6 +10,8 @@ blocking calls and `aio` with awaited calls. A chunk passes through `observation
 through `named`; then through `wire` or `frames`, then `plans` or `streaming`; its answer through `values`.
 `resuming` finds where an interrupted stream goes on.
 
+`texts` is what a model of text writes.
+
 `export` makes an artifact of a PyTorch module: see `exporting`.
 """
 
@@ -20,6 +22,7 @@ from carryover.errors import (
     BadModel,
     CannotForecast,
     CannotResume,
+    CannotWrite,
     CarryoverError,
     ExportError,
     Forbidden,
@@ -57,6 +60,7 @@ from carryover.exporting import export
 from carryover.retry import RetryPolicy
 from carryover.service import Carryover, Session, Stream
 from carryover.session_socket import SocketUnavailable
+from carryover.texts import AsyncTextStream, TextStream, Token
 from carryover.values import Answer, Forecast, History, ModelInfo, Prediction, SessionInfo
 
 __all__ = [
@@ -65,11 +69,13 @@ __all__ = [
     "AsyncCarryover",
     "AsyncSession",
     "AsyncStream",
+    "AsyncTextStream",
     "AudioStream",
     "BadModel",
     "BulkAnswer",
     "CannotForecast",
     "CannotResume",
+    "CannotWrite",
     "Carryover",
     "CarryoverError",
     "ExportError",
@@ -102,6 +108,8 @@ __all__ = [
     "Stopping",
     "StoreFailed",
     "Stream",
+    "TextStream",
+    "Token",
     "TooLarge",
     "TooManySessions",
     "Unauthorized",

@@ -20,6 +20,7 @@ from models.artifact.names import check_name
 from models.data import calendar
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
+from models.generation.vocabulary import TextOutput, Vocabulary, check_pieces
 from models.installation import install_command
 from models.net import Execution, Net
 from models.nets.architecture import Architecture
@@ -33,6 +34,7 @@ PredictionMode = Literal["level", "change"]
 MAX_COLUMNS = 4096
 MAX_HIDDEN = 16384
 MAX_LAYERS = 64
+LOGITS = "logits"  # the output of a model of text
 HORIZONS = "horizons."  # begins the names of what the forecasts of new sessions begin with
 MAX_WEIGHT_BYTES = 2**30
 
@@ -63,6 +65,9 @@ class Artifact:
     architecture
         The kind of cells, the head and the embedding. With an embedding there is one input, a whole number,
         which is neither scaled nor a target.
+    vocabulary
+        Of a model of text: the piece of text that each token stands for. Its input is a token, and its
+        outputs are the logits of the next one: `targets` are the pieces.
     metrics
         What training measured: JSON values; null for what could not be measured.
 
@@ -86,6 +91,7 @@ class Artifact:
     time_features: tuple[str, ...] = ()
     interval_seconds: float | None = None
     architecture: Architecture = field(default_factory=Architecture)
+    vocabulary: tuple[str, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,6 +101,7 @@ class Artifact:
         _check_learning(self)
         _check_ahead(self)
         _check_embedding(self)
+        _check_vocabulary(self)
         _check_weights(self)
 
     @property
@@ -113,6 +120,8 @@ class Artifact:
     @property
     def feedback(self) -> tuple[int | None, ...]:
         """For each input the output that predicts it, or None: what a free-running forecast feeds back."""
+        if self.vocabulary:  # a piece may be called as the input is
+            return (None,)
         return tuple(self.targets.index(name) if name in self.targets else None for name in self.columns)
 
     @property
@@ -123,11 +132,15 @@ class Artifact:
     @property
     def fed_back(self) -> dict[str, str]:
         """By input the target that becomes its next value in a forecast: its own."""
+        if self.vocabulary:
+            return {}
         return {name: name for name in self.columns if name in self.targets}
 
     @property
     def missing(self) -> tuple[str, ...]:
         """The names of the inputs that are neither predicted nor known ahead."""
+        if self.vocabulary:
+            return self.columns
         known = {*self.targets, *self.future, *calendar.columns(self.time_features)}
         return tuple(name for name in self.columns if name not in known)
 
@@ -141,6 +154,8 @@ class Artifact:
     @property
     def output_ports(self) -> tuple[Port, ...]:
         """All outputs, as one tensor."""
+        if self.vocabulary:
+            return (Port(LOGITS, LOGITS, shape=(self.output_size,), columns=self.targets, kind="logits"),)
         return (Port("predictions", "predictions", shape=(self.output_size,), columns=self.targets),)
 
     # A network of ours has a time axis, and its state is not shown by tensors.
@@ -160,8 +175,17 @@ class Artifact:
     @property
     def listed_outputs(self) -> tuple[Port, ...]:
         """A port for each target, as people see them."""
+        if self.vocabulary:
+            return self.output_ports
         units = {column.name: column.unit for column in self.inputs}
         return tuple(Port(name, name, unit=units.get(name)) for name in self.targets)
+
+    @cached_property
+    def text(self) -> TextOutput | None:
+        """How the next token is drawn from a prediction; None for a model that is none of text."""
+        if not self.vocabulary:
+            return None
+        return TextOutput(self.columns[0], LOGITS, 0, Vocabulary(self.vocabulary))
 
     @property
     def time_input_count(self) -> int:
@@ -185,6 +209,8 @@ class Artifact:
             shape += [learning, self.future, self.time_features, self.interval_seconds]
         if self.architecture != Architecture():
             shape.append(self.architecture.as_dict())
+        if self.vocabulary:
+            shape.append("vocabulary")  # its pieces are the targets
         digest = hashlib.sha256(json.dumps(shape).encode())
         for scaling in (self.scaling, self.target_scaling):
             digest.update(scaling.mean.astype("<f8").tobytes() + scaling.std.astype("<f8").tobytes())
@@ -235,6 +261,9 @@ class Artifact:
 def _check_labels(artifact: Artifact) -> None:
     check_name(artifact.name)
     for what, names in (("inputs", artifact.columns), ("targets", artifact.targets)):
+        if what == "targets" and artifact.vocabulary:
+            check_pieces(names)
+            continue
         if not 1 <= len(names) <= MAX_COLUMNS:
             raise BadArtifact(f"{what} must name 1 to {MAX_COLUMNS} columns, not {len(names)}")
         if not all(1 <= len(name) <= 256 for name in names):
@@ -281,7 +310,7 @@ def _check_scaling(artifact: Artifact) -> None:
         if len(scaling.mean) != count:
             raise BadArtifact(f"{what} is over {len(scaling.mean)} columns, the model has {count}")
     for output, name in enumerate(artifact.targets):
-        if name in artifact.columns:
+        if name in artifact.columns and not artifact.vocabulary:
             column = artifact.columns.index(name)
             ours, theirs = artifact.target_scaling.pick([output]), artifact.scaling.pick([column])
             if ours.mean != theirs.mean or ours.std != theirs.std:
@@ -328,10 +357,27 @@ def _check_embedding(artifact: Artifact) -> None:
         return
     if artifact.input_size != 1:
         raise BadArtifact(f"a network with an embedding has one input, not {artifact.input_size}")
-    if artifact.columns[0] in artifact.targets:
+    if artifact.columns[0] in artifact.targets and not artifact.vocabulary:
         raise BadArtifact(f"{artifact.columns[0]!r} is a number of the embedding, so it cannot be a target")
     if artifact.scaling.mean[0] != 0 or artifact.scaling.std[0] != 1:
         raise BadArtifact(f"{artifact.columns[0]!r} is a number of the embedding, so it cannot be scaled")
+
+
+def _check_vocabulary(artifact: Artifact) -> None:
+    if not artifact.vocabulary:
+        return
+    embedding = artifact.architecture.embedding
+    if embedding is None:
+        raise BadArtifact("a model with a vocabulary needs an embedding of its tokens")
+    if artifact.targets != artifact.vocabulary or embedding.vocabulary != len(artifact.vocabulary):
+        raise BadArtifact(
+            f"the vocabulary has {len(artifact.vocabulary)} pieces, the embedding "
+            f"{embedding.vocabulary} rows, and the model {artifact.output_size} logits: they must be as many"
+        )
+    if artifact.target_scaling.mean.any() or (artifact.target_scaling.std != 1).any():
+        raise BadArtifact("logits cannot be scaled")
+    if artifact.learning.enabled:
+        raise BadArtifact("the sessions of a model with a vocabulary cannot learn")
 
 
 def weight_shapes(

@@ -17,13 +17,14 @@ from typing import Any
 import safetensors.numpy
 
 from models.arrays import Floats
-from models.artifact.artifact import Artifact, PredictionMode, check_bounds, weight_shapes
+from models.artifact.artifact import LOGITS, Artifact, PredictionMode, check_bounds, weight_shapes
 from models.artifact.folder import FORMAT, read_description, read_tensors, write_folder
 from models.artifact.graph_artifact import GRAPH_VERSION, GraphArtifact, contents
 from models.artifact.graphs.graph_files import load_graph
 from models.artifact.learning import Learning, parse_learning
 from models.data.scaling import Column, Scaling
 from models.errors import BadArtifact
+from models.generation.vocabulary import check_pieces
 from models.nets.architecture import Architecture, parse_architecture
 
 __all__ = [
@@ -46,7 +47,9 @@ FIELDS = frozenset(
     )
 )
 SINCE_2 = frozenset(("learning", "future", "time_features", "interval_seconds"))
-OPTIONAL = frozenset(("architecture",))  # written where it is not the default, so that older programs read on
+OPTIONAL = frozenset(
+    ("architecture", "vocabulary", "feedback")
+)  # written where it is not the default, so that older programs read on
 
 
 def save(artifact: Artifact | GraphArtifact, folder: Path) -> None:
@@ -115,21 +118,18 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
         "version": FORMAT_VERSION,
         "name": artifact.name,
         "inputs": [{"name": column.name, "unit": column.unit} for column in artifact.inputs],
-        "targets": list(artifact.targets),
+        "targets": [LOGITS] if artifact.vocabulary else list(artifact.targets),
         "hidden_size": artifact.hidden_size,
         "num_layers": artifact.num_layers,
         "predicts": artifact.predicts,
         "scaling": _scaling_lists(artifact.scaling),
-        "target_scaling": _scaling_lists(artifact.target_scaling),
+        "target_scaling": _scaling_lists(_target_scaling(artifact)),
         "learning": artifact.learning.as_dict(),
         "future": list(artifact.future),
         "time_features": list(artifact.time_features),
         "interval_seconds": artifact.interval_seconds,
-        **(
-            {}
-            if artifact.architecture == Architecture()
-            else {"architecture": artifact.architecture.as_dict()}
-        ),
+        **_architecture(artifact.architecture),
+        **_text_fields(artifact),
         "metrics": dict(artifact.metrics),
         "fingerprint": artifact.fingerprint,
     }
@@ -137,6 +137,18 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
 
 def _architecture(architecture: Architecture) -> dict[str, Any]:
     return {} if architecture == Architecture() else {"architecture": architecture.as_dict()}
+
+
+def _target_scaling(artifact: Artifact) -> Scaling:
+    return artifact.target_scaling.pick([0]) if artifact.vocabulary else artifact.target_scaling
+
+
+def _text_fields(artifact: Artifact) -> dict[str, Any]:
+    """What says that the model is one of text: its only target is the logits of every piece."""
+    if not artifact.vocabulary:
+        return {}
+    feedback = {artifact.columns[0]: {"sample": LOGITS}}
+    return {"vocabulary": list(artifact.vocabulary), "feedback": feedback}
 
 
 def _scaling_lists(scaling: Scaling) -> dict[str, list[float]]:
@@ -153,6 +165,14 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
         )
     inputs = tuple(_column(entry) for entry in _list(description, "inputs"))
     targets = tuple(_text(name, "targets") for name in _list(description, "targets"))
+    target_scaling = _scaling(description["target_scaling"], "target_scaling")
+    vocabulary = _vocabulary(description, inputs, targets)
+    if vocabulary:
+        if len(target_scaling.mean) != 1:
+            raise BadArtifact(
+                f"target_scaling is over {len(target_scaling.mean)} columns, the logits are one"
+            )
+        targets, target_scaling = vocabulary, target_scaling.pick([0] * len(vocabulary))
     hidden, layers = description["hidden_size"], description["num_layers"]
     learning = parse_learning(description["learning"]) if "learning" in description else Learning()
     architecture = (
@@ -168,7 +188,7 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
         hidden_size=hidden,
         num_layers=layers,
         scaling=_scaling(description["scaling"], "scaling"),
-        target_scaling=_scaling(description["target_scaling"], "target_scaling"),
+        target_scaling=target_scaling,
         weights=_read_weights(
             weights,
             weight_shapes(architecture, len(inputs), hidden, layers, len(targets), learning),
@@ -179,6 +199,7 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
         time_features=_names(description, "time_features"),
         interval_seconds=description.get("interval_seconds"),
         architecture=architecture,
+        vocabulary=vocabulary,
         metrics=description["metrics"],
     )
 
@@ -191,6 +212,22 @@ def _list(description: dict[str, Any], key: str) -> list[Any]:
 
 def _names(description: dict[str, Any], key: str) -> tuple[str, ...]:
     return tuple(_text(name, key) for name in _list(description, key)) if key in description else ()
+
+
+def _vocabulary(
+    description: dict[str, Any], inputs: tuple[Column, ...], targets: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The pieces of a model of text; none for any other model."""
+    if "vocabulary" not in description and "feedback" not in description:
+        return ()
+    expected = {column.name: {"sample": LOGITS} for column in inputs}
+    if "vocabulary" not in description or description.get("feedback") != expected or targets != (LOGITS,):
+        raise BadArtifact(
+            f"vocabulary belongs to feedback {json.dumps(expected)[:200]} and to targets [{LOGITS!r}]"
+        )
+    pieces = _list(description, "vocabulary")
+    check_pieces(pieces)
+    return tuple(pieces)
 
 
 def _text(value: Any, what: str) -> str:

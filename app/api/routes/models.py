@@ -127,6 +127,7 @@ def _model(request: Request, slab: Slab, counts: dict[str, tuple[int, int]] | No
         "interval_seconds": artifact.interval_seconds,
         "can_forecast": not forecaster.missing,
         "feedback": artifact.fed_back,
+        "vocabulary": None if artifact.text is None else len(artifact.text.vocabulary),
         "carry_bytes": forecaster.carry_nbytes,
         "unit": None if forecaster.samples is None else "sample",
         "samples": None if forecaster.samples is None else forecaster.samples.describe(),

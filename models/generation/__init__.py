@@ -1,0 +1,1 @@
+"""Text: the vocabulary of a model, and how its next token is drawn."""
