@@ -19,7 +19,8 @@ CarryoverError
 ├── OtherModel               a state or carry belongs to another network
 ├── OutOfStep                `at` or `epoch` differs from the session's
 ├── CannotForecast           the model does not predict all its inputs
-├── NothingObserved          forecast before the first observation
+├── CannotWrite              the model has no vocabulary, so it writes no text
+├── NothingObserved          forecast or text before the first observation
 ├── SessionDamaged           the session's record in the store has a wrong checksum
 ├── StepFailed               the network raised, or produced NaN or infinity; the session did not advance
 └── Unavailable              try again later
@@ -133,6 +134,10 @@ class OutOfStep(CarryoverError):
 
 class CannotForecast(CarryoverError):
     title = "Cannot forecast"
+
+
+class CannotWrite(CarryoverError):
+    title = "Cannot write"
 
 
 class NothingObserved(CarryoverError):

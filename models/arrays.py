@@ -41,6 +41,9 @@ Digests = npt.NDArray[np.uint64]
 Epochs = npt.NDArray[np.uint64]
 """Epochs of sessions: the random tokens drawn when a session is created or imported."""
 
+Seeds = npt.NDArray[np.uint64]
+"""Seeds of texts: with its position, one decides each token that is drawn."""
+
 Headers = npt.NDArray[np.void]
 """Structured records of sessions, without their carries."""
 

@@ -8,6 +8,7 @@ observe     the same step by step: each observation is first compared with its p
             learns from the error                                         (models/adaptation/stepper.py)
 roll_out    the last prediction -> input -> next prediction -> ...; or, where the artifact has horizons, what
             the session has learned of each                               (models/adaptation/horizons.py)
+write_text  the logits -> a token that is drawn -> input -> logits -> ...  (models/generation/sampling.py)
 carry       one row of words a session                                    (models/carry.py)
 
 A graph takes and gives numbers as they are: nothing is scaled. Observations and predictions are float32, or
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,8 @@ from models.artifact.served import ServedArtifact
 from models.carry import CarryLayout
 from models.data.scaling import Scaling
 from models.errors import BadArtifact
+from models.generation.sampling import TokenSampler
+from models.generation.stopping import StopWatch
 from models.net import Execution
 from models.nets.chunks import longest_chunk
 from models.nets.numbers import InputRules
@@ -257,6 +261,62 @@ class Forecaster:
             latest[:] = self._stepper.predict(carries, inputs)
         forecast[failed] = np.nan
         return self._unscaled(forecast), carries
+
+    def write_text(
+        self,
+        carries: Floats,
+        positions: Ints,
+        steps: Ints,
+        sampler: TokenSampler,
+        watches: Sequence[StopWatch],
+    ) -> tuple[list[list[int]], Floats]:
+        """Draw tokens of many texts, one of each at a time, and feed each back in.
+
+        Parameters
+        ----------
+        carries : [batch, carry_size] of sessions that have observed something; not written to
+        positions : [batch], how many tokens each session has observed
+        steps : [batch], most tokens of each text, at least 1
+        sampler : of these texts; used up
+        watches : of these texts; a text ends with the token that stops it
+
+        Returns
+        -------
+        tokens : of each text
+        carries : [batch, carry_size], each behind the last token of its text; not finite where the network
+            failed
+
+        Raises
+        ------
+        CannotForecast : the model is none of text
+        """
+        text = self.artifact.text
+        if text is None:
+            raise CannotForecast(self.missing)
+        tokens: list[list[int]] = [[] for _ in watches]
+        rows, moved = carries.copy(), np.empty_like(carries)
+        part = slice(text.start, text.start + len(text.vocabulary))
+        texts, steps = np.arange(len(rows)), steps.copy()
+        positions = positions.copy()
+        while len(texts):
+            latest = self.layout.predictions(rows)
+            drawn = sampler.draw(latest[:, part], positions)
+            latest[:] = self._stepper.predict(rows, drawn[:, None].astype(self.input_type))
+            positions += 1
+            steps -= 1
+            going = steps > 0
+            for place, (i, token) in enumerate(zip(texts.tolist(), drawn.tolist(), strict=True)):
+                tokens[i].append(token)
+                if watches[i].add(token):
+                    going[place] = False
+            if not going.all():
+                moved[texts[~going]] = rows[~going]
+                texts, rows, positions, steps = texts[going], rows[going], positions[going], steps[going]
+                sampler.keep(going)
+        if self.tail:
+            observed = np.concatenate(tokens)[:, None].astype(self.input_type)
+            self.layout.append_to_tails(observed, np.array(list(map(len, tokens))), carries, moved)
+        return tokens, moved
 
     # --- the life of a carry
 

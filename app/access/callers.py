@@ -32,6 +32,7 @@ from app.jobs.jobs import (
     Job,
     ReadHistory,
     Watch,
+    Write,
     submit_and_wait,
 )
 from app.session import names
@@ -144,7 +145,7 @@ class Caller:
         ------
         CarryoverError : the job was refused
         """
-        if isinstance(job, Advance | AdvanceMany | Forecast | Export):
+        if isinstance(job, Advance | AdvanceMany | Forecast | Export | Write):
             job.client = CLIENT.get()
         return await submit_and_wait(self.submit, job)
 
@@ -193,7 +194,8 @@ class Caller:
         return self.prefix + session
 
     def _check_role(self, job: Job) -> None:
-        self.require_role("read" if type(job) in READ_ONLY_JOBS else "stream" if job.sessions else "admin")
+        is_read_only = type(job) in READ_ONLY_JOBS or (type(job) is Write and not job.keep)
+        self.require_role("read" if is_read_only else "stream" if job.sessions else "admin")
         if self.tenant == ALL_TENANTS and job.sessions:
             raise Forbidden("name a tenant in Carryover-Tenant: a session belongs to one tenant")
 

@@ -9,7 +9,7 @@ from app.access.quotas import Quota, TokenBucket, quota_error
 from app.config import Settings
 from app.engine.fair_share import TenantShare
 from app.errors import Overloaded, TooLarge
-from app.jobs.jobs import Advance, AdvanceMany, Job
+from app.jobs.jobs import Advance, AdvanceMany, Job, Write
 
 
 class Revocable(Protocol):
@@ -89,6 +89,9 @@ class Usage:
             self._take(len(job.observations), len(job.observations))
         elif type(job) is AdvanceMany:
             self._take(len(job.observations), int(job.lengths.max()))
+        elif type(job) is Write and not job.goes_on:
+            prompt = len(job.request.prompt)
+            self._take(prompt + job.request.steps, prompt)
 
     def acquire(self, count: int) -> None:
         """Count the chunks of `count` sessions as queued."""

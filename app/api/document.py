@@ -24,6 +24,7 @@ from models.forecaster import Forecaster
 
 TAGS = [
     {"name": "sessions", "description": "Streams, each with the recurrent state that its model carries."},
+    {"name": "text", "description": "What models of text write, token by token."},
     {"name": "models", "description": "The networks that are loaded."},
     {"name": "health", "description": "For load balancers and supervisors. No key is needed."},
     {"name": "operations", "description": "For monitoring."},

@@ -14,13 +14,20 @@ from starlette.requests import ClientDisconnect
 
 from app import errors
 from app.api.schemas import InferenceError, Problem, schema_of
+from app.api.text_schemas import OpenAiError
 from app.codec.problems import PROBLEM_MEDIA_TYPE, open_inference_error, problem, problem_body
+from app.codec.text import openai_error
 
 log = logging.getLogger("carryover.api")
+
+JSON = "application/json"
+COMPLETIONS = "/v1/completions"  # where errors are as OpenAI's clients read them
 
 
 def error_response(error: errors.CarryoverError, path: str) -> Response:
     """An error as the response to a request for this path."""
+    if path == COMPLETIONS:
+        return problem_response(*openai_error(error), JSON)
     if not is_open_inference_path(path):
         return problem_response(*problem(error))
     return _open_inference_response(*open_inference_error(error))
@@ -53,6 +60,17 @@ def inference_error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]
     }
 
 
+def openai_error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for OpenAI's clients that may answer these statuses."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {JSON: {"schema": schema_of(OpenAiError)}},
+        }
+        for status in statuses
+    }
+
+
 def add_exception_handlers(app: FastAPI) -> None:
     """Answer every error as a problem: our own, FastAPI's, Starlette's, and crashes."""
     app.add_exception_handler(errors.CarryoverError, _carryover)
@@ -62,9 +80,14 @@ def add_exception_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _crash)
 
 
-def problem_response(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+def problem_response(
+    status: int,
+    body: dict[str, Any],
+    headers: dict[str, str] | None = None,
+    media_type: str = PROBLEM_MEDIA_TYPE,
+) -> Response:
     """A problem as a response."""
-    return Response(orjson.dumps(body), status, headers, PROBLEM_MEDIA_TYPE)
+    return Response(orjson.dumps(body), status, headers, media_type)
 
 
 async def _carryover(request: Request, error: Exception) -> Response:

@@ -34,6 +34,7 @@ COUNTERS = {
     "observations": "observations consumed",
     "replays": "chunks that were applied before and were answered again",
     "forecasts": "forecasts rolled out",
+    "tokens": "tokens of text drawn",
     "created": "sessions created",
     "expired": "sessions that idled too long",
     "deleted": "sessions deleted",

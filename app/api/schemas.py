@@ -67,14 +67,14 @@ def schema_of(shape: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-class _FirstErrorOnly(FailFast):
+class FirstErrorOnly(FailFast):
     """Of a list: an error for each of its entries would take gigabytes."""
 
     __hash__ = object.__hash__  # which a union needs
 
 
-Row = Annotated[list[float], _FirstErrorOnly()]
-FutureRows = TypeAliasType("FutureRows", Annotated[list[Row], _FirstErrorOnly()] | Row)
+Row = Annotated[list[float], FirstErrorOnly()]
+FutureRows = TypeAliasType("FutureRows", Annotated[list[Row], FirstErrorOnly()] | Row)
 Future = Annotated[
     FutureRows | None,
     Field(
@@ -514,6 +514,9 @@ class Model(BaseModel):
     can_forecast: bool = Field(description="Whether the targets cover the inputs.")
     feedback: dict[str, str] = Field(
         description="By input, the output that becomes its next value in a forecast."
+    )
+    vocabulary: int | None = Field(
+        description="Of a model of text, how many pieces of text it knows: its targets. Null for others."
     )
     carry_bytes: int
     metrics: dict[str, Any]

@@ -18,6 +18,7 @@ from app.cli.artifacts import import_, models
 from app.cli.connect_source import connect_broker
 from app.cli.demo import demo
 from app.cli.evaluate import evaluate
+from app.cli.generate import generate
 from app.cli.keys import keys
 from app.cli.options import print_help_without_command
 from app.cli.serve import ServeCommand, serve
@@ -61,6 +62,7 @@ app.command("import", short_help="Make an artifact of an ONNX graph or a PyTorch
 app.command(short_help="List artifacts, or show a single artifact.")(models)
 app.command(short_help="Send the rows of a file to a session; write the predictions.")(stream)
 app.command(short_help="Print a forecast of a session.")(forecast)
+app.command(short_help="Let a model of text write, behind what a session has read.")(generate)
 app.command("connect", short_help="Send the messages of a broker to sessions; publish predictions.")(
     connect_broker
 )

@@ -281,6 +281,8 @@ def _shape(artifact: Artifact | GraphArtifact) -> str:
 def _targets(artifact: Artifact | GraphArtifact) -> str:
     from models.artifact.files import Artifact
 
+    if artifact.text is not None:
+        return f"the next of {len(artifact.text.vocabulary)} pieces of text"
     if isinstance(artifact, Artifact):
         return ", ".join(artifact.targets)
     return ", ".join(port.name for port in artifact.outputs)

@@ -26,6 +26,7 @@ STATUS: dict[type[errors.CarryoverError], int] = {
     errors.OtherModel: 409,
     errors.OutOfStep: 409,
     errors.CannotForecast: 422,
+    errors.CannotWrite: 422,
     errors.NothingObserved: 409,
     errors.SessionDamaged: 500,
     errors.StepFailed: 500,

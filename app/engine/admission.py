@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.engine import exactly_once
+from app.engine import exactly_once, texts
 from app.engine.alerting import check_alert
 from app.engine.batch import Batch, SessionExpired, touch
 from app.engine.inputs import check_intervals, future_inputs
@@ -38,6 +38,7 @@ from app.jobs.jobs import (
     Reset,
     Retire,
     Watch,
+    Write,
 )
 from app.session.names import id_of
 from app.session.notes import NO_NOTES, Notes, changed_labels, shared_notes
@@ -72,6 +73,8 @@ class Admission:
                     expired += self._admit_chunks(job, batch)
                 elif type(job) is Advance:
                     self._stepper.add_unusual(job, *place_unusual(job, self._residents, batch), batch)
+                elif type(job) is Write:
+                    texts.begin(job, self._residents, batch)
                 else:
                     self._commands.admit(job, batch)
             except CarryoverError as error:

@@ -81,7 +81,7 @@ class Backlog:
 
     def drop_cancelled(self) -> Sequence[Job]:
         """Remove the slow jobs whose clients have disconnected. Their sessions are busy until `finish`."""
-        self.slow.put(self.queue.take_forecasts())
+        self.slow.put(self.queue.take_slow())
         return self.slow.drop_cancelled() if self.slow else ()
 
     def take(self, now: float) -> Batch:

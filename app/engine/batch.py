@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from app.engine.chunk_columns import ChunkColumns
 from app.errors import CarryoverError
-from app.jobs.jobs import Advance, Event, Forecast, Job, Outcome, Progress
+from app.jobs.jobs import Advance, Event, Forecast, Job, Outcome, Progress, Write
 from app.jobs.session_list import SessionNames
+from app.jobs.text import LENGTH, STOP
 from app.session import recent_answers
 from app.session.history import Observed
 from app.session.rows import Answer, Rows, scalar
@@ -22,6 +23,7 @@ from app.stores import Tombstone
 from models.adaptation.learner import Scores
 from models.arrays import Digests, Floats, Headers, Ints, Seconds
 from models.forecaster import Forecaster
+from models.generation.stopping import StopWatch
 from models.jit import FLOAT, jit, readonly, writable
 
 
@@ -83,6 +85,45 @@ class FinishedChunk:
 
 
 @dataclass(slots=True)
+class Text:
+    """A text that goes on in this batch.
+
+    row : of its session; None if it is written on a copy
+    start : position at which it began
+    epoch : of the session
+    carry : [carry_size], as far as the text is written
+    prompt : tokens of the prompt
+    observed : how many of them were observed
+    tokens : behind the prompt
+    watch : says when it is complete
+    before : how much there was before this batch: tokens of the prompt that were observed, and behind it
+    """
+
+    job: Write
+    row: int | None
+    start: int
+    epoch: int
+    carry: Floats
+    prompt: Sequence[int]
+    observed: int
+    tokens: list[int]
+    watch: StopWatch
+    before: tuple[int, int]
+
+    @property
+    def position(self) -> int:
+        """Behind what is written."""
+        return self.start + self.observed + len(self.tokens)
+
+    @property
+    def finish(self) -> str | None:
+        """Why the text is complete; None if it goes on."""
+        if self.watch.stopped:
+            return STOP
+        return LENGTH if len(self.tokens) >= self.job.request.steps else None
+
+
+@dataclass(slots=True)
 class Batch:
     """One tick's work.
 
@@ -105,6 +146,7 @@ class Batch:
     scores : scores of the observations that were stepped
     alerts : that sessions raised or cleared
     splits : jobs that were divided, with their parts, by id of the job
+    texts : texts that go on in this batch, by slab
     unfinished : jobs that continue in a later batch
     retries : jobs to run again in the next batch, such as jobs of an expired session
     answers_if_committed : answers that are valid only if the batch is committed
@@ -120,6 +162,7 @@ class Batch:
     unusual_chunks: list[tuple[Slab, int, Advance]] = field(default_factory=list)
     finished_chunks: dict[Slab, list[FinishedChunk]] = field(default_factory=dict)
     forecasts: list[tuple[Slab, int, Advance | Forecast]] = field(default_factory=list)
+    texts: dict[Slab, list[Text]] = field(default_factory=dict)
     bulk_rows: dict[int, tuple[Slab, Ints]] = field(default_factory=dict)
     lookups: Collection[str] = ()
     missing: dict[str, Tombstone | CarryoverError] = field(default_factory=dict)
@@ -220,7 +263,7 @@ def advance_rows(
     """
     headers = before.headers
     counted = headers["position"], headers["since_reset"], headers["seen"], headers["deadline"]
-    _count_observations(*counted, headers["ttl"], lengths, now)
+    count_observations(*counted, headers["ttl"], lengths, now)
     after = Rows(headers, carries, before.long_answers, before.notes)
     recent_answers.remember(after, lengths, digests, last, long_answers, recent_bytes)
     return after
@@ -236,7 +279,7 @@ def touch(headers: Headers, now: float) -> None:
     writable("int64"), writable("int64"), writable("float64"), writable("float64"),
     readonly("float64"), readonly("int64"), FLOAT,
 )  # fmt: skip
-def _count_observations(
+def count_observations(
     position: Ints,
     since_reset: Ints,
     seen: Seconds,

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.engine.fair_share import BULK_SESSIONS_PER_CHUNK, UNLIMITED
-from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany, Forecast, Job, SeparateReplies
+from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany, Forecast, Job, SeparateReplies, Write
 from app.jobs.session_list import SessionNames
 from app.jobs.split import set_apart
 from app.session.names import tenant_of
@@ -36,7 +36,7 @@ class JobQueue:
     def __init__(self) -> None:
         self.nbytes = 0  # bytes of waiting observations
         self._ready: dict[str, _TenantJobs] = {}  # ready jobs by tenant; the first tenant is next
-        self._ready_forecasts: list[Forecast] = []  # apart, because they are slow jobs
+        self._ready_slow: list[Forecast | Write] = []  # apart, because they are slow jobs
         self._busy: set[str] = set()  # sessions that have a job ready or in the current batch
         self._lines: dict[str, deque[Job]] = {}  # by busy session, the jobs that wait for it
         self._blocked: dict[int, int] = {}  # by id of a job, in how many lines it is not first
@@ -47,7 +47,7 @@ class JobQueue:
 
     def __bool__(self) -> bool:
         """Whether a job is ready. A job without a session can be ready, but the length does not count it."""
-        return bool(self._ready or self._ready_forecasts)
+        return bool(self._ready or self._ready_slow)
 
     def add(self, job: Job) -> None:
         """Queue a job behind everything that waits for its sessions."""
@@ -115,9 +115,9 @@ class JobQueue:
         self.nbytes -= max_bytes - bytes_left
         return taken
 
-    def take_forecasts(self) -> list[Forecast]:
-        """Take every ready forecast."""
-        taken, self._ready_forecasts = self._ready_forecasts, []
+    def take_slow(self) -> list[Forecast | Write]:
+        """Take every ready forecast, and every text that can go on."""
+        taken, self._ready_slow = self._ready_slow, []
         self._waiting -= len(taken)
         return taken
 
@@ -155,7 +155,7 @@ class JobQueue:
     def drain(self) -> list[Job]:
         """Remove every waiting job, and return each once. Their sessions are busy until `finish`."""
         drained = {id(job): job for job in self.waiting_jobs()}
-        self._ready, self._lines, self._blocked, self._ready_forecasts = {}, {}, {}, []
+        self._ready, self._lines, self._blocked, self._ready_slow = {}, {}, {}, []
         self._waiting = self.nbytes = 0
         return list(drained.values())
 
@@ -163,13 +163,13 @@ class JobQueue:
         """Every job that waits, ready jobs first."""
         for jobs in self._ready.values():
             yield from jobs
-        yield from self._ready_forecasts
+        yield from self._ready_slow
         for line in self._lines.values():
             yield from line
 
     def _make_ready(self, job: Job) -> None:
-        if type(job) is Forecast:
-            self._ready_forecasts.append(job)
+        if isinstance(job, Forecast | Write):
+            self._ready_slow.append(job)
         else:
             tenant = _tenant(job)
             lanes = self._ready.get(tenant)

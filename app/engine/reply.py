@@ -8,6 +8,7 @@ from app.engine.batch import Batch
 from app.errors import CarryoverError, StepFailed
 from app.jobs.answers import BulkAnswer, ChunkAnswer
 from app.jobs.jobs import Advance, AdvanceMany, Forecast, Job, Outcome, UsageCounter
+from app.jobs.text import TextAnswer
 from app.observability.metrics import Metrics
 
 log = logging.getLogger("carryover.engine")
@@ -50,6 +51,9 @@ def _count(batch: Batch, metrics: Metrics) -> None:
         elif type(outcome) is BulkAnswer:
             chunks += len(outcome.steps)
             observations += int(outcome.steps.sum())
+        elif type(outcome) is TextAnswer:
+            observations += outcome.consumed
+            metrics.tokens += outcome.written
     metrics.chunks += chunks
     metrics.observations += observations
     for forecaster, scores in batch.scores:
@@ -57,6 +61,8 @@ def _count(batch: Batch, metrics: Metrics) -> None:
     for job, outcome in batch.final_answers:
         if type(job) is Forecast:
             metrics.forecasts += type(outcome) is ChunkAnswer
+        elif type(outcome) is TextAnswer:
+            metrics.tokens += outcome.written
         else:
             metrics.replays += type(outcome) in (ChunkAnswer, BulkAnswer)
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from app.engine import exactly_once, slicing
+from app.engine import exactly_once, slicing, texts
 from app.engine.alerting import find_alerts
-from app.engine.batch import Batch, advance_rows
+from app.engine.batch import Batch, Text, advance_rows
 from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
 from app.engine.inputs import MAX_NAMES, advance_clock, impossible_error, prepare_inputs
@@ -48,6 +48,7 @@ class Stepper:
     def __init__(self, recent_bytes: int) -> None:
         self.recent_bytes = recent_bytes
         self._time_budgets: defaultdict[Slab, TimeBudget] = defaultdict(TimeBudget)
+        self._text_budgets: defaultdict[Slab, TimeBudget] = defaultdict(TimeBudget)
         self.alerts: Mapping[str, Alert] = {}  # by model, of sessions without an alert of their own
         self.contended = False  # whether several tenants call, so that they wait for each other's chunks
 
@@ -69,8 +70,8 @@ class Stepper:
 
     @property
     def max_slow_jobs(self) -> int:
-        """Forecasts and long chunks that one batch may advance by the fewest steps, in its time."""
-        budgets = self._time_budgets.values()
+        """Forecasts, texts and long chunks that one batch may advance by the fewest steps, in its time."""
+        budgets = (*self._time_budgets.values(), *self._text_budgets.values())
         return min((budget.max_sessions(self._seconds) for budget in budgets), default=MIN_SLOW_JOBS)
 
     @property
@@ -167,9 +168,20 @@ class Stepper:
             forecasts = [item for item in batch.forecasts if item[0] is slab]
             steps = self._time_budgets[slab].max_steps(len(forecasts), self._seconds)
             slicing.roll(slab, forecasts, steps, batch)
+        for slab, of_slab in batch.texts.items():
+            self._write_texts(slab, of_slab, batch)
         for slab, chunks in batch.finished_chunks.items():
             default = self.alerts.get(slab.forecaster.artifact.name)
             slicing.stage_finished(slab, chunks, batch, self.recent_bytes, default)
+
+    def _write_texts(self, slab: Slab, of_slab: Sequence[Text], batch: Batch) -> None:
+        budget = self._text_budgets[slab]
+        began = time.perf_counter()
+        written = texts.write(slab, of_slab, budget, self._seconds, batch)
+        amounts = [text.position - text.start - sum(text.before) for text in of_slab]
+        if total := sum(amounts):
+            budget.record(time.perf_counter() - began, max(amounts), len(of_slab), total)
+        texts.stage(slab, written, batch, self.recent_bytes)
 
     def _step_chunks(
         self, group: ChunkColumns, unusual: Sequence[tuple[Slab, int, Advance]], batch: Batch

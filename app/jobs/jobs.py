@@ -19,6 +19,7 @@ from app.errors import CarryoverError
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionHistory, SessionView
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.jobs.text import Draft, TextAnswer, TextRequest
 from app.session.notes import Alert, Labels
 from app.session.rows import Answer
 from app.session.state_file import SessionState
@@ -280,6 +281,32 @@ class Forecast(_OneSession):
 
 
 @dataclass(slots=True)
+class Write(_OneSession):
+    """Write a text, or go on with it, by as many tokens as fit one batch. Answered by `TextAnswer`.
+
+    at : the position at which the text begins, before its prompt; None begins a text where the session is
+    behind : in place of `at`, a position up to which the text is known, to find where it began
+    keep : whether the session consumes the text; otherwise it is written on a copy. A copy of a session that
+        does not exist is a new one
+    draft : of the answer before, if the text is on a copy
+    goes_on : whether a job was submitted for this text before
+    """
+
+    session: str
+    request: TextRequest
+    at: int | None = None
+    epoch: int | None = None
+    model: str | None = None
+    behind: int | None = None
+    keep: bool = True
+    create: bool = True
+    draft: Draft | None = None
+    goes_on: bool = False
+    reply: Reply = discard_answer
+    client: Client | None = None
+
+
+@dataclass(slots=True)
 class Create(_OneSession):
     """Create a session. Answered by `SessionView`.
 
@@ -464,6 +491,7 @@ Job = (
     Advance
     | AdvanceMany
     | Forecast
+    | Write
     | Create
     | Annotate
     | Inspect
@@ -482,7 +510,15 @@ Job = (
 
 
 Outcome = (
-    ChunkAnswer | BulkAnswer | SessionView | SessionHistory | SessionState | bool | CarryoverError | None
+    ChunkAnswer
+    | BulkAnswer
+    | TextAnswer
+    | SessionView
+    | SessionHistory
+    | SessionState
+    | bool
+    | CarryoverError
+    | None
 )
 
 

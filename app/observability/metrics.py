@@ -148,6 +148,7 @@ class Metrics:
     observations: int = 0
     replays: int = 0
     forecasts: int = 0
+    tokens: int = 0
     created: int = 0
     expired: int = 0
     deleted: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -26,6 +26,41 @@ def find(rows: Rows, i: int, at: int, length: int) -> int | None:
             return chunk if chunk_length == length else None
         end -= chunk_length
     return None
+
+
+def began_at(rows: Rows, i: int, at: int) -> tuple[int, int] | None:
+    """The index and length of the remembered chunk of session `i` that began at `at`, whatever its length."""
+    for chunk, start, end in _spans(rows, i):
+        if start == at:
+            return chunk, end - start
+    return None
+
+
+def reached(rows: Rows, i: int, position: int) -> tuple[int, int] | None:
+    """The index and start of the remembered chunk of session `i` that has led to or beyond `position`."""
+    for chunk, start, end in _spans(rows, i):
+        if start < position <= end:
+            return chunk, start
+    return None
+
+
+def _spans(rows: Rows, i: int) -> Iterator[tuple[int, int, int]]:
+    """The index of each remembered chunk of session `i`, and the positions where it began and ended."""
+    end = int(rows.headers["position"][i])
+    for chunk, length in enumerate(rows.headers["chunk_lengths"][i].tolist()):
+        if length == 0:
+            return
+        yield chunk, end - length, end
+        end -= length
+
+
+def forget_newest(rows: Rows, i: int) -> None:
+    """Forget the newest chunk of session `i`, which is about to be remembered with more behind it."""
+    for name in ("chunk_lengths", "digest", "answer"):
+        column = rows.headers[name][i]
+        column[:-1] = column[1:].copy()
+        column[-1] = 0
+    rows.long_answers[i] = rows.long_answers.get(i, ())[1:]
 
 
 def digest(rows: Rows, i: int, chunk: int) -> int:

@@ -88,6 +88,7 @@ def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionS
     """The first session of `rows`."""
     header, notes = rows.headers[0], rows.notes.get(0, NO_NOTES)
     steps = [steps for steps in header["chunk_lengths"].tolist() if steps]
+    kept = [dict(recent_answers.answer(rows, 0, chunk)) for chunk in range(len(steps))]
     return SessionState(
         session=session,
         model=model,
@@ -99,8 +100,9 @@ def state_of(session: str, model: str, fingerprint: str, rows: Rows) -> SessionS
         ttl_seconds=float(header["ttl"]),
         carry=rows.carries[0].copy(),
         answers=tuple(
-            (length, recent_answers.digest(rows, 0, chunk), dict(recent_answers.answer(rows, 0, chunk)))
-            for chunk, length in enumerate(steps)
+            (length, recent_answers.digest(rows, 0, chunk), answer)
+            for chunk, (length, answer) in enumerate(zip(steps, kept, strict=True))
+            if all("predictions" in newer for newer in kept[: chunk + 1])  # no text, nor what is before one
         ),
         labels=notes.labels,
         alert=notes.alert,

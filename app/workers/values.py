@@ -34,14 +34,18 @@ from app.jobs.jobs import (
     Reset,
     Retire,
     Watch,
+    Write,
 )
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.jobs.text import Draft, TextAnswer, TextRequest
 from app.session.notes import Alert
 from app.session.state_file import SessionState
 from models.adaptation.learner import ErrorStatistics
 from models.arrays import Ints
 from models.artifact.learning import Learning
+from models.generation.sampling import Sampling
+from models.generation.stopping import Stop
 from models.nets.signature import Port
 
 
@@ -66,6 +70,7 @@ CLASSES: tuple[type, ...] = (
     *(Create, Delete, Export, Forecast, Fork, Import, Inspect, ReadHistory, Refuse, Reset, Retire, Watch),
     *(ChunkOptions, ErrorStatistics, Learning, PartAnswer, SessionHistory, SessionState, SessionView),
     *(Annotate, Alert),
+    *(Write, TextRequest, TextAnswer, Draft, Sampling, Stop),
 )
 FIELDS = tuple(
     tuple(name for name in cls.__annotations__ if name not in KEPT_HERE and not name.startswith("_"))

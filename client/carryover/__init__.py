@@ -10,6 +10,8 @@ blocking calls and `aio` with awaited calls. A chunk passes through `observation
 through `named`; then through `wire` or `frames`, then `plans` or `streaming`; its answer through `values`.
 `resuming` finds where an interrupted stream goes on.
 
+`texts` is what a model of text writes.
+
 `export` makes an artifact of a PyTorch module: see `exporting`.
 """
 
@@ -19,6 +21,7 @@ from carryover.errors import (
     BadModel,
     CannotForecast,
     CannotResume,
+    CannotWrite,
     CarryoverError,
     ExportError,
     Forbidden,
@@ -56,6 +59,7 @@ from carryover.exporting import export
 from carryover.retry import RetryPolicy
 from carryover.service import Carryover, Session, Stream
 from carryover.session_socket import SocketUnavailable
+from carryover.texts import AsyncTextStream, TextStream, Token
 from carryover.values import Answer, Forecast, History, ModelInfo, Prediction, SessionInfo
 
 __all__ = [
@@ -63,10 +67,12 @@ __all__ = [
     "AsyncCarryover",
     "AsyncSession",
     "AsyncStream",
+    "AsyncTextStream",
     "BadModel",
     "BulkAnswer",
     "CannotForecast",
     "CannotResume",
+    "CannotWrite",
     "Carryover",
     "CarryoverError",
     "ExportError",
@@ -98,6 +104,8 @@ __all__ = [
     "Stopping",
     "StoreFailed",
     "Stream",
+    "TextStream",
+    "Token",
     "TooLarge",
     "TooManySessions",
     "Unauthorized",

@@ -13,9 +13,10 @@ from typing import Any, Self, TypeVar
 import anyio
 import httpx
 
-from carryover import bulk, effects, plans, streaming
+from carryover import bulk, effects, plans, streaming, texts
 from carryover.connection import (
     BROKEN,
+    AsyncAnswerInPieces,
     AsyncConnection,
     http_options,
     reply_of,
@@ -39,6 +40,7 @@ from carryover.progress import open_bar
 from carryover.resuming import Resume
 from carryover.retry import RetryPolicy
 from carryover.service import session_html, session_text
+from carryover.texts import AsyncTextStream
 from carryover.values import (
     Answer,
     Forecast,
@@ -278,6 +280,28 @@ class AsyncSession:
         )
         return await service._run(plans.forecast(self._cursor, steps, level, levels, rows, service._retry))
 
+    def generate(
+        self,
+        prompt: str | Sequence[int] = "",
+        steps: int = 100,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str | int] = (),
+        keep: bool = True,
+    ) -> AsyncTextStream:
+        """Let a model of text write, and iterate over its tokens as they come; see `Session.generate`."""
+        service = self.service
+        fields = texts.request_fields(
+            prompt, steps, keep, stop, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+            repetition_penalty=repetition_penalty, seed=seed,
+        )  # fmt: skip
+        return AsyncTextStream(_written(service, texts.generate(self._cursor, fields, service._retry)))
+
     async def history(
         self, last: int | None = None, *, start: int | None = None, limit: int | None = None
     ) -> History:
@@ -378,6 +402,27 @@ async def _shown(answers: AsyncGenerator[Answer, None], total: int | None) -> As
                 bar.advance(len(answer))
     finally:
         bar.close()
+
+
+async def _written(service: AsyncCarryover, plan: Plan[None]) -> AsyncGenerator[Any, None]:
+    answer = AsyncAnswerInPieces(service._http, service.url)
+
+    async def perform(effect: Any) -> Any:
+        kind = effect.__class__
+        if kind is effects.Begin:
+            return await answer.begin(effect.request)
+        if kind is effects.More:
+            return await answer.more()
+        if kind is effects.Close:
+            return await answer.close()
+        return await service._perform(effect)
+
+    try:
+        async with aclosing(service._emit(plan, perform)) as events:
+            async for event in events:
+                yield event
+    finally:
+        await answer.close()
 
 
 async def _stream(

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,79 @@ class AsyncConnection:
         return self._stream
 
 
+class AnswerInPieces:
+    """A blocking HTTP request whose answer is read as it comes."""
+
+    def __init__(self, http: httpx.Client, url: str) -> None:
+        self._http, self._url = http, url
+        self._response: httpx.Response | None = None
+        self._pieces: Iterator[bytes] = iter(())
+
+    def begin(self, request: effects.Request) -> Reply:
+        """Send a request; an older answer is closed. The reply has a body only if it is an error."""
+        self.close()
+        try:
+            sent = self._http.build_request(**request_options(request))
+            self._response = response = self._http.send(sent, stream=True)
+            if response.status_code >= 400:
+                response.read()
+                return reply_of(response)
+            self._pieces = response.iter_bytes()
+        except BROKEN as error:
+            raise unreachable(self._url, error) from error
+        return Reply(response.status_code, b"")
+
+    def more(self) -> bytes:
+        """Wait for the next piece; nothing at the end."""
+        try:
+            return next(self._pieces, b"")
+        except BROKEN as error:
+            raise unreachable(self._url, error) from error
+
+    def close(self) -> None:
+        """Close the answer, if it is open."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+
+class AsyncAnswerInPieces:
+    """The asynchronous one."""
+
+    def __init__(self, http: httpx.AsyncClient, url: str) -> None:
+        self._http, self._url = http, url
+        self._response: httpx.Response | None = None
+        self._pieces: AsyncIterator[bytes] | None = None
+
+    async def begin(self, request: effects.Request) -> Reply:
+        """Send a request; an older answer is closed. The reply has a body only if it is an error."""
+        await self.close()
+        try:
+            sent = self._http.build_request(**request_options(request))
+            self._response = response = await self._http.send(sent, stream=True)
+            if response.status_code >= 400:
+                await response.aread()
+                return reply_of(response)
+            self._pieces = response.aiter_bytes()
+        except BROKEN as error:
+            raise unreachable(self._url, error) from error
+        return Reply(response.status_code, b"")
+
+    async def more(self) -> bytes:
+        """Wait for the next piece; nothing at the end."""
+        try:
+            return b"" if self._pieces is None else await anext(self._pieces, b"")
+        except BROKEN as error:
+            raise unreachable(self._url, error) from error
+
+    async def close(self) -> None:
+        """Close the answer, if it is open."""
+        if self._response is not None:
+            response, self._response = self._response, None
+            with anyio.CancelScope(shield=True):
+                await response.aclose()
+
+
 @contextlib.contextmanager
 def _translate_errors(url: str) -> Iterator[None]:
     try:
@@ -180,6 +253,8 @@ def request_options(request: effects.Request) -> dict[str, Any]:
         options["params"] = request.query
     if request.body is not None:
         options |= {"content": request.body, "headers": {"content-type": request.kind}}
+    if request.headers is not None:
+        options["headers"] = {**options.get("headers", {}), **request.headers}
     return options
 
 

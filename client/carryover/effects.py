@@ -25,6 +25,7 @@ class Request:
     body: bytes | None = None
     query: Mapping[str, str | int | float | list[str]] | None = None
     kind: str = "application/json"
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,19 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close the connection, if it is open."""
+    """Close the connection, or the answer that comes in pieces, if it is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Send an HTTP request whose answer comes in pieces. The result is a `Reply`; only errors have a body."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """Wait for the next piece of that answer. The result is empty at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +97,4 @@ class Attempts:
     unanswered: bool = field(default=False)
 
 
-OPEN, READ, CLOSE, PULL = Open(), Read(), Close(), Pull()
+OPEN, READ, CLOSE, PULL, MORE = Open(), Read(), Close(), Pull(), More()

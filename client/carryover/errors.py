@@ -20,7 +20,8 @@ CarryoverError
     ├── OtherModel           the state is of another network
     ├── OutOfStep            the session is at `position`, not where this client expects it
     ├── CannotForecast       the model's targets do not cover its inputs
-    ├── NothingObserved      a forecast before the first observation
+    ├── CannotWrite          the model has no vocabulary: it writes no text
+    ├── NothingObserved      a forecast or a text before the first observation
     ├── SessionDamaged       the stored session fails its checksum
     ├── StepFailed           the network produced NaN or infinity; the session did not change
     ├── Unauthorized         no key, or an invalid or revoked key
@@ -48,6 +49,7 @@ __all__ = [
     "BadModel",
     "CannotForecast",
     "CannotResume",
+    "CannotWrite",
     "CarryoverError",
     "ExportError",
     "Forbidden",
@@ -178,6 +180,10 @@ class OutOfStep(Problem):
 
 
 class CannotForecast(Problem):
+    """See the tree."""
+
+
+class CannotWrite(Problem):
     """See the tree."""
 
 

@@ -13,9 +13,10 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from carryover import bulk, effects, plans, streaming
+from carryover import bulk, effects, plans, streaming, texts
 from carryover.connection import (
     BROKEN,
+    AnswerInPieces,
     Connection,
     http_options,
     reply_of,
@@ -38,6 +39,7 @@ from carryover.progress import open_bar
 from carryover.resuming import Resume
 from carryover.retry import RetryPolicy
 from carryover.tables import facts_html
+from carryover.texts import TextStream
 from carryover.values import (
     Answer,
     Forecast,
@@ -378,6 +380,44 @@ class Session:
         rows = service._run(plans.to_future(future, self._cursor, service._models, service._retry, columns))
         return service._run(plans.forecast(self._cursor, steps, level, levels, rows, service._retry))
 
+    def generate(
+        self,
+        prompt: str | Sequence[int] = "",
+        steps: int = 100,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str | int] = (),
+        keep: bool = True,
+    ) -> TextStream:
+        """Let a model of text write, and iterate over its tokens as they come.
+
+        It goes on behind a lost connection and a restarted server, with every token once.
+
+        Parameters
+        ----------
+        prompt : observed first: a text, or tokens
+        steps : most tokens
+        temperature : divides the logits; 0 takes the likeliest token
+        top_k : draw from so many of the likeliest tokens
+        top_p : draw from the likeliest tokens that are as likely as this together
+        min_p : draw from tokens that are at least this share as likely as the likeliest
+        repetition_penalty : makes tokens less likely that the prompt or the text has
+        seed : with the position of a token it decides the draw; without it, the session's epoch
+        stop : texts and tokens that end the text; the one that does is its last
+        keep : whether the session consumes the text; otherwise a copy of it does
+        """
+        service = self.service
+        fields = texts.request_fields(
+            prompt, steps, keep, stop, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+            repetition_penalty=repetition_penalty, seed=seed,
+        )  # fmt: skip
+        return TextStream(_written(service, texts.generate(self._cursor, fields, service._retry)))
+
     def history(
         self, last: int | None = None, *, start: int | None = None, limit: int | None = None
     ) -> History:
@@ -500,6 +540,25 @@ def _shown(answers: Generator[Answer, None, None], total: int | None) -> Generat
                 bar.advance(len(answer))
     finally:
         bar.close()
+
+
+def _written(service: Carryover, plan: Plan[None]) -> Generator[Any, None, None]:
+    answer = AnswerInPieces(service._http, service.url)
+
+    def perform(effect: Any) -> Any:
+        kind = effect.__class__
+        if kind is effects.Begin:
+            return answer.begin(effect.request)
+        if kind is effects.More:
+            return answer.more()
+        if kind is effects.Close:
+            return answer.close()
+        return service._perform(effect)
+
+    try:
+        yield from service._emit(plan, perform)
+    finally:
+        answer.close()
 
 
 def _stream(service: Carryover, plan: Plan[None], source: Iterator[Any]) -> Generator[Answer, None, None]:

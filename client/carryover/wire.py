@@ -170,6 +170,12 @@ def forecast(
     )
 
 
+def generate(cursor: Cursor, fields: Mapping[str, Any]) -> Request:
+    """`POST /sessions/{id}/generate`."""
+    named = {} if cursor.model is None or cursor.model_confirmed else {"model": cursor.model}
+    return _post(f"{cursor.path}/generate", {**fields, **named, **cursor.preconditions()})
+
+
 def history(cursor: Cursor, last: int | None, start: int | None, limit: int | None) -> Request:
     """`GET /sessions/{id}/history`."""
     query = {"last": last, "from": start, "limit": limit}

@@ -24,6 +24,7 @@ from models.artifact.learning import Learning
 from models.artifact.names import check_name
 from models.data.scaling import Scaling
 from models.errors import BadArtifact
+from models.generation.vocabulary import TextOutput
 from models.net import Execution
 from models.nets.graph import GraphNet
 from models.nets.numbers import column_names
@@ -186,6 +187,7 @@ class GraphArtifact:
     num_layers: ClassVar[int | None] = None
     architecture: ClassVar[None] = None
     predicts: ClassVar[str | None] = None
+    text: ClassVar[TextOutput | None] = None  # no import of graphs writes a vocabulary yet
 
     def net(self, execution: Execution) -> GraphNet:
         """The network, ready to serve.

@@ -6,6 +6,7 @@ columns, targets                  a name for each number of an observation and o
 predicted_by                      for each number of an observation that of its prediction, or None
 fed_back                          by input the output that becomes its next value in a forecast
 missing                           the inputs that are neither predicted nor known ahead; with any, no forecast
+text                              how the next token of a model of text is drawn; None for any other
 scaling, target_scaling           None where the network takes numbers as they are
 learning, future, time_features, interval_seconds, time_input_count, hidden_size, num_layers, architecture,
 predicts                          as in `Artifact`; at their defaults, or None, for a graph

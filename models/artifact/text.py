@@ -1,4 +1,4 @@
-"""Make an artifact of a model of text: tokens -> embedding -> recurrent layers -> logits of the next token."""
+"""Make an artifact of a model of text: tokens -> embedding -> recurrent layers -> logits of the next."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 from carryover import AsyncCarryover, Carryover, RetryPolicy
 
+from models.artifact.files import save
+from tests.helpers.text import text_model
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 from tests.system.test_serve import serving
 
 STEPS, CHUNK, KILL_AT, APART = 3000, 4, 400, 800
+TOKENS = 5000
 RETRY = RetryPolicy(60.0, max_pause=0.3)
 
 
@@ -63,13 +67,15 @@ def awaited(url: str, name: str, whole: np.ndarray, over: bool, note: Callable[[
 def test_a_stream_continues_when_the_server_is_killed_and_restarted(zoo_folder, artifacts, tmp_path: Path):
     ways = [(run, over) for run in (blocking, awaited) for over in (False, True)]
     wholes = [series("sine", STEPS, seed) for seed in range(len(ways))]
+    save(text_model(), tmp_path / "letters")
     settings = {
+        "CARRYOVER_MODELS": os.pathsep.join([str(zoo_folder), str(tmp_path / "letters")]),
         "CARRYOVER_PORT": str(free_port()),
         "CARRYOVER_STORE": f"sqlite:{tmp_path / 'sessions.sqlite'}",
     }
     url = f"http://127.0.0.1:{settings['CARRYOVER_PORT']}"
     progress = Progress(len(ways))
-    with ThreadPoolExecutor(len(ways)) as pool:
+    with ThreadPoolExecutor(len(ways)) as pool, Carryover(url, retry=RETRY) as writer:
         callers = [
             pool.submit(run, url, f"s{i}", wholes[i], over, lambda seen, i=i: progress.note(i, seen))
             for i, (run, over) in enumerate(ways)
@@ -77,6 +83,8 @@ def test_a_stream_continues_when_the_server_is_killed_and_restarted(zoo_folder, 
         with serving(zoo_folder, **settings):
             progress.wait_for(KILL_AT)
             assert max(progress.seen) < STEPS
+            text = iter(writer.session("text", "letters").generate("the sea ", TOKENS, seed=7))
+            tokens = [next(text) for _ in range(300)]
         # Left by SIGKILL.
         with serving(zoo_folder, **settings) as (_, port):
             results = [caller.result(timeout=120) for caller in callers]
@@ -84,6 +92,12 @@ def test_a_stream_continues_when_the_server_is_killed_and_restarted(zoo_folder, 
                 assert [client.session(f"s{i}").info().position for i in range(len(ways))] == [STEPS] * len(
                     ways
                 )
+                text_position = client.session("text").info().position
+                assert 308 <= text_position < 8 + TOKENS, "it was killed in the middle of the text"
+                tokens += list(text)
+                whole_text = client.session("text-2", "letters").generate("the sea ", TOKENS, seed=7).read()
+    assert [token.position for token in tokens] == list(range(9, 9 + TOKENS))
+    assert "".join(map(str, tokens)) == whole_text
     for predictions, whole in zip(results, wholes, strict=True):
         want = one_pass(artifacts["sine"], whole)[:, 0]
         np.testing.assert_allclose(predictions, want, atol=2 * TOLERANCE)

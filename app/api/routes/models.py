@@ -127,6 +127,7 @@ def _model(request: Request, slab: Slab, counts: dict[str, tuple[int, int]] | No
         "interval_seconds": artifact.interval_seconds,
         "can_forecast": not forecaster.missing,
         "feedback": artifact.fed_back,
+        "vocabulary": None if artifact.text is None else len(artifact.text.vocabulary),
         "carry_bytes": forecaster.carry_nbytes,
         "metrics": artifact.metrics,
         "has_figure": request.app.state.library.has_figure(artifact.name),

@@ -27,7 +27,7 @@ def test_longer_pieces_are_taken_first() -> None:
 
 def test_a_character_without_a_piece_is_unknown() -> None:
     assert Vocabulary(["a", UNKNOWN]).encode("aé") == [0, 1]
-    with pytest.raises(ValueError, match="'é'.*at 1"):
+    with pytest.raises(ValueError, match=r"'é'.*at 1"):
         Vocabulary("ab").encode("aé")
 
 
@@ -35,7 +35,7 @@ def test_a_character_without_a_piece_is_unknown() -> None:
     "pieces", [["a"], ["a", ""], ["a", "a"], ["a", 3], ["a", "\ud800"], ["a", "b" * 257]]
 )
 def test_what_is_no_vocabulary_is_refused(pieces: list[str]) -> None:
-    with pytest.raises(BadArtifact, match="vocabulary"):
+    with pytest.raises(BadArtifact, match=r"vocabulary"):
         Vocabulary(pieces)
 
 
@@ -78,5 +78,5 @@ def test_fields_that_do_not_fit_are_refused(tmp_path: Path, field: str, value: o
     if value is None:
         del document[field]
     path.write_text(json.dumps(document))
-    with pytest.raises(BadArtifact, match="vocabulary|target_scaling|logits"):
+    with pytest.raises(BadArtifact, match=r"vocabulary|target_scaling|logits"):
         load(tmp_path)

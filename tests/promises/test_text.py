@@ -1,0 +1,419 @@
+"""A text is the same however it is cut, whatever is written beside it, and wherever it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.engine import step
+from models.artifact.files import save
+from tests.helpers import zoo
+from tests.helpers.faults import until
+from tests.helpers.text import LETTERS, text_model
+
+pytestmark = pytest.mark.anyio
+over_each_store = pytest.mark.parametrize("store", ["memory", "sqlite", "redis"], indirect=True)
+on_disk = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+shared = pytest.mark.parametrize("store", ["redis"], indirect=True)
+in_memory = pytest.mark.parametrize("store", ["memory"], indirect=True)
+
+ASK = {"prompt": "the sea ", "steps": 200, "temperature": 0.9, "top_k": 20, "seed": 7}
+SLICE = 16  # tokens: so many at least are written in one batch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    save(text_model(), folder / "letters")
+    save(zoo.artifacts()["sine"], folder / "sine")
+    return folder
+
+
+@pytest.fixture
+def start_text(start_http, small_slices, folder):
+    """Starts a service whose batches take the fewest tokens."""
+    return lambda **changes: start_http(models=(folder,), default_model="letters", **changes)
+
+
+@pytest.fixture
+def start_text_hot(start_hot, small_slices, folder):
+    """The same, behind a real connection."""
+    return lambda **changes: start_hot(models=(folder,), default_model="letters", **changes)
+
+
+@pytest.fixture
+def small_slices(store, request, monkeypatch) -> None:
+    if store == "redis":
+        request.getfixturevalue("redis_url")
+    monkeypatch.setattr(step, "BATCH_SECONDS", 0.0)
+
+
+async def generate(service: Any, session: str, **fields: Any) -> dict[str, Any]:
+    answer = await service.http.post(f"/sessions/{session}/generate", json=ASK | fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@asynccontextmanager
+async def streamed(
+    service: Any, session: str, last: str = "", **fields: Any
+) -> AsyncIterator[httpx.Response]:
+    headers = {"accept": "text/event-stream"} | ({"last-event-id": last} if last else {})
+    address = f"/sessions/{session}/generate"
+    async with service.http.stream("POST", address, json=ASK | fields, headers=headers) as response:
+        yield response
+
+
+async def events(service: Any, session: str, last: str = "", **fields: Any) -> list[dict[str, Any]]:
+    async with streamed(service, session, last, **fields) as response:
+        assert response.status_code == 200, await response.aread()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return list(parsed((await response.aread()).decode()))
+
+
+def parsed(text: str) -> Iterator[dict[str, Any]]:
+    for block in text.split("\n\n")[:-1]:
+        fields = dict(line.split(": ", 1) for line in block.split("\n"))
+        yield fields | {"data": json.loads(fields["data"])}
+
+
+async def position(service: Any, session: str) -> int:
+    return (await service.http.get(f"/sessions/{session}")).json()["position"]
+
+
+# --- what is written
+
+
+@over_each_store
+async def test_a_text_is_the_same_whole_cut_alone_and_beside_others(start_text, monkeypatch) -> None:
+    async with start_text() as service:
+        alone = [await generate(service, f"alone-{i}", seed=i) for i in range(6)]
+        together = await asyncio.gather(*(generate(service, f"beside-{i}", seed=i) for i in range(6)))
+        monkeypatch.setattr(step, "BATCH_SECONDS", 10.0)  # all in one batch
+        whole = [await generate(service, f"whole-{i}", seed=i) for i in range(6)]
+        for one, beside, long in zip(alone, together, whole, strict=True):
+            assert one["tokens"] == beside["tokens"] == long["tokens"]
+            assert one["text"] == "".join(LETTERS[token] for token in one["tokens"])
+            assert (one["position"], one["finish"]) == (8 + 200, "length")
+        assert len({answer["text"] for answer in alone}) == 6
+        # Cut by the client, too: what the session has consumed is what the next request goes on from.
+        parts = [await generate(service, "cut", steps=40, seed=0)]
+        parts += [await generate(service, "cut", steps=40, seed=0, prompt="", at=8 + 40 * i) for i in (1, 2)]
+        assert "".join(part["text"] for part in parts) == alone[0]["text"][:120]
+
+
+@over_each_store
+async def test_a_retry_is_answered_again_and_moves_nothing(start_text) -> None:
+    async with start_text() as service:
+        first = await generate(service, "a", at=0, steps=50)
+        again = await generate(service, "a", at=0, steps=50)
+        assert (first["replayed"], again["replayed"]) == (False, True)
+        assert first | {"replayed": True} == again
+        assert await position(service, "a") == 58
+        other = await service.http.post("/sessions/a/generate", json=ASK | {"at": 0, "steps": 51})
+        assert other.status_code == 409
+        assert other.json()["position"] == 58
+        chunk = {"observations": [[3]], "at": 58}
+        assert (await service.http.post("/sessions/a/observations", json=chunk)).status_code == 200
+        assert (await generate(service, "a", at=0, steps=50))["replayed"]
+
+
+@over_each_store
+async def test_a_stream_is_resumed_behind_every_token(start_text) -> None:
+    async with start_text() as service:
+        whole = await events(service, "a")
+        tokens, end = whole[:-1], whole[-1]
+        assert [event["data"]["position"] for event in tokens] == list(range(9, 209))
+        assert end["event"] == "done"
+        assert end["data"] == {"position": 208, "finish": "length"}
+        epoch = tokens[0]["id"].partition(".")[0]
+        for i, event in enumerate(tokens):
+            assert event["id"] == f"{epoch}.{event['data']['position']}"
+            assert await events(service, "a", last=event["id"]) == whole[i + 1 :]
+        assert await events(service, "a", last=f"{epoch}.8", at=0) == whole
+        assert await position(service, "a") == 208
+
+
+@over_each_store
+async def test_a_closed_stream_stops_at_a_slice_and_goes_on_where_it_stopped(start_text_hot, monkeypatch):
+    async with start_text_hot() as service:
+        whole = await generate(service, "whole")
+        commit, commits, closed = service.engine._commit.commit, [], asyncio.Event()
+
+        async def held_after_three(batch: Any) -> None:
+            commits.append(batch)
+            if len(commits) > 3:
+                await closed.wait()
+            await commit(batch)
+
+        monkeypatch.setattr(service.engine._commit, "commit", held_after_three)
+        seen = ""
+        async with streamed(service, "a") as response:
+            async for text in response.aiter_text():
+                seen += text
+                if seen.count("id: ") == 3 * SLICE:
+                    break
+        await until(lambda: not service.server.server_state.connections)
+        closed.set()
+        await until(lambda: not service.engine.queue_length)
+        assert await position(service, "a") == 8 + 4 * SLICE, "the slice under way is the last"
+        found = list(parsed(seen))
+        rest = await events(service, "a", last=found[-1]["id"])
+        assert whole_text([*found, *rest]) == whole["text"]
+
+
+@on_disk
+async def test_a_text_goes_on_after_a_restart_behind_any_slice(start_text, monkeypatch) -> None:
+    async with start_text() as service:
+        whole = await events(service, "whole", steps=100)
+    written, last = "", ""
+    while True:
+        async with start_text() as service:
+            commit, commits = service.engine._commit.commit, []
+
+            async def failing(batch: Any, commit: Any = commit, commits: list[Any] = commits) -> None:
+                commits.append(batch)
+                if len(commits) > 2:
+                    raise RuntimeError("the server is gone")
+                await commit(batch)
+
+            monkeypatch.setattr(service.engine._commit, "commit", failing)
+            got = await events(service, "a", last, steps=100, **({} if last else {"at": 0}))
+        written += "".join(event["data"]["text"] for event in got if "event" not in event)
+        last = [event["id"] for event in got if "id" in event][-1]
+        if got[-1]["event"] == "done":
+            break
+        assert got[-1]["event"] == "error"
+    assert written == "".join(event["data"]["text"] for event in whole[:-1])
+
+
+@shared
+async def test_a_text_goes_on_on_another_replica(start_text) -> None:
+    async with start_text() as one, start_text() as other:
+        whole = await events(one, "whole")
+        first = await generate(one, "a", at=0)
+        assert first["text"] == "".join(event["data"]["text"] for event in whole[:-1])
+        epoch = first["epoch"]
+        for at in (8, 60, 207, 208):
+            rest = await events(other, "a", last=f"{epoch}.{at}", at=0)
+            assert [event["data"] for event in rest] == [event["data"] for event in whole[at - 8 :]]
+        again = await generate(other, "a", at=0)
+        assert again["replayed"]
+        # Both at once: each slice is committed once, by whichever replica is first.
+        both = await asyncio.gather(*(generate(at, "b", at=0, steps=120) for at in (one, other, one)))
+        assert {answer["text"] for answer in both} == {whole_text(whole)[:120]}
+        assert await position(one, "b") == await position(other, "b") == 128
+
+
+def whole_text(found: list[dict[str, Any]]) -> str:
+    return "".join(event["data"].get("text", "") for event in found)
+
+
+# --- what is asked for
+
+
+@in_memory
+async def test_a_copy_leaves_the_session_where_it_is(start_text, store) -> None:
+    async with start_text() as service:
+        await service.http.post("/sessions/a/observations", json={"observations": [[1], [2], [3]]})
+        before = (await service.http.get("/sessions/a")).json()
+        copy = await generate(service, "a", keep=False)
+        stream = await events(service, "a", keep=False, at=3)
+        assert whole_text(stream) == copy["text"]
+        resumed = await events(service, "a", last=stream[99]["id"], keep=False, at=3)
+        assert resumed == stream[100:]
+        assert (await service.http.get("/sessions/a")).json() == before
+        kept = await generate(service, "a")
+        assert (kept["text"], kept["position"]) == (copy["text"], copy["position"])
+        gone = await service.http.post("/sessions/nobody/generate", json=ASK | {"keep": False})
+        assert gone.status_code == 404
+
+
+@in_memory
+async def test_a_long_prompt_is_observed_in_slices_and_is_what_a_chunk_would_be(start_text, store) -> None:
+    prompt = "the quick brown fox jumps over the lazy dog. " * 4
+    async with start_text() as service:
+        got = await generate(service, "a", prompt=prompt, steps=30)
+        rows = [[LETTERS.index(letter)] for letter in prompt]
+        await service.http.post("/sessions/b/observations", json={"observations": rows})
+        assert (await generate(service, "b", prompt="", steps=30))["tokens"] == got["tokens"]
+        tokens = await generate(service, "c", prompt=[row[0] for row in rows], steps=30)
+        assert tokens["tokens"] == got["tokens"]
+        assert got["position"] == len(prompt) + 30
+
+
+@in_memory
+async def test_without_a_seed_each_session_has_its_own_text(start_text, store) -> None:
+    async with start_text() as service:
+        texts = [await generate(service, name, seed=None) for name in "abc"]
+        assert len({answer["text"] for answer in texts}) == 3
+        assert (await generate(service, "a", seed=None, at=0))["replayed"]
+
+
+@in_memory
+async def test_a_stop_is_the_end_of_a_text(start_text, store) -> None:
+    async with start_text() as service:
+        whole = await generate(service, "whole")
+        token = whole["tokens"][100]
+        end = whole["tokens"].index(token) + 1
+        by_token = await generate(service, "a", stop=[token])
+        assert (by_token["text"], by_token["finish"]) == (whole["text"][:end], "stop")
+        assert by_token["position"] == 8 + end
+        phrase = whole["text"][50:54]
+        by_text = await generate(service, "b", stop=["nothing of it", phrase])
+        found = whole["text"].index(phrase) + 4
+        assert (by_text["text"], by_text["finish"]) == (whole["text"][:found], "stop")
+        assert (await generate(service, "b", stop=["nothing of it", phrase], at=0))["replayed"]
+
+
+@in_memory
+async def test_a_repetition_penalty_counts_what_was_written_in_earlier_slices(start_text, store) -> None:
+    async with start_text() as service:
+        cut = await generate(service, "a", steps=25, temperature=0, repetition_penalty=99)
+        assert len(set(cut["tokens"])) > 15
+        assert "t" not in cut["text"][:15], "the prompt counts"
+
+
+@in_memory
+async def test_another_request_between_two_slices_ends_a_text(start_text, store) -> None:
+    async with start_text() as service:
+        first = await generate(service, "a", at=0, steps=SLICE)
+        await service.http.post("/sessions/a/observations", json={"observations": [[3]]})
+        answer = await service.http.post("/sessions/a/generate", json=ASK | {"at": 0})
+        assert answer.status_code == 409
+        assert await position(service, "a") == first["position"] + 1
+
+
+REFUSED: list[tuple[dict[str, Any], int, str]] = [
+    ({"steps": 0}, 422, "steps"),
+    ({"steps": 10**6}, 413, "tokens"),
+    ({"prompt": "é"}, 422, "prompt"),
+    ({"prompt": [29]}, 422, "prompt"),
+    ({"prompt": [-1]}, 422, "prompt"),
+    ({"prompt": "a" * 10**6}, 413, "prompt"),
+    ({"prompt": ""}, 409, "observed nothing"),
+    ({"temperature": -1}, 422, "temperature"),
+    ({"top_p": 0}, 422, "top_p"),
+    ({"seed": 2**64}, 422, "seed"),
+    ({"stop": [""]}, 422, "stop"),
+    ({"model": "sine"}, 422, "vocabulary"),
+    ({"model": "nobody"}, 404, "nobody"),
+    ({"at": 5}, 404, "no session"),
+    ({"epoch": "0000000000000003"}, 404, "no session"),
+    ({"nonsense": 1}, 422, "nonsense"),
+]
+
+
+@in_memory
+async def test_what_cannot_be_written_is_refused_and_creates_nothing(start_text, store) -> None:
+    async with start_text() as service:
+        for fields, status, text in REFUSED:
+            for headers in ({}, {"accept": "text/event-stream"}):
+                answer = await service.http.post("/sessions/a/generate", json=ASK | fields, headers=headers)
+                assert answer.status_code == status, (fields, answer.text)
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert text in answer.text, fields
+        assert (await service.http.get("/sessions/a")).status_code == 404
+        for wrong in ("x", "0011.", "0011.-3", "0011.99999999999999999999"):
+            async with streamed(service, "a", wrong) as response:
+                assert response.status_code == 422
+        async with streamed(service, "a", "0000000000000011.4") as response:
+            assert response.status_code == 404
+
+
+@in_memory
+async def test_a_model_of_text_takes_chunks_and_gives_no_forecast(start_text, store) -> None:
+    async with start_text() as service:
+        answer = await service.http.post("/sessions/a/observations", json={"observations": [[1], [2]]})
+        assert list(map(len, answer.json()["predictions"])) == [len(LETTERS)] * 2
+        forecast = await service.http.get("/sessions/a/forecast?steps=3")
+        assert forecast.status_code == 422
+        described = (await service.http.get("/models/letters")).json()
+        assert described["vocabulary"] == len(LETTERS)
+        text = await generate(service, "a", prompt="", steps=20)
+        file = (await service.http.get("/sessions/a/state")).content
+        assert (await service.http.put("/sessions/b/state", content=file)).status_code == 200
+        ahead = {"prompt": "", "steps": 20, "keep": False}
+        assert (await generate(service, "b", **ahead))["text"] == (await generate(service, "a", **ahead))[
+            "text"
+        ]
+        assert text["position"] == 22
+
+
+# --- OpenAI's completions
+
+COMPLETE = {"prompt": "the sea ", "max_tokens": 60, "temperature": 0.9, "seed": 7}
+
+
+async def complete(service: Any, **fields: Any) -> dict[str, Any]:
+    answer = await service.http.post("/v1/completions", json=COMPLETE | fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def completion_chunks(service: Any, **fields: Any) -> list[dict[str, Any]]:
+    answer = await service.http.post("/v1/completions", json=COMPLETE | {"stream": True} | fields)
+    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n")[:-1]]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+@in_memory
+async def test_a_completion_is_a_text_on_a_fresh_copy(start_text, store) -> None:
+    async with start_text() as service:
+        answer = await complete(service, model="letters")
+        text = await generate(service, "a", steps=60, top_k=None)
+        choice = answer["choices"][0]
+        assert (choice["text"], choice["finish_reason"]) == (text["text"], "length")
+        assert answer["object"] == "text_completion"
+        assert answer["usage"] == {"prompt_tokens": 8, "completion_tokens": 60, "total_tokens": 68}
+        assert (await service.http.get("/sessions")).json()["total"] == 1
+        chunks = await completion_chunks(service, stream_options={"include_usage": True})
+        assert len(chunks) > 3
+        assert "".join(part["choices"][0]["text"] for part in chunks[:-1]) == text["text"]
+        assert chunks[-1]["usage"] == answer["usage"]
+        assert chunks[-2]["choices"][0]["finish_reason"] == "length"
+        assert (await complete(service, seed=None))["choices"] != (await complete(service, seed=None))[
+            "choices"
+        ]
+
+
+@in_memory
+async def test_the_stop_of_a_completion_is_not_part_of_it(start_text, store) -> None:
+    async with start_text() as service:
+        whole = (await complete(service))["choices"][0]["text"]
+        stop = whole[14:19]  # goes over the end of a slice
+        cut = await complete(service, stop=stop)
+        assert cut["choices"][0] == {
+            "text": whole[: whole.index(stop)], "index": 0, "logprobs": None, "finish_reason": "stop",
+        }  # fmt: skip
+        chunks = await completion_chunks(service, stop=[stop, "xyxyxy"])
+        assert "".join(part["choices"][0]["text"] for part in chunks) == whole[: whole.index(stop)]
+
+
+@in_memory
+async def test_a_user_is_a_session_that_goes_on(start_text, store) -> None:
+    async with start_text() as service:
+        await complete(service, user="poet")
+        assert await position(service, "poet") == 68
+        await complete(service, user="poet", prompt="", max_tokens=3)
+        assert await position(service, "poet") == 71
+
+
+@in_memory
+async def test_a_refused_completion_is_an_error_as_its_clients_know_it(start_text, store) -> None:
+    async with start_text() as service:
+        for fields, status in (({"n": 2}, 422), ({"prompt": "é"}, 422), ({"model": "nobody"}, 404)):
+            for stream in (False, True):
+                answer = await service.http.post(
+                    "/v1/completions", json=COMPLETE | fields | {"stream": stream}
+                )
+                assert answer.status_code == status
+                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
