@@ -21,6 +21,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -269,6 +270,7 @@ class Forecaster:
         steps: Ints,
         sampler: TokenSampler,
         watches: Sequence[StopWatch],
+        seconds: float = math.inf,
     ) -> tuple[list[list[int]], Floats]:
         """Draw tokens of many texts, one of each at a time, and feed each back in.
 
@@ -279,6 +281,7 @@ class Forecaster:
         steps : [batch], most tokens of each text, at least 1
         sampler : of these texts; used up
         watches : of these texts; a text ends with the token that stops it
+        seconds : after so long all texts end, each with one token at least
 
         Returns
         -------
@@ -298,13 +301,14 @@ class Forecaster:
         part = slice(text.start, text.start + len(text.vocabulary))
         texts, steps = np.arange(len(rows)), steps.copy()
         positions = positions.copy()
+        until = perf_counter() + seconds
         while len(texts):
             latest = self.layout.predictions(rows)
             drawn = sampler.draw(latest[:, part], positions)
             latest[:] = self._stepper.predict(rows, drawn[:, None].astype(self.input_type))
             positions += 1
             steps -= 1
-            going = steps > 0
+            going = (steps > 0) & (perf_counter() < until)
             for place, (i, token) in enumerate(zip(texts.tolist(), drawn.tolist(), strict=True)):
                 tokens[i].append(token)
                 if watches[i].add(token):

@@ -14,7 +14,13 @@ from fastapi import FastAPI
 
 from app.access.callers import Authenticator
 from app.access.origins import TENANT_HEADER
-from app.api.errors import inference_error_responses, is_open_inference_path, problem_responses
+from app.api.errors import (
+    COMPLETIONS,
+    inference_error_responses,
+    is_open_inference_path,
+    openai_error_responses,
+    problem_responses,
+)
 from app.api.examples import Examples, body_examples, inference_example, parameter_examples
 from app.api.middleware.guard import PUBLIC_PATHS
 from app.api.schemas import DEFINITIONS
@@ -135,7 +141,7 @@ def _declare_refusals(path: str, operation: Operation) -> None:
         statuses |= OF_A_CALLER
     if "requestBody" in operation:
         statuses |= OF_A_BODY
-    if "sessions" in operation.get("tags", ()):
+    if {"sessions", "text"} & set(operation.get("tags", ())):
         statuses |= OF_A_SESSION
     if is_open_inference_path(path):
         responses.pop("422", None)  # FastAPI's guess
@@ -145,7 +151,8 @@ def _declare_refusals(path: str, operation: Operation) -> None:
             del responses["422"]
             if any(parameter.get("in") != "path" for parameter in operation.get("parameters", ())):
                 statuses.add(422)
-        added = problem_responses(*statuses)
+        declare = openai_error_responses if path == COMPLETIONS else problem_responses
+        added = declare(*statuses)
     for status, response in added.items():
         responses.setdefault(str(status), response)
     operation["responses"] = dict(sorted(responses.items()))

@@ -37,6 +37,10 @@ def body_examples(forecaster: Forecaster, *, is_default: bool) -> dict[str, Exam
         "SessionChanges": {"labels": _example("A label", {"labels": {"site": "north"}})},
         "Precondition": {"reset": _example("Whatever the position is", {})},
         "ForecastRequest": {"forecast": _example("The next steps", _forecast(forecaster))},
+        "GenerateRequest": {"text": _example("A short text", _text(forecaster) | {"steps": 40} | named)},
+        "CompletionRequest": {
+            "text": _example("A short text", _text(forecaster) | {"max_tokens": 40} | named)
+        },
     }
     if forecaster.input_size > MAX_NUMBERS:
         return found
@@ -103,6 +107,13 @@ def _forecast(forecaster: Forecaster) -> dict[str, Any]:
         return {"steps": STEPS}
     first = dict(zip(artifact.columns, _rows(forecaster)[0], strict=True))
     return {"steps": STEPS, "future": [[first[name] for name in artifact.future]] * STEPS}
+
+
+def _text(forecaster: Forecaster) -> dict[str, Any]:
+    """A prompt, which a model of text knows, and how the text behind it is drawn."""
+    text = forecaster.artifact.text
+    prompt = "The sea " if text is None else "".join(text.vocabulary.pieces[:2])
+    return {"prompt": prompt, "temperature": 0.8, "seed": 7}
 
 
 def _rows(forecaster: Forecaster) -> list[list[float]]:

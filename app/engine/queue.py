@@ -168,7 +168,7 @@ class JobQueue:
             yield from line
 
     def _make_ready(self, job: Job) -> None:
-        if isinstance(job, Forecast | Write):
+        if type(job) is Forecast or type(job) is Write:
             self._ready_slow.append(job)
         else:
             tenant = _tenant(job)

@@ -25,6 +25,7 @@ from app.engine.time_budget import (
     CONTENDED_SECONDS,
     MIN_SLOW_JOBS,
     MIN_STEPS,
+    TextBudget,
     TimeBudget,
 )
 from app.errors import CannotForecast, CarryoverError, Unprocessable
@@ -48,7 +49,7 @@ class Stepper:
     def __init__(self, recent_bytes: int) -> None:
         self.recent_bytes = recent_bytes
         self._time_budgets: defaultdict[Slab, TimeBudget] = defaultdict(TimeBudget)
-        self._text_budgets: defaultdict[Slab, TimeBudget] = defaultdict(TimeBudget)
+        self._text_budgets: defaultdict[Slab, TextBudget] = defaultdict(TextBudget)
         self.alerts: Mapping[str, Alert] = {}  # by model, of sessions without an alert of their own
         self.contended = False  # whether several tenants call, so that they wait for each other's chunks
 
@@ -71,8 +72,11 @@ class Stepper:
     @property
     def max_slow_jobs(self) -> int:
         """Forecasts, texts and long chunks that one batch may advance by the fewest steps, in its time."""
-        budgets = (*self._time_budgets.values(), *self._text_budgets.values())
-        return min((budget.max_sessions(self._seconds) for budget in budgets), default=MIN_SLOW_JOBS)
+        budgets = self._time_budgets.values()
+        most = [budget.max_sessions(self._seconds) for budget in budgets]
+        if self._text_budgets:
+            most += [budget.max_texts(self._seconds) for budget in self._text_budgets.values()]
+        return min(most, default=MIN_SLOW_JOBS)
 
     @property
     def _seconds(self) -> float:
@@ -178,9 +182,8 @@ class Stepper:
         budget = self._text_budgets[slab]
         began = time.perf_counter()
         written = texts.write(slab, of_slab, budget, self._seconds, batch)
-        amounts = [text.position - text.start - sum(text.before) for text in of_slab]
-        if total := sum(amounts):
-            budget.record(time.perf_counter() - began, max(amounts), len(of_slab), total)
+        total = sum(text.position - text.start - sum(text.before) for text in of_slab)
+        budget.record(time.perf_counter() - began, max(total, 1))
         texts.stage(slab, written, batch, self.recent_bytes)
 
     def _step_chunks(

@@ -19,7 +19,7 @@ import numpy as np
 from app.engine import exactly_once
 from app.engine.batch import Batch, SessionExpired, Text, count_observations
 from app.engine.residents import Residents
-from app.engine.time_budget import TimeBudget
+from app.engine.time_budget import TextBudget
 from app.errors import (
     CannotWrite,
     CarryoverError,
@@ -42,6 +42,7 @@ from models.generation.vocabulary import Vocabulary
 
 log = logging.getLogger("carryover.engine")
 
+MAX_SLICE = 1024  # tokens of a text, or of its prompt, in one batch
 NOT_FINITE = "the network produced NaN or infinity; the session was not advanced"
 
 
@@ -79,8 +80,8 @@ def _of_session(job: Write, residents: Residents, batch: Batch) -> tuple[Slab, T
     if job.behind is not None:
         at = _beginning(job, rows, job.behind)
     if at is None or at == position:
-        tokens = _prompt(job.request, slab.forecaster)
-        return slab, _new_text(job, slab, row, position, epoch, rows, tokens)
+        begun = _prompt(job.request, slab.forecaster)
+        return slab, _new_text(job, slab, row, position, epoch, rows, begun)
     found = recent_answers.began_at(rows, 0, at)
     if found is None:
         raise OutOfStep(
@@ -95,7 +96,7 @@ def _of_session(job: Write, residents: Residents, batch: Batch) -> tuple[Slab, T
         )
     remembered = recent_answers.answer(rows, 0, chunk)
     observed = int(remembered["observed"][0])
-    tokens = [int(token) for token in remembered["tokens"]]
+    tokens: list[int] = remembered["tokens"].astype(np.int64).tolist()
     vocabulary = _vocabulary(slab.forecaster)
     watch = StopWatch(job.request.stop, vocabulary, tokens)
     prompt: Sequence[int] = range(int(remembered["prompt"][0]))  # only their number, if nothing is left to do
@@ -223,16 +224,16 @@ def _vocabulary(forecaster: Forecaster) -> Vocabulary:
 # --- writing
 
 
-def write(slab: Slab, texts: Sequence[Text], budget: TimeBudget, seconds: float, batch: Batch) -> list[Text]:
-    """Go on with the texts of one model by a slice each. Returns those that did not fail."""
-    size = budget.max_steps(len(texts), seconds)
+def write(slab: Slab, texts: Sequence[Text], budget: TextBudget, seconds: float, batch: Batch) -> list[Text]:
+    """Go on with each text of one model by a slice, for about so long. Returns those that did not fail."""
     try:
         prompted = [text for text in texts if text.observed < len(text.prompt)]
         if prompted:
+            size = min(budget.max_prompt(len(prompted), seconds), MAX_SLICE)
             _observe_prompts(slab.forecaster, prompted, size)
         ready = [text for text in texts if text.observed == len(text.prompt)]
         if ready:
-            _write(slab.forecaster, ready, size)
+            _write(slab.forecaster, ready, seconds)
     except Exception as error:
         log.exception("writing %d texts raised", len(texts))
         for text in texts:
@@ -256,8 +257,8 @@ def _observe_prompts(forecaster: Forecaster, texts: Sequence[Text], size: int) -
         text.carry = carry.copy()
 
 
-def _write(forecaster: Forecaster, texts: Sequence[Text], size: int) -> None:
-    """Draw the next tokens of each text, at most `size`."""
+def _write(forecaster: Forecaster, texts: Sequence[Text], seconds: float) -> None:
+    """Draw the next tokens of each text."""
     vocabulary = _vocabulary(forecaster)
     sampler = TokenSampler(list(map(_sampling, texts)), len(vocabulary), vocabulary.unknown)
     for i, text in enumerate(texts):
@@ -265,9 +266,10 @@ def _write(forecaster: Forecaster, texts: Sequence[Text], size: int) -> None:
     tokens, carries = forecaster.write_text(
         np.stack([text.carry for text in texts]),
         np.array([text.position for text in texts]),
-        np.array([min(size, text.job.request.steps - len(text.tokens)) for text in texts]),
+        np.array([min(MAX_SLICE, text.job.request.steps - len(text.tokens)) for text in texts]),
         sampler,
         [text.watch for text in texts],
+        seconds,
     )
     for text, new, carry in zip(texts, tokens, carries, strict=True):
         text.tokens += new

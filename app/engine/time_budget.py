@@ -7,6 +7,7 @@ CONTENDED_SECONDS = 0.0005  # time limit of a pass while several tenants call
 FASTER_WEIGHT, SLOWER_WEIGHT = 0.5, 0.02  # weights of measurements below and above the estimate
 FAR_TOO_SLOW = 1.0  # seconds; such a pass is learned from at once
 NARROW, WIDE = 4, 64  # sessions of a pass; between these limits a pass measures neither cost well
+TEXT_STEPS, TEXT_WEIGHT = 4, 0.5  # tokens of each text that a pass should have time for
 MIN_STEPS, MIN_OBSERVATIONS, MIN_SLOW_JOBS = 16, 64, 4
 
 
@@ -49,6 +50,25 @@ class TimeBudget:
         """Sessions that a pass may advance by `MIN_STEPS` in this time."""
         left = seconds / MIN_STEPS - self.step_seconds
         return max(MIN_SLOW_JOBS, int(left / self.observation_seconds))
+
+
+class TextBudget:
+    """A pass over texts ends when its time is over, at whatever token. It measures how many texts fit."""
+
+    def __init__(self) -> None:
+        self.token_seconds = 2e-5
+
+    def record(self, seconds: float, tokens: int) -> None:
+        """Learn from a pass that observed so many tokens, those of prompts included."""
+        self.token_seconds += TEXT_WEIGHT * (seconds / tokens - self.token_seconds)
+
+    def max_texts(self, seconds: float) -> int:
+        """Texts that a pass may go on with in this time, by a few tokens each."""
+        return max(MIN_SLOW_JOBS, int(seconds / (TEXT_STEPS * self.token_seconds)))
+
+    def max_prompt(self, texts: int, seconds: float) -> int:
+        """Tokens of each prompt that a pass over this many texts may observe in this time."""
+        return max(MIN_STEPS, int(seconds / (texts * self.token_seconds)))
 
 
 def _updated(estimate: float, measured: float) -> float:

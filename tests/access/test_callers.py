@@ -10,6 +10,7 @@ from app.errors import Forbidden, OverLimit
 from app.jobs import jobs
 from app.jobs.jobs import Advance, AdvanceMany, Expire
 from app.jobs.session_list import SessionList
+from app.jobs.text import TextRequest
 from app.main import KEYS_SECONDS
 from app.session import names
 from tests.helpers.faults import until
@@ -40,6 +41,7 @@ def example(kind):
         jobs.Fork: lambda: jobs.Fork("a", "b"),
         jobs.Import: lambda: jobs.Import("a", None),
         jobs.Refuse: lambda: jobs.Refuse("a", Forbidden("no")),
+        jobs.Write: lambda: jobs.Write("a", TextRequest("x")),
         jobs.Expire: lambda: Expire(["a"]),
     }
     return special[kind]() if kind in special else kind("a")

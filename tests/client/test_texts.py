@@ -15,7 +15,7 @@ import pytest
 from carryover import AsyncCarryover, Carryover, CarryoverError, RetryPolicy, connection
 
 from app.cli import run
-from app.engine import step
+from app.engine import texts
 from models.artifact.files import save
 from tests.helpers.text import text_model
 
@@ -42,7 +42,7 @@ def store() -> str:
 @pytest.fixture(params=["blocking", "awaited"])
 def connected(request, start_hot, folder, monkeypatch):
     """`async with connected() as call`: `await call(lambda client: ...)`, by either client."""
-    monkeypatch.setattr(step, "BATCH_SECONDS", 0.0)  # so that a text has several slices
+    monkeypatch.setattr(texts, "MAX_SLICE", 16)  # so that a text has several slices
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[Call]:

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from app.engine import step
+from app.engine import step, texts
 from models.artifact.files import save
 from tests.helpers import zoo
 from tests.helpers.faults import until
+from tests.helpers.locked import Keys
 from tests.helpers.text import LETTERS, text_model
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +26,7 @@ shared = pytest.mark.parametrize("store", ["redis"], indirect=True)
 in_memory = pytest.mark.parametrize("store", ["memory"], indirect=True)
 
 ASK = {"prompt": "the sea ", "steps": 200, "temperature": 0.9, "top_k": 20, "seed": 7}
-SLICE = 16  # tokens: so many at least are written in one batch
+SLICE = 16  # tokens of a text that are written in one batch
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def start_text(start_http, small_slices, folder):
-    """Starts a service whose batches take the fewest tokens."""
+    """Starts a service whose batches take few tokens of a text."""
     return lambda **changes: start_http(models=(folder,), default_model="letters", **changes)
 
 
@@ -52,7 +53,8 @@ def start_text_hot(start_hot, small_slices, folder):
 def small_slices(store, request, monkeypatch) -> None:
     if store == "redis":
         request.getfixturevalue("redis_url")
-    monkeypatch.setattr(step, "BATCH_SECONDS", 0.0)
+    monkeypatch.setattr(step, "BATCH_SECONDS", 10.0)
+    monkeypatch.setattr(texts, "MAX_SLICE", SLICE)
 
 
 async def generate(service: Any, session: str, **fields: Any) -> dict[str, Any]:
@@ -96,7 +98,7 @@ async def test_a_text_is_the_same_whole_cut_alone_and_beside_others(start_text, 
     async with start_text() as service:
         alone = [await generate(service, f"alone-{i}", seed=i) for i in range(6)]
         together = await asyncio.gather(*(generate(service, f"beside-{i}", seed=i) for i in range(6)))
-        monkeypatch.setattr(step, "BATCH_SECONDS", 10.0)  # all in one batch
+        monkeypatch.setattr(texts, "MAX_SLICE", 1000)  # all in one batch
         whole = [await generate(service, f"whole-{i}", seed=i) for i in range(6)]
         for one, beside, long in zip(alone, together, whole, strict=True):
             assert one["tokens"] == beside["tokens"] == long["tokens"]
@@ -252,8 +254,8 @@ async def test_a_long_prompt_is_observed_in_slices_and_is_what_a_chunk_would_be(
 @in_memory
 async def test_without_a_seed_each_session_has_its_own_text(start_text, store) -> None:
     async with start_text() as service:
-        texts = [await generate(service, name, seed=None) for name in "abc"]
-        assert len({answer["text"] for answer in texts}) == 3
+        found = [await generate(service, name, seed=None) for name in "abc"]
+        assert len({answer["text"] for answer in found}) == 3
         assert (await generate(service, "a", seed=None, at=0))["replayed"]
 
 
@@ -289,6 +291,28 @@ async def test_another_request_between_two_slices_ends_a_text(start_text, store)
         answer = await service.http.post("/sessions/a/generate", json=ASK | {"at": 0})
         assert answer.status_code == 409
         assert await position(service, "a") == first["position"] + 1
+
+
+@in_memory
+async def test_a_key_that_only_reads_writes_on_copies_of_its_tenant_s_sessions(start_text, store, tmp_path):
+    keys = Keys(tmp_path)
+    keys.add("acme")
+    keys.add("other")
+    keys.add("reader", "read", tenant="acme")
+    async with start_text(api_keys_file=keys.path) as service:
+
+        async def status(key: str, **fields: Any) -> tuple[int, str]:
+            headers = {"authorization": f"Bearer {keys.token[key]}"}
+            answer = await service.http.post("/sessions/a/generate", json=ASK | fields, headers=headers)
+            return answer.status_code, answer.json().get("text", "")
+
+        first = await status("acme")
+        assert first == await status("other"), "each tenant has a session of this id"
+        assert await status("acme", at=0) == first
+        assert (await status("reader"))[0] == 403
+        copy = await status("reader", keep=False)
+        assert copy[0] == 200
+        assert await status("acme") == copy
 
 
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
@@ -345,6 +369,17 @@ async def test_a_model_of_text_takes_chunks_and_gives_no_forecast(start_text, st
             "text"
         ]
         assert text["position"] == 22
+
+
+@in_memory
+async def test_the_examples_of_the_document_work_as_they_are(start_text, store) -> None:
+    async with start_text() as service:
+        paths = service.app.openapi()["paths"]
+        for path in ("/sessions/{id}/generate", "/v1/completions"):
+            content = paths[path]["post"]["requestBody"]["content"]["application/json"]
+            for example in content["examples"].values():
+                answer = await service.http.post(path.replace("{id}", "a"), json=example["value"])
+                assert answer.status_code == 200, answer.text
 
 
 # --- OpenAI's completions

@@ -13,12 +13,15 @@ from app import errors
 from app.errors import CarryoverError, OutOfStep, OverLimit, WorkerUnavailable
 from app.jobs import jobs
 from app.jobs.answers import BulkAnswer, ChunkAnswer
-from app.jobs.jobs import Adopt, Advance, AdvanceMany, Annotate, Expire, Forecast, Refuse
+from app.jobs.jobs import Adopt, Advance, AdvanceMany, Annotate, Expire, Forecast, Refuse, Write
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
+from app.jobs.text import Draft, TextAnswer, TextRequest
 from app.session.notes import Alert
 from app.session.state_file import SessionState
 from app.workers.values import CLASSES, FIELDS, PartAnswer, decode, encode
+from models.generation.sampling import Sampling
+from models.generation.stopping import Stop
 
 
 def fields(value: Any, names: tuple[str, ...]) -> list[Any]:
@@ -52,8 +55,13 @@ def assert_same(got: Any, want: Any) -> None:
 NO_EPOCH_AND_LAST = np.array([0, 2**64 - 1], np.uint64)
 ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
 ANSWER = {"predictions": ROWS, "lower": np.full((3, 2), np.nan, np.float32)}
+TEXT = TextRequest("the sea ", 9, Sampling(2**64 - 1, 0.8, top_k=4), 2**64 - 1, Stop((3,), ("end",)))
+DRAFT = Draft("f", 3, 2**64 - 1, 8, 8, (1, 2), ROWS[0])
 VALUES = [
     None,
+    Write("a/b", TEXT, 3, 2**64 - 1, keep=False, draft=DRAFT, goes_on=True),
+    Write("a", TextRequest((4, 5)), behind=7),
+    TextAnswer("a", "verse", 3, 13, 5, 8, (1, 2), ("x", "\n"), "stop", 2, 10, DRAFT),
     True,
     {"event": "chunk", "observations": ROWS},
     Advance("a/b", ROWS, 2**62, 2**64 - 1, 4, "sine", create=False, options=ChunkOptions(0.9, True)),
@@ -130,3 +138,9 @@ def test_a_value_that_is_cut_short_is_refused():
     for end in range(len(data)):
         with pytest.raises(msgspec.DecodeError):
             decode(data[:end])
+
+
+def test_a_text_is_the_same_request_at_another_worker():
+    assert decode(encode(TEXT)).digest == TEXT.digest
+    tokens = TextRequest((4, 5))
+    assert decode(encode(tokens)).digest == tokens.digest != TextRequest((5, 4)).digest

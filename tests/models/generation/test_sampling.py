@@ -197,6 +197,17 @@ def test_a_text_that_stops_does_not_go_on(forecaster: Forecaster) -> None:
     np.testing.assert_allclose(moved[0], short[0], atol=1e-5)
 
 
+def test_when_the_time_is_over_each_text_has_a_token_at_least(forecaster: Forecaster) -> None:
+    whole, _ = write(forecaster, [3, 4], [5, 5])
+    carries = np.repeat(forecaster.new_carry[None], 2, axis=0)
+    _, carries = forecaster.advance(np.array([[3], [0], [4], [0]], np.float32), np.full(2, 2), carries)
+    vocabulary = forecaster.artifact.text.vocabulary  # type: ignore[union-attr]
+    sampler = TokenSampler([Sampling(4 + i, 0.8, top_k=20, top_p=0.95) for i in range(2)], 29)
+    watches = [StopWatch(Stop(), vocabulary) for _ in range(2)]
+    tokens, _ = forecaster.write_text(carries, np.full(2, 2), np.full(2, 5), sampler, watches, seconds=0)
+    assert tokens == [text[:1] for text in whole]
+
+
 def test_a_model_of_numbers_writes_no_text() -> None:
     sine = Forecaster(artifacts()["sine"])
     with pytest.raises(CannotForecast):
