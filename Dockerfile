@@ -55,7 +55,7 @@ ENV PATH=/opt/carryover/bin:$PATH \
     NUMBA_CACHE_DIR=/opt/carryover/compiled \
     NUMBA_CACHE_LOCATOR_CLASSES=carryover_image.ShippedCache \
     CARRYOVER_HOST=0.0.0.0 \
-    CARRYOVER_MODELS=/opt/carryover/zoo/sine:/artifacts
+    CARRYOVER_MODELS=/opt/carryover/zoo/sine:/opt/carryover/zoo/shakespeare:/artifacts
 USER 10001:10001
 WORKDIR /artifacts
 VOLUME /artifacts /sessions

@@ -38,6 +38,7 @@ SHARED_STORE_SCHEMES = (
     "rediss+cluster:",
 )
 SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "zoo"
+SHIPPED = (SHIPPED_MODELS / "sine", SHIPPED_MODELS / "shakespeare")  # the first is the default model
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ORIGIN = re.compile(r"https?://[a-z0-9.\-_\[\]:]+")
@@ -148,7 +149,7 @@ class SettingFields(BaseSettings):
         shown="no gRPC",
     )
     models: Folders = setting(
-        (SHIPPED_MODELS,),
+        SHIPPED,
         "artifacts, or folders of artifacts, separated as in PATH",
         shown="the shipped models",
     )

@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.config import SERVICE_LINK, SHIPPED_MODELS, Settings, describe_settings, variable
+from app.config import SERVICE_LINK, SHIPPED, Settings, describe_settings, variable
 from app.errors import ConfigError
 
 
 def test_defaults_listen_on_loopback_and_serve_the_shipped_models():
     settings = Settings.from_env({})
     assert settings == Settings()
-    assert (settings.host, settings.port, settings.models) == ("127.0.0.1", 8000, (SHIPPED_MODELS,))
+    assert (settings.host, settings.port, settings.models) == ("127.0.0.1", 8000, SHIPPED)
 
 
 def test_every_kind_of_value_is_read_from_the_environment():

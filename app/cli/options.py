@@ -196,3 +196,11 @@ def print_notes(notes: Iterable[str]) -> None:
 def artifact_name(given: str | None, folder: Path) -> str:
     """The given name, or the name of the folder."""
     return given or folder.resolve().name
+
+
+def warn(text: str, on_stderr: bool) -> None:
+    """Print a warning, in red on a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=on_stderr, soft_wrap=True, highlight=False, markup=False)
+    console.print(text, style="bold red")

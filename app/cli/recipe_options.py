@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from models.training.recipe import Recipe
+    from models.training.text_recipe import TextRecipe
 
 
 class RecipeName(StrEnum):
@@ -65,6 +66,32 @@ NamedRecipe = Annotated[
 Hidden = Annotated[int | None, _of_recipe("Hidden units of a layer.", "64", metavar="N", min=1)]
 Layers = Annotated[int | None, _of_recipe("Number of layers.", "1", metavar="N", min=1)]
 Cell = Annotated[CellName | None, _of_recipe("Kind of the cells; `rnn` is the plain one with tanh.", "lstm")]
+Embedding = Annotated[
+    int | None,
+    typer.Option(
+        help="Numbers that stand for a character; with --text only. [default: 64]",
+        show_default=False,
+        metavar="N",
+        min=1,
+    ),
+]
+Bfloat16 = Annotated[
+    bool,
+    typer.Option(
+        "--bfloat16",
+        help="Train with products in bfloat16; with --text only. Faster where the processor has instructions "
+        "for it.",
+    ),
+]
+MinCount = Annotated[
+    int | None,
+    typer.Option(
+        help="Characters that occur less often become one piece, unknown; with --text only. [default: 3]",
+        show_default=False,
+        metavar="N",
+        min=1,
+    ),
+]
 Head = Annotated[
     str | None,
     typer.Option(
@@ -208,6 +235,13 @@ def build_recipe(named: RecipeName | None, **given: Any) -> Recipe:
     from models.training.recipe import RECIPES, Recipe
 
     return replace(RECIPES[named.value] if named else Recipe(), **_given_values(given))
+
+
+def build_text_recipe(**given: Any) -> TextRecipe:
+    """The recipe for text with the given options."""
+    from models.training.text_recipe import TextRecipe
+
+    return TextRecipe(**_given_values(given))
 
 
 def with_learning(recipe: Recipe, **given: Any) -> Recipe:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import options, recipe_options
+from app.cli.train_text import check_text_options, train_text
 from models.errors import TrainingDiverged
 
 DEFAULT_MINUTES = 2.0
+DEFAULT_TEXT_MINUTES = 10.0
 REMEDIES = "try a smaller --learning-rate, more --epochs or more rows"
 
 if TYPE_CHECKING:
@@ -36,12 +38,23 @@ class Device(StrEnum):
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Argument(
             metavar="[DATA]", help="A file: CSV, JSON Lines, Parquet or NPZ; or the built-in `sine`."
         ),
     ] = "sine",
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Train a model of characters on this text, in place of DATA. Other defaults then: 256 "
+            "hidden units, 20 epochs, 10 minutes, patience 3, 32 streams, pieces of 64, dropout 0.1, "
+            "learning rate 0.003.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the artifact; an artifact there is replaced.")
     ] = Path("artifacts/model"),
@@ -86,7 +99,7 @@ def train(
             min=0,
             max=100_000,
             help="For the training of several recipes, of which the best is kept. "
-            "Without an option of a recipe. [default: 2]",
+            "Without an option of a recipe. [default: 2] With --text: the most that the training takes.",
             show_default=False,
         ),
     ] = None,
@@ -94,6 +107,9 @@ def train(
     hidden: recipe_options.Hidden = None,
     layers: recipe_options.Layers = None,
     cell: recipe_options.Cell = None,
+    embedding: recipe_options.Embedding = None,
+    min_count: recipe_options.MinCount = None,
+    bfloat16: recipe_options.Bfloat16 = False,
     head: recipe_options.Head = None,
     predicts: recipe_options.Predicts = None,
     epochs: recipe_options.Epochs = None,
@@ -136,8 +152,37 @@ def train(
 
     Without an option of a recipe, several recipes are tried, and the best on the validation part is kept.
 
+    With --text, a network learns to write: it predicts the next character of a text.
+
     For example: carryover train readings.csv --out artifacts/pump --columns flow,pressure
     """
+    if text is not None:
+        check_text_options(context)
+        recipe_of_text = recipe_options.build_text_recipe(
+            hidden_size=hidden,
+            num_layers=layers,
+            cell=cell,
+            embedding=embedding,
+            epochs=epochs,
+            minutes=DEFAULT_TEXT_MINUTES if minutes is None and epochs is None else minutes,
+            patience=patience,
+            streams=streams,
+            piece=piece,
+            dropout=dropout,
+            weight_decay=weight_decay,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            clip=clip,
+            bfloat16=bfloat16,
+            seed=seed,
+        )
+        _set_device(device, threads)
+        train_text(text, encoding, min_count, recipe_of_text, device.value, out, name, as_json)
+        return
+    of_text = (("--embedding", embedding), ("--min-count", min_count), ("--bfloat16", bfloat16 or None))
+    for option, value in of_text:
+        if value is not None:
+            raise typer.BadParameter("is for --text only", param_hint=option)
     of_network = {
         "hidden_size": hidden,
         "num_layers": layers,
@@ -321,16 +366,8 @@ def _choose(dataset: Dataset, minutes: float, device: Device, as_json: bool) -> 
     for line in choice.lines():
         print(line, file=sys.stderr if as_json else sys.stdout)
     if choice.warning:
-        _warn(choice.warning, as_json)
+        options.warn(choice.warning, as_json)
     return choice
-
-
-def _warn(text: str, as_json: bool) -> None:
-    """Print a warning, in red on a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=as_json, soft_wrap=True, highlight=False, markup=False)
-    console.print(text, style="bold red")
 
 
 def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> None:
@@ -372,7 +409,7 @@ def _finish(
     )
     verdict = judge(artifact.metrics)
     if verdict.warning:
-        _warn(f"{verdict.warning}; {REMEDIES}", as_json)
+        options.warn(f"{verdict.warning}; {REMEDIES}", as_json)
     if as_json:
         print((out / "metrics.json").read_text(encoding="utf-8"), end="")
     else:

@@ -1,4 +1,4 @@
-"""Whether a trained network is of any use: it is compared with two predictions that need no network."""
+"""Whether a trained network is of any use: it is compared with predictions that need no network."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Verdict:
 
     Attributes
     ----------
-    warning : a sentence; empty if it is better than persistence, or nothing could be compared
-    failed : whether it is far worse than persistence and than the mean, so that it is of no use
+    warning : a sentence; empty if it is better than what needs no network, or nothing could be compared
+    failed : whether it is far worse, so that it is of no use
     """
 
     warning: str = ""
@@ -43,4 +43,26 @@ def judge(metrics: Mapping[str, Any]) -> Verdict:
         f"worse than persistence on the {one_step['part']} part: MSE {mse:.3g}, persistence "
         f"{persistence:.3g}, the mean {mean:.3g} (scaled)",
         failed=mse > HOPELESS * max(persistence, mean),
+    )
+
+
+def judge_text(metrics: Mapping[str, Any]) -> Verdict:
+    """Compare the perplexity of a network that was trained on text with n-grams and single characters.
+
+    Parameters
+    ----------
+    metrics : as `write_text_report` makes them
+    """
+    text = metrics["text"]
+    perplexity, ngram, frequency = (
+        text[name] for name in ("perplexity", "ngram_perplexity", "frequency_perplexity")
+    )
+    if perplexity is None:
+        return Verdict("the perplexity of the network is not a finite number", failed=True)
+    if perplexity < ngram:
+        return Verdict()
+    return Verdict(
+        f"no better than {text['ngram_order']}-grams on the kept part: perplexity {perplexity:.3g}, theirs "
+        f"{ngram:.3g}, that of the frequencies of single characters {frequency:.3g}",
+        failed=perplexity >= frequency,
     )

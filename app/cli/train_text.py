@@ -1,0 +1,112 @@
+"""`carryover train --text`: trains a model of characters, and writes an artifact and metrics.json."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from app.cli import options
+from models.errors import TrainingDiverged
+
+REMEDIES = "try more --minutes, more text, or another --learning-rate"
+PARAMETERS = frozenset(
+    (
+        *("text", "encoding", "min_count", "out", "name", "device", "threads", "as_json", "minutes"),
+        *("hidden", "layers", "cell", "embedding", "epochs", "patience", "streams", "piece", "dropout"),
+        *("weight_decay", "learning_rate", "schedule", "clip", "bfloat16", "seed"),
+    )
+)
+
+if TYPE_CHECKING:
+    from models.artifact.files import Artifact
+    from models.training.text_recipe import TextRecipe
+    from models.training.text_training import TextTraining
+
+
+def check_text_options(context: typer.Context) -> None:
+    """Refuse what was given beside --text and has no meaning for a text."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in PARAMETERS or source is None or source.name == "DEFAULT":
+            continue
+        shown = parameter.opts[0] if parameter.param_type_name == "option" else "DATA"
+        raise typer.BadParameter("is for tables, so it does not go with --text", param_hint=shown)
+
+
+def train_text(
+    source: Path,
+    encoding: str,
+    min_count: int | None,
+    recipe: TextRecipe,
+    device: str,
+    out: Path,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Read, check, train, measure and write.
+
+    Raises
+    ------
+    BadInput : something is refused, before the training begins
+    TrainingDiverged : the network is of no use
+    """
+    from models.artifact.folder import check_folder
+    from models.artifact.names import check_name
+    from models.evaluation.text_report import write_text_report
+    from models.evaluation.verdict import judge_text
+    from models.training.text import read_text
+    from models.training.text_training import TextTraining
+
+    name = options.artifact_name(name, out)
+    check_name(name)
+    check_folder(out)
+    text = read_text(source, encoding) if min_count is None else read_text(source, encoding, min_count)
+    training = TextTraining(text, recipe, device)
+    _run(training, as_json)
+    artifact = write_text_report(training, name, training.seconds, out)
+    verdict = judge_text(artifact.metrics)
+    if verdict.warning:
+        options.warn(f"{verdict.warning}; {REMEDIES}", as_json)
+    if as_json:
+        print((out / "metrics.json").read_text(encoding="utf-8"), end="")
+    else:
+        _print_summary(training, artifact, out, verdict.failed)
+    if verdict.failed:
+        raise TrainingDiverged(f"the network in {out} predicts no better than the frequencies of characters")
+
+
+def _run(training: TextTraining, as_json: bool) -> None:
+    from app.cli.text_progress import TextProgress
+
+    with TextProgress(training, silent=as_json) as display:
+        try:
+            for result in training.run():
+                display.show(result)
+        except KeyboardInterrupt:
+            if training.best_weights is None:
+                raise
+            print(f"stopped after round {len(training.history)}; its best weights are kept", file=sys.stderr)
+    if training.diverged is not None:
+        print(f"{training.diverged}. Kept: the best weights before it", file=sys.stderr)
+
+
+def _print_summary(training: TextTraining, artifact: Artifact, out: Path, failed: bool) -> None:
+    text = artifact.metrics["text"]
+    print(
+        f"{out}: {training.history[-1].epochs:.2f} epochs in {training.seconds:.1f} s, "
+        f"fingerprint {artifact.fingerprint[:12]}"
+    )
+    print(
+        f"kept part, {text['characters']:,} characters: perplexity {_measure(text['perplexity'])}, "
+        f"{text['ngram_order']}-grams {_measure(text['ngram_perplexity'])}, single characters "
+        f"{_measure(text['frequency_perplexity'])}"
+    )
+    if not failed:
+        print(f"serve it: carryover serve --models {out}")
+
+
+def _measure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
