@@ -57,8 +57,9 @@ MAX_POSITION = 2**62  # so that chunks can still advance the position within an 
 MAX_TTL_SECONDS = 1e9  # the same limit as for `POST /sessions`; infinity means never
 WHOLE_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 NAMES = "predictions|lower|upper|residuals|scores|observed|forecast|forecast_lower|forecast_upper"
+QUANTILES = r"(?:forecast_)?quantile [0-9.e-]{1,16}"
 MAY_BE_NAN = {"residuals", "scores"}
-ANSWER = re.compile(rf"recent\.([0-9]{{1,4}})\.({NAMES})", re.ASCII)
+ANSWER = re.compile(rf"recent\.([0-9]{{1,4}})\.({NAMES}|{QUANTILES})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

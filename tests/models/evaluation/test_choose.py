@@ -82,7 +82,7 @@ def test_what_is_kept_has_the_horizons_and_the_season_that_were_judged(monkeypat
     monkeypatch.setattr(choosing, "mean_error", lambda errors: errors[-1])
     choice = chosen(dataset_of(wave()))
     assert choice.name == "drifting with horizons"
-    assert choice.training.recipe.learning.horizons == (1, 3, 12)
+    assert choice.training.recipe.learning.horizons == (1, 3, 4, 6, 7, 9, 10, 12)
     assert choice.training.recipe.learning.season == 12
 
 
