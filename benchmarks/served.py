@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 
 SEED = 0
 LONGEST = 200  # observations in one chunk
+SESSIONS = 8  # among which the ends of chunks are divided
 TIMEOUT_SECONDS = 60.0
 
 
@@ -77,6 +78,69 @@ def sent(
     before = {name: _gathered(answers, name) for name in ("predictions", "lower", "upper")}
     behind = {name: np.concatenate([values[:1] * np.nan, values[:-1]]) for name, values in before.items()}
     return Answers(**behind, scores=_gathered(answers, "scores")[:, 0], session=view)
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """What was forecast from each of some rows, own units.
+
+    values : [rows, steps, targets]
+    widths : [rows, steps, levels, targets], half of each interval
+    """
+
+    values: Array
+    widths: Array
+
+
+def forecasts_sent(
+    port: int,
+    model: str,
+    observations: Array,
+    seconds: Array | None,
+    rows: range,
+    steps: int,
+    levels: Sequence[float],
+) -> Forecasts:
+    """Send a stream in chunks of random lengths, and forecast from each of these rows.
+
+    A few sessions observe the whole stream. Each row is the last of a chunk in one of them, drawn at random.
+
+    Parameters
+    ----------
+    observations, seconds : as for `sent`, to the last of these rows at least
+    levels : of the intervals
+    """
+    ends_in = np.random.default_rng(SEED).integers(SESSIONS, size=rows.stop)
+    observations = observations[: rows.stop]
+    found: dict[int, dict[str, Any]] = {}
+    with closing(http.client.HTTPConnection(HOST, port, timeout=TIMEOUT_SECONDS)) as connection:
+        for session in range(SESSIONS):
+            at = 0
+            for last in np.flatnonzero(ends_in == session).tolist():
+                chunk = slice(at, last + 1)
+                body: dict[str, Any] = {"observations": _with_nulls(observations[chunk]), "at": at}
+                body |= {"model": model}
+                body |= {} if seconds is None else {"timestamps": seconds[chunk].tolist()}
+                body |= {"horizon": steps, "levels": list(levels)} if last in rows else {}
+                answer = _post(connection, f"/sessions/{model}-{session}/observations", body)
+                at = last + 1
+                if last in rows:
+                    found[last] = {"forecast": np.array(answer["forecast"], np.float32)} | {
+                        name: np.array(ends, np.float32)
+                        for name, ends in answer.get("forecast_quantiles", {}).items()
+                    }
+    values = np.stack([found[row]["forecast"] for row in rows]).astype(np.float64)
+    widths = [_half_widths([found[row] for row in rows], level) for level in levels]
+    shape = (len(rows), steps, 0, values.shape[2])
+    return Forecasts(values, np.stack(widths, axis=2) if widths else np.empty(shape))
+
+
+def _half_widths(answers: list[dict[str, Any]], level: float) -> Array:
+    """[rows, steps, targets] of the interval of a level, whose ends are two quantiles."""
+    names = [f"{round(quantile, 9)}" for quantile in ((1 - level) / 2, (1 + level) / 2)]
+    lower, upper = (np.stack([answer[name] for answer in answers]).astype(np.float64) for name in names)
+    half: Array = (upper - lower) / 2
+    return half
 
 
 def _post(connection: http.client.HTTPConnection, path: str, body: dict[str, Any]) -> dict[str, Any]:

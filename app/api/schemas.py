@@ -164,6 +164,15 @@ class ForkRequest(Precondition):
     id: SessionId | None = Field(None, description="The new session's id; random when absent.")
 
 
+Levels = Annotated[
+    list[Annotated[float, Field(gt=0, lt=1)]],
+    Field(
+        max_length=MAX_LEVELS,
+        description="Add quantiles: the ends of intervals of these levels, which the session must keep.",
+    ),
+]
+
+
 class Chunk(RequestBody):
     """One or more consecutive observations."""
 
@@ -189,6 +198,7 @@ class Chunk(RequestBody):
         "The columns made from them are then left out of the observations.",
     )
     level: Level = None
+    levels: Levels | None = None
     score: bool = Field(False, description="Add the error of each earlier prediction, and its score.")
     future: Future = None
     at: At = None
@@ -242,6 +252,12 @@ class Predictions(BaseModel):
     )
     events: list[SpeechEvent] | None = Field(
         None, description="Of a model over samples with events: where speech started and ended."
+    )
+    quantiles: dict[str, Numbers] | None = Field(
+        description="With `levels`: the ends of each interval around the predictions, by the quantile, such "
+        "as 0.05 and 0.95.",
+    forecast_quantiles: dict[str, Numbers] | None = Field(
+        None, description="With `levels` and a `horizon`: the same around the forecast."
     )
     times: list[str] | None = Field(
         None, description="The time that each prediction is for; absent of a session without timestamps."
@@ -407,11 +423,7 @@ class ForecastRequest(RequestBody):
 
     steps: int = Field(ge=1, description="Length of the forecast.")
     level: Level = None
-    levels: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        default_factory=list,
-        max_length=MAX_LEVELS,
-        description="Add `quantiles`: the ends of intervals of these levels, which the session must keep.",
-    )
+    levels: Levels = Field(default_factory=list)
     future: Future = None
     flat: bool = Field(False, description="Answer a model of one feature as a flat list.")
 

@@ -11,7 +11,14 @@ import msgspec
 import numpy as np
 import orjson
 
-from app.jobs.answers import QUANTILE, ChunkAnswer, SessionHistory, SessionView, epoch_token
+from app.jobs.answers import (
+    FORECAST_QUANTILE,
+    QUANTILE,
+    ChunkAnswer,
+    SessionHistory,
+    SessionView,
+    epoch_token,
+)
 from app.session.names import id_of
 from app.session.notes import labels_by_name
 from models.adaptation.learner import ErrorStatistics
@@ -27,6 +34,8 @@ ARRAYS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 OF_SAMPLES = frozenset((COVERS, EVENTS))  # outputs of a model over samples, which are not nested by steps
 EVENT_NAMES = {1: "speech_start", 0: "speech_end"}
 BY_PORT = {"predictions": "outputs", "forecast": "forecast"}  # as a model with several outputs answers them
+
+BY_QUANTILE = {QUANTILE: "quantiles", FORECAST_QUANTILE: "forecast_quantiles"}
 
 
 def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
@@ -45,9 +54,9 @@ def encode_chunk_answer(answer: ChunkAnswer, flat: bool) -> bytes:
     if "predictions" in answer.answer:
         payload["replayed"] = answer.replayed
     for name, numbers in answer.answer.items():
-        if name.startswith(QUANTILE):
-            quantiles = payload.setdefault("quantiles", {})
-            quantiles[name.removeprefix(QUANTILE)] = output_array(name, numbers, flat)
+        kind, space, quantile = name.partition(" ")
+        if space:
+            payload.setdefault(BY_QUANTILE[kind + space], {})[quantile] = output_array(name, numbers, flat)
         elif len(answer.ports) > 1 and name in BY_PORT:
             payload[BY_PORT[name]] = by_port(numbers, answer.ports)
         else:

@@ -39,6 +39,7 @@ from app.jobs.answers import parse_epoch
 from app.jobs.options import ChunkOptions
 from app.session.notes import parse_labels
 from models.arrays import Doubles, Floats, Numbers, Seconds
+from models.artifact.learning import MAX_LEVELS
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ class ChunkFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     horizon: int | None = None
     model: str | None = None
     level: float | None = None
+    levels: list[float] | None = None
     score: bool = False
     skip: int | None = None
     timestamps: list[float | str] | None = None
@@ -68,6 +70,7 @@ class ChunkFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return (
             self.inputs is not None
             or self.level is not None
+            or bool(self.levels)
             or self.score
             or self.skip is not None
             or self.timestamps is not None
@@ -196,6 +199,7 @@ def validate_chunk(
             named,
             parse_labels(fields.labels or {}),
             fields.rate,
+            validate_levels(fields.levels or []),
         )
     return Chunk(observations, flat, at, epoch, horizon, fields.model, options)
 
@@ -260,6 +264,21 @@ def validate_horizon(horizon: int, limits: Limits) -> int:
     if not 0 <= horizon <= limits.steps:
         raise Unprocessable(f"horizon must be 0 to {limits.steps}, not {horizon}", field="horizon")
     return horizon
+
+
+def validate_levels(levels: list[float]) -> tuple[float, ...]:
+    """Return levels of intervals; which of them the session keeps is checked when it is known.
+
+    Raises
+    ------
+    Unprocessable : too many, or one that is not between 0 and 1
+    """
+    if len(levels) > MAX_LEVELS:
+        raise Unprocessable(f"levels has {len(levels)} levels; the most is {MAX_LEVELS}", field="levels")
+    for level in levels:
+        if not 0 < level < 1:
+            raise Unprocessable(f"levels must be between 0 and 1, not {level:g}", field="levels")
+    return tuple(levels)
 
 
 def parse_future(rows: list[Any]) -> Numbers:

@@ -35,6 +35,7 @@ def extra_outputs(
         if level:
             widths = scores.widths[:, level_index(level, forecaster)]
             outputs["lower"], outputs["upper"] = result.predictions - widths, result.predictions + widths
+        outputs |= _quantiles(QUANTILE, options.levels, result.predictions, scores.widths, forecaster)
         if options.score:
             outputs["residuals"], outputs["scores"] = scores.errors.copy(), scores.scores[:, None].copy()
     if options.gaps:
@@ -54,21 +55,32 @@ def forecast_interval(
 
 
 def forecast_quantiles(
-    levels: Sequence[float], carry: Floats, forecast: Floats, forecaster: Forecaster
+    prefix: str, levels: Sequence[float], carry: Floats, forecast: Floats, forecaster: Forecaster
 ) -> Answer:
     """Both ends of the intervals of these levels around a forecast from `carry`, by the quantile, ascending.
 
     Each is [steps, outputs]. The interval of level 0.9 is from the quantile 0.05 to 0.95.
+
+    Parameters
+    ----------
+    prefix : of the names of the outputs; the quantile follows
     """
     if not levels:
         return {}
-    widths = forecaster.forecast_widths(carry[None], len(forecast))[0]  # [steps, levels, outputs]
+    widths = forecaster.forecast_widths(carry[None], len(forecast))[0]
+    return _quantiles(prefix, levels, forecast, widths, forecaster)
+
+
+def _quantiles(
+    prefix: str, levels: Sequence[float], middle: Floats, widths: Floats, forecaster: Forecaster
+) -> Answer:
+    """Both ends of intervals of half-widths [steps, levels, outputs] around the middle, [steps, outputs]."""
     ends: dict[float, Floats] = {}
     for level in levels:
         half = widths[:, level_index(level, forecaster)]
-        ends[round((1 - level) / 2, DIGITS)] = forecast - half
-        ends[round((1 + level) / 2, DIGITS)] = forecast + half
-    return {f"{QUANTILE}{quantile}": ends[quantile] for quantile in sorted(ends)}
+        ends[round((1 - level) / 2, DIGITS)] = middle - half
+        ends[round((1 + level) / 2, DIGITS)] = middle + half
+    return {f"{prefix}{quantile}": ends[quantile] for quantile in sorted(ends)}
 
 
 def session_level(carry: Floats, forecaster: Forecaster) -> float | None:

@@ -37,8 +37,10 @@ def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
     options, forecaster = job.options, slab.forecaster
     if options is None:
         return
-    if options.wants_extra_outputs:
+    if options.level is not None or options.score:
         check_intervals(options.level, forecaster)
+    for level in options.levels:
+        check_intervals(level, forecaster, "levels")
     if job.raw_observations is None:
         job.raw_observations = job.observations
     raw = job.raw_observations

@@ -19,7 +19,7 @@ from app.engine.inputs import advance_clock, clock_after, future_inputs, impossi
 from app.engine.observing import observed_by_finished
 from app.engine.times import forecast_times, times_of_chunk, with_times
 from app.errors import StepFailed
-from app.jobs.answers import ChunkAnswer
+from app.jobs.answers import FORECAST_QUANTILE, QUANTILE, ChunkAnswer
 from app.jobs.jobs import Advance, Forecast, Progress
 from app.session.digest import digests
 from app.session.notes import Alert
@@ -139,7 +139,7 @@ def _answer_forecast(slab: Slab, row: int, job: Forecast, progress: Progress, ba
     outputs = {"forecast": np.concatenate(progress.forecast)}
     ends = forecast_interval(job.level, progress.carry, outputs["forecast"], slab.forecaster)
     outputs |= zip(("lower", "upper"), ends, strict=False)
-    outputs |= forecast_quantiles(job.levels, progress.carry, outputs["forecast"], slab.forecaster)
+    outputs |= forecast_quantiles(QUANTILE, job.levels, progress.carry, outputs["forecast"], slab.forecaster)
     clock = slab.forecaster.layout.clock(progress.carry)
     if clock is not None:
         outputs["times"] = forecast_times(slab.forecaster, clock, len(outputs["forecast"]))
@@ -163,6 +163,10 @@ def _finish(slab: Slab, row: int, job: Advance, batch: Batch) -> None:
         level = None if job.options is None else job.options.level
         ends = forecast_interval(level, progress.carry, answer["forecast"], slab.forecaster)
         answer |= zip(("forecast_lower", "forecast_upper"), ends, strict=False)
+        levels = () if job.options is None else job.options.levels
+        answer |= forecast_quantiles(
+            FORECAST_QUANTILE, levels, progress.carry, answer["forecast"], slab.forecaster
+        )
     if slab.forecaster.artifact.time_features:
         advance_clock(slab.forecaster, progress.carry, job.clock, len(job.observations))
     for scores in progress.scores:

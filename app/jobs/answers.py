@@ -18,8 +18,9 @@ from models.artifact.learning import Learning
 from models.nets.signature import Port
 
 EPOCH_TOKEN = re.compile(r"(?!0{16})[0-9a-f]{16}", re.ASCII)
-QUANTILE = "quantile "
-"""Begins the names of the quantiles among the outputs of a forecast; the quantile, such as 0.05, follows."""
+QUANTILE, FORECAST_QUANTILE = "quantile ", "forecast_quantile "
+"""Begin the names of quantiles among outputs; the quantile, such as 0.05, follows. The second is of the
+forecast behind a chunk."""
 
 UNKNOWN_EPOCH = 2
 """An epoch that no session has: the epochs of sessions are odd, and 0 stands for no claim."""

@@ -16,6 +16,7 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     """Options of one chunk.
 
     level : of the intervals that are answered beside the predictions
+    levels : of the intervals whose ends are answered as quantiles
     score : whether residuals and scores are answered
     gaps : whether numbers are missing (NaN); a chunk of width 0 is missing altogether
     timestamps : [steps], seconds since 1970; the columns made from them are not among the observations
@@ -33,6 +34,7 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     inputs: Mapping[str, Numbers] | None = None
     labels: Labels = ()
     rate: int | None = None
+    levels: tuple[float, ...] = ()
 
     @property
     def is_part_of_digest(self) -> bool:
@@ -55,12 +57,13 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
     @property
     def wants_extra_outputs(self) -> bool:
         """Whether the answer holds more than predictions and a forecast."""
-        return self.level is not None or self.score
+        return self.level is not None or self.score or bool(self.levels)
 
 
 def digest_with_options(digest: int, horizon: int, options: ChunkOptions) -> int:
     """The digest of a chunk with these options: a retry with other options is another chunk."""
-    hashed = hashlib.blake2b(repr((options.level, options.score, horizon)).encode(), digest_size=8)
+    values = (options.level, options.score, horizon, *([options.levels] if options.levels else []))
+    hashed = hashlib.blake2b(repr(values).encode(), digest_size=8)
     for numbers in (options.timestamps, options.future):
         hashed.update(b"|" if numbers is None else np.ascontiguousarray(numbers).tobytes())
     return digest ^ int.from_bytes(hashed.digest(), "little")

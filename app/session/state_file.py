@@ -61,8 +61,9 @@ NAMES = (
     "predictions|lower|upper|residuals|scores|observed|forecast|forecast_lower|forecast_upper|covers|events"
 )
 NOT_EACH_STEP = "a remembered chunk does not have one prediction for each step"
+QUANTILES = r"(?:forecast_)?quantile [0-9.e-]{1,16}"
 MAY_BE_NAN = {"residuals", "scores"}
-ANSWER = re.compile(rf"recent\.([0-9]{{1,4}})\.({NAMES})", re.ASCII)
+ANSWER = re.compile(rf"recent\.([0-9]{{1,4}})\.({NAMES}|{QUANTILES})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Choose a network where no recipe was given: a few are trained within a time, and compared.
 
     without a network   persistence, seasonal naive, and a linear map of the last values, learned on the way
-    networks            the default recipe; the one for streams that drift, without and with direct forecasts
+    networks            the default recipe; the one for streams that drift, without and with direct forecasts;
+                        and one that predicts no change, so that what is served is no worse than persistence
 
 Their errors are those on the validation part, one step ahead and over the steps of a season. That part also
 says when a training stops, which favours the networks a little. The test part is not looked at.
@@ -9,6 +10,7 @@ says when a training stops, which favours the networks a little. The test part i
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from models.arrays import Doubles, Ints
 from models.artifact.learning import MAX_HORIZON
@@ -25,7 +28,8 @@ from models.data.measures import mean_observed, measured
 from models.data.series import fill_gaps
 from models.errors import BadInput, TrainingDiverged
 from models.evaluation.baselines import find_season
-from models.evaluation.rolling import AR_LAGS, DirectLinear, Forecasts
+from models.evaluation.direct_linear import DirectLinear
+from models.evaluation.rolling import AR_LAGS, Forecasts
 from models.forecaster import Forecaster
 from models.training.recipe import DRIFTING, Recipe
 from models.training.simulation import (
@@ -39,9 +43,12 @@ from models.training.training import Epoch, Training
 
 PERSISTENCE, SEASONAL, LINEAR = "persistence", "seasonal naive", "online AR"
 DEFAULT, DRIFTS, DIRECT = "default", "drifting", "drifting with horizons"
+STILL = "no change"
 RECIPES = {DRIFTS: DRIFTING, DEFAULT: Recipe()}  # the one that matters more is trained first
 STEPS = 24  # of the forecasts that are compared where no season is found
+DIRECT_HORIZONS = 8  # that sessions learn: with three, the steps halfway between two have larger errors
 FEWEST_ORIGINS, MOST_ORIGINS = 16, 100  # of those forecasts
+MOST_LAGS = 48  # at which the last value is compared with that of one season ago
 MOST_ROWS = 1000  # of the validation part that are predicted
 MOST_BEFORE = 2000  # rows that a session or the linear map observes before them
 MOST_VALUES = 30_000  # rows times columns that are predicted, and as many before them: seconds
@@ -71,7 +78,7 @@ class Judged:
     rows : predicted one step ahead, each from the rows before it
     starts : first rows of the forecasts; empty where the part is too short for any
     steps : of each forecast; 1 where there is none
-    season : rows; None if none was found
+    season : rows; None if none was found, or if it is over before these rows
     """
 
     rows: range
@@ -117,7 +124,7 @@ class Choice:
     @property
     def warning(self) -> str:
         """Why the network is not needed; empty if it is better than everything that needs none."""
-        if self.gain > 0:
+        if self.gain > 0 and self.name != STILL:
             return ""
         return f"no network is better than {self.best_baseline}, which needs none"
 
@@ -192,8 +199,9 @@ def choose(
         finally:
             seconds = max(seconds - (clock() - start), 0)
         for of_sessions, recipe in _recipes(name, training, judged).items():
-            tried[of_sessions] = training, recipe
-            errors[of_sessions] = network_errors(training, recipe, judged)
+            kept = _without_change(training) if of_sessions == STILL else training
+            tried[of_sessions] = kept, recipe
+            errors[of_sessions] = network_errors(kept, recipe, judged)
     best = min(errors, key=lambda name: mean_error(errors[name]), default=None)
     if best is None or not math.isfinite(mean_error(errors[best])):
         raise TrainingDiverged("every network diverged; look at the data, or try a smaller --learning-rate")
@@ -219,12 +227,32 @@ def what_is_judged(dataset: Dataset) -> Judged:
     validation = dataset.split.validation_rows
     most = min(MOST_ROWS, MOST_VALUES // len(dataset.targets))
     rows = range(max(validation.start, validation.stop - most, 1), validation.stop)
-    season = find_season(_filled(dataset)[: dataset.split.train])
+    known = _filled(dataset)
+    season = find_season(known[: dataset.split.train])
+    if season is not None and not _season_lasts(known, rows, season):
+        season = None
     steps = season if season is not None and 1 < season <= MAX_HORIZON else STEPS
     starts = np.arange(rows.start, rows.stop - steps + 1, max(1, (len(rows) - steps) // MOST_ORIGINS))
     if len(starts) < FEWEST_ORIGINS or dataset.missing:
         return Judged(rows, np.empty(0, np.int64), 1, season)
     return Judged(rows, starts, steps, season)
+
+
+def _season_lasts(known: Doubles, rows: range, season: int) -> bool:
+    """Whether these rows are nearer to those one season ago than to the last ones, over a season ahead.
+
+    A short training part that drifts may have a high correlation at a lag that means nothing. An expert of a
+    wrong season costs more than it can gain.
+    """
+    if rows.start < season:
+        return True
+    later = np.arange(rows.start, rows.stop)
+
+    def error(lag: int) -> float:
+        return float(np.square(known[later] - known[later - lag]).mean())
+
+    lags = np.unique(np.linspace(1, season, MOST_LAGS).round().astype(int)).tolist()
+    return error(season) <= sum(map(error, lags)) / len(lags)
 
 
 @DIVERGENCE_ALLOWED
@@ -297,12 +325,25 @@ def _trainings(dataset: Dataset, device: str) -> dict[str, Training]:
 def _recipes(name: str, training: Training, judged: Judged) -> dict[str, Recipe]:
     """What sessions of one trained network may learn."""
     recipe, dataset = training.recipe, training.dataset
-    if name != DRIFTS or not len(judged.starts) or dataset.future:
+    if name != DRIFTS:
         return {name: recipe}
-    steps = sorted({1, max(judged.steps // 4, 1), judged.steps})
+    recipes = {DRIFTS: recipe, STILL: replace(recipe, learning=replace(recipe.learning, readout="off"))}
+    if not len(judged.starts) or dataset.future:
+        return recipes
+    steps = np.unique(np.linspace(1, judged.steps, DIRECT_HORIZONS).round().astype(int)).tolist()
     season = judged.season if judged.season == judged.steps else 1
     direct = replace(recipe.learning, horizons=tuple(steps), season=season)
-    return {DRIFTS: recipe, DIRECT: replace(recipe, learning=direct)}
+    return recipes | {DIRECT: replace(recipe, learning=direct)}
+
+
+def _without_change(training: Training) -> Training:
+    """The same, with a readout of zeros: a network that predicts the change predicts none."""
+    still = copy.copy(training)
+    still.best_weights = {
+        name: torch.zeros_like(weight) if name.startswith("fc.") else weight
+        for name, weight in training.best_network().state_dict().items()
+    }
+    return still
 
 
 def _train(training: Training, seconds: float, display: Display, clock: Callable[[], float]) -> None:

@@ -4,6 +4,7 @@ Journal of Forecasting 2000).
     the network     as one session of the service, which observes each row before it forecasts
     persistence     the last value
     seasonal naive  the value at the same place of the last season
+    seasonal mean   the mean of the values at that place in the last seven seasons
     direct AR       for each column and step a linear map of the column's last values, learned on the way
     NLinear         one linear map for all columns of the last 96 values less the last one (Zeng et al., Are
                     Transformers Effective for Time Series Forecasting?, AAAI 2023), learned on the way
@@ -27,17 +28,19 @@ from models.data.measures import json_fields, mean_observed
 from models.data.series import Series, fill_gaps
 from models.errors import BadData
 from models.evaluation.baselines import find_season
+from models.evaluation.direct_linear import DirectLinear
 from models.forecaster import Forecaster
 
-NETWORK, PERSISTENCE, SEASONAL, DIRECT_AR, NLINEAR = (
+NETWORK, PERSISTENCE, SEASONAL, SEASONAL_MEAN, DIRECT_AR, NLINEAR = (
     "network",
     "persistence",
     "seasonal naive",
+    "seasonal mean",
     "direct AR",
     "NLinear",
 )
 AR_LAGS, NLINEAR_LAGS = 49, 96
-FORGETTING, PRECISION = 0.9995, 1.0  # of the linear baselines
+SEASONS = 7  # of the seasonal mean
 LEVEL = 0.9  # of the interval whose coverage and score are given; or the nearest
 HOURS = 24
 
@@ -128,8 +131,29 @@ class Rolling:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class SessionForecasts:
+    """What one session forecasts after each of some rows, in scaled units.
+
+    Attributes
+    ----------
+    values : [origins, steps, columns]
+    widths : [origins, steps, levels, columns], half-widths of the intervals; without intervals no levels
+    """
+
+    values: Doubles
+    widths: Doubles
+
+
 def evaluate_forecasts(
-    artifact: Artifact, series: Series, split: Split, horizons: Sequence[int], season: int | None = None
+    artifact: Artifact,
+    series: Series,
+    split: Split,
+    horizons: Sequence[int],
+    season: int | None = None,
+    session: SessionForecasts | None = None,
+    *,
+    baselines: bool = True,
 ) -> Rolling:
     """Forecast from the row before each test row whose last target is a test row.
 
@@ -141,134 +165,103 @@ def evaluate_forecasts(
         Steps of the forecasts, ascending.
     season
         Rows of a season; without it, the artifact's, or one that is found in the training part.
+    session
+        The network's forecasts from the rows of `origins`, if they were made elsewhere.
+    baselines
+        Whether to compare them.
 
     Raises
     ------
     BadData
         The test part is shorter than the longest forecast, or the model does not forecast.
     """
-    steps, test = max(horizons), split.test_rows
-    rows = range(test.start - 1, test.stop - steps)
-    if rows.start < 0 or not rows:
-        raise BadData(f"{series.source}: the test part has {len(test)} rows, too few for {steps} steps")
-    forecaster = Forecaster(artifact)
+    steps, forecaster = max(horizons), Forecaster(artifact)
+    rows = origins(series, split, steps)
     if forecaster.missing or forecaster.future_inputs:
         raise BadData(f"{artifact.name!r} needs more than its own predictions to forecast; see `forecast`")
-    scaling = artifact.target_scaling
-    truth = scaling.scale(series.pick(artifact.targets))
-    known = scaling.scale(fill_gaps(series.source, artifact.targets, series.pick(artifact.targets)))
+    scaling, names = artifact.target_scaling, artifact.targets
+    truth = scaling.scale(series.pick(names))
+    known = scaling.scale(fill_gaps(series.source, names, series.pick(names)))
     if season is None and forecaster.learning.forecasts_directly:
         season = forecaster.learning.season
     season = season or find_season(known[: split.train])
-    network = _Network(artifact, forecaster, series, steps)
-    methods: dict[str, Forecasts] = {NETWORK: network, PERSISTENCE: lambda row: known[[row] * steps]}
-    if season is not None and rows.start >= season:
-        ahead = np.arange(steps) % season - season + 1
-        methods[SEASONAL] = lambda row: known[row + ahead]
-    methods[DIRECT_AR] = DirectLinear(known, steps, AR_LAGS, shared=False)
-    methods[NLINEAR] = DirectLinear(known, steps, NLINEAR_LAGS, shared=True)
+    if session is None:
+        session = forecast_session(artifact, series, rows, steps)
+    forecasts = {NETWORK: session.values}
+    if baselines:
+        forecasts |= _baselines(known, rows, steps, season)
     targets = np.arange(rows.start, rows.stop)[:, None] + 1 + np.arange(steps)  # [origins, steps]
     usual = mean_observed(np.abs(np.diff(truth[: split.train], axis=0)), axis=0)
-    scores, found = {}, np.empty((len(rows), steps, truth.shape[1]))
-    for name, method in methods.items():
-        forecasts = np.stack([method(row) for row in range(rows.stop)][rows.start :])
-        errors = forecasts - truth[targets]
-        scores[name] = tuple(_score(errors[:, :horizon], usual) for horizon in horizons)
-        if name == NETWORK:
-            found = forecasts
-    widths = network.widths[rows.start :] if forecaster.learning.levels else []
-    bands = [
-        _band(horizon, found, widths, truth[targets], rows, season, forecaster)
-        for horizon in horizons
-        if len(widths)
-    ]
+    errors = {name: values - truth[targets] for name, values in forecasts.items()}
+    scores = {
+        name: tuple(_score(found[:, :horizon], usual) for horizon in horizons)
+        for name, found in errors.items()
+    }
+    levels = forecaster.learning.levels
+    bands = [_band(horizon, session, truth[targets], rows, season, levels) for horizon in horizons if levels]
     return Rolling(
         rows=rows,
         horizons=tuple(horizons),
         scores=scores,
         bands=tuple(bands),
-        level=forecaster.learning.levels[_level(forecaster)] if bands else None,
-        excess=_excess(found, known, rows),
+        level=levels[nearest_level(levels)] if levels else None,
+        excess=_excess(session.values, known, rows),
         season=season,
     )
 
 
-class _Network:
-    """One session. Keeps the half-widths of its forecasts, each [steps, levels, columns], scaled."""
+def origins(series: Series, split: Split, steps: int) -> range:
+    """The rows that are forecast from: all targets are test rows.
 
-    def __init__(self, artifact: Artifact, forecaster: Forecaster, series: Series, steps: int) -> None:
-        self._forecaster, self._steps = forecaster, steps
-        self._observations = series.pick(artifact.columns).astype(np.float32)
-        self._scale = artifact.target_scaling
-        self._carries = forecaster.new_carry[None]
-        self.widths: list[Doubles] = []
-
-    def __call__(self, row: int) -> Doubles:
-        forecaster, one = self._forecaster, np.ones(1, np.int64)
-        observation = self._observations[row : row + 1]
-        if forecaster.learner is not None:
-            self._carries = forecaster.observe(observation, one, self._carries).carries
-        else:
-            self._carries = forecaster.advance(observation, one, self._carries)[1]
-        if forecaster.learning.levels:
-            widths = forecaster.forecast_widths(self._carries, self._steps)[0]
-            self.widths.append(widths.astype(np.float64) / self._scale.std)
-        forecast, _ = forecaster.roll_out(self._carries, self._steps)
-        return self._scale.scale(forecast[0].astype(np.float64))
-
-
-class DirectLinear:
-    """For each step a linear map of the last values less the last one, learned as the targets are observed.
-
-    Recursive least squares with one covariance for all steps: the gain of an origin is kept until its targets
-    are there.
-
-    Parameters
-    ----------
-    values : [rows, columns], of about unit size, no gaps; values before row 0 are taken as the first
-    shared : one map for all columns, or one for each
+    Raises
+    ------
+    BadData
+        There is none.
     """
+    test = split.test_rows
+    rows = range(test.start - 1, test.stop - steps)
+    if rows.start < 0 or not rows:
+        raise BadData(f"{series.source}: the test part has {len(test)} rows, too few for {steps} steps")
+    return rows
 
-    def __init__(self, values: Doubles, steps: int, lags: int, *, shared: bool) -> None:
-        rows, columns = values.shape
-        past = np.concatenate([np.repeat(values[:1], lags, axis=0), values])
-        windows = np.lib.stride_tricks.sliding_window_view(past, lags, axis=0)[
-            1:, :, :-1
-        ]  # [rows, columns, lags - 1]
-        self._values, self._steps, self._shared = values, steps, shared
-        self._features = np.concatenate([windows - values[:, :, None], np.ones((rows, columns, 1))], axis=2)
-        size, maps = lags, 1 if shared else columns
-        self._weights = np.zeros((maps, steps, size))
-        self._covariance = np.repeat(np.eye(size)[None] / PRECISION, maps, axis=0)
-        self._gains = np.zeros((rows, columns, size))
 
-    def __call__(self, row: int) -> Doubles:
-        """[steps, columns], the forecasts after this row; to be called for each row in order."""
-        columns = range(self._values.shape[1])
-        for column in columns:
-            which = 0 if self._shared else column
-            self._learn(row, column, which)
-            self._add(row, column, which)
-        self._covariance = (self._covariance + self._covariance.transpose(0, 2, 1)) / (2 * FORGETTING)
-        maps = [0 if self._shared else column for column in columns]
-        changes = np.einsum("csk,ck->sc", self._weights[maps], self._features[row])
-        return np.asarray(self._values[row] + changes)
+def forecast_session(artifact: Artifact, series: Series, rows: range, steps: int) -> SessionForecasts:
+    """Forecast from each of these rows, in a session that observes every row from row 0 on."""
+    forecaster, scale, one = Forecaster(artifact), artifact.target_scaling, np.ones(1, np.int64)
+    observations = series.pick(artifact.columns).astype(np.float32)
+    values: list[Doubles] = []
+    widths: list[Doubles] = []
+    carries = forecaster.new_carry[None]
+    for row in range(rows.stop):
+        observation = observations[row : row + 1]
+        if forecaster.learner is not None:
+            carries = forecaster.observe(observation, one, carries).carries
+        else:
+            carries = forecaster.advance(observation, one, carries)[1]
+        if row >= rows.start:
+            values.append(scale.scale(forecaster.roll_out(carries, steps)[0][0].astype(np.float64)))
+            if forecaster.learning.levels:
+                half = forecaster.forecast_widths(carries, steps)[0].astype(np.float64)
+                widths.append(half / scale.std)
+    empty = np.empty((len(rows), steps, 0, len(artifact.targets)))
+    return SessionForecasts(np.stack(values), np.stack(widths) if widths else empty)
 
-    def _learn(self, row: int, column: int, which: int) -> None:
-        """Correct every step whose target this row is."""
-        steps = np.arange(min(self._steps, row))
-        origins = row - 1 - steps
-        weights, features = self._weights[which], self._features[origins, column]
-        changes = self._values[row, column] - self._values[origins, column]
-        errors = changes - np.einsum("sk,sk->s", weights[: len(steps)], features)
-        weights[: len(steps)] += errors[:, None] * self._gains[origins, column]
 
-    def _add(self, row: int, column: int, which: int) -> None:
-        """Add the features of this row to the covariance, and keep their gain."""
-        features, covariance = self._features[row, column], self._covariance[which]
-        product = covariance @ features
-        self._gains[row, column] = gain = product / (1 + features @ product)
-        covariance -= np.outer(product, gain)
+def _baselines(known: Doubles, rows: range, steps: int, season: int | None) -> dict[str, Doubles]:
+    """[origins, steps, columns] by method, from values [rows, columns] without gaps."""
+    methods: dict[str, Forecasts] = {PERSISTENCE: lambda row: known[[row] * steps]}
+    if season is not None and rows.start >= season:
+        ahead = np.arange(steps) % season - season + 1
+        methods[SEASONAL] = lambda row: known[row + ahead]
+        past = ahead - season * np.arange(SEASONS)[:, None]  # [seasons, steps]
+        if season > 1 and rows.start + past.min() >= 0:
+            methods[SEASONAL_MEAN] = lambda row: known[row + past].mean(axis=0)
+    methods[DIRECT_AR] = DirectLinear(known, steps, AR_LAGS, shared=False)
+    methods[NLINEAR] = DirectLinear(known, steps, NLINEAR_LAGS, shared=True)
+    return {
+        name: np.stack([method(row) for row in range(rows.stop)][rows.start :])
+        for name, method in methods.items()
+    }
 
 
 def _score(errors: Doubles, usual: Doubles) -> HorizonScore:
@@ -281,24 +274,23 @@ def _score(errors: Doubles, usual: Doubles) -> HorizonScore:
     )
 
 
-def _level(forecaster: Forecaster) -> int:
-    return int(np.abs(np.array(forecaster.learning.levels) - LEVEL).argmin())
+def nearest_level(levels: Sequence[float]) -> int:
+    """Index of the level whose coverage and score are given."""
+    return int(np.abs(np.array(levels) - LEVEL).argmin())
 
 
 def _band(
     horizon: int,
-    forecasts: Doubles,
-    widths: Sequence[Doubles],
+    session: SessionForecasts,
     truth: Doubles,
     rows: range,
     season: int | None,
-    forecaster: Forecaster,
+    levels: Sequence[float],
 ) -> HorizonBand:
-    """How the intervals of the last step did: forecasts and truth are [origins, steps, columns], scaled."""
-    half = np.stack([width[horizon - 1] for width in widths])  # [origins, levels, columns]
-    errors = truth[:, horizon - 1] - forecasts[:, horizon - 1]
-    sizes, levels = np.abs(errors), forecaster.learning.levels
-    level = _level(forecaster)
+    """How the intervals of the last step did; truth is [origins, steps, columns], scaled."""
+    half = session.widths[:, horizon - 1]  # [origins, levels, columns]
+    errors = truth[:, horizon - 1] - session.values[:, horizon - 1]
+    sizes, level = np.abs(errors), nearest_level(levels)
     observed = ~np.isnan(sizes)
     inside = np.where(observed, sizes <= half[:, level], np.nan)
     beyond = np.maximum(sizes - half[:, level], 0) * 2 / (1 - levels[level])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+ROUNDING = 1e-4  # relative, of the MSE of a network that predicts no change
 HOPELESS = 4.0  # times the MSE of both simple predictions, so twice the RMSE: the training has diverged
 
 
@@ -37,7 +38,7 @@ def judge(metrics: Mapping[str, Any]) -> Verdict:
         return Verdict()
     if mse is None:
         return Verdict("the error of the network is not a finite number", failed=True)
-    if mse <= persistence:
+    if mse <= (1 + ROUNDING) * persistence:
         return Verdict()
     return Verdict(
         f"worse than persistence on the {one_step['part']} part: MSE {mse:.3g}, persistence "

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.load import BadRun
-from benchmarks.served import sent
+from benchmarks.served import forecasts_sent, sent
 
 
 class Doubling(BaseHTTPRequestHandler):
@@ -25,6 +25,10 @@ class Doubling(BaseHTTPRequestHandler):
         self.bodies.append(body)
         rows = [[7.0 if value is None else 2 * value for value in row] for row in body["observations"]]
         payload = {"predictions": rows, "lower": rows, "upper": rows, "scores": [0.5] * len(rows)}
+        if "horizon" in body:
+            steps = np.arange(body["horizon"])[:, None] + np.array(rows[-1])
+            payload["forecast"] = steps.tolist()
+            payload["forecast_quantiles"] = {"0.05": (steps - 1).tolist(), "0.95": (steps + 1).tolist()}
         if self.spoilt:
             payload["predictions"] = [[float("nan")]]
         self.answer(payload)
@@ -77,3 +81,16 @@ def test_a_nan_in_an_answer_is_a_bad_run(server):
     Doubling.spoilt = True
     with pytest.raises(BadRun, match="an answer holds NaN"):
         sent(server.server_address[1], "a", "m", np.ones((5, 1)), None)
+
+
+def test_each_row_is_forecast_from_once_at_the_end_of_a_chunk(server):
+    observations = np.random.default_rng(1).normal(size=(60, 2))
+    rows = range(20, 57)
+    found = forecasts_sent(server.server_port, "m", observations, None, rows, 3, [0.9])
+    expected = 2 * observations[20:57, None] + np.arange(3)[:, None]
+    np.testing.assert_allclose(found.values, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.widths, np.ones((37, 3, 1, 2)), rtol=1e-5)
+    ends = [body["at"] + len(body["observations"]) - 1 for body in Doubling.bodies if "horizon" in body]
+    assert sorted(ends) == list(rows)
+    assert all(body["levels"] == [0.9] for body in Doubling.bodies if "horizon" in body)
+    assert len({len(body["observations"]) for body in Doubling.bodies}) > 5

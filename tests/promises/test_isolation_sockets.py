@@ -82,6 +82,7 @@ def test_every_field_of_a_message_is_in_an_example_here():
     unseen = {
         "timestamps",
         "level",
+        "levels",
         "score",
         "skip",
         "future",

@@ -1,10 +1,12 @@
 """Sessions that learn, through the service: by every way in, over every store, with everything on."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+import websockets
 
 from app.session import state_file
 from models.forecaster import Forecaster
@@ -272,9 +274,48 @@ async def test_a_forecast_has_the_quantiles_of_any_number_of_levels(start_http):
         for levels in ([1.0], [0.9] * 17, 0.9):
             refused = await service.http.post("/sessions/s/forecast", json={"steps": 4, "levels": levels})
             assert (refused.status_code, "levels" in refused.text) == (422, True)
-        await posted(service, "s", 422, observations=series("adaptive", 1).tolist(), horizon=4, levels=[0.9])
         refused = await service.http.get("/sessions/s/forecast?steps=4&levels=0.9")
         assert (refused.status_code, "POST" in refused.text) == (422, True)
+
+
+async def test_a_chunk_has_the_quantiles_of_any_number_of_levels(start_http):
+    rows = series("adaptive", 30).tolist()
+    chunk = {"observations": rows, "at": 0, "model": "adaptive", "horizon": 4, "levels": [0.9, 0.8]}
+    async with start_http() as service:
+        answer = await posted(service, "s", **chunk)
+        assert "lower" not in answer
+        for kind in ("quantiles", "forecast_quantiles"):
+            assert list(answer[kind]) == ["0.05", "0.1", "0.9", "0.95"]
+        for level, lower, upper in ((0.9, "0.05", "0.95"), (0.8, "0.1", "0.9")):
+            one = await posted(service, f"s-{level}", **{**chunk, "levels": [], "level": level})
+            assert [answer["quantiles"][lower], answer["quantiles"][upper]] == [one["lower"], one["upper"]]
+            ends = [answer["forecast_quantiles"][end] for end in (lower, upper)]
+            assert ends == [one["forecast_lower"], one["forecast_upper"]]
+        assert await posted(service, "s", **chunk) == answer | {"replayed": True}
+        await posted(service, "s", 409, **{**chunk, "levels": [0.9]})
+        state = (await service.http.get("/sessions/s/state")).content
+        await service.http.put("/sessions/copied/state", content=state)
+        copied = await posted(service, "copied", **chunk)
+        assert (copied["replayed"], copied["quantiles"]) == (True, answer["quantiles"])
+        refused = await posted(service, "s", 422, observations=rows[:1], levels=[0.7])
+        assert (refused["field"], "not 0.7" in refused["detail"]) == ("levels", True)
+        for levels in ([1.0], [0.9] * 17, 0.9):
+            refused = await posted(service, "s", 422, observations=rows[:1], levels=levels)
+            assert "levels" in refused["detail"]
+
+
+async def test_a_text_message_has_the_quantiles_that_http_has(start_hot):
+    chunk = {"observations": series("adaptive", 30).tolist(), "at": 0, "model": "adaptive"}
+    chunk |= {"horizon": 4, "levels": [0.9]}
+    async with start_hot() as service:
+        answer = await posted(service, "s", **chunk)
+        async with websockets.connect(f"ws://127.0.0.1:{service.port}/sessions/t/stream") as socket:
+            await socket.recv()
+            await socket.send(json.dumps(chunk))
+            by_socket = json.loads(await socket.recv())
+    for kind in ("quantiles", "forecast_quantiles"):
+        assert list(answer[kind]) == ["0.05", "0.95"]
+        assert by_socket[kind] == answer[kind]
 
 
 async def test_the_intervals_of_a_forecast_are_those_of_the_next_step_widened_by_horizon(start_http):

@@ -14,7 +14,7 @@ from models.data.scaling import Column
 from models.data.series import Series
 from models.errors import TrainingDiverged
 from models.evaluation import choose as choosing
-from models.evaluation.choose import Choice, can_be_judged, choose, mean_error
+from models.evaluation.choose import Choice, can_be_judged, choose, mean_error, what_is_judged
 from models.training.recipe import Recipe
 
 torch.set_num_threads(1)
@@ -68,7 +68,7 @@ def test_the_best_of_all_recipes_is_kept_and_four_lines_say_why():
     for name, (one, several) in expected.items():
         errors = np.mean((one - truth[rows]) ** 2), np.mean((several - truth[starts]) ** 2)
         np.testing.assert_allclose(choice.baselines[name], errors, rtol=1e-6)
-    assert set(choice.networks) == {"drifting", "drifting with horizons", "default"}
+    assert set(choice.networks) == {"drifting", "no change", "drifting with horizons", "default"}
     assert choice.name == min(choice.networks, key=lambda name: mean_error(choice.networks[name]))
     assert choice.judged.season == 12
     lines = choice.lines()
@@ -82,15 +82,32 @@ def test_what_is_kept_has_the_horizons_and_the_season_that_were_judged(monkeypat
     monkeypatch.setattr(choosing, "mean_error", lambda errors: errors[-1])
     choice = chosen(dataset_of(wave()))
     assert choice.name == "drifting with horizons"
-    assert choice.training.recipe.learning.horizons == (1, 3, 12)
+    assert choice.training.recipe.learning.horizons == (1, 3, 4, 6, 7, 9, 10, 12)
     assert choice.training.recipe.learning.season == 12
+
+
+def test_a_season_that_is_over_in_the_validation_part_is_none():
+    ended = wave()
+    assert what_is_judged(dataset_of(ended)).season == 12
+    ended[140:] = np.linspace(ended[139], 5, 100)
+    judged = what_is_judged(dataset_of(ended))
+    assert (judged.season, judged.steps) == (None, 24)
 
 
 def test_a_warning_says_so_where_nothing_is_better_than_what_needs_no_network():
     walk = np.random.default_rng(1).normal(size=240).cumsum()
     choice = chosen(dataset_of(walk), seconds=0)
     assert choice.warning == f"no network is better than {choice.best_baseline}, which needs none"
-    assert f"above that of {choice.best_baseline}" in choice.lines()[3]
+
+
+def test_what_predicts_no_change_is_kept_where_persistence_is_best():
+    flat = np.concatenate([np.tile([0.0, 3.0, -2.0, 1.0], 30), np.full(120, 2.0)])
+    flat[150:] += 0.01 * np.random.default_rng(2).normal(size=90).cumsum()
+    choice = chosen(dataset_of(flat), seconds=0)
+    assert (choice.name, choice.best_baseline) == ("no change", "persistence")
+    np.testing.assert_allclose(choice.networks["no change"], choice.baselines["persistence"], rtol=1e-3)
+    assert choice.warning == "no network is better than persistence, which needs none"
+    assert choice.training.recipe.learning.readout == "off"
 
 
 def test_the_epochs_of_all_trainings_fit_into_the_time(monkeypatch):

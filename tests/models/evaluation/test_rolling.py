@@ -11,15 +11,17 @@ from models.artifact.learning import Learning
 from models.data.dataset import Split
 from models.data.series import Series
 from models.errors import BadData
+from models.evaluation.direct_linear import FORGETTING, DirectLinear
 from models.evaluation.rolling import (
     DIRECT_AR,
-    FORGETTING,
     NETWORK,
     NLINEAR,
     PERSISTENCE,
     SEASONAL,
-    DirectLinear,
+    SEASONAL_MEAN,
     evaluate_forecasts,
+    forecast_session,
+    origins,
 )
 from models.forecaster import Forecaster
 
@@ -63,10 +65,26 @@ def test_the_errors_are_those_of_a_session_that_forecasts_at_every_row(artifact,
 
 def test_the_season_is_better_than_the_last_value_where_there_is_one(artifact, recorded):
     scores = evaluate_forecasts(artifact, recorded, SPLIT, (4,)).scores
-    assert set(scores) == {NETWORK, PERSISTENCE, SEASONAL, DIRECT_AR, NLINEAR}
+    assert set(scores) == {NETWORK, PERSISTENCE, SEASONAL, SEASONAL_MEAN, DIRECT_AR, NLINEAR}
     assert scores[SEASONAL][0].mse < 0.1 * scores[PERSISTENCE][0].mse
+    values = artifact.target_scaling.scale(recorded.pick(artifact.targets))
+    rows = np.arange(179, 236)[:, None] + 1 + np.arange(4)
+    means = np.mean([values[rows - 6 * season] for season in range(1, 8)], axis=0)
+    assert scores[SEASONAL_MEAN][0].mse == pytest.approx(np.square(means - values[rows]).mean())
     for learned in (NETWORK, DIRECT_AR, NLINEAR):
         assert scores[learned][0].mse < 0.2 * scores[PERSISTENCE][0].mse
+
+
+def test_forecasts_that_were_made_elsewhere_are_scored_alike(artifact, recorded):
+    rows = origins(recorded, SPLIT, 4)
+    session = forecast_session(artifact, recorded, rows, 4)
+    found = evaluate_forecasts(artifact, recorded, SPLIT, (1, 4), session=session, baselines=False)
+    whole = evaluate_forecasts(artifact, recorded, SPLIT, (1, 4))
+    assert set(found.scores) == {NETWORK}
+    assert (found.scores[NETWORK], found.bands) == (whole.scores[NETWORK], whole.bands)
+    worse = replace(session, values=session.values + 1)
+    scores = evaluate_forecasts(artifact, recorded, SPLIT, (4,), session=worse, baselines=False).scores
+    assert scores[NETWORK][0].mse > 0.9
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -82,17 +100,17 @@ def test_a_linear_baseline_is_the_least_squares_fit_of_what_it_has_observed(shar
     for step in range(1, steps + 1):
         for column in range(2):
             columns = [0, 1] if shared else [column]
-            origins = np.arange(end + 1 - step)
+            starts = np.arange(end + 1 - step)
             # The covariance has all rows: a gain is that of its own row, whenever its target comes.
-            weights = _delayed(features, values, columns, origins, step, lags)
+            weights = _delayed(features, values, columns, starts, step, lags)
             change = features[end, column] @ weights
             np.testing.assert_allclose(found[step - 1, column], values[end, column] + change, atol=1e-9)
 
 
-def _delayed(features, values, columns, origins, step, lags):
+def _delayed(features, values, columns, starts, step, lags):
     """Recursive least squares over the origins, in order."""
     covariance, weights = np.eye(lags), np.zeros(lags)
-    for origin in origins:
+    for origin in starts:
         for column in columns:
             own = features[origin, column]
             gain = covariance @ own / (1 + own @ covariance @ own)
