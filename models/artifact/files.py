@@ -18,6 +18,7 @@ import safetensors.numpy
 
 from models.arrays import Floats
 from models.artifact.artifact import Artifact, PredictionMode, check_bounds, weight_shapes
+from models.artifact.fleet import SERIES, count_series, parse_fleet
 from models.artifact.folder import FORMAT, read_description, read_tensors, write_folder
 from models.artifact.graph_artifact import GRAPH_VERSION, GraphArtifact, contents
 from models.artifact.graphs.graph_files import load_graph
@@ -46,7 +47,9 @@ FIELDS = frozenset(
     )
 )
 SINCE_2 = frozenset(("learning", "future", "time_features", "interval_seconds"))
-OPTIONAL = frozenset(("architecture",))  # written where it is not the default, so that older programs read on
+OPTIONAL = frozenset(
+    ("architecture", "fleet")
+)  # written where it is not the default, so that older programs read on
 
 
 def save(artifact: Artifact | GraphArtifact, folder: Path) -> None:
@@ -105,7 +108,8 @@ def _contents(artifact: Artifact | GraphArtifact) -> dict[str, bytes]:
     if isinstance(artifact, GraphArtifact):
         return contents(artifact)
     document = json.dumps(_describe(artifact), indent=2, allow_nan=False)
-    weights = safetensors.numpy.save(dict(artifact.weights))
+    arrays = {} if artifact.fleet is None else artifact.fleet.arrays()
+    weights = safetensors.numpy.save({**artifact.weights, **arrays})
     return {"weights.safetensors": weights, "model.json": f"{document}\n".encode()}
 
 
@@ -130,6 +134,7 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
             if artifact.architecture == Architecture()
             else {"architecture": artifact.architecture.as_dict()}
         ),
+        **({} if artifact.fleet is None else {"fleet": artifact.fleet.as_dict()}),
         "metrics": dict(artifact.metrics),
         "fingerprint": artifact.fingerprint,
     }
@@ -161,6 +166,12 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
     check_bounds(architecture, len(inputs), hidden, layers, len(targets))
     if not isinstance(description["metrics"], dict):
         raise BadArtifact("metrics is not an object")
+    shapes = weight_shapes(architecture, len(inputs), hidden, layers, len(targets), learning)
+    if "fleet" in description:
+        count = count_series(description["fleet"])
+        shapes |= {SERIES + name: (count, len(inputs)) for name in ("mean", "std")}
+    arrays = _read_weights(weights, shapes)
+    fleet = parse_fleet(description["fleet"], arrays) if "fleet" in description else None
     return Artifact(
         name=_text(description["name"], "name"),
         inputs=inputs,
@@ -169,16 +180,16 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
         num_layers=layers,
         scaling=_scaling(description["scaling"], "scaling"),
         target_scaling=_scaling(description["target_scaling"], "target_scaling"),
-        weights=_read_weights(
-            weights,
-            weight_shapes(architecture, len(inputs), hidden, layers, len(targets), learning),
-        ),
+        weights={
+            name: array for name, array in arrays.items() if fleet is None or not name.startswith(SERIES)
+        },
         predicts=description["predicts"],
         learning=learning,
         future=_names(description, "future"),
         time_features=_names(description, "time_features"),
         interval_seconds=description.get("interval_seconds"),
         architecture=architecture,
+        fleet=fleet,
         metrics=description["metrics"],
     )
 

@@ -129,7 +129,12 @@ class Rolling:
 
 
 def evaluate_forecasts(
-    artifact: Artifact, series: Series, split: Split, horizons: Sequence[int], season: int | None = None
+    artifact: Artifact,
+    series: Series,
+    split: Split,
+    horizons: Sequence[int],
+    season: int | None = None,
+    fleet: Artifact | None = None,
 ) -> Rolling:
     """Forecast from the row before each test row whose last target is a test row.
 
@@ -141,6 +146,8 @@ def evaluate_forecasts(
         Steps of the forecasts, ascending.
     season
         Rows of a season; without it, the artifact's, or one that is found in the training part.
+    fleet
+        Serves the session in place of the artifact, as in `backtest`.
 
     Raises
     ------
@@ -151,7 +158,7 @@ def evaluate_forecasts(
     rows = range(test.start - 1, test.stop - steps)
     if rows.start < 0 or not rows:
         raise BadData(f"{series.source}: the test part has {len(test)} rows, too few for {steps} steps")
-    forecaster = Forecaster(artifact)
+    forecaster = Forecaster(fleet or artifact)
     if forecaster.missing or forecaster.future_inputs:
         raise BadData(f"{artifact.name!r} needs more than its own predictions to forecast; see `forecast`")
     scaling = artifact.target_scaling

@@ -14,7 +14,7 @@ from models.data.scaling import Column
 from models.data.series import Series
 from models.errors import TrainingDiverged
 from models.evaluation import choose as choosing
-from models.evaluation.choose import Choice, can_be_judged, choose, mean_error
+from models.evaluation.choose import Choice, choose, mean_error
 from models.training.recipe import Recipe
 
 torch.set_num_threads(1)
