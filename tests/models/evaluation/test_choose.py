@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.artifact.learning import Learning
-from models.data.dataset import Dataset, Split, prepare
+from models.data.dataset import Dataset, Split, can_be_judged, prepare
 from models.data.scaling import Column
 from models.data.series import Series
 from models.errors import TrainingDiverged
