@@ -175,7 +175,7 @@ def test_sessions_that_learn_horizons_are_trained_and_their_forecasts_evaluated(
 
 
 def test_one_network_of_many_series_is_trained_and_evaluated_for_each_of_them(csv, tmp_path, capsys):
-    header, *rows = csv.read_text().splitlines()
+    _, *rows = csv.read_text().splitlines()
     long = tmp_path / "long.csv"
     cells = [row.split(",") for row in rows]
     lines = [f"{pump},{time},{float(flow) * pump}" for pump in (1, 50) for time, flow, _ in cells]
