@@ -158,7 +158,9 @@ def measured(
             artifact.learning.levels,
         )
     session = SessionForecasts(scaling.scale(sent.values), sent.widths / scaling.std)
-    rolling = evaluate_forecasts(artifact, series, split, horizons, season, session, baselines=baselines)
+    rolling = evaluate_forecasts(
+        artifact, series, split, horizons, season, session=session, baselines=baselines
+    )
     alone = forecast_session(artifact, series, rows, steps)
     pairs = ((session.values, alone.values), (session.widths, alone.widths))
     values, widths = (float(np.abs(left - right).max(initial=0)) for left, right in pairs)

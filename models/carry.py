@@ -4,6 +4,9 @@ state         state                  the network's own: (h, c) as [2, layers, hi
 prediction    outputs                the last prediction, scaled: the first value of any forecast
 learned       learned                what the session has learned (models/adaptation/learner.py)
 clock         3, or 0                the time of the last observation, for a model with time features
+scale         1 + 2 x inputs, or 0   the session's own scale, for a network of many series
+observed      n x inputs, or 0       its first observations, until the scale is settled; NaN is a gap
+                                     (models/adaptation/scales.py)
 tail          tail x inputs          the last observations, newest last, in the data's own units: a newer
                                      network replays them to start warm
 
@@ -43,10 +46,12 @@ class CarryLayout:
         Whether the time of the last observation is kept.
     tail : int
         Observations that are kept.
+    scaled_by : int
+        First observations by which a session finds its own scale; 0: all sessions have one scale.
 
     Attributes
     ----------
-    state, prediction, learned, clock_part, tail_part : slice
+    state, prediction, learned, clock_part, scale_part, observed_part, tail_part : slice
         The columns of each part.
     floats : sequence of slice
         The columns that are float32, in which no NaN or infinity may be.
@@ -54,15 +59,20 @@ class CarryLayout:
         Words in a carry.
     """
 
-    def __init__(self, net: Net, *, learned: int, has_clock: bool, tail: int) -> None:
+    def __init__(self, net: Net, *, learned: int, has_clock: bool, tail: int, scaled_by: int = 0) -> None:
         self.inputs, self.tail = net.input_size, tail
         self._input_type, self._output_type = net.input_type, net.output_type
         self._row_words = net.input_size * _words(net.input_type)  # of an observation
         outputs = net.output_size * _words(net.output_type)
-        sizes = (net.state_size, outputs, learned, CLOCK_SIZE * has_clock, tail * self._row_words)
+        of_scale = (1 + 2 * self.inputs) * (scaled_by > 0), scaled_by * self.inputs
+        sizes = (
+            *(net.state_size, outputs, learned, CLOCK_SIZE * has_clock),
+            *(*of_scale, tail * self._row_words),
+        )
         stops = np.cumsum(sizes).tolist()
         parts = [slice(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
-        self.state, self.prediction, self.learned, self.clock_part, self.tail_part = parts
+        self.state, self.prediction, self.learned, self.clock_part = parts[:4]
+        self.scale_part, self.observed_part, self.tail_part = parts[4:]
         self.size: int = stops[-1]
         self.floats = _joined(
             (
@@ -70,6 +80,7 @@ class CarryLayout:
                 *[self.prediction] * (_words(net.output_type) == 1),
                 self.learned,
                 self.clock_part,
+                self.scale_part,
                 *[self.tail_part] * (_words(net.input_type) == 1),
             )
         )

@@ -10,6 +10,8 @@ roll_out    the last prediction -> input -> next prediction -> ...; or, where th
             the session has learned of each                               (models/adaptation/horizons.py)
 write_text  the logits -> a token that is drawn -> input -> logits -> ...  (models/generation/sampling.py)
 carry       one row of words a session                                    (models/carry.py)
+scale       one for all sessions; of a network of many series each session has its own, in its carry
+                                                                          (models/adaptation/scales.py)
 
 A graph takes and gives numbers as they are: nothing is scaled. Observations and predictions are float32, or
 float64 (`models/nets/numbers.py`).
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from models.adaptation.learner import ErrorStatistics, Learner, Scores
+from models.adaptation.scales import SessionScales
 from models.adaptation.stepper import Stepper
 from models.arrays import AnyArray, Bools, Doubles, Floats, Ints, Numbers
 from models.artifact.artifact import Artifact
@@ -123,6 +126,7 @@ class Forecaster:
     learner : None when the sessions learn nothing
     samples : the network, where its observations are single samples; else None
     frame : observations that one step of the network takes: 1, or the samples of a frame
+    scales : of the sessions, where each has its own; None where all have one
     future_inputs : columns of the inputs that are known ahead, time features among them
     missing : names of the inputs that are neither predicted nor known ahead; with any, `roll_out` refuses
     is_alias : whether a model of another name has the same network, and its fingerprint without a name
@@ -144,12 +148,17 @@ class Forecaster:
         self.input_size, self.output_size = self.net.input_size, self.net.output_size
         self.input_type, self.output_type = self.net.input_type, self.net.output_type
         self.tail = tail
+        fleet = artifact.fleet
         self.layout = CarryLayout(
             self.net,
             learned=self.learner.size if self.learner else 0,
             has_clock=bool(artifact.time_features),
             tail=tail,
+            scaled_by=fleet.stages[-1] if fleet else 0,
         )
+        self.scales = None
+        if fleet is not None and isinstance(artifact, Artifact):
+            self.scales = SessionScales(artifact, fleet, self.layout)
         self.carry_size = self.layout.size
         self.samples = self.net if isinstance(self.net, SampleNet) else None
         self.frame = 1 if self.samples is None else self.samples.frame
@@ -169,6 +178,7 @@ class Forecaster:
         self._inputs = _Scale.of(artifact.scaling)
         self._outputs = _Scale.of(artifact.target_scaling)
         self._scaled, self._unscaled = self._inputs.scaled, self._outputs.unscaled
+        self._output_columns = [artifact.columns.index(name) for name in artifact.targets] if fleet else []
         self._words_are_numbers = self.output_type == np.float32
 
     # --- moving sessions on
@@ -187,7 +197,7 @@ class Forecaster:
         predictions : [total, outputs], of what follows each observation, in the data's own units
         carries : [batch, carry_size], a new array
         """
-        if self.learner is not None:
+        if self.learner is not None or self.scales is not None:
             result = self.observe(observations, lengths, carries)
             return result.predictions, result.carries
         outputs, moved = self.net.advance(self._scaled(observations), lengths, carries)
@@ -212,22 +222,98 @@ class Forecaster:
         StepResult
             Its scores are laid out as the observations, in the data's own units.
         """
-        scaled = self._scaled(observations)
+        if self.scales is not None:
+            return self._observe_scaling(self.scales, observations, lengths, carries)
+        return self._observe(observations, lengths, carries, self._inputs, self._outputs)
+
+    def _observe(
+        self, observations: Numbers, lengths: Ints, carries: Floats, inputs: _Scale, outputs: _Scale
+    ) -> StepResult:
+        """Observe, with these scales: over columns, or over [total, columns]."""
+        scaled = inputs.scaled(observations)
         if scaled is observations:
             scaled = observations.copy()  # gaps are filled in, in place
         order = np.argsort(-lengths, kind="stable")
         rows = carries[order]
-        outputs, scores = self._stepper.advance(scaled, lengths, order, rows)
+        predicted, scores = self._stepper.advance(scaled, lengths, order, rows)
         moved = np.empty_like(rows)
         moved[order] = rows
         if self.tail:
-            filled = np.where(np.isnan(observations), self._inputs.unscaled(scaled), observations)
+            filled = np.where(np.isnan(observations), inputs.unscaled(scaled), observations)
             self.layout.append_to_tails(filled, lengths, carries, moved)
         return StepResult(
-            self._unscaled(outputs),
+            outputs.unscaled(predicted),
             moved,
-            None if scores is None else scores.rescale(self._outputs.std),
+            None if scores is None else scores.rescale(outputs.std),
         )
+
+    def _observe_scaling(
+        self, scales: SessionScales, observations: Numbers, lengths: Ints, carries: Floats
+    ) -> StepResult:
+        """Observe, each session with its own scale; a chunk is cut where its session takes another one."""
+        left = scales.until_next(carries)
+        if (lengths < left).all():
+            return self._observe_own(scales, observations, lengths, carries)
+        starts = lengths.cumsum() - lengths
+        predictions = np.empty((len(observations), self.output_size), self.output_type)
+        learner, carries = self.learner, carries.copy()
+        scores = None
+        if learner is not None:
+            scores = Scores.empty(len(observations), self.output_size, len(learner.levels))
+        done = np.zeros_like(lengths)
+        while len(todo := np.flatnonzero(done < lengths)):
+            left = scales.until_next(carries[todo])
+            counts = np.minimum(lengths[todo] - done[todo], left)
+            first = starts[todo] + done[todo]
+            at = np.repeat(first - (counts.cumsum() - counts), counts) + np.arange(counts.sum())
+            result = self._observe_own(scales, observations[at], counts, carries[todo])
+            predictions[at], carries[todo] = result.predictions, result.carries
+            if scores is not None and result.scores is not None:
+                scores.put(at, result.scores)
+            done[todo] += counts
+            due = counts == left
+            if due.any():
+                which, last = todo[due], (first + counts - 1)[due]
+                replayed = self._take_scale(scales, carries[which])
+                carries[which], ends = replayed.carries, replayed.predictions
+                predictions[last] = ends
+                if scores is not None and replayed.scores is not None:
+                    scores.widths[last] = replayed.scores.widths
+        return StepResult(predictions, carries, scores)
+
+    def _observe_own(
+        self, scales: SessionScales, observations: Numbers, lengths: Ints, carries: Floats
+    ) -> StepResult:
+        inputs, outputs = self._own_scales(carries)
+        result = self._observe(
+            observations, lengths, carries, inputs.repeated(lengths), outputs.repeated(lengths)
+        )
+        scales.record(observations, lengths, result.carries)
+        return result
+
+    def _take_scale(self, scales: SessionScales, carries: Floats) -> StepResult:
+        """Give sessions at a stage the scale of what they have observed, and replay that under it.
+
+        Returns a prediction and scores for each session, after its last observation.
+        """
+        observations, lengths = scales.settle(carries)
+        restarted = self._cleared(carries)
+        restarted[:, self.layout.tail_part] = carries[:, self.layout.tail_part]
+        inputs, outputs = self._own_scales(carries)
+        result = self._observe(
+            observations, lengths, restarted, inputs.repeated(lengths), outputs.repeated(lengths)
+        )
+        for part in (self.layout.state, self.layout.prediction, self.layout.learned):
+            carries[:, part] = result.carries[:, part]
+        return StepResult(result.predictions, carries, result.scores).pick(lengths.cumsum() - 1, slice(None))
+
+    def _own_scales(self, carries: Floats) -> tuple[_Scale, _Scale]:
+        """The scales of the inputs and the outputs of these sessions: over columns, or [batch, columns]."""
+        if self.scales is None:
+            return self._inputs, self._outputs
+        mean, std = self.scales.of_sessions(carries)
+        columns = self._output_columns
+        return _Scale(mean, std), _Scale(mean[:, columns], std[:, columns])
 
     def roll_out(
         self, carries: Floats, steps: int, ahead: Floats | None = None, done: Ints | None = None
@@ -255,12 +341,14 @@ class Forecaster:
         if self._direct:
             first = np.ones(len(carries), np.int64) if done is None else done + 1
             learned = carries[:, self.layout.learned]
-            return self._unscaled(self._learner().forecast(learned, first, steps)), carries
+            forecasts = self._learner().forecast(learned, first, steps)
+            return self._own_scales(carries)[1].by_row().unscaled(forecasts), carries
         if self.missing or (self.future_inputs and ahead is None):
             raise CannotForecast(self.missing or tuple(self.artifact.columns[i] for i in self.future_inputs))
         forecast = np.empty((len(carries), steps, self.output_size), self.output_type)
         carries = carries.copy()
         latest = self.layout.predictions(carries)
+        of_inputs, of_outputs = self._own_scales(carries)
         inputs = np.empty((len(carries), self.input_size), self.input_type)
         future = self.future_inputs
         failed = np.zeros(len(carries), np.bool_)
@@ -268,12 +356,12 @@ class Forecaster:
             forecast[:, step] = latest
             self._stepper.feed_back(inputs, latest)
             if ahead is not None:
-                inputs[:, future] = (ahead[:, step] - self._inputs.mean[future]) / self._inputs.std[future]
+                inputs[:, future] = of_inputs.pick(future).scaled(ahead[:, step])
             if (unusable := self._rules.replace_unusable(inputs)) is not None:
                 failed |= unusable
             latest[:] = self._stepper.predict(carries, inputs)
         forecast[failed] = np.nan
-        return self._unscaled(forecast), carries
+        return of_outputs.by_row().unscaled(forecast), carries
 
     def write_text(
         self,
@@ -347,10 +435,26 @@ class Forecaster:
         carry[self.layout.state] = self.net.fresh
         if self.learner is not None:
             carry[self.layout.learned] = self.learner.initial_state(learning)
+        if self.scales is not None:
+            self.scales.initialize(carry[None])
         return carry
+
+    def begin_series(self, carry: Floats, series: str) -> bool:
+        """Give a session without observations, [carry_size], the scale of a series; in place.
+
+        Returns whether the network was trained on a series of this name.
+        """
+        return self.scales is not None and self.scales.give(carry, series)
 
     def reset(self, carries: Floats) -> Floats:
         """[batch, carry_size], the same sessions with all that they observed forgotten."""
+        cleared = self._cleared(carries)
+        if self.scales is not None:
+            self.scales.reset(cleared, carries)
+        return cleared
+
+    def _cleared(self, carries: Floats) -> Floats:
+        """The same sessions with neither state nor a scale, and what their learning options say."""
         cleared = np.zeros_like(carries)
         cleared[:, self.layout.state] = self.net.fresh
         if self.learner is not None:
@@ -385,6 +489,9 @@ class Forecaster:
             seconds = older.layout.clock(before)
             if seconds is not None and self.artifact.time_features:
                 self.layout.set_clock(carry, seconds)
+        same = self.artifact.columns == older.artifact.columns
+        if self.scales is not None and older.scales is not None and same:
+            self.scales.copy_settled(started, older.scales, carries)
         return started
 
     def check(self, carry: Floats) -> None:
@@ -400,6 +507,8 @@ class Forecaster:
             self.learner.check(carry[self.layout.learned])
         if self.samples is not None:
             self.samples.check(carry)
+        if self.scales is not None:
+            self.scales.check(carry)
 
     # --- what numbers may be
 
@@ -437,14 +546,20 @@ class Forecaster:
         mean, std = self._inputs.mean, self._inputs.std
         return self._rules.nearest(np.stack([mean, mean + np.float32(0.1) * std]))
 
-    def huge_number(self, observations: Numbers) -> tuple[int, int] | None:
+    def huge_number(self, observations: Numbers, carry: Floats) -> tuple[int, int] | None:
         """Row and column of the first number that is far out of the data's range; None if there is none.
 
         What is normal for a graph is not known: nothing is huge.
+
+        Parameters
+        ----------
+        observations : [steps, inputs], of one session
+        carry : [carry_size], of the session
         """
         if self.artifact.scaling is None:
             return None
-        huge = np.argwhere(np.abs(self._scaled(observations)) > HUGE_DEVIATION)
+        scaled = self._own_scales(carry[None])[0].scaled(observations)
+        huge = np.argwhere(np.abs(scaled) > HUGE_DEVIATION)
         return (int(huge[0, 0]), int(huge[0, 1])) if len(huge) else None
 
     def all_finite(self, predictions: Numbers, carries: Floats) -> bool:
@@ -462,12 +577,12 @@ class Forecaster:
 
     def last_predictions(self, carries: Floats) -> Numbers:
         """The last prediction that each carry holds: [batch, outputs], the data's own units."""
-        return self._unscaled(self.layout.predictions(carries))
+        return self._own_scales(carries)[1].unscaled(self.layout.predictions(carries))
 
     def forecast_widths(self, carries: Floats, steps: int) -> Floats:
         """Half-widths of the intervals of forecasts, [batch, steps, levels, outputs], own units."""
         widths = self._learner().forecast_widths(carries[:, self.layout.learned], steps)
-        return np.asarray(widths * self._outputs.std)
+        return np.asarray(widths * self._own_scales(carries)[1].by_row(2).std)
 
     def horizons_prior(self, carry: Floats) -> dict[str, Floats]:
         """Weights, by name, of an artifact whose sessions begin as this one, [carry_size], forecasts."""
@@ -475,7 +590,8 @@ class Forecaster:
 
     def errors(self, carries: Floats) -> ErrorStatistics:
         """How wrong each session has been, [batch, ...], in the data's own units."""
-        return self._learner().errors(carries[:, self.layout.learned]).rescale(self._outputs.std)
+        std = self._own_scales(carries)[1].std
+        return self._learner().errors(carries[:, self.layout.learned]).rescale(std)
 
     def relative_errors(self, carries: Floats, which: Ints) -> Floats:
         """[n], of the carries `which`, the mean squared error as a multiple of that of persistence."""
@@ -545,6 +661,21 @@ class _Scale:
     def of(scaling: Scaling | None) -> _Scale:
         """The scale of an artifact's columns."""
         return _SameUnits() if scaling is None else _Scale(_single(scaling.mean), _single(scaling.std))
+
+    def repeated(self, lengths: Ints) -> _Scale:
+        """Of each observation, [total, columns], where this is of each session, [batch, columns]."""
+        return _Scale(np.repeat(self.mean, lengths, axis=0), np.repeat(self.std, lengths, axis=0))
+
+    def by_row(self, axes: int = 1) -> _Scale:
+        """The same for numbers [batch, steps, columns], or with more axes after the sessions."""
+        if self.mean.ndim == 1:
+            return self
+        shape = (len(self.mean), *(1,) * axes, self.mean.shape[1])
+        return _Scale(self.mean.reshape(shape), self.std.reshape(shape))
+
+    def pick(self, columns: list[int]) -> _Scale:
+        """Of these columns."""
+        return _Scale(self.mean[..., columns], self.std[..., columns])
 
     def scaled(self, numbers: Numbers) -> Numbers:
         """Numbers, [..., columns], in the network's units."""

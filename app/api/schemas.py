@@ -142,6 +142,13 @@ class NewSession(RequestBody):
         default_factory=dict,
         description='Such as `{"site": "north"}`: at most 16, by which `GET /sessions` finds the session.',
     )
+    series: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="Of a model that was trained on many series, the one whose scale the session has. When "
+        "absent, the one with the session's id; if there is none, the session finds its own scale.",
+    )
 
 
 class Precondition(RequestBody):
@@ -254,8 +261,10 @@ class Predictions(BaseModel):
         None, description="Of a model over samples with events: where speech started and ended."
     )
     quantiles: dict[str, Numbers] | None = Field(
+        None,
         description="With `levels`: the ends of each interval around the predictions, by the quantile, such "
         "as 0.05 and 0.95.",
+    )
     forecast_quantiles: dict[str, Numbers] | None = Field(
         None, description="With `levels` and a `horizon`: the same around the forecast."
     )
@@ -545,6 +554,9 @@ class Model(BaseModel):
     predicts: str | None
     learning: dict[str, Any] | None = Field(description="How its sessions learn by default.")
     future: list[str] = Field(description="Inputs known ahead, which a forecast needs.")
+    series: int | None = Field(
+        description="How many series it was trained on, each with its own scale; null: one scale for all."
+    )
     time_features: list[str] = Field(description="Columns made from timestamps, which are not sent.")
     interval_seconds: float | None
     can_forecast: bool = Field(description="Whether the targets cover the inputs.")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import options
+from app.cli.evaluate_fleet import evaluate_fleet
+from app.cli.tables import format_number, print_rows
 
 if TYPE_CHECKING:
     from models.artifact.files import Artifact
@@ -32,9 +34,11 @@ SHOWN_SURPRISES = 5
 def evaluate(
     artifact: Annotated[Path, typer.Argument(help="Folder of the artifact.", show_default=False)],
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Argument(
-            help="The file to stream: CSV, JSON Lines, Parquet or NPZ; or the built-in `sine`. "
+            metavar="[DATA]...",
+            help="The file to stream: CSV, JSON Lines, Parquet or NPZ; or the built-in `sine`. Several "
+            "files, a folder or a long table are many series. "
             "[default: `sine`, if the artifact was trained on it]",
             show_default=False,
         ),
@@ -56,6 +60,8 @@ def evaluate(
     time_column: options.TimeColumn = None,
     time_zone: options.TimeZone = None,
     no_times: options.NoTimes = False,
+    ignore: options.Ignore = None,
+    series_column: options.SeriesColumn = None,
     names_map: options.Map = None,
     separator: options.Separator = None,
     decimal: options.Decimal = None,
@@ -100,11 +106,14 @@ def evaluate(
     The network keeps its carry between chunks. Without --split, the test part is that of the training, if the
     network was trained on this file. If the test part contains training rows, a note says so.
 
+    Of many series, each is a session of its own, and there is no figure.
+
     For example: carryover evaluate artifacts/pump readings.csv
     """
     import torch
 
     from models.artifact.files import load
+    from models.data.dataset import is_fleet
     from models.evaluation.backtest import backtest
     from models.evaluation.rolling import evaluate_forecasts
 
@@ -120,10 +129,17 @@ def evaluate(
         zone=time_zone,
         time_column=time_column,
         no_times=no_times,
+        ignored=ignore,
     )
-    series = _series(model, data, table, gaps, options.step_seconds(resample))
-    rows = _split(model, series, split)
     steps = _steps(options.parse_sizes(horizons, "--horizons"))
+    step = options.step_seconds(resample)
+    if series_column is not None or model.fleet is not None or is_fleet(data or ["sine"], table):
+        fleet = _fleet(model, data, table, gaps, step, series_column)
+        parts = _fleet_parts(model, split)
+        evaluate_fleet(model, fleet, parts, chunk=chunk, season=season, horizons=steps, as_json=as_json)
+        return
+    series = _series(model, data[0] if data else None, table, gaps, step)
+    rows = _split(model, series, split)
     result = backtest(model, series, rows, chunk=chunk, season=season)
     rolling = evaluate_forecasts(model, series, rows, steps, season) if steps else None
     if not no_figure:
@@ -157,6 +173,39 @@ def _series(model: Artifact, data: str | None, table: TableOptions, gaps: bool, 
     series = open_series(data, columns, model.targets, table, model.time_features, gaps, step, of_model=True)
     options.print_notes(series.notes)
     return series
+
+
+def _fleet(
+    model: Artifact,
+    data: list[str] | None,
+    table: TableOptions,
+    gaps: bool,
+    step: float | None,
+    label: str | None,
+) -> dict[str, Series]:
+    from models.data.dataset import open_fleet
+    from models.errors import BadData
+
+    if not data:
+        raise BadData("name the files to stream: the model was trained on many series")
+    columns = model.columns[: model.input_size - model.time_input_count]
+    fleet = open_fleet(
+        data, columns, model.targets, table, model.time_features, gaps, step, of_model=True, label=label
+    )
+    options.print_fleet_notes(fleet)
+    return fleet
+
+
+def _fleet_parts(model: Artifact, given: str | None) -> Sequence[float]:
+    """How each series is split: as in the training, if that was one of many series."""
+    from models.data.dataset import DEFAULT_SPLIT
+
+    source = model.metrics.get("data")
+    trained = source.get("parts") if isinstance(source, dict) else None
+    parts = options.parse_numbers(given, "--split")
+    if parts is None and isinstance(trained, list) and all(type(part) in (int, float) for part in trained):
+        return tuple(trained)
+    return parts or DEFAULT_SPLIT
 
 
 def _trained_on(model: Artifact) -> str | None:
@@ -243,7 +292,7 @@ def _print_bands(result: Backtest) -> None:
         f"{band.level:g}": [*_coverage_cells(band.given), *_coverage_cells(band.fixed)]
         for band in result.bands
     }
-    _print_rows(title, headings, rows)
+    print_rows(title, headings, rows)
     places = [_describe_rows(result, rows) for rows in result.surprises()]
     more = f", and {len(places) - SHOWN_SURPRISES} more" if len(places) > SHOWN_SURPRISES else ""
     print(f"most surprising: {', '.join(places[:SHOWN_SURPRISES])}{more}")
@@ -253,20 +302,18 @@ def _print_forecasts(rolling: Rolling) -> None:
     """Print the errors over all steps of a forecast, and how the intervals of its last step did."""
     headings = [f"{name} {steps}" for steps in rolling.horizons for name in ("MSE", "MAE", "MASE")]
     rows = {
-        method: [_format_number(value) for score in scores for value in astuple(score)]
+        method: [format_number(value) for score in scores for value in astuple(score)]
         for method, scores in rolling.scores.items()
     }
     title = f"forecasts from {len(rolling.rows)} rows, the mean over all their steps; scaled units"
-    _print_rows(title, headings, rows)
+    print_rows(title, headings, rows)
     if rolling.bands:
         headings = ["by target", "worst place", "after a miss", "interval score", "quantile loss"]
         bands = {
-            f"step {steps}": [_format_range(band.least, band.most), *map(_format_number, astuple(band)[2:])]
+            f"step {steps}": [_format_range(band.least, band.most), *map(format_number, astuple(band)[2:])]
             for steps, band in zip(rolling.horizons, rolling.bands, strict=True)
         }
-        _print_rows(
-            f"intervals of {rolling.level:g}: coverage, and two scores; scaled units", headings, bands
-        )
+        print_rows(f"intervals of {rolling.level:g}: coverage, and two scores; scaled units", headings, bands)
     print(f"farthest forecast beyond the earlier rows: {rolling.excess:.2g} of their range")
 
 
@@ -276,7 +323,7 @@ def _coverage_cells(coverage: Coverage | None) -> list[str]:
     return [
         _format_range(coverage.least, coverage.most),
         _format_range(coverage.window_least, coverage.window_most),
-        _format_number(coverage.width),
+        format_number(coverage.width),
     ]
 
 
@@ -292,24 +339,5 @@ def _describe_rows(result: Backtest, rows: range) -> str:
 
 
 def _print_table(title: str, scores: Mapping[str, Score]) -> None:
-    rows = {method: [_format_number(value) for value in astuple(score)] for method, score in scores.items()}
-    _print_rows(title, ("MSE", "MAE", "RMSE", "MASE", "skill"), rows)
-
-
-def _print_rows(title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
-
-
-def _format_number(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"
+    rows = {method: [format_number(value) for value in astuple(score)] for method, score in scores.items()}
+    print_rows(title, ("MSE", "MAE", "RMSE", "MASE", "skill"), rows)

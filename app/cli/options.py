@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from models.data.series import Series
     from models.data.tables.options import TableOptions
+
+MOST_NOTES = 5
 
 Split = Annotated[
     str | None,
@@ -34,6 +37,19 @@ TimeZone = Annotated[
     ),
 ]
 NoTimes = Annotated[bool, typer.Option("--no-times", help="Leave out the column of times.")]
+Ignore = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", help="Columns that are not read, also not as times.", show_default=False),
+]
+SeriesColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column of a long table that says to which series a row belongs. "
+        "[default: `unique_id` beside `ds`, `item_id` beside `timestamp`]",
+        show_default=False,
+    ),
+]
 Map = Annotated[
     str | None,
     typer.Option(
@@ -163,6 +179,7 @@ def table_options(
     zone: str | None,
     time_column: str | None = None,
     no_times: bool = False,
+    ignored: str | None = None,
 ) -> TableOptions:
     """How a file is read."""
     from models.data.tables.options import TableOptions
@@ -177,6 +194,7 @@ def table_options(
         zone=zone,
         day_first=day_first,
         names=parse_pairs(names, "--map", "COLUMN=NAME"),
+        ignored=parse_names(ignored),
     )
 
 
@@ -191,6 +209,13 @@ def print_notes(notes: Iterable[str]) -> None:
     """Say on standard error what a user should know of a file."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def print_fleet_notes(fleet: Mapping[str, Series]) -> None:
+    """The same of many series: the first of each, and of how many series there are more."""
+    noted = [f"{name}: {note}" for name, series in fleet.items() for note in series.notes[:1]]
+    more = len(noted) - MOST_NOTES
+    print_notes([*noted[:MOST_NOTES], *([f"{more} more series have notes"] if more > 0 else [])])
 
 
 def artifact_name(given: str | None, folder: Path) -> str:

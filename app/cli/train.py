@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import options, recipe_options
-from app.cli.train_text import check_text_options, train_text
+from app.cli.train_text import check_options, train_text
 from models.errors import TrainingDiverged
 
 DEFAULT_MINUTES = 2.0
@@ -20,6 +21,7 @@ DEFAULT_TEXT_MINUTES = 10.0
 REMEDIES = "try a smaller --learning-rate, more --epochs or more rows"
 
 if TYPE_CHECKING:
+    from models.arrays import Doubles
     from models.artifact.files import Artifact
     from models.data.dataset import Dataset
     from models.data.series import Series
@@ -40,11 +42,14 @@ class Device(StrEnum):
 def train(
     context: typer.Context,
     data: Annotated[
-        str,
+        list[str] | None,
         typer.Argument(
-            metavar="[DATA]", help="A file: CSV, JSON Lines, Parquet or NPZ; or the built-in `sine`."
+            metavar="[DATA]...",
+            help="A file: CSV, JSON Lines, Parquet or NPZ; or the built-in `sine`. Several files, a "
+            "folder or a long table are many series of one network. [default: sine]",
+            show_default=False,
         ),
-    ] = "sine",
+    ] = None,
     text: Annotated[
         Path | None,
         typer.Option(
@@ -69,6 +74,8 @@ def train(
     time_column: options.TimeColumn = None,
     time_zone: options.TimeZone = None,
     no_times: options.NoTimes = False,
+    ignore: options.Ignore = None,
+    series_column: options.SeriesColumn = None,
     names_map: options.Map = None,
     separator: options.Separator = None,
     decimal: options.Decimal = None,
@@ -152,12 +159,15 @@ def train(
 
     Without an option of a recipe, several recipes are tried, and the best on the validation part is kept.
 
+    Several files, a folder of files or a long table are many series, of which one network is trained, by the
+    recipe `drifting` if no option of a recipe is given. Each series is scaled by its own training part.
+
     With --text, a network learns to write: it predicts the next character of a text.
 
     For example: carryover train readings.csv --out artifacts/pump --columns flow,pressure
     """
+    check_options(context, of_text=text is not None)
     if text is not None:
-        check_text_options(context)
         recipe_of_text = recipe_options.build_text_recipe(
             hidden_size=hidden,
             num_layers=layers,
@@ -179,10 +189,6 @@ def train(
         _set_device(device, threads)
         train_text(text, encoding, min_count, recipe_of_text, device.value, out, name, as_json)
         return
-    of_text = (("--embedding", embedding), ("--min-count", min_count), ("--bfloat16", bfloat16 or None))
-    for option, value in of_text:
-        if value is not None:
-            raise typer.BadParameter("is for --text only", param_hint=option)
     of_network = {
         "hidden_size": hidden,
         "num_layers": layers,
@@ -241,13 +247,24 @@ def train(
         zone=time_zone,
         time_column=time_column,
         no_times=no_times,
+        ignored=ignore,
     )
-    series = _series(data, names, table, gaps, options.step_seconds(resample))
-    dataset = _dataset(series, names, split, chosen.scaled)
-    if horizons and season is None:
-        chosen = recipe_options.with_learning(chosen, season=_season(dataset))
-    from models.evaluation.choose import can_be_judged
+    from models.data.dataset import can_be_judged, is_fleet
 
+    sources = data or ["sine"]
+    step = options.step_seconds(resample)
+    fleet: dict[str, Dataset] = {}
+    if series_column is not None or is_fleet(sources, table):
+        if minutes is not None:
+            raise typer.BadParameter("is for a single series", param_hint="--minutes")
+        if not one_training:
+            chosen, one_training = recipe_options.build_recipe(recipe_options.RecipeName.drifting), True
+        fleet = _fleet(sources, names, table, gaps, step, series_column, split, chosen)
+        dataset = next(iter(fleet.values()))
+    else:
+        dataset = _dataset(_series(sources[0], names, table, gaps, step), names, split, chosen.scaled)
+    if horizons and season is None:
+        chosen = recipe_options.with_learning(chosen, season=_season(list(fleet.values()) or [dataset]))
     _set_device(device, threads)
     checkpoint = checkpoint or _default_checkpoint(out)
     _check_out(out, options.artifact_name(name, out), checkpoint)
@@ -257,10 +274,13 @@ def train(
         choice = _choose(dataset, DEFAULT_MINUTES if minutes is None else minutes, device, as_json)
         training = choice.training
     else:
-        training = _training(dataset, chosen, device, checkpoint, resume)
+        training = _training(list(fleet.values()) or dataset, chosen, device, checkpoint, resume)
         _run(training, checkpoint, lines=recipe is recipe_options.RecipeName.textbook, quiet=as_json)
     seconds = time.monotonic() - start
-    verdict = _finish(training, options.artifact_name(name, out), data, seconds, out, as_json, choice)
+    report = _report(
+        training, options.artifact_name(name, out), sources[0], seconds, out, choice, fleet, split
+    )
+    verdict = _finish(training, report, seconds, out, as_json)
     checkpoint.unlink(missing_ok=True)
     if verdict.failed:
         raise TrainingDiverged(f"the network in {out} is far worse than the simplest predictions")
@@ -308,13 +328,54 @@ def _dataset(series: Series, names: InputNames, split: str | None, scaled: bool)
     return prepare(series, columns, targets, split_rows(len(series), parts), own_units, names.future)
 
 
-def _season(dataset: Dataset) -> int:
-    """Rows of a season of the training part; 1 where none is found."""
+def _fleet(
+    sources: list[str],
+    names: InputNames,
+    table: TableOptions,
+    gaps: bool,
+    step: float | None,
+    label: str | None,
+    split: str | None,
+    recipe: Recipe,
+) -> dict[str, Dataset]:
+    """Many series, by name."""
+    from models.data.dataset import open_fleet
+    from models.errors import BadData
+    from models.training.fleet import check_fleet
+
+    fleet = open_fleet(
+        sources, names.columns, names.targets, table, names.time_features, gaps, step, label=label
+    )
+    options.print_fleet_notes(fleet)
+    datasets: dict[str, Dataset] = {}
+    for name, series in fleet.items():
+        try:
+            datasets[name] = _dataset(series, names, split, recipe.scaled)
+        except BadData as error:
+            raise BadData(f"series {name!r}: {error}") from error
+    check_fleet(datasets, recipe)
+    return datasets
+
+
+def _season(datasets: Sequence[Dataset]) -> int:
+    """Rows of a season of most of the training parts; 1 where none is found."""
     from models.artifact.learning import MAX_SEASON
     from models.evaluation.baselines import find_season
+    from models.training.training import MOST_JUDGED
 
-    found = find_season(dataset.truth[: dataset.split.train].double().numpy()) or 1
-    return found if found <= MAX_SEASON else 1
+    some = datasets[:: -(-len(datasets) // MOST_JUDGED)]
+    filled = [_known(dataset) for dataset in some]
+    found = [find_season(past) or 1 for past in filled]
+    season = max(found, key=found.count)
+    return season if season <= MAX_SEASON else 1
+
+
+def _known(dataset: Dataset) -> Doubles:
+    """[rows, targets], the training part without gaps."""
+    from models.data.series import fill_gaps
+
+    past = dataset.truth[: dataset.split.train].double().numpy()
+    return fill_gaps("the training part", dataset.targets, past)
 
 
 def _set_device(device: Device, threads: int) -> None:
@@ -341,7 +402,9 @@ def _default_checkpoint(out: Path) -> Path:
     return out.parent / f"{out.name}.checkpoint"
 
 
-def _training(dataset: Dataset, recipe: Recipe, device: Device, checkpoint: Path, resume: bool) -> Training:
+def _training(
+    dataset: Dataset | Sequence[Dataset], recipe: Recipe, device: Device, checkpoint: Path, resume: bool
+) -> Training:
     from models.training.checkpoint import load_checkpoint
     from models.training.training import Training
 
@@ -387,19 +450,24 @@ def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> None
         print(f"{training.diverged}. Kept: the best weights before it", file=sys.stderr)
 
 
-def _finish(
+def _report(
     training: Training,
     name: str,
     source: str,
     seconds: float,
     out: Path,
-    as_json: bool,
     choice: Choice | None,
-) -> Verdict:
+    fleet: Mapping[str, Dataset],
+    split: str | None,
+) -> Artifact:
+    from models.data.dataset import DEFAULT_SPLIT
+    from models.evaluation.fleet_report import write_fleet_report
     from models.evaluation.report import write_report
-    from models.evaluation.verdict import judge
 
-    artifact = write_report(
+    if fleet:
+        parts = options.parse_numbers(split, "--split") or DEFAULT_SPLIT
+        return write_fleet_report(training, fleet, parts, name, seconds, out)
+    return write_report(
         training,
         name,
         source if source == "sine" else Path(source).name,
@@ -407,6 +475,11 @@ def _finish(
         out,
         None if choice is None else choice.as_dict(),
     )
+
+
+def _finish(training: Training, artifact: Artifact, seconds: float, out: Path, as_json: bool) -> Verdict:
+    from models.evaluation.verdict import judge
+
     verdict = judge(artifact.metrics)
     if verdict.warning:
         options.warn(f"{verdict.warning}; {REMEDIES}", as_json)
@@ -424,6 +497,8 @@ def _print_summary(training: Training, artifact: Artifact, seconds: float, out: 
         f"{out}: {len(training.history)} epochs in {seconds:.1f} s, fingerprint {artifact.fingerprint[:12]}"
     )
     frozen = " frozen" if served else ""
+    if artifact.fleet is not None:
+        print(f"one network of {len(artifact.fleet.names)} series; errors are means over them")
     print(
         f"one step ahead, {one_step['part']} part: MSE{frozen} {_measure(one_step['mse_scaled'])}, "
         f"persistence {_measure(one_step['persistence_mse_scaled'])} (scaled)"

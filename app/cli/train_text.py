@@ -12,11 +12,12 @@ from app.cli import options
 from models.errors import TrainingDiverged
 
 REMEDIES = "try more --minutes, more text, or another --learning-rate"
-PARAMETERS = frozenset(
+OF_A_TEXT = frozenset(("embedding", "min_count", "bfloat16"))  # the parameters that a table has not
+OF_BOTH = frozenset(
     (
-        *("text", "encoding", "min_count", "out", "name", "device", "threads", "as_json", "minutes"),
-        *("hidden", "layers", "cell", "embedding", "epochs", "patience", "streams", "piece", "dropout"),
-        *("weight_decay", "learning_rate", "schedule", "clip", "bfloat16", "seed"),
+        *("text", "encoding", "out", "name", "device", "threads", "as_json", "minutes"),
+        *("hidden", "layers", "cell", "epochs", "patience", "streams", "piece", "dropout"),
+        *("weight_decay", "learning_rate", "schedule", "clip", "seed"),
     )
 )
 
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
     from models.training.text_training import TextTraining
 
 
-def check_text_options(context: typer.Context) -> None:
-    """Refuse what was given beside --text and has no meaning for a text."""
+def check_options(context: typer.Context, *, of_text: bool) -> None:
+    """Refuse what was given and has no meaning for a text, or none without --text."""
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in PARAMETERS or source is None or source.name == "DEFAULT":
+        if parameter.name in OF_BOTH or source is None or source.name == "DEFAULT":
+            continue
+        if (parameter.name in OF_A_TEXT) == of_text:
             continue
         shown = parameter.opts[0] if parameter.param_type_name == "option" else "DATA"
-        raise typer.BadParameter("is for tables, so it does not go with --text", param_hint=shown)
+        wrong = "is for tables, so it does not go with --text" if of_text else "is for --text only"
+        raise typer.BadParameter(wrong, param_hint=shown)
 
 
 def train_text(

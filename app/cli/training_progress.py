@@ -1,6 +1,5 @@
 """Progress of a training: a bar with loss and speed, or a line for each epoch."""
 
-import math
 from types import TracebackType
 from typing import Self
 
@@ -38,7 +37,7 @@ class ProgressBar(SilentProgress):
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        self.steps = math.prod(training.truth.shape[:2])
+        self.steps = training.steps
         self.progress = Progress(
             MofNCompleteColumn(),
             BarColumn(bar_width=16),

@@ -16,7 +16,7 @@ from app.engine.residents import Residents
 from app.engine.session_history import session_history
 from app.engine.session_view import session_view
 from app.engine.step import Stepper, cannot_forecast_error
-from app.errors import CarryoverError, NothingObserved, SessionExists, StepFailed
+from app.errors import CarryoverError, NothingObserved, SessionExists, StepFailed, Unprocessable
 from app.jobs.jobs import (
     Adopt,
     Advance,
@@ -179,6 +179,10 @@ class _Commands:
     def _create(self, job: Create, batch: Batch) -> None:
         self._check_absent(job.session, batch)
         slab, carry = self._residents.models.slab_for_learning(job.model, job.learning, job.level)
+        known = slab.forecaster.begin_series(carry, job.series or id_of(job.session))
+        if job.series is not None and not known:
+            model = slab.forecaster.artifact.name
+            raise Unprocessable(f"{model!r} was not trained on a series {job.series[:80]!r}", field="series")
         row = self._residents.create(job.session, slab, job.ttl_seconds, batch)
         after = slab.read(np.array([row]))
         after.carries[0] = carry

@@ -106,7 +106,7 @@ def _not_finite(forecaster: Forecaster, inputs: PassInputs, result: StepResult) 
 def _failure(forecaster: Forecaster, inputs: PassInputs, i: int, start: int) -> StepFailed | Unprocessable:
     """Find out why a session failed: because of a huge observation if there is one, else the network."""
     observations = inputs.observations[start : start + int(inputs.lengths[i])]
-    huge = forecaster.huge_number(observations)
+    huge = forecaster.huge_number(observations, inputs.carries[i])
     if huge is None:
         wrong = "NaN or infinity" if forecaster.output_type == np.float32 else NOT_FINITE_OR_EXACT
         return StepFailed(f"the network produced {wrong}; the session was not advanced")

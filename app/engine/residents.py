@@ -253,6 +253,9 @@ class Residents:
         headers["ttl"] = ttl_seconds if ttl_seconds is not None else self.ttl_seconds
         touch(headers, batch.now)
         slab.headers[rows] = headers
+        if slab.forecaster.scales is not None:
+            for session, row in zip(sessions, rows.tolist(), strict=True):
+                slab.forecaster.begin_series(slab.carries[row], id_of(session))
         batch.created.update(zip(sessions, zip(repeat(slab), rows.tolist()), strict=False))
         return rows
 

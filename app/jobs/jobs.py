@@ -314,6 +314,7 @@ class Create(_OneSession):
     level : of the intervals that it wants with every chunk
     labels : `name:value` of each
     alert : of its own
+    series : of the model's training, whose scale the session has; None: that of the session's own id
     """
 
     session: str
@@ -323,6 +324,7 @@ class Create(_OneSession):
     level: float | None = None
     labels: Labels = ()
     alert: Alert | None = None
+    series: str | None = None
     reply: Reply = discard_answer
 
 

@@ -106,7 +106,7 @@ class Carryover:
         Parameters
         ----------
         model : by default the server's; if the session runs another model, its first chunk is refused
-        options : used when the session is created: `ttl_seconds`, `level`, `learning`, `labels`
+        options : used when the session is created: `ttl_seconds`, `level`, `learning`, `labels`, `series`
         """
         return Session(self, cursor_for(self._cursors, id, model, options))
 

@@ -65,8 +65,12 @@ class Scores:
         return Scores(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def rescale(self, unit: Floats) -> Scores:
-        """The same in other units; `unit` [outputs]: how many new units make one present unit."""
-        return Scores(self.errors * unit, self.scores, self.widths * unit, self.changes * unit, self.missed)
+        """The same in other units.
+
+        `unit`: [outputs], or [total, outputs], how many new units make one present unit.
+        """
+        widths = self.widths * unit[..., None, :]
+        return Scores(self.errors * unit, self.scores, widths, self.changes * unit, self.missed)
 
     def put(self, which: Any, scores: Scores) -> None:
         """Fill in the scores of the observations that the NumPy index `which` selects."""
@@ -94,7 +98,7 @@ class ErrorStatistics:
     coverage: Floats
 
     def rescale(self, unit: Floats) -> ErrorStatistics:
-        """The same in other units; `unit` [outputs]: how many new units make one present unit."""
+        """The same in other units; `unit` [outputs], or [..., outputs]: new units in one present unit."""
         return ErrorStatistics(
             self.observed, self.mse * unit**2, self.mae * unit, self.persistence * unit**2, self.coverage
         )

@@ -7,7 +7,7 @@ model's name, units and metrics are not part of it and may be edited by hand.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from models.arrays import Floats
+from models.artifact.fleet import Fleet
 from models.artifact.learning import LATER_FIELDS, MAX_FEATURES, Learning, feature_count, horizon_prior_shapes
 from models.artifact.names import check_name
 from models.data import calendar
@@ -68,6 +69,9 @@ class Artifact:
     vocabulary
         Of a model of text: the piece of text that each token stands for. Its input is a token, and its
         outputs are the logits of the next one: `targets` are the pieces.
+    fleet
+        The series that it was trained on, each with its own scale, where there are several; then every target
+        is an input, and `scaling` is that of a series of which nothing is known.
     metrics
         What training measured: JSON values; null for what could not be measured.
 
@@ -92,6 +96,7 @@ class Artifact:
     interval_seconds: float | None = None
     architecture: Architecture = field(default_factory=Architecture)
     vocabulary: tuple[str, ...] = ()
+    fleet: Fleet | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,6 +107,7 @@ class Artifact:
         _check_ahead(self)
         _check_embedding(self)
         _check_vocabulary(self)
+        _check_fleet(self)
         _check_weights(self)
 
     @property
@@ -211,12 +217,20 @@ class Artifact:
             shape.append(self.architecture.as_dict())
         if self.vocabulary:
             shape.append("vocabulary")  # its pieces are the targets
+        if self.fleet is not None:
+            shape.append(self.fleet.as_dict())
         digest = hashlib.sha256(json.dumps(shape).encode())
         for scaling in (self.scaling, self.target_scaling):
             digest.update(scaling.mean.astype("<f8").tobytes() + scaling.std.astype("<f8").tobytes())
-        for name in sorted(self.weights):
-            digest.update(name.encode() + self.weights[name].astype("<f4").tobytes())
+        arrays = {**self.weights, **({} if self.fleet is None else self.fleet.arrays())}
+        for name in sorted(arrays):
+            digest.update(name.encode() + arrays[name].astype("<f4").tobytes())
         return digest.hexdigest()
+
+    def of_series(self, scaling: Scaling) -> "Artifact":
+        """The same network for one series of this scale, [inputs], as a session of that series is served."""
+        targets = scaling.pick([self.columns.index(name) for name in self.targets])
+        return replace(self, scaling=scaling, target_scaling=targets, fleet=None)
 
     def network(self) -> "RecurrentNetwork":
         """A new network of torch's in eval mode, on the CPU, in float32; the caller may change it."""
@@ -378,6 +392,23 @@ def _check_vocabulary(artifact: Artifact) -> None:
         raise BadArtifact("logits cannot be scaled")
     if artifact.learning.enabled:
         raise BadArtifact("the sessions of a model with a vocabulary cannot learn")
+
+
+def _check_fleet(artifact: Artifact) -> None:
+    if artifact.fleet is None:
+        return
+    unseen = [name for name in artifact.targets if name not in artifact.columns]
+    if unseen:
+        raise BadArtifact(
+            f"a network of many series needs its targets as inputs; {unseen[0]!r} is not an input"
+        )
+    if artifact.architecture.embedding is not None:
+        raise BadArtifact("a network of many series scales its inputs, so it has no embedding")
+    if artifact.fleet.mean.shape[1] != artifact.input_size:
+        raise BadArtifact(
+            f"the series are scaled over {artifact.fleet.mean.shape[1]} columns, the model has "
+            f"{artifact.input_size}"
+        )
 
 
 def weight_shapes(

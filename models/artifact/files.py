@@ -18,6 +18,7 @@ import safetensors.numpy
 
 from models.arrays import Floats
 from models.artifact.artifact import LOGITS, Artifact, PredictionMode, check_bounds, weight_shapes
+from models.artifact.fleet import SERIES, count_series, parse_fleet
 from models.artifact.folder import FORMAT, read_description, read_tensors, write_folder
 from models.artifact.graph_artifact import GRAPH_VERSION, GraphArtifact, contents
 from models.artifact.graphs.graph_files import load_graph
@@ -48,7 +49,7 @@ FIELDS = frozenset(
 )
 SINCE_2 = frozenset(("learning", "future", "time_features", "interval_seconds"))
 OPTIONAL = frozenset(
-    ("architecture", "vocabulary", "feedback")
+    ("architecture", "vocabulary", "feedback", "fleet")
 )  # written where it is not the default, so that older programs read on
 
 
@@ -108,7 +109,8 @@ def _contents(artifact: Artifact | GraphArtifact) -> dict[str, bytes]:
     if isinstance(artifact, GraphArtifact):
         return contents(artifact)
     document = json.dumps(_describe(artifact), indent=2, allow_nan=False)
-    weights = safetensors.numpy.save(dict(artifact.weights))
+    arrays = {} if artifact.fleet is None else artifact.fleet.arrays()
+    weights = safetensors.numpy.save({**artifact.weights, **arrays})
     return {"weights.safetensors": weights, "model.json": f"{document}\n".encode()}
 
 
@@ -130,6 +132,7 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
         "interval_seconds": artifact.interval_seconds,
         **_architecture(artifact.architecture),
         **_text_fields(artifact),
+        **({} if artifact.fleet is None else {"fleet": artifact.fleet.as_dict()}),
         "metrics": dict(artifact.metrics),
         "fingerprint": artifact.fingerprint,
     }
@@ -181,6 +184,12 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
     check_bounds(architecture, len(inputs), hidden, layers, len(targets))
     if not isinstance(description["metrics"], dict):
         raise BadArtifact("metrics is not an object")
+    shapes = weight_shapes(architecture, len(inputs), hidden, layers, len(targets), learning)
+    if "fleet" in description:
+        count = count_series(description["fleet"])
+        shapes |= {SERIES + name: (count, len(inputs)) for name in ("mean", "std")}
+    arrays = _read_weights(weights, shapes)
+    fleet = parse_fleet(description["fleet"], arrays) if "fleet" in description else None
     return Artifact(
         name=_text(description["name"], "name"),
         inputs=inputs,
@@ -189,10 +198,9 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
         num_layers=layers,
         scaling=_scaling(description["scaling"], "scaling"),
         target_scaling=target_scaling,
-        weights=_read_weights(
-            weights,
-            weight_shapes(architecture, len(inputs), hidden, layers, len(targets), learning),
-        ),
+        weights={
+            name: array for name, array in arrays.items() if fleet is None or not name.startswith(SERIES)
+        },
         predicts=description["predicts"],
         learning=learning,
         future=_names(description, "future"),
@@ -200,6 +208,7 @@ def _build(description: dict[str, Any], weights: Path) -> Artifact:
         interval_seconds=description.get("interval_seconds"),
         architecture=architecture,
         vocabulary=vocabulary,
+        fleet=fleet,
         metrics=description["metrics"],
     )
 

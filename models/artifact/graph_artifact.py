@@ -204,6 +204,7 @@ class GraphArtifact:
     # A graph takes numbers as they are, and its sessions learn nothing.
     scaling: ClassVar[Scaling | None] = None
     target_scaling: ClassVar[Scaling | None] = None
+    fleet: ClassVar[None] = None
     learning: ClassVar[Learning] = Learning()
     future: ClassVar[tuple[str, ...]] = ()
     time_features: ClassVar[tuple[str, ...]] = ()

@@ -8,6 +8,7 @@ fed_back                          by input the output that becomes its next valu
 missing                           the inputs that are neither predicted nor known ahead; with any, no forecast
 text                              how the next token of a model of text is drawn; None for any other
 scaling, target_scaling           None where the network takes numbers as they are
+fleet                             None where all sessions have one scale
 learning, future, time_features, interval_seconds, time_input_count, hidden_size, num_layers, architecture,
 predicts                          as in `Artifact`; at their defaults, or None, for a graph
 has_time_axis, states, controls   the tensors of a graph, as a client of Triton's knows them

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from models.arrays import Bools, Doubles
 from models.data import calendar
-from models.data.readers import read_series
+from models.data.readers import is_long_table, read_long_table, read_series
 from models.data.resampling import resample
 from models.data.scaling import Column, Scaling
 from models.data.series import Series, fill_gaps
+from models.data.tables.files import COMPRESSED
 from models.data.tables.options import NO_OPTIONS, TableOptions
 from models.errors import BadData
 
+ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet", ".npz")  # of the files of a folder
 DEFAULT_SPLIT = (0.7, 0.15, 0.15)
 
 
@@ -67,6 +69,95 @@ def open_series(
     wanted = [*columns, *(name for name in targets if name not in columns)] if columns else None
     chosen = (None, wanted) if of_model else (wanted, None)
     series = read_series(Path(source), chosen[0], options, gaps or step is not None, chosen[1])
+    return _finished(series, time_features, step)
+
+
+def open_fleet(
+    sources: Sequence[str],
+    columns: Sequence[str] | None = None,
+    targets: Sequence[str] = (),
+    options: TableOptions = NO_OPTIONS,
+    time_features: Sequence[str] = (),
+    gaps: bool = False,
+    step: float | None = None,
+    of_model: bool = False,
+    label: str | None = None,
+) -> dict[str, Series]:
+    """Read many series: files, folders of files, and long tables (`read_long_table`).
+
+    Parameters
+    ----------
+    sources
+        Paths. A file that is no long table is a series with the name of the file, without its ending.
+    label
+        Column of a long table that says to which series a row belongs.
+    columns, targets, options, time_features, gaps, step, of_model
+        As in `open_series`.
+
+    Returns
+    -------
+    dict[str, Series]
+        By name.
+
+    Raises
+    ------
+    BadData
+        A file cannot be used, a folder has none, or two series have one name.
+    """
+    found: dict[str, Series] = {}
+    wanted = [*columns, *(name for name in targets if name not in columns)] if columns else None
+    chosen = (None, wanted) if of_model else (wanted, None)
+    for path in _files(sources):
+        read = None
+        if label is not None or _may_be_long(path):
+            read = read_long_table(path, label, chosen[0], options, gaps or step is not None, chosen[1])
+        if read is None:
+            name = path.name[: -len("".join(path.suffixes[-2:]))] if _is_packed(path) else path.stem
+            read = {name: read_series(path, chosen[0], options, gaps or step is not None, chosen[1])}
+        for name, series in read.items():
+            if name in found:
+                raise BadData(f"{series.source} and {found[name].source} have one name: rename one of them")
+            found[name] = _finished(series, time_features, step)
+    return found
+
+
+def is_fleet(sources: Sequence[str], options: TableOptions = NO_OPTIONS) -> bool:
+    """Whether these sources are read by `open_fleet`: several, a folder, or a long table by its names."""
+    if len(sources) != 1 or Path(sources[0]).is_dir():
+        return True
+    path = Path(sources[0])
+    return sources[0] != "sine" and _may_be_long(path) and is_long_table(path, options)
+
+
+def _may_be_long(path: Path) -> bool:
+    """Whether the names of its columns can be looked at: a pipe is read only once."""
+    return path.is_file() and path.suffix.lower() != ".npz"
+
+
+def _files(sources: Sequence[str]) -> list[Path]:
+    files: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if not path.is_dir():
+            files.append(path)
+            continue
+        here = sorted(each for each in path.iterdir() if each.is_file() and _is_table(each))
+        if not here:
+            raise BadData(f"{path} is a folder without files of data ({', '.join(ENDINGS)})")
+        files += here
+    return files
+
+
+def _is_table(path: Path) -> bool:
+    name = path.with_suffix("") if _is_packed(path) else path
+    return name.suffix.lower() in ENDINGS and not path.name.startswith(".")
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() in COMPRESSED
+
+
+def _finished(series: Series, time_features: Sequence[str], step: float | None) -> Series:
     if step is not None:
         series = resample(series, step)
     elif (irregular := series.describe_irregular()) is not None:
@@ -250,6 +341,12 @@ def training_streams(dataset: Dataset, streams: int) -> tuple[Tensor, Tensor]:
     first = pairs - steps * streams
     observations, truth = dataset.observations[first:pairs], dataset.truth[first + 1 : pairs + 1]
     return observations.reshape(streams, steps, -1), truth.reshape(streams, steps, -1)
+
+
+def can_be_judged(dataset: Dataset) -> bool:
+    """Whether anything was observed in the validation part."""
+    rows = dataset.split.validation_rows
+    return bool(rows) and not bool(dataset.truth[rows.start : rows.stop].isnan().all())
 
 
 def _tensor(values: Doubles, source: str, names: Sequence[str]) -> Tensor:

@@ -29,6 +29,8 @@ class Series:
         Those of `models.data.calendar.PERIODS`, whose columns are the last ones.
     notes
         What a user should know of how it was read.
+    ordered
+        Whether the times never decrease; False: these are the rows of many series.
 
     Raises
     ------
@@ -44,6 +46,7 @@ class Series:
     time_features: tuple[str, ...] = ()
     gaps: bool = False
     notes: tuple[str, ...] = ()
+    ordered: bool = True
 
     def __post_init__(self) -> None:
         bad = np.argwhere(np.isinf(self.values) if self.gaps else ~np.isfinite(self.values))
@@ -53,7 +56,7 @@ class Series:
             raise BadData(
                 f"{self.source}, row {row + 1}, column {self.columns[column]!r}: {value} is not finite"
             )
-        if self.times is not None:
+        if self.times is not None and self.ordered:
             _check_order(self.source, self.times)
 
     def __len__(self) -> int:

@@ -116,7 +116,13 @@ class Backtest:
 
 
 def backtest(
-    artifact: Artifact, series: Series, split: Split, *, chunk: int = 50, season: int | None = None
+    artifact: Artifact,
+    series: Series,
+    split: Split,
+    *,
+    chunk: int = 50,
+    season: int | None = None,
+    fleet: Artifact | None = None,
 ) -> Backtest:
     """Stream the test part through the artifact's network.
 
@@ -130,6 +136,9 @@ def backtest(
         Observations of a chunk.
     season
         Rows of a season; without it, one is looked for in the training part.
+    fleet
+        Serves the session in place of the artifact: the same network, whose session does not know the scale
+        of this series. The errors are in the scale of the artifact, and so is the frozen network.
 
     Raises
     ------
@@ -149,7 +158,9 @@ def backtest(
     values = series.pick(artifact.targets)
     known = fill_gaps(series.source, artifact.targets, values)
     season = season or find_season(known[: split.train])
-    run = _simulate_session(artifact, series, split, chunk) if artifact.learning.enabled else None
+    run = None
+    if artifact.learning.enabled or fleet is not None:
+        run = _simulate_session(fleet or artifact, series, split, chunk)
     predictions = _predictions(artifact, dataset, known, rows, chunk, season)
     if run is not None:
         frozen = {FROZEN: predictions.pop(NETWORK)}

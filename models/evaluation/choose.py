@@ -216,12 +216,6 @@ def mean_error(errors: tuple[float, ...]) -> float:
     return math.exp(sum(math.log(max(error, SMALLEST)) for error in errors) / len(errors))
 
 
-def can_be_judged(dataset: Dataset) -> bool:
-    """Whether anything was observed in the validation part."""
-    rows = dataset.split.validation_rows
-    return bool(rows) and not bool(dataset.truth[rows.start : rows.stop].isnan().all())
-
-
 def what_is_judged(dataset: Dataset) -> Judged:
     """The last rows of the validation part, and forecasts in it."""
     validation = dataset.split.validation_rows

@@ -73,15 +73,26 @@ def write_report(
     if served is not None:
         metrics["served"] = measure_served(artifact, dataset, served)
     artifact = replace(artifact, metrics=metrics)
-    save(artifact, folder)
-    report = {"fingerprint": artifact.fingerprint, **metrics}
-    report |= {"seconds": round(seconds, 1), "torch": torch.__version__, "history": history(training)}
-    (folder / "metrics.json").write_text(json.dumps(report, allow_nan=False) + "\n", encoding="utf-8")
+    write_files(training, artifact, seconds, folder)
     if served is None:
         draw(network, dataset, run, name, folder / "figure.png")
     else:
         draw_served(artifact, dataset, served, folder / "figure.png")
     return artifact
+
+
+def write_files(
+    training: Training,
+    artifact: Artifact,
+    seconds: float,
+    folder: Path,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the artifact, and metrics.json, which also has the details."""
+    save(artifact, folder)
+    report = {"fingerprint": artifact.fingerprint, **artifact.metrics, **(details or {})}
+    report |= {"seconds": round(seconds, 1), "torch": torch.__version__, "history": history(training)}
+    (folder / "metrics.json").write_text(json.dumps(report, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def history(training: Training) -> dict[str, list[float | None]]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,14 @@ def _labels(training: Training) -> dict[str, Any]:
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "recipe": training.recipe.as_dict(),
-        "data": _digest(training.dataset),
+        "data": _digest(training.datasets),
     }
 
 
-def _digest(dataset: Dataset) -> str:
-    digest = hashlib.sha256(repr((dataset.names, dataset.targets, astuple(dataset.split))).encode())
-    for values in (dataset.observations, dataset.truth):
-        digest.update(values.numpy().tobytes())
+def _digest(datasets: Sequence[Dataset]) -> str:
+    digest = hashlib.sha256()
+    for dataset in datasets:
+        digest.update(repr((dataset.names, dataset.targets, astuple(dataset.split))).encode())
+        for values in (dataset.observations, dataset.truth):
+            digest.update(values.numpy().tobytes())
     return digest.hexdigest()

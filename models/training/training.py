@@ -7,20 +7,22 @@ epoch:  the training part as equal streams, or streams that start anywhere and a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.data.dataset import Dataset, training_streams
+from models.data.dataset import Dataset, can_be_judged, training_streams
+from models.data.fleets import draw_streams, stream_sizes
 from models.errors import BadData, TrainingDiverged
 from models.nets.recurrent import Carry, RecurrentNetwork, detach_carry
 from models.training.recipe import Recipe
 from models.training.rollout import check_runs_freely, closed_loop_error, one_step, run_freely
 from models.training.simulation import build_artifact, streaming_error
 
+MOST_JUDGED = 16  # series of a fleet on which an epoch is judged
 Weights = dict[str, Tensor]
 
 
@@ -55,12 +57,17 @@ class Training:
     Parameters
     ----------
     dataset, recipe
-        What to learn, and how.
+        What to learn, and how. Several datasets are series of one network: each has its own scale, and all
+        have the same columns. Streams then start at random rows, in series drawn by their length.
     device
         "cpu" or "cuda".
 
     Attributes
     ----------
+    datasets
+        All of them; `dataset` is the first.
+    steps
+        Of all streams together in an epoch.
     diverged
         Why the training ended before its last epoch; None if it did not.
 
@@ -73,7 +80,9 @@ class Training:
         The artifact of this training would be refused: a column name, a rank, targets that are not inputs.
     """
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, device: str = "cpu") -> None:
+    def __init__(self, dataset: Dataset | Sequence[Dataset], recipe: Recipe, device: str = "cpu") -> None:
+        self.datasets = (dataset,) if isinstance(dataset, Dataset) else tuple(dataset)
+        dataset = self.datasets[0]
         if recipe.closed_loop:
             check_runs_freely(dataset)
         self.dataset, self.recipe, self.device = dataset, recipe, device
@@ -84,8 +93,13 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        observations, truth = training_streams(dataset, recipe.streams)
-        self.observations, self.truth = observations.to(device), truth.to(device)
+        if len(self.datasets) == 1:
+            observations, truth = training_streams(dataset, recipe.streams)
+            self.observations, self.truth = observations.to(device), truth.to(device)
+            self.steps = truth.shape[0] * truth.shape[1]
+        else:
+            self._passes, self._length = stream_sizes(self.datasets, recipe.streams)
+            self.steps = self._passes * self._length * recipe.streams
         self.history: list[Epoch] = []
         self.best_error = math.inf
         self.best_weights: Weights | None = None
@@ -133,10 +147,13 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             # The seed depends on the number of the epoch only, so that a resumed training draws the same.
             torch.manual_seed(1_000_003 * (self.recipe.seed + 1) + number)
-            loss, closed = self._pass(*self._streams())
+            losses, free = zip(*[self._pass(*streams) for streams in self._streams()], strict=True)
+        loss = sum(losses) / len(losses)
+        ran = [error for error in free if error is not None]
+        closed = sum(ran) / len(ran) if ran else None
         self._check_weights()
         due = number % self.recipe.judge_every == 0 or number == self.recipe.epochs
-        validation = validation_error(self.network, self.dataset, self.recipe) if due else None
+        validation = fleet_validation_error(self.network, self.datasets, self.recipe) if due else None
         epoch = Epoch(number, loss, closed, validation, rate, self._is_best(validation))
         self.history.append(epoch)
         return epoch
@@ -165,8 +182,18 @@ class Training:
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.best_error, self.best_weights = state["best_error"], state["best_weights"]
 
-    def _streams(self) -> tuple[Tensor, Tensor]:
-        """Inputs and truth of this epoch: [streams, steps, inputs] and [streams, steps, outputs]."""
+    def _streams(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each pass of this epoch the inputs and the truth, [streams, steps, inputs or outputs]."""
+        if len(self.datasets) == 1:
+            yield self._streams_of_one()
+            return
+        for _ in range(self._passes):
+            observations, truth = draw_streams(self.datasets, self.recipe.streams, self._length)
+            yield add_drift(
+                observations.to(self.device), truth.to(self.device), self.dataset, self.recipe.drift
+            )
+
+    def _streams_of_one(self) -> tuple[Tensor, Tensor]:
         observations, truth = self.observations, self.truth
         if self.recipe.shuffled:
             streams, steps = truth.shape[:2]
@@ -292,6 +319,20 @@ def mean_squared_error(outputs: Tensor, truth: Tensor) -> Tensor:
         return nn.functional.mse_loss(outputs, truth)
     errors = torch.where(missing, 0.0, outputs - truth.nan_to_num())
     return errors.square().sum() / (~missing).sum().clamp(min=1)
+
+
+def fleet_validation_error(
+    network: RecurrentNetwork, datasets: Sequence[Dataset], recipe: Recipe
+) -> float | None:
+    """The mean of `validation_error` over the series that have one, or over `MOST_JUDGED` of the series.
+
+    None if no series has one, or if one is infinite.
+    """
+    judged = [dataset for dataset in datasets if can_be_judged(dataset)]
+    judged = judged[:: -(-len(judged) // MOST_JUDGED) or 1]
+    errors = [validation_error(network, dataset, recipe) for dataset in judged]
+    known = [error for error in errors if error is not None]
+    return sum(known) / len(known) if known and len(known) == len(errors) else None
 
 
 def validation_error(network: RecurrentNetwork, dataset: Dataset, recipe: Recipe) -> float | None:

@@ -174,6 +174,34 @@ def test_sessions_that_learn_horizons_are_trained_and_their_forecasts_evaluated(
     assert "horizons must ascend from 1" in capsys.readouterr().err
 
 
+def test_one_network_of_many_series_is_trained_and_evaluated_for_each_of_them(csv, tmp_path, capsys):
+    _, *rows = csv.read_text().splitlines()
+    long = tmp_path / "long.csv"
+    cells = [row.split(",") for row in rows]
+    lines = [f"{pump},{time},{float(flow) * pump}" for pump in (1, 50) for time, flow, _ in cells]
+    long.write_text("\n".join(["unique_id,ds,y", *lines]) + "\n")
+    out = tmp_path / "pumps"
+    assert run(["train", str(long), "--out", str(out), *QUICK]) == 0
+    assert "one network of 2 series" in capsys.readouterr().out
+    artifact = load(out)
+    assert artifact.fleet.names == ("1", "50")
+    np.testing.assert_allclose(artifact.fleet.std[1], 50 * artifact.fleet.std[0], rtol=1e-3)
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join(["ds,y,remark", *(f"{time},{flow},x" for time, flow, _ in cells)]) + "\n")
+    files = [str(long), str(other), "--ignore", "remark"]
+    assert run(["evaluate", str(out), *files]) == 2
+    assert "no column 'remark'" in capsys.readouterr().err
+    assert run(["evaluate", str(out), str(long), str(other), "--horizons", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "other *" in printed
+    assert "found its own scale" in printed
+    assert run(["evaluate", str(out), str(long), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [each["series"] for each in document["by_series"]] == ["1", "50"]
+    status, error = failed(capsys, "train", str(long), "--out", str(out), "--minutes", "1")
+    assert (status, "single series" in error) == (2, True)
+
+
 def test_a_file_with_gaps_is_trained_on_and_evaluated_with_the_option_gaps(csv, tmp_path, capsys):
     lines = csv.read_text().splitlines()
     for row in (5, 60, 180, 190):

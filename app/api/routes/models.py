@@ -123,6 +123,7 @@ def _model(request: Request, slab: Slab, counts: dict[str, tuple[int, int]] | No
         "predicts": artifact.predicts,
         "learning": artifact.learning.as_dict() if artifact.learning.enabled else None,
         "future": list(artifact.future),
+        "series": None if artifact.fleet is None else len(artifact.fleet.names),
         "time_features": list(artifact.time_features),
         "interval_seconds": artifact.interval_seconds,
         "can_forecast": not forecaster.missing,

@@ -88,7 +88,7 @@ async def create_session(request: Request, response: Response) -> dict[str, Any]
     learning = {} if body.learning is None else body.learning.model_dump(exclude_none=True)
     job = Create(
         body.id or _random_id(), body.model, body.ttl_seconds, learning, body.level,
-        parse_labels(body.labels), _alert(request, body.alert),
+        parse_labels(body.labels), _alert(request, body.alert), body.series,
     )  # fmt: skip
     return _created(response, await get_caller(request).ask(job))
 

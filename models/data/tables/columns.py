@@ -171,7 +171,8 @@ class TableReader:
         self._numbers = NumberReader(table.source, options.decimal, gaps=gaps)
         self._times: TimeReader | None = None
         self._indices: list[int] = []
-        for name in (options.time_column, label):
+        self._left_out = frozenset(options.ignored)
+        for name in (options.time_column, label, *options.ignored):
             if name is not None and name not in self.table.names:
                 raise BadData(f"{table.source} has no column {name!r}; it has {listed(self.table.names)}")
         if inputs is not None and self.table.has_names:
@@ -223,7 +224,7 @@ class TableReader:
                 (
                     each
                     for each, cells in columns.items()
-                    if each not in inputs and self._is_time(each, cells)
+                    if each not in inputs and each not in self._left_out and self._is_time(each, cells)
                 ),
                 None,
             )
@@ -242,15 +243,16 @@ class TableReader:
     def _find_inputs(self, piece: Piece) -> None:
         names, columns = self.table.names, piece.cells
         if self.inputs is not None:
-            besides = [name for name in (self.time_column, self.label) if name is not None]
+            besides = [name for name in (self.time_column, self.label, *self._left_out) if name is not None]
             self._choose(match_names(self.table, self.inputs, besides))
             return
         others = [
             name
             for name, cells in zip(names, columns, strict=True)
-            if name not in (self.time_column, self.options.time_column) and self._is_time(name, cells)
+            if name not in {self.time_column, self.options.time_column, self.label, *self._left_out}
+            and self._is_time(name, cells)
         ]
         if others:
             self.notes.append(f"{listed(others)}: times too, and not read")
-        left = {*others, self.time_column}
+        left = {*others, self.time_column, self.label, *self._left_out}
         self._choose([index for index, name in enumerate(names) if name not in left])

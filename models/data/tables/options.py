@@ -47,6 +47,8 @@ class TableOptions:
         Whether 03/04/2024 is the third of April; without it, such a date is refused.
     names
         New names by old names of columns.
+    ignored
+        Columns that are not read, by their new names; also not as times.
     """
 
     encoding: str = "utf-8"
@@ -58,6 +60,7 @@ class TableOptions:
     zone: str | None = None
     day_first: bool | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.decimal not in (None, ".", ","):
@@ -66,6 +69,8 @@ class TableOptions:
             raise BadData(f"the separator is one character, not {self.separator!r}")
         if self.separator is not None and self.separator == self.decimal:
             raise BadData("the separator and the decimal mark must differ")
+        if self.time_column is not None and self.time_column in self.ignored:
+            raise BadData(f"{self.time_column!r} is both the column of times and ignored")
 
 
 NO_OPTIONS = TableOptions()

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from models.artifact.learning import Learning
-from models.data.dataset import Dataset, Split, prepare
+from models.data.dataset import Dataset, Split, can_be_judged, prepare
 from models.data.scaling import Column
 from models.data.series import Series
 from models.errors import TrainingDiverged
 from models.evaluation import choose as choosing
-from models.evaluation.choose import Choice, can_be_judged, choose, mean_error, what_is_judged
+from models.evaluation.choose import Choice, choose, mean_error, what_is_judged
 from models.training.recipe import Recipe
 
 torch.set_num_threads(1)

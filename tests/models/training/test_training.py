@@ -342,7 +342,7 @@ def test_shuffled_streams_are_contiguous_rows_of_the_training_part():
     dataset = drifting_pair()
     training = Training(dataset, replace(SMALL, shuffled=True, streams=5))
     torch.manual_seed(0)
-    observations, truth = training._streams()
+    observations, truth = training._streams_of_one()
     pairs = {tuple(row.tolist()): i for i, row in enumerate(dataset.observations[: dataset.split.train])}
     starts = [pairs[tuple(stream[0].tolist())] for stream in observations]
     assert len(set(starts)) > 1
