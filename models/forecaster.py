@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from models.adaptation.alarms import Alarms
 from models.adaptation.learner import ErrorStatistics, Learner, Scores
 from models.adaptation.stepper import Stepper
 from models.arrays import AnyArray, Bools, Doubles, Floats, Ints, Numbers
@@ -111,6 +112,7 @@ class Forecaster:
     layout : where each part of a carry lies
     short_answer_size : numbers of an answer that a session's header holds; 0 where it cannot hold them
     learner : None when the sessions learn nothing
+    alarms : the detectors of the sessions; None when they keep no errors
     future_inputs : columns of the inputs that are known ahead, time features among them
     missing : names of the inputs that are neither predicted nor known ahead; with any, `roll_out` refuses
     is_alias : whether a model of another name has the same network, and its fingerprint without a name
@@ -151,6 +153,9 @@ class Forecaster:
         self._rules = InputRules(artifact.input_ports)
         self._inputs = _Scale.of(artifact.scaling)
         self._outputs = _Scale.of(artifact.target_scaling)
+        self.alarms: Alarms | None = None
+        if self.learning.tracks_errors and self.learner is not None:
+            self.alarms = Alarms(self._outputs.std, self.learning.levels)
         self._scaled, self._unscaled = self._inputs.scaled, self._outputs.unscaled
         self._words_are_numbers = self.output_type == np.float32
 
