@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from models.adaptation.alarms import Alarms
 from models.adaptation.learner import ErrorStatistics, Learner, Scores
 from models.adaptation.scales import SessionScales
 from models.adaptation.stepper import Stepper
@@ -127,6 +128,7 @@ class Forecaster:
     samples : the network, where its observations are single samples; else None
     frame : observations that one step of the network takes: 1, or the samples of a frame
     scales : of the sessions, where each has its own; None where all have one
+    alarms : the detectors of the sessions; None when they keep no errors
     future_inputs : columns of the inputs that are known ahead, time features among them
     missing : names of the inputs that are neither predicted nor known ahead; with any, `roll_out` refuses
     is_alias : whether a model of another name has the same network, and its fingerprint without a name
@@ -177,6 +179,9 @@ class Forecaster:
         self._rules = InputRules(artifact.input_ports)
         self._inputs = _Scale.of(artifact.scaling)
         self._outputs = _Scale.of(artifact.target_scaling)
+        self.alarms: Alarms | None = None
+        if self.learning.tracks_errors and self.learner is not None:
+            self.alarms = Alarms(self.output_size, self.learning.levels)
         self._scaled, self._unscaled = self._inputs.scaled, self._outputs.unscaled
         self._output_columns = [artifact.columns.index(name) for name in artifact.targets] if fleet else []
         self._words_are_numbers = self.output_type == np.float32
@@ -288,6 +293,8 @@ class Forecaster:
         result = self._observe(
             observations, lengths, carries, inputs.repeated(lengths), outputs.repeated(lengths)
         )
+        if result.scores is not None:
+            result.scores.units[np.repeat(scales.unsettled(carries), lengths)] = np.nan
         scales.record(observations, lengths, result.carries)
         return result
 

@@ -1,7 +1,8 @@
 """The file of alerts: where they may be sent, and the alerts of models.
 
 {"webhooks": {"ops": {"url": "https://ops.example/hooks", "secret": "whsec_...", "tenant": "acme"}},
- "models": {"sine": {"score_above": 0.999, "clear_after": 10, "webhook": "ops"}}}
+ "models": {"sine": {"score_above": 0.999, "clear_after": 10, "webhook": "ops"},
+            "pump": {"alarms_per_week": 1, "kind": "any", "refractory": "6h", "webhook": "ops"}}}
 
 Only who runs the server writes addresses. A session names a webhook: a client that could name an address
 would have the server call machines that the client cannot reach.
@@ -16,8 +17,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from app.errors import ConfigError
-from app.session.notes import Alert
+from app.errors import ConfigError, Unprocessable
+from app.session.notes import Alert, parse_alert
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)
@@ -48,12 +49,26 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelAlert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The alert of all sessions of a model that have none of their own."""
+    """The alert of all sessions of a model that have none of their own; see `Alert`."""
 
     score_above: float | None = None
     outside: float | None = None
     clear_after: int = 1
     webhook: str | None = None
+    alarms_per_week: float | None = None
+    kind: str | None = None
+    refractory: str | None = None
+    step: str | None = None
+
+    @property
+    def alert(self) -> Alert:
+        """The same, as sessions have it.
+
+        Raises
+        ------
+        Unprocessable
+        """
+        return parse_alert(Alert(**msgspec.structs.asdict(self)))
 
 
 class AlertsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,10 +79,7 @@ class AlertsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def alerts(self) -> dict[str, Alert]:
         """The alerts of models by their names."""
-        return {
-            name: Alert(alert.score_above, alert.outside, alert.clear_after, alert.webhook)
-            for name, alert in self.models.items()
-        }
+        return {name: model.alert for name, model in self.models.items()}
 
 
 def read_alerts_file(path: Path | None) -> AlertsFile:
@@ -92,8 +104,10 @@ def read_alerts_file(path: Path | None) -> AlertsFile:
         except ValueError as error:
             raise ConfigError(f"alerts file {path}: webhook {name!r}: {error}") from error
     for model, alert in found.models.items():
-        if alert.score_above is None and alert.outside is None:
-            raise ConfigError(f"alerts file {path}: the alert of {model!r} needs score_above or outside")
+        try:
+            alert.alert  # noqa: B018  (checked)
+        except Unprocessable as error:
+            raise ConfigError(f"alerts file {path}: the alert of {model!r}: {error}") from error
         if alert.webhook is not None and alert.webhook not in found.webhooks:
             raise ConfigError(
                 f"alerts file {path}: {model!r} names no webhook of the file: {alert.webhook!r}"

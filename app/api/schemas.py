@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 from typing_extensions import TypeAliasType
 
 from app.codec.limits import MAX_MODEL_NAME, SESSION_ID
-from app.session.notes import MAX_CLEAR_AFTER
+from app.session.notes import MAX_ALARMS_PER_WEEK, MAX_CLEAR_AFTER
 from app.session.state_file import MAX_TTL_SECONDS
 from models.artifact.learning import MAX_LEVELS
 
@@ -105,7 +105,8 @@ class LearningOptions(RequestBody):
 
 
 class AlertOptions(RequestBody):
-    """When a session raises an alert. Needs `score_above` or `outside`; the session must keep intervals."""
+    """When a session raises an alert. Needs `score_above` or `outside`, or `alarms_per_week` without them.
+    The session must keep intervals."""
 
     score_above: float | None = Field(None, ge=0, lt=1, description="At an observation with a higher score.")
     outside: float | None = Field(
@@ -116,6 +117,24 @@ class AlertOptions(RequestBody):
         ge=1,
         le=MAX_CLEAR_AFTER,
         description="Observations in a row without either, after which another alert can be raised.",
+    )
+    alarms_per_week: float | None = Field(
+        None, gt=0, le=MAX_ALARMS_PER_WEEK, description="At what is so rare that there are so many a week."
+    )
+    kind: Literal["any", "value", "level shift", "trend"] | None = Field(
+        None, description="Of what `alarms_per_week` counts; any where absent."
+    )
+    refractory: str | None = Field(
+        None,
+        max_length=32,
+        examples=["6h"],
+        description="Time with nothing as rare, after which another alert can be raised; 6h where absent.",
+    )
+    step: str | None = Field(
+        None,
+        max_length=32,
+        examples=["10min"],
+        description="Time from one observation to the next; that of the model's timestamps where absent.",
     )
     webhook: str | None = Field(
         None, max_length=64, description="Name of a webhook of `CARRYOVER_ALERTS_FILE` that gets it."

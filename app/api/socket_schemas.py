@@ -116,6 +116,10 @@ class AlertEvent(BaseModel):
     epoch: str
     time: str
     score: float | None
+    kind: str | None = Field(
+        None, description="Of an alert by `alarms_per_week`: value, level shift or trend."
+    )
+    cause: str | None = Field(None, description="Of such an alert, in words.")
     labels: dict[str, str]
 
 

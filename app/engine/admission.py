@@ -197,7 +197,7 @@ class _Commands:
         labels = changed_labels(() if job.replaces_labels else notes.labels, job.labels)
         if job.changes_alert:
             check_alert(job.alert, slab.forecaster)
-            _note(after, Notes(labels, job.alert))
+            _note(after, Notes(labels, job.alert, notes.lowered().state))
         else:
             _note(after, Notes(labels, notes.alert, notes.state))
         _stage(job, job.session, slab, row, after, batch)
@@ -218,7 +218,7 @@ class _Commands:
         for name in ("position", "since_reset"):
             after.headers[name] = slab.headers[name][origin]
         after.carries[0] = slab.carries[origin]
-        _note(after, slab.notes.get(origin, NO_NOTES).quiet())
+        _note(after, slab.notes.get(origin, NO_NOTES).lowered())
         _stage(job, job.target, slab, row, after, batch)
 
     def _import(self, job: Import, batch: Batch) -> None:

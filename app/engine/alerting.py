@@ -3,6 +3,8 @@
 An alert is raised by the first observation that crosses a limit. It is cleared once so many observations in a
 row have crossed none, and only then can another be raised. Whether it is raised is part of the session's
 record: so a chunk that is sent again, a restart and a move to another replica raise nothing twice.
+
+An alert with a rate instead of limits is in `app.engine.alarming`.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import msgspec
 import numpy as np
 
 from app.codec.answers import format_rfc3339
+from app.engine import alarming
+from app.engine.alarming import Change
 from app.engine.batch import AlertEvent, Batch
 from app.engine.inputs import check_intervals, level_index
 from app.errors import Unprocessable
 from app.jobs.answers import epoch_token
 from app.session.names import id_of
-from app.session.notes import NO_NOTES, Alert, AlertState, Notes, labels_by_name
+from app.session.notes import NO_NOTES, Alert, AlertState, labels_by_name
 from app.session.rows import Rows, scalar
 from app.session.slab import Slab
 from models.adaptation.learner import Scores
@@ -39,6 +43,8 @@ def check_alert(alert: Alert | None, forecaster: Forecaster) -> None:
         raise Unprocessable(
             'the session keeps no scores: create it with {"learning": {"intervals": true}}', field="alert"
         )
+    if alert.alarms_per_week is not None:
+        alarming.check_step(alert, forecaster)
     check_intervals(alert.outside, forecaster)
 
 
@@ -62,28 +68,53 @@ def find_alerts(
     """
     if scores is None or not (after.notes or default is not None):
         return
+    changes = _changes_by_limit(slab, after, lengths, scores, default)
+    changes += _changes_by_rate(slab, after, lengths, scores, default)
+    for change in sorted(changes, key=lambda change: (change.i, change.offset)):
+        batch.alerts.append(_event(slab, sessions, after, lengths, scores, default, change, batch.now))
+
+
+def _changes_by_limit(
+    slab: Slab, after: Rows, lengths: Ints, scores: Scores, default: Alert | None
+) -> list[Change]:
+    """What changes at sessions whose alert has limits."""
     ends = lengths.cumsum()
-    watched = {i for i, notes in after.notes.items() if notes.alert is not None or notes.state.raised}
-    if default is not None:
+    watched = {i for i, notes in after.notes.items() if _has_limits(notes.alert) or notes.state.raised}
+    if default is not None and _has_limits(default):
         crossed = _crossed(default, scores, slab.forecaster)
         watched.update(np.flatnonzero(np.logical_or.reduceat(crossed, ends - lengths)).tolist())
+    changes = []
     for i in sorted(watched):
         notes = after.notes.get(i, NO_NOTES)
         alert = notes.alert or default
-        if alert is None:
+        if alert is None or not _has_limits(alert):
             continue
         chunk = scores.pick(slice(ends[i] - lengths[i], ends[i]))
-        state, changes = _follow(
+        state, found = _follow(
             alert, notes.state, _crossed(alert, chunk, slab.forecaster), ~np.isnan(chunk.scores)
         )
         if state != notes.state:
             after.notes[i] = msgspec.structs.replace(notes, state=state)
-        first = scalar(after.headers, "position", i) - int(lengths[i]) + 1
-        for offset, kind in changes:
-            score = float(chunk.scores[offset])
-            batch.alerts.append(
-                _event(slab, sessions[i], after, i, first + offset, kind, score, alert, notes, batch.now)
-            )
+        changes += [
+            Change(i, offset, kind, {"score_above": alert.score_above, "outside": alert.outside})
+            for offset, kind in found
+        ]
+    return changes
+
+
+def _changes_by_rate(
+    slab: Slab, after: Rows, lengths: Ints, scores: Scores, default: Alert | None
+) -> list[Change]:
+    """What changes at sessions whose alert has a rate."""
+    rules = {i: notes.alert for i, notes in after.notes.items() if notes.alert is not None}
+    if default is not None and not _has_limits(default):
+        rules = dict.fromkeys(range(len(lengths)), default) | rules
+    rules = {i: rule for i, rule in rules.items() if not _has_limits(rule)}
+    return alarming.follow(slab.forecaster, rules, after.notes, lengths, scores)
+
+
+def _has_limits(alert: Alert | None) -> bool:
+    return alert is not None and alert.alarms_per_week is None
 
 
 def _crossed(alert: Alert, scores: Scores, forecaster: Forecaster) -> Bools:
@@ -118,10 +149,15 @@ def _follow(
 
 
 def _event(
-    slab: Slab, name: str, after: Rows, i: int, position: int, kind: str, score: float, alert: Alert,
-    notes: Notes, now: float,
+    slab: Slab, sessions: Sequence[str], after: Rows, lengths: Ints, scores: Scores, default: Alert | None,
+    change: Change, now: float,
 ) -> AlertEvent:  # fmt: skip
+    i, name, kind = change.i, sessions[change.i], change.kind
     epoch = epoch_token(scalar(after.headers, "epoch", i))
+    position = scalar(after.headers, "position", i) - int(lengths[i]) + 1 + change.offset
+    score = float(scores.scores[int(lengths[:i].sum()) + change.offset])
+    notes = after.notes.get(i, NO_NOTES)
+    alert = notes.alert or default
     event = {
         "event": kind,
         "id": f"{kind}-{epoch}-{position}",  # the same whenever and wherever it is found
@@ -131,8 +167,7 @@ def _event(
         "epoch": epoch,
         "time": format_rfc3339(now),
         "score": None if np.isnan(score) else round(score, 6),
-        "score_above": alert.score_above,
-        "outside": alert.outside,
+        **change.details,
         "labels": labels_by_name(notes.labels),
     }
-    return AlertEvent(name, alert.webhook, event)
+    return AlertEvent(name, None if alert is None else alert.webhook, event)

@@ -194,7 +194,7 @@ class Slab:
         else:
             del self.notes[row]
         self._has_notes[row] = bool(notes)
-        if (session := self._owner[row]) is not None:
+        if notes.labels != before.labels and (session := self._owner[row]) is not None:
             self.labels.remove(session, before.labels)
             self.labels.add(session, notes.labels)
 

@@ -40,6 +40,7 @@ class Scores:
     widths : [total, levels, outputs], half-widths around the prediction that follows each observation
     changes : [total, outputs], observed minus what was observed before it: the errors of persistence
     missed : [total, levels, outputs], 1 where the observation was outside its interval
+    units : [total, outputs], one unit of scaled errors, in these units; NaN while a session seeks its scale
     """
 
     errors: Floats
@@ -47,13 +48,15 @@ class Scores:
     widths: Floats
     changes: Floats
     missed: Floats
+    units: Floats
 
     @classmethod
     def empty(cls, total: int, outputs: int, levels: int) -> Scores:
-        """Zeros, to be filled in by `Learner.learn`."""
+        """Scaled, and zeros that `Learner.learn` fills in."""
         by_level = (total, levels, outputs)
         shapes = ((total, outputs), (total,), by_level, (total, outputs), by_level)
-        return cls(*(np.zeros(shape, np.float32) for shape in shapes))
+        errors, scores, widths, changes, missed = (np.zeros(shape, np.float32) for shape in shapes)
+        return cls(errors, scores, widths, changes, missed, np.ones((total, outputs), np.float32))
 
     @classmethod
     def join(cls, parts: list[Scores]) -> Scores:
@@ -70,7 +73,8 @@ class Scores:
         `unit`: [outputs], or [total, outputs], how many new units make one present unit.
         """
         widths = self.widths * unit[..., None, :]
-        return Scores(self.errors * unit, self.scores, widths, self.changes * unit, self.missed)
+        changes, units = self.changes * unit, self.units * unit
+        return Scores(self.errors * unit, self.scores, widths, changes, self.missed, units)
 
     def put(self, which: Any, scores: Scores) -> None:
         """Fill in the scores of the observations that the NumPy index `which` selects."""

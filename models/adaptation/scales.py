@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from models.arrays import AnyArray, Floats, Ints
+from models.arrays import AnyArray, Bools, Floats, Ints
 from models.artifact.artifact import Artifact
 from models.artifact.fleet import Fleet
 from models.carry import CarryLayout
@@ -81,6 +81,10 @@ class SessionScales:
         """Mean and standard deviation of the inputs of each session, views [batch, inputs]."""
         _, mean, std, _ = self._parts(carries)
         return mean, std
+
+    def unsettled(self, carries: Floats) -> Bools:
+        """[batch], whether a session will take another scale."""
+        return np.asarray(self._parts(carries)[0] < self._last)
 
     def until_next(self, carries: Floats) -> Ints:
         """[batch], observations until each session takes another scale; more than any chunk has: never."""

@@ -70,6 +70,25 @@ async def test_a_session_with_the_id_of_a_series_or_its_name_has_its_scale(start
         assert model["series"] == 1
 
 
+async def test_alarms_are_counted_in_the_units_of_each_series(start, fleet):
+    """The first alarm needs a hundred observations, of which none is counted while a scale is sought."""
+    values = LOUD.unscale(series("adaptive", 400)).astype(np.float32)
+    values[300:330] += 5 * LOUD.std.astype(np.float32)
+    async with start() as service:
+        found = {}
+        for session, scale in (("small", 1e-6), ("usual", 1.0), ("large", 1e6)):
+            alert = {"alarms_per_week": 8, "refractory": "5h", "step": "1h"}
+            body = {"id": session, "model": "fleet", "alert": alert}
+            assert (await service.http.post("/sessions", json=body)).status_code == 201
+            await service.stream(session, values * np.float32(scale), [7, 3, 250, 140])
+            past = [alert.event for alert in service.app.state.alerts._past]
+            found[session] = [
+                (event["event"], event["position"]) for event in past if event["session"] == session
+            ]
+        assert any(event == "alert" and 300 < position <= 330 for event, position in found["usual"])
+        assert found["small"] == found["usual"] == found["large"]
+
+
 async def test_a_series_that_the_model_does_not_have_is_refused(start):
     async with start() as service:
         refused = await service.http.post("/sessions", json={"id": "s", "series": "quiet"})

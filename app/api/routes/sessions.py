@@ -464,7 +464,7 @@ async def _in_detail(caller: Caller, rows: list[dict[str, Any]]) -> list[dict[st
 def _alert(request: Request, options: AlertOptions | None) -> Alert | None:
     if options is None:
         return None
-    alert = Alert(options.score_above, options.outside, options.clear_after, options.webhook)
+    alert = Alert(**options.model_dump())
     webhooks: Webhooks = request.app.state.webhooks
     webhooks.check(alert.webhook, get_caller(request).tenant)
     return parse_alert(alert)

@@ -1,0 +1,144 @@
+"""Alarms come at the rate of the rule, say what they found, and do not depend on how a stream is cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.adaptation.alarm_kernels import CALM, CLEARED, RAISED
+from models.adaptation.alarms import ANY, KIND_NAMES, WEEK, Alarms, Followed, rates
+from models.adaptation.learner import Scores
+
+HOUR = 3600.0
+HOURS = int(WEEK / HOUR)
+WEEKS = 10
+
+
+def scores_of(errors: np.ndarray) -> Scores:
+    """Errors [total, outputs] as a pass gives them, with intervals of 1.6 standard deviations."""
+    total, outputs = errors.shape
+    scores = Scores.empty(total, outputs, 1)
+    scores.errors[:] = errors
+    scores.widths[:] = 1.6
+    return scores
+
+
+def follow(
+    errors: np.ndarray,
+    kind: str = ANY,
+    refractory: int = 6,
+    weekly: float = 1.0,
+    states: np.ndarray | None = None,
+) -> tuple[Followed, np.ndarray]:
+    """What is found in errors [sessions, rows, outputs], and the states after them."""
+    sessions, rows, outputs = errors.shape
+    alarms = Alarms(outputs, (0.9,))
+    states = np.repeat(alarms.new_state[None], sessions, axis=0) if states is None else states
+    rate = np.repeat(rates(kind, weekly, HOUR)[None], sessions, axis=0)
+    found = alarms.follow(
+        states,
+        np.full(sessions, rows),
+        scores_of(errors.reshape(-1, outputs)),
+        rate,
+        np.full(sessions, refractory),
+    )
+    return found, states
+
+
+def noise(kind: str, sessions: int, rows: int) -> np.ndarray:
+    random = np.random.default_rng(5)
+    values = (
+        random.standard_t(3, (sessions, rows))
+        if kind == "heavy"
+        else random.standard_normal((sessions, rows))
+    )
+    if kind == "dependent":
+        for row in range(1, rows):
+            values[:, row] += 0.7 * values[:, row - 1]
+    if kind == "daily":
+        values *= 1.2 + np.sin(2 * np.pi * np.arange(rows) / 24)
+    return values[..., None]
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy", "dependent", "daily"])
+def test_a_quiet_stream_has_as_many_alarms_as_the_rule_says(kind):
+    sessions = 40
+    found, _ = follow(noise(kind, sessions, WEEKS * HOURS))
+    weekly = np.sum(found.changes == RAISED) / sessions / WEEKS
+    assert 0.5 < weekly < 2
+
+
+def test_more_are_asked_for_and_more_are_raised():
+    errors = noise("normal", 20, WEEKS * HOURS)
+    counts = [int(np.sum(follow(errors, weekly=weekly)[0].changes == RAISED)) for weekly in (0.25, 1, 4)]
+    assert counts[0] * 2 < counts[1] < counts[2] / 2
+
+
+def disturbed(kind: str) -> np.ndarray:
+    errors = noise("normal", 1, 4 * HOURS)
+    place = slice(3 * HOURS, 3 * HOURS + 1) if kind == "value" else slice(3 * HOURS, None)
+    errors[:, place] += {"value": -9.0, "level shift": -1.8, "trend": -0.6}[kind]
+    return errors
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_what_happened_is_named(kind):
+    found, _ = follow(disturbed(kind), kind, weekly=0.1 if kind == "value" else 0.5)
+    (first, *_) = [row for row in np.flatnonzero(found.changes == RAISED) if row >= 3 * HOURS]
+    cause = found.cause(first)
+    assert (cause.kind, cause.output, cause.above) == (kind, 0, False)
+    assert cause.expected < 0.5 / HOURS
+    if kind == "value":
+        assert first == 3 * HOURS
+        assert cause.size > 6
+        assert cause.beyond == pytest.approx(cause.size - 1.6, abs=0.5)
+    else:
+        assert 3 * HOURS < first < 3 * HOURS + 60
+        assert 0 < cause.steps < 200
+
+
+def test_the_output_that_raised_it_is_named():
+    errors = np.concatenate([noise("daily", 1, 600), disturbed("value")[:, :600]], axis=2)
+    found, _ = follow(errors, "value", weekly=0.2)
+    assert found.cause(3 * HOURS).output == 1
+
+
+def test_chunks_and_neighbours_change_nothing():
+    errors = noise("heavy", 3, 700)
+    errors[1, ::7] = np.nan  # gaps
+    whole, states = follow(errors)
+    alone = [follow(errors[i : i + 1]) for i in range(3)]
+    assert np.array_equal(whole.changes, np.concatenate([found.changes for found, _ in alone]))
+    assert np.array_equal(states, np.concatenate([state for _, state in alone]))
+    cut = follow(errors[:, :1])[1]
+    for start, stop in ((1, 300), (300, 301), (301, 700)):
+        follow(errors[:, start:stop], states=cut)
+    assert np.array_equal(cut, states)
+
+
+def test_an_incident_raises_one_alarm_which_is_cleared_after_the_refractory_time():
+    errors = noise("normal", 1, 4 * HOURS) / 4
+    errors[:, 500:520] += 5
+    found, states = follow(errors, "value", refractory=50, weekly=0.1)
+    assert np.flatnonzero(found.changes == RAISED).tolist() == [500]
+    (cleared,) = np.flatnonzero(found.changes == CLEARED)
+    crossed = cleared - 50
+    assert 519 <= crossed < 550  # the last errors count for a while
+    assert states[0, CALM] == -1
+
+
+def test_a_stream_that_stays_noisier_is_followed():
+    errors = noise("normal", 10, 2 * WEEKS * HOURS)
+    errors[:, WEEKS * HOURS :] *= 3
+    changes = follow(errors)[0].changes.reshape(10, 2 * WEEKS, HOURS)
+    late = np.sum(changes[:, -5:] == RAISED) / 10 / 5
+    assert 0.1 < late < 2  # for some weeks the rate is lower, because of the alarms that it raised
+
+
+def test_a_gap_changes_nothing_but_the_band():
+    errors = noise("normal", 1, 300)
+    _, before = follow(errors)
+    after = before.copy()
+    found, _ = follow(np.full((1, 5, 1), np.nan), states=after)
+    assert np.isnan(found.scores).all()
+    assert np.array_equal(before, after)
