@@ -43,19 +43,19 @@ class TorchNet(RecurrentNet):
     def advance(self, scaled: Floats, lengths: Ints, carries: Floats) -> tuple[Floats, Floats]:
         """Move every session on by its chunk."""
         batch, longest = len(lengths), longest_chunk(lengths, scaled)
-        moved = carries.copy()
         if longest * batch == len(scaled):
-            by_session, moved[:, : self.state_size] = self._run(scaled.reshape(batch, longest, -1), carries)
-            return self._levels(by_session.reshape(len(scaled), -1), scaled), moved
+            by_session, state = self._run(scaled.reshape(batch, longest, -1), carries)
+            return self._levels(by_session.reshape(len(scaled), -1), scaled), self._moved(carries, state)
         order = np.argsort(-lengths, kind="stable")
         steps = list(time_major(lengths, order, longest))
         at = np.concatenate(steps)
         sizes = torch.tensor([len(step) for step in steps])
-        packed, state = self._run(scaled[at], carries[order], sizes)
+        packed, of_longest_first = self._run(scaled[at], carries[order], sizes)
         outputs = np.empty_like(packed)
         outputs[at] = packed
-        moved[order, : self.state_size] = state
-        return self._levels(outputs, scaled), moved
+        state = np.empty_like(of_longest_first)
+        state[order] = of_longest_first
+        return self._levels(outputs, scaled), self._moved(carries, state)
 
     def step(self, inputs: Floats, carries: Floats) -> Floats:
         """Move every session on by one observation, in place."""
@@ -77,16 +77,37 @@ class TorchNet(RecurrentNet):
         outputs : laid out as the observations
         state : [batch, state_size]
         """
-        states = carries[:, : self.state_size].reshape(-1, self.states, self.layers, self.hidden)
         with torch.inference_mode():
-            inputs = self.network.embed(torch.from_numpy(observations).to(self.device))
+            states = self._to_device(carries[:, : self.state_size])
+            by_layer = states.view(-1, self.states, self.layers, self.hidden).permute(1, 2, 0, 3)
+            inputs = self.network.embed(self._to_device(observations))
             features, state = self.network.recur(
-                inputs if sizes is None else PackedSequence(inputs, sizes),
-                tuple(self._layers_first(states[:, i]) for i in range(self.states)),
+                inputs if sizes is None else PackedSequence(inputs, sizes), tuple(by_layer.contiguous())
             )
             outputs = self.network.read_out(features if sizes is None else features.data)
             moved = torch.stack(state).permute(2, 0, 1, 3).flatten(1)  # [batch, state_size]
-            return outputs.cpu().numpy(), moved.cpu().numpy()
+            return self._to_host(outputs), self._to_host(moved)
 
-    def _layers_first(self, rows: Floats) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(rows.transpose(1, 0, 2))).to(self.device)
+    def _moved(self, carries: Floats, state: Floats) -> Floats:
+        """These carries with another state; what lies behind the state stays."""
+        if state.shape == carries.shape:
+            return state
+        moved = np.empty_like(carries)
+        moved[:, : self.state_size], moved[:, self.state_size :] = state, carries[:, self.state_size :]
+        return moved
+
+    # To and from a GPU through pinned memory, which torch keeps and gives out again: the device copies it by
+    # itself, and no page is new. A batch of 4,096 carries of 16 kB takes 15 ms; through other memory it took 135.
+
+    def _to_device(self, rows: Floats) -> torch.Tensor:
+        if self.device.type == "cpu":
+            return torch.from_numpy(np.ascontiguousarray(rows))
+        pinned = torch.empty(rows.shape, dtype=torch.float32, pin_memory=True)
+        pinned.numpy()[...] = rows
+        return pinned.to(self.device, non_blocking=True)
+
+    def _to_host(self, rows: torch.Tensor) -> Floats:
+        if self.device.type == "cpu":
+            return np.asarray(rows.numpy())
+        pinned = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+        return np.asarray(pinned.copy_(rows).numpy())
