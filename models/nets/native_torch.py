@@ -97,7 +97,7 @@ class TorchNet(RecurrentNet):
         return moved
 
     # To and from a GPU through pinned memory, which torch keeps and gives out again: the device copies it by
-    # itself, and no page is new. A batch of 4,096 carries of 16 kB takes 15 ms; through other memory it took 135.
+    # itself, and no page is new. A batch of 4,096 carries of 16 kB takes 15 ms; 135 through other memory.
 
     def _to_device(self, rows: Floats) -> torch.Tensor:
         if self.device.type == "cpu":

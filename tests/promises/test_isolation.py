@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +19,8 @@ from app import main
 from app.config import Settings
 from app.errors import CarryoverError
 from app.session import names, state_file
+from models.artifact.files import save
+from tests.helpers import graphs, text
 from tests.helpers.locked import Keys, alike
 from tests.helpers.ways import AsgiRoute, HotRoute, Way
 
@@ -44,6 +48,15 @@ def sending(body: Any = None, **query: Any) -> Example:
     return example
 
 
+def hearing(**query: Any) -> Example:
+    """A request with twenty samples of silence."""
+    kind = {"content-type": "audio/l16;rate=8000"}
+    return lambda _, __: {"params": query, "content": bytes(40), "headers": kind}
+
+
+WRITING = {"prompt": "a", "steps": 3, "seed": 7}
+COMPLETION = {"prompt": "a", "max_tokens": 3, "seed": 7}
+
 # To add a route: a request to it that would show or move the session {id}, if it were the caller's.
 EXAMPLES: dict[tuple[str, str], list[Example]] = {
     ("POST", "/sessions"): [sending({"id": "{id}"})],
@@ -67,6 +80,14 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
         sending(CHUNK | {"at": 3, "epoch": "00000000000000ff"}),
         sending(CHUNK | {"model": "weather"}),
     ],
+    ("POST", "/sessions/{id}/audio"): [hearing(), hearing(at=STEPS), hearing(at=3, epoch="00000000000000ff")],
+    ("POST", "/sessions/{id}/generate"): [
+        sending(WRITING),
+        sending(WRITING | {"at": STEPS}),
+        sending(WRITING | {"keep": False}),
+        sending(WRITING | {"at": 3, "epoch": "00000000000000ff"}),
+    ],
+    ("POST", "/v1/completions"): [sending(COMPLETION | {"user": "{id}"})],
     ("POST", "/sessions/{id}/reset"): [sending(), sending({"at": STEPS})],
     ("POST", "/sessions/{id}/fork"): [sending({"id": "{id}-fork"}), sending({"id": "{id}", "at": STEPS})],
     ("GET", "/sessions/{id}/history"): [sending(), sending(last=2), sending(**{"from": STEPS - 1})],
@@ -91,6 +112,13 @@ EXAMPLES: dict[tuple[str, str], list[Example]] = {
     ("POST", "/v2/models/{model}/versions/{version}/infer"): [
         sending(TENSOR | {"parameters": {"sequence_id": "{id}"}}),
     ],
+}
+
+# The model of the session, where the route is not for those of every model.
+MODELS = {
+    "/sessions/{id}/audio": "loudness",
+    "/sessions/{id}/generate": "letters",
+    "/v1/completions": "letters",
 }
 
 # Routes that know no session: what they tell is the same for everybody, or refused.
@@ -146,9 +174,29 @@ def store() -> str:
     return "memory"
 
 
+@pytest.fixture(scope="module")
+def audible_and_literate(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("audible-and-literate")
+    save(graphs.loudness(), folder / "loudness")
+    save(text.text_model(), folder / "letters")
+    return folder
+
+
+@pytest.fixture
+def start_for(start, keys, audible_and_literate) -> Callable[[str], AbstractAsyncContextManager[Way]]:
+    """Starts a service whose default model is one that the route is for."""
+
+    def start_for(path: str) -> AbstractAsyncContextManager[Way]:
+        if path not in MODELS:
+            return start(api_keys_file=keys.path)
+        return start(api_keys_file=keys.path, models=(audible_and_literate,), default_model=MODELS[path])
+
+    return start_for
+
+
 async def their_session(http: httpx.AsyncClient, keys: Keys) -> tuple[dict[str, Any], list[float]]:
     """A session of the other tenant's: what it looks like to them, and its carry."""
-    body = {"observations": [[0.01 * step] for step in range(STEPS)], "at": 0}
+    body = {"observations": [[step % 5] for step in range(STEPS)], "at": 0}
     moved = await http.post(f"/sessions/{THEIRS}/observations", json=body, headers=keys.headers("theirs"))
     assert moved.status_code == 200, moved.text
     return await looked_at(http, keys)
@@ -167,19 +215,23 @@ EACH = [(method, path, i) for (method, path), examples in EXAMPLES.items() for i
 
 
 @pytest.mark.parametrize(("method", "path", "i"), EACH, ids=str)
-async def test_a_session_of_another_tenant_is_answered_like_an_unknown_session(start, keys, method, path, i):
-    async with start(api_keys_file=keys.path) as service:
+async def test_a_session_of_another_tenant_is_answered_like_an_unknown_session(
+    start_for, keys, method, path, i
+):
+    async with start_for(path) as service:
         await compare(service.http, keys, method, path, EXAMPLES[method, path][i])
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [each for each in EXAMPLES if "{id}" in each[1] or "infer" in each[1]], ids=str
+    ("method", "path"),
+    [each for each in EXAMPLES if "{id}" in each[1] or "infer" in each[1] or each[1] in MODELS],
+    ids=str,
 )
 async def test_the_comparison_notices_a_server_that_forgets_about_tenants(
-    start, keys, method, path, monkeypatch
+    start_for, keys, method, path, monkeypatch
 ):
     monkeypatch.setattr(names, "prefix", lambda tenant: "")
-    async with start(api_keys_file=keys.path) as service:
+    async with start_for(path) as service:
         with pytest.raises((AssertionError, CarryoverError)):
             await compare_all(service.http, keys, method, path)
 
@@ -194,17 +246,30 @@ async def compare(http: httpx.AsyncClient, keys: Keys, method: str, path: str, e
     before, state = await their_session(http, keys), await their_state(http, keys)
     answers = []
     for session in (UNKNOWN_EPOCH, THEIRS):
-        request = example(session, state) | {"headers": keys.headers("ours")}
-        response = await http.request(method, addressed(path, session), **request)
+        response = await ask(http, method, path, session, example(session, state), keys.headers("ours"))
         content: Any = response.content
         if content and response.headers.get("content-type", "").endswith("json"):
             content = alike(response.json(), session)
+            if path == "/v1/completions":
+                content.pop("id", None)  # drawn
         answers.append((response.status_code, content))
         assert before[0]["epoch"] not in response.text
         await forget_ours(http, keys)  # what this made, so that both find the same
     assert answers[0] == answers[1]
     assert answers[0][0] < 500
     assert await looked_at(http, keys) == before
+
+
+async def ask(
+    http: httpx.AsyncClient,
+    method: str,
+    path: str,
+    session: str,
+    request: dict[str, Any],
+    key: dict[str, str],
+) -> httpx.Response:
+    headers = request.get("headers", {}) | key
+    return await http.request(method, addressed(path, session), **(request | {"headers": headers}))
 
 
 def addressed(path: str, session: str) -> str:
@@ -273,17 +338,13 @@ CHANGES = [each for each in EXAMPLES if each[0] != "GET" and each not in LOOKS]
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES, ids=str)
-async def test_a_key_to_read_changes_nothing(start, keys, method, path):
+async def test_a_key_to_read_changes_nothing(start_for, keys, method, path):
     example = EXAMPLES[method, path][0]
-    async with start(api_keys_file=keys.path) as service:
+    async with start_for(path) as service:
         await their_session(service.http, keys)
         state = await their_state(service.http, keys)
-        response = await service.http.request(
-            method,
-            addressed(path, "own"),
-            headers=keys.headers("ours-to-read"),
-            **example("own", state),
-        )
+        key = keys.headers("ours-to-read")
+        response = await ask(service.http, method, path, "own", example("own", state), key)
         refused = response.status_code == 403 or set(response.json().get("errors", {})) == {"0", "1"}
         assert refused, response.text
         listed = (await service.http.get("/sessions", headers=keys.headers("ours"))).json()
