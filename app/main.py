@@ -122,6 +122,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
         license_info=LICENSE,
         openapi_tags=TAGS,
         servers=SERVERS,
+        openapi_url=None,  # FastAPI's route makes it in the event loop; ours is in api/routes/documents.py
         docs_url=None,  # FastAPI's page loads scripts from another host; ours is in api/routes/dashboard.py
         redoc_url=None,
     )

@@ -7,7 +7,9 @@ examples that the server's own model accepts.
 
 from __future__ import annotations
 
+import json
 import re
+from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI
@@ -70,6 +72,12 @@ class OpenApiDocument:
         self._needs_key = authenticator.key_ring is not None
         self._document: dict[str, Any] = {}
         self._made_for: tuple[str, bool] | None = None
+        self._making = Lock()  # several threads may ask
+
+    def encode(self) -> bytes:
+        """The document as JSON; from any thread."""
+        with self._making:
+            return json.dumps(self()).encode()  # orjson refuses the bound of a seed, 2**64
 
     def __call__(self) -> dict[str, Any]:
         """The document."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ PAUSE_FACTOR = 3  # an order serves for so many times as long as it took to make
 USABLE_SECONDS = 2.0  # how long it serves after that while the next is made
 MAX_KEPT = 4  # orders; one of a million sessions takes some 20 MB
 LABELLED_SLICE = 500  # sessions whose labels are looked at in one turn of the event loop, about 0.2 ms
-BLOCK = 1024  # sessions of an order whose rows are checked at once
+BLOCK = 256  # sessions of an order whose columns are read at once
 
 Places = npt.NDArray[np.uint16]
 
@@ -47,18 +48,21 @@ class Rankings:
     def __init__(self, residents: Residents) -> None:
         self._residents = residents
         self._kept: dict[SessionQuery, _Ranking] = {}  # least recently made first
-        self._turn = asyncio.Lock()
+        self._turn = asyncio.Lock()  # to make an order
+        self._pages = asyncio.Lock()  # first come, first served
         self._renewals: dict[SessionQuery, asyncio.Task[_Ranking]] = {}
 
     async def page(self, query: SessionQuery, after: Rank | None, limit: int) -> list[RankedSession]:
         """Up to `limit` sessions that have a value, in the query's order, behind `after`."""
         ranking = await self._ranking(query)
         found: list[RankedSession] = []
-        for block in ranking.blocks(after, query.descending):
-            found += self._checked(ranking, block, query.prefix)
-            if len(found) >= limit:
-                return found[:limit]
-            await asyncio.sleep(0)
+        async with self._pages:
+            for block in ranking.blocks(after, query.descending):
+                found += islice(self._checked(ranking, block, query.prefix), limit - len(found))
+                # With the turn: the page of another list comes after what has come in.
+                await asyncio.sleep(0)
+                if len(found) == limit:
+                    break
         return found
 
     def covers(self, query: SessionQuery, count: float) -> bool:

@@ -42,7 +42,7 @@ class Stepper(Worker):
         self.network = load_network()
         self.cell = torch.nn.LSTMCell(1, HIDDEN)
         self.cell.load_state_dict(
-            {name.removesuffix("_l0"): value for name, value in self.network.recurrent.state_dict().items()}
+            {name.removesuffix("_l0"): value for name, value in self.network.lstm.state_dict().items()}
         )
         self.rows: dict[str, Tensor] = {}
         self.positions: dict[str, int] = {}
