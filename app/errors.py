@@ -35,9 +35,11 @@ CarryoverError
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 MAX_DETAIL_CHARACTERS = 500
+MAX_NAMES = 16  # listed in an error
 
 
 def slug(error: type[Exception]) -> str:
@@ -48,6 +50,11 @@ def slug(error: type[Exception]) -> str:
 def _shorten(text: str) -> str:
     """Errors quote parts of a request, which may have megabytes."""
     return text if len(text) <= MAX_DETAIL_CHARACTERS else f"{text[:MAX_DETAIL_CHARACTERS]}..."
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Names in the text of an error; the first of many."""
+    return ", ".join(name[:80] for name in names[:MAX_NAMES]) + ", ..." * (len(names) > MAX_NAMES)
 
 
 class CarryoverError(Exception):

@@ -314,7 +314,17 @@ def parse_inputs(inputs: dict[str, list[Any]], limits: Limits) -> dict[str, Numb
     """
     if not inputs:
         raise Unprocessable("inputs is empty: it needs the numbers of each input", field="inputs")
-    arrays: dict[str, Numbers] = {name: _tensor(name, rows) for name, rows in inputs.items()}
+    return check_inputs({name: _tensor(name, rows) for name, rows in inputs.items()}, limits)
+
+
+def check_inputs(arrays: dict[str, Numbers], limits: Limits) -> dict[str, Numbers]:
+    """The numbers of several inputs, [steps, ...] each, if there are as many steps of each.
+
+    Raises
+    ------
+    Unprocessable : names the input
+    TooLarge : more observations than the limit
+    """
     first, steps = next((name, len(array)) for name, array in arrays.items())
     if not steps:
         raise Unprocessable("the chunk is empty: it needs at least one observation", field="inputs")

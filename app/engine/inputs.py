@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from app.errors import CannotForecast, Unprocessable
+from app.errors import CannotForecast, Unprocessable, list_names
 from app.jobs.jobs import Advance
 from app.jobs.options import ChunkOptions, digest_with_options
 from app.session.digest import digests
@@ -19,8 +19,6 @@ from models.arrays import Floats, Numbers, Seconds
 from models.artifact.served import ServedArtifact
 from models.data import calendar
 from models.forecaster import Forecaster, WrongRate
-
-MAX_NAMES = 16  # of inputs, in an error
 
 
 def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
@@ -181,10 +179,13 @@ def _by_name(inputs: Mapping[str, Numbers], artifact: ServedArtifact, *, timed: 
     ports = artifact.listed_inputs
     if timed:
         ports = ports[: len(ports) - artifact.time_input_count]
-    expected = ", ".join(port.name for port in ports[:MAX_NAMES]) + ", ..." * (len(ports) > MAX_NAMES)
     for name in sorted(inputs.keys() ^ {port.name for port in ports}):
         problem = f"there is no input {name[:80]!r}" if name in inputs else f"the input {name!r} is missing"
-        raise Unprocessable(f"{problem}; model {artifact.name!r} takes {expected}", field="inputs")
+        expected = list_names([port.name for port in ports])
+        raise Unprocessable(
+            f"{problem}; model {artifact.name!r} takes {expected}, the chunk has {list_names(list(inputs))}",
+            field="inputs",
+        )
     columns = []
     for port in ports:
         numbers = inputs[port.name]

@@ -17,7 +17,7 @@ from app.engine.alerting import find_alerts
 from app.engine.batch import Batch, Text, advance_rows
 from app.engine.chunk_answers import answer, pass_outputs
 from app.engine.chunk_columns import ChunkColumns, join_columns
-from app.engine.inputs import MAX_NAMES, advance_clock, impossible_error, prepare_inputs
+from app.engine.inputs import advance_clock, impossible_error, prepare_inputs
 from app.engine.model_slabs import ModelSlabs
 from app.engine.network_pass import Failures, PassInputs, run_pass
 from app.engine.observing import observed_by_group
@@ -29,7 +29,7 @@ from app.engine.time_budget import (
     TextBudget,
     TimeBudget,
 )
-from app.errors import CannotForecast, CarryoverError, Unprocessable
+from app.errors import CannotForecast, CarryoverError, Unprocessable, list_names
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import LONG_CHUNK, Advance, AdvanceMany
 from app.session.notes import Alert
@@ -307,14 +307,9 @@ def wrong_width_error(forecaster: Forecaster, width: int) -> Unprocessable:
     """The refusal of observations that have another width than the model's."""
     return Unprocessable(
         f"an observation of model {forecaster.artifact.name!r} has {forecaster.input_size} numbers "
-        f"({_names(forecaster)}), row 0 has {width}",
+        f"({list_names(forecaster.artifact.columns)}), row 0 has {width}",
         row=0,
     )
-
-
-def _names(forecaster: Forecaster) -> str:
-    names = forecaster.artifact.columns
-    return ", ".join(names[:MAX_NAMES]) + ", ..." * (len(names) > MAX_NAMES)
 
 
 def cannot_forecast_error(forecaster: Forecaster) -> CannotForecast:

@@ -26,6 +26,7 @@ from tests.helpers.records import blocks, labelled
 
 NEVER = float("inf")
 PRINT = "f" * 64
+NORMAL, FULL = 1, 2  # of SQLite's PRAGMA synchronous
 
 Opened = Callable[..., SqliteStore]
 
@@ -383,9 +384,64 @@ def test_a_deadline_may_move_away_and_back_and_a_session_may_come_again(open_sto
 def test_every_commit_waits_for_the_disk(open_store):
     store = open_store()
     store.commit(blocks([record("a"), record("b")]), [])
-    assert store._database.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert store._database.execute("PRAGMA synchronous").fetchone()[0] == FULL
     take_log_in(store)
-    assert store._database.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert store._database.execute("PRAGMA synchronous").fetchone()[0] == FULL
+
+
+@pytest.mark.parametrize("failure", ["none", "refused", "interrupted"])
+def test_a_write_to_the_tables_does_not_wait_and_the_next_commit_does(open_store, monkeypatch, failure):
+    """Whether it succeeds, is refused before it begins, or fails within its transaction."""
+    store = open_store()
+    synchronous = lambda: store._database.execute("PRAGMA synchronous").fetchone()[0]  # noqa: E731
+    write, during = store._tables.write, []
+
+    def watched(*arguments: object) -> None:
+        during.append(synchronous())
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store._tables, "write", watched)
+    store.commit(blocks([record("a"), record("b")]), [])
+    if failure == "none":
+        store.names("", 9)
+    else:
+        fault = (
+            read_only(store) if failure == "refused" else interrupted_after(store, 60, in_transaction=True)
+        )
+        with fault, pytest.raises(StoreFailed):
+            store.names("", 9)
+        assert not store._database.in_transaction
+    assert (during, synchronous()) == ([NORMAL], FULL)
+    store.commit(blocks([record("a", 2)]), [])
+    assert synchronous() == FULL
+
+
+def test_a_write_to_the_tables_that_a_crash_undoes_loses_nothing(open_store, path, tmp_path):
+    """It waits for no disk, so a crash may leave any part of it: of the log, each frame is the last once."""
+    store = open_store()
+    store.commit(blocks([record("a"), record("b")]), [])
+    store.names("", 1)
+    store.commit(blocks([record("a", 2), record("c")]), [])
+    store.commit(blocks([record("a", 3)]), [Tombstone("b", 1, "deleted", 1.0)])
+    on_disk = wal(path).stat().st_size
+    store.names("", 1)
+    written = wal(path).stat().st_size
+    assert store._database.execute("SELECT count(*) FROM journal").fetchone() == (0,)
+    batches = []
+    for end in range(on_disk, written + 1, schema.PAGE_BYTES + 24):  # a frame has a header of 24 bytes
+        crashed = copy_of(path, tmp_path / f"crash-{end}")
+        os.truncate(wal(crashed), end)
+        with schema.reading(crashed) as database:
+            batches += database.execute("SELECT count(*) FROM journal").fetchone()
+        again = open_killed(crashed)
+        records, others = again.load("abc")
+        assert {found.session: found.position for found in records} == {"a": 3, "c": 1}
+        assert (others, len(again)) == ({"b": Tombstone("b", 1, "deleted", 1.0)}, 2)
+        assert [name for name, _ in again.names("", 9)] == ["a", "c"]
+        again.close()
+    assert end == written
+    assert batches == [2] * (len(batches) - 1) + [0]
+    assert len(batches) > 3
 
 
 def test_tombstones_leave_the_file_with_their_time(path):

@@ -55,9 +55,9 @@ class BulkDecoder:
         Malformed, Unprocessable, TooLarge : the whole request is refused
         """
         form, answer_type = _forms(content_type, accept)
-        if form != json.CONTENT_TYPE:
+        if form == binary.CONTENT_TYPE:
             return self.decode(body, content_type, accept)
-        slices = json.decode_in_slices(body, self.limits)
+        slices = (json if form == json.CONTENT_TYPE else arrow).decode_in_slices(body, self.limits)
         while True:
             try:
                 next(slices)

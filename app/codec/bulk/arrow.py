@@ -2,26 +2,32 @@
 
 Columns of a request: `session` (utf8), `observations`, and `at` (int64), `epoch` (utf8), which may be
 absent or null. `observations` is for each session a number, a list or fixed-size list of numbers (one
-observation) or a list of those (a chunk). The schema's metadata may name a `model`.
+observation) or a list of those (a chunk). Without `observations` every other column is an input of the
+sessions' network (`app.codec.bulk.arrow_named`). The schema's metadata may name a `model`.
 
-Columns of the answer: `position` (int64), `epoch` (utf8), `predictions` (list of lists of float32),
-`replayed` (bool) and `error` (utf8: the problem as JSON). Either `error` or all others are null.
+Columns of the answer: `position` (int64), `epoch` (utf8), `predictions` (list of lists of float32) or, where
+the inputs have names, a column for each output, `replayed` (bool) and `error` (utf8: the problem as JSON).
+Either `error` or all others are null.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
 from app.codec.body_errors import invalid_number_error, ragged_row_error, too_many_observations_error
+from app.codec.bulk import arrow_named
+from app.codec.bulk.arrow_arrays import doubles, is_list, is_number, leaf, list_lengths, list_offsets
 from app.codec.bulk.request import (
     BulkLimits,
     BulkRequest,
     build_jobs,
     build_request,
     check_session_count,
+    last_of,
 )
 from app.codec.limits import (
     MAX_EXACT_FLOAT32,
@@ -43,16 +49,28 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
-COLUMNS = ("session", "observations", "at", "epoch")  # others are not read
+COLUMNS = ("session", "observations", "at", "epoch")  # others are inputs; beside `observations`, not read
+ANSWER_COLUMNS = ("position", "epoch", "predictions", "replayed", "error")
 MAX_BYTES = 64 * 2**20  # of a request in memory
 MAX_NUMBERS = 1_000_000  # in one request
 MAX_BATCHES = 1024
 MAX_DICTIONARY_BATCHES = 16  # where a column has a dictionary: each batch is looked up in all of it
 MAX_SCHEMA_BYTES = 2**20
+SLICE_CHUNKS = 64  # checked alone between two pauses: about a millisecond
 
 
 def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
     """Decode a request.
+
+    Raises
+    ------
+    Malformed, Unprocessable, TooLarge : the whole request is refused
+    """
+    return last_of(decode_in_slices(body, limits))
+
+
+def decode_in_slices(body: bytes, limits: BulkLimits) -> Generator[None, None, BulkRequest]:
+    """Decode a request, with pauses where its chunks are not alike.
 
     Raises
     ------
@@ -68,7 +86,7 @@ def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
         columns = _Columns(pa, table)
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         raise Unprocessable(f"the columns are not those of a bulk request: {error}") from None
-    return columns.request(limits)
+    return (yield from columns.request(limits))
 
 
 def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
@@ -85,11 +103,12 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
         orjson.dumps(problem(answer.errors[i])[1]).decode() if i in answer.errors else None
         for i in range(request.count)
     ]
+    outputs = arrow_named.outputs(pa, answer, applied, ANSWER_COLUMNS) if request.named else None
     batch = pa.record_batch(
         {
             "position": pa.array(answer.positions, mask=~applied),
             "epoch": pa.array(tokens, pa.string()),
-            "predictions": _predictions(pa, answer, applied),
+            **({"predictions": _predictions(pa, answer, applied)} if outputs is None else outputs),
             "replayed": pa.array(replayed, mask=~applied),
             "error": pa.array(errors, pa.string()),
         }
@@ -135,8 +154,10 @@ def _table(pa: Any, body: bytes) -> pa.Table:
         if _is_compressed(message):
             raise Unprocessable("compressed record batches are not accepted")
     schema = pa.ipc.open_stream(body).schema
-    indexes = [_index(pa, schema, name) for name in COLUMNS]
-    read = sorted(index for index in indexes if index is not None)
+    others = [name for name in COLUMNS if name != "observations"]
+    named = [] if "observations" in schema.names else arrow_named.input_indexes(pa, schema, others)
+    indexes = [_index(pa, schema, name) for name in (others if named else COLUMNS)]
+    read = sorted([*named, *(index for index in indexes if index is not None)])
     if batches > MAX_DICTIONARY_BATCHES and any(
         pa.types.is_dictionary(schema.field(index).type) for index in read
     ):
@@ -153,13 +174,13 @@ def _index(pa: Any, schema: Any, name: str) -> int | None:
     """Where a column is, after a check of its type: some types claim far more values than they have bytes."""
     found = schema.get_all_field_indices(name)
     if len(found) > 1 or (not found and name in ("session", "observations")):
-        hint = "; inputs by name are taken in JSON only" if "inputs" in schema.names else ""
-        raise Unprocessable(f"the table must have one column {name!r}{hint}", field=name)
+        raise Unprocessable(f"the table must have one column {name!r}", field=name)
     if not found:
         return None
     kind = schema.field(found[0]).type
     if name == "observations":
-        valid = _is_number(pa, _leaf(pa, kind))
+        numbers = leaf(pa, kind, 2)
+        valid = is_number(pa, numbers) or pa.types.is_null(numbers)
     elif name == "at":
         valid = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
     else:
@@ -170,34 +191,11 @@ def _index(pa: Any, schema: Any, name: str) -> int | None:
     return int(found[0])
 
 
-def _leaf(pa: Any, kind: Any) -> Any:
-    """The type of the numbers in lists, or in lists of lists."""
-    for _ in range(2):
-        if _is_list(pa, kind):
-            kind = kind.value_type
-    return kind
-
-
-def _is_number(pa: Any, kind: Any) -> bool:
-    types = pa.types
-    return bool(
-        types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind)
-    )
-
-
-def _is_list(pa: Any, kind: Any) -> bool:
-    types = pa.types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
-
-
 class _Columns:
     """The columns of a request of n chunks.
 
     sessions : [n] names, empty for null
-    lengths : [n] observations of each chunk
-    widths : [total] numbers of each observation
-    numbers : [sum of widths], NaN where null; float32 unless a number is beyond 2**24
-    invalid : [sum of widths] whether a number is NaN, or not finite in float32
+    observations : in rows, or by name
     at : [n], -1 for none; wrong_at : [n] whether it is not a position
     epochs : [n], 0 for none
     """
@@ -205,73 +203,107 @@ class _Columns:
     def __init__(self, pa: Any, table: pa.Table) -> None:
         self.count = count = table.num_rows
         self.sessions = [name or "" for name in _texts(pa, _array(pa, table["session"]))]
-        self._read_observations(pa, _array(pa, table["observations"]))
+        names = table.column_names
+        self.observations: _Rows | arrow_named.NamedInputs
+        if "observations" in names:
+            self.observations = _Rows(pa, _array(pa, table["observations"]))
+        else:
+            inputs = {name: _array(pa, table[name]) for name in names if name not in COLUMNS}
+            self.observations = arrow_named.NamedInputs.of_table(pa, inputs, MAX_NUMBERS)
         self.at: Ints | None = None
         self.wrong_at = np.zeros(count, bool)
-        if "at" in table.column_names:
+        if "at" in names:
             self._at_values = _array(pa, table["at"])
             self.at, self.wrong_at = _positions(pa, self._at_values)
         self.epochs: Epochs | None = None
-        if "epoch" in table.column_names:
+        if "epoch" in names:
             tokens = _texts(pa, _array(pa, table["epoch"]))
             self.epochs = np.array([0 if text is None else parse_epoch(text) for text in tokens], np.uint64)
         model = (table.schema.metadata or {}).get(b"model")
         self.model = None if model is None else validate_model_name(model.decode())
 
-    def request(self, limits: BulkLimits) -> BulkRequest:
-        """The request: one job where the observations are alike, else chunk by chunk."""
-        alike = len(self.widths) and self.widths.min() == self.widths.max() > 0
-        if not alike or self.invalid.any() or self.wrong_at.any():
-            return self._request_of_chunks(limits)
-        observations = self.numbers.reshape(-1, self.widths[0])
+    def request(self, limits: BulkLimits) -> Generator[None, None, BulkRequest]:
+        """The request: one job where the rows are alike, else chunk by chunk, with pauses."""
+        rows = self.observations
+        if not isinstance(rows, _Rows) or not rows.are_alike or self.wrong_at.any():
+            return (yield from self._request_of_chunks(limits))
+        observations = rows.numbers.reshape(-1, rows.widths[0])
         job = AdvanceMany(
-            SessionList(self.sessions), observations, self.lengths, self.at, self.epochs, self.model
+            SessionList(self.sessions), observations, rows.lengths, self.at, self.epochs, self.model
         )
         job.options = _options(observations)
         return build_request(job, limits)
 
-    def _request_of_chunks(self, limits: BulkLimits) -> BulkRequest:
+    def _request_of_chunks(self, limits: BulkLimits) -> Generator[None, None, BulkRequest]:
         errors: dict[int, CarryoverError] = {}
-        chunks: dict[int, Numbers] = {}
-        row = number = 0
-        for i, length in enumerate(self.lengths.tolist()):
-            widths = self.widths[row : row + length]
-            end = number + int(widths.sum())
+        chunks: dict[int, Numbers | dict[str, Numbers]] = {}
+        for i in range(self.count):
             try:
                 validate_session_id(self.sessions[i])
                 if self.wrong_at[i]:
                     value = self._at_values[i].as_py()
                     raise Unprocessable(f"at must be 0 to {MAX_POSITION}, not {value}", field="at")
-                if length > limits.chunk.observations:
-                    raise too_many_observations_error(limits.chunk, str(length))
-                chunks[i] = _chunk(widths, self.numbers[number:end], self.invalid[number:end])
+                chunks[i] = self.observations.chunk(i, limits.chunk)
             except CarryoverError as error:
                 errors[i] = error
-            row, number = row + length, end
+            if i % SLICE_CHUNKS == SLICE_CHUNKS - 1:
+                yield
         at = [-1] * self.count if self.at is None else self.at.tolist()
         epochs = [0] * self.count if self.epochs is None else self.epochs.tolist()
         jobs = build_jobs(self.sessions, chunks, at, epochs, self.model)
-        for _, job in jobs:
-            job.options = _options(job.observations)
-        return BulkRequest(self.count, jobs, errors)
+        named = isinstance(self.observations, arrow_named.NamedInputs)
+        if not named:
+            for _, job in jobs:
+                job.options = _options(job.observations)
+        return BulkRequest(self.count, jobs, errors, named=named)
 
-    def _read_observations(self, pa: Any, column: Any) -> None:
-        self.lengths = np.ones(self.count, np.int64)
-        if _is_list(pa, column.type) and _is_list(pa, column.type.value_type):
-            self.lengths = _lengths(column)
+
+class _Rows:
+    """The column `observations`: chunks of rows.
+
+    lengths : [n] observations of each chunk
+    widths : [total] numbers of each observation
+    numbers : [sum of widths], NaN where null; float32 unless a number is beyond 2**24
+    invalid : [sum of widths] whether a number is NaN, or not finite in float32
+    """
+
+    def __init__(self, pa: Any, column: Any) -> None:
+        self.lengths = np.ones(len(column), np.int64)
+        if is_list(pa, column.type) and is_list(pa, column.type.value_type):
+            self.lengths = list_lengths(column)
             column = column.flatten()  # a null list has no items
         self.widths = np.ones(len(column), np.int64)
-        if _is_list(pa, column.type):
-            self.widths = _lengths(column)
+        if is_list(pa, column.type):
+            self.widths = list_lengths(column)
             column = column.flatten()
         if len(column) > MAX_NUMBERS:
             raise TooLarge(f"a request has at most {MAX_NUMBERS} numbers", limit=MAX_NUMBERS)
-        exact = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # NaN where null
-        nulls = column.is_null().to_numpy(zero_copy_only=False)
+        exact, nulls = doubles(pa, column)
         self.invalid = (np.abs(exact) > MAX_FLOAT32) | (np.isnan(exact) & ~nulls)
         self.numbers: Numbers = exact
         if not (np.abs(exact) > MAX_EXACT_FLOAT32).any():
             self.numbers = exact.astype(np.float32)
+        self._rows = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._numbers = np.concatenate([[0], np.cumsum(self.widths)])
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether all rows have one width, of at least 1, and valid numbers."""
+        same = len(self.widths) and self.widths.min() == self.widths.max() > 0
+        return bool(same) and not self.invalid.any()
+
+    def chunk(self, i: int, limits: Limits) -> Numbers:
+        """[steps, inputs] of the chunk at this index.
+
+        Raises
+        ------
+        Unprocessable, TooLarge
+        """
+        rows = slice(*self._rows[i : i + 2].tolist())
+        if rows.stop - rows.start > limits.observations:
+            raise too_many_observations_error(limits, str(rows.stop - rows.start))
+        numbers = slice(int(self._numbers[rows.start]), int(self._numbers[rows.stop]))
+        return _chunk(self.widths[rows], self.numbers[numbers], self.invalid[numbers])
 
 
 def _chunk(widths: Ints, numbers: Numbers, invalid: Bools) -> Numbers:
@@ -326,23 +358,11 @@ def _positions(pa: Any, column: Any) -> tuple[Ints, Bools]:
     return positions, wrong
 
 
-def _lengths(column: Any) -> Ints:
-    """The lengths of lists; 0 for null."""
-    import pyarrow.compute as pc
-
-    lengths: Ints = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return lengths
-
-
 def _predictions(pa: Any, answer: BulkAnswer, applied: np.ndarray[Any, np.dtype[np.bool_]]) -> Any:
     """Predictions as a list of rows for each chunk."""
     widths = np.repeat(np.broadcast_to(answer.outputs, answer.steps.shape), answer.steps)
-    rows = pa.ListArray.from_arrays(_offsets(pa, widths), pa.array(answer.predictions))
-    return pa.ListArray.from_arrays(_offsets(pa, answer.steps), rows, mask=pa.array(~applied))
-
-
-def _offsets(pa: Any, lengths: Ints) -> Any:
-    return pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    rows = pa.ListArray.from_arrays(list_offsets(pa, widths), pa.array(answer.predictions))
+    return pa.ListArray.from_arrays(list_offsets(pa, answer.steps), rows, mask=pa.array(~applied))
 
 
 def _is_compressed(message: Any) -> bool:

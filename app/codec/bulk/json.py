@@ -32,6 +32,7 @@ from app.codec.bulk.request import (
     build_request,
     check_column_length,
     check_session_count,
+    last_of,
     precondition_columns,
 )
 from app.codec.bulk.session_ids import read_json_list
@@ -119,13 +120,7 @@ def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
     ------
     Malformed, Unprocessable, TooLarge : the whole request is refused
     """
-    slices = decode_in_slices(body, limits)
-    while True:
-        try:
-            next(slices)
-        except StopIteration as stop:
-            request: BulkRequest = stop.value
-            return request
+    return last_of(decode_in_slices(body, limits))
 
 
 def decode_in_slices(body: bytes, limits: BulkLimits) -> Generator[None, None, BulkRequest]:
@@ -312,7 +307,7 @@ def _decode_slices(
     for _, job in jobs:
         inputs = None if job.options is None else job.options.inputs
         job.options = _options(columns, gaps=bool(np.isnan(job.observations).any()), inputs=inputs)
-    return BulkRequest(count, jobs, errors, depths)
+    return BulkRequest(count, jobs, errors, depths, named=is_named)
 
 
 def _chunk_texts(

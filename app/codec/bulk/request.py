@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -48,6 +48,7 @@ class BulkRequest:
         number, 2 an observation, 3 a chunk; a list where the chunks differ
     answer_type : content type of the answer
     doubles : whether the binary form of the answer has float64 numbers
+    named : whether the inputs have names, and so the outputs have in the Arrow form of the answer
     """
 
     count: int
@@ -56,6 +57,7 @@ class BulkRequest:
     depths: int | Sequence[int] = 3
     answer_type: str = ""
     doubles: bool = False
+    named: bool = False
 
     def submit(self, engine: JobReceiver, reply: Reply, client: Client | None = None) -> None:
         """Queue the jobs; `reply` is called once, with a `BulkAnswer` or the error of the whole request.
@@ -144,6 +146,16 @@ def _groups(lengths: Ints) -> list[Ints]:
         groups[-1].append(i)
         observations += length
     return [np.array(group) for group in groups]
+
+
+def last_of(slices: Generator[None, None, BulkRequest]) -> BulkRequest:
+    """The request that is decoded in slices, without pauses."""
+    while True:
+        try:
+            next(slices)
+        except StopIteration as stop:
+            request: BulkRequest = stop.value
+            return request
 
 
 def build_request(columns: AdvanceMany, limits: BulkLimits, depths: int | Sequence[int] = 3) -> BulkRequest:
