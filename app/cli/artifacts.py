@@ -116,6 +116,8 @@ def import_(
     triton: graphs.Triton = None,
     rate: graphs.Rate = None,
     events: graphs.Events = None,
+    vocabulary: graphs.VocabularyFile = None,
+    logits: graphs.Logits = None,
 ) -> None:
     """Make an artifact of an ONNX graph, or of the checkpoint of a class with an nn.LSTM, nn.GRU or nn.RNN.
 
@@ -147,6 +149,8 @@ def import_(
         triton=triton,
         rate=rate,
         events=events,
+        vocabulary=vocabulary,
+        logits=logits,
     )
     if checkpoint.suffix == ".onnx":
         given = {

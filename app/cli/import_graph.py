@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from models.artifact.files import Artifact
-    from models.artifact.graph_artifact import GraphArtifact, Samples
+    from models.artifact.graph_artifact import GraphArtifact, GraphText, Samples
     from models.artifact.graphs.choices import Choices
 
 State = Annotated[
@@ -107,6 +107,23 @@ Events = Annotated[
         "speech starts and ends.",
     ),
 ]
+VocabularyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--vocabulary",
+        metavar="FILE.JSON",
+        help="Graph with --logits: the text of each token, as a list, or as an object of tokens by text. "
+        "Sessions then write text.",
+    ),
+]
+Logits = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OUTPUT",
+        help="Graph with --vocabulary: the output that the next token is drawn from, which is the graph's "
+        "only input.",
+    ),
+]
 Triton = Annotated[
     Path | None,
     typer.Option(
@@ -136,6 +153,8 @@ class GraphOptions:
     triton: Path | None = None
     rate: int | None = None
     events: str | None = None
+    vocabulary: Path | None = None
+    logits: str | None = None
 
     def given(self) -> list[str]:
         """The options that were given, by their names on the command line."""
@@ -149,7 +168,7 @@ def import_graph(
     from app.cli import options
     from models.artifact.folder import check_folder, read_bounded, write_folder
     from models.artifact.graph_artifact import MAX_GRAPH_BYTES, contents
-    from models.artifact.graphs.choices import check_choices, table
+    from models.artifact.graphs.choices import check_choices, table, text_choices
     from models.artifact.graphs.importer import import_graph as make_artifact
     from models.artifact.graphs.limits import parse_graph
     from models.artifact.graphs.triton import read_triton
@@ -158,6 +177,9 @@ def import_graph(
     if graph_options.triton is not None:
         choices = read_triton(graph_options.triton, choices)
     model = parse_graph(read_bounded(path, MAX_GRAPH_BYTES))
+    pieces = _pieces(graph_options)
+    if pieces and graph_options.logits:
+        choices = text_choices(model, choices, graph_options.logits, len(pieces))
     _print_table(table(model, choices))
     if out is None:
         check_choices(model, choices)
@@ -168,6 +190,8 @@ def import_graph(
     artifact = make_artifact(path, options.artifact_name(name, out), choices, sample=verify)
     if samples is not None:
         artifact = replace(artifact, samples=samples)
+    if pieces:
+        artifact = replace(artifact, writing=_writing(artifact, graph_options.logits, pieces))
     write_folder(contents(artifact), out)
     print(f"{out}: {describe(artifact)}, fingerprint {artifact.fingerprint[:12]}")
     print(describe_proof(artifact))
@@ -185,11 +209,14 @@ def describe(artifact: GraphArtifact) -> str:
     frames = ""
     if artifact.samples is not None:
         frames = f", frames of {artifact.signature.inputs[0].size} samples at {artifact.samples.rate} Hz"
-    return f"ONNX {ports[0]} -> {ports[1]}, {numbers} numbers of state{frames}"
+    pieces = "" if artifact.text is None else f", {len(artifact.text.vocabulary)} pieces of text"
+    return f"ONNX {ports[0]} -> {ports[1]}, {numbers} numbers of state{frames}{pieces}"
 
 
 def describe_feedback(artifact: GraphArtifact | Artifact) -> str:
     """Which output becomes the next value of which input, in a line."""
+    if artifact.text is not None:
+        return "no, a session writes text: a token is drawn and observed"
     if artifact.missing:
         return f"no, nothing becomes the next {', '.join(artifact.missing)}"
     pairs = [(name, source) for name, source in artifact.fed_back.items() if name != source]
@@ -251,6 +278,27 @@ def _samples(given: GraphOptions) -> Samples | None:
             raise typer.BadParameter("needs --rate", param_hint="--events")
         return None
     return Samples(given.rate, None if given.events is None else SpeechEvents(given.events))
+
+
+def _pieces(given: GraphOptions) -> tuple[str, ...]:
+    """The vocabulary; empty for a graph that is no model of text."""
+    from models.artifact.graph_text import read_vocabulary
+
+    for option, other in (("vocabulary", "logits"), ("logits", "vocabulary")):
+        if getattr(given, option) is not None and getattr(given, other) is None:
+            raise typer.BadParameter(f"needs --{other}", param_hint=f"--{option}")
+    if given.vocabulary is not None and (given.rate is not None or given.feedback):
+        wrong = "--feedback" if given.feedback else "--rate"
+        raise typer.BadParameter("does not go with --vocabulary: a token is drawn", param_hint=wrong)
+    return () if given.vocabulary is None else read_vocabulary(given.vocabulary)
+
+
+def _writing(artifact: GraphArtifact, logits: str | None, pieces: tuple[str, ...]) -> GraphText:
+    from models.artifact.graph_artifact import GraphText
+
+    # Choices name the graph's tensors, an artifact the names that clients know.
+    names = {port.tensor: port.name for port in artifact.outputs}
+    return GraphText(names.get(logits or "", str(logits)), pieces)
 
 
 def _items(given: Iterable[str] | None, option: str) -> list[tuple[str, str]]:

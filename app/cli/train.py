@@ -145,7 +145,8 @@ def train(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="File that is written after each epoch and removed at the end. [default: OUT.checkpoint]"
+            help="File that is written after each epoch, or round of a text, and removed at the end. "
+            "[default: OUT.checkpoint]"
         ),
     ] = None,
     resume: Annotated[
@@ -187,7 +188,11 @@ def train(
             seed=seed,
         )
         _set_device(device, threads)
-        train_text(text, encoding, min_count, recipe_of_text, device.value, out, name, as_json)
+        checkpoint = checkpoint or _default_checkpoint(out)
+        _check_out(out, options.artifact_name(name, out), checkpoint)
+        train_text(
+            text, encoding, min_count, recipe_of_text, device.value, out, name, as_json, checkpoint, resume
+        )
         return
     of_network = {
         "hidden_size": hidden,

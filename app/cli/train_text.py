@@ -16,6 +16,7 @@ OF_A_TEXT = frozenset(("embedding", "min_count", "bfloat16"))  # the parameters 
 OF_BOTH = frozenset(
     (
         *("text", "encoding", "out", "name", "device", "threads", "as_json", "minutes"),
+        *("checkpoint", "resume"),
         *("hidden", "layers", "cell", "epochs", "patience", "streams", "piece", "dropout"),
         *("weight_decay", "learning_rate", "schedule", "clip", "seed"),
     )
@@ -49,28 +50,37 @@ def train_text(
     out: Path,
     name: str | None,
     as_json: bool,
+    checkpoint: Path,
+    resume: bool,
 ) -> None:
     """Read, check, train, measure and write.
+
+    Parameters
+    ----------
+    checkpoint : written after each round, and removed at the end
+    resume : go on from the checkpoint, if there is one
 
     Raises
     ------
     BadInput : something is refused, before the training begins
     TrainingDiverged : the network is of no use
     """
-    from models.artifact.folder import check_folder
-    from models.artifact.names import check_name
     from models.evaluation.text_report import write_text_report
     from models.evaluation.verdict import judge_text
+    from models.training.checkpoint import load_checkpoint
     from models.training.text import read_text
     from models.training.text_training import TextTraining
 
     name = options.artifact_name(name, out)
-    check_name(name)
-    check_folder(out)
     text = read_text(source, encoding) if min_count is None else read_text(source, encoding, min_count)
     training = TextTraining(text, recipe, device)
-    _run(training, as_json)
+    if resume and checkpoint.exists():
+        load_checkpoint(training, checkpoint)
+        print(f"continuing after round {len(training.history)}", file=sys.stderr)
+    interrupted = _run(training, checkpoint, as_json)
     artifact = write_text_report(training, name, training.seconds, out)
+    if not interrupted:
+        checkpoint.unlink(missing_ok=True)
     verdict = judge_text(artifact.metrics)
     if verdict.warning:
         options.warn(f"{verdict.warning}; {REMEDIES}", as_json)
@@ -82,19 +92,29 @@ def train_text(
         raise TrainingDiverged(f"the network in {out} predicts no better than the frequencies of characters")
 
 
-def _run(training: TextTraining, as_json: bool) -> None:
+def _run(training: TextTraining, checkpoint: Path, as_json: bool) -> bool:
+    """Train to the end, or until Ctrl-C; whether it was Ctrl-C."""
     from app.cli.text_progress import TextProgress
+    from models.training.checkpoint import save_checkpoint
 
+    interrupted = False
     with TextProgress(training, silent=as_json) as display:
         try:
             for result in training.run():
+                save_checkpoint(training, checkpoint)
                 display.show(result)
         except KeyboardInterrupt:
             if training.best_weights is None:
                 raise
-            print(f"stopped after round {len(training.history)}; its best weights are kept", file=sys.stderr)
+            interrupted = True
+            rounds = len(training.history)
+            print(
+                f"stopped after round {rounds}; its best weights are kept; continue with --resume",
+                file=sys.stderr,
+            )
     if training.diverged is not None:
         print(f"{training.diverged}. Kept: the best weights before it", file=sys.stderr)
+    return interrupted
 
 
 def _print_summary(training: TextTraining, artifact: Artifact, out: Path, failed: bool) -> None:

@@ -252,7 +252,7 @@ def _available_outputs(forecaster: Forecaster) -> list[tuple[str, str, list[int]
     extra = [output for output in OUTPUTS if output.is_available(forecaster)]
     return [
         *_shapes(forecaster.artifact.output_ports, forecaster),
-        *((output.name, "float32", [*steps, output.width(forecaster)]) for output in extra),
+        *((output.name, output.dtype, [*steps, output.width(forecaster)]) for output in extra),
     ]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from app.codec import chunks
 from app.codec.limits import Limits, validate_session_id
@@ -24,7 +25,7 @@ from models.arrays import AnyArray, Numbers
 from models.forecaster import COVERS, EVENTS, Forecaster
 
 # In an answer, and under other names here, or left out.
-NO_TENSORS = frozenset(("predictions", "times", "forecast_times", COVERS, EVENTS))
+NO_TENSORS = frozenset(("predictions", "times", "forecast_times", COVERS))
 VERSION = "1"  # artifacts have fingerprints, not numbers; the newest is served as version 1
 MAX_SEQUENCE_ID = 2**64 - 1
 
@@ -36,12 +37,14 @@ class Output:
     required_parameters : a request gets the output only with all of them
     is_available : whether a model has this output
     width : numbers per step
+    dtype : of its numbers
     """
 
     name: str
     required_parameters: tuple[str, ...] = ()
     is_available: Callable[[Forecaster], bool] = lambda _: True
     width: Callable[[Forecaster], int] = lambda forecaster: forecaster.output_size
+    dtype: str = "float32"
 
 
 def _can_forecast(forecaster: Forecaster) -> bool:
@@ -56,6 +59,10 @@ def _forecasts_intervals(forecaster: Forecaster) -> bool:
     return _tracks_errors(forecaster) and _can_forecast(forecaster)
 
 
+def _hears_speech(forecaster: Forecaster) -> bool:
+    return forecaster.samples is not None and forecaster.samples.has_events
+
+
 OUTPUTS = (
     Output("lower", ("level",), _tracks_errors),
     Output("upper", ("level",), _tracks_errors),
@@ -65,6 +72,8 @@ OUTPUTS = (
     Output("forecast", ("horizon",), _can_forecast),
     Output("forecast_lower", ("horizon", "level"), _forecasts_intervals),
     Output("forecast_upper", ("horizon", "level"), _forecasts_intervals),
+    # A row for each event, whatever the steps: its kind, and the position of a sample.
+    Output(EVENTS, (), _hears_speech, lambda _: 2, "int64"),
 )
 REQUIRED_PARAMETERS = {output.name: output.required_parameters for output in OUTPUTS}
 
@@ -144,6 +153,8 @@ class Inference(msgspec.Struct, eq=False):
         """Name and tensor of each output, in the order of the request."""
         tensors = output_tensors(answer.answer["predictions"], answer.ports)
         tensors |= {name: extra for name, extra in answer.answer.items() if name not in NO_TENSORS}
+        if EVENTS in tensors:
+            tensors[EVENTS] = tensors[EVENTS].astype(np.int64)
         if self.has_steps:
             tensors = {name: tensor[None] for name, tensor in tensors.items()}
         return [(name, tensors[name]) for name in self.requested_outputs or tensors]

@@ -267,15 +267,22 @@ class AsyncSession:
         return AsyncStream(_shown(answers, total) if progress else answers)
 
     def stream_audio(
-        self, source: str | Path | Iterable[bytes] | AsyncIterable[bytes], rate: int | None = None
+        self,
+        source: str | Path | Iterable[bytes] | AsyncIterable[bytes],
+        rate: int | None = None,
+        *,
+        resume: bool = False,
+        start: int = 0,
+        after: int | None = None,
     ) -> audio.AsyncAudioStream:
         """Send audio, also from an async iterable; see `Session.stream_audio`."""
         if isinstance(source, str | Path):
             rate, pieces = audio.open_wav(source)
         else:
             rate, pieces = audio.check_rate(rate), None
-        plan = audio.stream_audio(self._cursor, self.service._retry)
-        return audio.AsyncAudioStream(_stream(self.service, plan, _pieces(source, pieces, rate)), rate)
+        plan = audio.stream_audio(self._cursor, self.service._retry, start if resume else None)
+        answers = _stream(self.service, plan, _pieces(source, pieces, rate))
+        return audio.AsyncAudioStream(answers, rate, after if resume else None)
 
     async def forecast(
         self,

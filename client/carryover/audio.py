@@ -2,12 +2,16 @@
 
 Each piece is a request of its own, with the position that it starts at. A retry is answered from what the
 server has kept, so every sample is applied once and every event comes once.
+
+A source of the same pieces is gone on with after an interruption: what the session has applied is skipped. Of
+the last pieces the answers come again, because the earlier run may have lost them.
 """
 
 from __future__ import annotations
 
 import io
 import wave
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +19,15 @@ from typing import Any, Self
 
 from carryover import plans, wire
 from carryover.effects import PULL, Emit, Plan
-from carryover.errors import NotCarryover
+from carryover.errors import CannotResume, NotCarryover, OutOfStep
 from carryover.observations import Chunk
 from carryover.retry import RetryPolicy
 from carryover.values import Answer
 from carryover.wire import Cursor
 
 PIECE_SECONDS = 1.0
+REPEATED = 8
+"""Pieces whose answers are asked for again when a session goes on with a file; servers keep so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +62,22 @@ class Segment:
         return None if self.end is None else self.end / self.rate
 
 
-def stream_audio(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
-    """Pull pieces until the source is empty, and emit an answer for each, in order."""
-    yield from plans.locate(cursor, retry)
+def stream_audio(cursor: Cursor, retry: RetryPolicy, began_at: int | None = None) -> Plan[None]:
+    """Pull pieces until the source is empty, and emit an answer for each, in order.
+
+    Parameters
+    ----------
+    began_at : position of the session when the first piece was sent in an earlier run; the pieces that it
+        has applied since are skipped. None: all pieces are new
+
+    Raises
+    ------
+    CannotResume : the session has applied something else
+    """
+    if began_at is None:
+        yield from plans.locate(cursor, retry)
+    else:
+        yield from _skip_applied(cursor, began_at, retry)
     while True:
         piece: Piece | None = yield PULL
         if piece is None:
@@ -70,6 +89,40 @@ def stream_audio(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
             raise NotCarryover(f"the answer has position {answer.position}, but the samples start at {at}")
         cursor.update(answer)
         yield Emit(answer)
+
+
+def _skip_applied(cursor: Cursor, began_at: int, retry: RetryPolicy) -> Plan[None]:
+    """Pull the pieces that the session has applied, and emit the last answers that the server has kept.
+
+    The last piece is sent once more at the position where it began. The server compares its content with what
+    it has applied, and applies it in no case.
+    """
+    cursor.invalidate()
+    yield from plans.locate(cursor, retry)
+    position, at = cursor.position or 0, began_at
+    last: deque[tuple[int, Piece]] = deque(maxlen=REPEATED)
+    while at < position:
+        piece: Piece | None = yield PULL
+        if piece is None:
+            break
+        last.append((at, piece))
+        at += piece.samples
+    agrees = at == position
+    for at, piece in last if agrees else ():
+        again = Cursor(cursor.session, position=at, epoch=cursor.epoch)
+        try:
+            reply = yield from plans.send(wire.audio(again, piece.body, piece.kind), retry)
+        except OutOfStep:
+            agrees = False
+            continue
+        yield Emit(wire.parse_answer(wire.reply_object(reply), again, Chunk([], flat=True)))
+        agrees = True
+    if not agrees:
+        raise CannotResume(
+            f"session {cursor.session!r} is at {position}, and has not applied this audio from {began_at} "
+            "on: it got other samples, or was reset, or the audio began at another position. To send it as "
+            "new samples, do not resume"
+        )
 
 
 def open_wav(path: str | Path) -> tuple[int, Iterator[Piece]]:
@@ -128,10 +181,16 @@ def check_rate(rate: int | None) -> int:
 
 
 class SegmentFinder:
-    """Joins the events of a session to segments."""
+    """Joins the events of a session to segments.
 
-    def __init__(self, rate: int) -> None:
-        self._rate = rate
+    Parameters
+    ----------
+    rate : samples a second
+    after : segments that end up to this position are left out; None: all are wanted
+    """
+
+    def __init__(self, rate: int, after: int | None = None) -> None:
+        self._rate, self._after = rate, after
         self._start: int | None = None
 
     def closed_by(self, answer: Answer) -> Iterator[Segment]:
@@ -141,7 +200,8 @@ class SegmentFinder:
                 self._start = event["sample"]
             else:
                 start, self._start = self._start, None
-                yield Segment(start, event["sample"], self._rate)
+                if self._after is None or event["sample"] > self._after:
+                    yield Segment(start, event["sample"], self._rate)
 
     def left_open(self) -> Iterator[Segment]:
         """The segment that has not ended with the audio, if there is one."""
@@ -152,12 +212,13 @@ class SegmentFinder:
 class AudioStream:
     """The segments of speech in audio, as they end. Iterate over it once."""
 
-    def __init__(self, answers: Generator[Answer, None, None], rate: int) -> None:
+    def __init__(self, answers: Generator[Answer, None, None], rate: int, after: int | None = None) -> None:
         self._answers = answers
         self.rate = rate
+        self._after = after
 
     def __iter__(self) -> Iterator[Segment]:
-        finder = SegmentFinder(self.rate)
+        finder = SegmentFinder(self.rate, self._after)
         for answer in self._answers:
             yield from finder.closed_by(answer)
         yield from finder.left_open()
@@ -180,12 +241,13 @@ class AudioStream:
 class AsyncAudioStream:
     """The segments of speech in audio, as they end. Iterate over it once."""
 
-    def __init__(self, answers: AsyncGenerator[Answer, None], rate: int) -> None:
+    def __init__(self, answers: AsyncGenerator[Answer, None], rate: int, after: int | None = None) -> None:
         self._answers = answers
         self.rate = rate
+        self._after = after
 
     async def __aiter__(self) -> AsyncIterator[Segment]:
-        finder = SegmentFinder(self.rate)
+        finder = SegmentFinder(self.rate, self._after)
         async for answer in self._answers:
             for segment in finder.closed_by(answer):
                 yield segment

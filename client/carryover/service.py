@@ -348,7 +348,13 @@ class Session:
         return Stream(_shown(answers, None if whole is None else len(whole)) if progress else answers)
 
     def stream_audio(
-        self, source: str | Path | Iterable[bytes], rate: int | None = None
+        self,
+        source: str | Path | Iterable[bytes],
+        rate: int | None = None,
+        *,
+        resume: bool = False,
+        start: int = 0,
+        after: int | None = None,
     ) -> audio.AudioStream:
         """Send audio to a session of a model over samples. The result yields each `Segment` as it ends.
 
@@ -356,9 +362,14 @@ class Session:
         ----------
         source : path of a WAV file; or pieces of samples of 16 bits, little-endian, as of a microphone
         rate : samples a second of such pieces
+        resume : this audio may have been sent before, in the same pieces: skip those that were applied. The
+            server compares the last of them. The answers to the last eight come again
+        start : with `resume`, the session's position when the first sample was sent
+        after : with `resume`, the end of the last segment that the caller has; later ones are yielded
 
         Raises
         ------
+        CannotResume : `resume`, and the session has not applied this audio last
         ValueError : the file is not a WAV file, or `rate` is missing
         CarryoverError
         """
@@ -367,8 +378,8 @@ class Session:
         else:
             rate = audio.check_rate(rate)
             pieces = audio.pcm_pieces(source, rate)
-        plan = audio.stream_audio(self._cursor, self.service._retry)
-        return audio.AudioStream(_stream(self.service, plan, pieces), rate)
+        plan = audio.stream_audio(self._cursor, self.service._retry, start if resume else None)
+        return audio.AudioStream(_stream(self.service, plan, pieces), rate, after if resume else None)
 
     def _chunks(self, observations: Any, size: int, columns: Any, timestamps: Any) -> Iterator[Chunk]:
         times = None if timestamps is None else iter(timestamps)

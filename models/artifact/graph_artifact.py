@@ -20,6 +20,7 @@ import numpy as np
 import safetensors.numpy
 
 from models.arrays import AnyArray
+from models.artifact.graph_text import GraphText, describe_text, parse_text
 from models.artifact.learning import Learning
 from models.artifact.names import check_name
 from models.data.scaling import Scaling
@@ -46,6 +47,7 @@ from models.nets.speech import SpeechEvents
 __all__ = [
     "Feedback",
     "GraphArtifact",
+    "GraphText",
     "Port",
     "Samples",
     "Signature",
@@ -63,8 +65,9 @@ MAX_GRAPH_BYTES = 2**30
 MAX_OPSET = 1000
 NOT_IN_FINGERPRINT = ("name", "metrics", "probed", "fingerprint")
 DEFAULTS: dict[str, Any] = {"controls": [], "feedback": None, "sampling": None, "scaling": None}
-# Written only for a model over samples, so that the fingerprints of others stay the same.
+# Written only for a model over samples, or of text, so that the fingerprints of others stay the same.
 SAMPLE_DEFAULTS: dict[str, Any] = {"unit": None, "rate": None, "events": None}
+TEXT_DEFAULTS: dict[str, Any] = {"vocabulary": None}
 REQUIRED = frozenset(
     (
         *("format", "version", "name", "net", "graph_sha256", "opset", "inputs", "constants", "state"),
@@ -94,6 +97,8 @@ class GraphArtifact:
         How a forecast feeds itself, or None: then the model has no forecast.
     samples
         Of a model whose observations are single samples, which become the graph's frames; else None.
+    writing
+        Of a model of text, how its next token is drawn; else None.
     probed
         What the import measured: JSON values.
     metrics
@@ -111,6 +116,7 @@ class GraphArtifact:
     signature: Signature
     feedback: Feedback | None = None
     samples: Samples | None = None
+    writing: GraphText | None = None
     probed: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -128,6 +134,10 @@ class GraphArtifact:
             self.samples.check(self.signature)
             if self.feedback is not None:
                 raise BadArtifact("a model over samples cannot feed outputs back")
+        if self.writing is not None:
+            self.writing.check(self.signature)
+            if self.feedback is not None or self.samples is not None:
+                raise BadArtifact("a model of text has no other feedback and no samples: a token is drawn")
 
     @cached_property
     def inputs(self) -> tuple[Port, ...]:
@@ -214,7 +224,11 @@ class GraphArtifact:
     num_layers: ClassVar[int | None] = None
     architecture: ClassVar[None] = None
     predicts: ClassVar[str | None] = None
-    text: ClassVar[TextOutput | None] = None  # no import of graphs writes a vocabulary yet
+
+    @cached_property
+    def text(self) -> TextOutput | None:
+        """How the next token is drawn from a prediction; None for a model that is none of text."""
+        return None if self.writing is None else self.writing.output(self.signature)
 
     def net(self, execution: Execution) -> Net:
         """The network, ready to serve.
@@ -273,6 +287,7 @@ class GraphArtifact:
             "sampling": None,
             "scaling": None,
             **({} if self.samples is None else _describe_samples(self.samples)),
+            **({} if self.writing is None else describe_text(self.writing, signature)),
             "probed": dict(self.probed),
             "metrics": dict(self.metrics),
         }
@@ -305,7 +320,7 @@ def build(
     BadArtifact
         The message names the place in the document, such as `inputs[0].shape`.
     """
-    description = _filled(description, "model.json", REQUIRED, DEFAULTS | SAMPLE_DEFAULTS)
+    description = _filled(description, "model.json", REQUIRED, DEFAULTS | SAMPLE_DEFAULTS | TEXT_DEFAULTS)
     for key in ("sampling", "scaling"):
         if description[key] is not None:
             raise BadArtifact(f"{key} must be null for a graph; other values belong to a newer program")
@@ -323,13 +338,16 @@ def build(
         states=_states(description, initial),
         steps=Steps(**_filled(description["steps"], "steps", frozenset(("axis", "per_call", "emits")), {})),
     )
+    feedback, vocabulary = description["feedback"], description["vocabulary"]
+    writing = None if vocabulary is None else parse_text(feedback, vocabulary, signature)
     artifact = GraphArtifact(
         name=_text(description["name"], "name"),
         graph=graph(),
         opset=description["opset"],
         signature=signature,
-        feedback=_feedback(description["feedback"]),
+        feedback=None if writing else _feedback(feedback),
         samples=_samples(description),
+        writing=writing,
         probed=description["probed"],
         metrics=description["metrics"],
     )

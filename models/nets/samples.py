@@ -205,6 +205,11 @@ class SampleNet:
             answer[EVENTS] = np.array(events, np.float64).reshape(-1, 2)
         return answer
 
+    @property
+    def has_events(self) -> bool:
+        """Whether answers say where speech starts and ends."""
+        return self._detector is not None
+
     def describe(self) -> dict[str, Any]:
         """What clients know of it: JSON values."""
         events = None if self._events is None else asdict(self._events)

@@ -1,25 +1,38 @@
 """A training on disk. A resumed training gives the same result as one that was never interrupted."""
 
-import hashlib
 import os
 import pickle
-from collections.abc import Sequence
-from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from models.data.dataset import Dataset
 from models.errors import BadCheckpoint
-from models.training.training import Training
 
 FORMAT = "carryover-training"
 FORMAT_VERSION = 1
 
 
-def save_checkpoint(training: Training, path: Path) -> None:
-    """Write the state after the last epoch. An earlier file is replaced atomically, or kept on an error."""
+class Resumable(Protocol):
+    """A training of a table or of a text, between two epochs or rounds."""
+
+    @property
+    def recipe_fields(self) -> dict[str, Any]:
+        """Of the recipe, JSON values."""
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 (hex) over all that is learned from."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on, as plain values and tensors."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Return to `state`, which was taken under the same recipe and data."""
+
+
+def save_checkpoint(training: Resumable, path: Path) -> None:
+    """Write the present state. An earlier file is replaced atomically, or kept on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -32,7 +45,7 @@ def save_checkpoint(training: Training, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(training: Training, path: Path) -> None:
+def load_checkpoint(training: Resumable, path: Path) -> None:
     """Restore a training from its checkpoint.
 
     Raises
@@ -58,19 +71,10 @@ def load_checkpoint(training: Training, path: Path) -> None:
     training.restore(checkpoint["state"])
 
 
-def _labels(training: Training) -> dict[str, Any]:
+def _labels(training: Resumable) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "recipe": training.recipe.as_dict(),
-        "data": _digest(training.datasets),
+        "recipe": training.recipe_fields,
+        "data": training.data_digest,
     }
-
-
-def _digest(datasets: Sequence[Dataset]) -> str:
-    digest = hashlib.sha256()
-    for dataset in datasets:
-        digest.update(repr((dataset.names, dataset.targets, astuple(dataset.split))).encode())
-        for values in (dataset.observations, dataset.truth):
-            digest.update(values.numpy().tobytes())
-    return digest.hexdigest()

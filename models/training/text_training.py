@@ -9,10 +9,13 @@ round:  at most so many characters, after which the validation part is measured;
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +59,7 @@ class Round:
 
 
 class TextTraining:
-    """One training, a round at a time.
+    """One training, a round at a time; `state` and `restore` let another process resume it.
 
     Parameters
     ----------
@@ -108,6 +111,7 @@ class TextTraining:
         self._carry: Carry | None = None
         self._ahead: Iterator[tuple[Tensor, Tensor]] = iter(())
         self._epoch = 0
+        self._done = 0  # pieces of this epoch
         self._start: float | None = None
 
     @property
@@ -205,6 +209,46 @@ class TextTraining:
         network.load_state_dict(self.best_weights or self.network.state_dict())
         return network.eval()
 
+    @property
+    def recipe_fields(self) -> dict[str, Any]:
+        """Of the recipe, JSON values."""
+        return self.recipe.as_dict()
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 (hex) over the text and its parts."""
+        text = self.text
+        digest = hashlib.sha256(repr((text.pieces, text.train, text.validation)).encode())
+        digest.update(text.tokens.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next round depends on, as plain values and tensors."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": [vars(each) for each in self.history],
+            "best_error": self.best_error,
+            "best_weights": self.best_weights,
+            "carry": self._carry,
+            "epoch": self._epoch,
+            "done": self._done,
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Return to `state`, which was taken under the same recipe and text; its time counts, too."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = [Round(**each) for each in state["history"]]
+        self.best_error, self.best_weights = state["best_error"], state["best_weights"]
+        carry, self.steps = state["carry"], state["steps"]
+        self._carry = None if carry is None else tuple(part.to(self.device) for part in carry)
+        self._epoch, self._done = state["epoch"], state["done"]
+        self._ahead = islice(self._pieces(self._epoch), self._done, None) if self._epoch else iter(())
+        self._start = self.clock() - state["seconds"]
+
     def _step(self, rate: float) -> float:
         """One piece of each stream; the loss."""
         for group in self.optimizer.param_groups:
@@ -232,8 +276,9 @@ class TextTraining:
         if pieces is None:
             self._epoch += 1
             self._carry = None  # the streams begin elsewhere
-            self._ahead = self._pieces(self._epoch)
+            self._ahead, self._done = self._pieces(self._epoch), 0
             pieces = next(self._ahead)
+        self._done += 1
         return pieces
 
     def _pieces(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

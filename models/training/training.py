@@ -6,9 +6,10 @@ epoch:  the training part as equal streams, or streams that start anywhere and a
                                      carry = detach_carry(carry)
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -164,6 +165,21 @@ class Training:
         network = initial_network(self.dataset, self.recipe)
         network.load_state_dict(self.best_weights or self.network.state_dict())
         return network.eval()
+
+    @property
+    def recipe_fields(self) -> dict[str, Any]:
+        """Of the recipe, JSON values."""
+        return self.recipe.as_dict()
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 (hex) over the datasets."""
+        digest = hashlib.sha256()
+        for dataset in self.datasets:
+            digest.update(repr((dataset.names, dataset.targets, astuple(dataset.split))).encode())
+            for values in (dataset.observations, dataset.truth):
+                digest.update(values.numpy().tobytes())
+        return digest.hexdigest()
 
     def state(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, as plain values and tensors."""

@@ -11,6 +11,7 @@ import pytest
 from app.cli import run
 from models.artifact.files import load_any
 from models.artifact.graphs.choices import Choices
+from tests.helpers import graphs
 from tests.helpers.onnx_files import counter, graph, node, written
 
 ROW = ("float32", ["batch", 2])
@@ -142,3 +143,59 @@ def test_all_choices_reach_the_process_that_proves(tmp_path):
     read = child._choices(document["choices"])
     for name, value in vars(choices).items():
         assert repr(getattr(read, name)) == repr(value), name
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz .\n-"
+OF_TEXT = ("--state", "h=h_out", "--state", "c=c_out", "--ignore", "best", "--ignore", "likely")
+
+
+@pytest.fixture
+def characters(tmp_path) -> Path:
+    """The graph of an LSTM over tokens, and its vocabulary beside it."""
+    (tmp_path / "graph.onnx").write_bytes(graphs.characters().graph)
+    (tmp_path / "list.json").write_text(json.dumps(list(LETTERS)))
+    tokens = {piece: token for token, piece in reversed(list(enumerate(LETTERS)))}
+    (tmp_path / "object.json").write_text(json.dumps(tokens))
+    return tmp_path / "graph.onnx"
+
+
+def test_a_graph_with_a_vocabulary_becomes_a_model_of_text(characters, tmp_path, capsys):
+    given = [*OF_TEXT, "--vocabulary", str(tmp_path / "object.json"), "--logits", "logits"]
+    given += ["--rename", "logits=next", "--rename", "token=letter"]
+    assert run(["import", str(characters), "--out", str(tmp_path / "out"), *given]) == 0
+    printed = capsys.readouterr().out
+    assert "proved with onnxruntime" in printed
+    assert "ONNX letter -> next [30], 24 numbers of state, 30 pieces of text" in printed
+    assert "forecasts: no, a session writes text" in printed
+    artifact = load_any(tmp_path / "out")
+    assert artifact.text.vocabulary.pieces == tuple(LETTERS)
+    assert (artifact.text.token, artifact.text.logits, artifact.text.start) == ("letter", "next", 0)
+    assert artifact.outputs[0].kind == "logits"
+    document = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert document["feedback"] == {"letter": {"sample": "next"}}
+    assert run(["models", str(tmp_path / "out")]) == 0
+    assert "the next of 30 pieces of text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "pieces", "message"),
+    [
+        (["--logits", "logits"], None, "--logits: needs --vocabulary"),
+        ([], LETTERS, "--vocabulary: needs --logits"),
+        (["--logits", "none"], LETTERS, "the graph has no output 'none'"),
+        (["--logits", "logits", "--feedback", "token=best"], LETTERS, "does not go with --vocabulary"),
+        (["--logits", "logits"], LETTERS[:9], "'logits' has 30 numbers, the vocabulary has 9 pieces"),
+        (["--logits", "logits"], [*LETTERS, "aa"], "takes 0 to 29; the vocabulary has the tokens 0 to 30"),
+        (["--logits", "logits"], {"a": 0, "b": 2}, "the tokens of 2 pieces must be 0 to 1, each once"),
+        (["--logits", "logits"], "aa", "vocabulary has a piece twice"),
+        (["--logits", "logits"], 7, "neither a list of pieces nor an object"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_refused(characters, tmp_path, given, pieces, message, capsys):
+    if pieces is not None:
+        document = list(pieces) if isinstance(pieces, str) else pieces
+        (tmp_path / "pieces.json").write_text(json.dumps(document))
+        given = ["--vocabulary", str(tmp_path / "pieces.json"), *given]
+    assert run(["import", str(characters), "--out", str(tmp_path / "out"), *OF_TEXT, *given]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

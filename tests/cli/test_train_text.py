@@ -59,9 +59,9 @@ def test_one_that_is_no_better_than_n_grams_is_named_and_one_of_no_use_fails(poe
 @pytest.mark.parametrize(
     "others",
     [
-        ["readings.csv"], ["--columns", "a"], ["--predicts", "change"], ["--head", "4"], ["--resume"],
+        ["readings.csv"], ["--columns", "a"], ["--predicts", "change"], ["--head", "4"], ["--gaps"],
         ["--recipe", "textbook"], ["--horizons", "1,2"], ["--levels", "0.5"], ["--split", "1,0,0"],
-        ["--checkpoint", "x"], ["--closed-loop", "3"], ["--gaps"], ["--unscaled"],
+        ["--closed-loop", "3"], ["--unscaled"],
     ],
     ids=lambda others: others[0],
 )  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_folder_of_other_things_is_refused_before_the_training(poem, tmp_path,
     assert (status, "holds no artifact" in error) == (2, True)
 
 
-def test_ctrl_c_keeps_the_best_weights_so_far(poem, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_keeps_the_best_weights_and_the_training_goes_on_later(poem, tmp_path, capsys, monkeypatch):
     run_round = TextTraining.run_round
 
     def interrupted(training):
@@ -113,8 +113,15 @@ def test_ctrl_c_keeps_the_best_weights_so_far(poem, tmp_path, capsys, monkeypatc
             raise KeyboardInterrupt
         return run_round(training)
 
-    monkeypatch.setattr(TextTraining, "run_round", interrupted)
     out = tmp_path / "poem"
-    assert run(["train", "--text", str(poem), "--out", str(out), *QUICK, "--epochs", "9"]) == 0
-    assert "stopped after round 1; its best weights are kept" in capsys.readouterr().err
+    arguments = ["train", "--text", str(poem), "--out", str(out), *QUICK, "--epochs", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(TextTraining, "run_round", interrupted)
+        assert run(arguments) == 0
+    stopped = "stopped after round 1; its best weights are kept; continue with --resume"
+    assert stopped in capsys.readouterr().err
     assert load(out).metrics["epochs"] == 1
+    assert run([*arguments, "--resume"]) == 0
+    assert "continuing after round 1\n" in capsys.readouterr().err
+    assert load(out).metrics["epochs"] == 2
+    assert not (tmp_path / "poem.checkpoint").exists()

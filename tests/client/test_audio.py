@@ -173,6 +173,50 @@ async def test_the_command_prints_segments_of_a_file_and_of_standard_input(
         assert "is not a WAV file" in capsys.readouterr().err
 
 
+async def test_the_command_goes_on_where_it_was_interrupted_and_writes_each_segment_once(
+    start, file, speech, segments, tmp_path, capsys, monkeypatch
+):
+    expected = [{"start": each.start, "end": each.end, "rate": RATE} for each in segments]
+    out = tmp_path / "segments.jsonl"
+    async with start() as service:
+        url = ["--url", f"http://127.0.0.1:{service.port}"]
+        perform, sent = Carryover._perform, []
+
+        def interrupted(self: Any, effect: Any) -> Any:
+            result = perform(self, effect)
+            if isinstance(effect, Request) and effect.method == "POST":
+                sent.append(effect)
+                if len(sent) == 2:
+                    raise KeyboardInterrupt  # the second piece was applied, and its answer is lost
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Carryover, "_perform", interrupted)
+            assert await asyncio.to_thread(run, ["listen", str(file), "a", "--out", str(out), *url]) == 130
+        assert (await service.session("a"))["position"] == 2 * RATE
+        before = [json.loads(line) for line in out.read_text().splitlines()]
+        assert before == expected[: len(before)]
+        out.write_text(out.read_text() + '{"start": 12')  # a line that was cut off
+        arguments = ["listen", str(file), "a", "--out", str(out), *url]
+        assert await asyncio.to_thread(run, arguments) == 2
+        assert "has segments already" in capsys.readouterr().err
+        for _ in range(2):  # the second time there is nothing left
+            assert await asyncio.to_thread(run, [*arguments, "--resume"]) == 0
+            assert [json.loads(line) for line in out.read_text().splitlines()] == expected
+            assert (await service.session("a"))["position"] == len(speech)
+        # Another file, or another beginning, is found out.
+        other = tmp_path / "other.wav"
+        with wave.open(str(other), "wb") as writer:
+            writer.setparams((1, 2, RATE, 0, "NONE", ""))
+            writer.writeframes(speech[::-1].tobytes())
+        for wrong in ([str(other)], [str(file), "--began-at", str(RATE)]):
+            refused = ["listen", wrong[0], "a", "--resume", *wrong[1:], *url]
+            assert await asyncio.to_thread(run, refused) == 2
+            assert "has not applied this audio" in capsys.readouterr().err
+        assert (await service.session("a"))["position"] == len(speech)
+        assert await asyncio.to_thread(run, ["listen", "-", "a", "--resume", *url]) == 2
+
+
 def test_what_is_no_audio_is_refused_before_it_is_sent(tmp_path):
     with pytest.raises(ValueError, match="not a WAV file"):
         open_wav(__file__)

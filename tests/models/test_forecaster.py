@@ -6,6 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.forecaster import CannotForecast, Forecaster
+from models.generation.sampling import Sampling, TokenSampler
+from models.generation.stopping import Stop, StopWatch
+from tests.helpers.text import text_model
 from tests.helpers.zoo import TOLERANCE, one_pass, rolled_out, series
 
 MODELS = ["sine", "pair", "partial", "gru", "tokens"]
@@ -75,3 +78,22 @@ def test_a_forecast_that_needs_an_unpredicted_input_names_it(forecasters):
     with pytest.raises(CannotForecast, match="input a") as refused:
         forecasters["partial"].roll_out(new_carry(forecasters["partial"]), 1)
     assert refused.value.missing == ("a",)
+
+
+def test_a_text_has_the_same_bits_alone_and_beside_others():
+    forecaster = Forecaster(text_model(hidden=64))
+    vocabulary = forecaster.artifact.text.vocabulary
+
+    def write(seeds: list[int]) -> tuple[list[list[int]], np.ndarray]:
+        count = len(seeds)
+        first = np.tile(np.float32([[1], [2]]), (count, 1))
+        _, carries = forecaster.advance(first, np.full(count, 2), forecaster.new_carry[None].repeat(count, 0))
+        sampler = TokenSampler([Sampling(seed) for seed in seeds], len(vocabulary))
+        watches = [StopWatch(Stop(), vocabulary) for _ in seeds]
+        return forecaster.write_text(carries, np.full(count, 2), np.full(count, 30), sampler, watches)
+
+    together, carries = write([0, 1, 2])
+    for seed in range(3):
+        alone, carry = write([seed])
+        assert alone == together[seed : seed + 1]
+        np.testing.assert_array_equal(carry[0], carries[seed])

@@ -235,6 +235,22 @@ async def test_a_chunk_that_ends_within_a_frame_is_applied_once_over_a_restart(
         sender.check(whole)
 
 
+async def test_two_replicas_go_on_with_each_others_frames(start_on, speech, whole, redis_url):
+    start = start_on(AsgiRoute, "redis")
+    async with start() as one, start() as other:
+        sender = Sender(one, "a")
+        for i, chunk in enumerate(cuts(len(speech), seed=6)):
+            sender.service = (one, other)[i % 2]
+            await sender.feed(("http", "l16", "bulk")[i % 3], speech[chunk])
+            # The replica that did not apply it has the answer, too, with covers and events.
+            behind, kind = (other, one)[i % 2], "wav" if i % 3 else "http"
+            if i % 4 == 0:
+                again = await Sender(behind, "a").send(kind, speech[chunk], chunk.start)
+                assert (again["replayed"], again["position"]) == (True, sender.position)
+                assert again["covers"][1] == sender.covered
+        sender.check(whole)
+
+
 async def test_forks_and_moved_sessions_go_on_within_a_frame_and_a_reset_begins_a_new_one(
     start_on, speech, whole
 ):
@@ -298,6 +314,7 @@ async def test_sessions_in_one_batch_do_not_see_each_others_frames(start_on, spe
     sizes = np.random.default_rng(5).integers(1, 20, (5, 100))
     async with start_on(AsgiRoute)() as service:
         done, got, covered = [0] * 5, [[] for _ in streams], [0] * 5
+        heard: list[list[list[int]]] = [[] for _ in streams]
         for step in range(40):
             parts = [
                 np.array(numbers(stream[at : at + size]), np.float32)[:, None]
@@ -305,7 +322,8 @@ async def test_sessions_in_one_batch_do_not_see_each_others_frames(start_on, spe
             ]
             content = binary.encode([f"s{i}" for i in range(5)], parts, at=done)
             body = (await service.http.post("/observations", content=content, headers=BINARY)).content
-            positions, covers, predictions = read_covered(body)
+            positions, covers, predictions, events = read_covered(body)
+            heard = [[*before, *more] for before, more in zip(heard, events, strict=True)]
             done = [at + len(part) for at, part in zip(done, parts, strict=True)]
             assert positions == done
             assert [first for first, _ in covers] == covered
@@ -313,18 +331,59 @@ async def test_sessions_in_one_batch_do_not_see_each_others_frames(start_on, spe
             got = [[*before, *more] for before, more in zip(got, predictions, strict=True)]
             if max(done) > 360:
                 break
-        for stream, predictions in zip(streams, got, strict=True):
-            assert_allclose(predictions, answer_of(stream)["predictions"][: len(predictions), 0], atol=1e-6)
+        assert any(heard)
+        for stream, predictions, at, events in zip(streams, got, done, heard, strict=True):
+            alone = answer_of(stream[:at])
+            assert_allclose(predictions, alone["predictions"][: len(predictions), 0], atol=1e-6)
+            assert events == alone["events"]
 
 
-def read_covered(body: bytes) -> tuple[list[int], list[list[int]], list[list[float]]]:
-    """Positions, covers and predictions of a binary bulk answer of five sessions without errors."""
-    assert body[:6] == b"CYO1" + (64).to_bytes(2, "little")
+def read_covered(
+    body: bytes,
+) -> tuple[list[int], list[list[int]], list[list[float]], list[list[list[int]]]]:
+    """Positions, covers, predictions and events of a binary bulk answer of five sessions without errors."""
+    assert body[:4] == b"CYO1"
+    flags = int.from_bytes(body[4:6], "little")
+    assert flags in (64, 64 + 128)
     positions = np.frombuffer(body, "<i8", 5, 16).tolist()
     covers = np.frombuffer(body, "<i8", 10, 16 + 80).reshape(5, 2).tolist()
-    counts = np.frombuffer(body, "<u4", 5, 16 + 160)
-    numbers = np.frombuffer(body, "<f4", int(counts.sum()), 16 + 180)
-    return positions, covers, [part.tolist() for part in np.split(numbers, counts.cumsum()[:-1])]
+    place, events = 16 + 160, [[] for _ in range(5)]
+    if flags & 128:
+        numbers = np.frombuffer(body, "<i8", 5, place)
+        assert numbers.any()
+        rows = np.frombuffer(body, "<i8", 2 * int(numbers.sum()), place + 40).reshape(-1, 2)
+        events = [part.tolist() for part in np.split(rows, numbers.cumsum()[:-1])]
+        place += 40 + rows.nbytes
+    counts = np.frombuffer(body, "<u4", 5, place)
+    outputs = np.frombuffer(body, "<f4", int(counts.sum()), place + 20)
+    return positions, covers, [part.tolist() for part in np.split(outputs, counts.cumsum()[:-1])], events
+
+
+async def test_open_inference_has_the_events_as_an_output(start_on, speech, whole):
+    async with start_on(AsgiRoute)() as service:
+        described = (await service.http.get("/v2/models/loudness")).json()
+        assert {"name": "events", "datatype": "INT64", "shape": [-1, -1, 2]} in described["outputs"]
+        assert "events" not in str((await service.http.get("/v2/models/counter")).json())
+        position, found, got = 0, [], []
+        for i, chunk in enumerate(cuts(len(speech), seed=8)):
+            samples = numbers(speech[chunk])
+            tensor = {"name": "audio", "datatype": "FP32", "shape": [1, len(samples)], "data": samples}
+            body = {
+                "inputs": [tensor],
+                "parameters": {"sequence_id": "a", "sequence_start": i == 0, "at": position},
+            }
+            if i % 3 == 1:
+                body["outputs"] = [{"name": "events"}, {"name": "speech"}]
+            answer = await service.http.post("/v2/models/loudness/infer", json=body)
+            assert answer.status_code == 200, answer.text
+            outputs = {output["name"]: output for output in answer.json()["outputs"]}
+            events = outputs["events"]
+            assert (events["datatype"], events["shape"]) == ("INT64", [1, len(events["data"]) // 2, 2])
+            found += np.reshape(events["data"], (-1, 2)).tolist()
+            got += outputs["speech"]["data"]
+            position += len(samples)
+        assert found == whole["events"]
+        assert_allclose(got, whole["predictions"][: len(got), 0], atol=1e-6)
 
 
 BAD_AUDIO = {
@@ -393,7 +452,8 @@ async def test_the_open_inference_protocol_answers_the_frames_that_samples_compl
             body = {"inputs": [tensor], "parameters": parameters}
             answer = await service.http.post("/v2/models/loudness/infer", json=body)
             assert answer.status_code == 200, answer.text
-            (output,) = answer.json()["outputs"]
+            output, events = answer.json()["outputs"]
+            assert (output["name"], events["name"]) == ("speech", "events")
             assert output["shape"] == [1, len(output["data"]), 1]
             got += output["data"]
             covered = answer.json()["parameters"]

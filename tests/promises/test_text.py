@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 
 from app.engine import step, texts
 from models.artifact.files import save
-from tests.helpers import zoo
+from models.artifact.graph_artifact import GraphArtifact, GraphText
+from tests.helpers import graphs, zoo
 from tests.helpers.faults import until
 from tests.helpers.locked import Keys
 from tests.helpers.text import LETTERS, text_model
@@ -34,7 +36,16 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("texts")
     save(text_model(), folder / "letters")
     save(zoo.artifacts()["sine"], folder / "sine")
+    save(graph_of_text(), folder / "graph")
     return folder
+
+
+def graph_of_text() -> GraphArtifact:
+    """A graph of ONNX over the letters, which answers the likeliest token, too, ahead of the logits."""
+    graph = graphs.characters(name="graph", vocabulary=len(LETTERS))
+    logits, best, likely = graph.signature.outputs
+    signature = replace(graph.signature, outputs=(best, likely, logits))
+    return replace(graph, signature=signature, feedback=None, writing=GraphText("logits", tuple(LETTERS)))
 
 
 @pytest.fixture
@@ -216,6 +227,103 @@ async def test_a_text_goes_on_on_another_replica(start_text) -> None:
 
 def whole_text(found: list[dict[str, Any]]) -> str:
     return "".join(event["data"].get("text", "") for event in found)
+
+
+# --- graphs, tenants and quotas
+
+
+@on_disk
+async def test_a_graph_of_text_writes_what_it_writes_alone_in_every_way(start_text, store) -> None:
+    async with start_text() as service:
+        graph = {"model": "graph", "steps": 60}
+        whole, beside = await asyncio.gather(
+            generate(service, "a", **graph, at=0), generate(service, "b", **graph, seed=8)
+        )
+        assert whole["text"] != beside["text"]
+        assert await generate(service, "c", **graph) | {"session": "", "epoch": ""} == whole | {
+            "session": "",
+            "epoch": "",
+        }
+        parts = [await generate(service, "d", model="graph", steps=30)]
+        parts.append(await generate(service, "d", prompt="", steps=30))
+        assert "".join(part["text"] for part in parts) == whole["text"]
+        completion = await complete(service, model="graph", max_tokens=60, top_k=20)
+        assert completion["choices"][0]["text"] == whole["text"]
+        described = (await service.http.get("/models/graph")).json()
+        assert described["vocabulary"] == len(LETTERS)
+        assert (await service.http.get("/sessions/a/forecast?steps=3")).status_code == 422
+    async with start_text() as service:
+        assert await generate(service, "a", **graph, at=0) == whole | {"replayed": True}
+        resumed = await events(service, "a", last=f"{whole['epoch']}.40", at=0, **graph)
+        assert whole_text(resumed) == whole["text"][40 - 8 :]
+
+
+@shared
+async def test_tenants_write_on_two_replicas_without_seeing_each_other(start_text, tmp_path) -> None:
+    keys = Keys(tmp_path)
+    keys.add("acme")
+    keys.add("other")
+    async with start_text(api_keys_file=keys.path) as one, start_text(api_keys_file=keys.path) as another:
+
+        async def ask(service: Any, key: str, last: str = "", **fields: Any) -> Any:
+            headers = keys.headers(key) | ({"last-event-id": last} if last else {})
+            headers |= {"accept": "text/event-stream"} if last else {}
+            address = "/sessions/a/generate"
+            return await service.http.post(address, json=ASK | fields, headers=headers)
+
+        ours = (await ask(one, "acme", at=0)).json()
+        theirs = (await ask(another, "other", at=0, seed=8)).json()
+        assert ours["text"] != theirs["text"]
+        # Each tenant's retry and resumption find its own text, at either replica.
+        for service in (one, another):
+            assert (await ask(service, "acme", at=0)).json() == ours | {"replayed": True}
+            rest = await ask(service, "other", last=f"{theirs['epoch']}.100", at=0, seed=8)
+            assert whole_text(list(parsed(rest.text))) == theirs["text"][100 - 8 :]
+            stolen = await ask(service, "acme", last=f"{theirs['epoch']}.100", at=0, seed=8)
+            assert stolen.status_code == 409
+            assert theirs["text"][:20] not in stolen.text
+
+
+@in_memory
+async def test_the_tokens_of_a_text_count_in_the_quota_of_its_key_alone(start_text, store, tmp_path) -> None:
+    keys = Keys(tmp_path)
+    # So slow that nothing comes back while the test runs, and a text of 100 tokens is granted on credit.
+    keys.add("slow", observations_per_second=0.01)
+    keys.add("short", chunk_observations=10)
+    keys.add("few", sessions=1)
+    keys.add("free")
+    async with start_text(api_keys_file=keys.path) as service:
+
+        async def ask(key: str, session: str = "a", **fields: Any) -> httpx.Response:
+            address = f"/sessions/{session}/generate"
+            return await service.http.post(address, json=ASK | fields, headers=keys.headers(key))
+
+        first = await ask("slow", at=0, steps=100)
+        assert (first.status_code, len(first.json()["text"])) == (200, 100), (
+            "all its slices are granted at once"
+        )
+        for session, fields in (("a", {"prompt": ""}), ("b", {}), ("a", {"keep": False, "steps": 1})):
+            over = await ask("slow", session, **fields)
+            assert (over.status_code, over.json()["quota"]) == (429, "observations_per_second")
+            assert int(over.headers["retry-after"]) > 0
+        body, headers = COMPLETE | {"max_tokens": 5}, keys.headers("slow")
+        completion = await service.http.post("/v1/completions", json=body, headers=headers)
+        assert completion.status_code == 429
+        assert set(completion.json()["error"]) == {"message", "type", "param", "code"}
+        position = await service.http.get("/sessions/a", headers=headers)
+        assert position.json()["position"] == 108
+
+        assert (await ask("short")).status_code == 200, "a quota of chunks bounds the prompt, not the text"
+        long = await ask("short", prompt="the sea the sea ")
+        assert (long.status_code, long.json()["quota"]) == (413, "chunk_observations")
+
+        assert (await ask("few")).status_code == 200
+        full = await ask("few", "b")
+        assert (full.status_code, full.json()["quota"]) == (429, "sessions")
+        assert (await ask("few", keep=False)).status_code == 200, "a copy is no session"
+        keyless = await service.http.post("/v1/completions", json=COMPLETE, headers=keys.headers("few"))
+        assert keyless.status_code == 200, "without a user nothing is kept"
+        assert (await ask("free")).status_code == 200
 
 
 # --- what is asked for

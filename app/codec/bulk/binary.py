@@ -19,7 +19,7 @@ A request of `n` sessions:
 The answer:
 
     0           4 bytes   "CYO1"
-    4           u16       flags: 32 the predictions are f64, 64 has `covers`
+    4           u16       flags: 32 the predictions are f64, 64 has `covers`, 128 has `events`
     6           u16       outputs: numbers in a prediction; 0 where the sessions' models differ
     8           u32       n
     12          u32       size of the errors in bytes
@@ -27,6 +27,8 @@ The answer:
     ...         u64[n]    epochs; 0 where refused
     ...         i64[n, 2] covers, if flag 64, of models over samples: the position of the first sample that
                           the predictions cover, and the position behind the last; -1 for other sessions
+    ...         i64[n]    how many events each chunk has, if flag 128
+    ...         i64[m, 2] events of all chunks, if flag 128: 1 speech_start or 0 speech_end; the position
     ...         u32[n]    counts: numbers predicted for each chunk, steps times outputs; 0 where refused
     ...         f32 | f64 predictions, chunk after chunk, row after row
     ...         u8[n]     1 where the chunk had been applied before and this is its stored answer, else 0
@@ -59,12 +61,12 @@ from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from models.arrays import AnyArray, Numbers
-from models.forecaster import COVERS
+from models.forecaster import COVERS, EVENTS
 
 CONTENT_TYPE = "application/octet-stream"
 HEADER = struct.Struct("<4sHHII")
 MAGIC = b"CYO1"
-AT, EPOCHS, LENGTHS, MODEL, GAPS, DOUBLES, COVERED = 1, 2, 4, 8, 16, 32, 64
+AT, EPOCHS, LENGTHS, MODEL, GAPS, DOUBLES, COVERED, EVENTFUL = 1, 2, 4, 8, 16, 32, 64, 128
 
 
 def decode(body: bytes, limits: BulkLimits) -> BulkRequest:
@@ -116,14 +118,15 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
     outputs = answer.outputs if isinstance(answer.outputs, int) else 0
     replayed = np.zeros(count, np.uint8)
     replayed[answer.replayed] = 1
-    covers = _covers(answer)
-    flags = DOUBLES * request.doubles | COVERED * bool(covers)
+    covers, events = _covers(answer), _events(answer)
+    flags = DOUBLES * request.doubles | COVERED * bool(covers) | EVENTFUL * bool(events)
     return b"".join(
         (
             HEADER.pack(MAGIC, flags, outputs, count, len(errors)),
             answer.positions.astype("<i8", copy=False).tobytes(),
             answer.epochs.astype("<u8", copy=False).tobytes(),
             covers,
+            events,
             counts.tobytes(),
             answer.predictions.astype("<f8" if request.doubles else "<f4", copy=False).tobytes(),
             replayed.tobytes(),
@@ -146,6 +149,17 @@ def _covers(answer: BulkAnswer) -> bytes:
     for i, numbers in found.items():
         covers[i] = numbers[0]
     return covers.tobytes()
+
+
+def _events(answer: BulkAnswer) -> bytes:
+    """How many events each chunk has, and the events; empty where no chunk has any."""
+    found = answer.extra_outputs.get(EVENTS, {})
+    counts = np.zeros(len(answer.positions), "<i8")
+    for i, events in found.items():
+        counts[i] = len(events)
+    if not counts.any():
+        return b""
+    return counts.tobytes() + np.concatenate([found[i] for i in sorted(found)]).astype("<i8").tobytes()
 
 
 class _Reader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
@@ -189,6 +189,15 @@ def check_choices(model: ModelProto, choices: Choices) -> None:
             f"the state of node {hidden[0].name or hidden[0].output[0]!r} stays inside the graph: add "
             "--expose-state, or --no-more-states if every call is to start anew"
         )
+
+
+def text_choices(model: ModelProto, choices: Choices, logits: str, pieces: int) -> Choices:
+    """The choices for a model of text, too: what its output is, and which tokens its only input takes."""
+    fixed = {*choices.states, *choices.constants, *choices.controls}
+    inputs = [value.name for value in fed_inputs(model.graph) if value.name not in fixed]
+    known = {**id_ranges(model), **choices.ranges}
+    tokens = {name: (0, pieces - 1) for name in inputs if name not in known and len(inputs) == 1}
+    return replace(choices, kinds={**choices.kinds, logits: "logits"}, ranges={**choices.ranges, **tokens})
 
 
 def id_ranges(model: ModelProto) -> dict[str, tuple[int, int]]:

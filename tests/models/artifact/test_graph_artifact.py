@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from models.artifact.files import BadArtifact, load, load_any, save
-from models.artifact.graph_artifact import Feedback, GraphArtifact, Port, Signature, State, Steps
+from models.artifact.graph_artifact import Feedback, GraphArtifact, GraphText, Port, Signature, State, Steps
 from models.nets.signature import Constant, Control
+from tests.helpers import graphs
 from tests.helpers.onnx_files import content, graph, node
 
 LEFT_OUT = object()
@@ -321,3 +322,60 @@ def test_a_feedback_survives_and_a_graph_with_a_start_takes_one_step_a_call():
         replace(signature, controls=(Control("START", "start"),))
     with pytest.raises(BadArtifact, match="there is no input 'z'"):
         replace(artifact, feedback=Feedback({"x": "y", "z": "y"}))
+
+
+def of_text(**changes: Any) -> GraphArtifact:
+    pieces = tuple("abcdefghijklmnopqrstuvwxyz .\n-")
+    return replace(
+        graphs.characters(), **({"feedback": None, "writing": GraphText("logits", pieces)} | changes)
+    )
+
+
+def test_a_model_of_text_is_loaded_as_it_was_saved(tmp_path):
+    artifact = of_text()
+    save(artifact, tmp_path / "a")
+    loaded = load_any(tmp_path / "a")
+    assert loaded.writing == artifact.writing
+    assert loaded.fingerprint == artifact.fingerprint
+    pieces = artifact.writing.vocabulary
+    others = [graphs.characters(), of_text(writing=GraphText("logits", pieces[::-1]))]
+    assert artifact.fingerprint not in {other.fingerprint for other in others}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feedback": Feedback({"token": "best"})}, "no other feedback"),
+        ({"writing": GraphText("best", ("a", "b"))}, "the output 'best' has 1 numbers"),
+        ({"writing": GraphText("none", ("a", "b"))}, "no output 'none' to draw a token from"),
+        ({"writing": GraphText("logits", ("a",))}, "must have 2 to"),
+    ],
+)
+def test_what_cannot_be_a_model_of_text_is_refused(changes, message):
+    with pytest.raises(BadArtifact, match=message):
+        of_text(**changes)
+
+
+def test_text_needs_a_token_as_the_only_input():
+    with pytest.raises(BadArtifact, match="has one input, the token; this graph has audio, token"):
+        voice_detector(writing=GraphText("speech", ("a", "b")))
+    with pytest.raises(BadArtifact, match=r"the input 'x' is float32 \[2\]"):
+        replace(graphs.gru(), feedback=None, writing=GraphText("y", ("a", "b")))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("feedback", None, "feedback of a model with a vocabulary must be as"),
+        ("feedback", {"token": {"sample": 3}}, "feedback of a model with a vocabulary must be as"),
+        ("vocabulary", "abc", "vocabulary is not a list"),
+        ("vocabulary", ["a", ""], "vocabulary.1. must be text"),
+        ("vocabulary", None, "feedback"),
+    ],
+)
+def test_a_wrong_document_of_a_model_of_text_is_refused(tmp_path, field, value, message):
+    save(of_text(), tmp_path)
+    document = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(document | {field: value}))
+    with pytest.raises(BadArtifact, match=message):
+        load_any(tmp_path)

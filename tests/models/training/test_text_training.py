@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from models.artifact.files import load
-from models.errors import BadData, BadInput, BadRecipe, TrainingDiverged
+from models.errors import BadCheckpoint, BadData, BadInput, BadRecipe, TrainingDiverged
 from models.evaluation.text_report import write_text_report
 from models.evaluation.verdict import judge_text
 from models.generation.vocabulary import UNKNOWN
 from models.net import Execution
 from models.training import text_training
+from models.training.checkpoint import load_checkpoint, save_checkpoint
 from models.training.text import MOST_PIECES, Text, make_text, read_text
 from models.training.text_network import cross_entropy, initial_network, sample
 from models.training.text_recipe import TextRecipe
@@ -247,3 +248,41 @@ def test_training_leaves_torchs_generator_alone():
 def test_the_name_of_a_recipes_field_is_in_the_refusal():
     with pytest.raises(BadRecipe, match="minutes must be at least 0, not -1"):
         TextRecipe(minutes=-1)
+
+
+def test_resumed_within_an_epoch_equals_uninterrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_training, "ROUND", 400)
+    monkeypatch.setattr(text_training, "PIECES", 4)
+    recipe, seconds = replace(SMALL, streams=4, dropout=0.2), iter(range(1000))
+    whole, broken = (TextTraining(verse(), recipe, clock=lambda: 0.0) for _ in range(2))
+    list(whole.run())
+    assert 2 < whole.steps_per_round < whole.steps_per_epoch
+    path = tmp_path / "checkpoint"
+    for round_ in broken.run():
+        save_checkpoint(broken, path)
+        if round_.number == 3:
+            break
+    resumed = TextTraining(verse(), recipe, clock=lambda: 0.0)
+    load_checkpoint(resumed, path)
+    list(resumed.run())
+    assert resumed.history == whole.history
+    weights = zip(resumed.network.parameters(), whole.network.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in weights)
+
+    limited = replace(recipe, minutes=1.0)
+    slow = TextTraining(verse(), limited, clock=lambda: float(next(seconds)))
+    slow.run_round()
+    save_checkpoint(slow, path)
+    later = TextTraining(verse(), limited, clock=lambda: 5000.0)
+    load_checkpoint(later, path)
+    assert later.seconds == pytest.approx(slow.seconds, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text", "message"),
+    [(replace(SMALL, seed=1), verse(), "another recipe"), (SMALL, verse(2300), "another data")],
+)
+def test_a_checkpoint_of_another_text_or_recipe_is_refused(tmp_path, recipe, text, message):
+    save_checkpoint(TextTraining(verse(), SMALL), tmp_path / "checkpoint")
+    with pytest.raises(BadCheckpoint, match=message):
+        load_checkpoint(TextTraining(text, recipe), tmp_path / "checkpoint")
