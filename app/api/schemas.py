@@ -427,8 +427,9 @@ class History(BaseModel):
     inputs: list[str] = Field(description="Names of the numbers of an observation.")
     targets: list[str] = Field(description="Names of the numbers of a prediction.")
     observations: list[list[float | None]]
+    pieces: list[str] | None = Field(None, description="Of a model of text: the text of each token.")
     predictions: list[list[float]] | None = Field(
-        None, description="Of what follows each observation; absent beside `outputs`."
+        None, description="Of what follows each observation; absent beside `outputs`, and of a model of text."
     )
     outputs: dict[str, list[Any]] | None = Field(
         None, description="Of a model with several outputs: its predictions by the name of the output."

@@ -89,6 +89,20 @@ class ChunkEvent(BaseModel):
     predictions: list[list[float]]
 
 
+class TextEvent(BaseModel):
+    """A part of a text was written. The session has observed it."""
+
+    event: Literal["text"]
+    position: int
+    epoch: str
+    prompt: int = Field(description="So many of the tokens are of the prompt; the rest was written.")
+    observations: list[list[int]] = Field(description="The tokens.")
+    pieces: list[str] = Field(description="The text of each token.")
+    finish: Literal["length", "stop"] | None = Field(
+        description="Why the text is complete; null: it goes on."
+    )
+
+
 class SessionEvent(BaseModel):
     """The session was created, reset or imported."""
 
@@ -126,7 +140,7 @@ class AlertEvent(BaseModel):
 class Events(BaseModel):
     """What happened to the watched session, in order."""
 
-    events: list[ChunkEvent | SessionEvent | GoneEvent | AlertEvent]
+    events: list[ChunkEvent | TextEvent | SessionEvent | GoneEvent | AlertEvent]
     missed: int | None = Field(
         None,
         description="Observations of older events, which were dropped because the client read too slowly.",

@@ -96,10 +96,12 @@ def time_array(seconds: Numbers) -> AnyArray:
 def encode_history(history: SessionHistory) -> dict[str, Any]:
     """What a session observed last, in columns; unknown numbers and times are written as null (`ARRAYS`)."""
     ports, steps = history.ports, len(history.observations)
-    several = len(ports) > 1
-    predictions = by_port(history.predictions, ports) if several else json_numbers(history.predictions)
+    several, predictions = len(ports) > 1, None
+    if history.predictions is not None:
+        predictions = by_port(history.predictions, ports) if several else json_numbers(history.predictions)
     columns: dict[str, Any] = {
         "observations": json_numbers(history.observations),
+        "pieces": history.pieces,
         "outputs" if several else "predictions": predictions,
         "lower": history.lower,
         "upper": history.upper,

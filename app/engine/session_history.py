@@ -31,6 +31,7 @@ def session_history(
         observations = np.ascontiguousarray(observations[:, : -artifact.time_input_count])
         columns = columns[: -artifact.time_input_count]
     widths = past.widths
+    text = artifact.text
     has_intervals = widths is not None and not np.isnan(widths).all()
     return SessionHistory(
         session=session,
@@ -41,13 +42,16 @@ def session_history(
         inputs=tuple(columns),
         targets=tuple(artifact.targets),
         observations=observations,
-        predictions=past.predictions,
+        predictions=past.predictions if text is None else None,
         lower=past.predictions - widths if widths is not None and has_intervals else None,
         upper=past.predictions + widths if widths is not None and has_intervals else None,
         scores=past.scores,
         times=times,
         interval_seconds=artifact.interval_seconds,
         ports=slab.output_ports,
+        pieces=None
+        if text is None
+        else tuple(text.vocabulary.pieces[int(token)] for token in observations[:, 0]),
     )
 
 

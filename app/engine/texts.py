@@ -32,6 +32,7 @@ from app.errors import (
 from app.jobs.jobs import Write
 from app.jobs.text import Draft, TextAnswer, TextRequest
 from app.session import recent_answers
+from app.session.history import Observed
 from app.session.names import id_of
 from app.session.rows import Answer, Rows, scalar
 from app.session.slab import Slab
@@ -314,7 +315,17 @@ def _stage_sessions(slab: Slab, texts: Sequence[Text], batch: Batch, recent_byte
         {i: _remembered(text) for i, text in enumerate(texts)},
         recent_bytes,
     )
-    batch.stage(slab, [text.job.session for text in texts], rows, after)
+    batch.stage(slab, [text.job.session for text in texts], rows, after, _observed(slab, texts))
+
+
+def _observed(slab: Slab, texts: Sequence[Text]) -> Observed | None:
+    """What the sessions consumed in this batch; None if no past is kept."""
+    if slab.histories is None:
+        return None
+    parts = [[*text.prompt[text.before[0] : text.observed], *text.tokens[text.before[1] :]] for text in texts]
+    tokens = slab.forecaster.numbers(np.concatenate(parts).astype(np.float64)[:, None])
+    nothing = np.empty((len(tokens), 0), slab.forecaster.output_type)
+    return Observed(np.array(list(map(len, parts))), tokens, nothing)
 
 
 def _remembered(text: Text) -> Answer:
@@ -329,6 +340,7 @@ def _remembered(text: Text) -> Answer:
 def _answer(slab: Slab, text: Text) -> TextAnswer:
     pieces, job = _vocabulary(slab.forecaster).pieces, text.job
     observed, known = text.before
+    read = tuple(text.prompt[observed : text.observed])
     draft = None
     if not job.keep:
         draft = Draft(
@@ -348,4 +360,6 @@ def _answer(slab: Slab, text: Text) -> TextAnswer:
         written=len(text.tokens) - known,
         consumed=text.position - text.start - observed - known,
         draft=draft,
+        read=read,
+        read_pieces=tuple(pieces[token] for token in read),
     )

@@ -14,7 +14,8 @@ from typing import Any
 
 from app.engine.batch import AlertEvent
 from app.jobs.answers import BulkAnswer, ChunkAnswer, SessionView, epoch_token
-from app.jobs.jobs import Advance, AdvanceMany, Event, Import, Job, Outcome, Reset, Watch, Watcher
+from app.jobs.jobs import Advance, AdvanceMany, Event, Import, Job, Outcome, Reset, Watch, Watcher, Write
+from app.jobs.text import TextAnswer
 from app.session.slab import Slab
 from app.stores import Tombstone
 from models.forecaster import COVERS
@@ -84,6 +85,8 @@ def events(session: str, job: Job, outcome: Outcome) -> Iterator[Event]:
     """The events of this session from a job that moved it."""
     if isinstance(job, Advance) and isinstance(outcome, ChunkAnswer):
         yield _chunk(outcome.position, outcome.epoch, job.observations, outcome.answer, reset=job.reset)
+    elif isinstance(job, Write) and isinstance(outcome, TextAnswer):
+        yield _text(outcome)
     elif isinstance(job, AdvanceMany) and isinstance(outcome, BulkAnswer):
         i = job.sessions.index(session)  # a session is in a part of a request once
         first, answer = int(job.lengths[:i].sum()), next(islice(outcome.singles(job.sessions), i, None))
@@ -102,6 +105,19 @@ def _chunk(position: int, epoch: int, observations: Any, answer: Any, *, reset: 
     if COVERS in answer:  # samples would be most of what is sent, and nobody reads them as numbers
         return {**event, **answer}
     return {**event, "observations": observations, **answer}
+
+
+def _text(answer: TextAnswer) -> Event:
+    written = slice(len(answer.tokens) - answer.written, None)
+    return {
+        "event": "text",
+        "position": answer.position,
+        "epoch": epoch_token(answer.epoch),
+        "prompt": len(answer.read),
+        "observations": [[token] for token in (*answer.read, *answer.tokens[written])],
+        "pieces": [*answer.read_pieces, *answer.pieces[written]],
+        "finish": answer.finish,
+    }
 
 
 def _gone(tombstone: Tombstone) -> Event:

@@ -180,11 +180,12 @@ class SessionHistory:
     first : the session's position before the first of the observations; `position` if there are none
     inputs, targets : names of the numbers of an observation and of a prediction
     observations : [steps, inputs], NaN where a number was missing
-    predictions : [steps, outputs]
+    predictions : [steps, outputs]; None of a model of text
     lower, upper : [steps, outputs], the intervals, if any was wanted; NaN where none was
     scores : [steps], of the observations; None if the session keeps none
     times : [steps], of the observations, seconds since 1970; None if the session has no timestamps
     interval_seconds : from one observation to the next, if the model says so
+    pieces : [steps], of a model of text: the text of each token
     """
 
     session: str
@@ -195,13 +196,14 @@ class SessionHistory:
     inputs: tuple[str, ...]
     targets: tuple[str, ...]
     observations: Numbers
-    predictions: Numbers
+    predictions: Numbers | None
     lower: Numbers | None
     upper: Numbers | None
     scores: Numbers | None
     times: Numbers | None
     interval_seconds: float | None
     ports: tuple[Port, ...]
+    pieces: tuple[str, ...] | None = None
 
 
 def ranges(starts: Ints, counts: Ints) -> Ints:

@@ -75,6 +75,7 @@ class TextAnswer:
     tokens, pieces : behind the prompt, and the text of each
     finish : why it is complete; None if it goes on
     written : tokens that this job has added to the text; the session observed them with `consumed` in all
+    read, read_pieces : of these, the tokens of the prompt, and the text of each
     draft : to be given back with the next job, if the text is on a copy
     """
 
@@ -90,3 +91,5 @@ class TextAnswer:
     written: int = 0
     consumed: int = 0
     draft: Draft | None = None
+    read: tuple[int, ...] = ()
+    read_pieces: tuple[str, ...] = ()

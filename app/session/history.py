@@ -8,7 +8,8 @@ When the pool has no free block, a few sessions are looked at, and the whole pas
 least recently is dropped. Redis chooses keys to evict in this way, which needs no list of all of them.
 
 An observation takes a fixed number of words (four bytes) in its session's ring: the observation, the
-prediction of what follows, and for some models the width of the interval, the score and the time. A record
+prediction of what follows, and for some models the width of the interval, the score and the time. Of a model
+of text it is the token alone: the logits would be nearly all of it, and nobody reads them as numbers. A record
 may begin in one block and end in the next.
 
 A ring is known by its first block. The row of the session has the number of that block, and the block has the
@@ -31,6 +32,7 @@ from models.jit import INT, contiguous, jit, jit_part, readonly
 
 WORDS = 32  # of a block: 16 observations of a model with one input and one output
 SESSION_BYTES = 65_536  # most bytes of one session's past
+TEXT_FACTOR = 16  # a session of a model of text keeps so many times as many observations: each is one number
 ROW_BITS = 32
 NOTHING: Floats = np.empty((0, 0), np.float32)
 
@@ -166,13 +168,17 @@ class Histories:
         self._roots = np.zeros(capacity, np.int32)
         self._inputs, self._outputs = forecaster.input_type, forecaster.output_type
         input_words = forecaster.input_size * (np.dtype(self._inputs).itemsize // 4)
-        output_words = forecaster.output_size * (np.dtype(self._outputs).itemsize // 4)
+        self._is_text = forecaster.artifact.text is not None
+        output_words = 0
+        if not self._is_text:
+            output_words = forecaster.output_size * (np.dtype(self._outputs).itemsize // 4)
         self._width = forecaster.output_size if forecaster.learning.tracks_errors else 0
         self._has_times = bool(forecaster.artifact.time_features)
         sizes = input_words, output_words, self._width, bool(self._width), 2 * self._has_times
         self._ends: list[int] = np.cumsum(sizes).tolist()
         self.record_words = self._ends[-1]
-        self.limit = min(pool.observations, SESSION_BYTES // (4 * self.record_words))
+        most = pool.observations * (TEXT_FACTOR if self._is_text else 1)
+        self.limit = min(most, SESSION_BYTES // (4 * self.record_words))
         self._max_blocks = (
             -(-self.limit * self.record_words // WORDS) + 1
         )  # the oldest is partly written over
@@ -198,6 +204,8 @@ class Histories:
         self, rows: Ints, ends: Ints, lengths: Ints, observations: Floats, predictions: Floats, extra: Floats
     ) -> None:
         """As `append`, of numbers that are float32 or seen as such, [total, words]."""
+        if self._is_text:
+            predictions = predictions[:, :0]
         if self.limit:
             _append(
                 self._pool.blocks, self._pool.words, self._pool.state, self._roots, self._first_key,

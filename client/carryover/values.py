@@ -357,8 +357,10 @@ class History:
     first : the position before the first observation; the server has forgotten what came earlier
     inputs, targets : names of the numbers of an observation and of a prediction
     observations : [steps, inputs], NaN where a number was missing
-    predictions : [steps, outputs] of what follows each observation; None of a model with several outputs
+    predictions
+        [steps, outputs] of what follows each observation; None of a model with several outputs, and of text
     outputs : of a model with several outputs: by name, [steps, ...] each; else None
+    pieces : [steps], of a model of text: the text of each token
     lower, upper : [steps, outputs], the intervals; None if none was asked for
     scores : [steps], surprise from 0 to 1; None if the session keeps no errors
     times, predicted_times : [steps], of the observations and of what is predicted; None without timestamps
@@ -378,6 +380,7 @@ class History:
     scores: Any = None
     times: list[datetime | None] | None = None
     predicted_times: list[datetime | None] | None = None
+    pieces: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.observations)
@@ -389,7 +392,8 @@ class History:
         """Return a DataFrame with a row for each time: what was observed then, and what was predicted for it.
 
         Its index is the time, or the position if the session has no timestamps. The first row has no
-        prediction, and the last row has no observation yet. The columns are the inputs, the targets with
+        prediction, and the last row has no observation yet. Of a model of text there are the tokens and
+        their `pieces` only, a row for each. The columns are the inputs, the targets with
         `_predicted`, `_lower` and `_upper` behind their names, and `score`.
 
         Parameters
@@ -406,6 +410,8 @@ class History:
         if not len(self):
             return {name: [] for name in self.inputs}
         observed = output_columns(self.observations, self.inputs, "observation")
+        if self.pieces is not None:
+            return {**observed, "pieces": list(self.pieces)}
         if self.scores is not None:
             observed["score"] = list(self.scores)
         numbers = self.outputs if self.predictions is None else self.predictions
@@ -418,6 +424,8 @@ class History:
     def _index(self) -> tuple[Any, str]:
         if self.times is not None and self.predicted_times is not None:
             return [*self.times, *self.predicted_times[-1:]], TIME
+        if self.pieces is not None:
+            return range(self.first + 1, self.position + 1), POSITION
         return range(self.first + 1, self.position + 2) if len(self) else range(0), POSITION
 
 

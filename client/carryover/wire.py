@@ -343,5 +343,6 @@ def parse_history(fields: Mapping[str, Any]) -> History:
         targets=tuple(fields["targets"]),
         times=parse_times(fields.get("times")),
         predicted_times=parse_times(fields.get("predicted_times")),
+        pieces=None if fields.get("pieces") is None else tuple(fields["pieces"]),
         **arrays,
     )

@@ -20,6 +20,7 @@ from tests.helpers import graphs, zoo
 from tests.helpers.faults import until
 from tests.helpers.locked import Keys
 from tests.helpers.text import LETTERS, text_model
+from tests.protocols.test_watch_socket import receive_events, watch
 
 pytestmark = pytest.mark.anyio
 over_each_store = pytest.mark.parametrize("store", ["memory", "sqlite", "redis"], indirect=True)
@@ -344,6 +345,38 @@ async def test_a_copy_leaves_the_session_where_it_is(start_text, store) -> None:
         assert (kept["text"], kept["position"]) == (copy["text"], copy["position"])
         gone = await service.http.post("/sessions/nobody/generate", json=ASK | {"keep": False})
         assert gone.status_code == 404
+
+
+@in_memory
+async def test_what_was_read_and_written_is_in_the_history_and_a_watcher_sees_it(
+    start_text_hot, store, monkeypatch
+) -> None:
+    async with start_text_hot() as service, watch(service, "a") as (socket, hello):
+        assert hello["position"] is None
+        whole = await generate(service, "a")
+        await generate(service, "a", keep=False)  # a copy: the session observes nothing
+        await generate(service, "a", at=0)  # a retry
+        more = await generate(service, "a", prompt="", steps=5)
+        seen = []
+        while not seen or seen[-1]["position"] < more["position"]:
+            seen += await receive_events(socket, 1)
+    assert {event["event"] for event in seen} == {"text"}
+    assert len(seen) > 10, "the events come with the slices"
+    pieces = [piece for event in seen for piece in event["pieces"]]
+    assert "".join(pieces) == ASK["prompt"] + whole["text"] + more["text"]
+    assert sum(event["prompt"] for event in seen) == len(ASK["prompt"])
+    assert [event["finish"] for event in seen if event["finish"]] == ["length", "length"]
+    async with start_text_hot() as service:
+        await generate(service, "a")
+        read = (await service.http.get("/sessions/a/history")).json()
+        assert (read["from"], read["position"]) == (0, whole["position"])
+        assert "".join(read["pieces"]) == ASK["prompt"] + whole["text"]
+        assert [token for [token] in read["observations"]][len(ASK["prompt"]) :] == whole["tokens"]
+        assert "predictions" not in read
+        chunk = {"observations": read["observations"][:20]}
+        await service.http.post("/sessions/b/observations", json=chunk)
+        part = (await service.http.get("/sessions/b/history", params={"last": 12})).json()
+        assert part["pieces"] == read["pieces"][8:20]
 
 
 @in_memory
