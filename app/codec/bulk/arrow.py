@@ -2,16 +2,19 @@
 
 Columns of a request: `session` (utf8), `observations`, and `at` (int64), `epoch` (utf8), which may be
 absent or null. `observations` is for each session a number, a list or fixed-size list of numbers (one
-observation) or a list of those (a chunk). The schema's metadata may name a `model`.
+observation) or a list of those (a chunk). The schema's metadata may name a `model`, and have `levels` of
+intervals as a JSON list.
 
 Columns of the answer: `position` (int64), `epoch` (utf8), `predictions` (list of lists of float32),
-`replayed` (bool) and `error` (utf8: the problem as JSON). Either `error` or all others are null.
+`replayed` (bool) and `error` (utf8: the problem as JSON). Either `error` or all others are null. With levels
+there is `quantiles`, a struct of columns like `predictions` by quantile, such as `0.05`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -23,7 +26,9 @@ from app.codec.bulk.request import (
     build_request,
     check_session_count,
 )
+from app.codec.chunks import validate_levels
 from app.codec.limits import (
+    DECODE_ERRORS,
     MAX_EXACT_FLOAT32,
     MAX_FLOAT32,
     MAX_POSITION,
@@ -85,15 +90,16 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
         orjson.dumps(problem(answer.errors[i])[1]).decode() if i in answer.errors else None
         for i in range(request.count)
     ]
-    batch = pa.record_batch(
-        {
-            "position": pa.array(answer.positions, mask=~applied),
-            "epoch": pa.array(tokens, pa.string()),
-            "predictions": _predictions(pa, answer, applied),
-            "replayed": pa.array(replayed, mask=~applied),
-            "error": pa.array(errors, pa.string()),
-        }
-    )
+    columns = {
+        "position": pa.array(answer.positions, mask=~applied),
+        "epoch": pa.array(tokens, pa.string()),
+        "predictions": _predictions(pa, answer, applied),
+        "replayed": pa.array(replayed, mask=~applied),
+        "error": pa.array(errors, pa.string()),
+    }
+    if answer.quantiles:
+        columns["quantiles"] = _quantiles(pa, answer)
+    batch = pa.record_batch(columns)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
@@ -215,8 +221,10 @@ class _Columns:
         if "epoch" in table.column_names:
             tokens = _texts(pa, _array(pa, table["epoch"]))
             self.epochs = np.array([0 if text is None else parse_epoch(text) for text in tokens], np.uint64)
-        model = (table.schema.metadata or {}).get(b"model")
+        metadata = table.schema.metadata or {}
+        model, levels = metadata.get(b"model"), metadata.get(b"levels")
         self.model = None if model is None else validate_model_name(model.decode())
+        self._levels = () if levels is None else _levels(levels)
 
     def request(self, limits: BulkLimits) -> BulkRequest:
         """The request: one job where the observations are alike, else chunk by chunk."""
@@ -227,7 +235,7 @@ class _Columns:
         job = AdvanceMany(
             SessionList(self.sessions), observations, self.lengths, self.at, self.epochs, self.model
         )
-        job.options = _options(observations)
+        job.options = self._options(observations)
         return build_request(job, limits)
 
     def _request_of_chunks(self, limits: BulkLimits) -> BulkRequest:
@@ -252,8 +260,12 @@ class _Columns:
         epochs = [0] * self.count if self.epochs is None else self.epochs.tolist()
         jobs = build_jobs(self.sessions, chunks, at, epochs, self.model)
         for _, job in jobs:
-            job.options = _options(job.observations)
+            job.options = self._options(job.observations)
         return BulkRequest(self.count, jobs, errors)
+
+    def _options(self, observations: Numbers) -> ChunkOptions | None:
+        gaps = bool(np.isnan(observations).any())
+        return ChunkOptions(gaps=gaps, levels=self._levels) if gaps or self._levels else None
 
     def _read_observations(self, pa: Any, column: Any) -> None:
         self.lengths = np.ones(self.count, np.int64)
@@ -291,8 +303,12 @@ def _chunk(widths: Ints, numbers: Numbers, invalid: Bools) -> Numbers:
     return numbers.reshape(-1, width)
 
 
-def _options(observations: Numbers) -> ChunkOptions | None:
-    return ChunkOptions(gaps=True) if np.isnan(observations).any() else None
+def _levels(text: bytes) -> tuple[float, ...]:
+    """The levels of intervals in the metadata."""
+    try:
+        return validate_levels(msgspec.json.decode(text, type=list[float]))
+    except DECODE_ERRORS:
+        raise Unprocessable("the metadata's levels are not a JSON list of numbers", field="levels") from None
 
 
 def _array(pa: Any, column: Any) -> Any:
@@ -339,6 +355,18 @@ def _predictions(pa: Any, answer: BulkAnswer, applied: np.ndarray[Any, np.dtype[
     widths = np.repeat(np.broadcast_to(answer.outputs, answer.steps.shape), answer.steps)
     rows = pa.ListArray.from_arrays(_offsets(pa, widths), pa.array(answer.predictions))
     return pa.ListArray.from_arrays(_offsets(pa, answer.steps), rows, mask=pa.array(~applied))
+
+
+def _quantiles(pa: Any, answer: BulkAnswer) -> Any:
+    """A struct by quantile, each a list of rows for each chunk; null for the chunks that do not have it."""
+    ends = {
+        name: pa.array(
+            [list(arrays[i]) if i in arrays else None for i in range(len(answer.steps))],
+            pa.list_(pa.list_(pa.float32())),
+        )
+        for name, arrays in answer.quantiles.items()
+    }
+    return pa.StructArray.from_arrays(list(ends.values()), names=list(ends))
 
 
 def _offsets(pa: Any, lengths: Ints) -> Any:
