@@ -545,6 +545,50 @@ async def test_the_metrics_tell_how_good_each_learning_model_has_been(start_http
     )
 
 
+def covered(missed, places):
+    """By place, the share of intervals that held; `missed` is [steps, outputs]."""
+    return {str(place): 1 - missed[places == place].mean() for place in np.unique(places).tolist()}
+
+
+async def test_the_metrics_tell_how_often_intervals_held_by_hour_by_season_and_after_a_miss(
+    start_http, artifacts
+):
+    wholes = {model: series(model, 80) for model in ("seasonal", "planned", "adaptive")}
+    wholes["planned"] = wholes["planned"][:, :2]
+    seconds = 1.7e9 // 3600 * 3600 + np.arange(80) * 3600.0
+    phase = 2 * np.pi * (seconds % 86400) / 86400
+    sent = dict(wholes)
+    sent["planned"] = np.column_stack([wholes["planned"], np.sin(phase), np.cos(phase)]).astype(np.float32)
+    async with start_http() as service:
+        for model, whole in wholes.items():
+            created = {"id": model, "model": model} | ({} if model == "adaptive" else {"level": 0.9})
+            assert (await service.http.post("/sessions", json=created)).status_code == 201
+            for rows in (slice(0, 30), slice(30, 31), slice(31, 80)):
+                times = {"timestamps": seconds[rows].tolist()} if model == "planned" else {}
+                await posted(service, model, observations=whole[rows].tolist(), **times)
+            unused = {"id": f"{model}-unused", "model": model, "level": 0.9}
+            assert (await service.http.post("/sessions", json=unused)).status_code == 201
+        page = (await service.http.get("/metrics")).text
+    metrics = {
+        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line[0] != "#"
+    }
+    told = {name: value for name, value in metrics.items() if "_coverage_" in name}
+    expected = {}
+    for model, family, label, places in (
+        ("seasonal", "by_season", "part", np.arange(1, 80) % 4),
+        ("planned", "by_hour", "hour", (seconds[1:] // 3600 % 24).astype(int)),
+    ):
+        _, passed = reference(artifacts[model], sent[model])
+        missed = passed.scores.missed[1:, 1]
+        for place, share in covered(missed, places).items():
+            labels = ",".join(sorted((f'{label}="{place}"', 'level="0.9"', f'model="{model}"')))
+            expected[f"carryover_model_coverage_{family}{{{labels}}}"] = share
+        after = missed[1:][missed[:-1] > 0]
+        labels = f'level="0.9",model="{model}"'
+        expected[f"carryover_model_coverage_after_miss{{{labels}}}"] = 1 - after.mean()
+    assert told == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("name", "spoilt"),
     [("forgetting", 0.0), ("forgetting", 1.0), ("prior", -1.0), ("renewed_feature", 1e30),
