@@ -625,6 +625,11 @@ class Forecaster:
         """[batch], a view: the level of the intervals that each session wants with every chunk; 0: none."""
         return np.asarray(self._learner().level(carries[:, self.layout.learned]))
 
+    def season_phases(self, carries: Floats) -> Ints | None:
+        """[batch], where in the season the last observation of each session was; None without one."""
+        learner = self._learner()
+        return learner.season_phases(carries[:, self.layout.learned])
+
     def learning_of(self, carry: Floats) -> Learning:
         """How the session of this carry, [carry_size], learns."""
         return self.learning if self.learner is None else self.learner.options(carry[self.layout.learned])

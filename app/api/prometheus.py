@@ -23,8 +23,9 @@ from prometheus_client.registry import Collector
 
 from app.access.callers import Authenticator
 from app.api.merged_metrics import Page, merge, plain_page
+from app.engine.coverage import coverage_tallies
 from app.engine.engine import Engine
-from app.observability.metrics import Histogram, Metrics, ScoreTally
+from app.observability.metrics import CoverageTally, Histogram, Metrics, ScoreTally
 from app.workers.workers import Workers
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -93,25 +94,36 @@ class PrometheusExporter:
         if self._workers is not None:
             figures += await self._workers.ask_reachable("metrics")
         tallies: dict[str, ScoreTally] = {}
-        for _, scores in figures:
+        coverage: dict[tuple[str, float], CoverageTally] = {}
+        for _, scores, covered in figures:
+            for model, level, *counts in covered:
+                sampled = CoverageTally(model, level, *counts)
+                if (model, level) in coverage:
+                    coverage[model, level].add_tally(sampled)
+                else:
+                    coverage[model, level] = sampled
             for name, *sums in scores:
                 tally = ScoreTally.of_sums(*sums)
                 if name in tallies:
                     tallies[name].add_tally(tally)
                 else:
                     tallies[name] = tally
-        families = merge([page for page, _ in figures])
+        families = merge([page for page, _, _ in figures])
         families += _scores(self._engine, tallies)
+        families += _coverage(coverage.values())
         if self._workers is not None:
             families.append(
                 GaugeMetricFamily("carryover_workers", "workers that these figures are of", len(figures))
             )
         return generate_latest(_Families(families))
 
-    async def _own_figures(self) -> tuple[Page, list[tuple[Any, ...]]]:
-        """The metrics of this worker, and the sums that its models' scores are computed from."""
-        scores = [(name, *tally.sums) for name, tally in self._engine.metrics.scores.items()]
-        return plain_page(self._registry.collect()), scores
+    async def _own_figures(self) -> tuple[Page, list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """The metrics of this worker, and the sums that its models' scores and coverage are computed from."""
+        engine = self._engine
+        scores = [(name, *tally.sums) for name, tally in engine.metrics.scores.items()]
+        slabs = engine.residents.models.current.values()
+        covered = [tally.sums for slab in slabs for tally in coverage_tallies(slab)]
+        return plain_page(self._registry.collect()), scores, covered
 
 
 class _Families(CollectorRegistry):
@@ -247,6 +259,27 @@ def _add_scores(
                 labels,
                 1 - missed / tally.interval_count,
             )
+
+
+def _coverage(tallies: Iterable[CoverageTally]) -> Iterator[Metric]:
+    """How often intervals held after a miss, by hour and by part of the season."""
+
+    def gauge(name: str, description: str, *labels: str) -> GaugeMetricFamily:
+        name = f"carryover_model_coverage_{name}"
+        return GaugeMetricFamily(name, description, labels=["model", "level", *labels])
+
+    after = gauge("after_miss", "share of observations inside their interval, where the one before was not")
+    hours = gauge("by_hour", "share of observations inside their interval, by hour of the day (UTC)", "hour")
+    parts = gauge("by_season", "share of observations inside their interval, by part of the season", "part")
+    for tally in tallies:
+        labels = [tally.model, f"{tally.level:g}"]
+        counts = ((after, tally.after_miss), (hours, tally.by_hour), (parts, tally.by_part))
+        for family, by_place in counts:
+            for place, (count, missed) in enumerate(by_place.tolist()):
+                if count:
+                    where = labels if family is after else [*labels, str(place)]
+                    family.add_metric(where, 1 - missed / count)
+    yield from (family for family in (after, hours, parts) if family.samples)
 
 
 def _histograms(name: str, description: str, label: str, histograms: Mapping[str, Histogram]) -> Metric:

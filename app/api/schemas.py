@@ -322,6 +322,7 @@ class BulkChunks(RequestBody):
         description="In place of observations: by the name of the input, a list of steps for each session.",
     )
     level: Level = None
+    levels: Levels | None = None
     score: bool = False
     at: list[int | None] | None = Field(
         None, description="The position that you expect each session to have."
@@ -392,6 +393,9 @@ class BulkPredictions(BaseModel):
     residuals: list[Any] | None = None
     scores: list[Any] | None = None
     observed: list[Any] | None = None
+    quantiles: dict[str, list[Any]] | None = Field(
+        None, description="With `levels`: by the quantile, such as 0.05, a column nested as the predictions."
+    )
     times: list[Any] | None = Field(None, description="The times that the predictions are for.")
     errors: dict[str, Problem] = Field(description="By index, the errors of refused chunks.")
 

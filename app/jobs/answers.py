@@ -73,6 +73,12 @@ class BulkAnswer:
         """Whether all is float32 predictions of one output, and nothing beside them."""
         return not self.extra_outputs and len(self.ports) == 1 and self.predictions.dtype == np.float32
 
+    @property
+    def quantiles(self) -> dict[str, dict[int, Numbers]]:
+        """The ends of intervals among `extra_outputs`, by quantile, such as 0.05, ascending, and by index."""
+        names = [name.removeprefix(QUANTILE) for name in self.extra_outputs if name.startswith(QUANTILE)]
+        return {name: self.extra_outputs[QUANTILE + name] for name in sorted(names, key=float)}
+
     @classmethod
     def of(cls, single: ChunkAnswer) -> BulkAnswer:
         """The answer of one chunk, in columns."""

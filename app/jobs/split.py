@@ -146,7 +146,8 @@ class JobParts:
         if options is None or not options.gaps or self._has_gaps[i]:
             start = int(self._starts[i])
             return options and options.of_rows(slice(start, start + int(self._job.lengths[i])))
-        return ChunkOptions(options.level, options.score) if options.wants_extra_outputs else None
+        without_gaps = ChunkOptions(options.level, options.score, levels=options.levels)
+        return without_gaps if options.wants_extra_outputs else None
 
     @cached_property
     def _has_gaps(self) -> list[bool]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from app.errors import slug
 from models.adaptation.learner import Scores
-from models.arrays import Doubles
+from models.arrays import Doubles, Ints
 from models.forecaster import Forecaster
 
 STAGES = ("collect", "admit", "step", "commit", "publish", "reply")
@@ -138,6 +138,38 @@ class ScoreTally:
         if levels == self.levels:
             self.interval_count += int(observed.sum())
             self.missed += scores.missed.sum(axis=(0, 2))
+
+
+@dataclass(slots=True)
+class CoverageTally:
+    """The intervals of one level that some sessions of a model had, in what is kept of their past.
+
+    after_miss : [1, 2], intervals whose predecessor was missed, and how many of them were missed, too
+    by_hour : [24, 2], intervals by the hour of the day (UTC) that they were for, and how many were missed
+    by_part : [24, 2], the same by the part of the season, each a 24th, or shorter seasons step by step
+    """
+
+    model: str
+    level: float
+    after_miss: Ints
+    by_hour: Ints
+    by_part: Ints
+
+    @classmethod
+    def empty(cls, model: str, level: float) -> CoverageTally:
+        """Nothing counted yet."""
+        return cls(model, level, *(np.zeros((places, 2), np.int64) for places in (1, 24, 24)))
+
+    @property
+    def sums(self) -> tuple[Any, ...]:
+        """All that the tally holds, in the order of its fields."""
+        return self.model, self.level, self.after_miss, self.by_hour, self.by_part
+
+    def add_tally(self, other: CoverageTally) -> None:
+        """Add the tally of another worker."""
+        self.after_miss = self.after_miss + other.after_miss
+        self.by_hour = self.by_hour + other.by_hour
+        self.by_part = self.by_part + other.by_part
 
 
 @dataclass(slots=True)

@@ -103,6 +103,7 @@ class AsyncCarryover:
         model: str | None = None,
         *,
         level: float | None = None,
+        levels: Sequence[float] = (),
         score: bool = False,
         columns: Mapping[str, str] | None = None,
     ) -> bulk.BulkAnswer:
@@ -115,7 +116,7 @@ class AsyncCarryover:
             for name, rows in observations.items()
         }
         return await self._run(
-            bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry)
+            bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score, levels=levels), self._retry)
         )
 
     def sessions(
@@ -214,6 +215,7 @@ class AsyncSession:
         *,
         horizon: int = 0,
         level: float | None = None,
+        levels: Sequence[float] = (),
         score: bool = False,
         columns: Mapping[str, str] | None = None,
         timestamps: Any = None,
@@ -227,7 +229,7 @@ class AsyncSession:
         known_ahead = await service._run(
             plans.to_future(future, self._cursor, service._models, service._retry, columns)
         )
-        options = ChunkOptions(horizon, level, score, known_ahead)
+        options = ChunkOptions(horizon, level, score, known_ahead, levels)
         return await service._run(plans.advance(self._cursor, chunk, options, service._retry))
 
     async def skip(self, count: int) -> Answer:
@@ -243,6 +245,7 @@ class AsyncSession:
         *,
         horizon: int = 0,
         level: float | None = None,
+        levels: Sequence[float] = (),
         score: bool = False,
         columns: Mapping[str, str] | None = None,
         timestamps: Iterable[Any] | None = None,
@@ -256,7 +259,7 @@ class AsyncSession:
         """Stream observations in chunks, also from an async iterable; see `Session.stream`."""
         service, size = self.service, check_positive(chunk)
         target = streaming.StreamTarget(service.url, service._key, service._retry, socket)
-        options = ChunkOptions(horizon, level, score)
+        options = ChunkOptions(horizon, level, score, levels=levels)
         limit = max_in_flight_for(observations, max_in_flight)
         in_memory = is_in_memory(observations)
         going_on = Resume(start, after) if resume else None

@@ -137,6 +137,10 @@ def _outcome(
         column = None if name == "outputs" else columns.get(name)
         if column is not None and column[i] is not None:
             fields[name] = _rows(column[i], deep or name in {"scores", "times"}, chunk.flat)
+    quantiles = columns.get("quantiles", {}).items()
+    fields["quantiles"] = {
+        name: _rows(column[i], deep, chunk.flat) for name, column in quantiles if column[i] is not None
+    }
     return wire.parse_answer(fields, cursor, chunk)
 
 

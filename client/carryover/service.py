@@ -120,6 +120,7 @@ class Carryover:
         model: str | None = None,
         *,
         level: float | None = None,
+        levels: Sequence[float] = (),
         score: bool = False,
         columns: Mapping[str, str] | None = None,
     ) -> bulk.BulkAnswer:
@@ -128,7 +129,7 @@ class Carryover:
         Parameters
         ----------
         observations : by session id, each as for `Session.advance`; without times
-        columns : as for `Session.advance`
+        levels, columns : as for `Session.advance`
 
         Raises
         ------
@@ -142,7 +143,9 @@ class Carryover:
             )
             for name, rows in observations.items()
         }
-        return self._run(bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score), self._retry))
+        return self._run(
+            bulk.advance(cursors, chunks, model, ChunkOptions(0, level, score, levels=levels), self._retry)
+        )
 
     def sessions(
         self,
@@ -249,6 +252,7 @@ class Session:
         *,
         horizon: int = 0,
         level: float | None = None,
+        levels: Sequence[float] = (),
         score: bool = False,
         columns: Mapping[str, str] | None = None,
         timestamps: Any = None,
@@ -264,6 +268,7 @@ class Session:
             observation is missing
         horizon : steps of forecast to add
         level : coverage of an interval around each prediction, such as 0.9
+        levels : coverages of several, whose ends are in `quantiles`
         score : add the residual and the surprise of each observation
         columns : the model's name of a column by its name in the table: `columns={"temperature": "temp"}`
         timestamps : times of the observations, for a model with time features: datetimes, RFC 3339 or seconds
@@ -280,7 +285,7 @@ class Session:
         known_ahead = service._run(
             plans.to_future(future, self._cursor, service._models, service._retry, columns)
         )
-        options = ChunkOptions(horizon, level, score, known_ahead)
+        options = ChunkOptions(horizon, level, score, known_ahead, levels)
         return service._run(plans.advance(self._cursor, chunk, options, service._retry))
 
     def skip(self, count: int) -> Answer:
@@ -296,6 +301,7 @@ class Session:
         *,
         horizon: int = 0,
         level: float | None = None,
+        levels: Sequence[float] = (),
         score: bool = False,
         columns: Mapping[str, str] | None = None,
         timestamps: Iterable[Any] | None = None,
@@ -315,7 +321,7 @@ class Session:
         ----------
         observations : as for `advance`, of any length; or any iterable of numbers, rows or dicts
         chunk : observations per chunk
-        horizon, level, score, columns : as for `advance`
+        horizon, level, levels, score, columns : as for `advance`
         timestamps : as for `advance`; an iterable of times for an iterable of observations
         max_in_flight : chunks sent before the first of them is answered. The default is 8 for observations in
             memory, and 1 for an iterator: it is read only after the caller has the predictions so far
@@ -340,7 +346,7 @@ class Session:
         else:
             source = self._chunks(observations, size, columns, timestamps)
         target = streaming.StreamTarget(service.url, service._key, service._retry, socket)
-        options = ChunkOptions(horizon, level, score)
+        options = ChunkOptions(horizon, level, score, levels=levels)
         limit = max_in_flight_for(observations, max_in_flight)
         going_on = Resume(start, after) if resume else None
         plan = streaming.stream(self._cursor, options, limit, whole is not None, target, going_on)

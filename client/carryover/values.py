@@ -27,6 +27,7 @@ FORECAST_FIELDS = ("forecast", "forecast_lower", "forecast_upper", "forecast_tim
 MAX_NAMES = 8  # of inputs or targets, in a line
 TIME_FIELDS = frozenset(("times", "forecast_times"))
 SAMPLE_FIELDS = ("covers", "events")
+QUANTILE_FIELDS = ("quantiles", "forecast_quantiles")
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -47,6 +48,8 @@ class Answer:
     scores : [steps], surprise from 0 to 1; None without `score`
     observed : [steps, inputs], False for a missing value; None if no value was missing
     forecast, forecast_lower, forecast_upper : [horizon] or [horizon, outputs]; None without a `horizon`
+    quantiles : by name, such as "0.05" and "0.95", shaped as predictions; empty without `levels`
+    forecast_quantiles : the same, shaped as forecast; empty without `levels` or without a `horizon`
     times : [steps], the time that each prediction is for; None of a session without timestamps
     forecast_times : [horizon], of the forecast
     covers : of a model over samples: the position of the first sample that the predictions, one for each
@@ -146,6 +149,16 @@ class Answer:
         return self.raw.get("forecast_upper")
 
     @property
+    def quantiles(self) -> dict[str, Any]:
+        """See the class."""
+        return {name: self._labelled(ends) for name, ends in self.raw.get("quantiles", {}).items()}
+
+    @property
+    def forecast_quantiles(self) -> dict[str, Any]:
+        """See the class."""
+        return dict(self.raw.get("forecast_quantiles", {}))
+
+    @property
     def times(self) -> list[Any] | None:
         """See the class."""
         return parse_times(self.raw.get("times"))
@@ -157,6 +170,9 @@ class Answer:
 
     def to_frame(self, library: str = "pandas") -> Any:
         """Return the predictions as a DataFrame, with their intervals if there are any.
+
+        The ends of the interval of each of the `levels` are columns such as `prediction-lo-90` and
+        `prediction-hi-90`.
 
         Its index is the time that each prediction is for, if the session has timestamps, or if the
         observations were labelled with times. Otherwise it is the position that the prediction is for: that
@@ -177,7 +193,10 @@ class Answer:
     def _columns(self) -> dict[str, list[Any]]:
         raw = self.raw
         numbers = raw["predictions"] if "predictions" in raw else raw["outputs"]
-        return with_intervals(numbers, raw.get("lower"), raw.get("upper"), self.columns, "prediction")
+        columns = with_intervals(numbers, raw.get("lower"), raw.get("upper"), self.columns, "prediction")
+        for name, ends in raw.get("quantiles", {}).items():
+            columns |= output_columns(ends, self.columns, "prediction", quantile_suffix(float(name)))
+        return columns
 
     def _index(self) -> tuple[Any, str]:
         """What each prediction is for: its time or its position; and which of them."""
@@ -192,7 +211,9 @@ class Answer:
         return range(self.position - self.length + 2, self.position + 2), POSITION
 
     def _stepwise(self, name: str) -> Any:
-        numbers = self.raw.get(name)
+        return self._labelled(self.raw.get(name))
+
+    def _labelled(self, numbers: Any) -> Any:
         if numbers is None or self.labels is None:
             return numbers
         return with_labels(numbers, self.labels, self.columns)
@@ -239,6 +260,12 @@ class Prediction:
     def upper(self) -> Any:
         """The interval's upper end; None without a `level`."""
         return self._at("upper")
+
+    @property
+    def quantiles(self) -> dict[str, Any]:
+        """By name, such as "0.05" and "0.95", the ends of intervals; empty without `levels`."""
+        quantiles = self.answer.raw.get("quantiles", {})
+        return {name: ends[self._row] for name, ends in quantiles.items()}
 
     @property
     def residual(self) -> Any:
@@ -529,10 +556,15 @@ def concatenate_answers(answers: list[Answer]) -> Answer:
     if not answers:
         raise ValueError("there were no observations")
     last = answers[-1]
-    raw = {name: last.raw[name] for name in FORECAST_FIELDS if name in last.raw}
+    raw = {name: last.raw[name] for name in (*FORECAST_FIELDS, "forecast_quantiles") if name in last.raw}
     for name in STEP_FIELDS:
         if all(name in answer.raw for answer in answers):
             raw[name] = concatenate([answer.raw[name] for answer in answers])
+    if last.quantiles:
+        names = last.raw["quantiles"]
+        raw["quantiles"] = {
+            name: concatenate([answer.raw["quantiles"][name] for answer in answers]) for name in names
+        }
     if last.covers is not None:
         raw["covers"] = [answers[0].covers[0], last.covers[1]]
         raw["events"] = [event for answer in answers for event in answer.events or ()]

@@ -14,6 +14,7 @@ from carryover.observations import Chunk, match_kind
 from carryover.tables import parse_times
 from carryover.values import (
     FORECAST_FIELDS,
+    QUANTILE_FIELDS,
     SAMPLE_FIELDS,
     STEP_FIELDS,
     TIME_FIELDS,
@@ -75,11 +76,12 @@ class ChunkOptions:
     level: float | None = None
     score: bool = False
     future: Chunk | None = None  # of the steps of the horizon
+    levels: Sequence[float] = ()  # of the intervals whose ends are added as quantiles
 
     @property
     def plain(self) -> bool:
         """Whether a binary message can express it."""
-        return self.level is None and not self.score and self.future is None
+        return self.level is None and not self.score and self.future is None and not self.levels
 
 
 def cursor_for(cursors: dict[str, Cursor], id: str, model: str | None, options: dict[str, Any]) -> Cursor:
@@ -110,6 +112,8 @@ def chunk_text(
         parts.append(f'"horizon":{options.horizon}')
     if options.level is not None:
         parts.append(f'"level":{options.level}')
+    if options.levels:
+        parts.append(f'"levels":{levels_text(options.levels)}')
     if options.score:
         parts.append('"score":true')
     if chunk.timestamps is not None:
@@ -117,6 +121,11 @@ def chunk_text(
     if options.future is not None:
         parts.append(f'"future":{options.future.text()}')
     return "{" + ",".join(parts) + "}"
+
+
+def levels_text(levels: Sequence[float]) -> str:
+    """Return levels as JSON."""
+    return json.dumps([float(level) for level in levels])
 
 
 def observe(cursor: Cursor, chunk: Chunk, options: ChunkOptions) -> Request:
@@ -177,7 +186,7 @@ def forecast(
     if future is not None or levels:
         body = f'{{"steps":{steps},"flat":true'
         body += f',"future":{future.text()}' if future is not None else ""
-        body += f',"levels":{json.dumps([float(level) for level in levels])}' if levels else ""
+        body += f',"levels":{levels_text(levels)}' if levels else ""
         body += "}" if level is None else f',"level":{level}}}'
         return Request("POST", f"{cursor.path}/forecast", body.encode())
     query: dict[str, str | int | float] = {"steps": steps, "flat": "true"}
@@ -243,7 +252,8 @@ def advance(
         "at": list(ats),
         "epochs": [cursor.epoch for cursor in cursors],
     }
-    optional = {"model": model, "level": options.level, "score": options.score or None}
+    levels = [float(level) for level in options.levels] or None
+    optional = {"model": model, "level": options.level, "levels": levels, "score": options.score or None}
     body |= {name: value for name, value in optional.items() if value is not None}
     # The nesting of the answer is that of the request.
     column = ",".join(text[1:-1] if single else text for text in rows)
@@ -300,6 +310,7 @@ def parse_answer(fields: Mapping[str, Any], cursor: Cursor, chunk: Chunk) -> Ans
     present = {name: fields[name] for name in NUMBERS if fields.get(name) is not None}
     raw = {name: match_kind(value, chunk) for name, value in present.items()}
     raw |= {name: fields[name] for name in (*TIME_FIELDS, *SAMPLE_FIELDS) if fields.get(name) is not None}
+    raw |= {name: match_kind(fields[name], chunk) for name in QUANTILE_FIELDS if fields.get(name)}
     try:
         return Answer(
             cursor.session,

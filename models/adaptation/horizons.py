@@ -107,6 +107,12 @@ class HorizonLearner:
         state.phases[...] = USUAL_PHASE
         state.ratios[...] = ratios / USUAL_PHASE
 
+    def phases(self, rows: Floats) -> Ints:
+        """[batch], where in the season the last observation of each session was."""
+        following = self._view(rows, "clock")[:, 1].astype(np.int64)
+        season = self._view(rows, "profile").shape[1]
+        return np.asarray((following - 1) % season)
+
     def check(self, rows: Floats) -> None:
         """Validate imported states: the compiled loops trust the places in the clock.
 

@@ -276,6 +276,12 @@ class Learner:
         surprise.last_scores(self._view(rows, "histogram"), self._view(rows, "surprise"), which, scores)
         return scores
 
+    def season_phases(self, rows: Floats) -> Ints | None:
+        """[batch], where in the season the last observation of each session was; None without a season."""
+        if self._horizons is None or self.learning.season == 1:
+            return None
+        return self._horizons.phases(rows)
+
     def options(self, row: Floats) -> Learning:
         """The learning options that are stored in one session's `row`, [size]."""
         if not self.learning.adapts_readout:

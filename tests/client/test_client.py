@@ -511,13 +511,20 @@ async def test_intervals_residuals_and_scores_come_with_the_predictions(connecte
         await call(lambda c: c.session("a", "adaptive").advance(whole[:50]))
         rows = whole[50:51] if way == "bulk of one" else whole[50:]
         if way == "advance":
-            answer = await call(lambda c: c.session("a").advance(rows, level=0.9, score=True))
+            answer = await call(
+                lambda c: c.session("a").advance(rows, level=0.9, levels=[0.8, 0.9], score=True, horizon=3)
+            )
         elif way.startswith("bulk"):
-            answer = (await call(lambda c: c.advance({"a": rows}, level=0.9, score=True)))["a"]
+            answers = await call(lambda c: c.advance({"a": rows}, level=0.9, levels=[0.8, 0.9], score=True))
+            answer = answers["a"]
         else:
             over = way == "socket"
             answer = await call(
-                lambda c: c.session("a").stream(rows, 4, level=0.9, score=True, socket=over).collect()
+                lambda c: (
+                    c.session("a")
+                    .stream(rows, 4, level=0.9, levels=(0.8, 0.9), score=True, horizon=3, socket=over)
+                    .collect()
+                )
             )
         forecast = await call(lambda c: c.session("a").forecast(5, level=0.9))
         info = await call(lambda c: c.session("a").info())
@@ -526,6 +533,12 @@ async def test_intervals_residuals_and_scores_come_with_the_predictions(connecte
     assert answer.scores.shape == (len(rows),)
     assert (answer.lower < answer.upper).all()
     assert (answer[-1].residual == answer.residuals[-1]).all()
+    assert list(answer.quantiles) == ["0.05", "0.1", "0.9", "0.95"]
+    np.testing.assert_array_equal(answer.quantiles["0.05"], answer.lower)
+    np.testing.assert_array_equal(answer[-1].quantiles["0.95"], answer.upper[-1])
+    if not way.startswith("bulk"):
+        np.testing.assert_array_equal(answer.forecast_quantiles["0.95"], answer.forecast_upper)
+    assert "prediction_0-lo-90" in answer.to_frame().columns
     assert np.asarray(forecast).shape == forecast.lower.shape == (5, 2)
     assert info.errors["observations"] > 0
     assert info.learning["readout"] == "rls"
@@ -599,5 +612,5 @@ async def test_whole_numbers_and_named_outputs_come_back_as_they_are(connected, 
     assert named.predictions is None
     assert len(named) == 5
     np.testing.assert_allclose(named.outputs["logits"], want[:, :30], atol=TOLERANCE)
-    np.testing.assert_array_equal(named.outputs["best"], want[:, 30])
+    np.testing.np.testing.assert_array_equal(named.outputs["best"], want[:, 30])
     assert named[2].value["best"] == want[2, 30]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import websockets
 
@@ -304,6 +305,68 @@ async def test_a_chunk_has_the_quantiles_of_any_number_of_levels(start_http):
             assert "levels" in refused["detail"]
 
 
+async def test_the_chunks_of_many_sessions_have_the_quantiles_that_single_ones_have(start_http):
+    rows = series("adaptive", 30).tolist()
+    gapped = [*rows[:3], [None, rows[3][1]]]
+    async with start_http() as service:
+        single = [
+            await posted(service, name, observations=sent, model="adaptive", levels=[0.9, 0.8])
+            for name, sent in (("a", rows), ("b", gapped))
+        ]
+        request = {"sessions": ["c", ".", "d"], "observations": [rows, rows, gapped], "model": "adaptive"}
+        request |= {"levels": [0.9, 0.8]}
+        answer = (await service.http.post("/observations", json=request)).json()
+        assert (list(answer["errors"]), list(answer["quantiles"])) == (["1"], ["0.05", "0.1", "0.9", "0.95"])
+        for name, column in answer["quantiles"].items():
+            assert column == [single[0]["quantiles"][name], None, single[1]["quantiles"][name]]
+        again = {"sessions": ["c"], "observations": [rows], "at": [0], "levels": [0.9, 0.8]}
+        replayed = (await service.http.post("/observations", json=again)).json()
+        assert replayed["replayed"] == [0]
+        assert replayed["quantiles"]["0.1"] == [single[0]["quantiles"]["0.1"]]
+        other = (await service.http.post("/observations", json=again | {"levels": [0.8]})).json()
+        assert other["errors"]["0"]["status"] == 409
+        unknown = (await service.http.post("/observations", json=request | {"levels": [0.7]})).json()
+        assert "not 0.7" in unknown["errors"]["0"]["detail"]
+        row = {"sessions": ["c"], "observations": [rows[0]], "levels": [0.9]}
+        one = (await service.http.post("/observations", json=row)).json()
+        assert np.shape(one["quantiles"]["0.05"]) == (1, 2)
+        for levels in ([1.0], [0.9] * 17, 0.9):
+            refused = await service.http.post("/observations", json=request | {"levels": levels})
+            assert (refused.status_code, "levels" in refused.text) == (422, True)
+        binary = {"accept": "application/octet-stream"}
+        refused = await service.http.post("/observations", json=row, headers=binary)
+        assert (refused.status_code, refused.json()["field"]) == (422, "levels")
+
+
+async def test_in_arrow_the_metadata_has_levels_and_the_answer_quantiles(start_http):
+    rows = series("adaptive", 30).tolist()
+    schema = pa.schema([("session", pa.string()), ("observations", pa.list_(pa.list_(pa.float64())))])
+
+    def stream(**metadata):
+        table = pa.table(
+            {"session": ["b", "."], "observations": [rows, rows]}, schema.with_metadata(metadata)
+        )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return sink.getvalue().to_pybytes()
+
+    headers = {"content-type": "application/vnd.apache.arrow.stream"}
+    async with start_http() as service:
+        single = await posted(service, "a", observations=rows, model="adaptive", levels=[0.9])
+        body = stream(model="adaptive", levels="[0.9]")
+        response = await service.http.post("/observations", content=body, headers=headers)
+        row, refused = pa.ipc.open_stream(response.content).read_all().to_pylist()
+        assert list(row["quantiles"]) == list(single["quantiles"])
+        for name, ends in single["quantiles"].items():
+            np.testing.assert_allclose(row["quantiles"][name], ends, rtol=CLOSE)
+        assert refused["quantiles"]["0.05"] is None
+        for levels in ("0.9", '["0.9"]', "[1.5]", "no JSON"):
+            body = stream(levels=levels)
+            response = await service.http.post("/observations", content=body, headers=headers)
+            assert (response.status_code, response.json()["field"]) == (422, "levels")
+
+
 async def test_a_text_message_has_the_quantiles_that_http_has(start_hot):
     chunk = {"observations": series("adaptive", 30).tolist(), "at": 0, "model": "adaptive"}
     chunk |= {"horizon": 4, "levels": [0.9]}
@@ -443,7 +506,6 @@ async def test_a_chunk_whose_learning_leaves_the_finite_numbers_fails_alone(star
 
 
 async def test_a_null_in_arrow_was_not_observed(start_http, artifacts):
-    pa = pytest.importorskip("pyarrow")
     whole = series("sine", 3)
     whole[1] = np.nan
     _, passed = reference(artifacts["sine"], whole)
@@ -481,6 +543,50 @@ async def test_the_metrics_tell_how_good_each_learning_model_has_been(start_http
     assert metrics['carryover_model_coverage{level="0.9",model="adaptive"}'] == pytest.approx(
         covered, rel=1e-4
     )
+
+
+def covered(missed, places):
+    """By place, the share of intervals that held; `missed` is [steps, outputs]."""
+    return {str(place): 1 - missed[places == place].mean() for place in np.unique(places).tolist()}
+
+
+async def test_the_metrics_tell_how_often_intervals_held_by_hour_by_season_and_after_a_miss(
+    start_http, artifacts
+):
+    wholes = {model: series(model, 80) for model in ("seasonal", "planned", "adaptive")}
+    wholes["planned"] = wholes["planned"][:, :2]
+    seconds = 1.7e9 // 3600 * 3600 + np.arange(80) * 3600.0
+    phase = 2 * np.pi * (seconds % 86400) / 86400
+    sent = dict(wholes)
+    sent["planned"] = np.column_stack([wholes["planned"], np.sin(phase), np.cos(phase)]).astype(np.float32)
+    async with start_http() as service:
+        for model, whole in wholes.items():
+            created = {"id": model, "model": model} | ({} if model == "adaptive" else {"level": 0.9})
+            assert (await service.http.post("/sessions", json=created)).status_code == 201
+            for rows in (slice(0, 30), slice(30, 31), slice(31, 80)):
+                times = {"timestamps": seconds[rows].tolist()} if model == "planned" else {}
+                await posted(service, model, observations=whole[rows].tolist(), **times)
+            unused = {"id": f"{model}-unused", "model": model, "level": 0.9}
+            assert (await service.http.post("/sessions", json=unused)).status_code == 201
+        page = (await service.http.get("/metrics")).text
+    metrics = {
+        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line[0] != "#"
+    }
+    told = {name: value for name, value in metrics.items() if "_coverage_" in name}
+    expected = {}
+    for model, family, label, places in (
+        ("seasonal", "by_season", "part", np.arange(1, 80) % 4),
+        ("planned", "by_hour", "hour", (seconds[1:] // 3600 % 24).astype(int)),
+    ):
+        _, passed = reference(artifacts[model], sent[model])
+        missed = passed.scores.missed[1:, 1]
+        for place, share in covered(missed, places).items():
+            labels = ",".join(sorted((f'{label}="{place}"', 'level="0.9"', f'model="{model}"')))
+            expected[f"carryover_model_coverage_{family}{{{labels}}}"] = share
+        after = missed[1:][missed[:-1] > 0]
+        labels = f'level="0.9",model="{model}"'
+        expected[f"carryover_model_coverage_after_miss{{{labels}}}"] = 1 - after.mean()
+    assert told == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

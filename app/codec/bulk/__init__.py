@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from app.codec.bulk import arrow, binary, json
 from app.codec.bulk.json import LARGE_BODY_BYTES
 from app.codec.bulk.request import BulkLimits, BulkRequest
+from app.errors import Unprocessable
 from app.jobs.answers import BulkAnswer
 
 __all__ = ["BulkDecoder", "BulkLimits", "BulkRequest", "encode", "encode_with_pauses", "is_slow", "preload"]
@@ -45,6 +46,7 @@ class BulkDecoder:
         form, answer_type = _forms(content_type, accept)
         request: BulkRequest = FORMS[form].decode(body, self.limits)
         request.answer_type = answer_type
+        _check_answer_type(request)
         return request
 
     async def decode_with_pauses(self, body: bytes, content_type: str, accept: str) -> BulkRequest:
@@ -64,6 +66,7 @@ class BulkDecoder:
             except StopIteration as stop:
                 request: BulkRequest = stop.value
                 request.answer_type = answer_type
+                _check_answer_type(request)
                 return request
             await asyncio.sleep(0)
 
@@ -100,6 +103,18 @@ async def encode_with_pauses(answer: BulkAnswer, request: BulkRequest) -> tuple[
 def preload() -> None:
     """Import pyarrow, or the first request of its form would block the event loop."""
     arrow.warm_up()
+
+
+def _check_answer_type(request: BulkRequest) -> None:
+    """Refuse quantiles where the answer cannot have them.
+
+    Raises
+    ------
+    Unprocessable
+    """
+    wanted = any(job.options is not None and job.options.levels for _, job in request.jobs)
+    if wanted and request.answer_type == binary.CONTENT_TYPE:
+        raise Unprocessable("the binary form has no quantiles: take JSON or Arrow", field="levels")
 
 
 def _forms(content_type: str, accept: str) -> tuple[str, str]:

@@ -3,11 +3,13 @@
 Columns of a request: `session` (utf8), `observations`, and `at` (int64), `epoch` (utf8), which may be
 absent or null. `observations` is for each session a number, a list or fixed-size list of numbers (one
 observation) or a list of those (a chunk). Without `observations` every other column is an input of the
-sessions' network (`app.codec.bulk.arrow_named`). The schema's metadata may name a `model`.
+sessions' network (`app.codec.bulk.arrow_named`). The schema's metadata may name a `model`, and have `levels`
+of intervals as a JSON list.
 
 Columns of the answer: `position` (int64), `epoch` (utf8), `predictions` (list of lists of float32) or, where
 the inputs have names, a column for each output, `replayed` (bool) and `error` (utf8: the problem as JSON).
-Either `error` or all others are null.
+Either `error` or all others are null. With levels there is `quantiles`, a struct of columns like
+`predictions` by quantile, such as `0.05`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -29,7 +32,9 @@ from app.codec.bulk.request import (
     check_session_count,
     last_of,
 )
+from app.codec.chunks import validate_levels
 from app.codec.limits import (
+    DECODE_ERRORS,
     MAX_EXACT_FLOAT32,
     MAX_FLOAT32,
     MAX_POSITION,
@@ -50,7 +55,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
 COLUMNS = ("session", "observations", "at", "epoch")  # others are inputs; beside `observations`, not read
-ANSWER_COLUMNS = ("position", "epoch", "predictions", "replayed", "error")
+ANSWER_COLUMNS = ("position", "epoch", "predictions", "replayed", "error", "quantiles")
 MAX_BYTES = 64 * 2**20  # of a request in memory
 MAX_NUMBERS = 1_000_000  # in one request
 MAX_BATCHES = 1024
@@ -104,15 +109,16 @@ def encode(answer: BulkAnswer, request: BulkRequest) -> bytes:
         for i in range(request.count)
     ]
     outputs = arrow_named.outputs(pa, answer, applied, ANSWER_COLUMNS) if request.named else None
-    batch = pa.record_batch(
-        {
-            "position": pa.array(answer.positions, mask=~applied),
-            "epoch": pa.array(tokens, pa.string()),
-            **({"predictions": _predictions(pa, answer, applied)} if outputs is None else outputs),
-            "replayed": pa.array(replayed, mask=~applied),
-            "error": pa.array(errors, pa.string()),
-        }
-    )
+    columns = {
+        "position": pa.array(answer.positions, mask=~applied),
+        "epoch": pa.array(tokens, pa.string()),
+        **({"predictions": _predictions(pa, answer, applied)} if outputs is None else outputs),
+        "replayed": pa.array(replayed, mask=~applied),
+        "error": pa.array(errors, pa.string()),
+    }
+    if answer.quantiles:
+        columns["quantiles"] = _quantiles(pa, answer)
+    batch = pa.record_batch(columns)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
@@ -219,8 +225,10 @@ class _Columns:
         if "epoch" in names:
             tokens = _texts(pa, _array(pa, table["epoch"]))
             self.epochs = np.array([0 if text is None else parse_epoch(text) for text in tokens], np.uint64)
-        model = (table.schema.metadata or {}).get(b"model")
+        metadata = table.schema.metadata or {}
+        model, levels = metadata.get(b"model"), metadata.get(b"levels")
         self.model = None if model is None else validate_model_name(model.decode())
+        self._levels = () if levels is None else _levels(levels)
 
     def request(self, limits: BulkLimits) -> Generator[None, None, BulkRequest]:
         """The request: one job where the rows are alike, else chunk by chunk, with pauses."""
@@ -231,7 +239,7 @@ class _Columns:
         job = AdvanceMany(
             SessionList(self.sessions), observations, rows.lengths, self.at, self.epochs, self.model
         )
-        job.options = _options(observations)
+        job.options = self._options(observations)
         return build_request(job, limits)
 
     def _request_of_chunks(self, limits: BulkLimits) -> Generator[None, None, BulkRequest]:
@@ -252,10 +260,16 @@ class _Columns:
         epochs = [0] * self.count if self.epochs is None else self.epochs.tolist()
         jobs = build_jobs(self.sessions, chunks, at, epochs, self.model)
         named = isinstance(self.observations, arrow_named.NamedInputs)
-        if not named:
-            for _, job in jobs:
-                job.options = _options(job.observations)
+        for _, job in jobs:
+            if not named:
+                job.options = self._options(job.observations)
+            elif self._levels and job.options is not None:
+                job.options = msgspec.structs.replace(job.options, levels=self._levels)
         return BulkRequest(self.count, jobs, errors, named=named)
+
+    def _options(self, observations: Numbers) -> ChunkOptions | None:
+        gaps = bool(np.isnan(observations).any())
+        return ChunkOptions(gaps=gaps, levels=self._levels) if gaps or self._levels else None
 
 
 class _Rows:
@@ -323,8 +337,12 @@ def _chunk(widths: Ints, numbers: Numbers, invalid: Bools) -> Numbers:
     return numbers.reshape(-1, width)
 
 
-def _options(observations: Numbers) -> ChunkOptions | None:
-    return ChunkOptions(gaps=True) if np.isnan(observations).any() else None
+def _levels(text: bytes) -> tuple[float, ...]:
+    """The levels of intervals in the metadata."""
+    try:
+        return validate_levels(msgspec.json.decode(text, type=list[float]))
+    except DECODE_ERRORS:
+        raise Unprocessable("the metadata's levels are not a JSON list of numbers", field="levels") from None
 
 
 def _array(pa: Any, column: Any) -> Any:
@@ -363,6 +381,18 @@ def _predictions(pa: Any, answer: BulkAnswer, applied: np.ndarray[Any, np.dtype[
     widths = np.repeat(np.broadcast_to(answer.outputs, answer.steps.shape), answer.steps)
     rows = pa.ListArray.from_arrays(list_offsets(pa, widths), pa.array(answer.predictions))
     return pa.ListArray.from_arrays(list_offsets(pa, answer.steps), rows, mask=pa.array(~applied))
+
+
+def _quantiles(pa: Any, answer: BulkAnswer) -> Any:
+    """A struct by quantile, each a list of rows for each chunk; null for the chunks that do not have it."""
+    ends = {
+        name: pa.array(
+            [list(arrays[i]) if i in arrays else None for i in range(len(answer.steps))],
+            pa.list_(pa.list_(pa.float32())),
+        )
+        for name, arrays in answer.quantiles.items()
+    }
+    return pa.StructArray.from_arrays(list(ends.values()), names=list(ends))
 
 
 def _is_compressed(message: Any) -> bool:

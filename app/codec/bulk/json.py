@@ -48,7 +48,7 @@ from app.codec.limits import (
 )
 from app.codec.problems import problem
 from app.errors import CarryoverError, TooLarge, Unprocessable
-from app.jobs.answers import BulkAnswer, parse_epoch
+from app.jobs.answers import QUANTILE, BulkAnswer, parse_epoch
 from app.jobs.jobs import AdvanceMany
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
@@ -79,6 +79,7 @@ class _Columns(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=T
     epochs: list[str | None] | None = None
     model: str | None = None
     level: float | None = None
+    levels: list[float] | None = None
     score: bool = False
 
 
@@ -90,6 +91,7 @@ class _RawColumns(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     epochs: msgspec.Raw = msgspec.Raw(b"null")
     model: str | None = None
     level: float | None = None
+    levels: list[float] | None = None
     score: bool = False
 
 
@@ -237,8 +239,9 @@ def _arrays(observations: list[Any], depth: int) -> tuple[Numbers, Ints] | None:
 def _options(
     columns: _Columns[Any] | _RawColumns, *, gaps: bool, inputs: Mapping[str, Numbers] | None = None
 ) -> ChunkOptions | None:
-    needed = gaps or columns.score or columns.level is not None or inputs is not None
-    return ChunkOptions(columns.level, columns.score, gaps, inputs=inputs) if needed else None
+    levels = chunks.validate_levels(columns.levels or [])
+    needed = gaps or columns.score or columns.level is not None or inputs is not None or bool(levels)
+    return ChunkOptions(columns.level, columns.score, gaps, inputs=inputs, levels=levels) if needed else None
 
 
 # A request in slices.
@@ -416,8 +419,12 @@ def _answer_columns(answer: BulkAnswer, request: BulkRequest) -> Iterator[tuple[
     else:
         yield "predictions", _predictions(answer, request.depths)
     yield "replayed", answer.replayed
+    quantiles = answer.quantiles
     for name, arrays in answer.extra_outputs.items():
-        yield name, _sparse(name, arrays, request)
+        if not name.startswith(QUANTILE):
+            yield name, _sparse(name, arrays, request)
+    if quantiles:
+        yield "quantiles", {name: _sparse(name, arrays, request) for name, arrays in quantiles.items()}
     yield "errors", {str(i): problem(error)[1] for i, error in answer.errors.items()}
 
 
