@@ -5,10 +5,10 @@ Both take carries and return new ones: nothing is remembered here between calls.
 
 advance     scale -> the net -> unscale                                   (models/net.py)
 observe     the same step by step: each observation is first compared with its prediction, and the session
-            learns from the error                                         (models/adaptation/stepper.py)
+            learns from the error                                         (models/adaptation/observing.py)
 roll_out    the last prediction -> input -> next prediction -> ...; or, where the artifact has horizons, what
             the session has learned of each                               (models/adaptation/horizons.py)
-write_text  the logits -> a token that is drawn -> input -> logits -> ...  (models/generation/sampling.py)
+write_text  the logits -> a token that is drawn -> input -> logits -> ...  (models/generation/writing.py)
 carry       one row of words a session                                    (models/carry.py)
 scale       one for all sessions; of a network of many series each session has its own, in its carry
                                                                           (models/adaptation/scales.py)
@@ -22,14 +22,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 
 from models.adaptation.alarms import Alarms
-from models.adaptation.learner import ErrorStatistics, Learner, Scores
+from models.adaptation.learner import ErrorStatistics, Learner
+from models.adaptation.observing import Observer, StepResult
 from models.adaptation.scales import SessionScales
 from models.adaptation.stepper import Stepper
 from models.arrays import AnyArray, Bools, Doubles, Floats, Ints, Numbers
@@ -37,8 +35,9 @@ from models.artifact.artifact import Artifact
 from models.artifact.learning import Learning
 from models.artifact.served import ServedArtifact
 from models.carry import CarryLayout
-from models.data.scaling import Scaling
+from models.data.units import Units
 from models.errors import BadArtifact
+from models.generation import writing
 from models.generation.sampling import TokenSampler
 from models.generation.stopping import StopWatch
 from models.net import Execution
@@ -82,25 +81,6 @@ class CannotForecast(ValueError):
             f"the model does not predict its input {', '.join(missing)}; a forecast needs all inputs"
         )
         self.missing = missing
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What a pass over the chunks of a batch gives; see `Forecaster.observe`.
-
-    predictions : [total, outputs], the data's own units
-    carries : [batch, carry_size]
-    scores : None when the sessions learn nothing
-    """
-
-    predictions: Numbers
-    carries: Floats
-    scores: Scores | None
-
-    def pick(self, observations: Any, sessions: Any) -> StepResult:
-        """The result for these observations and the sessions that they belong to, each a NumPy index."""
-        scores = None if self.scores is None else self.scores.pick(observations)
-        return StepResult(self.predictions[observations], self.carries[sessions], scores)
 
 
 class Forecaster:
@@ -177,13 +157,19 @@ class Forecaster:
         self.future_inputs = [i for i, name in enumerate(artifact.columns) if name in known] if known else []
         self._stepper = Stepper(self.net, self.layout, self.learner, artifact.predicted_by)
         self._rules = InputRules(artifact.input_ports)
-        self._inputs = _Scale.of(artifact.scaling)
-        self._outputs = _Scale.of(artifact.target_scaling)
+        self._inputs = Units.of(artifact.scaling)
+        self._outputs = Units.of(artifact.target_scaling)
         self.alarms: Alarms | None = None
         if self.learning.tracks_errors and self.learner is not None:
             self.alarms = Alarms(self.output_size, self.learning.levels)
         self._scaled, self._unscaled = self._inputs.scaled, self._outputs.unscaled
-        self._output_columns = [artifact.columns.index(name) for name in artifact.targets] if fleet else []
+        self._observer = Observer(
+            self._stepper,
+            self._inputs,
+            self._outputs,
+            self.scales,
+            [artifact.columns.index(name) for name in artifact.targets] if fleet else [],
+        )
         self._words_are_numbers = self.output_type == np.float32
 
     # --- moving sessions on
@@ -227,100 +213,7 @@ class Forecaster:
         StepResult
             Its scores are laid out as the observations, in the data's own units.
         """
-        if self.scales is not None:
-            return self._observe_scaling(self.scales, observations, lengths, carries)
-        return self._observe(observations, lengths, carries, self._inputs, self._outputs)
-
-    def _observe(
-        self, observations: Numbers, lengths: Ints, carries: Floats, inputs: _Scale, outputs: _Scale
-    ) -> StepResult:
-        """Observe, with these scales: over columns, or over [total, columns]."""
-        scaled = inputs.scaled(observations)
-        if scaled is observations:
-            scaled = observations.copy()  # gaps are filled in, in place
-        order = np.argsort(-lengths, kind="stable")
-        rows = carries[order]
-        predicted, scores = self._stepper.advance(scaled, lengths, order, rows)
-        moved = np.empty_like(rows)
-        moved[order] = rows
-        if self.tail:
-            filled = np.where(np.isnan(observations), inputs.unscaled(scaled), observations)
-            self.layout.append_to_tails(filled, lengths, carries, moved)
-        return StepResult(
-            outputs.unscaled(predicted),
-            moved,
-            None if scores is None else scores.rescale(outputs.std),
-        )
-
-    def _observe_scaling(
-        self, scales: SessionScales, observations: Numbers, lengths: Ints, carries: Floats
-    ) -> StepResult:
-        """Observe, each session with its own scale; a chunk is cut where its session takes another one."""
-        left = scales.until_next(carries)
-        if (lengths < left).all():
-            return self._observe_own(scales, observations, lengths, carries)
-        starts = lengths.cumsum() - lengths
-        predictions = np.empty((len(observations), self.output_size), self.output_type)
-        learner, carries = self.learner, carries.copy()
-        scores = None
-        if learner is not None:
-            scores = Scores.empty(len(observations), self.output_size, len(learner.levels))
-        done = np.zeros_like(lengths)
-        while len(todo := np.flatnonzero(done < lengths)):
-            left = scales.until_next(carries[todo])
-            counts = np.minimum(lengths[todo] - done[todo], left)
-            first = starts[todo] + done[todo]
-            at = np.repeat(first - (counts.cumsum() - counts), counts) + np.arange(counts.sum())
-            result = self._observe_own(scales, observations[at], counts, carries[todo])
-            predictions[at], carries[todo] = result.predictions, result.carries
-            if scores is not None and result.scores is not None:
-                scores.put(at, result.scores)
-            done[todo] += counts
-            due = counts == left
-            if due.any():
-                which, last = todo[due], (first + counts - 1)[due]
-                replayed = self._take_scale(scales, carries[which])
-                carries[which], ends = replayed.carries, replayed.predictions
-                predictions[last] = ends
-                if scores is not None and replayed.scores is not None:
-                    scores.widths[last] = replayed.scores.widths
-        return StepResult(predictions, carries, scores)
-
-    def _observe_own(
-        self, scales: SessionScales, observations: Numbers, lengths: Ints, carries: Floats
-    ) -> StepResult:
-        inputs, outputs = self._own_scales(carries)
-        result = self._observe(
-            observations, lengths, carries, inputs.repeated(lengths), outputs.repeated(lengths)
-        )
-        if result.scores is not None:
-            result.scores.units[np.repeat(scales.unsettled(carries), lengths)] = np.nan
-        scales.record(observations, lengths, result.carries)
-        return result
-
-    def _take_scale(self, scales: SessionScales, carries: Floats) -> StepResult:
-        """Give sessions at a stage the scale of what they have observed, and replay that under it.
-
-        Returns a prediction and scores for each session, after its last observation.
-        """
-        observations, lengths = scales.settle(carries)
-        restarted = self._cleared(carries)
-        restarted[:, self.layout.tail_part] = carries[:, self.layout.tail_part]
-        inputs, outputs = self._own_scales(carries)
-        result = self._observe(
-            observations, lengths, restarted, inputs.repeated(lengths), outputs.repeated(lengths)
-        )
-        for part in (self.layout.state, self.layout.prediction, self.layout.learned):
-            carries[:, part] = result.carries[:, part]
-        return StepResult(result.predictions, carries, result.scores).pick(lengths.cumsum() - 1, slice(None))
-
-    def _own_scales(self, carries: Floats) -> tuple[_Scale, _Scale]:
-        """The scales of the inputs and the outputs of these sessions: over columns, or [batch, columns]."""
-        if self.scales is None:
-            return self._inputs, self._outputs
-        mean, std = self.scales.of_sessions(carries)
-        columns = self._output_columns
-        return _Scale(mean, std), _Scale(mean[:, columns], std[:, columns])
+        return self._observer.observe(observations, lengths, carries)
 
     def roll_out(
         self, carries: Floats, steps: int, ahead: Floats | None = None, done: Ints | None = None
@@ -349,13 +242,13 @@ class Forecaster:
             first = np.ones(len(carries), np.int64) if done is None else done + 1
             learned = carries[:, self.layout.learned]
             forecasts = self._learner().forecast(learned, first, steps)
-            return self._own_scales(carries)[1].by_row().unscaled(forecasts), carries
+            return self._observer.units(carries)[1].by_row().unscaled(forecasts), carries
         if self.missing or (self.future_inputs and ahead is None):
             raise CannotForecast(self.missing or tuple(self.artifact.columns[i] for i in self.future_inputs))
         forecast = np.empty((len(carries), steps, self.output_size), self.output_type)
         carries = carries.copy()
         latest = self.layout.predictions(carries)
-        of_inputs, of_outputs = self._own_scales(carries)
+        of_inputs, of_outputs = self._observer.units(carries)
         inputs = np.empty((len(carries), self.input_size), self.input_type)
         future = self.future_inputs
         failed = np.zeros(len(carries), np.bool_)
@@ -403,27 +296,19 @@ class Forecaster:
         text = self.artifact.text
         if text is None:
             raise CannotForecast(self.missing)
-        tokens: list[list[int]] = [[] for _ in watches]
-        rows, moved = carries.copy(), np.empty_like(carries)
         part = slice(text.start, text.start + len(text.vocabulary))
-        texts, steps = np.arange(len(rows)), steps.copy()
-        positions = positions.copy()
-        until = perf_counter() + seconds
-        while len(texts):
-            latest = self.layout.predictions(rows)
-            drawn = sampler.draw(latest[:, part], positions)
-            latest[:] = self._predict_as_in_a_batch(rows, drawn[:, None].astype(self.input_type))
-            positions += 1
-            steps -= 1
-            going = (steps > 0) & (perf_counter() < until)
-            for place, (i, token) in enumerate(zip(texts.tolist(), drawn.tolist(), strict=True)):
-                tokens[i].append(token)
-                if watches[i].add(token):
-                    going[place] = False
-            if not going.all():
-                moved[texts[~going]] = rows[~going]
-                texts, rows, positions, steps = texts[going], rows[going], positions[going], steps[going]
-                sampler.keep(going)
+        tokens, moved = writing.write(
+            self._predict_as_in_a_batch,
+            self.layout,
+            part,
+            self.input_type,
+            carries,
+            positions,
+            steps,
+            sampler,
+            watches,
+            seconds,
+        )
         if self.tail:
             observed = np.concatenate(tokens)[:, None].astype(self.input_type)
             self.layout.append_to_tails(observed, np.array(list(map(len, tokens))), carries, moved)
@@ -468,17 +353,9 @@ class Forecaster:
 
     def reset(self, carries: Floats) -> Floats:
         """[batch, carry_size], the same sessions with all that they observed forgotten."""
-        cleared = self._cleared(carries)
+        cleared = self._observer.cleared(carries)
         if self.scales is not None:
             self.scales.reset(cleared, carries)
-        return cleared
-
-    def _cleared(self, carries: Floats) -> Floats:
-        """The same sessions with neither state nor a scale, and what their learning options say."""
-        cleared = np.zeros_like(carries)
-        cleared[:, self.layout.state] = self.net.fresh
-        if self.learner is not None:
-            cleared[:, self.layout.learned] = self.learner.reset(carries[:, self.layout.learned])
         return cleared
 
     def initial_carries_from(self, older: Forecaster, carries: Floats) -> Floats:
@@ -578,7 +455,7 @@ class Forecaster:
         """
         if self.artifact.scaling is None:
             return None
-        scaled = self._own_scales(carry[None])[0].scaled(observations)
+        scaled = self._observer.units(carry[None])[0].scaled(observations)
         huge = np.argwhere(np.abs(scaled) > HUGE_DEVIATION)
         return (int(huge[0, 0]), int(huge[0, 1])) if len(huge) else None
 
@@ -597,12 +474,12 @@ class Forecaster:
 
     def last_predictions(self, carries: Floats) -> Numbers:
         """The last prediction that each carry holds: [batch, outputs], the data's own units."""
-        return self._own_scales(carries)[1].unscaled(self.layout.predictions(carries))
+        return self._observer.units(carries)[1].unscaled(self.layout.predictions(carries))
 
     def forecast_widths(self, carries: Floats, steps: int) -> Floats:
         """Half-widths of the intervals of forecasts, [batch, steps, levels, outputs], own units."""
         widths = self._learner().forecast_widths(carries[:, self.layout.learned], steps)
-        return np.asarray(widths * self._own_scales(carries)[1].by_row(2).std)
+        return np.asarray(widths * self._observer.units(carries)[1].by_row(2).std)
 
     def horizons_prior(self, carry: Floats) -> dict[str, Floats]:
         """Weights, by name, of an artifact whose sessions begin as this one, [carry_size], forecasts."""
@@ -610,7 +487,7 @@ class Forecaster:
 
     def errors(self, carries: Floats) -> ErrorStatistics:
         """How wrong each session has been, [batch, ...], in the data's own units."""
-        std = self._own_scales(carries)[1].std
+        std = self._observer.units(carries)[1].std
         return self._learner().errors(carries[:, self.layout.learned]).rescale(std)
 
     def relative_errors(self, carries: Floats, which: Ints) -> Floats:
@@ -669,59 +546,6 @@ def _is_finite(numbers: AnyArray) -> bool:
     """One dot product takes half as long as a pass that tests every number."""
     flat = numbers.ravel()
     return math.isfinite(np.vdot(flat, flat))
-
-
-class _Scale:
-    """Between the data's own units and the network's.
-
-    Parameters
-    ----------
-    mean, std : [columns]
-    """
-
-    def __init__(self, mean: Floats, std: Floats) -> None:
-        self.mean, self.std = mean, std
-
-    @staticmethod
-    def of(scaling: Scaling | None) -> _Scale:
-        """The scale of an artifact's columns."""
-        return _SameUnits() if scaling is None else _Scale(_single(scaling.mean), _single(scaling.std))
-
-    def repeated(self, lengths: Ints) -> _Scale:
-        """Of each observation, [total, columns], where this is of each session, [batch, columns]."""
-        return _Scale(np.repeat(self.mean, lengths, axis=0), np.repeat(self.std, lengths, axis=0))
-
-    def by_row(self, axes: int = 1) -> _Scale:
-        """The same for numbers [batch, steps, columns], or with more axes after the sessions."""
-        if self.mean.ndim == 1:
-            return self
-        shape = (len(self.mean), *(1,) * axes, self.mean.shape[1])
-        return _Scale(self.mean.reshape(shape), self.std.reshape(shape))
-
-    def pick(self, columns: list[int]) -> _Scale:
-        """Of these columns."""
-        return _Scale(self.mean[..., columns], self.std[..., columns])
-
-    def scaled(self, numbers: Numbers) -> Numbers:
-        """Numbers, [..., columns], in the network's units."""
-        return np.asarray((numbers - self.mean) / self.std, np.float32)
-
-    def unscaled(self, numbers: Numbers) -> Numbers:
-        """The inverse of `scaled`."""
-        return numbers * self.std + self.mean
-
-
-class _SameUnits(_Scale):
-    """The network takes the data's own units."""
-
-    def __init__(self) -> None:
-        super().__init__(np.zeros(1, np.float32), np.ones(1, np.float32))
-
-    def scaled(self, numbers: Numbers) -> Numbers:
-        """The same array."""
-        return numbers
-
-    unscaled = scaled
 
 
 def _learner_of(artifact: ServedArtifact, learning: Learning) -> Learner | None:

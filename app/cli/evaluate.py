@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import options
+from app.cli.bundles import DataArguments, with_bundles
 from app.cli.evaluate_fleet import evaluate_fleet
 from app.cli.tables import format_number, print_rows
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from models.artifact.files import Artifact
     from models.data.dataset import Split
     from models.data.series import Series
-    from models.data.tables.options import TableOptions
     from models.evaluation.backtest import Backtest, Score
     from models.evaluation.bands import Coverage
     from models.evaluation.figures import BacktestPlot
@@ -31,6 +31,7 @@ DRAWN_LEVEL = 0.9
 SHOWN_SURPRISES = 5
 
 
+@with_bundles
 def evaluate(
     artifact: Annotated[Path, typer.Argument(help="Folder of the artifact.", show_default=False)],
     data: Annotated[
@@ -57,19 +58,8 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    time_column: options.TimeColumn = None,
-    time_zone: options.TimeZone = None,
-    no_times: options.NoTimes = False,
-    ignore: options.Ignore = None,
-    series_column: options.SeriesColumn = None,
-    names_map: options.Map = None,
-    separator: options.Separator = None,
-    decimal: options.Decimal = None,
-    encoding: options.Encoding = "utf-8",
-    header: options.Header = None,
-    day_first: options.DayFirst = None,
-    resample: options.Resample = None,
-    gaps: options.Gaps = False,
+    *,
+    reading: DataArguments,
     figure: Annotated[Path, typer.Option(help="File for the figure.")] = Path("evaluation.png"),
     no_figure: Annotated[bool, typer.Option("--no-figure", help="Write no figure.")] = False,
     drawn: Annotated[
@@ -119,26 +109,14 @@ def evaluate(
 
     torch.set_num_threads(threads)
     model = load(artifact)
-    table = options.table_options(
-        names=names_map,
-        separator=separator,
-        decimal=decimal,
-        encoding=encoding,
-        header=header,
-        day_first=day_first,
-        zone=time_zone,
-        time_column=time_column,
-        no_times=no_times,
-        ignored=ignore,
-    )
     steps = _steps(options.parse_sizes(horizons, "--horizons"))
-    step = options.step_seconds(resample)
-    if series_column is not None or model.fleet is not None or is_fleet(data or ["sine"], table):
-        fleet = _fleet(model, data, table, gaps, step, series_column)
+    many = reading.series_column is not None or model.fleet is not None
+    if many or is_fleet(data or ["sine"], reading.table_options()):
+        fleet = _fleet(model, data, reading)
         parts = _fleet_parts(model, split)
         evaluate_fleet(model, fleet, parts, chunk=chunk, season=season, horizons=steps, as_json=as_json)
         return
-    series = _series(model, data[0] if data else None, table, gaps, step)
+    series = _series(model, data[0] if data else None, reading)
     rows = _split(model, series, split)
     result = backtest(model, series, rows, chunk=chunk, season=season)
     rolling = evaluate_forecasts(model, series, rows, steps, season) if steps else None
@@ -161,7 +139,7 @@ def _steps(horizons: tuple[int, ...] | None) -> tuple[int, ...]:
     return tuple(sorted(set(horizons or ())))
 
 
-def _series(model: Artifact, data: str | None, table: TableOptions, gaps: bool, step: float | None) -> Series:
+def _series(model: Artifact, data: str | None, reading: DataArguments) -> Series:
     from models.data.dataset import open_series
     from models.errors import BadData
 
@@ -170,19 +148,21 @@ def _series(model: Artifact, data: str | None, table: TableOptions, gaps: bool, 
     if data is None:
         raise BadData(f"name the file to stream; the model was trained on {trained_on or 'an unknown file'}")
     columns = model.columns[: model.input_size - model.time_input_count]
-    series = open_series(data, columns, model.targets, table, model.time_features, gaps, step, of_model=True)
+    series = open_series(
+        data,
+        columns,
+        model.targets,
+        reading.table_options(),
+        model.time_features,
+        reading.gaps,
+        reading.step,
+        of_model=True,
+    )
     options.print_notes(series.notes)
     return series
 
 
-def _fleet(
-    model: Artifact,
-    data: list[str] | None,
-    table: TableOptions,
-    gaps: bool,
-    step: float | None,
-    label: str | None,
-) -> dict[str, Series]:
+def _fleet(model: Artifact, data: list[str] | None, reading: DataArguments) -> dict[str, Series]:
     from models.data.dataset import open_fleet
     from models.errors import BadData
 
@@ -190,7 +170,15 @@ def _fleet(
         raise BadData("name the files to stream: the model was trained on many series")
     columns = model.columns[: model.input_size - model.time_input_count]
     fleet = open_fleet(
-        data, columns, model.targets, table, model.time_features, gaps, step, of_model=True, label=label
+        data,
+        columns,
+        model.targets,
+        reading.table_options(),
+        model.time_features,
+        reading.gaps,
+        reading.step,
+        of_model=True,
+        label=reading.series_column,
     )
     options.print_fleet_notes(fleet)
     return fleet

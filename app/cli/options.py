@@ -11,7 +11,6 @@ import typer
 
 if TYPE_CHECKING:
     from models.data.series import Series
-    from models.data.tables.options import TableOptions
 
 MOST_NOTES = 5
 
@@ -166,43 +165,6 @@ def parse_pairs(text: str | None, option: str, form: str) -> dict[str, str]:
     if not all(name and equals for name, equals, _ in pairs):
         raise typer.BadParameter(f"{text!r} is not {form},...", param_hint=option)
     return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def table_options(
-    *,
-    names: str | None,
-    separator: str | None,
-    decimal: str | None,
-    encoding: str,
-    header: bool | None,
-    day_first: bool | None,
-    zone: str | None,
-    time_column: str | None = None,
-    no_times: bool = False,
-    ignored: str | None = None,
-) -> TableOptions:
-    """How a file is read."""
-    from models.data.tables.options import TableOptions
-
-    return TableOptions(
-        encoding=encoding,
-        separator="\t" if separator in ("tab", "\\t") else separator,
-        decimal=decimal,
-        header=header,
-        time_column=time_column,
-        no_times=no_times,
-        zone=zone,
-        day_first=day_first,
-        names=parse_pairs(names, "--map", "COLUMN=NAME"),
-        ignored=parse_names(ignored),
-    )
-
-
-def step_seconds(text: str | None) -> float | None:
-    """The seconds of `--resample`."""
-    from models.data.resampling import parse_step
-
-    return None if text is None else parse_step(text)
 
 
 def print_notes(notes: Iterable[str]) -> None:

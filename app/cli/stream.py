@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import connect, options
+from app.cli.bundles import FileArguments, with_bundles
 from app.cli.connect import DEFAULT_URL
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ Level = Annotated[
 ]
 
 
+@with_bundles
 def stream(
     data: Annotated[
         Path,
@@ -65,14 +67,8 @@ def stream(
             show_default=False,
         ),
     ] = None,
-    names_map: options.Map = None,
-    separator: options.Separator = None,
-    decimal: options.Decimal = None,
-    encoding: options.Encoding = "utf-8",
-    header: options.Header = None,
-    time_zone: options.TimeZone = None,
-    day_first: options.DayFirst = None,
-    resample: options.Resample = None,
+    *,
+    reading: FileArguments,
     chunk: Annotated[
         int | None,
         typer.Option(
@@ -127,16 +123,7 @@ def stream(
 
     size = chunk or (1 if follow or str(data) == "-" else CHUNK)
     with ExitStack() as stack:
-        table = options.table_options(
-            names=names_map,
-            separator=separator,
-            decimal=decimal,
-            encoding=encoding,
-            header=header,
-            day_first=day_first,
-            zone=time_zone,
-        )
-        step = options.step_seconds(resample)
+        table, step = reading.table_options(), reading.step
         source = stack.enter_context(
             row_reader.open_rows(data, sys.stdin, follow=follow, options=table, step=step)
         )
@@ -149,7 +136,7 @@ def stream(
             inputs,
             time_column,
             columns=options.parse_names(columns),
-            timed=bool(described.time_features or time_zone or day_first is not None),
+            timed=bool(described.time_features or reading.time_zone or reading.day_first is not None),
         )
         layout = Layout(
             described.targets, time_column, level is not None, score, as_json or format_ is Format.jsonl

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,21 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import options, recipe_options
+from app.cli.bundles import DataArguments, with_bundles
+from app.cli.train_data import InputNames, common_season, read_dataset, read_fleet
+from app.cli.train_report import finish_training, report_training
 from app.cli.train_text import check_options, train_text
 from models.errors import TrainingDiverged
 
 DEFAULT_MINUTES = 2.0
 DEFAULT_TEXT_MINUTES = 10.0
-REMEDIES = "try a smaller --learning-rate, more --epochs or more rows"
 
 if TYPE_CHECKING:
-    from models.arrays import Doubles
-    from models.artifact.files import Artifact
     from models.data.dataset import Dataset
-    from models.data.series import Series
-    from models.data.tables.options import TableOptions
     from models.evaluation.choose import Choice
-    from models.evaluation.verdict import Verdict
     from models.training.recipe import Recipe
     from models.training.training import Training
 
@@ -39,6 +35,7 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+@with_bundles
 def train(
     context: typer.Context,
     data: Annotated[
@@ -71,18 +68,8 @@ def train(
     units: Annotated[
         str | None, typer.Option(metavar="NAME=UNIT,...", help="Units of columns, shown to users.")
     ] = None,
-    time_column: options.TimeColumn = None,
-    time_zone: options.TimeZone = None,
-    no_times: options.NoTimes = False,
-    ignore: options.Ignore = None,
-    series_column: options.SeriesColumn = None,
-    names_map: options.Map = None,
-    separator: options.Separator = None,
-    decimal: options.Decimal = None,
-    encoding: options.Encoding = "utf-8",
-    header: options.Header = None,
-    day_first: options.DayFirst = None,
-    resample: options.Resample = None,
+    *,
+    reading: DataArguments,
     time_features: Annotated[
         str | None,
         typer.Option(
@@ -98,7 +85,6 @@ def train(
         ),
     ] = None,
     split: options.Split = None,
-    gaps: options.Gaps = False,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -191,7 +177,16 @@ def train(
         checkpoint = checkpoint or _default_checkpoint(out)
         _check_out(out, options.artifact_name(name, out), checkpoint)
         train_text(
-            text, encoding, min_count, recipe_of_text, device.value, out, name, as_json, checkpoint, resume
+            text,
+            reading.encoding,
+            min_count,
+            recipe_of_text,
+            device.value,
+            out,
+            name,
+            as_json,
+            checkpoint,
+            resume,
         )
         return
     of_network = {
@@ -242,34 +237,21 @@ def train(
         future=options.parse_names(future),
         units=options.parse_units(units),
     )
-    table = options.table_options(
-        names=names_map,
-        separator=separator,
-        decimal=decimal,
-        encoding=encoding,
-        header=header,
-        day_first=day_first,
-        zone=time_zone,
-        time_column=time_column,
-        no_times=no_times,
-        ignored=ignore,
-    )
     from models.data.dataset import can_be_judged, is_fleet
 
     sources = data or ["sine"]
-    step = options.step_seconds(resample)
     fleet: dict[str, Dataset] = {}
-    if series_column is not None or is_fleet(sources, table):
+    if reading.series_column is not None or is_fleet(sources, reading.table_options()):
         if minutes is not None:
             raise typer.BadParameter("is for a single series", param_hint="--minutes")
         if not one_training:
             chosen, one_training = recipe_options.build_recipe(recipe_options.RecipeName.drifting), True
-        fleet = _fleet(sources, names, table, gaps, step, series_column, split, chosen)
+        fleet = read_fleet(sources, names, reading, split, chosen)
         dataset = next(iter(fleet.values()))
     else:
-        dataset = _dataset(_series(sources[0], names, table, gaps, step), names, split, chosen.scaled)
+        dataset = read_dataset(sources[0], names, reading, split, chosen.scaled)
     if horizons and season is None:
-        chosen = recipe_options.with_learning(chosen, season=_season(list(fleet.values()) or [dataset]))
+        chosen = recipe_options.with_learning(chosen, season=common_season(list(fleet.values()) or [dataset]))
     _set_device(device, threads)
     checkpoint = checkpoint or _default_checkpoint(out)
     _check_out(out, options.artifact_name(name, out), checkpoint)
@@ -282,105 +264,13 @@ def train(
         training = _training(list(fleet.values()) or dataset, chosen, device, checkpoint, resume)
         _run(training, checkpoint, lines=recipe is recipe_options.RecipeName.textbook, quiet=as_json)
     seconds = time.monotonic() - start
-    report = _report(
+    report = report_training(
         training, options.artifact_name(name, out), sources[0], seconds, out, choice, fleet, split
     )
-    verdict = _finish(training, report, seconds, out, as_json)
+    verdict = finish_training(training, report, seconds, out, as_json)
     checkpoint.unlink(missing_ok=True)
     if verdict.failed:
         raise TrainingDiverged(f"the network in {out} is far worse than the simplest predictions")
-
-
-@dataclass(frozen=True)
-class InputNames:
-    """The columns that a training uses, by their names; empty `columns` and `targets` are all columns.
-
-    time_features : inputs that are computed from the times
-    future : inputs that are known in advance
-    units : by column
-    """
-
-    columns: tuple[str, ...]
-    targets: tuple[str, ...]
-    time_features: tuple[str, ...]
-    future: tuple[str, ...]
-    units: dict[str, str]
-
-
-def _series(source: str, names: InputNames, table: TableOptions, gaps: bool, step: float | None) -> Series:
-    from models.data.dataset import open_series
-
-    series = open_series(source, names.columns, names.targets, table, names.time_features, gaps, step)
-    options.print_notes(series.notes)
-    return series
-
-
-def _dataset(series: Series, names: InputNames, split: str | None, scaled: bool) -> Dataset:
-    from models.data import calendar
-    from models.data.dataset import DEFAULT_SPLIT, identity_scaling, prepare, split_rows
-    from models.data.scaling import Column
-    from models.errors import BadData
-
-    computed = calendar.columns(names.time_features)
-    inputs = [*names.columns, *computed] if names.columns else list(series.columns)
-    targets = names.targets or tuple(name for name in inputs if name not in (*computed, *names.future))
-    for name in names.units:
-        if name not in inputs:
-            raise BadData(f"{name!r} has a unit but is not an input; the inputs are {', '.join(inputs)}")
-    parts = options.parse_numbers(split, "--split") or DEFAULT_SPLIT
-    own_units = None if scaled else (identity_scaling(len(inputs)), identity_scaling(len(targets)))
-    columns = [Column(name, names.units.get(name)) for name in inputs]
-    return prepare(series, columns, targets, split_rows(len(series), parts), own_units, names.future)
-
-
-def _fleet(
-    sources: list[str],
-    names: InputNames,
-    table: TableOptions,
-    gaps: bool,
-    step: float | None,
-    label: str | None,
-    split: str | None,
-    recipe: Recipe,
-) -> dict[str, Dataset]:
-    """Many series, by name."""
-    from models.data.dataset import open_fleet
-    from models.errors import BadData
-    from models.training.fleet import check_fleet
-
-    fleet = open_fleet(
-        sources, names.columns, names.targets, table, names.time_features, gaps, step, label=label
-    )
-    options.print_fleet_notes(fleet)
-    datasets: dict[str, Dataset] = {}
-    for name, series in fleet.items():
-        try:
-            datasets[name] = _dataset(series, names, split, recipe.scaled)
-        except BadData as error:
-            raise BadData(f"series {name!r}: {error}") from error
-    check_fleet(datasets, recipe)
-    return datasets
-
-
-def _season(datasets: Sequence[Dataset]) -> int:
-    """Rows of a season of most of the training parts; 1 where none is found."""
-    from models.artifact.learning import MAX_SEASON
-    from models.evaluation.baselines import find_season
-    from models.training.training import MOST_JUDGED
-
-    some = datasets[:: -(-len(datasets) // MOST_JUDGED)]
-    filled = [_known(dataset) for dataset in some]
-    found = [find_season(past) or 1 for past in filled]
-    season = max(found, key=found.count)
-    return season if season <= MAX_SEASON else 1
-
-
-def _known(dataset: Dataset) -> Doubles:
-    """[rows, targets], the training part without gaps."""
-    from models.data.series import fill_gaps
-
-    past = dataset.truth[: dataset.split.train].double().numpy()
-    return fill_gaps("the training part", dataset.targets, past)
 
 
 def _set_device(device: Device, threads: int) -> None:
@@ -453,73 +343,3 @@ def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> None
             raise
     if training.diverged is not None:
         print(f"{training.diverged}. Kept: the best weights before it", file=sys.stderr)
-
-
-def _report(
-    training: Training,
-    name: str,
-    source: str,
-    seconds: float,
-    out: Path,
-    choice: Choice | None,
-    fleet: Mapping[str, Dataset],
-    split: str | None,
-) -> Artifact:
-    from models.data.dataset import DEFAULT_SPLIT
-    from models.evaluation.fleet_report import write_fleet_report
-    from models.evaluation.report import write_report
-
-    if fleet:
-        parts = options.parse_numbers(split, "--split") or DEFAULT_SPLIT
-        return write_fleet_report(training, fleet, parts, name, seconds, out)
-    return write_report(
-        training,
-        name,
-        source if source == "sine" else Path(source).name,
-        seconds,
-        out,
-        None if choice is None else choice.as_dict(),
-    )
-
-
-def _finish(training: Training, artifact: Artifact, seconds: float, out: Path, as_json: bool) -> Verdict:
-    from models.evaluation.verdict import judge
-
-    verdict = judge(artifact.metrics)
-    if verdict.warning:
-        options.warn(f"{verdict.warning}; {REMEDIES}", as_json)
-    if as_json:
-        print((out / "metrics.json").read_text(encoding="utf-8"), end="")
-    else:
-        _print_summary(training, artifact, seconds, out, verdict.failed)
-    return verdict
-
-
-def _print_summary(training: Training, artifact: Artifact, seconds: float, out: Path, failed: bool) -> None:
-    one_step, free = artifact.metrics["one_step"], artifact.metrics.get("free_run")
-    served = artifact.metrics.get("served")
-    print(
-        f"{out}: {len(training.history)} epochs in {seconds:.1f} s, fingerprint {artifact.fingerprint[:12]}"
-    )
-    frozen = " frozen" if served else ""
-    if artifact.fleet is not None:
-        print(f"one network of {len(artifact.fleet.names)} series; errors are means over them")
-    print(
-        f"one step ahead, {one_step['part']} part: MSE{frozen} {_measure(one_step['mse_scaled'])}, "
-        f"persistence {_measure(one_step['persistence_mse_scaled'])} (scaled)"
-    )
-    if served:
-        shares = served["coverage"].items()
-        covered = ", ".join(f"{level}: {_measure(share, '.3f')}" for level, share in shares)
-        print(
-            f"as its sessions learn: MSE {_measure(served['mse_scaled'])}; coverage {covered or 'not kept'}"
-        )
-    if free:
-        errors = ", ".join(f"{target} {_measure(rmse)}" for target, rmse in free["rmse"].items())
-        print(f"free-running {free['steps']} steps after {free['warmup']} observations, RMSE: {errors}")
-    serving = "" if failed else f"; serve it: carryover serve --models {out}"
-    print(f"see {out / 'figure.png'}{serving}")
-
-
-def _measure(value: float | None, digits: str = ".3g") -> str:
-    return "not measured" if value is None else f"{value:{digits}}"

@@ -409,6 +409,9 @@ def _shapes(learning: Learning, features: int, outputs: int) -> dict[str, Shape]
         shapes |= {"forgetting": (), "prior": (), "renewed_feature": (), "features": (groups, features)}
         shapes |= {"weights": (groups, group_outputs, features), "covariance": (groups, features, features)}
     if learning.tracks_errors:
+        # Where horizons are learned, nothing reads `ratios` and `interval_mse`. They stay, because a carry
+        # without them would need another fingerprint: sessions that are stored would be refused, for 21 of
+        # 18,683 numbers (7 outputs, 2 levels, horizons of 1, 24 and 96 steps).
         by_level = (len(learning.levels), outputs)
         shapes |= dict.fromkeys(OUTPUT_PARTS, (outputs,))
         shapes |= {"ratios": by_level, "missed": by_level, "surprise": (), "histogram": (surprise.BINS,)}
