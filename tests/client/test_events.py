@@ -199,7 +199,7 @@ async def test_a_stream_without_a_key_is_refused_and_begins_behind_no_other_tena
 
 def test_the_plan_pauses_and_goes_on_behind_an_event_that_it_has_until_its_time_is_over():
     clock = iter(range(100))
-    policy = RetryPolicy(3.0, clock=lambda: float(next(clock)), draw=lambda low, high: 0.0)
+    policy = RetryPolicy(1.5, clock=lambda: float(next(clock)), draw=lambda low, high: 0.0)
     plan = events.events(None, policy)
     begin = next(plan)
     assert isinstance(begin, effects.Begin)
