@@ -98,15 +98,17 @@ def reading(start_hot, kind):
                         read.found.append(event)
 
             task = asyncio.create_task(asyncio.to_thread(block) if kind == "blocking" else wait())
-            await read.connected()
-            yield service, read
-            if kind == "blocking":
-                ended.set()
-                read.publish("the last")  # a thread that waits cannot be cancelled
-                await task
-            else:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            try:
+                await read.connected()
+                yield service, read
+            finally:
+                if kind == "blocking":
+                    ended.set()
+                    read.publish("the last")  # a thread that waits cannot be cancelled
+                    await task
+                else:
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
             await until(lambda: not read.hub._readers)
 
     return begin
