@@ -14,14 +14,20 @@ from app.engine.batch import AlertEvent
 from app.observability.metrics import Metrics
 
 REMEMBERED = 1000  # alerts of all tenants
+BEFORE_ALL = "0"  # no alert's id
 MAX_UNREAD = 256  # alerts that wait for one reader; a slower reader is disconnected
 
 
 class Reader:
-    """Who reads alerts, of the sessions whose names begin with `prefix`. Iterate to wait for the next."""
+    """Who reads alerts, of the sessions whose names begin with `prefix`.
 
-    def __init__(self, prefix: str) -> None:
+    begins_behind : the id of the last alert before those that it gets, `BEFORE_ALL` where none is remembered;
+        None where the reader named it itself
+    """
+
+    def __init__(self, prefix: str, begins_behind: str | None = None) -> None:
         self.prefix = prefix
+        self.begins_behind = begins_behind
         self.is_closed = False
         self._unread: deque[AlertEvent] = deque()
         self._awake = asyncio.Event()
@@ -93,8 +99,11 @@ class AlertHub:
 
         An alert that is not remembered any more says nothing of what came since: then all are sent that are.
         """
-        reader = Reader(prefix)
-        if last_id is not None:
+        if last_id is None:
+            newest = (alert.event["id"] for alert in reversed(self._past) if alert.session.startswith(prefix))
+            reader = Reader(prefix, next(newest, BEFORE_ALL))
+        else:
+            reader = Reader(prefix)
             past = list(self._past)
             known = [i for i, alert in enumerate(past) if alert.event["id"] == last_id]
             since = past[known[-1] + 1 :] if known else past

@@ -133,7 +133,7 @@ class AlertEvent(BaseModel):
     kind: str | None = Field(
         None, description="Of an alert by `alarms_per_week`: value, level shift or trend."
     )
-    cause: str | None = Field(None, description="Of such an alert, in words.")
+    cause: str | None = Field(None, description="Of an alert that was raised, in words.")
     labels: dict[str, str]
 
 

@@ -18,6 +18,7 @@ from app.cli.artifacts import import_, models
 from app.cli.connect_source import connect_broker
 from app.cli.demo import demo
 from app.cli.evaluate import evaluate
+from app.cli.events import events
 from app.cli.fetch import fetch
 from app.cli.generate import generate
 from app.cli.keys import keys
@@ -67,6 +68,7 @@ app.command(short_help="Send the rows of a file to a session; write the predicti
 app.command(short_help="Send audio to a session; print where speech starts and ends.")(listen)
 app.command(short_help="Print a forecast of a session.")(forecast)
 app.command(short_help="Let a model of text write, behind what a session has read.")(generate)
+app.command(short_help="Print the alerts of sessions as they come.")(events)
 app.command("connect", short_help="Send the messages of a broker to sessions; publish predictions.")(
     connect_broker
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +60,8 @@ def serve(
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = Settings.from_env(os.environ, **overrides)
+    if _is_first_start():
+        print("compiling loops, once: this takes about a minute", file=sys.stderr, flush=True)
     if settings.workers > 1:
         from app.workers.launch import run_workers
 
@@ -66,6 +69,13 @@ def serve(
     from app.server import run
 
     return run(settings, accept_loss=accept_loss)
+
+
+def _is_first_start() -> bool:
+    """Whether no loop is compiled yet (`models.jit`): otherwise the first start is silent for a minute."""
+    cache = os.environ.get("NUMBA_CACHE_DIR")
+    folder = Path(cache) if cache else Path(__file__).parent.parent / "codec"
+    return next(folder.rglob("*.nbi"), None) is None
 
 
 def _settings_table() -> str:

@@ -200,7 +200,7 @@ class _Commands:
             _note(after, Notes(labels, job.alert, notes.lowered().state))
         else:
             _note(after, Notes(labels, notes.alert, notes.state))
-        _stage(job, job.session, slab, row, after, batch)
+        _stage(job, job.session, slab, row, after, batch, keeps_past=True)
 
     def _reset(self, job: Reset, batch: Batch) -> None:
         slab, row = self._residents.require(job.session, batch, job.at, job.epoch)
@@ -277,7 +277,9 @@ def _note(rows: Rows, notes: Notes) -> None:
     rows.notes = {0: shared_notes(notes)} if notes else {}
 
 
-def _stage(job: Job, session: str, slab: Slab, row: int, after: Rows, batch: Batch) -> None:
+def _stage(
+    job: Job, session: str, slab: Slab, row: int, after: Rows, batch: Batch, *, keeps_past: bool = False
+) -> None:
     view = session_view(session, slab, after)  # first, so that nothing is staged if it raises
-    batch.stage(slab, (session,), np.array([row]), after)
+    batch.stage(slab, (session,), np.array([row]), after, keeps_past=keeps_past)
     batch.answers_if_committed.append((job, view))

@@ -29,6 +29,8 @@ from models.adaptation.learner import Scores
 from models.arrays import Bools, Ints
 from models.forecaster import Forecaster
 
+MOST_NAMES = 3  # of outputs, in words
+
 
 def check_alert(alert: Alert | None, forecaster: Forecaster) -> None:
     """Check that sessions of this kind have what the alert looks at.
@@ -95,10 +97,10 @@ def _changes_by_limit(
         )
         if state != notes.state:
             after.notes[i] = msgspec.structs.replace(notes, state=state)
-        changes += [
-            Change(i, offset, kind, {"score_above": alert.score_above, "outside": alert.outside})
-            for offset, kind in found
-        ]
+        limits = {"score_above": alert.score_above, "outside": alert.outside}
+        for offset, kind in found:
+            cause = {"cause": _cause(alert, chunk, offset, slab.forecaster)} if kind == "alert" else {}
+            changes.append(Change(i, offset, kind, limits | cause))
     return changes
 
 
@@ -125,6 +127,22 @@ def _crossed(alert: Alert, scores: Scores, forecaster: Forecaster) -> Bools:
     if alert.outside is not None:
         crossed |= (scores.missed[:, level_index(alert.outside, forecaster)] > 0).any(axis=1)
     return crossed
+
+
+def _cause(alert: Alert, scores: Scores, offset: int, forecaster: Forecaster) -> str:
+    """Which limits an observation crosses, in words."""
+    words = []
+    score = scores.scores[offset]
+    if alert.score_above is not None and score > alert.score_above:
+        words.append(f"surprise {score:.6g}, above {alert.score_above:g}")
+    if alert.outside is not None:
+        missed = np.flatnonzero(scores.missed[offset, level_index(alert.outside, forecaster)] > 0).tolist()
+        names = [forecaster.artifact.targets[output] for output in missed[:MOST_NAMES]]
+        if len(missed) > MOST_NAMES:
+            names.append(f"{len(missed) - MOST_NAMES} more")
+        if names:
+            words.append(f"{', '.join(names)} outside the {100 * alert.outside:g} % interval")
+    return "; ".join(words)
 
 
 def _follow(

@@ -35,7 +35,8 @@ class SessionExpired(Exception):
 class StagedRows:
     """The next state of some rows of one slab.
 
-    observed : what the sessions observed; None: they get another state, and their past is dropped
+    observed : what the sessions observed; None: nothing
+    keeps_past : whether their past stays where they observed nothing; otherwise they get another state
     """
 
     slab: Slab
@@ -43,6 +44,7 @@ class StagedRows:
     rows: Ints
     after: Rows
     observed: Observed | None = None
+    keeps_past: bool = False
 
     def publish(self) -> None:
         """Write the rows, and then their past."""
@@ -52,7 +54,7 @@ class StagedRows:
             return
         if self.observed is not None:
             histories.append(self.rows, self.after.headers["position"], self.observed)
-        else:
+        elif not self.keeps_past:
             for row in self.rows.tolist():
                 histories.forget(row)
 
@@ -214,9 +216,11 @@ class Batch:
         rows: Ints,
         after: Rows,
         observed: Observed | None = None,
+        *,
+        keeps_past: bool = False,
     ) -> None:
         """Note the next state of these rows; see `StagedRows`."""
-        self.staged.append(StagedRows(slab, sessions, rows, after, observed))
+        self.staged.append(StagedRows(slab, sessions, rows, after, observed, keeps_past))
 
     def delete(self, slab: Slab, session: str, after: Rows, i: int) -> None:
         """Remove a session after its last chunk; `after[i]` is the session after that chunk."""

@@ -107,4 +107,6 @@ def _without(staged: StagedRows, sessions: Iterable[str]) -> StagedRows | None:
         return None
     names = [staged.sessions[i] for i in kept.tolist()]
     observed = None if staged.observed is None else staged.observed.select(kept)
-    return StagedRows(staged.slab, names, staged.rows[kept], staged.after.select(kept), observed)
+    return StagedRows(
+        staged.slab, names, staged.rows[kept], staged.after.select(kept), observed, staged.keeps_past
+    )

@@ -10,7 +10,7 @@ blocking calls and `aio` with awaited calls. A chunk passes through `observation
 through `named`; then through `wire` or `frames`, then `plans` or `streaming`; its answer through `values`.
 `resuming` finds where an interrupted stream goes on.
 
-`texts` is what a model of text writes.
+`texts` is what a model of text writes, and `events` are the alerts of a server.
 
 `export` makes an artifact of a PyTorch module: see `exporting`.
 """
@@ -56,6 +56,7 @@ from carryover.errors import (
     UnsupportedType,
     WorkerUnavailable,
 )
+from carryover.events import Event
 from carryover.exporting import export
 from carryover.retry import RetryPolicy
 from carryover.service import Carryover, Session, Stream
@@ -78,6 +79,7 @@ __all__ = [
     "CannotWrite",
     "Carryover",
     "CarryoverError",
+    "Event",
     "ExportError",
     "Forbidden",
     "Forecast",

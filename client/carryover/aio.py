@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import anyio
 import httpx
 
-from carryover import audio, bulk, effects, plans, streaming, texts
+from carryover import audio, bulk, effects, events, plans, streaming, texts
 from carryover.connection import (
     BROKEN,
     AsyncAnswerInPieces,
@@ -26,6 +26,7 @@ from carryover.connection import (
 )
 from carryover.effects import Plan
 from carryover.errors import Unreachable
+from carryover.events import Event
 from carryover.observations import (
     Chunk,
     batched,
@@ -139,6 +140,10 @@ class AsyncCarryover:
     async def models(self) -> list[ModelInfo]:
         """Return every loaded model."""
         return await self._run(plans.models(self._retry))
+
+    def events(self, last_event_id: str | None = None) -> AsyncGenerator[Event, None]:
+        """Yield each alert of any session as it is raised or over; see `Carryover.events`."""
+        return _in_pieces(self, events.events(last_event_id, self._retry))
 
     # Running plans.
 
@@ -323,7 +328,7 @@ class AsyncSession:
             prompt, steps, keep, stop, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
             repetition_penalty=repetition_penalty, seed=seed,
         )  # fmt: skip
-        return AsyncTextStream(_written(service, texts.generate(self._cursor, fields, service._retry)))
+        return AsyncTextStream(_in_pieces(service, texts.generate(self._cursor, fields, service._retry)))
 
     async def history(
         self, last: int | None = None, *, start: int | None = None, limit: int | None = None
@@ -440,7 +445,8 @@ async def _pieces(
             yield audio.pcm_piece(data, rate)
 
 
-async def _written(service: AsyncCarryover, plan: Plan[None]) -> AsyncGenerator[Any, None]:
+async def _in_pieces(service: AsyncCarryover, plan: Plan[None]) -> AsyncGenerator[Any, None]:
+    """Run a plan over an answer that comes in pieces."""
     answer = AsyncAnswerInPieces(service._http, service.url)
 
     async def perform(effect: Any) -> Any:

@@ -1,4 +1,7 @@
-"""A progress bar on stderr, by rich or tqdm if one of them is installed, else a line that is written over."""
+"""A progress bar on stderr, by rich or tqdm if one of them is installed, else a line that is written over.
+
+Nothing is shown in a pipe or a file: a bar that is written over is of no use there.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,14 @@ class Bar(Protocol):
 
 
 def open_bar(total: int | None) -> Bar:
-    """Show a bar.
+    """Show a bar, if stderr is a terminal or a notebook.
 
     Parameters
     ----------
     total : number of observations; None if it is not known
     """
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        return _NoBar()
     for make in (_rich, _tqdm):
         try:
             return make(total)
@@ -57,6 +62,14 @@ class PlainBar:
     def _show(self, end: str) -> None:
         of = "" if self._total is None else f" of {self._total:,}"
         print(f"{self._count:,}{of} observations", end=end, file=sys.stderr, flush=True)
+
+
+class _NoBar:
+    def advance(self, count: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class _RichBar:

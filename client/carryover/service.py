@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from carryover import audio, bulk, effects, plans, streaming, texts
+from carryover import audio, bulk, effects, events, plans, streaming, texts
 from carryover.connection import (
     BROKEN,
     AnswerInPieces,
@@ -26,6 +26,7 @@ from carryover.connection import (
 )
 from carryover.effects import Plan
 from carryover.errors import Unreachable
+from carryover.events import Event
 from carryover.observations import (
     Chunk,
     batched,
@@ -176,6 +177,22 @@ class Carryover:
     def models(self) -> list[ModelInfo]:
         """Return every loaded model."""
         return self._run(plans.models(self._retry))
+
+    def events(self, last_event_id: str | None = None) -> Generator[Event, None, None]:
+        """Yield each alert of any session as it is raised or over; without an end, so `close` it or leave it.
+
+        It goes on behind a lost connection, and neither repeats nor loses an event that the server remembers:
+        the last 1,000. Events come from the first `next` on.
+
+        Parameters
+        ----------
+        last_event_id : go on behind this event; "0": begin with all that the server remembers
+
+        Raises
+        ------
+        CarryoverError : a refusal; or `Unreachable` when the server is away for longer than is retried
+        """
+        return _in_pieces(self, events.events(last_event_id, self._retry))
 
     # Running plans.
 
@@ -331,7 +348,7 @@ class Session:
         start : with `resume`, the session's position when the first of these observations was sent
         after : with `resume`, the position of the last prediction that the caller has; later ones are
             repeated
-        progress : show a progress bar on stderr
+        progress : show a progress bar on stderr, if that is a terminal or a notebook
 
         Raises
         ------
@@ -461,7 +478,7 @@ class Session:
             prompt, steps, keep, stop, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
             repetition_penalty=repetition_penalty, seed=seed,
         )  # fmt: skip
-        return TextStream(_written(service, texts.generate(self._cursor, fields, service._retry)))
+        return TextStream(_in_pieces(service, texts.generate(self._cursor, fields, service._retry)))
 
     def history(
         self, last: int | None = None, *, start: int | None = None, limit: int | None = None
@@ -587,7 +604,8 @@ def _shown(answers: Generator[Answer, None, None], total: int | None) -> Generat
         bar.close()
 
 
-def _written(service: Carryover, plan: Plan[None]) -> Generator[Any, None, None]:
+def _in_pieces(service: Carryover, plan: Plan[None]) -> Generator[Any, None, None]:
+    """Run a plan over an answer that comes in pieces."""
     answer = AnswerInPieces(service._http, service.url)
 
     def perform(effect: Any) -> Any:

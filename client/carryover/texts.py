@@ -6,7 +6,6 @@ request is sent again with the id of the last event, and the server goes on behi
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -14,9 +13,10 @@ from typing import Any, Self
 
 from carryover import wire
 from carryover.effects import CLOSE, MORE, Begin, Emit, Plan, Reply, Request, Sleep
-from carryover.errors import CarryoverError, NotCarryover, Unavailable, Unreachable, problem, refusal
+from carryover.errors import CarryoverError, Unavailable, Unreachable, problem, refusal
 from carryover.plans import locate
 from carryover.retry import Pauses, RetryPolicy
+from carryover.sse import CONTENT, Blocks
 from carryover.wire import Cursor
 
 
@@ -82,14 +82,15 @@ def _follow(text: _Text, pauses: Pauses) -> Plan[None]:
     reply: Reply = yield Begin(text.rest())
     if reply.status >= 400:
         raise problem(reply.status, reply.body, reply.retry_after)
-    events = _Events()
+    blocks = Blocks()
     while True:
-        for kind, identity, data in events.feed((yield MORE)):
-            if kind == "error":
+        for block in blocks.feed((yield MORE)):
+            data = block.document()
+            if block.kind == "error":
                 raise refusal(data)
-            text.note(identity, data["position"])
+            text.note(block.id or "", data["position"])
             pauses.progress()
-            if kind == "done":
+            if block.kind == "done":
                 yield CLOSE
                 yield Emit(End(data["position"], data["finish"]))
                 return
@@ -111,7 +112,7 @@ class _Text:
     def rest(self) -> Request:
         """Return the request for what is not there yet."""
         behind = {} if self.last is None else {"last-event-id": self.last}
-        return replace(self.request, headers={"accept": "text/event-stream"} | behind)
+        return replace(self.request, headers={"accept": CONTENT} | behind)
 
     def note(self, identity: str, position: int) -> None:
         """Note an event."""
@@ -119,34 +120,6 @@ class _Text:
         if self.keep:
             self.cursor.position, self.cursor.epoch = position, identity.partition(".")[0]
             self.cursor.model_confirmed = True
-
-
-class _Events:
-    """Parses server-sent events from pieces of any size."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return the kind, the id and the data of each event that is whole now.
-
-        Raises
-        ------
-        Unreachable : the stream has ended
-        NotCarryover : it is no stream of events
-        """
-        if not data:
-            raise Unreachable("the stream of a text ended before the text did")
-        *blocks, self._rest = (self._rest + data).split(b"\n\n")
-        return [_event(block.decode()) for block in blocks]
-
-
-def _event(block: str) -> tuple[str, str, dict[str, Any]]:
-    fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
-    try:
-        return fields.get("event", ""), fields.get("id", ""), json.loads(fields["data"])
-    except (KeyError, ValueError):
-        raise NotCarryover(f"the answer is no stream of events: {block[:80]!r}") from None
 
 
 class TextStream:

@@ -517,3 +517,14 @@ def test_an_unforeseen_error_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("models.data.dataset.prepare", broken)
     with pytest.raises(RuntimeError, match="mistake"):
         run(["train"])
+
+
+def test_the_first_start_says_that_it_compiles(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("app.server.run", lambda *_, **__: 0)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert run(["serve"]) == 0
+    assert "compiling loops, once" in capsys.readouterr().err
+    (tmp_path / "module").mkdir()
+    (tmp_path / "module" / "loop.nbi").touch()
+    assert run(["serve"]) == 0
+    assert "compiling" not in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -352,7 +353,10 @@ async def test_every_table_goes_by_name_alone_streamed_and_in_bulk(connected, ar
     np.testing.assert_allclose(mapped.predictions, one_pass(artifacts["sine"], whole[:, :1]), atol=TOLERANCE)
 
 
-async def test_a_model_of_times_and_known_inputs_is_streamed_and_forecast(connected, socket, capsys):
+async def test_a_model_of_times_and_known_inputs_is_streamed_and_forecast(
+    connected, socket, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # so that there is a progress bar
     hours = pd.date_range("2026-01-01", periods=12, freq="h", tz="UTC")
     frame = pd.DataFrame({"plan": np.arange(12.0), "a": np.sin(np.arange(12.0))}, index=hours)
     rows = frame[["a", "plan"]].to_numpy()

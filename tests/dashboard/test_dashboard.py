@@ -92,7 +92,7 @@ def test_a_forecast_is_drawn_ahead_of_the_session_which_does_not_move(page, serv
 def test_a_page_that_is_opened_later_shows_what_was_streamed(page, server):
     observe(server, "pump-8", np.sin((np.arange(300) + 1) / 10))
     page.goto(f"{server}/#/pump-8")
-    page.click("#view summary")
+    page.click("#table-part summary")
     wait(lambda: page.locator("#last tr").count() == 12, page)
     assert page.locator("#last tr").first.inner_text().startswith("300")
     assert in_colour(page, "--predicted") > 100
@@ -104,7 +104,7 @@ def test_chunks_of_another_client_appear_in_chart_summary_and_table(page, server
     observe(server, "pump-7", [0.0])
     page.goto(f"{server}/#/pump-7")
     wait(lambda: page.inner_text("#link") == "live", page)
-    page.click("#view summary")
+    page.click("#table-part summary")
     for at in range(0, 100, 10):
         observe(server, "pump-7", np.sin((np.arange(at, at + 10) + 1) / 10))
     wait(lambda: page.locator("#last tr").count() == 12, page)

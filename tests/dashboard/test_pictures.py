@@ -143,6 +143,39 @@ def test_pictures_of_the_list_and_of_models(view, server, many, scheme):
     camera.take(view, "model", "#model")
 
 
+@pytest.fixture(scope="module")
+def alarmed(server) -> None:
+    """Boilers with alerts: of the first it is raised and over, of the second it is raised."""
+    step = {"alarms_per_week": 1, "kind": "any", "refractory": "6h"}
+    for i, (site, alert) in enumerate(
+        [("north", step), ("south", {"score_above": 0.999, "clear_after": 200})]
+    ):
+        session = f"kiln-{i + 1}"
+        body = {"id": session, "model": "plant", "level": 0.9, "labels": {"site": site}, "alert": alert}
+        post(server, "/sessions", body)
+        rows = plant_rows(432, seed=20 + i)
+        for at in range(330, 336):
+            rows["observations"][at][i] += 25.0
+        observe(server, session, **rows, score=True)
+
+
+def test_pictures_of_alerts(view, server, many, alarmed, scheme):
+    camera = Camera(scheme)
+    view.goto(f"{server}/#list?prefix=kiln")
+    wait(lambda: view.locator("#alerts li").count() >= 2, view)
+    wait(lambda: set(rows_of(view)) == {"kiln-1", "kiln-2"}, view)
+    wait(lambda: view.locator("#rows .pill").count() >= 1, view)
+    view.evaluate("document.getElementById('alerts-part').scrollIntoView()")
+    camera.take(view, "alerts")
+    view.goto(f"{server}/#/kiln-1")
+    wait(lambda: position(view) >= 432, view)
+    view.select_option("#window", "200")
+    wait(lambda: in_colour(view, "--danger") > 20, view)
+    wait(lambda: "a week" in view.inner_text("#alert-summary"), view)
+    view.click("#alert-summary")
+    camera.take(view, "alert", "#detail")
+
+
 def test_pictures_of_errors_with_and_without_the_carry(view, scheme):
     camera = Camera(scheme)
     view.fill("#try-pace", "20")

@@ -103,7 +103,7 @@ def test_the_axis_has_round_times_where_there_are_timestamps(shown):
     labels = [tick["label"] for tick in ticks]
     assert labels[:3] == ["00:00\n29 Mar", "02:00", "04:00"]
     assert [tick["position"] for tick in ticks[:2]] == [107, 119]
-    shown.click("#view summary")
+    shown.click("#table-part summary")
     wait(lambda: shown.locator("#last tr").count() == 12, shown)
     heads = [cell.inner_text() for cell in shown.locator("#last-head th").all()]
     assert heads == ["position", "time", "observed (°C)", "predicted (°C)", "interval", "surprise"]
@@ -329,6 +329,152 @@ def test_on_a_telephone_the_chart_comes_into_view_when_a_session_is_chosen(page,
     }"""
     wait(lambda: page.evaluate(inside), page)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+# Alerts.
+
+
+def alarm(server: str, session: str, alert: dict[str, Any], token: str = "", **fields: Any) -> int:
+    """Make a session and have its alert raised; returns the position where it is."""
+    send(server, "POST", "/sessions", {"id": session, "learning": {"intervals": True}, **fields}, token)
+    values = np.sin(np.arange(300) / 5)
+    values[250] += 9
+    path = f"/sessions/{session}/observations"
+    send(server, "POST", path, {"observations": values[:250].tolist()}, token)
+    send(server, "PATCH", f"/sessions/{session}", {"alert": alert}, token)
+    send(server, "POST", path, {"observations": values[250:].tolist()}, token)
+    return 251
+
+
+def send(server: str, method: str, path: str, body: Any, token: str = "") -> Any:
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    call = urllib.request.Request(f"{server}{path}", json.dumps(body).encode(), headers, method=method)
+    with urllib.request.urlopen(call, timeout=30) as answer:
+        return json.load(answer)
+
+
+def alerts(page: Any) -> list[list[str]]:
+    """State, session, cause and place of each alert of the page, the newest first."""
+    return [item.locator("span, a, small").all_inner_texts() for item in page.locator("#alerts > li").all()]
+
+
+@in_browser
+def test_alerts_are_listed_and_marked_at_the_session_and_in_its_chart(page, server):
+    at = alarm(server, "alarmed", {"score_above": 0.99, "clear_after": 1000})
+    state, session, cause, place = wait(lambda: alerts(page) and alerts(page)[0], page)
+    assert (state, session) == ("raised", "alarmed")
+    assert cause.startswith("surprise 0.99")
+    assert cause.endswith(", above 0.99")
+    assert place.startswith(f"position {at}, ")
+    row = page.locator("#rows tr", has=page.get_by_text("alarmed", exact=True))
+    wait(lambda: row.locator(".pill").all_inner_texts() == ["alert"], page)
+    page.click("#alerts a")
+    wait(lambda: page.inner_text("#detail-title") == "alarmed" and position(page) == 300, page)
+    assert wait(lambda: in_colour(page, "--danger"), page) > 100
+    assert "alert" in page.inner_text("#legend")
+    first = json.load(request(server, "/sessions/alarmed/history"))["from"] + 1
+    assert f"alert: {cause}" in hover(page, (at - first) / (301 - first))  # the last prediction is for 301
+    assert "alert" not in hover(page, 0.5)
+    page.click("#alert-summary")
+    wait(lambda: page.inner_text("#alert-summary") == "Alert: surprise above 0.99 raised", page)
+    page.check("[name=rule][value=none]")
+    page.click("#alert-save")  # no event says that it is over
+    wait(lambda: alerts(page)[0][0] == "over", page)
+    wait(lambda: row.locator(".pill").count() == 0, page)
+
+
+@in_browser
+def test_the_form_sets_the_alert_and_a_refusal_stands_at_its_field(page, server):
+    post(server, "/sessions", {"id": "formed", "model": "sine", "learning": {"intervals": True}})
+    page.goto(f"{server}/#/formed")
+    wait(lambda: page.inner_text("#alert-summary") == "Alert: none of its own", page)
+    page.click("#alert-summary")
+    assert page.locator("#alert-form [data-rule]:visible").count() == 0
+
+    def refused(field: str) -> str:
+        error = wait(lambda: page.locator("#alert-error").all_inner_texts(), page)
+        invalid = page.locator("#alert-form [aria-invalid=true]")
+        assert [each.get_attribute("name") for each in invalid.all()] == ([field] if field else [])
+        return str(error[0])
+
+    def saved() -> dict[str, Any]:
+        page.click("#alert-save")
+        wait(lambda: "formed has" in page.inner_text("#toast"), page)
+        page.evaluate("document.getElementById('toast').textContent = ''")
+        assert page.locator("#alert-error").count() == 0
+        alert = json.load(request(server, "/sessions/formed"))["alert"] or {}
+        return {name: value for name, value in alert.items() if value is not None}
+
+    page.check("[name=rule][value=limit]")
+    page.click("#alert-save")
+    assert "needs score_above or outside" in refused("")
+    page.fill("[name=score_above]", "1.5")
+    page.click("#alert-save")
+    assert refused("score_above") == "Input should be less than 1"
+    page.fill("[name=score_above]", "0.5")
+    page.select_option("[name=outside]", label="90 %")
+    page.fill("[name=webhook]", "ops")
+    page.click("#alert-save")
+    assert refused("webhook") == "there is no webhook 'ops'"
+    page.fill("[name=webhook]", "")
+    assert saved() == {"score_above": 0.5, "outside": 0.9, "clear_after": 1}
+    page.check("[name=rule][value=rate]")
+    page.fill("[name=alarms_per_week]", "2")
+    page.select_option("[name=kind]", "trend")
+    page.click("#alert-save")
+    assert "add a step" in refused("step")
+    page.fill("[name=step]", "10min")
+    assert saved() == {"alarms_per_week": 2, "kind": "trend", "step": "10min", "clear_after": 1}
+    assert page.inner_text("#alert-summary") == "Alert: 2 alarms a week (trend)"
+    page.check("[name=rule][value=none]")
+    assert saved() == {}
+    observe(server, "plain", [0.1], model="sine")
+    page.goto(f"{server}/#/plain")
+    wait(lambda: page.is_visible("#alert-cannot") and page.is_hidden("#alert-form"), page)
+
+
+@in_browser
+def test_a_lost_stream_of_alerts_goes_on_behind_the_last_and_shows_each_once(page, server):
+    def block(event_id: str, kind: str, at: int) -> str:
+        event = {
+            "event": kind, "id": event_id, "session": "far", "epoch": "e", "position": at,
+            "time": "2026-11-27T08:00:00Z", "cause": f"<i>{event_id}</i>",
+        }  # fmt: skip
+        return f"id: {event_id}\nevent: {kind}\ndata: {json.dumps(event)}\n\n"
+
+    first, second = block("a", "alert", 3), block("b", "alert", 9)
+    asked: list[str] = []
+
+    def answer(route: Any) -> None:
+        asked.append(route.request.headers["last-event-id"])
+        over = block("c", "clear", 5)
+        bodies = [first, first + over + second]
+        body = ": connected\n\n" + (bodies[len(asked) - 1] if len(asked) <= len(bodies) else "")
+        route.fulfill(status=200, content_type="text/event-stream", body=body)
+
+    page.route("**/events", answer)
+    page.reload()
+    wait(lambda: len(asked) >= 2 and len(alerts(page)) == 2, page)
+    assert asked[:2] == ["0", "a"]
+    assert [row[:3] for row in alerts(page)] == [["raised", "far", "<i>b</i>"], ["over", "far", "<i>a</i>"]]
+
+
+@in_browser
+def test_an_admin_sees_the_alerts_of_all_tenants_and_enters_that_of_one(browser, guarded):
+    server, tokens = guarded
+    alarm(server, "watched", {"score_above": 0.99, "clear_after": 1000}, tokens["streamer"], model="sine")
+    with opened(browser, server, tokens["southern"]) as page:
+        wait(lambda: page.inner_text("#link") == "live", page)
+        assert page.is_hidden("#alerts-part")
+    with opened(browser, server, tokens["admin"]) as page:
+        wait(lambda: page.is_visible("#tenant"), page)
+        page.select_option("#tenant", "*")
+        wait(lambda: [row[1] for row in alerts(page)] == ["north/watched"], page)
+        row = page.locator("#rows tr", has=page.get_by_text("north/watched", exact=True))
+        wait(lambda: row.locator(".pill").all_inner_texts() == ["alert"], page)
+        page.click("#alerts a")
+        wait(lambda: page.inner_text("#detail-title") == "watched" and position(page) == 300, page)
+        assert [row[1] for row in wait(lambda: alerts(page), page)] == ["watched"]
 
 
 def test_the_figure_of_a_training_needs_the_rights_of_its_model_and_never_leaves_the_folder(guarded):

@@ -157,6 +157,8 @@ async def test_a_reset_a_fork_an_import_and_an_eviction_begin_a_new_history(star
         assert (await history(service))["from"] == 4
         rest = await service.advance("a", whole[4:], 4)
         shows(await history(service), whole[4:], rest.numbers, 4)
+        await service.http.patch("/sessions/a", json={"labels": {"site": "north"}, "alert": None})
+        shows(await history(service), whole[4:], rest.numbers, 4)  # it is the same stream
         await post(service, "/sessions/a/reset")
         empty = await history(service)
         assert (empty["from"], empty["position"], empty["observations"]) == (8, 8, [])

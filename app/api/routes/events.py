@@ -36,7 +36,10 @@ async def read_events(
         str | None, Header(max_length=200, description="go on behind this event, if it is remembered")
     ] = None,
 ) -> StreamingResponse:
-    """Alerts of the caller's sessions as they are raised and cleared. A comment every 15 s keeps it open."""
+    """Alerts of the caller's sessions as they are raised and cleared. A comment every 15 s keeps it open.
+
+    The first block has an id and no event: so a reader who is disconnected before the first alert loses none.
+    """
     caller = get_caller(request)
     if caller.tenant == ALL_TENANTS:
         caller.require_role("admin")
@@ -55,7 +58,8 @@ async def _stream(hub: AlertHub, caller: Caller, last_id: str | None) -> AsyncIt
     reader = hub.open("" if caller.tenant == ALL_TENANTS else caller.prefix, last_id)
     caller.usage.add_socket(reader)
     try:
-        yield b": connected\n\n"
+        begin = "" if reader.begins_behind is None else f"id: {reader.begins_behind}\n"
+        yield f": connected\n{begin}\n".encode()
         while not reader.is_closed:
             alerts = await reader.wait(HEARTBEAT_SECONDS)
             if alerts:

@@ -23,6 +23,7 @@ export class Problem extends Error {
   constructor(status, problem) {
     super(problem.detail ?? problem.title ?? `the server answered ${status}`);
     this.status = status;
+    this.field = problem.field; // that was refused, if it was one
   }
 }
 
@@ -32,19 +33,30 @@ export class Problem extends Error {
  * The request's is `body` in JSON, or a file `csv` or `wav`. `of` is the tenant that an admin names.
  */
 export async function call(path, { method = "GET", body, csv, wav, as = "json", of = tenant.get() } = {}) {
-  if (isRefused()) throw new Problem(401, { detail: key.get() ? "the server refuses this key" : "the server needs a key" });
-  const headers = { accept: "application/json", ...(of && { "carryover-tenant": of }) };
-  const used = key.get();
-  if (used) headers.authorization = `Bearer ${used}`;
+  const headers = { accept: "application/json" };
   if (body !== undefined) headers["content-type"] = "application/json";
   if (csv !== undefined) headers["content-type"] = "text/csv";
   if (wav !== undefined) headers["content-type"] = "audio/wav";
   const sent = csv ?? wav ?? (body && JSON.stringify(body));
-  const answer = await fetch(address(path), { method, headers, body: sent, cache: "no-store" });
-  if (answer.status === 401) refused = used;
-  if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => ({})));
+  const answer = await request(path, { method, headers, body: sent }, of);
   if (answer.status === 204) return null;
   return as === "blob" ? answer.blob() : answer.json();
+}
+
+/** Opens the stream of alerts behind the one with this id; returns its body. `EventSource` cannot send a key. */
+export async function openEvents(lastId, signal) {
+  const headers = { accept: "text/event-stream", "last-event-id": lastId };
+  return (await request("events", { headers, signal }, tenant.get())).body;
+}
+
+async function request(path, { headers, ...options }, of) {
+  if (isRefused()) throw new Problem(401, { detail: key.get() ? "the server refuses this key" : "the server needs a key" });
+  const used = key.get();
+  const caller = { ...(of && { "carryover-tenant": of }), ...(used && { authorization: `Bearer ${used}` }) };
+  const answer = await fetch(address(path), { ...options, headers: { ...headers, ...caller }, cache: "no-store" });
+  if (answer.status === 401) refused = used;
+  if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => ({})));
+  return answer;
 }
 
 /** Opens a socket. Browsers cannot add headers to it, so key and tenant are sent as subprotocols. */

@@ -3,6 +3,7 @@
 /* global uPlot */
 
 import { timeTicks } from "./axis.js";
+import { alertAt, drawAlerts } from "./marks.js";
 import { create, measured, number } from "./dom.js";
 import { largest, shortNames } from "./ports.js";
 import { tipHook } from "./tip.js";
@@ -26,9 +27,10 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const seriesIndex = (name) => SERIES.findIndex(([column]) => column === name) + 1;
 
 export class Figure {
-  /** `small` is true of a figure among others; `hooks` are uPlot's. */
-  constructor(figure, { small, hooks = {} }) {
+  /** `small` is true of a figure among others; `hooks` are uPlot's; `alerts` returns those to be marked. */
+  constructor(figure, { small, hooks = {}, alerts }) {
     this.figure = figure;
+    this.alerts = alerts;
     this.host = create("div", { className: small ? "chart small" : "chart" });
     this.host.setAttribute("role", "img");
     this.host.setAttribute("aria-label", figure.title ? `Chart of ${figure.title}` : "Observed and predicted values");
@@ -47,8 +49,10 @@ export class Figure {
       lines: () => [figure.names.map((name, i) => line(["", name, `--line-${i + 1}`, { width: 1.8 }], figure)), {}],
       heat: () => [[{ label: "" }], {}],
     }[figure.style]();
-    const tip = tipHook(this.host, { rows: (i, plot) => this.#under(i, plot), time: (i) => this.times?.[i] ?? null });
-    const hooks = { ...this.hooks, setCursor: [tip] };
+    const rows = (i, plot) => this.#under(i, plot);
+    const note = (position) => alertAt(this.alerts(), position);
+    const tip = tipHook(this.host, { rows, time: (i) => this.times?.[i] ?? null, note });
+    const hooks = { ...this.hooks, setCursor: [tip], draw: [(plot) => drawAlerts(plot, this.alerts())] };
     if (figure.style === "heat") hooks.drawAxes = [(plot) => this.#paint(plot)];
     else if (figure.kind === "probability") hooks.drawAxes = [halfLine];
     this.plot = new uPlot(options(this.host, series, { ...more, ...vertical(figure), hooks, times: () => this.times }), null, this.host);
@@ -134,10 +138,11 @@ function pointRows(columns, i, unit, { next }) {
   ];
 }
 
-/** The chart of the anomaly scores; `times` and `scores` return those that are shown. */
-export function surpriseChart(host, { hooks, times, scores: shown }) {
+/** The chart of the anomaly scores; `times`, `scores` and `alerts` return those that are shown. */
+export function surpriseChart(host, { hooks, times, scores: shown, alerts }) {
   const rows = (i) => (shown()?.[i] == null ? [] : [["surprise", number(shown()[i])]]);
-  hooks = { ...hooks, setCursor: [tipHook(host, { rows, time: (i) => times()?.[i] ?? null })] };
+  const tip = tipHook(host, { rows, time: (i) => times()?.[i] ?? null, note: (position) => alertAt(alerts(), position) });
+  hooks = { ...hooks, setCursor: [tip], draw: [(plot) => drawAlerts(plot, alerts())] };
   const scores = { label: "surprise", stroke: () => css("--surprise"), width: 1.2, points: { show: false }, fill: () => `${css("--surprise")}33` };
   return new uPlot(options(host, [scores], { hooks, times, range: [0, 1], y: { splits: [0, 0.5, 1] } }), null, host);
 }

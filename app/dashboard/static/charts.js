@@ -12,6 +12,7 @@ export class Charts {
   #planned = "";
   #scores = null;
   #times = null;
+  #alerts = [];
   #hooks = { setSelect: [(plot) => plot.select.width > 0 && this.#freeze(true)] };
 
   /** `frozen` is called when the reader has zoomed in, with true, and when the charts are live again. */
@@ -19,7 +20,7 @@ export class Charts {
     [this.#host, this.#shortHost] = [host, shortHost];
     this.frozen = false;
     this.onFrozen = frozen;
-    const shown = { times: () => this.#times, scores: () => this.#scores };
+    const shown = { times: () => this.#times, scores: () => this.#scores, alerts: () => this.#alerts };
     this.#short = surpriseChart(shortHost, { hooks: this.#hooks, ...shown });
     for (const each of [host, shortHost]) each.addEventListener("dblclick", () => this.#freeze(false));
     new ResizeObserver(() => this.fit()).observe(host);
@@ -46,15 +47,16 @@ export class Charts {
     for (const figure of this.#figures) figure.remove();
     const small = figures.length > 1;
     this.#host.classList.toggle("several", small);
-    this.#figures = figures.map((figure) => new Figure(figure, { small, hooks: this.#hooks }));
+    this.#figures = figures.map((figure) => new Figure(figure, { small, hooks: this.#hooks, alerts: () => this.#alerts }));
     this.#host.replaceChildren(...this.#figures.map(({ element }) => element));
     for (const figure of this.#figures) figure.start();
   }
 
   /** Shows the last `count` positions of the trail; nothing moves while the reader has zoomed in. */
-  show(trail, count, twin) {
+  show(trail, count, twin, alerts) {
     if (this.frozen) return;
     const span = trail.span(count);
+    this.#alerts = alerts.filter(({ position, end }) => (end ?? position) >= span.start && position <= span.positions.at(-1));
     this.#times = span.times = trail.times(span);
     for (const figure of this.#figures) figure.show(trail, span, twin);
     this.#scores = trail.scores(span);
@@ -67,6 +69,11 @@ export class Charts {
   /** The times of the positions that are shown; null if they have none. */
   get times() {
     return this.#times;
+  }
+
+  /** Whether an alert was raised at one of these positions. */
+  get hasAlerts() {
+    return this.#alerts.length > 0;
   }
 
   /** The columns of each figure with one number. */

@@ -16,8 +16,8 @@ const ORDERED_BY = { name: "id", last_seen: "when they were last seen", error: "
 
 export class List {
   /** `example` returns the command that sends a first observation; `enter` shows a session of another tenant. */
-  constructor({ failed, models, example, enter }) {
-    Object.assign(this, { failed, models, example, enter });
+  constructor({ failed, models, example, enter, alerts }) {
+    Object.assign(this, { failed, models, example, enter, alerts });
     this.sessions = [];
     this.starts = [""]; // the `cursor` of each page up to the present one
     this.next = null;
@@ -39,6 +39,11 @@ export class List {
   choose(session) {
     this.chosen = session;
     this.absent = null;
+    this.#show();
+  }
+
+  /** Shows the same sessions again, with what is known of their alerts. */
+  redraw() {
     this.#show();
   }
 
@@ -75,6 +80,7 @@ export class List {
       $("total").textContent = count(found.total);
       this.known = true;
       this.#show();
+      this.alerts.show(); // a row may say that one is over
       this.failed(null);
     } catch (error) {
       if (request === this.request) this.failed(error);
@@ -199,12 +205,21 @@ export class List {
       if (i === 1) cell.replaceChildren(...labels.map((label) => this.#label(label)));
       else cell.textContent = text;
     });
+    const isRaised = entry.alert_raised || this.alerts.isRaised(entry.session);
+    if (isRaised !== row.classList.contains("raised")) this.#mark(row, isRaised);
     row.classList.toggle("moved", Boolean(entry.moved));
     row.classList.toggle("chosen", entry.session === this.chosen);
     const link = row.querySelector("a");
     if (entry.session === this.chosen) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
     return row;
+  }
+
+  /** Says at a session's name that its alert is raised. */
+  #mark(row, isRaised) {
+    row.classList.toggle("raised", isRaised);
+    row.querySelector(".pill")?.remove();
+    if (isRaised) row.firstElementChild.append(create("span", { className: "pill lost" }, "alert"));
   }
 
   /** A label, which filters the list when it is pressed. */

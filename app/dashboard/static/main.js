@@ -1,5 +1,6 @@
 // Connects the parts of the page. The address names the session or the model that is shown.
 
+import { Alerts } from "./alerts.js";
 import { call, isRefused, key, retryKey, tenant } from "./api.js";
 import { $, ask, count, create, toast } from "./dom.js";
 import { List } from "./list.js";
@@ -21,8 +22,9 @@ const model = (name) => models.get(name) ?? null;
 const shown = () => (shownModel() === null && !location.hash.startsWith(LIST) && decodeURIComponent(location.hash.replace(/^#\/?/, ""))) || null;
 const show = (session) => (location.hash = session ? `/${encodeURIComponent(session)}` : "/");
 
-const list = new List({ failed, models: model, example, enter });
-const panel = new Panel({ models: model, moved: () => list.refresh(), gone: () => show(null) });
+const alerts = new Alerts({ changed: alerted, row: (name) => list.sessions.find(({ session }) => session === name), enter });
+const list = new List({ failed, models: model, example, enter, alerts });
+const panel = new Panel({ models: model, moved: () => list.refresh(), gone: () => show(null), alerts });
 const modelPage = new ModelPage({ sessions: () => list.sessions, changed: () => loadModels() });
 new TryIt({ models: model, panel, show: (session) => (show(session), open()) });
 
@@ -38,6 +40,7 @@ start();
 
 async function start() {
   await loadModels();
+  alerts.restart();
   await list.refresh();
   open();
   await offerTenants();
@@ -47,6 +50,11 @@ async function start() {
 function example() {
   const first = [...models.values()].find((model) => model.default) ?? models.values().next().value;
   return first ? curl(first) : null;
+}
+
+function alerted() {
+  list.redraw();
+  panel.redraw();
 }
 
 function open() {

@@ -1,5 +1,6 @@
 // One session: its live chart, its facts and its actions.
 
+import { AlertForm } from "./alertform.js";
 import { call, isRefused, Problem, sessionPath, socket } from "./api.js";
 import { key } from "./chart.js";
 import { Charts, MOST } from "./charts.js";
@@ -17,10 +18,12 @@ const WARM = 500; // observations, of which the surprise keeps the usual error
 const ALL = "all"; // in place of one output
 
 export class Panel {
-  constructor({ models, moved, gone }) {
+  constructor({ models, moved, gone, alerts }) {
     this.models = models; // returns a model by its name
     this.moved = moved; // called when an action here has changed the list
     this.gone = gone;
+    this.alerts = alerts;
+    this.alertForm = new AlertForm({ saved: (view) => (this.#show(view), this.moved()) });
     this.session = null;
     this.name = null; // of its model; null while it is not known
     this.every = UNKNOWN; // all its figures
@@ -57,6 +60,8 @@ export class Panel {
     this.view = null;
     this.#use(null);
     this.exists = false; // until the watch says so
+    this.epoch = null;
+    this.alertForm.open(session);
     this.#watch(session);
     this.#draw();
   }
@@ -64,6 +69,11 @@ export class Panel {
   /** Also shows the predictions of a second session that is reset at each chunk; null removes them. */
   compare(twin) {
     this.twin = twin;
+    this.#draw();
+  }
+
+  /** Draws again, with what is known of alerts. */
+  redraw() {
     this.#draw();
   }
 
@@ -101,10 +111,11 @@ export class Panel {
     if (message.missed) toast(`${count(message.missed)} observations came too fast to be shown`);
     for (const event of message.events ?? []) {
       if (event.event === "chunk") this.#chunk(event);
-      else this.trail.fan = null;
+      else if (!["alert", "clear"].includes(event.event)) this.trail.fan = null;
       if (event.event === "gone") toast(`${this.session} is ${event.why}`);
     }
     const last = message.events?.at(-1) ?? message;
+    this.epoch = last.epoch ?? this.epoch;
     if (message.model) this.#use(message.model);
     if (message.history?.positions.length) this.#chunk({ ...message.history, position: message.position });
     this.#setExists(last.event !== "gone" && last.position !== null);
@@ -147,7 +158,7 @@ export class Panel {
     this.frame = requestAnimationFrame(() => {
       this.frame = null;
       this.charts.plan(this.figures);
-      this.charts.show(this.trail, Number($("window").value), this.twin);
+      this.charts.show(this.trail, Number($("window").value), this.twin, this.alerts.spans(this.session, this.epoch));
       if (this.frozenAt !== null && this.trail.last > this.frozenAt)
         $("frozen-text").textContent = `The chart stands still while you look closer: ${count(this.trail.last - this.frozenAt)} newer observations.`;
       this.#legend();
@@ -198,6 +209,7 @@ export class Panel {
     this.view = view;
     this.#use(view.model);
     this.#surpriseNote(view);
+    this.alertForm.show(view);
     const { errors } = view;
     const coverage = Object.entries(errors?.coverage ?? {}).find(([level]) => Number(level) === (view.level ?? 0.9));
     this.#showFacts([
@@ -234,6 +246,7 @@ export class Panel {
     names.push(["predicted", "output", columns.some(({ figure }) => figure.output >= 0 && !figure.next)]);
     names.push(["band", `interval${this.view?.level ? ` (${this.view.level})` : ""}`, any("lower")]);
     names.push(["forecast", "forecast", any("forecast")], ["forgetful", "reset at each chunk", any("twin")]);
+    names.push(["alert", "alert", this.charts.hasAlerts]);
     const shown = names.filter(([, , visible]) => visible);
     const legend = shown.map(([, text]) => text).join();
     if (legend === this.legend) return;

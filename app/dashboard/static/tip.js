@@ -7,9 +7,10 @@ const GAP = 14; // pixels between the pointer and the tip
 /**
  * Adds a tip to a chart; returns uPlot's hook.
  *
- * `rows(i, plot)` are the [name, value] of the point with this index; `time(i)` is its time or null.
+ * `rows(i, plot)` are the [name, value] of the point with this index; `time(i)` is its time or null;
+ * `note(position)` is a sentence or null.
  */
-export function tipHook(host, { rows, time }) {
+export function tipHook(host, { rows, time, note }) {
   const tip = create("div", { className: "tip", hidden: true });
   host.append(tip);
   host.addEventListener("mouseleave", () => (tip.hidden = true));
@@ -21,9 +22,11 @@ export function tipHook(host, { rows, time }) {
     const seconds = time(i);
     const head = create("b", {}, `position ${count(plot.data[0][i])}`);
     const when = seconds === null ? [] : [create("span", { className: "when" }, clock(seconds))];
+    const said = note(plot.data[0][i]);
+    const sentence = said === null ? [] : [create("span", { className: "note" }, said)];
     const pair = ([name, value]) => create("div", {}, create("dt", {}, name), create("dd", {}, value));
     tip.style.left = "0"; // so that its width is its own
-    tip.replaceChildren(head, ...when, create("dl", {}, ...lines.map(pair)));
+    tip.replaceChildren(head, ...when, create("dl", {}, ...lines.map(pair)), ...sentence);
     const x = plot.over.offsetLeft + left;
     const beside = x > host.clientWidth / 2 ? x - GAP - tip.offsetWidth : x + GAP;
     tip.style.left = `${Math.max(0, Math.min(beside, host.clientWidth - tip.offsetWidth))}px`;
