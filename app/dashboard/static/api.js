@@ -32,19 +32,57 @@ export class Problem extends Error {
  * The request's is `body` in JSON, or a file `csv` or `wav`. `of` is the tenant that an admin names.
  */
 export async function call(path, { method = "GET", body, csv, wav, as = "json", of = tenant.get() } = {}) {
-  if (isRefused()) throw new Problem(401, { detail: key.get() ? "the server refuses this key" : "the server needs a key" });
   const headers = { accept: "application/json", ...(of && { "carryover-tenant": of }) };
-  const used = key.get();
-  if (used) headers.authorization = `Bearer ${used}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   if (csv !== undefined) headers["content-type"] = "text/csv";
   if (wav !== undefined) headers["content-type"] = "audio/wav";
-  const sent = csv ?? wav ?? (body && JSON.stringify(body));
-  const answer = await fetch(address(path), { method, headers, body: sent, cache: "no-store" });
-  if (answer.status === 401) refused = used;
-  if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => ({})));
+  const answer = await send(path, { method, headers, body: csv ?? wav ?? (body && JSON.stringify(body)) });
   if (answer.status === 204) return null;
   return as === "blob" ? answer.blob() : answer.json();
+}
+
+/**
+ * The server-sent events of a POST, as `{ id, event, data }` with the data read from JSON.
+ *
+ * `last` is the id of the event that it goes on behind. It ends without an error where the connection is lost.
+ */
+export async function* stream(path, { body, last, signal }) {
+  const of = tenant.get();
+  const headers = { accept: "text/event-stream", "content-type": "application/json" };
+  if (of) headers["carryover-tenant"] = of;
+  if (last) headers["last-event-id"] = last;
+  const answer = await send(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  let rest = "";
+  for await (const part of parts(answer.body.pipeThrough(new TextDecoderStream()))) {
+    const events = (rest + part).split("\n\n");
+    rest = events.pop();
+    for (const event of events) yield parseEvent(event);
+  }
+}
+
+/** The parts of a stream; not every browser iterates over it. */
+async function* parts(readable) {
+  const reader = readable.getReader();
+  try {
+    for (let part = await reader.read(); !part.done; part = await reader.read()) yield part.value;
+  } finally {
+    reader.cancel().catch(() => {}); // closes the connection, if the reader of the events stops
+  }
+}
+
+function parseEvent(text) {
+  const fields = Object.fromEntries(text.split("\n").map((line) => [line.slice(0, line.indexOf(": ")), line.slice(line.indexOf(": ") + 2)]));
+  return { id: fields.id, event: fields.event, data: JSON.parse(fields.data) };
+}
+
+async function send(path, { headers, ...request }) {
+  if (isRefused()) throw new Problem(401, { detail: key.get() ? "the server refuses this key" : "the server needs a key" });
+  const used = key.get();
+  if (used) headers.authorization = `Bearer ${used}`;
+  const answer = await fetch(address(path), { headers, cache: "no-store", ...request });
+  if (answer.status === 401) refused = used;
+  if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => ({})));
+  return answer;
 }
 
 /** Opens a socket. Browsers cannot add headers to it, so key and tenant are sent as subprotocols. */
