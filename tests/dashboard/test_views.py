@@ -468,3 +468,18 @@ def test_a_branch_has_the_state_of_the_text_at_the_character_that_was_clicked(pa
     page.mouse.click(*character)
     wait(lambda: page.input_value("#branch-at") == "4", page)
     wait(lambda: the_text(page, ".behind").startswith(f"sea {whole}"), page)
+
+
+@in_browser
+def test_a_text_is_written_with_the_key_of_the_tab(browser, guarded):
+    server, tokens = guarded
+    with opened(browser, server, tokens["streamer"]) as page:
+        page.click("#new-text")
+        wait(lambda: page.is_visible("#text-empty"), page)
+        page.fill("#prompt", "The sea ")
+        page.locator("#length").fill("20")
+        page.click("#write")
+        wait(lambda: page.inner_text("#text-status") == "Done: 20 tokens.", page)
+        session = page.inner_text("#detail-title")
+        with request(server, f"/sessions/{session}", tokens["streamer"]) as answer:
+            assert json.load(answer)["position"] == 28
