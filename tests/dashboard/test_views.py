@@ -134,7 +134,9 @@ def test_a_zoom_stands_still_until_live_is_pressed(shown, server, boiler):
     assert shown.evaluate("document.querySelector('#chart canvas').toDataURL()") == still
     shown.click("#live")
     wait(lambda: shown.is_hidden("#frozen"), shown)
-    assert shown.evaluate("document.querySelector('#chart canvas').toDataURL()") != still
+    wait(
+        lambda: shown.evaluate("document.querySelector('#chart canvas').toDataURL()") != still, shown
+    )  # drawn with the next frame
     assert f"position {before + 10:,}" in hover(shown, 0.999) or f"position {before + 11:,}" in hover(
         shown, 0.999
     )

@@ -45,9 +45,15 @@ export class TextPane {
 
   /** What the session has observed when the page begins to watch it. */
   begin({ position, epoch, history }) {
-    if (epoch !== this.epoch || position < this.end || (history?.from ?? 0) > this.end) this.#clear(history?.from ?? 0);
-    this.epoch = epoch;
-    this.position = position ?? 0;
+    const from = history?.from ?? 0;
+    if (epoch !== this.epoch) [this.position, this.epoch] = [0, epoch];
+    else if (from <= this.end) return this.#begin(position, history); // it may be older than what has come since
+    this.#clear(from);
+    this.#begin(position, history);
+  }
+
+  #begin(position, history) {
+    this.position = Math.max(this.position, position ?? 0);
     history?.pieces?.forEach((piece, i) => this.#put(history.from + i + 1, history.observations[i][0], piece, "earlier"));
     this.#draw();
   }
