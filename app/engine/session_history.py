@@ -40,7 +40,7 @@ def session_history(
         epoch=scalar(header, "epoch"),
         first=past.first,
         inputs=tuple(columns),
-        targets=tuple(artifact.targets),
+        targets=tuple(artifact.targets) if text is None else (),
         observations=observations,
         predictions=past.predictions if text is None else None,
         lower=past.predictions - widths if widths is not None and has_intervals else None,

@@ -9,8 +9,8 @@ least recently is dropped. Redis chooses keys to evict in this way, which needs 
 
 An observation takes a fixed number of words (four bytes) in its session's ring: the observation, the
 prediction of what follows, and for some models the width of the interval, the score and the time. Of a model
-of text it is the token alone: the logits would be nearly all of it, and nobody reads them as numbers. A record
-may begin in one block and end in the next.
+of text it is the token alone: the logits would be nearly all of it, and nobody reads them as numbers. A
+record may begin in one block and end in the next.
 
 A ring is known by its first block. The row of the session has the number of that block, and the block has the
 number of the row. If both agree, the ring is the row's. So a ring is dropped without a look at its row. A

@@ -21,6 +21,7 @@ from tests.dashboard.pages import (
     plant,
     position,
     sums,
+    voice,
     wait,
 )
 from tests.helpers.graphs import characters, counter, frames, loudness
@@ -31,9 +32,20 @@ from tests.system.test_serve import serving
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(SHIPPED_MODELS / "sine", folder / "sine")
+    for name in ("sine", "shakespeare"):
+        shutil.copytree(SHIPPED_MODELS / name, folder / name)
     recurrent = [artifacts()[name] for name in ("adaptive", "planned", "tokens")]
-    for artifact in (characters(), counter(), detector(), frames(), loudness(), sums(), plant(), *recurrent):
+    for artifact in (
+        characters(),
+        counter(),
+        detector(),
+        frames(),
+        loudness(),
+        sums(),
+        plant(),
+        voice(),
+        *recurrent,
+    ):
         save(artifact, folder / artifact.name)
     with serving(folder) as (_, port):
         yield f"http://127.0.0.1:{port}"

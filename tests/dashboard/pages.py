@@ -7,6 +7,7 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,8 +21,9 @@ from models.artifact.graph_artifact import GraphArtifact
 from models.artifact.learning import Learning
 from models.data.scaling import Column, Scaling
 from models.nets.recurrent import RecurrentNetwork
+from models.nets.samples import Samples, SpeechEvents
 from models.nets.signature import Port, Signature, State
-from tests.helpers.graphs import OPSET, graph_bytes, node
+from tests.helpers.graphs import OPSET, graph_bytes, loudness, node
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WAIT_MS = 15_000
@@ -68,6 +70,12 @@ def sums(name: str = "sums") -> GraphArtifact:
         states=(State("sum", "sum_out", np.zeros(24, np.float32)),),
     )
     return GraphArtifact(name, graph, OPSET, signature)
+
+
+def voice(name: str = "voice") -> GraphArtifact:
+    """Whether a frame of 32 ms is loud; what is loud for a while is speech."""
+    events = SpeechEvents("speech", threshold=0.35, min_speech_ms=64, min_silence_ms=100, speech_pad_ms=30)
+    return replace(loudness(name, frame=256, context=32), samples=Samples(8000, events))
 
 
 def plant(name: str = "plant") -> Artifact:

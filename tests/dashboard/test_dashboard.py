@@ -465,6 +465,32 @@ def test_a_dropped_wav_is_heard_by_a_model_over_samples(page, tmp_path):
     shown = wait(lambda: "speech from" in (text := page.inner_text("#try-source")) and text, page)
     assert re.search(r"800 samples, 100 frames; speech from \d+ to \d+ from \d+", shown)
     wait(lambda: position(page) == 800, page)
+    wait(lambda: len(table(page, "segments")) == 2, page)
+    listed = [float(cell) for row in reversed(table(page, "segments")) for cell in row[:2] if cell != "now"]
+    assert listed == pytest.approx(
+        [int(n) / 8000 for n in re.findall(r"(?:from|to) (\d+)", shown)], abs=0.006
+    )
+    assert drawn_in_wave(page, "--predicted") > 20
+    assert page.inner_text("#delay") == ""
+
+
+def drawn_in_wave(page: Any, colour: str) -> int:
+    """How many pixels of the waveform have this colour of the style sheet."""
+    return page.evaluate(
+        """(name) => {
+            const probe = document.body.appendChild(document.createElement("i"));
+            probe.style.color = `var(${name})`;
+            const wanted = getComputedStyle(probe).color.match(/\\d+/g).map(Number);
+            probe.remove();
+            const canvas = document.getElementById("wave");
+            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            let found = 0;
+            for (let i = 0; i < data.length; i += 4)
+                if (data[i + 3] > 200 && wanted.every((part, j) => Math.abs(data[i + j] - part) < 3)) found++;
+            return found;
+        }""",
+        colour,
+    )
 
 
 @in_browser
@@ -482,9 +508,19 @@ def test_the_microphone_is_heard_until_it_is_stopped(browser, server, tmp_path):
         page.set_default_timeout(WAIT_MS)
         page.goto(server)
         page.wait_for_selector("#try-model option", state="attached")
-        page.select_option("#try-model", "loudness")
+        page.select_option("#try-model", "voice")
         page.click("#try-start")
         wait(lambda: "speech ended at" in page.inner_text("#try-source"), page)
+        wait(lambda: drawn_in_wave(page, "--predicted") and drawn_in_wave(page, "--half"), page)
+        closed = wait(
+            lambda: [list(map(float, row)) for row in table(page, "segments") if row[1] != "now"], page
+        )
+        for start, end, duration in closed:
+            assert 0 < duration == pytest.approx(end - start, abs=0.011)
+        delay = re.fullmatch(
+            r"Answers of the last 5 seconds: median (\d+) ms, worst (\d+) ms.", page.inner_text("#delay")
+        )
+        assert int(delay[1]) <= int(delay[2])
         page.click("#try-start")
         wait(lambda: page.inner_text("#try-start") == "Stream", page)
         heard = wait(lambda: position(page), page)

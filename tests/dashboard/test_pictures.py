@@ -6,11 +6,15 @@ import io
 import json
 import os
 import urllib.request
+import wave
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.dashboard.pages import (
+    BROWSER,
     in_browser,
     in_colour,
     observe,
@@ -35,6 +39,7 @@ SCHEMES = {
         "has_touch": True,
     },
 }
+ROW_SIDE = 520  # pixels of the pictures in README's row
 COLOURS = 256  # of a picture: enough for text and lines, and a third of the bytes
 
 pytestmark = [
@@ -48,6 +53,14 @@ class Camera:
 
     def __init__(self, scheme: str) -> None:
         self.scheme = scheme
+
+    def take_for_row(self, page: Any, name: str) -> None:
+        """Write the top of the session's part, for README's row of pictures; in one scheme only."""
+        if self.scheme == "light":
+            page.set_viewport_size({"width": ROW_SIDE, "height": ROW_SIDE})
+            page.evaluate("document.getElementById('detail').scrollIntoView()")
+            page.wait_for_timeout(300)  # the charts are drawn anew for this width
+            self.take(page, f"row-{name}")
 
     def take(self, page: Any, name: str, part: str | None = None) -> None:
         """Write the page, or a part of it."""
@@ -189,6 +202,7 @@ def test_pictures_of_errors_with_and_without_the_carry(view, scheme):
     wait(lambda: in_colour(view, "--forecast") > 20, view)
     view.evaluate("scrollTo(0, 0)")
     camera.take(view, "try")
+    camera.take_for_row(view, "sensor")
 
 
 def test_pictures_of_keys_and_of_an_empty_server(browser, guarded, scheme):
@@ -213,3 +227,72 @@ def test_pictures_of_keys_and_of_an_empty_server(browser, guarded, scheme):
         wait(lambda: "north/pump-9" in rows_of(page), page)
         page.evaluate("scrollTo(0, 0)")
         camera.take(page, "tenant")
+
+
+def test_pictures_of_a_text(view, server, scheme):
+    camera = Camera(scheme)
+    session = f"romeo-{scheme}"
+    post(server, "/sessions", {"id": session, "model": "shakespeare"})
+    view.goto(f"{server}/#/{session}")
+    wait(lambda: view.inner_text("#detail-title") == session and view.is_visible("#text-empty"), view)
+    view.fill("#prompt", "ROMEO:\nThe sea ")
+    view.fill("#seed", "7")
+    view.locator("#length").fill("420")
+    view.locator("#temperature").fill("0.6")
+    view.click("#write")
+    wait(lambda: view.inner_text("#text-status") == "Done: 420 tokens.", view)
+    wait(lambda: position(view) == 435, view)
+    camera.take(view, "text", "#detail")
+    view.fill("#branch-at", "180")
+    view.locator("#branch-at").press("Enter")
+    wait(lambda: view.is_visible("#ask"), view)
+    view.evaluate("document.getElementById('detail').scrollIntoView()")
+    camera.take(view, "branch")
+    view.click("#ask-no")
+    view.fill("#branch-at", "435")
+    view.evaluate("document.activeElement.blur()")
+    camera.take_for_row(view, "text")
+
+
+def test_pictures_of_a_voice(browser, server, scheme, tmp_path):
+    camera = Camera(scheme)
+    arguments = [
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={utterances(tmp_path / 'voice.wav')}",
+        *(["--no-sandbox"] if os.geteuid() == 0 else []),
+    ]
+    listening = browser.browser_type.launch(executable_path=BROWSER, args=arguments)
+    try:
+        page = listening.new_context(**SCHEMES[scheme], locale="en-GB").new_page()
+        page.goto(server)
+        page.wait_for_selector("#try-model option", state="attached")
+        page.select_option("#try-model", "voice")
+        page.click("#try-start")
+        wait(lambda: len(table(page, "segments")) >= 6, page)
+        page.click("#try-start")
+        wait(lambda: page.inner_text("#try-start") == "Stream", page)
+        wait(lambda: position(page), page)
+        camera.take(page, "voice", "#detail")
+        camera.take_for_row(page, "voice")
+    finally:
+        listening.close()
+
+
+def utterances(path: Path) -> Path:
+    """A sound like that of somebody who speaks: syllables of a falling pitch, and pauses."""
+    random, rate = np.random.default_rng(7), 16_000
+    parts = []
+    for syllables in (3, 5, 2, 6, 4):
+        for _ in range(syllables):
+            at = np.arange(int(rate * random.uniform(0.12, 0.22))) / rate
+            pitch = random.uniform(110, 160) - 60 * at
+            voiced = sum(np.sin(2 * np.pi * k * pitch * at) / k for k in range(1, 9))
+            parts.append(0.45 * random.uniform(0.6, 1) * voiced * np.abs(np.sin(np.pi * at / at[-1])) ** 0.5)
+            parts.append(0.004 * random.standard_normal(int(rate * 0.03)))
+        parts.append(0.004 * random.standard_normal(int(rate * random.uniform(0.35, 0.8))))
+    sound = np.clip(np.concatenate(parts), -1, 1)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes((32_767 * sound).astype("<i2").tobytes())
+    return path

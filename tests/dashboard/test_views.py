@@ -134,7 +134,9 @@ def test_a_zoom_stands_still_until_live_is_pressed(shown, server, boiler):
     assert shown.evaluate("document.querySelector('#chart canvas').toDataURL()") == still
     shown.click("#live")
     wait(lambda: shown.is_hidden("#frozen"), shown)
-    assert shown.evaluate("document.querySelector('#chart canvas').toDataURL()") != still
+    wait(
+        lambda: shown.evaluate("document.querySelector('#chart canvas').toDataURL()") != still, shown
+    )  # drawn with the next frame
     assert f"position {before + 10:,}" in hover(shown, 0.999) or f"position {before + 11:,}" in hover(
         shown, 0.999
     )
@@ -513,3 +515,119 @@ def test_errors_of_a_session_are_those_of_each_target(server, boiler):
     errors = json.load(request(server, f"/sessions/{boiler}"))["errors"]
     assert len(errors["by_target"]) == 2
     assert errors["mse"] == pytest.approx(np.mean([target["mse"] for target in errors["by_target"]]))
+
+
+def generated(server: str, session: str, **fields: Any) -> Any:
+    return post(server, f"/sessions/{session}/generate", {"model": "shakespeare", **fields})
+
+
+def the_text(page: Any, kind: str = "") -> str:
+    """What the pane shows, or the part of it of this kind."""
+    return "".join(page.locator(f"#text span{kind}").all_text_contents())
+
+
+@in_browser
+def test_a_new_text_is_written_stopped_and_gone_on_with(page, server):
+    page.click("#new-text")
+    wait(lambda: page.is_visible("#text-empty"), page)
+    session = page.inner_text("#detail-title")
+    page.fill("#prompt", "The &amp;sea ")
+    page.fill("#seed", "7")
+    page.locator("#prompt").press("Tab")
+    page.click("#write")
+    wait(lambda: page.inner_text("#text-status") == "Done: 200 tokens.", page)
+    assert the_text(page, ".prompt") == "The &amp;sea "
+    told = generated(server, "same", prompt="The &amp;sea ", steps=200, seed=7, temperature=0.8)
+    assert the_text(page, ".written") == told["text"]
+    page.check("#on-copy")
+    page.click("#write")
+    wait(lambda: page.inner_text("#text-status") == "Done: 200 tokens on a copy.", page)
+    more = generated(server, "same", steps=200, seed=7, temperature=0.8, keep=False)
+    assert the_text(page, ".copy") == more["text"]
+    assert json.load(request(server, f"/sessions/{session}"))["position"] == 213
+    page.reload()
+    wait(lambda: the_text(page, ".earlier") == f"The &amp;sea {told['text']}", page)
+
+
+@in_browser
+def test_a_text_goes_on_behind_a_lost_connection_and_ends_where_it_is_stopped(page, server):
+    whole = generated(server, "whole", prompt="The sea ", steps=300, seed=7, temperature=0.8)["text"]
+    post(server, "/sessions", {"id": "cut", "model": "shakespeare"})
+    resumed = []
+
+    def cut(route: Any) -> None:
+        """Answer the first 40 events, and then nothing more; what is behind the last of them is asked for."""
+        resumed.append(route.request.headers.get("last-event-id"))
+        if len(resumed) > 1:
+            route.continue_()
+            return
+        events = route.fetch().body().split(b"\n\n")[:40]
+        route.fulfill(body=b"\n\n".join(events) + b"\n\n", content_type="text/event-stream")
+
+    page.route("**/cut/generate", cut)
+    page.goto(f"{server}/#/cut")
+    wait(lambda: page.is_visible("#text-empty"), page)
+    page.fill("#prompt", "The sea ")
+    page.fill("#seed", "7")
+    page.locator("#length").fill("300")
+    page.click("#write")
+    wait(lambda: page.inner_text("#text-status") == "Done: 300 tokens.", page)
+    assert the_text(page, ".written") == whole
+    assert resumed[0] is None
+    assert resumed[1].endswith(".48")
+    page.unroute("**/cut/generate")
+    page.locator("#length").fill("1000")
+    page.evaluate(
+        """() => new MutationObserver(() => document.getElementById("write").click())
+            .observe(document.getElementById("text"), { childList: true })"""
+    )
+    page.click("#write")
+    wait(lambda: "Stopped after" in page.inner_text("#text-status"), page)
+
+
+@in_browser
+def test_a_branch_has_the_state_of_the_text_at_the_character_that_was_clicked(page, server):
+    whole = generated(server, "trunk", prompt="The sea ", steps=80, seed=7)["text"]
+    page.goto(f"{server}/#/trunk")
+    wait(lambda: the_text(page) == f"The sea {whole}", page)
+    for at, how in ((40, "reads the 40 tokens"), (88, "copy of the present state")):
+        page.fill("#branch-at", str(at))
+        page.locator("#branch-at").press("Enter")
+        wait(lambda: page.is_visible("#ask"), page)
+        assert how in page.inner_text("#ask-text")
+        page.click("#ask-yes")
+        wait(lambda at=at: page.inner_text("#detail-title") == f"trunk-{at}", page)
+        wait(lambda at=at: the_text(page) in (f"The sea {whole}"[:at], ""), page)
+        page.goto(f"{server}/#/trunk")
+        wait(lambda: the_text(page) == f"The sea {whole}", page)
+    rest = generated(server, "trunk-40", steps=48, seed=7)["text"]
+    assert rest == whole[32:]
+    assert generated(server, "trunk-88", steps=9)["text"] != generated(server, "trunk", steps=9)["text"]
+    character = page.evaluate(
+        """() => {
+            const range = document.createRange();
+            const node = document.querySelector("#text span").firstChild;
+            range.setStart(node, 3);
+            range.setEnd(node, 4);
+            const { left, right, top, bottom } = range.getBoundingClientRect();
+            return [left + 0.9 * (right - left), (top + bottom) / 2];
+        }"""
+    )
+    page.mouse.click(*character)
+    wait(lambda: page.input_value("#branch-at") == "4", page)
+    wait(lambda: the_text(page, ".behind").startswith(f"sea {whole}"), page)
+
+
+@in_browser
+def test_a_text_is_written_with_the_key_of_the_tab(browser, guarded):
+    server, tokens = guarded
+    with opened(browser, server, tokens["streamer"]) as page:
+        page.click("#new-text")
+        wait(lambda: page.is_visible("#text-empty"), page)
+        page.fill("#prompt", "The sea ")
+        page.locator("#length").fill("20")
+        page.click("#write")
+        wait(lambda: page.inner_text("#text-status") == "Done: 20 tokens.", page)
+        session = page.inner_text("#detail-title")
+        with request(server, f"/sessions/{session}", tokens["streamer"]) as answer:
+            assert json.load(answer)["position"] == 28

@@ -34,7 +34,7 @@ def shape(inputs: int = 1, outputs: int = 1, kind: Any = np.float32, *, learns: 
         input_type=kind,
         output_type=np.float32,
         learning=SimpleNamespace(tracks_errors=learns),
-        artifact=SimpleNamespace(time_features=("hour_of_day",) if learns else ()),
+        artifact=SimpleNamespace(time_features=("hour_of_day",) if learns else (), text=None),
     )
 
 

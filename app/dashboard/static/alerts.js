@@ -1,6 +1,6 @@
 // The alerts of all sessions, as they are raised and cleared: each once, also over lost connections.
 
-import { isRefused, openEvents, tenant } from "./api.js";
+import { isRefused, stream, tenant } from "./api.js";
 import { $, ago, count, create } from "./dom.js";
 
 const RETRY_MS = 1500;
@@ -89,14 +89,9 @@ export class Alerts {
     if (this.reading || document.hidden || isRefused()) return;
     const reading = (this.reading = new AbortController());
     try {
-      const stream = (await openEvents(this.last, reading.signal)).pipeThrough(new TextDecoderStream());
-      let rest = "";
-      for (const reader = stream.getReader(); ; ) {
-        const { done, value } = await reader.read();
-        if (done || this.reading !== reading) break;
-        const blocks = (rest + value).split("\n\n");
-        rest = blocks.pop();
-        this.#read(blocks);
+      for await (const events of stream("events", { last: this.last, signal: reading.signal })) {
+        if (this.reading !== reading) break;
+        this.#read(events);
       }
     } catch (error) {
       if (this.reading === reading && [401, 403].includes(error.status)) return; // until there is another key
@@ -106,9 +101,8 @@ export class Alerts {
     this.retry = setTimeout(() => this.#start(), RETRY_MS);
   }
 
-  #read(blocks) {
-    const events = blocks.map((block) => block.match(/^data: (.*)$/m)?.[1]).filter(Boolean);
-    const added = events.map((text) => JSON.parse(text)).filter((event) => this.#add(event));
+  #read(events) {
+    const added = events.map(({ data }) => data).filter((event) => this.#add(event));
     if (!added.length) return;
     this.show();
     this.changed();

@@ -37,16 +37,43 @@ export async function call(path, { method = "GET", body, csv, wav, as = "json", 
   if (body !== undefined) headers["content-type"] = "application/json";
   if (csv !== undefined) headers["content-type"] = "text/csv";
   if (wav !== undefined) headers["content-type"] = "audio/wav";
-  const sent = csv ?? wav ?? (body && JSON.stringify(body));
-  const answer = await request(path, { method, headers, body: sent }, of);
+  const answer = await request(path, { method, headers, body: csv ?? wav ?? (body && JSON.stringify(body)) }, of);
   if (answer.status === 204) return null;
   return as === "blob" ? answer.blob() : answer.json();
 }
 
-/** Opens the stream of alerts behind the one with this id; returns its body. `EventSource` cannot send a key. */
-export async function openEvents(lastId, signal) {
-  const headers = { accept: "text/event-stream", "last-event-id": lastId };
-  return (await request("events", { headers, signal }, tenant.get())).body;
+/**
+ * The server-sent events of a request, as arrays of `{ id, event, data }` that have come together, the data read
+ * from JSON. `EventSource` cannot send a key.
+ *
+ * `last` is the id of the event that it goes on behind. It ends without an error where the connection is lost.
+ */
+export async function* stream(path, { method = "GET", body, last, signal }) {
+  const headers = { accept: "text/event-stream" };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  if (last) headers["last-event-id"] = last;
+  const answer = await request(path, { method, headers, body: body && JSON.stringify(body), signal }, tenant.get());
+  let rest = "";
+  for await (const part of parts(answer.body.pipeThrough(new TextDecoderStream()))) {
+    const blocks = (rest + part).split("\n\n");
+    rest = blocks.pop();
+    yield blocks.filter((block) => !block.startsWith(":")).map(parseEvent); // the others are comments
+  }
+}
+
+/** The parts of a stream; not every browser iterates over it. */
+async function* parts(readable) {
+  const reader = readable.getReader();
+  try {
+    for (let part = await reader.read(); !part.done; part = await reader.read()) yield part.value;
+  } finally {
+    reader.cancel().catch(() => {}); // closes the connection, if the reader of the events stops
+  }
+}
+
+function parseEvent(text) {
+  const fields = Object.fromEntries(text.split("\n").map((line) => [line.slice(0, line.indexOf(": ")), line.slice(line.indexOf(": ") + 2)]));
+  return { id: fields.id, event: fields.event, data: JSON.parse(fields.data) };
 }
 
 async function request(path, { headers, ...options }, of) {

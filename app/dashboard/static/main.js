@@ -7,6 +7,7 @@ import { List } from "./list.js";
 import { curl, LIST, modelAddress, ModelPage, network, shownModel } from "./model.js";
 import { Panel } from "./panel.js";
 import { layOut } from "./ports.js";
+import { newText } from "./text.js";
 import { TryIt } from "./tryit.js";
 
 const MODELS_MS = 10_000;
@@ -24,7 +25,7 @@ const show = (session) => (location.hash = session ? `/${encodeURIComponent(sess
 
 const alerts = new Alerts({ changed: alerted, row: (name) => list.sessions.find(({ session }) => session === name), enter });
 const list = new List({ failed, models: model, example, enter, alerts });
-const panel = new Panel({ models: model, moved: () => list.refresh(), gone: () => show(null), alerts });
+const panel = new Panel({ models: model, moved: () => list.refresh(), gone: () => show(null), show, alerts });
 const modelPage = new ModelPage({ sessions: () => list.sessions, changed: () => loadModels() });
 new TryIt({ models: model, panel, show: (session) => (show(session), open()) });
 
@@ -35,6 +36,7 @@ $("tenant").onchange = () => {
   show(null);
   restart();
 };
+$("new-text").onclick = () => newText(writer()).then(show, (error) => toast(error.message));
 setInterval(() => document.hidden || loadModels(), MODELS_MS);
 start();
 
@@ -45,6 +47,9 @@ async function start() {
   open();
   await offerTenants();
 }
+
+/** The first model that writes text. */
+const writer = () => [...models.values()].find(({ vocabulary }) => vocabulary);
 
 /** The command that sends a first observation to this server. */
 function example() {
@@ -100,6 +105,9 @@ async function loadModels() {
 
 function showModels(list) {
   $("models").replaceChildren(...list.map(card));
+  const name = writer()?.name;
+  $("new-text").hidden = !name;
+  $("new-text").textContent = `Write a text with ${name}`;
   const select = $("try-model");
   const before = select.value || list.find((model) => model.default)?.name;
   const option = ({ name }) => create("option", { value: name, selected: name === before }, name);

@@ -9,10 +9,16 @@ const RATE = 8;
 const ONE = 32_767;
 
 export class Microphone {
-  /** Opens socket and microphone; `answered` gets the position and the events of each answer. */
-  static async open(session, answered) {
+  /**
+   * Opens socket and microphone.
+   *
+   * `heard` gets each packet, its rate, its position and the size of the loudest sample that there could be;
+   * `answered` gets of each answer the position, the rate, the events and its delay in milliseconds.
+   */
+  static async open(session, { heard, answered }) {
     const microphone = new Microphone();
-    microphone.answered = answered;
+    Object.assign(microphone, { heard, answered });
+    microphone.sent = []; // when each packet that has no answer yet was sent
     microphone.error = null;
     microphone.position = 0;
     microphone.packet = new Int16Array(PACKET);
@@ -73,9 +79,12 @@ export class Microphone {
     view.setUint32(4, this.audio.sampleRate, true);
     view.setBigInt64(8, BigInt(this.position), true);
     this.packet.forEach((sample, i) => view.setInt16(HEADER + 2 * i, sample, true));
+    this.heard(this.packet, this.audio.sampleRate, this.position, ONE);
     this.position += PACKET;
     this.filled = 0;
-    if (this.line.readyState === WebSocket.OPEN) this.line.send(message);
+    if (this.line.readyState !== WebSocket.OPEN) return;
+    this.sent.push(performance.now());
+    this.line.send(message);
   }
 
   #receive(data) {
@@ -89,6 +98,7 @@ export class Microphone {
     const covers = HEADER + 4 * view.getUint16(2, true) * view.getUint32(4, true);
     for (let at = covers + 16; at < data.byteLength; at += 16)
       events.push({ event: view.getBigInt64(at, true) ? "speech_start" : "speech_end", sample: Number(view.getBigInt64(at + 8, true)) });
-    this.answered({ position, rate: this.audio.sampleRate, events });
+    const delay = performance.now() - this.sent.shift(); // answers come in the order of their packets
+    this.answered({ position, rate: this.audio.sampleRate, events, delay });
   }
 }

@@ -8,7 +8,9 @@ import { $, ago, ask, clock, count, create, measured, number, toast } from "./do
 import { modelAddress } from "./model.js";
 import { brief, FEW, figuresOf, flatRows, forecastRows, layOut, outputRows, shortNames, UNKNOWN } from "./ports.js";
 import { SKILL, targetErrors } from "./errors.js";
+import { TextPane } from "./text.js";
 import { Trail } from "./trail.js";
+import { VoicePane } from "./voice.js";
 
 const SUMMARY_MS = 5000; // a screen reader reads the summary at most this often
 const FACTS_MS = 2000;
@@ -18,7 +20,7 @@ const WARM = 500; // observations, of which the surprise keeps the usual error
 const ALL = "all"; // in place of one output
 
 export class Panel {
-  constructor({ models, moved, gone, alerts }) {
+  constructor({ models, moved, gone, show, alerts }) {
     this.models = models; // returns a model by its name
     this.moved = moved; // called when an action here has changed the list
     this.gone = gone;
@@ -28,6 +30,8 @@ export class Panel {
     this.name = null; // of its model; null while it is not known
     this.every = UNKNOWN; // all its figures
     this.trail = new Trail();
+    this.text = new TextPane({ show, moved });
+    this.voice = new VoicePane();
     this.twin = null;
     this.frozenAt = null; // the last position when the reader zoomed in
     $("reset").onclick = () => this.#do(() => this.#reset());
@@ -110,14 +114,16 @@ export class Panel {
   #received(message) {
     if (message.missed) toast(`${count(message.missed)} observations came too fast to be shown`);
     for (const event of message.events ?? []) {
-      if (event.event === "chunk") this.#chunk(event);
+      if (this.isText) this.text.received(event);
+      else if (event.event === "chunk") this.#chunk(event);
       else if (!["alert", "clear"].includes(event.event)) this.trail.fan = null;
       if (event.event === "gone") toast(`${this.session} is ${event.why}`);
     }
     const last = message.events?.at(-1) ?? message;
     this.epoch = last.epoch ?? this.epoch;
     if (message.model) this.#use(message.model);
-    if (message.history?.positions.length) this.#chunk({ ...message.history, position: message.position });
+    if (this.isText && message.events === undefined) this.text.begin(message);
+    else if (message.history?.positions.length) this.#chunk({ ...message.history, position: message.position });
     this.#setExists(last.event !== "gone" && last.position !== null);
     this.#draw();
   }
@@ -134,6 +140,7 @@ export class Panel {
 
   #chunk(event) {
     if (event.covers) {
+      this.voice.chunk(event);
       this.#frames(event);
       return;
     }
@@ -154,7 +161,7 @@ export class Panel {
   }
 
   #draw() {
-    if (this.frame || this.session === null) return;
+    if (this.frame || this.session === null || this.isText) return;
     this.frame = requestAnimationFrame(() => {
       this.frame = null;
       this.charts.plan(this.figures);
@@ -181,6 +188,11 @@ export class Panel {
     return this.models(this.name);
   }
 
+  /** Whether the model writes text, which has its own pane in place of the charts. */
+  get isText() {
+    return Boolean(this.model?.vocabulary);
+  }
+
   /** Notes the model of the session: its figures are drawn from now on. */
   #use(name) {
     if (name !== null && name === this.name && this.every !== UNKNOWN) return; // the reader's choice stays
@@ -191,7 +203,20 @@ export class Panel {
     $("output").replaceChildren(create("option", { value: ALL }, all), ...titles);
     $("output-label").hidden = this.every.length < 2;
     $("steps").disabled = $("forecast").disabled = this.model?.can_forecast === false;
+    this.#showPane();
     this.#draw();
+  }
+
+  #showPane() {
+    const { isText } = this;
+    this.text.open(this.session, isText ? this.model : null);
+    $("view").classList.toggle("of-text", isText);
+    $("pane").hidden = !isText;
+    const isSound = Boolean(this.model?.samples);
+    this.voice.open(this.session, isSound ? this.model : null);
+    $("view").classList.toggle("of-sound", isSound);
+    $("voice").hidden = !isSound;
+    $("steps-label").hidden = $("forecast").hidden = isText || isSound;
   }
 
   async #facts() {
@@ -256,7 +281,7 @@ export class Panel {
 
   /** Describes the chart in words. */
   #summarise() {
-    if (this.session === null || document.hidden) return;
+    if (this.session === null || document.hidden || this.isText) return;
     const text = this.#inWords() ?? "Waiting for chunks.";
     if ($("summary").textContent !== text) $("summary").textContent = text;
     if ($("last").closest("details").open) this.#table();

@@ -42,7 +42,7 @@ export function figuresOf(model) {
     const next = port.names.every((name) => known.includes(name));
     return { ...figure(port), source: "predicted", output: port.first, input, next };
   });
-  if (figures.some(({ next }) => next)) return figures;
+  if (model.samples || figures.some(({ next }) => next)) return figures; // samples are not sent to a watcher
   const small = inputs.filter(({ size }) => size <= FEW);
   return [...figures, ...small.map((port) => ({ ...figure(port), source: "observed", output: -1, input: port.first, next: false }))];
 }

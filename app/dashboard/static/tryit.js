@@ -6,10 +6,12 @@ import { Errors } from "./errors.js";
 import { Microphone } from "./microphone.js";
 import { FEW, layOut, outputRows, sentInputs } from "./ports.js";
 import { sine, timestamps } from "./series.js";
+import { newText } from "./text.js";
 import { Trail } from "./trail.js";
 
 const LEVEL = 0.9;
 const POLL_MS = 50;
+const LOWEST_RATE = 8000; // that browsers decode to
 const TWIN_SECONDS = 600; // after this idle time, the second session of a closed page expires
 
 export class TryIt {
@@ -51,6 +53,10 @@ export class TryIt {
   async #run() {
     const model = this.models($("try-model").value);
     const file = this.file;
+    if (model.vocabulary) {
+      this.show(await newText(model));
+      return;
+    }
     if (model.samples) {
       await this.#hear(model, file);
       return;
@@ -84,10 +90,18 @@ export class TryIt {
       return;
     }
     const wav = new Blob([await file.arrayBuffer()]);
+    await this.#drawSound(session, wav, model.samples.rate);
     const { position, predictions, events } = await call(sessionPath(session, "/audio"), { method: "POST", wav });
     const text = `${file.name}: ${count(position)} samples, ${count(predictions?.length ?? 0)} frames`;
     const found = (events ?? []).map(({ event, sample }) => (event === "speech_start" ? `from ${count(sample)}` : `to ${count(sample)}`));
     $("try-source").textContent = found.length ? `${text}; speech ${found.join(" ")}` : text;
+  }
+
+  /** Draws the sound of a file. The server may read a file that the browser cannot: it has no picture then. */
+  async #drawSound(session, wav, rate) {
+    const decoder = new OfflineAudioContext(1, 1, Math.max(rate, LOWEST_RATE));
+    const sound = await decoder.decodeAudioData(await wav.arrayBuffer()).catch(() => null);
+    if (sound && this.panel.session === session) this.panel.voice.draw(sound.getChannelData(0), sound.sampleRate);
   }
 
   /** Sends what the microphone hears, until it is stopped. */
@@ -97,11 +111,16 @@ export class TryIt {
     let microphone = null;
     let last = "";
     try {
-      microphone = await Microphone.open(session, ({ position, rate, events }) => {
+      const { voice } = this.panel;
+      const isShown = () => this.panel.session === session;
+      const heard = (...packet) => isShown() && voice.heard(...packet);
+      const answered = ({ position, rate, events, delay }) => {
+        if (isShown()) voice.answered(delay);
         for (const { event, sample } of events)
           last = `; ${event === "speech_start" ? "speech since" : "the last speech ended at"} ${(sample / rate).toFixed(1)} s`;
         $("try-source").textContent = `The microphone: ${(position / rate).toFixed(1)} s at ${count(rate)} Hz${last}`;
-      });
+      };
+      microphone = await Microphone.open(session, { heard, answered });
       while (!run.stopped && !microphone.error) await pause(POLL_MS);
       if (microphone.error) throw new Error(microphone.error);
     } finally {
