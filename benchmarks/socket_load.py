@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from benchmarks.frames import BadFrame, http_answers, masked_frame, upgrade_requ
 from benchmarks.load import BadRun, Load, percentile
 
 RECEIVE_BYTES = 1 << 18
+T = TypeVar("T")
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -67,24 +68,26 @@ def run_plan(plan: Plan, core: int, folder: Path) -> Outcome:
     BadRun
         When it failed, or when any answer was not what the plan demands.
     """
+    return run_module("benchmarks.socket_load", plan, Outcome, core, folder, plan.seconds)
+
+
+def run_module(
+    module: str, plan: msgspec.Struct, outcome: type[T], core: int, folder: Path, seconds: float
+) -> T:
+    """Run a generator's module in a process on this core, for about so long, and read its outcome.
+
+    Raises
+    ------
+    BadRun
+        When it failed.
+    """
     path, answers = folder / "plan.msgpack", folder / "outcome.msgpack"
     path.write_bytes(msgspec.msgpack.encode(plan))
-    command = [
-        "taskset",
-        "-c",
-        str(core),
-        sys.executable,
-        "-m",
-        "benchmarks.socket_load",
-        str(path),
-        str(answers),
-    ]
-    finished = subprocess.run(
-        command, capture_output=True, text=True, timeout=plan.seconds + 120, check=False
-    )
+    command = ["taskset", "-c", str(core), sys.executable, "-m", module, str(path), str(answers)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120, check=False)
     if finished.returncode:
         raise BadRun((finished.stderr.strip().splitlines() or ["the generator failed"])[-1])
-    return msgspec.msgpack.decode(answers.read_bytes(), type=Outcome)
+    return msgspec.msgpack.decode(answers.read_bytes(), type=outcome)
 
 
 class Caller:

@@ -19,9 +19,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ class Report:
     kills: int = 0
     tokens: int = 0
     texts: int = 0
-    resumed: int = 0  # requests behind an event that had come
-    moved: int = 0  # of them to another replica
-    repeated: int = 0  # requests of which no event had come
+    resumed: int = 0  # answers behind an event that had come
+    repeated: int = 0  # answers from the beginning, to a request that was sent before
+    moved: int = 0  # of both, from another replica
     out_of_order: int = 0  # tokens that did not follow the one before: lost, or sent twice
     different: int = 0  # tokens that are not those of the text written alone
     sessions_that_differ: int = 0
@@ -64,7 +65,7 @@ class Report:
     def __str__(self) -> str:
         return (
             f"{self.kills} kills; {self.tokens:,} tokens in {self.texts} texts; {self.resumed} times resumed "
-            f"behind an event ({self.moved} on another replica), {self.repeated} times sent again; "
+            f"behind an event, {self.repeated} times sent again, {self.moved} of both to another replica; "
             f"{self.out_of_order} tokens lost or doubled, {self.different} differ from the text alone "
             f"(in {self.sessions_that_differ} sessions){self.refusal and f'; {self.refusal}'}"
         )
@@ -73,8 +74,9 @@ class Report:
 class Writer:
     """One session, which writes text after text."""
 
-    def __init__(self, name: str, ports: Sequence[int], seed: int, report: Report) -> None:
-        self.name, self.seed, self.report = name, seed, report
+    def __init__(self, name: str, ports: Sequence[int], seed: int, steps: int, report: Report) -> None:
+        self.name, self.seed, self.steps, self.report = name, seed, steps, report
+        self.texts = 0
         self.ports, self.at = ports, seed % len(ports)
         self.tokens: list[int] = []
 
@@ -82,6 +84,7 @@ class Writer:
         """Write until `stop` is set, and the text is at its end."""
         while not stop.is_set() and not self.report.refusal:
             await self._text(http)
+            self.texts += 1
             self.report.texts += 1
 
     @property
@@ -91,9 +94,9 @@ class Writer:
     async def _text(self, http: httpx.AsyncClient) -> None:
         """One text: the same request again until its end has come."""
         prompt = [] if self.tokens else list(PROMPT)
-        body = {"prompt": prompt, "steps": STEPS, "temperature": TEMPERATURE, "seed": self.seed}
+        body = {"prompt": prompt, "steps": self.steps, "temperature": TEMPERATURE, "seed": self.seed}
         body |= {"at": self._position}
-        last, came_from = "", self.at
+        last, came_from, first = "", self.at, True
         while not self.report.refusal:
             headers = {"accept": "text/event-stream"} | ({"last-event-id": last} if last else {})
             url = f"http://127.0.0.1:{self.ports[self.at]}/sessions/{self.name}/generate"
@@ -102,6 +105,11 @@ class Writer:
                     if response.status_code not in (200, 503):
                         self.report.refusal = f"{self.name}: {(await response.aread())[:300]!r}"
                         return
+                    if response.status_code == 200:
+                        self.report.resumed += bool(last)
+                        self.report.moved += self.at != came_from
+                        self.report.repeated += not (last or first)
+                        first = False
                     async for kind, identity, data in _events(response):
                         if kind == "done":
                             return
@@ -112,9 +120,6 @@ class Writer:
             except httpx.TransportError:
                 pass
             self.at = (self.at + 1) % len(self.ports)
-            self.report.resumed += bool(last)
-            self.report.moved += bool(last) and self.at != came_from
-            self.report.repeated += not last
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _take(self, position: int, token: int) -> None:
@@ -170,6 +175,7 @@ async def write_through_kills(
     tokens: int,
     sessions: int,
     seed: int,
+    steps: int = STEPS,
 ) -> Report:
     """Write, kill, start again, and compare.
 
@@ -178,6 +184,7 @@ async def write_through_kills(
     models : an artifact of a model of text
     folder : for logs
     store : URL of the store of all replicas
+    steps : tokens of a text
     """
     report, draw, stop = Report(), random.Random(seed), asyncio.Event()
     environment = SETTINGS | {"CARRYOVER_STORE": store, "CARRYOVER_MODELS": str(models)}
@@ -186,17 +193,20 @@ async def write_through_kills(
         for server in servers:
             await asyncio.to_thread(server.wait)
         ports = [server.port for server in servers]
-        writers = [Writer(f"poet-{i}", ports, i, report) for i in range(sessions)]
+        writers = [Writer(f"poet-{i}", ports, i, steps, report) for i in range(sessions)]
         async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=None)) as http:
             writing = [asyncio.create_task(writer.write(http, stop)) for writer in writers]
             for moment in sorted(draw.uniform(0.02, 0.98) * tokens for _ in range(kills)):
-                await _reached(report, max(moment, report.tokens + 1), writing)
+                await _until(partial(_come, report, max(moment, report.tokens + 1)), writing)
                 victim = draw.choice(servers)
                 victim.stop(signal.SIGKILL)
                 report.kills += 1
-                victim.start()
-                await asyncio.to_thread(victim.wait)
-            await _reached(report, tokens, writing)
+                if report.kills < kills or replicas == 1:
+                    victim.start()
+                    await asyncio.to_thread(victim.wait)
+            # One text of each session begins after the last kill, and comes to its end.
+            goals = [writer.texts + 2 for writer in writers]
+            await _until(lambda: report.tokens >= tokens and all(map(_done, writers, goals)), writing)
             stop.set()
             await asyncio.gather(*writing)
     finally:
@@ -208,10 +218,18 @@ async def write_through_kills(
     return report
 
 
-async def _reached(report: Report, tokens: float, writing: Sequence[asyncio.Task[None]]) -> None:
-    """Wait until so many tokens have come, or nobody writes any more."""
+def _come(report: Report, tokens: float) -> bool:
+    return report.tokens >= tokens
+
+
+def _done(writer: Writer, goal: int) -> bool:
+    return writer.texts >= goal
+
+
+async def _until(condition: Callable[[], bool], writing: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for a condition, or until somebody no longer writes."""
     # An event for each token would cost more than to look again.
-    while report.tokens < tokens and not all(task.done() for task in writing):  # noqa: ASYNC110
+    while not (condition() or any(task.done() for task in writing)):  # noqa: ASYNC110
         await asyncio.sleep(0.001)
 
 

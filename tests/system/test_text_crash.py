@@ -15,7 +15,7 @@ from models.forecaster import Forecaster
 from tests.helpers.redis_server import needs_redis
 from tests.helpers.text import text_model
 
-SHORT = {"tokens": 3000, "sessions": 4, "seed": 3}
+SHORT = {"tokens": 3000, "sessions": 4, "seed": 3, "steps": 400}
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,12 @@ def letters(tmp_path_factory) -> Path:
     return folder
 
 
-def test_no_token_differs_after_two_kills(letters, tmp_path):
+def test_no_token_differs_after_a_kill(letters, tmp_path):
     store = f"sqlite:{tmp_path / 'sessions.sqlite'}"
-    report = asyncio.run(write_through_kills(letters, tmp_path, store, replicas=1, kills=2, **SHORT))
+    report = asyncio.run(write_through_kills(letters, tmp_path, store, replicas=1, kills=1, **SHORT))
     assert report.broken == 0, report
-    assert report.kills == 2
-    assert report.resumed >= 2
+    assert report.kills == 1
+    assert report.resumed + report.repeated >= 1
 
 
 @needs_redis
@@ -48,7 +48,7 @@ def test_no_token_differs_when_a_killed_replica_s_texts_go_on_at_another(letters
 )
 def test_a_token_that_differs_is_counted(change, expected):
     forecaster, report = Forecaster(text_model()), Report()
-    writer = Writer("poet", [1], 5, report)
+    writer = Writer("poet", [1], 5, 60, report)
     writer.tokens = change(written_alone(forecaster, 5, 60))
     writer.judge(forecaster)
     assert report.different == expected
