@@ -33,6 +33,7 @@ from benchmarks.learning import full, learnt
 from benchmarks.textbook import Figure, at_least, table
 from models.adaptation import alarm_kernels
 from models.adaptation.alarms import WEEK, Alarms, rates
+from models.adaptation.alarms import period as period_of_day
 from models.adaptation.learner import Scores
 from models.arrays import Bools, Doubles
 from models.artifact.files import Artifact
@@ -285,6 +286,7 @@ def alarms_of(artifact: Artifact, values: Doubles, step: float) -> Any:
     states = np.repeat(alarms.new_state[None], sessions, axis=0)
     rate = np.repeat(rates("any", RULE, step)[None], sessions, axis=0)
     refractory = np.full(sessions, round(REFRACTORY / step))
+    periods = np.full(sessions, period_of_day(step))
     counts = np.zeros(sessions, np.int64)
     for start in range(0, values.shape[1], PIECE):
         piece = values[:, start : start + PIECE]
@@ -293,7 +295,7 @@ def alarms_of(artifact: Artifact, values: Doubles, step: float) -> Any:
         carries = passed.carries
         if passed.scores is None:
             raise LookupError("the sessions keep no scores")
-        changes = alarms.follow(states, lengths, passed.scores, rate, refractory).changes
+        changes = alarms.follow(states, lengths, passed.scores, rate, refractory, periods).changes
         counts += (changes.reshape(sessions, -1) == alarm_kernels.RAISED).sum(axis=1)
     return counts
 
@@ -336,11 +338,12 @@ def session_errors(stream: Stream, folder: Path) -> Errors:
 
 
 def alarm_scores(stream: Stream, errors: Errors) -> Doubles:
-    """The alarms of Carryover: minus log10 of the expected rate of what is as unusual."""
+    """The scores of Carryover's alarms."""
     alarms = alarms_for(errors.artifact)
     rate = rates("any", RULE, stream.step)[None]
     lengths, refractory = np.array([len(stream.values)]), np.array([max(1, round(REFRACTORY / stream.step))])
-    return alarms.follow(alarms.new_state[None], lengths, errors.scores, rate, refractory).scores
+    periods = np.array([period_of_day(stream.step)])
+    return alarms.follow(alarms.new_state[None], lengths, errors.scores, rate, refractory, periods).scores
 
 
 def alarms_for(artifact: Artifact) -> Alarms:

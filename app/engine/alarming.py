@@ -90,7 +90,8 @@ def follow(
     refractory = np.array([_refractory(rule, step) for _, rule, step in followed])
     if len(which) < len(lengths):
         scores = scores.pick(np.repeat(np.isin(np.arange(len(lengths)), which), lengths))
-    found = detectors.follow(states, lengths[which], scores, rates, refractory)
+    periods = np.array([alarms.period(step) for _, _, step in followed])
+    found = detectors.follow(states, lengths[which], scores, rates, refractory, periods)
     for i, state in zip(which.tolist(), states, strict=True):
         calm = int(state[CALM])
         alert_state = AlertState(calm >= 0, max(calm, 0), state.tobytes())
@@ -103,6 +104,7 @@ def follow(
         details: dict[str, Any] = {"alarms_per_week": rule.alarms_per_week}
         if found.changes[place] == RAISED:
             details |= _described(found.cause(place), forecaster, detectors.band, step)
+            details["score"] = round(float(found.scores[place]), 3)
         kind = "clear" if found.changes[place] == CLEARED else "alert"
         changes.append(Change(i, place - int(ends[j] - lengths[i]), kind, details))
     return changes

@@ -10,14 +10,19 @@ from models.arrays import Bytes, Doubles, Floats, Ints
 from models.jit import contiguous, jit, jit_part, readonly
 
 VALUE, SHIFT, TREND, LEVEL, KINDS = range(5)  # statistics; SHIFT and LEVEL are both of a level shift
+DAY = KINDS  # one more statistic, which raises no alarm and is a part of the scores
 # A session's state: COUNT observations so far; LOG_RATE, how far the rate of alarms is corrected; CALM, the
-# observations without a crossing since the last one, -1 where no alarm is raised. Then the tail of each kind,
-# then what is kept of each output.
-COUNT, LOG_RATE, CALM, TAILS = range(4)
+# observations without a crossing since the last one, -1 where no alarm is raised; PHASE, the place in the day
+# of the next observation; EVIDENCE and HELD, what the scores so far leave behind. Then the tail of each
+# statistic, then what is kept of each output.
+COUNT, LOG_RATE, CALM, PHASE, EVIDENCE, HELD, TAILS = range(7)
 START, RATE, MEAN, SQUARE, PEAK, GAP, PEAKS, TAIL_SIZE = range(8)
 CENTER, VARIANCE, BAND, RECENT, SUMS, SINCE = 0, 1, 2, 3, 4, 8
-LAST, SHORT, LONG, SPREAD, OUTPUT_SIZE = range(12, 17)
-OUTPUTS = TAILS + KINDS * TAIL_SIZE
+LAST, SHORT, LONG, SPREAD, FROM_DAY = range(12, 17)
+# By the part of the day, the mean of the values, their variance, and how many there were.
+PARTS = 24
+MEANS, VARIANCES, COUNTS, OUTPUT_SIZE = range(17, 18 + 3 * PARTS, PARTS)
+OUTPUTS = TAILS + (KINDS + 1) * TAIL_SIZE
 # What is reported of an alarm.
 KIND, OUTPUT, SIGN, SIZE, BEYOND, STEPS, EXPECTED, DETAILS = range(8)
 NOTHING, RAISED, CLEARED = range(3)
@@ -40,11 +45,14 @@ BUDGET_GAIN = 0.25
 LARGEST_CORRECTION = 2.0
 SHIFT_CLIP, SHIFT_SLACK = 3.0, 0.5
 TREND_CLIP, TREND_SLACK = 1.0, 0.15
+DAY_WINDOW, DAY_SHARE, DAY_CAP, DAY_RATE = 20.0, 1 / 3, 10.0, 1e-3
+DAY_BOUND, DAY_SLACK = 3.0, 0.6  # deviations of that part of the day, and of all, that a value counts for
+EVIDENCE_SHARE, HOLD, HELD_WEIGHT = 0.1, 0.975, 0.5
 BOUND = 1.5  # times its threshold, at most, is a sum
 
 
 class Found(NamedTuple):
-    """The statistics of one observation, each [kinds].
+    """The statistics of one observation, each [kinds and one more].
 
     outputs : which output has it; of errors below 0, -1 less that
     """
@@ -211,10 +219,34 @@ def _level(state: Doubles, output: int, change: float) -> float:
 
 
 @jit_part
-def _observe(state: Doubles, errors: Floats, moves: Floats, t: int, found: Found) -> bool:
+def _day(state: Doubles, output: int, period: int) -> float:
+    """How far the last three values or so are from those at the same time of other days, in deviations.
+
+    `period`: observations in a day
+    """
+    place = OUTPUTS + output * OUTPUT_SIZE
+    part = place + int(state[PHASE]) % period * PARTS // period
+    value, usual = state[place + LAST], np.sqrt(state[place + SPREAD]) + FLOOR
+    count, variance = state[part + COUNTS], state[part + VARIANCES]
+    apart, deviation = value - state[part + MEANS], np.sqrt(variance)
+    distance = apart / (0.5 * (deviation + usual)) if count > 0 else 0.0
+    distance = min(max(distance, -DAY_CAP), DAY_CAP)
+    state[place + FROM_DAY] += DAY_SHARE * (distance - state[place + FROM_DAY])
+    if count >= 1 / DAY_SHARE:
+        bound = DAY_BOUND * deviation + DAY_SLACK * usual
+        apart = min(max(apart, -bound), bound)
+    weight = 1 / min(count + 1, DAY_WINDOW)
+    state[part + MEANS] += weight * apart
+    state[part + VARIANCES] += weight * (apart * apart - variance) if count > 0 else usual * usual
+    state[part + COUNTS] += 1
+    return float(abs(state[place + FROM_DAY]))
+
+
+@jit_part
+def _observe(state: Doubles, errors: Floats, moves: Floats, t: int, period: int, found: Found) -> bool:
     """Compute the statistics of an observation. Returns whether anything was observed."""
     seen = False
-    for kind in range(KINDS):
+    for kind in range(KINDS + 1):
         found.sizes[kind], found.outputs[kind] = 0.0, 0.0
     for output in range(errors.shape[1]):
         error = float(errors[t, output])
@@ -223,6 +255,7 @@ def _observe(state: Doubles, errors: Floats, moves: Floats, t: int, found: Found
         seen = True
         z = _standardize(state, output, error)
         level = _level(state, output, moves[t, output])
+        found.sizes[DAY] = max(found.sizes[DAY], _day(state, output, period))
         if state[COUNT] < SCALED:
             continue
         size = abs(z) + RECENT_WEIGHT * _recent(state, output, z)
@@ -235,22 +268,38 @@ def _observe(state: Doubles, errors: Floats, moves: Floats, t: int, found: Found
 
 
 @jit_part
-def _judge(state: Doubles, rates: Doubles, b: int, found: Found) -> tuple[int, float]:
+def _judge(state: Doubles, rates: Doubles, b: int, found: Found) -> tuple[int, float, float]:
     """Compare the statistics with their thresholds, and learn their tails.
 
-    Returns the rarest kind of those beyond their thresholds, -1 if none is, and the rate of the rarest of
-    all.
+    Returns the rarest kind of those beyond their thresholds, -1 if none is, the rate of the rarest of all,
+    and the evidence of all: minus log10 of their rates together.
     """
     raising, least, rarest = -1, 1.0, 1.0
+    evidence, shift = 0.0, 0.0
     for kind in range(KINDS):
         size, threshold = found.sizes[kind], found.thresholds[kind]
         if rates[b, kind] > 0:
             expected = _expected(state, kind, size)
             rarest = min(rarest, expected)
+            bits = -np.log10(max(expected, 1e-300))
+            if kind in (SHIFT, LEVEL):  # two statistics of one thing count once
+                shift = max(shift, bits)
+            else:
+                evidence += bits
             if size > threshold and (raising < 0 or expected < least):
                 raising, least = kind, expected
         _learn_tail(state, kind, size, threshold)
-    return raising, rarest
+    evidence += shift - np.log10(max(_expected(state, DAY, found.sizes[DAY]), 1e-300))
+    _learn_tail(state, DAY, found.sizes[DAY], found.thresholds[DAY])
+    return raising, rarest, evidence
+
+
+@jit_part
+def _score(state: Doubles, evidence: float) -> float:
+    """The evidence of the last ten observations or so, and half of the largest one, which fades in forty."""
+    state[EVIDENCE] += EVIDENCE_SHARE * (evidence - state[EVIDENCE])
+    state[HELD] = max(HOLD * state[HELD], evidence)
+    return float(state[EVIDENCE] + HELD_WEIGHT * state[HELD])
 
 
 @jit_part
@@ -275,8 +324,8 @@ def _change(state: Doubles, crossed: bool, refractory: int, rate: float) -> int:
 
 @jit(
     contiguous("float64", 2), readonly("int64"), readonly("float32", 2), readonly("float32", 2),
-    readonly("float32", 2), readonly("float64", 2), readonly("int64"), contiguous("float64"),
-    contiguous("uint8"), contiguous("float64", 2),
+    readonly("float32", 2), readonly("float64", 2), readonly("int64"), readonly("int64"),
+    contiguous("float64"), contiguous("uint8"), contiguous("float64", 2),
 )  # fmt: skip
 def follow(
     states: Doubles,
@@ -286,6 +335,7 @@ def follow(
     bands: Floats,
     rates: Doubles,
     refractory: Ints,
+    periods: Ints,
     scores: Doubles,
     changes: Bytes,
     details: Doubles,
@@ -298,7 +348,7 @@ def follow(
     bands : [total, outputs], scaled; half-widths of the intervals of what follows each observation
     details : [total, DETAILS], filled in where an alarm is raised
     """
-    found = Found(np.zeros(KINDS), np.zeros(KINDS), np.zeros(KINDS))
+    found = Found(np.zeros(KINDS + 1), np.zeros(KINDS + 1), np.zeros(KINDS + 1))
     t = 0
     for b in range(len(lengths)):
         state = states[b]
@@ -307,15 +357,17 @@ def follow(
                 # A kind that is not in the rule keeps its tail as if it were.
                 rate = rates[b, kind] if rates[b, kind] > 0 else rates[b].max()
                 found.thresholds[kind] = _threshold(state, kind, rate * np.exp(state[LOG_RATE]))
-            seen = _observe(state, errors, moves, t, found)
+            found.thresholds[DAY] = _threshold(state, DAY, DAY_RATE)
+            seen = _observe(state, errors, moves, t, periods[b], found)
             if seen and state[COUNT] >= SCALED:
-                kind, rarest = _judge(state, rates, b, found)
-                scores[t] = -np.log10(max(rarest, 1e-300))
+                kind, rarest, evidence = _judge(state, rates, b, found)
+                scores[t] = _score(state, evidence)
                 if state[COUNT] >= WARM_UP:
                     changes[t] = _change(state, kind >= 0, refractory[b], rates[b].sum())
                     if changes[t] == RAISED:
                         _describe(state, kind, found.outputs[kind], errors[t], rarest, details[t])
             state[COUNT] += seen
+            state[PHASE] = (state[PHASE] + 1) % periods[b]
             for output in range(errors.shape[1]):
                 state[OUTPUTS + output * OUTPUT_SIZE + BAND] = bands[t, output]
             t += 1

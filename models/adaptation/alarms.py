@@ -30,6 +30,11 @@ Candes, NeurIPS 2021): the rate goes down with each alarm, and up with the time.
 within its bounds (a factor of seven), the number of alarms in a long time is that of the rule, whatever the
 stream is.
 
+The score of an observation adds up what all statistics say (minus log10 of their rates, as Fisher combines
+tests: Statistical methods for research workers, 1925, section 21.1), and that of one more, which raises no
+alarm: how far the last values are from those at the same time of other days. It is smoothed, and half of the
+largest one fades slowly: labels and faults last longer than the moment at which they are found.
+
 An alarm is raised once. It is cleared when no statistic has crossed its threshold for the refractory time.
 """
 
@@ -46,11 +51,13 @@ from models.arrays import Bytes, Doubles, Ints
 KIND_NAMES = ("value", "level shift", "trend")
 KIND_OF_STATISTIC = [kernels.VALUE, kernels.SHIFT, kernels.TREND, kernels.SHIFT]
 ANY = "any"
-WEEK = 7 * 24 * 3600.0  # seconds
+DAY, WEEK = 24 * 3600.0, 7 * 24 * 3600.0  # seconds
 BAND = 0.9  # level of the interval that a cause is compared with, where the session has it
 LARGEST_RATE = 0.05  # of an observation
 # Of normal errors: the start of the tail, clusters an observation, and the mean excess.
-FIRST_TAILS = ((5.8, 0.008, 0.6), (5.0, 0.004, 1.5), (8.0, 0.002, 2.5), (1.8, 0.003, 0.3))
+FIRST_TAILS = (
+    (5.8, 0.008, 0.6), (5.0, 0.004, 1.5), (8.0, 0.002, 2.5), (1.8, 0.003, 0.3), (3.0, 0.005, 0.5),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ class Cause:
 class Followed:
     """What `Alarms.follow` found.
 
-    scores : [total], minus log10 of how many clusters an observation are as large; NaN where nothing is known
+    scores : [total], at least 0, larger where more is unusual, now and lately; NaN where nothing is known
     changes : [total], kernels.NOTHING, RAISED or CLEARED
     """
 
@@ -139,7 +146,13 @@ class Alarms:
         return state
 
     def follow(
-        self, states: Doubles, lengths: Ints, scores: Scores, rates: Doubles, refractory: Ints
+        self,
+        states: Doubles,
+        lengths: Ints,
+        scores: Scores,
+        rates: Doubles,
+        refractory: Ints,
+        periods: Ints,
     ) -> Followed:
         """Move detectors on by a chunk of each session, in place.
 
@@ -150,6 +163,7 @@ class Alarms:
         scores : of these observations; where their units are NaN, nothing is seen
         rates : [batch, statistics], alarms an observation; 0 where it raises none; at least one is not 0
         refractory : [batch], observations without a crossing that clear an alarm
+        periods : [batch], observations in a day, of `period`
         """
         total = len(scores.scores)
         followed = Followed(
@@ -163,11 +177,17 @@ class Alarms:
             np.ascontiguousarray(scores.widths[:, self._level] / scores.units, np.float32),
             rates,
             refractory,
+            periods,
             followed.scores,
             followed.changes,
             followed._details,
         )
         return followed
+
+
+def period(step_seconds: float) -> int:
+    """Observations in a day; 1 where they are further apart."""
+    return max(1, round(DAY / step_seconds))
 
 
 def rates(kind: str, alarms_per_week: float, step_seconds: float) -> Doubles:

@@ -39,7 +39,12 @@ def expected(artifacts, whole) -> list[tuple[str, int]]:
     scores = forecaster.observe(whole, np.array([STEPS]), forecaster.new_carry[None]).scores
     alarms = forecaster.alarms
     changes = alarms.follow(
-        alarms.new_state[None], np.array([STEPS]), scores, rates("any", 8, 3600.0)[None], np.array([5])
+        alarms.new_state[None],
+        np.array([STEPS]),
+        scores,
+        rates("any", 8, 3600.0)[None],
+        np.array([5]),
+        np.array([24]),
     ).changes
     names = {RAISED: "alert", CLEARED: "clear"}
     found = [(names[change], row + 1) for row, change in enumerate(changes.tolist()) if change]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.adaptation.alarm_kernels import CALM, CLEARED, RAISED
+from models.adaptation.alarm_kernels import CALM, CLEARED, PHASE, RAISED
 from models.adaptation.alarms import ANY, KIND_NAMES, WEEK, Alarms, Followed, rates
 from models.adaptation.learner import Scores
 
@@ -29,18 +29,27 @@ def follow(
     refractory: int = 6,
     weekly: float = 1.0,
     states: np.ndarray | None = None,
+    moves: np.ndarray | None = None,
+    period: int = 24,
 ) -> tuple[Followed, np.ndarray]:
-    """What is found in errors [sessions, rows, outputs], and the states after them."""
+    """What is found in errors [sessions, rows, outputs], and the states after them.
+
+    `moves`: how far each value is from the one before; by default not at all
+    """
     sessions, rows, outputs = errors.shape
     alarms = Alarms(outputs, (0.9,))
     states = np.repeat(alarms.new_state[None], sessions, axis=0) if states is None else states
     rate = np.repeat(rates(kind, weekly, HOUR)[None], sessions, axis=0)
+    scores = scores_of(errors.reshape(-1, outputs))
+    if moves is not None:
+        scores.changes[:] = moves.reshape(-1, outputs)
     found = alarms.follow(
         states,
         np.full(sessions, rows),
-        scores_of(errors.reshape(-1, outputs)),
+        scores,
         rate,
         np.full(sessions, refractory),
+        np.full(sessions, period),
     )
     return found, states
 
@@ -141,4 +150,28 @@ def test_a_gap_changes_nothing_but_the_band():
     after = before.copy()
     found, _ = follow(np.full((1, 5, 1), np.nan), states=after)
     assert np.isnan(found.scores).all()
-    assert np.array_equal(before, after)
+    changed = np.flatnonzero((before != after).any(axis=0))
+    assert changed.tolist() == [PHASE]
+    assert after[0, PHASE] == (before[0, PHASE] + 5) % 24
+
+
+def test_a_day_at_the_wrong_time_has_higher_scores_though_no_prediction_fails():
+    rows, day = 30 * 24, slice(20 * 24, 21 * 24)
+    errors = 0.1 * noise("normal", 1, rows)
+    values = 10 * np.sin(2 * np.pi * np.arange(rows) / 24)
+    odd = values.copy()
+    odd[day] = np.roll(values[day], 6)
+    usual, unusual = (
+        follow(errors, moves=np.diff(each, prepend=0.0)[None, :, None])[0].scores for each in (values, odd)
+    )
+    np.testing.assert_array_equal(usual[: day.start], unusual[: day.start])
+    assert unusual[day].mean() > 2 * usual[day].mean()
+
+
+def test_a_rule_may_be_given_another_step():
+    errors = noise("normal", 1, 2 * 24 - 1)
+    _, states = follow(errors)
+    assert states[0, PHASE] == 23
+    found, states = follow(errors, states=states, period=1)
+    assert states[0, PHASE] == 0
+    assert np.isfinite(found.scores).all()
