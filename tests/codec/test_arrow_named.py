@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from app.codec.bulk import arrow
+from app.codec.bulk import arrow, arrow_named
 from app.codec.bulk.request import BulkLimits
 from app.codec.limits import Limits
 from app.errors import CarryoverError, TooLarge, Unprocessable
@@ -180,13 +180,16 @@ def test_an_input_that_has_no_numbers_is_refused_by_its_name(column):
 
 
 def test_a_request_has_a_bound_of_entries_and_numbers(monkeypatch):
-    wide = {f"x{i}": np.zeros(50) for i in range(40)}
+    wide = pa.table({"session": ["a"] * 50, **{f"x{i}": np.zeros(50, bool) for i in range(40)}})
+    monkeypatch.setattr(arrow_named, "MAX_ENTRIES", 2_000)
+    assert arrow.decode(stream(wide), LIMITS).named
+    monkeypatch.setattr(arrow_named, "MAX_ENTRIES", 1_999)
+    assert refusal(wide).detail == "a request has at most 1999 entries of inputs"
+    long = {name: pa.FixedSizeListArray.from_arrays(np.zeros(1_000, bool), 500) for name in "xy"}
     monkeypatch.setattr(arrow, "MAX_NUMBERS", 1_999)
-    assert isinstance(refusal(pa.table({"session": ["a"] * 50, **wide})), TooLarge)
-    nothing = pa.FixedSizeListArray.from_arrays(pa.nulls(2_000, pa.bool_()), 1_000)  # of 1/8 of a byte each
-    assert isinstance(refusal(pa.table({"session": ["a", "b"], "x": nothing})), TooLarge)
-    monkeypatch.setattr(arrow, "MAX_NUMBERS", 2_000)
-    assert arrow.decode(stream(pa.table({"session": ["a"] * 50, **wide})), LIMITS).named
+    error = refusal(pa.table({"session": ["a", "b"], **long}))
+    assert isinstance(error, TooLarge)
+    assert "numbers" in error.detail
 
 
 WRONG = {

@@ -25,6 +25,8 @@ from app.jobs.answers import BulkAnswer
 from models.arrays import Bools, Doubles, Ints, Numbers
 from models.nets.signature import MAX_RANK
 
+MAX_ENTRIES = 100_000  # an entry may have a single bit, and takes 2.5 us: 0.25 s of one core for all
+
 
 def input_indexes(pa: Any, schema: Any, others: Sequence[str]) -> list[int]:
     """Where the columns of the inputs are, after a check of their names and their types.
@@ -126,10 +128,10 @@ class NamedInputs:
 
         Raises
         ------
-        TooLarge : more entries, or more numbers, than `most`
+        TooLarge : more numbers than `most`, or more entries than `MAX_ENTRIES`
         """
-        if sum(map(len, arrays.values())) > most:
-            raise TooLarge(f"a request has at most {most} numbers", limit=most)
+        if sum(map(len, arrays.values())) > MAX_ENTRIES:
+            raise TooLarge(f"a request has at most {MAX_ENTRIES} entries of inputs", limit=MAX_ENTRIES)
         columns = []
         left = most
         for name, array in arrays.items():
