@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import websockets
 
+from app.codec.bulk import arrow
 from app.session import state_file
 from models.forecaster import Forecaster
 from tests.helpers.zoo import series
@@ -336,6 +338,12 @@ async def test_the_chunks_of_many_sessions_have_the_quantiles_that_single_ones_h
         binary = {"accept": "application/octet-stream"}
         refused = await service.http.post("/observations", json=row, headers=binary)
         assert (refused.status_code, refused.json()["field"]) == (422, "levels")
+        for options, accept in product(
+            ({"level": 0.9}, {"score": True}), ("application/octet-stream", arrow.CONTENT_TYPE)
+        ):
+            body = {"sessions": ["c"], "observations": [rows[0]]} | options
+            refused = await service.http.post("/observations", json=body, headers={"accept": accept})
+            assert (refused.status_code, refused.json()["field"]) == (422, *options)
 
 
 async def test_in_arrow_the_metadata_has_levels_and_the_answer_quantiles(start_http):

@@ -106,14 +106,20 @@ def preload() -> None:
 
 
 def _check_answer_type(request: BulkRequest) -> None:
-    """Refuse quantiles where the answer cannot have them.
+    """Refuse what the form of the answer cannot have.
 
     Raises
     ------
     Unprocessable
     """
-    wanted = any(job.options is not None and job.options.levels for _, job in request.jobs)
-    if wanted and request.answer_type == binary.CONTENT_TYPE:
+    if request.answer_type == json.CONTENT_TYPE:
+        return
+    options = [job.options for _, job in request.jobs if job.options is not None]
+    if any(option.level is not None for option in options):
+        raise Unprocessable("an answer in this form has no intervals: take JSON, or `levels`", field="level")
+    if any(option.score for option in options):
+        raise Unprocessable("an answer in this form has no scores: take JSON", field="score")
+    if request.answer_type == binary.CONTENT_TYPE and any(option.levels for option in options):
         raise Unprocessable("the binary form has no quantiles: take JSON or Arrow", field="levels")
 
 
