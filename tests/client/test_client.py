@@ -616,5 +616,5 @@ async def test_whole_numbers_and_named_outputs_come_back_as_they_are(connected, 
     assert named.predictions is None
     assert len(named) == 5
     np.testing.assert_allclose(named.outputs["logits"], want[:, :30], atol=TOLERANCE)
-    np.testing.np.testing.assert_array_equal(named.outputs["best"], want[:, 30])
+    np.testing.assert_array_equal(named.outputs["best"], want[:, 30])
     assert named[2].value["best"] == want[2, 30]
