@@ -20,9 +20,13 @@ help: ## list the targets
 serve: editable ## install what the service needs and start it on port 8000
 	@exec $(VENV)/bin/carryover serve
 
-shell: editable ## a shell in which the command `carryover` is at hand
-	@echo 'The command carryover is at hand here. To leave this shell: exit'
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" exec "$${SHELL:-/bin/sh}"
+# bash reads ~/.bashrc first, which may put another Python in front.
+shell: editable ## a shell in which `carryover`, and its `python` and `pip`, are at hand
+	@echo 'The command carryover is at hand here, and python and pip are those of .venv. To leave this shell: exit'
+	@case "$${SHELL:-/bin/sh}" in \
+	*/bash) exec "$$SHELL" --rcfile tools/shell.bash ;; \
+	*) PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" exec "$${SHELL:-/bin/sh}" ;; \
+	esac
 
 # After `pip install .` there would be a copy of the code in .venv, which a later `git pull` does not change.
 editable: $(VENV)/.runtime

@@ -247,6 +247,7 @@ def _run_server(serving: Server, sockets: list[socket.socket] | None = None) -> 
     try:
         serving.run(sockets)
     except SystemExit:  # uvicorn could not listen, and has logged why
+        log.error("stop the server that uses the address, or choose another port: CARRYOVER_PORT")
         return 1
     return 0 if serving.started else 1
 
@@ -260,13 +261,16 @@ def fit_connections(settings: Settings, open_files: int | None) -> Settings:
     if open_files is None or settings.connections <= open_files - FILES_BESIDE_CONNECTIONS:
         return settings
     connections = max(1, open_files - FILES_BESIDE_CONNECTIONS)
-    log.warning(
-        "CARRYOVER_CONNECTIONS is %d, but the process may have only %d open files (ulimit -n): "
-        "at most %d connections are accepted. Raise the limit, or lower CARRYOVER_CONNECTIONS",
-        settings.connections,
-        open_files,
-        connections,
-    )
+    if "connections" in settings.model_fields_set:
+        log.warning(
+            "CARRYOVER_CONNECTIONS is %d, but the process may have only %d open files (ulimit -n): "
+            "at most %d connections are accepted. Raise the limit, or lower CARRYOVER_CONNECTIONS",
+            settings.connections,
+            open_files,
+            connections,
+        )
+    else:
+        log.info("at most %d connections, for the process may have %d open files", connections, open_files)
     return settings.model_copy(update={"connections": connections})
 
 

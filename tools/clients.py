@@ -23,8 +23,9 @@ NPM_TOOLS = (
     "@asyncapi/parser@3",
 )
 PYTHON_TOOLS = ("openapi-python-client", "openapi-generator-cli")
-# A number, a row or rows are one type each in JSON; the generator's code for Java cannot tell lists apart.
-ANY_NUMBERS = (
+# A number, a row or rows are one type each in JSON, as a text or tokens are; the generator's code for Java
+# cannot tell lists apart.
+UNIONS = (
     "Numbers",
     "NumbersWithGaps",
     "BulkNumbers",
@@ -32,6 +33,9 @@ ANY_NUMBERS = (
     "ForecastNumbers",
     "FutureRows",
     "Observed",
+    "Prompt",
+    "Quantiles",
+    "StopTexts",
 )
 JAVA_PACKAGES = "invokerPackage=carryover,apiPackage=carryover.api,modelPackage=carryover.model"
 DEBIAN = Path("/usr/share/java")
@@ -127,7 +131,7 @@ def java_client() -> str:
         "-o": "java",
         "--library": "native",
         "--additional-properties": f"openApiNullable=false,{JAVA_PACKAGES}",
-        "--schema-mappings": ",".join(f"{name}=Object" for name in ANY_NUMBERS),
+        "--schema-mappings": ",".join(f"{name}=Object" for name in UNIONS),
     }
     run("java", "-jar", str(generator), "generate", *(word for option in options.items() for word in option))
     missing = [str(jar) for jar in DEBIAN_JARS if not jar.exists()]

@@ -42,6 +42,7 @@ SessionId = Annotated[
 ]
 # They have names, so that a generator of clients makes one type of each. Its options can replace that type.
 Numbers = TypeAliasType("Numbers", list[list[float]] | list[float])
+Quantiles = TypeAliasType("Quantiles", dict[str, Numbers])  # by name, such as 0.05
 NumbersWithGaps = TypeAliasType("NumbersWithGaps", list[list[float | None]] | list[float | None])
 ForecastNumbers = TypeAliasType("ForecastNumbers", Numbers | dict[str, list[Any]])
 Observed = TypeAliasType("Observed", list[list[bool]] | list[bool])
@@ -279,12 +280,12 @@ class Predictions(BaseModel):
     events: list[SpeechEvent] | None = Field(
         None, description="Of a model over samples with events: where speech started and ended."
     )
-    quantiles: dict[str, Numbers] | None = Field(
+    quantiles: Quantiles | None = Field(
         None,
         description="With `levels`: the ends of each interval around the predictions, by the quantile, such "
         "as 0.05 and 0.95.",
     )
-    forecast_quantiles: dict[str, Numbers] | None = Field(
+    forecast_quantiles: Quantiles | None = Field(
         None, description="With `levels` and a `horizon`: the same around the forecast."
     )
     times: list[str] | None = Field(
@@ -408,7 +409,7 @@ class ForecastAnswer(BaseModel):
     forecast: ForecastNumbers
     lower: Numbers | None = None
     upper: Numbers | None = None
-    quantiles: dict[str, Numbers] | None = Field(
+    quantiles: Quantiles | None = Field(
         None,
         description="With `levels`: the ends of each interval, by the quantile, such as 0.05 and 0.95.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypeAliasType
 
 from app.api.schemas import FirstErrorOnly, Precondition, RequestBody, SessionId
 from app.codec.limits import MAX_MODEL_NAME
@@ -12,10 +13,21 @@ from app.codec.limits import MAX_MODEL_NAME
 MAX_STOPS = 16
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Token = Annotated[int, Field(ge=0, le=2**24)]
-Prompt = Annotated[
-    str | Annotated[list[Token], FirstErrorOnly()],
-    Field(description="Observed before the first token is drawn: a text, or tokens."),
-]
+# Types with names of their own: generated clients treat them as one, whichever of the two it is.
+Prompt = TypeAliasType("Prompt", str | Annotated[list[Token], FirstErrorOnly()])
+StopTexts = TypeAliasType("StopTexts", StopText | Annotated[list[StopText], FirstErrorOnly()])
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """The generator for Java writes no code for the default of a union."""
+    del schema["default"]
+
+
+NoPrompt = Field(
+    "",
+    description="Observed before the first token is drawn: a text, or tokens; nothing when absent.",
+    json_schema_extra=_without_default,
+)
 Temperature = Annotated[
     float, Field(ge=0, le=100, description="Divides the logits; 0 takes the likeliest token.")
 ]
@@ -46,7 +58,7 @@ class GenerateRequest(Precondition):
         json_schema_extra={"examples": [{"prompt": "The sea ", "steps": 80, "temperature": 0.8, "seed": 7}]},
     )
     steps: int = Field(ge=1, description="Most tokens to write.")
-    prompt: Prompt = ""
+    prompt: Prompt = NoPrompt
     temperature: Temperature = 1.0
     top_k: TopK = None
     top_p: TopP = None
@@ -97,12 +109,12 @@ class CompletionRequest(RequestBody):
         extra="forbid", json_schema_extra={"examples": [{"prompt": "The sea ", "max_tokens": 80, "seed": 7}]}
     )
     model: str | None = Field(None, max_length=MAX_MODEL_NAME, description="The default model when absent.")
-    prompt: Prompt = ""
+    prompt: Prompt = NoPrompt
     max_tokens: int | None = Field(None, ge=1, description="Most tokens to write; 16 when absent.")
     temperature: Temperature | None = None
     top_p: TopP = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**64, description="Random when absent.")
-    stop: StopText | Annotated[list[StopText], FirstErrorOnly()] | None = Field(
+    stop: StopTexts | None = Field(
         None, description="At most 16 texts, each of which ends the completion and is not part of it."
     )
     n: Literal[1] | None = None

@@ -239,7 +239,7 @@ class _Commands:
     def _check_absent(self, session: str, batch: Batch) -> None:
         if self._residents.find(session) is not None:
             self._residents.require(session, batch)  # if it has expired, it is removed and the job runs again
-            raise SessionExists(f"session {id_of(session)!r} exists")
+            raise SessionExists(f"session {id_of(session)!r} exists: delete it first, or take another id")
 
 
 def remove_expired(sessions: Sequence[str], residents: Residents, batch: Batch) -> None:

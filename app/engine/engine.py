@@ -48,7 +48,7 @@ from app.engine.store_calls import StoreCalls
 from app.engine.upkeep import Upkeep
 from app.engine.warm_start import warm_start_sessions
 from app.engine.watchers import Watchers
-from app.errors import CarryoverError, Stopping, StoreFailed
+from app.errors import CarryoverError, Stopping, StoreFailed, Unprocessable
 from app.jobs.jobs import AdvanceMany, Job, Watch, Watcher, submit_and_wait
 from app.jobs.session_query import Cursor, Rank, RankedSession, SessionPage, SessionQuery
 from app.observability.metrics import Metrics
@@ -120,7 +120,13 @@ class Engine:
         Unprocessable : sessions of a model keep no scores, or not that interval
         """
         for model, alert in alerts.items():
-            check_alert(alert, self.residents.models.slab_for_model(model).forecaster)
+            forecaster = self.residents.models.slab_for_model(model).forecaster
+            if not forecaster.learning.tracks_errors:
+                raise Unprocessable(
+                    f"the sessions of {model!r} keep no scores: train it with --levels, or set the alert for "
+                    "a session that learns"
+                )
+            check_alert(alert, forecaster)
         self._stepper.alerts = alerts
 
     def start(self) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app import server
+from app import main, server
 from app.alerts import hub as hub_module
 from app.alerts import webhooks as webhooks_module
 from app.alerts.alerts_file import AlertsFile, Target, read_alerts_file
 from app.alerts.hub import AlertHub
 from app.alerts.webhooks import Webhooks
+from app.config import Settings
 from app.engine.batch import AlertEvent
 from app.errors import ConfigError, StoreFailed, Unprocessable
 from app.observability.metrics import Metrics
@@ -354,6 +355,12 @@ def write(folder: Path, content: Any) -> Path:
     path = folder / "alerts.json"
     path.write_text(json.dumps(content))
     return path
+
+
+def test_a_file_with_an_alert_for_sessions_that_keep_no_scores_is_refused_by_name(zoo_folder, tmp_path):
+    path = write(tmp_path, {"models": {"sine": ALERT}})
+    with pytest.raises(ConfigError, match="the sessions of 'sine' keep no scores"):
+        main.create_app(Settings(models=(zoo_folder,), default_model="sine", alerts_file=path))
 
 
 async def test_webhooks_get_signed_alerts_and_failures_are_sent_again_with_the_same_id(

@@ -166,6 +166,8 @@ def open_files(count: int) -> Iterator[None]:
 def test_connections_leave_open_files_for_the_rest_of_the_server(open_files, connections, caplog):
     with caplog.at_level(logging.WARNING):
         assert fit_connections(Settings(), open_files).connections == connections
+        assert not caplog.text  # nobody has asked for so many
+        assert fit_connections(Settings(connections=20_000), open_files).connections == connections
     warned = connections != 20_000
     for part in ("ulimit -n", "Raise the limit, or lower CARRYOVER_CONNECTIONS", f"at most {connections} "):
         assert (part in caplog.text) == warned
