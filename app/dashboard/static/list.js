@@ -89,6 +89,8 @@ export class List {
 
   #turn(starts) {
     this.starts = starts;
+    this.next = null; // until the page is there: that of another order would be refused
+    $("page-next").disabled = true;
     $("rows").closest(".scroll").scrollTop = 0;
     this.refresh();
   }
