@@ -163,8 +163,11 @@ class Server(uvicorn.Server):
         forecaster = models.current[models.default_model or next(iter(models.current))].forecaster
         if forecaster.input_size > MAX_EXAMPLE_NUMBERS:
             return f"curl {self.address}/models/{forecaster.artifact.name}"
-        rows = [[float(f"{number:.3g}") for number in row] for row in forecaster.example()]
         named = {} if models.default_model else {"model": forecaster.artifact.name}
+        if forecaster.artifact.text is not None:
+            body = orjson.dumps(named | {"prompt": [0], "steps": 80}).decode()
+            return f"curl {self.address}/sessions/demo/generate -d '{body}'"
+        rows = [[float(f"{number:.3g}") for number in row] for row in forecaster.example()]
         body = orjson.dumps(named | {"observations": rows}).decode()
         return f"curl {self.address}/sessions/demo/observations -d '{body}'"
 

@@ -260,15 +260,15 @@ def test_the_page_of_a_model_says_what_goes_in_and_what_comes_out(page, server):
 
 @in_browser
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
-@pytest.mark.parametrize("model", MODELS)
-def test_the_command_on_the_page_of_a_model_sends_an_observation(page, server, model):
+@pytest.mark.parametrize("model", [*MODELS, "shakespeare"])
+def test_the_command_on_the_page_of_a_model_sends_an_observation_or_has_it_write(page, server, model):
     page.goto(f"{server}/#model/{model}")
     wait(lambda: page.inner_text("#model-title") == model, page)
     command = page.inner_text("#curl")
     assert len(command) < 250
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
     answer = json.loads(ran.stdout)
-    assert (answer["model"], answer["position"]) == (model, 1)
+    assert (answer["model"], answer["position"]) == (model, 81 if model == "shakespeare" else 1)
     if model == "sums":
         assert answer["predictions"] == [[1.0] * 24], "the least number that its inputs take"
 

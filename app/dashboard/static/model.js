@@ -144,13 +144,15 @@ const dataUrl = (blob) =>
     reader.readAsDataURL(blob);
   });
 
-/** The command that sends one observation of this model. The key itself is never a part of it. */
+/** The command that sends one observation of this model, or lets it write. The key itself is never a part of it. */
 export function curl(model) {
   const sent = sentInputs(model);
   const times = model.time_features.length ? { timestamps: [new Date(0).toISOString()] } : {};
-  const body = quote(JSON.stringify({ model: model.name, ...observation(model, sent), ...times }));
+  const asked = model.vocabulary ? { prompt: [0], steps: 80 } : { ...observation(model, sent), ...times };
+  const body = quote(JSON.stringify({ model: model.name, ...asked }));
   const authorization = key.get() ? `-H "authorization: Bearer $KEY" ` : "";
-  const address = new URL(sessionPath(`${model.name}-1`.slice(-128), "/observations"), document.baseURI);
+  const action = model.vocabulary ? "/generate" : "/observations";
+  const address = new URL(sessionPath(`${model.name}-1`.slice(-128), action), document.baseURI);
   address.hash = "";
   const zeros = `'"$(yes ${start(sent[0])} | head -n ${widthOf(sent)} | paste -sd , -)"'`;
   return `curl -s ${quote(address.href)} ${authorization}-d ${body.replace(`"${ZEROS}"`, () => zeros)}`;
