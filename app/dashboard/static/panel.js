@@ -49,6 +49,7 @@ export class Panel {
   /** Shows this session; null for none. */
   open(session) {
     if (session === this.session) return;
+    this.begun = new Promise((resolve) => (this.begin = resolve)); // the watch
     this.session = session;
     this.trail.clear();
     this.twin = null;
@@ -112,6 +113,7 @@ export class Panel {
   }
 
   #received(message) {
+    this.begin(); // what is sent from now on arrives here
     if (message.missed) toast(`${count(message.missed)} observations came too fast to be shown`);
     for (const event of message.events ?? []) {
       if (this.isText) this.text.received(event);

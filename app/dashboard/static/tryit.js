@@ -9,6 +9,7 @@ import { sine, timestamps } from "./series.js";
 import { newText } from "./text.js";
 import { Trail } from "./trail.js";
 
+const WATCH_MS = 3000; // that a sound waits for its panel
 const LEVEL = 0.9;
 const POLL_MS = 50;
 const LOWEST_RATE = 8000; // that browsers decode to
@@ -91,6 +92,8 @@ export class TryIt {
     }
     const wav = new Blob([await file.arrayBuffer()]);
     await this.#drawSound(session, wav, model.samples.rate);
+    // A session over samples has no history: its panel shows the segments that it is there for.
+    await Promise.race([this.panel.begun, new Promise((resolve) => setTimeout(resolve, WATCH_MS))]);
     const { position, predictions, events } = await call(sessionPath(session, "/audio"), { method: "POST", wav });
     const text = `${file.name}: ${count(position)} samples, ${count(predictions?.length ?? 0)} frames`;
     const found = (events ?? []).map(({ event, sample }) => (event === "speech_start" ? `from ${count(sample)}` : `to ${count(sample)}`));
