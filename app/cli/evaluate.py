@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from models.artifact.files import Artifact
     from models.data.dataset import Split
     from models.data.series import Series
+    from models.data.tables.options import TableOptions
     from models.evaluation.backtest import Backtest, Score
     from models.evaluation.bands import Coverage
     from models.evaluation.figures import BacktestPlot
@@ -147,17 +148,7 @@ def _series(model: Artifact, data: str | None, reading: DataArguments) -> Series
     data = data or ("sine" if trained_on == "sine" else None)
     if data is None:
         raise BadData(f"name the file to stream; the model was trained on {trained_on or 'an unknown file'}")
-    columns = model.columns[: model.input_size - model.time_input_count]
-    series = open_series(
-        data,
-        columns,
-        model.targets,
-        reading.table_options(),
-        model.time_features,
-        reading.gaps,
-        reading.step,
-        of_model=True,
-    )
+    series = open_series(data, *_as_trained(model, reading), of_model=True)
     options.print_notes(series.notes)
     return series
 
@@ -168,20 +159,17 @@ def _fleet(model: Artifact, data: list[str] | None, reading: DataArguments) -> d
 
     if not data:
         raise BadData("name the files to stream: the model was trained on many series")
-    columns = model.columns[: model.input_size - model.time_input_count]
-    fleet = open_fleet(
-        data,
-        columns,
-        model.targets,
-        reading.table_options(),
-        model.time_features,
-        reading.gaps,
-        reading.step,
-        of_model=True,
-        label=reading.series_column,
-    )
+    fleet = open_fleet(data, *_as_trained(model, reading), of_model=True, label=reading.series_column)
     options.print_fleet_notes(fleet)
     return fleet
+
+
+def _as_trained(
+    model: Artifact, reading: DataArguments
+) -> tuple[Sequence[str], Sequence[str], TableOptions, Sequence[str], bool, float | None]:
+    """Columns, targets and how a file is read, as `open_series` and `open_fleet` take them."""
+    columns = model.columns[: model.input_size - model.time_input_count]
+    return columns, model.targets, reading.table_options(), model.time_features, reading.gaps, reading.step
 
 
 def _fleet_parts(model: Artifact, given: str | None) -> Sequence[float]:

@@ -80,8 +80,8 @@ def read_long_table(
     Raises
     ------
     BadData
-        As in `read_series`; for a row of no series; and for local times, whose hour that comes twice is told
-        from the rows around it.
+        As in `read_series`; a row names no series; or there are local times: an hour that comes twice is
+        recognised by the rows around it, and here those may be of another series.
     """
     if label is None:
         found = _long_names(path, options)

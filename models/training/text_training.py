@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from models.errors import BadRecipe, TrainingDiverged
 from models.nets.recurrent import Carry, RecurrentNetwork, detach_carry
+from models.training.rounds import run_rounds
 from models.training.text import Text
 from models.training.text_network import build_text_artifact, cross_entropy, initial_network
 from models.training.text_recipe import TextRecipe
@@ -157,15 +158,7 @@ class TextTraining:
         TrainingDiverged
             No earlier round left weights that were found good.
         """
-        while not self.finished:
-            try:
-                result = self.run_round()
-            except TrainingDiverged as error:
-                if self.best_weights is None:
-                    raise
-                self.diverged = str(error)
-                return
-            yield result
+        return run_rounds(self, self.run_round)
 
     def run_round(self) -> Round:
         """Train on the next characters, then measure the validation part.

@@ -21,6 +21,7 @@ from models.errors import BadData, TrainingDiverged
 from models.nets.recurrent import Carry, RecurrentNetwork, detach_carry
 from models.training.recipe import Recipe
 from models.training.rollout import check_runs_freely, closed_loop_error, one_step, run_freely
+from models.training.rounds import run_rounds
 from models.training.simulation import build_artifact, streaming_error
 
 MOST_JUDGED = 16  # series of a fleet on which an epoch is judged
@@ -123,15 +124,7 @@ class Training:
         TrainingDiverged
             No earlier epoch left weights that were found good.
         """
-        while not self.finished:
-            try:
-                epoch = self.run_epoch()
-            except TrainingDiverged as error:
-                if self.best_weights is None:
-                    raise
-                self.diverged = str(error)
-                return
-            yield epoch
+        return run_rounds(self, self.run_epoch)
 
     def run_epoch(self) -> Epoch:
         """One pass over all streams from a zero carry, then the validation error.

@@ -149,14 +149,14 @@ async def test_irregular_steps_are_told_once_the_rows_are_sent(started, tmp_path
     columns = {"when": [f"2026-01-01T{hour}Z" for hour in hours], "value": [1, 2, 3, 4, 5]}
     path = write_csv(tmp_path / "a.csv", columns)
     async with started() as service:
-        for session, options, is_told in (
+        for session, options, is_said in (
             ("a", ["--time-column", "when"], True),
             ("b", [], False),
             ("c", ["--time-column", "when", "--resample", "1h"], False),
         ):
             assert await ran(service, "stream", path, session, *options) == 0
-            told = "1 of 4 steps are not the usual 3600 s; the first is 7200 s, before row 4"
-            assert (told in capsys.readouterr().err) == is_told
+            warning = "1 of 4 steps are not the usual 3600 s; the first is 7200 s, before row 4"
+            assert (warning in capsys.readouterr().err) == is_said
 
 
 async def test_predictions_of_a_session_that_has_lost_observations_are_refused(started, tmp_path, capsys):

@@ -537,8 +537,8 @@ def test_a_new_text_is_written_stopped_and_gone_on_with(page, server):
     page.click("#write")
     wait(lambda: page.inner_text("#text-status") == "Done: 200 tokens.", page)
     assert the_text(page, ".prompt") == "The &amp;sea "
-    told = generated(server, "same", prompt="The &amp;sea ", steps=200, seed=7, temperature=0.8)
-    assert the_text(page, ".written") == told["text"]
+    answer = generated(server, "same", prompt="The &amp;sea ", steps=200, seed=7, temperature=0.8)
+    assert the_text(page, ".written") == answer["text"]
     page.check("#on-copy")
     page.click("#write")
     wait(lambda: page.inner_text("#text-status") == "Done: 200 tokens on a copy.", page)
@@ -546,7 +546,7 @@ def test_a_new_text_is_written_stopped_and_gone_on_with(page, server):
     assert the_text(page, ".copy") == more["text"]
     assert json.load(request(server, f"/sessions/{session}"))["position"] == 213
     page.reload()
-    wait(lambda: the_text(page, ".earlier") == f"The &amp;sea {told['text']}", page)
+    wait(lambda: the_text(page, ".earlier") == f"The &amp;sea {answer['text']}", page)
 
 
 @in_browser

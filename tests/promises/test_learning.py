@@ -580,7 +580,7 @@ async def test_the_metrics_tell_how_often_intervals_held_by_hour_by_season_and_a
     metrics = {
         line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line[0] != "#"
     }
-    told = {name: value for name, value in metrics.items() if "_coverage_" in name}
+    gauges = {name: value for name, value in metrics.items() if "_coverage_" in name}
     expected = {}
     for model, family, label, places in (
         ("seasonal", "by_season", "part", np.arange(1, 80) % 4),
@@ -594,7 +594,7 @@ async def test_the_metrics_tell_how_often_intervals_held_by_hour_by_season_and_a
         after = missed[1:][missed[:-1] > 0]
         labels = f'level="0.9",model="{model}"'
         expected[f"carryover_model_coverage_after_miss{{{labels}}}"] = 1 - after.mean()
-    assert told == pytest.approx(expected)
+    assert gauges == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
