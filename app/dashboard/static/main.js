@@ -190,6 +190,7 @@ async function tenants() {
 
 function enter(owner, session) {
   tenant.set(owner);
+  $("tenant").value = owner; // at once: the names of the tenants are asked for anew
   show(session);
   restart();
 }
