@@ -230,8 +230,8 @@ def test_the_list_shows_labels_and_is_filtered_by_label_and_model(page, server, 
 @in_browser
 def test_the_page_of_a_model_has_its_figure_its_sessions_and_can_be_loaded_again(page, server, boiler):
     page.goto(f"{server}/#model/sine")
-    wait(lambda: page.is_visible("#model-figure"), page)
-    assert page.evaluate("document.getElementById('model-figure').naturalWidth") > 300
+    width = "document.getElementById('model-figure').naturalWidth"  # 0 until the picture is there
+    wait(lambda: page.is_visible("#model-figure") and page.evaluate(width) > 300, page)
     page.click("#reload")
     page.click("#ask-yes")
     wait(lambda: "the same as on disk" in page.inner_text("#toast"), page)
