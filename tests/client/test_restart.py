@@ -19,8 +19,8 @@ from tests.helpers.text import text_model
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 from tests.system.test_serve import serving
 
-STEPS, CHUNK, KILL_AT, APART = 3000, 4, 400, 800
-TOKENS = 5000
+STEPS, CHUNK, KILL_AT, APART = 1600, 4, 300, 400
+TOKENS = 2500
 RETRY = RetryPolicy(60.0, max_pause=0.3)
 
 

@@ -15,7 +15,7 @@ from models.forecaster import Forecaster
 from tests.helpers.redis_server import needs_redis
 from tests.helpers.text import text_model
 
-SHORT = {"tokens": 3000, "sessions": 4, "seed": 3, "steps": 400}
+SHORT = {"tokens": 1500, "sessions": 4, "seed": 3, "steps": 400}
 
 
 @pytest.fixture(scope="module")

@@ -208,7 +208,7 @@ async def test_a_connection_that_moved_to_a_full_worker_is_refused_with_an_answe
 
 
 async def test_a_worker_that_stops_answers_the_connections_that_are_on_their_way(start, monkeypatch):
-    async with start() as both:
+    async with start(stop_seconds=2.0) as both:  # the other worker goes on, and is waited for
         client = await Client.open(both.ways[0].port)
         for at in (0, 1):
             await client.ask(THERE[0], at)
