@@ -55,6 +55,8 @@ class CarryLayout:
         The columns of each part.
     floats : sequence of slice
         The columns that are float32, in which no NaN or infinity may be.
+    float_bounds : [n, 2]
+        The first column of each of these slices, and the column behind its last.
     size : int
         Words in a carry.
     """
@@ -84,6 +86,8 @@ class CarryLayout:
                 *[self.tail_part] * (_words(net.input_type) == 1),
             )
         )
+        bounds = [(part.start, part.stop) for part in self.floats]
+        self.float_bounds: Ints = np.array(bounds, np.int64).reshape(-1, 2)
 
     def predictions(self, carries: Floats) -> Numbers:
         """The last prediction of each carry, a view [batch, outputs], scaled."""

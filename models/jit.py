@@ -5,7 +5,8 @@ or in `NUMBA_CACHE_DIR`, so that the next start only loads it. Where it cannot w
 compiles anew, which takes some seconds.
 
 A cached result is used for as long as its own source file is unchanged. So whatever a compiled function uses
-of another module must be an argument; a change there, or of the options below, would go unnoticed.
+of another module must be an argument, or `uses` names the module; any other change there, or of the options
+below, would go unnoticed.
 
 Argument types are declared: a call with other types would make numba compile again while the service is
 running, and every session would wait.
@@ -13,7 +14,10 @@ running, and every session would wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 from numba import njit, types
@@ -36,18 +40,25 @@ KINDS = {
 
 
 def jit(
-    *arguments: Any, reorder_sums: bool = False, release_gil: bool = False
+    *arguments: Any,
+    reorder_sums: bool = False,
+    release_gil: bool = False,
+    uses: Sequence[ModuleType] = (),
 ) -> Callable[[Function], Function]:
     """A decorator: compile the function for arguments of these types.
 
     The function keeps the GIL: the loops of a batch finish faster than it could be re-acquired. Only what a
     thread computes of many sessions, beside the event loop, should release it. Where its sums may be
     reordered, the processor adds eight or sixteen numbers at once.
+
+    uses : modules with compiled functions that this one calls
     """
     options = OPTIONS | {"fastmath": {"contract", "reassoc"}} if reorder_sums else OPTIONS
     options = options | {"nogil": True} if release_gil else options
 
     def decorate(function: Function) -> Function:
+        if uses:  # the name is a part of the name of the cached file
+            function.__qualname__ += f"_{_fingerprint(uses)}"
         try:
             compiled = njit(arguments, cache=True, **options)(function)
         except Exception:  # noqa: BLE001  (the cache cannot be written, is full or is damaged)
@@ -55,6 +66,12 @@ def jit(
         return cast(Function, compiled)
 
     return decorate
+
+
+def _fingerprint(modules: Sequence[ModuleType]) -> str:
+    """Changes with the source of any of these modules."""
+    sources = "".join(inspect.getsource(module) for module in modules)
+    return hashlib.sha256(sources.encode()).hexdigest()[:16]
 
 
 def jit_inline(function: Function) -> Function:

@@ -15,6 +15,7 @@ from app.engine.join import join_chunks
 from app.engine.queue import JobQueue
 from app.engine.slow_jobs import SlowJobs
 from app.engine.step import Stepper
+from app.engine.time_budget import MIN_OBSERVATIONS
 from app.errors import Overloaded
 from app.jobs.jobs import AdvanceMany, Job
 from app.jobs.session_list import SessionNames
@@ -66,6 +67,8 @@ class Backlog:
 
     def fits(self, job: AdvanceMany) -> bool:
         """Whether a job is not too large for one batch."""
+        if len(job.observations) <= min(MIN_OBSERVATIONS, self._max_sessions, self._fair_share.limit):
+            return True  # whatever the models cost: the limits below take longer to find
         max_sessions, max_observations = self._part_limits()
         return len(job) <= max_sessions and len(job.observations) <= max_observations
 

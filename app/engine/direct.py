@@ -1,10 +1,10 @@
 """Steps simple bulk jobs: fast checks in place of admission, and no columns of chunks.
 
 In a simple job every chunk has one observation, and every session is resident and at the position that its
-client claims. One compiled loop checks such a job, and the network steps it. If the store writes through, the
-next rows are staged in a batch, which commits them. Otherwise nothing can fail any more and nothing has to be
-written first: a compiled loop publishes the job as it is submitted, without the queue and a batch. If any
-chunk of a job is not of this kind, the job is left to admission unchanged.
+client claims. One compiled call checks such a job, and the network steps it. If the store writes through, the
+next rows are staged in a batch, which commits them. Otherwise nothing has to be written first: one compiled
+call publishes the job as it is submitted, without the queue and a batch. If any chunk of a job is not of this
+kind, the job is left to admission unchanged.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from app.engine.step import Stepper
 from app.jobs.answers import BulkAnswer
 from app.jobs.jobs import AdvanceMany
 from app.observability.metrics import Metrics
-from app.session.digest import digests
-from app.session.history import Observed
+from app.session import digest as digest_module
+from app.session import history as history_module
+from app.session.digest import digests, write_digests
+from app.session.history import NO_RINGS, NOTHING, Observed, append_records, as_words
 from app.session.rows import Rows
 from app.session.slab import WARM, Slab
-from models.arrays import Bytes, Digests, Epochs, Floats, Ints, Numbers, Seconds, UInt32s
-from models.jit import FLOAT, INT, contiguous, jit, readonly, readonly_contiguous, writable
+from models.arrays import Bytes, Digests, Epochs, Floats, Int32s, Ints, Numbers, Seconds, UInt32s
+from models.jit import FLOAT, INT, contiguous, jit, jit_part, readonly, readonly_contiguous, writable
 
+EXPONENT = np.uint32(0x7F800000)  # all of its bits are set in infinities and NaN
 FOUND = 255  # in `Slab.used`, within one call: an earlier chunk of the same job has this row
 
 
@@ -37,8 +40,7 @@ class SteppedJob:
 
     rows : [n], of its sessions
     observations : [n, inputs], as the network took them
-    carries, predictions : [n, ...], after the step
-    digests : [n], of its chunks
+    carries, predictions : [n, ...], after the step; there may be NaN or infinities among them
     """
 
     job: AdvanceMany
@@ -47,7 +49,6 @@ class SteppedJob:
     observations: Numbers
     carries: Floats
     predictions: Floats
-    digests: Digests
 
     def answer(self, positions: Ints, epochs: Epochs) -> BulkAnswer:
         """The answer, with the positions and epochs after the step."""
@@ -96,10 +97,13 @@ class DirectChunks:
         if stepped is None:
             return False
         slab, rows = stepped.slab, stepped.rows
+        if not slab.forecaster.all_finite(stepped.predictions, stepped.carries):
+            return False
         before = Rows(slab.read_headers(rows), stepped.carries, notes=slab.notes_of(rows))
         after = advance_rows(
-            before, stepped.carries, job.lengths, stepped.digests, stepped.predictions, {}, batch.now, 0
-        )
+            before, stepped.carries, job.lengths, digests(stepped.observations, job.lengths),
+            stepped.predictions, {}, batch.now, 0,
+        )  # fmt: skip
         observed = Observed(job.lengths, stepped.observations, stepped.predictions)
         batch.stage(slab, job.sessions.names, rows, after, observed)
         answer = stepped.answer(after.headers["position"], after.headers["epoch"])
@@ -113,21 +117,23 @@ class DirectChunks:
             return None
         slab, rows = stepped.slab, stepped.rows
         positions, epochs = np.empty(len(rows), np.int64), np.empty(len(rows), np.uint64)
-        _publish(
+        histories = slab.histories
+        if not _publish(
             *slab.columns,
             slab.carries,
+            *(NO_RINGS if histories is None else histories.rings),
+            slab.forecaster.layout.float_bounds,
             rows,
+            job.lengths,
+            np.ascontiguousarray(as_words(stepped.observations)),
             stepped.carries,
-            stepped.digests,
-            stepped.predictions,
+            np.ascontiguousarray(stepped.predictions),
+            NOTHING,
             now,
             positions,
             epochs,
-        )
-        if slab.histories is not None:
-            slab.histories.append(
-                rows, positions, Observed(job.lengths, stepped.observations, stepped.predictions)
-            )
+        ):
+            return None
         self._metrics.chunks += len(job)
         self._metrics.observations += len(job)
         return stepped.answer(positions, epochs)
@@ -169,11 +175,8 @@ class DirectChunks:
                 )
         except Exception:  # noqa: BLE001  (admission finds the session that failed, and refuses only that one)
             return None
-        if not forecaster.all_finite(predictions, carries):
-            return None
         self._stepper.record_pass(slab, perf_counter() - began, 1, len(rows), len(rows))
-        chunk_digests = digests(observations, job.lengths)
-        return SteppedJob(job, slab, rows, observations, carries, predictions, chunk_digests)
+        return SteppedJob(job, slab, rows, observations, carries, predictions)
 
 
 def _may_be_of(slab: Slab, job: AdvanceMany) -> bool:
@@ -220,11 +223,43 @@ def _are_ready(
     return ready
 
 
+@jit_part
+def _are_finite(bits: UInt32s, first: int, last: int) -> bool:
+    """Whether the float32 numbers with these bits, in these columns, are neither NaN nor infinite."""
+    begin, count = np.uint64(first), np.uint64(last - first)
+    for row in range(len(bits)):
+        found = np.uint32(0)
+        for i in range(count):  # to the end in any case: this is compiled to a few wide instructions
+            found |= np.uint32((bits[row, begin + i] & EXPONENT) == EXPONENT)
+        if found:
+            return False
+    return True
+
+
+@jit_part
+def _remember(
+    digests: Digests, lengths: UInt32s, answers: Floats, digest: np.uint64, prediction: Floats
+) -> None:
+    """Put a chunk of one observation before those that a row remembers; the oldest is forgotten."""
+    chunks, outputs = answers.shape
+    for chunk in range(chunks - 1, 0, -1):
+        digests[chunk], lengths[chunk] = digests[chunk - 1], lengths[chunk - 1]
+        for output in range(outputs):
+            answers[chunk, output] = answers[chunk - 1, output]
+    if chunks:
+        digests[0], lengths[0] = digest, 1
+        for output in range(outputs):
+            answers[0, output] = prediction[output]
+
+
 @jit(
     writable("int64"), writable("int64"), readonly("uint64"), writable("float64"), writable("float64"),
     readonly("float64"), writable("uint64", 2), writable("uint32", 2), writable("float32", 3),
-    contiguous("float32", 2), readonly("int64"), readonly_contiguous("float32", 2),
-    readonly("uint64"), readonly("float32", 2), FLOAT, contiguous("int64"), contiguous("uint64"),
+    contiguous("float32", 2), contiguous("int64", 2), contiguous("float32", 2), contiguous("int64"),
+    contiguous("int32"), INT, INT, INT, INT, contiguous("int64", 2), readonly("int64"), readonly("int64"),
+    readonly_contiguous("float32", 2), readonly_contiguous("float32", 2), readonly_contiguous("float32", 2),
+    contiguous("float32", 2), FLOAT, contiguous("int64"), contiguous("uint64"),
+    uses=(digest_module, history_module),
 )  # fmt: skip
 def _publish(
     position: Ints,
@@ -237,33 +272,57 @@ def _publish(
     chunk_lengths: UInt32s,
     answer: Floats,
     carries: Floats,
+    blocks: Ints,
+    block_words: Floats,
+    pool_state: Ints,
+    roots: Int32s,
+    first_key: int,
+    limit: int,
+    max_blocks: int,
+    kept_outputs: int,
+    float_bounds: Ints,
     rows: Ints,
+    lengths: Ints,
+    observations: Floats,
     moved: Floats,
-    digests: Digests,
     predictions: Floats,
+    nothing: Floats,
     now: float,
     positions: Ints,
     epochs: Epochs,
-) -> None:
-    """Write the row of each session after its chunk of one observation, including its newest answer."""
-    chunks, outputs = answer.shape[1], answer.shape[2]
+) -> bool:
+    """Write the row of each session after its chunk of one observation, with its newest answer and its past.
+
+    Writes nothing if a prediction or a carry has NaN or an infinity, and returns whether it wrote.
+
+    Parameters
+    ----------
+    position, ... answer : `Slab.columns`
+    blocks, ... kept_outputs : of `Rings`
+    observations : [n, words], each number seen as float32
+    nothing : [0, 0]
+    """
+    if not _are_finite(predictions.view(np.uint32), 0, predictions.shape[1]):
+        return False
+    for part in range(len(float_bounds)):
+        if not _are_finite(moved.view(np.uint32), float_bounds[part, 0], float_bounds[part, 1]):
+            return False
+    digests = np.empty(len(rows), np.uint64)
+    write_digests(observations.view(np.uint32), lengths, 0, digests)
     for i in range(len(rows)):
         row = rows[i]
         position[row] += 1
         since_reset[row] += 1
         seen[row] = now
         deadline[row] = now + ttl[row]
-        for chunk in range(chunks - 1, 0, -1):
-            digest[row, chunk] = digest[row, chunk - 1]
-            chunk_lengths[row, chunk] = chunk_lengths[row, chunk - 1]
-            for output in range(outputs):
-                answer[row, chunk, output] = answer[row, chunk - 1, output]
-        if chunks:
-            digest[row, 0] = digests[i]
-            chunk_lengths[row, 0] = 1
-            for output in range(outputs):
-                answer[row, 0, output] = predictions[i, output]
+        _remember(digest[row], chunk_lengths[row], answer[row], digests[i], predictions[i])
         for k in range(carries.shape[1]):
             carries[row, k] = moved[i, k]
         positions[i] = position[row]
         epochs[i] = epoch[row]
+    if limit:
+        append_records(
+            blocks, block_words, pool_state, roots, first_key, limit, max_blocks, kept_outputs, rows,
+            positions, lengths, observations, predictions, nothing,
+        )  # fmt: skip
+    return True

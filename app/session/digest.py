@@ -32,13 +32,16 @@ def digests(observations: Floats, lengths: Ints, horizon: int = 0) -> Digests:
     [batch] of uint64
     """
     found = np.empty(len(lengths), np.uint64)
-    _digest(np.ascontiguousarray(observations).view(np.uint32), lengths, horizon, found)
+    write_digests(np.ascontiguousarray(observations).view(np.uint32), lengths, horizon, found)
     return found
 
 
 @jit(readonly("uint32", 2), readonly("int64"), INT, contiguous("uint64"))
-def _digest(words: UInt32s, lengths: Ints, horizon: int, found: Digests) -> None:
-    """Every operand is an unsigned 64-bit integer, because Numba would mix it with a signed one as floats."""
+def write_digests(words: UInt32s, lengths: Ints, horizon: int, found: Digests) -> None:
+    """Write the digest of each chunk to `found`; `words` are the bits of the observations.
+
+    Every operand is an unsigned 64-bit integer, because Numba would mix it with a signed one as floats.
+    """
     row = 0
     for i in range(len(lengths)):
         total, index = np.uint64(0), np.uint64(horizon)

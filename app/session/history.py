@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -154,6 +154,30 @@ class HistoryPool:
         return Histories(self, forecaster, capacity, next(self._slabs) << ROW_BITS)
 
 
+class Rings(NamedTuple):
+    """Where the pasts of a slab's sessions are, as `append_records` takes it.
+
+    first_key : of row 0; no other slab has the keys of these rows
+    limit : observations of a past; 0: none is kept
+    max_blocks : of a ring
+    outputs : words of a prediction that are kept
+    """
+
+    blocks: Ints
+    words: Floats
+    state: Ints
+    roots: Int32s
+    first_key: int
+    limit: int
+    max_blocks: int
+    outputs: int
+
+
+NO_RINGS = Rings(
+    np.empty((0, 0), np.int64), NOTHING, np.empty(0, np.int64), np.empty(0, np.int32), 0, 0, 0, 0
+)
+
+
 class Histories:
     """The pasts of the sessions of one slab, by row.
 
@@ -179,9 +203,10 @@ class Histories:
         self.record_words = self._ends[-1]
         most = pool.observations * (TEXT_FACTOR if self._is_text else 1)
         self.limit = min(most, SESSION_BYTES // (4 * self.record_words))
-        self._max_blocks = (
-            -(-self.limit * self.record_words // WORDS) + 1
-        )  # the oldest is partly written over
+        max_blocks = -(-self.limit * self.record_words // WORDS) + 1  # the oldest is partly written over
+        self.rings = Rings(
+            pool.blocks, pool.words, pool.state, self._roots, first_key, self.limit, max_blocks, output_words
+        )
 
     def append(self, rows: Ints, ends: Ints, observed: Observed) -> None:
         """Add what the sessions at these rows observed.
@@ -197,20 +222,15 @@ class Histories:
         extra = NOTHING
         if self._width or self._has_times:
             extra = self._extra_words(observed)
-        observations, predictions = _words(observed.observations), _words(observed.predictions)
+        observations, predictions = as_words(observed.observations), as_words(observed.predictions)
         self.append_words(rows, ends, observed.lengths, observations, predictions, extra)
 
     def append_words(
         self, rows: Ints, ends: Ints, lengths: Ints, observations: Floats, predictions: Floats, extra: Floats
     ) -> None:
         """As `append`, of numbers that are float32 or seen as such, [total, words]."""
-        if self._is_text:
-            predictions = predictions[:, :0]
         if self.limit:
-            _append(
-                self._pool.blocks, self._pool.words, self._pool.state, self._roots, self._first_key,
-                self.limit, self._max_blocks, rows, ends, lengths, observations, predictions, extra,
-            )  # fmt: skip
+            append_records(*self.rings, rows, ends, lengths, observations, predictions, extra)
 
     def forget(self, row: int) -> None:
         """Drop the past of the session at this row."""
@@ -254,11 +274,11 @@ class Histories:
             columns.append(np.full((total, width), np.nan, np.float32) if numbers is None else numbers)
         if self._has_times:
             times = np.full(total, np.nan) if observed.times is None else observed.times
-            columns.append(_words(times[:, None]))
+            columns.append(as_words(times[:, None]))
         return np.hstack([column.reshape(total, -1) for column in columns])
 
 
-def _words(numbers: Numbers) -> Floats:
+def as_words(numbers: Numbers) -> Floats:
     """Numbers, [total, n], as float32, or seen as such."""
     if numbers.dtype == np.float32:
         return numbers
@@ -346,15 +366,19 @@ def _ring_of(blocks: Ints, state: Ints, roots: Int32s, row: int, key: int, start
 
 @jit(
     contiguous("int64", 2), contiguous("float32", 2), contiguous("int64"), contiguous("int32"),
-    INT, INT, INT, readonly("int64"), readonly("int64"), readonly("int64"),
+    INT, INT, INT, INT, readonly("int64"), readonly("int64"), readonly("int64"),
     readonly("float32", 2), readonly("float32", 2), readonly("float32", 2),
 )  # fmt: skip
-def _append(
+def append_records(
     blocks: Ints, words: Floats, state: Ints, roots: Int32s, first_key: int, limit: int, max_blocks: int,
-    rows: Ints, ends: Ints, lengths: Ints, observations: Floats, predictions: Floats, extra: Floats,
+    outputs: int, rows: Ints, ends: Ints, lengths: Ints, observations: Floats, predictions: Floats,
+    extra: Floats,
 ) -> None:  # fmt: skip
-    """Write the records of each session behind those it has, of a long chunk only the last."""
-    block_end, inputs, outputs = words.shape[1], observations.shape[1], predictions.shape[1]
+    """Write the records of each session behind those it has, of a long chunk only the last.
+
+    The first arguments are those of `Rings`, the others as in `Histories.append_words`.
+    """
+    block_end, inputs = words.shape[1], observations.shape[1]
     record = inputs + outputs + extra.shape[1]
     stop = 0
     state[NOW] += 1
