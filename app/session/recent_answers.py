@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from app.session.rows import Answer, Rows
+from app.session.rows import Answer, LongAnswers, Rows
 from models.arrays import Digests, Floats, Ints, UInt32s
 from models.forecaster import Forecaster
 from models.jit import jit, readonly, writable
@@ -98,8 +98,21 @@ def remember(
     _put_in_front(headers["chunk_lengths"], headers["digest"], headers["answer"], lengths, digests, last)
     if not long and not rows.long_answers:
         return
-    for i in long.keys() | rows.long_answers.keys():
-        _remember_long(rows, i, long.get(i), max_bytes)
+    chunk_lengths, counts, before = headers["chunk_lengths"], headers["long_answer_count"], rows.long_answers
+    max_chunks = chunk_lengths.shape[1]
+    for i in long.keys() | before.keys():
+        answers = (long.get(i), *before.get(i, ()))[:max_chunks]
+        fitting = _fitting(answers, max_bytes)
+        if fitting < len(answers):
+            chunk_lengths[i, fitting:] = 0
+            answers = answers[:fitting]
+        while answers and answers[-1] is None:
+            answers = answers[:-1]
+        counts[i] = len(answers)
+        if answers:
+            before[i] = answers
+        else:
+            before.pop(i, None)
 
 
 def reset_sessions(rows: Rows, forecaster: Forecaster, which: Sequence[int] = (0,)) -> None:
@@ -142,23 +155,13 @@ def _put_in_front(
                 answer[i, chunk, output], number = number, answer[i, chunk, output]
 
 
-def _remember_long(rows: Rows, i: int, newest: Answer | None, max_bytes: int) -> None:
-    max_chunks = rows.headers["chunk_lengths"].shape[1]
-    answers = (newest, *rows.long_answers.get(i, ()))[:max_chunks]
+def _fitting(answers: LongAnswers, max_bytes: int) -> int:
+    """How many of the answers, the newest first, are within the limit; the newest always is."""
     total = 0
     for chunk, kept in enumerate(answers):
-        if not kept:
-            continue
-        for array in kept.values():  # three times as fast as a sum over a generator
-            total += array.nbytes
-        if chunk and total > max_bytes:
-            rows.headers["chunk_lengths"][i, chunk:] = 0
-            answers = answers[:chunk]
-            break
-    while answers and answers[-1] is None:
-        answers = answers[:-1]
-    rows.headers["long_answer_count"][i] = len(answers)
-    if answers:
-        rows.long_answers[i] = answers
-    else:
-        rows.long_answers.pop(i, None)
+        if kept:
+            for array in kept.values():  # three times as fast as a sum over a generator
+                total += array.nbytes
+            if chunk and total > max_bytes:
+                return chunk
+    return len(answers)
