@@ -57,11 +57,11 @@ def jit(
     options = options | {"nogil": True} if release_gil else options
 
     def decorate(function: Function) -> Function:
-        if uses:  # the name is a part of the name of the cached file
-            function.__qualname__ += f"_{_fingerprint(uses)}"
         try:
+            if uses:  # the name is a part of the name of the cached file
+                function.__qualname__ += f"_{_fingerprint(uses)}"
             compiled = njit(arguments, cache=True, **options)(function)
-        except Exception:  # noqa: BLE001  (the cache cannot be written, is full or is damaged)
+        except Exception:  # noqa: BLE001  (there is no source, or the cache cannot be written, is full or is damaged)
             compiled = njit(arguments, **options)(function)
         return cast(Function, compiled)
 
