@@ -61,7 +61,7 @@ def jit(
             if uses:  # the name is a part of the name of the cached file
                 function.__qualname__ += f"_{_fingerprint(uses)}"
             compiled = njit(arguments, cache=True, **options)(function)
-        except Exception:  # noqa: BLE001  (there is no source, or the cache cannot be written, is full or is damaged)
+        except Exception:  # noqa: BLE001  (no source, or no cache that can be used)
             compiled = njit(arguments, **options)(function)
         return cast(Function, compiled)
 
