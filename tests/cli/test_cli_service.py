@@ -25,6 +25,7 @@ from app.cli.row_reader import open_rows, select_columns
 from models.data.dataset import open_series
 from models.data.tables.options import NO_OPTIONS, TableOptions
 from models.errors import BadData
+from tests.helpers.locked import Keys
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 
 pytestmark = pytest.mark.anyio
@@ -325,6 +326,21 @@ async def test_the_error_says_why_a_file_cannot_be_streamed(started, tmp_path, c
         }.items():
             assert await ran(service, "stream", tmp_path / arguments[0], *arguments[1:]) == 2
             assert sentence in capsys.readouterr().err
+
+
+async def test_the_error_of_a_server_names_the_option_that_mends_it(start_hot, readings, tmp_path, capsys):
+    keys = Keys(tmp_path)
+    keys.add("ops")
+    (tmp_path / "key").write_text(keys.token["ops"])
+    async with start_hot(api_keys_file=keys.path, default_model=None) as service:
+        assert '  curl -H "authorization: Bearer $KEY" http://' in capsys.readouterr().out
+        assert await ran(service, "sessions", "list") == 1
+        assert "send an API key" in (refused := capsys.readouterr().err)
+        assert "--key-file" in refused
+        assert "CARRYOVER_KEY_FILE" in refused
+        for command in (["stream", readings, "a"], ["generate", "a", "--prompt", "x"]):
+            assert await ran(service, *command, "--key-file", tmp_path / "key") in (1, 2)
+            assert "name the model of the new session with --model; the server has " in capsys.readouterr().err
 
 
 # Sources.
