@@ -159,17 +159,19 @@ class Server(uvicorn.Server):
             log.warning(warning)
 
     def _example(self) -> str:
-        models = self.config.app.state.engine.residents.models  # type: ignore[union-attr]
+        state = self.config.app.state  # type: ignore[union-attr]
+        models = state.engine.residents.models
+        curl = "curl" if state.authenticator.key_ring is None else 'curl -H "authorization: Bearer $KEY"'
         forecaster = models.current[models.default_model or next(iter(models.current))].forecaster
         if forecaster.input_size > MAX_EXAMPLE_NUMBERS:
-            return f"curl {self.address}/models/{forecaster.artifact.name}"
+            return f"{curl} {self.address}/models/{forecaster.artifact.name}"
         named = {} if models.default_model else {"model": forecaster.artifact.name}
         if forecaster.artifact.text is not None:
             body = orjson.dumps(named | {"prompt": [0], "steps": 80}).decode()
-            return f"curl {self.address}/sessions/demo/generate -d '{body}'"
+            return f"{curl} {self.address}/sessions/demo/generate -d '{body}'"
         rows = [[float(f"{number:.3g}") for number in row] for row in forecaster.example()]
         body = orjson.dumps(named | {"observations": rows}).decode()
-        return f"curl {self.address}/sessions/demo/observations -d '{body}'"
+        return f"{curl} {self.address}/sessions/demo/observations -d '{body}'"
 
 
 def create_server(settings: Settings, *, place: Place | None = None, accept_loss: bool = False) -> Server:

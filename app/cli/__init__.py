@@ -124,6 +124,11 @@ def _expected(error: Exception) -> tuple[str, int] | None:
         return f"{error.format_message()} (see --help)", 2
     if isinstance(error, BadInput | ConfigError):
         return str(error), 2
+    if isinstance(error, carryover.Unauthorized):
+        return f"{error}. The option for a key is --key-file, and the variable is CARRYOVER_KEY_FILE", 1
+    if isinstance(error, carryover.Unprocessable) and "models" in error.extra:
+        known = ", ".join(error.extra["models"])
+        return f"name the model of the new session with --model; the server has {known}", 1
     if isinstance(error, ModelsError | CarryoverError | carryover.CarryoverError):
         return str(error), 1
     if isinstance(error, OSError):

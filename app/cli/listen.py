@@ -97,7 +97,7 @@ def listen(
             for segment in heard:
                 print(_as_json(segment) if as_json or out else _as_text(segment), file=file, flush=True)
         except CannotResume as error:
-            raise BadData(str(error)) from None
+            raise BadData(f"{error}. If it began at another position, give that with --began-at") from None
 
 
 class _Written:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -272,7 +273,27 @@ def _print(info: SessionInfo, as_json: bool) -> None:
     if as_json:
         print(json.dumps(fields, default=str))
         return
-    width = max(map(len, fields))
-    for name, value in fields.items():
-        if value not in (None, {}):
-            print(f"{name.replace('_', ' '):{width}}  {value}")
+    lines = [line for name, value in fields.items() for line in _lines(name.replace("_", " "), value)]
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        print(f"{name:{width}}  {text}")
+
+
+def _lines(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A field's name and text; of a field with parts, those of each part."""
+    if isinstance(value, Mapping):
+        for part, inner in value.items():
+            yield from _lines(f"{name} {part.replace('_', ' ')}", inner)
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        for number, inner in enumerate(value, 1):
+            yield from _lines(f"{name} {number}", inner)
+    elif value is not None:
+        yield name, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "milliseconds")
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -46,8 +46,10 @@ from app.session.recent_answers import reset_sessions
 from app.session.rows import Rows, scalar
 from app.session.slab import Slab
 from app.session.state_file import rows_of, state_of
+from models.forecaster import Forecaster
 
 log = logging.getLogger("carryover.engine")
+SHOWN_SERIES = 10  # in an error
 
 
 class Admission:
@@ -181,8 +183,7 @@ class _Commands:
         slab, carry = self._residents.models.slab_for_learning(job.model, job.learning, job.level)
         known = slab.forecaster.begin_series(carry, job.series or id_of(job.session))
         if job.series is not None and not known:
-            model = slab.forecaster.artifact.name
-            raise Unprocessable(f"{model!r} was not trained on a series {job.series[:80]!r}", field="series")
+            raise _unknown_series(job.series, slab.forecaster)
         row = self._residents.create(job.session, slab, job.ttl_seconds, batch)
         after = slab.read(np.array([row]))
         after.carries[0] = carry
@@ -270,6 +271,14 @@ def _begin_forecast(job: Forecast, slab: Slab, row: int) -> Progress:
     carry = slab.carries[row].copy()
     inputs = future_inputs(slab.forecaster, slab.forecaster.layout.clock(carry), job.steps, job.future)
     return Progress(carry, forecast_carry=carry, future_inputs=inputs)
+
+
+def _unknown_series(series: str, forecaster: Forecaster) -> Unprocessable:
+    names = () if forecaster.scales is None else forecaster.scales.names
+    known = ", ".join(names[:SHOWN_SERIES]) + (", ..." if len(names) > SHOWN_SERIES else "")
+    trained = f"; it was trained on: {known}" if names else ": it has one series, without a name"
+    sentence = f"{forecaster.artifact.name!r} was not trained on a series {series[:80]!r}{trained}"
+    return Unprocessable(sentence, field="series")
 
 
 def _note(rows: Rows, notes: Notes) -> None:

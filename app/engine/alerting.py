@@ -47,7 +47,7 @@ def check_alert(alert: Alert | None, forecaster: Forecaster) -> None:
         )
     if alert.alarms_per_week is not None:
         alarming.check_step(alert, forecaster)
-    check_intervals(alert.outside, forecaster)
+    check_intervals(alert.outside, forecaster, "alert.outside")
 
 
 def find_alerts(

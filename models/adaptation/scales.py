@@ -44,6 +44,11 @@ class SessionScales:
         self._last = fleet.stages[-1]
         self._given = self._last + 1
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The series that the network was trained on."""
+        return self._fleet.names
+
     def initialize(self, carries: Floats) -> None:
         """Begin with the scale of the fleet, and with nothing observed; in place, [batch, carry_size]."""
         count, mean, std, observed = self._parts(carries)

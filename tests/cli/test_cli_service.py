@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from app.cli.row_reader import open_rows, select_columns
 from models.data.dataset import open_series
 from models.data.tables.options import NO_OPTIONS, TableOptions
 from models.errors import BadData
+from tests.helpers.locked import Keys
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 
 pytestmark = pytest.mark.anyio
@@ -226,6 +228,14 @@ async def test_a_session_is_shown_forked_reset_and_deleted(started, values, caps
         assert json.loads(capsys.readouterr().out)["position"] == STEPS
         assert await ran(service, "sessions", "reset", "b", "--json") == 0
         assert json.loads(capsys.readouterr().out)["observations_since_reset"] == 0
+        await service.http.post("/sessions", json={"id": "tracked", "learning": {"intervals": True}})
+        await service.http.post("/sessions/tracked/observations", json={"observations": [0.0, 0.1, 0.2]})
+        assert await ran(service, "sessions", "show", "tracked") == 0
+        shown = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+        assert shown["learning levels"].strip() == "0.5, 0.8, 0.9, 0.95, 0.99"
+        assert float(shown["errors by target 1 mse"]) == pytest.approx(float(shown["errors mse"]))
+        assert re.fullmatch(r" *\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\+00:00", shown["created"])
+        await service.http.delete("/sessions/tracked")
         assert await ran(service, "sessions", "show", "a") == 0
         assert f"position                  {STEPS}" in capsys.readouterr().out
         assert await ran(service, "sessions", "list") == 0
@@ -254,7 +264,7 @@ async def test_a_session_is_shown_forked_reset_and_deleted(started, values, caps
         assert "last_seen" in capsys.readouterr().err
         assert await ran(service, "sessions", "label", "b", "site=north", "line=4") == 0
         assert await ran(service, "sessions", "label", "b", "line=") == 0
-        assert "labels                    {'site': 'north'}" in capsys.readouterr().out
+        assert "labels site               north" in capsys.readouterr().out
         assert await ran(service, "sessions", "list", "--json", "--label", "site=north") == 0
         assert capsys.readouterr().out == '{"session": "b", "model": "sine"}\n'
         assert await ran(service, "sessions", "list", "--label", "north") == 2
@@ -325,6 +335,23 @@ async def test_the_error_says_why_a_file_cannot_be_streamed(started, tmp_path, c
         }.items():
             assert await ran(service, "stream", tmp_path / arguments[0], *arguments[1:]) == 2
             assert sentence in capsys.readouterr().err
+
+
+async def test_the_error_of_a_server_names_the_option_that_mends_it(start_hot, readings, tmp_path, capsys):
+    keys = Keys(tmp_path)
+    keys.add("ops")
+    (tmp_path / "key").write_text(keys.token["ops"])
+    async with start_hot(api_keys_file=keys.path, default_model=None) as service:
+        assert '  curl -H "authorization: Bearer $KEY" http://' in capsys.readouterr().out
+        assert await ran(service, "sessions", "list") == 1
+        assert "send an API key" in (refused := capsys.readouterr().err)
+        assert "--key-file" in refused
+        assert "CARRYOVER_KEY_FILE" in refused
+        for command in (["stream", readings, "a"], ["generate", "a", "--prompt", "x"]):
+            assert await ran(service, *command, "--key-file", tmp_path / "key") in (1, 2)
+            assert (
+                "name the model of the new session with --model; the server has " in capsys.readouterr().err
+            )
 
 
 # Sources.

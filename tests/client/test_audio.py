@@ -212,7 +212,8 @@ async def test_the_command_goes_on_where_it_was_interrupted_and_writes_each_segm
         for wrong in ([str(other)], [str(file), "--began-at", str(RATE)]):
             refused = ["listen", wrong[0], "a", "--resume", *wrong[1:], *url]
             assert await asyncio.to_thread(run, refused) == 2
-            assert "has not applied this audio" in capsys.readouterr().err
+            assert "has not applied this audio" in (refusal := capsys.readouterr().err)
+            assert "--began-at" in refusal
         assert (await service.session("a"))["position"] == len(speech)
         assert await asyncio.to_thread(run, ["listen", "-", "a", "--resume", *url]) == 2
 

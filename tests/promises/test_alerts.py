@@ -221,6 +221,7 @@ async def test_an_alert_that_cannot_be_is_refused(begin, alert, word):
             problem = check_problem(response)
             assert problem["status"] == 422
             assert word in problem["detail"]
+            assert problem["field"].startswith("alert"), "a form shows the refusal at the field"
         refused = await service.http.post("/sessions", json={"model": "sine", "alert": ALERT})
         assert "keeps no scores" in check_problem(refused)["detail"]
 

@@ -94,7 +94,7 @@ async def test_a_series_that_the_model_does_not_have_is_refused(start):
         refused = await service.http.post("/sessions", json={"id": "s", "series": "quiet"})
         problem = check_problem(refused)
         assert (problem["status"], problem["field"]) == (422, "series")
-        assert "not trained on a series 'quiet'" in problem["detail"]
+        assert problem["detail"] == "'fleet' was not trained on a series 'quiet'; it was trained on: loud"
         assert (await service.http.get("/sessions/s")).status_code == 404
 
 
