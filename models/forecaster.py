@@ -495,7 +495,7 @@ class Forecaster:
         return self._learner().relative_errors(carries[:, self.layout.learned], which)
 
     def last_scores(self, carries: Floats, which: Ints) -> Floats:
-        """[n], of the carries `which`, the score of the last observation, in [0, 1); NaN if there is none."""
+        """[n], of the carries `which`, the last observation's surprise, in [0, 1); NaN if there is none."""
         return self._learner().last_scores(carries[:, self.layout.learned], which)
 
     def level(self, carries: Floats) -> Floats:

@@ -109,8 +109,8 @@ async def test_a_retry_is_answered_with_the_same_intervals_and_moves_nothing(sta
     [
         ("adaptive", {"level": 0.7}, "0.8, 0.9, not 0.7"),
         ("adaptive", {"level": 2}, "not 2"),
-        ("sine", {"level": 0.9}, "neither intervals nor scores"),
-        ("sine", {"score": True}, "neither intervals nor scores"),
+        ("sine", {"level": 0.9}, "neither intervals nor surprise"),
+        ("sine", {"score": True}, "neither intervals nor surprise"),
     ],
 )
 async def test_options_that_a_session_does_not_keep_are_refused_and_nothing_moves(

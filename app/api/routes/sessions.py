@@ -109,7 +109,7 @@ async def list_sessions(
         Literal["name", *ORDERS],  # type: ignore[valid-type]
         Query(
             description="`name`: by id; `last_seen`; `error`: the mean squared error as a multiple of that "
-            "of repeating the last observation; `surprise`: the score of the last observation"
+            "of repeating the last observation; `surprise`: that of the last observation"
         ),
     ] = "name",
     descending: Annotated[bool, Query(description="the greatest value first; not by id")] = False,
