@@ -41,12 +41,16 @@ def list_(
         Literal["name", "last_seen", "error", "surprise"],
         typer.Option(
             help="By id, by when they were last seen, by their error relative to that of repeating the last "
-            "observation, or by the surprise of the last observation. Of the last three, the greatest first."
+            "observation, or by the surprise of the last observation. Of the last three, the greatest first; by "
+            "id, the first in the alphabet."
         ),
     ] = "name",
     ascending: Annotated[
-        bool, typer.Option("--ascending", help="The smallest value first.", show_default=False)
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--ascending/--descending", help="The smallest, or the greatest, first.", show_default=False
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Print a table of the sessions; with --json each line is a JSON document.
@@ -54,7 +58,7 @@ def list_(
     In another order than by id, sessions that the server does not have in memory come last.
     """
     labels = _labels(label or ())
-    descending = order != "name" and not ascending
+    descending = order != "name" if ascending is None else not ascending
     with connect.client(url, key_file) as server:
         if as_json:
             for entry in server.sessions(model, labels=labels, order=order, descending=descending):

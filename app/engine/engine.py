@@ -267,7 +267,8 @@ class Engine:
         page = await self.by_name_here(query, after, limit)
         if self.peers is None:
             return page
-        return LabelPage.merge([page, *await self.peers.by_name(query, after, limit)], limit)
+        pages = [page, *await self.peers.by_name(query, after, limit)]
+        return LabelPage.merge(pages, limit, descending=query.names_descend)
 
     async def ranked_here(self, query: SessionQuery, after: Rank | None, limit: int) -> list[RankedSession]:
         """See `Listing.ranked`: of the sessions that this engine owns."""

@@ -184,18 +184,32 @@ class SqliteStore:
                 found, last = self._tables.tombstones_after(last, page)
 
     def names(
-        self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
+        self,
+        after: str,
+        limit: int,
+        prefix: str = "",
+        fingerprint_filter: Callable[[str], bool] = any_model,
+        *,
+        descending: bool = False,
     ) -> list[tuple[str, str]]:
         self._flush()
         with self._errors_as_store_failed("be read"):
-            return self._tables.names(after, limit, prefix, fingerprint_filter)
+            return self._tables.names(after, limit, prefix, fingerprint_filter, descending=descending)
 
     def labelled(
-        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+        self,
+        after: str,
+        limit: int,
+        prefix: str,
+        fingerprint_filter: Callable[[str], bool],
+        labels: Labels,
+        *,
+        descending: bool = False,
     ) -> LabelPage:
         self._flush()
         with self._errors_as_store_failed("be read"):
-            return self._tables.labelled(after, limit, prefix, fingerprint_filter, labels)
+            page = after, limit, prefix, fingerprint_filter, labels
+            return self._tables.labelled(*page, descending=descending)
 
     def expired(self, now: float, limit: int) -> list[str]:
         self._flush()
