@@ -541,6 +541,13 @@ class Feature(BaseModel):
     range: list[float] | None = Field(description="The least and the greatest number; others are refused.")
 
 
+class InputFeature(Feature):
+    mean: float | None = Field(
+        description="Of the training data, as is `std`; null where the model takes numbers as they are."
+    )
+    std: float | None
+
+
 class OutputFeature(Feature):
     kind: str = Field(description="number, probability or logits.")
 
@@ -573,7 +580,7 @@ class Model(BaseModel):
     name: str
     default: bool
     fingerprint: str
-    inputs: list[Feature]
+    inputs: list[InputFeature]
     outputs: list[OutputFeature]
     states: list[StateTensor] = Field(description="Kept of a session; empty for networks that are no graphs.")
     targets: list[str] = Field(description="Names of the numbers of a prediction.")

@@ -41,8 +41,7 @@ def list_(
         Literal["name", "last_seen", "error", "surprise"],
         typer.Option(
             help="By id, by when they were last seen, by their error relative to that of repeating the last "
-            "observation, or by the surprise of the last observation. Of the last three, the greatest first; by "
-            "id, the first in the alphabet."
+            "observation, or by the surprise of the last observation. Of the last three, the greatest first."
         ),
     ] = "name",
     ascending: Annotated[

@@ -125,6 +125,14 @@ async def test_options_that_a_session_does_not_keep_are_refused_and_nothing_move
         assert (await service.session("t"))["position"] == 2
 
 
+async def test_sessions_of_a_model_that_does_not_predict_its_input_cannot_learn(start_http):
+    async with start_http() as service:
+        body = {"id": "s", "model": "tokens", "learning": {"intervals": True}}
+        refused = await service.http.post("/sessions", json=body)
+        assert refused.status_code == 422, refused.text
+        assert "cannot learn about the target 'x'" in refused.json()["detail"]
+
+
 async def test_missing_values_are_stood_in_for_by_every_way(start, artifacts):
     whole = series("adaptive", 40)
     whole[np.random.default_rng(0).uniform(size=whole.shape) < 0.2] = np.nan

@@ -219,7 +219,8 @@ async def test_a_tenant_sees_its_own_sessions_whatever_the_cursor_says(
         assert await listed(service, **query | {"cursor": "nours2-0"}) == []
         assert await listed(service, **query | {"cursor": "n../ours2/"}) == []
         assert await listed(service, 2, descending=True) == [f"ours-{i}" for i in range(5, -1, -1)]
-        assert await listed(service, 2, descending=True, cursor="~") == [f"ours-{i}" for i in range(5, -1, -1)]
+        page = (await service.http.get("/sessions?descending=true&after=~")).json()
+        assert [row["session"] for row in page["sessions"]] == [f"ours-{i}" for i in range(5, -1, -1)]
         service.http.headers = {**keys.headers("boss"), "carryover-tenant": "*"}
         everything = await listed(service, 5, **query)
         assert len(everything) == 12

@@ -263,7 +263,7 @@ class TestMemory(StoreContract):
     @pytest.mark.parametrize("listing", LISTINGS)
     def test_the_work_of_a_page_does_not_grow_with_the_number_of_sessions(self, store, listing):
         def work() -> list[int]:
-            return [steps_of(lambda: store.names(*listing, descending=down)) for down in (False, True)]
+            return [steps_of(partial(store.names, *listing, descending=down)) for down in (False, True)]
 
         fill(store, 0, 200)
         before = work()
