@@ -365,8 +365,8 @@ class SqliteStore:
     def _errors_as_store_failed(self, task: str, size: int = PAGE_BYTES) -> Iterator[None]:
         """Turn errors of SQLite, of files and of decoding into `StoreFailed`, and roll back.
 
-        Where that fails, too, it comes before anything else in the next call: a commit within a transaction that
-        has failed would never be on disk, and one behind `without_fsync` would not wait for it.
+        Where that fails, too, it comes before anything else in the next call: a commit within a transaction
+        that has failed would never be on disk, and one behind `without_fsync` would not wait for it.
 
         Clients see this error, so it must not contain the file's path.
         """
