@@ -169,7 +169,7 @@ class Artifact:
     states: ClassVar[tuple[State, ...]] = ()
     controls: ClassVar[tuple[Control, ...]] = ()
 
-    @property
+    @cached_property
     def listed_inputs(self) -> tuple[Port, ...]:
         """A port for each input, as people see them."""
         embedding = self.architecture.embedding
