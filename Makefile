@@ -9,24 +9,41 @@ TORCH_INDEX ?= $(if $(filter Linux,$(shell uname -s)),https://download.pytorch.o
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input --constraint constraints.txt
 PINS := pyproject.toml client/pyproject.toml constraints.txt
 EDITABLE := --no-build-isolation --editable ./client --editable
+ALONE := $(PYTHON) tools/install_lock.py $(firstword $(MAKEFILE_LIST))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve shell editable test lint format types imports docs reference pictures clients messages bench soak attack failover lock clean
+.PHONY: help serve shell installed installed-test installed-dev editable for-test for-dev test lint format types imports docs reference pictures clients messages bench soak attack failover lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-serve: editable ## install what the service needs and start it on port 8000
+serve: installed ## install what the service needs and start it on port 8000
 	@exec $(VENV)/bin/carryover serve
 
 # bash reads ~/.bashrc first, which may put another Python in front.
-shell: editable ## a shell in which `carryover`, and its `python` and `pip`, are at hand
+shell: installed ## a shell in which `carryover`, and its `python` and `pip`, are at hand
 	@echo 'The command carryover is at hand here, and python and pip are those of .venv. To leave this shell: exit'
 	@case "$${SHELL:-/bin/sh}" in \
 	*/bash) exec "$$SHELL" --rcfile tools/shell.bash ;; \
 	*) PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" exec "$${SHELL:-/bin/sh}" ;; \
 	esac
+
+# One make installs at a time: another waits, and then finds it done.
+installed:
+	+@exec $(ALONE) $(MAKE) --no-print-directory editable
+
+installed-test:
+	+@exec $(ALONE) $(MAKE) --no-print-directory for-test
+
+installed-dev:
+	+@exec $(ALONE) $(MAKE) --no-print-directory for-dev
+
+for-test: $(VENV)/.test
+	@:
+
+for-dev: $(VENV)/.dev
+	@:
 
 # After `pip install .` there would be a copy of the code in .venv, which a later `git pull` does not change.
 editable: $(VENV)/.runtime
@@ -36,54 +53,54 @@ editable: $(VENV)/.runtime
 		|| $(PIP_INSTALL) --no-deps $(EDITABLE) .
 
 # Dozens of servers are started: what one has compiled is kept for the next, whatever the environment says.
-test: $(VENV)/.test ## install what the tests need and run them all (ARGS="-k reset" narrows)
+test: installed-test ## install what the tests need and run them all (ARGS="-k reset" narrows)
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
 
-lint: $(VENV)/.dev ## ruff: rules and format
+lint: installed-dev ## ruff: rules and format
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
-format: $(VENV)/.dev ## ruff: mend what can be mended
+format: installed-dev ## ruff: mend what can be mended
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-types: $(VENV)/.dev ## mypy, strict
+types: installed-dev ## mypy, strict
 	@$(PY) -m mypy
 
-imports: $(VENV)/.dev ## imports run in one direction only
+imports: installed-dev ## imports run in one direction only
 	@$(VENV)/bin/lint-imports
 
-docs: $(VENV)/.dev ## build the documentation into site/; a broken link or a missing page is an error
+docs: installed-dev ## build the documentation into site/; a broken link or a missing page is an error
 	@$(PY) -m zensical build --strict --clean
 	@$(PY) -m tools.docs.site
 
-reference: $(VENV)/.test ## write the reference pages that are made from the code
+reference: installed-test ## write the reference pages that are made from the code
 	@$(PY) -m tools.docs
 
-bench: $(VENV)/.test ## measure beside other designs, write docs/reference/benchmarks.md
+bench: installed-test ## measure beside other designs, write docs/reference/benchmarks.md
 	@$(PY) -m benchmarks $(ARGS)
 
-failover: $(VENV)/.test ## replicas killed, asleep and cut off under load; needs redis-server and haproxy
+failover: installed-test ## replicas killed, asleep and cut off under load; needs redis-server and haproxy
 	@$(PY) -m benchmarks.failover $(ARGS)
 
-soak: $(VENV)/.test ## mixed traffic with restarts, every answer checked (ARGS="--seconds 600")
+soak: installed-test ## mixed traffic with restarts, every answer checked (ARGS="--seconds 600")
 	@$(PY) -m benchmarks.soak $(ARGS)
 
-clients: $(VENV)/.test ## generate clients of the API in three languages and compile them; needs npm and Java
+clients: installed-test ## generate clients of the API in three languages and compile them; needs npm and Java
 	@$(PY) -m tools.clients
 
-pictures: $(VENV)/.test ## take the pictures of the dashboard anew, with Chromium
+pictures: installed-test ## take the pictures of the dashboard anew, with Chromium
 	@PICTURES=1 $(PY) -m pytest -q tests/dashboard/test_pictures.py
 
-messages: $(VENV)/.test ## compile the messages of gRPC
+messages: installed-test ## compile the messages of gRPC
 	@cd app/open_inference/grpc && $(CURDIR)/$(PY) -m grpc_tools.protoc --proto_path=. \
 		--descriptor_set_out=inference.binpb inference.proto
 
-attack: $(VENV)/.test ## attack a server on 127.0.0.1 and print what each attack did (ARGS="--write-page")
+attack: installed-test ## attack a server on 127.0.0.1 and print what each attack did (ARGS="--write-page")
 	@$(PY) -m benchmarks.attack $(ARGS)
 	@$(PY) -m benchmarks.mutated_graphs
 
-lock: $(VENV)/.dev ## pin the image's packages by hash, list their licences
+lock: installed-dev ## pin the image's packages by hash, list their licences
 	@$(PY) deploy/lock.py
 
 clean: ## remove .venv and caches

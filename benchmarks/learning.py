@@ -129,7 +129,7 @@ def traffic_figures(path: Path, folder: Path) -> Iterator[Figure]:
 
 
 def nab_figures(path: Path, folder: Path) -> Iterator[Figure]:
-    """The first fifth is learnt from; where the highest 1 % of the scores of the rest lie."""
+    """The first fifth is learnt from; where the highest 1 % of the surprise of the rest lie."""
     series = open_series(str(path))
     with contextlib.suppress(BadData):  # two of the four are irregular: no time features there
         series = series.with_time_features(["hour_of_day"])
@@ -139,7 +139,7 @@ def nab_figures(path: Path, folder: Path) -> Iterator[Figure]:
         answers = send(server.port, "nab", artifact, recorded)
     rows = recorded.split.test_rows
     found = surprising_ranges(answers.scores[rows.start :], rows)
-    yield Figure("periods with the highest 1 % of the scores", float(len(found)), None, True)
+    yield Figure("periods with the highest 1 % of the surprise", float(len(found)), None, True)
     yield from (Figure(when(series, place), float(len(place)), None, True) for place in found)
     draw(IMAGES / f"learning-{path.stem}.png", artifact, recorded, answers, rows, artifact.targets)
 

@@ -23,7 +23,7 @@ from models.forecaster import Forecaster
 
 KINDS = {
     "off": Learning(),
-    "intervals and scores": Learning(levels=DEFAULT_LEVELS),
+    "intervals and surprise": Learning(levels=DEFAULT_LEVELS),
     "`gain`": Learning("gain"),
     "`rls`, 65 features": Learning("rls"),
     "`rls` and intervals": Learning("rls", levels=DEFAULT_LEVELS),

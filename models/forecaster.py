@@ -31,7 +31,7 @@ from models.adaptation.observing import Observer, StepResult
 from models.adaptation.scales import SessionScales
 from models.adaptation.stepper import Stepper
 from models.arrays import AnyArray, Bools, Doubles, Floats, Ints, Numbers
-from models.artifact.artifact import Artifact
+from models.artifact.artifact import Artifact, check_learning
 from models.artifact.learning import Learning
 from models.artifact.served import ServedArtifact
 from models.carry import CarryLayout
@@ -495,7 +495,7 @@ class Forecaster:
         return self._learner().relative_errors(carries[:, self.layout.learned], which)
 
     def last_scores(self, carries: Floats, which: Ints) -> Floats:
-        """[n], of the carries `which`, the score of the last observation, in [0, 1); NaN if there is none."""
+        """[n], of the carries `which`, the last observation's surprise, in [0, 1); NaN if there is none."""
         return self._learner().last_scores(carries[:, self.layout.learned], which)
 
     def level(self, carries: Floats) -> Floats:
@@ -556,6 +556,7 @@ def _learner_of(artifact: ServedArtifact, learning: Learning) -> Learner | None:
     if learning.forecasts_directly and artifact.future:
         known = ", ".join(artifact.future)
         raise BadArtifact(f"{artifact.name!r} cannot learn horizons: a direct forecast ignores {known}")
+    check_learning(artifact, learning)
     return Learner(artifact, learning)
 
 

@@ -102,14 +102,14 @@ class LearningOptions(RequestBody):
     prior: float | None = Field(
         None, ge=1e-6, le=1e6, description="Strength of the pull towards the trained readout."
     )
-    intervals: bool | None = Field(None, description="Whether it keeps intervals, scores and running errors.")
+    intervals: bool | None = Field(None, description="Whether it keeps intervals, surprise and errors.")
 
 
 class AlertOptions(RequestBody):
     """When a session raises an alert. Needs `score_above` or `outside`, or `alarms_per_week` without them.
     The session must keep intervals."""
 
-    score_above: float | None = Field(None, ge=0, lt=1, description="At an observation with a higher score.")
+    score_above: float | None = Field(None, ge=0, lt=1, description="At an observation of higher surprise.")
     outside: float | None = Field(
         None, gt=0, lt=1, description="At an observation outside its interval of this level."
     )
@@ -226,7 +226,9 @@ class Chunk(RequestBody):
     )
     level: Level = None
     levels: Levels | None = None
-    score: bool = Field(False, description="Add the error of each earlier prediction, and its score.")
+    score: bool = Field(
+        False, description="Add the error of the earlier prediction for each observation, and its surprise."
+    )
     future: Future = None
     at: At = None
     epoch: Epoch = None
@@ -266,7 +268,7 @@ class Predictions(BaseModel):
     residuals: NumbersWithGaps | None = Field(None, description="Observed value minus its prediction.")
     scores: list[float | None] | None = Field(
         None,
-        description="How surprising each observation was: 1 minus the share of errors as large or larger.",
+        description="The surprise of each observation: 1 minus the share of errors as large or larger.",
     )
     observed: Observed | None = Field(None, description="Which numbers were observed; absent when all were.")
     forecast: ForecastNumbers | None = None
@@ -443,7 +445,7 @@ class History(BaseModel):
         None, description="The interval around each prediction; absent if none was asked for."
     )
     upper: list[list[float | None]] | None = None
-    scores: list[float | None] | None = Field(None, description="How surprising each observation was.")
+    scores: list[float | None] | None = Field(None, description="The surprise of each observation.")
     times: list[str | None] | None = Field(
         None, description="Of the observations; absent of a session without timestamps."
     )
@@ -508,7 +510,9 @@ class Session(BaseModel):
     learning: LearningSettings | None
     level: float | None
     errors: RunningErrors | None
-    surprise: float | None = Field(description="The score of its last observation, in [0, 1).")
+    surprise: float | None = Field(
+        description="Of its last observation: 1 minus the share of errors as large or larger."
+    )
     labels: dict[str, str]
     alert: dict[str, Any] | None = Field(description="Its own, as it was set.")
     alert_raised: bool = Field(description="Whether an alert is raised and not cleared yet.")
@@ -535,6 +539,13 @@ class Feature(BaseModel):
     )
     columns: list[str] | None = Field(description="Names of its numbers.")
     range: list[float] | None = Field(description="The least and the greatest number; others are refused.")
+
+
+class InputFeature(Feature):
+    mean: float | None = Field(
+        description="Of the training data, as is `std`; null where the model takes numbers as they are."
+    )
+    std: float | None
 
 
 class OutputFeature(Feature):
@@ -569,7 +580,7 @@ class Model(BaseModel):
     name: str
     default: bool
     fingerprint: str
-    inputs: list[Feature]
+    inputs: list[InputFeature]
     outputs: list[OutputFeature]
     states: list[StateTensor] = Field(description="Kept of a session; empty for networks that are no graphs.")
     targets: list[str] = Field(description="Names of the numbers of a prediction.")

@@ -129,7 +129,10 @@ class AlertEvent(BaseModel):
     position: int
     epoch: str
     time: str
-    score: float | None
+    score: float | None = Field(
+        description="The surprise of the observation. Of an alert by `alarms_per_week` that was raised, a "
+        "number that ranks alarms."
+    )
     kind: str | None = Field(
         None, description="Of an alert by `alarms_per_week`: value, level shift or trend."
     )

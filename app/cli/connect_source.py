@@ -63,12 +63,12 @@ def connect_broker(
         ),
     ] = None,
     score: Annotated[
-        bool, typer.Option("--score", help="Add a score of how surprising each observation was.")
+        bool, typer.Option("--score", help="Add the surprise of each observation, from 0 to 1.")
     ] = False,
     alarm_above: Annotated[
         float | None,
         typer.Option(
-            min=0.0, max=1.0, help="A score above it is an alarm; implies --score.", show_default=False
+            min=0.0, max=1.0, help="A surprise above it is an alarm; implies --score.", show_default=False
         ),
     ] = None,
     alarms: Annotated[

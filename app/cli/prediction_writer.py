@@ -40,7 +40,7 @@ class Layout:
 
     targets : predicted columns
     label : name of the column that is copied from the input
-    level, score : whether there are intervals and scores
+    level, score : whether there are intervals and the surprise
     """
 
     targets: Sequence[str]

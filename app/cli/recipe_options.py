@@ -205,7 +205,7 @@ Levels = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,...",
-        help="Levels of prediction intervals, between 0 and 1; with any level, sessions also have scores.",
+        help="Levels of prediction intervals, between 0 and 1; with any, sessions have a surprise, too.",
     ),
 ]
 Horizons = Annotated[

@@ -46,8 +46,11 @@ def list_(
         ),
     ] = "name",
     ascending: Annotated[
-        bool, typer.Option("--ascending", help="The smallest value first.", show_default=False)
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--ascending/--descending", help="The smallest, or the greatest, first.", show_default=False
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Print a table of the sessions; with --json each line is a JSON document.
@@ -55,7 +58,7 @@ def list_(
     In another order than by id, sessions that the server does not have in memory come last.
     """
     labels = _labels(label or ())
-    descending = order != "name" and not ascending
+    descending = order != "name" if ascending is None else not ascending
     with connect.client(url, key_file) as server:
         if as_json:
             for entry in server.sessions(model, labels=labels, order=order, descending=descending):

@@ -77,7 +77,7 @@ def stream(
     ] = None,
     level: Level = None,
     score: Annotated[
-        bool, typer.Option("--score", help="Add a score of how surprising each observation was.")
+        bool, typer.Option("--score", help="Add the surprise of each observation, from 0 to 1.")
     ] = False,
     out: Annotated[
         Path | None,

@@ -31,8 +31,8 @@ The answer has the same layout:
                      position behind the last
     ...     i64[n,2] with flag 4, to the end: events, 1 speech_start or 0 speech_end, and the position
 
-An error is answered by a text frame, also if the message was binary. Intervals and scores are available in
-text messages only.
+An error is answered by a text frame, also if the message was binary. Intervals and the surprise are
+available in text messages only.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Options:
     """What to send, and what to publish.
 
     session, publish, alarms, dead_letter : templates
-    alarm_above : a score above it is an alarm
+    alarm_above : a surprise above it is an alarm
     in_flight : most messages that the bridge holds
     chunk : most observations of one session in a request
     report_seconds : pause between two lines of rates in the log
@@ -284,7 +284,7 @@ class Bridge:
             Publication(target.fill(names), document) for target in targets if target is not None
         ]
         if alarm:
-            log.warning("%s: alarm, score %.4g at %d", item.session, score, prediction.position)
+            log.warning("%s: alarm, surprise %.4g at %d", item.session, score, prediction.position)
 
     def _document(self, item: Item, prediction: Prediction) -> dict[str, Any]:
         document: dict[str, Any] = {

@@ -43,7 +43,7 @@ def check_alert(alert: Alert | None, forecaster: Forecaster) -> None:
         return
     if not forecaster.learning.tracks_errors:
         raise Unprocessable(
-            'the session keeps no scores: create it with {"learning": {"intervals": true}}', field="alert"
+            'the session keeps no surprise: create it with {"learning": {"intervals": true}}', field="alert"
         )
     if alert.alarms_per_week is not None:
         alarming.check_step(alert, forecaster)

@@ -117,14 +117,14 @@ class Engine:
 
         Raises
         ------
-        Unprocessable : sessions of a model keep no scores, or not that interval
+        Unprocessable : sessions of a model keep no surprise, or not that interval
         """
         for model, alert in alerts.items():
             forecaster = self.residents.models.slab_for_model(model).forecaster
             if not forecaster.learning.tracks_errors:
                 raise Unprocessable(
-                    f"the sessions of {model!r} keep no scores: train it with --levels, or set the alert for "
-                    "a session that learns"
+                    f"the sessions of {model!r} keep no surprise: train it with --levels, or set the alert "
+                    "for a session that learns"
                 )
             check_alert(alert, forecaster)
         self._stepper.alerts = alerts
@@ -267,7 +267,8 @@ class Engine:
         page = await self.by_name_here(query, after, limit)
         if self.peers is None:
             return page
-        return LabelPage.merge([page, *await self.peers.by_name(query, after, limit)], limit)
+        pages = [page, *await self.peers.by_name(query, after, limit)]
+        return LabelPage.merge(pages, limit, descending=query.names_descend)
 
     async def ranked_here(self, query: SessionQuery, after: Rank | None, limit: int) -> list[RankedSession]:
         """See `Listing.ranked`: of the sessions that this engine owns."""

@@ -1,4 +1,4 @@
-"""The outputs beside a chunk's predictions: intervals, errors, scores, which inputs were missing."""
+"""The outputs beside a chunk's predictions: intervals, errors, surprise, which inputs were missing."""
 
 from __future__ import annotations
 

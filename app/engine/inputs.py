@@ -29,7 +29,7 @@ def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
 
     Raises
     ------
-    Unprocessable : the session keeps no such intervals or scores; a missing number is not predicted by
+    Unprocessable : the session keeps no such intervals or no surprise; a missing number is not predicted by
         anything; the timestamps are irregular, or the model takes none. Names the row, and the column if any.
     """
     options, forecaster = job.options, slab.forecaster
@@ -55,11 +55,11 @@ def prepare_inputs(job: Advance, slab: Slab, row: int) -> None:
 
 
 def check_intervals(level: float | None, forecaster: Forecaster, field: str = "level") -> None:
-    """Refuse intervals or scores that sessions of this forecaster do not keep.
+    """Refuse intervals or surprise that sessions of this forecaster do not keep.
 
     Parameters
     ----------
-    level : level of the intervals; None for scores alone
+    level : level of the intervals; None for the surprise alone
     field : of the request, which has the level
 
     Raises
@@ -68,8 +68,8 @@ def check_intervals(level: float | None, forecaster: Forecaster, field: str = "l
     """
     if not forecaster.learning.tracks_errors:
         raise Unprocessable(
-            "the session keeps neither intervals nor scores: its model does not, and it was not created with "
-            '{"learning": {"intervals": true}}',
+            "the session keeps neither intervals nor surprise: its model does not, and it was not created "
+            'with {"learning": {"intervals": true}}',
             field="score" if level is None else field,
         )
     if level is not None and level not in forecaster.learning.levels:

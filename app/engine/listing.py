@@ -13,6 +13,7 @@ import asyncio
 import heapq
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 
 from app.engine.ranking import Rankings
@@ -20,7 +21,7 @@ from app.engine.residents import Residents
 from app.jobs.session_query import Rank, RankedSession, SessionQuery
 from app.session.label_index import MAX_CANDIDATES
 from app.session.names import SEPARATOR, name_range
-from app.session.notes import NO_NOTES, Labels
+from app.session.notes import NO_NOTES
 from app.session.slab import Slab
 from app.stores import LabelPage
 
@@ -44,7 +45,7 @@ class Listing:
         self._rankings = Rankings(residents)
 
     async def by_name(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
-        """Up to `limit` sessions with names > `after`, sorted by name; see `LabelPage`.
+        """Up to `limit` sessions with names behind `after`, sorted by name; see `LabelPage`.
 
         Of a query with an order, those that have no value. Of each session the model's name takes the place
         of the fingerprint. The work grows with `limit` and the number of models, and not with the number of
@@ -88,6 +89,7 @@ class Listing:
     async def _slice(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
         models, store = self._residents.models, self._residents.store
         call_store, prefix, labels = self._residents.call_store, query.prefix, query.labels
+        descending = query.names_descend
 
         def fingerprint_filter(fingerprint: str) -> bool:
             return query.model is None or models.model_of(fingerprint) == query.model
@@ -98,20 +100,24 @@ class Listing:
             if fingerprint_filter(fingerprint)
         }
         if labels:
-            page = await call_store(store.labelled, after, limit, prefix, fingerprint_filter, labels)
-            resident = [_labelled_residents(slab, after, limit, prefix, labels) for slab in slabs.values()]
-            return LabelPage.merge([page, *resident], limit)
-        pages = [await call_store(store.names, after, limit, prefix, fingerprint_filter)]
-        start, end = name_range(after, prefix)
+            labelled = partial(store.labelled, descending=descending)
+            page = await call_store(labelled, after, limit, prefix, fingerprint_filter, labels)
+            resident = [_labelled_residents(slab, query, after, limit) for slab in slabs.values()]
+            return LabelPage.merge([page, *resident], limit, descending=descending)
+        named = partial(store.names, descending=descending)
+        pages = [await call_store(named, after, limit, prefix, fingerprint_filter)]
+        start, end = name_range(after, prefix, descending=descending)
         for fingerprint, slab in slabs.items():
-            names = slab.names.irange(start, end, inclusive=(False, False))
+            names = slab.names.irange(start, end, (False, False), reverse=descending)
             pages.append([(name, fingerprint) for name in islice(names, limit)])
-        return LabelPage.of(list(islice(heapq.merge(*pages), limit)), limit, None)
+        merged = heapq.merge(*pages, reverse=descending)
+        return LabelPage.of(list(islice(merged, limit)), limit, None)
 
 
-def _labelled_residents(slab: Slab, after: str, limit: int, prefix: str, labels: Labels) -> LabelPage:
-    count = max(limit, MAX_CANDIDATES)
-    names = slab.labels.candidates(labels[0], *name_range(after, prefix), count)
+def _labelled_residents(slab: Slab, query: SessionQuery, after: str, limit: int) -> LabelPage:
+    count, labels, descending = max(limit, MAX_CANDIDATES), query.labels, query.names_descend
+    span = name_range(after, query.prefix, descending=descending)
+    names = slab.labels.candidates(labels[0], *span, count, descending=descending)
     wanted, fingerprint = set(labels), slab.forecaster.fingerprint
     found = [
         (name, fingerprint)

@@ -149,7 +149,7 @@ class SessionView:
 
     level : of the intervals that it wants with every chunk
     errors : [1, outputs], if it keeps its errors
-    surprise : the score of its last observation, if one was scored
+    surprise : of its last observation, if it had a prediction
     since_reset : observations since it was created or reset
     labels : `name:value` of each
     alert, alert_raised : its own alert, and whether an alert is raised
@@ -188,7 +188,7 @@ class SessionHistory:
     observations : [steps, inputs], NaN where a number was missing
     predictions : [steps, outputs]; None of a model of text
     lower, upper : [steps, outputs], the intervals, if any was wanted; NaN where none was
-    scores : [steps], of the observations; None if the session keeps none
+    scores : [steps], the surprise of each observation; None if the session keeps none
     times : [steps], of the observations, seconds since 1970; None if the session has no timestamps
     interval_seconds : from one observation to the next, if the model says so
     pieces : [steps], of a model of text: the text of each token

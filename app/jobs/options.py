@@ -17,7 +17,7 @@ class ChunkOptions(msgspec.Struct, frozen=True, eq=False):
 
     level : of the intervals that are answered beside the predictions
     levels : of the intervals whose ends are answered as quantiles
-    score : whether residuals and scores are answered
+    score : whether residuals and surprise are answered
     gaps : whether numbers are missing (NaN); a chunk of width 0 is missing altogether
     timestamps : [steps], seconds since 1970; the columns made from them are not among the observations
     future : [horizon, inputs known ahead], own units, for the forecast behind the chunk

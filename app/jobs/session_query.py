@@ -18,7 +18,7 @@ class SessionQuery(NamedTuple):
     prefix : their names begin with it
     labels : each has all of these
     order : a value of the sessions that they are in the order of; None for their names
-    descending : the greatest value first; a list by name is always ascending
+    descending : the greatest first; sessions without the value are in the ascending order of their names
     """
 
     model: str | None = None
@@ -26,6 +26,11 @@ class SessionQuery(NamedTuple):
     labels: Labels = ()
     order: Order | None = None
     descending: bool = False
+
+    @property
+    def names_descend(self) -> bool:
+        """Whether what is listed by name begins with the greatest."""
+        return self.descending and self.order is None
 
 
 class Rank(NamedTuple):

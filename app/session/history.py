@@ -8,7 +8,7 @@ When the pool has no free block, a few sessions are looked at, and the whole pas
 least recently is dropped. Redis chooses keys to evict in this way, which needs no list of all of them.
 
 An observation takes a fixed number of words (four bytes) in its session's ring: the observation, the
-prediction of what follows, and for some models the width of the interval, the score and the time. Of a model
+prediction of what follows, and for some models the interval's width, the surprise and the time. Of a model
 of text it is the token alone: the logits would be nearly all of it, and nobody reads them as numbers. A
 record may begin in one block and end in the next.
 

@@ -34,7 +34,11 @@ class LabelIndex:
         """How many sessions have this label."""
         return len(self._names.get(label, ()))
 
-    def candidates(self, label: str, start: str, end: str, limit: int) -> Sequence[str]:
-        """The first `limit` names with this label behind `start` and before `end`."""
+    def candidates(
+        self, label: str, start: str, end: str, limit: int, *, descending: bool = False
+    ) -> Sequence[str]:
+        """The first `limit` names with this label behind `start` and before `end`, in this direction."""
         names = self._names.get(label)
-        return [] if names is None else list(islice(names.irange(start, end, (False, False)), limit))
+        if names is None:
+            return []
+        return list(islice(names.irange(start, end, (False, False), reverse=descending), limit))

@@ -33,6 +33,12 @@ def cursor_before(prefix: str) -> str:
     return prefix and f"{prefix[:-1]}{chr(ord(prefix[-1]) - 1)}\x7f"  # no id holds a character above `z`
 
 
-def name_range(after: str, prefix: str) -> tuple[str, str]:
-    """The names behind `after` that begin with `prefix` sort behind the first text and before the second."""
-    return max(after, cursor_before(prefix)), f"{prefix}\x7f"
+def name_range(after: str, prefix: str, *, descending: bool = False) -> tuple[str, str]:
+    """The names behind `after` that begin with `prefix` sort behind the first text and before the second.
+
+    Where the greatest name is first, those behind `after` sort before it. A list begins behind "".
+    """
+    first, last = cursor_before(prefix), f"{prefix}\x7f"
+    if descending:
+        return first, min(after, last) if after else last
+    return max(after, first), last

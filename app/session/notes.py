@@ -37,7 +37,7 @@ class Alert(msgspec.Struct, frozen=True, array_like=True):
 
     Either at an observation that crosses a limit, of which at least one is set:
 
-    score_above : a score above this
+    score_above : a surprise above this
     outside : a value outside its interval of this level
     clear_after : observations in a row with none of these, after which the alert is cleared
 

@@ -28,7 +28,7 @@ from models.arrays import Bytes, Floats, Headers, Ints, Numbers
 from models.forecaster import Forecaster
 
 T = TypeVar("T")
-Answer = dict[str, Numbers]  # "predictions" [steps, outputs], and forecast, intervals or scores on request
+Answer = dict[str, Numbers]  # "predictions" [steps, outputs], and forecast, intervals or surprise on request
 LongAnswers = tuple[Answer | None, ...]  # newest first; None where the header holds the answer
 
 

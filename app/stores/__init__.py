@@ -73,7 +73,7 @@ class LabelPage:
     up. So it may have fewer sessions than were wanted though it is not the last.
 
     found : (name, fingerprint) of each, in order
-    end : no session up to this name is left out; None behind the last page
+    end : no session up to this name, in the order of the list, is left out; None behind the last page
     """
 
     found: Sequence[tuple[str, str]]
@@ -85,12 +85,18 @@ class LabelPage:
         return cls(found[:limit], found[limit - 1][0]) if len(found) >= limit else cls(found, end)
 
     @classmethod
-    def merge(cls, pages: Iterable[LabelPage], limit: int) -> LabelPage:
+    def merge(cls, pages: Iterable[LabelPage], limit: int, *, descending: bool = False) -> LabelPage:
         """One page of the pages of several stores, which have no session in common."""
         pages = list(pages)
-        end = min((page.end for page in pages if page.end is not None), default=None)
-        merged = heapq.merge(*(page.found for page in pages))
-        return cls.of([entry for entry in merged if end is None or entry[0] <= end], limit, end)
+        ends = [page.end for page in pages if page.end is not None]
+        merged = heapq.merge(*(page.found for page in pages), reverse=descending)
+        if not ends:
+            return cls.of(list(merged), limit, None)
+        if descending:
+            end = max(ends)
+            return cls.of([entry for entry in merged if entry[0] >= end], limit, end)
+        end = min(ends)
+        return cls.of([entry for entry in merged if entry[0] <= end], limit, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +176,13 @@ class Store(Protocol):
         """
 
     def names(
-        self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
+        self,
+        after: str,
+        limit: int,
+        prefix: str = "",
+        fingerprint_filter: Callable[[str], bool] = any_model,
+        *,
+        descending: bool = False,
     ) -> list[tuple[str, str]]:
         """(name, fingerprint) of up to `limit` sessions behind `after` that begin with `prefix`, in order.
 
@@ -178,11 +190,20 @@ class Store(Protocol):
 
         Parameters
         ----------
+        after : what was listed last; "" for the beginning, in either direction
         fingerprint_filter : whether to list the sessions of this fingerprint
+        descending : the greatest name first
         """
 
     def labelled(
-        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+        self,
+        after: str,
+        limit: int,
+        prefix: str,
+        fingerprint_filter: Callable[[str], bool],
+        labels: Labels,
+        *,
+        descending: bool = False,
     ) -> LabelPage:
         """As `names`, of the sessions that have all of these labels, at least one.
 

@@ -75,21 +75,38 @@ class MemoryStore:
         return records, tombstones
 
     def names(
-        self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
+        self,
+        after: str,
+        limit: int,
+        prefix: str = "",
+        fingerprint_filter: Callable[[str], bool] = any_model,
+        *,
+        descending: bool = False,
     ) -> list[tuple[str, str]]:
-        start, end = name_range(after, prefix)
+        start, end = name_range(after, prefix, descending=descending)
         pages = [
-            [(name, model) for name in islice(names.irange(start, end, inclusive=(False, False)), limit)]
+            [
+                (name, model)
+                for name in islice(names.irange(start, end, (False, False), reverse=descending), limit)
+            ]
             for model, names in self._names.items()
             if fingerprint_filter(model)
         ]
-        return list(islice(heapq.merge(*pages), limit))
+        return list(islice(heapq.merge(*pages, reverse=descending), limit))
 
     def labelled(
-        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+        self,
+        after: str,
+        limit: int,
+        prefix: str,
+        fingerprint_filter: Callable[[str], bool],
+        labels: Labels,
+        *,
+        descending: bool = False,
     ) -> LabelPage:
         count = max(limit, MAX_CANDIDATES)
-        names = self._labels.candidates(labels[0], *name_range(after, prefix), count)
+        span = name_range(after, prefix, descending=descending)
+        names = self._labels.candidates(labels[0], *span, count, descending=descending)
         records = [self._records[name] for name in names]
         found = [
             (record.session, record.fingerprint)

@@ -189,7 +189,7 @@ def sessions(
     order: str | None = None,
     descending: bool = False,
 ) -> Plan[None]:
-    """Emit every session that has all the labels, page by page; by id, those whose id sorts after `after`.
+    """Emit every session that has all the labels, page by page; by id, those behind `after`.
 
     Raises
     ------

@@ -84,7 +84,7 @@ def _verify(cursor: Cursor, last: Chunk, options: ChunkOptions, retry: RetryPoli
     """Send the last applied chunk again.
 
     Its end is the end of `last`. It is shorter if an earlier run was resumed in the middle of a chunk. To the
-    server a chunk with another horizon, other levels or another score is another chunk, so the options are
+    server a chunk with another horizon, other levels or another `score` is another chunk, so the options are
     sent, too.
     """
     for length in _lengths(len(last)):
@@ -99,7 +99,7 @@ def _verify(cursor: Cursor, last: Chunk, options: ChunkOptions, retry: RetryPoli
     raise CannotResume(
         f"session {cursor.session!r} is at {cursor.position}, and the rows that it applied last are not "
         "those of the source there. It got rows from elsewhere, or was reset, or the source began at "
-        "another position, or the chunk size, horizon, levels or score has changed. To send these as new "
+        "another position, or the chunk size, horizon, levels or `score` has changed. To send these as new "
         "rows, do not resume"
     )
 

@@ -162,11 +162,11 @@ class Carryover:
 
         Parameters
         ----------
-        after : by id, only sessions whose id sorts after this one
+        after : by id, only sessions behind this id, in the direction of the list
         detail : each with what `GET /sessions/{id}` says of it, such as its position
         labels : only sessions that have all of these, such as `{"site": "north"}`
         order : in the order of this value; sessions that the server does not have in memory come last, by id
-        descending : the greatest value first
+        descending : the greatest value, or id, first
         """
         return self._emit(plans.sessions(model, self._retry, after, detail, labels, order, descending))
 

@@ -45,7 +45,7 @@ class Answer:
     outputs : of a model with several outputs: by name, [steps, ...] each; else None
     lower, upper : shaped as predictions, the interval around them; None without a `level`
     residuals : shaped as predictions, the observation minus the prediction for it; None without `score`
-    scores : [steps], surprise from 0 to 1; None without `score`
+    scores : [steps], the surprise, from 0 to 1; None without `score`
     observed : [steps, inputs], False for a missing value; None if no value was missing
     forecast, forecast_lower, forecast_upper : [horizon] or [horizon, outputs]; None without a `horizon`
     quantiles : by name, such as "0.05" and "0.95", shaped as predictions; empty without `levels`
@@ -274,7 +274,7 @@ class Prediction:
 
     @property
     def score(self) -> Any:
-        """How surprising the observation was, 0 to 1; None without `score`."""
+        """The surprise of the observation, 0 to 1; None without `score`."""
         return self._at("scores")
 
     def __float__(self) -> float:
@@ -389,7 +389,7 @@ class History:
     outputs : of a model with several outputs: by name, [steps, ...] each; else None
     pieces : [steps], of a model of text: the text of each token
     lower, upper : [steps, outputs], the intervals; None if none was asked for
-    scores : [steps], surprise from 0 to 1; None if the session keeps no errors
+    scores : [steps], the surprise, from 0 to 1; None if the session keeps no errors
     times, predicted_times : [steps], of the observations and of what is predicted; None without timestamps
     """
 
@@ -421,7 +421,7 @@ class History:
         Its index is the time, or the position if the session has no timestamps. The first row has no
         prediction, and the last row has no observation yet. Of a model of text there are the tokens and
         their `pieces` only, a row for each. The columns are the inputs, the targets with
-        `_predicted`, `_lower` and `_upper` behind their names, and `score`.
+        `_predicted`, `_lower` and `_upper` behind their names, and `score`, the surprise.
 
         Parameters
         ----------

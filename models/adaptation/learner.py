@@ -21,7 +21,7 @@ from models.artifact.learning import Learning, feature_count
 
 WINDOW = 100_000  # longest window of a running mean; beyond it, float32 rounding loses new values
 SCALE_WINDOW = 200  # window of the mean squared error that scales the intervals (part `interval_mse`)
-SURPRISE_WINDOW = 500  # window of the mean squared error that scales the anomaly score (part `surprise_mse`)
+SURPRISE_WINDOW = 500  # window of the mean squared error that scales the surprise (part `surprise_mse`)
 # Parts with one number for each output, in the order of stored carries. `last_observed` is the last observed
 # value. `observed` counts the observations that had a prediction. `mse`, `mae` and `persistence` are mean
 # errors over WINDOW.
@@ -36,7 +36,7 @@ class Scores:
     """Errors and scores of the observations of one pass, in the same order as the observations.
 
     errors : [total, outputs], observed minus predicted; NaN where either is missing
-    scores : [total], in [0, 1), 1 is most surprising; NaN where nothing was scored
+    scores : [total], the surprise, in [0, 1); NaN where nothing was scored
     widths : [total, levels, outputs], half-widths around the prediction that follows each observation
     changes : [total, outputs], observed minus what was observed before it: the errors of persistence
     missed : [total, levels, outputs], 1 where the observation was outside its interval
@@ -271,7 +271,7 @@ class Learner:
             return np.asarray(ratios.sum(axis=1) / known.sum(axis=1))
 
     def last_scores(self, rows: Floats, which: Ints) -> Floats:
-        """[n], of the sessions `which`, the scores of their last observations; NaN where there is none."""
+        """[n], of the sessions `which`, the surprise of their last observations; NaN where there is none."""
         scores = np.empty(len(which), np.float32)
         surprise.last_scores(self._view(rows, "histogram"), self._view(rows, "surprise"), which, scores)
         return scores

@@ -4,9 +4,9 @@ The errors of all outputs, each divided by its own recent size, give one number 
 square. z is smoothed over about ten observations (z^2 <- 0.9 z^2 + 0.1 new): most faults last, and a single
 error of ten times the usual size still gives three times the usual z.
 
-A histogram over log z, whose past fades, says how often z has been as large: the score is 1 minus that share.
+A histogram over log z, whose past fades, says how often z was as large: 1 minus that share is the surprise.
 Beyond the largest z so far, one imaginary observation with a heavy tail ((1 + z^2 / 3)^(-3/2), about that of
-Student's t with 3 degrees of freedom) keeps the score below 1 and rising with z. This is the (smoothed)
+Student's t with 3 degrees of freedom) keeps it below 1 and rising with z. This is the (smoothed)
 conformal p-value of Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005), chapter 2,
 over a fading window.
 """
@@ -84,7 +84,7 @@ def score(histogram: Floats, size: Floats) -> Floats:
     readonly("float32", 2), readonly("float32"), readonly("int64"), contiguous("float32"), release_gil=True
 )  # fmt: skip
 def last_scores(histogram: Floats, surprise: Floats, rows: Ints, scores: Floats) -> None:
-    """Write the score of the last observation of each session: what `score` returned, undone and made again.
+    """Write the surprise of each session's last observation: what `score` returned, undone and made again.
 
     Parameters
     ----------

@@ -103,7 +103,7 @@ class Artifact:
         _check_labels(self)
         _check_size(self)
         _check_scaling(self)
-        _check_learning(self)
+        check_learning(self, self.learning)
         _check_ahead(self)
         _check_embedding(self)
         _check_vocabulary(self)
@@ -169,7 +169,7 @@ class Artifact:
     states: ClassVar[tuple[State, ...]] = ()
     controls: ClassVar[tuple[Control, ...]] = ()
 
-    @property
+    @cached_property
     def listed_inputs(self) -> tuple[Port, ...]:
         """A port for each input, as people see them."""
         embedding = self.architecture.embedding
@@ -331,8 +331,8 @@ def _check_scaling(artifact: Artifact) -> None:
                 raise BadArtifact(f"target {name!r} is scaled differently from the input of that name")
 
 
-def _check_learning(artifact: Artifact) -> None:
-    learning = artifact.learning
+def check_learning(artifact: Artifact, learning: Learning) -> None:
+    """Raise BadArtifact if the artifact's sessions cannot learn in this way."""
     unseen = [name for name in artifact.targets if name not in artifact.columns]
     if learning.enabled and unseen:
         raise BadArtifact(f"sessions cannot learn about the target {unseen[0]!r}, which is not an input")

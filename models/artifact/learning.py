@@ -48,7 +48,7 @@ class Learning:
         Strength of the pull towards the trained readout, in squared units of a scaled feature; larger is
         slower.
     levels
-        Of prediction intervals, ascending, between 0 and 1. Empty: neither intervals nor scores.
+        Of prediction intervals, ascending, between 0 and 1. Empty: neither intervals nor surprise.
     spread
         [levels][outputs], half-widths of a new session, in scaled units. Empty: those of normal errors with
         the standard deviation of the data.
@@ -121,7 +121,7 @@ class Learning:
 
     @property
     def tracks_errors(self) -> bool:
-        """Whether there are intervals, scores and running means of the errors."""
+        """Whether there are intervals, surprise and running means of the errors."""
         return bool(self.levels)
 
     @property

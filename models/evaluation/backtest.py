@@ -107,11 +107,11 @@ class Backtest:
         }
 
     def surprises(self) -> list[range]:
-        """Ranges of rows with the highest 1 % of scores; rows near each other form one; the highest first."""
+        """Ranges of rows with the highest 1 % of surprise; rows near each other form one; highest first."""
         return [] if self.surprise is None else surprising_ranges(self.surprise, self.rows)
 
     def surprise_threshold(self) -> float:
-        """The lowest score of those 1 %; 1 for an artifact without scores."""
+        """The lowest surprise of those 1 %; 1 for an artifact without intervals."""
         return 1.0 if self.surprise is None else surprise_threshold(self.surprise)
 
 

@@ -116,7 +116,7 @@ def coverage(sizes: Doubles, widths: Doubles) -> Coverage:
 
 
 def surprising_ranges(scores: Doubles, rows: range, share: float = SURPRISING) -> list[range]:
-    """The rows with the highest scores of a series.
+    """The rows with the highest surprise of a series.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def surprising_ranges(scores: Doubles, rows: range, share: float = SURPRISING) -
     Returns
     -------
     list[range]
-        Rows at most a 400th of the series apart form one range; the range with the highest score is first.
+        Rows at most a 400th of the series apart form one range; the range with the highest surprise is first.
     """
     known = np.where(np.isnan(scores), -1.0, scores)
     highest = np.flatnonzero(known >= surprise_threshold(scores, share))
@@ -138,7 +138,7 @@ def surprising_ranges(scores: Doubles, rows: range, share: float = SURPRISING) -
 
 
 def surprise_threshold(scores: Doubles, share: float = SURPRISING) -> float:
-    """The score that this share of the rows reaches."""
+    """The surprise that this share of the rows reaches."""
     known = np.where(np.isnan(scores), -1.0, scores)
     return float(np.sort(known)[-max(1, round(share * len(known)))])
 

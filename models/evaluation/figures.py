@@ -72,7 +72,7 @@ class BacktestPlot:
     level, lower, upper
         A level and the edges of its interval; None for a model without intervals.
     surprise, surprise_threshold
-        Scores, [rows], and the lowest that counts as surprising; None for a model without scores.
+        [rows], and the lowest that counts as surprising; None for a model without intervals.
     """
 
     x: Sequence[int] | Times
@@ -108,7 +108,7 @@ class BacktestPlot:
 
 
 def draw_backtest(path: Path, title: str, targets: Sequence[str], plot: BacktestPlot) -> None:
-    """Draw the true series, predictions with their band, and what the band missed; below, the scores."""
+    """Draw the true series, predictions with their band, and what the band missed; below, the surprise."""
     figure, panels = _panels(len(targets), title, below=plot.surprise is not None)
     below = panels.pop() if plot.surprise is not None else None
     fine = 0.4 if len(plot.truth) > MANY_ROWS else 1.0
@@ -139,13 +139,13 @@ def draw_backtest(path: Path, title: str, targets: Sequence[str], plot: Backtest
 
 
 def _draw_scores(axes: Axes, x: Sequence[int] | Times, surprise: Doubles, threshold: float) -> None:
-    """Draw -log10(1 - score), which shows a thousandth and a millionth as different."""
+    """Draw -log10(1 - surprise), which shows a thousandth and a millionth as different."""
     rarity = -np.log10(np.maximum(1 - surprise, 1e-9))
     axes.fill_between(x, 0, np.nan_to_num(rarity), color=TRUTH, linewidth=0)
     high = surprise >= threshold
     axes.plot(np.asarray(x)[high], rarity[high], ".", color=FREE, markersize=4)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("score")
+    axes.set_ylabel("surprise")
     highest = max(2, int(np.nanmax(rarity, initial=0)) + 1)
     ticks = np.arange(0, highest + 1, 1 + highest // 6)
     axes.set_yticks(ticks, [f"{1 - 10.0**-tick:.{int(tick)}f}" for tick in ticks])

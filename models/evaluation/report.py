@@ -208,7 +208,7 @@ def draw(network: RecurrentNetwork, dataset: Dataset, run: FreeRun | None, name:
 
 
 def draw_served(artifact: Artifact, dataset: Dataset, served: SimulatedRun, path: Path) -> None:
-    """Draw the figure of a training whose sessions learn: the last 250 rows, with band and scores."""
+    """Draw the figure of a training whose sessions learn: the last 250 rows, with band and surprise."""
     last = slice(-(WARMUP + STEPS), None)
     rows = served.rows[last]
     plot = BacktestPlot(

@@ -1,6 +1,6 @@
 """Run a trained network along a series as the service does: as one session, which learns on the way.
 
-network, dataset -> build_artifact -> Forecaster -> simulate -> predictions, half-widths, scores
+network, dataset -> build_artifact -> Forecaster -> simulate -> predictions, half-widths, surprise
                                                  -> calibrate_learning -> initial widths and their growth
 """
 

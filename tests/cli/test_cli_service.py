@@ -260,6 +260,8 @@ async def test_a_session_is_shown_forked_reset_and_deleted(started, values, caps
             assert await ran(service, "sessions", "list", "--order", "last_seen", *options) == 0
             lines = capsys.readouterr().out.splitlines()
             assert (len(lines), lines[1].split()[0]) == (3, first)
+        assert await ran(service, "sessions", "list", "--descending", "--json") == 0
+        assert [json.loads(line)["session"] for line in capsys.readouterr().out.splitlines()] == ["b", "a"]
         assert await ran(service, "sessions", "list", "--order", "position") == 2
         assert "last_seen" in capsys.readouterr().err
         assert await ran(service, "sessions", "label", "b", "site=north", "line=4") == 0

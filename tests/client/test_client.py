@@ -455,6 +455,8 @@ async def test_sessions_are_listed_beyond_a_page(connected, monkeypatch):
             return list(found) if isinstance(client, Carryover) else collect(found)
 
         assert [entry["session"] for entry in await call(listed)] == ["a", "b", "c..", "d", "e"]
+        names = [entry["session"] for entry in await call(lambda c: listed(c, descending=True))]
+        assert names == ["e", "d", "c..", "b", "a"]
         up, down = [
             await call(lambda c, d=descending: listed(c, order="last_seen", descending=d, detail=True))
             for descending in (False, True)

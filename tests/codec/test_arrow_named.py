@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from app.codec.bulk.request import BulkLimits
 from app.codec.limits import Limits
 from app.errors import CarryoverError, TooLarge, Unprocessable
 from models.artifact.files import save
+from models.artifact.graph_artifact import GraphArtifact
 from tests.helpers import binary, graphs
 
 pytestmark = pytest.mark.anyio
@@ -32,6 +34,13 @@ def store() -> str:
     return "memory"
 
 
+def hiding(name: str, **names: str) -> GraphArtifact:
+    """`frames`, with inputs that have the names of other columns of a request."""
+    made = graphs.frames(name)
+    inputs = tuple(replace(port, name=names[port.name]) for port in made.signature.inputs)
+    return replace(made, signature=replace(made.signature, inputs=inputs))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("graphs")
@@ -40,6 +49,8 @@ def folder(tmp_path_factory):
         graphs.characters(),
         graphs.counter(),
         graphs.counter("float16", "half"),
+        hiding("hiding", audio="observations", gain="at"),
+        hiding("nested", audio="inputs.session", gain="epoch"),
     ):
         save(artifact, made / artifact.name)
     return made
@@ -102,6 +113,28 @@ async def test_chunks_by_name_equal_the_network_alone_and_are_applied_once(serve
     assert answer.column_names == ["position", "epoch", "energy", "peak", "loud", "replayed", "error"]
     for parts in got.values():
         assert_allclose(np.concatenate(parts), WANTED, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "audio", "gain"),
+    [
+        ("hiding", "inputs.observations", "inputs.at"),
+        ("nested", "inputs.inputs.session", "inputs.epoch"),
+    ],
+)
+async def test_an_input_that_is_called_as_another_column_has_one_of_its_own(serve, model, audio, gain):
+    async with serve() as service:
+        for at, stop in ((0, 5), (5, 12)):
+            table = frames_table({"a": FRAMES[at:stop]}, at=[at]).rename_columns(
+                ["session", gain, audio, "at"]
+            )
+            for replayed in (False, True):
+                (row,) = (await ask(service, table, model)).to_pylist()
+                assert (row["position"], row["replayed"], row["error"]) == (stop, replayed, None)
+                assert_allclose(joined(row), WANTED[at:stop], rtol=1e-5)
+        plain = frames_table({"a": FRAMES[:1]}).rename_columns(["session", "gain", "inputs.audio"])
+        (refused,) = (await ask(service, plain, model)).to_pylist()
+        assert "inputs.audio" in problem_of(refused), "of another name nothing is taken away"
 
 
 async def test_outputs_have_the_types_and_shapes_of_the_network(serve):

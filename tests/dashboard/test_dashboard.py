@@ -30,6 +30,7 @@ from tests.dashboard.pages import (
     picture,
     pixels,
     position,
+    post,
     rows_of,
     table,
     wait,
@@ -282,6 +283,60 @@ def test_a_network_of_whole_numbers_and_several_outputs_can_be_tried(page):
     assert page.is_hidden("#worth"), "no output predicts an input, so there is no error"
     page.click("#try-start")
     wait(lambda: page.inner_text("#try-start") == "Stream", page)
+
+
+@in_browser
+def test_what_is_tried_without_a_file_fits_the_inputs_of_the_model(page, server, tmp_path):
+    def tried() -> list[list[float]]:
+        """The numbers of the session that is streamed, one list for each input."""
+        session = page.inner_text("#detail-title")
+        with urllib.request.urlopen(f"{server}/sessions/{session}/history", timeout=30) as answer:
+            return np.array(json.load(answer)["observations"]).reshape(-1, len(usual)).T.tolist()
+
+    assert page.inner_text("#try-source").startswith("An example: value swings from -1 to 1. Drop a CSV here")
+    for model, text, usual in (
+        ("plant", "temperature swings from 50 to 70 °C; power swings from 8 to 16 kW.", [(50, 70), (8, 16)]),
+        ("tokens", "token counts from 0 to 4.", [(0, 4)]),
+    ):
+        page.select_option("#try-model", model)
+        assert page.inner_text("#try-source").startswith(f"An example: {text}")
+        assert page.is_hidden("#worth"), "the errors of the model before"
+        page.fill("#try-pace", "60")
+        page.click("#try-start")
+        wait(lambda: position(page) >= 150, page)
+        assert page.is_disabled("#try-model")
+        page.click("#try-start")
+        wait(lambda: page.inner_text("#try-start") == "Stream", page)
+        for numbers, (low, high) in zip(tried(), usual, strict=True):
+            assert low <= min(numbers) < low + 0.1 * (high - low)
+            assert high - 0.1 * (high - low) < max(numbers) <= high
+        assert page.is_visible("#worth") == (model == "plant")
+    page.select_option("#try-model", "voice")
+    assert page.inner_text("#try-source") == "The microphone. Drop a WAV file here, or click to choose one."
+    assert page.is_hidden("#try-pace")
+    table_file = tmp_path / "rows.csv"
+    table_file.write_text("value\n1\n")
+    page.set_input_files("#try-file", table_file)
+    wait(lambda: "takes sound: drop a WAV file" in page.inner_text("#toast"), page)
+    page.select_option("#try-model", "shakespeare")
+    assert page.is_hidden("#drop")
+    assert page.inner_text("#try-start") == "Write"
+    page.click("#try-start")
+    wait(lambda: page.is_visible("#prompt"), page)
+
+
+@in_browser
+def test_a_session_that_does_not_exist_offers_nothing_to_be_done(page, server):
+    offers = ("#actions", "#alert-part")
+    for session, model, offered in (("absent", "sine", offers), ("unwritten", "shakespeare", ("#writing",))):
+        page.goto(f"{server}/#/{session}")
+        wait(lambda: "does not exist" in fact(page, "state"), page)
+        assert not any(page.is_visible(part) for part in offers)
+        post(server, "/sessions", {"id": session, "model": model})
+        wait(lambda shown=offered: all(page.is_visible(part) for part in shown), page)
+        delete = urllib.request.Request(f"{server}/sessions/{session}", method="DELETE")
+        urllib.request.urlopen(delete, timeout=30).close()
+        wait(lambda shown=offered: not any(page.is_visible(part) for part in shown), page)
 
 
 @in_browser

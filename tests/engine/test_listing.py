@@ -37,7 +37,10 @@ class Turns:
 def listing_of(names: list[str], calls: list[tuple[int, int]], turns: Turns) -> Listing:
     """A list of these sessions; `calls` gets the turn of each call of the store, and its limit."""
 
-    def page(after: str, limit: int, prefix: str, fingerprint_filter: Any) -> list[tuple[str, str]]:
+    def page(
+        after: str, limit: int, prefix: str, fingerprint_filter: Any, *, descending: bool
+    ) -> list[tuple[str, str]]:
+        assert not descending
         calls.append((turns.count, limit))
         return [(name, "f") for name in names if name > after and fingerprint_filter("f")][:limit]
 

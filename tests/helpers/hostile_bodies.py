@@ -214,6 +214,50 @@ def deep_type(pa: Any) -> Any:
     return pa.table({"session": ["a"], "observations": pa.nulls(1, kind)})
 
 
+def inputs(pa: Any, **columns: Any) -> Any:
+    """Inputs by name, of as many sessions."""
+    count = len(next(iter(columns.values())))
+    return pa.table({"session": [f"h{i}" for i in range(count)], **columns})
+
+
+def input_columns(pa: Any) -> Any:
+    return inputs(pa, **{f"c{i}": [1.5] for i in range(4_000)})
+
+
+def one_name(pa: Any) -> Any:
+    fields = ["session", *["x"] * 10_000]
+    return pa.table([["h"], *[[1.5]] * 10_000], names=fields)
+
+
+def prefixes(pa: Any) -> Any:
+    return inputs(pa, **{"inputs." * 140_000 + "at!": [1.5]})
+
+
+def input_entries(pa: Any) -> Any:
+    return inputs(pa, **{f"c{i}": pa.array(np.zeros(10_000, bool)) for i in range(9)})
+
+
+def null_inputs(pa: Any) -> Any:
+    return inputs(pa, value=pa.FixedSizeListArray.from_arrays(pa.nulls(10_000 * 200_000), 200_000))
+
+
+def boolean_inputs(pa: Any) -> Any:
+    return inputs(pa, value=pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(60_000_000, bool)), 6_000))
+
+
+def deep_inputs(pa: Any) -> Any:
+    lists = pa.array([0.5])
+    for _ in range(60):
+        lists = pa.ListArray.from_arrays([0, 1], lists)
+    return inputs(pa, value=lists)
+
+
+def empty_steps(pa: Any) -> Any:
+    sizes = pa.array(np.arange(0, 10_001, dtype=np.int32) * 90)
+    steps = pa.ListArray.from_arrays(pa.array(np.zeros(900_001, np.int32)), one_number(pa, 0))
+    return inputs(pa, value=pa.ListArray.from_arrays(sizes, steps))
+
+
 def arrow_model(pa: Any) -> Any:
     made = pa.table({"session": [f"h{i}" for i in range(10_000)], "observations": one_number(pa)})
     return made.replace_schema_metadata({"model": "x" * 7_000_000})
@@ -374,6 +418,14 @@ KINDS: dict[str, Hostile] = {
         lambda: struct.pack("<4sHHIIf", b"CYO1", 0, 1, 1, 0, 1.0) + b"\n" * 8_000_000,
         headers=BINARY,
     ),
+    "Arrow by name: columns": Hostile("/observations", arrow(input_columns), headers=ARROW),
+    "Arrow by name: one name": Hostile("/observations", arrow(one_name), headers=ARROW),
+    "Arrow by name: prefixes": Hostile("/observations", arrow(prefixes), headers=ARROW),
+    "Arrow by name: entries": Hostile("/observations", arrow(input_entries), headers=ARROW),
+    "Arrow by name: nulls": Hostile("/observations", arrow(null_inputs), headers=ARROW),
+    "Arrow by name: booleans": Hostile("/observations", arrow(boolean_inputs), headers=ARROW),
+    "Arrow by name: nested lists": Hostile("/observations", arrow(deep_inputs), headers=ARROW),
+    "Arrow by name: empty steps": Hostile("/observations", arrow(empty_steps), headers=ARROW),
     "Arrow: the first request": Hostile(
         "/observations", arrow(lambda pa: pa.table({"session": ["a"], "observations": [0.5]})), headers=ARROW
     ),

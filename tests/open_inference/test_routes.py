@@ -218,7 +218,7 @@ WRONG_PARAMETERS = [
     (START | {"at": -1}, 400, "at must be"),
     (START | {"at": 3}, 400, "there is no session '5'"),
     (START | {"horizon": -1}, 400, "horizon must be"),
-    (START | {"level": 0.9}, 400, "the session keeps neither intervals nor scores"),
+    (START | {"level": 0.9}, 400, "the session keeps neither intervals nor surprise"),
 ]
 WRONG = [
     *(({"inputs": inputs}, status, text) for inputs, status, text in WRONG_INPUTS),

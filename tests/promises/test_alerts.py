@@ -223,7 +223,7 @@ async def test_an_alert_that_cannot_be_is_refused(begin, alert, word):
             assert word in problem["detail"]
             assert problem["field"].startswith("alert"), "a form shows the refusal at the field"
         refused = await service.http.post("/sessions", json={"model": "sine", "alert": ALERT})
-        assert "keeps no scores" in check_problem(refused)["detail"]
+        assert "keeps no surprise" in check_problem(refused)["detail"]
 
 
 # The readers of `/events`.
@@ -360,7 +360,7 @@ def write(folder: Path, content: Any) -> Path:
 
 def test_a_file_with_an_alert_for_sessions_that_keep_no_scores_is_refused_by_name(zoo_folder, tmp_path):
     path = write(tmp_path, {"models": {"sine": ALERT}})
-    with pytest.raises(ConfigError, match="the sessions of 'sine' keep no scores"):
+    with pytest.raises(ConfigError, match="the sessions of 'sine' keep no surprise"):
         main.create_app(Settings(models=(zoo_folder,), default_model="sine", alerts_file=path))
 
 

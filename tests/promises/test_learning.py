@@ -109,8 +109,8 @@ async def test_a_retry_is_answered_with_the_same_intervals_and_moves_nothing(sta
     [
         ("adaptive", {"level": 0.7}, "0.8, 0.9, not 0.7"),
         ("adaptive", {"level": 2}, "not 2"),
-        ("sine", {"level": 0.9}, "neither intervals nor scores"),
-        ("sine", {"score": True}, "neither intervals nor scores"),
+        ("sine", {"level": 0.9}, "neither intervals nor surprise"),
+        ("sine", {"score": True}, "neither intervals nor surprise"),
     ],
 )
 async def test_options_that_a_session_does_not_keep_are_refused_and_nothing_moves(
@@ -123,6 +123,14 @@ async def test_options_that_a_session_does_not_keep_are_refused_and_nothing_move
         await posted(service, "t", observations=rows, model=model)
         await posted(service, "t", 422, observations=rows, **options)
         assert (await service.session("t"))["position"] == 2
+
+
+async def test_sessions_of_a_model_that_does_not_predict_its_input_cannot_learn(start_http):
+    async with start_http() as service:
+        body = {"id": "s", "model": "tokens", "learning": {"intervals": True}}
+        refused = await service.http.post("/sessions", json=body)
+        assert refused.status_code == 422, refused.text
+        assert "cannot learn about the target 'x'" in refused.json()["detail"]
 
 
 async def test_missing_values_are_stood_in_for_by_every_way(start, artifacts):

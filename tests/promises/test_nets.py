@@ -536,8 +536,11 @@ async def test_a_model_says_what_goes_in_and_what_comes_out(serve_http, start_ht
     async with serve_http() as service:
         model = (await service.http.get("/models/characters")).json()
         assert model["inputs"] == [
-            {"name": "token", "unit": None, "dtype": "int64", "shape": [], "columns": None, "range": [0, 29]}
-        ]
+            {
+                "name": "token", "unit": None, "dtype": "int64", "shape": [], "columns": None,
+                "range": [0, 29], "mean": None, "std": None,
+            }
+        ]  # fmt: skip
         assert [(port["name"], port["dtype"], port["shape"], port["kind"]) for port in model["outputs"]] == [
             ("logits", "float32", [30], "logits"),
             ("best", "int64", [], "number"),

@@ -115,7 +115,31 @@ async def test_a_list_has_the_resident_sessions_by_value_and_then_all_others(sta
                 for limit in (2, 100):
                     query = {"order": order, "descending": descending}
                     assert await listed(service, limit, **query) == wanted, (order, descending, limit)
-        assert await listed(service, 3, order="name") == NAMES
+        for limit in (3, 100):
+            assert await listed(service, limit, order="name") == NAMES
+            assert await listed(service, limit, order="name", descending=True) == NAMES[::-1]
+
+
+@pytest.mark.parametrize("start", ["memory", "sqlite", "redis"], indirect=True)
+async def test_a_list_by_id_begins_with_the_last_where_that_is_wanted(start, clock):
+    """With every filter, over sessions in memory and in the store."""
+    async with start() as service:
+        shown = await fill(service, clock)
+
+        async def down(limit: int, **more: Any) -> list[str]:
+            return await listed(service, limit, descending=True, **more)
+
+        north = [name for name in NAMES[::-1] if shown[name]["labels"] == {"site": "north"}]
+        for limit in (2, 100):
+            assert await down(limit) == NAMES[::-1]
+            adaptive = [name for name in NAMES[::-1] if shown[name]["model"] == "adaptive"]
+            assert await down(limit, model="adaptive") == adaptive
+            assert await down(limit, prefix="s0") == NAMES[9::-1]
+            assert await down(limit, label="site:north") == north
+            assert await down(limit, label="site:north", prefix="s0") == [n for n in north if n < "s1"]
+        page = (await service.http.get("/sessions?descending=true&after=s05&limit=2")).json()
+        assert [row["session"] for row in page["sessions"]] == ["s04", "s03"]
+        assert page["next"] == "s03"
 
 
 @pytest.mark.parametrize(("start", "kept"), [("memory", "kept"), ("sqlite", "anew")], indirect=True)
@@ -194,16 +218,22 @@ async def test_a_tenant_sees_its_own_sessions_whatever_the_cursor_says(
         assert rest == [f"ours-{i}" for i in (2, 1, 0)] or rest == [f"ours-{i}" for i in (3, 2, 1, 0)]
         assert await listed(service, **query | {"cursor": "nours2-0"}) == []
         assert await listed(service, **query | {"cursor": "n../ours2/"}) == []
+        assert await listed(service, 2, descending=True) == [f"ours-{i}" for i in range(5, -1, -1)]
+        page = (await service.http.get("/sessions?descending=true&after=~")).json()
+        assert [row["session"] for row in page["sessions"]] == [f"ours-{i}" for i in range(5, -1, -1)]
         service.http.headers = {**keys.headers("boss"), "carryover-tenant": "*"}
         everything = await listed(service, 5, **query)
         assert len(everything) == 12
+        by_name = await listed(service, 5, descending=True)
+        assert by_name == sorted(by_name, reverse=True)
+        assert set(by_name) == set(everything)
         assert {name.rpartition("-")[2] for name in everything[:2]} == {"5"}
 
 
 async def test_a_list_that_cannot_be_is_refused(start):
     async with start() as service:
         for query in (
-            {"order": "position"}, {"descending": True}, {"order": "error", "after": "a"},
+            {"order": "position"}, {"descending": "down"}, {"order": "error", "after": "a"},
             {"cursor": "a", "after": "a"}, {"order": "error", "cursor": "x"},
             {"order": "error", "cursor": "r" + "0" * 31}, {"order": "error", "cursor": "r7ff8" + "0" * 28},
             {"order": "error", "cursor": "s00"}, {"order": "error", "cursor": "n" * 201},
@@ -227,3 +257,4 @@ async def test_workers_merge_their_sessions_by_value(tmp_path, zoo_folder, clock
                 assert await listed(service, limit, order="last_seen") == wanted
                 assert await listed(service, limit, order="last_seen", descending=True) == wanted[::-1]
                 assert await listed(service, limit, order="surprise") == sorted(names)
+                assert await listed(service, limit, descending=True) == sorted(names, reverse=True)

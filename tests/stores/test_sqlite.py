@@ -9,8 +9,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from app.stores.sqlite import schema
 from app.stores.sqlite import store as module
 from app.stores.sqlite.check import check_file
 from app.stores.sqlite.commit_mark import mark_path
+from app.stores.sqlite.journal import APPEND
 from app.stores.sqlite.store import SqliteStore
 from tests.helpers.faults import until
 from tests.helpers.records import blocks, labelled
@@ -414,6 +416,45 @@ def test_a_write_to_the_tables_does_not_wait_and_the_next_commit_does(open_store
     assert (during, synchronous()) == ([NORMAL], FULL)
     store.commit(blocks([record("a", 2)]), [])
     assert synchronous() == FULL
+
+
+class FailingRollback:
+    """A database that refuses the next few ROLLBACKs. Nothing else ends a transaction that has failed."""
+
+    def __init__(self, store: SqliteStore, refusals: int) -> None:
+        self._real, self.refusals, self.levels = store._database, refusals, list[int]()
+        for owner in (store, store._tables, store._journal):
+            owner._database = self  # type: ignore[assignment]
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        if statement == "ROLLBACK" and self.refusals:
+            self.refusals -= 1
+            raise sqlite3.OperationalError("disk I/O error")
+        if statement == APPEND:
+            self.levels.append(self._real.execute("PRAGMA synchronous").fetchone()[0])
+        return self._real.execute(statement, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 3])
+def test_a_commit_waits_for_the_disk_though_a_rollback_has_failed(open_store, path, tmp_path, refusals):
+    """Of a write to the tables, which does not wait: by it, behind it, and at the next call."""
+    store = open_store()
+    store.commit(blocks([record("a"), record("b")]), [])
+    database = FailingRollback(store, refusals)
+    with interrupted_after(store, 60, in_transaction=True), pytest.raises(StoreFailed):
+        store.names("", 9)
+    for _ in range(refusals - 2):
+        with pytest.raises(StoreFailed):
+            store.commit(blocks([record("a", 2)]), [])
+    assert (database.refusals, database.levels) == (0, [])
+    store.commit(blocks([record("a", 2)]), [])
+    assert database.levels == [FULL]
+    with closing(SqliteStore(copy_of(path, tmp_path / "crashed"), 100, NEVER)) as crashed:
+        assert {found.session: found.position for found in crashed.load(["a", "b"])[0]} == {"a": 2, "b": 1}
+    assert [name for name, _ in store.names("", 9)] == ["a", "b"]
 
 
 def test_a_write_to_the_tables_that_a_crash_undoes_loses_nothing(open_store, path, tmp_path):

@@ -6,6 +6,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
 from app.stores.sqlite.store import SqliteStore
-from tests.helpers.records import blocks
+from tests.helpers.records import blocks, labelled
 from tests.helpers.redis_server import RedisServer, needs_redis
 
 PRINT = "f" * 64
@@ -156,6 +157,29 @@ class StoreContract:
         assert store.names("acme/a3", 1, "acme/", other.__eq__) == [("acme/c", other)]
         assert store.names("", 99, "zoo/c") == []
         assert store.names("", 99, fingerprint_filter="1".__eq__) == []
+        down = partial(store.names, descending=True)
+        assert [name for name, _ in down("", 99)] == everything[::-1]
+        assert [name for name, _ in down("", 3, "acme/")] == everything[5:2:-1]
+        assert [name for name, _ in down("acme/a3", 99, "acme/")] == everything[2:0:-1]
+        assert [name for name, _ in down("zoo/a1", 2)] == everything[6:4:-1]
+        assert down("acme/c", 1, "acme/", other.__eq__) == [("acme/a3", other)]
+        assert down("acme/a1", 99, "acme/") == down("", 99, "zoo/c") == []
+
+    def test_sessions_with_labels_are_listed_in_both_directions(self, store, settle):
+        names = [f"s{i:02}" for i in range(12)]
+        records = [labelled(name, "site:north", *["line:2"] * (i % 3 == 0)) for i, name in enumerate(names)]
+        store.commit(blocks(records), [])
+        settle()
+        for labels, wanted in ((("site:north",), names), (("line:2", "site:north"), names[::3])):
+            for descending in (False, True):
+                found, after = [], ""
+                while after is not None:
+                    page = store.labelled(after, 5, "s", any_model, labels, descending=descending)
+                    assert len(page.found) <= 5
+                    found += [name for name, _ in page.found]
+                    after = page.end
+                assert found == (wanted[::-1] if descending else wanted)
+        assert not store.labelled("s03", 5, "s1", any_model, ("site:north",), descending=True).found
 
     def test_a_session_that_moves_to_another_model_is_listed_under_that_alone(self, store, settle):
         other = "0" * 64
@@ -238,10 +262,13 @@ def fill(store: Store, start: int, end: int) -> None:
 class TestMemory(StoreContract):
     @pytest.mark.parametrize("listing", LISTINGS)
     def test_the_work_of_a_page_does_not_grow_with_the_number_of_sessions(self, store, listing):
+        def work() -> list[int]:
+            return [steps_of(partial(store.names, *listing, descending=down)) for down in (False, True)]
+
         fill(store, 0, 200)
-        before = steps_of(lambda: store.names(*listing))
+        before = work()
         fill(store, 200, 4000)
-        assert steps_of(lambda: store.names(*listing)) == before
+        assert work() == before
 
     @pytest.fixture
     def store(self, clock) -> Store:
@@ -261,7 +288,7 @@ def period(request) -> float:
 class TestSqlite(StoreContract):
     @pytest.mark.parametrize("listing", LISTINGS)
     def test_the_work_of_a_page_does_not_grow_with_the_number_of_sessions(self, store, listing):
-        def work() -> int:
+        def work(*, descending: bool) -> int:
             count = 0
 
             def step() -> int:
@@ -270,16 +297,17 @@ class TestSqlite(StoreContract):
                 return 0
 
             store._database.set_progress_handler(step, 1)
-            store.names(*listing)
+            store.names(*listing, descending=descending)
             store._database.set_progress_handler(None, 1)
             return count
 
         fill(store, 0, 200)
         store.names("", 1)
-        before = work()
+        before = {descending: work(descending=descending) for descending in (False, True)}
         fill(store, 200, 4000)
         store.names("", 1)
-        assert work() <= 1.1 * before
+        for descending, steps in before.items():
+            assert work(descending=descending) <= 1.1 * steps
 
     @pytest.fixture
     def store(self, clock, tmp_path: Path, period) -> Iterator[Store]:
@@ -309,7 +337,8 @@ class TestRedis(StoreContract):
         def work() -> Counter[str]:
             for server in all_servers:
                 server.ask("CONFIG", "RESETSTAT")
-            store.names(*listing)
+            for descending in (False, True):
+                store.names(*listing, descending=descending)
             calls: Counter[str] = Counter()
             for server in all_servers:
                 found = re.findall(r"cmdstat_(\w+):calls=(\d+)", server.ask("INFO", "commandstats"))
@@ -320,9 +349,11 @@ class TestRedis(StoreContract):
         before = work()
         fill(store, 200, 4000)
         assert work() == before
-        assert before.keys() <= {"evalsha", "smembers", "zrangebylex", "getrange", "asking"}
-        assert before["smembers"] == 1
-        assert before["getrange"] <= listing[1]
+        assert before.keys() <= {
+            "evalsha", "smembers", "zrangebylex", "zrevrangebylex", "getrange", "asking",
+        }  # fmt: skip
+        assert before["smembers"] == 2
+        assert before["getrange"] <= 2 * listing[1]
 
     @pytest.fixture
     def all_servers(self, redis_server) -> list[RedisServer]:

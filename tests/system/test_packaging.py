@@ -3,12 +3,16 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -84,6 +88,41 @@ def test_make_installs_the_clone_again_where_something_else_would_be_served(is_e
     done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
     installs = [] if is_editable else ["--editable ./client --editable ."]
     assert [line[line.index("--editable") :] for line in done.stdout.splitlines()] == installs
+
+
+def test_a_second_make_waits_until_the_first_has_installed(tmp_path):
+    """The first is held within its first `pip install`, by a pipe that nobody has written to."""
+    venv, log, gate, busy = (tmp_path / name for name in ("venv", "log", "gate", "busy"))
+    (venv / "bin").mkdir(parents=True)
+    (venv / ".made").touch()
+    os.mkfifo(gate)
+    python = venv / "bin" / "python"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -m ] || exit 0\nmkdir {busy} || exit 1\necho "$*" >> {log}\n'
+        f'case "$*" in *hatchling*) echo installing; cat {gate} ;; esac\nrmdir {busy}\n'
+    )
+    python.chmod(0o755)
+
+    @contextmanager
+    def started(target: str) -> Iterator[tuple[subprocess.Popen[str], Any, Any]]:
+        make = ["make", "--silent", f"VENV={venv}", f"PYTHON={sys.executable}", "TORCH_INDEX=", target]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(make, cwd=ROOT, start_new_session=True, **pipes) as process:
+            try:
+                yield process, process.stdout, process.stderr
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    with ExitStack() as both:
+        first, output, _ = both.enter_context(started("installed"))
+        assert output.readline() == "installing\n"
+        second, _, problems = both.enter_context(started("installed-test"))
+        assert "another make installs into .venv" in problems.readline()
+        gate.write_text("")
+        assert second.communicate(timeout=30)[1] == first.communicate(timeout=30)[1] == ""
+        assert first.returncode == second.returncode == 0
+    assert log.read_text().count("hatchling") == 1, "the second found the packages of the first"
 
 
 def test_a_plain_installation_needs_no_torch_and_an_installation_from_a_clone_has_it():

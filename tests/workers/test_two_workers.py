@@ -175,6 +175,46 @@ def metrics(page: str) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
+async def test_coverage_is_that_of_the_sessions_of_all_workers(start):
+    """Shares of all intervals, and no means of the workers' shares: the sessions are of unequal lengths."""
+    seconds = 1.7e9 // 3600 * 3600 + np.arange(80) * 3600.0
+    lengths = {("seasonal", HERE[0]): 80, ("seasonal", THERE[0]): 25, ("planned", HERE[1]): 20,
+               ("planned", THERE[1]): 70, ("adaptive", THERE[2]): 40}  # fmt: skip
+    expected: dict[str, list[float]] = {}
+    async with start() as both:
+        for seed, ((model, name), steps) in enumerate(lengths.items()):
+            level = 0.8 if model == "adaptive" else 0.9
+            created = {"id": name, "model": model, "level": level}
+            assert (await both.ways[0].http.post("/sessions", json=created)).status_code == 201
+            body = {"observations": series(model, steps, seed)[:, :2].tolist()}
+            body |= {"timestamps": seconds[:steps].tolist()} if model == "planned" else {}
+            url = f"/sessions/{name}/observations"
+            assert (await both.ways[1].http.post(url, json=body)).status_code == 200
+            past = (await both.ways[1].http.get(f"/sessions/{name}/history")).json()
+            targets = [0] if model == "planned" else [1, 0]  # the places of the targets among the inputs
+            observed = np.array(past["observations"])[1:, targets]
+            lower, upper = (np.array(past[end]).reshape(steps, -1)[:-1] for end in ("lower", "upper"))
+            inside = (lower <= observed) & (observed <= upper)
+            where = f'level="{level:g}",model="{model}"'
+            after = np.r_[np.zeros((1, len(targets)), bool), ~inside[:-1]]
+            expected.setdefault(f"_after_miss{{{where}}}", []).extend(inside[after])
+            expected.setdefault(f"{{{where}}}", []).extend(inside.ravel())
+            for t, inside_now in enumerate(inside, 1):
+                hour = f'hour="{int(seconds[t] // 3600 % 24)}",{where}'
+                part = f'{where},part="{t % 4}"'
+                if model == "planned":
+                    expected.setdefault(f"_by_hour{{{hour}}}", []).extend(inside_now)
+                if model == "seasonal":
+                    expected.setdefault(f"_by_season{{{part}}}", []).extend(inside_now)
+        shares = {f"carryover_model_coverage{name}": np.mean(kept) for name, kept in expected.items()}
+        for way in both.ways:
+            samples = metrics((await way.http.get("/metrics")).text)
+            found = {name: samples.get(name) for name in shares}
+            assert found == pytest.approx(shares)
+            others = {name for name in samples.keys() - shares.keys() if "_coverage_" in name}
+            assert others == set(), "no gauge of what nobody has"
+
+
 async def test_statistics_of_v2_are_those_of_all_workers(start):
     tensor = {"name": "observations", "datatype": "FP32", "shape": [1, 1, 1], "data": [0.5]}
     async with start(HotRoute) as both:

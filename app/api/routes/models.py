@@ -18,6 +18,7 @@ from app.engine.engine import Engine
 from app.errors import NoFigure
 from app.jobs.jobs import Adopt
 from app.session.slab import Slab
+from models.artifact.served import ServedArtifact
 from models.nets.signature import Port, State
 
 MAX_ROWS = 200_000  # of a body that is only read
@@ -113,7 +114,7 @@ def _model(request: Request, slab: Slab, counts: dict[str, tuple[int, int]] | No
         "name": artifact.name,
         "default": artifact.name == engine.residents.models.default_model,
         "fingerprint": artifact.fingerprint,
-        "inputs": [_port(port) for port in artifact.listed_inputs],
+        "inputs": _inputs(artifact),
         "outputs": [_port(port) | {"kind": port.kind} for port in artifact.listed_outputs],
         "states": [_state(state) for state in artifact.states],
         "targets": list(artifact.targets),
@@ -137,6 +138,14 @@ def _model(request: Request, slab: Slab, counts: dict[str, tuple[int, int]] | No
         "sessions_resident": resident,
         "sessions_on_older": older,
     }
+
+
+def _inputs(artifact: ServedArtifact) -> list[dict[str, Any]]:
+    ports = [_port(port) for port in artifact.listed_inputs]
+    if artifact.scaling is None or any(port["range"] is not None for port in ports):  # a token is not scaled
+        return [port | {"mean": None, "std": None} for port in ports]
+    usual = zip(artifact.scaling.mean.tolist(), artifact.scaling.std.tolist(), strict=True)
+    return [port | {"mean": mean, "std": std} for port, (mean, std) in zip(ports, usual, strict=True)]
 
 
 def _state(state: State) -> dict[str, Any]:

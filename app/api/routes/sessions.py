@@ -102,17 +102,17 @@ async def list_sessions(
     request: Request,
     cursor: Annotated[str, Query(max_length=200, description="`next` of the previous page")] = "",
     after: Annotated[
-        str, Query(max_length=200, description="only ids behind this one; in the order of the ids")
+        str, Query(max_length=200, description="only ids behind this one, in the order of the ids")
     ] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     order: Annotated[
         Literal["name", *ORDERS],  # type: ignore[valid-type]
         Query(
             description="`name`: by id; `last_seen`; `error`: the mean squared error as a multiple of that "
-            "of repeating the last observation; `surprise`: the score of the last observation"
+            "of repeating the last observation; `surprise`: that of the last observation"
         ),
     ] = "name",
-    descending: Annotated[bool, Query(description="the greatest value first; not by id")] = False,
+    descending: Annotated[bool, Query(description="the greatest first")] = False,
     model: Annotated[str | None, Query(description="only sessions of this model")] = None,
     prefix: Annotated[str, Query(pattern=PREFIX, description="only ids with this prefix")] = "",
     label: Annotated[
@@ -135,8 +135,6 @@ async def list_sessions(
     """
     caller = get_caller(request)
     by_value = order != "name"
-    if descending and not by_value:
-        raise Unprocessable(f"descending needs an order: {', '.join(ORDERS)}", field="descending")
     if after and (by_value or cursor):
         raise Unprocessable("after is an id, of a list by id: go on with cursor", field="after")
     if model is not None:

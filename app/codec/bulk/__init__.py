@@ -118,7 +118,7 @@ def _check_answer_type(request: BulkRequest) -> None:
     if any(option.level is not None for option in options):
         raise Unprocessable("an answer in this form has no intervals: take JSON, or `levels`", field="level")
     if any(option.score for option in options):
-        raise Unprocessable("an answer in this form has no scores: take JSON", field="score")
+        raise Unprocessable("an answer in this form has no surprise: take JSON", field="score")
     if request.answer_type == binary.CONTENT_TYPE and any(option.levels for option in options):
         raise Unprocessable("the binary form has no quantiles: take JSON or Arrow", field="levels")
 

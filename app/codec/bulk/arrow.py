@@ -3,8 +3,8 @@
 Columns of a request: `session` (utf8), `observations`, and `at` (int64), `epoch` (utf8), which may be
 absent or null. `observations` is for each session a number, a list or fixed-size list of numbers (one
 observation) or a list of those (a chunk). Without `observations` every other column is an input of the
-sessions' network (`app.codec.bulk.arrow_named`). The schema's metadata may name a `model`, and have `levels`
-of intervals as a JSON list.
+sessions' network (`app.codec.bulk.arrow_named`); `inputs.at` is the input `at`. The schema's metadata may
+name a `model`, and have `levels` of intervals as a JSON list.
 
 Columns of the answer: `position` (int64), `epoch` (utf8), `predictions` (list of lists of float32) or, where
 the inputs have names, a column for each output, `replayed` (bool) and `error` (utf8: the problem as JSON).
@@ -214,7 +214,11 @@ class _Columns:
         if "observations" in names:
             self.observations = _Rows(pa, _array(pa, table["observations"]))
         else:
-            inputs = {name: _array(pa, table[name]) for name in names if name not in COLUMNS}
+            inputs = {
+                arrow_named.input_of(name, COLUMNS): _array(pa, table[name])
+                for name in names
+                if name not in COLUMNS
+            }
             self.observations = arrow_named.NamedInputs.of_table(pa, inputs, MAX_NUMBERS)
         self.at: Ints | None = None
         self.wrong_at = np.zeros(count, bool)

@@ -5,11 +5,13 @@
 
 A table without `observations` has them. An entry is a list of steps, and a step is a number or lists nested
 as deep as the shape of the input; a bare number is a single step. The answer has for each output a list of
-steps, of the output's own type.
+steps, of the output's own type. An input that has the name of another column of a request is the column
+`inputs.NAME`.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,18 @@ from app.jobs.answers import BulkAnswer
 from models.arrays import Bools, Doubles, Ints, Numbers
 from models.nets.signature import MAX_RANK
 
+PREFIX = "inputs."
 MAX_ENTRIES = 100_000  # an entry may have a single bit, and takes 2.5 us: 0.25 s of one core for all
+
+
+def input_of(column: str, others: Sequence[str]) -> str:
+    """The input that a column has the numbers of: `at` of the column `inputs.at`.
+
+    Only what hides one of the `others`, at any depth, is unwrapped, and once. So an input that is itself
+    called `inputs.at` is the column `inputs.inputs.at`, and all other inputs are columns of their own name.
+    """
+    hides = re.fullmatch(rf"(?:{re.escape(PREFIX)})+(?:{'|'.join(others)})", column)
+    return column.removeprefix(PREFIX) if hides else column
 
 
 def input_indexes(pa: Any, schema: Any, others: Sequence[str]) -> list[int]:

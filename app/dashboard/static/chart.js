@@ -138,7 +138,7 @@ function pointRows(columns, i, unit, { next }) {
   ];
 }
 
-/** The chart of the anomaly scores; `times`, `scores` and `alerts` return those that are shown. */
+/** The chart of the surprise; `times`, `scores` and `alerts` return those that are shown. */
 export function surpriseChart(host, { hooks, times, scores: shown, alerts }) {
   const rows = (i) => (shown()?.[i] == null ? [] : [["surprise", number(shown()[i])]]);
   const tip = tipHook(host, { rows, time: (i) => times()?.[i] ?? null, note: (position) => alertAt(alerts(), position) });

@@ -144,7 +144,7 @@ export class List {
   }
 
   #orderBy(name) {
-    const down = name !== "name" && !(this.order.by === name && this.order.down);
+    const down = this.order.by === name ? !this.order.down : name !== "name"; // a value begins with the greatest
     this.order = { by: name, down };
     for (const button of document.querySelectorAll("[data-sort]")) {
       const order = button.dataset.sort === name ? (down ? "descending" : "ascending") : "none";

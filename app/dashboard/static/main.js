@@ -27,7 +27,7 @@ const alerts = new Alerts({ changed: alerted, row: (name) => list.sessions.find(
 const list = new List({ failed, models: model, example, enter, alerts });
 const panel = new Panel({ models: model, moved: () => list.refresh(), gone: () => show(null), show, alerts });
 const modelPage = new ModelPage({ sessions: () => list.sessions, changed: () => loadModels() });
-new TryIt({ models: model, panel, show: (session) => (show(session), open()) });
+const tryIt = new TryIt({ models: model, panel, show: (session) => (show(session), open()) });
 
 addEventListener("hashchange", open);
 $("use-key").onclick = () => askKey("The key is kept in this tab only, until the tab is closed.");
@@ -112,6 +112,7 @@ function showModels(list) {
   const before = select.value || list.find((model) => model.default)?.name;
   const option = ({ name }) => create("option", { value: name, selected: name === before }, name);
   select.replaceChildren(...list.map(option));
+  tryIt.refresh();
 }
 
 function card(model) {

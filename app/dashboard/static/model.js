@@ -31,7 +31,7 @@ export class ModelPage {
     this.sessions = sessions; // returns those of the list
     this.changed = changed; // called when a model was loaded again
     this.name = null;
-    this.pictured = null; // fingerprint of the model whose figure is shown
+    this.pictured = null; // the model whose figure is shown; undefined: to be requested anew
     $("reload").onclick = () => this.#reload().catch((error) => toast(error.message));
     $("curl-copy").onclick = () => this.#copy();
   }
@@ -87,7 +87,7 @@ export class ModelPage {
       $("model-figure").alt = `The training of ${model.name}: its predictions beside what was observed`;
       $("figure-part").hidden = false;
     } catch (error) {
-      if (of === this.pictured) this.pictured = null;
+      if (of === this.pictured) this.pictured = undefined;
       toast(error.message);
     }
   }
@@ -97,7 +97,7 @@ export class ModelPage {
     const text = "Sessions keep their present network until they are reset.";
     if (!(await ask({ title: `Load ${name} again?`, text, yes: "Load again" }))) return;
     const { changed } = await call(`models/${encodeURIComponent(name)}/reload`, { method: "POST" });
-    this.pictured = null; // the figure may be another
+    this.pictured = undefined; // the figure may be another
     toast(changed ? `${name} is another network now` : `${name} is the same as on disk`);
     this.changed();
   }

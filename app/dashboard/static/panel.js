@@ -59,12 +59,15 @@ export class Panel {
     $("summary").textContent = "";
     $("nothing").hidden = session !== null;
     $("view").hidden = $("actions").hidden = session === null;
+    $("alert-part").hidden = true; // until the session is known
     if (session === null) return;
     this.charts ??= new Charts($("chart"), $("surprise"), { frozen: (is) => this.#frozen(is) });
     this.charts.live();
     this.view = null;
+    this.#showFacts([]); // not those of the session before
     this.#use(null);
-    this.exists = false; // until the watch says so
+    this.exists = null; // until the watch says so
+    $("writing").hidden = false;
     this.epoch = null;
     this.alertForm.open(session);
     this.#watch(session);
@@ -155,11 +158,12 @@ export class Panel {
     this.trail.chunk({ ...event, observations, predictions: outputRows(event, this.model), lower, upper, times, nextTimes });
   }
 
-  /** Notes whether the session exists; the facts of a missing session are not requested. */
+  /** Notes whether the session exists. A missing one has no facts, and there is nothing to be done with it. */
   #setExists(exists) {
     if (exists && !this.exists) setTimeout(() => this.#facts());
-    if (!exists) this.#showFacts([["state", "this session does not exist"]]);
+    if (!exists) this.#showFacts([["state", "this session does not exist: its first chunk creates it"]]);
     this.exists = exists;
+    $("actions").hidden = $("alert-part").hidden = $("writing").hidden = !exists;
   }
 
   #draw() {
@@ -369,8 +373,13 @@ export class Panel {
     const text = `Its carry and its history are deleted and cannot be restored.${at}`;
     const confirmed = await ask({ title: `Delete ${session}?`, text, yes: "Delete", danger: true });
     if (!confirmed) return;
-    this.exists = false;
-    await call(sessionPath(session), { method: "DELETE" });
+    this.exists = false; // no facts are requested meanwhile
+    try {
+      await call(sessionPath(session), { method: "DELETE" });
+    } catch (error) {
+      this.exists = true;
+      throw error;
+    }
     this.gone();
     toast(`${session} was deleted`);
   }

@@ -262,7 +262,7 @@ export class TextPane {
     if (follows) host.scrollTop = host.scrollHeight;
     $("text-empty").hidden = this.tokens.length > 0 || this.copy !== "";
     host.hidden = !$("text-empty").hidden;
-    $("branching").hidden = !this.tokens.length || this.writing !== null;
+    $("branching").hidden = !this.tokens.length || this.writing !== null || this.epoch === null; // of one that is gone
     [$("branch-at").min, $("branch-at").max] = [this.first + 1, this.end];
     if (this.branchAt === null && document.activeElement !== $("branch-at")) $("branch-at").value = this.end;
     $("branch").disabled = !(Number($("branch-at").value) > this.first);

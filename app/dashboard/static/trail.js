@@ -92,7 +92,7 @@ export class Trail {
     return positions.map((_, i) => rows[from + i]?.slice(first, first + size) ?? null);
   }
 
-  /** The score of each position; null if there are no scores. */
+  /** The surprise at each position; null if there is none. */
   scores({ start, positions }) {
     const { score } = this.columns;
     return score.length ? pick(score, start - this.first, positions.length, 0) : null;

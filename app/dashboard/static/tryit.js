@@ -4,8 +4,8 @@ import { call, sessionPath, socket } from "./api.js";
 import { $, count, create, number, toast } from "./dom.js";
 import { Errors } from "./errors.js";
 import { Microphone } from "./microphone.js";
-import { FEW, layOut, outputRows, sentInputs } from "./ports.js";
-import { sine, timestamps } from "./series.js";
+import { FEW, layOut, outputRows } from "./ports.js";
+import { example, exampleInWords, timestamps } from "./series.js";
 import { newText } from "./text.js";
 import { Trail } from "./trail.js";
 
@@ -15,20 +15,52 @@ const POLL_MS = 50;
 const LOWEST_RATE = 8000; // that browsers decode to
 const TWIN_SECONDS = 600; // after this idle time, the second session of a closed page expires
 
+// What a model can be tried with. `own`: what is streamed without a file.
+const ROWS = {
+  hint: "Streams a series into two sessions of the model. The second session is reset at each chunk.",
+  own: (model) => `${exampleInWords(model)} Drop a CSV here, or click to choose a file.`,
+  useOwn: "Use the example",
+  chosen: " Its columns are found by the names of the model's inputs.",
+  accept: ".csv,.tsv,.txt,.jsonl,text/csv,text/plain",
+  refuses: (file) => isSound(file) && "This model takes rows of numbers: drop a CSV, or choose a model over samples.",
+  start: "Stream",
+};
+const SOUND = {
+  hint: "Sends sound to a session of the model. Its panel shows what the model hears.",
+  own: () => "The microphone. Drop a WAV file here, or click to choose one.",
+  useOwn: "Use the microphone",
+  chosen: "",
+  accept: ".wav,audio/wav",
+  refuses: (file) => isTable(file) && "This model takes sound: drop a WAV file, or choose a model that takes rows.",
+  start: "Stream",
+};
+const TEXT = {
+  hint: "Opens a new session of the model. Its panel takes what the model reads, and writes on from there.",
+  own: () => "",
+  useOwn: "",
+  chosen: "",
+  accept: "",
+  refuses: () => "This model reads text: press “Write”, and put the text into “Prompt”.",
+  start: "Write",
+};
+
 export class TryIt {
   constructor({ models, panel, show }) {
     this.models = models;
     this.panel = panel;
     this.show = show; // shows a session by its id
-    this.file = null; // null for the sine
+    this.file = null; // null for what is streamed without a file
     this.running = null;
+    this.kind = ROWS;
+    this.shown = null; // the model that the form is about
+    $("try-model").onchange = () => this.refresh();
     $("try").onsubmit = (event) => {
       event.preventDefault();
       if (this.running) this.running.stopped = true;
       else this.#run().catch((error) => toast(error.message));
     };
     $("try-file").onchange = () => this.#take($("try-file").files[0]);
-    $("try-sine").onclick = () => this.#take(null);
+    $("try-own").onclick = () => this.#take(null);
     const drop = $("drop");
     drop.ondragover = (event) => {
       event.preventDefault();
@@ -42,13 +74,33 @@ export class TryIt {
     };
   }
 
+  /** Fits the form to the chosen model, if that is another than before; while something runs, its model stays. */
+  refresh() {
+    const model = this.models($("try-model").value);
+    const shown = model && `${model.name} ${model.fingerprint}`;
+    if (this.running || !model || shown === this.shown) return;
+    this.shown = shown;
+    this.kind = model.vocabulary ? TEXT : model.samples ? SOUND : ROWS;
+    $("worth").hidden = true; // the errors of another model
+    $("try-hint").textContent = this.kind.hint;
+    $("try-file").accept = this.kind.accept;
+    $("try-own").textContent = this.kind.useOwn;
+    $("try-start").textContent = this.kind.start;
+    $("drop").hidden = this.kind === TEXT;
+    for (const field of [$("try-chunk"), $("try-pace")])
+      field.disabled = field.closest("label").hidden = this.kind !== ROWS;
+    this.#take(this.file && !this.kind.refuses(this.file) ? this.file : null);
+  }
+
+  /** Takes a file to stream; null for none. */
   #take(file) {
-    this.file = file ?? null;
     $("try-file").value = "";
-    $("try-sine").hidden = !file;
-    $("try-source").textContent = file
-      ? `${file.name}: ${count(file.size)} bytes.${/\.wav$/i.test(file.name) ? "" : " Its columns are found by the names of the model's inputs."}`
-      : "The sine. Drop a CSV here, or click to choose a file.";
+    const refusal = file && this.kind.refuses(file);
+    if (refusal) return toast(refusal);
+    const model = this.models($("try-model").value);
+    this.file = file ?? null;
+    $("try-own").hidden = !file;
+    $("try-source").textContent = file ? `${file.name}: ${count(file.size)} bytes.${this.kind.chosen}` : this.kind.own(model);
   }
 
   async #run() {
@@ -64,7 +116,7 @@ export class TryIt {
     }
     const table = file && (await call(`models/${encodeURIComponent(model.name)}/rows`, { method: "POST", csv: file }));
     if (table) this.#describe(file, table);
-    const rows = table ? table.observations.values() : sine(sentInputs(model));
+    const rows = table ? table.observations.values() : example(model);
     const session = `try-${Math.random().toString(36).slice(2, 8)}`;
     const run = (this.running = { stopped: false });
     this.#running(true);
@@ -172,8 +224,10 @@ export class TryIt {
   }
 
   #running(is) {
-    $("try-start").textContent = is ? "Stop" : "Stream";
+    $("try-start").textContent = is ? "Stop" : this.kind.start;
+    $("try-model").disabled = is;
     if (is) $("worth").hidden = true;
+    else this.refresh(); // the model may have been loaded again meanwhile
   }
 
   #showErrors(model, { carried, forgetful }) {
@@ -233,15 +287,19 @@ class Line {
   }
 }
 
-/** Creates a session, with intervals if its model supports them: a graph does not. */
+/** Creates a session, with intervals if its model supports them. */
 async function createSession(id, model, more = {}) {
   const body = { id, model: model.name, ...more };
   const create = (fields) => call("sessions", { method: "POST", body: { ...body, ...fields } });
-  if (!model.architecture) return create({});
+  const inputs = model.inputs.map(({ name }) => name);
+  if (!model.architecture || !model.targets.every((name) => inputs.includes(name))) return create({}); // it cannot learn
   return create({ learning: { intervals: true }, level: LEVEL }).catch((error) => {
     if (error.status !== 422) throw error;
     return create({});
   });
 }
+
+const isSound = ({ name, type }) => /\.wav$/i.test(name) || type.startsWith("audio/");
+const isTable = ({ name }) => /\.(csv|tsv|txt|jsonl)$/i.test(name);
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, Math.max(0, ms)));

@@ -71,7 +71,14 @@ class LabelListing:
             self._index.remove_labels(names)
 
     def page(
-        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+        self,
+        after: str,
+        limit: int,
+        prefix: str,
+        fingerprint_filter: Callable[[str], bool],
+        labels: Labels,
+        *,
+        descending: bool,
     ) -> LabelPage:
         """See `Store.labelled`.
 
@@ -81,7 +88,8 @@ class LabelListing:
         """
         count = max(limit, MAX_CANDIDATES)
         try:
-            names = self._index.labelled(labels[0], *name_range(after, prefix), count)
+            span = name_range(after, prefix, descending=descending)
+            names = self._index.labelled(labels[0], *span, count, descending=descending)
         except NamesFailed as error:
             raise self._keys.failed(str(error)) from error
         stored, _ = self._keys.read(names) if names else ((), {})
@@ -94,7 +102,8 @@ class LabelListing:
                 and not set(labels).difference(labels_of(record.body))
             ):
                 found.append((session, record.fingerprint))
-        return LabelPage.of(sorted(found), limit, names[-1] if len(names) == count else None)
+        found.sort(reverse=descending)
+        return LabelPage.of(found, limit, names[-1] if len(names) == count else None)
 
 
 def _labels(blocks: Sequence[Block]) -> Iterable[tuple[str, Labels]]:

@@ -59,7 +59,13 @@ class Listing:
             self._index.remove(names)
 
     def page(
-        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool]
+        self,
+        after: str,
+        limit: int,
+        prefix: str,
+        fingerprint_filter: Callable[[str], bool],
+        *,
+        descending: bool,
     ) -> list[tuple[str, str]]:
         """See `Store.names`.
 
@@ -68,15 +74,15 @@ class Listing:
         StoreFailed
         """
         found: list[tuple[str, str]] = []
-        start, end = name_range(after, prefix)
         try:
             models = list(filter(fingerprint_filter, self._index.models()))
             while models and len(found) < limit:
-                page = self._index.page(models, start, end, limit - len(found))
+                span = name_range(after, prefix, descending=descending)
+                page = self._index.page(models, *span, limit - len(found), descending=descending)
                 if not page:
                     break
-                found += self._with_sessions(page, models)
-                start = next(reversed(page))
+                found += sorted(self._with_sessions(page, models), reverse=descending)
+                after = next(reversed(page))
         except NamesFailed as error:
             raise self._keys.failed(str(error)) from error
         return found
@@ -93,4 +99,4 @@ class Listing:
             for listed in page[session]:
                 if listed != fingerprint:
                     self._index.suspect(listed, session)
-        return sorted(found)
+        return found

@@ -24,6 +24,7 @@ from app.stores.redis.scripts import (
     HEADS,
     MEMBERS,
     NAMES,
+    NAMES_DOWN,
     REMOVE_NAMES,
     Script,
 )
@@ -69,15 +70,16 @@ class NameIndex:
         """Remove names, by label. What fails is left out of every page."""
         self._write(REMOVE_NAMES, {values.label_key(label): group for label, group in names.items()})
 
-    def labelled(self, label: str, start: str, end: str, limit: int) -> list[str]:
-        """The first `limit` names with this label between `start` and `end`, in order.
+    def labelled(self, label: str, start: str, end: str, limit: int, *, descending: bool) -> list[str]:
+        """The first `limit` names with this label between `start` and `end`, in this direction.
 
         Raises
         ------
         NamesFailed
         """
         bounds = [start.encode(), end.encode(), b"%d" % limit]
-        results = run_script(self._servers, NAMES, [values.label_key(label)], bounds)
+        script = NAMES_DOWN if descending else NAMES
+        results = run_script(self._servers, script, [values.label_key(label)], bounds)
         _check(results)
         return [name.decode() for _, reply in results.replies for page in reply for name in page]
 
@@ -96,8 +98,10 @@ class NameIndex:
         _check(results)
         return [name.decode() for _, reply in results.replies for page in reply for name in page]
 
-    def page(self, models: Sequence[str], start: str, end: str, limit: int) -> dict[str, list[str]]:
-        """The first `limit` names between `start` and `end`, in order: by name, the models that list it.
+    def page(
+        self, models: Sequence[str], start: str, end: str, limit: int, *, descending: bool
+    ) -> dict[str, list[str]]:
+        """The first `limit` names between `start` and `end`, in this direction: by name, its models.
 
         Raises
         ------
@@ -105,14 +109,15 @@ class NameIndex:
         """
         keys = [values.names_key(fingerprint) for fingerprint in models]
         bounds = [start.encode(), end.encode(), b"%d" % limit]
-        results = run_script(self._servers, NAMES, keys, bounds * len(keys))
+        script = NAMES_DOWN if descending else NAMES
+        results = run_script(self._servers, script, keys, bounds * len(keys))
         _check(results)
         found: defaultdict[str, list[str]] = defaultdict(list)
         for indexes, reply in results.replies:
             for i, page in zip(indexes, reply, strict=True):
                 for name in page:
                     found[name.decode()].append(models[i])
-        return {name: found[name] for name in sorted(found)[:limit]}
+        return {name: found[name] for name in sorted(found, reverse=descending)[:limit]}
 
     def count(self) -> int:
         """How many names there are.

@@ -158,6 +158,19 @@ return pages
     arguments_per_key=3,
 )
 
+NAMES_DOWN = Script(
+    """
+local pages = {}
+for i = 1, #KEYS do
+    pages[i] = redis.call(
+        'ZREVRANGEBYLEX', KEYS[i], '(' .. ARGV[3 * i - 1], '(' .. ARGV[3 * i - 2], 'LIMIT', 0, ARGV[3 * i]
+    )
+end
+return pages
+""",
+    arguments_per_key=3,
+)
+
 COUNTS = Script(
     """
 local counts = {}
@@ -172,5 +185,5 @@ return counts
 PROBE = Script("for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[i]) end return {}", arguments_per_key=1)
 
 ON_SESSIONS = (COMMIT, COMPARE, COMPARE_AND_WRITE, VALUES, HEADS, PROBE)
-ON_NAMES = (ADD_NAMES, REMOVE_NAMES, NAMES, COUNTS, ADD_MODELS, MEMBERS)
+ON_NAMES = (ADD_NAMES, REMOVE_NAMES, NAMES, NAMES_DOWN, COUNTS, ADD_MODELS, MEMBERS)
 SCRIPTS = ON_SESSIONS + ON_NAMES

@@ -171,14 +171,27 @@ class RedisStore:
         return records, others
 
     def names(
-        self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
+        self,
+        after: str,
+        limit: int,
+        prefix: str = "",
+        fingerprint_filter: Callable[[str], bool] = any_model,
+        *,
+        descending: bool = False,
     ) -> list[tuple[str, str]]:
-        return self._listing.page(after, limit, prefix, fingerprint_filter)
+        return self._listing.page(after, limit, prefix, fingerprint_filter, descending=descending)
 
     def labelled(
-        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+        self,
+        after: str,
+        limit: int,
+        prefix: str,
+        fingerprint_filter: Callable[[str], bool],
+        labels: Labels,
+        *,
+        descending: bool = False,
     ) -> LabelPage:
-        return self._labels.page(after, limit, prefix, fingerprint_filter, labels)
+        return self._labels.page(after, limit, prefix, fingerprint_filter, labels, descending=descending)
 
     def expired(self, now: float, limit: int) -> list[str]:
         """See `Store`. Each call looks at the next slice of the keys, and begins again after the last."""

@@ -23,6 +23,7 @@ APPLICATION = 0x43727279  # "Crry", in the header of the file
 LAYOUT = 4  # raised when a table changes
 JOURNAL_LAYOUT = 3  # the first with the table `journal`
 STATE_LAYOUT = 2  # the first with the table `state`
+FULL = 2  # of `PRAGMA synchronous`: a commit waits for the disk
 PAGE_BYTES = 4096
 LOCK_SECONDS = 2.0  # that a process which is just ending is waited for
 
@@ -240,7 +241,21 @@ def without_fsync(database: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA synchronous = FULL")  # within a transaction this fails: see `settle`
+
+
+def settle(database: sqlite3.Connection) -> None:
+    """End a transaction that has failed, and have the next wait for the disk.
+
+    Raises
+    ------
+    sqlite3.Error : the transaction is still under way, or the next would not wait: nothing may be committed
+    """
+    if database.in_transaction:
+        database.execute("ROLLBACK")
+    database.execute("PRAGMA synchronous = FULL")
+    if database.execute("PRAGMA synchronous").fetchone() != (FULL,):
+        raise sqlite3.OperationalError("commits would not wait for the disk")
 
 
 def _prepare(database: sqlite3.Connection, path: Path, layout: int) -> None:

@@ -22,7 +22,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -48,6 +48,7 @@ from app.stores.sqlite.schema import (
     errors_as_config_error,
     open_database,
     reason,
+    settle,
     without_fsync,
 )
 from app.stores.sqlite.tables import StoredTombstone, Tables
@@ -102,6 +103,7 @@ class SqliteStore:
         self._log_bytes = 0  # approximate size of the write-ahead log
         self._is_lost = False  # whether the file was moved, replaced or removed
         self._is_closed = False
+        self._is_settled = True  # no transaction has failed that may still be under way
         check_last_commit(path, accept_loss=accept_loss)
         self.last_saved = _last_commit_time(path)
         self._no_expiry_path = path.with_name(path.name + "-held")
@@ -184,18 +186,32 @@ class SqliteStore:
                 found, last = self._tables.tombstones_after(last, page)
 
     def names(
-        self, after: str, limit: int, prefix: str = "", fingerprint_filter: Callable[[str], bool] = any_model
+        self,
+        after: str,
+        limit: int,
+        prefix: str = "",
+        fingerprint_filter: Callable[[str], bool] = any_model,
+        *,
+        descending: bool = False,
     ) -> list[tuple[str, str]]:
         self._flush()
         with self._errors_as_store_failed("be read"):
-            return self._tables.names(after, limit, prefix, fingerprint_filter)
+            return self._tables.names(after, limit, prefix, fingerprint_filter, descending=descending)
 
     def labelled(
-        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+        self,
+        after: str,
+        limit: int,
+        prefix: str,
+        fingerprint_filter: Callable[[str], bool],
+        labels: Labels,
+        *,
+        descending: bool = False,
     ) -> LabelPage:
         self._flush()
         with self._errors_as_store_failed("be read"):
-            return self._tables.labelled(after, limit, prefix, fingerprint_filter, labels)
+            page = after, limit, prefix, fingerprint_filter, labels
+            return self._tables.labelled(*page, descending=descending)
 
     def expired(self, now: float, limit: int) -> list[str]:
         self._flush()
@@ -341,17 +357,27 @@ class SqliteStore:
             self._database.execute("DELETE FROM probe")
         self._failed_bytes = 0
 
+    def _settle(self) -> None:
+        settle(self._database)
+        self._is_settled = True
+
     @contextmanager
     def _errors_as_store_failed(self, task: str, size: int = PAGE_BYTES) -> Iterator[None]:
         """Turn errors of SQLite, of files and of decoding into `StoreFailed`, and roll back.
 
+        Where that fails, too, it comes before anything else in the next call: a commit within a transaction
+        that has failed would never be on disk, and one behind `without_fsync` would not wait for it.
+
         Clients see this error, so it must not contain the file's path.
         """
         try:
+            if not self._is_settled:
+                self._settle()
             yield
         except (sqlite3.Error, msgspec.MsgspecError, ValueError, OSError) as error:
-            if self._database.in_transaction:
-                self._database.rollback()
+            self._is_settled = False
+            with suppress(sqlite3.Error):
+                self._settle()
             why = reason(error) if isinstance(error, sqlite3.Error) else str(error)
             if not self._failed_bytes:
                 log.error("store %s could not %s: %s", self.path, task, why)

@@ -56,9 +56,12 @@ FINGERPRINTS = """WITH RECURSIVE models (print) AS (
     SELECT (SELECT min(fingerprint) FROM sessions WHERE fingerprint > print)
     FROM models WHERE print IS NOT NULL
 ) SELECT json_group_array(print) FROM models WHERE print IS NOT NULL"""
-NAMES = """SELECT json_group_array(id) FROM (
-    SELECT id FROM sessions WHERE fingerprint = ? AND id > ? AND id < ? ORDER BY id LIMIT ?
+NAMES, NAMES_DOWN = (
+    f"""SELECT json_group_array(id) FROM (
+    SELECT id FROM sessions WHERE fingerprint = ? AND id > ? AND id < ? ORDER BY id {direction} LIMIT ?
 )"""
+    for direction in ("ASC", "DESC")
+)
 IDS = "SELECT json_group_array(id) FROM (SELECT id FROM sessions WHERE id > ? ORDER BY id LIMIT ?)"
 DUE = """SELECT json_group_array(json_array(due, session, id, deadline)) FROM (
     SELECT due, session, id, deadline FROM expiries LEFT JOIN sessions ON sessions.rowid = session
@@ -84,10 +87,13 @@ REMOVE_TOMBSTONE = "DELETE FROM tombstones WHERE id = ?"
 FORGET_TOMBSTONES = "DELETE FROM tombstones WHERE number <= ?"
 KEEP_TOMBSTONE = "INSERT INTO tombstones (number, id, position, why, buried, crc) VALUES (?, ?, ?, ?, ?, ?)"
 FORGET_BATCHES = "DELETE FROM journal WHERE sequence <= ?"
-LABELLED = """SELECT json_group_array(json_array(id, fingerprint)) FROM (
+LABELLED, LABELLED_DOWN = (
+    f"""SELECT json_group_array(json_array(id, fingerprint)) FROM (
     SELECT sessions.id, fingerprint FROM labels JOIN sessions ON sessions.id = labels.id
-    WHERE label = ? AND labels.id > ? AND labels.id < ? ORDER BY labels.id LIMIT ?
+    WHERE label = ? AND labels.id > ? AND labels.id < ? ORDER BY labels.id {direction} LIMIT ?
 )"""
+    for direction in ("ASC", "DESC")
+)
 LABELS_OF = f"SELECT json_group_array(json_array(id, label)) FROM labels WHERE id IN {GIVEN_IDS}"
 ANY_LABEL = "SELECT EXISTS (SELECT 1 FROM labels)"
 ADD_LABEL = "INSERT INTO labels (id, label) VALUES (?, ?)"
@@ -235,23 +241,38 @@ class Tables:
             self.has_tombstones = bool(self._database.execute(ANY_TOMBSTONE).fetchone()[0])
 
     def names(
-        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool]
+        self,
+        after: str,
+        limit: int,
+        prefix: str,
+        fingerprint_filter: Callable[[str], bool],
+        *,
+        descending: bool,
     ) -> list[tuple[str, str]]:
         """See `Store.names`. Reads at most `limit` names of each model."""
-        start, end = name_range(after, prefix)
+        start, end = name_range(after, prefix, descending=descending)
+        statement = NAMES_DOWN if descending else NAMES
         pages = [
-            [(name, model) for name in _texts(self._value(NAMES, model, start, end, limit))]
+            [(name, model) for name in _texts(self._value(statement, model, start, end, limit))]
             for model in filter(fingerprint_filter, _texts(self._value(FINGERPRINTS)))
         ]
-        return list(islice(merge(*pages), limit))
+        return list(islice(merge(*pages, reverse=descending), limit))
 
     def labelled(
-        self, after: str, limit: int, prefix: str, fingerprint_filter: Callable[[str], bool], labels: Labels
+        self,
+        after: str,
+        limit: int,
+        prefix: str,
+        fingerprint_filter: Callable[[str], bool],
+        labels: Labels,
+        *,
+        descending: bool,
     ) -> LabelPage:
         """See `Store.labelled`."""
         count = max(limit, MAX_CANDIDATES)
-        start, end = name_range(after, prefix)
-        candidates = _pairs(self._value(LABELLED, labels[0], start, end, count))
+        start, end = name_range(after, prefix, descending=descending)
+        statement = LABELLED_DOWN if descending else LABELLED
+        candidates = _pairs(self._value(statement, labels[0], start, end, count))
         having: dict[str, set[str]] = {}
         if len(labels) > 1:
             names = [name for name, _ in candidates]
