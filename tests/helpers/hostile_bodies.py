@@ -234,7 +234,7 @@ def prefixes(pa: Any) -> Any:
 
 
 def input_entries(pa: Any) -> Any:
-    return inputs(pa, **{f"c{i}": pa.array(np.zeros(10_000, bool)) for i in range(9)})
+    return inputs(pa, **{f"c{i}": pa.array(np.zeros(8_000, bool)) for i in range(6)})
 
 
 def null_inputs(pa: Any) -> Any:

@@ -52,6 +52,7 @@ QUICK = [
     "Arrow: rows of many widths",
     "Arrow: empty batches",
     "Arrow by name: columns",
+    "Arrow by name: entries",
     "Arrow by name: prefixes",
     "Arrow by name: empty steps",
     "state: many tensors",
