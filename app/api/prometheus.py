@@ -121,7 +121,9 @@ class PrometheusExporter:
         """The metrics of this worker, and the sums that its models' scores and coverage are computed from."""
         engine = self._engine
         scores = [(name, *tally.sums) for name, tally in engine.metrics.scores.items()]
-        slabs = engine.residents.models.current.values()
+        models = engine.residents.models
+        # Sessions that learn otherwise than their model have a slab of their own.
+        slabs = [slab for current in models.current.values() for slab in models.sibling_slabs(current)]
         covered = [tally.sums for slab in slabs for tally in coverage_tallies(slab)]
         return plain_page(self._registry.collect()), scores, covered
 

@@ -605,6 +605,23 @@ async def test_the_metrics_tell_how_often_intervals_held_by_hour_by_season_and_a
     assert gauges == pytest.approx(expected)
 
 
+async def test_the_coverage_of_a_model_includes_sessions_that_learn_otherwise_than_it(start_http):
+    async with start_http() as service:
+        created = {"id": "s", "model": "sine", "learning": {"intervals": True}, "level": 0.9}
+        assert (await service.http.post("/sessions", json=created)).status_code == 201
+        await posted(service, "s", observations=np.random.default_rng(1).normal(size=(120, 1)).tolist())
+        page = (await service.http.get("/metrics")).text
+        past = (await service.http.get("/sessions/s/history")).json()
+    observed = np.ravel(past["observations"])[1:]
+    lower, upper = (np.ravel(past[end])[:-1] for end in ("lower", "upper"))
+    missed = (observed < lower) | (observed > upper)
+    held = 1 - missed[1:][missed[:-1]].mean()
+    found = [line.rsplit(" ", 1) for line in page.splitlines() if "_coverage_after_miss{" in line]
+    assert [(name, float(value)) for name, value in found] == [
+        ('carryover_model_coverage_after_miss{level="0.9",model="sine"}', pytest.approx(held))
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "spoilt"),
     [("forgetting", 0.0), ("forgetting", 1.0), ("prior", -1.0), ("renewed_feature", 1e30),
