@@ -435,7 +435,8 @@ def test_what_sessions_of_many_series_learn_is_chosen_where_no_recipe_was_given(
     direct = "kept: drifting with horizons" in text
     assert bool(load(out).learning.horizons) == direct
     with monkeypatch.context() as changed:
-        changed.setattr("models.evaluation.choose_fleet.choose_of_fleet", lambda training: pytest.fail("with a recipe"))
+        chooses = "models.evaluation.choose_fleet.choose_of_fleet"
+        changed.setattr(chooses, lambda training: pytest.fail("a recipe was given"))
         assert run(["train", str(csv), str(other), "--out", str(out), *QUICK]) == 0
     assert load(out).learning.horizons == ()
 

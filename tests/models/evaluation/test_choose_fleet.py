@@ -1,4 +1,4 @@
-"""Where no recipe was given, what sessions of many series learn had the smallest errors on validation parts."""
+"""Where no recipe was given, what sessions of many series learn had the smallest validation errors."""
 
 from dataclasses import replace
 
