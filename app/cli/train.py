@@ -24,6 +24,7 @@ DEFAULT_TEXT_MINUTES = 10.0
 if TYPE_CHECKING:
     from models.data.dataset import Dataset
     from models.evaluation.choose import Choice
+    from models.evaluation.choose_fleet import FleetChoice
     from models.training.recipe import Recipe
     from models.training.training import Training
 
@@ -258,14 +259,14 @@ def train(
     checkpoint = checkpoint or _default_checkpoint(out)
     _check_out(out, options.artifact_name(name, out), checkpoint)
     start = time.monotonic()
-    choice = None
+    choice: Choice | FleetChoice | None = None
     if not one_training and can_be_judged(dataset):
-        choice = _choose(dataset, DEFAULT_MINUTES if minutes is None else minutes, device, as_json)
-        training = choice.training
+        best = _choose(dataset, DEFAULT_MINUTES if minutes is None else minutes, device, as_json)
+        choice, training = best, best.training
     else:
         training = _training(list(fleet.values()) or dataset, chosen, device, checkpoint, resume)
         _run(training, checkpoint, lines=recipe is recipe_options.RecipeName.textbook, quiet=as_json)
-        _choose_of_fleet(training, without_recipe, as_json)
+        choice = _choose_of_fleet(training, without_recipe, as_json)
     seconds = time.monotonic() - start
     report = report_training(
         training, options.artifact_name(name, out), sources[0], seconds, out, choice, fleet, split
@@ -331,7 +332,7 @@ def _choose(dataset: Dataset, minutes: float, device: Device, as_json: bool) -> 
     return choice
 
 
-def _choose_of_fleet(training: Training, without_recipe: bool, as_json: bool) -> None:
+def _choose_of_fleet(training: Training, without_recipe: bool, as_json: bool) -> FleetChoice | None:
     """Set what sessions of a network of many series learn, where no recipe was given, and say why."""
     from dataclasses import replace
 
@@ -339,10 +340,11 @@ def _choose_of_fleet(training: Training, without_recipe: bool, as_json: bool) ->
 
     choice = choose_of_fleet(training) if without_recipe and len(training.datasets) > 1 else None
     if choice is None:
-        return
+        return None
     training.recipe = replace(training.recipe, learning=choice.recipe.learning)
     for line in choice.lines():
         print(line, file=sys.stderr if as_json else sys.stdout)
+    return choice
 
 
 def _run(training: Training, checkpoint: Path, lines: bool, quiet: bool) -> None:

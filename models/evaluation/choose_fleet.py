@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from models.data.dataset import can_be_judged
+from models.data.measures import measured
 from models.evaluation.choose import (
     STILL,
     baseline_errors,
@@ -55,6 +57,16 @@ class FleetChoice:
             f"sessions that learn: {_listed(self.ways)}",
             f"kept: {self.name}",
         ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; None for an error that is not finite."""
+        errors = {**self.baselines, **self.ways}
+        return {
+            "kept": self.name,
+            "series": self.series,
+            "season": self.season,
+            "mse_scaled": {name: measured(error) for name, error in errors.items()},
+        }
 
 
 def choose_of_fleet(training: Training) -> FleetChoice | None:
@@ -100,8 +112,7 @@ def _of_all(ways: Sequence[dict[str, Recipe]]) -> dict[str, Recipe]:
 
 
 def _mean(errors: Sequence[float]) -> float:
-    with np.errstate(divide="ignore"):
-        return float(np.exp(np.mean(np.log(errors))))
+    return float(np.exp(np.mean(np.log(errors))))
 
 
 def _listed(errors: dict[str, float]) -> str:

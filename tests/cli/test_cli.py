@@ -434,6 +434,10 @@ def test_what_sessions_of_many_series_learn_is_chosen_where_no_recipe_was_given(
     assert all(line.startswith(start) for line, start in zip(text.splitlines(), starts, strict=False))
     direct = "kept: drifting with horizons" in text
     assert bool(load(out).learning.horizons) == direct
+    kept = json.loads((out / "metrics.json").read_text())["choice"]["kept"]
+    assert f"\nkept: {kept}\n" in text
+    assert run(["train", str(csv), str(other), "--out", str(out), "--resume"]) == 0
+    assert f"\nkept: {kept}\n" in capsys.readouterr().out
     with monkeypatch.context() as changed:
         chooses = "models.evaluation.choose_fleet.choose_of_fleet"
         changed.setattr(chooses, lambda training: pytest.fail("a recipe was given"))
