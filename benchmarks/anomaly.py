@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.bursts import STEP, burst_streams
 from benchmarks.learning import full, learnt
 from benchmarks.textbook import Figure, at_least, table
 from models.adaptation import alarm_kernels
@@ -116,7 +117,7 @@ def main() -> int:
     torch.set_num_threads(1)
     found = list(labelled(arguments.data / "nab"))
     if arguments.choose:
-        found = [*disturbed(arguments.data / "ETTh1.csv"), *artificial()]
+        found = [*disturbed(arguments.data / "ETTh1.csv"), *artificial(), *bursting()]
     with tempfile.TemporaryDirectory() as scratch:
         sections = {"Quiet series": list(quiet_figures(seed=100 if arguments.choose else 0))}
         sections |= anomaly_figures(found, Path(scratch))
@@ -196,6 +197,12 @@ def artificial() -> Iterator[Stream]:
         anomalous[first - 75 : first + 225] = True
         values = made(random, day, odd)
         yield Stream(name, Series(name, ("value",), values[:, None], times), anomalous, 300.0)
+
+
+def bursting() -> Iterator[Stream]:
+    """Artificial streams of bursts."""
+    for series, anomalous in burst_streams():
+        yield Stream(series.source, series, anomalous, STEP)
 
 
 def daily_plateau(random: np.random.Generator, day: Any, odd: Bools) -> Doubles:

@@ -24,6 +24,7 @@ DEFAULT_TEXT_MINUTES = 10.0
 if TYPE_CHECKING:
     from models.data.dataset import Dataset
     from models.evaluation.choose import Choice
+    from models.evaluation.choose_fleet import FleetChoice
     from models.training.recipe import Recipe
     from models.training.training import Training
 
@@ -147,7 +148,8 @@ def train(
     Without an option of a recipe, several recipes are tried, and the best on the validation part is kept.
 
     Several files, a folder of files or a long table are many series, of which one network is trained, by the
-    recipe `drifting` if no option of a recipe is given. Each series is scaled by its own training part.
+    recipe `drifting` if no option of a recipe is given. What its sessions learn is then chosen on the
+    validation parts. Each series is scaled by its own training part.
 
     With --text, a network learns to write: it predicts the next character of a text.
 
@@ -222,8 +224,9 @@ def train(
         "season": season,
     }
     chosen = recipe_options.with_learning(recipe_options.build_recipe(recipe, **of_network), **of_sessions)
-    given = (recipe, checkpoint, *of_network.values(), *of_sessions.values())
-    one_training = resume or any(value is not None for value in given)
+    of_recipe = (recipe, *of_network.values(), *of_sessions.values())
+    without_recipe = all(value is None for value in of_recipe)
+    one_training = resume or checkpoint is not None or not without_recipe
     if minutes is not None and one_training:
         raise typer.BadParameter(
             "is for a choice among recipes, so it goes without their options", param_hint="--minutes"
@@ -244,7 +247,7 @@ def train(
     if reading.series_column is not None or is_fleet(sources, reading.table_options()):
         if minutes is not None:
             raise typer.BadParameter("is for a single series", param_hint="--minutes")
-        if not one_training:
+        if without_recipe:
             chosen, one_training = recipe_options.build_recipe(recipe_options.RecipeName.drifting), True
         fleet = read_fleet(sources, names, reading, split, chosen)
         dataset = next(iter(fleet.values()))
@@ -256,13 +259,14 @@ def train(
     checkpoint = checkpoint or _default_checkpoint(out)
     _check_out(out, options.artifact_name(name, out), checkpoint)
     start = time.monotonic()
-    choice = None
+    choice: Choice | FleetChoice | None = None
     if not one_training and can_be_judged(dataset):
-        choice = _choose(dataset, DEFAULT_MINUTES if minutes is None else minutes, device, as_json)
-        training = choice.training
+        best = _choose(dataset, DEFAULT_MINUTES if minutes is None else minutes, device, as_json)
+        choice, training = best, best.training
     else:
         training = _training(list(fleet.values()) or dataset, chosen, device, checkpoint, resume)
         _run(training, checkpoint, lines=recipe is recipe_options.RecipeName.textbook, quiet=as_json)
+        choice = _choose_of_fleet(training, without_recipe, as_json)
     seconds = time.monotonic() - start
     report = report_training(
         training, options.artifact_name(name, out), sources[0], seconds, out, choice, fleet, split
@@ -325,6 +329,21 @@ def _choose(dataset: Dataset, minutes: float, device: Device, as_json: bool) -> 
         print(line, file=sys.stderr if as_json else sys.stdout)
     if choice.warning:
         options.warn(choice.warning, as_json)
+    return choice
+
+
+def _choose_of_fleet(training: Training, without_recipe: bool, as_json: bool) -> FleetChoice | None:
+    """Set what sessions of a network of many series learn, where no recipe was given, and say why."""
+    from dataclasses import replace
+
+    from models.evaluation.choose_fleet import choose_of_fleet
+
+    choice = choose_of_fleet(training) if without_recipe and len(training.datasets) > 1 else None
+    if choice is None:
+        return None
+    training.recipe = replace(training.recipe, learning=choice.recipe.learning)
+    for line in choice.lines():
+        print(line, file=sys.stderr if as_json else sys.stdout)
     return choice
 
 

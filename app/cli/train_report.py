@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from models.artifact.files import Artifact
     from models.data.dataset import Dataset
     from models.evaluation.choose import Choice
+    from models.evaluation.choose_fleet import FleetChoice
     from models.evaluation.verdict import Verdict
     from models.training.training import Training
 
@@ -24,7 +25,7 @@ def report_training(
     source: str,
     seconds: float,
     out: Path,
-    choice: Choice | None,
+    choice: Choice | FleetChoice | None,
     fleet: Mapping[str, Dataset],
     split: str | None,
 ) -> Artifact:
@@ -33,16 +34,17 @@ def report_training(
     from models.evaluation.fleet_report import write_fleet_report
     from models.evaluation.report import write_report
 
+    compared = None if choice is None else choice.as_dict()
     if fleet:
         parts = options.parse_numbers(split, "--split") or DEFAULT_SPLIT
-        return write_fleet_report(training, fleet, parts, name, seconds, out)
+        return write_fleet_report(training, fleet, parts, name, seconds, out, compared)
     return write_report(
         training,
         name,
         source if source == "sine" else Path(source).name,
         seconds,
         out,
-        None if choice is None else choice.as_dict(),
+        compared,
     )
 
 

@@ -10,18 +10,23 @@ from models.arrays import Bytes, Doubles, Floats, Ints
 from models.jit import contiguous, jit, jit_part, readonly
 
 VALUE, SHIFT, TREND, LEVEL, KINDS = range(5)  # statistics; SHIFT and LEVEL are both of a level shift
-DAY = KINDS  # one more statistic, which raises no alarm and is a part of the scores
+DAY, COURSE = KINDS, KINDS + 1  # two more, which are only parts of the scores; COURSE has no tail
 # A session's state: COUNT observations so far; LOG_RATE, how far the rate of alarms is corrected; CALM, the
 # observations without a crossing since the last one, -1 where no alarm is raised; PHASE, the place in the day
-# of the next observation; EVIDENCE and HELD, what the scores so far leave behind. Then the tail of each
-# statistic, then what is kept of each output.
-COUNT, LOG_RATE, CALM, PHASE, EVIDENCE, HELD, TAILS = range(7)
+# of the next observation; EVIDENCE, HELD and NOVELTY, what the scores so far leave behind. Then the tail of
+# each statistic, then what is kept of each output.
+COUNT, LOG_RATE, CALM, PHASE, EVIDENCE, HELD, NOVELTY, TAILS = range(8)
 START, RATE, MEAN, SQUARE, PEAK, GAP, PEAKS, TAIL_SIZE = range(8)
 CENTER, VARIANCE, BAND, RECENT, SUMS, SINCE = 0, 1, 2, 3, 4, 8
 LAST, SHORT, LONG, SPREAD, FROM_DAY = range(12, 17)
 # By the part of the day, the mean of the values, their variance, and how many there were.
 PARTS = 24
-MEANS, VARIANCES, COUNTS, OUTPUT_SIZE = range(17, 18 + 3 * PARTS, PARTS)
+MEANS, VARIANCES, COUNTS, SEEN = range(17, 18 + 3 * PARTS, PARTS)
+# Of the course of the values: how many were SEEN, the USUAL distance, the last values as a ring, and means of
+# blocks of earlier ones, of which each KEPT course is a row.
+RING, BLOCK, BLOCKS, KEPT = 48, 12, 4, 16
+USUAL, VALUES, COURSES = SEEN + 1, SEEN + 2, SEEN + 2 + RING
+OUTPUT_SIZE = COURSES + KEPT * BLOCKS
 OUTPUTS = TAILS + (KINDS + 1) * TAIL_SIZE
 # What is reported of an alarm.
 KIND, OUTPUT, SIGN, SIZE, BEYOND, STEPS, EXPECTED, DETAILS = range(8)
@@ -48,18 +53,23 @@ TREND_CLIP, TREND_SLACK = 1.0, 0.15
 DAY_WINDOW, DAY_SHARE, DAY_CAP, DAY_RATE = 20.0, 1 / 3, 10.0, 1e-3
 DAY_BOUND, DAY_SLACK = 3.0, 0.6  # deviations of that part of the day, and of all, that a value counts for
 EVIDENCE_SHARE, HOLD, HELD_WEIGHT = 0.1, 0.975, 0.5
+EVIDENCE_BEND = 5.0  # beyond it the score grows with the logarithm of the evidence only
+FEWEST_KEPT, FIRST_DISTANCES, DISTANCE_WINDOW, DISTANCE_CAP = 8, 50, 2000.0, 5.0
+NOVELTY_SHARE, NOVELTY_CAP, NOVELTY_WEIGHT = 0.02, 20.0, 2.0
 BOUND = 1.5  # times its threshold, at most, is a sum
 
 
 class Found(NamedTuple):
-    """The statistics of one observation, each [kinds and one more].
+    """The statistics of one observation, each [kinds and two more].
 
     outputs : which output has it; of errors below 0, -1 less that
+    course : [BLOCKS], means of blocks of the last values of an output
     """
 
     sizes: Doubles
     outputs: Doubles
     thresholds: Doubles
+    course: Doubles
 
 
 @jit_part
@@ -243,10 +253,70 @@ def _day(state: Doubles, output: int, period: int) -> float:
 
 
 @jit_part
+def _course(state: Doubles, output: int, course: Doubles) -> float:
+    """How far the course of the last values is from the second nearest one kept, in usual distances.
+
+    A course is the last `RING` values as means of blocks. One in twelve is kept, in place of any other.
+    """
+    place = OUTPUTS + output * OUTPUT_SIZE
+    ring, courses, seen = place + VALUES, place + COURSES, int(state[place + SEEN])
+    state[ring + seen % RING] = state[place + LAST]
+    state[place + SEEN] += 1
+    if seen < RING:
+        return 0.0
+    for block in range(BLOCKS):
+        course[block] = _block(state, ring, seen, block)
+    kept = (seen - RING + BLOCK - 1) // BLOCK  # so far
+    nearest = second = LARGEST * LARGEST
+    for row in range(min(kept, KEPT)):
+        square = 0.0
+        for block in range(BLOCKS):
+            apart = course[block] - state[courses + row * BLOCKS + block]
+            square += apart * apart
+        second = min(second, max(square, nearest))
+        nearest = min(nearest, square)
+    novelty = 0.0
+    if kept >= FEWEST_KEPT:
+        distance = np.sqrt(second / BLOCKS) / (np.sqrt(state[place + SPREAD]) + FLOOR)
+        novelty = _relative(state, place + USUAL, distance, seen - RING - (FEWEST_KEPT - 1) * BLOCK)
+    if (seen - RING) % BLOCK == 0:
+        row = kept if kept < KEPT else _mixed(kept) % KEPT
+        for block in range(BLOCKS):
+            state[courses + row * BLOCKS + block] = course[block]
+    return float(novelty)
+
+
+@jit_part
+def _block(state: Doubles, ring: int, seen: int, block: int) -> float:
+    """The mean of a block of the last values, the latest block first."""
+    total = 0.0
+    for age in range(block * BLOCK, (block + 1) * BLOCK):
+        total += state[ring + (seen - age) % RING]
+    return total / BLOCK
+
+
+@jit_part
+def _relative(state: Doubles, usual: int, distance: float, count: int) -> float:
+    """A distance in units of the usual one, which learns from it; 0 for the first ones."""
+    found = min(distance / (state[usual] + FLOOR), NOVELTY_CAP) if count > FIRST_DISTANCES else 0.0
+    bounded = min(distance, DISTANCE_CAP * state[usual]) if count > SCALED else distance
+    state[usual] += (bounded - state[usual]) / min(count, DISTANCE_WINDOW)
+    return float(found)
+
+
+@jit_part
+def _mixed(number: int) -> int:
+    """A whole number from 0 that looks random, and is the same however a stream is cut."""
+    mixed = (number * 2654435761) & 0xFFFFFFFF
+    mixed = ((mixed ^ (mixed >> 15)) * 73244475) & 0xFFFFFFFF
+    return mixed ^ (mixed >> 16)
+
+
+@jit_part
 def _observe(state: Doubles, errors: Floats, moves: Floats, t: int, period: int, found: Found) -> bool:
     """Compute the statistics of an observation. Returns whether anything was observed."""
     seen = False
-    for kind in range(KINDS + 1):
+    for kind in range(KINDS + 2):
         found.sizes[kind], found.outputs[kind] = 0.0, 0.0
     for output in range(errors.shape[1]):
         error = float(errors[t, output])
@@ -256,6 +326,7 @@ def _observe(state: Doubles, errors: Floats, moves: Floats, t: int, period: int,
         z = _standardize(state, output, error)
         level = _level(state, output, moves[t, output])
         found.sizes[DAY] = max(found.sizes[DAY], _day(state, output, period))
+        found.sizes[COURSE] = max(found.sizes[COURSE], _course(state, output, found.course))
         if state[COUNT] < SCALED:
             continue
         size = abs(z) + RECENT_WEIGHT * _recent(state, output, z)
@@ -295,11 +366,17 @@ def _judge(state: Doubles, rates: Doubles, b: int, found: Found) -> tuple[int, f
 
 
 @jit_part
-def _score(state: Doubles, evidence: float) -> float:
-    """The evidence of the last ten observations or so, and half of the largest one, which fades in forty."""
+def _score(state: Doubles, evidence: float, novelty: float) -> float:
+    """The evidence of the last ten observations or so, and half of the largest one, which fades in forty.
+
+    Much evidence counts little more than less: a tail of few peaks cannot say how rare it is. To it is added
+    how new the course of the values is, over the last fifty or so.
+    """
     state[EVIDENCE] += EVIDENCE_SHARE * (evidence - state[EVIDENCE])
     state[HELD] = max(HOLD * state[HELD], evidence)
-    return float(state[EVIDENCE] + HELD_WEIGHT * state[HELD])
+    state[NOVELTY] += NOVELTY_SHARE * (novelty - state[NOVELTY])
+    total = max(state[EVIDENCE] + HELD_WEIGHT * state[HELD], 0.0)
+    return float(EVIDENCE_BEND * np.log1p(total / EVIDENCE_BEND) + NOVELTY_WEIGHT * state[NOVELTY])
 
 
 @jit_part
@@ -348,7 +425,7 @@ def follow(
     bands : [total, outputs], scaled; half-widths of the intervals of what follows each observation
     details : [total, DETAILS], filled in where an alarm is raised
     """
-    found = Found(np.zeros(KINDS + 1), np.zeros(KINDS + 1), np.zeros(KINDS + 1))
+    found = Found(np.zeros(KINDS + 2), np.zeros(KINDS + 2), np.zeros(KINDS + 2), np.zeros(BLOCKS))
     t = 0
     for b in range(len(lengths)):
         state = states[b]
@@ -361,7 +438,7 @@ def follow(
             seen = _observe(state, errors, moves, t, periods[b], found)
             if seen and state[COUNT] >= SCALED:
                 kind, rarest, evidence = _judge(state, rates, b, found)
-                scores[t] = _score(state, evidence)
+                scores[t] = _score(state, evidence, found.sizes[COURSE])
                 if state[COUNT] >= WARM_UP:
                     changes[t] = _change(state, kind >= 0, refractory[b], rates[b].sum())
                     if changes[t] == RAISED:

@@ -31,6 +31,7 @@ from models.evaluation.baselines import find_season
 from models.evaluation.direct_linear import DirectLinear
 from models.evaluation.rolling import AR_LAGS, Forecasts
 from models.forecaster import Forecaster
+from models.nets.recurrent import RecurrentNetwork
 from models.training.recipe import DRIFTING, Recipe
 from models.training.simulation import (
     DIVERGENCE_ALLOWED,
@@ -198,10 +199,11 @@ def choose(
             continue
         finally:
             seconds = max(seconds - (clock() - start), 0)
-        for of_sessions, recipe in _recipes(name, training, judged).items():
+        ways = ways_to_learn(training.recipe, dataset, judged) if name == DRIFTS else {name: training.recipe}
+        for of_sessions, recipe in ways.items():
             kept = _without_change(training) if of_sessions == STILL else training
             tried[of_sessions] = kept, recipe
-            errors[of_sessions] = network_errors(kept, recipe, judged)
+            errors[of_sessions] = session_errors(kept.best_network(), dataset, recipe, judged)
     best = min(errors, key=lambda name: mean_error(errors[name]), default=None)
     if best is None or not math.isfinite(mean_error(errors[best])):
         raise TrainingDiverged("every network diverged; look at the data, or try a smaller --learning-rate")
@@ -217,19 +219,33 @@ def mean_error(errors: tuple[float, ...]) -> float:
 
 
 def what_is_judged(dataset: Dataset) -> Judged:
-    """The last rows of the validation part, and forecasts in it."""
-    validation = dataset.split.validation_rows
-    most = min(MOST_ROWS, MOST_VALUES // len(dataset.targets))
-    rows = range(max(validation.start, validation.stop - most, 1), validation.stop)
+    """The last rows of the validation part, and forecasts in it over the season that was found."""
+    return judged_with(dataset, lasting_season(dataset))
+
+
+def lasting_season(dataset: Dataset) -> int | None:
+    """The season of the training part, if it goes on in the validation part."""
     known = _filled(dataset)
     season = find_season(known[: dataset.split.train])
-    if season is not None and not _season_lasts(known, rows, season):
-        season = None
+    if season is not None and not _season_lasts(known, _judged_rows(dataset), season):
+        return None
+    return season
+
+
+def judged_with(dataset: Dataset, season: int | None) -> Judged:
+    """The last rows of the validation part, and forecasts in it over this season."""
+    rows = _judged_rows(dataset)
     steps = season if season is not None and 1 < season <= MAX_HORIZON else STEPS
     starts = np.arange(rows.start, rows.stop - steps + 1, max(1, (len(rows) - steps) // MOST_ORIGINS))
     if len(starts) < FEWEST_ORIGINS or dataset.missing:
         return Judged(rows, np.empty(0, np.int64), 1, season)
     return Judged(rows, starts, steps, season)
+
+
+def _judged_rows(dataset: Dataset) -> range:
+    validation = dataset.split.validation_rows
+    most = min(MOST_ROWS, MOST_VALUES // len(dataset.targets))
+    return range(max(validation.start, validation.stop - most, 1), validation.stop)
 
 
 def _season_lasts(known: Doubles, rows: range, season: int) -> bool:
@@ -250,10 +266,11 @@ def _season_lasts(known: Doubles, rows: range, season: int) -> bool:
 
 
 @DIVERGENCE_ALLOWED
-def network_errors(training: Training, recipe: Recipe, judged: Judged) -> tuple[float, ...]:
+def session_errors(
+    network: RecurrentNetwork, dataset: Dataset, recipe: Recipe, judged: Judged
+) -> tuple[float, ...]:
     """The errors of one session of a trained network that begins some rows before those."""
-    dataset = training.dataset
-    forecaster = Forecaster(build_artifact(training.best_network(), dataset, recipe))
+    forecaster = Forecaster(build_artifact(network, dataset, recipe))
     first = judged.first
     observations = unscaled_observations(dataset)[first:]
     rows = range(judged.rows.start - first, judged.rows.stop - first)
@@ -316,11 +333,8 @@ def _trainings(dataset: Dataset, device: str) -> dict[str, Training]:
         return {DEFAULT: default}
 
 
-def _recipes(name: str, training: Training, judged: Judged) -> dict[str, Recipe]:
-    """What sessions of one trained network may learn."""
-    recipe, dataset = training.recipe, training.dataset
-    if name != DRIFTS:
-        return {name: recipe}
+def ways_to_learn(recipe: Recipe, dataset: Dataset, judged: Judged) -> dict[str, Recipe]:
+    """What sessions of one network may learn that was trained by the recipe for streams that drift."""
     recipes = {DRIFTS: recipe, STILL: replace(recipe, learning=replace(recipe.learning, readout="off"))}
     if not len(judged.starts) or dataset.future:
         return recipes

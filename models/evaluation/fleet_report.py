@@ -34,6 +34,7 @@ def write_fleet_report(
     name: str,
     seconds: float,
     folder: Path,
+    choice: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Measure the trained network on each series, then write everything into the folder.
 
@@ -46,6 +47,8 @@ def write_fleet_report(
         Those of the training, by the names of the series.
     parts
         By which each was split: fractions, or numbers of rows.
+    choice
+        What was compared before this was kept, as JSON values.
     """
     network = training.best_network()
     artifact = build_fleet_artifact(network, datasets, training.recipe, name)
@@ -61,6 +64,8 @@ def write_fleet_report(
         "recipe": training.recipe.as_dict(),
         "epochs": len(training.history),
     }
+    if choice is not None:
+        metrics["choice"] = choice
     if training.diverged is not None:
         metrics["diverged"] = training.diverged
     artifact = replace(artifact, metrics=metrics)

@@ -419,6 +419,31 @@ def test_without_a_recipe_several_are_tried_and_four_lines_say_what_was_kept(csv
     assert json.loads(captured.out)["choice"]["kept"] in captured.err
 
 
+def test_what_sessions_of_many_series_learn_is_chosen_where_no_recipe_was_given(
+    csv, tmp_path, capsys, monkeypatch
+):
+    learning = Learning(readout="rls", levels=(0.9,))
+    small = Recipe(hidden_size=4, epochs=2, patience=0, streams=2, predicts="change", learning=learning)
+    monkeypatch.setattr("models.training.recipe.RECIPES", {"drifting": small})
+    other, out = tmp_path / "other.csv", tmp_path / "pumps"
+    other.write_text(csv.read_text())
+    # There is nothing to resume. The recipe is the same as without the option.
+    assert run(["train", str(csv), str(other), "--out", str(out), "--resume"]) == 0
+    text = capsys.readouterr().out
+    starts = ("compared on the validation rows of 2 series", "without a network: persistence ",
+              "sessions that learn: drifting ", "kept: ")  # fmt: skip
+    assert all(line.startswith(start) for line, start in zip(text.splitlines(), starts, strict=False))
+    direct = "kept: drifting with horizons" in text
+    assert bool(load(out).learning.horizons) == direct
+    kept = json.loads((out / "metrics.json").read_text())["choice"]["kept"]
+    assert f"\nkept: {kept}\n" in text
+    with monkeypatch.context() as changed:
+        chooses = "models.evaluation.choose_fleet.choose_of_fleet"
+        changed.setattr(chooses, lambda training: pytest.fail("a recipe was given"))
+        assert run(["train", str(csv), str(other), "--out", str(out), *QUICK]) == 0
+    assert load(out).learning.horizons == ()
+
+
 @pytest.mark.usefixtures("small_recipes")
 def test_a_warning_of_the_choice_is_red_on_a_terminal(csv, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("models.evaluation.choose.Choice.warning", "no network is better")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.adaptation.alarm_kernels import CALM, CLEARED, PHASE, RAISED
+from models.adaptation.alarm_kernels import CALM, CLEARED, NOVELTY, PHASE, RAISED
 from models.adaptation.alarms import ANY, KIND_NAMES, WEEK, Alarms, Followed, rates
 from models.adaptation.learner import Scores
 
@@ -115,14 +115,18 @@ def test_the_output_that_raised_it_is_named():
 def test_chunks_and_neighbours_change_nothing():
     errors = noise("heavy", 3, 700)
     errors[1, ::7] = np.nan  # gaps
-    whole, states = follow(errors)
-    alone = [follow(errors[i : i + 1]) for i in range(3)]
+    moves = np.diff(noise("dependent", 3, 700), axis=1, prepend=0.0)
+    whole, states = follow(errors, moves=moves)
+    alone = [follow(errors[i : i + 1], moves=moves[i : i + 1]) for i in range(3)]
     assert np.array_equal(whole.changes, np.concatenate([found.changes for found, _ in alone]))
     assert np.array_equal(states, np.concatenate([state for _, state in alone]))
-    cut = follow(errors[:, :1])[1]
+    cut = follow(errors[:, :1], moves=moves[:, :1])[1]
+    scores = [np.full((3, 1), np.nan)]
     for start, stop in ((1, 300), (300, 301), (301, 700)):
-        follow(errors[:, start:stop], states=cut)
+        part = follow(errors[:, start:stop], states=cut, moves=moves[:, start:stop])[0]
+        scores.append(part.scores.reshape(3, -1))
     assert np.array_equal(cut, states)
+    np.testing.assert_array_equal(np.concatenate(scores, axis=1).ravel(), whole.scores)
 
 
 def test_an_incident_raises_one_alarm_which_is_cleared_after_the_refractory_time():
@@ -165,7 +169,25 @@ def test_a_day_at_the_wrong_time_has_higher_scores_though_no_prediction_fails():
         follow(errors, moves=np.diff(each, prepend=0.0)[None, :, None])[0].scores for each in (values, odd)
     )
     np.testing.assert_array_equal(usual[: day.start], unusual[: day.start])
-    assert unusual[day].mean() > 2 * usual[day].mean()
+    assert unusual[day].mean() > 1.3 * usual[day].mean()
+
+
+def test_values_that_come_in_another_order_are_new_until_they_are_usual():
+    change, stop = 1920, 4800
+    errors, values = noise("normal", 1, stop), noise("normal", 1, stop)[0, :, 0]
+    ordered = np.concatenate([values[:change], np.sort(values[change:].reshape(-1, 96)).ravel()])
+    found = {}
+    for name, each in (("usual", values), ("ordered", ordered)):
+        moves, states, scores, novelty = np.diff(each, prepend=0.0)[None, :, None], None, [], []
+        for rows in (slice(change), slice(change, change + 96), slice(change + 96, stop)):
+            part, states = follow(errors[:, rows], states=states, moves=moves[:, rows], period=1)
+            scores.append(np.nanmean(part.scores[-48:]))
+            novelty.append(states[0, NOVELTY])
+        found[name] = np.array([scores, novelty])  # before, just after and long after the change
+    new = found["ordered"] / found["usual"]
+    np.testing.assert_array_equal(new[:, 0], 1)
+    assert (new[:, 1] > 1.5).all()
+    assert new[1, 2] < new[1, 1] / 1.5
 
 
 def test_a_rule_may_be_given_another_step():

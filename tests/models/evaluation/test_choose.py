@@ -141,7 +141,7 @@ def test_nothing_is_kept_where_all_diverge_or_forecasts_are_infinite(monkeypatch
     with pytest.raises(TrainingDiverged, match="every network diverged"):
         chosen(dataset_of(wave()))
     monkeypatch.setattr(choosing, "RECIPES", {"drifting": LEARNS, "default": SMALL})
-    monkeypatch.setattr(choosing, "network_errors", lambda *arguments: (0.1, np.inf))
+    monkeypatch.setattr(choosing, "session_errors", lambda *arguments: (0.1, np.inf))
     with pytest.raises(TrainingDiverged, match="every network diverged"):
         chosen(dataset_of(wave()))
 
