@@ -24,9 +24,9 @@ serve: installed ## install what the service needs and start it on port 8000
 # bash reads ~/.bashrc first, which may put another Python in front.
 shell: installed ## a shell in which `carryover`, and its `python` and `pip`, are at hand
 	@echo 'The command carryover is at hand here, and python and pip are those of .venv. To leave this shell: exit'
-	@case "$${SHELL:-/bin/sh}" in \
+	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"; case "$${SHELL:-/bin/sh}" in \
 	*/bash) exec "$$SHELL" --rcfile tools/shell.bash ;; \
-	*) PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" exec "$${SHELL:-/bin/sh}" ;; \
+	*) exec "$${SHELL:-/bin/sh}" ;; \
 	esac
 
 # One make installs at a time: another waits, and then finds it done.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import queue
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -275,7 +276,8 @@ class Mqtt:
         self._connected.set()
 
     def _on_connect_fail(self, _client: paho.Client, _userdata: Any) -> None:
-        log.warning("%s: no connection; trying again", self.address)
+        error = sys.exc_info()[1]  # paho calls this where it has caught the error, which it does not hand on
+        log.warning("%s: no connection (%s); trying again", self.address, error or "no reason is known")
 
     def _on_disconnect(
         self, _client: paho.Client, _userdata: Any, flags: Any, reason: ReasonCode, _properties: Any

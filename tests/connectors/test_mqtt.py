@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from app.connectors.address import parse_address
 from app.connectors.bridge import Bridge
 from app.connectors.journal import Journal
 from app.connectors.mqtt import Mqtt
-from app.connectors.source import ConnectorError
+from app.connectors.source import ConnectorError, Stopped
 from benchmarks.failover.processes import wait_until
 from tests.helpers.bridges import SESSIONS, Devices, Fuse, assert_applied_once, bridge_of, drive
 from tests.helpers.mosquitto import Mosquitto, needs_mosquitto
@@ -162,3 +164,22 @@ def test_a_wrong_password_is_not_tried_again(tmp_path):
         with pytest.raises(ConnectorError, match="refuses the connection"):
             of.connect()
         of.close()
+
+
+def test_it_is_said_why_there_is_no_connection(caplog):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    stop = threading.Event()
+    of = Mqtt(parse_address(f"mqtt://127.0.0.1:{port}/a"), "bridge-nobody", 100, None, stop)
+
+    def connect() -> None:
+        with suppress(Stopped):
+            of.connect()
+
+    connecting = threading.Thread(target=connect)
+    connecting.start()
+    wait_until(lambda: "no connection" in caplog.text, "it is said")
+    stop.set()
+    connecting.join()
+    of.close()
+    assert "Connection refused" in caplog.text
