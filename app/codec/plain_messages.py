@@ -13,8 +13,9 @@ on a socket whose path names none, and only there. All other messages are read b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class PlainMessages:
 
     @property
     def tag_spans(self) -> tuple[Ints, Ints]:
-        """[n] and [n], where the tag begins and ends in `joined`; both are 0 where there is none."""
+        """[n] and [n], where the tag begins and ends in `joined`; both are the same where there is none."""
         return self.columns[TAG_START], self.columns[TAG_END]
 
     @property
@@ -107,6 +108,27 @@ class PlainMessages:
         marks, columns = self.marks.take(indexes, axis=1), self.columns.take(indexes, axis=1)
         return PlainMessages(self.joined, self.binary[indexes], marks, columns, self.numbers)
 
+    @staticmethod
+    def join(parts: Sequence[PlainMessages]) -> PlainMessages:
+        """The messages of one part after the other. What several were selected from is copied once."""
+        texts = {id(part.joined): part.joined for part in parts}
+        numbers = {id(part.numbers): part.numbers for part in parts}
+        text_starts = _starts(texts)
+        number_starts = _starts(numbers)
+        columns = np.concatenate([part.columns for part in parts], axis=1)
+        counts = [len(part) for part in parts]
+        columns[[START, END, TAG_START, TAG_END]] += np.repeat(
+            [text_starts[id(part.joined)] for part in parts], counts
+        )
+        columns[FIRST] += np.repeat([number_starts[id(part.numbers)] for part in parts], counts)
+        return PlainMessages(
+            b"".join(texts.values()),
+            np.concatenate([part.binary for part in parts]),
+            np.concatenate([part.marks for part in parts], axis=1),
+            columns,
+            np.concatenate(list(numbers.values())),
+        )
+
     def observations(self) -> Floats:
         """[total, width], those of one message after the other; all messages are of one width."""
         width = int(self.widths[0])
@@ -115,6 +137,12 @@ class PlainMessages:
         shifts = self.columns[FIRST] - (ends - counts)
         numbers: Floats = self.numbers[np.arange(ends[-1]) + shifts.repeat(counts)]
         return numbers.reshape(-1, width)
+
+
+def _starts(parts: Mapping[int, Sized]) -> dict[int, int]:
+    """By key, where each part begins if they lie one after the other."""
+    ends = accumulate(map(len, parts.values()))
+    return {key: end - len(part) for (key, part), end in zip(parts.items(), ends, strict=True)}
 
 
 def read_messages(

@@ -90,6 +90,15 @@ class SeparateReplies(ABC):
     def subset_reply(self, indexes: Ints) -> Reply:
         """The reply of a job for the chunks at these indexes."""
 
+    def join(self, others: Sequence[Any]) -> SeparateReplies | None:  # noqa: ARG002  (for those that can)
+        """The reply of a job for these chunks and, behind them, those of the others; None if there is none.
+
+        Parameters
+        ----------
+        others : of the same class
+        """
+        return None
+
 
 class ChunkSource(Protocol):
     """Chunks that have come in, and become jobs when the engine collects its next batch."""

@@ -246,6 +246,14 @@ class MessageReplies(BatchReplies):
             [self._sockets[i] for i in chosen],
         )
 
+    def join(self, others: Sequence[MessageReplies]) -> MessageReplies:
+        parts = [self, *others]
+        return MessageReplies(
+            PlainMessages.join([part._messages for part in parts]),
+            [session for part in parts for session in part._sessions],
+            [socket for part in parts for socket in part._sockets],
+        )
+
     def _reply_alone(self, i: int, outcome: Any) -> None:
         messages, socket = self._messages, self._sockets[i]
         start, end = (int(span[i]) for span in messages.tag_spans)

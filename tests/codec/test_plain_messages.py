@@ -295,6 +295,23 @@ def test_an_answer_is_the_one_that_the_message_gets_alone(seed, kinds, outputs):
         assert frame == frames.encode_frame(frames.encode_answer(alone, message), text=not message.binary)
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_messages_that_are_joined_are_the_same_messages(named):
+    rng = Random(5)
+    parents = [
+        read(*[rng.choice([text_message, binary_message])(rng, named) for _ in range(9)], named=named)
+        for _ in range(3)
+    ]
+    picked = [(rng.choice(parents), np.array(rng.sample(range(9), rng.randint(1, 4)))) for _ in range(12)]
+    picked = [(parent, indexes[parent.plain[indexes]]) for parent, indexes in picked]
+    parts = [parent.select(indexes) for parent, indexes in picked if len(indexes)]
+    joined = PlainMessages.join(parts)
+    before = [columns(part, i, named) for part in parts for i in range(len(part))]
+    assert [columns(joined, i, named) for i in range(len(joined))] == before
+    assert len(before) > 12
+    assert len(joined.joined) <= sum(len(parent.joined) for parent in parents)
+
+
 def test_a_frame_of_each_length_has_its_head():
     rng = Random(1)
     for length, outputs, head in ((1, 1, 2), (64, 2, 4), (64, 300, 10)):

@@ -13,6 +13,8 @@ from numpy.testing import assert_allclose
 
 from app.codec import frames
 from app.codec.frames import HEADER
+from app.engine.backlog import Backlog
+from app.jobs.jobs import AdvanceMany
 from app.protocols import message_inbox
 from app.protocols.reading import PARSE_BYTES
 from tests.helpers.faults import until
@@ -115,6 +117,39 @@ async def test_messages_of_many_sessions_go_together_by_their_turn(start_hot, ar
     assert job_sizes == [9, 9, 9]
     for name in names:
         assert_allclose(predictions[name], one_pass(artifacts["sine"], whole)[:, 0], atol=TOLERANCE, rtol=0)
+
+
+async def test_messages_that_waited_behind_others_of_their_sessions_go_together_again(
+    start_hot, artifacts, monkeypatch
+):
+    batches: list[list[int]] = []  # the chunks of each job
+    take = Backlog.take
+
+    def noted(self, now):
+        batch = take(self, now)
+        batches.append([len(job.sessions) for job in batch.jobs if type(job) is AdvanceMany])
+        return batch
+
+    monkeypatch.setattr(Backlog, "take", noted)
+    whole, names, turns = series("sine", 6), [f"s{i}" for i in range(8)], range(3)
+    async with start_hot() as service, opened(service, "/stream") as connection:
+        for name in names:
+            await service.http.post("/sessions", json={"id": name, "model": "sine"})
+        batches.clear()
+        tags = [f"{name} {turn}" for turn in turns for name in names]
+        await connection.send(
+            b"".join(
+                chunk(*whole[2 * turn : 2 * turn + 2, 0], session=name, at=2 * turn, tag=f"{name} {turn}")
+                for turn in turns
+                for name in names
+            )
+        )
+        answers = await receive_all(connection, len(tags))
+    assert batches == [[8], [8], [8]]
+    assert sorted(answer["tag"] for answer in answers) == sorted(tags)
+    for name in names:
+        own = np.concatenate([answer["predictions"] for answer in answers if answer["session"] == name])
+        assert_allclose(own, one_pass(artifacts["sine"], whole), atol=TOLERANCE, rtol=0)
 
 
 async def test_messages_of_several_sockets_go_together(start_hot, job_sizes):
