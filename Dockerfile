@@ -37,7 +37,7 @@ COPY deploy/image/healthcheck.py /code/opt/carryover/healthcheck.py
 # What a start would compile is compiled here, for the two kinds of processor that the entrypoint tells apart.
 RUN cd / && for cpu in x86-64-v3 generic; do \
         NUMBA_CPU_NAME=$cpu NUMBA_CPU_FEATURES= NUMBA_CACHE_DIR=/code/opt/carryover/compiled python -c \
-        'import carryover_server; carryover_server.activate(); import app.server' \
+        'import carryover_server; carryover_server.activate(); import app.server, models.nets.native' \
         || exit 1; done
 COPY deploy/image/carryover_image.py /code/opt/carryover/image/carryover_image.py
 

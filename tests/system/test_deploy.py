@@ -241,6 +241,25 @@ def test_all_that_the_dockerfile_copies_is_let_through_by_dockerignore():
         ), source
 
 
+def test_the_image_has_every_compiled_function():
+    """What is missing there would be compiled at each start of a container, which cannot write it down."""
+    (program,) = re.findall(
+        r"python -c \\\n\s+'(import carryover_server;[^']+)'", (ROOT / "Dockerfile").read_text()
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; import sys; print(*sys.modules)"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    compiled = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for folder in ("app", "models")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"^@jit\(", path.read_text(), re.MULTILINE)
+    }
+    assert len(compiled) > 10
+    assert compiled <= set(done.stdout.split())
+
+
 def test_every_file_of_the_packages_is_let_through_by_dockerignore():
     let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"]
     patterns = [
