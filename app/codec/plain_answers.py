@@ -139,8 +139,10 @@ def _fixed_parts(head: bytes, head_end: bytes, model: str) -> tuple[bytes, Ints]
 
 @jit_part
 def _copy(source: Bytes, start: int, end: int, written: Bytes, i: int) -> int:
-    for k in range(end - start):
-        written[i + k] = source[start + k]
+    # Unsigned indices: whether a signed one counts from the end would be checked for every byte.
+    here, there = np.uint64(start), np.uint64(i)
+    for k in range(np.uint64(end - start)):
+        written[there + k] = source[here + k]
     return i + end - start
 
 

@@ -73,9 +73,10 @@ def _match(text: Bytes, i: int, end: int, expected: Bytes, start: int, size: int
     """Bytes that are equal to `size` bytes of `expected`."""
     if i < 0 or end - i < size:
         return FAIL
-    different = 0
-    for k in range(size):  # to the end in any case: this is compiled to a few wide instructions
-        different |= text[i + k] ^ expected[start + k]
+    here, there, different = np.uint64(i), np.uint64(start), np.uint8(0)
+    # To the end in any case, with unsigned indices: this is compiled to a few wide instructions.
+    for k in range(np.uint64(size)):
+        different |= text[here + k] ^ expected[there + k]
     return FAIL if different else i + size
 
 

@@ -34,6 +34,9 @@ class Plain(Enum):
     AWAITED = "it was a plain request, which waits for its answer"
 
 
+NO, NEXT, IN_INBOX, AWAITED = Plain  # a member is found ten times as fast without its class
+
+
 class PlainReading(OrderedAnswers):
     """One connection, between its parser and the inbox."""
 
@@ -47,7 +50,7 @@ class PlainReading(OrderedAnswers):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._plain = Plain.NO
+        self._plain = NO
         self.head: Head  # of the last request, where `_has_head`
         self._has_head = False  # the last piece that was parsed was a whole ordinary chunk, and nothing else
         self._misses = 0  # pieces in a row that were not plain
@@ -63,14 +66,14 @@ class PlainReading(OrderedAnswers):
             self.data_received(self.first_data)
 
     def data_received(self, data: bytes) -> None:
-        if self._plain is Plain.NEXT:
+        if self._plain is NEXT:
             if self._owner is not None and self._move(data):
                 return
-            self._plain = Plain.IN_INBOX
+            self._plain = IN_INBOX
             self._last_heard = self.loop.time()
             self.inbox.put(self, data)
         else:
-            if self._plain is not Plain.NO:
+            if self._plain is not NO:
                 data = self._end_plain() + data
             super().data_received(data)
 
@@ -79,7 +82,7 @@ class PlainReading(OrderedAnswers):
 
         It is called from the engine's task, which must not end because of one connection.
         """
-        self._plain = Plain.NO
+        self._plain = NO
         self._misses += not plain
         try:
             super().data_received(data)
@@ -89,13 +92,13 @@ class PlainReading(OrderedAnswers):
 
     def await_answer(self) -> None:
         """Note that a plain request was submitted, unless it is answered already."""
-        if self._plain is Plain.IN_INBOX:
-            self._plain = Plain.AWAITED
+        if self._plain is IN_INBOX:
+            self._plain = AWAITED
 
     def write_plain(self, response: bytes) -> None:
         """Write the response to the plain request."""
-        if self._plain is Plain.IN_INBOX or self._plain is Plain.AWAITED:
-            self._plain = Plain.NEXT
+        if self._plain is IN_INBOX or self._plain is AWAITED:
+            self._plain = NEXT
             self._misses = 0
             self.server_state.total_requests += 1
             self.transport.write(response)
@@ -106,8 +109,8 @@ class PlainReading(OrderedAnswers):
 
     def plain_exchange(self, session: str, *, flat: bool) -> ChunkExchange:
         """The exchange of the plain request, which can be answered in any way."""
-        if self._plain is not Plain.NO:
-            self._plain = Plain.AWAITED
+        if self._plain is not NO:
+            self._plain = AWAITED
             self._end_plain()
         exchange, self._awaited = self._awaited or ChunkExchange(self, session), None
         exchange.session, exchange.flat = session, flat
@@ -136,17 +139,17 @@ class PlainReading(OrderedAnswers):
         file = self.transport.get_extra_info("socket").fileno()
         if not mover.send(self._owner, file, data, self.moves + 1):
             return False
-        self._plain = Plain.NO
+        self._plain = NO
         self.authenticator.engine.metrics.connections_moved += 1
         self.transport.abort()  # closes this descriptor; the other worker has one of its own
         return True
 
     def _end_plain(self) -> bytes:
         """Leave what is plain to the ordinary ways. Returns what must be parsed before anything else."""
-        state, self._plain = self._plain, Plain.NO
-        if state is Plain.IN_INBOX:
+        state, self._plain = self._plain, NO
+        if state is IN_INBOX:
             return self.inbox.take_back(self)
-        if state is Plain.AWAITED:
+        if state is AWAITED:
             self._awaited = ChunkExchange(self, "")
             self._exchanges.append(self._awaited)
         return b""
@@ -184,11 +187,11 @@ class PlainReading(OrderedAnswers):
         """Have what comes in next go to the inbox, if nothing is owed and nothing is coming in."""
         if (
             self._has_head
-            and self._plain is Plain.NO
+            and self._plain is NO
             and not self._exchanges
             and not (self._asgi_runs() or self.reader.is_waiting or self._is_stopping or self._is_refused)
         ):
-            self._plain = Plain.NEXT
+            self._plain = NEXT
 
     def shutdown(self) -> None:
         """Close once what was accepted is answered."""
@@ -198,7 +201,7 @@ class PlainReading(OrderedAnswers):
 
     @property
     def _owes_answers(self) -> bool:
-        return super()._owes_answers or self._plain in (Plain.IN_INBOX, Plain.AWAITED)
+        return super()._owes_answers or self._plain in (IN_INBOX, AWAITED)
 
     def _forget_requests(self) -> None:
         # What came in whole before the client hung up is applied, as if it had been parsed at once.
