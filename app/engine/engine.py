@@ -361,7 +361,7 @@ class Engine:
                         await self._upkeep.maintain_store()
                     await asyncio.sleep(0)  # lets the event loop read new requests, the next batch
                     if self._last_batch_request_count > 1:
-                        # Of 64 clients that were answered, 44 have sent again by now and 50 after this: 4 % more.
+                        # Of 64 clients that were answered, 44 have sent again by now, and 50 after this.
                         await asyncio.sleep(0)
                     if not self._has_work():
                         await self._linger.wait(self._last_batch_request_count, self.ticks)
