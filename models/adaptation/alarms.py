@@ -34,9 +34,9 @@ The score of an observation adds up what all statistics say (minus log10 of thei
 tests: Statistical methods for research workers, 1925, section 21.1), and that of one more, which raises no
 alarm: how far the last values are from those at the same time of other days. It is smoothed, and half of the
 largest one fades slowly: labels and faults last longer than the moment at which they are found. To its
-logarithm is added how new the course of the last values is: its distance from the nearest of some earlier
-ones (discords: Keogh, Lin and Fu, HOT SAX, ICDM 2005; here of a sample). Which of them a new one replaces
-depends on the number of observations only, so it is the same however a stream is cut.
+logarithm is added how new the course of the last values is: its distance from the second nearest of some
+earlier ones (discords: Keogh, Lin and Fu, HOT SAX, ICDM 2005; here of a sample). Which of them a new one
+replaces depends on the number of observations only, so it is the same however a stream is cut.
 
 An alarm is raised once. It is cleared when no statistic has crossed its threshold for the refractory time.
 """

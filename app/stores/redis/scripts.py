@@ -145,31 +145,24 @@ return {}
     arguments_per_key=1,
 )
 
-NAMES = Script(
-    """
-local pages = {}
-for i = 1, #KEYS do
-    pages[i] = redis.call(
-        'ZRANGEBYLEX', KEYS[i], '(' .. ARGV[3 * i - 2], '(' .. ARGV[3 * i - 1], 'LIMIT', 0, ARGV[3 * i]
-    )
-end
-return pages
-""",
-    arguments_per_key=3,
-)
 
-NAMES_DOWN = Script(
-    """
-local pages = {}
+def _pages(command: str, first: str, last: str) -> Script:
+    """A page of names of each key; its arguments are the names at both ends, and the limit."""
+    return Script(
+        f"""
+local pages = {{}}
 for i = 1, #KEYS do
-    pages[i] = redis.call(
-        'ZREVRANGEBYLEX', KEYS[i], '(' .. ARGV[3 * i - 1], '(' .. ARGV[3 * i - 2], 'LIMIT', 0, ARGV[3 * i]
-    )
+    local smaller, greater = '(' .. ARGV[3 * i - 2], '(' .. ARGV[3 * i - 1]
+    pages[i] = redis.call('{command}', KEYS[i], {first}, {last}, 'LIMIT', 0, ARGV[3 * i])
 end
 return pages
 """,
-    arguments_per_key=3,
-)
+        arguments_per_key=3,
+    )
+
+
+NAMES = _pages("ZRANGEBYLEX", "smaller", "greater")
+NAMES_DOWN = _pages("ZREVRANGEBYLEX", "greater", "smaller")
 
 COUNTS = Script(
     """
