@@ -192,16 +192,16 @@ class Histories:
         self._roots = np.zeros(capacity, np.int32)
         self._inputs, self._outputs = forecaster.input_type, forecaster.output_type
         input_words = forecaster.input_size * (np.dtype(self._inputs).itemsize // 4)
-        self._is_text = forecaster.artifact.text is not None
+        is_text = forecaster.artifact.text is not None
         output_words = 0
-        if not self._is_text:
+        if not is_text:
             output_words = forecaster.output_size * (np.dtype(self._outputs).itemsize // 4)
         self._width = forecaster.output_size if forecaster.learning.tracks_errors else 0
         self._has_times = bool(forecaster.artifact.time_features)
         sizes = input_words, output_words, self._width, bool(self._width), 2 * self._has_times
         self._ends: list[int] = np.cumsum(sizes).tolist()
         self.record_words = self._ends[-1]
-        most = pool.observations * (TEXT_FACTOR if self._is_text else 1)
+        most = pool.observations * (TEXT_FACTOR if is_text else 1)
         self.limit = min(most, SESSION_BYTES // (4 * self.record_words))
         max_blocks = -(-self.limit * self.record_words // WORDS) + 1  # the oldest is partly written over
         self.rings = Rings(
