@@ -154,9 +154,27 @@ def wait(condition: Callable[[], Any], page: Any) -> Any:
     return found
 
 
+def texts(page: Any, selector: str) -> list[str]:
+    """The text of each element as it is shown.
+
+    Playwright's all_inner_texts finds the elements with one call and reads them with another. The page may
+    have drawn them anew in between, and an element that is no longer in the page has no line breaks.
+    """
+    return page.evaluate("(s) => [...document.querySelectorAll(s)].map((e) => e.innerText)", selector)
+
+
+def texts_within(page: Any, outer: str, inner: str) -> list[list[str]]:
+    """For each outer element, the texts of the inner ones in it."""
+    return page.evaluate(
+        """([outer, inner]) => [...document.querySelectorAll(outer)].map(
+            (row) => [...row.querySelectorAll(inner)].map((e) => e.innerText))""",
+        [outer, inner],
+    )
+
+
 def fact(page: Any, name: str) -> str:
     """A fact that the page shows about the session; empty if it shows none."""
-    facts = page.locator("#facts div").all_inner_texts()
+    facts = texts(page, "#facts div")
     return next((text.split("\n")[1] for text in facts if text.split("\n")[0] == name), "")
 
 
@@ -165,7 +183,7 @@ def position(page: Any) -> int:
 
 
 def rows_of(page: Any) -> list[str]:
-    return page.locator("#rows a").all_inner_texts()
+    return texts(page, "#rows a")
 
 
 def picture(page: Any) -> str:
@@ -215,13 +233,12 @@ def watch(page: Any, server: str, session: str, observations: Any, model: str) -
 
 def captions(page: Any) -> list[str]:
     """What stands above each figure, in one line."""
-    return [" ".join(text.split()) for text in page.locator("#chart figcaption").all_inner_texts()]
+    return [" ".join(text.split()) for text in texts(page, "#chart figcaption")]
 
 
 def table(page: Any, name: str) -> list[list[str]]:
     """The cells of the rows of a table."""
-    rows = page.locator(f"#{name} tr").all()
-    return [[" ".join(text.split()) for text in row.locator("th, td").all_inner_texts()] for row in rows]
+    return [[" ".join(text.split()) for text in row] for row in texts_within(page, f"#{name} tr", "th, td")]
 
 
 class opened:  # noqa: N801  (used as a context)

@@ -33,6 +33,7 @@ from tests.dashboard.pages import (
     post,
     rows_of,
     table,
+    texts,
     wait,
     watch,
 )  # fmt: skip
@@ -218,7 +219,7 @@ def test_each_predicted_input_has_a_figure_with_what_was_observed(page, server):
     assert captions(page) == ["b float32", "a float32"]
     for figure in (0, 1):
         wait(lambda at=figure: in_colour(page, "--predicted", at) > 50, page)
-    assert page.locator("#legend li").all_inner_texts() == ["observed", "predicted"]
+    assert texts(page, "#legend li") == ["observed", "predicted"]
     wait(lambda: "predicted observations of b: RMSE" in page.inner_text("#summary"), page)
     last_b = f"last observed {rows[-1][1]:.5g}"
     assert last_b in page.inner_text("#summary")
@@ -246,11 +247,11 @@ def test_the_page_of_a_model_says_what_goes_in_and_what_comes_out(page, server):
         ["high", "float32", "1", "probability", "–"],
         ["classes low, middle, top", "float32", "3", "probability", "–"],
     ]
-    facts = [text.split("\n") for text in page.locator("#model-facts div").all_inner_texts()]
+    facts = [text.split("\n") for text in texts(page, "#model-facts div")]
     assert ["network", "ONNX graph"] in facts
     assert ["forecasts", "no: it does not predict its inputs"] in facts
     assert ["kept of a session", "mean_out → mean, float32 1"] in facts
-    assert page.locator("#metrics div").all_inner_texts() == ["test accuracy\n0.9375"]
+    assert texts(page, "#metrics div") == ["test accuracy\n0.9375"]
     page.click("#model-sessions >> text=shown")
     wait(lambda: page.inner_text("#detail-title") == "shown" and page.is_hidden("#model"), page)
     page.click("#facts >> text=detector")

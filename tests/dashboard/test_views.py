@@ -25,6 +25,8 @@ from tests.dashboard.pages import (
     post,
     rows_of,
     table,
+    texts,
+    texts_within,
     wait,
 )
 
@@ -228,7 +230,7 @@ def test_the_list_shows_labels_and_is_filtered_by_label_and_model(page, server, 
     page.fill("#search", "")
     page.select_option("#by-model", "plant")
     wait(lambda: "boiler-8" in rows_of(page) and page.inner_text("#rows td") == "plant", page)
-    assert set(page.locator("#rows td:nth-of-type(1)").all_inner_texts()) == {"plant"}
+    assert set(texts(page, "#rows td:nth-of-type(1)")) == {"plant"}
 
 
 @in_browser
@@ -361,7 +363,7 @@ def send(server: str, method: str, path: str, body: Any, token: str = "") -> Any
 
 def alerts(page: Any) -> list[list[str]]:
     """State, session, cause and place of each alert of the page, the newest first."""
-    return [item.locator("span, a, small").all_inner_texts() for item in page.locator("#alerts > li").all()]
+    return texts_within(page, "#alerts > li", "span, a, small")
 
 
 @in_browser
@@ -398,7 +400,7 @@ def test_the_form_sets_the_alert_and_a_refusal_stands_at_its_field(page, server)
     assert page.locator("#alert-form [data-rule]:visible").count() == 0
 
     def refused(field: str) -> str:
-        error = wait(lambda: page.locator("#alert-error").all_inner_texts(), page)
+        error = wait(lambda: texts(page, "#alert-error"), page)
         invalid = page.locator("#alert-form [aria-invalid=true]")
         assert [each.get_attribute("name") for each in invalid.all()] == ([field] if field else [])
         return str(error[0])
