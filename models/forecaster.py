@@ -317,10 +317,10 @@ class Forecaster:
     def _predict_as_in_a_batch(self, rows: Floats, inputs: Numbers) -> Numbers:
         """As `Stepper.predict`, with the same bits for a lone session as for one of several.
 
-        BLAS adds up the products of a single row in another order. Where a draw falls between two tokens by
-        less than the difference, a text would depend on what is written beside it.
+        Most libraries add up the products of a single row in another order. Where a draw falls between two
+        tokens by less than the difference, a text would depend on what is written beside it.
         """
-        if len(rows) > 1:
+        if len(rows) > 1 or self.net.batch_invariant:
             return self._stepper.predict(rows, inputs)
         pair = rows.repeat(2, axis=0)
         outputs = self._stepper.predict(pair, inputs.repeat(2, axis=0))

@@ -18,6 +18,7 @@ from models.adaptation.layout import LearnedLayout, Shape
 from models.arrays import Floats, Ints
 from models.artifact.artifact import HORIZONS, Artifact
 from models.artifact.learning import Learning, feature_count
+from models.nets.layers import Linear
 
 WINDOW = 100_000  # longest window of a running mean; beyond it, float32 rounding loses new values
 SCALE_WINDOW = 200  # window of the mean squared error that scales the intervals (part `interval_mse`)
@@ -128,7 +129,8 @@ class Learner:
         self.levels = np.array(learning.levels, np.float32)
         self.target_columns = [artifact.columns.index(name) for name in artifact.targets]
         # [hidden, rank], projects the hidden state to fewer features; None where all of it is used
-        self._hidden_projection = artifact.weights.get("readout.basis")
+        basis = artifact.weights.get("readout.basis")
+        self._project = None if basis is None else Linear(basis.T, np.zeros(basis.shape[1], np.float32))
         self._features = feature_count(learning, artifact.hidden_size, artifact.input_size)
         self.layout = LearnedLayout(_shapes(learning, self._features, artifact.output_size))
         self.size = self.layout.size
@@ -331,8 +333,8 @@ class Learner:
             features[:, :, 0] = outputs
         else:
             stop = 0
-            if self._hidden_projection is not None:
-                hidden = hidden @ self._hidden_projection
+            if self._project is not None:
+                hidden = self._project(hidden)
             for part in (hidden, inputs):
                 if part is not inputs or self.learning.inputs:
                     start, stop = stop, stop + part.shape[1]

@@ -8,6 +8,9 @@ rnn     both have the columns           [h]
 gru     inputs: [n, r, z]; hidden state: [r, z, n]. The products overlap in r and z, and the two n stay
         apart, because the reset gate multiplies one of them:  [n of x, r, z, n of h]
 
+Every row is computed by the same operations in the same order, whatever its neighbours are and however many:
+a session's numbers do not depend on the batch that it is in, down to the last bit.
+
 The sigmoid and the tanh of the gates are arithmetic without branches or tables, so that the processor
 computes eight or sixteen at once. Their error is about one unit in the last place. Where they are multiplied,
 they share a division.
@@ -301,6 +304,11 @@ def advance_layer(
                 _copy(operand[i, end:], rows[chunks[i], cell : cell + size])
 
 
+def padded_to_blocks(weights: Floats) -> Floats:
+    """Weights with rows of zeros, so that there are whole blocks; C-contiguous."""
+    return np.ascontiguousarray(np.pad(weights, ((0, -len(weights) % BLOCK), (0, 0))))
+
+
 @jit_part
 def _whole_blocks(count: int) -> int:
     return (count + BLOCK - 1) // BLOCK * BLOCK
@@ -314,22 +322,12 @@ def whole_lines(count: int) -> int:
 
 @jit(
     INT, INT, INT, readonly_contiguous("float32", 2), readonly_contiguous("float32"),
-    readonly_contiguous("float32", 2), readonly_contiguous("float32"), readonly_contiguous("float32", 2),
-    contiguous("float32", 2), contiguous("float32", 2),
+    readonly_contiguous("float32", 2), contiguous("float32", 2),
 )  # fmt: skip
 def step_layers(
-    kind: int,
-    layers: int,
-    size: int,
-    x: Floats,
-    weights: Floats,
-    readout: Floats,
-    readout_bias: Floats,
-    rows: Floats,
-    moved: Floats,
-    outputs: Floats,
+    kind: int, layers: int, size: int, x: Floats, weights: Floats, rows: Floats, moved: Floats
 ) -> None:
-    """Move all layers of every row on by one observation, and read the outputs from the last hidden.
+    """Move all layers of every row on by one observation.
 
     Four rows at a time, as in `advance_layer`.
 
@@ -340,9 +338,7 @@ def step_layers(
     x : [batch, inputs]
     weights : of one layer after the other, each its bias, inward and recurrent as in `advance_layer`; each
         begins at a whole cache line (`whole_lines`)
-    readout : [hidden, outputs], padded with rows of zeros to whole blocks
     rows, moved : [batch, carry]; they may be the same memory. The h of all layers come first, then their c
-    outputs : [batch, outputs]; without columns nothing is read out
     """
     columns = size if kind == RNN else 4 * size
     width = 3 * size if kind == GRU else columns  # of each of the two products
@@ -369,17 +365,49 @@ def step_layers(
             _multiply(active, operand, inward, recurrent, bias, gates)
             block = slice(first, first + active)
             move_on(kind, gates[:active], rows[block], moved[block], hidden, cell)
-    if outputs.shape[1]:
-        last = (layers - 1) * size
-        operand = np.zeros((BLOCK, end_of_hidden), np.float32)
-        sums = np.empty((BLOCK, len(readout_bias)), np.float32)
-        for first in range(0, len(x), BLOCK):
-            active = min(BLOCK, len(x) - first)
-            for i in range(active):
-                _copy(moved[first + i, last : last + size], operand[i, :size])
-            _multiply(active, operand, readout, readout[:0], readout_bias, sums)
-            for i in range(active):
-                _copy(sums[i], outputs[first + i])
+
+
+@jit(
+    readonly("float32", 2), readonly_contiguous("float32", 2), readonly_contiguous("float32"),
+    contiguous("float32", 2),
+)  # fmt: skip
+def apply_wide(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
+    """Write the product of every row and the weights, plus the bias. Four rows at a time.
+
+    Parameters
+    ----------
+    weights : [inputs, outputs], padded with rows of zeros to whole blocks
+    """
+    operand = np.zeros((BLOCK, len(weights)), np.float32)
+    sums = np.empty((BLOCK, len(bias)), np.float32)
+    for first in range(0, len(x), BLOCK):
+        active = min(BLOCK, len(x) - first)
+        for i in range(active):
+            _copy(x[first + i], operand[i, : x.shape[1]])
+        _multiply(active, operand, weights, weights[:0], bias, sums)
+        for i in range(active):
+            _copy(sums[i], out[first + i])
+
+
+@jit(
+    readonly("float32", 2), readonly_contiguous("float32", 2), readonly_contiguous("float32"),
+    contiguous("float32", 2), reorder_sums=True,
+)  # fmt: skip
+def apply_narrow(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
+    """The same for few outputs, each one sum over the inputs.
+
+    Parameters
+    ----------
+    weights : [outputs, inputs]
+    """
+    inputs = np.empty(x.shape[1], np.float32)
+    for row in range(len(x)):
+        _copy(x[row], inputs)
+        for output in range(len(bias)):
+            total = single(0)
+            for i in range(len(inputs)):
+                total += inputs[i] * weights[output, i]
+            out[row, output] = total + bias[output]
 
 
 @jit(readonly_contiguous("float32", 2), contiguous("float32", 2))
