@@ -19,8 +19,7 @@ from redis.exceptions import RedisError
 
 from app.errors import CarryoverError, ConfigError, SessionDamaged
 from app.session.names import id_of
-from app.session.notes import Labels
-from app.stores import Block, Conflicts, LabelPage, Record, Tombstone, any_model, find_unwritable
+from app.stores import Block, Conflicts, LabelPage, NamesQuery, Record, Tombstone, find_unwritable
 from app.stores.redis import values
 from app.stores.redis.connections import Servers, client_reason, connect
 from app.stores.redis.label_listing import LabelListing
@@ -170,28 +169,8 @@ class RedisStore:
                     others[session] = found
         return records, others
 
-    def names(
-        self,
-        after: str,
-        limit: int,
-        prefix: str = "",
-        fingerprint_filter: Callable[[str], bool] = any_model,
-        *,
-        descending: bool = False,
-    ) -> list[tuple[str, str]]:
-        return self._listing.page(after, limit, prefix, fingerprint_filter, descending=descending)
-
-    def labelled(
-        self,
-        after: str,
-        limit: int,
-        prefix: str,
-        fingerprint_filter: Callable[[str], bool],
-        labels: Labels,
-        *,
-        descending: bool = False,
-    ) -> LabelPage:
-        return self._labels.page(after, limit, prefix, fingerprint_filter, labels, descending=descending)
+    def names(self, query: NamesQuery) -> LabelPage:
+        return self._labels.page(query) if query.labels else self._listing.page(query)
 
     def expired(self, now: float, limit: int) -> list[str]:
         """See `Store`. Each call looks at the next slice of the keys, and begins again after the last."""
