@@ -134,7 +134,7 @@ class Training:
         TrainingDiverged
             The loss is NaN or infinite: the present weights are useless, those of `best_network` are not.
         """
-        rate = self.recipe.learning_rate_at(len(self.history))
+        rate = self.recipe.learning_rate_at(len(self.history) / self.recipe.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         number = len(self.history) + 1

@@ -258,11 +258,11 @@ def test_the_gradient_is_clipped():
 
 
 def test_the_cosine_schedule_falls_from_the_rate_towards_zero():
-    rates = [Recipe(epochs=10, learning_rate=0.5).learning_rate_at(epoch) for epoch in range(10)]
+    rates = [Recipe(learning_rate=0.5).learning_rate_at(epoch / 10) for epoch in range(10)]
     assert rates[0] == 0.5
     assert rates == sorted(rates, reverse=True)
     assert 0 < rates[-1] < 0.02
-    assert Recipe(schedule="constant").learning_rate_at(7) == Recipe().learning_rate
+    assert Recipe(schedule="constant").learning_rate_at(0.7) == Recipe().learning_rate
 
 
 @pytest.mark.parametrize(
