@@ -18,7 +18,6 @@ from app.engine.residents import Residents
 from app.jobs.session_query import Rank, RankedSession, SessionQuery
 from app.session.label_index import MAX_CANDIDATES
 from app.session.names import SEPARATOR
-from app.session.notes import NO_NOTES
 from app.session.slab import Slab
 from app.stores import LabelPage, NamesQuery
 
@@ -105,9 +104,5 @@ def _resident_names(slab: Slab, query: NamesQuery) -> LabelPage:
         return query.merge([[(name, fingerprint) for name in query.first(slab.names)]])
     count, labels = max(query.limit, MAX_CANDIDATES), set(query.labels)
     names = slab.labels.candidates(query.labels[0], *query.span, count, descending=query.descending)
-    found = [
-        (name, fingerprint)
-        for name in names
-        if not labels.difference(slab.notes.get(slab.index[name], NO_NOTES).labels)
-    ]
+    found = [(name, fingerprint) for name in names if slab.has_labels(slab.index[name], labels)]
     return LabelPage.of(found, query.limit, names[-1] if len(names) == count else None)

@@ -10,7 +10,7 @@ from app.stores.redis.name_index import NameIndex, NamesFailed
 from app.stores.redis.session_keys import SessionKeys
 
 
-class Listing:
+class NameListing:
     """Keeps the index of names in step with the sessions of this replica."""
 
     def __init__(self, index: NameIndex, keys: SessionKeys) -> None:

@@ -23,8 +23,8 @@ from app.stores import Block, Conflicts, LabelPage, NamesQuery, Record, Tombston
 from app.stores.redis import values
 from app.stores.redis.connections import Servers, client_reason, connect
 from app.stores.redis.label_listing import LabelListing
-from app.stores.redis.listing import Listing
 from app.stores.redis.name_index import NameIndex, NamesFailed
+from app.stores.redis.name_listing import NameListing
 from app.stores.redis.requirements import check_servers
 from app.stores.redis.scan import KeyScan
 from app.stores.redis.scripting import WriteConcern
@@ -80,8 +80,8 @@ class RedisStore:
             self._servers: Servers = connect(url, timeout)
             self._keys = SessionKeys(url, self._servers, self._write_concern)
             self._names = NameIndex(self._servers)
-            self._listing = Listing(self._names, self._keys)
-            self._labels = LabelListing(self._names, self._keys)
+            self._name_listing = NameListing(self._names, self._keys)
+            self._label_listing = LabelListing(self._names, self._keys)
             check_servers(url, self._servers, self._write_concern)
             self._names.build()
             self._count = self._names.count()
@@ -111,10 +111,10 @@ class RedisStore:
             strict=True,
         ):
             arguments += (base, kept, value)
-        moved, relabelled = self._listing.add(blocks), self._labels.add(blocks)
+        moved, relabelled = self._name_listing.add(blocks), self._label_listing.add(blocks)
         lost = self._keys.compare(COMMIT, alive + gone, arguments)
-        self._listing.remove(moved, gone, lost)
-        self._labels.remove(relabelled, gone, lost)
+        self._name_listing.remove(moved, gone, lost)
+        self._label_listing.remove(relabelled, gone, lost)
         if lost:
             self.fenced += sum(error is None for error in lost.values())
             self.forget_revisions(lost)
@@ -139,8 +139,8 @@ class RedisStore:
         """Forget the revisions of these sessions, which are no longer resident."""
         for session in sessions:
             self._revisions.pop(session, None)
-            self._listing.forget(session)
-            self._labels.forget(session)
+            self._name_listing.forget(session)
+            self._label_listing.forget(session)
             self._tombstone_revisions.pop(session, None)
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
@@ -160,8 +160,8 @@ class RedisStore:
             revision = value[: values.REVISION_BYTES]
             if isinstance(found, Record):
                 self._revisions[session] = revision
-                self._listing.note(session, found.fingerprint)
-                self._labels.note(found)
+                self._name_listing.note(session, found.fingerprint)
+                self._label_listing.note(found)
                 records.append(found)
             else:
                 self._tombstone_revisions[session] = revision
@@ -170,7 +170,7 @@ class RedisStore:
         return records, others
 
     def names(self, query: NamesQuery) -> LabelPage:
-        return self._labels.page(query) if query.labels else self._listing.page(query)
+        return self._label_listing.page(query) if query.labels else self._name_listing.page(query)
 
     def expired(self, now: float, limit: int) -> list[str]:
         """See `Store`. Each call looks at the next slice of the keys, and begins again after the last."""
