@@ -274,6 +274,7 @@ def test_the_cosine_schedule_falls_from_the_rate_towards_zero():
         {"patience": -1},
         {"closed_loop": -1},
         {"clip": math.nan},
+        {"clip": math.inf},
         {"learning_rate": 0.0},
         {"learning_rate": math.inf},
         {"learning_rate": math.nan},
