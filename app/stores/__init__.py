@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Literal, Protocol, runtime_checkable
 
 from sortedcontainers import SortedList
@@ -138,13 +138,15 @@ class LabelPage:
     def merge(cls, pages: Iterable[LabelPage], limit: int, *, descending: bool = False) -> LabelPage:
         """One page of the pages of several stores, which have no session in common."""
         pages = list(pages)
+        if len(pages) == 1:
+            return cls.of(pages[0].found, limit, pages[0].end)
         ends = [page.end for page in pages if page.end is not None]
-        merged = heapq.merge(*(page.found for page in pages), reverse=descending)
+        first = islice(heapq.merge(*(page.found for page in pages), reverse=descending), limit)
         if not ends:
-            return cls.of(list(islice(merged, limit)), limit, None)
+            return cls.of(list(first), limit, None)
         end = max(ends) if descending else min(ends)  # behind it, a page may have left a session out
-        sure = takewhile(lambda entry: entry[0] >= end if descending else entry[0] <= end, merged)
-        return cls.of(list(islice(sure, limit)), limit, end)
+        sure = [entry for entry in first if (entry[0] >= end if descending else entry[0] <= end)]
+        return cls.of(sure, limit, end)
 
 
 @dataclass(frozen=True, slots=True)
