@@ -151,10 +151,10 @@ class Forecaster:
         self.short_answer_size = self.output_size if fits else 0
         self._direct = self.learning.forecasts_directly
         self.missing = () if self._direct else artifact.missing
-        known = {*artifact.future, *artifact.columns[self.input_size - artifact.time_input_count :]}
-        if self._direct:
-            known = set()
-        self.future_inputs = [i for i, name in enumerate(artifact.columns) if name in known] if known else []
+        self.future_inputs: list[int] = []
+        if not self._direct:
+            known = {*artifact.future, *artifact.columns[self.input_size - artifact.time_input_count :]}
+            self.future_inputs = [i for i, name in enumerate(artifact.columns) if name in known]
         self._stepper = Stepper(self.net, self.layout, self.learner, artifact.predicted_by)
         self._rules = InputRules(artifact.input_ports)
         self._inputs = Units.of(artifact.scaling)

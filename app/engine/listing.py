@@ -10,20 +10,16 @@ others by name: a session that is not resident has to be loaded before anything 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import math
 from collections.abc import Callable
-from functools import partial
-from itertools import islice
 
 from app.engine.ranking import Rankings
 from app.engine.residents import Residents
 from app.jobs.session_query import Rank, RankedSession, SessionQuery
 from app.session.label_index import MAX_CANDIDATES
-from app.session.names import SEPARATOR, name_range
-from app.session.notes import NO_NOTES
+from app.session.names import SEPARATOR
 from app.session.slab import Slab
-from app.stores import LabelPage
+from app.stores import LabelPage, NamesQuery
 
 SLICE_NAMES = 100  # about 0.1 ms in memory
 MAX_RANKED_NAMES = 5000  # names that a page leaves out at most because they were listed by value
@@ -88,40 +84,25 @@ class Listing:
 
     async def _slice(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
         models, store = self._residents.models, self._residents.store
-        call_store, prefix, labels = self._residents.call_store, query.prefix, query.labels
-        descending = query.names_descend
 
         def fingerprint_filter(fingerprint: str) -> bool:
             return query.model is None or models.model_of(fingerprint) == query.model
 
-        slabs = {
-            fingerprint: slab
-            for fingerprint, slab in ({} if store.writes_through else models.slabs).items()
-            if fingerprint_filter(fingerprint)
-        }
-        if labels:
-            labelled = partial(store.labelled, descending=descending)
-            page = await call_store(labelled, after, limit, prefix, fingerprint_filter, labels)
-            resident = [_labelled_residents(slab, query, after, limit) for slab in slabs.values()]
-            return LabelPage.merge([page, *resident], limit, descending=descending)
-        named = partial(store.names, descending=descending)
-        pages = [await call_store(named, after, limit, prefix, fingerprint_filter)]
-        start, end = name_range(after, prefix, descending=descending)
-        for fingerprint, slab in slabs.items():
-            names = slab.names.irange(start, end, (False, False), reverse=descending)
-            pages.append([(name, fingerprint) for name in islice(names, limit)])
-        merged = heapq.merge(*pages, reverse=descending)
-        return LabelPage.of(list(islice(merged, limit)), limit, None)
+        page_query = NamesQuery(
+            after, limit, query.prefix, fingerprint_filter, query.labels, query.names_descend
+        )
+        pages = [await self._residents.call_store(store.names, page_query)]
+        if not store.writes_through:
+            slabs = [slab for model, slab in models.slabs.items() if fingerprint_filter(model)]
+            pages += [_resident_names(slab, page_query) for slab in slabs]
+        return LabelPage.merge(pages, limit, descending=page_query.descending)
 
 
-def _labelled_residents(slab: Slab, query: SessionQuery, after: str, limit: int) -> LabelPage:
-    count, labels, descending = max(limit, MAX_CANDIDATES), query.labels, query.names_descend
-    span = name_range(after, query.prefix, descending=descending)
-    names = slab.labels.candidates(labels[0], *span, count, descending=descending)
-    wanted, fingerprint = set(labels), slab.forecaster.fingerprint
-    found = [
-        (name, fingerprint)
-        for name in names
-        if not wanted.difference(slab.notes.get(slab.index[name], NO_NOTES).labels)
-    ]
-    return LabelPage.of(found, limit, names[-1] if len(names) == count else None)
+def _resident_names(slab: Slab, query: NamesQuery) -> LabelPage:
+    fingerprint = slab.forecaster.fingerprint
+    if not query.labels:
+        return query.merge([[(name, fingerprint) for name in query.first(slab.names)]])
+    count, labels = max(query.limit, MAX_CANDIDATES), set(query.labels)
+    names = slab.labels.candidates(query.labels[0], *query.span, count, descending=query.descending)
+    found = [(name, fingerprint) for name in names if slab.has_labels(slab.index[name], labels)]
+    return LabelPage.of(found, query.limit, names[-1] if len(names) == count else None)

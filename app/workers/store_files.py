@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from app.errors import ConfigError
-from app.stores import Record
+from app.stores import NamesQuery, Record
 from app.stores.sqlite.commit_mark import mark_path
 from app.stores.sqlite.store import SqliteStore
 from app.workers.place import owner_of
@@ -109,7 +109,8 @@ def divide(path: Path, count: int) -> Iterator[int]:
 
 def _move_sessions(old: SqliteStore, new: list[SqliteStore]) -> Iterator[int]:
     after = ""
-    while names := [name for name, _ in old.names(after, SESSIONS_PER_COMMIT)]:
+    while found := old.names(NamesQuery(after, SESSIONS_PER_COMMIT)).found:
+        names = [name for name, _ in found]
         records, others = old.load(names)
         if len(records) < len(names):
             damaged = next(iter(others), "")

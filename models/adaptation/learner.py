@@ -237,7 +237,9 @@ class Learner:
         rows : [batch, size], of sessions that have observed something
         first : [batch], the first step; 1 is the next observation
         """
-        return self._direct().forecast(rows, first, steps)
+        if self._horizons is None:
+            raise LookupError("the sessions feed predictions back")
+        return self._horizons.forecast(rows, first, steps)
 
     def forecast_widths(self, rows: Floats, steps: int) -> Floats:
         """[batch, steps, levels, outputs], half-widths of the intervals of a forecast, scaled."""
@@ -319,11 +321,6 @@ class Learner:
         """Weights of an artifact, by name, whose sessions begin with the forecasts of this one, [size]."""
         parts = self.layout.parts(row)
         return {HORIZONS + name: parts[name].copy() for name in horizons.PRIOR_PARTS if self._horizons}
-
-    def _direct(self) -> HorizonLearner:
-        if self._horizons is None:
-            raise LookupError("the sessions feed predictions back")
-        return self._horizons
 
     def _correct(self, rows: Floats, hidden: Floats, inputs: Floats, outputs: Floats) -> Floats:
         if not self.learning.adapts_readout:

@@ -9,7 +9,7 @@ import pytest
 from app.api.routes.sessions import DETAILED_AT_ONCE
 from app.engine.listing import SLICE_NAMES, Listing
 from app.jobs.session_query import SessionQuery
-from app.stores import LabelPage
+from app.stores import LabelPage, NamesQuery
 
 pytestmark = pytest.mark.anyio
 
@@ -37,12 +37,11 @@ class Turns:
 def listing_of(names: list[str], calls: list[tuple[int, int]], turns: Turns) -> Listing:
     """A list of these sessions; `calls` gets the turn of each call of the store, and its limit."""
 
-    def page(
-        after: str, limit: int, prefix: str, fingerprint_filter: Any, *, descending: bool
-    ) -> list[tuple[str, str]]:
-        assert not descending
-        calls.append((turns.count, limit))
-        return [(name, "f") for name in names if name > after and fingerprint_filter("f")][:limit]
+    def page(query: NamesQuery) -> LabelPage:
+        assert not query.descending
+        calls.append((turns.count, query.limit))
+        models = ["f"] if query.fingerprint_filter("f") else []
+        return query.merge([(name, model) for name in names if name > query.after] for model in models)
 
     async def call_store(function: Any, *arguments: Any) -> Any:
         return function(*arguments)
