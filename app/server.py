@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -167,8 +168,9 @@ class Server(uvicorn.Server):
             return f"{curl} {self.address}/models/{forecaster.artifact.name}"
         named = {} if models.default_model else {"model": forecaster.artifact.name}
         if forecaster.artifact.text is not None:
-            body = orjson.dumps(named | {"prompt": [0], "steps": 80}).decode()
-            return f"{curl} {self.address}/sessions/demo/generate -d '{body}'"
+            prompt = forecaster.artifact.text.vocabulary.sample
+            body = orjson.dumps(named | {"prompt": prompt, "steps": 80}).decode()
+            return f"{curl} {self.address}/sessions/demo/generate -d {shlex.quote(body)}"
         rows = [[float(f"{number:.3g}") for number in row] for row in forecaster.example()]
         body = orjson.dumps(named | {"observations": rows}).decode()
         return f"{curl} {self.address}/sessions/demo/observations -d '{body}'"

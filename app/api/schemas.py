@@ -599,6 +599,9 @@ class Model(BaseModel):
     feedback: dict[str, str] = Field(
         description="By input, the output that becomes its next value in a forecast."
     )
+    sample_prompt: str | None = Field(
+        description="Of a model of text, a short text that it reads. Null for others."
+    )
     vocabulary: int | None = Field(
         description="Of a model of text, how many pieces of text it knows: its targets. Null for others."
     )

@@ -148,7 +148,7 @@ const dataUrl = (blob) =>
 export function curl(model) {
   const sent = sentInputs(model);
   const times = model.time_features.length ? { timestamps: [new Date(0).toISOString()] } : {};
-  const asked = model.vocabulary ? { prompt: [0], steps: 80 } : { ...observation(model, sent), ...times };
+  const asked = model.vocabulary ? { prompt: model.sample_prompt, steps: 80 } : { ...observation(model, sent), ...times };
   const body = quote(JSON.stringify({ model: model.name, ...asked }));
   const authorization = key.get() ? `-H "authorization: Bearer $KEY" ` : "";
   const action = model.vocabulary ? "/generate" : "/observations";
