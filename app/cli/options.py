@@ -177,7 +177,7 @@ def print_fleet_notes(fleet: Mapping[str, Series]) -> None:
     """The same of many series: the first of each, and of how many series there are more."""
     noted = [f"{name}: {note}" for name, series in fleet.items() for note in series.notes[:1]]
     more = len(noted) - MOST_NOTES
-    print_notes([*noted[:MOST_NOTES], *([f"{more} more series have notes"] if more > 0 else [])])
+    print_notes([*noted[:MOST_NOTES], *([f"{more} more series with notes"] if more > 0 else [])])
 
 
 def artifact_name(given: str | None, folder: Path) -> str:

@@ -270,7 +270,7 @@ def test_the_command_on_the_page_of_a_model_sends_an_observation_or_has_it_write
     assert len(command) < 250
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
     answer = json.loads(ran.stdout)
-    assert (answer["model"], answer["position"]) == (model, 81 if model == "shakespeare" else 1)
+    assert (answer["model"], answer["position"]) == (model, 88 if model == "shakespeare" else 1)
     if model == "sums":
         assert answer["predictions"] == [[1.0] * 24], "the least number that its inputs take"
 
