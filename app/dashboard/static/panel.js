@@ -342,7 +342,7 @@ export class Panel {
     const { predicted } = this.trail.columns;
     const seen = predicted.map((_, i) => i).filter((i) => predicted[i]).slice(-ROWS).reverse();
     const row = (i) => [count(this.trail.first + i - 1), ...ports.map((port) => cell(predicted[i], port))];
-    return [["position", ...ports.map(({ name }) => name)], seen.map(row)];
+    return [[this.model?.samples ? "frame" : "position", ...ports.map(({ name }) => name)], seen.map(row)];
   }
 
   async #do(action) {
