@@ -516,6 +516,10 @@ class Session(BaseModel):
     labels: dict[str, str]
     alert: dict[str, Any] | None = Field(description="Its own, as it was set.")
     alert_raised: bool = Field(description="Whether an alert is raised and not cleared yet.")
+    rate: int | None = Field(
+        description="Samples a second, of a session over samples: the network's own until a chunk names "
+        "another. Null for others."
+    )
 
 
 class SessionName(BaseModel):

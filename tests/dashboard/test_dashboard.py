@@ -540,6 +540,7 @@ def test_a_dropped_wav_is_heard_by_a_model_over_samples(page, tmp_path):
     )
     assert drawn_in_wave(page, "--predicted") > 20
     assert page.inner_text("#delay") == ""
+    wait(lambda: "8,000 Hz" in page.inner_text("#facts"), page)
     # 100 frames of 8 samples at 8 kHz take 0.1 s.
     assert {"0.02 s", "0.1 s"} <= {*page.evaluate("texts_")}
     page.hover("#chart .u-over")

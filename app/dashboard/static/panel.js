@@ -247,6 +247,7 @@ export class Panel {
       ["model", create("a", { href: modelAddress(view.model) }, view.model)],
       ["position", count(view.position)],
       ["since reset", count(view.observations_since_reset)],
+      ...(view.rate === null ? [] : [["sample rate", `${count(view.rate)} Hz`]]),
       ...(this.#isBrief ? [["last prediction", view.last_prediction?.map((value) => number(value)).join(", ") ?? "–"]] : []),
       ...targetErrors(errors, this.model).map(({ name, rmse, skill }) => [
         name === null ? "RMSE" : `RMSE of ${name}`, create("span", { title: SKILL }, skill === null ? rmse : `${rmse} (skill ${number(skill, 3)})`),
