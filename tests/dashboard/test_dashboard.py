@@ -303,7 +303,9 @@ def test_what_is_tried_without_a_file_fits_the_inputs_of_the_model(page, server,
         assert page.inner_text("#try-source").startswith(f"An example: {text}")
         assert page.is_hidden("#worth"), "the errors of the model before"
         page.fill("#try-pace", "60")
+        before = page.inner_text("#detail-title")
         page.click("#try-start")
+        wait(lambda before=before: page.inner_text("#detail-title") != before, page)
         wait(lambda: position(page) >= 150, page)
         assert page.is_disabled("#try-model")
         page.click("#try-start")
