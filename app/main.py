@@ -22,7 +22,7 @@ from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.guard import Guard
 from app.api.middleware.head import HeadRequests
 from app.api.prometheus import PrometheusExporter
-from app.api.routes import bulk, dashboard, documents, events, health, metrics, models, sessions, text
+from app.api.routes import bulk, dashboard, documents, events, health, metrics, models, openai, sessions, text
 from app.codec.bulk import BulkDecoder, BulkLimits, preload
 from app.codec.limits import Limits
 from app.config import Settings
@@ -155,7 +155,9 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
         allowed_hosts=settings.accepted_host_names,
         log_requests=settings.access_log,
     )
-    for module in (sessions, text, bulk, events, models, health, metrics, dashboard, documents, protocol):
+    for module in (
+        sessions, text, openai, bulk, events, models, health, metrics, dashboard, documents, protocol,
+    ):  # fmt: skip
         app.router.routes.extend(module.router.routes)  # include_router would copy each route
     return app
 

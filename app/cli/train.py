@@ -61,7 +61,7 @@ def train(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the artifact; an artifact there is replaced.")
     ] = Path("artifacts/model"),
-    name: Annotated[str | None, typer.Option(help="Name it is served under. [default: the folder's]")] = None,
+    name: options.Name = None,
     columns: options.Columns = None,
     targets: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Columns to predict. [default: all input columns]")

@@ -17,6 +17,7 @@ from app.stores import NamesQuery, Record
 from app.stores.sqlite.commit_mark import mark_path
 from app.stores.sqlite.store import SqliteStore
 from app.workers.place import owner_of
+from models.wording import counted
 
 SESSIONS_PER_COMMIT = 1000
 ALL_TOMBSTONES = 2**62
@@ -66,7 +67,7 @@ def claim(path: Path, count: int) -> None:
         _write_count(path, count)
     elif stored not in (None, count):
         raise ConfigError(
-            f"the sessions of store {path} belong to {stored} worker{'s' * (stored != 1)}: start with "
+            f"the sessions of store {path} belong to {counted(stored, 'worker')}: start with "
             f"--workers {stored}, or divide them anew with: carryover sessions divide {path} {count}"
         )
 

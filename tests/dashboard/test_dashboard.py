@@ -270,7 +270,7 @@ def test_the_command_on_the_page_of_a_model_sends_an_observation_or_has_it_write
     assert len(command) < 250
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
     answer = json.loads(ran.stdout)
-    assert (answer["model"], answer["position"]) == (model, 81 if model == "shakespeare" else 1)
+    assert (answer["model"], answer["position"]) == (model, 88 if model == "shakespeare" else 1)
     if model == "sums":
         assert answer["predictions"] == [[1.0] * 24], "the least number that its inputs take"
 
@@ -303,7 +303,9 @@ def test_what_is_tried_without_a_file_fits_the_inputs_of_the_model(page, server,
         assert page.inner_text("#try-source").startswith(f"An example: {text}")
         assert page.is_hidden("#worth"), "the errors of the model before"
         page.fill("#try-pace", "60")
+        before = page.inner_text("#detail-title")
         page.click("#try-start")
+        wait(lambda before=before: page.inner_text("#detail-title") != before, page)
         wait(lambda: position(page) >= 150, page)
         assert page.is_disabled("#try-model")
         page.click("#try-start")
@@ -504,6 +506,17 @@ def test_the_outputs_of_frames_of_samples_are_drawn_a_position_each(page, server
     assert in_colour(page, "--predicted") > 50
 
 
+DRAWN_TEXTS = """
+    window.texts_ = [];
+    const { fillText } = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+      texts_.push(text);
+      return fillText.call(this, text, ...rest);
+    };
+    null; // a function would be called
+"""
+
+
 def wav(path: Path, samples: np.ndarray) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
@@ -514,6 +527,7 @@ def wav(path: Path, samples: np.ndarray) -> Path:
 @in_browser
 def test_a_dropped_wav_is_heard_by_a_model_over_samples(page, tmp_path):
     samples = (20_000 * np.sin(np.arange(800))) * (np.arange(800) % 400 > 200)
+    page.evaluate(DRAWN_TEXTS)
     page.select_option("#try-model", "loudness")
     page.set_input_files("#try-file", wav(tmp_path / "meeting.wav", samples))
     wait(lambda: page.inner_text("#try-source").startswith("meeting.wav: 1,644 bytes"), page)
@@ -528,6 +542,11 @@ def test_a_dropped_wav_is_heard_by_a_model_over_samples(page, tmp_path):
     )
     assert drawn_in_wave(page, "--predicted") > 20
     assert page.inner_text("#delay") == ""
+    wait(lambda: "8,000 Hz" in page.inner_text("#facts"), page)
+    # 100 frames of 8 samples at 8 kHz take 0.1 s.
+    assert {"0.02 s", "0.1 s"} <= {*page.evaluate("texts_")}
+    page.hover("#chart .u-over")
+    wait(lambda: re.search(r"frame \d+\s+until 0\.0\d+ s", page.inner_text("#chart .tip")), page)
 
 
 def drawn_in_wave(page: Any, colour: str) -> int:
