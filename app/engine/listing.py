@@ -19,7 +19,7 @@ from app.jobs.session_query import Rank, RankedSession, SessionQuery
 from app.session.label_index import MAX_CANDIDATES
 from app.session.names import SEPARATOR
 from app.session.slab import Slab
-from app.stores import LabelPage, NamesQuery
+from app.stores import NamePage, NamesQuery
 
 SLICE_NAMES = 100  # about 0.1 ms in memory
 MAX_RANKED_NAMES = 5000  # names that a page leaves out at most because they were listed by value
@@ -40,15 +40,15 @@ class Listing:
         self._turn = asyncio.Lock()  # first come, first served
         self._rankings = Rankings(residents)
 
-    async def by_name(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
-        """Up to `limit` sessions with names behind `after`, sorted by name; see `LabelPage`.
+    async def by_name(self, query: SessionQuery, after: str, limit: int) -> NamePage:
+        """Up to `limit` sessions with names behind `after`, sorted by name; see `NamePage`.
 
         Of a query with an order, those that have no value. Of each session the model's name takes the place
         of the fingerprint. The work grows with `limit` and the number of models, and not with the number of
         sessions. With labels, or behind the sessions that have a value, a page may be short.
         """
         if query.order is not None and self._rankings.covers(query, self._count(query)):
-            return LabelPage((), None)
+            return NamePage((), None)
         found: list[tuple[str, str]] = []
         total = 0
         while True:
@@ -64,9 +64,9 @@ class Listing:
             total += len(page.found)
             is_enough = len(found) >= limit or bool(query.labels) or total >= MAX_RANKED_NAMES
             if page.end is None or is_enough:
-                page = LabelPage.of(found, limit, page.end)
+                page = NamePage.of(found, limit, page.end)
                 models = self._residents.models
-                return LabelPage([(name, models.model_of(print_)) for name, print_ in page.found], page.end)
+                return NamePage([(name, models.model_of(print_)) for name, print_ in page.found], page.end)
             after = page.end
 
     async def ranked(self, query: SessionQuery, after: Rank | None, limit: int) -> list[RankedSession]:
@@ -82,7 +82,7 @@ class Listing:
                 return self._residents.counts.per_tenant[query.prefix.removesuffix(SEPARATOR)]
         return math.inf
 
-    async def _slice(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
+    async def _slice(self, query: SessionQuery, after: str, limit: int) -> NamePage:
         models, store = self._residents.models, self._residents.store
 
         def fingerprint_filter(fingerprint: str) -> bool:
@@ -95,14 +95,14 @@ class Listing:
         if not store.writes_through:
             slabs = [slab for model, slab in models.slabs.items() if fingerprint_filter(model)]
             pages += [_resident_names(slab, page_query) for slab in slabs]
-        return LabelPage.merge(pages, limit, descending=page_query.descending)
+        return NamePage.merge(pages, limit, descending=page_query.descending)
 
 
-def _resident_names(slab: Slab, query: NamesQuery) -> LabelPage:
+def _resident_names(slab: Slab, query: NamesQuery) -> NamePage:
     fingerprint = slab.forecaster.fingerprint
     if not query.labels:
         return query.merge([[(name, fingerprint) for name in query.first(slab.names)]])
     count, labels = max(query.limit, MAX_CANDIDATES), set(query.labels)
     names = slab.labels.candidates(query.labels[0], *query.span, count, descending=query.descending)
     found = [(name, fingerprint) for name in names if slab.has_labels(slab.index[name], labels)]
-    return LabelPage.of(found, query.limit, names[-1] if len(names) == count else None)
+    return NamePage.of(found, query.limit, names[-1] if len(names) == count else None)

@@ -103,10 +103,10 @@ class NamesQuery:
         found = names.irange(*self.span, (False, False), reverse=self.descending)
         return islice(found, self.limit)
 
-    def merge(self, lists: Iterable[Sequence[tuple[str, str]]]) -> LabelPage:
+    def merge(self, lists: Iterable[Sequence[tuple[str, str]]]) -> NamePage:
         """The page, of (name, fingerprint) lists that each begin with the first sessions of a model."""
         merged = heapq.merge(*lists, reverse=self.descending)
-        return LabelPage.of(list(islice(merged, self.limit)), self.limit, None)
+        return NamePage.of(list(islice(merged, self.limit)), self.limit, None)
 
     def accepts(self, record: Record) -> bool:
         """Whether the session has all of the labels, and its model is one to list."""
@@ -116,7 +116,7 @@ class NamesQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelPage:
+class NamePage:
     """A page of the sessions.
 
     With labels, a page looks at a bounded number of sessions, so that labels that few sessions have together
@@ -130,12 +130,12 @@ class LabelPage:
     end: str | None
 
     @classmethod
-    def of(cls, found: Sequence[tuple[str, str]], limit: int, end: str | None) -> LabelPage:
+    def of(cls, found: Sequence[tuple[str, str]], limit: int, end: str | None) -> NamePage:
         """A page of at most `limit` of these sessions."""
         return cls(found[:limit], found[limit - 1][0]) if len(found) >= limit else cls(found, end)
 
     @classmethod
-    def merge(cls, pages: Iterable[LabelPage], limit: int, *, descending: bool = False) -> LabelPage:
+    def merge(cls, pages: Iterable[NamePage], limit: int, *, descending: bool = False) -> NamePage:
         """One page of the pages of several stores, which have no session in common."""
         pages = list(pages)
         if len(pages) == 1:
@@ -220,7 +220,7 @@ class Store(Protocol):
         away: it no longer has them.
         """
 
-    def names(self, query: NamesQuery) -> LabelPage:
+    def names(self, query: NamesQuery) -> NamePage:
         """A page of the sessions.
 
         The work grows with the page and the number of models, and not with the number of sessions. With

@@ -12,7 +12,7 @@ from sortedcontainers import SortedList
 from app.errors import CarryoverError
 from app.session.label_index import MAX_CANDIDATES, LabelIndex
 from app.session.rows import labels_of
-from app.stores import NO_CONFLICTS, Block, Conflicts, LabelPage, NamesQuery, Record, Tombstone
+from app.stores import NO_CONFLICTS, Block, Conflicts, NamePage, NamesQuery, Record, Tombstone
 
 
 class MemoryStore:
@@ -71,7 +71,7 @@ class MemoryStore:
                 tombstones[session] = self._tombstones[session]
         return records, tombstones
 
-    def names(self, query: NamesQuery) -> LabelPage:
+    def names(self, query: NamesQuery) -> NamePage:
         if query.labels:
             return self._labelled(query)
         pages = [
@@ -102,12 +102,12 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing outlives the process."""
 
-    def _labelled(self, query: NamesQuery) -> LabelPage:
+    def _labelled(self, query: NamesQuery) -> NamePage:
         count = max(query.limit, MAX_CANDIDATES)
         names = self._labels.candidates(query.labels[0], *query.span, count, descending=query.descending)
         records = [self._records[name] for name in names]
         found = [(record.session, record.fingerprint) for record in records if query.accepts(record)]
-        return LabelPage.of(found, query.limit, names[-1] if len(names) == count else None)
+        return NamePage.of(found, query.limit, names[-1] if len(names) == count else None)
 
     def _put(self, record: Record) -> None:
         self._pop(record.session)

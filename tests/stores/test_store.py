@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import StoreFailed
-from app.stores import LabelPage, NamesQuery, Record, Store, Tombstone, any_model
+from app.stores import NamePage, NamesQuery, Record, Store, Tombstone, any_model
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
@@ -262,16 +262,16 @@ def fill(store: Store, start: int, end: int) -> None:
 def test_a_merged_page_ends_where_the_first_of_its_pages_does():
     """Behind that, the page that ended may have left out a session that comes before those of the others."""
 
-    def page(names: str, end: str | None) -> LabelPage:
-        return LabelPage([(name, PRINT) for name in names], end)
+    def page(names: str, end: str | None) -> NamePage:
+        return NamePage([(name, PRINT) for name in names], end)
 
     up = [page("ad", "d"), page("bz", None), page("c", "c")]
-    assert LabelPage.merge(up, 9) == page("abc", "c")
-    assert LabelPage.merge(up, 2) == page("ab", "b")
-    assert LabelPage.merge([up[1], page("y", None)], 9) == page("byz", None)
+    assert NamePage.merge(up, 9) == page("abc", "c")
+    assert NamePage.merge(up, 2) == page("ab", "b")
+    assert NamePage.merge([up[1], page("y", None)], 9) == page("byz", None)
     down = [page("da", "a"), page("zb", None), page("c", "c")]
-    assert LabelPage.merge(down, 9, descending=True) == page("zdc", "c")
-    assert LabelPage.merge(down, 2, descending=True) == page("zd", "d")
+    assert NamePage.merge(down, 9, descending=True) == page("zdc", "c")
+    assert NamePage.merge(down, 2, descending=True) == page("zd", "d")
 
 
 class TestMemory(StoreContract):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from app.session.notes import Labels
 from app.session.rows import labels_of
-from app.stores import Block, Conflicts, LabelPage, NamesQuery, Record
+from app.stores import Block, Conflicts, NamePage, NamesQuery, Record
 from app.stores.redis import values
 from app.stores.redis.name_index import NameIndex, NamesFailed
 from app.stores.redis.session_keys import SessionKeys
@@ -69,7 +69,7 @@ class LabelListing:
         if names:
             self._index.remove_labels(names)
 
-    def page(self, query: NamesQuery) -> LabelPage:
+    def page(self, query: NamesQuery) -> NamePage:
         """See `Store.names`, of a query with labels.
 
         Raises
@@ -88,7 +88,7 @@ class LabelListing:
             if record is not None and query.accepts(record):
                 found.append((session, record.fingerprint))
         found.sort(reverse=query.descending)
-        return LabelPage.of(found, query.limit, names[-1] if len(names) == count else None)
+        return NamePage.of(found, query.limit, names[-1] if len(names) == count else None)
 
 
 def _labels(blocks: Sequence[Block]) -> Iterable[tuple[str, Labels]]:

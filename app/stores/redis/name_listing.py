@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from app.stores import Block, Conflicts, LabelPage, NamesQuery
+from app.stores import Block, Conflicts, NamePage, NamesQuery
 from app.stores.redis.name_index import NameIndex, NamesFailed
 from app.stores.redis.session_keys import SessionKeys
 
@@ -58,7 +58,7 @@ class NameListing:
         if names:
             self._index.remove(names)
 
-    def page(self, query: NamesQuery) -> LabelPage:
+    def page(self, query: NamesQuery) -> NamePage:
         """See `Store.names`.
 
         Raises
@@ -77,7 +77,7 @@ class NameListing:
                 rest = replace(query, after=next(reversed(page)), limit=query.limit - len(found))
         except NamesFailed as error:
             raise self._keys.failed(str(error)) from error
-        return LabelPage.of(found, query.limit, None)
+        return NamePage.of(found, query.limit, None)
 
     def _with_sessions(
         self, page: Mapping[str, Sequence[str]], models: Sequence[str]

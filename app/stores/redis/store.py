@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from app.errors import CarryoverError, ConfigError, SessionDamaged
 from app.session.names import id_of
-from app.stores import Block, Conflicts, LabelPage, NamesQuery, Record, Tombstone, find_unwritable
+from app.stores import Block, Conflicts, NamePage, NamesQuery, Record, Tombstone, find_unwritable
 from app.stores.redis import values
 from app.stores.redis.connections import Servers, client_reason, connect
 from app.stores.redis.label_listing import LabelListing
@@ -169,7 +169,7 @@ class RedisStore:
                     others[session] = found
         return records, others
 
-    def names(self, query: NamesQuery) -> LabelPage:
+    def names(self, query: NamesQuery) -> NamePage:
         return self._label_listing.page(query) if query.labels else self._name_listing.page(query)
 
     def expired(self, now: float, limit: int) -> list[str]:

@@ -32,7 +32,7 @@ from app.stores import (
     NO_CONFLICTS,
     Block,
     Conflicts,
-    LabelPage,
+    NamePage,
     NamesQuery,
     Record,
     Tombstone,
@@ -184,7 +184,7 @@ class SqliteStore:
                 yield found
                 found, last = self._tables.tombstones_after(last, page)
 
-    def names(self, query: NamesQuery) -> LabelPage:
+    def names(self, query: NamesQuery) -> NamePage:
         self._flush()
         with self._errors_as_store_failed("be read"):
             return self._tables.labelled(query) if query.labels else self._tables.names(query)

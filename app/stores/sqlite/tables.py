@@ -20,7 +20,7 @@ from app.errors import SessionDamaged
 from app.session.label_index import MAX_CANDIDATES
 from app.session.names import id_of, name_range
 from app.session.rows import labels_of
-from app.stores import Block, LabelPage, NamesQuery, Record, Tombstone
+from app.stores import Block, NamePage, NamesQuery, Record, Tombstone
 from app.stores.sqlite.records import (
     checksums,
     microseconds,
@@ -237,7 +237,7 @@ class Tables:
             self._database.execute(OLD_TOMBSTONES, (TOMBSTONES_PER_CALL, microseconds(before)))
             self.has_tombstones = bool(self._database.execute(ANY_TOMBSTONE).fetchone()[0])
 
-    def names(self, query: NamesQuery) -> LabelPage:
+    def names(self, query: NamesQuery) -> NamePage:
         """See `Store.names`, of a query without labels. Reads at most a page of names of each model."""
         statement = NAMES_DOWN if query.descending else NAMES
         pages = [
@@ -246,7 +246,7 @@ class Tables:
         ]
         return query.merge(pages)
 
-    def labelled(self, query: NamesQuery) -> LabelPage:
+    def labelled(self, query: NamesQuery) -> NamePage:
         """See `Store.names`, of a query with labels."""
         count = max(query.limit, MAX_CANDIDATES)
         statement = LABELLED_DOWN if query.descending else LABELLED
@@ -261,7 +261,7 @@ class Tables:
             for name, model in candidates
             if query.fingerprint_filter(model) and not set(query.labels[1:]).difference(having.get(name, ()))
         ]
-        return LabelPage.of(found, query.limit, candidates[-1][0] if len(candidates) == count else None)
+        return NamePage.of(found, query.limit, candidates[-1][0] if len(candidates) == count else None)
 
     def expired(self, now: float, limit: int) -> list[str]:
         """Up to `limit` sessions whose deadline has passed.
