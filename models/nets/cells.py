@@ -7,8 +7,9 @@ compiled pass over their gates.
 step       one observation of each row: one compiled call for all recurrent layers
 advance    a chunk of each row: one compiled call a layer
 
-They multiply as fast as BLAS where there are many rows, and up to three times faster where there are few. A
-row has the same numbers, to the last bit, by steps and by chunks, alone and beside others.
+They multiply as fast as BLAS where there are many rows, and up to three times faster where there are few; of
+1000 rows of 1024 hidden units BLAS is 1.4 times faster. A row has the same numbers, to the last bit, by steps
+and by chunks, alone and beside others.
 
 With 64 hidden units and one layer, microseconds a step of `torch.nn.LSTM` and of `advance` on one core of an
 AMD EPYC (Zen 4): a lone chunk of 50 4.1 and 1.4, 64 chunks of 50 0.66 and 0.48, of which the products take
@@ -32,7 +33,9 @@ from models.nets.kernels import (
     NO_CELL,
     RNN,
     advance_layer,
+    in_panels,
     padded_to_blocks,
+    panels_of,
     step_layers,
     whole_lines,
 )
@@ -77,6 +80,7 @@ class Cells:
         self.input_size = 1 if architecture.embedding else weights[f"{first}_ih_l0"].shape[1]
         self.before = layers_before(weights, architecture)
         self.layers, self._stacked = _recurrent_layers(weights, architecture, count, self.hidden_size)
+        self._panels = np.array([len(layer.recurrent) for layer in self.layers])
         self.after = layers_after(weights, architecture)
         self._features = weights[f"{first}_ih_l0"].shape[1]  # of the first recurrent layer
 
@@ -101,7 +105,8 @@ class Cells:
         if x.shape[1] != self._features:
             raise ValueError(f"observations of shape {x.shape} do not fit this model")
         kind, size, count = self.layers[0].kind, self.hidden_size, len(self.layers)
-        step_layers(kind, count, size, np.ascontiguousarray(x), self._stacked, rows, moved)
+        x = np.ascontiguousarray(x)
+        step_layers(kind, count, size, self._panels, x, self._stacked, rows, moved)
         x = moved[:, (count - 1) * size : count * size]
         for layer in self.after:
             x = layer(x)
@@ -180,7 +185,9 @@ def _weights_of_layer(
         apart = recurrent.shape[1]
         inward, inward_bias = np.roll(inward, apart, 0), np.roll(inward_bias, apart)
     bias = np.pad(inward_bias, (0, apart)) + np.pad(recurrent_bias, (apart, 0))
-    return bias, padded_to_blocks(inward.T), padded_to_blocks(recurrent.T)
+    products = padded_to_blocks(inward.T), padded_to_blocks(recurrent.T)
+    panels = panels_of(sum(map(len, products)), inward.shape[0])
+    return bias, in_panels(products[0], panels), in_panels(products[1], panels)
 
 
 def _aligned(count: int) -> Floats:

@@ -43,6 +43,9 @@ FAR = single(87)  # up to here exp neither overflows nor becomes denormal
 GATED_FAR = single(60)  # up to here, neither does its product with the exp of FLAT
 LINE = 16  # float32 numbers of a cache line
 BLOCK = 4  # chunks, and rows of weights, that are multiplied at a time: 16 factors fit the registers
+CACHED = 2**21  # weights that stay in a cache of the processor while all rows use them
+PANEL = 2**17  # weights of a panel, at most, of a layer with more
+MANY = 64  # rows that go through the panels of such a layer together
 # Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26
 ERF_T = single(0.3275911)
 ERF = tuple(map(single, (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)))
@@ -183,6 +186,41 @@ def move_on(kind: int, gates: Floats, rows: Floats, moved: Floats, hidden: int, 
         _move_rnn(gates, moved, hidden)
 
 
+def padded_to_blocks(weights: Floats) -> Floats:
+    """Weights with rows of zeros, so that there are whole blocks; C-contiguous."""
+    return np.ascontiguousarray(np.pad(weights, ((0, -len(weights) % BLOCK), (0, 0))))
+
+
+def in_panels(weights: Floats, panels: int) -> Floats:
+    """[panels, rows, columns of a panel], C-contiguous, of weights [rows, columns]."""
+    rows, columns = weights.shape
+    return np.ascontiguousarray(weights.reshape(rows, panels, columns // panels).transpose(1, 0, 2))
+
+
+def panels_of(rows: int, columns: int) -> int:
+    """Into how many panels the weights of a layer are divided: all of one width, and none narrow."""
+    if rows * columns <= CACHED:
+        return 1
+    counts = range(2, columns // LINE + 1)
+    return next((n for n in counts if columns % n == 0 and rows * columns // n <= PANEL), 1)
+
+
+@jit_part
+def _rows_together(panels: int) -> int:
+    return BLOCK if panels == 1 else MANY
+
+
+@jit_part
+def whole_lines(count: int) -> int:
+    """So many float32 numbers, and what is left of their last cache line."""
+    return (count + LINE - 1) // LINE * LINE
+
+
+@jit_part
+def _whole_blocks(count: int) -> int:
+    return (count + BLOCK - 1) // BLOCK * BLOCK
+
+
 @jit_part
 def _multiply_one(operand: Floats, weights: Floats, gates: Floats) -> None:
     """Add the product of the operand of one chunk and the weights."""
@@ -225,25 +263,44 @@ def _copy(source: Floats, target: Floats) -> None:
 
 
 @jit_part
+def _add_product(
+    active: int, operand: Floats, start: int, weights: Floats, gates: Floats, shift: int
+) -> None:
+    """Add the product of the first `active` rows and the weights, `[panels, rows, columns]`.
+
+    It takes the columns of `operand` from `start` on, and is added to those of `gates` from `shift` on. All
+    rows use a panel before the next is read.
+    """
+    for panel in range(len(weights)):
+        begin = shift + panel * weights.shape[2]
+        if active == 1:
+            _multiply_one(operand[0, start : start + weights.shape[1]], weights[panel], gates[0, begin:])
+        else:
+            for row in range(0, active, BLOCK):
+                block = slice(row, row + BLOCK)
+                _multiply_four(operand[block], start, weights[panel], gates[block], begin)
+
+
+@jit_part
 def _multiply(
     active: int, operand: Floats, inward: Floats, recurrent: Floats, bias: Floats, gates: Floats
 ) -> None:
-    """Write the sums of both products and the bias of the first `active` chunks."""
-    begin, end, shift = len(inward), len(inward) + len(recurrent), len(bias) - recurrent.shape[1]
-    if active == 1:
-        _copy(bias, gates[0])
-        _multiply_one(operand[0, :begin], inward, gates[0])
-        _multiply_one(operand[0, begin:end], recurrent, gates[0, shift:])
-    else:
-        for i in range(BLOCK):
-            _copy(bias, gates[i])
-        _multiply_four(operand, 0, inward, gates, 0)
-        _multiply_four(operand, begin, recurrent, gates, shift)
+    """Write the sums of both products and the bias of the first `active` rows.
+
+    Parameters
+    ----------
+    operand, gates : whole blocks of rows
+    """
+    shift = len(bias) - len(recurrent) * recurrent.shape[2]
+    for i in range(active if active == 1 else _whole_blocks(active)):
+        _copy(bias, gates[i])
+    _add_product(active, operand, 0, inward, gates, 0)
+    _add_product(active, operand, inward.shape[1], recurrent, gates, shift)
 
 
 @jit(
     INT, readonly_contiguous("float32", 2), readonly("int64"), readonly("int64"), readonly("int64"),
-    readonly_contiguous("float32", 2), readonly_contiguous("float32", 2), readonly_contiguous("float32"),
+    readonly_contiguous("float32", 3), readonly_contiguous("float32", 3), readonly_contiguous("float32"),
     contiguous("float32", 2), INT, INT, contiguous("float32", 2),
 )  # fmt: skip
 def advance_layer(
@@ -262,7 +319,7 @@ def advance_layer(
 ) -> None:
     """Move one layer of every row on by its chunk, and write its hidden after each observation to `features`.
 
-    Four chunks at a time, the longest first, so that few wait for a longer neighbour.
+    A few chunks at a time, the longest first, so that few wait for a longer neighbour.
 
     Parameters
     ----------
@@ -270,20 +327,21 @@ def advance_layer(
     x : [total, inputs]
     starts, lengths : [batch], where each chunk lies in `x`
     order : [batch], which sorts the chunks, the longest first
-    inward, recurrent : weights of the inputs and of the hidden state, each padded with rows of zeros to whole
-        blocks; the product of the inputs begins at the first column of the gates, that of the hidden state
-        ends at the last
+    inward, recurrent : weights of the inputs and of the hidden state, each [panels, rows, columns], padded
+        with rows of zeros to whole blocks; the product of the inputs begins at the first column of the gates,
+        that of the hidden state ends at the last
     bias : [columns of the gates]
     rows : [batch, carry]; this layer's h begins at column `hidden`, and its c at column `cell` or it has none
         (NO_CELL)
     features : [total, hidden]
     """
     inputs, size = x.shape[1], features.shape[1]
-    begin, end = len(inward), len(inward) + len(recurrent)
-    operand = np.zeros((BLOCK, end + size), np.float32)  # [x, 0..., h, 0..., c] of each chunk
-    gates = np.empty((BLOCK, len(bias)), np.float32)
-    for first in range(0, len(order), BLOCK):
-        chunks = order[first : first + BLOCK]
+    begin, end = inward.shape[1], inward.shape[1] + recurrent.shape[1]
+    together = _rows_together(len(inward))
+    operand = np.zeros((together, end + size), np.float32)  # [x, 0..., h, 0..., c] of each chunk
+    gates = np.empty((together, len(bias)), np.float32)
+    for first in range(0, len(order), together):
+        chunks = order[first : first + together]
         active = len(chunks)
         for i in range(active):
             _copy(rows[chunks[i], hidden : hidden + size], operand[i, begin : begin + size])
@@ -304,37 +362,20 @@ def advance_layer(
                 _copy(operand[i, end:], rows[chunks[i], cell : cell + size])
 
 
-def padded_to_blocks(weights: Floats) -> Floats:
-    """Weights with rows of zeros, so that there are whole blocks; C-contiguous."""
-    return np.ascontiguousarray(np.pad(weights, ((0, -len(weights) % BLOCK), (0, 0))))
-
-
-@jit_part
-def _whole_blocks(count: int) -> int:
-    return (count + BLOCK - 1) // BLOCK * BLOCK
-
-
-@jit_part
-def whole_lines(count: int) -> int:
-    """So many float32 numbers, and what is left of their last cache line."""
-    return (count + LINE - 1) // LINE * LINE
-
-
 @jit(
-    INT, INT, INT, readonly_contiguous("float32", 2), readonly_contiguous("float32"),
+    INT, INT, INT, readonly("int64"), readonly_contiguous("float32", 2), readonly_contiguous("float32"),
     readonly_contiguous("float32", 2), contiguous("float32", 2),
 )  # fmt: skip
 def step_layers(
-    kind: int, layers: int, size: int, x: Floats, weights: Floats, rows: Floats, moved: Floats
+    kind: int, layers: int, size: int, panels: Ints, x: Floats, weights: Floats, rows: Floats, moved: Floats
 ) -> None:
     """Move all layers of every row on by one observation.
-
-    Four rows at a time, as in `advance_layer`.
 
     Parameters
     ----------
     kind : LSTM, GRU or RNN
     size : hidden units of a layer
+    panels : [layers], of the weights
     x : [batch, inputs]
     weights : of one layer after the other, each its bias, inward and recurrent as in `advance_layer`; each
         begins at a whole cache line (`whole_lines`)
@@ -342,20 +383,23 @@ def step_layers(
     """
     columns = size if kind == RNN else 4 * size
     width = 3 * size if kind == GRU else columns  # of each of the two products
-    gates = np.empty((BLOCK, columns), np.float32)
     end_of_hidden, at = _whole_blocks(size), 0
     for layer in range(layers):
         hidden, cell = layer * size, (layers + layer) * size if kind == LSTM else NO_CELL
         inputs = size if layer else x.shape[1]
         begin = _whole_blocks(inputs)
         bias, at = weights[at : at + columns], at + whole_lines(columns)
-        inward = weights[at : at + begin * width].reshape((begin, width))
+        shape = panels[layer], begin, width // panels[layer]
+        inward = weights[at : at + begin * width].reshape(shape)
         at += whole_lines(begin * width)
-        recurrent = weights[at : at + end_of_hidden * width].reshape((end_of_hidden, width))
+        shape = panels[layer], end_of_hidden, width // panels[layer]
+        recurrent = weights[at : at + end_of_hidden * width].reshape(shape)
         at += whole_lines(end_of_hidden * width)
-        operand = np.zeros((BLOCK, begin + end_of_hidden), np.float32)  # [x, 0..., h, 0...] of each row
-        for first in range(0, len(x), BLOCK):
-            active = min(BLOCK, len(x) - first)
+        together = _rows_together(panels[layer])
+        operand = np.zeros((together, begin + end_of_hidden), np.float32)  # [x, 0..., h, 0...] of each row
+        gates = np.empty((together, columns), np.float32)
+        for first in range(0, len(x), together):
+            active = min(together, len(x) - first)
             for i in range(active):
                 if layer:
                     _copy(moved[first + i, hidden - size : hidden], operand[i, :inputs])
@@ -368,23 +412,26 @@ def step_layers(
 
 
 @jit(
-    readonly("float32", 2), readonly_contiguous("float32", 2), readonly_contiguous("float32"),
+    readonly("float32", 2), readonly_contiguous("float32", 3), readonly_contiguous("float32"),
     contiguous("float32", 2),
 )  # fmt: skip
 def apply_wide(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
-    """Write the product of every row and the weights, plus the bias. Four rows at a time.
+    """Write the product of every row and the weights, plus the bias.
 
     Parameters
     ----------
-    weights : [inputs, outputs], padded with rows of zeros to whole blocks
+    weights : [panels, inputs, outputs], padded with rows of zeros to whole blocks
     """
-    operand = np.zeros((BLOCK, len(weights)), np.float32)
-    sums = np.empty((BLOCK, len(bias)), np.float32)
-    for first in range(0, len(x), BLOCK):
-        active = min(BLOCK, len(x) - first)
+    together = _rows_together(len(weights))
+    operand = np.zeros((together, weights.shape[1]), np.float32)
+    sums = np.empty((together, len(bias)), np.float32)
+    for first in range(0, len(x), together):
+        active = min(together, len(x) - first)
         for i in range(active):
             _copy(x[first + i], operand[i, : x.shape[1]])
-        _multiply(active, operand, weights, weights[:0], bias, sums)
+        for i in range(active if active == 1 else _whole_blocks(active)):
+            _copy(bias, sums[i])
+        _add_product(active, operand, 0, weights, sums, 0)
         for i in range(active):
             _copy(sums[i], out[first + i])
 

@@ -14,8 +14,10 @@ from models.nets.kernels import (
     apply_sigmoid,
     apply_silu,
     apply_wide,
+    in_panels,
     normalize,
     padded_to_blocks,
+    panels_of,
 )
 
 WIDE = 16  # outputs from which a product by blocks is faster than a sum for each output
@@ -66,7 +68,11 @@ class Linear:
     def __init__(self, weight: Floats, bias: Floats) -> None:
         self.bias = bias.copy()
         self._is_wide = len(weight) >= WIDE
-        self._weights = padded_to_blocks(weight.T) if self._is_wide else np.array(weight, order="C")
+        if self._is_wide:
+            padded = padded_to_blocks(weight.T)
+            self._weights = in_panels(padded, panels_of(*padded.shape))
+        else:
+            self._weights = np.array(weight, order="C")
 
     def __call__(self, x: Floats) -> Floats:
         out = np.empty((len(x), len(self.bias)), np.float32)

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
+from models.nets import cells as cells_module
+from models.nets import layers as layers_module
 from models.nets.architecture import Architecture, Embedding, HeadLayer
 from models.nets.cells import Cells
-from models.nets.kernels import between, erf, sigmoid, sigmoid_times_tanh, tanh
+from models.nets.kernels import CACHED, PANEL, between, erf, panels_of, sigmoid, sigmoid_times_tanh, tanh
 from models.nets.recurrent import Carry, RecurrentNetwork, weights_of
 
 CELLS = [Architecture(cell) for cell in ("lstm", "gru", "rnn")]
@@ -106,28 +108,51 @@ def test_tokens_are_looked_up_in_the_embedding(cell):
     agree(Architecture(cell, embedding=Embedding(11, 6)), 1, 8, 2, [4, 1, 9])
 
 
+@pytest.fixture(params=[1, 2])
+def panels(request, monkeypatch):
+    """The weights of all layers are divided into so many panels, as those of large layers are."""
+    for module in (cells_module, layers_module):
+        monkeypatch.setattr(module, "panels_of", lambda rows, columns: request.param)
+
+
+@pytest.mark.usefixtures("panels")
 @pytest.mark.parametrize("head", [(), *HEADS], ids=str)
 @pytest.mark.parametrize("architecture", CELLS, ids=str)
 def test_no_bit_of_a_row_depends_on_its_neighbours_or_on_the_cuts_of_its_stream(architecture, head):
     architecture = dataclasses.replace(architecture, head=head)
-    network = RecurrentNetwork(3, 18, 2, 19, architecture=architecture).eval()
+    network = RecurrentNetwork(3, 18, 2, 20, architecture=architecture).eval()
     cells, size = cells_of(network), architecture.states * 2 * 18
-    lengths = np.array([5, 1, 9, 2, 9, 4, 1])
-    x, rows = torch.randn(sum(lengths), 3).numpy(), torch.randn(7, size + 1).numpy()
+    lengths = np.array([5, 1, 9, 2, 9, 4, 1] + 60 * [1])
+    count, cuts = len(lengths), lengths.cumsum()[:-1]
+    x, rows = torch.randn(sum(lengths), 3).numpy(), torch.randn(count, size + 1).numpy()
     together = rows.copy()
-    outputs = np.split(cells.advance(x, lengths, together), lengths.cumsum()[:-1])
-    for i, chunk in enumerate(np.split(x, lengths.cumsum()[:-1])):
+    outputs = np.split(cells.advance(x, lengths, together), cuts)
+    for i, chunk in enumerate(np.split(x, cuts)[:9]):
         whole, single, beside = (rows[i : i + 1].copy() for _ in range(3))
         np.testing.assert_array_equal(cells.advance(chunk, lengths[i : i + 1], whole), outputs[i])
-        for t in range(len(chunk)):
-            np.testing.assert_array_equal(cells.step(chunk[t : t + 1], single)[0], outputs[i][t])
+        for t, row in enumerate(chunk):
+            np.testing.assert_array_equal(cells.step(row[None], single)[0], outputs[i][t])
             crowd = np.concatenate([rows[:2], beside, rows[3:]])
-            several = cells.step(np.concatenate([x[:2], chunk[t : t + 1], x[3:7]]), crowd)
+            several = cells.step(np.concatenate([x[:2], row[None], x[3:count]]), crowd)
             beside = crowd[2:3]
             np.testing.assert_array_equal(several[2], outputs[i][t])
         for moved in (whole, single, beside):
             np.testing.assert_array_equal(moved[0], together[i])
         assert together[i, size] == rows[i, size]
+
+
+@pytest.mark.usefixtures("panels")
+@pytest.mark.parametrize("architecture", CELLS, ids=str)
+def test_weights_in_panels_are_the_same_network(architecture):
+    agree(dataclasses.replace(architecture, head=(16, "relu")), 3, 10, 2, [4, 1, 9])
+    agree(architecture, 1, 8, 1, 70 * [1])
+
+
+def test_panels_divide_the_columns_and_stay_in_the_cache():
+    for rows, columns, count in ((66, 256, 1), (1028, 4096, 64), (1003, 3009, 51), (5000, 1021, 1)):
+        assert panels_of(rows, columns) == count
+        assert columns % count == 0
+        assert count == 1 or rows * columns // count <= PANEL < CACHED < rows * columns
 
 
 def chunks(
