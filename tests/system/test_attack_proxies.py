@@ -21,6 +21,7 @@ import httpx
 import pytest
 import websockets
 
+from benchmarks.ports import free_port
 from tests.helpers.raw import connect, request
 from tests.system.test_serve import serving
 
@@ -116,9 +117,7 @@ def proxy(request, tmp_path_factory, server) -> Iterator[int]:
 
 @contextlib.contextmanager
 def running(template: str, command, folder: Path, server: int) -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    config = folder / "proxy.conf"
+    port, config = free_port(), folder / "proxy.conf"
     config.write_text(template.format(folder=folder, server=server, port=port))
     process = subprocess.Popen(command(folder, config), stderr=subprocess.STDOUT, stdout=subprocess.PIPE)
     try:

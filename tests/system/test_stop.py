@@ -19,9 +19,10 @@ import pytest
 from app.config import Settings
 from app.server import FILES_BESIDE_CONNECTIONS, fit_connections
 from app.shutdown import LAST_SECONDS
+from benchmarks.ports import free_port
 from tests.system.test_serve import answered, posted, serving, wait_until_accepted
 
-STOP_SECONDS = 3.0
+STOP_SECONDS = 1.0
 SLACK_SECONDS = 15.0  # the machine may be busy
 FORECASTS = 300
 CLIENTS = 1000
@@ -48,11 +49,6 @@ def idle_stream(port: int) -> Iterator[None]:
         yield
         release.set()
         call.cancel()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
 
 
 def test_an_idle_grpc_stream_does_not_delay_the_stop(zoo_folder):
