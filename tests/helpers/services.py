@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 
 from app import main, server
 from app.config import Settings
-from app.process_tuning import freeze_loaded_objects
+from app.process_tuning import freeze_loaded_objects, loading
 from app.stores import Store
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
@@ -29,7 +29,6 @@ from tests.helpers.faults import WritesThrough, until
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.ways import WAYS, AsgiRoute, BulkBinary, HotRoute, Way
 
-pytest_plugins = ("tests.helpers.hung", "tests.helpers.spread")
 # The same cases in every run, so that a change is refused for what it does.
 # For new cases: make test ARGS=--hypothesis-profile=default
 hypothesis.settings.register_profile(
@@ -92,6 +91,12 @@ JOB_WAYS = (AsgiRoute, BulkBinary)  # by one way for each kind of job: a chunk o
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "every_pair: run over every store by every way in")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    with loading():
+        return (yield)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
