@@ -138,7 +138,7 @@ async def test_one_connection_too_many_is_answered_and_the_others_are_served(sta
             assert head.startswith(b"HTTP/1.1 503 "), answer
             assert b"retry-after: 1" in head
             assert json.loads(body)["status"] == 503
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}") as other:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", timeout=30) as other:
             assert (await other.post("/sessions/b/observations", content=CHUNK)).status_code == 503
         assert await fine(service)
         for _, writer in admitted:

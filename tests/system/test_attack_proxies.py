@@ -182,7 +182,7 @@ async def test_nobody_gets_the_answer_to_a_request_in_another_clients_body(proxy
         await asyncio.gather(*(attack(proxy, exchanges, *attempt) for attempt in attacks[start : start + 6]))
     done.set()
     await asyncio.gather(*victims)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{proxy}") as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{proxy}", timeout=30) as http:
         listed = {entry["session"] for entry in (await http.get("/sessions")).json()["sessions"]}
     assert listed == {f"victim-{number}" for number in range(4)}
     print(f"{exchanged} answers beside {len(attacks)} attacks, each of them right")

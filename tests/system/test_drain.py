@@ -15,11 +15,13 @@ def test_a_draining_server_is_not_ready_but_answers_until_a_second_sigterm(tmp_p
     try:
         replica.wait()
         process = replica.process
-        assert replica.get("/health/balancer")[0] == 200
+        assert replica.get("/health/balancer", 30)[0] == 200
         replica.send(signal.SIGTERM)
         wait_until(lambda: replica.get("/health/ready")[0] == 503, "it is not ready")
-        assert replica.get("/health/balancer")[0] == 404  # tells HAProxy: send nothing new, cut nothing off
-        assert json.loads(replica.get("/health/ready")[1])["reasons"] == ["stopping"]
+        assert (
+            replica.get("/health/balancer", 30)[0] == 404
+        )  # tells HAProxy: send nothing new, cut nothing off
+        assert json.loads(replica.get("/health/ready", 30)[1])["reasons"] == ["stopping"]
         body = json.dumps({"observations": [[0.1]], "at": 0}).encode()
         address = f"http://127.0.0.1:{replica.port}/sessions/a/observations"
         with urllib.request.urlopen(urllib.request.Request(address, body), timeout=30) as answer:
